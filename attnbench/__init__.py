@@ -1,0 +1,39 @@
+"""attnbench: how fast sparse attention for video is, at what cost, where the time goes, and what it does to the video."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnbench.api import attention, select
+    from attnbench.kernels.errors import AttnbenchError, BadInput, Unsupported
+    from attnbench.kernels.grid import Grid
+    from attnbench.kernels.plan import Plan
+    from attnbench.store import load_results
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "attention": "attnbench.api",
+    "select": "attnbench.api",
+    "AttnbenchError": "attnbench.kernels.errors",
+    "BadInput": "attnbench.kernels.errors",
+    "Unsupported": "attnbench.kernels.errors",
+    "Grid": "attnbench.kernels.grid",
+    "Plan": "attnbench.kernels.plan",
+    "load_results": "attnbench.store",
+}
+
+__all__ = ["AttnbenchError", "BadInput", "Grid", "Plan", "Unsupported", "attention", "load_results", "select"]
+
+
+def __getattr__(name: str) -> Any:
+    # Resolved on first use, so that `import attnbench` and `attnbench --help` do not import torch.
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'attnbench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

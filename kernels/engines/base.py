@@ -1,0 +1,56 @@
+"""What an engine is: a name, what it supports, and a function that runs a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnbench.kernels.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is asked of an engine, as far as support depends on it."""
+
+    device: torch.device
+    dtype: torch.dtype
+    head_dim: int
+    heads: int
+    kv_heads: int
+    needs_grad: bool
+    return_lse: bool
+
+    @classmethod
+    def of(cls, q: Tensor, k: Tensor, v: Tensor, *, return_lse: bool = False) -> Task:
+        """Read the task off the tensors."""
+        needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+        return cls(q.device, q.dtype, q.shape[3], q.shape[1], k.shape[1], needs_grad, return_lse)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Runs plans.
+
+    Attributes:
+        name: what users type.
+        summary: one line.
+        available: returns None where it can be used, otherwise why not and how to get it.
+        version: returns the version that runs, for the results.
+        supports: returns None if it can serve the plan and task, otherwise why not, in words that follow "engine x".
+        attend: (q, k, v, plan, scale, return_lse) -> (output [B, H, N, D] in grid order, log-sum-exp float32 [B, H, N] or
+            None).
+        executed_pairs: how many pairs it computes for a plan, those thrown away included.
+        dense: whether it is a candidate for the dense baseline.
+    """
+
+    name: str
+    summary: str
+    available: Callable[[], str | None]
+    version: Callable[[], str]
+    supports: Callable[[Plan, Task], str | None]
+    attend: Callable[[Tensor, Tensor, Tensor, Plan, float, bool], tuple[Tensor, Tensor | None]]
+    executed_pairs: Callable[[Plan], int]
+    dense: bool

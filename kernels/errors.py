@@ -1,0 +1,26 @@
+"""The errors a user can cause. Each message quotes what was given and says what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AttnbenchError(Exception):
+    """Base of every error that attnbench raises on purpose."""
+
+
+class BadInput(AttnbenchError, ValueError):
+    """An argument, option or file that cannot be used; the command line answers it with exit code 2."""
+
+
+class Unsupported(AttnbenchError, RuntimeError):
+    """An engine or device that cannot serve what was asked; the message says why."""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> BadInput:
+    """Return the error for ``name`` not being one of ``known``, with the closest known name where one is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return BadInput(f"unknown {kind} {str(name)!r}: {hint}known: {', '.join(names)}")

@@ -1,0 +1,90 @@
+"""Token grids: video tokens as (T, H, W), flattened T-major, with text tokens before and after."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from attnbench.kernels.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Video tokens: ``t`` frames of ``h`` × ``w`` tokens, in T-major (raster) order.
+
+    Raises:
+        BadInput: if a side is not a positive integer.
+    """
+
+    t: int
+    h: int
+    w: int
+
+    def __post_init__(self) -> None:
+        for side in self.shape:
+            if isinstance(side, bool) or not isinstance(side, int) or side < 1:
+                raise BadInput(f"grid {self.shape!r} must be three positive whole numbers, as 21x45x80 or (21, 45, 80)")
+
+    @classmethod
+    def of(cls, value: object) -> Grid:
+        """Read a grid from a Grid, "21x45x80", or three integers."""
+        if isinstance(value, Grid):
+            return value
+        if isinstance(value, str):
+            match = re.fullmatch(r"\s*(\d{1,9})\s*[x×]\s*(\d{1,9})\s*[x×]\s*(\d{1,9})\s*", value)
+            if match:
+                return cls(*(int(side) for side in match.groups()))
+        elif isinstance(value, (tuple, list)) and len(value) == 3:
+            return cls(*value)
+        raise BadInput(f"grid {value!r} must be three positive whole numbers, as 21x45x80 or (21, 45, 80)")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(T, H, W)."""
+        return (self.t, self.h, self.w)
+
+    @property
+    def tokens(self) -> int:
+        """Number of video tokens."""
+        return self.t * self.h * self.w
+
+    def __str__(self) -> str:
+        return f"{self.t}x{self.h}x{self.w}"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A whole sequence: ``text[0]`` text tokens, the video tokens of ``grid``, ``text[1]`` text tokens.
+
+    Raises:
+        BadInput: if ``text`` is not two whole numbers of at least 0.
+    """
+
+    grid: Grid
+    text: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        pair = self.text
+        if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in pair):
+            raise BadInput(f"text {pair!r} must be two whole numbers: text tokens before and after the video")
+
+    @property
+    def tokens(self) -> int:
+        """N: all tokens, text included."""
+        return self.text[0] + self.grid.tokens + self.text[1]
+
+    @property
+    def video(self) -> slice:
+        """The positions of the video tokens."""
+        return slice(self.text[0], self.text[0] + self.grid.tokens)
+
+
+@lru_cache(maxsize=32)
+def coordinates(grid: Grid, device: torch.device) -> Tensor:
+    """Return (t, h, w) of every video token, int64 [T·H·W, 3]."""
+    axes = [torch.arange(side, device=device) for side in grid.shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)

@@ -1,0 +1,93 @@
+"""Patterns: which blocks of keys each block of queries, or each single query, keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.rule import Rule
+
+
+@dataclass(frozen=True, eq=False)
+class BlockPattern:
+    """Each block of queries keeps some blocks of keys.
+
+    Attributes:
+        q_offsets: int64 [q blocks + 1], where each query block begins in the arranged order, from 0 to N.
+        k_offsets: int64 [k blocks + 1], likewise for keys.
+        keep: bool [B or 1, H or 1, q blocks, k blocks]; a size of 1 is shared by the batch or by the heads.
+        rule: which pairs of a kept block are kept; None means all of them.
+
+    Raises:
+        BadInput: if the shapes do not fit each other.
+    """
+
+    q_offsets: Tensor
+    k_offsets: Tensor
+    keep: Tensor
+    rule: Rule | None = None
+
+    def __post_init__(self) -> None:
+        expected = (len(self.q_offsets) - 1, len(self.k_offsets) - 1)
+        if self.keep.dtype != torch.bool or self.keep.dim() != 4 or tuple(self.keep.shape[2:]) != expected:
+            raise BadInput(
+                f"keep is {self.keep.dtype} {list(self.keep.shape)}; "
+                f"it must be bool [B or 1, H or 1, {expected[0]}, {expected[1]}] as the offsets say"
+            )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the offsets and of the kept blocks."""
+        return sum(tensor.nbytes for tensor in (self.q_offsets, self.k_offsets, self.keep))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether this is full attention by construction: one block that is kept, no rule."""
+        return self.rule is None and self.keep.numel() == 1 and bool(self.keep.all())
+
+
+@dataclass(frozen=True, eq=False)
+class RoutedPattern:
+    """Each single query picks key blocks, as in MoBA and VMoBA.
+
+    Attributes:
+        k_offsets: int64 [k blocks + 1], where each key block begins in the arranged order, from 0 to N.
+        keep: bool [B or 1, H or 1, N, k blocks], queries in the arranged order.
+        rule: which pairs of a kept block are kept; None means all of them.
+
+    Raises:
+        BadInput: if the shapes do not fit each other.
+    """
+
+    k_offsets: Tensor
+    keep: Tensor
+    rule: Rule | None = None
+
+    def __post_init__(self) -> None:
+        blocks = len(self.k_offsets) - 1
+        if self.keep.dtype != torch.bool or self.keep.dim() != 4 or self.keep.shape[3] != blocks:
+            raise BadInput(
+                f"keep is {self.keep.dtype} {list(self.keep.shape)}; "
+                f"it must be bool [B or 1, H or 1, N, {blocks}] as the offsets say"
+            )
+
+    @property
+    def q_offsets(self) -> Tensor:
+        """A routed pattern is a block pattern whose query blocks are single tokens: 0, 1, …, N."""
+        return torch.arange(self.keep.shape[2] + 1, device=self.keep.device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the offsets and of the kept blocks."""
+        return self.k_offsets.nbytes + self.keep.nbytes
+
+    @property
+    def is_full(self) -> bool:
+        """Always False: routes are data, and looking at them would synchronise with the device."""
+        return False
+
+
+Pattern = BlockPattern | RoutedPattern

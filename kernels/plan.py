@@ -1,0 +1,239 @@
+"""A plan: token arrangement and pattern of one attention call. Says what is kept, whatever engine runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import Layout
+from attnbench.kernels.pattern import Pattern
+from attnbench.kernels.rule import PackedRule
+
+MAX_MASK_PAIRS = 2**31
+_TILE_PAIRS = 2**22
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What one attention call keeps.
+
+    Attributes:
+        layout: the grid and text tokens; N is its number of tokens.
+        batch: B.
+        heads: H, query heads.
+        pattern: which blocks are kept, in the arranged order.
+        q_order: the query token at each arranged position, int64 [N] or [B, H, N]; None means grid order.
+        k_order: the same for keys and values.
+        selection_flops: floating-point operations spent on selection (pooling and scores, 2 per multiply-add).
+    """
+
+    layout: Layout
+    batch: int
+    heads: int
+    pattern: Pattern
+    q_order: Tensor | None = None
+    k_order: Tensor | None = None
+    selection_flops: int = 0
+
+    def __post_init__(self) -> None:
+        pattern = self.pattern
+        for name, size, full in (
+            ("batch", pattern.keep.shape[0], self.batch),
+            ("heads", pattern.keep.shape[1], self.heads),
+        ):
+            if size not in (1, full):
+                raise BadInput(f"the pattern's {name} size is {size}; it must be 1 (shared) or {full}")
+
+    def check(self) -> None:
+        """Check what construction does not, because it synchronises with the device: offsets and orders.
+
+        Raises:
+            BadInput: if offsets do not ascend from 0 to N without empty blocks, or an order is not a permutation.
+        """
+        n = self.layout.tokens
+        for side, offsets in (("query", self.pattern.q_offsets), ("key", self.pattern.k_offsets)):
+            if int(offsets[0]) != 0 or int(offsets[-1]) != n or bool((offsets.diff() < 1).any()):
+                raise BadInput(
+                    f"the {side} offsets must ascend from 0 to {n}, the number of tokens, without empty blocks"
+                )
+        for side, order in (("query", self.q_order), ("key", self.k_order)):
+            if order is not None and not torch.equal(
+                order.sort(-1).values, torch.arange(n, device=order.device).expand_as(order)
+            ):
+                raise BadInput(f"the {side} order must be a permutation of 0 to {n - 1}")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pattern lives."""
+        return self.pattern.keep.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of orders, offsets and kept blocks."""
+        orders = (order for order in (self.q_order, self.k_order) if order is not None)
+        return self.pattern.nbytes + sum(order.nbytes for order in orders)
+
+    def order_of(self, side: str, b: int, h: int) -> Tensor | None:
+        """Return the order of one batch item and head, int64 [N]; ``side`` is "q" or "k"."""
+        order = self.q_order if side == "q" else self.k_order
+        return order if order is None or order.dim() == 1 else order[b, h]
+
+    def keep_of(self, b: int, h: int) -> Tensor:
+        """Return the kept blocks of one batch item and head, bool [q blocks, k blocks]."""
+        keep = self.pattern.keep
+        return keep[min(b, keep.shape[0] - 1), min(h, keep.shape[1] - 1)]
+
+    @property
+    def shared_by(self) -> tuple[bool, bool]:
+        """Whether the whole batch, and whether all heads, keep the same pairs."""
+        orders = [order for order in (self.q_order, self.k_order) if order is not None and order.dim() == 3]
+        keep = self.pattern.keep
+        return keep.shape[0] == 1 and not orders, keep.shape[1] == 1 and not orders
+
+    @cached_property
+    def pairs_by_head(self) -> Tensor:
+        """Kept (query, key) pairs of each batch item and head, int64 [B, H] on the CPU."""
+        same_b, same_h = self.shared_by
+        counts = torch.tensor(
+            [
+                [self._count(b, h) for h in range(1 if same_h else self.heads)]
+                for b in range(1 if same_b else self.batch)
+            ]
+        )
+        return counts.expand(self.batch, self.heads)
+
+    @property
+    def pairs(self) -> int:
+        """Kept (query, key) pairs, all batch items and heads."""
+        return int(self.pairs_by_head.sum())
+
+    @property
+    def density(self) -> float:
+        """The fraction of (query, key) pairs kept, counted exactly."""
+        return self.pairs / (self.batch * self.heads * self.layout.tokens**2)
+
+    def key_mask(self, queries: Tensor) -> Tensor:
+        """Return which keys the given query tokens keep.
+
+        Args:
+            queries: int64 [R], tokens in grid order.
+
+        Returns:
+            bool [B, H, R, N], keys in grid order.
+        """
+        rows = [[self._key_mask(b, h, queries) for h in range(self.heads)] for b in range(self.batch)]
+        return torch.stack([torch.stack(heads) for heads in rows])
+
+    def token_mask(self) -> Tensor:
+        """Return which keys every query keeps, bool [B, H, N, N], both in grid order. For small sizes.
+
+        Raises:
+            BadInput: if the mask would have more than 2^31 elements.
+        """
+        n = self.layout.tokens
+        if self.batch * self.heads * n * n > MAX_MASK_PAIRS:
+            raise BadInput(
+                f"a token mask of {n} tokens would take {self.batch * self.heads * n * n >> 30} GiB; use key_mask"
+            )
+        return self.key_mask(torch.arange(n, device=self.device))
+
+    def _key_mask(self, b: int, h: int, queries: Tensor) -> Tensor:
+        pattern, n = self.pattern, self.layout.tokens
+        position = _inverse(self.order_of("q", b, h), queries)
+        block = torch.searchsorted(pattern.q_offsets, position, right=True) - 1
+        kept = self.keep_of(b, h)[block].repeat_interleave(pattern.k_offsets.diff(), dim=1)
+        order = self.order_of("k", b, h)
+        if order is not None:
+            kept = torch.empty_like(kept).scatter_(1, order.expand(len(queries), n), kept)
+        if pattern.rule is None:
+            return kept
+        where, text = self.positions, self.is_text
+        allowed = pattern.rule.allowed(where[queries][:, None], where[None])
+        return kept & (allowed | text[queries][:, None] | text[None])
+
+    @cached_property
+    def is_text(self) -> Tensor:
+        """Which tokens are text, bool [N]."""
+        text = torch.ones(self.layout.tokens, dtype=torch.bool, device=self.device)
+        text[self.layout.video] = False
+        return text
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """The coordinates of every token under the pattern's rule, int64 [N, axes], tokens in grid order."""
+        assert self.pattern.rule is not None
+        return self.pattern.rule.positions(self.layout, self.device)
+
+    @cached_property
+    def packed_rule(self) -> PackedRule:
+        """The pattern's rule, packed for testing many pairs."""
+        assert self.pattern.rule is not None
+        return self.pattern.rule.pack(self.layout, self.device)
+
+    def _count(self, b: int, h: int) -> int:
+        pattern, keep = self.pattern, self.keep_of(b, h)
+        q_sizes, k_sizes = pattern.q_offsets.diff(), pattern.k_offsets.diff()
+        if pattern.rule is None:
+            return int(((keep * k_sizes).sum(1) * q_sizes).sum())
+        queries = torch.arange(self.layout.tokens, device=self.device)
+        q_boxes = self.boxes("q", b, h)
+        k_boxes = self.boxes("k", b, h)
+        if not (q_boxes.filled and k_boxes.filled):
+            step = max(1, _TILE_PAIRS // self.layout.tokens)
+            return sum(int(self._key_mask(b, h, rows).sum()) for rows in queries.split(step))
+        total = 0
+        for rows in torch.arange(keep.shape[0], device=self.device).split(max(1, _TILE_PAIRS // keep.shape[1])):
+            counts = pattern.rule.count(
+                (q_boxes.low[rows][:, None], q_boxes.high[rows][:, None]), (k_boxes.low[None], k_boxes.high[None])
+            )
+            either_text = q_boxes.text[rows][:, None] | k_boxes.text[None]
+            counts = torch.where(either_text, q_sizes[rows][:, None] * k_sizes[None], counts)
+            total += int((counts * keep[rows]).sum())
+        return total
+
+    def boxes(self, side: str, b: int, h: int) -> Boxes:
+        """Return the bounding box of every block of one side ("q" or "k") under the pattern's rule."""
+        assert self.pattern.rule is not None
+        order = self.order_of(side, b, h)
+        offsets = self.pattern.q_offsets if side == "q" else self.pattern.k_offsets
+        where = self.positions if order is None else self.positions[order]
+        text = self.is_text if order is None else self.is_text[order]
+        return bounding_boxes(where, text, offsets)
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """Bounding boxes of blocks: lowest and highest coordinates int64 [blocks, axes], which blocks hold text (bool
+    [blocks]), and whether every video block fills its box (then pairs can be counted in closed form).
+    """
+
+    low: Tensor
+    high: Tensor
+    text: Tensor
+    filled: bool
+
+
+def bounding_boxes(where: Tensor, text: Tensor, offsets: Tensor) -> Boxes:
+    """Bound the blocks given by ``offsets`` of tokens at coordinates ``where`` [N, axes]; blocks must not be empty."""
+    sizes = offsets.diff()
+    block = torch.repeat_interleave(sizes)[:, None].expand_as(where)
+    shape = (len(sizes), where.shape[1])
+    low = where.new_zeros(shape).scatter_reduce_(0, block, where, "amin", include_self=False)
+    high = where.new_zeros(shape).scatter_reduce_(0, block, where, "amax", include_self=False)
+    holds_text = torch.zeros(len(sizes), dtype=torch.bool, device=where.device)
+    holds_text[block[:, 0][text]] = True
+    mixed = holds_text[block[:, 0]] & ~text
+    filled = ((high - low + 1).prod(-1) == sizes) | holds_text
+    return Boxes(low, high, holds_text, bool(filled.all()) and not bool(mixed.any()))
+
+
+def _inverse(order: Tensor | None, tokens: Tensor) -> Tensor:
+    """Return the arranged position of each of ``tokens``."""
+    if order is None:
+        return tokens
+    position = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    return position[tokens]

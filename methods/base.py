@@ -1,0 +1,118 @@
+"""What a method is: settings, a token order, a selection, and where it comes from. It never runs attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import Layout
+from attnbench.kernels.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a method is published."""
+
+    title: str
+    url: str
+    section: str = ""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a method knows of the attention call it plans for, besides q and k.
+
+    Attributes:
+        layout: token grid and text tokens.
+        layer: index of the transformer layer.
+        step: index of the denoising step, or None.
+        state: what the method keeps between steps or layers, made by itself.
+        params: learned tensors of methods that have them.
+    """
+
+    layout: Layout
+    layer: int = 0
+    step: int | None = None
+    state: Any = None
+    params: Any = None
+
+
+Settings = Any  # an instance of the method's own frozen dataclass
+
+
+def _one_layer(settings: Settings, layers: int) -> tuple[int, ...]:
+    return (0,)
+
+
+def _as_given(settings: Settings, layout: Layout) -> Settings:
+    return settings
+
+
+@dataclass(frozen=True)
+class Method:
+    """A sparse attention method.
+
+    Attributes:
+        name: what users type.
+        summary: one line.
+        source: the publication.
+        settings: a frozen dataclass; its fields are the settings users give, its ``__post_init__`` checks them.
+        plan: (settings, q [B, H, N, D], k [B, KV heads, N, D], call) -> Plan: arrange the tokens, select the pattern.
+        resolve: fills in defaults that depend on the grid and checks what depends on it.
+        distinct_layers: (settings, number of layers) -> one layer of each kind that differs.
+        twin: (resolved settings, layout, layer) -> a small case of the same raggedness, for verification; None if the
+            method offers none, in which case the settings are tried on a small grid.
+        finish: (settings, call, q, k, v, output) -> output, for an extra branch beside attention.
+    """
+
+    name: str
+    summary: str
+    source: Source
+    settings: type
+    plan: Callable[[Settings, Tensor, Tensor, Call], Plan]
+    resolve: Callable[[Settings, Layout], Settings] = _as_given
+    distinct_layers: Callable[[Settings, int], tuple[int, ...]] = _one_layer
+    twin: Callable[[Settings, Layout, int], tuple[Settings, Layout]] | None = None
+    finish: Callable[[Settings, Call, Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
+
+
+def as_ints(name: str, value: object, *, length: int | None = None, low: int = 1) -> Any:
+    """Return ``value`` as an int, or with ``length`` as a tuple of that many ints, each at least ``low``.
+
+    Raises:
+        BadInput: quoting the value.
+    """
+    wanted = f"a whole number of at least {low}" if length is None else f"{length} whole numbers of at least {low}"
+    items = (value,) if length is None else value
+    fits = isinstance(items, (tuple, list)) and len(items) == (length or 1)
+    if not fits or any(isinstance(i, bool) or not isinstance(i, int) or i < low for i in items):  # type: ignore[union-attr]  # fits says so
+        raise BadInput(f"{name} is {value!r}; it must be {wanted}")
+    return items[0] if length is None else tuple(items)  # type: ignore[index,arg-type]  # fits says so
+
+
+def as_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+    """Return ``value`` if it is one of ``choices``.
+
+    Raises:
+        BadInput: quoting the value.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise BadInput(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+    return value
+
+
+def shrink_axis(length: int, block: int, *, most_blocks: int = 3, most_block: int = 4) -> tuple[int, int]:
+    """Return a (length, block) that is ragged in the same way but small: for a method's ``twin``.
+
+    A last block that is whole stays whole, a short one stays short, one block stays one block.
+    """
+    block = min(block, length)
+    blocks = -(-length // block)
+    tail = length - (blocks - 1) * block
+    small = min(block, most_block)
+    small_tail = small if tail == block else max(1, min(small - 1, round(tail * small / block)))
+    return (min(blocks, most_blocks) - 1) * small + small_tail, small

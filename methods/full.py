@@ -1,0 +1,41 @@
+"""Full attention: every query keeps every key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnbench.kernels.grid import Grid, Layout
+from attnbench.kernels.partition import whole
+from attnbench.kernels.pattern import BlockPattern
+from attnbench.kernels.plan import Plan
+from attnbench.methods.base import Call, Method, Source
+
+
+@dataclass(frozen=True)
+class Full:
+    """Full attention has no settings."""
+
+
+def plan(settings: Full, q: Tensor, k: Tensor, call: Call) -> Plan:
+    """Keep everything: one query block, one key block."""
+    offsets = whole(call.layout, q.device).offsets
+    keep = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=q.device)
+    return Plan(call.layout, q.shape[0], q.shape[1], BlockPattern(offsets, offsets, keep))
+
+
+def twin(settings: Full, layout: Layout, layer: int) -> tuple[Full, Layout]:
+    """Any small grid will do."""
+    return settings, Layout(Grid(3, 7, 11), tuple(min(n, 5) for n in layout.text))  # type: ignore[arg-type]  # two of them
+
+
+METHOD = Method(
+    name="full",
+    summary="every query keeps every key",
+    source=Source("Attention Is All You Need (2017)", "https://arxiv.org/abs/1706.03762", "section 3.2.1"),
+    settings=Full,
+    plan=plan,
+    twin=twin,
+)

@@ -1,0 +1,110 @@
+"""MoBA, Mixture of Block Attention: each query keeps the blocks of keys whose mean it scores highest.
+
+Blocks are ranges of the raster order. A query's own block is always kept and counts among its ``topk``. For video there is
+no causal order, and the last, possibly shorter, block is a candidate like any other; with ``causal`` a query chooses among
+earlier blocks only and sees its own block up to itself, as published for language models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import Grid, Layout
+from attnbench.kernels.partition import Partition, partition_ranges
+from attnbench.kernels.pattern import RoutedPattern
+from attnbench.kernels.plan import Plan
+from attnbench.kernels.rule import causal
+from attnbench.kernels.selection import pool_blocks, score_blocks, top_k_per_query
+from attnbench.methods.base import Call, Method, Source, as_ints, shrink_axis
+from attnbench.methods.text import route_text
+
+
+@dataclass(frozen=True)
+class MoBA:
+    """Settings.
+
+    Attributes:
+        blocks: number of blocks; their size is N / blocks, rounded up. Default 60, as in VMoBA's comparison.
+        block_size: tokens of a block, instead of ``blocks``.
+        topk: blocks each query keeps, its own included; more than there are means all.
+        causal: keep only keys at or before the query.
+    """
+
+    blocks: int | None = None
+    block_size: int | None = None
+    topk: int = 15
+    causal: bool = False
+
+    def __post_init__(self) -> None:
+        if self.blocks is not None and self.block_size is not None:
+            raise BadInput(f"blocks is {self.blocks!r} and block_size is {self.block_size!r}; give one of them")
+        for name in ("blocks", "block_size"):
+            if getattr(self, name) is not None:
+                as_ints(name, getattr(self, name))
+        as_ints("topk", self.topk)
+        if not isinstance(self.causal, bool):
+            raise BadInput(f"causal is {self.causal!r}; it must be true or false")
+
+
+def resolve(settings: MoBA, layout: Layout) -> MoBA:
+    """Turn a number of blocks into a block size, and cap both sizes."""
+    n = layout.grid.tokens
+    size = settings.block_size or -(-n // (settings.blocks or 60))
+    size = min(size, n)
+    return replace(settings, blocks=None, block_size=size, topk=min(settings.topk, -(-n // size)))
+
+
+def plan(settings: MoBA, q: Tensor, k: Tensor, call: Call) -> Plan:
+    """Pool keys, score every query against every block, keep the best blocks of each query."""
+    settings = resolve(settings, call.layout)
+    assert settings.block_size is not None
+    partition = partition_ranges(call.layout, settings.block_size, q.device)
+    scores, own, flops = video_scores(q, k, call.layout, partition)
+    if settings.causal:
+        later = torch.arange(scores.shape[-1], device=q.device) > own[:, None]
+        scores = scores.masked_fill(later, -torch.inf)
+    routes = top_k_per_query(scores, own, settings.topk)
+    keep = route_text(partition, call.layout.text, routes)
+    pattern = RoutedPattern(partition.offsets, keep, causal() if settings.causal else None)
+    return Plan(call.layout, q.shape[0], q.shape[1], pattern, None, partition.order, flops)
+
+
+def video_scores(q: Tensor, k: Tensor, layout: Layout, partition: Partition) -> tuple[Tensor, Tensor, int]:
+    """Score the video queries against the means of the video blocks.
+
+    Returns:
+        scores float32 [B, H, T·H·W, video blocks], the own block of each video query int64 [T·H·W], and the
+        floating-point operations spent.
+    """
+    means = pool_blocks(k, partition.order, partition.offsets)[:, :, partition.video]
+    scores = score_blocks(q[:, :, layout.video], means)
+    own = partition.block_of_token()[layout.video] - partition.video.start
+    return scores, own, k.numel() + 2 * scores.numel() * q.shape[3]
+
+
+def twin(settings: MoBA, layout: Layout, layer: int) -> tuple[MoBA, Layout]:
+    """At most 6 blocks of 24 tokens, as ragged as the original, choosing about the same share of them."""
+    assert settings.block_size is not None
+    n = layout.grid.tokens
+    tokens, size = shrink_axis(n, settings.block_size, most_blocks=6, most_block=24)
+    share = settings.topk / -(-n // settings.block_size)
+    topk = max(1, round(share * -(-tokens // size)))
+    text = (min(layout.text[0], 5), min(layout.text[1], 5))
+    return MoBA(block_size=size, topk=topk, causal=settings.causal), Layout(Grid(tokens, 1, 1), text)
+
+
+METHOD = Method(
+    name="moba",
+    summary="each query keeps the raster-order blocks it scores highest",
+    source=Source(
+        "MoBA: Mixture of Block Attention for Long-Context LLMs (2025)", "https://arxiv.org/abs/2502.13189", "2.2"
+    ),
+    settings=MoBA,
+    plan=plan,
+    resolve=resolve,
+    twin=twin,
+)

@@ -1,0 +1,101 @@
+"""Find methods by name: the built-in ones, and those that other packages register under ``attnbench.methods``."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from attnbench.kernels.errors import BadInput, unknown_name
+from attnbench.methods.base import Method
+
+GROUP = "attnbench.methods"
+RESERVED = frozenset(
+    "q k v method grid text scale layer step state params engine return_lse".split()
+)  # argument names of attnbench.attention; a setting of that name could not be passed
+
+_BUILT_IN = {
+    "full": "attnbench.methods.full:METHOD",
+    "moba": "attnbench.methods.moba:METHOD",
+    "vmoba": "attnbench.methods.vmoba:METHOD",
+    "sliding-window": "attnbench.methods.sliding_window:METHOD",
+    "sta": "attnbench.methods.sta:METHOD",
+}
+
+
+@cache
+def _third_party() -> Mapping[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        clash = _BUILT_IN.get(point.name) or (found[point.name].value if point.name in found else None)
+        if clash and clash != point.value:
+            raise BadInput(f"two methods are named {point.name!r}: {clash} and {point.value}; uninstall or rename one")
+        found[point.name] = point
+    return found
+
+
+def method_names() -> tuple[str, ...]:
+    """Return the names of all registered methods, built-in ones first."""
+    return (*_BUILT_IN, *sorted(set(_third_party()) - set(_BUILT_IN)))
+
+
+@cache
+def get_method(name: str) -> Method:
+    """Return the method of that name.
+
+    Raises:
+        BadInput: if there is none, or if what is registered under it is not a valid method.
+    """
+    if name in _BUILT_IN:
+        module, attribute = _BUILT_IN[name].split(":")
+        loaded = getattr(importlib.import_module(module), attribute)
+    elif name in _third_party():
+        point = _third_party()[name]
+        try:
+            loaded = point.load()
+        except Exception as error:
+            raise BadInput(
+                f"method {name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}"
+            ) from error
+    else:
+        raise unknown_name("method", name, method_names())
+    return check_method(name, loaded)
+
+
+def check_method(name: str, loaded: object) -> Method:
+    """Check that ``loaded`` is a method that can be registered as ``name``, and return it.
+
+    Raises:
+        BadInput: if it is not a Method, bears another name, or has settings that are not a frozen dataclass, that use a
+            reserved name, or that lack a default.
+    """
+    if not isinstance(loaded, Method):
+        raise BadInput(f"method {name!r} is a {type(loaded).__name__}; it must be an attnbench.methods.Method")
+    if loaded.name != name:
+        raise BadInput(f"method {name!r} calls itself {loaded.name!r}; the two names must be the same")
+    if not dataclasses.is_dataclass(loaded.settings) or not loaded.settings.__dataclass_params__.frozen:  # type: ignore[attr-defined]  # every dataclass has it
+        raise BadInput(f"the settings of method {name!r} must be a frozen dataclass, not {loaded.settings!r}")
+    for field in dataclasses.fields(loaded.settings):
+        if field.name in RESERVED:
+            raise BadInput(f"method {name!r} has a setting {field.name!r}, which is an argument of attnbench.attention")
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise BadInput(f"setting {field.name!r} of method {name!r} needs a default")
+    return loaded
+
+
+def make_settings(method: Method, given: Mapping[str, Any]) -> Any:
+    """Return the method's settings with the given values.
+
+    Raises:
+        BadInput: for an unknown setting or a value of the wrong type or range.
+    """
+    known = [field.name for field in dataclasses.fields(method.settings)]
+    for name in given:
+        if name not in known:
+            if not known:
+                raise BadInput(f"unknown setting {name!r}: method {method.name!r} has no settings")
+            raise unknown_name(f"setting of {method.name!r}", name, known)
+    return method.settings(**given)

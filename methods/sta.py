@@ -1,0 +1,105 @@
+"""STA, Sliding Tile Attention: a query tile keeps the tiles of a window around it, the window shifted inside the grid.
+
+Tokens are arranged tile by tile. Along each axis the window of a query tile is centred on it; where it would stick out, its
+centre is clamped so that the whole window stays on the grid. So tiles are kept or dropped whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import Grid, Layout
+from attnbench.kernels.partition import partition_cuboids
+from attnbench.kernels.pattern import BlockPattern
+from attnbench.kernels.plan import Plan
+from attnbench.methods.base import Call, Method, Source, as_ints, shrink_axis
+from attnbench.methods.text import keep_text
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class STA:
+    """Settings.
+
+    Attributes:
+        tile: tokens of a tile along (t, h, w), clipped to the grid.
+        window: tiles a query tile keeps along (t, h, w), clipped to the grid: odd, or at least the grid's number of tiles.
+    """
+
+    tile: Triple = (6, 8, 8)
+    window: Triple = (3, 3, 3)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tile", as_ints("tile", self.tile, length=3))
+        object.__setattr__(self, "window", as_ints("window", self.window, length=3))
+
+
+def resolve(settings: STA, layout: Layout) -> STA:
+    """Clip the tile to the grid and check that the window has a centre.
+
+    Raises:
+        BadInput: for a window side that is even and does not cover the grid.
+    """
+    tile: Triple = tuple(map(min, settings.tile, layout.grid.shape))  # type: ignore[assignment]  # three of them
+    for axis, size, tiles in zip("thw", settings.window, _counts(layout.grid, tile), strict=True):
+        if size % 2 == 0 and size < tiles:
+            raise BadInput(
+                f"window is {settings.window}: its side {size} along {axis} is even and has no centre tile; "
+                f"it must be odd, or at least the {tiles} tiles of the grid"
+            )
+    return replace(settings, tile=tile)
+
+
+def plan(settings: STA, q: Tensor, k: Tensor, call: Call) -> Plan:
+    """Keep tiles by their clamped distance along each axis; the same for every batch item and head."""
+    settings = resolve(settings, call.layout)
+    partition = partition_cuboids(call.layout, settings.tile, q.device)
+    counts = _counts(call.layout.grid, settings.tile)
+    t, h, w = (_axis(tiles, size, q.device) for tiles, size in zip(counts, settings.window, strict=True))
+    video = (t[:, None, None, :, None, None] & h[:, None, None, :, None]) & w[:, None, None, :]
+    tiles = counts[0] * counts[1] * counts[2]
+    keep = keep_text(partition, video.reshape(1, 1, tiles, tiles))
+    pattern = BlockPattern(partition.offsets, partition.offsets, keep)
+    return Plan(call.layout, q.shape[0], q.shape[1], pattern, partition.order, partition.order)
+
+
+def _counts(grid: Grid, tile: Triple) -> Triple:
+    t, h, w = (-(-side // size) for side, size in zip(grid.shape, tile, strict=True))
+    return t, h, w
+
+
+def _axis(tiles: int, size: int, device: torch.device) -> Tensor:
+    """Return which key tiles each query tile keeps along one axis, bool [tiles, tiles]."""
+    index = torch.arange(tiles, device=device)
+    if size >= tiles:
+        return torch.ones(tiles, tiles, dtype=torch.bool, device=device)
+    reach = size // 2
+    centre = index.clamp(reach, tiles - 1 - reach)
+    return (centre[:, None] - index).abs() <= reach
+
+
+def twin(settings: STA, layout: Layout, layer: int) -> tuple[STA, Layout]:
+    """Keep each axis as ragged as it is, with tiles of at most 4 and up to 5 of them."""
+    axes = [shrink_axis(n, b, most_blocks=5) for n, b in zip(layout.grid.shape, settings.tile, strict=True)]
+    grid, tile = (tuple(side) for side in zip(*axes, strict=True))
+    text = (min(layout.text[0], 5), min(layout.text[1], 5))
+    window = tuple(size if size % 2 else size - 1 for size in settings.window)
+    return STA(tile, window), Layout(Grid(*grid), text)  # type: ignore[arg-type]  # three of each
+
+
+METHOD = Method(
+    name="sta",
+    summary="sliding tile attention: whole tiles within a window of tiles",
+    source=Source(
+        "Fast Video Generation with Sliding Tile Attention (ICML 2025)", "https://arxiv.org/abs/2502.04507", "section 3"
+    ),
+    settings=STA,
+    plan=plan,
+    resolve=resolve,
+    twin=twin,
+)

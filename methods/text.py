@@ -1,0 +1,19 @@
+"""Text tokens stay dense: every query keeps them, and they keep every key."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import pad
+
+from attnbench.kernels.partition import Partition
+
+
+def keep_text(partition: Partition, video: Tensor) -> Tensor:
+    """Add text blocks, kept by all and keeping all, around the video blocks bool [B, H, q blocks, k blocks]."""
+    before, after = partition.text
+    return pad(video, (before, after, before, after), value=True)
+
+
+def route_text(partition: Partition, text: tuple[int, int], video: Tensor) -> Tensor:
+    """Add text tokens, routed to every block, and text blocks, chosen by all, around routes bool [B, H, N video, blocks]."""
+    return pad(video, (*partition.text, *text), value=True)
