@@ -1,4 +1,4 @@
-"""attnbench: how fast sparse attention for video is, at what cost, where the time goes, and what it does to the video."""
+"""attnbench: how fast sparse attention for video is, at what cost, and what it does to the video."""
 
 from __future__ import annotations
 

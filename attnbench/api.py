@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from attnbench.kernels.engines import Task, choose_engine
@@ -34,7 +33,8 @@ def attention(
     """Attend to the pairs that ``method`` keeps.
 
     Args:
-        q: [B, heads, N, head_dim]. N = text[0] + T·H·W + text[1], video tokens in grid order (T-major). Any strides with
+        q: [B, heads, N, head_dim]. N = text[0] + T·H·W + text[1], video tokens in grid order (T-major). Any strides
+        with
             a last stride of 1; no hidden copy is made.
         k, v: [B, KV heads, N, head_dim], where KV heads divides heads.
         method: name of a registered method, or a Method.
@@ -99,7 +99,7 @@ def _prepare(
         raise BadInput(f"method is {method!r}; it must be a method's name or an attnbench.methods.Method")
     if not isinstance(text, (tuple, list)):
         raise BadInput(f"text is {text!r}; it must be two whole numbers: text tokens before and after the video")
-    layout = Layout(Grid.of(grid), tuple(text))  # type: ignore[arg-type]  # Layout checks the length
+    layout = Layout(Grid.of(grid), tuple(text))
     if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
         raise BadInput(f"layer is {layer!r}; it must be a whole number of at least 0")
     _check_tensors(q, k, layout)

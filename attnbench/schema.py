@@ -32,7 +32,7 @@ class Record(BaseModel):
 
 
 class Cell(Record):
-    """What is measured. Its ``identity``, stored as cell_id, is the digest of these fields, so equal cells of two runs can be compared."""
+    """What is measured. Equal cells of two runs have equal ``identity``, stored as cell_id: the fields' digest."""
 
     method: str
     settings: str = Field(description="canonical JSON of the method's settings, defaults filled in for the grid")

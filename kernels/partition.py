@@ -1,4 +1,4 @@
-"""Partitions of a token sequence into blocks: cuboids of the grid, or ranges of the raster order. Edges may be ragged."""
+"""Partitions of a token sequence into blocks: cuboids of the grid, or ranges of raster order; edges are ragged."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ class Partition:
 def partition_cuboids(layout: Layout, block: tuple[int, int, int], device: torch.device) -> Partition:
     """Split the grid into cuboids of ``block`` = (t, h, w) tokens, the last of each axis as short as it comes out.
 
-    Blocks are numbered T-major, and so are the tokens within a block. Text before and after the video is one block each.
+    Blocks are numbered T-major, and so are the tokens within a block. Text before and after the video is one block
+    each.
     """
     cells = coordinates(layout.grid, device) // torch.tensor(block, device=device)
     counts = [-(-side // size) for side, size in zip(layout.grid.shape, block, strict=True)]

@@ -47,6 +47,13 @@ class Plan:
         ):
             if size not in (1, full):
                 raise BadInput(f"the pattern's {name} size is {size}; it must be 1 (shared) or {full}")
+        n = self.layout.tokens
+        for side, order in (("query", self.q_order), ("key", self.k_order)):
+            if order is not None and tuple(order.shape) not in ((n,), (self.batch, self.heads, n)):
+                raise BadInput(
+                    f"the {side} order has shape {list(order.shape)}; "
+                    f"it must be [{n}] or [{self.batch}, {self.heads}, {n}]"
+                )
 
     def check(self) -> None:
         """Check what construction does not, because it synchronises with the device: offsets and orders.
@@ -125,7 +132,7 @@ class Plan:
         Returns:
             bool [B, H, R, N], keys in grid order.
         """
-        rows = [[self._key_mask(b, h, queries) for h in range(self.heads)] for b in range(self.batch)]
+        rows = [[self.key_mask_of(b, h, queries) for h in range(self.heads)] for b in range(self.batch)]
         return torch.stack([torch.stack(heads) for heads in rows])
 
     def token_mask(self) -> Tensor:
@@ -141,7 +148,8 @@ class Plan:
             )
         return self.key_mask(torch.arange(n, device=self.device))
 
-    def _key_mask(self, b: int, h: int, queries: Tensor) -> Tensor:
+    def key_mask_of(self, b: int, h: int, queries: Tensor) -> Tensor:
+        """Return which keys the given query tokens of one batch item and head keep, bool [R, N], in grid order."""
         pattern, n = self.pattern, self.layout.tokens
         position = _inverse(self.order_of("q", b, h), queries)
         block = torch.searchsorted(pattern.q_offsets, position, right=True) - 1
@@ -184,7 +192,7 @@ class Plan:
         k_boxes = self.boxes("k", b, h)
         if not (q_boxes.filled and k_boxes.filled):
             step = max(1, _TILE_PAIRS // self.layout.tokens)
-            return sum(int(self._key_mask(b, h, rows).sum()) for rows in queries.split(step))
+            return sum(int(self.key_mask_of(b, h, rows).sum()) for rows in queries.split(step))
         total = 0
         for rows in torch.arange(keep.shape[0], device=self.device).split(max(1, _TILE_PAIRS // keep.shape[1])):
             counts = pattern.rule.count(

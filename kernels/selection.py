@@ -1,7 +1,7 @@
 """Selection: block means, scores of queries against them, and the cuts that turn scores into routes.
 
-Scores are [..., N, blocks]: one number for every (query, key block) pair. ``own`` [N] is each query's own block, which is
-always kept; the other pairs compete. Ties at a cut go to the pair that comes first in (query, block) order.
+Scores are [..., N, blocks]: one number for every (query, key block) pair. ``own`` [N] is each query's own block, which
+is always kept; the other pairs compete. Ties at a cut go to the pair that comes first in (query, block) order.
 """
 
 from __future__ import annotations
@@ -59,18 +59,14 @@ def top_k_per_query(scores: Tensor, own: Tensor, k: int) -> Tensor:
 
 
 def top_k_per_head(scores: Tensor, own: Tensor, k: int) -> Tensor:
-    """Keep every own block and, over all queries of a head together, the best other pairs: k pairs a query on average."""
+    """Keep every own block and, over all queries of a head, the best other pairs: k a query on average."""
     own_pairs = is_own(own, scores.shape[-1])
     n, blocks = scores.shape[-2:]
     count = min(max(0, k - 1), blocks - 1) * n
     others = scores.masked_fill(own_pairs, -torch.inf).flatten(-2)
     ranked = others.sort(dim=-1, descending=True).values
-    return (
-        _first_of_best(others, ranked, torch.full(others.shape[:-1], count, device=others.device)).unflatten(
-            -1, (n, blocks)
-        )
-        | own_pairs
-    )
+    counts = torch.full(others.shape[:-1], count, device=others.device)
+    return _first_of_best(others, ranked, counts).reshape(scores.shape) | own_pairs
 
 
 def threshold_per_query(scores: Tensor, own: Tensor, threshold: float) -> Tensor:
@@ -101,7 +97,7 @@ def threshold_per_head(scores: Tensor, own: Tensor, threshold: float) -> Tensor:
     others = shares.masked_fill_(own_pairs, -torch.inf).flatten(-2)
     ranked = others.sort(dim=-1, descending=True).values
     count = _needed(ranked, threshold - own_share).clamp(max=others.shape[-1] - len(own))
-    return _first_of_best(others, ranked, count).unflatten(-1, scores.shape[-2:]) | own_pairs
+    return _first_of_best(others, ranked, count).reshape(scores.shape) | own_pairs
 
 
 def _shares(scores: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -19,7 +19,7 @@ COLUMNS = 4096
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """Queries int64 [rows] and keys int64 [columns], both tokens in grid order; ``masked`` if a rule must be consulted."""
+    """Query tokens int64 [rows] and key tokens int64 [columns]; ``masked`` if a rule must be consulted."""
 
     queries: Tensor
     keys: Tensor
@@ -85,7 +85,7 @@ def _blocks(plan: Plan, side: str, b: int, h: int) -> tuple[Tensor, ...]:
     order = plan.order_of(side, b, h)
     offsets = plan.pattern.q_offsets if side == "q" else plan.pattern.k_offsets
     tokens = torch.arange(plan.layout.tokens, device=plan.device) if order is None else order
-    return tokens.split(offsets.diff().tolist())
+    return torch.split(tokens, offsets.diff().tolist())
 
 
 def _by_rule(plan: Plan, queries: Tensor, keys: Tensor) -> Iterator[tuple[Tensor, bool]]:

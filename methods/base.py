@@ -87,11 +87,10 @@ def as_ints(name: str, value: object, *, length: int | None = None, low: int = 1
         BadInput: quoting the value.
     """
     wanted = f"a whole number of at least {low}" if length is None else f"{length} whole numbers of at least {low}"
-    items = (value,) if length is None else value
-    fits = isinstance(items, (tuple, list)) and len(items) == (length or 1)
-    if not fits or any(isinstance(i, bool) or not isinstance(i, int) or i < low for i in items):  # type: ignore[union-attr]  # fits says so
+    items = value if length is not None and isinstance(value, (tuple, list)) else (value,)
+    if len(items) != (length or 1) or any(isinstance(i, bool) or not isinstance(i, int) or i < low for i in items):
         raise BadInput(f"{name} is {value!r}; it must be {wanted}")
-    return items[0] if length is None else tuple(items)  # type: ignore[index,arg-type]  # fits says so
+    return items[0] if length is None else tuple(items)
 
 
 def as_choice(name: str, value: object, choices: tuple[str, ...]) -> str:

@@ -1,8 +1,8 @@
 """MoBA, Mixture of Block Attention: each query keeps the blocks of keys whose mean it scores highest.
 
-Blocks are ranges of the raster order. A query's own block is always kept and counts among its ``topk``. For video there is
-no causal order, and the last, possibly shorter, block is a candidate like any other; with ``causal`` a query chooses among
-earlier blocks only and sees its own block up to itself, as published for language models.
+Blocks are ranges of the raster order. A query's own block is always kept and counts among its ``topk``. For video
+there is no causal order, and the last, possibly shorter, block is a candidate like any other; with ``causal`` a query
+chooses among earlier blocks only and sees its own block up to itself, as published for language models.
 """
 
 from __future__ import annotations

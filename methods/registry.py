@@ -14,10 +14,10 @@ from attnbench.methods.base import Method
 
 GROUP = "attnbench.methods"
 RESERVED = frozenset(
-    "q k v method grid text scale layer step state params engine return_lse".split()
+    ["q", "k", "v", "method", "grid", "text", "scale", "layer", "step", "state", "params", "engine", "return_lse"]
 )  # argument names of attnbench.attention; a setting of that name could not be passed
 
-_BUILT_IN = {
+BUILT_IN = {
     "full": "attnbench.methods.full:METHOD",
     "moba": "attnbench.methods.moba:METHOD",
     "vmoba": "attnbench.methods.vmoba:METHOD",
@@ -30,7 +30,7 @@ _BUILT_IN = {
 def _third_party() -> Mapping[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
-        clash = _BUILT_IN.get(point.name) or (found[point.name].value if point.name in found else None)
+        clash = BUILT_IN.get(point.name) or (found[point.name].value if point.name in found else None)
         if clash and clash != point.value:
             raise BadInput(f"two methods are named {point.name!r}: {clash} and {point.value}; uninstall or rename one")
         found[point.name] = point
@@ -39,7 +39,7 @@ def _third_party() -> Mapping[str, EntryPoint]:
 
 def method_names() -> tuple[str, ...]:
     """Return the names of all registered methods, built-in ones first."""
-    return (*_BUILT_IN, *sorted(set(_third_party()) - set(_BUILT_IN)))
+    return (*BUILT_IN, *sorted(set(_third_party()) - set(BUILT_IN)))
 
 
 @cache
@@ -49,8 +49,8 @@ def get_method(name: str) -> Method:
     Raises:
         BadInput: if there is none, or if what is registered under it is not a valid method.
     """
-    if name in _BUILT_IN:
-        module, attribute = _BUILT_IN[name].split(":")
+    if name in BUILT_IN:
+        module, attribute = BUILT_IN[name].split(":")
         loaded = getattr(importlib.import_module(module), attribute)
     elif name in _third_party():
         point = _third_party()[name]

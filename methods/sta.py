@@ -1,7 +1,7 @@
 """STA, Sliding Tile Attention: a query tile keeps the tiles of a window around it, the window shifted inside the grid.
 
-Tokens are arranged tile by tile. Along each axis the window of a query tile is centred on it; where it would stick out, its
-centre is clamped so that the whole window stays on the grid. So tiles are kept or dropped whole.
+Tokens are arranged tile by tile. Along each axis the window of a query tile is centred on it; where it would stick
+out, its centre is clamped so that the whole window stays on the grid. So tiles are kept or dropped whole.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class STA:
 
     Attributes:
         tile: tokens of a tile along (t, h, w), clipped to the grid.
-        window: tiles a query tile keeps along (t, h, w), clipped to the grid: odd, or at least the grid's number of tiles.
+        window: tiles a query tile keeps along (t, h, w), clipped to the grid: odd, or at least the grid's number of
+        tiles.
     """
 
     tile: Triple = (6, 8, 8)
@@ -84,8 +85,10 @@ def _axis(tiles: int, size: int, device: torch.device) -> Tensor:
 
 
 def twin(settings: STA, layout: Layout, layer: int) -> tuple[STA, Layout]:
-    """Keep each axis as ragged as it is, with tiles of at most 4 and up to 5 of them."""
-    axes = [shrink_axis(n, b, most_blocks=5) for n, b in zip(layout.grid.shape, settings.tile, strict=True)]
+    """Keep each axis as ragged as it is, with up to 4 tiles of at most 3."""
+    axes = [
+        shrink_axis(n, b, most_blocks=4, most_block=3) for n, b in zip(layout.grid.shape, settings.tile, strict=True)
+    ]
     grid, tile = (tuple(side) for side in zip(*axes, strict=True))
     text = (min(layout.text[0], 5), min(layout.text[1], 5))
     window = tuple(size if size % 2 else size - 1 for size in settings.window)

@@ -15,5 +15,5 @@ def keep_text(partition: Partition, video: Tensor) -> Tensor:
 
 
 def route_text(partition: Partition, text: tuple[int, int], video: Tensor) -> Tensor:
-    """Add text tokens, routed to every block, and text blocks, chosen by all, around routes bool [B, H, N video, blocks]."""
+    """Add text tokens that keep every block, and text blocks kept by all, around routes bool [B, H, tokens, blocks]."""
     return pad(video, (*partition.text, *text), value=True)

@@ -1,12 +1,13 @@
-"""VMoBA, Mixture of Block Attention for Video: blocks in one, two or three dimensions by layer, chosen for a whole head.
+"""VMoBA, Mixture of Block Attention for Video: blocks in one, two or three dimensions by layer, chosen for a whole
+head.
 
 Layer l splits the grid by partition l mod 3: frames (1-D), patches through all frames (2-D), cuboids (3-D). Queries are
-scored against block means; a query's own block is always kept; the other (query, block) pairs are kept best first, either
-for the whole head together (scope "head", the paper's global selection) or for each query apart (scope "query", local),
-until their shares reach a threshold or a number of blocks is full.
+scored against block means; a query's own block is always kept; the other (query, block) pairs are kept best first,
+either for the whole head together (scope "head", the paper's global selection) or for each query apart (scope "query",
+local), until their shares reach a threshold or a number of blocks is full.
 
-The rule is that of the published code: shares are min-max normalised scores divided by their sum, not a softmax, and the
-pair that reaches the threshold is still kept.
+The rule is that of the published code: shares are min-max normalised scores divided by their sum, not a softmax, and
+the pair that reaches the threshold is still kept.
 """
 
 from __future__ import annotations

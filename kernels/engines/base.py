@@ -30,6 +30,13 @@ class Task:
         return cls(q.device, q.dtype, q.shape[3], q.shape[1], k.shape[1], needs_grad, return_lse)
 
 
+def supports_dtype(task: Task) -> str | None:
+    """Support of an engine that runs every floating-point type that torch does arithmetic in."""
+    if task.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        return f"runs float64, float32, bfloat16 and float16, not {task.dtype}"
+    return None
+
+
 @dataclass(frozen=True)
 class Engine:
     """Runs plans.
@@ -40,8 +47,8 @@ class Engine:
         available: returns None where it can be used, otherwise why not and how to get it.
         version: returns the version that runs, for the results.
         supports: returns None if it can serve the plan and task, otherwise why not, in words that follow "engine x".
-        attend: (q, k, v, plan, scale, return_lse) -> (output [B, H, N, D] in grid order, log-sum-exp float32 [B, H, N] or
-            None).
+        attend: (q, k, v, plan, scale, return_lse) -> (output [B, H, N, D] in grid order, log-sum-exp [B, H, N], float32
+            or for float64 inputs float64, or None).
         executed_pairs: how many pairs it computes for a plan, those thrown away included.
         dense: whether it is a candidate for the dense baseline.
     """

@@ -1,7 +1,8 @@
 """The reference engine: plain torch, any plan, any device, forward and backward, memory linear in N.
 
 It walks the plan's tiles with an online softmax in float32 (float64 for float64 inputs). The arrangement costs nothing
-apart: tiles name their tokens in grid order, so gathering a tile's rows is the permutation and scattering its output undoes it.
+apart: tiles name their tokens in grid order, so gathering a tile's rows is the permutation and scattering its output
+undoes it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnbench.kernels.engines.base import Engine, Task
+from attnbench.kernels.engines.base import Engine, Task, supports_dtype
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.tiles import Tile, executed_pairs, tile_mask, tiles
 
 
 def _forward_head(q: Tensor, k: Tensor, v: Tensor, plan: Plan, b: int, h: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Attend for one head, [N, D] each, in the accumulation dtype. Rows that keep no key give 0 and log-sum-exp -inf."""
+    """Attend for one head, [N, D] each, in the accumulation dtype. Rows that keep no key give 0, and lse -inf."""
     dtype = _accumulator(q.dtype)
     n, width = q.shape[0], v.shape[1]
     output = torch.zeros(n, width, dtype=dtype, device=q.device)
@@ -135,9 +136,7 @@ def _attend(
 
 
 def _supports(plan: Plan, task: Task) -> str | None:
-    if task.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
-        return f"runs float64, float32, bfloat16 and float16, not {task.dtype}"
-    return None
+    return supports_dtype(task)
 
 
 REFERENCE = Engine(
