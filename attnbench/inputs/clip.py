@@ -1,0 +1,118 @@
+"""From a video file to one feature vector a token: decode, patchify on the token grid, standardise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import av
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool3d, pad
+
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import Grid
+from attnbench.shapes import FRAME_GROUP
+
+CELLS = 4
+"""A token's 16 × 16 pixels are averaged in CELLS × CELLS cells."""
+
+SURROUNDINGS = (5, 13)
+"""Widths, in tokens, of the squares over which colour is averaged as context."""
+
+BUNDLED = "big_buck_bunny.mp4"
+
+
+@contextmanager
+def clip_path(path: Path | None) -> Iterator[Path]:
+    """Give ``path``, or the path of the bundled excerpt of Big Buck Bunny if None."""
+    if path is not None:
+        yield path
+        return
+    with as_file(files("attnbench.data") / BUNDLED) as bundled:
+        yield bundled
+
+
+def read_frames(path: Path, count: int, height: int, width: int) -> Iterator[Tensor]:
+    """Give the first ``count`` frames of a video, area-averaged: uint8 RGB [height, width, 3].
+
+    Raises:
+        BadInput: if the file is missing, is not a video, is damaged, or has fewer frames.
+    """
+    done = 0
+    try:
+        with av.open(str(path.absolute())) as container:
+            if not container.streams.video or container.format.name == "tty":  # tty: FFmpeg draws text files as video
+                raise BadInput(f"video {str(path)!r} has no picture stream: give a file such as an .mp4 video")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise BadInput(f"video {str(path)!r} is damaged after frame {done} of the {count} that are needed")
+                picture = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+                yield torch.from_numpy(picture.to_ndarray())
+                done += 1
+                if done == count:
+                    return
+    except (av.FFmpegError, OSError) as error:
+        if done:
+            raise BadInput(
+                f"video {str(path)!r} is damaged after frame {done} of the {count} that are needed"
+            ) from error
+        raise BadInput(f"video {str(path)!r} cannot be read: missing, truncated, or not a video") from error
+    fewer = (done - 1) // FRAME_GROUP * FRAME_GROUP + 1
+    instead = f"give a longer video, or at most {fewer} frames" if done else "give another video"
+    raise BadInput(f"video {str(path)!r} has {done} frames and {count} are needed: {instead}, or use gaussian inputs")
+
+
+def patches(path: Path, grid: Grid) -> Tensor:
+    """Return the mean RGB, 0 to 1, of each cell of each token, float32 [T, H, W, CELLS, CELLS, 3].
+
+    Frames are scaled to the token grid whatever their aspect ratio. As in the Wan VAE, the first frame is a token
+    frame by itself and each further one is the mean of four.
+
+    Raises:
+        BadInput: as ``read_frames``.
+    """
+    frames = read_frames(path, (grid.t - 1) * FRAME_GROUP + 1, grid.h * CELLS, grid.w * CELLS)
+    groups = [next(frames).float()]
+    for _ in range(grid.t - 1):
+        groups.append(torch.stack([next(frames) for _ in range(FRAME_GROUP)]).float().mean(dim=0))
+    cells = torch.stack(groups).reshape(grid.t, grid.h, CELLS, grid.w, CELLS, 3) / 255
+    return cells.transpose(2, 3)
+
+
+def features(cells: Tensor) -> Tensor:
+    """Return one content vector a token, float32 [T·H·W, 102], from ``patches``.
+
+    Four groups of features: the token's cells (48 numbers), their change since the token frame before (48; 0 in the
+    first), and the mean colour around the token in squares of 5 and of 13 tokens over three token frames (3 each).
+    Each feature is standardised over all tokens, and each group has the same total variance.
+    """
+    grid = cells.shape[:3]
+    colour = cells.mean(dim=(3, 4)).movedim(-1, 0)
+    around = [_mean_around(colour, size) for size in SURROUNDINGS]
+    groups = [cells, cells.diff(dim=0, prepend=cells[:1]), *around]
+    return torch.cat([_standardise(group.reshape(grid.numel(), -1)) for group in groups], dim=1)
+
+
+def _mean_around(colour: Tensor, size: int) -> Tensor:
+    """Average ``colour`` [3, T, H, W] over 3 × size × size tokens, fewer at the edges; returns [T, H, W, 3]."""
+
+    def window(x: Tensor) -> Tensor:
+        reach = size // 2
+        return avg_pool3d(pad(x, (reach, reach, reach, reach, 1, 1)), (3, size, size), stride=1)
+
+    return (window(colour) / window(torch.ones_like(colour[:1]))).movedim(0, -1)
+
+
+def _standardise(group: Tensor) -> Tensor:
+    """Return columns of mean 0 and equal variance that adds up to 1/4; a constant column becomes 0."""
+    columns = group.double()
+    columns = columns - columns.mean(dim=0)
+    spread = columns.square().mean(dim=0).sqrt()
+    scale = torch.where(spread > 1e-6, 1 / spread.clamp_min(1e-6), 0) / math.sqrt(4 * group.shape[1])
+    return (columns * scale).float()

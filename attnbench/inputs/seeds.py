@@ -1,0 +1,15 @@
+"""Random numbers by name: each tensor has a generator of its own, so none depends on what else is made."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def normal(size: tuple[int, ...], *key: int | str) -> Tensor:
+    """Return float32 standard normal numbers on the CPU that depend on ``size`` and ``key`` only."""
+    seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little", signed=True)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(size, generator=generator)

@@ -1,0 +1,45 @@
+"""What may stand after ``--inputs``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnbench.kernels.errors import BadInput, unknown_name
+
+INPUT_SOURCES: dict[str, str] = {
+    "video": "video[:PATH]: modelled q, k, v from a video's frames (default: the bundled Big Buck Bunny excerpt)",
+    "gaussian": "gaussian: standard normal q, k, v, without any structure",
+    "capture": "capture:FILE.safetensors: q, k, v saved from a real model",
+}
+"""Kinds of inputs by name, with one line on each."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputsSpec:
+    """A kind of inputs, and the file it reads if any."""
+
+    kind: str
+    path: Path | None
+
+
+def check_inputs_spec(spec: str) -> InputsSpec:
+    """Read ``--inputs``: the kind must be known, and the file, where one is named, must be there.
+
+    Raises:
+        BadInput: quoting ``spec``.
+    """
+    kind, colon, name = spec.partition(":")
+    if kind not in INPUT_SOURCES:
+        raise unknown_name("inputs", kind, INPUT_SOURCES)
+    if kind == "gaussian" and colon:
+        raise BadInput(f"inputs {spec!r}: gaussian reads no file, so write gaussian alone")
+    if not name and (colon or kind == "capture"):
+        raise BadInput(f"inputs {spec!r} names no file: write {INPUT_SOURCES[kind].partition(': ')[0]}")
+    if not name:
+        return InputsSpec(kind, None)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        problem = "is not a file" if path.exists() else "does not exist"
+        raise BadInput(f"inputs {spec!r}: {name!r} {problem}")
+    return InputsSpec(kind, path)

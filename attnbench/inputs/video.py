@@ -1,0 +1,134 @@
+"""Modelled inputs: q, k and v with the structure of a real video, by fixed steps (docs/inputs.md)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from attnbench.inputs.clip import clip_path, features, patches
+from attnbench.inputs.rope import frequencies, rotate, rotations
+from attnbench.inputs.seeds import normal
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import Grid, Layout
+
+RANK = 8
+"""A head sees the content through this many directions, so that heads look at different things."""
+
+SHARED = 0.7
+"""Correlation of the directions of a head's q, and of its k, with common ones; with each other they have SHARED²."""
+
+POSITION = (0.1, 0.8)
+"""Least and greatest share of position in a head's q and k; content has the rest."""
+
+GAIN = (1.0, 2.0)
+"""Least and greatest logit gain of a head: logits reach at most gain · sqrt(head_dim)."""
+
+AXIS_SPREAD = 0.5
+"""Standard deviation of the logarithm of a head's weight for position in t, in h and in w."""
+
+
+@dataclass(frozen=True, slots=True)
+class Character:
+    """What sets a head apart from the others: its share of position (0 to 1), and its logit gain."""
+
+    position: float
+    gain: float
+
+
+def character(head: int) -> Character:
+    """Return the character of a head.
+
+    Heads fill the rectangle ``POSITION`` × ``GAIN`` evenly however many there are: they are the points of the
+    two-dimensional additive recurrence whose steps are the first two powers of the inverse plastic number.
+    """
+    plastic = 1.324717957244746
+    along_position, along_gain = ((0.5 + (head + 1) / plastic**power) % 1 for power in (1, 2))
+    return Character(
+        position=POSITION[0] + (POSITION[1] - POSITION[0]) * along_position,
+        gain=GAIN[0] * (GAIN[1] / GAIN[0]) ** along_gain,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VideoSource:
+    """q, k and v of a video for one layout, float32 [N, head_dim] a head.
+
+    ``content`` is [T·H·W, features] and ``turns`` the rotary embedding; ``group`` is the query heads a kv head serves.
+    A query head shares content directions, position and character with its kv head.
+    """
+
+    layout: Layout
+    content: Tensor
+    turns: Tensor
+    head_dim: int
+    group: int
+    seed: int
+
+    def q(self, batch: int, head: int) -> Tensor:
+        """Return the queries of one head."""
+        return self._queries_or_keys(batch, head // self.group, head, "q")
+
+    def k(self, batch: int, kv_head: int) -> Tensor:
+        """Return the keys of one kv head."""
+        return self._queries_or_keys(batch, kv_head, kv_head, "k")
+
+    def v(self, batch: int, kv_head: int) -> Tensor:
+        """Return the values of one kv head: content alone, of RMS 1."""
+        weights = normal((self.content.shape[1], self.head_dim), self.seed, batch, kv_head, "v")
+        return self._with_text(_unit(self.content @ weights), 1.0, batch, kv_head, "v")
+
+    def _queries_or_keys(self, batch: int, kv_head: int, head: int, part: str) -> Tensor:
+        width = self.content.shape[1]
+        shared = normal((width, RANK), self.seed, batch, kv_head, "directions")
+        own = normal((width, RANK), self.seed, batch, head, part, "directions")
+        mix = normal((RANK, self.head_dim), self.seed, batch, kv_head, "mix")
+        content = _unit(self.content @ (SHARED * shared + math.sqrt(1 - SHARED**2) * own) @ mix)
+        trait = character(kv_head)
+        position = position_vector(self.layout.grid, self.head_dim, self.seed, batch, kv_head)
+        x = math.sqrt(1 - trait.position) * content + math.sqrt(trait.position) * position
+        x = math.sqrt(trait.gain) * x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-6)
+        return self._with_text(rotate(x, self.turns), math.sqrt(trait.gain), batch, head, part)
+
+    def _with_text(self, video: Tensor, rms: float, batch: int, head: int, part: str) -> Tensor:
+        before, after = self.layout.text
+        text = rms * normal((before + after, self.head_dim), self.seed, batch, head, part, "text")
+        return torch.cat([text[:before], video, text[before:]])
+
+
+def position_vector(grid: Grid, head_dim: int, seed: int, batch: int, kv_head: int) -> Tensor:
+    """Return the vector of RMS 1 that a head adds to every q and k, float32 [head_dim].
+
+    After rotation its product with itself is a sum of cosines of the distance: the head attends near. It is Gaussian,
+    with a weight for each axis, in the pairs that turn by at least one radian over the grid, and 0 in the slower ones.
+    """
+    axis_weights = (AXIS_SPREAD * normal((3,), seed, batch, kv_head, "axes")).exp()
+    by_pair = [
+        weight * (frequency * side >= 1)
+        for weight, frequency, side in zip(axis_weights, frequencies(head_dim), grid.shape, strict=True)
+    ]
+    return _unit(torch.cat(by_pair).repeat_interleave(2) * normal((head_dim,), seed, batch, kv_head, "position"))
+
+
+def video_source(path: Path | None, layout: Layout, *, head_dim: int, group: int, seed: int) -> VideoSource:
+    """Read a video, the bundled one if ``path`` is None, for ``layout``.
+
+    Raises:
+        BadInput: if the video cannot be used, is too short for the grid or is of one colour, or ``head_dim`` is odd.
+    """
+    turns = rotations(layout.grid, head_dim)
+    with clip_path(path) as readable:
+        content = features(patches(readable, layout.grid))
+    if not bool(content.any()):
+        raise BadInput(
+            f"video {str(path or 'bundled')!r} looks the same at every token of grid {layout.grid}: give another video"
+        )
+    return VideoSource(layout=layout, content=content, turns=turns, head_dim=head_dim, group=group, seed=seed)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Scale ``x`` to RMS 1 over all its numbers; zeros stay zeros."""
+    return x / x.double().square().mean().sqrt().clamp_min(1e-6).float()

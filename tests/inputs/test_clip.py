@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from attnbench.inputs.clip import clip_path, features, patches, read_frames
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import Grid
+
+MakeVideo = Callable[..., Path]
+
+
+def test_the_first_frame_stands_alone_and_the_others_are_averaged_by_four(make_video: MakeVideo) -> None:
+    levels = np.array([10, 20, 40, 80, 160, 30, 50, 70, 90, 250, 250], dtype=np.uint8)  # the last two are not needed
+    path = make_video(np.broadcast_to(levels[:, None, None, None], (11, 32, 48, 3)).copy())
+    cells = patches(path, Grid(3, 2, 3)) * 255
+    assert cells.shape == (3, 2, 3, 4, 4, 3)
+    for frame, level in enumerate([10, (20 + 40 + 80 + 160) / 4, (30 + 50 + 70 + 90) / 4]):
+        torch.testing.assert_close(cells[frame], torch.full_like(cells[frame], level), atol=1.5, rtol=0)
+
+
+def test_each_cell_is_the_mean_of_its_pixels(make_video: MakeVideo) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 32, 48, 3), dtype=np.uint8)
+    cells = patches(make_video(pixels), Grid(1, 2, 3))[0] * 255
+    for h, w, y, x in itertools.product(range(2), range(3), range(4), range(4)):
+        top, left = 16 * h + 4 * y, 16 * w + 4 * x
+        expected = pixels[0, top : top + 4, left : left + 4].reshape(-1, 3).mean(0)
+        np.testing.assert_allclose(cells[h, w, y, x].numpy(), expected, atol=3)
+
+
+def test_features_are_standardised_group_by_group() -> None:
+    content = features(torch.rand(5, 4, 6, 4, 4, 3, generator=torch.Generator().manual_seed(0))).double()
+    assert content.shape == (120, 102)
+    variances = content.var(dim=0, correction=0)
+    torch.testing.assert_close(content.mean(dim=0), torch.zeros(102).double(), atol=1e-6, rtol=0)
+    for part in torch.split(variances, [48, 48, 3, 3]):
+        assert float(part.sum()) == pytest.approx(0.25, rel=1e-4)
+        torch.testing.assert_close(part, part.mean().expand_as(part), atol=1e-6, rtol=1e-4)
+
+
+def test_change_is_measured_from_the_token_frame_before() -> None:
+    cells = torch.rand(1, 2, 3, 4, 4, 3, generator=torch.Generator().manual_seed(0)).expand(4, 2, 3, 4, 4, 3).clone()
+    cells[2:, 0, 0] += 0.5  # one token brightens between frames 1 and 2, then stays
+    change = features(cells)[:, 48:96].reshape(4, 2, 3, 48)
+    resting = change[0, 1, 1]
+    differs = (change - resting).abs().amax(dim=-1) > 1e-3
+    assert differs.nonzero().tolist() == [[2, 0, 0]]
+
+
+def test_surroundings_are_means_over_the_tokens_that_exist() -> None:
+    cells = torch.rand(3, 7, 4, 4, 4, 3, generator=torch.Generator().manual_seed(2))
+    colour = cells.mean(dim=(3, 4))
+    content = features(cells)
+    for start, reach in ((96, 2), (99, 6)):
+        expected = torch.empty(3, 7, 4, 3)
+        for t, h, w in itertools.product(range(3), range(7), range(4)):
+            around = colour[max(t - 1, 0) : t + 2, max(h - reach, 0) : h + reach + 1, max(w - reach, 0) : w + reach + 1]
+            expected[t, h, w] = around.mean(dim=(0, 1, 2))
+        wanted = expected.reshape(-1, 3)
+        wanted = (wanted - wanted.mean(0)) / wanted.std(0, correction=0) / 12**0.5
+        torch.testing.assert_close(content[:, start : start + 3], wanted, atol=1e-3, rtol=1e-3)
+
+
+def test_a_constant_feature_becomes_zero_not_nan() -> None:
+    assert not bool(features(torch.full((2, 3, 3, 4, 4, 3), 0.3)).any())
+
+
+def test_the_bundled_clip_decodes_whole_and_is_small() -> None:
+    with clip_path(None) as path:
+        assert path.stat().st_size <= 1_500_000
+        frames = list(read_frames(path, 132, 18, 32))
+        with pytest.raises(BadInput, match=r"132 frames and 133 are needed.*at most 129"):
+            list(read_frames(path, 133, 18, 32))
+        assert "CC BY 3.0" in (path.parent / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    assert all(frame.shape == (18, 32, 3) for frame in frames)
+    assert float(torch.stack(frames).float().std()) > 10
+
+
+def test_a_short_video_is_refused_with_what_it_has(noise_video: MakeVideo) -> None:
+    path = noise_video(7)
+    assert patches(path, Grid(2, 4, 5)).shape[0] == 2
+    with pytest.raises(BadInput, match=r"clip\.mkv' has 7 frames and 9 are needed.*at most 5"):
+        patches(path, Grid(3, 4, 5))
+
+
+def test_a_file_that_is_no_video_is_refused(tmp_path: Path) -> None:
+    contents = {"empty.mp4": b"", "noise.mp4": bytes(range(256)) * 64, "text.txt": b"not a video\n" * 999}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(BadInput, match=name):
+            patches(tmp_path / name, Grid(1, 2, 2))
+    with pytest.raises(BadInput, match=r"absent\.mp4' cannot be read"):
+        patches(tmp_path / "absent.mp4", Grid(1, 2, 2))
+
+
+def test_sound_alone_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sound.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), dtype=np.int16), format="s16", layout="mono")
+        sound.sample_rate = 8000
+        container.mux(stream.encode(sound))
+    with pytest.raises(BadInput, match=r"sound\.wav' has no picture stream"):
+        patches(path, Grid(1, 2, 2))
+
+
+@pytest.mark.parametrize("part", [0.3, 0.9])
+def test_a_truncated_video_is_refused(noise_video: MakeVideo, tmp_path: Path, part: float) -> None:
+    whole = noise_video(21).read_bytes()
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole[: int(len(whole) * part)])
+    with pytest.raises(BadInput, match=r"cut\.mkv' (has \d+ frames|is damaged after frame|cannot be read)"):
+        patches(cut, Grid(6, 4, 5))
+
+
+def test_a_damaged_video_is_refused(tmp_path: Path) -> None:
+    with clip_path(None) as path:
+        damaged = bytearray(path.read_bytes())
+    damaged[300_000:300_400] = b"\xff" * 400
+    (tmp_path / "damaged.mp4").write_bytes(damaged)
+    with pytest.raises(BadInput, match=r"damaged\.mp4' is damaged after frame \d+"):
+        patches(tmp_path / "damaged.mp4", Grid(21, 4, 4))
