@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from attnbench.cli import app
+from attnbench.compare import Comparison, compare_tables, judge
+from attnbench.kernels.errors import BadInput
+from attnbench.schema import Row, digest
+from attnbench.statistics import Interval
+
+CELL: dict[str, Any] = {
+    "method": "moba",
+    "settings": '{"blocks":60}',
+    "layer": 0,
+    "step": None,
+    "grid": "21x45x80",
+    "text_tokens": (0, 0),
+    "batch": 1,
+    "heads": 12,
+    "kv_heads": 12,
+    "head_dim": 128,
+    "dtype": "bfloat16",
+    "direction": "fwd",
+    "inputs": "video",
+    "seed": 0,
+    "engine": "reference",
+    "device": "CPU one (2 cores)",
+}
+STEADY = [10.0 + 0.001 * step for step in range(20)]
+
+
+def row(samples: list[float] | None = None, run: str = "run-1", **changes: Any) -> dict[str, Any]:
+    """A valid row of the journal; ``changes`` may name fields of the cell and of the row."""
+    verdict = changes.get("verdict", "ok")
+    samples = (STEADY if samples is None else samples) if verdict == "ok" else []
+    cell = {**CELL, **{name: value for name, value in changes.items() if name in CELL}}
+    cell_id = digest({**cell, "text_tokens": list(cell["text_tokens"])})
+    measured = {"latency_ms": sorted(samples)[len(samples) // 2] if samples else None, "samples_ms": samples}
+    fixed = {"row_id": f"{run}-{cell_id}", "run_id": run, "cell_id": cell_id, "verdict": verdict, "tokens": 75600}
+    setup = {"heads_timed": 1, "engine_version": "1", "inputs_hash": "abc", "threads": 2, "timer": "perf_counter"}
+    return Row.model_validate({**cell, **fixed, **measured, **setup, **changes}).model_dump()
+
+
+def table(*rows: dict[str, Any], **started: str) -> pd.DataFrame:
+    """A table as load_results gives it; ``started`` says when each run was started."""
+    frame = pd.DataFrame(list(rows), columns=list(Row.model_fields))
+    runs = {entry["run_id"] for entry in rows}
+    frame.attrs["environments"] = {
+        run: {"device": CELL["device"], "started_at": started.get(run.replace("-", "_"), "2025-01-01T00:00:00+00:00")}
+        for run in runs
+    }
+    return frame
+
+
+def scaled(factor: float) -> list[float]:
+    return [factor * sample for sample in STEADY]
+
+
+def only(result: Comparison) -> Any:
+    (cell,) = result.cells
+    return cell
+
+
+@pytest.mark.parametrize(
+    ("factor", "change", "exit_code"), [(1.5, "slower", 1), (0.5, "faster", 0), (1.01, "same", 0), (0.99, "same", 0)]
+)
+def test_a_clear_change_is_named(factor: float, change: str, exit_code: int) -> None:
+    result = compare_tables(table(row()), table(row(scaled(factor))))
+    cell = only(result)
+    assert cell.change == change
+    assert cell.ratio == pytest.approx(factor, rel=1e-9)
+    assert cell.lo <= cell.ratio <= cell.hi
+    assert cell.interval == "bootstrap95"
+    assert result.exit_code == exit_code
+    assert result.geometric_mean == pytest.approx(factor)
+
+
+def test_noise_as_large_as_the_change_is_unclear() -> None:
+    noisy = [8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 7.0, 14.0]
+    result = compare_tables(table(row(noisy)), table(row([1.05 * sample for sample in noisy])))
+    assert only(result).change == "unclear"
+    assert result.exit_code == 3
+
+
+def test_a_regression_weighs_more_than_an_unclear_cell() -> None:
+    noisy = [5.0, 20.0, 10.0]
+    a = table(row(), row(noisy, seed=1))
+    b = table(row(scaled(2)), row(noisy, seed=1))
+    result = compare_tables(a, b)
+    assert result.counts == {"slower": 1, "unclear": 1}
+    assert result.exit_code == 1
+
+
+def test_threshold_moves_the_line() -> None:
+    a, b = table(row()), table(row(scaled(1.05)))
+    assert only(compare_tables(a, b)).change == "slower"
+    assert only(compare_tables(a, b, threshold=0.1)).change == "same"
+
+
+def test_one_sample_is_never_enough() -> None:
+    result = compare_tables(table(row([10.0])), table(row([20.0])))
+    cell = only(result)
+    assert (cell.change, cell.ratio) == ("unclear", 2.0)
+    assert "single sample" in cell.reason
+
+
+@given(st.floats(0.2, 5), st.floats(0, 2), st.floats(0, 2), st.floats(0, 0.5))
+def test_faster_is_slower_seen_from_the_other_side(ratio: float, below: float, above: float, threshold: float) -> None:
+    interval = Interval(ratio, ratio / (1 + below), ratio * (1 + above), "bootstrap95")
+    mirrored = Interval(1 / ratio, 1 / interval.hi, 1 / interval.lo, "bootstrap95")
+    edges = [1 + threshold, 1 / (1 + threshold)]
+    if any(abs(end / edge - 1) < 1e-9 for end in (interval.lo, interval.hi) for edge in edges):
+        return  # rounding decides on the very edge
+    opposite = {"slower": "faster", "faster": "slower", "same": "same", "unclear": "unclear"}
+    assert judge(mirrored, threshold) == opposite[judge(interval, threshold)]
+
+
+@pytest.mark.parametrize("verdict", ["incorrect", "error", "oom", "timeout", "unsupported", "throttled"])
+def test_a_cell_that_stopped_working_is_broken(verdict: str) -> None:
+    result = compare_tables(table(row()), table(row(verdict=verdict, reason="it went wrong")))
+    cell = only(result)
+    assert cell.change == "broken"
+    assert cell.reason == f"ok in A, {verdict} in B: it went wrong"
+    assert (cell.ratio, result.geometric_mean, result.exit_code) == (None, None, 1)
+
+
+def test_a_cell_that_never_worked_is_skipped() -> None:
+    result = compare_tables(table(row(verdict="oom", reason="40 GiB")), table(row()))
+    assert (only(result).change, only(result).reason) == ("skipped", "oom in A: 40 GiB")
+    assert result.exit_code == 4
+
+
+@pytest.mark.parametrize("before", [[row(verdict="incorrect")], [row(seed=5)]])
+def test_an_incorrect_cell_in_b_always_fails(before: list[dict[str, Any]]) -> None:
+    result = compare_tables(table(*before), table(row(verdict="incorrect")))
+    assert result.counts["broken"] == 1
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("threads", 8), ("heads_timed", 2), ("timer", "cuda_events"), ("inputs_hash", "def")]
+)
+def test_measured_otherwise_is_not_comparable(field: str, value: object) -> None:
+    result = compare_tables(table(row()), table(row(scaled(3), **{field: value})))
+    cell = only(result)
+    assert cell.change == "not comparable"
+    assert field in cell.reason
+    assert str(value) in cell.reason
+    assert result.exit_code == 4
+
+
+def test_unknown_on_both_sides_agrees() -> None:
+    unknown = {"threads": None, "inputs_hash": None}
+    other = row(seed=9)  # makes pandas turn the missing number into NaN
+    result = compare_tables(table(row(**unknown), other), table(row(**unknown), other))
+    assert result.counts == {"same": 2}
+
+
+def test_cells_of_one_table_are_listed() -> None:
+    result = compare_tables(table(row(), row(method="sta")), table(row(), row(method="vmoba")))
+    assert {(cell.change, cell.cell["method"]) for cell in result.cells} == {
+        ("same", "moba"),
+        ("only in A", "sta"),
+        ("only in B", "vmoba"),
+    }
+    assert result.exit_code == 0
+
+
+def test_other_hardware_is_refused_by_name() -> None:
+    result = compare_tables(table(row()), table(row(device="GPU two")))
+    assert result.refusal is not None
+    assert "CPU one (2 cores)" in result.refusal
+    assert "GPU two" in result.refusal
+    assert (result.exit_code, result.cells) == (4, ())
+
+
+def test_other_cells_of_the_same_hardware_are_nothing_comparable() -> None:
+    result = compare_tables(table(row()), table(row(grid="21x30x52")))
+    assert result.refusal is None
+    assert result.counts == {"only in A": 1, "only in B": 1}
+    assert result.exit_code == 4
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_newest_run_of_a_cell_counts(order: tuple[int, int]) -> None:
+    runs = [row(scaled(9), run="run-old"), row(run="run-new")]
+    started = {"run_old": "2025-03-01T09:00:00Z", "run_new": "2025-03-01T09:30:00.5+00:00"}
+    result = compare_tables(table(*(runs[index] for index in order), **started), table(row()))
+    assert only(result).change == "same"
+
+
+def test_a_failure_in_the_newest_run_is_not_hidden_by_an_older_success() -> None:
+    runs = [row(run="run-old"), row(run="run-new", verdict="incorrect")]
+    b = table(*runs, run_old="2025-03-01T09:00:00Z", run_new="2025-03-02T09:00:00Z")
+    assert only(compare_tables(table(row()), b)).change == "broken"
+
+
+def test_geometric_mean_is_over_compared_cells_only() -> None:
+    a = table(row(), row(seed=1), row(seed=2), row(seed=3))
+    b = table(row(scaled(2)), row(scaled(8), seed=1), row(seed=2, verdict="oom"), row(scaled(50), seed=4))
+    assert compare_tables(a, b).geometric_mean == pytest.approx(4.0)
+
+
+def test_worst_cells_come_first() -> None:
+    a = table(*(row(seed=seed) for seed in range(4)))
+    b = table(row(), row(scaled(2), seed=1), row(seed=2, verdict="error"), row(scaled(3), seed=3))
+    assert [cell.cell["seed"] for cell in compare_tables(a, b).cells] == [2, 3, 1, 0]
+
+
+def test_changed_versions_are_named() -> None:
+    a, b = table(row()), table(row())
+    a.attrs["environments"]["run-1"] |= {"packages": {"torch": "2.12.0", "numpy": "2.4"}, "driver": "570"}
+    b.attrs["environments"]["run-1"] |= {"packages": {"torch": "2.13.0", "numpy": "2.4"}, "driver": None}
+    changes = compare_tables(a, b).environment_changes
+    assert changes == ("driver: 570 in A, none in B", "torch: 2.12.0 in A, 2.13.0 in B")
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.0, float("nan")])
+def test_a_threshold_that_is_no_fraction_is_refused(threshold: float) -> None:
+    with pytest.raises(BadInput, match="threshold"):
+        compare_tables(table(row()), table(row()), threshold)
+
+
+def test_a_table_without_the_columns_is_refused() -> None:
+    with pytest.raises(BadInput, match="samples_ms"):
+        compare_tables(table(row()).drop(columns="samples_ms"), table(row()))
+
+
+def test_an_empty_table_is_nothing_comparable() -> None:
+    assert compare_tables(table(), table(row())).exit_code == 4
+    assert compare_tables(pd.DataFrame(), pd.DataFrame()).exit_code == 4
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> dict[str, pd.DataFrame]:
+    """Tables by file name, in place of files."""
+    known: dict[str, pd.DataFrame] = {}
+    monkeypatch.setattr("attnbench.store.load_results", lambda path: known[Path(path).name])
+    return known
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["compare", *arguments])
+    return result.exit_code, result.stdout
+
+
+def test_command_prints_the_table(tables: dict[str, pd.DataFrame]) -> None:
+    tables["a"] = table(row(), row(method="sta"))
+    tables["b"] = table(row(scaled(2)), row(method="sta"))
+    code, text = invoke("a", "b")
+    assert code == 1
+    first = next(line for line in text.splitlines() if "slower" in line)
+    assert "moba" in first
+    assert "2.000" in first
+    assert "1 slower, 1 same; threshold 3.0%" in text
+    assert "geometric mean of B / A: 1.414" in text
+
+
+def test_command_prints_one_json_object(tables: dict[str, pd.DataFrame]) -> None:
+    tables["a"], tables["b"] = table(row()), table(row(verdict="oom"))
+    code, text = invoke("a", "b", "--json")
+    found = json.loads(text)
+    assert code == found["exit_code"] == 1
+    assert found["counts"] == {"broken": 1}
+    assert found["cells"][0]["cell"]["method"] == "moba"
+    assert found["cells"][0]["ratio"] is None
+
+
+def test_command_refuses_other_hardware_in_one_sentence(tables: dict[str, pd.DataFrame]) -> None:
+    tables["a"], tables["b"] = table(row()), table(row(device="GPU [two]"))
+    code, text = invoke("a", "b")
+    assert code == 4
+    assert text.splitlines() == [
+        "Not compared: A was measured on CPU one (2 cores), B on GPU [two]: not the same hardware."
+    ]
+
+
+def test_command_takes_a_threshold(tables: dict[str, pd.DataFrame]) -> None:
+    tables["a"], tables["b"] = table(row()), table(row(scaled(1.2)))
+    assert invoke("a", "b", "--threshold", "0.25")[0] == 0
+    assert invoke("a", "b")[0] == 1
