@@ -1,0 +1,188 @@
+"""From what the user asked to the cells that will be measured. Everything wrong with a request is found here."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from attnbench.environment import device_name
+from attnbench.inputs import check_inputs_spec
+from attnbench.kernels.engines import ENGINES, get_engine
+from attnbench.kernels.errors import BadInput, unknown_name
+from attnbench.methods import Method, get_method, make_settings
+from attnbench.schema import Cell, Record, canonical_json
+from attnbench.shapes import Shape, resolve_shape
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+class Request(Record):
+    """The arguments of a run, as typed; None means the default."""
+
+    methods: dict[str, dict[str, Any]] = Field(description="settings by method, as given")
+    res: str | None = None
+    frames: int | None = None
+    model: str | None = None
+    grid: str | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    batch: int = 1
+    dtype: str | None = None
+    direction: str = "fwd"
+    inputs: str = "video"
+    seed: int = 0
+    engine: str = "auto"
+    device: str | None = None
+    layers: list[int] | None = None
+    rounds: int | None = None
+    budget: float = 240.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell to be: a method with settled settings, and the layer it is planned for."""
+
+    method: Method
+    settings: Any
+    layer: int
+
+    @property
+    def label(self) -> str:
+        """Short name for progress lines."""
+        return self.method.name if self.layer == 0 else f"{self.method.name} layer {self.layer}"
+
+    def arguments(self, shape: Shape) -> dict[str, Any]:
+        """Return the keyword arguments of ``attnbench.attention``."""
+        values = {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(self.settings)}
+        layout = shape.layout
+        return {"method": self.method, "grid": layout.grid, "text": layout.text, "layer": self.layer, **values}
+
+
+@dataclass(frozen=True)
+class Agenda:
+    """A checked request."""
+
+    request: Request
+    shape: Shape
+    dtype: torch.dtype
+    device: torch.device
+    direction: Literal["fwd", "fwdbwd"]
+    jobs: tuple[Job, ...]
+
+    def cell(self, job: Job, engine: str) -> Cell:
+        """Return the identity of a job when that engine runs it."""
+        shape = self.shape
+        return Cell(
+            method=job.method.name,
+            settings=canonical_json(dataclasses.asdict(job.settings)),
+            layer=job.layer,
+            grid=str(shape.layout.grid),
+            text_tokens=shape.layout.text,
+            batch=shape.batch,
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            dtype=dtype_name(self.dtype),
+            direction=self.direction,
+            inputs=self.request.inputs,
+            seed=self.request.seed,
+            engine=engine,
+            device=device_name("cuda" if self.device.type == "cuda" else "cpu"),
+        )
+
+
+def make_agenda(request: Request) -> Agenda:
+    """Check a request and list its cells: every method at each of its distinct layers, or at the layers asked for.
+
+    Raises:
+        BadInput: quoting what cannot be used.
+        Unsupported: for an engine that is not available.
+    """
+    if not request.methods:
+        raise BadInput("no method was given; name at least one, as --method vmoba")
+    shape = resolve_shape(
+        res=request.res,
+        frames=request.frames,
+        model=request.model,
+        grid=request.grid,
+        heads=request.heads,
+        kv_heads=request.kv_heads,
+        head_dim=request.head_dim,
+        batch=request.batch,
+    )
+    device = resolve_device(request.device)
+    dtype = resolve_dtype(request.dtype, device)
+    if request.direction not in ("fwd", "fwdbwd"):
+        raise BadInput(f"direction {request.direction!r} must be fwd or fwdbwd")
+    if request.engine != "auto":
+        get_engine(request.engine)
+    if request.rounds is not None and request.rounds < 1:
+        raise BadInput(f"rounds {request.rounds} must be at least 1")
+    if not request.budget > 0:
+        raise BadInput(f"budget {request.budget:g} must be a number of seconds above 0")
+    check_inputs_spec(request.inputs)
+    jobs = [job for name, given in request.methods.items() for job in _jobs(name, given, shape, request.layers)]
+    return Agenda(request, shape, dtype, device, request.direction, tuple(jobs))  # type: ignore[arg-type]  # checked above
+
+
+def _jobs(name: str, given: dict[str, Any], shape: Shape, layers: list[int] | None) -> list[Job]:
+    method = get_method(name)
+    settings = method.resolve(make_settings(method, given), shape.layout)
+    for layer in layers or ():
+        if not 0 <= layer < max(shape.layers, 1) and shape.model is not None:
+            raise BadInput(f"layer {layer} is not one of the {shape.layers} layers of {shape.model}")
+    # A bare grid names no model; three layers show every partition of the methods that take turns.
+    count = shape.layers if shape.model is not None else 3
+    return [Job(method, settings, layer) for layer in layers or method.distinct_layers(settings, count)]
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """Return the device asked for; by default the GPU where there is one.
+
+    Raises:
+        BadInput: for a device that is not here.
+    """
+    usable = torch.cuda.is_available()
+    if name is None:
+        name = "cuda" if usable else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise BadInput(f"device {name!r} must be cpu or cuda")
+    if name == "cuda" and not usable:
+        why = "this torch is a CPU build" if torch.version.cuda is None else "torch finds no usable NVIDIA GPU"
+        raise BadInput(f"device 'cuda' cannot be used: {why}; leave --device out to run on the CPU")
+    return torch.device(name)
+
+
+def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """Return the dtype asked for; by default bfloat16 on a GPU and float32 on a CPU.
+
+    Raises:
+        BadInput: for any other name.
+    """
+    if name is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    short = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
+    full = short.get(name, name)
+    if full not in DTYPES:
+        raise unknown_name("dtype", name, DTYPES)
+    return DTYPES[full]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the dtype's name as in results: bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
+def dense_engines() -> list[str]:
+    """Return the engines that may be the dense baseline and can be used here."""
+    return [name for name, engine in ENGINES.items() if engine.dense and engine.available() is None]

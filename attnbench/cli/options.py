@@ -1,0 +1,75 @@
+"""Options that several commands share, and how ``--set`` is read."""
+
+from __future__ import annotations
+
+import ast
+import json
+from typing import Annotated, Any
+
+import typer
+
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option("--method", "-m", help="A method's name; repeat for several. Default: the built-in ones."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting, as topk=8; with several methods as moba.topk=8. Repeat for several."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output, for machines.")]
+
+
+def parse_settings(pairs: list[str] | None, methods: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the settings of each of ``methods`` from ``name=value`` or ``method.name=value`` texts.
+
+    Values are read as JSON, then as Python literals, and otherwise stay text: 8, 0.25, true, 3,6,8, (3, (6, 8), (8,
+    12, 8)).
+
+    Raises:
+        BadInput: for a text without "=", a method that is not run, or a bare name with several methods.
+    """
+    from attnbench.kernels.errors import BadInput
+
+    settings: dict[str, dict[str, Any]] = {method: {} for method in methods}
+    for pair in pairs or ():
+        name, equals, text = pair.partition("=")
+        owner, dot, setting = name.strip().rpartition(".")
+        if not equals or not setting:
+            raise BadInput(f"--set {pair!r} must be name=value or method.name=value")
+        if not dot:
+            if len(methods) != 1:
+                raise BadInput(f"--set {pair!r} names no method and {len(methods)} are run: write {methods[0]}.{pair}")
+            owner = methods[0]
+        if owner not in settings:
+            raise BadInput(f"--set {pair!r} is for method {owner!r}, which is not run; run: {', '.join(methods)}")
+        settings[owner][setting] = parse_value(text)
+    return settings
+
+
+def parse_value(text: str) -> Any:
+    """Read one value: JSON, a Python literal, or the text itself."""
+    words = {"none": None, "null": None, "true": True, "false": False}
+    stripped = text.strip()
+    if stripped.lower() in words:
+        return words[stripped.lower()]
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(stripped)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+    return stripped
+
+
+def unique_methods(names: list[str] | None) -> list[str]:
+    """Return the methods asked for, each once, or the built-in ones.
+
+    Raises:
+        BadInput: for an unknown method, with the closest known name.
+    """
+    from attnbench.methods import get_method
+    from attnbench.methods.registry import BUILT_IN
+
+    chosen = list(dict.fromkeys(names or BUILT_IN))
+    for name in chosen:
+        get_method(name)
+    return chosen

@@ -1,0 +1,70 @@
+"""Progress of a run in the terminal: one live line with time left, on standard error."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+class TerminalProgress:
+    """Shows steps as a live bar on a terminal, and as one plain line each elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        self.console = Console(stderr=True)
+        self.bar: Progress = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[left]}"),
+            console=self.console,
+            transient=True,
+        )
+        self.task: TaskID | None = None
+        self.folder: str | None = None
+
+    def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
+        """Show what is worked on."""
+        left = "" if seconds_left is None else f"about {duration(seconds_left)} left"
+        if not self.console.is_terminal:
+            print(f"attnbench: {label}{', ' + left if left else ''}", file=sys.stderr, flush=True)
+            return
+        if self.task is None:
+            self.task = self.bar.add_task(label, total=total, left=left)
+        self.bar.update(self.task, description=label, completed=done, total=total, left=left)
+
+    def note(self, text: str) -> None:
+        """Print a remark that stays."""
+        self.console.print(f"attnbench: {text}", markup=False, highlight=False)
+
+    def started(self, folder: str) -> None:
+        """Remember where the run is written."""
+        self.folder = folder
+
+    def interrupted(self) -> None:
+        """Say what an interrupt leaves, and how to go on."""
+        if self.folder is None:
+            self.note("interrupted before anything was measured")
+        else:
+            self.note(f"interrupted; every sample so far is kept. Go on with: attnbench run --resume {self.folder}")
+
+    def __enter__(self) -> TerminalProgress:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+
+def duration(seconds: float) -> str:
+    """Return a time as "40 s" or "3 min 20 s"."""
+    whole = round(seconds)
+    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02d} s"

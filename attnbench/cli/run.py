@@ -1,0 +1,95 @@
+"""``attnbench run``: verify, time and journal methods on a shape."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnbench.cli.options import JsonOption, MethodOption, SetOption, parse_settings, unique_methods
+
+
+def run(
+    method: MethodOption = None,
+    res: Annotated[str | None, typer.Option(help="Resolution: 480p, 576p or 720p. Default: 480p.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Video frames, 4k+1. Default: the resolution's own.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model whose heads, layers and text tokens to take.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Token grid T x H x W instead of a resolution, as 21x45x80.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Query heads.")] = None,
+    kv_heads: Annotated[int | None, typer.Option(help="Key and value heads, a divisor of the heads.")] = None,
+    head_dim: Annotated[int | None, typer.Option(help="Dimension of a head.")] = None,
+    batch: Annotated[int, typer.Option(help="Batch size.")] = 1,
+    dtype: Annotated[str | None, typer.Option(help="Default: bfloat16 on a GPU, float32 on a CPU.")] = None,
+    direction: Annotated[str, typer.Option(help="fwd, or fwdbwd for forward and backward.")] = "fwd",
+    inputs: Annotated[str, typer.Option(help="video[:PATH], gaussian or capture:FILE.safetensors.")] = "video",
+    engine: Annotated[str, typer.Option(help="Attention engine; auto takes the first that serves.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU where there is one.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of inputs and of sampled rows.")] = 0,
+    settings: SetOption = None,
+    layer: Annotated[
+        list[int] | None, typer.Option(help="Layer to measure; repeat for several. Default: one of each kind.")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Rounds of timing. Default: 3 to 20, as the budget allows.")
+    ] = None,
+    budget: Annotated[
+        float,
+        typer.Option(help="Seconds for the run: on a CPU it decides how many heads are timed, never fewer than one."),
+    ] = 240.0,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: results/runs/<time>.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Finish the interrupted run in this folder.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure methods: verify each against the oracle, time it beside the dense baseline, journal the rows.
+
+    Exit codes: 0 fine, 1 an incorrect or failed cell, 2 bad input, 130 interrupted.
+    """
+    from attnbench.cli.progress import TerminalProgress
+    from attnbench.kernels.errors import BadInput
+    from attnbench.session import Outcome, start
+    from attnbench.session import resume as resume_run
+
+    if resume is not None:
+        others = [
+            flag for flag in sys.argv[1:] if flag.startswith("-") and flag.split("=")[0] not in ("--resume", "--json")
+        ]
+        if others:
+            raise BadInput(f"--resume repeats the run as it was asked for; leave out {', '.join(others)}")
+    with TerminalProgress() as progress:
+        try:
+            outcome: Outcome
+            if resume is not None:
+                outcome = resume_run(resume, progress)
+            else:
+                from attnbench.agenda import Request
+
+                chosen = unique_methods(method)
+                request = Request(
+                    methods=parse_settings(settings, chosen), res=res, frames=frames, model=model, grid=grid,
+                    heads=heads, kv_heads=kv_heads, head_dim=head_dim, batch=batch, dtype=dtype, direction=direction,
+                    inputs=inputs, seed=seed, engine=engine, device=device, layers=layer, rounds=rounds, budget=budget,
+                )  # fmt: skip
+                outcome = start(request, out, progress)
+        except KeyboardInterrupt:
+            progress.interrupted()
+            raise typer.Exit(130) from None
+    _show(outcome.folder, as_json)
+    raise typer.Exit(1 if any(row.verdict in ("incorrect", "error") for row in outcome.rows) else 0)
+
+
+def _show(folder: Path, as_json: bool) -> None:
+    from attnbench.store import load_results
+    from attnbench.summary import summary_records, summary_table
+
+    frame = load_results(folder)
+    if as_json:
+        print(json.dumps({"folder": str(folder), "rows": summary_records(frame)}, allow_nan=False))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(summary_table(frame))
+    console.print(f"Rows, samples and environment: [bold]{folder}[/bold]. A page of them: attnbench report {folder}")

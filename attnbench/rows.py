@@ -1,0 +1,114 @@
+"""Turn a trial into the row that is journaled."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import torch
+
+from attnbench import telemetry
+from attnbench.kernels.engines import ENGINES
+from attnbench.runner import Bench, Trial
+from attnbench.schema import Row, digest
+from attnbench.statistics import median_interval
+
+_BACKWARD = 2.5  # the backward pass makes five matrix products of the size of the forward pass's two
+
+
+def make_row(bench: Bench, trial: Trial, run_id: str) -> Row:
+    """Return the row of a trial that has failed or has all its samples."""
+    agenda, shape = bench.agenda, bench.agenda.shape
+    cell, seen = trial.cell, telemetry.summarise(trial.readings)
+    if trial.verdict is None and seen.slowdown is not None:
+        trial.fail("throttled", f"the GPU was slowed by {seen.slowdown} in at least half of the samples")
+    seen_values: dict[str, Any] = {
+        "sm_clock_mhz": seen.sm_clock_mhz,
+        "power_w": seen.power_w,
+        "temperature_c": seen.temperature_c,
+        "power_capped": seen.power_capped,
+    }
+    engine = ENGINES.get(cell.engine)
+    return Row(
+        **cell.model_dump(),
+        row_id=digest([run_id, cell.identity]),
+        run_id=run_id,
+        cell_id=cell.identity,
+        verdict=trial.verdict or "ok",
+        reason=trial.reason,
+        model=shape.model,
+        tokens=shape.layout.tokens,
+        heads_timed=bench.heads,
+        engine_version=engine.version() if engine is not None and engine.available() is None else "",
+        inputs_hash=bench.inputs.hash,
+        threads=torch.get_num_threads() if agenda.device.type == "cpu" else None,
+        **_work(bench, trial),
+        **_checks(trial),
+        **_latency(bench, trial),
+        peak_extra_mib=None if trial.peak_extra is None else trial.peak_extra / 2**20,
+        **seen_values,
+    )
+
+
+def _latency(bench: Bench, trial: Trial) -> dict[str, Any]:
+    baseline = bench.baseline
+    if trial.verdict is not None or not trial.samples:
+        return {}
+    cold = [sample.cold_ms for sample in trial.samples]
+    warm = [sample.warm_ms for sample in trial.samples if sample.warm_ms is not None]
+    interval = median_interval(cold)
+    latency: dict[str, Any] = {
+        "latency_ms": interval.median,
+        "latency_lo_ms": interval.lo,
+        "latency_hi_ms": interval.hi,
+        "interval": interval.kind,
+        "latency_warm_ms": statistics.median(warm) if warm else None,
+        "samples_ms": cold,
+        "timer": bench.stopwatch.timer,
+    }
+    if baseline is not None and baseline.verdict is None and baseline.samples:
+        dense = statistics.median(sample.cold_ms for sample in baseline.samples)
+        speedup = dense / interval.median
+        latency |= {
+            "baseline": f"full/{baseline.cell.engine}",
+            "baseline_version": ENGINES[baseline.cell.engine].version(),
+            "baseline_ms": dense,
+            "speedup": speedup,
+            "translation": speedup * trial.facts.density if trial.facts is not None else None,
+        }
+    return latency
+
+
+def _work(bench: Bench, trial: Trial) -> dict[str, Any]:
+    facts, shape = trial.facts, bench.agenda.shape
+    if facts is None:
+        return {}
+    per_pair = 4 * shape.head_dim * (1 + _BACKWARD if bench.agenda.direction == "fwdbwd" else 1)
+    dense_pairs = shape.batch * bench.heads * shape.layout.tokens**2
+    return {
+        "density": facts.density,
+        "plan_bytes": facts.nbytes,
+        "flops_dense": round(per_pair * dense_pairs),
+        "flops_algorithmic": round(per_pair * facts.pairs),
+        "flops_executed": round(per_pair * facts.executed_pairs) + facts.selection_flops,
+    }
+
+
+def _checks(trial: Trial) -> dict[str, Any]:
+    rows, twin = trial.rows, trial.twin
+    checks: dict[str, Any] = {}
+    if rows is not None:
+        checks = {
+            "numerical_error": _finite(rows.error),
+            "numerical_tolerance": rows.tolerance,
+            "approximation_error": _finite(rows.approximation),
+            "approximation_cosine": _finite(rows.cosine),
+            "mass_recall": _finite(rows.recall),
+        }
+    if twin is not None:
+        checks["twin_error"] = _finite(twin.worst)
+    return checks
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None

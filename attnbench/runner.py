@@ -1,0 +1,382 @@
+"""Run an agenda: plan, verify, time in rounds, and journal every sample and every finished cell.
+
+Each round times every cell and the dense baseline once, in reversed order every other round, so that a drift of clock
+or temperature cancels. What is timed is ``attnbench.attention``: selection, permutation and all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from attnbench import api, telemetry
+from attnbench.agenda import Agenda, Job, dense_engines
+from attnbench.inputs import Inputs, make_inputs
+from attnbench.kernels.engines import Task, choose_engine, get_engine
+from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.plan import Plan
+from attnbench.memory import measure_peak
+from attnbench.methods import get_method
+from attnbench.schema import Cell, Row, Sample, Verdict
+from attnbench.timing import Stopwatch
+from attnbench.verify import RowCheck, TwinCheck, TwinSpec, check_rows, check_twin
+
+LEAST_ROUNDS = 3
+MOST_ROUNDS = 20
+
+
+class Progress(Protocol):
+    """What the runner tells while it works."""
+
+    def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
+        """Say what is worked on, how much of the stage is done, and how long it is likely to take."""
+
+    def note(self, text: str) -> None:
+        """Say something that the reader of the results should know."""
+
+    def started(self, folder: str) -> None:
+        """Say where the journal is, as soon as there is one."""
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """What rows report of a plan, so that the plan itself need not be kept."""
+
+    density: float
+    pairs: int
+    nbytes: int
+    selection_flops: int
+    executed_pairs: int
+
+
+@dataclass
+class Trial:
+    """A cell on its way to a row."""
+
+    job: Job
+    cell: Cell
+    shared: bool = False  # it is the dense baseline itself
+    verdict: Verdict | None = None  # set as soon as something is wrong
+    reason: str = ""
+    facts: PlanFacts | None = None
+    rows: RowCheck | None = None
+    twin: TwinCheck | None = None
+    peak_extra: int | None = None
+    seconds: float = 0.0  # of the first call
+    samples: list[Sample] = field(default_factory=list)
+    readings: list[telemetry.Reading] = field(default_factory=list)
+
+    def fail(self, verdict: Verdict, reason: str) -> None:
+        """End the trial without a latency."""
+        self.verdict, self.reason = verdict, reason
+
+
+@dataclass(frozen=True)
+class Call:
+    """A timed call on fixed tensors; ``prepare`` clears what the last one left."""
+
+    run: Callable[[], Tensor]
+    prepare: Callable[[], None]
+    leaves: tuple[Tensor, ...]
+
+
+class Bench:
+    """Everything one process needs to measure an agenda: the tensors, the stopwatch, the trials and the baseline."""
+
+    def __init__(self, agenda: Agenda, progress: Progress) -> None:
+        self.agenda, self.progress = agenda, progress
+        self.started = time.perf_counter()
+        self.heads = agenda.shape.heads if agenda.device.type == "cuda" else 1
+        progress.step(f"inputs: {agenda.request.inputs}", 0, 1, None)
+        self.inputs = self._make_inputs(self.heads)
+        self.stopwatch = Stopwatch(agenda.device)
+        self.trials = self._trials()
+        self.baseline: Trial | None = None
+
+    def _make_inputs(self, heads: int) -> Inputs:
+        agenda, request = self.agenda, self.agenda.request
+        return make_inputs(
+            request.inputs, agenda.shape, heads=heads, dtype=agenda.dtype, device=agenda.device, seed=request.seed
+        )
+
+    def _trials(self) -> list[Trial]:
+        """Plan every job once to learn which engine runs it.
+
+        Raises:
+            Unsupported: if the engine asked for can serve none of them.
+        """
+        request, trials, problems = self.agenda.request, [], []
+        for job in self.agenda.jobs:
+            name, problem = request.engine, ""
+            try:
+                with classified() as failure:
+                    plan = self._plan(job)
+                    name = choose_engine(request.engine, plan, self._task()).name
+                if failure.verdict is not None:
+                    trials.append(
+                        Trial(job, self.agenda.cell(job, name), verdict=failure.verdict, reason=failure.reason)
+                    )
+                    continue
+            except Unsupported as error:
+                problem = str(error)
+                problems.append(problem)
+            trial = Trial(job, self.agenda.cell(job, name))
+            if problem:
+                trial.fail("unsupported", problem)
+            trials.append(trial)
+        if problems and len(problems) == len(trials):
+            raise Unsupported("; ".join(dict.fromkeys(problems)))
+        return trials
+
+    def _task(self) -> Task:
+        shape, backward = self.agenda.shape, self.agenda.direction == "fwdbwd"
+        return Task(
+            self.agenda.device,
+            self.agenda.dtype,
+            shape.head_dim,
+            shape.heads,
+            shape.kv_heads,
+            backward,
+            return_lse=False,
+        )
+
+    def _plan(self, job: Job) -> Plan:
+        arguments = job.arguments(self.agenda.shape)
+        return api.select(self.inputs.q, self.inputs.k, **arguments)
+
+    def call(self, job: Job, engine: str) -> Call:
+        """Return the call that users make, on this run's tensors."""
+        arguments = job.arguments(self.agenda.shape) | {"engine": engine}
+        tensors = (self.inputs.q, self.inputs.k, self.inputs.v)
+        if self.agenda.direction == "fwd":
+
+            def forward() -> Tensor:
+                with torch.no_grad():
+                    return _output(api.attention(*tensors, **arguments))
+
+            return Call(forward, lambda: None, ())
+        leaves = tuple(x.detach().requires_grad_() for x in tensors)
+        generator = torch.Generator().manual_seed(self.agenda.request.seed)
+        d_output = torch.randn(tensors[0].shape, generator=generator).to(tensors[0].device, tensors[0].dtype)
+
+        def both() -> Tensor:
+            output = _output(api.attention(*leaves, **arguments))
+            output.backward(d_output)
+            return output.detach()
+
+        def clear() -> None:
+            for leaf in leaves:
+                leaf.grad = None
+
+        return Call(both, clear, leaves)
+
+    def prepare(self) -> None:
+        """Find the dense baseline, then run, measure and verify every trial once."""
+        self.baseline = self._find_baseline()
+        todo = [trial for trial in self.trials if trial.verdict is None and not trial.shared]
+        for number, trial in enumerate(todo):
+            left = None if self.baseline is None else self.baseline.seconds * (len(todo) - number)
+            self.progress.step(f"verifying {trial.job.label}", number, len(todo), left)
+            self.check(trial)
+
+    def check(self, trial: Trial) -> None:
+        """Run a trial's call for the first time and verify what came out; on failure set its verdict."""
+        job, engine = trial.job, trial.cell.engine
+        shape = self.agenda.shape
+        with classified() as failure:
+            plan = self._plan(job)
+            runner = get_engine(engine)
+            trial.facts = PlanFacts(
+                plan.density, plan.pairs, plan.nbytes, plan.selection_flops, runner.executed_pairs(plan)
+            )
+            call = self.call(job, engine)
+            start = time.perf_counter()
+            output, peak = measure_peak(call.run, self.agenda.device)
+            trial.seconds = time.perf_counter() - start
+            given = [output, *(leaf.grad for leaf in call.leaves if leaf.grad is not None)]
+            trial.peak_extra = None if peak is None else max(0, peak - sum(x.nbytes for x in given))
+            scale = shape.head_dim**-0.5
+            trial.rows = check_rows(
+                self.inputs.q, self.inputs.k, self.inputs.v, output, plan, scale, self.agenda.request.seed,
+                finishes=job.method.finish is not None,
+            )  # fmt: skip
+            if trial.twin is None:
+                trial.twin = check_twin(self._twin(job, engine))
+            finite = all(bool(x.isfinite().all()) for x in given)
+            problem = trial.rows.problem or trial.twin.problem or (None if finite else "the gradients are not finite")
+            if problem:
+                trial.fail("incorrect", problem)
+        if failure.verdict is not None:
+            trial.fail(failure.verdict, failure.reason)
+
+    def _twin(self, job: Job, engine: str) -> TwinSpec:
+        agenda, shape = self.agenda, self.agenda.shape
+        return TwinSpec(
+            job.method, job.settings, shape.layout, job.layer, None, shape.batch, shape.heads, shape.kv_heads,
+            shape.head_dim, agenda.dtype, agenda.device, engine, agenda.direction == "fwdbwd", agenda.request.seed,
+        )  # fmt: skip
+
+    def _find_baseline(self) -> Trial | None:
+        """Time the dense engines that verify, and return the fastest; None, and a note, if there is none."""
+        full = get_method("full")
+        job = Job(full, full.settings(), 0)
+        best: Trial | None = None
+        problems = []
+        for name in self._fast_dense_engines(job):
+            own = next((t for t in self.trials if t.job.method.name == "full" and t.cell.engine == name), None)
+            trial = own or Trial(job, self.agenda.cell(job, name))
+            self.progress.step(f"dense baseline: full/{name}", 0, 1, None)
+            self.check(trial)
+            if trial.verdict is not None:
+                problems.append(f"{name}: {trial.reason}")
+            elif best is None or trial.seconds < best.seconds:
+                best = trial
+        if best is None:
+            self.progress.note(f"no dense baseline, so no speed-ups: {'; '.join(problems) or 'no engine runs it here'}")
+            return None
+        best.shared = best in self.trials
+        return best
+
+    def _fast_dense_engines(self, job: Job) -> list[str]:
+        """Return the dense engines worth a full-size trial: on the CPU the fastest at 2,048 tokens, on CUDA all.
+
+        A full-size dense call takes 10 s and more a head on a CPU, and its engines differ by a factor of two.
+        """
+        usable = []
+        plan = self._plan(job)
+        for name in dense_engines():
+            if get_engine(name).supports(plan, self._task()) is None:
+                usable.append(name)
+        if self.agenda.device.type == "cuda" or len(usable) < 2:
+            return usable
+        q, k, v = (x[:, :, :2048].float() for x in (self.inputs.q, self.inputs.k, self.inputs.v))
+        grid = (1, 1, q.shape[2])
+        seconds = {}
+        for name in usable:
+            for _ in range(3):  # the last of three counts: the first two warm up
+                start = time.perf_counter()
+                api.attention(q, k, v, method=job.method, grid=grid, engine=name)
+                seconds[name] = time.perf_counter() - start
+        return [min(usable, key=lambda name: seconds[name])]
+
+    def live(self) -> list[Trial]:
+        """The trials to time, with the baseline first if it is not one of them."""
+        extra = [] if self.baseline is None or self.baseline.shared else [self.baseline]
+        return extra + [trial for trial in self.trials if trial.verdict is None]
+
+    def choose_heads(self) -> int:
+        """Return how many heads the budget allows, at least the one that was verified (on CUDA: all)."""
+        shape = self.agenda.shape
+        group = shape.heads // shape.kv_heads
+        once = sum(trial.seconds for trial in self.live()) / self.heads
+        left = self.agenda.request.budget - (time.perf_counter() - self.started)
+        rounds = self.agenda.request.rounds or LEAST_ROUNDS
+        heads = int(left / (once * (rounds + 1.5))) if once > 0 else shape.heads  # once more to verify them all
+        heads = min(shape.heads, heads)
+        heads -= heads % group if heads > group else 0
+        return max(self.heads, heads)
+
+    def use_heads(self, heads: int) -> None:
+        """Time ``heads`` heads: make their tensors and verify on the very tensors that will be timed."""
+        if heads == self.heads:
+            return
+        self.heads, self.inputs = heads, self._make_inputs(heads)
+        todo = self.live()
+        for number, trial in enumerate(todo):
+            left = sum(t.seconds for t in todo[number:]) * heads
+            self.progress.step(f"verifying {trial.job.label} on {heads} heads", number, len(todo), left)
+            self.check(trial)
+        if self.baseline is not None and self.baseline.verdict is not None:
+            self.progress.note(f"the dense baseline failed on {heads} heads, so no speed-ups: {self.baseline.reason}")
+            self.baseline = None
+
+    def choose_rounds(self) -> int:
+        """Return the number of rounds: as asked, otherwise from 3 to 20 as the budget allows."""
+        asked = self.agenda.request.rounds
+        if asked is not None:
+            return asked
+        calls = 2 if self.agenda.device.type == "cuda" else 1  # a warm call after each cold one
+        once = calls * sum(trial.seconds for trial in self.live())
+        left = self.agenda.request.budget - (time.perf_counter() - self.started)
+        return max(LEAST_ROUNDS, min(MOST_ROUNDS, int(left / once) if once > 0 else MOST_ROUNDS))
+
+    def time_round(self, number: int, rounds: int, journal: Callable[[Sample], None]) -> None:
+        """Time every live trial that has no sample of this round yet, and journal each sample as it is taken."""
+        order = self.live() if number % 2 == 0 else self.live()[::-1]
+        for place, trial in enumerate(order):
+            if any(sample.round == number for sample in trial.samples):
+                continue
+            left = sum(t.seconds for t in order[place:]) + (rounds - number - 1) * sum(t.seconds for t in order)
+            self.progress.step(
+                f"round {number + 1} of {rounds}: {trial.job.label}",
+                number * len(order) + place,
+                rounds * len(order),
+                left,
+            )
+            with classified() as failure:
+                call = self.call(trial.job, trial.cell.engine)
+                timing = self.stopwatch.time(call.run, call.prepare)
+                trial.seconds = timing.cold_ms / 1e3
+                if (reading := telemetry.read(self.agenda.device)) is not None:
+                    trial.readings.append(reading)
+                sample = Sample(
+                    cell_id=trial.cell.identity,
+                    round=number,
+                    cold_ms=timing.cold_ms,
+                    warm_ms=timing.warm_ms,
+                    heads_timed=self.heads,
+                    inputs_hash=self.inputs.hash,
+                )
+                trial.samples.append(sample)
+                journal(sample)
+            if failure.verdict is not None:
+                trial.fail(failure.verdict, failure.reason)
+
+
+@dataclass
+class Failure:
+    """How a guarded piece of work ended: verdict None means well."""
+
+    verdict: Verdict | None = None
+    reason: str = ""
+
+
+@contextmanager
+def classified() -> Iterator[Failure]:
+    """Turn what may go wrong with one cell into a verdict, so that the other cells go on.
+
+    A user's error and an engine's refusal pass through: they are not the cell's fault.
+    """
+    failure = Failure()
+    try:
+        yield failure
+    except (BadInput, Unsupported):
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        failure.verdict, failure.reason = "oom", _first_line(error)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    except Exception as error:
+        lack = "can't allocate memory" in str(error) or "not enough memory" in str(error)  # the CPU allocator's words
+        failure.verdict = "oom" if lack else "error"
+        failure.reason = _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+
+
+def _output(result: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    assert isinstance(result, Tensor)
+    return result
+
+
+def finished(row: Row) -> bool:
+    """Whether a resumed run leaves this row as it is; what failed for want of memory, time or luck is tried again."""
+    return row.verdict in ("ok", "incorrect", "unsupported")

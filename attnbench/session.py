@@ -1,0 +1,145 @@
+"""A run from request to journal: start it, interrupt it, resume it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from attnbench.agenda import Request, make_agenda
+from attnbench.environment import collect_environment
+from attnbench.kernels.errors import BadInput
+from attnbench.rows import make_row
+from attnbench.runner import Bench, Progress, Trial, finished
+from attnbench.schema import Row, RunHeader, Sample
+from attnbench.store import JOURNAL, Journal, Record
+
+DEFAULT_ROOT = Path("results")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run's journal is, and all of its rows."""
+
+    folder: Path
+    rows: tuple[Row, ...]
+
+
+def start(request: Request, out: Path | None, progress: Progress) -> Outcome:
+    """Run a request from the beginning.
+
+    Args:
+        out: folder of the run; by default results/runs/<run id>, to which results/latest then points.
+
+    Raises:
+        BadInput: for a request or a folder that cannot be used; nothing is written then.
+    """
+    agenda = make_agenda(request)
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    folder = out if out is not None else DEFAULT_ROOT / "runs" / run_id
+    check_writable(folder)
+    bench = Bench(agenda, progress)
+    kind = "cuda" if agenda.device.type == "cuda" else "cpu"
+    header = RunHeader(
+        run_id=run_id,
+        environment=collect_environment(kind, sys.argv),  # type: ignore[arg-type]  # one of the two
+        request=request.model_dump(mode="json"),
+    )
+    with Journal.create(folder, header) as journal:
+        if out is None:
+            _point_latest(DEFAULT_ROOT, folder)
+        progress.started(str(folder))
+        return _measure(bench, journal, header, progress, ())
+
+
+def resume(folder: Path, progress: Progress) -> Outcome:
+    """Finish an interrupted run: its finished cells stay, its samples count, the rest is measured.
+
+    Raises:
+        BadInput: if there is no run, or it was made on another device.
+    """
+    journal, records = Journal.resume(folder)
+    with journal:
+        header = next((record for record in records if isinstance(record, RunHeader)), None)
+        if header is None:
+            raise BadInput(f"nothing to resume: the journal in {str(folder)!r} has no first line; start a new run")
+        request = Request.model_validate(header.request)
+        agenda = make_agenda(request)
+        kind = "cuda" if agenda.device.type == "cuda" else "cpu"
+        here = collect_environment(kind, sys.argv)  # type: ignore[arg-type]  # one of the two
+        if here.device != header.environment.device:
+            raise BadInput(
+                f"{str(folder)!r} was measured on {header.environment.device!r} and this is {here.device!r}: "
+                "one run cannot hold both; start a new one"
+            )
+        progress.started(str(folder))
+        return _measure(Bench(agenda, progress), journal, header, progress, records)
+
+
+def _measure(
+    bench: Bench, journal: Journal, header: RunHeader, progress: Progress, records: Iterable[Record]
+) -> Outcome:
+    rows = {record.cell_id: record for record in records if isinstance(record, Row)}
+    done = {cell_id: row for cell_id, row in rows.items() if finished(row)}
+    bench.trials = [trial for trial in bench.trials if trial.cell.identity not in done]
+    if not bench.trials:
+        progress.note("nothing left to do: every cell of this run has its row")
+        return Outcome(journal.folder, tuple(done.values()))
+
+    def write(trials: Iterable[Trial]) -> None:
+        for trial in trials:
+            row = make_row(bench, trial, header.run_id)
+            journal.append(row)
+            done[row.cell_id] = row
+
+    bench.prepare()
+    old = [record for record in records if isinstance(record, Sample)]
+    heads = {sample.heads_timed for sample in old}
+    bench.use_heads(heads.pop() if len(heads) == 1 else bench.choose_heads())
+    reused = _reuse(bench, old)
+    if old:
+        progress.note(f"resumed: {reused} of {len(old)} earlier samples count")
+    rounds = bench.choose_rounds()
+    rounds = max([rounds, *(sample.round + 1 for trial in bench.live() for sample in trial.samples)])
+    write(trial for trial in bench.trials if trial.verdict is not None)
+    for number in range(rounds):
+        bench.time_round(number, rounds, journal.append)
+    write(trial for trial in bench.trials if trial.cell.identity not in done)
+    return Outcome(journal.folder, tuple(done.values()))
+
+
+def _reuse(bench: Bench, samples: list[Sample]) -> int:
+    """Give earlier samples back to their trials if they were taken on the same tensors; return how many were."""
+    count = 0
+    for trial in bench.live():
+        mine = [s for s in samples if s.cell_id == trial.cell.identity and s.inputs_hash == bench.inputs.hash]
+        trial.samples = [sample for sample in mine if sample.heads_timed == bench.heads]
+        count += len(trial.samples)
+    return count
+
+
+def check_writable(folder: Path) -> None:
+    """Check that a run can be written to ``folder``, before anything is computed and without writing.
+
+    Raises:
+        BadInput: if not.
+    """
+    if (folder / JOURNAL).exists():
+        raise BadInput(f"{str(folder)!r} holds a run already; choose another --out, or finish it with --resume")
+    for place in (folder, *folder.parents):
+        if place.exists():
+            if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+                raise BadInput(f"cannot write results to {str(folder)!r}: {str(place)!r} is not a writable folder")
+            return
+
+
+def _point_latest(root: Path, folder: Path) -> None:
+    """Let results/latest point to the newest run; two runs at once leave one of the two, whole."""
+    fresh = root / f".latest-{os.getpid()}"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(os.path.relpath(folder, root))
+    os.replace(fresh, root / "latest")

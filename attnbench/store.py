@@ -1,0 +1,219 @@
+"""The results journal: one fsynced JSON line for each sample and each finished cell, and how tables are read back."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from attnbench.kernels.errors import BadInput
+from attnbench.schema import SCHEMA_VERSION, Row, RunHeader, Sample
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+JOURNAL = "journal.jsonl"
+_KINDS: dict[str, type[BaseModel]] = {"run": RunHeader, "sample": Sample, "row": Row}
+
+
+class TornLine(UserWarning):
+    """The last line of a journal was cut off, as by a crash while it was written; it is left out."""
+
+
+class Journal:
+    """An open journal, locked against a second writer. Every line is on disk before ``append`` returns."""
+
+    def __init__(self, folder: Path, stream: IO[bytes]) -> None:
+        self.folder = folder
+        self._stream = stream
+
+    @classmethod
+    def create(cls, folder: Path, header: RunHeader) -> Journal:
+        """Start a journal in ``folder``, which is made if missing.
+
+        Raises:
+            BadInput: if the folder cannot be written, or holds a journal already.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stream = (folder / JOURNAL).open("xb")
+        except FileExistsError as error:
+            raise BadInput(
+                f"{str(folder)!r} holds a run already (or is a file); choose another --out, or finish it with --resume"
+            ) from error
+        except OSError as error:
+            raise BadInput(
+                f"cannot write results to {str(folder)!r}: {error.strerror}; choose another --out"
+            ) from error
+        journal = cls(folder, stream)
+        journal._lock()
+        journal.append(header)
+        return journal
+
+    @classmethod
+    def resume(cls, folder: Path) -> tuple[Journal, list[Record]]:
+        """Open an existing journal to go on; a torn last line is cut away. Also returns what it holds.
+
+        Raises:
+            BadInput: if there is none, if it cannot be read or written, or if another process is writing it.
+        """
+        path = folder / JOURNAL
+        if not path.is_file():
+            raise BadInput(f"nothing to resume: {str(folder)!r} has no {JOURNAL}")
+        try:
+            stream = path.open("r+b")
+        except OSError as error:
+            raise BadInput(f"cannot write {str(path)!r}: {error.strerror}") from error
+        journal = cls(folder, stream)
+        journal._lock()
+        records = list(read_journal(path))
+        whole = path.read_bytes().rfind(b"\n") + 1
+        stream.truncate(whole)
+        stream.seek(whole)
+        return journal, records
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._stream.close()
+            raise BadInput(f"another process is writing {str(self.folder)!r}; wait for it to end") from error
+
+    def append(self, record: Record) -> None:
+        """Write one record.
+
+        Raises:
+            BadInput: if the disk refuses it, as when it is full. What was written before stays readable.
+        """
+        kind = next(kind for kind, model in _KINDS.items() if type(record) is model)
+        line = json.dumps({"kind": kind, **record.model_dump(mode="json")}, allow_nan=False) + "\n"
+        start = self._stream.tell()
+        try:
+            self._stream.write(line.encode())
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            self._undo(start)
+            raise BadInput(
+                f"cannot write to {str(self.folder)!r}: {error.strerror}; what was measured before is kept, "
+                f"go on with: attnbench run --resume {self.folder}"
+            ) from error
+
+    def _undo(self, start: int) -> None:
+        try:
+            os.ftruncate(self._stream.fileno(), start)
+        except OSError:
+            return  # the reader leaves a torn line out
+
+    def close(self) -> None:
+        """Close the file and give up the lock."""
+        try:
+            self._stream.close()
+        except OSError:
+            return  # the failed write was reported when it was made
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+Record = RunHeader | Sample | Row
+
+
+def read_journal(path: Path) -> Iterator[Record]:
+    """Yield the records of a journal in order.
+
+    Warns:
+        TornLine: if the last line is cut off; it is left out.
+
+    Raises:
+        BadInput: if the file cannot be read, is not a journal, or is of a newer schema.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {str(path)!r} as a results journal: {error}") from error
+    *lines, rest = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        yield _parse(path, number, line)
+    if rest:
+        try:
+            yield _parse(path, len(lines) + 1, rest)
+        except BadInput:
+            message = f"{path}: the last line (line {len(lines) + 1}, {len(rest)} characters) is torn and was left out"
+            warnings.warn(message, TornLine, stacklevel=2)
+
+
+def _parse(path: Path, number: int, line: str) -> Record:
+    try:
+        fields: dict[str, Any] = json.loads(line)
+        version = fields.get("schema_version", SCHEMA_VERSION)
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise BadInput(
+                f"{str(path)!r} has schema version {version}; this attnbench reads up to {SCHEMA_VERSION}: upgrade it"
+            )
+        return _KINDS[fields.pop("kind")].model_validate(fields)  # type: ignore[return-value]  # _KINDS holds these three
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "row"
+        raise BadInput(f"{str(path)!r} line {number} is not a valid record: {where}: {first['msg']}") from error
+    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+        raise BadInput(f"{str(path)!r} line {number} is not a record of a results journal: {line[:60]!r}") from error
+
+
+def find_journals(path: Path) -> list[Path]:
+    """Return the journals that a file or a folder, read recursively, stands for.
+
+    Raises:
+        BadInput: if there is none.
+    """
+    if path.is_file():
+        return [path]
+    if not path.exists():
+        raise BadInput(
+            f"no such file or folder: {str(path)!r}; it must be a results journal or a folder that holds some"
+        )
+    found = sorted(path.rglob("*.jsonl"))
+    if not found:
+        raise BadInput(f"no results in {str(path)!r}: it holds no .jsonl journal")
+    return found
+
+
+def load_results(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read latency tables.
+
+    Args:
+        path: a journal, or a folder that is searched recursively for ``*.jsonl``.
+
+    Returns:
+        One row per cell of a run, columns as the fields of ``attnbench.schema.Row``; a cell written twice, as by a
+        resumed run, counts once, as last written. ``attrs["environments"]`` maps run_id to the environment of the run.
+
+    Warns:
+        TornLine: if a journal's last line is cut off; it is left out.
+
+    Raises:
+        BadInput: if nothing is there, or a file is not a journal or of a newer schema.
+    """
+    import pandas as pd
+
+    rows: dict[str, dict[str, Any]] = {}
+    environments: dict[str, dict[str, Any]] = {}
+    for journal in find_journals(Path(path)):
+        for record in read_journal(journal):
+            if isinstance(record, RunHeader):
+                environments[record.run_id] = record.environment.model_dump()
+            elif isinstance(record, Row):
+                rows.pop(record.row_id, None)
+                rows[record.row_id] = record.model_dump()
+    frame = pd.DataFrame(list(rows.values()), columns=list(Row.model_fields))
+    frame.attrs["environments"] = environments
+    return frame

@@ -1,0 +1,74 @@
+"""One timed call: on the CPU by perf_counter, on CUDA by events, with a cold cache and then a warm one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from attnbench.schema import Timer
+
+_MOST_FLUSH = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds of one call with a cold cache, and of the same call right after it (None where not taken)."""
+
+    cold_ms: float
+    warm_ms: float | None
+
+
+class Stopwatch:
+    """Times calls on one device. ``prepare`` runs untimed before each call, ``call`` is what is timed.
+
+    The cold cache is made by writing a buffer of twice the last-level cache (at most 256 MiB) before the call. The warm
+    sample is taken on CUDA only: there a second call costs little, and phases such as pooling fit the cache.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.timer: Timer = "cuda_events" if device.type == "cuda" else "perf_counter"
+        self._flush = torch.empty(min(2 * cache_bytes(device), _MOST_FLUSH), dtype=torch.int8, device=device)
+
+    def time(self, call: Callable[[], object], prepare: Callable[[], object] = lambda: None) -> Timing:
+        """Take one sample."""
+        if self.timer == "perf_counter":
+            return Timing(self._cpu(call, prepare), None)
+        return Timing(self._cuda(call, prepare, flush=True), self._cuda(call, prepare, flush=False))
+
+    def _cpu(self, call: Callable[[], object], prepare: Callable[[], object]) -> float:
+        prepare()
+        self._flush.fill_(1)
+        start = time.perf_counter()
+        call()
+        return (time.perf_counter() - start) * 1e3
+
+    def _cuda(self, call: Callable[[], object], prepare: Callable[[], object], *, flush: bool) -> float:
+        prepare()
+        if flush:
+            self._flush.fill_(1)
+        torch.cuda.synchronize(self.device)
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end))
+
+
+def cache_bytes(device: torch.device) -> int:
+    """Return the size of the last-level cache, or 32 MiB where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).L2_cache_size)
+    sizes = [_sysfs_bytes(path) for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max(sizes, default=32 * 2**20)
+
+
+def _sysfs_bytes(path: Path) -> int:
+    text = path.read_text().strip()
+    unit = {"K": 2**10, "M": 2**20, "G": 2**30}.get(text[-1:], 1)
+    return int(text.rstrip("KMG")) * unit
