@@ -1,0 +1,64 @@
+# make demo   install, run the five methods at 720p on this machine, write the report
+# make test   everything that continuous integration runs
+# make lint   the quick part of it: style only
+# make clean  remove the environment and all caches; results and reports stay
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+
+# Constraints pin torch: any other version may bring gigabytes of GPU libraries.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+METHODS := full moba vmoba sliding-window sta
+
+# A stamp is newer than what it was installed from, so nothing is installed twice.
+CREATED := $(VENV)/.created
+INSTALLED := $(VENV)/.installed
+INSTALLED_TEST := $(VENV)/.installed-test
+
+.PHONY: help demo test lint clean
+
+help:
+	@sed -n 's/^# make /make /p' Makefile
+
+demo: $(INSTALLED)
+	$(BIN)/attnbench run --res 720p $(METHODS:%=--method %)
+	$(BIN)/attnbench report
+
+test: $(INSTALLED_TEST) lint
+	$(BIN)/python scripts/check_wheel.py
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+lint: $(INSTALLED_TEST)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(CREATED):
+	@command -v "$(PYTHON)" >/dev/null || { echo "$(PYTHON) is not installed; attnbench needs Python 3.11 or newer" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "attnbench needs Python 3.11 or newer, and $(PYTHON) is $$("$(PYTHON)" --version 2>&1);" \
+			"name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	@touch $@
+
+$(INSTALLED): $(CREATED) pyproject.toml constraints.txt
+	@echo "installing attnbench into $(VENV)"
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(INSTALLED_TEST): $(CREATED) pyproject.toml constraints.txt
+	@echo "installing attnbench and its test tools into $(VENV)"
+	$(PIP_INSTALL) --editable '.[test]'
+	@touch $(INSTALLED) $@

@@ -1,0 +1,218 @@
+"""What the mapping of folders to packages can break without any other test noticing."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+
+import pytest
+
+import attnbench
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "triton", "numpy", "pandas", "pyarrow", "matplotlib", "av", "jinja2")
+
+
+@pytest.fixture(scope="module")
+def check_wheel() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("check_wheel", ROOT / "scripts" / "check_wheel.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def room_files(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imported(path: Path, package: str) -> Iterator[str]:
+    """Every module that a file of ``package`` imports anywhere in it, by its full name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, *([node.module] if node.module else [])])
+            # `from attnbench import methods` names a package only together with its last word
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def own_imports(room: str, package: str) -> dict[str, set[str]]:
+    """For each file of a room, the modules of attnbench that it imports."""
+    found = {}
+    for path in room_files(room):
+        folder = ".".join([package, *path.relative_to(ROOT / room).parent.parts])
+        names = {name for name in imported(path, folder) if name.partition(".")[0] == "attnbench"}
+        found[path.relative_to(ROOT).as_posix()] = names
+    return found
+
+
+def below(name: str, *packages: str) -> bool:
+    return any(f"{name}.".startswith(f"{package}.") for package in packages)
+
+
+@pytest.mark.parametrize(
+    ("room", "package", "allowed"),
+    [
+        ("kernels", "attnbench.kernels", ("attnbench.kernels",)),
+        ("methods", "attnbench.methods", ("attnbench.kernels", "attnbench.methods")),
+    ],
+)
+def test_rooms_import_only_downwards(room: str, package: str, allowed: tuple[str, ...]) -> None:
+    found = own_imports(room, package)
+    assert len(found) > 1
+    upwards = {file: bad for file, names in found.items() if (bad := {n for n in names if not below(n, *allowed)})}
+    assert upwards == {}
+
+
+def test_only_the_command_line_imports_the_command_line() -> None:
+    found = own_imports("attnbench", "attnbench")
+    outside = {file: names for file, names in found.items() if not file.startswith("attnbench/cli/")}
+    assert {file for file, names in outside.items() if any(below(name, "attnbench.cli") for name in names)} == set()
+
+
+def test_the_import_walk_sees_every_form(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(
+        "import a.b\nfrom c import d\n"
+        "def f():\n    from ..schema import Row\n    from . import grid\n    from .. import methods\n"
+    )
+    names = {"a.b", "c.d", "attnbench.schema.Row", "attnbench.kernels.grid", "attnbench.methods"}
+    assert set(imported(path, "attnbench.kernels")) == names
+
+
+def test_commands_import_only_typer_and_the_standard_library_at_the_top() -> None:
+    light = {*sys.stdlib_module_names, "typer", "attnbench"}
+    for path in room_files("attnbench/cli"):
+        top = ast.parse(path.read_text(encoding="utf-8")).body
+        names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module or "" for node in top if isinstance(node, ast.ImportFrom)}
+        assert {name for name in names if name.partition(".")[0] not in light} == set(), path.name
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["run", "--help"], ["compare", "--help"]])
+def test_help_and_plain_import_load_nothing_heavy(arguments: list[str]) -> None:
+    call = f"sys.argv = ['attnbench', *{arguments!r}]\nfrom attnbench.cli import main\nmain()" if arguments else ""
+    program = (
+        f"import atexit, json, sys, attnbench\natexit.register(lambda: print(json.dumps(sorted(sys.modules))))\n{call}"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    loaded = set(json.loads(done.stdout.splitlines()[-1]))
+    assert "attnbench" in loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_every_exported_name_is_there() -> None:
+    names = attnbench.__all__
+    assert len(set(names)) == len(names)
+    assert {"attention", "select", "load_results"} <= set(names) <= set(dir(attnbench))
+    for name in names:
+        assert getattr(attnbench, name).__name__ == name
+
+
+def test_exports_are_what_a_type_checker_sees() -> None:
+    """Type checkers read the imports under TYPE_CHECKING, programs __all__: a name in one alone is half an export."""
+    tree = ast.parse(Path(attnbench.__file__).read_text(encoding="utf-8"))
+    (guarded,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.name for node in guarded.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert seen == set(attnbench.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        attnbench.no_such_name  # noqa: B018 - the access itself is the test
+
+
+def test_every_package_is_listed_and_marked() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    rooms = {"attnbench": "attnbench", "methods": "attnbench.methods", "kernels": "attnbench.kernels"}
+    tree = {
+        ".".join([package, *path.relative_to(ROOT / room).parent.parts])
+        for room, package in rooms.items()
+        for path in room_files(room)
+    }
+    assert set(settings["packages"]) == tree
+    for room, package in rooms.items():
+        for path in room_files(room):
+            assert (path.parent / "__init__.py").is_file(), f"{path} is in a folder of {package} without __init__.py"
+
+
+def test_version_is_said_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert attnbench.__version__ == project["version"]
+
+
+def test_wheel_layout_follows_the_mapping(check_wheel: ModuleType) -> None:
+    names = ["attnbench/py.typed", "kernels/engines/base.py", "methods/moba.py", "tests/test_x.py", "README.md"]
+    files = [PurePosixPath(name) for name in names]
+    expected = {"attnbench/py.typed", "attnbench/kernels/engines/base.py", "attnbench/methods/moba.py"}
+    assert check_wheel.expected_in_wheel(files) == expected
+
+
+def test_wheel_differences_are_named(check_wheel: ModuleType) -> None:
+    problems = check_wheel.wheel_problems({"attnbench/a.py", "attnbench/b.mp4"}, {"attnbench/a.py", "attnbench/old.py"})
+    assert problems == ["missing from the wheel: attnbench/b.mp4", "in the wheel but not in the tree: attnbench/old.py"]
+
+
+def test_paths_of_one_machine_are_found(check_wheel: ModuleType, tmp_path: Path) -> None:
+    somewhere = "/".join(["", "home", "someone", "run"])
+    (tmp_path / "notes.md").write_text(
+        f"fine: https://example.org{somewhere} and ~{somewhere}\nnot fine: {somewhere}\n"
+    )
+    (tmp_path / "clip.mp4").write_bytes(b"\xff\xfe " + somewhere.encode())
+    files = check_wheel.project_files(tmp_path)
+    assert check_wheel.path_problems(tmp_path, files) == [f"notes.md:2 names a path of one machine: {somewhere}"]
+
+
+def test_size_limit_names_the_largest_file(check_wheel: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "large.bin").write_bytes(bytes(2000))
+    (tmp_path / "small.bin").write_bytes(bytes(10))
+    files = check_wheel.project_files(tmp_path)
+    assert check_wheel.size_problems(tmp_path, files, limit=2010) == []
+    (problem,) = check_wheel.size_problems(tmp_path, files, limit=2009)
+    assert "large.bin" in problem
+
+
+def test_project_files_leave_out_what_git_ignores(check_wheel: ModuleType, tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "kernels/new.py", "gone.py", "results/runs/now/journal.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / ".gitignore").write_text("results/runs/\n")
+    for arguments in (["init", "-q"], ["add", "pyproject.toml", "gone.py"]):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    (tmp_path / "gone.py").unlink()
+    assert [str(file) for file in check_wheel.project_files(tmp_path)] == [
+        ".gitignore",
+        "kernels/new.py",
+        "pyproject.toml",
+    ]
+
+
+def test_project_files_without_git_leave_out_litter(check_wheel: ModuleType, tmp_path: Path) -> None:
+    for name in (
+        "pyproject.toml",
+        "kernels/a.py",
+        "kernels/__pycache__/a.pyc",
+        ".mypy_cache/x",
+        ".venv/y",
+        "a.egg-info/z",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert [str(file) for file in check_wheel.project_files(tmp_path)] == ["kernels/a.py", "pyproject.toml"]
+
+
+def test_a_failing_command_is_shown_with_its_output(check_wheel: ModuleType) -> None:
+    with pytest.raises(check_wheel.CheckFailed, match=r"(?s)some words.*exit code 3"):
+        check_wheel.run([sys.executable, "-c", "import sys; print('some words'); sys.exit(3)"])
