@@ -1,0 +1,39 @@
+"""`attnbench report`: one HTML page from results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+LATEST = Path("results/latest")
+
+
+def report(
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="PATH", help="A file or folder of results; default the newest run, results/latest."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE_OR_DIR", help="Where to write: FILE.html or a folder; default reports/<run>.html."),
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Write results as one HTML page that needs no network: table, charts, mask pictures, environment."""
+    from attnbench.kernels.errors import BadInput
+    from attnbench.report import newest_run, render_report, report_path, write_report
+    from attnbench.store import load_results
+
+    if path is None and not LATEST.exists():
+        raise BadInput(
+            f"there is no {str(LATEST)!r} here: run `attnbench run` first, or name a file or a folder of results"
+        )
+    table = load_results(path or LATEST)
+    written = write_report(render_report(table), report_path(out, newest_run(table)))
+    print(written)
+    if open_page:
+        import webbrowser
+
+        webbrowser.open(written.resolve().as_uri())

@@ -1,0 +1,81 @@
+"""The columns of the summary table: what each says, and how a row fills it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from attnbench.report.words import interval_kind, number, span, times, tiny
+from attnbench.schema import Row
+
+
+def _no_note(row: Row) -> str:
+    return ""
+
+
+def _interval(row: Row) -> str:
+    return f"{span(row)} {interval_kind(row)}".strip()
+
+
+def _tolerance(row: Row) -> str:
+    return (
+        ""
+        if row.numerical_error is None or row.numerical_tolerance is None
+        else f"limit {tiny(row.numerical_tolerance)}"
+    )
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        name: the heading.
+        group: the heading over neighbouring columns.
+        hint: what the figure is, in a few words.
+        value: the text of a row's cell.
+        note: a second, smaller text below it.
+        needs_latency: whether only a row with a latency has it, so that a reason may stand there instead.
+    """
+
+    name: str
+    group: str
+    hint: str
+    value: Callable[[Row], str]
+    needs_latency: bool = False
+    note: Callable[[Row], str] = _no_note
+
+
+COLUMNS = (
+    Column("density", "work", "fraction of (query, key) pairs kept", lambda row: number(row.density)),
+    Column(
+        "latency, ms",
+        "time",
+        "median with a cold cache, and its interval",
+        lambda row: number(row.latency_ms),
+        True,
+        _interval,
+    ),
+    Column(
+        "warm, ms",
+        "time",
+        "median with the cache as the last call left it",
+        lambda row: number(row.latency_warm_ms),
+        True,
+    ),
+    Column("samples", "time", "timed calls with a cold cache", lambda row: str(len(row.samples_ms)), True),
+    Column("speed-up", "against dense", "baseline latency / latency", lambda row: times(row.speedup), True),
+    Column("translation", "against dense", "speed-up × density; 1 is ideal", lambda row: number(row.translation), True),
+    Column(
+        "numerical",
+        "error",
+        "kernel against the exact attention of the same pattern, and its tolerance",
+        lambda row: tiny(row.numerical_error),
+        note=_tolerance,
+    ),
+    Column("approximation", "error", "sparse output against full attention", lambda row: tiny(row.approximation_error)),
+    Column(
+        "mass recall", "error", "share of full attention's weights that is kept", lambda row: number(row.mass_recall)
+    ),
+    Column("extra MiB", "memory", "peak memory beyond inputs and output", lambda row: number(row.peak_extra_mib)),
+)

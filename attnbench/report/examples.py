@@ -1,0 +1,121 @@
+"""Cases small enough to draw token by token, for every method and each of its layers that differ."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from attnbench.draw import MAX_TOKENS, check_small
+from attnbench.kernels.grid import Grid, Layout
+from attnbench.methods import get_method, make_settings
+from attnbench.report.words import short_settings
+from attnbench.schema import canonical_json
+
+if TYPE_CHECKING:
+    from attnbench.kernels.plan import Plan
+
+SMALL_GRID = Grid(6, 8, 12)
+USUAL_GRID = Grid(21, 30, 52)  # Wan 2.1: 81 frames of 480p
+USUAL_LAYERS = 30
+
+
+@dataclass(frozen=True)
+class Example:
+    """A case small enough to draw.
+
+    Attributes:
+        method: name of the method.
+        layer: which of its layers.
+        grid: token grid, at most 4,096 tokens.
+        settings: those given to the method.
+        layers: how many layers of the method differ.
+        scaled: whether the method itself made grid and settings smaller.
+    """
+
+    method: str
+    layer: int
+    grid: Grid
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    layers: int = 1
+    scaled: bool = False
+
+    @property
+    def name(self) -> str:
+        """Method, and layer where the method's layers differ."""
+        return self.method if self.layers == 1 else f"{self.method} · layer {self.layer}"
+
+    @property
+    def told(self) -> str:
+        """The settings in words, with what the method fills in for the grid."""
+        return short_settings(canonical_json(dataclasses.asdict(_resolved(self.method, self.grid, self.settings))), 200)
+
+    def plan(self, heads: int = 1, seed: int = 0) -> Plan:
+        """Return what the method keeps for ``smooth_inputs``.
+
+        Raises:
+            BadInput: if the grid is over 4,096 tokens, or the method does not take the settings.
+        """
+        from attnbench.api import select
+
+        check_small(Layout(self.grid))
+        q, k = smooth_inputs(self.grid, heads, seed=seed)
+        return select(q, k, method=self.method, grid=self.grid, layer=self.layer, **self.settings)
+
+
+def examples(
+    method: str, grid: Grid | None = None, layer: int | None = None, settings: Mapping[str, Any] | None = None
+) -> list[Example]:
+    """Return what to draw of ``method``: one example for each layer that differs, or for ``layer`` alone.
+
+    Without a grid it is ``SMALL_GRID``. Where the method's defaults keep every pair of that, as tiles as large as the
+    grid do, it is the method's own small twin of its defaults on ``USUAL_GRID``, if that leaves something out.
+
+    Raises:
+        BadInput: for a method or setting that is not known, or a grid over 4,096 tokens.
+    """
+    chosen, given = get_method(method), dict(settings or {})
+    check_small(Layout(grid or SMALL_GRID))
+    kinds = chosen.distinct_layers(_resolved(method, grid or SMALL_GRID, given), USUAL_LAYERS)
+    found = [
+        Example(method, each, grid or SMALL_GRID, given, len(kinds)) for each in (kinds if layer is None else (layer,))
+    ]
+    return found if grid or given else [_telling(example) for example in found]
+
+
+def smooth_inputs(grid: Grid, heads: int = 1, head_dim: int = 32, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return seeded q and k, float32 [1, heads, T·H·W, head_dim], that are alike where tokens are near each other.
+
+    Methods that choose by content have nothing to choose in white noise. Here every feature is Gaussian noise blurred
+    over the grid, and k is q with a little noise of its own, so a query is drawn to its neighbours and to look-alikes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    smooth = torch.randn(heads, head_dim, *grid.shape, generator=generator, dtype=torch.float64)
+    for axis, side in enumerate(grid.shape):
+        place = torch.arange(side, dtype=torch.float64)
+        blur = torch.exp(-(((place[:, None] - place) / max(1.0, side / 6)) ** 2) / 2)
+        blur = blur / blur.pow(2).sum(1, keepdim=True).sqrt()
+        smooth = torch.movedim(torch.movedim(smooth, 2 + axis, -1) @ blur.T, -1, 2 + axis)
+    smooth = 1.5 * smooth.reshape(heads, head_dim, -1).transpose(1, 2).contiguous()
+    own = torch.randn(smooth.shape, generator=generator, dtype=torch.float64)
+    return smooth.float()[None], (smooth + 0.3 * own).float()[None]
+
+
+def _telling(example: Example) -> Example:
+    """Return ``example``, or the method's twin where ``example`` keeps every pair and the twin does not."""
+    chosen, usual = get_method(example.method), Layout(USUAL_GRID)
+    if chosen.twin is None or example.plan().density < 1:
+        return example
+    settings, layout = chosen.twin(_resolved(example.method, USUAL_GRID, {}), usual, example.layer)
+    given = {part.name: getattr(settings, part.name) for part in dataclasses.fields(settings)}
+    twin = dataclasses.replace(example, grid=layout.grid, settings=given, scaled=True)
+    return twin if layout.tokens <= MAX_TOKENS and twin.plan().density < 1 else example
+
+
+def _resolved(method: str, grid: Grid, settings: Mapping[str, Any]) -> Any:
+    chosen = get_method(method)
+    return chosen.resolve(make_settings(chosen, settings), Layout(grid))

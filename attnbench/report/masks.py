@@ -1,0 +1,52 @@
+"""One mask picture for each method of a report, on a small grid and with the method's own defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from attnbench.report.charts import png_uri
+from attnbench.report.examples import Example, examples
+from attnbench.report.words import grid_words, number
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, or the reason why there is none.
+
+    Attributes:
+        uri: PNG data URI; empty where the method could not be drawn.
+        alt: the picture in words.
+        caption: what it shows, or why it is missing.
+    """
+
+    uri: str
+    alt: str
+    caption: str
+
+
+def mask_pictures(methods: Iterable[str]) -> list[Picture]:
+    """Draw every method, once for each distinct layer; where one cannot be drawn here, the caption says why."""
+    pictures = []
+    for method in methods:
+        try:
+            pictures += [_picture(example) for example in examples(method)]
+        except (
+            Exception
+        ) as error:  # a method from elsewhere may fail in any way; the figures are worth reading all the same
+            pictures.append(Picture("", "", f"{method}: no picture on this machine: {error or type(error).__name__}."))
+    return pictures
+
+
+def _picture(example: Example) -> Picture:
+    from attnbench.draw import draw_plan
+
+    plan = example.plan()
+    density = number(plan.density)
+    how = "scaled down, as the defaults keep everything on so small a grid" if example.scaled else "default settings"
+    return Picture(
+        png_uri(draw_plan(plan, example.name)),
+        f"Mask of {example.name}: density {density}; beside it the keys that one query keeps in each frame.",
+        f"{example.name}: density {density} on {grid_words(str(example.grid))} tokens, {how}"
+        + (f": {example.told}." if example.told else "."),
+    )

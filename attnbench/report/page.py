@@ -1,0 +1,209 @@
+"""The report page: rows and environments in, HTML out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from attnbench.report.charts import latency_figure, latency_words, svg_uri, tradeoff_figure, tradeoff_words
+from attnbench.report.columns import COLUMNS
+from attnbench.report.finding import finding
+from attnbench.report.masks import mask_pictures
+from attnbench.report.rows import Case, cases_of, read_rows
+from attnbench.report.words import DIRECTIONS, NONE, grid_words, number, short_settings
+from attnbench.schema import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from jinja2 import Template
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart: data URI, the same in words, and what the reader should know about it."""
+
+    uri: str
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the summary table: the row, and the text and the small note of every column."""
+
+    row: Row
+    settings: str
+    layer: str
+    cells: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One case on the page: facts, findings, table and charts."""
+
+    title: str
+    facts: list[tuple[str, str]]
+    finding: list[str]
+    lines: list[Line]
+    figures: list[Figure]
+
+
+def render_report(table: pd.DataFrame) -> str:
+    """Return the report of a results table as one HTML page that loads nothing from outside.
+
+    Args:
+        table: as `load_results` returns it; ``table.attrs["environments"]`` maps run ids to environments.
+
+    Raises:
+        BadInput: if the table is empty or does not fit the schema.
+    """
+    rows = read_rows(table)
+    environments: dict[str, dict[str, Any]] = table.attrs.get("environments") or {}
+    cases = cases_of(rows)
+    runs = list(dict.fromkeys(row.run_id for row in rows))
+    several = len(cases) > 1
+    methods = list(dict.fromkeys(method for case in cases for method in case.methods))
+    return _template().render(
+        css=_resource("page.css"),
+        title=" – ".join(["attnbench report", *dict.fromkeys(row.device for row in rows)]),
+        devices=_listed(dict.fromkeys(row.device for row in rows)),
+        dates=_listed(dict.fromkeys(filter(None, (_date(environments.get(run)) for run in runs)))),
+        runs=_listed(runs),
+        methods=_listed(method for method in methods if method != "full"),
+        sections=[_section(case, several, environments.get(case.first.run_id)) for case in cases],
+        columns=COLUMNS,
+        groups=[
+            (name, len(list(group))) for name, group in itertools.groupby(COLUMNS, key=lambda column: column.group)
+        ],
+        pictures=mask_pictures(methods),
+        environments=[(run, _facts_of(environments.get(run))) for run in runs],
+    )
+
+
+def _section(case: Case, several: bool, environment: Mapping[str, Any] | None) -> Section:
+    first = case.first
+    title = f"{grid_words(first.grid)} tokens, {first.dtype}, {DIRECTIONS[first.direction]}, {first.inputs} inputs"
+    rows = case.rows
+    lines = [
+        Line(
+            row,
+            "" if place and _same_settings(row, rows[place - 1]) else short_settings(row.settings),
+            str(row.layer) if row.step is None else f"{row.layer}, step {row.step}",
+            [(column.value(row), column.note(row)) for column in COLUMNS],
+        )
+        for place, row in enumerate(rows)
+    ]
+    several_runs = f" – run {first.run_id}" if several else ""
+    return Section(title + several_runs, _case_facts(case, environment), finding(case), lines, _figures(case))
+
+
+def _same_settings(row: Row, other: Row) -> bool:
+    return (row.method, row.settings) == (other.method, other.settings)
+
+
+def _case_facts(case: Case, environment: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    first = case.first
+    text = sum(first.text_tokens)
+    shape = f"{grid_words(first.grid)} = {first.tokens - text:,} video tokens" + (
+        f" + {text:,} text tokens" if text else ""
+    )
+    heads = f"{first.heads}" + (f" ({case.heads_timed} timed)" if case.heads_timed else "")
+    kv = f", {first.kv_heads} for keys and values" if first.kv_heads != first.heads else ""
+    facts = [
+        ("Device", first.device + (f", {first.threads} threads" if first.threads else "")),
+        ("Date", _date(environment)),
+        ("Model", first.model),
+        ("Shape (frames × height × width)", shape),
+        ("Batch, heads, head size", f"{first.batch} × {heads}{kv} × {first.head_dim}"),
+        ("Number format", first.dtype),
+        ("Direction", DIRECTIONS[first.direction]),
+        ("Inputs", f"{first.inputs}, seed {first.seed}"),
+        ("Dense baseline", _baseline(case)),
+        ("Run", first.run_id),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _baseline(case: Case) -> str:
+    if case.baseline is None:
+        return "none measured"
+    version = next((row.baseline_version for row in case.rows if row.baseline_version), None)
+    return f"{case.baseline}" + (f" ({version})" if version else "") + f", {number(case.baseline_ms)} ms"
+
+
+def _figures(case: Case) -> list[Figure]:
+    if not case.timed:
+        return []
+    kinds = {row.interval for row in case.timed if row.interval}
+    whiskers = " or ".join(
+        sorted(
+            {"bootstrap95": "95 % bootstrap intervals of the median", "min-max": "minimum and maximum"}[kind]
+            for kind in kinds
+        )
+    )
+    figures = [
+        Figure(
+            svg_uri(latency_figure(case)),
+            latency_words(case),
+            "Latency: dots are medians with a cold cache"
+            + (f", whiskers are {whiskers}" if whiskers else "")
+            + ". Further left is faster.",
+        )
+    ]
+    tradeoff = tradeoff_figure(case)
+    if tradeoff is not None:
+        caption = (
+            "Density against speed-up, both axes logarithmic. On the ideal line every skipped pair saves its share of "
+            "the time; below break-even the method is slower than dense attention. Whiskers come from the latency "
+            "intervals of the method and of the baseline."
+        )
+        figures.append(Figure(svg_uri(tradeoff), tradeoff_words(case), caption))
+    return figures
+
+
+def _date(environment: Mapping[str, Any] | None) -> str:
+    started = str((environment or {}).get("started_at") or "")
+    return started[:16].replace("T", " ") + " UTC" if started else ""
+
+
+def _facts_of(environment: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Return an environment as name and text, in the order of the schema."""
+    if not environment:
+        return [("environment", "not recorded")]
+    commit = str(environment.get("git_commit") or "") + (" with local changes" if environment.get("git_dirty") else "")
+    texts = {
+        **{name: value for name, value in environment.items() if name not in ("git_commit", "git_dirty")},
+        "memory_gib": number(environment.get("memory_gib")),
+        "packages": ", ".join(
+            f"{name} {version}" for name, version in sorted((environment.get("packages") or {}).items())
+        ),
+        "git_commit": commit,
+        "command": " ".join(str(word) for word in environment.get("command") or []),
+    }
+    return [
+        (name.replace("_gib", ", GiB").replace("_", " "), str(value))
+        for name, value in texts.items()
+        if value not in (None, "", NONE)
+    ]
+
+
+def _listed(names: Any) -> str:
+    """Write names as "a, b and c"."""
+    *most, last = list(names) or [""]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _resource(name: str) -> str:
+    return resources.files("attnbench.report").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_resource("page.html"))

@@ -1,0 +1,134 @@
+"""Rows of a results table, read back from a data frame and grouped into cases that may be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from attnbench.kernels.errors import BadInput
+from attnbench.report.words import differing_settings
+from attnbench.schema import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Not heads_timed: a cell that is unsupported timed none.
+CASE_FIELDS = (
+    "run_id", "device", "model", "grid", "text_tokens", "batch", "heads", "kv_heads", "head_dim",
+    "dtype", "direction", "inputs", "seed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """Rows of one run that share device, shape, dtype, direction and inputs, and so one dense baseline.
+
+    Attributes:
+        rows: the dense method first, then by the best latency of each method; cells without a latency last.
+    """
+
+    rows: tuple[Row, ...]
+
+    @property
+    def first(self) -> Row:
+        """A row to read the shared fields from."""
+        return self.rows[0]
+
+    @property
+    def timed(self) -> list[Row]:
+        """The rows that have a latency."""
+        return [row for row in self.rows if row.latency_ms is not None]
+
+    @property
+    def baseline(self) -> str | None:
+        """The dense baseline of these rows, method/engine."""
+        return next((row.baseline for row in self.rows if row.baseline), None)
+
+    @property
+    def baseline_row(self) -> Row | None:
+        """The row of the dense baseline itself, where it is in the table."""
+        return next((row for row in self.timed if f"{row.method}/{row.engine}" == self.baseline), None)
+
+    @property
+    def baseline_ms(self) -> float | None:
+        """Latency of the dense baseline in milliseconds."""
+        return next((row.baseline_ms for row in self.rows if row.baseline_ms is not None), None)
+
+    @property
+    def sparse(self) -> list[Row]:
+        """The rows that have a latency and are not dense attention."""
+        dense = (self.baseline or "full").split("/")[0]
+        return [row for row in self.timed if row.method not in (dense, "full")]
+
+    @property
+    def heads_timed(self) -> str:
+        """How many heads were timed, "1" or "1 or 12"; empty where it was all of them, or none."""
+        counts = sorted({row.heads_timed for row in self.timed})
+        return "" if counts in ([], [self.first.heads]) else " or ".join(map(str, counts))
+
+    @property
+    def methods(self) -> list[str]:
+        """Method names, in the order of the rows."""
+        return list(dict.fromkeys(row.method for row in self.rows))
+
+    def label(self, row: Row, among: Iterable[Row] | None = None) -> str:
+        """Return the shortest name that tells ``row`` from the other rows, or those of ``among``."""
+        same = [other for other in among or self.rows if other.method == row.method]
+        parts = [row.method]
+        if len({other.layer for other in same}) > 1:
+            parts.append(f"layer {row.layer}")
+        if len({other.step for other in same}) > 1:
+            parts.append(f"step {row.step}")
+        if len({other.engine for other in same}) > 1:
+            parts.append(row.engine)
+        parts += [told] if (told := differing_settings(row.settings, [other.settings for other in same])) else []
+        return " · ".join(parts)
+
+
+def read_rows(table: pd.DataFrame) -> list[Row]:
+    """Return the rows of a results table, checked against the schema; other columns are left out.
+
+    Raises:
+        BadInput: if the table is empty, or a row does not fit the schema.
+    """
+    rows = []
+    for number, record in enumerate(table.to_dict("records")):
+        fields = {name: _plain(record[name]) for name in Row.model_fields if name in record}
+        present = {name: value for name, value in fields.items() if value is not None}
+        try:
+            rows.append(Row.model_validate(present))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the row"
+            raise BadInput(f"row {number} of the results is not valid: {where}: {first['msg']}") from error
+    if not rows:
+        raise BadInput("the results hold no rows: run `attnbench run` first, or name another file or folder")
+    return rows
+
+
+def cases_of(rows: Iterable[Row]) -> list[Case]:
+    """Group rows into cases, in the order in which they come."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(getattr(row, name) for name in CASE_FIELDS), []).append(row)
+    return [Case(tuple(_ordered(group))) for group in groups.values()]
+
+
+def _ordered(rows: list[Row]) -> list[Row]:
+    best: dict[str, float] = {}
+    for row in rows:
+        best[row.method] = min(best.get(row.method, float("inf")), row.latency_ms or float("inf"))
+    names = list(best)
+    return sorted(rows, key=lambda row: (row.method != "full", best[row.method], names.index(row.method), row.layer))
+
+
+def _plain(value: Any) -> Any:
+    """Return a plain Python value; what pandas uses for "missing" becomes None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    return None if value is None or value != value or str(value) in ("NaT", "<NA>") else value

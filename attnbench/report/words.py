@@ -1,0 +1,105 @@
+"""How numbers, settings and intervals are written, in the report and in the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from attnbench.schema import Row
+
+NONE = "–"
+DIRECTIONS = {"fwd": "forward", "fwdbwd": "forward and backward"}
+INTERVALS = {"bootstrap95": "95 %", "min-max": "min–max"}
+
+
+def places(value: float, digits: int = 3) -> int:
+    """Return how many decimals show ``value`` with ``digits`` significant digits."""
+    return max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Write ``value`` with ``digits`` significant digits, "–" where there is none: 0.0123, 1.23, 123, 12,345."""
+    return NONE if value is None else f"{value:,.{places(value, digits)}f}"
+
+
+def tiny(value: float | None) -> str:
+    """Write an error: 0.312 from a thousandth up, 3.1e-06 below."""
+    if value is None:
+        return NONE
+    return number(value) if value >= 0.001 or value == 0 else f"{value:.1e}"
+
+
+def span(row: Row) -> str:
+    """Write the latency interval with the decimals of the median: "[11.9, 12.8]", or nothing where there is none."""
+    if row.latency_ms is None or row.latency_lo_ms is None or row.latency_hi_ms is None:
+        return ""
+    decimals = places(row.latency_ms)
+    return f"[{row.latency_lo_ms:,.{decimals}f}, {row.latency_hi_ms:,.{decimals}f}]"
+
+
+def interval_kind(row: Row) -> str:
+    """Write what the interval is, or nothing where there is none."""
+    return INTERVALS.get(row.interval or "", "")
+
+
+def times(value: float | None) -> str:
+    """Write a ratio: "2.94×"."""
+    return NONE if value is None else f"{number(value)}×"
+
+
+def grid_words(grid: str) -> str:
+    """Write a grid with multiplication signs: 21×45×80."""
+    return grid.replace("x", "×")
+
+
+def short_settings(settings: str, most: int = 80) -> str:
+    """Write canonical JSON settings in a few words, "tile 6×8×8, window 3×3×3", cut with "…" after ``most`` characters.
+
+    Settings that are null are left out. Text that is not a JSON object is shown as it is.
+    """
+    values = _parsed(settings)
+    if values is None:
+        words = settings
+    else:
+        words = ", ".join(f"{name} {_setting(value)}" for name, value in values.items() if value is not None)
+    return words if len(words) <= most else words[: most - 1].rstrip(" ,") + "…"
+
+
+def differing_settings(settings: str, others: Sequence[str], most: int = 80) -> str:
+    """Write those settings that are not the same in all ``others``, as ``short_settings`` does."""
+    values, all_values = _parsed(settings), [_parsed(other) for other in others]
+    if values is None or None in all_values:
+        return short_settings(settings, most) if any(other != settings for other in others) else ""
+    differ = {
+        name: value
+        for name, value in values.items()
+        if any(other.get(name) != value for other in all_values if other is not None)
+    }
+    return short_settings(json.dumps(differ), most)
+
+
+def file_stem(run_id: str) -> str:
+    """Return a run id as a safe file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", run_id).strip(".-") or "report"
+
+
+def _parsed(settings: str) -> dict[str, Any] | None:
+    try:
+        values = json.loads(settings)
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        nested = any(isinstance(part, Sequence) and not isinstance(part, str) for part in value)
+        return (" | " if nested else "×").join(_setting(part) for part in value)
+    return str(value)

@@ -1,0 +1,137 @@
+"""The summary table of a run, for the terminal and as records for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from attnbench.report.rows import Case, cases_of, read_rows
+from attnbench.report.words import DIRECTIONS, INTERVALS, differing_settings, grid_words, number, span, times, tiny
+from attnbench.schema import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table
+
+_STYLES = {"ok": "green", "incorrect": "bold red", "error": "bold red"}
+
+
+def summary_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a results table as plain records without the samples, in the order of ``summary_table``.
+
+    Raises:
+        BadInput: if the table is empty or does not fit the schema.
+    """
+    rows = (row for case in cases_of(read_rows(table)) for row in case.rows)
+    return [row.model_dump(mode="json", exclude={"samples_ms"}) for row in rows]
+
+
+def summary_table(table: pd.DataFrame) -> Table:
+    """Return a results table as a rich Table, one part a case, for a terminal of about 120 columns.
+
+    In a narrower one the least needed columns are left out, and a line below the table says which.
+
+    Raises:
+        BadInput: if the table is empty or does not fit the schema.
+    """
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 0, 1, 0))
+    for case in cases_of(read_rows(table)):
+        grid.add_row(_Fitted(case))
+    return grid
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A case that shows as many columns as there is room for."""
+
+    case: Case
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.measure import Measurement
+        from rich.text import Text
+
+        left_out: list[str] = []
+        while True:
+            table = _case_table(self.case, [name for name in _COLUMNS if name not in left_out])
+            needed = Measurement.get(console, options.update(width=10_000), table).maximum
+            if needed <= options.max_width or len(left_out) == len(_LEAST_NEEDED):
+                break
+            left_out.append(_LEAST_NEEDED[len(left_out)])
+        yield Text(_heading(self.case), style="bold")
+        yield table
+        notes = [f"left out for want of room: {', '.join(left_out)}"] if left_out else []
+        yield Text("\n".join([*_notes(self.case), *notes]))
+
+
+_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "layer": lambda row: str(row.layer) if row.step is None else f"{row.layer}, step {row.step}",
+    "engine": lambda row: row.engine,
+    "verdict": lambda row: row.verdict,
+    "density": lambda row: number(row.density),
+    "latency, ms": lambda row: f"{number(row.latency_ms)} {span(row)}".strip(),
+    "speed-up": lambda row: times(row.speedup),
+    "translation": lambda row: number(row.translation),
+    "numerical error": lambda row: tiny(row.numerical_error),
+    "approximation error": lambda row: tiny(row.approximation_error),
+}
+_SHORT = {
+    "translation": "trans-\nlation",
+    "numerical error": "numerical\nerror",
+    "approximation error": "approx.\nerror",
+}
+_LEAST_NEEDED = ("numerical error", "translation", "engine", "approximation error", "density")
+
+
+def _case_table(case: Case, names: list[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("method", max_width=24, overflow="fold")
+    for name in names:
+        table.add_column(
+            _SHORT.get(name, name), justify="left" if name in ("engine", "verdict") else "right", no_wrap=True
+        )
+    for row in case.rows:
+        same = [other.settings for other in case.rows if other.method == row.method]
+        settings = differing_settings(row.settings, same)
+        cells = [
+            Text(_COLUMNS[name](row), style=_STYLES.get(row.verdict, "yellow") if name == "verdict" else "")
+            for name in names
+        ]
+        table.add_row(Text.assemble(row.method, (f" {settings}" if settings else "", "dim")), *cells)
+    return table
+
+
+def _heading(case: Case) -> str:
+    first = case.first
+    text = sum(first.text_tokens)
+    heads = f"{first.heads} heads" + (f" ({case.heads_timed} timed)" if case.heads_timed else "")
+    shape = f"{grid_words(first.grid)} = {first.tokens - text:,} tokens" + (f" + {text:,} text tokens" if text else "")
+    return (
+        f"{first.device} – run {first.run_id}\n"
+        f"{shape}, batch {first.batch}, {heads}, head size {first.head_dim}, {first.dtype}, "
+        f"{DIRECTIONS[first.direction]}, {first.inputs} inputs"
+    )
+
+
+def _notes(case: Case) -> list[str]:
+    """Return what stands below the table: the baseline, what the intervals are, and why cells have no latency."""
+    notes = []
+    if case.baseline is not None:
+        version = next((f" ({row.baseline_version})" for row in case.rows if row.baseline_version), "")
+        notes.append(f"dense baseline: {case.baseline}{version}, {number(case.baseline_ms)} ms")
+    kinds = dict.fromkeys(INTERVALS[row.interval] for row in case.timed if row.interval)
+    if kinds:
+        notes.append(f"latency: median with a cold cache and its interval, {' or '.join(kinds)}")
+    notes += [
+        f"{case.label(row)}: {row.verdict}: {row.reason or 'no reason recorded'}"
+        for row in case.rows
+        if row.verdict != "ok"
+    ]
+    return notes

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from attnbench.kernels.errors import BadInput
+from attnbench.report.rows import cases_of, read_rows
+
+Maker = Callable[..., Any]
+
+
+def test_rows_survive_the_data_frame(row_of: Maker, table_of: Maker) -> None:
+    rows = [row_of("sta"), row_of("moba", verdict="oom", reason="too large", density=None), row_of("vmoba", step=7)]
+    assert read_rows(table_of(rows)) == rows
+
+
+def test_rows_survive_json_and_columns_that_are_not_of_the_schema(row_of: Maker, table_of: Maker) -> None:
+    rows = [row_of("sta"), row_of("moba", verdict="timeout", density=None)]
+    table = pd.DataFrame(json.loads(table_of(rows).to_json(orient="records")))
+    assert read_rows(table.assign(note="mine")) == rows
+
+
+def test_a_table_without_rows_is_refused(table_of: Maker) -> None:
+    with pytest.raises(BadInput, match="attnbench run"):
+        read_rows(table_of([]))
+
+
+def test_a_row_that_breaks_the_schema_is_named(row_of: Maker, table_of: Maker) -> None:
+    table = table_of([row_of("sta"), row_of("moba")])
+    table.loc[1, "density"] = 1.5
+    with pytest.raises(BadInput, match=r"row 1.*density"):
+        read_rows(table)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_dense_comes_first_then_methods_by_best_latency_with_their_layers_together(row_of: Maker, seed: int) -> None:
+    rows = [
+        row_of("full", latency_ms=100.0, density=1.0),
+        row_of("vmoba", layer=0, latency_ms=20.0),
+        row_of("vmoba", layer=1, latency_ms=90.0),
+        row_of("sta", latency_ms=30.0),
+        row_of("moba", verdict="error", reason="x"),
+    ]
+    random.Random(seed).shuffle(rows)
+    (case,) = cases_of(rows)
+    assert [(row.method, row.layer) for row in case.rows] == [
+        ("full", 0), ("vmoba", 0), ("vmoba", 1), ("sta", 0), ("moba", 0),
+    ]  # fmt: skip
+
+
+def test_rows_of_different_shapes_or_runs_are_different_cases(row_of: Maker) -> None:
+    rows = [row_of(), row_of(grid="9x30x52"), row_of(run_id="other"), row_of(direction="fwdbwd"), row_of("moba")]
+    assert [len(case.rows) for case in cases_of(rows)] == [2, 1, 1, 1]
+
+
+def test_a_cell_that_timed_no_head_stays_with_its_run(row_of: Maker) -> None:
+    rows = [row_of("sta", heads_timed=1), row_of("moba", verdict="unsupported", heads_timed=0)]
+    (case,) = cases_of(rows)
+    assert len(case.rows) == 2
+    assert case.heads_timed == "1"
+
+
+def test_a_label_says_only_what_tells_rows_apart(row_of: Maker) -> None:
+    (case,) = cases_of(
+        [
+            row_of("full"),
+            row_of("vmoba", layer=0),
+            row_of("vmoba", layer=1),
+            row_of("sta", settings={"tile": [6, 8, 8], "window": [3, 3, 3]}),
+            row_of("sta", settings={"tile": [6, 8, 8], "window": [5, 5, 5]}, engine="flex"),
+        ]
+    )
+    labels = {case.label(row) for row in case.rows}
+    assert labels == {
+        "full", "vmoba · layer 0", "vmoba · layer 1", "sta · reference · window 3×3×3", "sta · flex · window 5×5×5",
+    }  # fmt: skip
+    assert case.label(case.rows[-1], [case.rows[-1]]) == case.rows[-1].method
