@@ -91,5 +91,7 @@ def _show(folder: Path, as_json: bool) -> None:
     from rich.console import Console
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
     console.print(summary_table(frame))
-    console.print(f"Rows, samples and environment: [bold]{folder}[/bold]. A page of them: attnbench report {folder}")
+    console.print(f"Rows, samples, environment: {folder}\nA page of them: attnbench report {folder}", markup=False)
