@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attnbench.kernels.engines.base import Engine, Task
+from attnbench.kernels.engines.base import Engine, Task, supports_dtype
 from attnbench.kernels.plan import Plan
 
 
@@ -18,15 +18,13 @@ def _attend(
 
 def supports_full(plan: Plan, task: Task) -> str | None:
     """Support of an engine that runs full attention and nothing else."""
-    if not plan.pattern.is_full:
-        return f"runs full attention only, and this plan keeps a density of {plan.density:.3g}"
-    return None
+    return None if plan.pattern.is_full else "runs full attention only, and this plan is sparse"
 
 
 def _supports(plan: Plan, task: Task) -> str | None:
     if task.return_lse:
         return "does not return the log-sum-exp"
-    return supports_full(plan, task)
+    return supports_dtype(task) or supports_full(plan, task)
 
 
 SDPA = Engine(
