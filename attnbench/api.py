@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from attnbench.kernels.engines import Task, choose_engine
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.plan import Plan
-from attnbench.methods import Call, Method, get_method, make_settings
+from attnbench.methods import Call, Method, check_method, get_method, make_settings
 
 
 def attention(
@@ -34,8 +37,7 @@ def attention(
 
     Args:
         q: [B, heads, N, head_dim]. N = text[0] + T·H·W + text[1], video tokens in grid order (T-major). Any strides
-        with
-            a last stride of 1; no hidden copy is made.
+            with a last stride of 1; no hidden copy is made.
         k, v: [B, KV heads, N, head_dim], where KV heads divides heads.
         method: name of a registered method, or a Method.
         grid: the token grid (T, H, W), also as "21x45x80".
@@ -44,7 +46,8 @@ def attention(
         layer, step: where in the model and in denoising the call stands, for methods that differ by them.
         state, params: see ``attnbench.methods.Call``.
         engine: who runs the plan; "auto" takes the first that can. An engine that cannot is an error.
-        return_lse: also return the log-sum-exp of each query's kept scores, float32 [B, heads, N].
+        return_lse: also return the log-sum-exp of each query's kept scores [B, heads, N], float32 or for float64 inputs
+            float64.
         **settings: the method's settings.
 
     Returns:
@@ -56,12 +59,13 @@ def attention(
         Unsupported: if the engine cannot serve the plan.
     """
     chosen, values, call = _prepare(q, k, method, grid, text, layer, step, state, params, settings)
+    _check_tensor("v", v)
     if v.shape != k.shape or v.dtype != k.dtype or v.device != k.device:
         raise BadInput(f"v is {_describe(v)} and k is {_describe(k)}; they must be alike")
-    _check_stride("v", v)
-    plan = chosen.plan(values, q, k, call)
+    factor = q.shape[3] ** -0.5 if scale is None else _finite(scale)
+    with torch.no_grad():
+        plan = chosen.plan(values, q, k, call)
     runner = choose_engine(engine, plan, Task.of(q, k, v, return_lse=return_lse))
-    factor = q.shape[3] ** -0.5 if scale is None else float(scale)
     output, lse = runner.attend(q, k, v, plan, factor, return_lse)
     if chosen.finish is not None:
         output = chosen.finish(values, call, q, k, v, output)
@@ -85,7 +89,8 @@ def select(
 ) -> Plan:
     """Return the plan that ``attention`` would run: arguments and errors as there."""
     chosen, values, call = _prepare(q, k, method, grid, text, layer, step, state, None, settings)
-    plan = chosen.plan(values, q, k, call)
+    with torch.no_grad():
+        plan = chosen.plan(values, q, k, call)
     plan.check()
     return plan
 
@@ -97,6 +102,7 @@ def _prepare(
     chosen = get_method(method) if isinstance(method, str) else method
     if not isinstance(chosen, Method):
         raise BadInput(f"method is {method!r}; it must be a method's name or an attnbench.methods.Method")
+    check_method(chosen.name, chosen)
     if not isinstance(text, (tuple, list)):
         raise BadInput(f"text is {text!r}; it must be two whole numbers: text tokens before and after the video")
     layout = Layout(Grid.of(grid), tuple(text))
@@ -108,14 +114,8 @@ def _prepare(
 
 
 def _check_tensors(q: Tensor, k: Tensor, layout: Layout) -> None:
-    for name, x in (("q", q), ("k", k)):
-        if not isinstance(x, Tensor):
-            raise BadInput(f"{name} is a {type(x).__name__}; it must be a tensor [B, heads, N, head_dim]")
-        if x.dim() != 4 or 0 in x.shape or not x.is_floating_point():
-            raise BadInput(
-                f"{name} is {_describe(x)}; it must be floating-point [B, heads, N, head_dim], none of them 0"
-            )
-        _check_stride(name, x)
+    _check_tensor("q", q)
+    _check_tensor("k", k)
     b, h, n, d = q.shape
     if n != layout.tokens:
         parts = f"{layout.text[0]} + {layout.grid} + {layout.text[1]}" if layout.text != (0, 0) else str(layout.grid)
@@ -129,9 +129,19 @@ def _check_tensors(q: Tensor, k: Tensor, layout: Layout) -> None:
         raise BadInput(f"q has {h} heads and k has {k.shape[1]}; the number of k's heads must divide q's")
 
 
-def _check_stride(name: str, x: Tensor) -> None:
+def _check_tensor(name: str, x: object) -> None:
+    if not isinstance(x, Tensor):
+        raise BadInput(f"{name} is a {type(x).__name__}; it must be a tensor [B, heads, N, head_dim]")
+    if x.dim() != 4 or 0 in x.shape or not x.is_floating_point():
+        raise BadInput(f"{name} is {_describe(x)}; it must be floating-point [B, heads, N, head_dim], none of them 0")
     if x.stride(-1) != 1 and x.shape[-1] != 1:
         raise BadInput(f"{name} has strides {tuple(x.stride())}; the last must be 1 (call .contiguous() first)")
+
+
+def _finite(scale: object) -> float:
+    if isinstance(scale, bool) or not isinstance(scale, Real) or not math.isfinite(scale):
+        raise BadInput(f"scale is {scale!r}; it must be a finite number, or None for 1/√head_dim")
+    return float(scale)
 
 
 def _describe(x: Tensor) -> str:

@@ -41,7 +41,11 @@ def score_blocks(q: Tensor, means: Tensor) -> Tensor:
         [B, H, N, blocks] in the dtype of ``means``.
     """
     means = means.repeat_interleave(q.shape[1] // means.shape[1], dim=1)
-    return q.to(means.dtype) @ means.transpose(-1, -2)
+    scores = means.new_empty(*q.shape[:3], means.shape[2])
+    # One batch item at a time: matmul copies all of q where the strides of batch and heads cannot be merged.
+    for b in range(q.shape[0]):
+        scores[b] = q[b].to(means.dtype) @ means[b].transpose(-1, -2)
+    return scores
 
 
 def is_own(own: Tensor, blocks: int) -> Tensor:

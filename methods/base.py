@@ -62,6 +62,7 @@ class Method:
         source: the publication.
         settings: a frozen dataclass; its fields are the settings users give, its ``__post_init__`` checks them.
         plan: (settings, q [B, H, N, D], k [B, KV heads, N, D], call) -> Plan: arrange the tokens, select the pattern.
+            Runs without recording gradients: which pairs are kept has none.
         resolve: fills in defaults that depend on the grid and checks what depends on it.
         distinct_layers: (settings, number of layers) -> one layer of each kind that differs.
         twin: (resolved settings, layout, layer) -> a small case of the same raggedness, for verification; None if the

@@ -57,8 +57,9 @@ def get_method(name: str) -> Method:
         try:
             loaded = point.load()
         except Exception as error:
+            reason = " ".join(str(error).split())
             raise BadInput(
-                f"method {name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}"
+                f"method {name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {reason}"
             ) from error
     else:
         raise unknown_name("method", name, method_names())
@@ -76,7 +77,8 @@ def check_method(name: str, loaded: object) -> Method:
         raise BadInput(f"method {name!r} is a {type(loaded).__name__}; it must be an attnbench.methods.Method")
     if loaded.name != name:
         raise BadInput(f"method {name!r} calls itself {loaded.name!r}; the two names must be the same")
-    if not dataclasses.is_dataclass(loaded.settings) or not loaded.settings.__dataclass_params__.frozen:  # type: ignore[attr-defined]  # every dataclass has it
+    parameters = getattr(loaded.settings, "__dataclass_params__", None)
+    if not isinstance(loaded.settings, type) or parameters is None or not parameters.frozen:
         raise BadInput(f"the settings of method {name!r} must be a frozen dataclass, not {loaded.settings!r}")
     for field in dataclasses.fields(loaded.settings):
         if field.name in RESERVED:

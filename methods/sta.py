@@ -85,14 +85,17 @@ def _axis(tiles: int, size: int, device: torch.device) -> Tensor:
 
 
 def twin(settings: STA, layout: Layout, layer: int) -> tuple[STA, Layout]:
-    """Keep each axis as ragged as it is, with up to 4 tiles of at most 3."""
+    """Keep each axis as ragged as it is, with up to 4 tiles of at most 3, and whole only where it is kept whole."""
     axes = [
         shrink_axis(n, b, most_blocks=4, most_block=3) for n, b in zip(layout.grid.shape, settings.tile, strict=True)
     ]
     grid, tile = (tuple(side) for side in zip(*axes, strict=True))
     text = (min(layout.text[0], 5), min(layout.text[1], 5))
-    window = tuple(size if size % 2 else size - 1 for size in settings.window)
-    return STA(tile, window), Layout(Grid(*grid), text)  # type: ignore[arg-type]  # three of each
+    window = []
+    for size, tiles, (length, block) in zip(settings.window, _counts(layout.grid, settings.tile), axes, strict=True):
+        largest = (-(-length // block) - 2) | 1  # odd, and less than all tiles
+        window.append(size if size >= tiles else min(size, largest))
+    return STA(tile, tuple(window)), Layout(Grid(*grid), text)  # type: ignore[arg-type]  # three of each
 
 
 METHOD = Method(

@@ -26,7 +26,7 @@ def get_engine(name: str) -> Engine:
         BadInput: if there is none.
         Unsupported: if it cannot be used on this machine.
     """
-    if name not in ENGINES:
+    if not isinstance(name, str) or name not in ENGINES:
         raise unknown_name("engine", name, [*ENGINES, "auto"])
     engine = ENGINES[name]
     if problem := engine.available():

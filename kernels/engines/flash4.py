@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
+from collections.abc import Callable
+from functools import cache
 from importlib import metadata
 
 import torch
@@ -30,13 +33,21 @@ def _version() -> str:
     return f"flash-attn-4 {metadata.version('flash-attn-4')}"
 
 
+@cache
+def _flash_attn_func() -> Callable[..., tuple[Tensor, Tensor | None]]:
+    # Version 4.0.0b36 warns at each compilation about an argument of its own that it does not use.
+    warnings.filterwarnings("ignore", message="Argument aux_data", category=UserWarning)
+    from flash_attn.cute import flash_attn_func
+
+    loaded: Callable[..., tuple[Tensor, Tensor | None]] = flash_attn_func
+    return loaded
+
+
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
-    from flash_attn.cute import flash_attn_func
-
     q_bnhd, k_bnhd, v_bnhd = (x.transpose(1, 2) for x in (q, k, v))
-    output, lse = flash_attn_func(q_bnhd, k_bnhd, v_bnhd, softmax_scale=scale, return_lse=return_lse)
+    output, lse = _flash_attn_func()(q_bnhd, k_bnhd, v_bnhd, softmax_scale=scale, return_lse=return_lse)
     return output.transpose(1, 2), lse
 
 

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attnbench.kernels.grid import Grid, Layout
+from attnbench.kernels.partition import Partition, partition_cuboids, partition_ranges, whole
+
+CPU = torch.device("cpu")
+TRIPLES = st.tuples(*[st.integers(1, 7)] * 3)
+TEXTS = st.tuples(st.integers(0, 3), st.integers(0, 3))
+
+
+def blocks_of(partition: Partition, n: int) -> list[list[int]]:
+    """The tokens of each block, in order."""
+    order = list(range(n)) if partition.order is None else partition.order.tolist()
+    assert sorted(order) == list(range(n))
+    edges = partition.offsets.tolist()
+    assert (edges[0], edges[-1]) == (0, n)
+    return [order[start:stop] for start, stop in pairwise(edges)]
+
+
+def with_text(layout: Layout, video: list[list[int]]) -> list[list[int]]:
+    """Blocks of video tokens, numbered from 0, moved behind the leading text; each text is a block of its own."""
+    before, after = layout.text
+    moved = [[token + before for token in block] for block in video]
+    end = layout.tokens
+    return [list(range(before))] * (before > 0) + moved + [list(range(end - after, end))] * (after > 0)
+
+
+@given(sides=TRIPLES, block=TRIPLES, text=TEXTS)
+def test_cuboids_are_listed_in_raster_order_and_so_are_their_tokens(
+    sides: tuple[int, int, int], block: tuple[int, int, int], text: tuple[int, int]
+) -> None:
+    layout = Layout(Grid(*sides), text)
+    expected = []
+    for t0 in range(0, sides[0], block[0]):
+        for h0 in range(0, sides[1], block[1]):
+            for w0 in range(0, sides[2], block[2]):
+                expected.append(
+                    [
+                        (t * sides[1] + h) * sides[2] + w
+                        for t in range(t0, min(t0 + block[0], sides[0]))
+                        for h in range(h0, min(h0 + block[1], sides[1]))
+                        for w in range(w0, min(w0 + block[2], sides[2]))
+                    ]
+                )
+    partition = partition_cuboids(layout, block, CPU)
+    check(partition, layout, with_text(layout, expected))
+
+
+@given(sides=TRIPLES, size=st.integers(1, 400), text=TEXTS)
+def test_ranges_follow_the_raster_order_and_only_the_last_is_short(
+    sides: tuple[int, int, int], size: int, text: tuple[int, int]
+) -> None:
+    layout = Layout(Grid(*sides), text)
+    n = layout.grid.tokens
+    expected = [list(range(start, min(start + size, n))) for start in range(0, n, size)]
+    check(partition_ranges(layout, size, CPU), layout, with_text(layout, expected))
+
+
+@given(sides=TRIPLES, text=TEXTS)
+def test_the_whole_is_one_block_text_included(sides: tuple[int, int, int], text: tuple[int, int]) -> None:
+    layout = Layout(Grid(*sides), text)
+    partition = whole(layout, CPU)
+    assert blocks_of(partition, layout.tokens) == [list(range(layout.tokens))]
+    assert partition.block_of_token().tolist() == [0] * layout.tokens
+
+
+def check(partition: Partition, layout: Layout, expected: list[list[int]]) -> None:
+    assert blocks_of(partition, layout.tokens) == expected
+    assert partition.blocks == len(expected)
+    assert partition.sizes.tolist() == [len(block) for block in expected]
+    assert partition.text == (int(layout.text[0] > 0), int(layout.text[1] > 0))
+    video = {token for block in expected[partition.video] for token in block}
+    assert video == set(range(layout.tokens)[layout.video])
+    block_of = partition.block_of_token().tolist()
+    assert [block_of[token] for block in expected for token in block] == [
+        number for number, block in enumerate(expected) for _ in block
+    ]

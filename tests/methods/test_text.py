@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import scaled_dot_product_attention
+
+import attnbench
+from attnbench.kernels.grid import Layout
+from attnbench.methods.registry import BUILT_IN
+
+Helper = Callable[..., Any]  # a fixture that is a function, see conftest.py
+
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("full", {}),
+    ("moba", {"block_size": 7, "topk": 2}),
+    ("moba", {"block_size": 7, "topk": 2, "causal": True}),
+    ("vmoba", {"layer": 0, "partition": (1, (2, 2), (2, 2, 2))}),
+    ("vmoba", {"layer": 1, "partition": (1, (2, 2), (2, 2, 2)), "scope": "query"}),
+    ("vmoba", {"layer": 2, "partition": (1, (2, 2), (2, 2, 2)), "select": "topk", "topk": 2}),
+    ("sliding-window", {"window": (1, 1, 1)}),
+    ("sliding-window", {"width": 6}),
+    ("sta", {"tile": (2, 2, 2), "window": (1, 1, 3)}),
+]
+each_variant = pytest.mark.parametrize(
+    ("method", "given_settings"), VARIANTS, ids=[f"{method} {given}" for method, given in VARIANTS]
+)
+
+
+def test_every_method_is_among_the_variants() -> None:
+    assert set(BUILT_IN) <= {method for method, _ in VARIANTS}
+
+
+@each_variant
+@settings(max_examples=20)
+@given(data=st.data())
+def test_text_stays_dense_and_leaves_the_video_as_it_is(
+    method: str,
+    given_settings: dict[str, Any],
+    data: st.DataObject,
+    layouts: Helper,
+    tensors: Helper,
+) -> None:
+    layout: Layout = data.draw(layouts(text=3))
+    q, k = tensors(layout, 2, 1)
+    mask = attnbench.select(q, k, method=method, grid=layout.grid, text=layout.text, **given_settings).token_mask()
+    video = torch.zeros(layout.tokens, dtype=torch.bool)
+    video[layout.video] = True
+    assert bool(mask[..., ~video].all())
+    assert bool(mask[..., ~video, :].all())
+    alone = attnbench.select(
+        q[:, :, layout.video], k[:, :, layout.video], method=method, grid=layout.grid, **given_settings
+    )
+    assert torch.equal(mask[:, :, video][..., video], alone.token_mask())
+
+
+@each_variant
+@settings(max_examples=10)
+@given(data=st.data())
+def test_outputs_are_those_of_the_mask(
+    method: str,
+    given_settings: dict[str, Any],
+    data: st.DataObject,
+    layouts: Helper,
+    tensors: Helper,
+) -> None:
+    layout: Layout = data.draw(layouts(text=3))
+    q, k, v = tensors(layout, 2, 1, 1, batch=2)
+    where = {"method": method, "grid": layout.grid, "text": layout.text, **given_settings}
+    out = attnbench.attention(q, k, v, **where)
+    mask = attnbench.select(q, k, **where).token_mask()
+    expected = scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    torch.testing.assert_close(out, expected, atol=1e-12, rtol=0)
