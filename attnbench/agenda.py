@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from attnbench.environment import device_name
 from attnbench.inputs import check_inputs_spec
@@ -23,6 +24,8 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+SEEDS = 2**32
+"""Seeds are below this, so that every generator takes them and every JSON reader keeps them exact."""
 
 
 class Request(Record):
@@ -101,6 +104,20 @@ class Agenda:
         )
 
 
+def read_request(**fields: Any) -> Request:
+    """Return the request of these fields.
+
+    Raises:
+        BadInput: quoting the first value that cannot be one.
+    """
+    try:
+        return Request.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise BadInput(f"{name} {first['input']!r} cannot be used: {first['msg']}") from error
+
+
 def make_agenda(request: Request) -> Agenda:
     """Check a request and list its cells: every method at each of its distinct layers, or at the layers asked for.
 
@@ -128,9 +145,12 @@ def make_agenda(request: Request) -> Agenda:
         get_engine(request.engine)
     if request.rounds is not None and request.rounds < 1:
         raise BadInput(f"rounds {request.rounds} must be at least 1")
+    if not 0 <= request.seed < SEEDS:
+        raise BadInput(f"seed {request.seed} must be a whole number from 0 to {SEEDS - 1}")
     if not request.budget > 0:
         raise BadInput(f"budget {request.budget:g} must be a number of seconds above 0")
     check_inputs_spec(request.inputs)
+    _check_size(shape, dtype)
     jobs = [job for name, given in request.methods.items() for job in _jobs(name, given, shape, request.layers)]
     return Agenda(request, shape, dtype, device, request.direction, tuple(jobs))  # type: ignore[arg-type]  # checked above
 
@@ -143,7 +163,19 @@ def _jobs(name: str, given: dict[str, Any], shape: Shape, layers: list[int] | No
             raise BadInput(f"layer {layer} is not one of the {shape.layers} layers of {shape.model}")
     # A bare grid names no model; three layers show every partition of the methods that take turns.
     count = shape.layers if shape.model is not None else 3
-    return [Job(method, settings, layer) for layer in layers or method.distinct_layers(settings, count)]
+    chosen = layers or method.distinct_layers(settings, count)
+    return [Job(method, settings, layer) for layer in dict.fromkeys(chosen)]
+
+
+def _check_size(shape: Shape, dtype: torch.dtype) -> None:
+    """Refuse what cannot even be made: q, k and v of one head, which are made in main memory."""
+    needed = 3 * shape.batch * shape.tokens * shape.head_dim * dtype.itemsize
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise BadInput(
+            f"grid {shape.grid} with batch {shape.batch} and head_dim {shape.head_dim} needs {needed / 2**30:,.0f} GiB "
+            f"for q, k and v of one head; this machine has {memory / 2**30:,.0f} GiB"
+        )
 
 
 def resolve_device(name: str | None) -> torch.device:

@@ -27,10 +27,13 @@ def measure_peak(call: Callable[[], T], device: torch.device) -> tuple[T, int | 
     try:
         Path("/proc/self/clear_refs").write_text("5")  # sets the resident peak back to the present
         before = _resident("VmRSS")
-        result = call()
-        return result, max(0, _resident("VmHWM") - before)
     except OSError:
         return call(), None
+    result = call()
+    try:
+        return result, max(0, _resident("VmHWM") - before)
+    except OSError:
+        return result, None
 
 
 def _resident(field: str) -> int:

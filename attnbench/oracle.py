@@ -13,20 +13,31 @@ import torch
 from torch import Tensor
 
 SAFETY = 4.0  # errors beyond four times their expected root mean square are taken for a defect
+_LEAST = 1e-150  # stands for 0 where sizes divide; its square is still a float64
 
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """Unit roundoffs: of the tensors' dtype, and of the accumulator an engine may use for it."""
+    """Unit roundoffs: of the tensors' dtype, and of the accumulator an engine may use for it.
+
+    ``step`` is the distance of the dtype's numbers near 0: below its normal range roundings do not shrink further.
+    """
 
     storage: float
     accumulator: float
+    step: float
 
     @classmethod
     def of(cls, dtype: torch.dtype) -> Rounding:
         """Accumulate in float32, float64 tensors in float64."""
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        return cls(torch.finfo(dtype).eps / 2, torch.finfo(wide).eps / 2)
+        info = torch.finfo(dtype)
+        return cls(info.eps / 2, torch.finfo(wide).eps / 2, max(info.tiny * info.eps, _LEAST))
+
+    def output_variance(self, value: Tensor, terms: Tensor | int) -> Tensor:
+        """Return the expected squared error of rounding rows [..., D] and of summing ``terms`` numbers for each."""
+        relative = self.storage**2 / 3 + self.accumulator**2 * terms / 2
+        return relative * value.square().sum(-1) + self.step**2 / 12 * value.shape[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +49,14 @@ class Exact:
 
     def tolerance(self) -> Tensor:
         """Return the largest acceptable relative L2 error over the rows, [...]."""
-        expected = self.variance.sum(-1)
-        size = self.value.square().sum((-2, -1))
-        return SAFETY * (expected / size.clamp(min=torch.finfo(torch.float64).tiny)).sqrt()
+        return SAFETY * self.variance.sum(-1).sqrt() / self._size()
 
     def error(self, other: Tensor) -> Tensor:
         """Return the relative L2 error of ``other`` over the rows, [...]. NaN where ``other`` is not finite."""
-        size = self.value.square().sum((-2, -1)).sqrt()
-        return (other.double() - self.value).square().sum((-2, -1)).sqrt() / size.clamp(min=1e-300)
+        return (other.double() - self.value).square().sum((-2, -1)).sqrt() / self._size()
+
+    def _size(self) -> Tensor:
+        return self.value.square().sum((-2, -1)).sqrt().clamp(min=_LEAST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +84,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, r
     kept = (weights > 0).sum(-1)
     spread = weights.square() @ v.square().sum(-1, keepdim=True)
     variance = _weights_variance(q, k, scale, rounding) * spread.squeeze(-1)
-    variance = variance + (rounding.storage**2 / 3 + rounding.accumulator**2 * kept / 2) * output.square().sum(-1)
+    variance = variance + rounding.output_variance(output, kept)
     return Attended(weights, Exact(output, variance))
 
 
@@ -112,8 +123,7 @@ def gradients(
     s_variance = weight * d_s.square() + p.square() * (delta_variance + w**2 * size)
 
     def exact(value: Tensor, spread: Tensor) -> Exact:
-        sums = (u**2 / 3 + w**2 * q.shape[-2] / 2) * value.square().sum(-1)
-        return Exact(value, spread + sums)
+        return Exact(value, spread + rounding.output_variance(value, q.shape[-2]))
 
     def rows(x: Tensor) -> Tensor:
         return x.square().sum(-1, keepdim=True)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-import torch
-
-from attnbench import telemetry
 from attnbench.kernels.engines import ENGINES
 from attnbench.runner import Bench, Trial
 from attnbench.schema import Row, digest
@@ -16,12 +13,16 @@ from attnbench.statistics import median_interval
 _BACKWARD = 2.5  # the backward pass makes five matrix products of the size of the forward pass's two
 
 
+def judge(trial: Trial) -> None:
+    """Take the latency from a trial that was sampled on a slowed-down GPU."""
+    if trial.verdict is None and (slowdown := trial.telemetry.slowdown) is not None:
+        trial.fail("throttled", f"the GPU was slowed by {slowdown} in at least half of the samples")
+
+
 def make_row(bench: Bench, trial: Trial, run_id: str) -> Row:
     """Return the row of a trial that has failed or has all its samples."""
-    agenda, shape = bench.agenda, bench.agenda.shape
-    cell, seen = trial.cell, telemetry.summarise(trial.readings)
-    if trial.verdict is None and seen.slowdown is not None:
-        trial.fail("throttled", f"the GPU was slowed by {seen.slowdown} in at least half of the samples")
+    shape = bench.agenda.shape
+    cell, seen = trial.cell, trial.telemetry
     seen_values: dict[str, Any] = {
         "sm_clock_mhz": seen.sm_clock_mhz,
         "power_w": seen.power_w,
@@ -41,7 +42,7 @@ def make_row(bench: Bench, trial: Trial, run_id: str) -> Row:
         heads_timed=bench.heads,
         engine_version=engine.version() if engine is not None and engine.available() is None else "",
         inputs_hash=bench.inputs.hash,
-        threads=torch.get_num_threads() if agenda.device.type == "cpu" else None,
+        threads=bench.threads,
         **_work(bench, trial),
         **_checks(trial),
         **_latency(bench, trial),

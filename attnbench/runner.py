@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from attnbench import api, telemetry
+from attnbench import api
 from attnbench.agenda import Agenda, Job, dense_engines
 from attnbench.inputs import Inputs, make_inputs
 from attnbench.kernels.engines import Task, choose_engine, get_engine
@@ -24,6 +24,7 @@ from attnbench.kernels.plan import Plan
 from attnbench.memory import measure_peak
 from attnbench.methods import get_method
 from attnbench.schema import Cell, Row, Sample, Verdict
+from attnbench.telemetry import Reading, Telemetry, read, summarise
 from attnbench.timing import Stopwatch
 from attnbench.verify import RowCheck, TwinCheck, TwinSpec, check_rows, check_twin
 
@@ -70,7 +71,11 @@ class Trial:
     peak_extra: int | None = None
     seconds: float = 0.0  # of the first call
     samples: list[Sample] = field(default_factory=list)
-    readings: list[telemetry.Reading] = field(default_factory=list)
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """What the GPU did while the samples were taken."""
+        return summarise([reading for sample in self.samples if (reading := reading_of(sample)) is not None])
 
     def fail(self, verdict: Verdict, reason: str) -> None:
         """End the trial without a latency."""
@@ -99,6 +104,11 @@ class Bench:
         self.trials = self._trials()
         self.baseline: Trial | None = None
 
+    @property
+    def threads(self) -> int | None:
+        """CPU threads that torch uses; None where they do not matter."""
+        return torch.get_num_threads() if self.agenda.device.type == "cpu" else None
+
     def _make_inputs(self, heads: int) -> Inputs:
         agenda, request = self.agenda, self.agenda.request
         return make_inputs(
@@ -111,27 +121,15 @@ class Bench:
         Raises:
             Unsupported: if the engine asked for can serve none of them.
         """
-        request, trials, problems = self.agenda.request, [], []
+        trials = []
         for job in self.agenda.jobs:
-            name, problem = request.engine, ""
-            try:
-                with classified() as failure:
-                    plan = self._plan(job)
-                    name = choose_engine(request.engine, plan, self._task()).name
-                if failure.verdict is not None:
-                    trials.append(
-                        Trial(job, self.agenda.cell(job, name), verdict=failure.verdict, reason=failure.reason)
-                    )
-                    continue
-            except Unsupported as error:
-                problem = str(error)
-                problems.append(problem)
-            trial = Trial(job, self.agenda.cell(job, name))
-            if problem:
-                trial.fail("unsupported", problem)
-            trials.append(trial)
-        if problems and len(problems) == len(trials):
-            raise Unsupported("; ".join(dict.fromkeys(problems)))
+            name = self.agenda.request.engine
+            with classified() as failure:
+                plan = self._plan(job)
+                name = choose_engine(name, plan, self._task()).name
+            trials.append(Trial(job, self.agenda.cell(job, name), verdict=failure.verdict, reason=failure.reason))
+        if all(trial.verdict == "unsupported" for trial in trials):
+            raise Unsupported("; ".join(dict.fromkeys(trial.reason for trial in trials)))
         return trials
 
     def _task(self) -> Task:
@@ -262,16 +260,19 @@ class Bench:
         grid = (1, 1, q.shape[2])
         seconds = {}
         for name in usable:
-            for _ in range(3):  # the last of three counts: the first two warm up
-                start = time.perf_counter()
-                api.attention(q, k, v, method=job.method, grid=grid, engine=name)
-                seconds[name] = time.perf_counter() - start
+            with classified() as failure:
+                for _ in range(3):  # the last of three counts: the first two warm up
+                    start = time.perf_counter()
+                    api.attention(q, k, v, method=job.method, grid=grid, engine=name)
+                    seconds[name] = time.perf_counter() - start
+            if failure.verdict is not None:  # if no other is left, its full-size trial will say why
+                seconds[name] = float("inf")
         return [min(usable, key=lambda name: seconds[name])]
 
     def live(self) -> list[Trial]:
         """The trials to time, with the baseline first if it is not one of them."""
         extra = [] if self.baseline is None or self.baseline.shared else [self.baseline]
-        return extra + [trial for trial in self.trials if trial.verdict is None]
+        return [trial for trial in (*extra, *self.trials) if trial.verdict is None]
 
     def choose_heads(self) -> int:
         """Return how many heads the budget allows, at least the one that was verified (on CUDA: all)."""
@@ -317,7 +318,7 @@ class Bench:
                 continue
             left = sum(t.seconds for t in order[place:]) + (rounds - number - 1) * sum(t.seconds for t in order)
             self.progress.step(
-                f"round {number + 1} of {rounds}: {trial.job.label}",
+                f"round {number + 1} of {rounds}: {'dense baseline' if trial is self.baseline else trial.job.label}",
                 number * len(order) + place,
                 rounds * len(order),
                 left,
@@ -326,8 +327,7 @@ class Bench:
                 call = self.call(trial.job, trial.cell.engine)
                 timing = self.stopwatch.time(call.run, call.prepare)
                 trial.seconds = timing.cold_ms / 1e3
-                if (reading := telemetry.read(self.agenda.device)) is not None:
-                    trial.readings.append(reading)
+                reading = read(self.agenda.device)
                 sample = Sample(
                     cell_id=trial.cell.identity,
                     round=number,
@@ -335,6 +335,8 @@ class Bench:
                     warm_ms=timing.warm_ms,
                     heads_timed=self.heads,
                     inputs_hash=self.inputs.hash,
+                    threads=self.threads,
+                    **({} if reading is None else asdict(reading)),
                 )
                 trial.samples.append(sample)
                 journal(sample)
@@ -354,13 +356,15 @@ class Failure:
 def classified() -> Iterator[Failure]:
     """Turn what may go wrong with one cell into a verdict, so that the other cells go on.
 
-    A user's error and an engine's refusal pass through: they are not the cell's fault.
+    A user's error passes through: it is not the cell's fault.
     """
     failure = Failure()
     try:
         yield failure
-    except (BadInput, Unsupported):
+    except BadInput:
         raise
+    except Unsupported as error:
+        failure.verdict, failure.reason = "unsupported", str(error)
     except (torch.OutOfMemoryError, MemoryError) as error:
         failure.verdict, failure.reason = "oom", _first_line(error)
         if torch.cuda.is_available():
@@ -378,6 +382,16 @@ def _first_line(error: BaseException) -> str:
 def _output(result: Tensor | tuple[Tensor, Tensor]) -> Tensor:
     assert isinstance(result, Tensor)
     return result
+
+
+def reading_of(sample: Sample) -> Reading | None:
+    """Return what the GPU said when a sample was taken, or None where it was not asked."""
+    clock, power, temperature, reasons = (
+        sample.sm_clock_mhz, sample.power_w, sample.temperature_c, sample.clock_reasons,
+    )  # fmt: skip
+    if clock is None or power is None or temperature is None or reasons is None:
+        return None
+    return Reading(clock, power, temperature, reasons)
 
 
 def finished(row: Row) -> bool:

@@ -34,21 +34,21 @@ class Record(BaseModel):
 class Cell(Record):
     """What is measured. Equal cells of two runs have equal ``identity``, stored as cell_id: the fields' digest."""
 
-    method: str
+    method: str = Field(description="name of the method")
     settings: str = Field(description="canonical JSON of the method's settings, defaults filled in for the grid")
-    layer: int = Field(ge=0)
-    step: int | None = None
+    layer: int = Field(ge=0, description="transformer layer; some methods differ by layer")
+    step: int | None = Field(default=None, description="denoising step, for methods that differ by it")
     grid: str = Field(description="T x H x W, as 21x45x80")
     text_tokens: tuple[int, int] = Field(description="text tokens before and after the video tokens")
-    batch: int = Field(ge=1)
-    heads: int = Field(ge=1)
-    kv_heads: int = Field(ge=1)
-    head_dim: int = Field(ge=1)
-    dtype: str
-    direction: Literal["fwd", "fwdbwd"]
-    inputs: str
-    seed: int
-    engine: str
+    batch: int = Field(ge=1, description="sequences")
+    heads: int = Field(ge=1, description="query heads of the shape; heads_timed says how many were run")
+    kv_heads: int = Field(ge=1, description="key and value heads of the shape")
+    head_dim: int = Field(ge=1, description="channels of a head")
+    dtype: str = Field(description="type of q, k, v: bfloat16, float16, float32 or float64")
+    direction: Literal["fwd", "fwdbwd"] = Field(description="forward, or forward and backward")
+    inputs: str = Field(description="where q, k, v come from, as typed after --inputs")
+    seed: int = Field(description="seed of the inputs and of the sampled rows")
+    engine: str = Field(description="who ran the plan")
     device: str = Field(description="name of the GPU or CPU")
 
     @property
@@ -60,17 +60,17 @@ class Cell(Record):
 class Row(Cell):
     """One cell of one run. A latency exists only where the verdict is ok."""
 
-    schema_version: int = SCHEMA_VERSION
-    row_id: str
-    run_id: str
-    cell_id: str
-    verdict: Verdict
+    schema_version: int = Field(default=SCHEMA_VERSION, description="version of these columns")
+    row_id: str = Field(description="digest of run_id and cell_id")
+    run_id: str = Field(description="start of the run, UTC, and four random digits")
+    cell_id: str = Field(description="digest of what was measured: equal in two runs of the same cell")
+    verdict: Verdict = Field(description="ok, or why there is no latency")
     reason: str = Field(default="", description="why the verdict is not ok, in one sentence")
 
     model: str | None = Field(default=None, description="the model preset the shape came from")
-    tokens: int
+    tokens: int = Field(description="length of the sequence, text included")
     heads_timed: int = Field(ge=0, description="heads that were timed; no figure is extrapolated from them")
-    engine_version: str
+    engine_version: str = Field(description="version of the engine that ran; empty if none could")
     inputs_hash: str | None = Field(default=None, description="digest of the very q, k, v that were timed")
     threads: int | None = Field(default=None, description="CPU threads used by torch")
 
@@ -78,15 +78,15 @@ class Row(Cell):
     plan_bytes: int | None = Field(default=None, description="bytes of the plan: order, offsets and kept blocks")
 
     latency_ms: float | None = Field(default=None, gt=0, description="median, cold cache")
-    latency_lo_ms: float | None = None
-    latency_hi_ms: float | None = None
+    latency_lo_ms: float | None = Field(default=None, description="lower end of the interval of the median")
+    latency_hi_ms: float | None = Field(default=None, description="upper end of the interval of the median")
     interval: Interval | None = Field(default=None, description="what lo and hi are; min-max below six samples")
     latency_warm_ms: float | None = Field(default=None, gt=0, description="median, cache left as the last call left it")
     samples_ms: list[float] = Field(default_factory=list, description="every cold sample, in the order taken")
-    timer: Timer | None = None
+    timer: Timer | None = Field(default=None, description="clock that took the samples")
     baseline: str | None = Field(default=None, description="method/engine of the fastest dense kernel of this run")
-    baseline_version: str | None = None
-    baseline_ms: float | None = Field(default=None, gt=0)
+    baseline_version: str | None = Field(default=None, description="version of the baseline's engine")
+    baseline_ms: float | None = Field(default=None, gt=0, description="median of the baseline in the same rounds")
     speedup: float | None = Field(default=None, gt=0, description="baseline_ms / latency_ms")
     translation: float | None = Field(default=None, gt=0, description="speedup x density")
 
@@ -95,20 +95,25 @@ class Row(Cell):
     flops_executed: int | None = Field(default=None, description="as run: whole tiles and selection included")
 
     numerical_error: float | None = Field(default=None, ge=0, description="relative L2 against the plan in float64")
-    numerical_tolerance: float | None = Field(default=None, gt=0)
+    numerical_tolerance: float | None = Field(
+        default=None, gt=0, description="what rounding in this dtype explains; a larger numerical_error is incorrect"
+    )
     twin_error: float | None = Field(default=None, ge=0, description="worst error of the small twin over its tolerance")
     approximation_error: float | None = Field(default=None, ge=0, description="relative L2 against full attention")
-    approximation_cosine: float | None = Field(default=None, ge=-1.001, le=1.001)
+    approximation_cosine: float | None = Field(
+        default=None, ge=-1.001, le=1.001, description="mean cosine of a row and the same row of full attention"
+    )
     mass_recall: float | None = Field(default=None, ge=0, le=1.001, description="share of full attention's mass kept")
     peak_extra_mib: float | None = Field(default=None, description="peak memory beyond inputs and output")
     sm_clock_mhz: float | None = Field(default=None, description="median SM clock while this cell was sampled")
-    power_w: float | None = None
-    temperature_c: float | None = None
+    power_w: float | None = Field(default=None, description="median power of the GPU while this cell was sampled")
+    temperature_c: float | None = Field(default=None, description="median temperature of the GPU")
     power_capped: bool | None = Field(default=None, description="normal under load; recorded only")
 
     @model_validator(mode="after")
     def _latency_only_where_ok(self) -> Row:
-        if self.verdict != "ok" and self.latency_ms is not None:
+        timed = (self.latency_ms, self.latency_warm_ms, self.speedup, self.translation, self.samples_ms or None)
+        if self.verdict != "ok" and any(value is not None for value in timed):
             raise ValueError(f"a latency with verdict {self.verdict!r}")
         if self.verdict == "ok" and (self.latency_ms is None or not self.samples_ms):
             raise ValueError("verdict 'ok' without a latency")
@@ -124,35 +129,40 @@ class Row(Cell):
 class Environment(Record):
     """Where a run was measured."""
 
-    device: str
-    device_kind: Literal["cpu", "cuda"]
-    cores: int
-    memory_gib: float
-    driver: str | None = None
-    python: str
-    platform: str
-    packages: dict[str, str]
-    git_commit: str | None = None
-    git_dirty: bool | None = None
-    command: list[str] = Field(default_factory=list)
+    device: str = Field(description="name of the GPU or CPU")
+    device_kind: Literal["cpu", "cuda"] = Field(description="what the run measures on")
+    cores: int = Field(description="CPU cores this process may use")
+    memory_gib: float = Field(description="memory of the GPU, or of the machine")
+    driver: str | None = Field(default=None, description="version of the NVIDIA driver")
+    python: str = Field(description="version of Python")
+    platform: str = Field(description="operating system")
+    packages: dict[str, str] = Field(description="versions of the packages that matter")
+    git_commit: str | None = Field(default=None, description="commit of the checkout that ran")
+    git_dirty: bool | None = Field(default=None, description="whether the checkout had uncommitted changes")
+    command: list[str] = Field(default_factory=list, description="the command line as typed")
     started_at: str = Field(description="UTC, ISO 8601")
 
 
 class RunHeader(Record):
     """First line of a journal: what the run set out to do."""
 
-    schema_version: int = SCHEMA_VERSION
-    run_id: str
-    environment: Environment
+    schema_version: int = Field(default=SCHEMA_VERSION, description="version of the lines of this journal")
+    run_id: str = Field(description="start of the run, UTC, and four random digits")
+    environment: Environment = Field(description="where the run was measured")
     request: dict[str, Any] = Field(description="the arguments that `attnbench run --resume` repeats")
 
 
 class Sample(Record):
     """One timed call. Samples are journaled as they are taken, so that an interrupted run can go on."""
 
-    cell_id: str
-    round: int = Field(ge=0)
-    cold_ms: float = Field(gt=0)
-    warm_ms: float | None = Field(default=None, gt=0)
-    heads_timed: int = Field(ge=1)
-    inputs_hash: str
+    cell_id: str = Field(description="what was timed")
+    round: int = Field(ge=0, description="number of the round, from 0")
+    cold_ms: float = Field(gt=0, description="time of the call with a cold cache")
+    warm_ms: float | None = Field(default=None, gt=0, description="time of the same call right after; CUDA only")
+    heads_timed: int = Field(ge=1, description="heads that were run")
+    inputs_hash: str = Field(description="digest of the very q, k, v")
+    threads: int | None = Field(default=None, description="CPU threads used by torch")
+    sm_clock_mhz: float | None = Field(default=None, description="SM clock right after the call")
+    power_w: float | None = Field(default=None, description="power of the GPU right after the call")
+    temperature_c: float | None = Field(default=None, description="temperature of the GPU right after the call")
+    clock_reasons: int | None = Field(default=None, description="NVML's clock event reasons, as bits")

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from attnbench.agenda import Request, make_agenda
+from attnbench.agenda import Request, make_agenda, read_request
 from attnbench.environment import collect_environment
 from attnbench.kernels.errors import BadInput
-from attnbench.rows import make_row
+from attnbench.rows import judge, make_row
 from attnbench.runner import Bench, Progress, Trial, finished
 from attnbench.schema import Row, RunHeader, Sample
 from attnbench.store import JOURNAL, Journal, Record
@@ -51,7 +51,10 @@ def start(request: Request, out: Path | None, progress: Progress) -> Outcome:
     )
     with Journal.create(folder, header) as journal:
         if out is None:
-            _point_latest(DEFAULT_ROOT, folder)
+            try:
+                _point_latest(DEFAULT_ROOT, folder)
+            except OSError as error:
+                progress.note(f"{str(DEFAULT_ROOT / 'latest')!r} does not point to this run: {error.strerror}")
         progress.started(str(folder))
         return _measure(bench, journal, header, progress, ())
 
@@ -67,14 +70,20 @@ def resume(folder: Path, progress: Progress) -> Outcome:
         header = next((record for record in records if isinstance(record, RunHeader)), None)
         if header is None:
             raise BadInput(f"nothing to resume: the journal in {str(folder)!r} has no first line; start a new run")
-        request = Request.model_validate(header.request)
-        agenda = make_agenda(request)
+        agenda = make_agenda(read_request(**header.request))
         kind = "cuda" if agenda.device.type == "cuda" else "cpu"
         here = collect_environment(kind, sys.argv)  # type: ignore[arg-type]  # one of the two
         if here.device != header.environment.device:
             raise BadInput(
                 f"{str(folder)!r} was measured on {header.environment.device!r} and this is {here.device!r}: "
                 "one run cannot hold both; start a new one"
+            )
+        before, now = header.environment.packages, here.packages
+        changed = sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
+        if changed:
+            old, new = (", ".join(f"{name} {packages[name]}" for name in changed) for packages in (before, now))
+            raise BadInput(
+                f"{str(folder)!r} was measured with {old} and this is {new}: one run cannot hold both; start a new one"
             )
         progress.started(str(folder))
         return _measure(Bench(agenda, progress), journal, header, progress, records)
@@ -97,7 +106,7 @@ def _measure(
             done[row.cell_id] = row
 
     bench.prepare()
-    old = [record for record in records if isinstance(record, Sample)]
+    old = usable_samples(records)
     heads = {sample.heads_timed for sample in old}
     bench.use_heads(heads.pop() if len(heads) == 1 else bench.choose_heads())
     reused = _reuse(bench, old)
@@ -108,8 +117,23 @@ def _measure(
     write(trial for trial in bench.trials if trial.verdict is not None)
     for number in range(rounds):
         bench.time_round(number, rounds, journal.append)
+    for trial in bench.live():
+        judge(trial)
+    if bench.baseline is not None and bench.baseline.verdict is not None:
+        progress.note(f"no speed-ups: the dense baseline is {bench.baseline.verdict}: {bench.baseline.reason}")
     write(trial for trial in bench.trials if trial.cell.identity not in done)
     return Outcome(journal.folder, tuple(done.values()))
+
+
+def usable_samples(records: Iterable[Record]) -> list[Sample]:
+    """Return the samples that may still make a latency: those before a row that will be measured anew may not."""
+    samples: dict[str, list[Sample]] = {}
+    for record in records:
+        if isinstance(record, Sample):
+            samples.setdefault(record.cell_id, []).append(record)
+        elif isinstance(record, Row) and not finished(record):
+            samples.pop(record.cell_id, None)
+    return [sample for mine in samples.values() for sample in mine]
 
 
 def _reuse(bench: Bench, samples: list[Sample]) -> int:
@@ -117,7 +141,7 @@ def _reuse(bench: Bench, samples: list[Sample]) -> int:
     count = 0
     for trial in bench.live():
         mine = [s for s in samples if s.cell_id == trial.cell.identity and s.inputs_hash == bench.inputs.hash]
-        trial.samples = [sample for sample in mine if sample.heads_timed == bench.heads]
+        trial.samples = [s for s in mine if (s.heads_timed, s.threads) == (bench.heads, bench.threads)]
         count += len(trial.samples)
     return count
 
@@ -128,10 +152,10 @@ def check_writable(folder: Path) -> None:
     Raises:
         BadInput: if not.
     """
-    if (folder / JOURNAL).exists():
+    if os.path.exists(folder / JOURNAL):  # False also for names that the system refuses
         raise BadInput(f"{str(folder)!r} holds a run already; choose another --out, or finish it with --resume")
     for place in (folder, *folder.parents):
-        if place.exists():
+        if os.path.exists(place):
             if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
                 raise BadInput(f"cannot write results to {str(folder)!r}: {str(place)!r} is not a writable folder")
             return

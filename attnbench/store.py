@@ -7,6 +7,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -41,8 +42,9 @@ class Journal:
             BadInput: if the folder cannot be written, or holds a journal already.
         """
         try:
+            fresh = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
-            stream = (folder / JOURNAL).open("xb")
+            stream = (folder / JOURNAL).open("xb", buffering=0)
         except FileExistsError as error:
             raise BadInput(
                 f"{str(folder)!r} holds a run already (or is a file); choose another --out, or finish it with --resume"
@@ -53,7 +55,17 @@ class Journal:
             ) from error
         journal = cls(folder, stream)
         journal._lock()
-        journal.append(header)
+        try:
+            journal._write(header)
+        except OSError as error:
+            journal.close()
+            with suppress(OSError):
+                (folder / JOURNAL).unlink()
+                if fresh:
+                    folder.rmdir()
+            raise BadInput(
+                f"cannot write results to {str(folder)!r}: {error.strerror}; choose another --out"
+            ) from error
         return journal
 
     @classmethod
@@ -64,18 +76,26 @@ class Journal:
             BadInput: if there is none, if it cannot be read or written, or if another process is writing it.
         """
         path = folder / JOURNAL
-        if not path.is_file():
+        if not os.path.isfile(path):  # False also for names that the system refuses
             raise BadInput(f"nothing to resume: {str(folder)!r} has no {JOURNAL}")
         try:
-            stream = path.open("r+b")
+            stream = path.open("r+b", buffering=0)
         except OSError as error:
             raise BadInput(f"cannot write {str(path)!r}: {error.strerror}") from error
         journal = cls(folder, stream)
         journal._lock()
-        records = list(read_journal(path))
-        whole = path.read_bytes().rfind(b"\n") + 1
-        stream.truncate(whole)
-        stream.seek(whole)
+        try:
+            records = list(read_journal(path))
+            *lines, rest = path.read_bytes().split(b"\n")
+            if _is_torn(rest.decode(errors="replace")):
+                stream.truncate(sum(len(line) + 1 for line in lines))
+                rest = b""
+            stream.seek(0, os.SEEK_END)
+            if rest:  # the line is whole, only its end is missing
+                stream.write(b"\n")
+        except BaseException:
+            journal.close()
+            raise
         return journal, records
 
     def _lock(self) -> None:
@@ -91,13 +111,9 @@ class Journal:
         Raises:
             BadInput: if the disk refuses it, as when it is full. What was written before stays readable.
         """
-        kind = next(kind for kind, model in _KINDS.items() if type(record) is model)
-        line = json.dumps({"kind": kind, **record.model_dump(mode="json")}, allow_nan=False) + "\n"
         start = self._stream.tell()
         try:
-            self._stream.write(line.encode())
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
+            self._write(record)
         except OSError as error:
             self._undo(start)
             raise BadInput(
@@ -105,9 +121,18 @@ class Journal:
                 f"go on with: attnbench run --resume {self.folder}"
             ) from error
 
+    def _write(self, record: Record) -> None:
+        kind = next(kind for kind, model in _KINDS.items() if type(record) is model)
+        line = json.dumps({"kind": kind, **record.model_dump(mode="json")}, allow_nan=False) + "\n"
+        rest = memoryview(line.encode())
+        while rest:  # the stream is unbuffered, so that nothing is left to be written after a failure
+            rest = rest[self._stream.write(rest) :]
+        os.fsync(self._stream.fileno())
+
     def _undo(self, start: int) -> None:
         try:
-            os.ftruncate(self._stream.fileno(), start)
+            self._stream.truncate(start)
+            self._stream.seek(start)
         except OSError:
             return  # the reader leaves a torn line out
 
@@ -138,18 +163,26 @@ def read_journal(path: Path) -> Iterator[Record]:
         BadInput: if the file cannot be read, is not a journal, or is of a newer schema.
     """
     try:
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read {str(path)!r} as a results journal: {error}") from error
+        text = path.read_bytes().decode(errors="replace")  # what is torn need not be text
+    except OSError as error:
+        raise BadInput(f"cannot read {str(path)!r} as a results journal: {error.strerror}") from error
     *lines, rest = text.split("\n")
     for number, line in enumerate(lines, 1):
         yield _parse(path, number, line)
-    if rest:
-        try:
-            yield _parse(path, len(lines) + 1, rest)
-        except BadInput:
-            message = f"{path}: the last line (line {len(lines) + 1}, {len(rest)} characters) is torn and was left out"
-            warnings.warn(message, TornLine, stacklevel=2)
+    if _is_torn(rest) and (lines or rest.startswith("{")):
+        message = f"{path}: the last line (line {len(lines) + 1}, {len(rest)} characters) is torn and was left out"
+        warnings.warn(message, TornLine, stacklevel=2)
+    elif rest:
+        yield _parse(path, len(lines) + 1, rest)
+
+
+def _is_torn(rest: str) -> bool:
+    """Whether what follows the last line break is a part of a line only: no part of a JSON object is JSON."""
+    try:
+        json.loads(rest)
+    except json.JSONDecodeError:
+        return bool(rest)
+    return False
 
 
 def _parse(path: Path, number: int, line: str) -> Record:
@@ -175,9 +208,9 @@ def find_journals(path: Path) -> list[Path]:
     Raises:
         BadInput: if there is none.
     """
-    if path.is_file():
+    if os.path.isfile(path):
         return [path]
-    if not path.exists():
+    if not os.path.exists(path):  # False also for names that the system refuses
         raise BadInput(
             f"no such file or folder: {str(path)!r}; it must be a results journal or a folder that holds some"
         )

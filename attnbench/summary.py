@@ -111,7 +111,7 @@ def _case_table(case: Case, names: list[str]) -> Table:
 def _heading(case: Case) -> str:
     first = case.first
     text = sum(first.text_tokens)
-    heads = f"{first.heads} heads" + (f" ({case.heads_timed} timed)" if case.heads_timed else "")
+    heads = f"{case.heads_timed} of {first.heads} heads timed" if case.heads_timed else f"{first.heads} heads"
     shape = f"{grid_words(first.grid)} = {first.tokens - text:,} tokens" + (f" + {text:,} text tokens" if text else "")
     return (
         f"{first.device} – run {first.run_id}\n"
@@ -129,6 +129,10 @@ def _notes(case: Case) -> list[str]:
     kinds = dict.fromkeys(INTERVALS[row.interval] for row in case.timed if row.interval)
     if kinds:
         notes.append(f"latency: median with a cold cache and its interval, {' or '.join(kinds)}")
+    limits = [row.numerical_tolerance for row in case.rows if row.numerical_tolerance is not None]
+    if limits:
+        bounds = dict.fromkeys(tiny(limit) for limit in (min(limits), max(limits)))
+        notes.append(f"numerical error: against the plan in float64; rounding explains up to {' to '.join(bounds)}")
     notes += [
         f"{case.label(row)}: {row.verdict}: {row.reason or 'no reason recorded'}"
         for row in case.rows

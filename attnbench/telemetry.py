@@ -25,7 +25,7 @@ class Reading:
     sm_clock_mhz: float
     power_w: float
     temperature_c: float
-    reasons: int
+    clock_reasons: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def read(device: torch.device) -> Reading | None:
             sm_clock_mhz=pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
             power_w=pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
             temperature_c=pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
-            reasons=pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle),
+            clock_reasons=pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle),
         )
     except pynvml.NVMLError:
         return None
@@ -64,12 +64,14 @@ def summarise(readings: Sequence[Reading]) -> Telemetry:
     if not readings:
         return Telemetry()
     shown = [
-        why for bit, why in _SLOWDOWNS.items() if 2 * sum(bool(r.reasons & bit) for r in readings) >= len(readings)
+        why
+        for bit, why in _SLOWDOWNS.items()
+        if 2 * sum(bool(r.clock_reasons & bit) for r in readings) >= len(readings)
     ]
     return Telemetry(
         sm_clock_mhz=statistics.median(r.sm_clock_mhz for r in readings),
         power_w=statistics.median(r.power_w for r in readings),
         temperature_c=statistics.median(r.temperature_c for r in readings),
-        power_capped=any(r.reasons & _POWER_CAP for r in readings),
+        power_capped=any(r.clock_reasons & _POWER_CAP for r in readings),
         slowdown=", ".join(shown) or None,
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from typing import TextIO
 
 import typer
 
@@ -26,10 +28,26 @@ for command in (run, report, compare, ls, show, doctor):
     app.command()(command)
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning of ours as one sentence, and one of a library with where it comes from."""
+    ours = category.__module__.partition(".")[0] == "attnbench"
+    text = str(message) if ours else warnings.formatwarning(message, category, filename, lineno, line).rstrip()
+    print(f"attnbench: {text}" if ours else text, file=file or sys.stderr)
+
+
 def main() -> None:
     """Run the command line; turn a user's error into one sentence and exit code 2, an interrupt into 130."""
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = app(prog_name="attnbench", standalone_mode=False)
     except KeyboardInterrupt:
         print("attnbench: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -39,7 +57,28 @@ def main() -> None:
     except Exception as error:
         from attnbench.kernels.errors import AttnbenchError
 
-        if not isinstance(error, AttnbenchError):
+        usage = _usage_problem(error)
+        if usage is None and not isinstance(error, AttnbenchError):
             raise
-        print(f"attnbench: {error}", file=sys.stderr)
+        if usage != "":
+            print(f"attnbench: {usage or error}", file=sys.stderr)
         sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage_problem(error: Exception) -> str | None:
+    """Say in one sentence what typer did not understand, quoting what was typed; None for errors of another kind.
+
+    Told by its methods: the class is typer's own or click's, as typer's version has it.
+    """
+    said = getattr(error, "format_message", None)
+    if said is None:
+        return None
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return ""  # the help was printed when the error was made
+    text = " ".join(str(said()).split()).rstrip(".")
+    problems = getattr(error.__cause__, "errors", None)  # of pydantic, whose words leave out the value
+    typed = problems()[0].get("input") if callable(problems) else None
+    quoted = "" if typed is None or repr(typed) in text else f", not {typed!r}"
+    command = getattr(getattr(error, "ctx", None), "command_path", "attnbench")
+    return f"{text}{quoted}; {command} --help says what there is"

@@ -41,7 +41,7 @@ class TerminalProgress:
 
     def note(self, text: str) -> None:
         """Print a remark that stays."""
-        self.console.print(f"attnbench: {text}", markup=False, highlight=False)
+        self.console.print(f"attnbench: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def started(self, folder: str) -> None:
         """Remember where the run is written."""
@@ -55,13 +55,15 @@ class TerminalProgress:
             self.note(f"interrupted; every sample so far is kept. Go on with: attnbench run --resume {self.folder}")
 
     def __enter__(self) -> TerminalProgress:
-        self.bar.start()
+        if self.console.is_terminal:  # elsewhere it would end with an empty line
+            self.bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.stop()
+        if self.console.is_terminal:
+            self.bar.stop()
 
 
 def duration(seconds: float) -> str:

@@ -64,10 +64,10 @@ def run(
             if resume is not None:
                 outcome = resume_run(resume, progress)
             else:
-                from attnbench.agenda import Request
+                from attnbench.agenda import read_request
 
                 chosen = unique_methods(method)
-                request = Request(
+                request = read_request(
                     methods=parse_settings(settings, chosen), res=res, frames=frames, model=model, grid=grid,
                     heads=heads, kv_heads=kv_heads, head_dim=head_dim, batch=batch, dtype=dtype, direction=direction,
                     inputs=inputs, seed=seed, engine=engine, device=device, layers=layer, rounds=rounds, budget=budget,
@@ -81,10 +81,10 @@ def run(
 
 
 def _show(folder: Path, as_json: bool) -> None:
-    from attnbench.store import load_results
+    from attnbench.store import JOURNAL, load_results
     from attnbench.summary import summary_records, summary_table
 
-    frame = load_results(folder)
+    frame = load_results(folder / JOURNAL)
     if as_json:
         print(json.dumps({"folder": str(folder), "rows": summary_records(frame)}, allow_nan=False))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +39,8 @@ def check_inputs_spec(spec: str) -> InputsSpec:
         raise BadInput(f"inputs {spec!r} names no file: write {INPUT_SOURCES[kind].partition(': ')[0]}")
     if not name:
         return InputsSpec(kind, None)
-    path = Path(name).expanduser()
-    if not path.is_file():
-        problem = "is not a file" if path.exists() else "does not exist"
+    path = Path(os.path.expanduser(name))  # as typed where there is no such user
+    if not os.path.isfile(path):  # False also for names that the system refuses
+        problem = "is not a file" if os.path.exists(path) else "does not exist"
         raise BadInput(f"inputs {spec!r}: {name!r} {problem}")
     return InputsSpec(kind, path)

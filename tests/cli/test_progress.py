@@ -1,0 +1,58 @@
+"""Progress on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from attnbench.cli.progress import TerminalProgress, duration
+
+LONG = "/a/folder/with/a/name/that/is/longer/than/a/line/of/a/terminal/of/eighty/columns/would/ever/be/20260101T000000Z"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (39.6, "40 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3725, "62 min 05 s")],
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_elsewhere_each_step_is_a_line_and_nothing_else_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with TerminalProgress() as progress:
+        progress.step("verifying sta", 0, 2, None)
+        progress.step("round 1 of 3: sta", 1, 2, 75)
+        progress.note("[bold]no[/bold] markup")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        "attnbench: verifying sta",
+        "attnbench: round 1 of 3: sta, about 1 min 15 s left",
+        "attnbench: [bold]no[/bold] markup",
+    ]
+
+
+def test_an_interrupt_names_the_folder_on_a_line_that_can_be_copied(capsys: pytest.CaptureFixture[str]) -> None:
+    with TerminalProgress() as progress:
+        progress.interrupted()
+        progress.started(LONG)
+        progress.interrupted()
+    before, after = capsys.readouterr().err.splitlines()
+    assert before == "attnbench: interrupted before anything was measured"
+    assert after.endswith(f"attnbench run --resume {LONG}")
+
+
+def test_on_a_terminal_the_steps_share_one_line_and_notes_stay() -> None:
+    screen = io.StringIO()
+    progress = TerminalProgress()
+    progress.console = progress.bar.live.console = Console(file=screen, force_terminal=True, width=80)
+    with progress:
+        for number in range(3):
+            progress.step(f"round {number + 1} of 3", number, 3, 9 - number)
+        progress.note("a remark")
+    assert len(progress.bar.tasks) == 1
+    assert progress.bar.tasks[0].description == "round 3 of 3"
+    assert progress.bar.tasks[0].fields["left"] == "about 7 s left"
+    assert "attnbench: a remark" in screen.getvalue()

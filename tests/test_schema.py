@@ -1,0 +1,183 @@
+"""The records of a journal: identity of cells, what a row may not say, and the JSON Schema in docs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from attnbench.schema import Cell, Environment, Row, RunHeader, Sample, canonical_json, digest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The fixed columns, in the words of the design: whoever reads results by these names must go on working.
+FIXED_COLUMNS = {
+    "row_id", "run_id", "cell_id", "verdict", "method", "settings", "layer", "step", "engine", "engine_version",
+    "device", "model", "tokens", "grid", "text_tokens", "batch", "heads", "heads_timed", "kv_heads", "head_dim",
+    "dtype", "direction", "inputs", "inputs_hash", "seed", "density", "latency_ms", "latency_lo_ms",
+    "latency_hi_ms", "latency_warm_ms", "samples_ms", "timer", "threads", "baseline", "speedup", "translation",
+    "flops_dense", "flops_algorithmic", "flops_executed", "numerical_error", "approximation_error",
+    "peak_extra_mib", "schema_version",
+}  # fmt: skip
+
+
+def cell(**changes: Any) -> Cell:
+    fields: dict[str, Any] = {
+        "method": "sta", "settings": "{}", "layer": 0, "grid": "3x5x7", "text_tokens": (0, 0), "batch": 1, "heads": 2,
+        "kv_heads": 2, "head_dim": 32, "dtype": "float32", "direction": "fwd", "inputs": "gaussian", "seed": 0,
+        "engine": "reference", "device": "a machine",
+    }  # fmt: skip
+    return Cell(**fields | changes)
+
+
+def row(of: Cell | None = None, **changes: Any) -> Row:
+    of = of or cell()
+    fields: dict[str, Any] = {
+        **of.model_dump(), "row_id": "r", "run_id": "run", "cell_id": of.identity, "verdict": "ok", "tokens": 105,
+        "heads_timed": 2, "engine_version": "1", "latency_ms": 2.0, "samples_ms": [2.0],
+    }  # fmt: skip
+    return Row(**fields | changes)
+
+
+@pytest.fixture(scope="module")
+def write_schema() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("write_schema", ROOT / "scripts" / "write_schema.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+NUMBERS = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False))
+
+
+@given(st.dictionaries(st.text(), st.one_of(NUMBERS, st.text())))
+def test_canonical_json_does_not_depend_on_the_order_of_keys(value: dict[str, Any]) -> None:
+    backwards = dict(reversed(value.items()))
+    assert canonical_json(value) == canonical_json(backwards)
+    assert digest(value) == digest(backwards)
+    assert json.loads(canonical_json(value)) == value
+
+
+def test_canonical_json_refuses_what_is_not_json() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        canonical_json({"x": float("nan")})
+
+
+def test_every_field_of_a_cell_counts_in_its_identity() -> None:
+    other: dict[str, Any] = {
+        "method": "moba", "settings": '{"a":1}', "layer": 1, "step": 0, "grid": "3x5x8", "text_tokens": (0, 1),
+        "batch": 2, "heads": 4, "kv_heads": 1, "head_dim": 64, "dtype": "bfloat16", "direction": "fwdbwd",
+        "inputs": "video", "seed": 1, "engine": "sdpa", "device": "another machine",
+    }  # fmt: skip
+    assert other.keys() == Cell.model_fields.keys()
+    identities = {cell().identity, *(cell(**{name: value}).identity for name, value in other.items())}
+    assert len(identities) == 1 + len(other)
+    assert cell().identity == cell().identity
+
+
+def test_identity_has_not_changed_since_tables_were_first_written() -> None:
+    """Committed tables are compared by it: a change makes every cell of them a stranger."""
+    assert cell().identity == digest(json.loads(cell().model_dump_json())) == "96faa5d998105220"
+
+
+def test_the_fixed_columns_are_there() -> None:
+    assert FIXED_COLUMNS.issubset(Row.model_fields)
+
+
+def test_a_row_survives_json_and_gives_its_cell_back() -> None:
+    one = row(samples_ms=[2.0, 2.5], density=0.25, text_tokens=(0, 0))
+    assert Row.model_validate_json(one.model_dump_json()) == one
+    assert one.cell() == cell()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"verdict": "incorrect"}, "a latency with verdict 'incorrect'"),
+        ({"verdict": "throttled", "latency_ms": None}, "a latency with verdict 'throttled'"),  # its samples
+        ({"verdict": "oom", "latency_ms": None, "samples_ms": [], "speedup": 2.0}, "a latency with verdict 'oom'"),
+        ({"latency_ms": None}, "verdict 'ok' without a latency"),
+        ({"samples_ms": []}, "verdict 'ok' without a latency"),
+        ({"cell_id": "0" * 16}, "is not the digest"),
+        ({"seed": 5}, "is not the digest"),
+        ({"verdict": "fine"}, "verdict"),
+        ({"latency_ms": 0.0}, "latency_ms"),
+        ({"latency_ms": float("nan")}, "latency_ms"),
+        ({"speedup": float("inf")}, "speedup"),
+        ({"density": 1.2}, "density"),
+        ({"latency": 2.0}, "latency"),
+    ],
+)
+def test_a_row_that_cannot_be_true_is_refused(changes: dict[str, Any], said: str) -> None:
+    row()
+    with pytest.raises(ValidationError, match=said):
+        row(**changes)
+
+
+def test_a_row_without_a_latency_needs_none() -> None:
+    none = row(verdict="unsupported", reason="cannot", latency_ms=None, samples_ms=[])
+    assert none.latency_ms is None
+
+
+def test_records_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        row().verdict = "incorrect"  # type: ignore[misc]  # that it is frozen is the test
+
+
+def test_every_field_says_what_it_is() -> None:
+    for record in (Row, RunHeader, Sample, Environment):
+        assert [name for name, field in record.model_fields.items() if not field.description] == [], record.__name__
+
+
+def test_the_json_schema_in_docs_is_current(write_schema: ModuleType) -> None:
+    stored = (ROOT / "docs" / "results-schema.json").read_text(encoding="utf-8")
+    assert stored == write_schema.schema_text(), "run: python scripts/write_schema.py"
+
+
+def test_the_table_of_columns_in_docs_is_current(write_schema: ModuleType) -> None:
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert text == write_schema.with_tables(text), "run: python scripts/write_schema.py"
+    assert all(f"| `{name}` |" in text for name in Row.model_fields)
+
+
+def test_the_json_schema_describes_lines_as_they_are_written(write_schema: ModuleType) -> None:
+    schema = json.loads(write_schema.schema_text())
+    assert schema["$schema"].startswith("https://json-schema.org/")
+    lines = {option["$ref"].rpartition("/")[2] for option in schema["oneOf"]}
+    assert lines == {"RunHeader", "Sample", "Row"}
+    written = json.loads(row().model_dump_json()) | {"kind": "row"}
+    described = schema["$defs"]["Row"]
+    assert set(described["properties"]) == set(written)
+    assert set(described["required"]) == {"kind", *(n for n, f in Row.model_fields.items() if f.is_required())}
+    assert described["properties"]["kind"] == {"const": "row", "type": "string"}
+    assert described["additionalProperties"] is False
+    assert described["properties"]["verdict"]["enum"][0] == "ok"
+
+
+def test_units_of_columns_follow_their_names(write_schema: ModuleType) -> None:
+    units = {name: write_schema.unit(name) for name in Row.model_fields}
+    named = {name: unit for name, unit in units.items() if unit}
+    assert named["latency_ms"] == named["samples_ms"] == named["baseline_ms"] == "ms"
+    assert (named["peak_extra_mib"], named["plan_bytes"], named["sm_clock_mhz"]) == ("MiB", "bytes", "MHz")
+    assert (named["power_w"], named["temperature_c"], units["density"]) == ("W", "°C", "")
+    assert {name for name in units if name.endswith(("_ms", "_mib", "_mhz", "_w", "_c", "_bytes"))} <= named.keys()
+
+
+def test_writing_twice_changes_nothing(write_schema: ModuleType) -> None:
+    text = f"before\n{write_schema.BEGIN}\nstale words\n{write_schema.END}\nafter\n"
+    once = write_schema.with_tables(text)
+    assert once.startswith("before\n")
+    assert once.endswith("after\n")
+    assert "stale words" not in once
+    assert write_schema.with_tables(once) == once
+    with pytest.raises(ValueError, match="begin"):
+        write_schema.with_tables("a page without the marks")

@@ -1,0 +1,323 @@
+"""The journal: nothing written is lost, nothing torn or foreign is read as a result."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import attnbench
+from attnbench import store
+from attnbench.kernels.errors import BadInput
+from attnbench.schema import SCHEMA_VERSION, Cell, Environment, Row, RunHeader, Sample
+from attnbench.store import JOURNAL, Journal, TornLine, load_results, read_journal
+
+
+def header(run_id: str = "run") -> RunHeader:
+    environment = Environment(
+        device="a machine", device_kind="cpu", cores=2, memory_gib=8.0, python="3.11", platform="Linux",
+        packages={"torch": "2"}, command=["attnbench", "run"], started_at="2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
+    return RunHeader(run_id=run_id, environment=environment, request={"methods": {"sta": {}}})
+
+
+def row(seed: int = 0, run_id: str = "run", latency: float = 2.0) -> Row:
+    cell = Cell(
+        method="sta", settings="{}", layer=0, grid="3x5x7", text_tokens=(0, 0), batch=1, heads=2, kv_heads=2,
+        head_dim=32, dtype="float32", direction="fwd", inputs="gaussian", seed=seed, engine="reference", device="m",
+    )  # fmt: skip
+    return Row(
+        **cell.model_dump(), row_id=f"{run_id}-{cell.identity}", run_id=run_id, cell_id=cell.identity, verdict="ok",
+        tokens=105, heads_timed=2, engine_version="1", latency_ms=latency, samples_ms=[latency],
+    )  # fmt: skip
+
+
+def sample(number: int) -> Sample:
+    return Sample(cell_id="c", round=number, cold_ms=1.5 + number, heads_timed=1, inputs_hash="h")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a journal of four lines."""
+    with Journal.create(tmp_path / "run", header()) as journal:
+        for record in (sample(0), sample(1), row()):
+            journal.append(record)
+    return tmp_path / "run"
+
+
+def records(folder: Path) -> list[store.Record]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return list(read_journal(folder / JOURNAL))
+
+
+def test_what_is_appended_is_read_back_in_order(folder: Path) -> None:
+    assert records(folder) == [header(), sample(0), sample(1), row()]
+
+
+def test_every_line_is_synced_before_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bytes] = []
+    path = tmp_path / JOURNAL
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(path.read_bytes()))
+    with Journal.create(tmp_path, header()) as journal:
+        for number in range(3):
+            journal.append(sample(number))
+            assert len(synced) == number + 2
+            assert synced[-1] == path.read_bytes()
+            assert synced[-1].count(b"\n") == number + 2
+
+
+def test_a_journal_is_never_overwritten(folder: Path) -> None:
+    with pytest.raises(BadInput, match="holds a run already") as error:
+        Journal.create(folder, header())
+    assert repr(str(folder)) in str(error.value)
+    assert len(records(folder)) == 4
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="choose another --out") as error:
+        Journal.create(tmp_path / name, header())
+    assert repr(str(tmp_path / name)) in str(error.value)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file"]
+
+
+def full_disk(*arguments: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("made_before", [False, True])
+def test_a_disk_that_is_full_at_once_leaves_nothing_behind(
+    made_before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "run"
+    if made_before:
+        place.mkdir()
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(BadInput, match=f"cannot write results to '{place}': No space left on device"):
+        Journal.create(place, header())
+    assert list(tmp_path.iterdir()) == ([place] if made_before else [])
+    monkeypatch.undo()
+    Journal.create(place, header()).close()
+
+
+class HalfWritten:
+    """A file on a disk that takes ``room`` more bytes."""
+
+    def __init__(self, stream: Any, room: int) -> None:
+        self.stream, self.room = stream, room
+
+    def write(self, data: memoryview) -> int:
+        if self.room == 0:
+            full_disk()
+        taken = min(self.room, len(data), 40)  # writes may be partial even without an error
+        self.room -= taken
+        return int(self.stream.write(data[:taken]))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def test_a_disk_that_fills_up_loses_the_line_and_nothing_else(folder: Path) -> None:
+    journal, _ = Journal.resume(folder)
+    stream = journal._stream
+    with journal:
+        journal._stream = HalfWritten(stream, 100)  # type: ignore[assignment]  # as much of a file as is used
+        with pytest.raises(BadInput, match="No space left on device") as error:
+            journal.append(sample(2))
+        assert f"attnbench run --resume {folder}" in str(error.value)
+        assert len(records(folder)) == 4
+        journal._stream = HalfWritten(stream, 10**6)  # type: ignore[assignment]
+        journal.append(sample(3))
+    assert records(folder)[4:] == [sample(3)]
+
+
+def torn(folder: Path, cut: int) -> bytes:
+    """Cut bytes off the end of the journal, and return the last line as it was."""
+    path = folder / JOURNAL
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) - cut])
+    return data.splitlines(keepends=True)[-1]
+
+
+@pytest.mark.parametrize("left", [1, 2, 5, 9, 50, 200, -40, -3, -2])
+def test_a_torn_last_line_is_left_out_and_said(folder: Path, left: int) -> None:
+    """``left`` bytes of the line, counted from its end if negative: so -2 lacks the brace and the line's end."""
+    last = (folder / JOURNAL).read_bytes().splitlines(keepends=True)[-1]
+    torn(folder, len(last) - left if left > 0 else -left)
+    with pytest.warns(TornLine, match=r"line 4, \d+ characters") as caught:
+        table = load_results(folder)
+    assert len(caught) == 1
+    assert str(folder / JOURNAL) in str(caught[0].message)
+    assert len(table) == 0
+    with pytest.warns(TornLine):
+        journal, found = Journal.resume(folder)
+    with journal:
+        assert found == [header(), sample(0), sample(1)]
+        journal.append(row(latency=3.0))
+    assert records(folder) == [header(), sample(0), sample(1), row(latency=3.0)]
+
+
+def test_a_line_that_lacks_only_its_end_is_whole(folder: Path) -> None:
+    torn(folder, 1)
+    assert len(records(folder)) == 4
+    journal, found = Journal.resume(folder)
+    with journal:
+        assert found[-1] == row()
+        journal.append(sample(7))
+    assert records(folder) == [header(), sample(0), sample(1), row(), sample(7)]
+
+
+@pytest.mark.parametrize("garbage", [b"\0\0\0\0", b"\xff\xfe{", b'{"kind": "sample", "cell'])
+def test_whatever_a_crash_left_at_the_end_is_cut_away(folder: Path, garbage: bytes) -> None:
+    with (folder / JOURNAL).open("ab") as stream:
+        stream.write(garbage)
+    with pytest.warns(TornLine, match="line 5"):
+        assert len(load_results(folder)) == 1
+    with pytest.warns(TornLine):
+        journal, found = Journal.resume(folder)
+    journal.close()
+    assert len(found) == 4
+    assert len(records(folder)) == 4
+
+
+def test_a_journal_torn_in_its_first_line_holds_nothing(tmp_path: Path) -> None:
+    Journal.create(tmp_path, header()).close()
+    torn(tmp_path, 20)
+    with pytest.warns(TornLine, match="line 1"):
+        assert len(load_results(tmp_path)) == 0
+
+
+def edit(folder: Path, number: int, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the fields of one line."""
+    lines = (folder / JOURNAL).read_text().splitlines()
+    fields = json.loads(lines[number])
+    change(fields)
+    lines[number] = json.dumps(fields)
+    (folder / JOURNAL).write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "said"),
+    [
+        (1, lambda f: f.pop("kind"), "line 2 is not a record of a results journal"),
+        (1, lambda f: f.update(kind="phase"), "line 2 is not a record of a results journal"),
+        (2, lambda f: f.update(cold_ms=-1), "line 3 is not a valid record: cold_ms"),
+        (2, lambda f: f.update(extra=1), "line 3 is not a valid record: extra"),
+        (3, lambda f: f.pop("engine"), "line 4 is not a valid record: engine"),
+        (3, lambda f: f.update(verdict="oom"), "line 4 is not a valid record: row: .*a latency with verdict 'oom'"),
+        (3, lambda f: f.update(seed=1), "line 4 is not a valid record: row: .*cell_id"),
+    ],
+)
+def test_a_damaged_line_is_an_error_that_names_it(folder: Path, number: int, change: Any, said: str) -> None:
+    edit(folder, number, change)
+    with pytest.raises(BadInput, match=said) as error:
+        load_results(folder)
+    assert repr(str(folder / JOURNAL)) in str(error.value)
+    for _ in range(2):  # a failed resume gives the lock back, or the second would speak of another process
+        with pytest.raises(BadInput, match=said):
+            Journal.resume(folder)
+
+
+def test_a_torn_line_in_the_middle_is_an_error(folder: Path) -> None:
+    lines = (folder / JOURNAL).read_text().splitlines()
+    lines[1] = lines[1][:-5]
+    (folder / JOURNAL).write_text("\n".join(lines) + "\n")
+    with pytest.raises(BadInput, match="line 2 is not a record of a results journal"):
+        load_results(folder)
+
+
+@pytest.mark.parametrize("last_break", [True, False])
+def test_a_newer_schema_is_refused_with_both_versions(folder: Path, last_break: bool) -> None:
+    newer = SCHEMA_VERSION + 1
+    edit(folder, 0, lambda fields: fields.update(schema_version=newer, something_new=1))
+    if not last_break:
+        path = folder / JOURNAL
+        path.write_text(path.read_text().splitlines()[0])
+    said = f"schema version {newer}; this attnbench reads up to {SCHEMA_VERSION}"
+    with pytest.raises(BadInput, match=said) as error:
+        load_results(folder)
+    assert repr(str(folder / JOURNAL)) in str(error.value)
+    with pytest.raises(BadInput, match=said):
+        Journal.resume(folder)
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello", b"hello\n", b"a,b\n1,2\n", b"[1]\n", b"7", b"\x89PNG\r\n\x1a\n\0", b"{}\n"]
+)
+def test_other_files_are_not_journals(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="line 1 is not a record of a results journal"):
+        load_results(path)
+
+
+def test_a_second_writer_is_refused_until_the_first_ends(tmp_path: Path) -> None:
+    first = Journal.create(tmp_path, header())
+    with pytest.raises(BadInput, match="another process is writing"):
+        Journal.resume(tmp_path)
+    first.append(sample(0))
+    first.close()
+    second, found = Journal.resume(tmp_path)
+    with second:
+        assert found == [header(), sample(0)]
+        with pytest.raises(BadInput, match="another process is writing"):
+            Journal.resume(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nothing", "x" * 300, ""])
+def test_resume_needs_a_journal(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInput, match=f"nothing to resume: '{tmp_path / name}' has no journal.jsonl"):
+        Journal.resume(tmp_path / name)
+
+
+def test_results_are_one_row_a_cell_with_the_environment(folder: Path) -> None:
+    table = attnbench.load_results(str(folder))
+    assert list(table.columns) == list(Row.model_fields)
+    assert table.to_dict("records") == [row().model_dump()]
+    assert table.attrs["environments"] == {"run": header().environment.model_dump()}
+
+
+def test_a_cell_written_twice_counts_once_as_written_last(folder: Path) -> None:
+    journal, _ = Journal.resume(folder)
+    with journal:
+        journal.append(row(seed=1))
+        journal.append(row(latency=5.0))
+    table = load_results(folder)
+    assert table["seed"].tolist() == [1, 0]
+    assert table["latency_ms"].tolist() == [2.0, 5.0]
+
+
+def test_a_folder_is_read_with_all_that_is_below_it(tmp_path: Path) -> None:
+    for name in ("b/deep", "a"):
+        with Journal.create(tmp_path / name, header(name)) as journal:
+            journal.append(row(run_id=name))
+    (tmp_path / "a" / "notes.txt").write_text("not read")
+    table = load_results(tmp_path)
+    assert table["run_id"].tolist() == ["a", "b/deep"]
+    assert set(table.attrs["environments"]) == {"a", "b/deep"}
+
+
+def test_a_run_without_rows_is_an_empty_table(tmp_path: Path) -> None:
+    with Journal.create(tmp_path, header()) as journal:
+        journal.append(sample(0))
+    table = load_results(tmp_path)
+    assert (len(table), list(table.columns)) == (0, list(Row.model_fields))
+    assert set(table.attrs["environments"]) == {"run"}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("gone", "no such file or folder"), ("x" * 300, "no such file or folder"), ("", "holds no .jsonl journal")],
+)
+def test_there_must_be_something_to_read(tmp_path: Path, name: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said) as error:
+        load_results(tmp_path / name)
+    assert repr(str(tmp_path / name)) in str(error.value)
