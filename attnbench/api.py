@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Real
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -14,6 +14,22 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, Method, check_method, get_method, make_settings
+
+
+@overload
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, *, method: str | Method, grid: Grid | str | tuple[int, int, int],
+    text: tuple[int, int] = ..., scale: float | None = ..., layer: int = ..., step: int | None = ..., state: Any = ...,
+    params: Any = ..., engine: str = ..., return_lse: Literal[False] = ..., **settings: Any,
+) -> Tensor: ...  # fmt: skip
+
+
+@overload
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, *, method: str | Method, grid: Grid | str | tuple[int, int, int],
+    text: tuple[int, int] = ..., scale: float | None = ..., layer: int = ..., step: int | None = ..., state: Any = ...,
+    params: Any = ..., engine: str = ..., return_lse: Literal[True], **settings: Any,
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 
 
 def attention(

@@ -9,6 +9,7 @@ from typing import Any
 
 from attnbench.inputs import INPUT_SOURCES
 from attnbench.kernels.engines import ENGINES
+from attnbench.kernels.errors import BadInput
 from attnbench.methods import get_method, method_names
 from attnbench.shapes import MODELS, RESOLUTIONS
 
@@ -49,7 +50,11 @@ def methods() -> Listing:
     """Registered methods with their settings' defaults and publication."""
     listing = []
     for name in method_names():
-        method = get_method(name)
+        try:
+            method = get_method(name)
+        except BadInput as error:  # a plugin that is broken must not hide the others
+            listing.append({"name": name, "keeps": f"unusable: {error}", "settings": "", "source": ""})
+            continue
         settings = method.settings()
         defaults = ", ".join(f"{f.name}={getattr(settings, f.name)}" for f in dataclasses.fields(settings))
         listing.append(

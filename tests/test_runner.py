@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attnbench import agenda as agenda_module
-from attnbench import rows, runner, timing
+from attnbench import api, rows, runner, timing, verify
 from attnbench.agenda import Request, make_agenda
 from attnbench.kernels import engines
 from attnbench.kernels.engines import Engine
@@ -90,8 +90,8 @@ class Recorder:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, of: Bench) -> None:
         self.calls: list[str] = []
         self.tensors: list[tuple[int, ...]] = []
-        self.real = runner.api.attention
-        monkeypatch.setattr(runner.api, "attention", self.attention)
+        self.real = api.attention
+        monkeypatch.setattr(api, "attention", self.attention)
         of.stopwatch = self  # type: ignore[assignment]  # as much of a stopwatch as is used
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, **arguments: Any) -> Any:
@@ -153,7 +153,7 @@ def test_a_round_leaves_out_what_it_has_already(monkeypatch: pytest.MonkeyPatch)
 def test_what_is_timed_are_the_very_tensors_that_were_verified(heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     of = bench(heads=4, kv_heads=2)
     verified: dict[str, tuple[int, ...]] = {}
-    real = runner.check_rows
+    real = verify.check_rows
 
     def check_rows(q: Tensor, k: Tensor, v: Tensor, output: Tensor, *arguments: Any, **named: Any) -> Any:
         verified[str(len(verified))] = (q.data_ptr(), k.data_ptr(), v.data_ptr(), q.shape[1])

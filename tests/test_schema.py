@@ -130,7 +130,7 @@ def test_a_row_without_a_latency_needs_none() -> None:
 
 def test_records_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
-        row().verdict = "incorrect"  # type: ignore[misc]  # that it is frozen is the test
+        row().verdict = "incorrect"
 
 
 def test_every_field_says_what_it_is() -> None:

@@ -300,8 +300,10 @@ def test_rows_say_what_the_journal_holds(tmp_path: Path) -> None:
         assert min(row.samples_ms) <= row.latency_lo_ms <= row.latency_ms <= row.latency_hi_ms <= max(row.samples_ms)
         assert (row.timer, row.threads, row.heads_timed, row.latency_warm_ms) == ("perf_counter", 1, 2, None)
         assert (row.baseline, row.baseline_ms) == ("full/sdpa", full.latency_ms)
+        assert row.baseline_ms is not None
+        assert row.density is not None
         assert row.speedup == pytest.approx(row.baseline_ms / row.latency_ms)
-        assert row.translation == pytest.approx(row.speedup * row.density)
+        assert row.translation == pytest.approx(row.baseline_ms / row.latency_ms * row.density)
     assert full.speedup == 1
     assert [row.cell_id for row in load_results(tmp_path).itertuples()] == [row.cell_id for row in outcome.rows]
     assert all(row.density is not None and row.density < 0.9 for row in others)

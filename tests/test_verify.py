@@ -100,7 +100,7 @@ def skewed(which: str) -> Callable[..., Output]:
         tensors = {"dq": q, "dk": k, "dv": v}
         if torch.is_grad_enabled():
             tensors[which] = _Skewed.apply(tensors[which])  # type: ignore[no-untyped-call]  # torch leaves apply untyped
-        return run(*tensors.values(), plan, scale), None
+        return run(tensors["dq"], tensors["dk"], tensors["dv"], plan, scale), None
 
     return attend
 

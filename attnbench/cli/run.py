@@ -45,7 +45,7 @@ def run(
 ) -> None:
     """Measure methods: verify each against the oracle, time it beside the dense baseline, journal the rows.
 
-    Exit codes: 0 fine, 1 an incorrect or failed cell, 2 bad input, 130 interrupted.
+    Exit codes: 0 fine, 1 an incorrect cell or an error in one, 2 bad input, 130 interrupted.
     """
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput

@@ -13,7 +13,8 @@ from attnbench import listing
 from attnbench.cli import main
 from attnbench.inputs import INPUT_SOURCES
 from attnbench.kernels import engines
-from attnbench.methods import method_names
+from attnbench.kernels.errors import BadInput
+from attnbench.methods import get_method, method_names
 from attnbench.shapes import MODELS, RESOLUTIONS
 
 Call = Callable[..., str]
@@ -74,3 +75,16 @@ def test_an_engine_that_is_not_here_says_why(call: Call) -> None:
         problem = engines.ENGINES[engine["name"]].available()
         assert engine["here"] == ("yes" if problem is None else f"no: {problem}")
         assert bool(engine["version"]) == (problem is None)
+
+
+def test_a_plugin_that_cannot_be_loaded_is_listed_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str) -> object:
+        if name == "broken":
+            raise BadInput("method 'broken' cannot be loaded: ImportError: no")
+        return get_method(name)
+
+    monkeypatch.setattr(listing, "method_names", lambda: ("full", "broken", "sta"))
+    monkeypatch.setattr(listing, "get_method", load)
+    listed = {row["name"]: row["keeps"] for row in listing.methods()}
+    assert list(listed) == ["full", "broken", "sta"]
+    assert listed["broken"] == "unusable: method 'broken' cannot be loaded: ImportError: no"

@@ -1,4 +1,4 @@
-"""Selections, outputs and masks computed elsewhere from the published definitions; see tests/golden/index.json."""
+"""Recorded selections, outputs and masks, made by other code than this; tests/golden/index.json lists them."""
 
 from __future__ import annotations
 
