@@ -79,10 +79,10 @@ def attention(
     if v.shape != k.shape or v.dtype != k.dtype or v.device != k.device:
         raise BadInput(f"v is {_describe(v)} and k is {_describe(k)}; they must be alike")
     factor = q.shape[3] ** -0.5 if scale is None else _finite(scale)
-    with torch.no_grad():
-        plan = chosen.plan(values, q, k, call)
+    plan = _plan(chosen, values, q, k, call)
     runner = choose_engine(engine, plan, Task.of(q, k, v, return_lse=return_lse))
-    output, lse = runner.attend(q, k, v, plan, factor, return_lse)
+    with torch.autocast(q.device.type, enabled=False):
+        output, lse = runner.attend(q, k, v, plan, factor, return_lse)
     if chosen.finish is not None:
         output = chosen.finish(values, call, q, k, v, output)
     if not return_lse:
@@ -105,9 +105,17 @@ def select(
 ) -> Plan:
     """Return the plan that ``attention`` would run: arguments and errors as there."""
     chosen, values, call = _prepare(q, k, method, grid, text, layer, step, state, None, settings)
-    with torch.no_grad():
-        plan = chosen.plan(values, q, k, call)
+    plan = _plan(chosen, values, q, k, call)
     plan.check()
+    return plan
+
+
+def _plan(method: Method, settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+    """Plan without gradients, and without autocast: in bfloat16 scores would select other blocks."""
+    with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
+        plan = method.plan(settings, q, k, call)
+    if not isinstance(plan, Plan):
+        raise BadInput(f"method {method.name!r} planned a {type(plan).__name__}; it must return an attnbench Plan")
     return plan
 
 

@@ -213,6 +213,8 @@ class Bench:
             problem = trial.rows.problem or trial.twin.problem or (None if finite else "the gradients are not finite")
             if problem:
                 trial.fail("incorrect", problem)
+            elif trial.rows.vacuous:
+                trial.fail("unsupported", trial.rows.vacuous)
         if failure.verdict is not None:
             trial.fail(failure.verdict, failure.reason)
 
@@ -256,14 +258,18 @@ class Bench:
                 usable.append(name)
         if self.agenda.device.type == "cuda" or len(usable) < 2:
             return usable
-        q, k, v = (x[:, :, :2048].float() for x in (self.inputs.q, self.inputs.k, self.inputs.v))
+        backward = self.agenda.direction == "fwdbwd"
+        tensors = (x[:, :, :2048] for x in (self.inputs.q, self.inputs.k, self.inputs.v))
+        q, k, v = (x.detach().requires_grad_(backward) for x in tensors)
         grid = (1, 1, q.shape[2])
         seconds = {}
         for name in usable:
             with classified() as failure:
                 for _ in range(3):  # the last of three counts: the first two warm up
                     start = time.perf_counter()
-                    api.attention(q, k, v, method=job.method, grid=grid, engine=name)
+                    output = _output(api.attention(q, k, v, method=job.method, grid=grid, engine=name))
+                    if backward:
+                        output.sum().backward()
                     seconds[name] = time.perf_counter() - start
             if failure.verdict is not None:  # if no other is left, its full-size trial will say why
                 seconds[name] = float("inf")

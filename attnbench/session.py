@@ -15,7 +15,7 @@ from attnbench.environment import collect_environment
 from attnbench.kernels.errors import BadInput
 from attnbench.rows import judge, make_row
 from attnbench.runner import Bench, Progress, Trial, finished
-from attnbench.schema import Row, RunHeader, Sample
+from attnbench.schema import Environment, Row, RunHeader, Sample
 from attnbench.store import JOURNAL, Journal, Record
 
 DEFAULT_ROOT = Path("results")
@@ -67,9 +67,7 @@ def resume(folder: Path, progress: Progress) -> Outcome:
     """
     journal, records = Journal.resume(folder)
     with journal:
-        header = next((record for record in records if isinstance(record, RunHeader)), None)
-        if header is None:
-            raise BadInput(f"nothing to resume: the journal in {str(folder)!r} has no first line; start a new run")
+        header = next(record for record in records if isinstance(record, RunHeader))
         agenda = make_agenda(read_request(**header.request))
         kind = "cuda" if agenda.device.type == "cuda" else "cpu"
         here = collect_environment(kind, sys.argv)  # type: ignore[arg-type]  # one of the two
@@ -78,15 +76,19 @@ def resume(folder: Path, progress: Progress) -> Outcome:
                 f"{str(folder)!r} was measured on {header.environment.device!r} and this is {here.device!r}: "
                 "one run cannot hold both; start a new one"
             )
-        before, now = header.environment.packages, here.packages
+        bench = Bench(agenda, progress)
+        before, now = _conditions(header.environment), _conditions(here)
+        used = {record.threads for record in records if isinstance(record, (Row, Sample))}
+        if used:
+            before["threads"], now["threads"] = ", ".join(map(str, sorted(used, key=str))), str(bench.threads)
         changed = sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
         if changed:
-            old, new = (", ".join(f"{name} {packages[name]}" for name in changed) for packages in (before, now))
+            old, new = (", ".join(f"{name} {values[name]}" for name in changed) for values in (before, now))
             raise BadInput(
                 f"{str(folder)!r} was measured with {old} and this is {new}: one run cannot hold both; start a new one"
             )
         progress.started(str(folder))
-        return _measure(Bench(agenda, progress), journal, header, progress, records)
+        return _measure(bench, journal, header, progress, records)
 
 
 def _measure(
@@ -123,6 +125,12 @@ def _measure(
         progress.note(f"no speed-ups: the dense baseline is {bench.baseline.verdict}: {bench.baseline.reason}")
     write(trial for trial in bench.trials if trial.cell.identity not in done)
     return Outcome(journal.folder, tuple(done.values()))
+
+
+def _conditions(environment: Environment) -> dict[str, str]:
+    """Return what must not change within a run: versions, the code, and what of the machine bears on time."""
+    fields = environment.model_dump(include={"python", "driver", "cores", "git_commit", "git_dirty"})
+    return {**environment.packages, **{name: str(value) for name, value in fields.items()}}
 
 
 def usable_samples(records: Iterable[Record]) -> list[Sample]:

@@ -86,6 +86,10 @@ class Journal:
         journal._lock()
         try:
             records = list(read_journal(path))
+            if not any(isinstance(record, RunHeader) for record in records):
+                raise BadInput(
+                    f"nothing to resume: {str(path)!r} has no whole first line; delete it and start a new run"
+                )
             *lines, rest = path.read_bytes().split(b"\n")
             if _is_torn(rest.decode(errors="replace")):
                 stream.truncate(sum(len(line) + 1 for line in lines))

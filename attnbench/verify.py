@@ -21,6 +21,9 @@ from attnbench.methods import Method
 
 ROWS = 64
 
+LARGEST_TOLERANCE = 0.1
+"""Where rounding alone explains more than this, a match would prove nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class RowCheck:
@@ -39,6 +42,16 @@ class RowCheck:
     approximation: float
     cosine: float
     recall: float
+
+    @property
+    def vacuous(self) -> str | None:
+        """Why a match proves nothing here, or None."""
+        if self.tolerance <= LARGEST_TOLERANCE:
+            return None
+        return (
+            f"cannot be verified: on these inputs rounding explains errors of {self.tolerance:.2g}, above "
+            f"{LARGEST_TOLERANCE:g} (relative L2); scores are too large for the dtype, or the output is 0"
+        )
 
     @property
     def problem(self) -> str | None:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
+
+_WANTED = "must be three positive whole numbers, as 21x45x80 or (21, 45, 80)"
+
+
+def whole_number(value: object) -> int | None:
+    """Return ``value`` as an int if it is a whole number of any kind (numpy's too), but not a truth value."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:  # as of arrays with more than one element
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +39,11 @@ class Grid:
     w: int
 
     def __post_init__(self) -> None:
-        for side in self.shape:
-            if isinstance(side, bool) or not isinstance(side, int) or side < 1:
-                raise BadInput(f"grid {self.shape!r} must be three positive whole numbers, as 21x45x80 or (21, 45, 80)")
+        for axis, side in zip("thw", self.shape, strict=True):
+            number = whole_number(side)
+            if number is None or number < 1:
+                raise BadInput(f"grid {self.shape!r} {_WANTED}")
+            object.__setattr__(self, axis, number)
 
     @classmethod
     def of(cls, value: object) -> Grid:
@@ -36,11 +52,11 @@ class Grid:
             return value
         if isinstance(value, str):
             match = re.fullmatch(r"\s*(\d{1,9})\s*[x×]\s*(\d{1,9})\s*[x×]\s*(\d{1,9})\s*", value)
-            if match:
+            if match and all(int(side) for side in match.groups()):
                 return cls(*(int(side) for side in match.groups()))
         elif isinstance(value, (tuple, list)) and len(value) == 3:
             return cls(*value)
-        raise BadInput(f"grid {value!r} must be three positive whole numbers, as 21x45x80 or (21, 45, 80)")
+        raise BadInput(f"grid {value!r} {_WANTED}")
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Layout
-from attnbench.kernels.pattern import Pattern
+from attnbench.kernels.pattern import Pattern, RoutedPattern
 from attnbench.kernels.rule import PackedRule
 
 MAX_MASK_PAIRS = 2**31
@@ -48,6 +48,8 @@ class Plan:
             if size not in (1, full):
                 raise BadInput(f"the pattern's {name} size is {size}; it must be 1 (shared) or {full}")
         n = self.layout.tokens
+        if isinstance(pattern, RoutedPattern) and pattern.keep.shape[2] != n:
+            raise BadInput(f"the routed pattern has {pattern.keep.shape[2]} queries; it must have {n}, one a token")
         for side, order in (("query", self.q_order), ("key", self.k_order)):
             if order is not None and tuple(order.shape) not in ((n,), (self.batch, self.heads, n)):
                 raise BadInput(

@@ -25,8 +25,11 @@ def pool_blocks(x: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
     block = torch.repeat_interleave(sizes, output_size=x.shape[2])
     if order is not None:
         block = torch.empty_like(block).scatter_(0, order, block)
-    x = x.double() if x.dtype == torch.float64 else x.float()
-    sums = x.new_zeros(*x.shape[:2], len(sizes), x.shape[3]).index_add_(2, block, x)
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    sums = torch.zeros(*x.shape[:2], len(sizes), x.shape[3], dtype=wide, device=x.device)
+    for b in range(x.shape[0]):  # a head at a time: all of x is never there in the wider type
+        for h in range(x.shape[1]):
+            sums[b, h].index_add_(0, block, x[b, h].to(wide))
     return sums / sizes[:, None]
 
 
@@ -42,9 +45,10 @@ def score_blocks(q: Tensor, means: Tensor) -> Tensor:
     """
     means = means.repeat_interleave(q.shape[1] // means.shape[1], dim=1)
     scores = means.new_empty(*q.shape[:3], means.shape[2])
-    # One batch item at a time: matmul copies all of q where the strides of batch and heads cannot be merged.
+    # A head at a time: matmul copies all of q where strides of batch and heads cannot be merged, and so does a cast.
     for b in range(q.shape[0]):
-        scores[b] = q[b].to(means.dtype) @ means[b].transpose(-1, -2)
+        for h in range(q.shape[1]):
+            scores[b, h] = q[b, h].to(means.dtype) @ means[b, h].T
     return scores
 
 

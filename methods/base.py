@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
-from attnbench.kernels.grid import Layout
+from attnbench.kernels.grid import Layout, whole_number
 from attnbench.kernels.plan import Plan
 
 
@@ -89,9 +89,10 @@ def as_ints(name: str, value: object, *, length: int | None = None, low: int = 1
     """
     wanted = f"a whole number of at least {low}" if length is None else f"{length} whole numbers of at least {low}"
     items = value if length is not None and isinstance(value, (tuple, list)) else (value,)
-    if len(items) != (length or 1) or any(isinstance(i, bool) or not isinstance(i, int) or i < low for i in items):
+    numbers = [whole_number(item) for item in items]
+    if len(items) != (length or 1) or any(number is None or number < low for number in numbers):
         raise BadInput(f"{name} is {value!r}; it must be {wanted}")
-    return items[0] if length is None else tuple(items)
+    return numbers[0] if length is None else tuple(numbers)
 
 
 def as_choice(name: str, value: object, choices: tuple[str, ...]) -> str:

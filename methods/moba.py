@@ -44,8 +44,8 @@ class MoBA:
             raise BadInput(f"blocks is {self.blocks!r} and block_size is {self.block_size!r}; give one of them")
         for name in ("blocks", "block_size"):
             if getattr(self, name) is not None:
-                as_ints(name, getattr(self, name))
-        as_ints("topk", self.topk)
+                object.__setattr__(self, name, as_ints(name, getattr(self, name)))
+        object.__setattr__(self, "topk", as_ints("topk", self.topk))
         if not isinstance(self.causal, bool):
             raise BadInput(f"causal is {self.causal!r}; it must be true or false")
 

@@ -13,6 +13,7 @@ the pair that reaches the threshold is still kept.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -64,14 +65,14 @@ class VMoBA:
             object.__setattr__(self, "partition", _as_partitions(self.partition))
         as_choice("select", self.select, ("threshold", "topk"))
         as_choice("scope", self.scope, ("head", "query"))
-        number = isinstance(self.threshold, (int, float)) and not isinstance(self.threshold, bool)
+        number = isinstance(self.threshold, Real) and not isinstance(self.threshold, bool)
         if not number or not 0 < self.threshold <= 1:
             raise BadInput(f"threshold is {self.threshold!r}; it must be a number above 0 and at most 1")
         object.__setattr__(self, "threshold", float(self.threshold))
         if isinstance(self.topk, (tuple, list)):
             object.__setattr__(self, "topk", as_ints("topk", self.topk, length=3))
         elif self.topk is not None:
-            as_ints("topk", self.topk)
+            object.__setattr__(self, "topk", as_ints("topk", self.topk))
 
 
 def _as_partitions(value: object) -> Partitions:

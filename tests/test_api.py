@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -333,3 +334,36 @@ def test_exported_names() -> None:
     assert set(dir(attnbench)) == {*attnbench.__all__, "__version__"}
     with pytest.raises(AttributeError, match="module 'attnbench' has no attribute 'atention'"):
         attnbench.atention  # noqa: B018  # looking it up is the test
+
+
+@pytest.mark.parametrize("method", ["vmoba", "sta", "full"])
+def test_autocast_changes_neither_the_selection_nor_the_result(method: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    leaves = [torch.randn(1, 2, 192, 32, generator=generator, requires_grad=True) for _ in range(3)]
+    arguments: dict[str, Any] = {"method": method, "grid": (4, 6, 8), "engine": "reference"}
+
+    def run() -> list[torch.Tensor]:
+        output = attnbench.attention(*leaves, **arguments)
+        return [output, *torch.autograd.grad(output.square().sum(), leaves)]
+
+    plain = run()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = run()
+    for one, other in zip(plain, cast, strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        assert torch.equal(one, other)
+
+
+def test_a_method_that_plans_no_plan_is_named() -> None:
+    q = torch.randn(1, 1, 24, 8)
+    broken = replace(get_method("full"), plan=lambda settings, q, k, call: None)
+    with pytest.raises(attnbench.BadInput, match="method 'full' planned a NoneType"):
+        attnbench.attention(q, q, q, method=broken, grid=(2, 3, 4))
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    q = torch.randn(1, 1, 24, 8)
+    grid = tuple(np.array([2, 3, 4]))
+    plan = attnbench.select(q, q, method="vmoba", grid=grid, select="topk", topk=np.int64(2), threshold=np.float32(0.5))
+    assert plan.layout.grid.shape == (2, 3, 4)
+    assert attnbench.select(q, q, method="moba", grid=grid, block_size=np.int32(6), topk=np.int64(1)).density == 0.25

@@ -82,3 +82,12 @@ def test_on_cuda_the_peak_is_the_allocators(monkeypatch: pytest.MonkeyPatch) -> 
 
     assert measure_peak(call, torch.device("cuda")) == ("output", 250)
     assert log == ["synchronize", "call", "synchronize"]
+
+
+def test_what_the_heap_kept_from_earlier_calls_does_not_hide_what_a_call_takes() -> None:
+    def take() -> torch.Tensor:
+        small = [torch.ones(16_000) for _ in range(400)]  # 25 MB in pieces that the heap keeps when they are freed
+        return torch.stack([piece.sum() for piece in small])
+
+    peaks = [measure_peak(take, torch.device("cpu"))[1] for _ in range(3)]
+    assert all(peak is not None and peak > 20e6 for peak in peaks)

@@ -455,15 +455,23 @@ def test_the_heads_that_were_timed_stay_the_same(tmp_path: Path) -> None:
     assert all(len(row.samples_ms) >= 3 for row in rows)
 
 
-def test_samples_of_another_number_of_threads_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = interrupted(tmp_path, 5)
+def test_a_run_does_not_go_on_with_another_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(tmp_path, 5)
+    written = (tmp_path / JOURNAL).read_bytes()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    progress = Quiet()
-    rows = session.resume(tmp_path, progress).rows
-    assert "resumed: 0 of 5 earlier samples count" in progress.notes
-    old = {sample.cold_ms for sample in before}
-    assert [row.threads for row in rows] == [2, 2]
-    assert all(old.isdisjoint(row.samples_ms) and len(row.samples_ms) == 3 for row in rows)
+    with pytest.raises(BadInput, match="was measured with threads 1 and this is threads 2"):
+        session.resume(tmp_path, Quiet())
+    assert (tmp_path / JOURNAL).read_bytes() == written
+
+
+def test_a_run_does_not_go_on_with_other_code(tmp_path: Path) -> None:
+    interrupted(tmp_path, 5)
+    first, *rest = (tmp_path / JOURNAL).read_text().splitlines(keepends=True)
+    header = json.loads(first)
+    header["environment"]["git_commit"] = "0" * 40
+    (tmp_path / JOURNAL).write_text("".join([json.dumps(header) + "\n", *rest]))
+    with pytest.raises(BadInput, match="was measured with git_commit 0{40} and this is git_commit"):
+        session.resume(tmp_path, Quiet())
 
 
 def test_what_failed_is_tried_again_and_what_is_incorrect_is_not(
@@ -525,7 +533,7 @@ def test_a_request_that_this_version_does_not_know_is_refused(tmp_path: Path) ->
 
 def test_a_journal_without_its_first_line_is_not_gone_on_with(tmp_path: Path) -> None:
     (tmp_path / JOURNAL).write_text("")
-    with pytest.raises(BadInput, match=r"nothing to resume: the journal in .* has no first line"):
+    with pytest.raises(BadInput, match="has no whole first line; delete it and start a new run"):
         session.resume(tmp_path, Quiet())
 
 

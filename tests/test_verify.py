@@ -342,3 +342,16 @@ def test_the_engine_is_replaced_where_it_is_looked_up(monkeypatch: pytest.Monkey
     install(monkeypatch, attend)
     assert check_twin(twin_spec("sta", torch.float32, "faulty")).problem is None
     assert len(calls) == 1
+
+
+def test_a_match_that_would_prove_nothing_is_said_to() -> None:
+    grid = (2, 4, 8)
+    q = 1000 * torch.randn(1, 1, 64, 32, generator=torch.Generator().manual_seed(3))
+    v = torch.randn(1, 1, 64, 32, generator=torch.Generator().manual_seed(4))
+    plan = attnbench.select(q, q, method="full", grid=grid)
+    hot = check_rows(q, q, v, attnbench.attention(q, q, v, method="full", grid=grid), plan, 32**-0.5, 0)
+    nothing = check_rows(v, v, 0 * v, 0 * v, plan, 32**-0.5, 0)
+    usual = check_rows(v, v, v, attnbench.attention(v, v, v, method="full", grid=grid), plan, 32**-0.5, 0)
+    assert "cannot be verified" in str(nothing.vacuous)
+    assert usual.vacuous is None
+    assert (hot.vacuous is None) == (hot.tolerance <= 0.1)

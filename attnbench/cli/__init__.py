@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from typing import TextIO
+from typing import Annotated, TextIO
 
 import typer
 
@@ -18,12 +18,30 @@ from attnbench.cli.show import show
 
 app = typer.Typer(
     name="attnbench",
-    help="Compare sparse attention for video diffusion: speed, cost, and what it does to the video.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from attnbench import __version__
+
+        print(f"attnbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Compare sparse attention for video diffusion: speed, cost, and what it does to the video."""
+
+
 for command in (run, report, compare, ls, show, doctor):
     app.command()(command)
 

@@ -41,4 +41,5 @@ def ls(
         table.add_column(column, overflow="fold")
     for row in listing:
         table.add_row(*(Text(str(value)) for value in row.values()))
-    Console().print(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=200)).print(table)

@@ -38,7 +38,7 @@ def parse_settings(pairs: list[str] | None, methods: list[str]) -> dict[str, dic
             raise BadInput(f"--set {pair!r} must be name=value or method.name=value")
         if not dot:
             if len(methods) != 1:
-                raise BadInput(f"--set {pair!r} names no method and {len(methods)} are run: write {methods[0]}.{pair}")
+                raise BadInput(f"--set {pair!r} names no method and {len(methods)} are run: write METHOD.{pair}")
             owner = methods[0]
         if owner not in settings:
             raise BadInput(f"--set {pair!r} is for method {owner!r}, which is not run; run: {', '.join(methods)}")

@@ -45,7 +45,7 @@ def run(
 ) -> None:
     """Measure methods: verify each against the oracle, time it beside the dense baseline, journal the rows.
 
-    Exit codes: 0 fine, 1 an incorrect cell or an error in one, 2 bad input, 130 interrupted.
+    Exit codes: 0 fine, 1 an incorrect cell, an error in one, or no latency at all, 2 bad input, 130 interrupted.
     """
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
@@ -77,7 +77,8 @@ def run(
             progress.interrupted()
             raise typer.Exit(130) from None
     _show(outcome.folder, as_json)
-    raise typer.Exit(1 if any(row.verdict in ("incorrect", "error") for row in outcome.rows) else 0)
+    verdicts = {row.verdict for row in outcome.rows}
+    raise typer.Exit(1 if verdicts & {"incorrect", "error"} or "ok" not in verdicts else 0)
 
 
 def _show(folder: Path, as_json: bool) -> None:

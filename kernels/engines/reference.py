@@ -110,6 +110,15 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, output, lse = ctx.saved_tensors
         d_output, d_lse = grads
+        # The backward pass runs under the autocast of its caller, whose casts would not fit the accumulators.
+        with torch.autocast(q.device.type, enabled=False):
+            return _Attend._gradients(ctx, q, k, v, output, lse, d_output, d_lse)
+
+    @staticmethod
+    def _gradients(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, output: Tensor, lse: Tensor, d_output: Tensor | None,
+        d_lse: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:  # fmt: skip
         if d_output is None:
             d_output = torch.zeros_like(output)
         group = q.shape[1] // k.shape[1]

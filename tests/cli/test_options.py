@@ -69,7 +69,7 @@ def test_the_last_of_equal_settings_counts_and_values_may_hold_equals_signs() ->
         ("topk", ["moba"], "--set 'topk' must be name=value or method.name=value"),
         ("=8", ["moba"], "--set '=8' must be"),
         ("moba.=8", ["moba"], "--set 'moba.=8' must be"),
-        ("topk=8", ["moba", "vmoba"], "names no method and 2 are run: write moba.topk=8"),
+        ("topk=8", ["moba", "vmoba"], "names no method and 2 are run: write METHOD.topk=8"),
         ("sta.tile=8", ["moba"], "is for method 'sta', which is not run; run: moba"),
     ],
 )

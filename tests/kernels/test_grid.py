@@ -28,7 +28,7 @@ def test_every_way_to_write_a_grid_gives_the_same_grid(t: int, h: int, w: int) -
 def test_what_is_no_grid_is_refused_with_an_example(value: object) -> None:
     with pytest.raises(BadInput, match=r"^grid .* must be three positive whole numbers, as 21x45x80") as caught:
         Grid.of(value)
-    assert "grid (0, 4, 4)" in str(caught.value) if value == "0x4x4" else repr(value) in str(caught.value)
+    assert repr(value) in str(caught.value)
 
 
 @given(sides=st.tuples(SIDES, SIDES, SIDES))
