@@ -470,7 +470,7 @@ def test_a_run_does_not_go_on_with_other_code(tmp_path: Path) -> None:
     header = json.loads(first)
     header["environment"]["git_commit"] = "0" * 40
     (tmp_path / JOURNAL).write_text("".join([json.dumps(header) + "\n", *rest]))
-    with pytest.raises(BadInput, match="was measured with git_commit 0{40} and this is git_commit"):
+    with pytest.raises(BadInput, match=r"was measured with git_commit 0{40} and this is git_commit"):
         session.resume(tmp_path, Quiet())
 
 
