@@ -65,10 +65,10 @@ class VMoBA:
             object.__setattr__(self, "partition", _as_partitions(self.partition))
         as_choice("select", self.select, ("threshold", "topk"))
         as_choice("scope", self.scope, ("head", "query"))
-        number = isinstance(self.threshold, Real) and not isinstance(self.threshold, bool)
-        if not number or not 0 < self.threshold <= 1:
+        share: object = self.threshold
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 < float(share) <= 1:
             raise BadInput(f"threshold is {self.threshold!r}; it must be a number above 0 and at most 1")
-        object.__setattr__(self, "threshold", float(self.threshold))
+        object.__setattr__(self, "threshold", float(share))
         if isinstance(self.topk, (tuple, list)):
             object.__setattr__(self, "topk", as_ints("topk", self.topk, length=3))
         elif self.topk is not None:
