@@ -8,13 +8,15 @@ from types import MappingProxyType
 from attnbench.kernels.engines.base import Engine, Task
 from attnbench.kernels.engines.cudnn import CUDNN
 from attnbench.kernels.engines.flash4 import FLASH4
+from attnbench.kernels.engines.fused import TRITON
 from attnbench.kernels.engines.reference import REFERENCE
 from attnbench.kernels.engines.sdpa import SDPA
 from attnbench.kernels.errors import Unsupported, unknown_name
 from attnbench.kernels.plan import Plan
 
 # "auto" takes the first that is available and supports the plan.
-ENGINES: Mapping[str, Engine] = MappingProxyType({engine.name: engine for engine in (FLASH4, CUDNN, SDPA, REFERENCE)})
+_ALL = (FLASH4, CUDNN, SDPA, TRITON, REFERENCE)
+ENGINES: Mapping[str, Engine] = MappingProxyType({engine.name: engine for engine in _ALL})
 
 __all__ = ["ENGINES", "Engine", "Task", "choose_engine", "get_engine"]
 

@@ -106,3 +106,9 @@ def test_a_task_is_read_off_the_tensors() -> None:
     assert Task.of(q, k, v.requires_grad_()).needs_grad
     with torch.no_grad():
         assert not Task.of(q, k, v).needs_grad
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing where there is no GPU")
+def test_triton_says_what_it_needs_and_auto_passes_it_by() -> None:
+    with pytest.raises(Unsupported, match="engine 'triton' is not available: it needs an NVIDIA GPU"):
+        get_engine("triton")

@@ -1,0 +1,307 @@
+"""Attention over tiles on Hopper, in Gluon: two warpgroups compute, one loads. Not in use yet: see NOTES.md.
+
+A tile is 128 gathered queries and the segments of keys that all of them keep. Thread blocks are persistent and walk the
+tiles. The loading warpgroup gathers the next tile's queries into the other of two buffers and keeps two stages of K
+and V in flight by TMA. Each computing warpgroup owns 64 queries. It issues S = Q Kᵀ of the next keys and then P V of
+the last, and takes the softmax of S while P V runs; at the end of a tile the same pair spans two tiles, so the tensor
+cores do not drain there. Scores are in base 2: ``scale`` holds log2(e).
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+ROWS = 128
+KEYS = 128
+STAGES = 2
+REGISTERS = 224  # of each computing warpgroup; with more the loading one spills, with less these do
+
+
+@gluon.jit
+def _advance(segments, segment, start, end, KEYS: gl.constexpr):
+    """Step to the next keys: in the segment, or at the beginning of the next one."""
+    start += KEYS
+    if start >= end:
+        segment += 1
+        start = gl.load(segments + segment * 2)
+        end = gl.load(segments + segment * 2 + 1)
+    return segment, start, end
+
+
+@gluon.jit
+def _softmax(s, top, total, scale, OUT: gl.constexpr, WEIGHTS: gl.constexpr, DTYPE: gl.constexpr):
+    new = gl.maximum(top, gl.max(s, 1) * scale)
+    p = gl.exp2(s * scale - gl.expand_dims(new, 1))
+    decay = gl.exp2(top - new)
+    total = total * decay + gl.sum(p, 1)
+    return gl.convert_layout(p.to(DTYPE), WEIGHTS), new, total, gl.convert_layout(decay, gl.SliceLayout(1, OUT))
+
+
+@gluon.jit
+def _hide_beyond(s, start, end, KEYS: gl.constexpr, SCORES: gl.constexpr):
+    key = start + gl.arange(0, KEYS, gl.SliceLayout(0, SCORES))
+    return gl.where(gl.expand_dims(key, 0) < end, s, -float("inf"))
+
+
+@gluon.jit
+def _rest_of_tile(
+    q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, acc, p, top, total, step, segments, segment, start, end, count,
+    scale, SCORES: gl.constexpr, OUT: gl.constexpr, WEIGHTS: gl.constexpr, HALF: gl.constexpr, KEYS: gl.constexpr,
+    STAGES: gl.constexpr, DTYPE: gl.constexpr,
+):  # fmt: skip
+    """Go through a tile's keys from the second step on; P V of the last step is left to the caller."""
+    zero = gl.full([HALF, KEYS], 0.0, gl.float32, SCORES)
+    for _ in range(1, count):
+        last, last_phase = step % STAGES, (step // STAGES) & 1
+        step += 1
+        stage = step % STAGES
+        segment, start, end = _advance(segments, segment, start, end, KEYS)
+        mbarrier.wait(k_full.index(stage), (step // STAGES) & 1)
+        s = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+        mbarrier.wait(v_full.index(last), last_phase)
+        acc = warpgroup_mma(p, v_smem.index(last), acc, is_async=True)
+        s = warpgroup_mma_wait(1, deps=[s])
+        mbarrier.arrive(k_empty.index(stage), count=1)
+        if start + KEYS > end:
+            s = _hide_beyond(s, start, end, KEYS, SCORES)
+        new_p, top, total, decay = _softmax(s, top, total, scale, OUT, WEIGHTS, DTYPE)
+        acc, p = warpgroup_mma_wait(0, deps=[acc, p])
+        mbarrier.arrive(v_empty.index(last), count=1)
+        acc = acc * gl.expand_dims(decay, 1)
+        p = new_p
+    return acc, p, top, total, step
+
+
+@gluon.jit
+def _write(
+    acc, top, total, partial, partial_lse, place, SCORES: gl.constexpr, OUT: gl.constexpr, HALF: gl.constexpr,
+    D: gl.constexpr, DTYPE: gl.constexpr,
+):  # fmt: skip
+    inverse = gl.convert_layout(1.0 / total, gl.SliceLayout(1, OUT))
+    row = (place + gl.arange(0, HALF, gl.SliceLayout(1, OUT))).to(gl.int64)
+    column = gl.arange(0, D, gl.SliceLayout(0, OUT))
+    where = partial + gl.expand_dims(row * D, 1) + gl.expand_dims(column, 0)
+    gl.store(where, (acc * gl.expand_dims(inverse, 1)).to(DTYPE))
+    gl.store(partial_lse + place + gl.arange(0, HALF, gl.SliceLayout(1, SCORES)), top + gl.log2(total))
+
+
+@gluon.jit
+def _compute(
+    q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, partial, partial_lse, records, tiles,
+    segments, scale, PART: gl.constexpr, ROWS: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
+    DTYPE: gl.constexpr,
+):  # fmt: skip
+    SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, KEYS, 16])
+    OUT: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, D, 16])
+    WEIGHTS: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=OUT, k_width=2)
+    HALF: gl.constexpr = ROWS // 2
+    count_tiles = gl.load(tiles)
+    tile = gl.program_id(0)
+    hop = gl.num_programs(0)
+    if tile < count_tiles:
+        zero = gl.full([HALF, KEYS], 0.0, gl.float32, SCORES)
+        record = records + tile * 8
+        place = gl.load(record + 1) + PART * HALF
+        segment = gl.load(record + 2)
+        start = gl.load(record + 3)
+        end = gl.load(record + 4)
+        count = gl.load(record + 5)
+        # The next tile's record is read a tile ahead: its latency was seen at every tile's beginning before.
+        record = records + gl.minimum(tile + hop, count_tiles - 1) * 8
+        next_place = gl.load(record + 1) + PART * HALF
+        next_segment = gl.load(record + 2)
+        next_start = gl.load(record + 3)
+        next_end = gl.load(record + 4)
+        next_count = gl.load(record + 5)
+        step = 0
+        turn = 0
+        q = q_smem.index(PART)
+        mbarrier.wait(q_full.index(0), 0)
+        mbarrier.wait(k_full.index(0), 0)
+        s = warpgroup_mma(q, k_smem.index(0).permute((1, 0)), zero, use_acc=False, is_async=True)
+        s = warpgroup_mma_wait(0, deps=[s])
+        mbarrier.arrive(k_empty.index(0), count=1)
+        if start + KEYS > end:
+            s = _hide_beyond(s, start, end, KEYS, SCORES)
+        top = gl.full([HALF], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
+        total = gl.full([HALF], 0.0, gl.float32, gl.SliceLayout(1, SCORES))
+        acc = gl.full([HALF, D], 0.0, gl.float32, OUT)
+        p, top, total, _decay = _softmax(s, top, total, scale, OUT, WEIGHTS, DTYPE)
+        acc, p, top, total, step = _rest_of_tile(
+            q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, acc, p, top, total, step, segments, segment, start,
+            end, count, scale, SCORES, OUT, WEIGHTS, HALF, KEYS, STAGES, DTYPE,
+        )  # fmt: skip
+        mbarrier.arrive(q_empty.index(0), count=1)
+        for tile in range(gl.program_id(0) + hop, count_tiles, hop):
+            this_place = next_place
+            segment = next_segment
+            start = next_start
+            end = next_end
+            count = next_count
+            record = records + gl.minimum(tile + hop, count_tiles - 1) * 8
+            next_place = gl.load(record + 1) + PART * HALF
+            next_segment = gl.load(record + 2)
+            next_start = gl.load(record + 3)
+            next_end = gl.load(record + 4)
+            next_count = gl.load(record + 5)
+            turn += 1
+            buffer = turn & 1
+            last, last_phase = step % STAGES, (step // STAGES) & 1
+            step += 1
+            stage = step % STAGES
+            q = q_smem.index(buffer * 2 + PART)
+            mbarrier.wait(q_full.index(buffer), (turn >> 1) & 1)
+            mbarrier.wait(k_full.index(stage), (step // STAGES) & 1)
+            s = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+            mbarrier.wait(v_full.index(last), last_phase)
+            acc = warpgroup_mma(p, v_smem.index(last), acc, is_async=True)
+            s = warpgroup_mma_wait(1, deps=[s])
+            mbarrier.arrive(k_empty.index(stage), count=1)
+            if start + KEYS > end:
+                s = _hide_beyond(s, start, end, KEYS, SCORES)
+            old_top, old_total = top, total
+            top = gl.full([HALF], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
+            total = gl.full([HALF], 0.0, gl.float32, gl.SliceLayout(1, SCORES))
+            new_p, top, total, _decay = _softmax(s, top, total, scale, OUT, WEIGHTS, DTYPE)
+            acc, p = warpgroup_mma_wait(0, deps=[acc, p])
+            mbarrier.arrive(v_empty.index(last), count=1)
+            _write(acc, old_top, old_total, partial, partial_lse, place, SCORES, OUT, HALF, D, DTYPE)
+            place = this_place
+            acc = gl.full([HALF, D], 0.0, gl.float32, OUT)
+            p = new_p
+            acc, p, top, total, step = _rest_of_tile(
+                q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, acc, p, top, total, step, segments, segment, start,
+                end, count, scale, SCORES, OUT, WEIGHTS, HALF, KEYS, STAGES, DTYPE,
+            )  # fmt: skip
+            mbarrier.arrive(q_empty.index(buffer), count=1)
+        mbarrier.wait(v_full.index(step % STAGES), (step // STAGES) & 1)
+        acc = warpgroup_mma(p, v_smem.index(step % STAGES), acc, is_async=True)
+        acc, p = warpgroup_mma_wait(0, deps=[acc, p])
+        mbarrier.arrive(v_empty.index(step % STAGES), count=1)
+        _write(acc, top, total, partial, partial_lse, place, SCORES, OUT, HALF, D, DTYPE)
+
+
+@gluon.jit
+def _gather(
+    q_smem, q_full, q_empty, q, queries, head, place, turn, q_batch, q_head, q_token, heads, ROWS: gl.constexpr,
+    D: gl.constexpr,
+):  # fmt: skip
+    """Copy the queries of a tile into their buffer; places of -1 become zeros."""
+    LAYOUT: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])
+    PIECE: gl.constexpr = 32
+    HALF: gl.constexpr = ROWS // 2
+    row = gl.arange(0, PIECE, gl.SliceLayout(1, LAYOUT))
+    column = gl.arange(0, D, gl.SliceLayout(0, LAYOUT))
+    base = q + (head // heads).to(gl.int64) * q_batch + (head % heads).to(gl.int64) * q_head
+    buffer = turn & 1
+    mbarrier.wait(q_empty.index(buffer), ((turn >> 1) & 1) ^ 1)
+    for piece in gl.static_range(ROWS // PIECE):
+        token = gl.load(queries + place + piece * PIECE + row)
+        where = base + gl.expand_dims(token.to(gl.int64) * q_token, 1) + gl.expand_dims(column, 0)
+        rows = gl.load(where, mask=gl.expand_dims(token, 1) >= 0, other=0.0)
+        q_smem.index(buffer * 2 + piece * PIECE // HALF).slice(piece * PIECE % HALF, PIECE).store(rows)
+    fence_async_shared()
+    gl.thread_barrier()
+    mbarrier.arrive(q_full.index(buffer), count=1)
+
+
+@gluon.jit
+def _load(
+    k_rows, v_rows, q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, q, queries, records,
+    tiles, segments, q_batch, q_head, q_token, heads, kv_group, tokens, ROWS: gl.constexpr, KEYS: gl.constexpr,
+    D: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    count_tiles = gl.load(tiles)
+    first = gl.program_id(0)
+    hop = gl.num_programs(0)
+    step = 0
+    turn = 0
+    if first < count_tiles:
+        head = gl.load(records + first * 8)
+        place = gl.load(records + first * 8 + 1)
+        _gather(
+            q_smem, q_full, q_empty, q, queries, head, place, 0, q_batch, q_head, q_token, heads, ROWS, D
+        )  # fmt: skip
+    for tile in range(first, count_tiles, hop):
+        record = records + tile * 8
+        base = (gl.load(record) // kv_group) * tokens
+        segment = gl.load(record + 2)
+        start = gl.load(record + 3)
+        end = gl.load(record + 4)
+        count = gl.load(record + 5)
+        record = records + gl.minimum(tile + hop, count_tiles - 1) * 8
+        next_head = gl.load(record)
+        next_place = gl.load(record + 1)
+        for i in range(count):
+            stage = step % STAGES
+            phase = ((step // STAGES) & 1) ^ 1
+            mbarrier.wait(k_empty.index(stage), phase)
+            mbarrier.expect(k_full.index(stage), k_rows.block_type.nbytes)
+            tma.async_copy_global_to_shared(k_rows, [base + start, 0], k_full.index(stage), k_smem.index(stage))
+            mbarrier.wait(v_empty.index(stage), phase)
+            mbarrier.expect(v_full.index(stage), v_rows.block_type.nbytes)
+            tma.async_copy_global_to_shared(v_rows, [base + start, 0], v_full.index(stage), v_smem.index(stage))
+            step += 1
+            segment, start, end = _advance(segments, segment, start, end, KEYS)
+            # Early in a tile its other query buffer is free, and the gather hides behind the keys in flight.
+            if (i == gl.minimum(1, count - 1)) and (tile + hop < count_tiles):
+                _gather(
+                    q_smem, q_full, q_empty, q, queries, next_head, next_place, turn + 1, q_batch, q_head, q_token,
+                    heads, ROWS, D,
+                )  # fmt: skip
+        turn += 1
+
+
+@gluon.jit
+def attend_tiles(
+    k_rows, v_rows, q, queries, records, tiles, segments, partial, partial_lse, q_batch, q_head, q_token, heads,
+    kv_group, tokens, scale, ROWS: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
+    REGISTERS: gl.constexpr, num_warps: gl.constexpr,
+):  # fmt: skip
+    """Attend to each tile's segments and write its rows, normalised, with their log2-sum-exp2.
+
+    ``k_rows`` and ``v_rows`` are TMA descriptors of [B · KV heads · N, D]; ``q`` [B, heads, N, D] has the strides
+    given; the rest is as ``attnbench.kernels.gpu.attend`` lays it out.
+    """
+    DTYPE: gl.constexpr = k_rows.dtype
+    HALF: gl.constexpr = ROWS // 2
+    q_smem = gl.allocate_shared_memory(DTYPE, [4, HALF, D], gl.NVMMASharedLayout.get_default_for([HALF, D], DTYPE))
+    k_smem = gl.allocate_shared_memory(DTYPE, [STAGES, KEYS, D], k_rows.layout)
+    v_smem = gl.allocate_shared_memory(DTYPE, [STAGES, KEYS, D], v_rows.layout)
+    q_full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    q_empty = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(2):
+        mbarrier.init(q_full.index(i), count=1)
+        mbarrier.init(q_empty.index(i), count=2)
+    for i in gl.static_range(STAGES):
+        mbarrier.init(k_full.index(i), count=1)
+        mbarrier.init(v_full.index(i), count=1)
+        mbarrier.init(k_empty.index(i), count=2)
+        mbarrier.init(v_empty.index(i), count=2)
+    fence_async_shared()
+    gl.thread_barrier()
+    gl.warp_specialize(
+        [
+            (_compute, (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, partial, partial_lse,
+                        records, tiles, segments, scale, 0, ROWS, KEYS, D, STAGES, DTYPE)),
+            (_compute, (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, partial, partial_lse,
+                        records, tiles, segments, scale, 1, ROWS, KEYS, D, STAGES, DTYPE)),
+            (_load, (k_rows, v_rows, q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, q,
+                     queries, records, tiles, segments, q_batch, q_head, q_token, heads, kv_group, tokens, ROWS, KEYS,
+                     D, STAGES)),
+        ],
+        [4, 4],
+        [REGISTERS, 504 - 2 * REGISTERS],
+    )  # fmt: skip

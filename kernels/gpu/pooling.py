@@ -1,0 +1,87 @@
+"""Block means of the keys, in two stages whose order of summation never changes.
+
+Predicted for 12 heads of 55,296 × 128 bfloat16 keys: one read of 170 MB, 0.06 ms at 3 TB/s; the partial sums are below
+2 MB. Every block is split over enough programs to fill the device even where there are only 8 blocks.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from attnbench.kernels.gpu.widen import check_dtype, check_unit_stride, jit
+
+PROGRAMS = 2112  # 16 for each of an H100's 132 multiprocessors
+ROWS = 64
+
+
+def pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
+    """Average the tokens of each block.
+
+    Args:
+        k: float32, float16 or bfloat16 [B, KV heads, N, D], any strides with the last 1.
+        order: int64 [N], token at each arranged position, or None.
+        offsets: int64 [blocks + 1], where each block begins in that order.
+
+    Returns:
+        Means in float32 [B, KV heads, blocks, D], summed in float32.
+
+    Raises:
+        Unsupported: for another dtype or stride.
+    """
+    check_dtype("k", k, torch.float32, torch.float16, torch.bfloat16)
+    check_unit_stride("k", k)
+    batch, heads, n, dim = k.shape
+    blocks, rows = len(offsets) - 1, batch * heads
+    splits = max(1, min(-(-PROGRAMS // (blocks * rows)), n // (blocks * ROWS)))
+    columns = triton.next_power_of_2(dim)
+    partial = k.new_empty(rows, blocks, splits, dim, dtype=torch.float32)
+    _partial_sums[(blocks * splits, rows)](
+        k, order if order is not None else offsets, offsets, partial, k.stride(0), k.stride(1), k.stride(2),
+        heads, splits, dim, HAS_ORDER=order is not None, ROWS=ROWS, COLUMNS=columns, num_warps=4,
+    )  # fmt: skip
+    means = k.new_empty(batch, heads, blocks, dim, dtype=torch.float32)
+    _means[(blocks, rows)](partial, offsets, means, splits, dim, COLUMNS=columns, num_warps=1)
+    return means
+
+
+@jit
+def _partial_sums(
+    k: tl.tensor, order: tl.tensor, offsets: tl.tensor, partial: tl.tensor, stride_b: tl.tensor, stride_h: tl.tensor,
+    stride_n: tl.tensor, heads: tl.tensor, splits: tl.tensor, dim: tl.tensor,
+    HAS_ORDER: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+) -> None:  # fmt: skip
+    part, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    start, stop = tl.load(offsets + part // splits), tl.load(offsets + part // splits + 1)
+    share = (stop - start + splits - 1) // splits
+    first = start + (part % splits) * share
+    last = tl.minimum(first + share, stop)
+    columns = tl.arange(0, COLUMNS)
+    k += (row // heads) * stride_b + (row % heads) * stride_h
+    sums = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for position in range(first, last, ROWS):
+        tokens = position + tl.arange(0, ROWS).to(tl.int64)
+        inside = tokens < last
+        if HAS_ORDER:
+            tokens = tl.load(order + tokens, mask=inside, other=0)
+        mask = inside[:, None] & (columns < dim)[None, :]
+        x = tl.load(k + tokens[:, None] * stride_n + columns[None, :], mask=mask, other=0.0)
+        sums += x.to(tl.float32)
+    place = (row * tl.num_programs(0) + part) * dim
+    tl.store(partial + place + columns, tl.sum(sums, 0), mask=columns < dim)
+
+
+@jit
+def _means(
+    partial: tl.tensor, offsets: tl.tensor, means: tl.tensor, splits: tl.tensor, dim: tl.tensor, COLUMNS: tl.constexpr
+) -> None:
+    block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    place = row * tl.num_programs(0) + block
+    columns = tl.arange(0, COLUMNS)
+    sums = tl.zeros([COLUMNS], tl.float32)
+    for split in range(splits):
+        sums += tl.load(partial + (place * splits + split) * dim + columns, mask=columns < dim, other=0.0)
+    size = (tl.load(offsets + block + 1) - tl.load(offsets + block)).to(tl.float32)
+    tl.store(means + place * dim + columns, tl.div_rn(sums, size), mask=columns < dim)

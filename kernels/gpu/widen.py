@@ -1,0 +1,92 @@
+"""What all kernels share: how they are compiled, which tensors they take, and exact arithmetic on scores.
+
+Weights. The shares that a threshold adds up are (score - lowest) / sum of (score - lowest). The kernels use integers in
+their place: the float32 difference (score - lowest), times a power of two that brings the highest into [2^29, 2^30),
+rounded down. So a weight carries the rounding of one float32 subtraction, and steps of at least 2^-29 of the
+spread; the sum over fewer than 2^31 pairs stays below 2^61. Sums of integers are exact in any order: atomics and any
+division of the work give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from attnbench.kernels.errors import Unsupported
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+"""Whether kernels run in Triton's interpreter, which has no bfloat16 arithmetic."""
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Compile a kernel: ``triton.jit`` with types that a type checker can follow."""
+    return triton.jit(function)
+
+
+def check_dtype(name: str, x: Tensor, *allowed: torch.dtype) -> None:
+    """Refuse tensors of other types.
+
+    Raises:
+        Unsupported: naming the tensor, its type, and the types allowed.
+    """
+    if x.dtype not in allowed:
+        words = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+        raise Unsupported(f"{name} is {str(x.dtype).removeprefix('torch.')}; these kernels take {words}")
+
+
+def check_unit_stride(name: str, x: Tensor) -> None:
+    """Refuse tensors whose last dimension is not contiguous.
+
+    Raises:
+        Unsupported: naming the tensor and its strides.
+    """
+    if x.stride(-1) != 1 and x.shape[-1] > 1:
+        raise Unsupported(f"{name} has strides {tuple(x.stride())}; the last must be 1")
+
+
+@jit
+def order_image(x: tl.tensor) -> tl.tensor:
+    """Map float32 to int32 of the same order; -0 and +0 have the same image."""
+    bits = tl.where(x == 0, 0.0, x).to(tl.int32, bitcast=True)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+@jit
+def image_value(image: tl.tensor) -> tl.tensor:
+    """Undo ``order_image``."""
+    return (image ^ ((image >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+
+
+@jit
+def weight_scale(low: tl.tensor, high: tl.tensor) -> tl.tensor:
+    """Return two powers of two whose product brings ``high - low`` (float32) into [2^29, 2^30); zeros if equal.
+
+    Two, as 2^155 for the smallest spreads is no float32.
+    """
+    spread = high - low
+    exponent = tl.maximum(spread.to(tl.int32, bitcast=True) >> 23, 1)
+    half = (156 - exponent) >> 1
+    first = ((half + 127) << 23).to(tl.float32, bitcast=True)
+    second = ((156 - exponent - half + 127) << 23).to(tl.float32, bitcast=True)
+    return tl.where(spread > 0, first, 0.0), tl.where(spread > 0, second, 0.0)
+
+
+@jit
+def weigh(x: tl.tensor, low: tl.tensor, first: tl.tensor, second: tl.tensor) -> tl.tensor:
+    """Return the weight of a score, int32 from 0 to 2^30; 1 for every score if all are equal."""
+    return (tl.minimum((x - low) * first * second, 1073741824.0) + tl.where(first > 0, 0.0, 1.0)).to(tl.int32)
+
+
+@jit
+def popcount(word: tl.tensor) -> tl.tensor:
+    """Count the bits that are set in an int32."""
+    word = word - ((word >> 1) & 0x55555555)
+    word = (word & 0x33333333) + ((word >> 2) & 0x33333333)
+    word = (word + (word >> 4)) & 0x0F0F0F0F
+    word = word + (word >> 8)
+    return (word + (word >> 16)) & 0x3F

@@ -1,0 +1,87 @@
+"""Routed attention on the GPU path (in Triton's interpreter on a CPU) against the reference engine in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from attnbench.kernels.engines.reference import REFERENCE
+from attnbench.kernels.gpu import routed
+from attnbench.kernels.grid import Grid, Layout
+from attnbench.kernels.pattern import RoutedPattern
+from attnbench.kernels.plan import Plan
+
+
+def _plan(n: int, sizes: list[int], keep: Tensor, order: Tensor | None, batch: int, heads: int) -> Plan:
+    offsets = torch.tensor([0, *sizes], device=keep.device).cumsum(0)
+    return Plan(Layout(Grid(n, 1, 1)), batch, heads, RoutedPattern(offsets, keep), None, order)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> None:
+    output, lse = routed.attend_routed(q, k, v, plan, scale)
+    wanted, wanted_lse = REFERENCE.attend(q.double(), k.double(), v.double(), plan, scale, True)
+    assert wanted_lse is not None
+    tolerance = 1e-5 if q.dtype == torch.float32 else 2e-2
+    assert torch.allclose(output.double(), wanted, atol=tolerance * float(v.abs().max()), rtol=tolerance)
+    empty = wanted_lse == -torch.inf
+    assert torch.equal(lse == -torch.inf, empty)
+    assert (output[empty] == 0).all()
+    reach = 1 + wanted_lse[~empty].abs()
+    assert ((lse.double() - wanted_lse)[~empty].abs() < tolerance * reach).all()
+
+
+@settings(max_examples=12)
+@given(
+    sizes=st.lists(st.integers(1, 170), min_size=1, max_size=14),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    shape=st.sampled_from([(1, 1, 1), (1, 2, 1), (2, 3, 3), (1, 4, 2)]),
+    head_dim=st.sampled_from([64, 128]),
+    spread=st.sampled_from([0.01, 1.0, 30.0]),
+    ordered=st.booleans(),
+    shared=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_equals_the_reference(
+    sizes: list[int], density: float, shape: tuple[int, int, int], head_dim: int, spread: float, ordered: bool,
+    shared: bool, seed: int, device: torch.device,
+) -> None:  # fmt: skip
+    batch, heads, kv_heads = shape
+    n = sum(sizes)
+    generator = torch.Generator().manual_seed(seed)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    q = (spread * torch.randn(batch, heads, n, head_dim, generator=generator)).to(device, dtype)
+    k, v = (torch.randn(batch, kv_heads, n, head_dim, generator=generator).to(device, dtype) for _ in range(2))
+    owners = (1, 1) if shared else (batch, heads)
+    keep = (torch.rand(*owners, n, len(sizes), generator=generator) < density).to(device)
+    order = torch.randperm(n, generator=generator).to(device) if ordered else None
+    _check(q, k, v, _plan(n, sizes, keep, order, batch, heads), head_dim**-0.5)
+
+
+def test_heads_are_taken_few_at_a_time_when_partial_results_are_large(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routed, "PARTIAL_BUDGET", 1)
+    generator = torch.Generator().manual_seed(1)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    q = torch.randn(1, 4, 300, 64, generator=generator).to(device, dtype)
+    k, v = (torch.randn(1, 2, 300, 64, generator=generator).to(device, dtype) for _ in range(2))
+    keep = (torch.rand(1, 4, 300, 20, generator=generator) < 0.3).to(device)
+    _check(q, k, v, _plan(300, [15] * 20, keep, None, 1, 4), 0.125)
+
+
+def test_strided_inputs_need_no_copy_by_the_caller(device: torch.device) -> None:
+    generator = torch.Generator().manual_seed(2)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    q, k, v = (torch.randn(1, 200, 2, 64, generator=generator).to(device, dtype).transpose(1, 2) for _ in range(3))
+    keep = (torch.rand(1, 2, 200, 5, generator=generator) < 0.5).to(device)
+    _check(q, k, v, _plan(200, [40] * 5, keep, None, 1, 2), 0.125)
+
+
+def test_neighbouring_blocks_become_one_segment() -> None:
+    segments, table = routed._cached_segments((0, 100, 200, 300, 450), 4, torch.device("cpu"))
+    begin, steps = table[0, 0b1011].tolist()
+    assert segments[begin : begin + 2].tolist() == [[0, 200], [300, 450]]
+    assert steps == 2 + 2
