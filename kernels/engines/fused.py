@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
 
@@ -20,9 +22,8 @@ def _available() -> str | None:
 
 
 def _interpreted() -> bool:
-    import triton
-
-    return bool(triton.knobs.runtime.interpret)
+    # Triton's own switch, read without importing it: where there is no GPU it may not be installed.
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _version() -> str:
