@@ -153,7 +153,7 @@ def twin_case(method: Method, settings: Any, layout: Layout, layer: int) -> tupl
     if method.twin is not None:
         return method.twin(settings, layout, layer)
     t, h, w = (min(side, most) for side, most in zip(layout.grid.shape, (5, 9, 13), strict=True))
-    small = Layout(Grid(t, h, w), (min(layout.text[0], 5), min(layout.text[1], 5)))
+    small = Layout(Grid(t, h, w), layout.few_text)
     return method.resolve(settings, small), small
 
 

@@ -94,6 +94,11 @@ class Layout:
         return self.text[0] + self.grid.tokens + self.text[1]
 
     @property
+    def few_text(self) -> tuple[int, int]:
+        """At most 5 text tokens before and after: for the small twin of a case."""
+        return min(self.text[0], 5), min(self.text[1], 5)
+
+    @property
     def video(self) -> slice:
         """The positions of the video tokens."""
         return slice(self.text[0], self.text[0] + self.grid.tokens)

@@ -93,7 +93,7 @@ def twin(settings: MoBA, layout: Layout, layer: int) -> tuple[MoBA, Layout]:
     tokens, size = shrink_axis(n, settings.block_size, most_blocks=6, most_block=24)
     share = settings.topk / -(-n // settings.block_size)
     topk = max(1, round(share * -(-tokens // size)))
-    text = (min(layout.text[0], 5), min(layout.text[1], 5))
+    text = layout.few_text
     return MoBA(block_size=size, topk=topk, causal=settings.causal), Layout(Grid(tokens, 1, 1), text)
 
 

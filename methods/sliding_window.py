@@ -114,7 +114,7 @@ def _pattern(settings: SlidingWindow, layout: Layout, device: torch.device) -> t
 def twin(settings: SlidingWindow, layout: Layout, layer: int) -> tuple[SlidingWindow, Layout]:
     """A grid of at most 6 × 7 × 19 tokens, ragged in the blocks used here, with half-widths in proportion."""
     sides = [min(n, most) for n, most in zip(layout.grid.shape, (6, 7, 19), strict=True)]
-    text = (min(layout.text[0], 5), min(layout.text[1], 5))
+    text = layout.few_text
     small = Layout(Grid(*sides), text)
     if settings.width is not None:
         share = settings.width / layout.grid.tokens

@@ -90,7 +90,7 @@ def twin(settings: STA, layout: Layout, layer: int) -> tuple[STA, Layout]:
         shrink_axis(n, b, most_blocks=4, most_block=3) for n, b in zip(layout.grid.shape, settings.tile, strict=True)
     ]
     grid, tile = (tuple(side) for side in zip(*axes, strict=True))
-    text = (min(layout.text[0], 5), min(layout.text[1], 5))
+    text = layout.few_text
     window = []
     for size, tiles, (length, block) in zip(settings.window, _counts(layout.grid, settings.tile), axes, strict=True):
         largest = (-(-length // block) - 2) | 1  # odd, and less than all tiles

@@ -150,7 +150,7 @@ def twin(settings: VMoBA, layout: Layout, layer: int) -> tuple[VMoBA, Layout]:
         chosen = topk[layer % 3] if isinstance(topk, tuple) else topk
         share = chosen / _blocks(layout.grid, block)
         topk = max(1, round(share * _blocks(grid, (t, h, w))))
-    text = (min(layout.text[0], 5), min(layout.text[1], 5))
+    text = layout.few_text
     return replace(settings, partition=(t, (h, w), (t, h, w)), topk=topk), Layout(grid, text)
 
 

@@ -1,4 +1,4 @@
-"""Our own GPU kernels (Triton, and Gluon on Hopper): routed plans, forward."""
+"""Our own Triton kernels: routed plans, forward."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _supports(plan: Plan, task: Task) -> str | None:
 
 TRITON = Engine(
     name="triton",
-    summary="our Triton kernels, on Hopper in Gluon: routed plans, forward, half precision",
+    summary="our Triton kernels: routed plans, forward, half precision",
     available=_available,
     version=_version,
     supports=_supports,
