@@ -91,6 +91,12 @@ class Call:
     leaves: tuple[Tensor, ...]
 
 
+def dense_job() -> Job:
+    """Return the job of the dense baseline."""
+    full = get_method("full")
+    return Job(full, full.settings(), 0)
+
+
 class Bench:
     """Everything one process needs to measure an agenda: the tensors, the stopwatch, the trials and the baseline."""
 
@@ -174,9 +180,13 @@ class Bench:
 
         return Call(both, clear, leaves)
 
-    def prepare(self) -> None:
-        """Find the dense baseline, then run, measure and verify every trial once."""
-        self.baseline = self._find_baseline()
+    def prepare(self, baseline: str | None = None) -> None:
+        """Find the dense baseline, then run, measure and verify every trial once.
+
+        Args:
+            baseline: the engine of the dense baseline, if an earlier part of this run chose it.
+        """
+        self.baseline = self._find_baseline(baseline)
         todo = [trial for trial in self.trials if trial.verdict is None and not trial.shared]
         for number, trial in enumerate(todo):
             left = None if self.baseline is None else self.baseline.seconds * (len(todo) - number)
@@ -225,13 +235,12 @@ class Bench:
             shape.head_dim, agenda.dtype, agenda.device, engine, agenda.direction == "fwdbwd", agenda.request.seed,
         )  # fmt: skip
 
-    def _find_baseline(self) -> Trial | None:
+    def _find_baseline(self, chosen: str | None) -> Trial | None:
         """Time the dense engines that verify, and return the fastest; None, and a note, if there is none."""
-        full = get_method("full")
-        job = Job(full, full.settings(), 0)
+        job = dense_job()
         best: Trial | None = None
         problems = []
-        for name in self._fast_dense_engines(job):
+        for name in self._fast_dense_engines(job) if chosen is None else [chosen]:
             own = next((t for t in self.trials if t.job.method.name == "full" and t.cell.engine == name), None)
             trial = own or Trial(job, self.agenda.cell(job, name))
             self.progress.step(f"dense baseline: full/{name}", 0, 1, None)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from attnbench.agenda import Request, make_agenda, read_request
+from attnbench.agenda import Request, dense_engines, make_agenda, read_request
 from attnbench.environment import collect_environment
 from attnbench.kernels.errors import BadInput
 from attnbench.rows import judge, make_row
-from attnbench.runner import Bench, Progress, Trial, finished
+from attnbench.runner import Bench, Progress, Trial, dense_job, finished
 from attnbench.schema import Environment, Row, RunHeader, Sample
 from attnbench.store import JOURNAL, Journal, Record
 
@@ -107,8 +107,8 @@ def _measure(
             journal.append(row)
             done[row.cell_id] = row
 
-    bench.prepare()
     old = usable_samples(records)
+    bench.prepare(_earlier_baseline(bench, rows.values(), old))
     heads = {sample.heads_timed for sample in old}
     bench.use_heads(heads.pop() if len(heads) == 1 else bench.choose_heads())
     reused = _reuse(bench, old)
@@ -125,6 +125,22 @@ def _measure(
         progress.note(f"no speed-ups: the dense baseline is {bench.baseline.verdict}: {bench.baseline.reason}")
     write(trial for trial in bench.trials if trial.cell.identity not in done)
     return Outcome(journal.folder, tuple(done.values()))
+
+
+def _earlier_baseline(bench: Bench, rows: Iterable[Row], samples: Iterable[Sample]) -> str | None:
+    """Return the engine of the dense baseline that an earlier part of this run chose; None if it did not get so far.
+
+    The choice rests on a measurement: made again, it may fall on another engine, and one run would have two baselines.
+    """
+    for row in rows:
+        if row.baseline is not None:
+            return row.baseline.removeprefix("full/")
+    asked = {trial.cell.identity for trial in bench.trials}
+    sampled = {sample.cell_id for sample in samples}
+    identities = {name: bench.agenda.cell(dense_job(), name).identity for name in dense_engines()}
+    timed = [name for name, identity in identities.items() if identity in sampled]
+    # The first round begins with the baseline, unless it is one of the cells asked for.
+    return min(timed, key=lambda name: identities[name] in asked, default=None)
 
 
 def _conditions(environment: Environment) -> dict[str, str]:

@@ -422,6 +422,23 @@ def test_a_run_is_interrupted_and_resumed_until_it_is_whole(tmp_path: Path) -> N
     assert len(samples(tmp_path)) == 9, "two cells and the baseline, three rounds"
 
 
+@pytest.mark.parametrize("count", [1, 4, 8])
+@pytest.mark.parametrize("methods", [TWO, {"full": {}, **TWO}])
+def test_the_dense_baseline_stays_the_same(
+    count: int, methods: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two dense engines are as fast as one another, and after the interruption the other one happens to be chosen."""
+    other = dataclasses.replace(SDPA, name="other")
+    use(monkeypatch, SDPA, other, dataclasses.replace(REFERENCE, dense=False))
+    monkeypatch.setattr(runner.Bench, "_fast_dense_engines", lambda *arguments: ["other"])
+    interrupted(tmp_path, count, methods=methods)
+    monkeypatch.setattr(runner.Bench, "_fast_dense_engines", lambda *arguments: ["sdpa"])
+    outcome = session.resume(tmp_path, Quiet())
+    assert {row.baseline for row in outcome.rows} == {"full/other"}
+    assert_whole(tmp_path, len(methods), 3)
+    assert len({sample.cell_id for sample in samples(tmp_path)}) == len(methods) + 1
+
+
 def test_a_crash_between_two_rows_is_finished_without_measuring_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
