@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,17 +21,25 @@ class BlockPattern:
         k_offsets: int64 [k blocks + 1], likewise for keys.
         keep: bool [B or 1, H or 1, q blocks, k blocks]; a size of 1 is shared by the batch or by the heads.
         rule: which pairs of a kept block are kept; None means all of them.
+        is_full: this is full attention: one block, kept, no rule. Said by whoever makes the pattern, since looking at
+            ``keep`` would wait for the device.
 
     Raises:
-        BadInput: if the shapes do not fit each other.
+        BadInput: if the shapes do not fit each other, or the pattern cannot be full.
     """
 
     q_offsets: Tensor
     k_offsets: Tensor
     keep: Tensor
     rule: Rule | None = None
+    is_full: bool = False
 
     def __post_init__(self) -> None:
+        if self.is_full and (self.keep.numel() != 1 or self.rule is not None):
+            raise BadInput(
+                f"a pattern of {self.keep.numel()} blocks{' with a rule' * (self.rule is not None)} is not full "
+                "attention, which is one block without a rule"
+            )
         expected = (len(self.q_offsets) - 1, len(self.k_offsets) - 1)
         if self.keep.dtype != torch.bool or self.keep.dim() != 4 or tuple(self.keep.shape[2:]) != expected:
             raise BadInput(
@@ -42,11 +51,6 @@ class BlockPattern:
     def nbytes(self) -> int:
         """Bytes of the offsets and of the kept blocks."""
         return sum(tensor.nbytes for tensor in (self.q_offsets, self.k_offsets, self.keep))
-
-    @property
-    def is_full(self) -> bool:
-        """Whether this is full attention by construction: one block that is kept, no rule."""
-        return self.rule is None and self.keep.numel() == 1 and bool(self.keep.all())
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +69,7 @@ class RoutedPattern:
     k_offsets: Tensor
     keep: Tensor
     rule: Rule | None = None
+    is_full: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         blocks = len(self.k_offsets) - 1
@@ -83,11 +88,6 @@ class RoutedPattern:
     def nbytes(self) -> int:
         """Bytes of the offsets and of the kept blocks."""
         return self.k_offsets.nbytes + self.keep.nbytes
-
-    @property
-    def is_full(self) -> bool:
-        """Always False: routes are data, and looking at them would synchronise with the device."""
-        return False
 
 
 Pattern = BlockPattern | RoutedPattern

@@ -58,12 +58,15 @@ class Plan:
                 )
 
     def check(self) -> None:
-        """Check what construction does not, because it synchronises with the device: offsets and orders.
+        """Check what construction does not, because it synchronises with the device: offsets, orders, fullness.
 
         Raises:
-            BadInput: if offsets do not ascend from 0 to N without empty blocks, or an order is not a permutation.
+            BadInput: if offsets do not ascend from 0 to N without empty blocks, an order is not a permutation, or the
+                one block of full attention is not kept.
         """
         n = self.layout.tokens
+        if self.pattern.is_full and not bool(self.pattern.keep.all()):
+            raise BadInput("the pattern is said to be full attention, and its block is not kept")
         for side, offsets in (("query", self.pattern.q_offsets), ("key", self.pattern.k_offsets)):
             if int(offsets[0]) != 0 or int(offsets[-1]) != n or bool((offsets.diff() < 1).any()):
                 raise BadInput(

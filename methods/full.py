@@ -23,7 +23,7 @@ def plan(settings: Full, q: Tensor, k: Tensor, call: Call) -> Plan:
     """Keep everything: one query block, one key block."""
     offsets = whole(call.layout, q.device).offsets
     keep = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=q.device)
-    return Plan(call.layout, q.shape[0], q.shape[1], BlockPattern(offsets, offsets, keep))
+    return Plan(call.layout, q.shape[0], q.shape[1], BlockPattern(offsets, offsets, keep, is_full=True))
 
 
 def twin(settings: Full, layout: Layout, layer: int) -> tuple[Full, Layout]:

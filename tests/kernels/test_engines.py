@@ -25,7 +25,7 @@ def make_plan(*, full: bool) -> Plan:
     offsets = torch.tensor([0, 24] if full else [0, 10, 24])
     blocks = len(offsets) - 1
     keep = torch.ones(blocks, blocks, dtype=torch.bool).tril()[None, None]
-    return Plan(LAYOUT, 2, 4, BlockPattern(offsets, offsets, keep))
+    return Plan(LAYOUT, 2, 4, BlockPattern(offsets, offsets, keep, is_full=full))
 
 
 def qkv(dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -62,7 +62,7 @@ def test_sdpa_refuses_what_it_cannot_run() -> None:
     with pytest.raises(Unsupported, match="'sdpa' does not return the log-sum-exp"):
         choose_engine("sdpa", make_plan(full=True), replace(TASK, return_lse=True))
     full = make_plan(full=True)
-    ruled = replace(full, pattern=replace(full.pattern, rule=causal()))
+    ruled = replace(full, pattern=replace(full.pattern, rule=causal(), is_full=False))
     with pytest.raises(Unsupported, match="full attention only"):
         choose_engine("sdpa", ruled, TASK)
 

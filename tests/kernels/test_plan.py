@@ -120,11 +120,19 @@ def test_bytes_are_those_of_orders_offsets_and_kept_blocks() -> None:
     assert routed.nbytes == 2 * 8 * 24 + 8 * 3 + 48
 
 
-def test_full_attention_is_recognised_only_where_it_is_certain() -> None:
-    assert BlockPattern(blocks(24), blocks(24), keep_all(1, 1, 1, 1)).is_full
-    assert not BlockPattern(blocks(24), blocks(24), ~keep_all(1, 1, 1, 1)).is_full
-    assert not BlockPattern(blocks(24), blocks(24), keep_all(1, 1, 1, 1), causal()).is_full
+def test_full_attention_is_said_and_can_only_be_one_kept_block() -> None:
+    one = keep_all(1, 1, 1, 1)
+    assert not BlockPattern(blocks(24), blocks(24), one).is_full
     assert not RoutedPattern(blocks(24), keep_all(1, 1, 24, 1)).is_full
+    full = BlockPattern(blocks(24), blocks(24), one, is_full=True)
+    assert full.is_full
+    Plan(LAYOUT, 1, 2, full).check()
+    with pytest.raises(BadInput, match="4 blocks is not full"):
+        BlockPattern(blocks(12, 12), blocks(12, 12), keep_all(1, 1, 2, 2), is_full=True)
+    with pytest.raises(BadInput, match="with a rule is not full"):
+        BlockPattern(blocks(24), blocks(24), one, causal(), is_full=True)
+    with pytest.raises(BadInput, match="is not kept"):
+        Plan(LAYOUT, 1, 2, BlockPattern(blocks(24), blocks(24), ~one, is_full=True)).check()
 
 
 @pytest.mark.parametrize(
