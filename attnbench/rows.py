@@ -106,6 +106,8 @@ def _checks(trial: Trial) -> dict[str, Any]:
             "approximation_cosine": _finite(rows.cosine),
             "mass_recall": _finite(rows.recall),
         }
+    if trial.selection is not None:
+        checks["selection_differs"] = trial.selection.differing
     if twin is not None:
         checks["twin_error"] = _finite(twin.worst)
     return checks

@@ -26,7 +26,7 @@ from attnbench.methods import get_method
 from attnbench.schema import Cell, Row, Sample, Verdict
 from attnbench.telemetry import Reading, Telemetry, read, summarise
 from attnbench.timing import Stopwatch
-from attnbench.verify import RowCheck, TwinCheck, TwinSpec, check_rows, check_twin
+from attnbench.verify import RowCheck, SelectionCheck, TwinCheck, TwinSpec, check_rows, check_selection, check_twin
 
 LEAST_ROUNDS = 3
 MOST_ROUNDS = 20
@@ -67,6 +67,7 @@ class Trial:
     reason: str = ""
     facts: PlanFacts | None = None
     rows: RowCheck | None = None
+    selection: SelectionCheck | None = None
     twin: TwinCheck | None = None
     peak_extra: int | None = None
     seconds: float = 0.0  # of the first call
@@ -214,14 +215,18 @@ class Bench:
                 self.inputs.q, self.inputs.k, self.inputs.v, output, plan, scale, self.agenda.request.seed,
                 finishes=job.method.finish is not None,
             )  # fmt: skip
+            trial.selection = check_selection(self.inputs.q, self.inputs.k, plan, job.arguments(shape))
             if trial.twin is None:
                 trial.twin = check_twin(self._twin(job, engine))
             finite = all(bool(x.isfinite().all()) for x in given)
             if self.agenda.device.type == "cuda":  # the first call compiled kernels
                 timings = [self.stopwatch.time(call.run, call.prepare) for _ in range(2)]
                 trial.seconds = min(timing.cold_ms for timing in timings) / 1e3
-            problem = trial.rows.problem or trial.twin.problem or (None if finite else "the gradients are not finite")
-            if problem:
+            checks = (trial.rows, trial.selection, trial.twin)
+            problem = next((check.problem for check in checks if check is not None and check.problem), None)
+            if problem is None and not finite:
+                problem = "the gradients are not finite"
+            if problem is not None:
                 trial.fail("incorrect", problem)
             elif trial.rows.vacuous:
                 trial.fail("unsupported", trial.rows.vacuous)

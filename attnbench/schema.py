@@ -98,6 +98,11 @@ class Row(Cell):
     numerical_tolerance: float | None = Field(
         default=None, gt=0, description="what rounding in this dtype explains; a larger numerical_error is incorrect"
     )
+    selection_differs: int | None = Field(
+        default=None,
+        ge=0,
+        description="(query token, key block) pairs unlike the plan in float64; empty where queries pick no blocks",
+    )
     twin_error: float | None = Field(default=None, ge=0, description="worst error of the small twin over its tolerance")
     approximation_error: float | None = Field(default=None, ge=0, description="relative L2 against full attention")
     approximation_cosine: float | None = Field(

@@ -1,8 +1,8 @@
 """Verification before timing: no latency without a match with the oracle.
 
-Two checks. On the very tensors that are timed, 64 query rows a head against float64 attention over exactly the keys the
-plan names. On a small twin of the cell, as ragged as the cell, every row (and dq, dk, dv) against the fully masked
-oracle.
+Three checks. On the very tensors that are timed, 64 query rows a head against float64 attention over exactly the keys
+the plan names; there too, where queries pick blocks for themselves, every pair against the same method's plan in
+float64. On a small twin of the cell, as ragged as the cell, every row (and dq, dk, dv) against the fully masked oracle.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from attnbench import api, oracle
 from attnbench.kernels.grid import Grid, Layout
+from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Method
 
@@ -23,6 +24,13 @@ ROWS = 64
 
 LARGEST_TOLERANCE = 0.1
 """Where rounding alone explains more than this, a match would prove nothing."""
+
+
+LARGEST_SELECTION_DIFFERENCE = 1e-5
+"""Of the (video token, block) pairs that could be selected, the share that rounding may decide otherwise."""
+
+LEAST_SELECTION_DIFFERENCE = 2
+"""Pairs that may differ in a cell however small: at a near tie rounding exchanges one pair for another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +112,72 @@ def check_rows(
     cosine = torch.nn.functional.cosine_similarity(sparse_rows, full_rows, dim=-1).mean()
     _, error, tolerance = (0.0, 0.0, 1.0) if finishes else worst
     return RowCheck(error, tolerance, float(approximation), float(cosine), float(torch.stack(recalls).mean()))
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionCheck:
+    """How far a routed plan is from the same method's plan in float64.
+
+    Attributes:
+        differing: (query token, key block) pairs that one of the two keeps and the other does not, of all heads.
+        pairs: pairs of a video token and a block, of all heads.
+    """
+
+    differing: int
+    pairs: int
+
+    @property
+    def problem(self) -> str | None:
+        """Why the selection is wrong, or None."""
+        allowed = max(LEAST_SELECTION_DIFFERENCE, int(LARGEST_SELECTION_DIFFERENCE * self.pairs))
+        if self.differing <= allowed:
+            return None
+        return (
+            f"the selection differs from the rule in float64 in {self.differing:,} of {self.pairs:,} pairs; rounding "
+            f"explains {allowed:,}"
+        )
+
+
+def check_selection(q: Tensor, k: Tensor, plan: Plan, arguments: dict[str, Any]) -> SelectionCheck | None:
+    """Compare a routed plan with the plan that the same method makes of the same values in float64.
+
+    A head of a batch item at a time, so that memory stays small: a method that selects for a head by what is in another
+    would be found to differ.
+
+    Args:
+        q: [B, H, N, D].
+        k: [B, KV heads, N, D].
+        plan: made from them.
+        arguments: the keyword arguments of ``select`` that made it.
+
+    Returns:
+        None for a plan that is not routed, or whose blocks themselves are not those of the plan in float64.
+    """
+    if not isinstance(plan.pattern, RoutedPattern):
+        return None
+    group, differing = q.shape[1] // k.shape[1], 0
+    for b in range(plan.batch):
+        for h in range(plan.heads):
+            kv = h // group
+            exact = api.select(q[b : b + 1, h : h + 1].double(), k[b : b + 1, kv : kv + 1].double(), **arguments)
+            if not _same_blocks(plan, exact, b, h):
+                return None
+            differing += int((plan.keep_of(b, h) ^ exact.keep_of(0, 0)).sum())
+    blocks = plan.pattern.keep.shape[3]
+    return SelectionCheck(differing, plan.batch * plan.heads * plan.layout.grid.tokens * blocks)
+
+
+def _same_blocks(plan: Plan, exact: Plan, b: int, h: int) -> bool:
+    """Whether one head's keys are cut into the same blocks by both plans, and its queries in the same order."""
+    if not torch.equal(plan.pattern.k_offsets, exact.pattern.k_offsets):
+        return False
+    for side in ("q", "k"):
+        mine, other = plan.order_of(side, b, h), exact.order_of(side, 0, 0)
+        if (mine is None) != (other is None):
+            return False
+        if mine is not None and other is not None and not torch.equal(mine, other):
+            return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
+from operator import index
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from attnbench.kernels.grid import Layout, coordinates
+from attnbench.kernels.grid import Grid, Layout, coordinates
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,17 +24,19 @@ class Partition:
     Attributes:
         order: int64 [N], the token at each position; None means grid order.
         offsets: int64 [blocks + 1], ascending from 0 to N; block ``i`` is positions ``offsets[i]`` to ``offsets[i+1]``.
+        own: int64 [T·H·W], the block of each video token in grid order, counted among the video blocks.
         text: the number of leading and trailing blocks that hold text tokens (each 0 or 1).
     """
 
     order: Tensor | None
     offsets: Tensor
+    own: Tensor
     text: tuple[int, int] = (0, 0)
 
     @property
     def blocks(self) -> int:
         """Number of blocks, text blocks included."""
-        return len(self.offsets) - 1
+        return self.offsets.shape[0] - 1  # len() cannot be traced
 
     @property
     def video(self) -> slice:
@@ -48,42 +56,91 @@ class Partition:
         return torch.empty_like(block).scatter_(0, self.order, block)
 
 
-@lru_cache(maxsize=64)
+def remembered(maxsize: int) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+    """Remember what a function returned for its last ``maxsize`` arguments; torch.compile takes it as a constant.
+
+    Not traced, partitions may look at their tensors, and compiled code holds the finished ones. Arguments must be
+    numbers, tuples of them and devices: of those torch.compile can tell when they change.
+    """
+
+    def remember(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        memory = lru_cache(maxsize)(function)
+
+        @wraps(function)
+        def recall(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            return memory(*args, **kwargs)  # type: ignore[arg-type]  # lru_cache types its arguments as hashable
+
+        # The mark of torch.compiler.assume_constant_result; calling that imports the whole compiler, over a second.
+        recall.__dict__["_dynamo_marked_constant"] = True
+        return recall
+
+    return remember
+
+
 def partition_cuboids(layout: Layout, block: tuple[int, int, int], device: torch.device) -> Partition:
     """Split the grid into cuboids of ``block`` = (t, h, w) tokens, the last of each axis as short as it comes out.
 
     Blocks are numbered T-major, and so are the tokens within a block. Text before and after the video is one block
     each.
     """
+    return _cuboids(_known(*layout.grid.shape), _known(*layout.text), _known(*block), device)
+
+
+def partition_ranges(layout: Layout, size: int, device: torch.device) -> Partition:
+    """Split the video tokens, in raster order, into ranges of ``size`` tokens; the last may be shorter."""
+    return _ranges(_known(*layout.grid.shape), _known(*layout.text), index(size), device)
+
+
+def whole(layout: Layout, device: torch.device) -> Partition:
+    """Return the partition that is one block of all N tokens."""
+    return _whole(_known(*layout.grid.shape), _known(*layout.text), device)
+
+
+def _known(*numbers: int) -> tuple[int, ...]:
+    """Return the numbers, which torch.compile may have left open when it saw more than one, as definite ones."""
+    return tuple([index(number) for number in numbers])
+
+
+@remembered(64)
+def _cuboids(shape: tuple[int, ...], text: tuple[int, ...], block: tuple[int, ...], device: torch.device) -> Partition:
+    layout = _layout(shape, text)
     cells = coordinates(layout.grid, device) // torch.tensor(block, device=device)
-    counts = [-(-side // size) for side, size in zip(layout.grid.shape, block, strict=True)]
+    counts = [-(-side // size) for side, size in zip(shape, block, strict=True)]
     number = (cells[:, 0] * counts[1] + cells[:, 1]) * counts[2] + cells[:, 2]
     order = torch.argsort(number, stable=True)
     sizes = torch.bincount(number, minlength=counts[0] * counts[1] * counts[2])
-    return _with_text(layout, order, sizes)
+    return _with_text(layout, order, sizes, number)
 
 
-@lru_cache(maxsize=64)
-def partition_ranges(layout: Layout, size: int, device: torch.device) -> Partition:
-    """Split the video tokens, in raster order, into ranges of ``size`` tokens; the last may be shorter."""
+@remembered(64)
+def _ranges(shape: tuple[int, ...], text: tuple[int, ...], size: int, device: torch.device) -> Partition:
+    layout = _layout(shape, text)
     n = layout.grid.tokens
     edges = torch.arange(0, n + size, size, device=device).clamp_(max=n)
-    return _with_text(layout, torch.arange(n, device=device), edges.diff())
+    order = torch.arange(n, device=device)
+    return _with_text(layout, order, edges.diff(), order // size)
 
 
-@lru_cache(maxsize=8)
-def whole(layout: Layout, device: torch.device) -> Partition:
-    """Return the partition that is one block of all N tokens."""
-    return Partition(None, torch.tensor([0, layout.tokens], device=device))
+@remembered(8)
+def _whole(shape: tuple[int, ...], text: tuple[int, ...], device: torch.device) -> Partition:
+    layout = _layout(shape, text)
+    own = torch.zeros(layout.grid.tokens, dtype=torch.int64, device=device)
+    return Partition(None, torch.tensor([0, layout.tokens], device=device), own)
 
 
-def _with_text(layout: Layout, order: Tensor, sizes: Tensor) -> Partition:
+def _layout(shape: tuple[int, ...], text: tuple[int, ...]) -> Layout:
+    before, after = text
+    return Layout(Grid(*shape), (before, after))
+
+
+def _with_text(layout: Layout, order: Tensor, sizes: Tensor, own: Tensor) -> Partition:
     before, after = layout.text
     parts = [sizes.new_tensor([before])] * (before > 0) + [sizes] + [sizes.new_tensor([after])] * (after > 0)
     offsets = torch.cat([sizes.new_zeros(1), torch.cat(parts).cumsum(0)])
     grid_order = torch.arange(len(order), device=order.device)
+    text = (int(before > 0), int(after > 0))
     if torch.equal(order, grid_order):
-        return Partition(None, offsets, (int(before > 0), int(after > 0)))
+        return Partition(None, offsets, own, text)
     ends = torch.arange(layout.tokens, device=order.device)
     whole_order = torch.cat([ends[:before], order + before, ends[layout.tokens - after :]])
-    return Partition(whole_order, offsets, (int(before > 0), int(after > 0)))
+    return Partition(whole_order, offsets, own, text)

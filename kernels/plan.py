@@ -51,7 +51,7 @@ class Plan:
         if isinstance(pattern, RoutedPattern) and pattern.keep.shape[2] != n:
             raise BadInput(f"the routed pattern has {pattern.keep.shape[2]} queries; it must have {n}, one a token")
         for side, order in (("query", self.q_order), ("key", self.k_order)):
-            if order is not None and tuple(order.shape) not in ((n,), (self.batch, self.heads, n)):
+            if order is not None and not _is_order(order, self.batch, self.heads, n):
                 raise BadInput(
                     f"the {side} order has shape {list(order.shape)}; "
                     f"it must be [{n}] or [{self.batch}, {self.heads}, {n}]"
@@ -242,6 +242,13 @@ def bounding_boxes(where: Tensor, text: Tensor, offsets: Tensor) -> Boxes:
     mixed = holds_text[block[:, 0]] & ~text
     filled = ((high - low + 1).prod(-1) == sizes) | holds_text
     return Boxes(low, high, holds_text, bool(filled.all()) and not bool(mixed.any()))
+
+
+def _is_order(order: Tensor, batch: int, heads: int, n: int) -> bool:
+    # Number by number: torch.compile does not see that a tuple of sizes is among others.
+    if order.dim() == 1:
+        return order.shape[0] == n
+    return order.dim() == 3 and order.shape[0] == batch and order.shape[1] == heads and order.shape[2] == n
 
 
 def _inverse(order: Tensor | None, tokens: Tensor) -> Tensor:

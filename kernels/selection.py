@@ -1,5 +1,7 @@
 """Selection: block means, scores of queries against them, and the cuts that turn scores into routes.
 
+These torch functions are the rule; ``selection_ops`` has kernels beside them, and ``cuts`` puts the steps together.
+
 Scores are [..., N, blocks]: one number for every (query, key block) pair. ``own`` [N] is each query's own block, which
 is always kept; the other pairs compete. Ties at a cut go to the pair that comes first in (query, block) order.
 """
@@ -50,6 +52,22 @@ def score_blocks(q: Tensor, means: Tensor) -> Tensor:
         for h in range(q.shape[1]):
             scores[b, h] = q[b, h].to(means.dtype) @ means[b, h].T
     return scores
+
+
+def extremes_of(scores: Tensor) -> Tensor:
+    """Return where the scores of each head lie, as the kernels' cuts of whole heads want to know it.
+
+    Args:
+        scores: [B, H, N, blocks].
+
+    Returns:
+        int32 [B·H, 2]: of the highest score the image, of the lowest the complement of its image. The image of a score
+        is an int32 that sorts as its float32 does, -0 as 0.
+    """
+    ends = torch.stack(scores.flatten(2).flatten(0, 1).aminmax(dim=-1)[::-1], 1).float() + 0.0
+    bits = ends.view(torch.int32)
+    image = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    return torch.stack([image[:, 0], ~image[:, 1]], 1)
 
 
 def is_own(own: Tensor, blocks: int) -> Tensor:

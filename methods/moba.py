@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
+from attnbench.kernels.cuts import Cut, route
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
-from attnbench.kernels.partition import Partition, partition_ranges
+from attnbench.kernels.partition import partition_ranges
 from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.rule import causal
-from attnbench.kernels.selection import pool_blocks, score_blocks, top_k_per_query
 from attnbench.methods.base import Call, Method, Source, as_ints, shrink_axis
 from attnbench.methods.text import route_text
 
@@ -63,27 +62,11 @@ def plan(settings: MoBA, q: Tensor, k: Tensor, call: Call) -> Plan:
     settings = resolve(settings, call.layout)
     assert settings.block_size is not None
     partition = partition_ranges(call.layout, settings.block_size, q.device)
-    scores, own, flops = video_scores(q, k, call.layout, partition)
-    if settings.causal:
-        later = torch.arange(scores.shape[-1], device=q.device) > own[:, None]
-        scores = scores.masked_fill(later, -torch.inf)
-    routes = top_k_per_query(scores, own, settings.topk)
+    cut = Cut("topk", "query", settings.topk, causal=settings.causal)
+    routes, flops = route(q, k, call.layout, partition, cut)
     keep = route_text(partition, call.layout.text, routes)
     pattern = RoutedPattern(partition.offsets, keep, causal() if settings.causal else None)
     return Plan(call.layout, q.shape[0], q.shape[1], pattern, None, partition.order, flops)
-
-
-def video_scores(q: Tensor, k: Tensor, layout: Layout, partition: Partition) -> tuple[Tensor, Tensor, int]:
-    """Score the video queries against the means of the video blocks.
-
-    Returns:
-        scores float32 [B, H, T·H·W, video blocks], the own block of each video query int64 [T·H·W], and the
-        floating-point operations spent.
-    """
-    means = pool_blocks(k, partition.order, partition.offsets)[:, :, partition.video]
-    scores = score_blocks(q[:, :, layout.video], means)
-    own = partition.block_of_token()[layout.video] - partition.video.start
-    return scores, own, k.numel() + 2 * scores.numel() * q.shape[3]
 
 
 def twin(settings: MoBA, layout: Layout, layer: int) -> tuple[MoBA, Layout]:

@@ -16,4 +16,6 @@ def keep_text(partition: Partition, video: Tensor) -> Tensor:
 
 def route_text(partition: Partition, text: tuple[int, int], video: Tensor) -> Tensor:
     """Add text tokens that keep every block, and text blocks kept by all, around routes bool [B, H, tokens, blocks]."""
+    if text == (0, 0):
+        return video
     return pad(video, (*partition.text, *text), value=True)

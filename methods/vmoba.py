@@ -18,14 +18,13 @@ from typing import Any
 
 from torch import Tensor
 
+from attnbench.kernels.cuts import Cut, route
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.partition import partition_cuboids
 from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.plan import Plan
-from attnbench.kernels.selection import threshold_per_head, threshold_per_query, top_k_per_head, top_k_per_query
 from attnbench.methods.base import Call, Method, Source, as_choice, as_ints, shrink_axis
-from attnbench.methods.moba import video_scores
 from attnbench.methods.text import route_text
 
 Triple = tuple[int, int, int]
@@ -118,19 +117,19 @@ def plan(settings: VMoBA, q: Tensor, k: Tensor, call: Call) -> Plan:
     settings = resolve(settings, call.layout)
     assert settings.partition is not None
     partition = partition_cuboids(call.layout, cuboid(settings.partition, call.layout.grid, call.layer), q.device)
-    scores, own, flops = video_scores(q, k, call.layout, partition)
-    if settings.select == "threshold":
-        cut = threshold_per_head if settings.scope == "head" else threshold_per_query
-        routes = cut(scores, own, settings.threshold)
-    else:
-        topk = settings.topk[call.layer % 3] if isinstance(settings.topk, tuple) else settings.topk
-        assert topk is not None
-        rank = top_k_per_head if settings.scope == "head" else top_k_per_query
-        routes = rank(scores, own, topk)
+    routes, flops = route(q, k, call.layout, partition, _cut(settings, call.layer))
     keep = route_text(partition, call.layout.text, routes)
     return Plan(
         call.layout, q.shape[0], q.shape[1], RoutedPattern(partition.offsets, keep), None, partition.order, flops
     )
+
+
+def _cut(settings: VMoBA, layer: int) -> Cut:
+    if settings.select == "threshold":
+        return Cut("threshold", settings.scope, settings.threshold)
+    topk = settings.topk[layer % 3] if isinstance(settings.topk, tuple) else settings.topk
+    assert topk is not None
+    return Cut("topk", settings.scope, topk)
 
 
 def distinct_layers(settings: VMoBA, layers: int) -> tuple[int, ...]:

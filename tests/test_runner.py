@@ -20,6 +20,7 @@ from attnbench.kernels.engines.reference import REFERENCE
 from attnbench.kernels.engines.sdpa import SDPA
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.plan import Plan
+from attnbench.methods import get_method
 from attnbench.runner import Bench, classified
 from attnbench.schema import Sample
 from attnbench.timing import Timing
@@ -370,3 +371,31 @@ def test_memory_beyond_the_output_is_recorded() -> None:
     of.prepare()
     peak = of.trials[0].peak_extra
     assert peak is None or 0 <= peak < 2**28
+
+
+@pytest.mark.parametrize("planted", [0, 2, 3])
+def test_a_selection_unlike_that_of_float64_is_incorrect(planted: int) -> None:
+    """Some pairs of one head, kept though the rule does not, by the plan that is timed; two may be a near tie."""
+    real = get_method("moba")
+
+    def plan(settings: Any, q: Tensor, k: Tensor, call: Any) -> Plan:
+        made = real.plan(settings, q, k, call)
+        if q.dtype == torch.float64 or q.shape[2] != 105:
+            return made
+        keep = made.pattern.keep.clone()
+        rows, columns = (~keep[0, 0]).nonzero()[:planted].unbind(1)
+        keep[0, 0, rows, columns] = True
+        return dataclasses.replace(made, pattern=dataclasses.replace(made.pattern, keep=keep))
+
+    of = bench(methods={"moba": {"blocks": 5, "topk": 2}, "sta": {"tile": (2, 2, 2)}})
+    of.trials[0].job = dataclasses.replace(of.trials[0].job, method=dataclasses.replace(real, plan=plan))
+    of.prepare()
+    routed, whole = of.trials
+    assert routed.verdict == ("incorrect" if planted > 2 else None)
+    assert whole.verdict is None
+    if planted > 2:
+        assert "differs from the rule in float64 in 3 of 525 pairs" in routed.reason
+    of.time_round(0, 1, lambda sample: None)
+    made = [rows.make_row(of, trial, "run") for trial in of.trials]
+    assert [row.selection_differs for row in made] == [planted, None]
+    assert made[0].verdict == ("incorrect" if planted > 2 else "ok")

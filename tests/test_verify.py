@@ -22,7 +22,7 @@ from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
 from attnbench.methods import get_method, make_settings
-from attnbench.verify import TwinSpec, check_rows, check_twin, sample_rows
+from attnbench.verify import SelectionCheck, TwinSpec, check_rows, check_selection, check_twin, sample_rows
 
 HALF = 0.5  # a correct engine stays under half of its tolerance
 METHODS = ["full", "moba", "vmoba", "sliding-window", "sta"]
@@ -355,3 +355,99 @@ def test_a_match_that_would_prove_nothing_is_said_to() -> None:
     assert "cannot be verified" in str(nothing.vacuous)
     assert usual.vacuous is None
     assert (hot.vacuous is None) == (hot.tolerance <= 0.1)
+
+
+# The selection against the same method's in float64.
+
+ROUTED: list[dict[str, Any]] = [
+    {"method": "moba", "block_size": 7, "topk": 3},
+    {"method": "moba", "block_size": 7, "topk": 3, "causal": True},
+    {"method": "vmoba", "partition": (1, (2, 2), (2, 2, 2)), "layer": 1},
+    {"method": "vmoba", "partition": (1, (2, 2), (2, 2, 2)), "layer": 2, "scope": "query"},
+    {"method": "vmoba", "partition": (1, (2, 2), (2, 2, 2)), "layer": 2, "select": "topk"},
+]
+
+
+@pytest.mark.parametrize("arguments", ROUTED, ids=str)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+def test_a_selection_is_that_of_float64(arguments: dict[str, Any], dtype: torch.dtype) -> None:
+    for heads, kv_heads, text in ((2, 2, (0, 0)), (4, 2, (3, 1))):
+        where = arguments | {"grid": "3x4x5", "text": text}
+        q, k, _ = tensors(heads, kv_heads, 60 + sum(text), dtype)
+        plan = attnbench.select(q, k, **where)
+        check = check_selection(q, k, plan, where)
+        videos = plan.pattern.keep[:, :, :60].numel()
+        assert check == SelectionCheck(0, videos)
+        assert check.problem is None
+
+
+@given(data=st.data())
+def test_pairs_that_differ_are_counted_one_by_one(data: st.DataObject) -> None:
+    where = ROUTED[2] | {"grid": "3x4x5", "text": (2, 0)}
+    q, k, _ = (x.repeat(2, 1, 1, 1) for x in tensors(4, 2, 62, torch.float32))
+    plan = attnbench.select(q, k, **where)
+    keep = plan.pattern.keep.clone()
+    places = data.draw(st.sets(st.integers(0, keep.numel() - 1), max_size=5))
+    for place in places:
+        keep.view(-1)[place] ^= True
+    planted = dataclasses.replace(plan, pattern=dataclasses.replace(plan.pattern, keep=keep))
+    check = check_selection(q, k, planted, where)
+    assert check is not None
+    assert check.differing == len(places)
+    assert (check.problem is None) == (len(places) <= 2)
+    if len(places) > 2:
+        assert f" {len(places)} of 3,360 pairs" in str(check.problem)  # 2 items, 4 heads, 60 tokens, 6 + 1 blocks
+
+
+def test_one_pair_in_a_hundred_thousand_may_differ() -> None:
+    assert SelectionCheck(27, 2_700_000).problem is None
+    assert "28 of 2,700,000 pairs; rounding explains 27" in str(SelectionCheck(28, 2_700_000).problem)
+
+
+def test_in_a_small_cell_one_pair_may_be_exchanged_for_another() -> None:
+    assert SelectionCheck(2, 100).problem is None
+    assert "3 of 100 pairs; rounding explains 2" in str(SelectionCheck(3, 100).problem)
+
+
+def test_a_selection_by_coarser_numbers_is_found() -> None:
+    """A method that rounds the keys before it pools them selects other blocks."""
+    real = get_method("moba")
+
+    def rounded(settings: Any, q: Tensor, k: Tensor, call: Any) -> Plan:
+        coarse = k if k.dtype == torch.float64 else k.to(torch.float8_e4m3fn).to(k.dtype)
+        return real.plan(settings, q, coarse, call)
+
+    rounding = dataclasses.replace(real, plan=rounded)
+    where: dict[str, Any] = {"method": rounding, "grid": "6x8x10", "block_size": 30, "topk": 4}
+    q, k, _ = tensors(2, 2, 480, torch.bfloat16)
+    check = check_selection(q, k, attnbench.select(q, k, **where), where)
+    assert check is not None
+    assert check.differing > 50
+    assert check.problem is not None
+
+
+def test_plans_of_whole_blocks_have_no_selection_to_compare() -> None:
+    q, k, _ = tensors(1, 1, 60, torch.float32)
+    others: list[dict[str, Any]] = [
+        {"method": "full"},
+        {"method": "sta", "tile": (1, 2, 2)},
+        {"method": "sliding-window"},
+    ]
+    for arguments in others:
+        where = arguments | {"grid": "3x4x5"}
+        assert check_selection(q, k, attnbench.select(q, k, **where), where) is None
+
+
+def test_blocks_that_are_not_the_same_cannot_be_compared() -> None:
+    q, k, _ = tensors(1, 1, 60, torch.float32)
+    plan = attnbench.select(q, k, method="moba", grid="3x4x5", block_size=7)
+    assert check_selection(q, k, plan, {"method": "moba", "grid": "3x4x5", "block_size": 8}) is None
+    ordered = attnbench.select(q, k, method="vmoba", grid="3x4x5", partition=(1, (2, 5), (1, 2, 5)), layer=2)
+    for layer in (0, 1):
+        where: dict[str, Any] = {
+            "method": "vmoba",
+            "grid": "3x4x5",
+            "partition": (1, (2, 5), (1, 2, 5)),
+            "layer": layer,
+        }
+        assert check_selection(q, k, ordered, where) is None

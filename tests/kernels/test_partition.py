@@ -23,6 +23,12 @@ def blocks_of(partition: Partition, n: int) -> list[list[int]]:
     return [order[start:stop] for start, stop in pairwise(edges)]
 
 
+def own_by_hand(partition: Partition, layout: Layout) -> list[int]:
+    """The block of each video token, counted among the video blocks."""
+    blocks = blocks_of(partition, layout.tokens)[partition.video]
+    return [next(i for i, block in enumerate(blocks) if token in block) for token in range(layout.tokens)[layout.video]]
+
+
 def with_text(layout: Layout, video: list[list[int]]) -> list[list[int]]:
     """Blocks of video tokens, numbered from 0, moved behind the leading text; each text is a block of its own."""
     before, after = layout.text
@@ -49,6 +55,7 @@ def test_cuboids_are_listed_in_raster_order_and_so_are_their_tokens(
                     ]
                 )
     partition = partition_cuboids(layout, block, CPU)
+    assert own_by_hand(partition, layout) == partition.own.tolist()
     check(partition, layout, with_text(layout, expected))
 
 
@@ -59,7 +66,9 @@ def test_ranges_follow_the_raster_order_and_only_the_last_is_short(
     layout = Layout(Grid(*sides), text)
     n = layout.grid.tokens
     expected = [list(range(start, min(start + size, n))) for start in range(0, n, size)]
-    check(partition_ranges(layout, size, CPU), layout, with_text(layout, expected))
+    partition = partition_ranges(layout, size, CPU)
+    check(partition, layout, with_text(layout, expected))
+    assert own_by_hand(partition, layout) == partition.own.tolist()
 
 
 @given(sides=TRIPLES, text=TEXTS)
@@ -81,3 +90,13 @@ def check(partition: Partition, layout: Layout, expected: list[list[int]]) -> No
     assert [block_of[token] for block in expected for token in block] == [
         number for number, block in enumerate(expected) for _ in block
     ]
+
+
+def test_what_was_made_once_is_made_once() -> None:
+    layout = Layout(Grid(2, 3, 4), (1, 0))
+    again = Layout(Grid(2, 3, 4), (1, 0))
+    assert partition_cuboids(layout, (1, 2, 3), CPU) is partition_cuboids(again, (1, 2, 3), CPU)
+    assert partition_ranges(layout, 5, CPU) is partition_ranges(again, 5, CPU)
+    assert whole(layout, CPU) is whole(again, CPU)
+    assert partition_ranges(layout, 5, CPU) is not partition_ranges(Layout(Grid(2, 3, 4)), 5, CPU)
+    assert whole(layout, CPU).own.tolist() == [0] * 24

@@ -6,7 +6,9 @@ the competition: always kept, and counted first.
 
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from attnbench.kernels.cuts import Cut, route
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import Grid, Layout
+from attnbench.kernels.partition import partition_cuboids
 from attnbench.kernels.selection import (
+    extremes_of,
     pool_blocks,
     score_blocks,
     threshold_per_head,
@@ -241,3 +248,84 @@ def test_scores_are_plain_products_with_the_means_of_the_head_group(dtype: torch
                 for query in q[b, h].to(means.dtype)
             ]
             torch.testing.assert_close(scores[b, h].double(), torch.tensor(by_hand).double(), atol=1e-5, rtol=1e-5)
+
+
+@given(given_scores=draw_scores(infinite=True))
+def test_extremes_sort_as_the_scores_do(given_scores: tuple[Tensor, Tensor]) -> None:
+    scores, _ = given_scores
+    extremes = extremes_of(scores).reshape(2, 2, 2).tolist()
+    for b in range(2):
+        for h in range(2):
+            high, low = scores[b, h].max().item(), scores[b, h].min().item()
+            assert extremes[b][h] == [image(high), -image(low) - 1]
+
+
+def image(x: float) -> int:
+    """The bits of a float32 as an integer, those of negative numbers downwards from -1 (which would be -0)."""
+    bits: int = struct.unpack("<i", struct.pack("<f", x or 0.0))[0]
+    return bits if bits >= 0 else -(bits + 2**31) - 1
+
+
+def test_images_are_in_the_order_of_the_numbers() -> None:
+    numbers = [-torch.inf, -2.5, -1.0, -1e-40, 0.0, 1e-40, 1.0, 2.5, torch.inf]
+    images = [int(extremes_of(torch.full((1, 1, 1, 1), x))[0, 0]) for x in numbers]
+    assert images == sorted(set(images))
+    assert int(extremes_of(torch.full((1, 1, 1, 1), -0.0))[0, 0]) == images[4]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (("best", "head", 0.5), "cut by 'best' of a 'head'"),
+        (("topk", "batch", 2), "cut by 'topk' of a 'batch'"),
+        (("threshold", "head", 0.0), "threshold is 0.0"),
+        (("threshold", "query", 1.5), "threshold is 1.5"),
+        (("topk", "query", 0), "topk is 0"),
+        (("topk", "query", 1.5), "topk is 1.5"),
+        (("threshold", "head", 0.5, True), "causal"),
+    ],
+)
+def test_cuts_that_make_no_sense_are_refused(fields: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        Cut(*fields)
+
+
+@given(
+    data=st.data(),
+    sides=st.tuples(*[st.integers(1, 4)] * 3),
+    text=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    select=st.sampled_from(["threshold", "topk"]),
+    scope=st.sampled_from(["head", "query"]),
+    causal=st.booleans(),
+)
+def test_a_route_is_means_scores_and_a_cut_of_the_video(
+    data: st.DataObject, sides: tuple[int, int, int], text: tuple[int, int], select: str, scope: str, causal: bool
+) -> None:
+    layout = Layout(Grid(*sides), text)
+    block: Any = data.draw(st.tuples(*[st.integers(1, side) for side in sides]))
+    amount = data.draw(st.sampled_from([0.2, 0.6])) if select == "threshold" else data.draw(st.integers(1, 4))
+    causal = causal and select == "topk"
+    partition = partition_cuboids(layout, block, torch.device("cpu"))
+    random = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    q = torch.randn(2, 2, layout.tokens, 3, generator=random, dtype=torch.float64)
+    k = torch.randn(2, 1, layout.tokens, 3, generator=random, dtype=torch.float64)
+    kept, flops = route(q, k, layout, partition, Cut(select, scope, amount, causal))
+    own, blocks = partition.own.tolist(), partition.blocks - (text[0] > 0) - (text[1] > 0)
+    n = layout.grid.tokens
+    members = [[text[0] + i for i in range(n) if own[i] == j] for j in range(blocks)]
+    assert flops == k.numel() + 2 * 2 * 2 * n * blocks * 3
+    assert kept.shape == (2, 2, n, blocks)
+    for b in range(2):
+        means = [sum(k[b, 0, i] for i in group) / len(group) for group in members]
+        for h in range(2):
+            scores = [[float(q[b, h, text[0] + i] @ mean) for mean in means] for i in range(n)]
+            if causal:
+                scores = [[-torch.inf if j > own[i] else x for j, x in enumerate(row)] for i, row in enumerate(scores)]
+            if select == "topk":
+                expected = (by_head if scope == "head" else by_query)(scores, own, int(amount))
+                assert rows_of(kept[b, h]) == expected
+                continue
+            queries = [range(n)] if scope == "head" else [range(i, i + 1) for i in range(n)]
+            for some in queries:
+                expected, close = until_threshold(scores, own, amount, {(i, j) for i in some for j in range(blocks)})
+                assert close or {pair for pair in rows_of(kept[b, h]) if pair[0] in some} == expected

@@ -1,0 +1,80 @@
+"""From q and k to kept (query, block) pairs: pool, score, cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnbench.kernels import selection_ops as ops
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import Layout
+from attnbench.kernels.partition import Partition
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How many pairs are kept, besides each query's own block.
+
+    Attributes:
+        select: "threshold" on the shares of the scores, or "topk", a number of blocks.
+        scope: "head" ranks all pairs of a head together, "query" those of each query apart.
+        amount: the threshold in (0, 1], or the blocks of a query, its own included.
+        causal: only blocks up to the query's own may be kept; with "topk" only.
+
+    Raises:
+        BadInput: for other words, an amount out of range, or a causal threshold.
+    """
+
+    select: str
+    scope: str
+    amount: float
+    causal: bool = False
+
+    def __post_init__(self) -> None:
+        if self.select not in ("threshold", "topk") or self.scope not in ("head", "query"):
+            raise BadInput(f"a cut by {self.select!r} of a {self.scope!r}; use threshold or topk, of a head or query")
+        if self.select == "threshold" and not 0 < self.amount <= 1:
+            raise BadInput(f"threshold is {self.amount!r}; it must be a number above 0 and at most 1")
+        if self.select == "topk" and (self.amount < 1 or self.amount != int(self.amount)):
+            raise BadInput(f"topk is {self.amount!r}; it must be a whole number of at least 1")
+        if self.causal and self.select == "threshold":
+            raise BadInput("a causal cut by threshold has no shares: later blocks score -inf; cut by topk")
+
+
+def route(q: Tensor, k: Tensor, layout: Layout, partition: Partition, cut: Cut) -> tuple[Tensor, int]:
+    """Score the video queries against the means of the video blocks, and cut.
+
+    On CUDA, in half precision or float32, by kernels that never wait for the device; otherwise by torch. No gradient is
+    recorded.
+
+    Args:
+        q: [B, H, N, D], any strides with the last 1.
+        k: [B, KV heads, N, D], likewise; KV heads divides H.
+        layout: N is its number of tokens.
+        partition: of that layout, on the device of q and k.
+        cut: how many pairs are kept.
+
+    Returns:
+        The kept pairs, bool [B, H, T·H·W, video blocks], queries in grid order, and the floating-point operations spent
+        on means and scores, 2 for a multiply-add.
+    """
+    own = partition.own
+    with torch.no_grad():
+        means = ops.pool_means(k, partition.order, partition.offsets)[:, :, partition.video]
+        queries = q[:, :, layout.video]
+        scores, extremes = ops.score_blocks(queries, means)
+        flops = ops.pooling_flops(k.shape) + ops.scoring_flops(queries.shape, means.shape[2])
+        bounds: Tensor | None = extremes
+        if cut.causal:
+            later = torch.arange(scores.shape[-1], device=scores.device) > own[:, None]
+            scores.masked_fill_(later, -torch.inf)
+            bounds = None  # those of the scores before
+        if cut.scope == "head":
+            if cut.select == "threshold":
+                return ops.cut_threshold_head(scores, own, bounds, cut.amount), flops
+            return ops.cut_top_k_head(scores, own, bounds, int(cut.amount)), flops
+        if cut.select == "threshold":
+            return ops.cut_threshold_query(scores, own, cut.amount), flops
+        return ops.cut_top_k_query(scores, own, int(cut.amount)), flops

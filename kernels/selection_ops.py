@@ -1,0 +1,235 @@
+"""The steps of selection as torch operators: what torch.compile, FLOP counters and profilers see of it.
+
+On CUDA the operators run the Triton kernels of ``kernels.gpu``, elsewhere the torch functions of ``kernels.selection``,
+which they are equal to but for rounding; so do float64 tensors, and shapes that the kernels are not made for. None has
+a gradient: which pairs are kept has none.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from attnbench.kernels import selection
+
+KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+MOST_CHANNELS = 256  # a tile of queries fits into shared memory
+MOST_BLOCKS = 4096  # a row of scores fits into the registers of a program
+
+_interpreting: ContextVar[bool] = ContextVar("attnbench_kernels_on_cpu", default=False)
+
+
+@contextmanager
+def interpreted() -> Iterator[None]:
+    """Run the kernels on CPU tensors too, in Triton's interpreter, which must have been on when Triton was imported."""
+    token = _interpreting.set(True)
+    try:
+        yield
+    finally:
+        _interpreting.reset(token)
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def uses_kernels(x: Tensor) -> bool:
+    """Whether the operators run kernels on tensors like ``x``, as far as device and dtype decide it."""
+    there = (x.is_cuda and _has_triton()) or (x.device.type == "cpu" and _interpreting.get())
+    return there and x.dtype in KERNEL_DTYPES
+
+
+@custom_op("attnbench::pool_means", mutates_args=())
+def _pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
+    if uses_kernels(k):
+        from attnbench.kernels.gpu import pooling
+
+        with torch.cuda.device_of(k):
+            return pooling.pool_means(k, order, offsets)
+    return selection.pool_blocks(k, order, offsets)
+
+
+@_pool_means.register_fake
+def _(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
+    wide = torch.float64 if k.dtype == torch.float64 else torch.float32
+    return k.new_empty(*k.shape[:2], offsets.shape[0] - 1, k.shape[3], dtype=wide)
+
+
+@custom_op("attnbench::score_blocks", mutates_args=())
+def _score_blocks(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    if uses_kernels(q) and means.dtype == torch.float32 and q.shape[3] <= MOST_CHANNELS:
+        from attnbench.kernels.gpu import scoring
+
+        with torch.cuda.device_of(q):
+            return scoring.score(q, means)
+    scores = selection.score_blocks(q, means)
+    return scores, selection.extremes_of(scores)
+
+
+@_score_blocks.register_fake
+def _(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    scores = q.new_empty(*q.shape[:3], means.shape[2], dtype=means.dtype)
+    return scores, q.new_empty(q.shape[0] * q.shape[1], 2, dtype=torch.int32)
+
+
+@custom_op("attnbench::cut_threshold_head", mutates_args=())
+def _cut_threshold_head(scores: Tensor, own: Tensor, extremes: Tensor | None, threshold: float) -> Tensor:
+    if uses_kernels(scores):
+        from attnbench.kernels.gpu import cut
+
+        with torch.cuda.device_of(scores):
+            return cut.cut_threshold_head(scores, own, threshold, extremes=extremes)
+    return selection.threshold_per_head(scores, own, threshold)
+
+
+@custom_op("attnbench::cut_top_k_head", mutates_args=())
+def _cut_top_k_head(scores: Tensor, own: Tensor, extremes: Tensor | None, k: int) -> Tensor:
+    if uses_kernels(scores):
+        from attnbench.kernels.gpu import cut
+
+        with torch.cuda.device_of(scores):
+            return cut.cut_top_k_head(scores, own, k, extremes=extremes)
+    return selection.top_k_per_head(scores, own, k)
+
+
+@custom_op("attnbench::cut_threshold_query", mutates_args=())
+def _cut_threshold_query(scores: Tensor, own: Tensor, threshold: float) -> Tensor:
+    if uses_kernels(scores) and scores.shape[-1] <= MOST_BLOCKS:
+        from attnbench.kernels.gpu import rows
+
+        with torch.cuda.device_of(scores):
+            return rows.cut_threshold_query(scores, own, threshold)
+    return selection.threshold_per_query(scores, own, threshold)
+
+
+@custom_op("attnbench::cut_top_k_query", mutates_args=())
+def _cut_top_k_query(scores: Tensor, own: Tensor, k: int) -> Tensor:
+    if uses_kernels(scores) and scores.shape[-1] <= MOST_BLOCKS:
+        from attnbench.kernels.gpu import rows
+
+        with torch.cuda.device_of(scores):
+            return rows.cut_top_k_query(scores, own, k)
+    return selection.top_k_per_query(scores, own, k)
+
+
+def _fake_cut(scores: Tensor, own: Tensor, *settings: object) -> Tensor:
+    return scores.new_empty(scores.shape, dtype=torch.bool)
+
+
+for _cut in (_cut_threshold_head, _cut_top_k_head, _cut_threshold_query, _cut_top_k_query):
+    _cut.register_fake(_fake_cut)
+
+
+def pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
+    """Average the tokens of each block; see ``selection.pool_blocks``.
+
+    Args:
+        k: [B, KV heads, N, D], the last stride 1.
+        order: int64 [N], token at each arranged position, or None.
+        offsets: int64 [blocks + 1], where each block begins in that order.
+
+    Returns:
+        Means [B, KV heads, blocks, D], float32, for float64 keys float64.
+    """
+    means: Tensor = _pool_means(k, order, offsets)
+    return means
+
+
+def score_blocks(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    """Score every query against every block mean: plain dot products, without softmax or 1/√d.
+
+    Args:
+        q: [B, H, N, D], the last stride 1.
+        means: as ``pool_means`` returns them; KV heads divides H.
+
+    Returns:
+        Scores [B, H, N, blocks] in the dtype of ``means``, and the extremes of each head int32 [B·H, 2], see
+        ``selection.extremes_of``.
+    """
+    scores, extremes = _score_blocks(q, means)
+    return scores, extremes
+
+
+def cut_threshold_head(scores: Tensor, own: Tensor, extremes: Tensor | None, threshold: float) -> Tensor:
+    """Cut whole heads by a threshold on shares, bool [B, H, N, blocks]; see ``selection.threshold_per_head``.
+
+    Args:
+        scores: float32 or float64 [B, H, N, blocks], contiguous, finite.
+        own: int64 [N], each query's own block.
+        extremes: as ``score_blocks`` returns them, if the scores are still the same; computed if None.
+        threshold: in (0, 1].
+    """
+    keep: Tensor = _cut_threshold_head(scores, own, extremes, threshold)
+    return keep
+
+
+def cut_top_k_head(scores: Tensor, own: Tensor, extremes: Tensor | None, k: int) -> Tensor:
+    """Cut whole heads by a number of pairs, ``k`` a query on average; see ``selection.top_k_per_head``.
+
+    Arguments and result as of ``cut_threshold_head``; scores of -inf are never kept.
+    """
+    keep: Tensor = _cut_top_k_head(scores, own, extremes, k)
+    return keep
+
+
+def cut_threshold_query(scores: Tensor, own: Tensor, threshold: float) -> Tensor:
+    """Cut each query apart by a threshold on shares; see ``selection.threshold_per_query``.
+
+    Arguments and result as of ``cut_threshold_head``.
+    """
+    keep: Tensor = _cut_threshold_query(scores, own, threshold)
+    return keep
+
+
+def cut_top_k_query(scores: Tensor, own: Tensor, k: int) -> Tensor:
+    """Cut each query apart by a number of blocks; see ``selection.top_k_per_query``.
+
+    Arguments and result as of ``cut_threshold_head``; scores of -inf are never kept.
+    """
+    keep: Tensor = _cut_top_k_query(scores, own, k)
+    return keep
+
+
+def pooling_flops(k_shape: torch.Size) -> int:
+    """Return the additions of ``pool_means``: one for each element of the keys."""
+    return math.prod(k_shape)
+
+
+def scoring_flops(q_shape: torch.Size, blocks: int) -> int:
+    """Return the operations of ``score_blocks``, 2 for a multiply-add."""
+    return 2 * math.prod(q_shape) * blocks
+
+
+@cache
+def register_flops() -> None:
+    """Teach torch's FlopCounterMode the operators; counters that are made later know them.
+
+    Done on import where ``torch.utils.flop_counter`` is loaded already. It is not loaded for this: it imports Triton,
+    which costs time and reads its settings then.
+    """
+    from torch.utils.flop_counter import register_flop_formula
+
+    def pooled(k_shape: Any, order_shape: Any, offsets_shape: Any, *_: Any, **__: Any) -> int:
+        return pooling_flops(k_shape)
+
+    def scored(q_shape: Any, means_shape: Any, *_: Any, **__: Any) -> int:
+        return scoring_flops(q_shape, means_shape[2])
+
+    formulas: dict[str, Callable[..., int]] = {"pool_means": pooled, "score_blocks": scored}
+    for name, formula in formulas.items():
+        register_flop_formula(getattr(torch.ops.attnbench, name))(formula)
+
+
+if "torch.utils.flop_counter" in sys.modules:
+    register_flops()
