@@ -216,5 +216,5 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def dense_engines() -> list[str]:
-    """Return the engines that may be the dense baseline and can be used here."""
-    return [name for name, engine in ENGINES.items() if engine.dense and engine.available() is None]
+    """Return the tested engines that may be the dense baseline and can be used here."""
+    return [name for name, engine in ENGINES.items() if engine.dense and engine.tested and engine.available() is None]

@@ -9,11 +9,12 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from attnbench.kernels.engines import Task, choose_engine
+from attnbench.kernels.engines import COMPILED, Task, between_graphs, choose_engine
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.plan import Plan
-from attnbench.methods import Call, Method, check_method, get_method, make_settings
+from attnbench.methods import Call, Method, make_settings
+from attnbench.methods.registry import find_method
 
 
 @overload
@@ -53,7 +54,7 @@ def attention(
 
     Args:
         q: [B, heads, N, head_dim]. N = text[0] + T·H·W + text[1], video tokens in grid order (T-major). Any strides
-            with a last stride of 1; no hidden copy is made.
+            with a last stride of 1; docs/engines.md says which engines copy keys and values.
         k, v: [B, KV heads, N, head_dim], where KV heads divides heads.
         method: name of a registered method, or a Method.
         grid: the token grid (T, H, W), also as "21x45x80".
@@ -81,8 +82,9 @@ def attention(
     factor = q.shape[3] ** -0.5 if scale is None else _finite(scale)
     plan = _plan(chosen, values, q, k, call)
     runner = choose_engine(engine, plan, Task.of(q, k, v, return_lse=return_lse))
+    run = runner.attend if runner.name in COMPILED or not torch.compiler.is_compiling() else between_graphs(runner.name)
     with torch.autocast(q.device.type, enabled=False):
-        output, lse = runner.attend(q, k, v, plan, factor, return_lse)
+        output, lse = run(q, k, v, plan, factor, return_lse)
     if chosen.finish is not None:
         output = chosen.finish(values, call, q, k, v, output)
     if not return_lse:
@@ -123,10 +125,7 @@ def _prepare(
     q: Tensor, k: Tensor, method: str | Method, grid: Any, text: Any, layer: Any, step: Any, state: Any, params: Any,
     settings: dict[str, Any],
 ) -> tuple[Method, Any, Call]:  # fmt: skip
-    chosen = get_method(method) if isinstance(method, str) else method
-    if not isinstance(chosen, Method):
-        raise BadInput(f"method is {method!r}; it must be a method's name or an attnbench.methods.Method")
-    check_method(chosen.name, chosen)
+    chosen = find_method(method)
     if not isinstance(text, (tuple, list)):
         raise BadInput(f"text is {text!r}; it must be two whole numbers: text tokens before and after the video")
     layout = Layout(Grid.of(grid), tuple(text))
@@ -142,7 +141,8 @@ def _check_tensors(q: Tensor, k: Tensor, layout: Layout) -> None:
     _check_tensor("k", k)
     b, h, n, d = q.shape
     if n != layout.tokens:
-        parts = f"{layout.text[0]} + {layout.grid} + {layout.text[1]}" if layout.text != (0, 0) else str(layout.grid)
+        video = str(layout.grid)
+        parts = f"{layout.text[0]} + {video} + {layout.text[1]}" if layout.text != (0, 0) else video
         raise BadInput(f"q has {n} tokens, but grid and text make {layout.tokens} ({parts})")
     if (k.shape[0], k.shape[2], k.shape[3]) != (b, n, d) or q.dtype != k.dtype or q.device != k.device:
         raise BadInput(
@@ -163,7 +163,7 @@ def _check_tensor(name: str, x: object) -> None:
 
 
 def _finite(scale: object) -> float:
-    if isinstance(scale, bool) or not isinstance(scale, Real) or not math.isfinite(scale):
+    if isinstance(scale, bool) or not isinstance(scale, Real) or not -math.inf < float(scale) < math.inf:
         raise BadInput(f"scale is {scale!r}; it must be a finite number, or None for 1/√head_dim")
     return float(scale)
 

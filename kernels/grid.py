@@ -12,18 +12,28 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
+from attnbench.kernels.tracing import constant
 
 _WANTED = "must be three positive whole numbers, as 21x45x80 or (21, 45, 80)"
 
 
 def whole_number(value: object) -> int | None:
     """Return ``value`` as an int if it is a whole number of any kind (numpy's too), but not a truth value."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    if isinstance(value, int):  # before the protocol, which takes 20 times as long
+        return None if isinstance(value, bool) else operator.index(value)
+    if not isinstance(value, SupportsIndex):
         return None
     try:
         return operator.index(value)
     except TypeError:  # as of arrays with more than one element
         return None
+
+
+@constant
+def _sides(text: str) -> tuple[int, ...] | None:
+    match = re.fullmatch(r"\s*(\d{1,9})\s*[x×]\s*(\d{1,9})\s*[x×]\s*(\d{1,9})\s*", text)
+    sides = tuple(int(side) for side in match.groups()) if match else ()
+    return sides if sides and all(sides) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +61,9 @@ class Grid:
         if isinstance(value, Grid):
             return value
         if isinstance(value, str):
-            match = re.fullmatch(r"\s*(\d{1,9})\s*[x×]\s*(\d{1,9})\s*[x×]\s*(\d{1,9})\s*", value)
-            if match and all(int(side) for side in match.groups()):
-                return cls(*(int(side) for side in match.groups()))
+            sides = _sides(value)
+            if sides is not None:
+                return cls(*sides)
         elif isinstance(value, (tuple, list)) and len(value) == 3:
             return cls(*value)
         raise BadInput(f"grid {value!r} {_WANTED}")
@@ -92,6 +102,15 @@ class Layout:
     def tokens(self) -> int:
         """N: all tokens, text included."""
         return self.text[0] + self.grid.tokens + self.text[1]
+
+    @property
+    def numbers(self) -> tuple[tuple[int, int, int], tuple[int, int]]:
+        """(T, H, W) and the text tokens: what stands for a layout where results are remembered.
+
+        Definite numbers, also while torch.compile traces: it may leave them open once it has seen two layouts.
+        """
+        index, (before, after) = operator.index, self.text
+        return (index(self.grid.t), index(self.grid.h), index(self.grid.w)), (index(before), index(after))
 
     @property
     def few_text(self) -> tuple[int, int]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, wraps
 from operator import index
-from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from attnbench.kernels.grid import Grid, Layout, coordinates
-
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+from attnbench.kernels.remember import remembered
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,27 +49,6 @@ class Partition:
         if self.order is None:
             return block
         return torch.empty_like(block).scatter_(0, self.order, block)
-
-
-def remembered(maxsize: int) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """Remember what a function returned for its last ``maxsize`` arguments; torch.compile takes it as a constant.
-
-    Not traced, partitions may look at their tensors, and compiled code holds the finished ones. Arguments must be
-    numbers, tuples of them and devices: of those torch.compile can tell when they change.
-    """
-
-    def remember(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-        memory = lru_cache(maxsize)(function)
-
-        @wraps(function)
-        def recall(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-            return memory(*args, **kwargs)  # type: ignore[arg-type]  # lru_cache types its arguments as hashable
-
-        # The mark of torch.compiler.assume_constant_result; calling that imports the whole compiler, over a second.
-        recall.__dict__["_dynamo_marked_constant"] = True
-        return recall
-
-    return remember
 
 
 def partition_cuboids(layout: Layout, block: tuple[int, int, int], device: torch.device) -> Partition:

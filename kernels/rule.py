@@ -67,11 +67,12 @@ class Rule:
         Boxes are (lowest, highest) coordinates [..., axes] that broadcast. ``any`` may be true for two sets of tokens
         that only fill their boxes in part.
         """
-        low = torch.tensor(self.low, device=q_box[0].device)
-        high = torch.tensor(self.high, device=q_box[0].device)
         least, most = k_box[0] - q_box[1], k_box[1] - q_box[0]
-        some = ((least <= high) & (most >= low)).all(-1)
-        every = ((least >= low) & (most <= high)).all(-1)
+        some = torch.ones_like(least[..., 0], dtype=torch.bool)
+        every = torch.ones_like(some)
+        for axis, (low, high) in enumerate(zip(self.low, self.high, strict=True)):  # numbers: a tensor would be copied
+            some &= (least[..., axis] <= high) & (most[..., axis] >= low)
+            every &= (least[..., axis] >= low) & (most[..., axis] <= high)
         return some, every
 
     def count(self, q_box: tuple[Tensor, Tensor], k_box: tuple[Tensor, Tensor]) -> Tensor:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from attnbench.kernels import selection
+from attnbench.kernels.flop_formulas import flop_formula
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MOST_CHANNELS = 256  # a tile of queries fits into shared memory
@@ -211,25 +211,13 @@ def scoring_flops(q_shape: torch.Size, blocks: int) -> int:
     return 2 * math.prod(q_shape) * blocks
 
 
-@cache
-def register_flops() -> None:
-    """Teach torch's FlopCounterMode the operators; counters that are made later know them.
-
-    Done on import where ``torch.utils.flop_counter`` is loaded already. It is not loaded for this: it imports Triton,
-    which costs time and reads its settings then.
-    """
-    from torch.utils.flop_counter import register_flop_formula
-
-    def pooled(k_shape: Any, order_shape: Any, offsets_shape: Any, *_: Any, **__: Any) -> int:
-        return pooling_flops(k_shape)
-
-    def scored(q_shape: Any, means_shape: Any, *_: Any, **__: Any) -> int:
-        return scoring_flops(q_shape, means_shape[2])
-
-    formulas: dict[str, Callable[..., int]] = {"pool_means": pooled, "score_blocks": scored}
-    for name, formula in formulas.items():
-        register_flop_formula(getattr(torch.ops.attnbench, name))(formula)
+def _pooled(k_shape: torch.Size, *_: Any, **__: Any) -> int:
+    return pooling_flops(k_shape)
 
 
-if "torch.utils.flop_counter" in sys.modules:
-    register_flops()
+def _scored(q_shape: torch.Size, means_shape: torch.Size, *_: Any, **__: Any) -> int:
+    return scoring_flops(q_shape, means_shape[2])
+
+
+flop_formula("pool_means", _pooled)
+flop_formula("score_blocks", _scored)

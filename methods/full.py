@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels.grid import Grid, Layout
-from attnbench.kernels.partition import whole
+from attnbench.kernels.partition import Partition, whole
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
+from attnbench.kernels.remember import remembered
 from attnbench.methods.base import Call, Method, Source
 
 
@@ -21,9 +22,15 @@ class Full:
 
 def plan(settings: Full, q: Tensor, k: Tensor, call: Call) -> Plan:
     """Keep everything: one query block, one key block."""
-    offsets = whole(call.layout, q.device).offsets
-    keep = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=q.device)
-    return Plan(call.layout, q.shape[0], q.shape[1], BlockPattern(offsets, offsets, keep, is_full=True))
+    partition, keep = _one_block(*call.layout.numbers, q.device)
+    pattern = BlockPattern(partition.offsets, partition.offsets, keep, is_full=True)
+    return Plan(call.layout, q.shape[0], q.shape[1], pattern)
+
+
+@remembered(8)
+def _one_block(shape: tuple[int, int, int], text: tuple[int, int], device: torch.device) -> tuple[Partition, Tensor]:
+    keep = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+    return whole(Layout(Grid(*shape), text), device), keep
 
 
 def twin(settings: Full, layout: Layout, layer: int) -> tuple[Full, Layout]:

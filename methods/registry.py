@@ -9,7 +9,10 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+import torch
+
 from attnbench.kernels.errors import BadInput, unknown_name
+from attnbench.kernels.tracing import constant
 from attnbench.methods.base import Method
 
 GROUP = "attnbench.methods"
@@ -66,6 +69,40 @@ def get_method(name: str) -> Method:
     return check_method(name, loaded)
 
 
+def find_method(method: str | Method) -> Method:
+    """Return the method of that name, or the given one if it is valid; torch.compile can trace this.
+
+    Raises:
+        BadInput: as ``get_method`` and ``check_method``, or if ``method`` is neither a name nor a Method.
+    """
+    if isinstance(method, str):
+        if not torch.compiler.is_compiling():
+            return get_method(method)
+        if problem := _attach(method):
+            raise BadInput(problem)
+        attached: Method = getattr(_attached, method)
+        return attached
+    if not isinstance(method, Method):
+        raise BadInput(f"method is {method!r}; it must be a method's name or an attnbench.methods.Method")
+    return check_method(method.name, method)
+
+
+class _Attached:
+    """Holds methods as attributes, where torch.compile can tell whether they are still the same."""
+
+
+_attached = _Attached()
+
+
+@constant
+def _attach(name: str) -> str | None:
+    try:
+        setattr(_attached, name, get_method(name))
+    except BadInput as error:
+        return str(error)
+    return None
+
+
 def check_method(name: str, loaded: object) -> Method:
     """Check that ``loaded`` is a method that can be registered as ``name``, and return it.
 
@@ -77,15 +114,22 @@ def check_method(name: str, loaded: object) -> Method:
         raise BadInput(f"method {name!r} is a {type(loaded).__name__}; it must be an attnbench.methods.Method")
     if loaded.name != name:
         raise BadInput(f"method {name!r} calls itself {loaded.name!r}; the two names must be the same")
-    parameters = getattr(loaded.settings, "__dataclass_params__", None)
-    if not isinstance(loaded.settings, type) or parameters is None or not parameters.frozen:
-        raise BadInput(f"the settings of method {name!r} must be a frozen dataclass, not {loaded.settings!r}")
-    for field in dataclasses.fields(loaded.settings):
-        if field.name in RESERVED:
-            raise BadInput(f"method {name!r} has a setting {field.name!r}, which is an argument of attnbench.attention")
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise BadInput(f"setting {field.name!r} of method {name!r} needs a default")
+    if problem := _problem_of_settings(name, loaded.settings):
+        raise BadInput(problem)
     return loaded
+
+
+@constant
+def _problem_of_settings(method: str, settings: object) -> str | None:
+    parameters = getattr(settings, "__dataclass_params__", None)
+    if not isinstance(settings, type) or parameters is None or not parameters.frozen:
+        return f"the settings of method {method!r} must be a frozen dataclass, not {settings!r}"
+    for field in dataclasses.fields(settings):
+        if field.name in RESERVED:
+            return f"method {method!r} has a setting {field.name!r}, which is an argument of attnbench.attention"
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            return f"setting {field.name!r} of method {method!r} needs a default"
+    return None
 
 
 def make_settings(method: Method, given: Mapping[str, Any]) -> Any:
@@ -94,10 +138,17 @@ def make_settings(method: Method, given: Mapping[str, Any]) -> Any:
     Raises:
         BadInput: for an unknown setting or a value of the wrong type or range.
     """
-    known = [field.name for field in dataclasses.fields(method.settings)]
+    if problem := _unknown_setting(method.name, method.settings, tuple(given)):
+        raise BadInput(problem)
+    return method.settings(**given)
+
+
+@constant
+def _unknown_setting(method: str, settings: type, given: tuple[str, ...]) -> str | None:
+    known = [field.name for field in dataclasses.fields(settings)]
     for name in given:
         if name not in known:
             if not known:
-                raise BadInput(f"unknown setting {name!r}: method {method.name!r} has no settings")
-            raise unknown_name(f"setting of {method.name!r}", name, known)
-    return method.settings(**given)
+                return f"unknown setting {name!r}: method {method!r} has no settings"
+            return str(unknown_name(f"setting of {method!r}", name, known))
+    return None

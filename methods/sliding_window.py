@@ -6,7 +6,6 @@ The window is cut off at the edges of the grid, so tokens there keep fewer keys.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.partition import Partition, partition_cuboids, partition_ranges
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan, bounding_boxes
+from attnbench.kernels.remember import remembered
 from attnbench.kernels.rule import Rule, band, window
 from attnbench.methods.base import Call, Method, Source, as_ints
 
@@ -58,18 +58,24 @@ def resolve(settings: SlidingWindow, layout: Layout) -> SlidingWindow:
     return settings
 
 
-@lru_cache(maxsize=32)
 def default_window(grid: Grid) -> Triple:
     """Return the half-widths nearest to density .2 among those that cover about the same fraction of each axis.
 
     A fraction f is raised in small steps; for each f every rounding of (f·T, f·H, f·W) up or down is tried.
     """
+    shape, _ = Layout(grid).numbers
+    return _default_window(*shape)
+
+
+@remembered(32)
+def _default_window(*sides: int) -> Triple:
+    grid = Grid(*sides)
     best: tuple[float, Triple] | None = None
     for step in range(501):
-        sides = [{int(step / 500 * n), min(int(step / 500 * n) + 1, n - 1)} for n in grid.shape]
-        for t in sides[0]:
-            for h in sides[1]:
-                for w in sides[2]:
+        choices = [{int(step / 500 * n), min(int(step / 500 * n) + 1, n - 1)} for n in grid.shape]
+        for t in choices[0]:
+            for h in choices[1]:
+                for w in choices[2]:
                     miss = abs(_density(grid, (t, h, w)) - DEFAULT_DENSITY)
                     if best is None or (miss, (t, h, w)) < best:
                         best = (miss, (t, h, w))
@@ -89,26 +95,35 @@ def _density(grid: Grid, half: Triple) -> float:
 def plan(settings: SlidingWindow, q: Tensor, k: Tensor, call: Call) -> Plan:
     """Keep the blocks that the window touches, with the window as element rule; shared by batch and heads."""
     settings = resolve(settings, call.layout)
-    partition, rule, keep = _pattern(settings, call.layout, q.device)
+    rule = _rule(settings.window, settings.width)
+    partition, keep = _blocks(settings.window, settings.width, *call.layout.numbers, q.device)
     pattern = BlockPattern(partition.offsets, partition.offsets, keep, rule)
     return Plan(call.layout, q.shape[0], q.shape[1], pattern, partition.order, partition.order)
 
 
-@lru_cache(maxsize=8)
-def _pattern(settings: SlidingWindow, layout: Layout, device: torch.device) -> tuple[Partition, Rule, Tensor]:
-    if settings.width is not None:
-        partition, rule = partition_ranges(layout, _RANGE, device), band(settings.width)
-    else:
-        assert settings.window is not None
-        partition, rule = partition_cuboids(layout, _BLOCK, device), window(*settings.window)
+def _rule(half: Triple | None, width: int | None) -> Rule:
+    if width is not None:
+        return band(width)
+    assert half is not None
+    return window(*half)
+
+
+@remembered(8)
+def _blocks(
+    half: Triple | None, width: int | None, shape: Triple, text: tuple[int, int], device: torch.device
+) -> tuple[Partition, Tensor]:
+    """Return the blocks of the grid, and which of them a window touches, bool [1, 1, blocks, blocks]."""
+    layout, rule = Layout(Grid(*shape), text), _rule(half, width)
+    raster = rule.axes == "raster"
+    partition = partition_ranges(layout, _RANGE, device) if raster else partition_cuboids(layout, _BLOCK, device)
     where = rule.positions(layout, device)
     where = where if partition.order is None else where[partition.order]
-    text = torch.repeat_interleave(partition.sizes)
-    is_text = (text < partition.video.start) | (text >= partition.video.stop)
+    block = torch.repeat_interleave(partition.sizes)
+    is_text = (block < partition.video.start) | (block >= partition.video.stop)
     boxes = bounding_boxes(where, is_text, partition.offsets)
     some, _ = rule.classify((boxes.low[:, None], boxes.high[:, None]), (boxes.low[None], boxes.high[None]))
     keep = some | boxes.text[:, None] | boxes.text[None]
-    return partition, rule, keep[None, None]
+    return partition, keep[None, None]
 
 
 def twin(settings: SlidingWindow, layout: Layout, layer: int) -> tuple[SlidingWindow, Layout]:

@@ -7,15 +7,17 @@ out, its centre is clamped so that the whole window stays on the grid. So tiles 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from operator import index
 
 import torch
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
-from attnbench.kernels.partition import partition_cuboids
+from attnbench.kernels.partition import Partition, partition_cuboids
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
+from attnbench.kernels.remember import remembered
 from attnbench.methods.base import Call, Method, Source, as_ints, shrink_axis
 from attnbench.methods.text import keep_text
 
@@ -59,14 +61,24 @@ def resolve(settings: STA, layout: Layout) -> STA:
 def plan(settings: STA, q: Tensor, k: Tensor, call: Call) -> Plan:
     """Keep tiles by their clamped distance along each axis; the same for every batch item and head."""
     settings = resolve(settings, call.layout)
-    partition = partition_cuboids(call.layout, settings.tile, q.device)
-    counts = _counts(call.layout.grid, settings.tile)
-    t, h, w = (_axis(tiles, size, q.device) for tiles, size in zip(counts, settings.window, strict=True))
-    video = (t[:, None, None, :, None, None] & h[:, None, None, :, None]) & w[:, None, None, :]
-    tiles = counts[0] * counts[1] * counts[2]
-    keep = keep_text(partition, video.reshape(1, 1, tiles, tiles))
+    t, h, w = settings.tile
+    partition, keep = _tiles((index(t), index(h), index(w)), settings.window, *call.layout.numbers, q.device)
     pattern = BlockPattern(partition.offsets, partition.offsets, keep)
     return Plan(call.layout, q.shape[0], q.shape[1], pattern, partition.order, partition.order)
+
+
+@remembered(8)
+def _tiles(
+    tile: Triple, window: Triple, shape: Triple, text: tuple[int, int], device: torch.device
+) -> tuple[Partition, Tensor]:
+    """Return the tiles of the grid, and which tiles each of them keeps, bool [1, 1, tiles, tiles]."""
+    layout = Layout(Grid(*shape), text)
+    partition = partition_cuboids(layout, tile, device)
+    counts = _counts(layout.grid, tile)
+    t, h, w = (_axis(tiles, size, device) for tiles, size in zip(counts, window, strict=True))
+    video = (t[:, None, None, :, None, None] & h[:, None, None, :, None]) & w[:, None, None, :]
+    tiles = counts[0] * counts[1] * counts[2]
+    return partition, keep_text(partition, video.reshape(1, 1, tiles, tiles))
 
 
 def _counts(grid: Grid, tile: Triple) -> Triple:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -367,3 +368,73 @@ def test_numpy_numbers_are_numbers() -> None:
     plan = attnbench.select(q, q, method="vmoba", grid=grid, select="topk", topk=np.int64(2), threshold=np.float32(0.5))
     assert plan.layout.grid.shape == (2, 3, 4)
     assert attnbench.select(q, q, method="moba", grid=grid, block_size=np.int32(6), topk=np.int64(1)).density == 0.25
+
+
+# Under torch.compile; the kernels are compiled in tests/kernels/gpu
+
+
+@pytest.fixture
+def compiler_left_fresh() -> Iterator[None]:
+    yield
+    torch.compiler.reset()
+
+
+def compiled(*qkv: Any, fullgraph: bool = True, **arguments: Any) -> Any:
+    torch.compiler.reset()
+
+    def attend(*qkv: Any) -> Any:
+        return attention(*qkv, **arguments)
+
+    return torch.compile(attend, backend="aot_eager", fullgraph=fullgraph)(*qkv)
+
+
+@pytest.mark.usefixtures("compiler_left_fresh")
+def test_full_attention_is_compiled_whole_by_what_auto_takes() -> None:
+    results = []
+    for run in (attention, compiled):
+        leaves = [x.requires_grad_() for x in make_qkv(n=N + 3)]
+        out = run(*leaves, method="full", grid="3x4x5", text=[1, 2], scale=0.5)
+        results.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
+    for eager, whole in zip(*results, strict=True):
+        torch.testing.assert_close(whole, eager)
+
+
+@pytest.mark.usefixtures("compiler_left_fresh")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch asks what enters a graph
+@pytest.mark.parametrize("method", ["full", "moba", "vmoba", "sliding-window", "sta"])
+def test_an_engine_that_cannot_be_compiled_runs_between_two_graphs(method: str) -> None:
+    arguments: dict[str, Any] = {"method": method, "grid": GRID, "engine": "reference", "return_lse": True}
+    results = []
+    for run in (attention, compiled):
+        leaves = [x.requires_grad_() for x in make_qkv()]
+        further = {"fullgraph": False} if run is compiled else {}
+        found = run(*leaves, **arguments, **further)
+        results.append([*found, *torch.autograd.grad([x.sum() for x in found], leaves)])
+    for eager, parted in zip(*results, strict=True):
+        torch.testing.assert_close(parted, eager, atol=0, rtol=0)
+    with pytest.raises(RuntimeError, match="a compiled graph cannot hold the engine 'reference', where"):
+        compiled(*make_qkv(), **arguments)
+
+
+@pytest.mark.usefixtures("compiler_left_fresh")
+@pytest.mark.parametrize(
+    ("message", "error", "changes"),
+    [
+        ("unknown method 'vmobaa': did you mean 'vmoba'", attnbench.BadInput, {"method": "vmobaa"}),
+        ("unknown engine 'refrence': did you mean 'reference'", attnbench.BadInput, {"engine": "refrence"}),
+        ("unknown setting 'topk': method 'full' has no settings", attnbench.BadInput, {"topk": 3}),
+        ("threshold is 2; it must be a number above 0", attnbench.BadInput, {"method": "vmoba", "threshold": 2}),
+        (r"q has 60 tokens, but grid and text make 63 \(1 \+ 3x4x5 \+ 2\)", attnbench.BadInput, {"text": (1, 2)}),
+        ("grid '3x20' must be three positive whole numbers", attnbench.BadInput, {"grid": "3x20"}),
+        ("layer is -1; it must be a whole number of at least 0", attnbench.BadInput, {"layer": -1}),
+        ("scale is nan; it must be a finite number", attnbench.BadInput, {"scale": float("nan")}),
+        ("engine 'sdpa' runs full attention only", attnbench.Unsupported, {"method": "sta", "engine": "sdpa"}),
+    ],
+)
+def test_what_is_refused_while_compiling_is_told(message: str, error: type[Exception], changes: dict[str, Any]) -> None:
+    arguments = {"method": "full", "grid": GRID} | changes
+    with pytest.raises(error, match=message):
+        compiled(*make_qkv(), **arguments, fullgraph=False)
+    with pytest.raises(RuntimeError) as caught:  # torch's own error, which quotes ours
+        compiled(*make_qkv(), **arguments)
+    assert re.search(message, str(caught.value).replace("\\'", "'"))

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
+
+import torch
+from torch import Tensor
 
 from attnbench.kernels.engines.base import Engine, Task
 from attnbench.kernels.engines.cudnn import CUDNN
+from attnbench.kernels.engines.flash2 import FLASH2
+from attnbench.kernels.engines.flash3 import FLASH3
 from attnbench.kernels.engines.flash4 import FLASH4
-from attnbench.kernels.engines.fused import TRITON
+from attnbench.kernels.engines.flex import FLEX
 from attnbench.kernels.engines.reference import REFERENCE
 from attnbench.kernels.engines.sdpa import SDPA
-from attnbench.kernels.errors import Unsupported, unknown_name
+from attnbench.kernels.engines.triton_engine import TRITON
+from attnbench.kernels.errors import BadInput, Unsupported, unknown_name
 from attnbench.kernels.plan import Plan
+from attnbench.kernels.tracing import constant
 
-# "auto" takes the first that is available and supports the plan.
-_ALL = (FLASH4, CUDNN, SDPA, TRITON, REFERENCE)
+# "auto" takes the first that is available, tested, supports the plan and suits it.
+_ALL = (FLASH4, CUDNN, SDPA, TRITON, FLEX, FLASH3, FLASH2, REFERENCE)
 ENGINES: Mapping[str, Engine] = MappingProxyType({engine.name: engine for engine in _ALL})
 
-__all__ = ["ENGINES", "Engine", "Task", "choose_engine", "get_engine"]
+# What these run is an operator to torch.compile; others loop over what they read from tensors, or compile themselves.
+COMPILED = frozenset([CUDNN.name, SDPA.name, TRITON.name])
+
+__all__ = ["COMPILED", "ENGINES", "Engine", "Task", "between_graphs", "choose_engine", "get_engine"]
 
 
 def get_engine(name: str) -> Engine:
@@ -28,12 +38,11 @@ def get_engine(name: str) -> Engine:
         BadInput: if there is none.
         Unsupported: if it cannot be used on this machine.
     """
-    if not isinstance(name, str) or name not in ENGINES:
-        raise unknown_name("engine", name, [*ENGINES, "auto"])
-    engine = ENGINES[name]
-    if problem := engine.available():
+    if problem := _unknown(name):
+        raise BadInput(problem)
+    if problem := _unavailable(name):
         raise Unsupported(f"engine {name!r} is not available: {problem}")
-    return engine
+    return ENGINES[name]
 
 
 def choose_engine(name: str, plan: Plan, task: Task) -> Engine:
@@ -49,9 +58,53 @@ def choose_engine(name: str, plan: Plan, task: Task) -> Engine:
             raise Unsupported(f"engine {name!r} {problem}")
         return engine
     problems = {}
-    for engine in ENGINES.values():
-        problem = engine.available() or engine.supports(plan, task)
+    for engine in _candidates():
+        problem = _unavailable(engine.name) or engine.unsuitable(plan, task) or engine.supports(plan, task)
+        if problem is None and not engine.tested:
+            problem = "was never tested: ask for it by name"
         if problem is None:
             return engine
         problems[engine.name] = problem
     raise Unsupported("no engine can serve: " + "; ".join(f"{name} {why}" for name, why in problems.items()))
+
+
+def between_graphs(name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """Return what an engine runs, as torch.compile does not trace it: with fullgraph=True calling it is an error."""
+    _attach(name)
+    run: Callable[..., tuple[Tensor, Tensor | None]] = getattr(_untraced, name)
+    return run
+
+
+class _Untraced:
+    """Holds functions as attributes, where torch.compile can tell whether they are still the same."""
+
+
+_untraced = _Untraced()
+
+
+@constant
+def _attach(name: str) -> None:
+    reason = (
+        f"a compiled graph cannot hold the engine {name!r}, where {', '.join(sorted(COMPILED))} can; "
+        "without fullgraph=True it runs between two graphs"
+    )
+    setattr(_untraced, name, torch.compiler.disable(ENGINES[name].attend, reason=reason))
+
+
+def _candidates() -> list[Engine]:
+    """Return the engines in the order of "auto"; in compiled code those come first that go into the graph."""
+    engines = list(ENGINES.values())
+    if not torch.compiler.is_compiling():
+        return engines
+    return [e for e in engines if e.name in COMPILED] + [e for e in engines if e.name not in COMPILED]
+
+
+@constant
+def _unknown(name: object) -> str | None:
+    known = isinstance(name, str) and name in ENGINES
+    return None if known else str(unknown_name("engine", name, [*ENGINES, "auto"]))
+
+
+@constant
+def _unavailable(name: str) -> str | None:
+    return ENGINES[name].available()

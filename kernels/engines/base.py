@@ -51,6 +51,9 @@ class Engine:
             or for float64 inputs float64, or None).
         executed_pairs: how many pairs it computes for a plan, those thrown away included.
         dense: whether it is a candidate for the dense baseline.
+        unsuitable: why "auto" passes it by for a plan that it supports, in words that follow "engine x", or None.
+        tested: whether it was ever run and checked; "auto" and the search for the dense baseline pass by those that
+            were not.
     """
 
     name: str
@@ -61,3 +64,5 @@ class Engine:
     attend: Callable[[Tensor, Tensor, Tensor, Plan, float, bool], tuple[Tensor, Tensor | None]]
     executed_pairs: Callable[[Plan], int]
     dense: bool
+    unsuitable: Callable[[Plan, Task], str | None] = lambda plan, task: None
+    tested: bool = True

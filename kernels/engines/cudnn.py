@@ -29,13 +29,21 @@ def _attend(
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=grouped), None
 
 
-def _supports(plan: Plan, task: Task) -> str | None:
+def supports_half(task: Task) -> str | None:
+    """Support of an engine that runs half precision on NVIDIA GPUs with a head_dim up to 128."""
     if task.device.type != "cuda":
         return f"runs on NVIDIA GPUs, not on {task.device}"
     if task.dtype not in HALF:
         return f"runs bfloat16 and float16, not {task.dtype}"
     if task.head_dim % 8 or task.head_dim > 128:
         return f"runs head_dim up to 128 in multiples of 8, not {task.head_dim}"
+    return None
+
+
+def supports_half_full(plan: Plan, task: Task) -> str | None:
+    """Support of an engine that runs full attention in half precision, without the log-sum-exp."""
+    if problem := supports_half(task):
+        return problem
     if task.return_lse:
         return "does not return the log-sum-exp"
     return supports_full(plan, task)
@@ -46,7 +54,7 @@ CUDNN = Engine(
     summary="cuDNN through scaled_dot_product_attention, full attention only, half precision",
     available=_available,
     version=lambda: f"cudnn {torch.backends.cudnn.version()}, torch {torch.__version__}",
-    supports=_supports,
+    supports=supports_half_full,
     attend=_attend,
     executed_pairs=lambda plan: plan.pairs,
     dense=True,

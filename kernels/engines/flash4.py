@@ -1,4 +1,4 @@
-"""flash-attn-4 (CuTe DSL): full attention, NVIDIA Hopper and Blackwell, half precision."""
+"""flash-attn-4 (CuTe DSL): full attention and plans of large blocks, NVIDIA Hopper and Blackwell, half precision."""
 
 from __future__ import annotations
 
@@ -7,20 +7,39 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from importlib import metadata
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from attnbench.kernels.engines.base import Engine, Task
-from attnbench.kernels.engines.cudnn import HALF
-from attnbench.kernels.engines.sdpa import supports_full
+from attnbench.kernels.engines.blocks import ElementRule, TileMask, convert, expand_heads, tile_lists
+from attnbench.kernels.engines.cudnn import supports_half
+from attnbench.kernels.engines.places import Places, aligned, arrange, number_of_places, restore, restore_rows
+from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
+
+TILE = 128
+"""Tokens of a tile on either side: what its backward pass on Hopper takes for every head_dim up to 128."""
+
+MOST_PLACES = 2**17
+"""Places up to which blocks may be as small as they like, as they are where a method is verified on a small grid."""
+
+MOST_WASTE = 1.5
+"""Computed pairs for a kept one, as far as block sizes decide, above which "auto" takes another engine: how much faster
+this one is on full tiles (664 TFLOP/s at density .25 on an H100, against 440 of FlexAttention)."""
+
+SPARSE_CHECKED = False
+"""Whether sparse plans were run on a GPU."""
+
+FILLER = -2
 
 
 def _available() -> str | None:
     try:
         found = importlib.util.find_spec("flash_attn.cute") is not None
-    except ModuleNotFoundError:
+    except ImportError:
         found = False
     if not found:
         return "flash-attn-4 is not installed: pip install 'attnbench[flash]'"
@@ -46,30 +65,135 @@ def _flash_attn_func() -> Callable[..., tuple[Tensor, Tensor | None]]:
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
-    q_bnhd, k_bnhd, v_bnhd = (x.transpose(1, 2) for x in (q, k, v))
-    output, lse = _flash_attn_func()(q_bnhd, k_bnhd, v_bnhd, softmax_scale=scale, return_lse=return_lse)
+    if plan.pattern.is_full:
+        output, lse = _call(q, k, v, softmax_scale=scale, return_lse=return_lse)
+        return output, lse if return_lse else None
+    mask = tiles_of(plan)
+    needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    k, v = (arrange(expand_heads(x, mask.keys, q.shape[1]), mask.keys) for x in (k, v))
+    output, lse = _call(
+        arrange(q, mask.queries), k, v, softmax_scale=scale, return_lse=return_lse, **sparse_arguments(mask, needs_grad)
+    )
+    return restore(output, mask.queries), restore_rows(lse, mask.queries) if return_lse and lse is not None else None
+
+
+def _call(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> tuple[Tensor, Tensor | None]:
+    output, lse = _flash_attn_func()(*(x.transpose(1, 2) for x in (q, k, v)), **options)
     return output.transpose(1, 2), lse
 
 
+def tiles_of(plan: Plan) -> TileMask:
+    """Convert a plan of blocks to tiles, every block beginning with a new one: whole blocks become whole tiles."""
+    return convert(plan, aligned(plan, "q", TILE), aligned(plan, "k", TILE))
+
+
+def sparse_arguments(mask: TileMask, needs_grad: bool) -> dict[str, Any]:
+    """Return the arguments of flash_attn_func that say which tiles it computes, and which pairs of partial tiles."""
+    arguments: dict[str, Any] = {"block_sparse_tensors": _tile_tensors(mask, transposed=False), "pack_gqa": False}
+    if needs_grad:
+        arguments["block_sparse_tensors_bwd"] = _tile_tensors(mask, transposed=True)
+    if mask.rule is not None:
+        from attnbench.kernels.engines.cute_masks import rule_keeps
+
+        arguments |= {"mask_mod": rule_keeps, "aux_tensors": rule_tensors(mask.rule, mask.keys)}
+    elif mask.keys.real is not None:
+        from attnbench.kernels.engines.cute_masks import key_is_real
+
+        arguments |= {"mask_mod": key_is_real, "aux_tensors": [mask.keys.real.to(torch.int32)]}
+    return arguments
+
+
+def rule_tensors(rule: ElementRule, keys: Places) -> list[Tensor]:
+    """Return the tensors that ``cute_masks.rule_keeps`` reads, int32."""
+    k_text = rule.k_text.to(torch.int32)
+    if keys.real is not None:
+        k_text = k_text.masked_fill(~keys.real, FILLER)
+    guard = torch.full((1,), rule.guard, dtype=torch.int32, device=k_text.device)
+    return [rule.q_packed, rule.q_high, rule.q_text.to(torch.int32), rule.k_packed, rule.k_low, k_text, guard]
+
+
+def _tile_tensors(mask: TileMask, *, transposed: bool) -> Any:
+    """List the partial and the full tiles of each tile of queries, or, transposed, of each tile of keys."""
+    from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
+
+    full, partial = (mask.full.mT, mask.partial.mT) if transposed else (mask.full, mask.partial)
+    full_count, full_index = tile_lists(full)
+    if mask.rule is None and mask.keys.real is None:
+        # No tile can be partial; the lists have to be there all the same.
+        partial_count = torch.zeros_like(full_count[:1, :1])
+        partial_index = partial_count[..., None]
+    else:
+        partial_count, partial_index = tile_lists(partial)
+    return BlockSparseTensorsTorch(
+        mask_block_cnt=partial_count,
+        mask_block_idx=partial_index,
+        full_block_cnt=full_count,
+        full_block_idx=full_index,
+        block_size=(TILE, TILE),
+    )
+
+
 def _supports(plan: Plan, task: Task) -> str | None:
-    if task.device.type != "cuda":
-        return f"runs on NVIDIA GPUs, not on {task.device}"
-    if task.dtype not in HALF:
-        return f"runs bfloat16 and float16, not {task.dtype}"
-    if task.head_dim % 8 or task.head_dim > 128:
-        return f"runs head_dim up to 128 in multiples of 8, not {task.head_dim}"
+    if problem := supports_half(task):
+        return problem
     if task.return_lse and task.needs_grad:
         return "does not differentiate the log-sum-exp"
-    return supports_full(plan, task)
+    return None if plan.pattern.is_full else _supports_sparse(plan, task)
+
+
+def _supports_sparse(plan: Plan, task: Task) -> str | None:
+    pattern = plan.pattern
+    if not isinstance(pattern, BlockPattern):
+        return "runs plans of whole blocks, not routed ones (as of moba and vmoba)"
+    if task.head_dim not in (64, 128):
+        return f"runs sparse plans of head_dim 64 and 128, not {task.head_dim}"
+    if pattern.rule is not None:
+        if any(order is not None and order.dim() == 3 for order in (plan.q_order, plan.k_order)):
+            return f"runs an element rule, here {pattern.rule.name}, with one token order for all heads only"
+        if plan.packed_rule.packed.dtype != torch.int32:
+            return f"runs an element rule, here {pattern.rule.name}, on grids whose coordinates pack into 32 bits"
+    most = max(number_of_places(offsets, TILE) for offsets in (pattern.q_offsets, pattern.k_offsets))
+    if most > max(MOST_PLACES, 2 * plan.layout.tokens):
+        return f"would lay {plan.layout.tokens} tokens in small blocks out over {most} places of tiles"
+    if torch.cuda.get_device_capability(task.device)[0] != 9:
+        return "runs full attention only on this GPU: its tiles for sparse plans are those of compute capability 9.0"
+    return _without_sparse_tiles()
+
+
+def _unsuitable(plan: Plan, task: Task) -> str | None:
+    if plan.pattern.is_full:
+        return None
+    return _wasteful(plan) if SPARSE_CHECKED else "was never checked on a GPU for sparse plans: ask for it by name"
+
+
+def _wasteful(plan: Plan) -> str | None:
+    sides = (plan.pattern.q_offsets, plan.pattern.k_offsets)
+    area = prod(number_of_places(offsets, TILE) for offsets in sides) / plan.layout.tokens**2
+    if area > MOST_WASTE:
+        return f"would compute {area:.1f} times the kept pairs: the blocks fill its tiles of {TILE} tokens badly"
+    return None
+
+
+@cache
+def _without_sparse_tiles() -> str | None:
+    """Say why the installed version cannot be given tiles; None if it can."""
+    from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
+
+    if "block_size" not in BlockSparseTensorsTorch._fields:
+        return "runs full attention only in this version: sparse plans need flash-attn-4 4.0.0b36"
+    return None
 
 
 FLASH4 = Engine(
     name="flash4",
-    summary="flash-attn-4 (CuTe DSL), full attention only, half precision, Hopper and newer",
+    summary="flash-attn-4 (CuTe DSL), full attention and plans of large blocks, half precision, Hopper and newer",
     available=_available,
     version=_version,
     supports=_supports,
     attend=_attend,
-    executed_pairs=lambda plan: plan.pairs,
+    executed_pairs=lambda plan: (
+        plan.pairs if plan.pattern.is_full else tiles_of(plan).executed_pairs(plan.batch, plan.heads)
+    ),
     dense=True,
+    unsuitable=_unsuitable,
 )

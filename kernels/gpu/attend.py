@@ -1,138 +1,193 @@
 """Attention over tiles: gathered queries, and the segments of keys that all queries of a tile keep.
 
-A tile's record is 8 int32: row of heads (b · H + h), place of its first query in ``queries`` and of its first output
-row, first segment, start and end of that segment, number of steps of 128 keys, and two unused. Segments are (start,
-end) pairs of positions in the arranged order; a tile's segments follow one another. The Triton kernel here
-runs everywhere; ``attend_hopper`` reads the same records and is faster, but not trusted yet.
+The Triton kernel here runs everywhere; ``attend_hopper`` walks the same tiles. Thread blocks are persistent and draw
+tiles by a ticket, so that tiles of many steps and of few mix well.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
+from attnbench.kernels.gpu.hopper import fits
 from attnbench.kernels.gpu.widen import INTERPRETED, jit
-
-ROWS = 128
-KEYS = 128
-LOG2_E = 1.4426950408889634
+from attnbench.kernels.gpu.work import LOG2_E, RuleArrays, Tiles
 
 
-@dataclass(frozen=True, eq=False)
-class Tiles:
-    """Work for ``attend_tiles``.
+class Tuning(NamedTuple):
+    """How the kernel is launched: warps a thread block, stages of the pipeline, thread blocks a multiprocessor."""
 
-    Attributes:
-        queries: int32 [capacity · 128], query tokens; -1 fills a tile.
-        records: int32 [capacity, 8].
-        count: int32 [1], tiles in use, on the device.
-        segments: int32 [segments + 1, 2]; the last pair is never used, only read ahead.
-    """
+    warps: int
+    stages: int
+    resident: int
 
-    queries: Tensor
-    records: Tensor
-    count: Tensor
-    segments: Tensor
+
+def default_tuning(rows: int, keys: int, width: int) -> Tuning:
+    """Return the launch parameters for tiles of ``rows`` queries, steps of ``keys`` keys and rows of ``width``."""
+    if rows > 64:
+        return Tuning(warps=8, stages=3, resident=1)  # 224 KiB of shared memory at 128 keys of width 128
+    return Tuning(warps=4, stages=3, resident=4)
 
 
 def attend_tiles(
-    q: Tensor, k: Tensor, v: Tensor, tiles: Tiles, scale: float, *, hopper: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tiles: Tiles,
+    scale: float,
+    *,
+    rule: RuleArrays | None = None,
+    direct: tuple[Tensor, Tensor] | None = None,
+    hopper: bool = False,
+    tuning: Tuning | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attend to each tile's segments.
 
     Args:
-        q: [B, H, N, D], unit last stride. k, v: [B, KV heads, N, D] in the arranged order, contiguous. D is 64 or 128.
+        q: [B, H, N, D], unit last stride, D at most that of k and v.
+        k, v: [B, KV heads, N, D], D a power of two from 16, in the arranged order, contiguous; where the D of q is
+            smaller, the columns beyond it are zero.
+        tiles: the work; its rows and steps are at least 16.
         scale: factor of the scores.
-        hopper: run the Gluon kernel; only for trying it (see NOTES.md).
+        rule: decides in masked segments. Without it, no segment may be masked.
+        direct: output [B, H, N, D of q] with unit last stride and log-sum-exp float32 [B, H, N] to write each row to,
+            at its token, the natural logarithm. Every token must have exactly one place.
+        hopper: run the Gluon kernel where it fits; it takes positive scales.
+        tuning: launch parameters of the Triton kernel.
 
     Returns:
-        Normalised output rows [capacity · 128, D] in q's dtype, and log2-sum-exp2 float32 [capacity · 128]. Rows of
-        places that hold no query, and those behind the last tile, are undefined.
+        ``direct``; or without it normalised output rows [places, D of k] in q's dtype, and log2-sum-exp2 float32
+        [places]. Rows of places that hold no query, and those behind the last tile, are undefined. Rows that keep no
+        pair are 0 and minus infinity.
     """
-    places = len(tiles.queries)
-    partial = torch.empty(places, q.shape[3], dtype=q.dtype, device=q.device)
-    partial_lse = torch.empty(places, dtype=torch.float32, device=q.device)
-    arguments = (
-        q, tiles.queries, tiles.records, tiles.count, tiles.segments, partial, partial_lse, q.stride(0), q.stride(1),
-        q.stride(2), q.shape[1], q.shape[1] // k.shape[1], k.shape[2], scale * LOG2_E,
-    )  # fmt: skip
-    if hopper:
-        _on_hopper(k, v, arguments)
+    if direct is None:
+        places = len(tiles.queries)
+        out = torch.empty(places, k.shape[3], dtype=q.dtype, device=q.device)
+        out_lse = torch.empty(places, dtype=torch.float32, device=q.device)
+        out_strides: tuple[int, ...] = (0, 0, k.shape[3], 0, 0)
     else:
-        programs = 4 if INTERPRETED else 2 * torch.cuda.get_device_properties(q.device).multi_processor_count
-        _attend_tiles[(programs,)](
-            k, v, *arguments, ROWS=ROWS, KEYS=KEYS, D=q.shape[3], WIDEN=INTERPRETED, num_warps=8, num_stages=2
-        )
-    return partial, partial_lse
+        out, out_lse = direct
+        out_strides = (*out.stride()[:3], *out_lse.stride()[:2])
+    if hopper and scale > 0 and fits((q,), (k, v), rule, tiles.rows, tiles.keys):
+        from attnbench.kernels.gpu import attend_hopper
 
-
-def _on_hopper(k: Tensor, v: Tensor, arguments: tuple[object, ...]) -> None:
-    from triton.experimental.gluon import language as gl
-    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
-
-    from attnbench.kernels.gpu import attend_hopper as hopper
-
-    d = k.shape[3]
-    layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if k.dtype == torch.bfloat16 else gl.float16)
-    k_rows, v_rows = (TensorDescriptor.from_tensor(x.view(-1, d), [KEYS, d], layout) for x in (k, v))
-    programs = torch.cuda.get_device_properties(k.device).multi_processor_count
-    hopper.attend_tiles[(programs,)](
-        k_rows, v_rows, *arguments, ROWS=ROWS, KEYS=KEYS, D=d, STAGES=hopper.STAGES, REGISTERS=hopper.REGISTERS,
-        num_warps=4,
+        attend_hopper.launch(q, k, v, tiles, scale, out, out_lse, direct is not None)
+        return out, out_lse
+    warps, stages, resident = tuning or default_tuning(tiles.rows, tiles.keys, k.shape[3])
+    programs = 4 if INTERPRETED else resident * torch.cuda.get_device_properties(q.device).multi_processor_count
+    ticket = torch.zeros(1, dtype=torch.int32, device=q.device)
+    _attend_tiles[(programs,)](
+        k, v, q, tiles.queries, tiles.records, tiles.count, ticket, tiles.segments, out, out_lse,
+        *rule_arguments(rule), *q.stride()[:3], *out_strides, q.shape[1], q.shape[1] // k.shape[1], k.shape[2],
+        scale * LOG2_E, ROWS=tiles.rows, KEYS=tiles.keys, D=k.shape[3], HEAD_DIM=q.shape[3], RULE=rule is not None,
+        DIRECT=direct is not None, WIDEN=INTERPRETED, num_warps=warps, num_stages=stages,
     )  # fmt: skip
+    return out, out_lse
+
+
+def rule_arguments(rule: RuleArrays | None) -> tuple[Tensor | int | None, ...]:
+    """Return a rule as kernel arguments: arrays by query, arrays by key, stride of the latter's rows, guard bits."""
+    if rule is None:
+        return None, None, None, None, None, None, 0, 0
+    row = rule.k_packed.stride(0) if rule.k_packed.dim() == 2 else 0
+    return rule.q_packed, rule.q_high, rule.q_text, rule.k_packed, rule.k_low, rule.k_text, row, rule.guard
 
 
 @jit
 def _attend_tiles(
     k: tl.tensor, v: tl.tensor, q: tl.tensor, queries: tl.tensor, records: tl.tensor, tiles: tl.tensor,
-    segments: tl.tensor, partial: tl.tensor, partial_lse: tl.tensor, q_batch: tl.tensor, q_head: tl.tensor,
-    q_token: tl.tensor, heads: tl.tensor, kv_group: tl.tensor, tokens: tl.tensor, scale: tl.tensor,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr, WIDEN: tl.constexpr,
+    ticket: tl.tensor, segments: tl.tensor, out: tl.tensor, out_lse: tl.tensor, q_packed: tl.tensor,
+    q_high: tl.tensor, q_text: tl.tensor, k_packed: tl.tensor, k_low: tl.tensor, k_text: tl.tensor,
+    rule_row: tl.tensor, guard: tl.tensor, q_batch: tl.tensor, q_head: tl.tensor, q_token: tl.tensor,
+    out_batch: tl.tensor, out_head: tl.tensor, out_token: tl.tensor, lse_batch: tl.tensor, lse_head: tl.tensor,
+    heads: tl.tensor, kv_group: tl.tensor, tokens: tl.tensor, scale: tl.tensor, ROWS: tl.constexpr,
+    KEYS: tl.constexpr, D: tl.constexpr, HEAD_DIM: tl.constexpr, RULE: tl.constexpr, DIRECT: tl.constexpr,
+    WIDEN: tl.constexpr,
 ) -> None:  # fmt: skip
     count_tiles = tl.load(tiles)
     row = tl.arange(0, ROWS)
+    step = tl.arange(0, KEYS)
     column = tl.arange(0, D)
-    for tile in range(tl.program_id(0), count_tiles, tl.num_programs(0)):
-        record = records + tile * 8
-        head = tl.load(record)
+    tile = tl.atomic_add(ticket, 1)
+    while tile < count_tiles:
+        following = tl.atomic_add(ticket, 1)  # long before it is needed
+        record = records + tile.to(tl.int64) * 8
+        head = tl.load(record).to(tl.int64)
         place = tl.load(record + 1)
         segment = tl.load(record + 2)
         start = tl.load(record + 3)
         end = tl.load(record + 4)
         count = tl.load(record + 5)
         token = tl.load(queries + place + row)
-        base = (head // heads).to(tl.int64) * q_batch + (head % heads).to(tl.int64) * q_head
-        where = q + base + token.to(tl.int64)[:, None] * q_token + column[None]
-        rows = tl.load(where, mask=token[:, None] >= 0, other=0.0)
-        keys_base = (head // kv_group).to(tl.int64) * tokens * D
+        real = token >= 0
+        where = q + (head // heads) * q_batch + (head % heads) * q_head + token.to(tl.int64)[:, None] * q_token
+        if HEAD_DIM == D:
+            rows = tl.load(where + column[None], mask=real[:, None], other=0.0)
+        else:
+            rows = tl.load(where + column[None], mask=real[:, None] & (column < HEAD_DIM)[None], other=0.0)
+        k_head = k + (head // kv_group) * tokens * D
+        v_head = v + (head // kv_group) * tokens * D
         top = tl.full([ROWS], -float("inf"), tl.float32)
         total = tl.zeros([ROWS], tl.float32)
         acc = tl.zeros([ROWS, D], tl.float32)
         if WIDEN:
             rows = rows.to(tl.float32)
-        for _ in range(count):
-            key = start + tl.arange(0, KEYS)
-            inside = key < end
-            at = keys_base + key.to(tl.int64)[:, None] * D + column[None]
-            keys = tl.load(k + at, mask=inside[:, None], other=0.0)
-            values = tl.load(v + at, mask=inside[:, None], other=0.0)
+        if RULE:
+            row_packed = tl.load(q_packed + token, mask=real, other=0)
+            row_high = tl.load(q_high + token, mask=real, other=0)
+            row_text = tl.load(q_text + token, mask=real, other=1) != 0
+        next_start = tl.load(segments + segment * 2 + 2)
+        next_end = tl.load(segments + segment * 2 + 3)
+        for i in range(count):
+            masked = end < 0
+            stop = tl.abs(end) if RULE else end
+            # Keys beyond the end of a segment are its last one again, so that loads need no mask.
+            key = tl.minimum(start + step, stop - 1)
+            keys = tl.load(k_head + key[:, None] * D + column[None])
+            values = tl.load(v_head + key[:, None] * D + column[None])
             if WIDEN:
                 keys, values = keys.to(tl.float32), values.to(tl.float32)
-            s = tl.where(inside[None], tl.dot(rows, tl.trans(keys)) * scale, -float("inf"))
+            beyond = tl.where(start + step < stop, 0.0, -float("inf"))
+            s = tl.dot(rows, tl.trans(keys)) * scale + beyond[None]
+            if RULE and masked:
+                at = head * rule_row + key
+                above = tl.load(k_low + at)[None] - row_packed[:, None]
+                below = row_high[:, None] - tl.load(k_packed + at)[None]
+                text = row_text[:, None] | (tl.load(k_text + at) != 0)[None]
+                s = tl.where(((above & below & guard) == guard) | text, s, -float("inf"))
             new = tl.maximum(top, tl.max(s, 1))
-            p = tl.exp2(s - new[:, None])
-            decay = tl.exp2(top - new)
+            # Only a rule can leave a row without a key so far, and then all differences must be minus infinity.
+            anchor = tl.where(new == -float("inf"), 0.0, new) if RULE else new
+            p = tl.exp2(s - anchor[:, None])
+            decay = tl.exp2(top - anchor)
             total = total * decay + tl.sum(p, 1)
             acc = tl.dot(p.to(values.dtype), values, acc * decay[:, None])
             top = new
+            # Without a branch, and a segment ahead: keys are only loaded early if the step to them is that simple.
             start += KEYS
-            if start >= end:
-                segment += 1
-                start = tl.load(segments + segment * 2)
-                end = tl.load(segments + segment * 2 + 1)
-        place_row = (place + row).to(tl.int64)
-        tl.store(partial + place_row[:, None] * D + column[None], (acc / total[:, None]).to(partial.dtype.element_ty))
-        tl.store(partial_lse + place_row, top + tl.log2(total))
+            over = start >= stop
+            start = tl.where(over, next_start, start)
+            end = tl.where(over, next_end, end)
+            segment += over.to(tl.int32)
+            ahead = over & (i + 1 < count)
+            next_start = tl.load(segments + segment * 2 + 2, mask=ahead, other=next_start)
+            next_end = tl.load(segments + segment * 2 + 3, mask=ahead, other=next_end)
+        some = total > 0
+        sums = tl.where(some, total, 1.0)
+        result = (acc / sums[:, None]).to(out.dtype.element_ty)
+        log_sum = tl.where(some, top + tl.log2(sums), -float("inf"))
+        if DIRECT:
+            base = (head // heads) * out_batch + (head % heads) * out_head
+            at_row = base + token.to(tl.int64) * out_token
+            inside = real[:, None] & (column < HEAD_DIM)[None]
+            tl.store(out + at_row[:, None] + column[None], result, mask=inside)
+            base = (head // heads) * lse_batch + (head % heads) * lse_head
+            tl.store(out_lse + base + token, log_sum * 0.6931471805599453, mask=real)
+        else:
+            at_row = (place + row).to(tl.int64)
+            tl.store(out + at_row[:, None] * out_token + column[None], result)
+            tl.store(out_lse + at_row, log_sum)
+        tile = following

@@ -1,14 +1,19 @@
-"""Attention over tiles on Hopper, in Gluon: two warpgroups compute, one loads. Not in use yet: see NOTES.md.
+"""Attention over tiles on Hopper, in Gluon: two warpgroups compute, one gathers queries, one warp loads keys.
 
 A tile is 128 gathered queries and the segments of keys that all of them keep. Thread blocks are persistent and walk the
-tiles. The loading warpgroup gathers the next tile's queries into the other of two buffers and keeps two stages of K
-and V in flight by TMA. Each computing warpgroup owns 64 queries. It issues S = Q Kᵀ of the next keys and then P V of
-the last, and takes the softmax of S while P V runs; at the end of a tile the same pair spans two tiles, so the tensor
-cores do not drain there. Scores are in base 2: ``scale`` holds log2(e).
+tiles. Queries of the next tile are gathered into the other of two buffers, and two stages of K and V are in flight by
+TMA, each by warps of their own: neither ever waits for the other. Each computing warpgroup owns 64 queries. It issues
+S = Q Kᵀ of the next keys and then P V of the last, and takes the softmax of S while P V runs; at the end of a tile the
+same pair spans two tiles, so the tensor cores do not drain there. Scores are in base 2: ``scale`` holds log2(e).
+
+Of a step that reaches beyond its segment the scores are hidden, but all 128 rows of V take part, with weights of 0: an
+infinity or a NaN there would show. The Triton kernel in ``attend`` reads no such rows.
 """
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -18,11 +23,38 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-ROWS = 128
-KEYS = 128
+from attnbench.kernels.gpu.work import KEYS, LOG2_E, ROWS, Tiles
+
 STAGES = 2
-REGISTERS = 224  # of each computing warpgroup; with more the loading one spills, with less these do
+REGISTERS = 224  # of each computing warpgroup: with 232 the other warps spill, with 216 these do
+
+
+def launch(
+    q: Tensor, k: Tensor, v: Tensor, tiles: Tiles, scale: float, output: Tensor, lse: Tensor, direct: bool
+) -> None:
+    """Attend to each tile's segments.
+
+    Args:
+        q: [B, H, N, D] with unit last stride, D 64 or 128, bfloat16 or float16.
+        k, v: [B, KV heads, N, D] in the arranged order, contiguous.
+        tiles: of 128 rows and steps of 128 keys, without masked segments.
+        output: rows [places, D], or with ``direct`` [B, H, N, D]; unit last stride.
+        lse: float32 [places], log2-sum-exp2, or with ``direct`` [B, H, N], natural, contiguous.
+        direct: write each row where its query token is.
+    """
+    assert (tiles.rows, tiles.keys) == (ROWS, KEYS)
+    d = k.shape[3]
+    layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if k.dtype == torch.bfloat16 else gl.float16)
+    k_rows, v_rows = (TensorDescriptor.from_tensor(x.view(-1, d), [KEYS, d], layout) for x in (k, v))
+    out_strides = output.stride()[:3] if direct else (0, 0, output.stride(0))
+    programs = torch.cuda.get_device_properties(k.device).multi_processor_count
+    attend_tiles[(programs,)](
+        k_rows, v_rows, q, tiles.queries, tiles.records, tiles.count, tiles.segments, output, lse, *q.stride()[:3],
+        *out_strides, q.shape[1], q.shape[1] // k.shape[1], k.shape[2], scale * LOG2_E, ROWS=ROWS, KEYS=KEYS, D=d,
+        STAGES=STAGES, REGISTERS=REGISTERS, DIRECT=direct, num_warps=4,
+    )  # fmt: skip
 
 
 @gluon.jit
@@ -39,8 +71,9 @@ def _advance(segments, segment, start, end, KEYS: gl.constexpr):
 @gluon.jit
 def _softmax(s, top, total, scale, OUT: gl.constexpr, WEIGHTS: gl.constexpr, DTYPE: gl.constexpr):
     new = gl.maximum(top, gl.max(s, 1) * scale)
-    p = gl.exp2(s * scale - gl.expand_dims(new, 1))
-    decay = gl.exp2(top - new)
+    anchor = gl.where(new == -float("inf"), 0.0, new)
+    p = gl.exp2(s * scale - gl.expand_dims(anchor, 1))
+    decay = gl.exp2(top - anchor)
     total = total * decay + gl.sum(p, 1)
     return gl.convert_layout(p.to(DTYPE), WEIGHTS), new, total, gl.convert_layout(decay, gl.SliceLayout(1, OUT))
 
@@ -82,45 +115,54 @@ def _rest_of_tile(
 
 @gluon.jit
 def _write(
-    acc, top, total, partial, partial_lse, place, SCORES: gl.constexpr, OUT: gl.constexpr, HALF: gl.constexpr,
-    D: gl.constexpr, DTYPE: gl.constexpr,
+    acc, top, total, output, lse, queries, head, place, o_batch, o_head, o_token, heads, tokens, SCORES: gl.constexpr,
+    OUT: gl.constexpr, HALF: gl.constexpr, D: gl.constexpr, DTYPE: gl.constexpr, DIRECT: gl.constexpr,
 ):  # fmt: skip
-    inverse = gl.convert_layout(1.0 / total, gl.SliceLayout(1, OUT))
-    row = (place + gl.arange(0, HALF, gl.SliceLayout(1, OUT))).to(gl.int64)
-    column = gl.arange(0, D, gl.SliceLayout(0, OUT))
-    where = partial + gl.expand_dims(row * D, 1) + gl.expand_dims(column, 0)
-    gl.store(where, (acc * gl.expand_dims(inverse, 1)).to(DTYPE))
-    gl.store(partial_lse + place + gl.arange(0, HALF, gl.SliceLayout(1, SCORES)), top + gl.log2(total))
+    inverse = gl.convert_layout(1.0 / gl.where(total > 0, total, 1.0), gl.SliceLayout(1, OUT))
+    rows = (acc * gl.expand_dims(inverse, 1)).to(DTYPE)
+    column = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, OUT)), 0)
+    place_out = place + gl.arange(0, HALF, gl.SliceLayout(1, OUT))
+    place_lse = place + gl.arange(0, HALF, gl.SliceLayout(1, SCORES))
+    sums = top + gl.log2(total)
+    if DIRECT:
+        token = gl.load(queries + place_out)
+        base = output + (head // heads).to(gl.int64) * o_batch + (head % heads).to(gl.int64) * o_head
+        where = base + gl.expand_dims(token.to(gl.int64) * o_token, 1) + column
+        gl.store(where, rows, mask=gl.expand_dims(token, 1) >= 0)
+        token = gl.load(queries + place_lse)
+        natural = gl.where(total > 0, sums * 0.6931471805599453, -float("inf"))
+        gl.store(lse + head.to(gl.int64) * tokens + token, natural, mask=token >= 0)
+    else:
+        gl.store(output + gl.expand_dims(place_out.to(gl.int64) * o_token, 1) + column, rows)
+        gl.store(lse + place_lse, sums)
+
+
+@gluon.jit
+def _record(records, tile, PART: gl.constexpr, HALF: gl.constexpr):
+    """Read a tile's record; a tile without steps takes one of no keys, which leaves its rows empty."""
+    record = records + tile * 8
+    count = gl.load(record + 5)
+    start = gl.where(count > 0, gl.load(record + 3), 0)
+    end = gl.where(count > 0, gl.load(record + 4), 0)
+    return gl.load(record), gl.load(record + 1) + PART * HALF, gl.load(record + 2), start, end, gl.maximum(count, 1)
 
 
 @gluon.jit
 def _compute(
-    q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, partial, partial_lse, records, tiles,
-    segments, scale, PART: gl.constexpr, ROWS: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
-    DTYPE: gl.constexpr,
+    q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries, records, tiles,
+    segments, o_batch, o_head, o_token, heads, tokens, scale, PART: gl.constexpr, ROWS: gl.constexpr,
+    KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, DTYPE: gl.constexpr, DIRECT: gl.constexpr,
 ):  # fmt: skip
     SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, KEYS, 16])
     OUT: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, D, 16])
     WEIGHTS: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=OUT, k_width=2)
     HALF: gl.constexpr = ROWS // 2
     count_tiles = gl.load(tiles)
-    tile = gl.program_id(0)
+    first = gl.program_id(0)
     hop = gl.num_programs(0)
-    if tile < count_tiles:
+    if first < count_tiles:
         zero = gl.full([HALF, KEYS], 0.0, gl.float32, SCORES)
-        record = records + tile * 8
-        place = gl.load(record + 1) + PART * HALF
-        segment = gl.load(record + 2)
-        start = gl.load(record + 3)
-        end = gl.load(record + 4)
-        count = gl.load(record + 5)
-        # The next tile's record is read a tile ahead: its latency was seen at every tile's beginning before.
-        record = records + gl.minimum(tile + hop, count_tiles - 1) * 8
-        next_place = gl.load(record + 1) + PART * HALF
-        next_segment = gl.load(record + 2)
-        next_start = gl.load(record + 3)
-        next_end = gl.load(record + 4)
-        next_count = gl.load(record + 5)
+        head, place, segment, start, end, count = _record(records, first, PART, HALF)
         step = 0
         turn = 0
         q = q_smem.index(PART)
@@ -140,18 +182,8 @@ def _compute(
             end, count, scale, SCORES, OUT, WEIGHTS, HALF, KEYS, STAGES, DTYPE,
         )  # fmt: skip
         mbarrier.arrive(q_empty.index(0), count=1)
-        for tile in range(gl.program_id(0) + hop, count_tiles, hop):
-            this_place = next_place
-            segment = next_segment
-            start = next_start
-            end = next_end
-            count = next_count
-            record = records + gl.minimum(tile + hop, count_tiles - 1) * 8
-            next_place = gl.load(record + 1) + PART * HALF
-            next_segment = gl.load(record + 2)
-            next_start = gl.load(record + 3)
-            next_end = gl.load(record + 4)
-            next_count = gl.load(record + 5)
+        for tile in range(first + hop, count_tiles, hop):
+            this_head, this_place, segment, start, end, count = _record(records, tile, PART, HALF)
             turn += 1
             buffer = turn & 1
             last, last_phase = step % STAGES, (step // STAGES) & 1
@@ -173,8 +205,9 @@ def _compute(
             new_p, top, total, _decay = _softmax(s, top, total, scale, OUT, WEIGHTS, DTYPE)
             acc, p = warpgroup_mma_wait(0, deps=[acc, p])
             mbarrier.arrive(v_empty.index(last), count=1)
-            _write(acc, old_top, old_total, partial, partial_lse, place, SCORES, OUT, HALF, D, DTYPE)
-            place = this_place
+            _write(acc, old_top, old_total, output, lse, queries, head, place, o_batch, o_head, o_token, heads, tokens,
+                   SCORES, OUT, HALF, D, DTYPE, DIRECT)  # fmt: skip
+            head, place = this_head, this_place
             acc = gl.full([HALF, D], 0.0, gl.float32, OUT)
             p = new_p
             acc, p, top, total, step = _rest_of_tile(
@@ -186,61 +219,50 @@ def _compute(
         acc = warpgroup_mma(p, v_smem.index(step % STAGES), acc, is_async=True)
         acc, p = warpgroup_mma_wait(0, deps=[acc, p])
         mbarrier.arrive(v_empty.index(step % STAGES), count=1)
-        _write(acc, top, total, partial, partial_lse, place, SCORES, OUT, HALF, D, DTYPE)
+        _write(acc, top, total, output, lse, queries, head, place, o_batch, o_head, o_token, heads, tokens, SCORES, OUT,
+               HALF, D, DTYPE, DIRECT)  # fmt: skip
 
 
 @gluon.jit
 def _gather(
-    q_smem, q_full, q_empty, q, queries, head, place, turn, q_batch, q_head, q_token, heads, ROWS: gl.constexpr,
+    q_smem, q_full, q_empty, q, queries, records, tiles, q_batch, q_head, q_token, heads, ROWS: gl.constexpr,
     D: gl.constexpr,
 ):  # fmt: skip
-    """Copy the queries of a tile into their buffer; places of -1 become zeros."""
+    """Copy the queries of each tile into its buffer; places of -1 become zeros."""
     LAYOUT: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])
-    PIECE: gl.constexpr = 32
+    PIECE: gl.constexpr = 16
     HALF: gl.constexpr = ROWS // 2
     row = gl.arange(0, PIECE, gl.SliceLayout(1, LAYOUT))
     column = gl.arange(0, D, gl.SliceLayout(0, LAYOUT))
-    base = q + (head // heads).to(gl.int64) * q_batch + (head % heads).to(gl.int64) * q_head
-    buffer = turn & 1
-    mbarrier.wait(q_empty.index(buffer), ((turn >> 1) & 1) ^ 1)
-    for piece in gl.static_range(ROWS // PIECE):
-        token = gl.load(queries + place + piece * PIECE + row)
-        where = base + gl.expand_dims(token.to(gl.int64) * q_token, 1) + gl.expand_dims(column, 0)
-        rows = gl.load(where, mask=gl.expand_dims(token, 1) >= 0, other=0.0)
-        q_smem.index(buffer * 2 + piece * PIECE // HALF).slice(piece * PIECE % HALF, PIECE).store(rows)
-    fence_async_shared()
-    gl.thread_barrier()
-    mbarrier.arrive(q_full.index(buffer), count=1)
+    turn = 0
+    for tile in range(gl.program_id(0), gl.load(tiles), gl.num_programs(0)):
+        head = gl.load(records + tile * 8)
+        place = gl.load(records + tile * 8 + 1)
+        base = q + (head // heads).to(gl.int64) * q_batch + (head % heads).to(gl.int64) * q_head
+        buffer = turn & 1
+        mbarrier.wait(q_empty.index(buffer), ((turn >> 1) & 1) ^ 1)
+        for piece in gl.static_range(ROWS // PIECE):
+            token = gl.load(queries + place + piece * PIECE + row)
+            where = base + gl.expand_dims(token.to(gl.int64) * q_token, 1) + gl.expand_dims(column, 0)
+            rows = gl.load(where, mask=gl.expand_dims(token, 1) >= 0, other=0.0)
+            q_smem.index(buffer * 2 + piece * PIECE // HALF).slice(piece * PIECE % HALF, PIECE).store(rows)
+        fence_async_shared()
+        gl.thread_barrier()
+        mbarrier.arrive(q_full.index(buffer), count=1)
+        turn += 1
 
 
 @gluon.jit
 def _load(
-    k_rows, v_rows, q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, q, queries, records,
-    tiles, segments, q_batch, q_head, q_token, heads, kv_group, tokens, ROWS: gl.constexpr, KEYS: gl.constexpr,
-    D: gl.constexpr, STAGES: gl.constexpr,
+    k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments, kv_group, tokens,
+    KEYS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    count_tiles = gl.load(tiles)
-    first = gl.program_id(0)
-    hop = gl.num_programs(0)
+    """Copy the keys and values of each step into the next stage."""
     step = 0
-    turn = 0
-    if first < count_tiles:
-        head = gl.load(records + first * 8)
-        place = gl.load(records + first * 8 + 1)
-        _gather(
-            q_smem, q_full, q_empty, q, queries, head, place, 0, q_batch, q_head, q_token, heads, ROWS, D
-        )  # fmt: skip
-    for tile in range(first, count_tiles, hop):
-        record = records + tile * 8
-        base = (gl.load(record) // kv_group) * tokens
-        segment = gl.load(record + 2)
-        start = gl.load(record + 3)
-        end = gl.load(record + 4)
-        count = gl.load(record + 5)
-        record = records + gl.minimum(tile + hop, count_tiles - 1) * 8
-        next_head = gl.load(record)
-        next_place = gl.load(record + 1)
-        for i in range(count):
+    for tile in range(gl.program_id(0), gl.load(tiles), gl.num_programs(0)):
+        head, _place, segment, start, end, count = _record(records, tile, 0, 0)
+        base = (head // kv_group) * tokens
+        for _ in range(count):
             stage = step % STAGES
             phase = ((step // STAGES) & 1) ^ 1
             mbarrier.wait(k_empty.index(stage), phase)
@@ -251,26 +273,15 @@ def _load(
             tma.async_copy_global_to_shared(v_rows, [base + start, 0], v_full.index(stage), v_smem.index(stage))
             step += 1
             segment, start, end = _advance(segments, segment, start, end, KEYS)
-            # Early in a tile its other query buffer is free, and the gather hides behind the keys in flight.
-            if (i == gl.minimum(1, count - 1)) and (tile + hop < count_tiles):
-                _gather(
-                    q_smem, q_full, q_empty, q, queries, next_head, next_place, turn + 1, q_batch, q_head, q_token,
-                    heads, ROWS, D,
-                )  # fmt: skip
-        turn += 1
 
 
 @gluon.jit
 def attend_tiles(
-    k_rows, v_rows, q, queries, records, tiles, segments, partial, partial_lse, q_batch, q_head, q_token, heads,
-    kv_group, tokens, scale, ROWS: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
-    REGISTERS: gl.constexpr, num_warps: gl.constexpr,
+    k_rows, v_rows, q, queries, records, tiles, segments, output, lse, q_batch, q_head, q_token, o_batch, o_head,
+    o_token, heads, kv_group, tokens, scale, ROWS: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr,
+    STAGES: gl.constexpr, REGISTERS: gl.constexpr, DIRECT: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
-    """Attend to each tile's segments and write its rows, normalised, with their log2-sum-exp2.
-
-    ``k_rows`` and ``v_rows`` are TMA descriptors of [B · KV heads · N, D]; ``q`` [B, heads, N, D] has the strides
-    given; the rest is as ``attnbench.kernels.gpu.attend`` lays it out.
-    """
+    """Run ``launch``: ``k_rows`` and ``v_rows`` are TMA descriptors of [B · KV heads · N, D]."""
     DTYPE: gl.constexpr = k_rows.dtype
     HALF: gl.constexpr = ROWS // 2
     q_smem = gl.allocate_shared_memory(DTYPE, [4, HALF, D], gl.NVMMASharedLayout.get_default_for([HALF, D], DTYPE))
@@ -294,14 +305,16 @@ def attend_tiles(
     gl.thread_barrier()
     gl.warp_specialize(
         [
-            (_compute, (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, partial, partial_lse,
-                        records, tiles, segments, scale, 0, ROWS, KEYS, D, STAGES, DTYPE)),
-            (_compute, (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, partial, partial_lse,
-                        records, tiles, segments, scale, 1, ROWS, KEYS, D, STAGES, DTYPE)),
-            (_load, (k_rows, v_rows, q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, q,
-                     queries, records, tiles, segments, q_batch, q_head, q_token, heads, kv_group, tokens, ROWS, KEYS,
-                     D, STAGES)),
+            (_compute, (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries,
+                        records, tiles, segments, o_batch, o_head, o_token, heads, tokens, scale, 0, ROWS, KEYS, D,
+                        STAGES, DTYPE, DIRECT)),
+            (_compute, (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries,
+                        records, tiles, segments, o_batch, o_head, o_token, heads, tokens, scale, 1, ROWS, KEYS, D,
+                        STAGES, DTYPE, DIRECT)),
+            (_gather, (q_smem, q_full, q_empty, q, queries, records, tiles, q_batch, q_head, q_token, heads, ROWS, D)),
+            (_load, (k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments,
+                     kv_group, tokens, KEYS, STAGES)),
         ],
-        [4, 4],
-        [REGISTERS, 504 - 2 * REGISTERS],
+        [4, 4, 1],
+        [REGISTERS, 40, 24],
     )  # fmt: skip

@@ -8,21 +8,23 @@ whatever is selected; the bound follows from shapes alone, and nothing can overf
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from attnbench.kernels.gpu.arrange import arrange
-from attnbench.kernels.gpu.attend import KEYS, ROWS, Tiles, attend_tiles
+from attnbench.kernels.gpu.arrange import arrange, padded_width
+from attnbench.kernels.gpu.attend import attend_tiles
+from attnbench.kernels.gpu.hopper import is_hopper
 from attnbench.kernels.gpu.routing import Routes, build_routes, most_tiles
+from attnbench.kernels.gpu.rule_arrays import rows_of, rule_arrays
 from attnbench.kernels.gpu.widen import jit
+from attnbench.kernels.gpu.work import KEYS, ROWS, Tiles
 from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.plan import Plan
+from attnbench.kernels.remember import remembered
 
-PARTIAL_BUDGET = 2**30
+PARTIAL_BUDGET = 850 * 2**20
 """Bytes of partial results, at the worst selection, above which heads are taken fewer at a time."""
 
 FEW_BLOCKS = 12
@@ -38,15 +40,33 @@ def group_of(blocks: int) -> int:
 
 def bytes_per_head(tokens: int, blocks: int, head_dim: int) -> int:
     """Return the most bytes that the partial results of one head can take, at 2 bytes a number."""
-    return most_tiles(1, tokens, blocks, group_of(blocks), ROWS) * ROWS * (2 * head_dim + 4)
+    return most_tiles(1, tokens, blocks, group_of(blocks), ROWS) * ROWS * (2 * padded_width(head_dim) + 4)
 
 
-def attend_routed(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> tuple[Tensor, Tensor]:
+def turns(heads: int, kv_group: int, bytes_a_head: int, *, whole: bool = False) -> list[slice]:
+    """Return the heads of each turn, so that a turn needs at most ``PARTIAL_BUDGET``: whole groups of a kv head.
+
+    Where the budget holds only a part of a group, parts that divide it, or with ``whole`` a group all the same.
+    """
+    at_once = max(1, min(heads, PARTIAL_BUDGET // bytes_a_head))
+    at_once = -(-heads // -(-heads // at_once))  # as many turns, but equal ones
+    if at_once >= kv_group or whole:
+        at_once = max(1, at_once // kv_group) * kv_group
+    else:
+        at_once = max(part for part in range(1, at_once + 1) if kv_group % part == 0)
+    return [slice(first, min(first + at_once, heads)) for first in range(0, heads, at_once)]
+
+
+def attend_routed(
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, *, hopper: bool | None = None
+) -> tuple[Tensor, Tensor]:
     """Run a routed plan.
 
     Args:
-        q: [B, H, N, D] with unit last stride, D 64 or 128, bfloat16 or float16. k, v: [B, KV heads, N, D].
-        plan: a plan of a RoutedPattern without a rule, its offsets and order shared by all heads.
+        q: [B, H, N, D] with unit last stride, D up to 128, bfloat16 or float16. k, v: [B, KV heads, N, D], likewise.
+        plan: a plan of a RoutedPattern, its offsets shared by all heads.
+        scale: factor of the scores.
+        hopper: run the Gluon kernel where it fits; by default on Hopper.
 
     Returns:
         output [B, H, N, D] in grid order, and the log-sum-exp float32 [B, H, N]. Queries without a block give 0 and
@@ -55,87 +75,133 @@ def attend_routed(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> 
     pattern = plan.pattern
     assert isinstance(pattern, RoutedPattern)
     batch, heads, n, d = q.shape
-    blocks = pattern.keep.shape[3]
-    k, v = arrange(k, plan.k_order), arrange(v, plan.k_order)
+    blocks, width = pattern.keep.shape[3], padded_width(d)
+    k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
     keep = pattern.keep.expand(batch, heads, n, blocks)
-    segments, table = _segments(pattern.k_offsets, group_of(blocks))
+    rule = rule_arrays(plan)
+    hopper = is_hopper(q.device) if hopper is None else hopper
+    segments, table = segments_of(pattern.k_offsets, group_of(blocks), masked=rule is not None)
     output = torch.empty(batch, heads, n, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, n, dtype=torch.float32, device=q.device)
     kv_group = heads // k.shape[1]
-    at_once = max(1, min(heads, PARTIAL_BUDGET // bytes_per_head(n, blocks, d)))
-    at_once = at_once // kv_group * kv_group or at_once
-    if at_once < kv_group:
-        at_once = max(part for part in range(1, at_once + 1) if kv_group % part == 0)
     for b in range(batch):
-        for first in range(0, heads, at_once):
-            some = slice(first, first + at_once)
-            kv = slice(first // kv_group, -(-min(first + at_once, heads) // kv_group))
-            one = slice(b, b + 1)
+        for some in turns(heads, kv_group, bytes_per_head(n, blocks, d)):
+            one, (first, last) = slice(b, b + 1), (some.start, some.stop)
+            kv = slice(first // kv_group, -(-last // kv_group))
             routes = build_routes(keep[one, some], group_of(blocks), tile=ROWS)
-            tiles, slots = _describe(routes, len(range(heads)[some]), segments, table, n, blocks)
-            partial, partial_lse = attend_tiles(q[one, some], k[one, kv], v[one, kv], tiles, scale)
+            order = order_of_rows(plan.q_order, b, some)
+            tiles, slots = describe(routes, last - first, segments, table, n, blocks, order)
+            own_rule = rows_of(rule, slice(b * heads + first, b * heads + last))
+            partial, partial_lse = attend_tiles(
+                q[one, some], k[one, kv], v[one, kv], tiles, scale, rule=own_rule, hopper=hopper
+            )
             _merge_heads(slots, partial, partial_lse, output[b, some], lse[b, some])
+            del routes, tiles, slots, partial, partial_lse  # before those of the next heads are made
     return output, lse
 
 
-def _describe(routes: Routes, rows: int, segments: Tensor, table: Tensor, n: int, blocks: int) -> tuple[Tiles, Tensor]:
-    """Turn routes into records, and note for every (head, query, group) where its partial result will be."""
+def executed_pairs(plan: Plan) -> int:
+    """Count the pairs that ``attend_routed`` computes, tiles that are not full included. Waits for the device."""
+    pattern = plan.pattern
+    assert isinstance(pattern, RoutedPattern)
+    batch, heads, blocks = plan.batch, plan.heads, pattern.keep.shape[3]
+    _, table = segments_of(pattern.k_offsets, group_of(blocks))
+    steps, total = table[..., 1].flatten(), 0
+    keep = pattern.keep
+    for b in range(keep.shape[0]):
+        for h in range(keep.shape[1]):
+            routes = build_routes(keep[b : b + 1, h : h + 1], group_of(blocks), tile=ROWS)
+            tiles = routes.tiles[: int(routes.count)].long()
+            chosen = tiles[:, 1] // routes.group * 2**routes.group + tiles[:, 2]
+            total += int(steps[chosen].sum()) * ROWS * KEYS
+    return total * (batch // keep.shape[0]) * (heads // keep.shape[1])
+
+
+def order_of_rows(order: Tensor | None, b: int, some: slice) -> Tensor | None:
+    """Return the order of some heads of batch item b: [N] where they share it, or [heads, N]."""
+    return order[b, some] if order is not None and order.dim() == 3 else order
+
+
+def describe(
+    routes: Routes, rows: int, segments: Tensor, table: Tensor, n: int, blocks: int, order: Tensor | None = None
+) -> tuple[Tiles, Tensor]:
+    """Turn routes into tiles, and note for every (head, query, group) where its partial result will be.
+
+    Args:
+        routes: of ``rows`` heads and ``n`` queries.
+        rows: heads.
+        segments, table: as from ``segments_of``, for the group of the routes.
+        n: tokens. blocks: key blocks.
+        order: the query token at each arranged position, int64 [N] or [rows, N]; None means grid order.
+
+    Returns:
+        tiles, whose queries are tokens; and int32 [rows, N, groups], queries by token: a place, -1 for none.
+    """
     groups = triton.cdiv(blocks, routes.group)
     records = torch.empty(routes.capacity, 8, dtype=torch.int32, device=segments.device)
     slots = torch.full((rows, n, groups), -1, dtype=torch.int32, device=segments.device)
+    queries = routes.queries if order is None else torch.empty_like(routes.queries)
+    order_row = order.stride(0) if order is not None and order.dim() == 2 else 0
     programs = min(routes.capacity, 2048)
     _describe_tiles[(programs,)](
-        routes.tiles, routes.queries, routes.count, table, segments, records, slots, n, groups,
-        GROUP=routes.group, ROWS=ROWS, num_warps=4,
+        routes.tiles, routes.queries, routes.count, table, segments, records, slots, order, queries, n, groups,
+        order_row, 1 if order is None else order.stride(-1), GROUP=routes.group, ROWS=ROWS, ORDER=order is not None,
+        num_warps=4,
     )  # fmt: skip
-    return Tiles(routes.queries, records, routes.count, segments), slots
+    return Tiles(queries, records, routes.count, segments), slots
 
 
-@lru_cache(maxsize=32)
-def _cached_segments(offsets: tuple[int, ...], group: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def segments_of(offsets: Tensor, group: int, *, masked: bool = False) -> tuple[Tensor, Tensor]:
     """List the segments of every (group, pattern): runs of neighbouring blocks, in the arranged order.
 
+    Args:
+        offsets: int64 [blocks + 1].
+        group: neighbouring blocks that make a group.
+        masked: mark every segment as one in which the element rule decides.
+
     Returns:
-        segments int32 [segments + 1, 2], and int32 [groups, 2^group, 2]: first segment and steps of 128 keys.
+        segments int32 [segments + 1, 2] as in ``Tiles``, and int32 [groups, 2^group, 2]: for every pattern its first
+        segment, and its steps of 128 keys.
     """
-    blocks = len(offsets) - 1
-    pairs: list[tuple[int, int]] = []
+    blocks = offsets.shape[0] - 1
+    groups = triton.cdiv(blocks, group)
+    runs = _runs(group, offsets.device)
+    first = torch.arange(groups, device=offsets.device) * group
+    edges = offsets[(first[:, None, None, None] + runs).clamp_(max=blocks)]
+    steps = ((edges[..., 1] - edges[..., 0] + KEYS - 1) // KEYS).sum(-1)
+    patterns, most = runs.shape[:2]
+    begin = torch.arange(0, groups * patterns * most, most, device=offsets.device).view(groups, patterns)
+    if masked:
+        edges = torch.stack([edges[..., 0], -edges[..., 1]], -1)
+    segments = torch.nn.functional.pad(edges.view(-1, 2), (0, 0, 0, 1))
+    return segments.int(), torch.stack([begin, steps], -1).int()
+
+
+@remembered(32)
+def _runs(group: int, device: torch.device) -> Tensor:
+    """List the runs of neighbouring bits of every pattern, int64 [2^group, runs, 2]: first bit, last bit + 1.
+
+    Patterns of few runs are filled up with empty ones.
+    """
+    most = (group + 1) // 2
     table = []
-    for first in range(0, blocks, group):
-        rows = []
-        for pattern in range(2**group):
-            begin, steps = len(pairs), 0
-            chosen = [first + i for i in range(group) if pattern >> i & 1 and first + i < blocks]
-            for block in chosen:
-                if block - 1 in chosen:
-                    pairs[-1] = (pairs[-1][0], offsets[block + 1])
+    for pattern in range(2**group):
+        runs: list[list[int]] = []
+        for bit in range(group):
+            if pattern >> bit & 1:
+                if runs and runs[-1][1] == bit:
+                    runs[-1][1] = bit + 1
                 else:
-                    pairs.append((offsets[block], offsets[block + 1]))
-            steps = sum(-(-(end - start) // KEYS) for start, end in pairs[begin:])
-            rows.append((begin, steps))
-        table.append(rows)
-    pairs.append((0, 0))
-    segments = torch.tensor(pairs, dtype=torch.int32, device=device)
-    return segments, torch.tensor(table, dtype=torch.int32, device=device)
-
-
-_seen: dict[tuple[int, int], tuple[Tensor, tuple[Tensor, Tensor]]] = {}
-
-
-def _segments(offsets: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """Return the segments of a partition; partitions are cached objects, so its offsets are read only once."""
-    key = (id(offsets), group)
-    if key not in _seen or _seen[key][0] is not offsets:
-        if len(_seen) > 64:
-            _seen.clear()
-        _seen[key] = (offsets, _cached_segments(tuple(offsets.tolist()), group, offsets.device))
-    return _seen[key][1]
+                    runs.append([bit, bit + 1])
+        table.append(runs + [[0, 0]] * (most - len(runs)))
+    return torch.tensor(table, device=device)
 
 
 @jit
 def _describe_tiles(
     tiles: tl.tensor, queries: tl.tensor, count: tl.tensor, table: tl.tensor, segments: tl.tensor, records: tl.tensor,
-    slots: tl.tensor, n: tl.tensor, groups: tl.tensor, GROUP: tl.constexpr, ROWS: tl.constexpr,
+    slots: tl.tensor, order: tl.tensor, tokens: tl.tensor, n: tl.tensor, groups: tl.tensor, order_row: tl.tensor,
+    order_token: tl.tensor, GROUP: tl.constexpr, ROWS: tl.constexpr, ORDER: tl.constexpr,
 ) -> None:  # fmt: skip
     for tile in range(tl.program_id(0), tl.load(count), tl.num_programs(0)):
         row = tl.load(tiles + tile * 4)
@@ -153,6 +219,10 @@ def _describe_tiles(
         tl.store(record + 5, tl.load(entry + 1))
         at = place + tl.arange(0, ROWS)
         query = tl.load(queries + at)
+        if ORDER:
+            where = order + row.to(tl.int64) * order_row + query.to(tl.int64) * order_token
+            query = tl.load(where, mask=query >= 0, other=-1).to(tl.int32)
+            tl.store(tokens + at, query)
         tl.store(slots + (row.to(tl.int64) * n + query) * groups + group, at, mask=query >= 0)
 
 
@@ -163,7 +233,7 @@ def _merge_heads(slots: Tensor, partial: Tensor, partial_lse: Tensor, output: Te
     rows, warps, stages = (32, 4, 1) if few else (16, 2, 3)
     _merge[(triton.cdiv(n, rows), heads)](
         slots, partial, partial_lse, output, lse, n, groups, output.stride(0), output.stride(1), lse.stride(0),
-        ROWS=rows, D=output.shape[2], STAGES=stages, num_warps=warps,
+        ROWS=rows, D=partial.shape[1], HEAD_DIM=output.shape[2], STAGES=stages, num_warps=warps,
     )  # fmt: skip
 
 
@@ -171,7 +241,7 @@ def _merge_heads(slots: Tensor, partial: Tensor, partial_lse: Tensor, output: Te
 def _merge(
     slots: tl.tensor, partial: tl.tensor, partial_lse: tl.tensor, output: tl.tensor, lse: tl.tensor, n: tl.tensor,
     groups: tl.tensor, out_head: tl.tensor, out_token: tl.tensor, lse_head: tl.tensor, ROWS: tl.constexpr,
-    D: tl.constexpr, STAGES: tl.constexpr,
+    D: tl.constexpr, HEAD_DIM: tl.constexpr, STAGES: tl.constexpr,
 ) -> None:  # fmt: skip
     head = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -194,7 +264,7 @@ def _merge(
         top = new
     result = acc / tl.where(total > 0, total, 1.0)[:, None]
     where = output + head * out_head + row.to(tl.int64)[:, None] * out_token + column[None]
-    tl.store(where, result.to(output.dtype.element_ty), mask=inside[:, None])
+    tl.store(where, result.to(output.dtype.element_ty), mask=inside[:, None] & (column < HEAD_DIM)[None])
     finite = tl.log2(tl.where(total > 0, total, 1.0))
     value = tl.where(total > 0, (top + finite) * 0.6931471805599453, -float("inf"))
     tl.store(lse + head * lse_head + row, value, mask=inside)

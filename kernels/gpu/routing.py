@@ -14,7 +14,6 @@ and read twice, 36 MB of lists written: 0.04 ms at 3 TB/s, and four launches.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import triton
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.gpu.widen import check_dtype, jit, popcount
+from attnbench.kernels.remember import remembered
 
 TILE = 128
 MOST_GROUP = 6
@@ -40,6 +40,9 @@ class Routes:
             first + i), and where the tile starts in ``queries``. Tiles of many blocks first.
         count: int32 [1], number of tiles, on the device.
         overflow: int32 [1], 1 if there were more tiles than ``capacity``: the tiles that fit are right, others missing.
+        starts: int32 [lists], the first tile of each list, numbered by ``list_of``.
+        totals: int32 [lists], its queries.
+        ranks: int32 [2^group - 1, 3], what ``list_of`` reads.
         group: blocks of a group.
         tile: queries of a tile.
     """
@@ -48,6 +51,9 @@ class Routes:
     tiles: Tensor
     count: Tensor
     overflow: Tensor
+    starts: Tensor
+    totals: Tensor
+    ranks: Tensor
     group: int
     tile: int
 
@@ -127,10 +133,10 @@ def build_routes(keep: Tensor, group: int = 1, *, tile: int = TILE, capacity: in
         bits, ranks, before, totals, starts, queries, tiles, words, blocks, chunks, capacity, **shape, TILE=tile,
         num_warps=4,
     )  # fmt: skip
-    return Routes(queries, tiles, ends[:1], ends[1:], group, tile)
+    return Routes(queries, tiles, ends[:1], ends[1:], starts, totals, ranks, group, tile)
 
 
-@lru_cache(maxsize=32)
+@remembered(32)
 def _pattern_ranks(group: int, device: torch.device) -> Tensor:
     """Return, for each pattern from 1 on: lists of larger classes, its place in its class, size of its class.
 
@@ -145,7 +151,7 @@ def _pattern_ranks(group: int, device: torch.device) -> Tensor:
 
 
 @jit
-def _list_of(
+def list_of(
     ranks: tl.tensor, pattern: tl.tensor, row: tl.tensor, rows: tl.tensor, group: tl.tensor, groups: tl.tensor
 ) -> tl.tensor:
     """Return the number of a list: by class of its pattern, then by row and group, then by pattern."""
@@ -196,7 +202,7 @@ def _count(
     """Count the queries of each list of a group: all of them, and those before each chunk."""
     group, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     for pattern in range(1, 1 << GROUP):
-        number = _list_of(ranks, pattern, row, tl.num_programs(1), group, tl.num_programs(0))
+        number = list_of(ranks, pattern, row, tl.num_programs(1), group, tl.num_programs(0))
         so_far = tl.full([], 0, tl.int32)
         for first in range(0, chunks, CHUNKS):
             chunk = first + tl.arange(0, CHUNKS)
@@ -234,7 +240,7 @@ def _scatter(
     word = tl.arange(0, CHUNK)
     lane = tl.arange(0, 32)
     for pattern in range(1, 1 << GROUP):
-        number = _list_of(ranks, pattern, row, tl.num_programs(2), group, tl.num_programs(1))
+        number = list_of(ranks, pattern, row, tl.num_programs(2), group, tl.num_programs(1))
         match = _matching(bits, chunk * CHUNK + word, row, group, pattern, words, blocks, GROUP)
         found = popcount(match)
         start = tl.load(starts + number)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,3 +113,33 @@ def test_a_task_is_read_off_the_tensors() -> None:
 def test_triton_says_what_it_needs_and_auto_passes_it_by() -> None:
     with pytest.raises(Unsupported, match="engine 'triton' is not available: it needs an NVIDIA GPU"):
         get_engine("triton")
+
+
+def test_auto_passes_by_engines_that_suit_the_plan_badly_or_were_never_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    wasteful = replace(
+        ENGINES["reference"], name="wasteful", unsuitable=lambda plan, task: "would compute it all twice"
+    )
+    untested = replace(ENGINES["reference"], name="untested", tested=False)
+    engines = {"wasteful": wasteful, "untested": untested}
+    monkeypatch.setattr("attnbench.kernels.engines.ENGINES", engines)
+    with pytest.raises(Unsupported, match="wasteful would compute it all twice; untested was never tested"):
+        choose_engine("auto", make_plan(full=False), TASK)
+    for name in engines:
+        assert choose_engine(name, make_plan(full=False), TASK).name == name, "by name they can be had"
+    engines["reference"] = ENGINES["reference"]
+    assert choose_engine("auto", make_plan(full=False), TASK).name == "reference"
+
+
+def test_the_dense_baseline_is_never_an_untested_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    from attnbench import agenda
+
+    untested = replace(ENGINES["reference"], name="untested", tested=False)
+    monkeypatch.setattr(agenda, "ENGINES", {"untested": untested, "reference": ENGINES["reference"]})
+    assert agenda.dense_engines() == ["reference"]
+    assert [name for name, engine in ENGINES.items() if not engine.tested] == ["flex", "flash3", "flash2"]
+
+
+def test_the_documentation_lists_the_engines_in_the_order_of_auto() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| `")]
+    assert rows == [f"`{name}`" for name in ENGINES]

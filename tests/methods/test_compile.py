@@ -1,4 +1,4 @@
-"""Routed methods under torch.compile: one whole graph, and the plan that runs without it."""
+"""Methods under torch.compile: one whole graph, and the plan that runs without it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ VARIANTS: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
     ("vmoba", {"select": "topk", "scope": "query", "topk": (1, 2, 3)}, (0, 0)),
     ("moba", {"blocks": 7, "topk": 3}, (0, 0)),
     ("moba", {"block_size": 9, "topk": 3, "causal": True}, (3, 0)),
+    ("full", {}, (1, 2)),
+    ("sta", {"tile": (2, 2, 3), "window": (1, 3, 1)}, (2, 0)),
+    ("sliding-window", {}, (0, 1)),
+    ("sliding-window", {"window": (0, 2, 1)}, (0, 0)),
+    ("sliding-window", {"width": 9}, (1, 1)),
 ]
 
 

@@ -77,6 +77,23 @@ def test_every_list_in_tiles(keep: Tensor, group: int, tile: int) -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+@given(keep=draw_keep(), group=st.integers(1, 3))
+def test_every_list_can_be_found_by_its_number(keep: Tensor, group: int) -> None:
+    routes = build_routes(keep, group, tile=16)
+    rows, groups = keep.shape[0] * keep.shape[1], -(-keep.shape[3] // group)
+    lists, queries, seen = lists_of(keep, group), routes.queries.tolist(), set()
+    for row in range(rows):
+        for index in range(groups):
+            for pattern, (larger, place, size) in enumerate(routes.ranks.tolist(), 1):
+                number = larger * groups * rows + (row * groups + index) * size + place
+                seen.add(number)
+                start, total = int(routes.starts[number]) * 16, int(routes.totals[number])
+                wanted = lists.get((row, index * group, pattern), [])
+                assert queries[start : start + total] == wanted
+    assert seen == set(range(len(routes.totals)))
+
+
 def test_a_shared_head_is_routed_once() -> None:
     keep = torch.tensor([[True, False], [True, True], [False, True]], device=DEVICE)
     routes = build_routes(keep.expand(1, 1, 3, 2), tile=2)

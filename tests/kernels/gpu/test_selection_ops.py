@@ -19,6 +19,7 @@ import attnbench
 from attnbench.kernels import selection
 from attnbench.kernels import selection_ops as ops
 from attnbench.kernels.cuts import Cut, route
+from attnbench.kernels.flop_formulas import register_flops
 from attnbench.kernels.gpu import cut, pooling, rows, scoring
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.partition import Partition, partition_cuboids, partition_ranges
@@ -219,7 +220,7 @@ def test_tensors_that_record_gradients_are_no_trouble() -> None:
 
 @pytest.mark.parametrize("kernels", [False, True])
 def test_torchs_counter_counts_the_flops_that_the_plan_states(kernels: bool) -> None:
-    ops.register_flops()
+    register_flops()
     from torch.utils.flop_counter import FlopCounterMode
 
     layout = Layout(Grid(2, 3, 4), (2, 1))

@@ -1,0 +1,166 @@
+"""Convert a plan of whole blocks to masks on tiles of fixed size: which are empty, full, or kept in part.
+
+The conversion keeps exactly the plan's pairs. Nothing in it waits for the device: a tile counts its kept block pairs by
+differences of running sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from attnbench.kernels.engines.places import Places
+from attnbench.kernels.plan import Plan
+
+FAR = 2**40
+"""Beyond all coordinates and bounds of rules: the box of a tile without video tokens lies here, inside out."""
+
+
+@dataclass(frozen=True, eq=False)
+class ElementRule:
+    """The element rule of a plan by place, packed as ``PackedRule``; [M] each, or [B, H, M] where heads have orders.
+
+    A pair is kept if ``(k_low[k] - q_packed[q]) & (q_high[q] - k_packed[k]) & guard == guard``, or if one is text.
+    """
+
+    q_packed: Tensor
+    q_high: Tensor
+    k_packed: Tensor
+    k_low: Tensor
+    q_text: Tensor
+    k_text: Tensor
+    guard: int
+
+
+@dataclass(frozen=True, eq=False)
+class TileMask:
+    """A plan on tiles.
+
+    Attributes:
+        queries, keys: where tokens lie.
+        keep: the plan's kept blocks, bool [B or 1, H or 1, q blocks, k blocks].
+        full: bool [B or 1, H or 1, q tiles, k tiles], tiles of which every pair is kept.
+        partial: the same for tiles of which some pairs may be kept, and not all; all others are empty.
+        rule: the plan's element rule by place, or None.
+    """
+
+    queries: Places
+    keys: Places
+    keep: Tensor
+    full: Tensor
+    partial: Tensor
+    rule: ElementRule | None
+
+    def executed_pairs(self, batch: int, heads: int) -> int:
+        """Count the pairs in tiles that are not empty, all of them and what lies beyond the last token included."""
+        shared = batch * heads // (self.full.shape[0] * self.full.shape[1])
+        return int((self.full | self.partial).sum()) * self.queries.tile * self.keys.tile * shared
+
+
+def convert(plan: Plan, queries: Places, keys: Places) -> TileMask:
+    """Convert a plan of a BlockPattern whose tokens lie at these places."""
+    pattern = plan.pattern
+    some, every = _count(pattern.keep, queries, keys)
+    rule = None
+    if pattern.rule is not None:
+        rule_some, rule_every = _classify(plan, queries, keys)
+        some, every = some & rule_some, every & rule_every
+        rule = _element_rule(plan, queries, keys)
+    if keys.real is not None:
+        # A repeated key must not be seen twice; what repeated queries compute is thrown away.
+        real = pad(keys.real, (0, -keys.size % keys.tile)).view(-1, keys.tile)
+        every = every & real.all(-1)
+    return TileMask(queries, keys, pattern.keep, some & every, some & ~every, rule)
+
+
+def tile_lists(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """List the chosen tiles of each row of bool [..., rows, columns].
+
+    Returns:
+        Their counts, int32 [..., rows], and their columns, ascending, int32 [..., rows, columns]; the rest is 0.
+    """
+    columns = chosen.shape[-1]
+    running = chosen.cumsum(-1)
+    slot = torch.where(chosen, running - 1, columns)  # the last column takes what was not chosen
+    lists = torch.zeros(*chosen.shape[:-1], columns + 1, dtype=torch.int32, device=chosen.device)
+    lists.scatter_(-1, slot, torch.arange(columns, dtype=torch.int32, device=chosen.device).expand_as(slot))
+    return running[..., -1].to(torch.int32), lists[..., :columns].contiguous()
+
+
+def element_mask(mask: TileMask) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Return a function (batch item, head, query place, key place) -> whether the pair is kept, for partial tiles."""
+    keep, q_block, k_block = mask.keep, mask.queries.block, mask.keys.block
+    by_batch, by_head = int(keep.shape[0] > 1), int(keep.shape[1] > 1)
+
+    def block_kept(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return keep[b * by_batch, h * by_head, q_block[q], k_block[k]]
+
+    rule = mask.rule
+    if rule is None:
+        return block_kept
+    q_packed, q_high, q_text = rule.q_packed, rule.q_high, rule.q_text
+    k_packed, k_low, k_text = rule.k_packed, rule.k_low, rule.k_text
+    guard, q_own, k_own = rule.guard, q_packed.dim() == 3, k_packed.dim() == 3
+
+    def rule_kept(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        at_q = (b, h, q) if q_own else (q,)
+        at_k = (b, h, k) if k_own else (k,)
+        inside = (k_low[at_k] - q_packed[at_q]) & (q_high[at_q] - k_packed[at_k]) & guard
+        return block_kept(b, h, q, k) & ((inside == guard) | q_text[at_q] | k_text[at_k])
+
+    return rule_kept
+
+
+def expand_heads(x: Tensor, places: Places, heads: int) -> Tensor:
+    """Give every query head its own keys where its order differs from those of the heads that share them."""
+    return x.repeat_interleave(heads // x.shape[1], 1) if places.by_head and x.shape[1] != heads else x
+
+
+def _count(keep: Tensor, queries: Places, keys: Places) -> tuple[Tensor, Tensor]:
+    """Return which tiles touch a kept pair of blocks, and of which tiles all pairs of blocks are kept."""
+    if queries.first is queries.last and keys.first is keys.last:
+        kept_blocks = keep[:, :, queries.first][..., keys.first]
+        return kept_blocks, kept_blocks
+    along_k = pad(keep.cumsum(3, dtype=torch.int32), (1, 0))
+    columns = along_k[..., keys.last + 1] - along_k[..., keys.first]
+    along_q = pad(columns.cumsum(2, dtype=torch.int32), (0, 0, 1, 0))
+    kept = along_q[:, :, queries.last + 1] - along_q[:, :, queries.first]
+    touched = (queries.last - queries.first + 1)[:, None] * (keys.last - keys.first + 1)
+    return kept > 0, kept == touched
+
+
+def _classify(plan: Plan, queries: Places, keys: Places) -> tuple[Tensor, Tensor]:
+    """Return of which tiles the rule may keep a pair, and of which it keeps all, by their bounding boxes."""
+    rule = plan.pattern.rule
+    assert rule is not None
+    q_box, k_box = _boxes(plan, queries), _boxes(plan, keys)
+    some, every = rule.classify(
+        (q_box[0].unsqueeze(-2), q_box[1].unsqueeze(-2)), (k_box[0].unsqueeze(-3), k_box[1].unsqueeze(-3))
+    )
+    # Boxes hold video tokens; pairs with a text token are kept whatever the rule says.
+    return some | q_box[2].unsqueeze(-1) | k_box[2].unsqueeze(-2), every
+
+
+def _boxes(plan: Plan, places: Places) -> tuple[Tensor, Tensor, Tensor]:
+    """Return lowest and highest coordinates of the video tokens of every tile, and which tiles hold text."""
+    tiles = -(-places.size // places.tile)
+    # Repeating the last token fills the last tile and changes no box.
+    at = torch.arange(tiles * places.tile, device=plan.device).clamp(max=places.size - 1)
+    tokens = at if places.tokens is None else places.tokens[..., at]
+    where, text = plan.positions[tokens], plan.is_text[tokens]
+    low = where.masked_fill(text[..., None], FAR).unflatten(-2, (tiles, places.tile)).amin(-2)
+    high = where.masked_fill(text[..., None], -FAR).unflatten(-2, (tiles, places.tile)).amax(-2)
+    return low, high, text.unflatten(-1, (tiles, places.tile)).any(-1)
+
+
+def _element_rule(plan: Plan, queries: Places, keys: Places) -> ElementRule:
+    packed, text = plan.packed_rule, plan.is_text
+    q = slice(None) if queries.tokens is None else queries.tokens
+    k = slice(None) if keys.tokens is None else keys.tokens
+    return ElementRule(
+        packed.packed[q], packed.to_high[q], packed.packed[k], packed.from_low[k], text[q], text[k], packed.guard
+    )

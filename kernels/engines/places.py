@@ -1,0 +1,196 @@
+"""Where tokens lie when an engine with tiles of fixed size runs a plan of blocks, and moving tensors there and back.
+
+Tokens lie either in the plan's arranged order, one after another, or in that order with every block beginning at a
+multiple of the tile size. Then a tile lies within one block, so whole blocks become whole tiles whatever their size.
+The places left over at the end of a block repeat its last token; they are computed and thrown away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from attnbench.kernels.plan import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """The places of one side of a plan, queries or keys; M is their number.
+
+    Attributes:
+        tile: places of a tile; the last tile may have fewer.
+        tokens: int64 [M] or [B, H, M], the token at each place; None means that place and token are the same.
+        place_of: int64 [N] or [B, H, N], the place of each token; None likewise.
+        block: int64 [M], the block of the token at each place.
+        first: int64 [tiles], the first block of each tile.
+        last: the last one; the same tensor if a tile never lies in two blocks.
+        real: bool [M], which places are not repetitions; None if all are real, which is known without looking.
+    """
+
+    tile: int
+    tokens: Tensor | None
+    place_of: Tensor | None
+    block: Tensor
+    first: Tensor
+    last: Tensor
+    real: Tensor | None
+
+    @property
+    def size(self) -> int:
+        """M, the number of places."""
+        return len(self.block)
+
+    @property
+    def by_head(self) -> bool:
+        """Whether each head has its own order."""
+        return self.tokens is not None and self.tokens.dim() == 3
+
+
+def consecutive(plan: Plan, side: str, tile: int) -> Places:
+    """Place the tokens of ``side`` ("q" or "k") one after another in the arranged order; nothing waits for a device."""
+    n = plan.layout.tokens
+    offsets = plan.pattern.q_offsets if side == "q" else plan.pattern.k_offsets
+    order = plan.q_order if side == "q" else plan.k_order
+    block = torch.searchsorted(offsets, torch.arange(n, device=offsets.device), right=True) - 1
+    begin = torch.arange(0, n, tile, device=offsets.device)
+    last = block[(begin + tile - 1).clamp(max=n - 1)]
+    return Places(tile, order, None if order is None else _inverse(order), block, block[begin], last, None)
+
+
+def aligned(plan: Plan, side: str, tile: int) -> Places:
+    """Place the tokens of ``side`` ("q" or "k") in the arranged order, every block beginning with a new tile.
+
+    The number of places depends on the block sizes, so offsets seen for the first time are read, once.
+    """
+    offsets = plan.pattern.q_offsets if side == "q" else plan.pattern.k_offsets
+    order = plan.q_order if side == "q" else plan.k_order
+    found = _alignment(offsets, tile)
+    if found.real is None:
+        place_of = None if order is None else _inverse(order)
+        return Places(tile, order, place_of, found.block, found.tile_block, found.tile_block, None)
+    tokens, place_of = found.position, found.place_of
+    if order is not None:
+        tokens = order[..., found.position]
+        place_of = torch.empty_like(order).scatter_(-1, order, found.place_of.expand_as(order))
+    return Places(tile, tokens, place_of, found.block, found.tile_block, found.tile_block, found.real)
+
+
+def number_of_places(offsets: Tensor, tile: int) -> int:
+    """Return how many places ``aligned`` takes for blocks at these offsets; new offsets are read, once."""
+    return len(_alignment(offsets, tile).block)
+
+
+@dataclass(frozen=True, eq=False)
+class _Alignment:
+    """What the offsets say about aligned places: arranged position and block of each, place of each position."""
+
+    position: Tensor
+    place_of: Tensor
+    block: Tensor
+    tile_block: Tensor
+    real: Tensor | None
+
+
+# Partitions are cached objects, so the same offsets come with every call.
+_alignments: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def _alignment(offsets: Tensor, tile: int) -> _Alignment:
+    by_tile = _alignments.setdefault(offsets, {})
+    if tile not in by_tile:
+        by_tile[tile] = _align(offsets, tile)
+    found: _Alignment = by_tile[tile]
+    return found
+
+
+def _align(offsets: Tensor, tile: int) -> _Alignment:
+    """Read the offsets and place every block; reading waits for the device."""
+    device, starts = offsets.device, offsets.cpu()
+    sizes = starts.diff()
+    tiles = -(-sizes // tile)
+    tile_block = torch.repeat_interleave(tiles)
+    block = torch.repeat_interleave(tiles * tile)
+    begin = (tiles * tile).cumsum(0) - tiles * tile
+    within = torch.arange(len(block)) - begin[block]
+    position = starts[block] + torch.minimum(within, sizes[block] - 1)
+    of_position = torch.repeat_interleave(sizes)
+    place_of = begin[of_position] + torch.arange(len(of_position)) - starts[of_position]
+    real = within < sizes[block]
+    everywhere = len(block) == len(of_position)
+    return _Alignment(
+        position.to(device), place_of.to(device), block.to(device), tile_block.to(device),
+        None if everywhere else real.to(device),
+    )  # fmt: skip
+
+
+def arrange(x: Tensor, places: Places) -> Tensor:
+    """Return x [B, H, N, D] as [B, H, M, D], every place holding its token; differentiable.
+
+    The gradient of a place that repeats a token is left out: it must be zero, as it is where nothing reads the place.
+    """
+    if places.tokens is None:
+        return x
+    moved: Tensor = _Arrange.apply(x, places)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    return moved
+
+
+def restore(x: Tensor, places: Places) -> Tensor:
+    """Return x [B, H, M, D] as [B, H, N, D], tokens in grid order; differentiable."""
+    if places.place_of is None:
+        return x
+    moved: Tensor = _Restore.apply(x, places)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    return moved
+
+
+def restore_rows(x: Tensor, places: Places) -> Tensor:
+    """Return one number a query, x [B, H, M], as [B, H, N], tokens in grid order; not differentiable."""
+    if places.place_of is None:
+        return x
+    return _rows(x.detach()[..., None], places.place_of)[..., 0]
+
+
+class _Arrange(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Places) -> Tensor:
+        assert places.tokens is not None
+        ctx.places = places
+        return _rows(x, places.tokens)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _rows(grad, ctx.places.place_of), None
+
+
+class _Restore(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Places) -> Tensor:
+        assert places.place_of is not None
+        ctx.places = places
+        return _rows(x, places.place_of)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        places = ctx.places
+        if places.real is None:
+            return _rows(grad, places.tokens), None
+        spread = grad.new_zeros(*grad.shape[:2], places.size, grad.shape[3])
+        place_of = places.place_of
+        if place_of.dim() == 1:
+            return spread.index_copy_(2, place_of, grad), None
+        return spread.scatter_(2, place_of[..., None].expand_as(grad), grad), None
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """Gather rows of x [B, H, rows, D] by int64 [M] or [B, H, M]; without its own order the heads of x may be fewer."""
+    if index.dim() == 1:
+        return x.index_select(2, index)
+    return x.gather(2, index[..., None].expand(-1, -1, -1, x.shape[3]))
+
+
+def _inverse(order: Tensor) -> Tensor:
+    positions = torch.arange(order.shape[-1], device=order.device)
+    return torch.empty_like(order).scatter_(-1, order, positions.expand_as(order))

@@ -1,0 +1,178 @@
+"""Gradients of keys and values on Hopper, in Gluon: two warpgroups compute, one gathers, two warps load.
+
+A key tile is 128 keys, 64 a computing warpgroup, and stays in shared memory while the queries that keep it pass by, 64
+a step. Scores are computed turned, so that probabilities and their gradients are left operands as they lie in
+registers. dK of the step before runs while P is computed, and dV while dS is. More in flight takes more registers than
+there are, and ptxas then waits after every instruction (its warning C7512). Queries and dO are gathered by cp.async,
+three steps in flight, with their log-sum-exp (base 2) and delta beside them. Absent queries have a log-sum-exp of +inf.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from attnbench.kernels.gpu.key_tiles_hopper import gather, load, probabilities, statistics, steps_of
+from attnbench.kernels.gpu.work import KEYS, LOG2_E, PLACES, KeyTiles
+
+STEP = PLACES
+STAGES = 4
+REGISTERS = 224
+
+
+def launch(
+    q: Tensor, k: Tensor, v: Tensor, d_output: Tensor, lse: Tensor, delta: Tensor, key_tiles: KeyTiles, scale: float,
+    token_of: Tensor | None, dk: Tensor, dv: Tensor,
+) -> None:  # fmt: skip
+    """Differentiate by keys and values; arguments as of ``backward_keys``, without a rule, head_dim 64 or 128."""
+    batch, heads, n, d = q.shape
+    kv_heads = k.shape[1]
+    layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if k.dtype == torch.bfloat16 else gl.float16)
+    k_rows, v_rows = (TensorDescriptor.from_tensor(x.view(-1, d), [KEYS, d], layout) for x in (k, v))
+    tiles = key_tiles.records.shape[1]
+    total = batch * kv_heads * tiles
+    programs = min(total, torch.cuda.get_device_properties(k.device).multi_processor_count)
+    token_row = token_of.stride(0) if token_of is not None and token_of.dim() == 2 else 0
+    _backward_keys[(programs,)](
+        k_rows, v_rows, q, d_output, lse, delta, key_tiles.queries, key_tiles.records, key_tiles.segments, dk, dv,
+        key_tiles.queries if token_of is None else token_of, token_row, *q.stride()[:3], *d_output.stride()[:3], heads,
+        heads // kv_heads, n, k.shape[2], tiles, total, scale, scale * LOG2_E, KEYS=KEYS, STEP=STEP, D=d,
+        STAGES=STAGES, REGISTERS=REGISTERS, ORDERED=token_of is not None, num_warps=4,
+    )  # fmt: skip
+
+
+@gluon.jit
+def _gradient(
+    p, dp, stats, stage, SCORES: gl.constexpr, COLUMNS: gl.constexpr, WEIGHTS: gl.constexpr, DTYPE: gl.constexpr
+):  # fmt: skip
+    """Return dS of a step, turned, as a left operand."""
+    delta = stats.index(stage * 2 + 1).load(COLUMNS)
+    p = gl.convert_layout(p, SCORES).to(gl.float32)
+    return gl.convert_layout((p * (dp - gl.expand_dims(delta, 0))).to(DTYPE), WEIGHTS)
+
+
+@gluon.jit
+def _compute(
+    k_smem, v_smem, q_smem, do_smem, stats, kv_full, kv_empty, q_full, q_empty, records, dk, dv, token_of, token_row,
+    kv_group, tokens, tiles, total, scale, scale2, PART: gl.constexpr, STEP: gl.constexpr, D: gl.constexpr,
+    STAGES: gl.constexpr, ORDERED: gl.constexpr, DTYPE: gl.constexpr,
+):  # fmt: skip
+    HALF: gl.constexpr = 64
+    SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, STEP, 16])
+    OUT: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, D, 16])
+    WEIGHTS: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=OUT, k_width=2)
+    COLUMNS: gl.constexpr = gl.SliceLayout(0, SCORES)
+    zero = gl.full([HALF, STEP], 0.0, gl.float32, SCORES)
+    step = 0
+    turn = 0
+    for work in range(gl.program_id(0), total, gl.num_programs(0)):
+        kv_head = work // tiles
+        tile = work % tiles
+        first_head = kv_head * kv_group
+        record = records + (first_head * tiles + tile) * 8
+        begin = gl.load(record)
+        end = gl.load(record + 1)
+        if begin < end:
+            steps = steps_of(records, first_head, kv_group, tile, tiles)
+            keys = k_smem.slice(PART * HALF, HALF)
+            values = v_smem.slice(PART * HALF, HALF)
+            dk_sum = gl.full([HALF, D], 0.0, gl.float32, OUT)
+            dv_sum = gl.full([HALF, D], 0.0, gl.float32, OUT)
+            mbarrier.wait(kv_full, turn & 1)
+            if steps > 0:
+                stage = step % STAGES
+                mbarrier.wait(q_full.index(stage), (step // STAGES) & 1)
+                s = warpgroup_mma(keys, q_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+                s = warpgroup_mma_wait(0, deps=[s])
+                p = probabilities(s, stats, stage, scale2, COLUMNS, WEIGHTS, DTYPE)
+                dp = warpgroup_mma(values, do_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+                dv_acc = warpgroup_mma(p, do_smem.index(stage), dv_sum, is_async=True)
+                dp, p = warpgroup_mma_wait(1, deps=[dp, p])
+                ds = _gradient(p, dp, stats, stage, SCORES, COLUMNS, WEIGHTS, DTYPE)
+                dv_sum, p = warpgroup_mma_wait(0, deps=[dv_acc, p])
+                for _ in range(1, steps):
+                    last = stage
+                    step += 1
+                    stage = step % STAGES
+                    mbarrier.wait(q_full.index(stage), (step // STAGES) & 1)
+                    s = warpgroup_mma(keys, q_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+                    dk_acc = warpgroup_mma(ds, q_smem.index(last), dk_sum, is_async=True)
+                    s = warpgroup_mma_wait(1, deps=[s])
+                    p = probabilities(s, stats, stage, scale2, COLUMNS, WEIGHTS, DTYPE)
+                    dk_sum, ds = warpgroup_mma_wait(0, deps=[dk_acc, ds])
+                    mbarrier.arrive(q_empty.index(last), count=1)
+                    dp = warpgroup_mma(values, do_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+                    dv_acc = warpgroup_mma(p, do_smem.index(stage), dv_sum, is_async=True)
+                    dp, p = warpgroup_mma_wait(1, deps=[dp, p])
+                    ds = _gradient(p, dp, stats, stage, SCORES, COLUMNS, WEIGHTS, DTYPE)
+                    dv_sum, p = warpgroup_mma_wait(0, deps=[dv_acc, p])
+                dk_acc = warpgroup_mma(ds, q_smem.index(stage), dk_sum, is_async=True)
+                dk_sum, ds = warpgroup_mma_wait(0, deps=[dk_acc, ds])
+                mbarrier.arrive(q_empty.index(stage), count=1)
+                step += 1
+            mbarrier.arrive(kv_empty, count=1)
+            turn += 1
+            row = begin + PART * HALF + gl.arange(0, HALF, gl.SliceLayout(1, OUT))
+            column = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, OUT)), 0)
+            there = row < end
+            token = row.to(gl.int64)
+            if ORDERED:
+                token = gl.load(token_of + kv_head.to(gl.int64) * token_row + row, mask=there, other=0)
+            at = gl.expand_dims((kv_head.to(gl.int64) * tokens + token) * D, 1) + column
+            there = gl.expand_dims(there, 1)
+            gl.store(dk + at, (dk_sum * scale).to(DTYPE), mask=there)
+            gl.store(dv + at, dv_sum.to(DTYPE), mask=there)
+
+
+@gluon.jit
+def _backward_keys(
+    k_rows, v_rows, q, d_output, lse, delta, queries, records, segments, dk, dv, token_of, token_row, q_batch, q_head,
+    q_token, do_batch, do_head, do_token, heads, kv_group, n, tokens, tiles, total, scale, scale2, KEYS: gl.constexpr,
+    STEP: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr, ORDERED: gl.constexpr,
+    num_warps: gl.constexpr,
+):  # fmt: skip
+    DTYPE: gl.constexpr = k_rows.dtype
+    ROWS: gl.constexpr = gl.NVMMASharedLayout.get_default_for([STEP, D], DTYPE)
+    k_smem = gl.allocate_shared_memory(DTYPE, [KEYS, D], k_rows.layout)
+    v_smem = gl.allocate_shared_memory(DTYPE, [KEYS, D], v_rows.layout)
+    q_smem = gl.allocate_shared_memory(DTYPE, [STAGES, STEP, D], ROWS)
+    do_smem = gl.allocate_shared_memory(DTYPE, [STAGES, STEP, D], ROWS)
+    stats = gl.allocate_shared_memory(gl.float32, [2 * STAGES, STEP], gl.SwizzledSharedLayout(1, 1, 1, order=[0]))
+    rows = gl.allocate_shared_memory(gl.int32, [STAGES, STEP], gl.SwizzledSharedLayout(1, 1, 1, order=[0]))
+    kv_full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    kv_empty = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    q_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    q_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    mbarrier.init(kv_full, count=1)
+    mbarrier.init(kv_empty, count=2)
+    for i in gl.static_range(STAGES):
+        mbarrier.init(q_full.index(i), count=2)
+        mbarrier.init(q_empty.index(i), count=2)
+    fence_async_shared()
+    gl.thread_barrier()
+    gl.warp_specialize(
+        [
+            (_compute, (k_smem, v_smem, q_smem, do_smem, stats, kv_full, kv_empty, q_full, q_empty, records, dk, dv,
+                        token_of, token_row, kv_group, tokens, tiles, total, scale, scale2, 0, STEP, D, STAGES, ORDERED,
+                        DTYPE)),
+            (_compute, (k_smem, v_smem, q_smem, do_smem, stats, kv_full, kv_empty, q_full, q_empty, records, dk, dv,
+                        token_of, token_row, kv_group, tokens, tiles, total, scale, scale2, 1, STEP, D, STAGES, ORDERED,
+                        DTYPE)),
+            (gather, (q_smem, do_smem, q_full, q_empty, q, d_output, queries, records, segments, q_batch, q_head,
+                       q_token, do_batch, do_head, do_token, heads, kv_group, tiles, total, STEP, D, STAGES)),
+            (load, (k_rows, v_rows, k_smem, v_smem, kv_full, kv_empty, records, kv_group, tokens, tiles, total)),
+            (statistics, (stats, rows, q_full, q_empty, lse, delta, queries, records, segments, kv_group, n, tiles,
+                          total, STEP, STAGES)),
+        ],
+        [4, 4, 1, 1],
+        [REGISTERS, 488 - 2 * REGISTERS, 24, 24],
+    )  # fmt: skip

@@ -1,0 +1,441 @@
+"""Tiles of block patterns: lists of work from kept blocks, made on the device without waiting for it.
+
+Query blocks are cut into tiles and laid out one after another, so each starts a tile. Every row of kept blocks
+becomes runs of neighbouring blocks; all tiles of the row share them. Key tiles are the same with the sides exchanged:
+runs of places that keep a key block. Where heads share the pattern, they share the lists, and only records repeat.
+Within a head, tiles of many steps come first.
+
+A list has room for as many runs as a row can have; what is not used is neither written nor read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from attnbench.kernels.gpu.rule_arrays import tokens_of
+from attnbench.kernels.gpu.widen import jit
+from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS, KeyTiles, Tiles
+from attnbench.kernels.pattern import BlockPattern
+from attnbench.kernels.plan import Plan
+
+LEAST = 16
+SMALL_ROWS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class BlockWork:
+    """What forward, dQ and dK, dV share.
+
+    Attributes:
+        plan: the plan.
+        states: uint8 [B or 1, H or 1, q blocks, k blocks] (expanded): 0 dropped, 1 kept whole, 2 kept in part.
+        queries: int32 [orders · room], see ``Tiles``.
+        first: int32 [q blocks + 1], first tile of each query block, and the number of tiles.
+        room: places of one order; place p of order i is at i · room + p.
+        rows: query rows of a tile.
+    """
+
+    plan: Plan
+    states: Tensor
+    queries: Tensor
+    first: Tensor
+    room: int
+    rows: int
+
+    @property
+    def sheets(self) -> int:
+        """How many heads have kept blocks of their own: 1, or B · H."""
+        return self.states.shape[0] * self.states.shape[1]
+
+    @property
+    def orders(self) -> int:
+        """How many heads have a layout of queries of their own: 1, or B · H."""
+        return len(self.queries) // self.room
+
+
+def tile_size(tokens: int, blocks: int, most: int) -> int:
+    """Return the least power of two from 16 to ``most`` that holds a block of mean size, or ``most``."""
+    mean: int = triton.cdiv(tokens, blocks)
+    return max(LEAST, _width(mean, most))
+
+
+def list_bytes(plan: Plan) -> int:
+    """Return the bytes of the segments that the lists of a plan have room for, those of key tiles included."""
+    assert isinstance(plan.pattern, BlockPattern)
+    rows, columns = plan.pattern.keep.shape[2:]
+    shared = _shared(plan) and (plan.q_order is None or plan.q_order.dim() == 1)
+    return 8 * rows * (_most_runs(plan, columns) + columns) * (1 if shared else plan.batch * plan.heads)
+
+
+def lay_out(plan: Plan) -> BlockWork:
+    """Cut the query blocks of a plan into tiles, and classify its blocks by the rule if there is one."""
+    pattern = plan.pattern
+    assert isinstance(pattern, BlockPattern)
+    n, blocks, device = plan.layout.tokens, pattern.keep.shape[2], plan.device
+    rows = tile_size(n, blocks, ROWS)
+    capacity = blocks + n // rows
+    first = torch.empty(blocks + 1, dtype=torch.int32, device=device)
+    _number_tiles[(1,)](pattern.q_offsets, first, blocks, SIZE=rows, WIDTH=_width(blocks, 4096), num_warps=4)
+    order, orders, order_row = _rows_of(plan.q_order)
+    queries = torch.empty(orders * capacity * rows, dtype=torch.int32, device=device)
+    splits = min(64, triton.cdiv(capacity, blocks))
+    _place_queries[(blocks, splits, orders)](
+        pattern.q_offsets, first, order, queries, capacity * rows, order_row, ORDER=order is not None, ROWS=rows,
+        num_warps=4,
+    )  # fmt: skip
+    states = pattern.keep.view(torch.uint8) if pattern.rule is None else _classify_blocks(plan)
+    if not _shared(plan):
+        states = states.expand(plan.batch, plan.heads, -1, -1)
+    return BlockWork(plan, states, queries, first, capacity * rows, rows)
+
+
+def tiles_of(work: BlockWork) -> Tiles:
+    """List the tiles of a plan and the keys they keep."""
+    plan = work.plan
+    pattern, heads = plan.pattern, plan.batch * plan.heads
+    lines, columns = work.states.shape[2:]
+    # Small tiles leave room for two thread blocks on a multiprocessor, which steps of 128 keys would take away.
+    keys = tile_size(plan.layout.tokens, columns, KEYS if work.rows > SMALL_ROWS else SMALL_ROWS)
+    most = _most_runs(plan, columns)
+    segments, counts = _list_runs(work.states, pattern.k_offsets, pattern.k_offsets, 1, 0, keys, most)
+    records = torch.empty(heads * (work.room // work.rows), 8, dtype=torch.int32, device=plan.device)
+    count = torch.empty(1, dtype=torch.int32, device=plan.device)
+    _record_tiles[(lines, heads)](
+        work.first, counts, segments, records, count, lines, most, int(work.sheets > 1),
+        int(work.orders > 1), work.room,
+        ROWS=work.rows, WIDTH=triton.next_power_of_2(lines), num_warps=4,
+    )  # fmt: skip
+    return Tiles(work.queries, records, count, segments, work.rows, keys)
+
+
+def key_tiles_of(work: BlockWork, kv_heads: int) -> KeyTiles:
+    """List the key tiles of a plan and the places of queries that keep them.
+
+    ``kv_heads`` is the number of heads of k as given to the kernel: that of k, or H where each head has its key order.
+    """
+    plan = work.plan
+    pattern, heads = plan.pattern, plan.batch * plan.heads
+    states = work.states.transpose(-1, -2).contiguous()
+    lines = states.shape[2]
+    sheets = max(work.sheets, work.orders)
+    if sheets > 1:
+        states = states.expand(plan.batch, plan.heads, -1, -1)
+    room, most = work.room if work.orders > 1 else 0, states.shape[3]  # padding can keep any two blocks apart
+    segments, counts = _list_runs(states, work.first, pattern.q_offsets, work.rows, room, PLACES, most)
+    keys = tile_size(plan.layout.tokens, lines, KEYS)
+    first = torch.empty(lines + 1, dtype=torch.int32, device=plan.device)
+    _number_tiles[(1,)](pattern.k_offsets, first, lines, SIZE=keys, WIDTH=_width(lines, 4096), num_warps=4)
+    capacity = lines + plan.layout.tokens // keys
+    records = torch.zeros(heads, capacity, 8, dtype=torch.int32, device=plan.device)
+    _record_keys[(lines, plan.batch * kv_heads)](
+        pattern.k_offsets, first, counts, records, lines, most, capacity, int(sheets > 1), plan.heads // kv_heads,
+        KEYS=keys, WIDTH=triton.next_power_of_2(lines), num_warps=4,
+    )  # fmt: skip
+    return KeyTiles(work.queries, records, segments, keys)
+
+
+def _shared(plan: Plan) -> bool:
+    """Whether all heads keep the same pairs of blocks, and the rule keeps the same of them."""
+    pattern = plan.pattern
+    orders = [order for order in (plan.q_order, plan.k_order) if order is not None and order.dim() == 3]
+    return pattern.keep.shape[0] * pattern.keep.shape[1] == 1 and (pattern.rule is None or not orders)
+
+
+def _rows_of(order: Tensor | None) -> tuple[Tensor | None, int, int]:
+    """Return an order as rows, how many of them differ, and the stride from one to the next."""
+    if order is None:
+        return None, 1, 0
+    n = order.shape[-1]
+    return order.contiguous(), order.numel() // n, n
+
+
+def _width(size: int, most: int) -> int:
+    enough: int = triton.next_power_of_2(size)
+    return min(most, enough)
+
+
+def _warps(width: int) -> int:
+    return max(1, min(8, width // 512))
+
+
+def _most_runs(plan: Plan, columns: int) -> int:
+    # With a rule a run also ends where whole blocks end and blocks kept in part begin.
+    return columns if plan.pattern.rule is not None else (columns + 1) // 2
+
+
+def _list_runs(
+    states: Tensor, origins: Tensor, offsets: Tensor, unit: int, room: int, step: int, most: int
+) -> tuple[Tensor, Tensor]:
+    """List the runs of every line of ``states``: column c is from ``origins[c] · unit`` on as long as its block.
+
+    Returns:
+        segments, as in ``Tiles``, with room for ``most`` a line; runs and steps of each line, int32 [sheets, lines, 2].
+    """
+    lines, columns = states.shape[2:]
+    sheets = states.shape[0] * states.shape[1]
+    segments = torch.empty(sheets * lines * most + 1, 2, dtype=torch.int32, device=states.device)
+    counts = torch.empty(sheets, lines, 2, dtype=torch.int32, device=states.device)
+    width = triton.next_power_of_2(columns)
+    _list_line[(lines, sheets)](
+        states, origins, offsets, segments, counts, *states.stride(), states.shape[1], columns, most, room, UNIT=unit,
+        STEP=step, WIDTH=width, num_warps=_warps(width),
+    )  # fmt: skip
+    return segments, counts
+
+
+def _classify_blocks(plan: Plan) -> Tensor:
+    """Return the state of every pair of blocks under the plan's rule: dropped, whole, or in part."""
+    pattern = plan.pattern
+    assert isinstance(pattern, BlockPattern)
+    assert pattern.rule is not None
+    q_boxes, k_boxes = (
+        _bound_blocks(plan, order, offsets)
+        for order, offsets in ((plan.q_order, pattern.q_offsets), (plan.k_order, pattern.k_offsets))
+    )
+    keep = pattern.keep.view(torch.uint8)
+    if not _shared(plan):
+        keep = keep.expand(plan.batch, plan.heads, -1, -1)
+    states = torch.empty(keep.shape, dtype=torch.uint8, device=plan.device)
+    lines, columns = keep.shape[2:]
+    low, high = ((*bounds, 0, 0)[:3] for bounds in (pattern.rule.low, pattern.rule.high))
+    width = _width(columns, 1024)
+    _classify[(lines, triton.cdiv(columns, width), keep.shape[0] * keep.shape[1])](
+        keep, q_boxes, k_boxes, states, *keep.stride(), keep.shape[1], lines, columns,
+        lines * 8 * (len(q_boxes) > 1), columns * 8 * (len(k_boxes) > 1), *low, *high, AXES=len(pattern.rule.low),
+        WIDTH=width, num_warps=_warps(width),
+    )  # fmt: skip
+    return states
+
+
+def _bound_blocks(plan: Plan, order: Tensor | None, offsets: Tensor) -> Tensor:
+    """Bound the video tokens of every block: int32 [1 or B · H, blocks, 8].
+
+    Entries are the lowest and the highest coordinate of axis 0, 1 and 2, the number of text tokens, and that of others.
+    """
+    assert plan.pattern.rule is not None
+    tokens = tokens_of(plan.pattern.rule, plan.layout, plan.device)
+    order, orders, order_row = _rows_of(order)
+    blocks = len(offsets) - 1
+    boxes = torch.empty(orders, blocks, 8, dtype=torch.int32, device=plan.device)
+    width = max(64, _width(triton.cdiv(plan.layout.tokens, blocks), 1024))
+    _bound[(blocks, orders)](
+        tokens.positions, tokens.text, order, offsets, boxes, order_row, blocks, ORDER=order is not None,
+        AXES=tokens.positions.shape[1], WIDTH=width, num_warps=_warps(width),
+    )  # fmt: skip
+    return boxes
+
+
+@jit
+def _number_tiles(
+    offsets: tl.tensor, first: tl.tensor, blocks: tl.tensor, SIZE: tl.constexpr, WIDTH: tl.constexpr
+) -> None:
+    """Give each block its first tile of SIZE tokens; behind them, the number of tiles."""
+    tiles = tl.full([], 0, tl.int32)
+    for begin in range(0, blocks, WIDTH):
+        block = begin + tl.arange(0, WIDTH)
+        inside = block < blocks
+        size = tl.load(offsets + block + 1, mask=inside, other=0) - tl.load(offsets + block, mask=inside, other=0)
+        needed = ((size + SIZE - 1) // SIZE).to(tl.int32)
+        tl.store(first + block, tiles + tl.cumsum(needed, 0) - needed, mask=inside)
+        tiles += tl.sum(needed, 0)
+    tl.store(first + blocks, tiles)
+
+
+@jit
+def _place_queries(
+    offsets: tl.tensor, first: tl.tensor, order: tl.tensor, queries: tl.tensor, room: tl.tensor, order_row: tl.tensor,
+    ORDER: tl.constexpr, ROWS: tl.constexpr,
+) -> None:  # fmt: skip
+    """Write the tokens of a block's tiles, and -1 behind the last."""
+    block, sheet = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    start, end = tl.load(offsets + block).to(tl.int32), tl.load(offsets + block + 1).to(tl.int32)
+    begin = tl.load(first + block)
+    row = tl.arange(0, ROWS)
+    for tile in range(tl.program_id(1), tl.load(first + block + 1) - begin, tl.num_programs(1)):
+        position = start + tile * ROWS + row
+        token = position
+        if ORDER:
+            token = tl.load(order + sheet * order_row + position, mask=position < end, other=0).to(tl.int32)
+        place = sheet * room + (begin + tile) * ROWS + row
+        tl.store(queries + place, tl.where(position < end, token, -1))
+
+
+@jit
+def _larger(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    return tl.maximum(a, b)
+
+
+@jit
+def _list_line(
+    states: tl.tensor, origins: tl.tensor, offsets: tl.tensor, segments: tl.tensor, counts: tl.tensor,
+    batch_stride: tl.tensor, head_stride: tl.tensor, line_stride: tl.tensor, column_stride: tl.tensor,
+    heads: tl.tensor, columns: tl.tensor, most: tl.tensor, room: tl.tensor, UNIT: tl.constexpr, STEP: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> None:  # fmt: skip
+    """Write the runs of one line: a block joins the one before if their states are the same and nothing is between."""
+    line, lines, sheet = tl.program_id(0), tl.num_programs(0), tl.program_id(1).to(tl.int64)
+    at = states + (sheet // heads) * batch_stride + (sheet % heads) * head_stride + line.to(tl.int64) * line_stride
+    column = tl.arange(0, WIDTH)
+    left, inside, right = (column > 0) & (column < columns), column < columns, column + 1 < columns
+    state = tl.load(at + column * column_stride, mask=inside, other=0).to(tl.int32)
+    previous = tl.load(at + (column - 1) * column_stride, mask=left, other=0).to(tl.int32)
+    following = tl.load(at + (column + 1) * column_stride, mask=right, other=0).to(tl.int32)
+    opens = tl.load(offsets + column, mask=inside, other=0).to(tl.int32)
+    closes = tl.load(offsets + column + 1, mask=inside, other=0).to(tl.int32)
+    start = tl.load(origins + column, mask=inside, other=0).to(tl.int32) * UNIT
+    end = start + closes - opens
+    before = tl.load(origins + column - 1, mask=left, other=0).to(tl.int32) * UNIT
+    before_end = before + opens - tl.load(offsets + column - 1, mask=left, other=0).to(tl.int32)
+    after = tl.load(origins + column + 1, mask=right, other=0).to(tl.int32) * UNIT
+    begins = (state != 0) & ((previous != state) | (before_end != start))
+    ends = (state != 0) & ((following != state) | (after != end))
+    number = tl.cumsum(begins.to(tl.int32), 0) - 1
+    entry = segments + ((sheet * lines + line) * most + number) * 2
+    base = (sheet * room).to(tl.int32)
+    tl.store(entry, start + base, mask=begins)
+    tl.store(entry + 1, tl.where(state == 2, -(end + base), end + base), mask=ends)
+    run = tl.associative_scan(tl.where(begins, start, -1), 0, _larger)
+    steps = tl.where(ends, (end - run + STEP - 1) // STEP, 0)
+    count = counts + (sheet * lines + line) * 2
+    tl.store(count, tl.sum(begins.to(tl.int32), 0))
+    tl.store(count + 1, tl.sum(steps, 0))
+
+
+@jit
+def _record_tiles(
+    first: tl.tensor, counts: tl.tensor, segments: tl.tensor, records: tl.tensor, count: tl.tensor,
+    lines: tl.tensor, most: tl.tensor, own_lists: tl.tensor, own_order: tl.tensor, room: tl.tensor,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr,
+) -> None:  # fmt: skip
+    """Write the records of one query block and head, behind the blocks of that head that have more steps."""
+    line, row = tl.program_id(0), tl.program_id(1)
+    sheet = row.to(tl.int64) * own_lists
+    other = tl.arange(0, WIDTH)
+    inside = other < lines
+    theirs = tl.load(counts + (sheet * lines + other) * 2 + 1, mask=inside, other=0)
+    mine = tl.load(counts + (sheet * lines + line) * 2 + 1)
+    earlier = inside & ((theirs > mine) | ((theirs == mine) & (other < line)))
+    sizes = tl.load(first + other + 1, mask=inside, other=0) - tl.load(first + other, mask=inside, other=0)
+    begin, total = tl.load(first + line), tl.load(first + lines)
+    needed = tl.load(first + line + 1) - begin
+    segment = (sheet * lines + line) * most
+    start = tl.load(segments + segment * 2, mask=mine > 0, other=0)
+    end = tl.load(segments + segment * 2 + 1, mask=mine > 0, other=0)
+    at = row * total + tl.sum(tl.where(earlier, sizes, 0), 0)
+    zero = tl.zeros([32], tl.int32)
+    for done in range(0, needed, 32):
+        tile = done + tl.arange(0, 32)
+        there = tile < needed
+        record = records + (at + tile).to(tl.int64) * 8
+        tl.store(record, zero + row, mask=there)
+        tl.store(record + 1, row * own_order * room + (begin + tile) * ROWS, mask=there)
+        tl.store(record + 2, zero + segment.to(tl.int32), mask=there)
+        tl.store(record + 3, zero + start, mask=there)
+        tl.store(record + 4, zero + end, mask=there)
+        tl.store(record + 5, zero + mine, mask=there)
+    tl.store(count, total * tl.num_programs(1))
+
+
+@jit
+def _record_keys(
+    offsets: tl.tensor, first: tl.tensor, counts: tl.tensor, records: tl.tensor, lines: tl.tensor, most: tl.tensor,
+    capacity: tl.tensor, own_lists: tl.tensor, group: tl.tensor, KEYS: tl.constexpr, WIDTH: tl.constexpr,
+) -> None:  # fmt: skip
+    """Write the records of one key block for the query heads of a kv head, blocks of more steps first."""
+    line, kv_row = tl.program_id(0), tl.program_id(1)
+    other = tl.arange(0, WIDTH)
+    inside = other < lines
+    theirs = tl.zeros([WIDTH], tl.int32)
+    mine = tl.full([], 0, tl.int32)
+    for i in range(group):
+        sheet = (kv_row * group + i).to(tl.int64) * own_lists
+        theirs += tl.load(counts + (sheet * lines + other) * 2 + 1, mask=inside, other=0)
+        mine += tl.load(counts + (sheet * lines + line) * 2 + 1)
+    earlier = inside & ((theirs > mine) | ((theirs == mine) & (other < line)))
+    sizes = tl.load(first + other + 1, mask=inside, other=0) - tl.load(first + other, mask=inside, other=0)
+    at = tl.sum(tl.where(earlier, sizes, 0), 0)
+    needed = tl.load(first + line + 1) - tl.load(first + line)
+    block_start, block_end = tl.load(offsets + line).to(tl.int32), tl.load(offsets + line + 1).to(tl.int32)
+    zero = tl.zeros([32], tl.int32)
+    for i in range(group):
+        row = kv_row * group + i
+        sheet = row.to(tl.int64) * own_lists
+        runs = tl.load(counts + (sheet * lines + line) * 2)
+        steps = tl.load(counts + (sheet * lines + line) * 2 + 1)
+        segment = ((sheet * lines + line) * most).to(tl.int32)
+        for done in range(0, needed, 32):
+            tile = done + tl.arange(0, 32)
+            there = tile < needed
+            record = records + (row * capacity + at + tile).to(tl.int64) * 8
+            start = block_start + tile * KEYS
+            tl.store(record, start, mask=there)
+            tl.store(record + 1, tl.minimum(start + KEYS, block_end), mask=there)
+            tl.store(record + 2, zero + segment, mask=there)
+            tl.store(record + 3, zero + runs, mask=there)
+            tl.store(record + 4, zero + steps, mask=there)
+
+
+@jit
+def _bound(
+    positions: tl.tensor, text: tl.tensor, order: tl.tensor, offsets: tl.tensor, boxes: tl.tensor,
+    order_row: tl.tensor, blocks: tl.tensor, ORDER: tl.constexpr, AXES: tl.constexpr, WIDTH: tl.constexpr,
+) -> None:  # fmt: skip
+    block, sheet = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    start, end = tl.load(offsets + block).to(tl.int32), tl.load(offsets + block + 1).to(tl.int32)
+    box = boxes + (sheet * blocks + block) * 8
+    for axis in tl.static_range(AXES):
+        low, high = tl.full([WIDTH], 2147483647, tl.int32), tl.full([WIDTH], -1, tl.int32)
+        texts, others = tl.zeros([WIDTH], tl.int32), tl.zeros([WIDTH], tl.int32)
+        for begin in range(start, end, WIDTH):
+            token = begin + tl.arange(0, WIDTH)
+            inside = token < end
+            if ORDER:
+                token = tl.load(order + sheet * order_row + token, mask=inside, other=0).to(tl.int32)
+            is_text = tl.load(text + token, mask=inside, other=1) != 0
+            video = inside & (is_text == 0)
+            where = tl.load(positions + token * AXES + axis, mask=video, other=0)
+            low, high = tl.where(video, tl.minimum(low, where), low), tl.where(video, tl.maximum(high, where), high)
+            texts += (inside & is_text).to(tl.int32)
+            others += video.to(tl.int32)
+        tl.store(box + 2 * axis, tl.min(low, 0))
+        tl.store(box + 2 * axis + 1, tl.max(high, 0))
+        if axis == 0:
+            tl.store(box + 6, tl.sum(texts, 0))
+            tl.store(box + 7, tl.sum(others, 0))
+
+
+@jit
+def _classify(
+    keep: tl.tensor, q_boxes: tl.tensor, k_boxes: tl.tensor, states: tl.tensor, batch_stride: tl.tensor,
+    head_stride: tl.tensor, line_stride: tl.tensor, column_stride: tl.tensor, heads: tl.tensor, lines: tl.tensor,
+    columns: tl.tensor, q_row: tl.tensor, k_row: tl.tensor, low_0: tl.tensor, low_1: tl.tensor, low_2: tl.tensor,
+    high_0: tl.tensor, high_1: tl.tensor, high_2: tl.tensor, AXES: tl.constexpr, WIDTH: tl.constexpr,
+) -> None:  # fmt: skip
+    """As ``Rule.classify``, with text: a block of nothing else keeps all, a mixed one is never sure to keep or drop."""
+    line, sheet = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    inside = column < columns
+    q_box = q_boxes + sheet * q_row + line * 8
+    k_box = k_boxes + sheet * k_row + column * 8
+    some, every = inside, inside
+    for axis in tl.static_range(AXES):
+        low = low_0 if axis == 0 else low_1 if axis == 1 else low_2
+        high = high_0 if axis == 0 else high_1 if axis == 1 else high_2
+        least = tl.load(k_box + 2 * axis, mask=inside, other=0) - tl.load(q_box + 2 * axis + 1)
+        most = tl.load(k_box + 2 * axis + 1, mask=inside, other=0) - tl.load(q_box + 2 * axis)
+        some = some & (least <= high) & (most >= low)
+        every = every & (least >= low) & (most <= high)
+    q_text, q_video = tl.load(q_box + 6) > 0, tl.load(q_box + 7) > 0
+    k_text, k_video = tl.load(k_box + 6, mask=inside, other=0) > 0, tl.load(k_box + 7, mask=inside, other=0) > 0
+    pure = (k_video == 0) | (q_video == 0)
+    mixed = (k_text | q_text) & (pure == 0)
+    state = tl.where(pure | (every & (mixed == 0)), 1, tl.where(some | mixed, 2, 0))
+    at = keep + (sheet // heads) * batch_stride + (sheet % heads) * head_stride + line.to(tl.int64) * line_stride
+    kept = tl.load(at + column * column_stride, mask=inside, other=0) != 0
+    place = states + (sheet * lines + line) * columns + column
+    tl.store(place, tl.where(kept, state, 0).to(tl.uint8), mask=inside)

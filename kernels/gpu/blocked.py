@@ -1,0 +1,90 @@
+"""Block-sparse attention: lists of work from kept blocks, and each row written to its token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attnbench.kernels.gpu.arrange import arrange, padded_width
+from attnbench.kernels.gpu.attend import attend_tiles
+from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
+from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, tiles_of
+from attnbench.kernels.gpu.hopper import BACKWARD, Kind, fits, is_hopper
+from attnbench.kernels.gpu.rule_arrays import rule_arrays
+from attnbench.kernels.plan import Plan
+
+
+def attend_blocks(
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, *, hopper: bool | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run a plan of whole blocks.
+
+    Args:
+        q: [B, H, N, D] with unit last stride, D up to 128, bfloat16 or float16. k, v: [B, KV heads, N, D], likewise.
+        plan: a plan of a BlockPattern.
+        scale: factor of the scores.
+        hopper: run the Gluon kernel where it fits; by default on Hopper.
+
+    Returns:
+        output [B, H, N, D] in grid order, and the log-sum-exp float32 [B, H, N]. Queries that keep no key give 0 and
+        -inf.
+    """
+    width = padded_width(q.shape[3])
+    tiles = tiles_of(lay_out(plan))
+    rule = rule_arrays(plan)
+    output = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    hopper = is_hopper(q.device) if hopper is None else hopper
+    k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
+    return attend_tiles(q, k, v, tiles, scale, rule=rule, direct=(output, lse), hopper=hopper)
+
+
+def executed_pairs(plan: Plan) -> int:
+    """Count the pairs that ``attend_blocks`` computes, padding of tiles and steps included. Waits for the device."""
+    tiles = tiles_of(lay_out(plan))
+    steps = tiles.records[: int(tiles.count), 5]
+    return int(steps.sum()) * tiles.rows * tiles.keys
+
+
+def backward_blocks(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: Plan,
+    scale: float,
+    output: Tensor,
+    lse: Tensor,
+    d_output: Tensor,
+    d_lse: Tensor | None,
+    *,
+    kind: Kind = BACKWARD,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients (dq, dk, dv) of ``attend_blocks``, in the shapes and dtypes of q, k and v.
+
+    Args:
+        q, k, v, plan, scale: as given to ``attend_blocks``.
+        output, lse: what it returned.
+        d_output: [B, H, N, D], unit last stride.
+        d_lse: float32 [B, H, N], or None where the log-sum-exp has no gradient.
+        kind: which kernels to run.
+    """
+    kv_heads, width, order = k.shape[1], padded_width(q.shape[3]), plan.k_order
+    work = lay_out(plan)
+    rule = rule_arrays(plan)
+    delta = delta_of(output, d_output, d_lse)
+    keys, values = arrange(k, order, width), arrange(v, order, width)
+    key_tiles = key_tiles_of(work, keys.shape[1])
+    fused = kind == "fused" and fits((q, d_output), (keys, values), rule, key_tiles.keys)
+    dq = (
+        torch.zeros(q.shape, dtype=torch.float32, device=q.device)
+        if fused
+        else torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    )
+    given, hopper = (q, keys, values, d_output, lse, delta), kind != "triton"
+    if not fused:
+        backward_queries(*given, tiles_of(work), scale, rule=rule, direct=dq, hopper=hopper)
+    token_of = order.reshape(-1, order.shape[-1]) if order is not None and order.dim() == 3 else order
+    dk, dv = backward_keys(
+        *given, key_tiles, scale, rule=rule, token_of=token_of, dq=dq if fused else None, hopper=hopper
+    )
+    return dq.to(q.dtype), sum_groups(dk, kv_heads), sum_groups(dv, kv_heads)

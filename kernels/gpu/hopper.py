@@ -1,0 +1,42 @@
+"""Where the Gluon kernels run: Hopper, and what they are written for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attnbench.kernels.gpu.widen import INTERPRETED
+from attnbench.kernels.gpu.work import KEYS, ROWS
+
+Kind = Literal["triton", "gluon", "fused"]
+"""Kernels of the backward pass: plain Triton; Gluon where it fits, dQ apart from dK and dV; or Gluon in one pass."""
+
+BACKWARD: Kind = "triton"
+"""What runs by default: the others were not run on a GPU in their present form."""
+
+
+def is_hopper(device: torch.device) -> bool:
+    """Whether this is a GPU of compute capability 9.0, and kernels are compiled for it."""
+    return not INTERPRETED and device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
+
+
+def fits(gathered: Sequence[Tensor], arranged: Sequence[Tensor], rule: object, *sizes: int) -> bool:
+    """Whether the Gluon kernels take this: half precision, head_dim 64 or 128, no rule, tiles and steps of 128.
+
+    Args:
+        gathered: [B, H, N, head_dim], whose rows are copied 16 bytes at a time.
+        arranged: k and v as the kernels get them, copied by TMA, which wants the same alignment.
+        rule: the element rule, or None.
+        sizes: rows of a tile, keys of a step.
+    """
+    first = gathered[0]
+    half = first.dtype in (torch.bfloat16, torch.float16)
+    known = first.shape[3] == arranged[0].shape[3] in (64, 128) and set(sizes) == {ROWS} == {KEYS}
+    return half and known and rule is None and all(_aligned(x) for x in (*gathered, *arranged))
+
+
+def _aligned(x: Tensor) -> bool:
+    return x.data_ptr() % 16 == 0 and all(stride * x.element_size() % 16 == 0 for stride in x.stride()[:3])

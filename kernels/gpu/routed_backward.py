@@ -1,0 +1,271 @@
+"""Backward pass of routed attention: what each query gets from each group of blocks, and what each block gets back.
+
+Gradients of queries take the tiles of the forward pass: a partial row for each (query, group), then their sum.
+Gradients of keys turn the same lists around: the queries of a block are the lists of all patterns that hold it, up to
+2^(G - 1) segments of places. They need no partial results, so all heads are taken at once, or at least whole groups of
+a kv head, and nothing is added up between turns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from attnbench.kernels.gpu.arrange import arrange, padded_width
+from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
+from attnbench.kernels.gpu.hopper import BACKWARD, Kind, fits
+from attnbench.kernels.gpu.routed import bytes_per_head, describe, group_of, order_of_rows, segments_of, turns
+from attnbench.kernels.gpu.routing import Routes, build_routes, list_of, most_tiles
+from attnbench.kernels.gpu.rule_arrays import rows_of, rule_arrays
+from attnbench.kernels.gpu.widen import jit
+from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS, KeyTiles, RuleArrays, Tiles
+from attnbench.kernels.pattern import RoutedPattern
+from attnbench.kernels.plan import Plan
+
+
+def backward_routed(
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, output: Tensor, lse: Tensor, d_output: Tensor,
+    d_lse: Tensor | None, *, kind: Kind = BACKWARD,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Return the gradients (dq, dk, dv) of ``attend_routed``, in the shapes and dtypes of q, k and v.
+
+    Args:
+        q, k, v, plan, scale: as given to ``attend_routed``.
+        output, lse: what it returned.
+        d_output: [B, H, N, D], any strides.
+        d_lse: [B, H, N], any strides; None where the log-sum-exp has no gradient.
+        kind: which kernels to run.
+    """
+    pattern = plan.pattern
+    assert isinstance(pattern, RoutedPattern)
+    d, kv_heads, width = q.shape[3], k.shape[1], padded_width(q.shape[3])
+    d_output = d_output if d_output.stride(-1) == 1 else d_output.contiguous()
+    delta = delta_of(output, d_output, d_lse)
+    k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
+    given = _Given(q, k, v, d_output, lse, delta, plan, scale, rule_arrays(plan), kind)
+    dk, dv = (torch.empty(*k.shape[:3], d, dtype=k.dtype, device=k.device) for _ in range(2))
+    keys = keys_of_a_tile(plan.layout.tokens, given.blocks)
+    fused = kind == "fused" and fits((q, d_output), (k, v), given.rule, keys)
+    dq = (
+        torch.zeros(q.shape, dtype=torch.float32, device=q.device)
+        if fused
+        else torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    )
+    for b in range(plan.batch):
+        if not fused:
+            _differentiate_queries(given, b, dq)
+        _differentiate_keys(given, b, dk, dv, dq if fused else None)
+    return dq.to(q.dtype), sum_groups(dk, kv_heads), sum_groups(dv, kv_heads)
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """The tensors of a backward pass, k and v arranged."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    d_output: Tensor
+    lse: Tensor
+    delta: Tensor
+    plan: Plan
+    scale: float
+    rule: RuleArrays | None
+    kind: Kind
+
+    @property
+    def blocks(self) -> int:
+        return self.plan.pattern.keep.shape[3]
+
+    @property
+    def kv_group(self) -> int:
+        return self.q.shape[1] // self.k.shape[1]
+
+    def kv_of(self, some: slice) -> slice:
+        """Return the kv heads of some heads."""
+        return slice(some.start // self.kv_group, -(-some.stop // self.kv_group))
+
+    def tensors(self, b: int, some: slice) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return q, k, v, dO, log-sum-exp and delta of some heads of a batch item."""
+        one, kv = slice(b, b + 1), self.kv_of(some)
+        q, d_output, lse, delta = (x[one, some] for x in (self.q, self.d_output, self.lse, self.delta))
+        return q, self.k[one, kv], self.v[one, kv], d_output, lse, delta
+
+    def rule_of(self, b: int, some: slice) -> RuleArrays | None:
+        """Return the rule of some heads of a batch item."""
+        first = b * self.plan.heads
+        return rows_of(self.rule, slice(first + some.start, first + some.stop))
+
+    def routes(self, b: int, some: slice) -> Routes:
+        """Return the routes of some heads of a batch item."""
+        keep = self.plan.pattern.keep.expand(self.plan.batch, self.plan.heads, -1, -1)
+        return build_routes(keep[b : b + 1, some], group_of(self.blocks), tile=ROWS)
+
+    def tiles(self, routes: Routes, b: int, some: slice) -> tuple[Tiles, Tensor]:
+        """Return the tiles of some heads, and where each query's partial results are."""
+        offsets, n = self.plan.pattern.k_offsets, self.plan.layout.tokens
+        segments, table = segments_of(offsets, routes.group, masked=self.rule is not None)
+        order = order_of_rows(self.plan.q_order, b, some)
+        return describe(routes, some.stop - some.start, segments, table, n, self.blocks, order)
+
+
+def _differentiate_queries(given: _Given, b: int, dq: Tensor) -> None:
+    """Write dq [B, H, N, D] of a batch item, a few heads at a time, whose partial results fit the budget."""
+    heads, n, d = given.q.shape[1:]
+    for some in turns(heads, given.kv_group, bytes_per_head(n, given.blocks, d)):
+        tiles, slots = given.tiles(given.routes(b, some), b, some)
+        partial = backward_queries(
+            *given.tensors(b, some), tiles, given.scale, rule=given.rule_of(b, some), hopper=given.kind != "triton"
+        )
+        _sum_partial(slots, partial, dq[b, some])
+        del tiles, slots, partial  # before those of the next heads are made
+
+
+def _differentiate_keys(given: _Given, b: int, dk: Tensor, dv: Tensor, dq: Tensor | None) -> None:
+    """Write dk and dv [B, KV heads, N, D] of a batch item; only lists are needed, so many heads fit at once.
+
+    With ``dq``, float32 [B, H, N, D], the gradient of the queries is added to it in the same pass.
+    """
+    heads, n = given.q.shape[1:3]
+    plan = given.plan
+    lists = 4 * ROWS * most_tiles(1, n, given.blocks, group_of(given.blocks), ROWS)
+    for some in turns(heads, given.kv_group, lists, whole=True):
+        routes, kv = given.routes(b, some), given.kv_of(some)
+        queries = routes.queries if plan.q_order is None else given.tiles(routes, b, some)[0].queries
+        masked = given.rule is not None
+        key_tiles = key_tiles_of(routes, queries, plan.pattern.k_offsets, n, given.kv_group, masked=masked)
+        backward_keys(
+            *given.tensors(b, some), key_tiles, given.scale, rule=given.rule_of(b, some),
+            token_of=order_of_rows(plan.k_order, b, kv), out=(dk[b : b + 1, kv], dv[b : b + 1, kv]),
+            dq=None if dq is None else dq[b : b + 1, some], hopper=given.kind != "triton",
+        )  # fmt: skip
+
+
+def keys_of_a_tile(n: int, blocks: int) -> int:
+    """Return how many keys a tile has at most: a power of two that holds a block of mean size, up to 128."""
+    enough: int = triton.next_power_of_2(n // blocks)
+    return min(KEYS, max(16, enough))
+
+
+def key_tiles_of(
+    routes: Routes, queries: Tensor, offsets: Tensor, n: int, kv_group: int = 1, *, masked: bool = False
+) -> KeyTiles:
+    """List, for the keys of every block, the places of the queries that chose it; blocks of many queries first.
+
+    Args:
+        routes: of some heads, whole groups of ``kv_group``.
+        queries: int32, the query token at each place of the routes.
+        offsets: int64 [blocks + 1], where each block begins in the arranged order.
+        n: tokens.
+        kv_group: query heads that share a kv head.
+        masked: mark every segment as one in which the element rule decides.
+    """
+    blocks = len(offsets) - 1
+    patterns = len(routes.ranks)
+    rows = len(routes.totals) // (triton.cdiv(blocks, routes.group) * patterns)
+    half = (patterns + 1) // 2
+    keys = keys_of_a_tile(n, blocks)
+    capacity = blocks + n // keys
+    segments = torch.empty(rows * blocks * half + 1, 2, dtype=torch.int32, device=offsets.device)
+    found = torch.empty(rows, blocks, 3, dtype=torch.int32, device=offsets.device)
+    records = torch.zeros(rows, capacity, 8, dtype=torch.int32, device=offsets.device)
+    _list_places[(blocks, rows)](
+        routes.starts, routes.totals, routes.ranks, segments, found, blocks, triton.cdiv(blocks, routes.group),
+        GROUP=routes.group, HALF=half, TILE=routes.tile, STEP=PLACES, SIGN=-1 if masked else 1, num_warps=1,
+    )  # fmt: skip
+    _lay_key_tiles[(blocks, rows)](
+        offsets, found, records, capacity, kv_group, HALF=half, KEYS=keys,
+        WIDTH=min(256, triton.next_power_of_2(blocks)), num_warps=1,
+    )  # fmt: skip
+    return KeyTiles(queries, records, segments, keys)
+
+
+@jit
+def _list_places(
+    starts: tl.tensor, totals: tl.tensor, ranks: tl.tensor, segments: tl.tensor, found: tl.tensor, blocks: tl.tensor,
+    groups: tl.tensor, GROUP: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr,
+    SIGN: tl.constexpr,
+) -> None:  # fmt: skip
+    """Write the lists that hold a block, without empty ones; how many they are, their queries and steps."""
+    block, row = tl.program_id(0), tl.program_id(1)
+    bit = block % GROUP
+    member = tl.arange(0, HALF)
+    pattern = ((member >> bit) << (bit + 1)) | (1 << bit) | (member & ((1 << bit) - 1))
+    number = list_of(ranks, pattern, row, tl.num_programs(1), block // GROUP, groups)
+    total = tl.load(totals + number)
+    start = tl.load(starts + number) * TILE
+    some = (total > 0).to(tl.int32)
+    at = segments + ((row * blocks + block) * HALF + tl.cumsum(some, 0) - some) * 2
+    tl.store(at, start, mask=total > 0)
+    tl.store(at + 1, SIGN * (start + total), mask=total > 0)
+    tl.store(found + (row * blocks + block) * 3, tl.sum(some, 0))
+    tl.store(found + (row * blocks + block) * 3 + 1, tl.sum(total, 0))
+    tl.store(found + (row * blocks + block) * 3 + 2, tl.sum((total + STEP - 1) // STEP, 0))
+
+
+@jit
+def _lay_key_tiles(
+    offsets: tl.tensor, found: tl.tensor, records: tl.tensor, capacity: tl.tensor, kv_group: tl.tensor,
+    HALF: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
+) -> None:  # fmt: skip
+    """Write the records of a block's tiles, behind those of all blocks with more queries."""
+    block, row, blocks = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
+    first_row = row // kv_group * kv_group
+    own = tl.full([], 0, tl.int32)
+    for shared in range(first_row, first_row + kv_group):
+        own += tl.load(found + (shared * blocks + block) * 3 + 1)
+    tile = tl.full([], 0, tl.int32)
+    for first in range(0, blocks, WIDTH):
+        other = first + tl.arange(0, WIDTH)
+        inside = other < blocks
+        queries = tl.zeros([WIDTH], tl.int32)
+        for shared in range(first_row, first_row + kv_group):
+            queries += tl.load(found + (shared * blocks + other) * 3 + 1, mask=inside, other=0)
+        size = tl.load(offsets + other + 1, mask=inside, other=0) - tl.load(offsets + other, mask=inside, other=0)
+        before = (queries > own) | ((queries == own) & (other < block))
+        tile += tl.sum(tl.where(before & inside, (size + KEYS - 1) // KEYS, 0).to(tl.int32), 0)
+    end = tl.load(offsets + block + 1).to(tl.int32)
+    number = tl.load(found + (row * blocks + block) * 3)
+    steps = tl.load(found + (row * blocks + block) * 3 + 2)
+    for start in range(tl.load(offsets + block).to(tl.int32), end, KEYS):
+        record = records + (row * capacity + tile) * 8
+        tl.store(record, start)
+        tl.store(record + 1, tl.minimum(start + KEYS, end))
+        tl.store(record + 2, (row * blocks + block) * HALF)
+        tl.store(record + 3, number)
+        tl.store(record + 4, steps)
+        tile += 1
+
+
+def _sum_partial(slots: Tensor, partial: Tensor, result: Tensor) -> None:
+    """Add the partial rows of every query into result [H, N, D]."""
+    heads, n, groups = slots.shape
+    rows, warps, stages = (32, 4, 1) if groups < 4 else (16, 2, 3)
+    d = result.shape[2]
+    _sum_rows[(triton.cdiv(n, rows), heads)](
+        slots, partial, result, n, groups, result.stride(0), result.stride(1), ROWS=rows, D=d,
+        WIDTH=triton.next_power_of_2(d), STAGES=stages, num_warps=warps,
+    )  # fmt: skip
+
+
+@jit
+def _sum_rows(
+    slots: tl.tensor, partial: tl.tensor, result: tl.tensor, n: tl.tensor, groups: tl.tensor, out_head: tl.tensor,
+    out_token: tl.tensor, ROWS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
+) -> None:  # fmt: skip
+    head = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, WIDTH)
+    inside = row < n
+    at = slots + (head * n + row) * groups
+    acc = tl.zeros([ROWS, WIDTH], tl.float32)
+    for group in tl.range(0, groups, num_stages=STAGES):
+        slot = tl.load(at + group, mask=inside, other=-1)
+        there = (slot >= 0)[:, None] & (column < D)[None]
+        acc += tl.load(partial + slot.to(tl.int64)[:, None] * D + column[None], mask=there, other=0.0).to(tl.float32)
+    where = result + head * out_head + row.to(tl.int64)[:, None] * out_token + column[None]
+    tl.store(where, acc.to(result.dtype.element_ty), mask=inside[:, None] & (column < D)[None])

@@ -1,0 +1,64 @@
+"""Element rules on the device, packed for the kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnbench.kernels.gpu.work import RuleArrays
+from attnbench.kernels.grid import Layout
+from attnbench.kernels.plan import Plan
+from attnbench.kernels.remember import remembered
+from attnbench.kernels.rule import PackedRule, Rule
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """What a rule knows of every token, in grid order: coordinates int32 [N, axes], text int8 [N], packed."""
+
+    positions: Tensor
+    text: Tensor
+    packed: PackedRule
+
+
+@remembered(16)
+def tokens_of(rule: Rule, layout: Layout, device: torch.device) -> Tokens:
+    """Return the tokens of a layout under a rule."""
+    text = torch.ones(layout.tokens, dtype=torch.int8, device=device)
+    text[layout.video] = 0
+    positions = rule.positions(layout, device).to(torch.int32).contiguous()
+    return Tokens(positions, text, rule.pack(layout, device))
+
+
+def rule_arrays(plan: Plan) -> RuleArrays | None:
+    """Return the rule of a plan as the kernels read it, keys in the arranged order; None without a rule."""
+    rule = plan.pattern.rule
+    if rule is None:
+        return None
+    tokens = tokens_of(rule, plan.layout, plan.device)
+    packed = tokens.packed
+
+    def arranged(x: Tensor) -> Tensor:
+        order = plan.k_order
+        return x if order is None else x[order].view(-1, x.shape[0]) if order.dim() == 3 else x[order]
+
+    return RuleArrays(
+        q_packed=packed.packed,
+        q_high=packed.to_high,
+        k_packed=arranged(packed.packed),
+        k_low=arranged(packed.from_low),
+        q_text=tokens.text,
+        k_text=arranged(tokens.text),
+        guard=packed.guard,
+    )
+
+
+def rows_of(rule: RuleArrays | None, rows: slice) -> RuleArrays | None:
+    """Return the arrays for some rows of heads (b · H + h) only, numbered from 0 again."""
+    if rule is None or rule.k_packed.dim() == 1:
+        return rule
+    return RuleArrays(
+        rule.q_packed, rule.q_high, rule.k_packed[rows], rule.k_low[rows], rule.q_text, rule.k_text[rows], rule.guard
+    )

@@ -1,0 +1,88 @@
+"""Work for the attention kernels: which rows, which keys, and the element rule, laid out for the device.
+
+Every pattern becomes the same two lists. Forward and dQ walk ``Tiles``: some query rows, gathered by an index, and the
+segments of keys that all of them keep. dK and dV walk ``KeyTiles``: some consecutive keys, and the segments of query
+places that keep them. Keys are in the arranged order, so that a segment of them is contiguous; queries are never moved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+ROWS = 128
+"""Query rows of a tile, at most."""
+
+KEYS = 128
+"""Keys of a step, and of a key tile, at most."""
+
+PLACES = 64
+"""Query places of a step over key tiles. Each segment takes ⌈length / PLACES⌉ steps."""
+
+LOG2_E = 1.4426950408889634
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """Query rows and the segments of keys that they keep.
+
+    Attributes:
+        queries: int32 [places], the query token at each place; -1 where there is none.
+        records: int32 [capacity, 8], one a tile: row of heads (b · H + h), first place, first segment, start and end of
+            that segment as in ``segments``, number of steps of ``keys`` keys, two unused.
+        count: int32 [1], tiles in use, on the device.
+        segments: int32 [segments + 1, 2], (start, end) in the arranged key order; a tile's segments follow one another.
+            A negative end stands for -end and says that the element rule decides pair by pair. The last entry is
+            never used, only read ahead.
+        rows: query rows of a tile, a power of two; its places are consecutive.
+        keys: keys of a step, a power of two. Each segment takes ⌈length / keys⌉ steps.
+    """
+
+    queries: Tensor
+    records: Tensor
+    count: Tensor
+    segments: Tensor
+    rows: int = ROWS
+    keys: int = KEYS
+
+
+@dataclass(frozen=True, eq=False)
+class KeyTiles:
+    """Consecutive keys of one block and the segments of query places that keep them.
+
+    Attributes:
+        queries: int32 [places], as in ``Tiles``.
+        records: int32 [B · H, tiles, 8]: start and end of the keys in the arranged order, first segment, number of
+            segments, steps of ``PLACES`` places that they take, three unused. A tile that is not in use has start =
+            end. Records of the query heads that share a kv head have the same keys.
+        segments: int32 [segments + 1, 2], (first, last + 1) of places; negative ends as in ``Tiles``.
+        keys: keys of a tile, at most; a power of two.
+    """
+
+    queries: Tensor
+    records: Tensor
+    segments: Tensor
+    keys: int = KEYS
+
+
+@dataclass(frozen=True, eq=False)
+class RuleArrays:
+    """An element rule for masked segments: keep a pair iff both differences leave all guard bits set, or one is text.
+
+    ``((k_low[key] - q_packed[query]) & (q_high[query] - k_packed[key]) & guard) == guard``, see ``PackedRule``.
+
+    Attributes:
+        q_packed, q_high: int32 or int64 [N], by query token.
+        k_packed, k_low: the same for keys at arranged positions, [N], or [B · H, N] where every head has its order.
+        q_text: int8 [N], by query token, 1 for text. k_text: int8, as ``k_packed``.
+        guard: the guard bits.
+    """
+
+    q_packed: Tensor
+    q_high: Tensor
+    k_packed: Tensor
+    k_low: Tensor
+    q_text: Tensor
+    k_text: Tensor
+    guard: int

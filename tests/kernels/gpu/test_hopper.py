@@ -1,0 +1,80 @@
+"""The Gluon kernels against exact attention in float64. They have no interpreter, so these tests need a Hopper GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench.kernels.gpu.blocked import attend_blocks, backward_blocks
+from attnbench.kernels.gpu.hopper import Kind, is_hopper
+from attnbench.kernels.gpu.routed import attend_routed
+from attnbench.kernels.gpu.routed_backward import backward_routed
+from attnbench.kernels.grid import Grid, Layout
+from attnbench.kernels.pattern import BlockPattern, RoutedPattern
+from attnbench.kernels.plan import Plan
+
+Oracle = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available() or not is_hopper(torch.device("cuda")), reason="needs an NVIDIA GPU of capability 9.0"
+)
+
+SIZES = [300, 128, 129, 500, 200, 256, 131, 400]
+
+
+def make_plan(routed: bool, heads: int, batch: int, density: float, own_orders: bool) -> Plan:
+    n = sum(SIZES)
+    random = torch.Generator("cuda").manual_seed(0)
+    offsets = torch.tensor([0, *SIZES], device="cuda").cumsum(0)
+    rows = n if routed else len(SIZES)
+    keep = torch.rand(batch, heads, rows, len(SIZES), generator=random, device="cuda") < density
+    shape = (batch, heads, n) if own_orders else (n,)
+    order = torch.rand(shape, generator=random, device="cuda").argsort(-1)
+    pattern = RoutedPattern(offsets, keep) if routed else BlockPattern(offsets, offsets, keep)
+    return Plan(Layout(Grid(1, 1, n)), batch, heads, pattern, None if routed else order, order)
+
+
+@pytest.mark.parametrize("kind", ["gluon", "fused"])
+@pytest.mark.parametrize("routed", [True, False])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "batch", "head_dim", "density", "own_orders", "dtype"),
+    [
+        (4, 2, 2, 128, 0.3, False, torch.bfloat16),
+        (2, 2, 1, 64, 0.5, True, torch.float16),
+        (2, 1, 1, 128, 0.1, False, torch.float16),
+        (2, 1, 1, 64, 1.0, False, torch.bfloat16),
+    ],
+)
+def test_equals_exact_attention(
+    kind: Kind, routed: bool, heads: int, kv_heads: int, batch: int, head_dim: int, density: float, own_orders: bool,
+    dtype: torch.dtype, oracle: Oracle,
+) -> None:  # fmt: skip
+    plan = make_plan(routed, heads, batch, density, own_orders)
+    random = torch.Generator("cuda").manual_seed(1)
+    shapes = [(batch, plan.layout.tokens, h, head_dim) for h in (heads, kv_heads, kv_heads, heads)]
+    q, k, v, d_output = (
+        torch.randn(shape, generator=random, device="cuda", dtype=dtype).transpose(1, 2) for shape in shapes
+    )
+    scale = head_dim**-0.5
+    attend, backward = (attend_routed, backward_routed) if routed else (attend_blocks, backward_blocks)
+    output, lse = attend(q, k, v, plan, scale, hopper=True)
+    gradients = backward(q, k, v, plan, scale, output, lse, d_output, None, kind=kind)
+    leaves = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    expected, expected_lse = oracle(*leaves, plan.token_mask(), scale)
+    wanted = torch.autograd.grad(expected, leaves, d_output.double())
+    torch.testing.assert_close(lse.double(), expected_lse.detach(), atol=1e-3, rtol=0)
+    for ours, theirs in zip((output, *gradients), (expected.detach(), *wanted), strict=True):
+        assert bool(ours.isfinite().all())
+        assert float((ours.double() - theirs).norm()) < 1e-2 * float(theirs.norm())
+
+
+def test_a_scale_below_zero_is_left_to_triton(oracle: Oracle) -> None:
+    plan = make_plan(False, 1, 1, 0.5, False)
+    random = torch.Generator("cuda").manual_seed(1)
+    q, k, v = (torch.randn(1, 1, plan.layout.tokens, 64, generator=random, device="cuda").half() for _ in range(3))
+    output, _ = attend_blocks(q, k, v, plan, -0.125)
+    expected, _ = oracle(q, k, v, plan.token_mask(), -0.125)
+    assert float((output.double() - expected).norm()) < 1e-2 * float(expected.norm())
