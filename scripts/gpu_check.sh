@@ -1,21 +1,26 @@
 #!/usr/bin/env bash
 # What continuous integration cannot check: the CUDA path, on a machine with an NVIDIA GPU.
 #   scripts/gpu_check.sh OUT     writes journals and a log to the folder OUT
-# Where the checkout has travelled without git, give the commit as COMMIT=….
+# Where the checkout has travelled without git, give the commit as ATTNBENCH_COMMIT=….
 # Needs attnbench's dependencies; attnbench itself is installed from this checkout into a scratch folder.
 set -euo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$PWD
 scratch=$(mktemp -d)
 python3 -m pip install --quiet --no-deps --no-build-isolation --target "$scratch" .
 export PYTHONPATH="$scratch${PYTHONPATH:+:$PYTHONPATH}"
-commit=${COMMIT:-$(git rev-parse --verify --quiet HEAD || echo unknown)}
+export ATTNBENCH_COMMIT=${ATTNBENCH_COMMIT:-$(git rev-parse --verify --quiet HEAD || true)}
 cd "$scratch"
 attnbench() { python3 -c 'from attnbench.cli import main; main()' "$@"; }
 
 {
-    echo "commit $commit"
+    echo "commit $ATTNBENCH_COMMIT"
     attnbench doctor
+    failed=()
+    for script in check_engines bench_selection bench_kernels; do
+        python3 "$root/scripts/$script.py" || failed+=("$script")
+    done
     for dtype in bfloat16 float16 float32; do
         for direction in fwd fwdbwd; do
             attnbench run --grid 5x13x18 --heads 4 --kv-heads 2 --head-dim 64 --dtype $dtype --direction $direction \
@@ -26,4 +31,8 @@ attnbench() { python3 -c 'from attnbench.cli import main; main()' "$@"; }
     attnbench run --res 480p --direction fwdbwd --budget 60 --out "$out/480p-fwdbwd"
     attnbench run --res 576p --budget 60 --out "$out/576p"
     attnbench run --res 720p --budget 60 --out "$out/720p"
+    if [ ${#failed[@]} -gt 0 ]; then
+        echo "failed: ${failed[*]}"
+        exit 1
+    fi
 } 2>&1 | tee "$out/log.txt"

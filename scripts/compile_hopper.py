@@ -1,0 +1,117 @@
+"""Compile the Gluon kernels for Hopper, without a GPU, and say what ptxas makes of them.
+
+python scripts/compile_hopper.py
+
+Prints shared memory, spilled bytes and ptxas's warnings of each kernel and variant. The exit code is 1 if ptxas
+serialises the products of one ("Potential Performance Loss", C75xx): it then waits after every instruction, which no
+test of results shows, or if more is spilled than the few registers around the loops.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+MOST_SPILLED = 128
+"""Bytes a thread: what is spilled today is loaded once a tile, not in the loops."""
+
+TYPES = {
+    "lse": "*fp32", "delta": "*fp32", "token_of": "*i64", "scale": "fp32", "scale2": "fp32",
+    "dq": "*fp32", **dict.fromkeys(("queries", "records", "tiles", "segments"), "*i32"),
+    **dict.fromkeys(("q", "d_output", "output", "result", "dk", "dv"), "*bf16"),
+    **dict.fromkeys(("heads", "kv_group", "n", "tokens", "total"), "i32"),
+}  # fmt: skip
+STRIDES = re.compile("(q|do|o|out)_(batch|head|token)|token_row")
+
+
+def compile_for_hopper(kernel: Any, rows: int, constants: dict[str, Any]) -> Any:
+    """Compile a kernel whose TMA descriptors have ``rows`` rows."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import compile as compile_kernel
+    from triton.experimental.gluon import language as gl
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    dim = constants["D"]
+    layout = gl.NVMMASharedLayout.get_default_for([rows, dim], gl.bfloat16)
+    types: dict[str, str] = {}
+    for name in kernel.arg_names:
+        if name in constants:
+            types[name] = "constexpr"
+        elif name in ("k_rows", "v_rows"):
+            types[name] = f"tensordesc<bf16[{rows}, {dim}],{layout!r}>"
+        elif STRIDES.fullmatch(name):
+            types[name] = "i64"
+        else:
+            types[name] = TYPES[name]
+    if kernel.arg_names.count("tiles") and "total" in kernel.arg_names:
+        types["tiles"] = "i32"  # there a number of key tiles
+    aligned = [i for i, name in enumerate(kernel.arg_names) if types[name][0] == "*" or STRIDES.fullmatch(name)]
+    attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
+    source = GluonASTSource(kernel, types, constants, attributes)
+    return compile_kernel(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
+
+
+def assemble(ptx: str) -> str:
+    """Return what ptxas prints about a kernel."""
+    import triton
+
+    ptxas = Path(triton.__path__[0]) / "backends" / "nvidia" / "bin" / "ptxas"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.ptx"
+        path.write_text(ptx)
+        command = [str(ptxas), "-v", "--gpu-name", "sm_90a", str(path), "-o", str(path.with_suffix(".cubin"))]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+def variants() -> list[tuple[str, Any, int, dict[str, Any]]]:
+    """Return (name, kernel, rows of a descriptor, constants) of every kernel in bfloat16."""
+    from attnbench.kernels.gpu import (
+        attend_hopper,
+        backward_hopper,
+        backward_keys_hopper,
+        backward_queries_hopper,
+    )
+    from attnbench.kernels.gpu.work import KEYS, ROWS
+
+    def common(module: ModuleType) -> dict[str, Any]:
+        return {"KEYS": KEYS, "STAGES": module.STAGES, "REGISTERS": module.REGISTERS, "num_warps": 4}
+
+    made = []
+    for dim, flag in itertools.product((64, 128), (False, True)):
+        where = f"head_dim {dim}, {'direct' if flag else 'partial'}"
+        forward = {**common(attend_hopper), "ROWS": ROWS, "D": dim, "DIRECT": flag}
+        made.append((f"attend, {where}", attend_hopper.attend_tiles, KEYS, forward))
+        step = backward_queries_hopper.STEP
+        queries = {**common(backward_queries_hopper), "ROWS": ROWS, "STEP": step, "D": dim, "DIRECT": flag}
+        made.append((f"backward queries, {where}", backward_queries_hopper._backward_queries, step, queries))
+        where = f"head_dim {dim}, {'ordered' if flag else 'in grid order'}"
+        keys = {**common(backward_keys_hopper), "STEP": backward_keys_hopper.STEP, "D": dim, "ORDERED": flag}
+        made.append((f"backward keys, {where}", backward_keys_hopper._backward_keys, KEYS, keys))
+        both = {**common(backward_hopper), "STEP": backward_hopper.STEP, "D": dim, "ORDERED": flag}
+        made.append((f"backward, {where}", backward_hopper._backward, KEYS, both))
+    return made
+
+
+def main() -> int:
+    os.environ.pop("TRITON_INTERPRET", None)
+    wrong = False
+    for name, kernel, rows, constants in variants():
+        compiled = compile_for_hopper(kernel, rows, constants)
+        said = assemble(compiled.asm["ptx"])
+        spilled = sum(int(found) for found in re.findall(r"(\d+) bytes spill stores", said))
+        losses = re.findall(r"\((C75\d\d)\) Potential Performance Loss: (.*?) in the function", said)
+        losses += re.findall(r"\((C75\d\d)\) Potential Performance Loss: (.*?) for the function", said)
+        wrong = wrong or bool(losses) or spilled > MOST_SPILLED
+        print(f"{name}: {compiled.metadata.shared} bytes of shared memory, {spilled} bytes spilled", *losses)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
