@@ -150,13 +150,14 @@ def _memory_bytes(device_kind: DeviceKind) -> int:
 
 
 def _git_state(package: Path) -> tuple[str | None, bool | None]:
-    """Return (commit, dirty) of the checkout that ``package`` runs from; (None, None) if it is installed elsewhere.
+    """Return (commit, dirty) of the checkout that ``package`` runs from.
 
-    Dirty means that the code differs from the commit, new files included; results and reports do not count.
+    If it is installed elsewhere, the commit is what ATTNBENCH_COMMIT says, for code that travels without git. Dirty
+    means that the code differs from the commit, new files included; results and reports do not count.
     """
     top = _git(package, "rev-parse", "--show-toplevel")
     if top is None or Path(top) != package.parent or not _is_project(package.parent):
-        return None, None
+        return os.environ.get("ATTNBENCH_COMMIT") or None, None
     commit = _git(package.parent, "rev-parse", "--verify", "--quiet", "HEAD")
     if commit is None:
         return None, None

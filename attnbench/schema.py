@@ -142,7 +142,9 @@ class Environment(Record):
     python: str = Field(description="version of Python")
     platform: str = Field(description="operating system")
     packages: dict[str, str] = Field(description="versions of the packages that matter")
-    git_commit: str | None = Field(default=None, description="commit of the checkout that ran")
+    git_commit: str | None = Field(
+        default=None, description="commit of the checkout that ran, or of an installed package as ATTNBENCH_COMMIT says"
+    )
     git_dirty: bool | None = Field(default=None, description="whether the checkout had uncommitted changes")
     command: list[str] = Field(default_factory=list, description="the command line as typed")
     started_at: str = Field(description="UTC, ISO 8601")

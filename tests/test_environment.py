@@ -94,7 +94,10 @@ def test_an_installed_package_ignores_the_checkout_around_it(checkout: Path, mon
     installed = checkout / ".venv" / "lib" / "attnbench"
     installed.mkdir(parents=True)
     monkeypatch.setattr(environment, "__file__", str(installed / "environment.py"))
+    monkeypatch.delenv("ATTNBENCH_COMMIT", raising=False)
     assert state() == (None, None)
+    monkeypatch.setenv("ATTNBENCH_COMMIT", "c0ffee")
+    assert state() == ("c0ffee", None)
 
 
 def test_another_projects_checkout_is_not_ours(checkout: Path) -> None:
