@@ -160,12 +160,19 @@ def test_the_engine_runs_blocks_and_routes(oracle: Oracle, device: torch.device)
         assert TRITON.executed_pairs(there) >= plan.pairs
 
 
-def test_the_engine_refuses_lists_beyond_its_memory(device: torch.device) -> None:
-    keep = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=device).expand(1, 12, 9000, 9000)
-    offsets = torch.arange(9001, device=device)
-    plan = Plan(Layout(Grid(9000, 1, 1)), 1, 12, BlockPattern(offsets, offsets, keep))
-    task = Task(device, torch.bfloat16, 64, 12, 12, False, False)
-    assert TRITON.supports(plan, task) == "would need 10.9 GiB of lists of work for so many blocks"
+@pytest.mark.parametrize(
+    ("blocks", "heads", "why"),
+    [
+        (8192, 12, "would need 9.0 GiB of lists of work for so many blocks"),
+        (8193, 1, "runs up to 8192 blocks of queries and of keys, not 8193"),
+    ],
+)
+def test_the_engine_refuses_too_many_blocks(blocks: int, heads: int, why: str, device: torch.device) -> None:
+    keep = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=device).expand(1, heads, blocks, blocks)
+    offsets = torch.arange(blocks + 1, device=device)
+    plan = Plan(Layout(Grid(blocks, 1, 1)), 1, heads, BlockPattern(offsets, offsets, keep))
+    task = Task(device, torch.bfloat16, 64, heads, heads, False, False)
+    assert TRITON.supports(plan, task) == why
 
 
 def test_executed_pairs_count_padding(device: torch.device) -> None:
