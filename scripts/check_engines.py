@@ -64,7 +64,9 @@ ENGINES = {
     "cudnn": ["full"],
     "sdpa": ["full"],
 }
-NAMES = [f"{engine}/{case}" for engine, cases in ENGINES.items() for case in cases] + ["compile/vmoba", "graph/vmoba"]
+NAMES = [f"{engine}/{case}" for engine, cases in ENGINES.items() for case in cases] + [
+    "compile/vmoba-3d", "compile/sta", "graph/vmoba-3d", "graph/sta-ragged", "graph/sliding-window",
+]  # fmt: skip
 
 
 def draw(case: Case, seed: int = 0) -> list[Tensor]:
@@ -114,6 +116,7 @@ def check_compiled(case: Case) -> dict[str, float]:
     import attnbench
 
     arguments: dict[str, Any] = {"method": case.method, "grid": case.grid, "layer": case.layer, "engine": "triton"}
+    arguments |= case.settings
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return attnbench.attention(q, k, v, **arguments)
@@ -133,6 +136,7 @@ def check_graph(case: Case) -> dict[str, float]:
     import attnbench
 
     arguments: dict[str, Any] = {"method": case.method, "grid": case.grid, "layer": case.layer, "engine": "triton"}
+    arguments |= case.settings
     q, k, v, d_output = draw(case)
     leaves = [x.detach().clone().requires_grad_() for x in (q, k, v)]
 
@@ -164,7 +168,7 @@ def run(name: str) -> bool:
     """Check one case, print its line, and return whether it is right."""
     engine, case = name.split("/")
     special: dict[str, Callable[[Case], dict[str, float]]] = {"compile": check_compiled, "graph": check_graph}
-    errors = special[engine](CASES["vmoba-3d"]) if engine in special else check(engine, CASES[case])
+    errors = special[engine](CASES[case]) if engine in special else check(engine, CASES[case])
     right = all(error < TOLERANCE for error in errors.values())
     print(f"{'ok   ' if right else 'WRONG'} {name}: " + ", ".join(f"{what} {e:.1e}" for what, e in errors.items()))
     return right

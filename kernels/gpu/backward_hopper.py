@@ -226,7 +226,7 @@ def _backward(
                        q_token, do_batch, do_head, do_token, heads, kv_group, tiles, total, STEP, D, STAGES)),
             (load, (k_rows, v_rows, k_smem, v_smem, kv_full, kv_empty, records, kv_group, tokens, tiles, total)),
             (statistics, (stats, rows, q_full, q_empty, lse, delta, queries, records, segments, kv_group, n, tiles,
-                          total, STEP, STAGES)),
+                          total, STEP, STAGES, True)),
         ],
         [4, 4, 1, 1],
         [REGISTERS, 488 - 2 * REGISTERS, 24, 24],

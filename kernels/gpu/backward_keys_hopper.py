@@ -147,7 +147,6 @@ def _backward_keys(
     q_smem = gl.allocate_shared_memory(DTYPE, [STAGES, STEP, D], ROWS)
     do_smem = gl.allocate_shared_memory(DTYPE, [STAGES, STEP, D], ROWS)
     stats = gl.allocate_shared_memory(gl.float32, [2 * STAGES, STEP], gl.SwizzledSharedLayout(1, 1, 1, order=[0]))
-    rows = gl.allocate_shared_memory(gl.int32, [STAGES, STEP], gl.SwizzledSharedLayout(1, 1, 1, order=[0]))
     kv_full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
     kv_empty = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
     q_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
@@ -170,8 +169,8 @@ def _backward_keys(
             (gather, (q_smem, do_smem, q_full, q_empty, q, d_output, queries, records, segments, q_batch, q_head,
                        q_token, do_batch, do_head, do_token, heads, kv_group, tiles, total, STEP, D, STAGES)),
             (load, (k_rows, v_rows, k_smem, v_smem, kv_full, kv_empty, records, kv_group, tokens, tiles, total)),
-            (statistics, (stats, rows, q_full, q_empty, lse, delta, queries, records, segments, kv_group, n, tiles,
-                          total, STEP, STAGES)),
+            (statistics, (stats, stats, q_full, q_empty, lse, delta, queries, records, segments, kv_group, n, tiles,
+                          total, STEP, STAGES, False)),
         ],
         [4, 4, 1, 1],
         [REGISTERS, 488 - 2 * REGISTERS, 24, 24],

@@ -111,11 +111,11 @@ def row_statistics(lse_row, delta_row, token):
 @gluon.jit
 def statistics(
     stats, rows, q_full, q_empty, lse, delta, queries, records, segments, kv_group, n, tiles, total, STEP: gl.constexpr,
-    STAGES: gl.constexpr,
+    STAGES: gl.constexpr, NUMBERED: gl.constexpr,
 ):  # fmt: skip
-    """Copy log-sum-exp, delta and row (head · N + token, or -1) of the queries of each step into the next stage.
+    """Copy log-sum-exp and delta of the queries of each step into the next stage, read a step ahead.
 
-    They are read a step ahead.
+    With ``NUMBERED`` also their rows: head · N + token, or -1.
     """
     FLAT: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
     flat = gl.arange(0, STEP, FLAT)
@@ -143,7 +143,8 @@ def statistics(
                     token = gl.load(queries + place + flat, mask=(place + flat < last) & (i + 1 < steps), other=-1)
                     mbarrier.wait(q_empty.index(stage), ((step // STAGES) & 1) ^ 1)
                     stats.index(stage * 2).store(row_lse)
-                    rows.index(stage).store(gl.where(this >= 0, head * n + this, -1))
+                    if NUMBERED:
+                        rows.index(stage).store(gl.where(this >= 0, head * n + this, -1))
                     stats.index(stage * 2 + 1).store(row_delta)
                     gl.thread_barrier()
                     mbarrier.arrive(q_full.index(stage), count=1)
