@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from attnbench.kernels.engines import COMPILED, Task, between_graphs, choose_engine
+from attnbench.kernels.engines import Task, between_graphs, choose_engine
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.plan import Plan
@@ -82,7 +82,7 @@ def attention(
     factor = q.shape[3] ** -0.5 if scale is None else _finite(scale)
     plan = _plan(chosen, values, q, k, call)
     runner = choose_engine(engine, plan, Task.of(q, k, v, return_lse=return_lse))
-    run = runner.attend if runner.name in COMPILED or not torch.compiler.is_compiling() else between_graphs(runner.name)
+    run = runner.attend if runner.traceable or not torch.compiler.is_compiling() else between_graphs(runner.name)
     with torch.autocast(q.device.type, enabled=False):
         output, lse = run(q, k, v, plan, factor, return_lse)
     if chosen.finish is not None:

@@ -57,22 +57,17 @@ def partition_cuboids(layout: Layout, block: tuple[int, int, int], device: torch
     Blocks are numbered T-major, and so are the tokens within a block. Text before and after the video is one block
     each.
     """
-    return _cuboids(_known(*layout.grid.shape), _known(*layout.text), _known(*block), device)
+    return _cuboids(*layout.numbers, tuple([index(side) for side in block]), device)
 
 
 def partition_ranges(layout: Layout, size: int, device: torch.device) -> Partition:
     """Split the video tokens, in raster order, into ranges of ``size`` tokens; the last may be shorter."""
-    return _ranges(_known(*layout.grid.shape), _known(*layout.text), index(size), device)
+    return _ranges(*layout.numbers, index(size), device)
 
 
 def whole(layout: Layout, device: torch.device) -> Partition:
     """Return the partition that is one block of all N tokens."""
-    return _whole(_known(*layout.grid.shape), _known(*layout.text), device)
-
-
-def _known(*numbers: int) -> tuple[int, ...]:
-    """Return the numbers, which torch.compile may have left open when it saw more than one, as definite ones."""
-    return tuple([index(number) for number in numbers])
+    return _whole(*layout.numbers, device)
 
 
 @remembered(64)

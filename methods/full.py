@@ -35,7 +35,7 @@ def _one_block(shape: tuple[int, int, int], text: tuple[int, int], device: torch
 
 def twin(settings: Full, layout: Layout, layer: int) -> tuple[Full, Layout]:
     """Any small grid will do."""
-    return settings, Layout(Grid(3, 7, 11), tuple(min(n, 5) for n in layout.text))  # type: ignore[arg-type]  # two of them
+    return settings, Layout(Grid(3, 7, 11), layout.few_text)
 
 
 METHOD = Method(

@@ -14,7 +14,6 @@ pass. The exit code is 1 if a result is wrong.
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,11 +22,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from bench_selection import milliseconds
 from torch import Tensor
 
 HEADS, DIM, TOKENS = 12, 128, 55_296
 SECONDS = 90
 TOLERANCE = 2e-2
+REPEATS = 7
 KINDS = ["triton", "gluon", "fused"]
 
 
@@ -109,20 +110,6 @@ CASES: dict[str, Callable[[], Problem]] = {
     "sta-480p": lambda: sta((21, 30, 52), (6, 8, 8)),
     "sta-720p": lambda: sta((21, 45, 80), (6, 8, 8)),
 }
-
-
-def milliseconds(run: Callable[[], object], repeats: int = 7) -> float:
-    """Return the median time of ``run`` with a cold L2 cache."""
-    flush = torch.empty(256 * 2**20, dtype=torch.uint8, device="cuda")
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
-    run()
-    for start, end in events:
-        flush.zero_()
-        start.record()
-        run()
-        end.record()
-    torch.cuda.synchronize()
-    return statistics.median(start.elapsed_time(end) for start, end in events)
 
 
 def by_kernel(run: Callable[[], object]) -> list[tuple[str, float, int]]:
@@ -219,7 +206,7 @@ def with_peak(run: Callable[[], Any]) -> tuple[Any, float]:
 
 def report(label: str, run: Callable[[], object], flops: float, peak: float, errors: dict[str, float]) -> None:
     """Time a call and print its line, and one for each kernel."""
-    ms = milliseconds(run)
+    ms = milliseconds(run, torch.device("cuda"), REPEATS)
     said = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
     print(f"  {label} {ms:.2f} ms {flops / ms:.0f} TFLOP/s, peak {peak:.0f} MiB, {said}")
     for kernel, time, count in by_kernel(run):

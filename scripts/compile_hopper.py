@@ -78,7 +78,7 @@ def variants() -> list[tuple[str, Any, int, dict[str, Any]]]:
         backward_keys_hopper,
         backward_queries_hopper,
     )
-    from attnbench.kernels.gpu.work import KEYS, ROWS
+    from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS
 
     def common(module: ModuleType) -> dict[str, Any]:
         return {"KEYS": KEYS, "STAGES": module.STAGES, "REGISTERS": module.REGISTERS, "num_warps": 4}
@@ -92,9 +92,9 @@ def variants() -> list[tuple[str, Any, int, dict[str, Any]]]:
         queries = {**common(backward_queries_hopper), "ROWS": ROWS, "STEP": step, "D": dim, "DIRECT": flag}
         made.append((f"backward queries, {where}", backward_queries_hopper._backward_queries, step, queries))
         where = f"head_dim {dim}, {'ordered' if flag else 'in grid order'}"
-        keys = {**common(backward_keys_hopper), "STEP": backward_keys_hopper.STEP, "D": dim, "ORDERED": flag}
+        keys = {**common(backward_keys_hopper), "STEP": PLACES, "D": dim, "ORDERED": flag}
         made.append((f"backward keys, {where}", backward_keys_hopper._backward_keys, KEYS, keys))
-        both = {**common(backward_hopper), "STEP": backward_hopper.STEP, "D": dim, "ORDERED": flag}
+        both = {**common(backward_hopper), "STEP": PLACES, "D": dim, "ORDERED": flag}
         made.append((f"backward, {where}", backward_hopper._backward, KEYS, both))
     return made
 

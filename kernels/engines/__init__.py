@@ -25,10 +25,7 @@ from attnbench.kernels.tracing import constant
 _ALL = (FLASH4, CUDNN, SDPA, TRITON, FLEX, FLASH3, FLASH2, REFERENCE)
 ENGINES: Mapping[str, Engine] = MappingProxyType({engine.name: engine for engine in _ALL})
 
-# What these run is an operator to torch.compile; others loop over what they read from tensors, or compile themselves.
-COMPILED = frozenset([CUDNN.name, SDPA.name, TRITON.name])
-
-__all__ = ["COMPILED", "ENGINES", "Engine", "Task", "between_graphs", "choose_engine", "get_engine"]
+__all__ = ["ENGINES", "Engine", "Task", "between_graphs", "choose_engine", "get_engine"]
 
 
 def get_engine(name: str) -> Engine:
@@ -84,8 +81,9 @@ _untraced = _Untraced()
 
 @constant
 def _attach(name: str) -> None:
+    able = ", ".join(sorted(engine.name for engine in ENGINES.values() if engine.traceable))
     reason = (
-        f"a compiled graph cannot hold the engine {name!r}, where {', '.join(sorted(COMPILED))} can; "
+        f"a compiled graph cannot hold the engine {name!r}, where {able} can; "
         "without fullgraph=True it runs between two graphs"
     )
     setattr(_untraced, name, torch.compiler.disable(ENGINES[name].attend, reason=reason))
@@ -96,7 +94,7 @@ def _candidates() -> list[Engine]:
     engines = list(ENGINES.values())
     if not torch.compiler.is_compiling():
         return engines
-    return [e for e in engines if e.name in COMPILED] + [e for e in engines if e.name not in COMPILED]
+    return [engine for engine in engines if engine.traceable] + [engine for engine in engines if not engine.traceable]
 
 
 @constant

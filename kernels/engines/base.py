@@ -54,6 +54,8 @@ class Engine:
         unsuitable: why "auto" passes it by for a plan that it supports, in words that follow "engine x", or None.
         tested: whether it was ever run and checked; "auto" and the search for the dense baseline pass by those that
             were not.
+        traceable: whether torch.compile takes what it runs into a graph; others loop over what they read from tensors,
+            or compile themselves.
     """
 
     name: str
@@ -66,3 +68,4 @@ class Engine:
     dense: bool
     unsuitable: Callable[[Plan, Task], str | None] = lambda plan, task: None
     tested: bool = True
+    traceable: bool = False

@@ -58,4 +58,5 @@ CUDNN = Engine(
     attend=_attend,
     executed_pairs=lambda plan: plan.pairs,
     dense=True,
+    traceable=True,
 )

@@ -36,4 +36,5 @@ SDPA = Engine(
     attend=_attend,
     executed_pairs=lambda plan: plan.pairs,
     dense=True,
+    traceable=True,
 )

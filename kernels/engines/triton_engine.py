@@ -115,4 +115,5 @@ TRITON = Engine(
     attend=_attend,
     executed_pairs=_executed_pairs,
     dense=False,
+    traceable=True,
 )

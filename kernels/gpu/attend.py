@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.gpu.hopper import fits
+from attnbench.kernels.gpu.rule_arrays import keeps, rule_arguments
 from attnbench.kernels.gpu.widen import INTERPRETED, jit
 from attnbench.kernels.gpu.work import LOG2_E, RuleArrays, Tiles
 
@@ -25,11 +26,9 @@ class Tuning(NamedTuple):
     resident: int
 
 
-def default_tuning(rows: int, keys: int, width: int) -> Tuning:
-    """Return the launch parameters for tiles of ``rows`` queries, steps of ``keys`` keys and rows of ``width``."""
-    if rows > 64:
-        return Tuning(warps=8, stages=3, resident=1)  # 224 KiB of shared memory at 128 keys of width 128
-    return Tuning(warps=4, stages=3, resident=4)
+def default_tuning(rows: int) -> Tuning:
+    """Return the launch parameters for tiles of so many rows: 224 KiB of shared memory on Hopper above 64 of 128."""
+    return Tuning(warps=8, stages=3, resident=1) if rows > 64 else Tuning(warps=4, stages=3, resident=4)
 
 
 def attend_tiles(
@@ -76,7 +75,7 @@ def attend_tiles(
 
         attend_hopper.launch(q, k, v, tiles, scale, out, out_lse, direct is not None)
         return out, out_lse
-    warps, stages, resident = tuning or default_tuning(tiles.rows, tiles.keys, k.shape[3])
+    warps, stages, resident = tuning or default_tuning(tiles.rows)
     programs = 4 if INTERPRETED else resident * torch.cuda.get_device_properties(q.device).multi_processor_count
     ticket = torch.zeros(1, dtype=torch.int32, device=q.device)
     _attend_tiles[(programs,)](
@@ -86,14 +85,6 @@ def attend_tiles(
         DIRECT=direct is not None, WIDEN=INTERPRETED, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return out, out_lse
-
-
-def rule_arguments(rule: RuleArrays | None) -> tuple[Tensor | int | None, ...]:
-    """Return a rule as kernel arguments: arrays by query, arrays by key, stride of the latter's rows, guard bits."""
-    if rule is None:
-        return None, None, None, None, None, None, 0, 0
-    row = rule.k_packed.stride(0) if rule.k_packed.dim() == 2 else 0
-    return rule.q_packed, rule.q_high, rule.q_text, rule.k_packed, rule.k_low, rule.k_text, row, rule.guard
 
 
 @jit
@@ -138,7 +129,7 @@ def _attend_tiles(
         if RULE:
             row_packed = tl.load(q_packed + token, mask=real, other=0)
             row_high = tl.load(q_high + token, mask=real, other=0)
-            row_text = tl.load(q_text + token, mask=real, other=1) != 0
+            row_text = tl.load(q_text + token, mask=real, other=1)
         next_start = tl.load(segments + segment * 2 + 2)
         next_end = tl.load(segments + segment * 2 + 3)
         for i in range(count):
@@ -154,10 +145,11 @@ def _attend_tiles(
             s = tl.dot(rows, tl.trans(keys)) * scale + beyond[None]
             if RULE and masked:
                 at = head * rule_row + key
-                above = tl.load(k_low + at)[None] - row_packed[:, None]
-                below = row_high[:, None] - tl.load(k_packed + at)[None]
-                text = row_text[:, None] | (tl.load(k_text + at) != 0)[None]
-                s = tl.where(((above & below & guard) == guard) | text, s, -float("inf"))
+                kept = keeps(
+                    row_packed[:, None], row_high[:, None], row_text[:, None], tl.load(k_packed + at)[None],
+                    tl.load(k_low + at)[None], tl.load(k_text + at)[None], guard,
+                )  # fmt: skip
+                s = tl.where(kept, s, -float("inf"))
             new = tl.maximum(top, tl.max(s, 1))
             # Only a rule can leave a row without a key so far, and then all differences must be minus infinity.
             anchor = tl.where(new == -float("inf"), 0.0, new) if RULE else new

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from attnbench.kernels.gpu.backward_keys import KeysTuning, backward_keys, keys_tuning
-from attnbench.kernels.gpu.backward_queries import QueriesTuning, backward_queries, queries_tuning
+from attnbench.kernels.gpu.backward_keys import KeysTuning, backward_keys
+from attnbench.kernels.gpu.backward_queries import QueriesTuning, backward_queries
 from attnbench.kernels.gpu.widen import jit
 
 __all__ = [
@@ -23,8 +23,7 @@ __all__ = [
     "backward_keys",
     "backward_queries",
     "delta_of",
-    "keys_tuning",
-    "queries_tuning",
+    "new_dq",
     "sum_groups",
 ]
 
@@ -44,6 +43,12 @@ def delta_of(output: Tensor, d_output: Tensor, d_lse: Tensor | None) -> Tensor:
         D=d, WIDTH=triton.next_power_of_2(d), ROWS=32, HAS_LSE=d_lse is not None, num_warps=4,
     )  # fmt: skip
     return delta
+
+
+def new_dq(q: Tensor, *, added_to: bool) -> Tensor:
+    """Return room for the gradient of q: float32 zeros if it will be added to, otherwise undefined, in q's dtype."""
+    make, dtype = (torch.zeros, torch.float32) if added_to else (torch.empty, q.dtype)
+    return make(q.shape, dtype=dtype, device=q.device)
 
 
 def sum_groups(gradient: Tensor, kv_heads: int) -> Tensor:

@@ -8,7 +8,6 @@ own dV runs.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -18,12 +17,18 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from attnbench.kernels.gpu.key_tiles_hopper import gather, load, probabilities, statistics, steps_of
-from attnbench.kernels.gpu.work import KEYS, LOG2_E, PLACES, KeyTiles
+from attnbench.kernels.gpu.key_tiles_hopper import (
+    gather,
+    load,
+    prepare,
+    probabilities,
+    statistics,
+    steps_of,
+    write_rows,
+)
+from attnbench.kernels.gpu.work import KeyTiles
 
-STEP = PLACES
 STAGES = 3
 REGISTERS = 224
 
@@ -36,20 +41,9 @@ def launch(
 
     ``dq`` is float32 [B, H, N, D], contiguous; the gradient of the queries is added to it.
     """
-    batch, heads, n, d = q.shape
-    kv_heads = k.shape[1]
-    layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if k.dtype == torch.bfloat16 else gl.float16)
-    k_rows, v_rows = (TensorDescriptor.from_tensor(x.view(-1, d), [KEYS, d], layout) for x in (k, v))
-    tiles = key_tiles.records.shape[1]
-    total = batch * kv_heads * tiles
-    programs = min(total, torch.cuda.get_device_properties(k.device).multi_processor_count)
-    token_row = token_of.stride(0) if token_of is not None and token_of.dim() == 2 else 0
-    _backward[(programs,)](
-        k_rows, v_rows, q, d_output, lse, delta, key_tiles.queries, key_tiles.records, key_tiles.segments, dk, dv, dq,
-        key_tiles.queries if token_of is None else token_of, token_row, *q.stride()[:3], *d_output.stride()[:3], heads,
-        heads // kv_heads, n, k.shape[2], tiles, total, scale, scale * LOG2_E, KEYS=KEYS, STEP=STEP, D=d,
-        STAGES=STAGES, REGISTERS=REGISTERS, ORDERED=token_of is not None, num_warps=4,
-    )  # fmt: skip
+    given = (q, k, v, d_output, lse, delta, key_tiles, scale, token_of)
+    programs, arguments, constants = prepare(*given, (dk, dv, dq))
+    _backward[(programs,)](*arguments, **constants, STAGES=STAGES, REGISTERS=REGISTERS, num_warps=4)
 
 
 @gluon.jit
@@ -168,16 +162,8 @@ def _compute(
                 step += 1
             mbarrier.arrive(kv_empty, count=1)
             turn += 1
-            row = begin + PART * HALF + gl.arange(0, HALF, gl.SliceLayout(1, OUT))
-            column = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, OUT)), 0)
-            there = row < end
-            token = row.to(gl.int64)
-            if ORDERED:
-                token = gl.load(token_of + kv_head.to(gl.int64) * token_row + row, mask=there, other=0)
-            at = gl.expand_dims((kv_head.to(gl.int64) * tokens + token) * D, 1) + column
-            there = gl.expand_dims(there, 1)
-            gl.store(dk + at, (dk_sum * scale).to(DTYPE), mask=there)
-            gl.store(dv + at, dv_sum.to(DTYPE), mask=there)
+            write_rows(dk, dv, dk_sum * scale, dv_sum, begin + PART * HALF, end, kv_head, token_of, token_row, tokens,
+                       OUT, HALF, D, ORDERED, DTYPE)  # fmt: skip
 
 
 @gluon.jit

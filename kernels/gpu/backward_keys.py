@@ -14,9 +14,8 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from attnbench.kernels.gpu.attend import rule_arguments
-from attnbench.kernels.gpu.backward_queries import keeps
 from attnbench.kernels.gpu.hopper import fits
+from attnbench.kernels.gpu.rule_arrays import keeps, rule_arguments
 from attnbench.kernels.gpu.widen import INTERPRETED, jit
 from attnbench.kernels.gpu.work import LOG2_E, ROWS, KeyTiles, RuleArrays
 

@@ -13,8 +13,8 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from attnbench.kernels.gpu.attend import rule_arguments
 from attnbench.kernels.gpu.hopper import fits
+from attnbench.kernels.gpu.rule_arrays import keeps, rule_arguments
 from attnbench.kernels.gpu.widen import INTERPRETED, jit
 from attnbench.kernels.gpu.work import LOG2_E, RuleArrays, Tiles
 
@@ -89,15 +89,6 @@ def backward_queries(
         WIDEN=INTERPRETED, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return result
-
-
-@jit
-def keeps(
-    q_packed: tl.tensor, q_high: tl.tensor, q_text: tl.tensor, k_packed: tl.tensor, k_low: tl.tensor,
-    k_text: tl.tensor, guard: tl.tensor,
-) -> tl.tensor:  # fmt: skip
-    """Return which pairs the element rule keeps."""
-    return (((k_low - q_packed) & (q_high - k_packed) & guard) == guard) | (q_text != 0) | (k_text != 0)
 
 
 @jit

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from attnbench.kernels.gpu.arrange import arrange, padded_width
 from attnbench.kernels.gpu.attend import attend_tiles
-from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
+from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, new_dq, sum_groups
 from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, tiles_of
 from attnbench.kernels.gpu.hopper import BACKWARD, Kind, fits, is_hopper
 from attnbench.kernels.gpu.rule_arrays import rule_arrays
@@ -75,11 +75,7 @@ def backward_blocks(
     keys, values = arrange(k, order, width), arrange(v, order, width)
     key_tiles = key_tiles_of(work, keys.shape[1])
     fused = kind == "fused" and fits((q, d_output), (keys, values), rule, key_tiles.keys)
-    dq = (
-        torch.zeros(q.shape, dtype=torch.float32, device=q.device)
-        if fused
-        else torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    )
+    dq = new_dq(q, added_to=fused)
     given, hopper = (q, keys, values, d_output, lse, delta), kind != "triton"
     if not fused:
         backward_queries(*given, tiles_of(work), scale, rule=rule, direct=dq, hopper=hopper)

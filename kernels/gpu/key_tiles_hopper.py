@@ -1,11 +1,39 @@
-"""What the Gluon kernels over key tiles share: P of a step, and the warps that gather queries and load the rest."""
+"""What the Gluon kernels over key tiles share: the launch, P of a step, the rows written, and the warps that load."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from attnbench.kernels.gpu.work import KEYS, LOG2_E, PLACES, KeyTiles
+
+
+def prepare(
+    q: Tensor, k: Tensor, v: Tensor, d_output: Tensor, lse: Tensor, delta: Tensor, key_tiles: KeyTiles, scale: float,
+    token_of: Tensor | None, results: tuple[Tensor, ...],
+) -> tuple[int, tuple[Any, ...], dict[str, Any]]:  # fmt: skip
+    """Return thread blocks, arguments and constants of a launch; ``results`` are where the kernel writes."""
+    batch, heads, n, d = q.shape
+    kv_heads = k.shape[1]
+    layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if k.dtype == torch.bfloat16 else gl.float16)
+    k_rows, v_rows = (TensorDescriptor.from_tensor(x.view(-1, d), [KEYS, d], layout) for x in (k, v))
+    tiles = key_tiles.records.shape[1]
+    total = batch * kv_heads * tiles
+    programs = min(total, torch.cuda.get_device_properties(k.device).multi_processor_count)
+    token_row = token_of.stride(0) if token_of is not None and token_of.dim() == 2 else 0
+    arguments = (
+        k_rows, v_rows, q, d_output, lse, delta, key_tiles.queries, key_tiles.records, key_tiles.segments, *results,
+        key_tiles.queries if token_of is None else token_of, token_row, *q.stride()[:3], *d_output.stride()[:3], heads,
+        heads // kv_heads, n, k.shape[2], tiles, total, scale, scale * LOG2_E,
+    )  # fmt: skip
+    return programs, arguments, {"KEYS": KEYS, "STEP": PLACES, "D": d, "ORDERED": token_of is not None}
 
 
 @gluon.jit
@@ -34,6 +62,24 @@ def probabilities(
     """Return P of a step, turned, as a left operand."""
     lse = stats.index(stage * 2).load(COLUMNS)
     return gl.convert_layout(narrow(gl.exp2(s * scale2 - gl.expand_dims(lse, 0)), DTYPE), WEIGHTS)
+
+
+@gluon.jit
+def write_rows(
+    dk, dv, dk_rows, dv_rows, begin, end, kv_head, token_of, token_row, tokens, OUT: gl.constexpr, HALF: gl.constexpr,
+    D: gl.constexpr, ORDERED: gl.constexpr, DTYPE: gl.constexpr,
+):  # fmt: skip
+    """Write the gradients of keys from ``begin`` on, those before ``end``, to their tokens."""
+    row = begin + gl.arange(0, HALF, gl.SliceLayout(1, OUT))
+    column = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, OUT)), 0)
+    there = row < end
+    token = row.to(gl.int64)
+    if ORDERED:
+        token = gl.load(token_of + kv_head.to(gl.int64) * token_row + row, mask=there, other=0)
+    at = gl.expand_dims((kv_head.to(gl.int64) * tokens + token) * D, 1) + column
+    there = gl.expand_dims(there, 1)
+    gl.store(dk + at, dk_rows.to(DTYPE), mask=there)
+    gl.store(dv + at, dv_rows.to(DTYPE), mask=there)
 
 
 @gluon.jit

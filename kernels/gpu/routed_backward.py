@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.gpu.arrange import arrange, padded_width
-from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
+from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, new_dq, sum_groups
 from attnbench.kernels.gpu.hopper import BACKWARD, Kind, fits
 from attnbench.kernels.gpu.routed import bytes_per_head, describe, group_of, order_of_rows, segments_of, turns
 from attnbench.kernels.gpu.routing import Routes, build_routes, list_of, most_tiles
@@ -50,11 +50,7 @@ def backward_routed(
     dk, dv = (torch.empty(*k.shape[:3], d, dtype=k.dtype, device=k.device) for _ in range(2))
     keys = keys_of_a_tile(plan.layout.tokens, given.blocks)
     fused = kind == "fused" and fits((q, d_output), (k, v), given.rule, keys)
-    dq = (
-        torch.zeros(q.shape, dtype=torch.float32, device=q.device)
-        if fused
-        else torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    )
+    dq = new_dq(q, added_to=fused)
     for b in range(plan.batch):
         if not fused:
             _differentiate_queries(given, b, dq)

@@ -1,12 +1,14 @@
-"""Element rules on the device, packed for the kernels."""
+"""Element rules on the device: packed for the kernels, and the test of a pair."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+import triton.language as tl
 from torch import Tensor
 
+from attnbench.kernels.gpu.widen import jit
 from attnbench.kernels.gpu.work import RuleArrays
 from attnbench.kernels.grid import Layout
 from attnbench.kernels.plan import Plan
@@ -62,3 +64,20 @@ def rows_of(rule: RuleArrays | None, rows: slice) -> RuleArrays | None:
     return RuleArrays(
         rule.q_packed, rule.q_high, rule.k_packed[rows], rule.k_low[rows], rule.q_text, rule.k_text[rows], rule.guard
     )
+
+
+def rule_arguments(rule: RuleArrays | None) -> tuple[Tensor | int | None, ...]:
+    """Return a rule as kernel arguments: arrays by query, arrays by key, stride of the latter's rows, guard bits."""
+    if rule is None:
+        return None, None, None, None, None, None, 0, 0
+    row = rule.k_packed.stride(0) if rule.k_packed.dim() == 2 else 0
+    return rule.q_packed, rule.q_high, rule.q_text, rule.k_packed, rule.k_low, rule.k_text, row, rule.guard
+
+
+@jit
+def keeps(
+    q_packed: tl.tensor, q_high: tl.tensor, q_text: tl.tensor, k_packed: tl.tensor, k_low: tl.tensor,
+    k_text: tl.tensor, guard: tl.tensor,
+) -> tl.tensor:  # fmt: skip
+    """Return which pairs the element rule keeps."""
+    return (((k_low - q_packed) & (q_high - k_packed) & guard) == guard) | (q_text != 0) | (k_text != 0)
