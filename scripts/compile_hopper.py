@@ -24,7 +24,7 @@ MOST_SPILLED = 128
 
 TYPES = {
     "lse": "*fp32", "delta": "*fp32", "token_of": "*i64", "scale": "fp32", "scale2": "fp32",
-    "dq": "*fp32", **dict.fromkeys(("queries", "records", "tiles", "segments"), "*i32"),
+    **dict.fromkeys(("queries", "records", "tiles", "segments"), "*i32"),
     **dict.fromkeys(("q", "d_output", "output", "result", "dk", "dv"), "*bf16"),
     **dict.fromkeys(("heads", "kv_group", "n", "tokens", "total"), "i32"),
 }  # fmt: skip
@@ -72,12 +72,7 @@ def assemble(ptx: str) -> str:
 
 def variants() -> list[tuple[str, Any, int, dict[str, Any]]]:
     """Return (name, kernel, rows of a descriptor, constants) of every kernel in bfloat16."""
-    from attnbench.kernels.gpu import (
-        attend_hopper,
-        backward_hopper,
-        backward_keys_hopper,
-        backward_queries_hopper,
-    )
+    from attnbench.kernels.gpu import attend_hopper, backward_keys_hopper, backward_queries_hopper
     from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS
 
     def common(module: ModuleType) -> dict[str, Any]:
@@ -94,8 +89,6 @@ def variants() -> list[tuple[str, Any, int, dict[str, Any]]]:
         where = f"head_dim {dim}, {'ordered' if flag else 'in grid order'}"
         keys = {**common(backward_keys_hopper), "STEP": PLACES, "D": dim, "ORDERED": flag}
         made.append((f"backward keys, {where}", backward_keys_hopper._backward_keys, KEYS, keys))
-        both = {**common(backward_hopper), "STEP": PLACES, "D": dim, "ORDERED": flag}
-        made.append((f"backward, {where}", backward_hopper._backward, KEYS, both))
     return made
 
 

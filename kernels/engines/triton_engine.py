@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -80,6 +81,7 @@ def _lacks_memory(task: Task) -> str | None:
 
 
 @constant
+@cache
 def _shared_memory(device: int | None) -> int:
     from triton.runtime import driver
 

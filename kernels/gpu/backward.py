@@ -3,7 +3,6 @@
 With P the probabilities and dP = dO Vᵀ, the scores' gradient is P · (dP - delta), where delta of a row is what the
 softmax's normalisation takes off. Queries are differentiated tile by tile and keys key tile by key tile: seven matrix
 products instead of five, but nothing is added to by more than one program, so results are the same bits every time.
-Only the one-pass kernel of ``backward_hopper`` adds dQ up in memory, in any order.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ __all__ = [
     "backward_keys",
     "backward_queries",
     "delta_of",
-    "new_dq",
     "sum_groups",
 ]
 
@@ -43,12 +41,6 @@ def delta_of(output: Tensor, d_output: Tensor, d_lse: Tensor | None) -> Tensor:
         D=d, WIDTH=triton.next_power_of_2(d), ROWS=32, HAS_LSE=d_lse is not None, num_warps=4,
     )  # fmt: skip
     return delta
-
-
-def new_dq(q: Tensor, *, added_to: bool) -> Tensor:
-    """Return room for the gradient of q: float32 zeros if it will be added to, otherwise undefined, in q's dtype."""
-    make, dtype = (torch.zeros, torch.float32) if added_to else (torch.empty, q.dtype)
-    return make(q.shape, dtype=dtype, device=q.device)
 
 
 def sum_groups(gradient: Tensor, kv_heads: int) -> Tensor:

@@ -47,7 +47,7 @@ def keys_tuning(keys: int) -> KeysTuning:
 def backward_keys(
     q: Tensor, k: Tensor, v: Tensor, d_output: Tensor, lse: Tensor, delta: Tensor, key_tiles: KeyTiles, scale: float, *,
     rule: RuleArrays | None = None, token_of: Tensor | None = None, out: tuple[Tensor, Tensor] | None = None,
-    dq: Tensor | None = None, hopper: bool = False, tuning: KeysTuning | None = None,
+    hopper: bool = False, tuning: KeysTuning | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Differentiate by keys and values.
 
@@ -57,8 +57,6 @@ def backward_keys(
         rule: what decides in masked segments; needed iff there are any.
         token_of: int64 [N] or [B · KV heads, N], the token that each arranged key is; None where they are the same.
         out: contiguous tensors to write the results to.
-        dq: float32 [B, H, N, head_dim], contiguous, to which the gradient of the queries is added in the same pass;
-            for Gluon where it fits.
         hopper: run the Gluon kernel where it fits.
         tuning: launch parameters of the Triton kernel.
 
@@ -73,15 +71,12 @@ def backward_keys(
         out = torch.empty(shape, dtype=k.dtype, device=k.device), torch.empty(shape, dtype=k.dtype, device=k.device)
     token_of = None if token_of is None else token_of.contiguous()
     if hopper and fits((q, d_output), (k, v), rule, key_tiles.keys, ROWS):
-        from attnbench.kernels.gpu import backward_hopper, backward_keys_hopper
+        from attnbench.kernels.gpu import backward_keys_hopper
 
-        given = (q, k, v, d_output, lse.contiguous(), delta.contiguous(), key_tiles, scale, token_of, *out)
-        if dq is None:
-            backward_keys_hopper.launch(*given)
-        else:
-            backward_hopper.launch(*given, dq)
+        backward_keys_hopper.launch(
+            q, k, v, d_output, lse.contiguous(), delta.contiguous(), key_tiles, scale, token_of, *out
+        )
         return out
-    assert dq is None
     tiles = key_tiles.records.shape[1]
     by_head = token_of.stride(0) if token_of is not None and token_of.dim() == 2 else 0
     step, warps, stages = tuning or keys_tuning(key_tiles.keys)

@@ -9,6 +9,7 @@ three steps in flight, with their log-sum-exp (base 2) and delta beside them. Ab
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -18,17 +19,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from attnbench.kernels.gpu.key_tiles_hopper import (
-    gather,
-    load,
-    prepare,
-    probabilities,
-    statistics,
-    steps_of,
-    write_rows,
-)
-from attnbench.kernels.gpu.work import KeyTiles
+from attnbench.kernels.gpu.key_tiles_hopper import gather, load, statistics
+from attnbench.kernels.gpu.work import KEYS, LOG2_E, PLACES, KeyTiles
 
 STAGES = 4
 REGISTERS = 224
@@ -39,9 +33,48 @@ def launch(
     token_of: Tensor | None, dk: Tensor, dv: Tensor,
 ) -> None:  # fmt: skip
     """Differentiate by keys and values; arguments as of ``backward_keys``, without a rule, head_dim 64 or 128."""
-    given = (q, k, v, d_output, lse, delta, key_tiles, scale, token_of)
-    programs, arguments, constants = prepare(*given, (dk, dv))
-    _backward_keys[(programs,)](*arguments, **constants, STAGES=STAGES, REGISTERS=REGISTERS, num_warps=4)
+    batch, heads, n, d = q.shape
+    kv_heads = k.shape[1]
+    layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if k.dtype == torch.bfloat16 else gl.float16)
+    k_rows, v_rows = (TensorDescriptor.from_tensor(x.view(-1, d), [KEYS, d], layout) for x in (k, v))
+    tiles = key_tiles.records.shape[1]
+    total = batch * kv_heads * tiles
+    programs = min(total, torch.cuda.get_device_properties(k.device).multi_processor_count)
+    token_row = token_of.stride(0) if token_of is not None and token_of.dim() == 2 else 0
+    _backward_keys[(programs,)](
+        k_rows, v_rows, q, d_output, lse, delta, key_tiles.queries, key_tiles.records, key_tiles.segments, dk, dv,
+        key_tiles.queries if token_of is None else token_of, token_row, *q.stride()[:3], *d_output.stride()[:3], heads,
+        heads // kv_heads, n, k.shape[2], tiles, total, scale, scale * LOG2_E, KEYS=KEYS, STEP=PLACES, D=d,
+        STAGES=STAGES, REGISTERS=REGISTERS, ORDERED=token_of is not None, num_warps=4,
+    )  # fmt: skip
+
+
+@gluon.jit
+def _steps_of(records, first_head, kv_group, tile, tiles):
+    """Return the steps of all query heads of a kv head over one key tile."""
+    steps = 0
+    for head in range(first_head, first_head + kv_group):
+        steps += gl.load(records + (head * tiles + tile) * 8 + 4)
+    return steps
+
+
+@gluon.jit
+def _narrow(x, DTYPE: gl.constexpr):
+    """Convert float32 two numbers at a time: where a result has two uses, single conversions were compiled, at the
+    throughput of exponentials."""
+    if DTYPE == gl.bfloat16:
+        return gl.inline_asm_elementwise("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", [x], gl.bfloat16, True, 2)
+    else:
+        return gl.inline_asm_elementwise("cvt.rn.f16x2.f32 $0, $2, $1;", "=r,r,r", [x], gl.float16, True, 2)
+
+
+@gluon.jit
+def _probabilities(
+    s, stats, stage, scale2, COLUMNS: gl.constexpr, WEIGHTS: gl.constexpr, DTYPE: gl.constexpr
+):  # fmt: skip
+    """Return P of a step, turned, as a left operand."""
+    lse = stats.index(stage * 2).load(COLUMNS)
+    return gl.convert_layout(_narrow(gl.exp2(s * scale2 - gl.expand_dims(lse, 0)), DTYPE), WEIGHTS)
 
 
 @gluon.jit
@@ -52,6 +85,24 @@ def _gradient(
     delta = stats.index(stage * 2 + 1).load(COLUMNS)
     p = gl.convert_layout(p, SCORES).to(gl.float32)
     return gl.convert_layout((p * (dp - gl.expand_dims(delta, 0))).to(DTYPE), WEIGHTS)
+
+
+@gluon.jit
+def _write_rows(
+    dk, dv, dk_rows, dv_rows, begin, end, kv_head, token_of, token_row, tokens, OUT: gl.constexpr, HALF: gl.constexpr,
+    D: gl.constexpr, ORDERED: gl.constexpr, DTYPE: gl.constexpr,
+):  # fmt: skip
+    """Write the gradients of keys from ``begin`` on, those before ``end``, to their tokens."""
+    row = begin + gl.arange(0, HALF, gl.SliceLayout(1, OUT))
+    column = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, OUT)), 0)
+    there = row < end
+    token = row.to(gl.int64)
+    if ORDERED:
+        token = gl.load(token_of + kv_head.to(gl.int64) * token_row + row, mask=there, other=0)
+    at = gl.expand_dims((kv_head.to(gl.int64) * tokens + token) * D, 1) + column
+    there = gl.expand_dims(there, 1)
+    gl.store(dk + at, dk_rows.to(DTYPE), mask=there)
+    gl.store(dv + at, dv_rows.to(DTYPE), mask=there)
 
 
 @gluon.jit
@@ -76,7 +127,7 @@ def _compute(
         begin = gl.load(record)
         end = gl.load(record + 1)
         if begin < end:
-            steps = steps_of(records, first_head, kv_group, tile, tiles)
+            steps = _steps_of(records, first_head, kv_group, tile, tiles)
             keys = k_smem.slice(PART * HALF, HALF)
             values = v_smem.slice(PART * HALF, HALF)
             dk_sum = gl.full([HALF, D], 0.0, gl.float32, OUT)
@@ -87,7 +138,7 @@ def _compute(
                 mbarrier.wait(q_full.index(stage), (step // STAGES) & 1)
                 s = warpgroup_mma(keys, q_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
                 s = warpgroup_mma_wait(0, deps=[s])
-                p = probabilities(s, stats, stage, scale2, COLUMNS, WEIGHTS, DTYPE)
+                p = _probabilities(s, stats, stage, scale2, COLUMNS, WEIGHTS, DTYPE)
                 dp = warpgroup_mma(values, do_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
                 dv_acc = warpgroup_mma(p, do_smem.index(stage), dv_sum, is_async=True)
                 dp, p = warpgroup_mma_wait(1, deps=[dp, p])
@@ -101,7 +152,7 @@ def _compute(
                     s = warpgroup_mma(keys, q_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
                     dk_acc = warpgroup_mma(ds, q_smem.index(last), dk_sum, is_async=True)
                     s = warpgroup_mma_wait(1, deps=[s])
-                    p = probabilities(s, stats, stage, scale2, COLUMNS, WEIGHTS, DTYPE)
+                    p = _probabilities(s, stats, stage, scale2, COLUMNS, WEIGHTS, DTYPE)
                     dk_sum, ds = warpgroup_mma_wait(0, deps=[dk_acc, ds])
                     mbarrier.arrive(q_empty.index(last), count=1)
                     dp = warpgroup_mma(values, do_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
@@ -115,7 +166,7 @@ def _compute(
                 step += 1
             mbarrier.arrive(kv_empty, count=1)
             turn += 1
-            write_rows(dk, dv, dk_sum * scale, dv_sum, begin + PART * HALF, end, kv_head, token_of, token_row, tokens,
+            _write_rows(dk, dv, dk_sum * scale, dv_sum, begin + PART * HALF, end, kv_head, token_of, token_row, tokens,
                        OUT, HALF, D, ORDERED, DTYPE)  # fmt: skip
 
 
@@ -155,8 +206,8 @@ def _backward_keys(
             (gather, (q_smem, do_smem, q_full, q_empty, q, d_output, queries, records, segments, q_batch, q_head,
                        q_token, do_batch, do_head, do_token, heads, kv_group, tiles, total, STEP, D, STAGES)),
             (load, (k_rows, v_rows, k_smem, v_smem, kv_full, kv_empty, records, kv_group, tokens, tiles, total)),
-            (statistics, (stats, stats, q_full, q_empty, lse, delta, queries, records, segments, kv_group, n, tiles,
-                          total, STEP, STAGES, False)),
+            (statistics, (stats, q_full, q_empty, lse, delta, queries, records, segments, kv_group, n, tiles, total,
+                          STEP, STAGES)),
         ],
         [4, 4, 1, 1],
         [REGISTERS, 488 - 2 * REGISTERS, 24, 24],

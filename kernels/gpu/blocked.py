@@ -7,9 +7,9 @@ from torch import Tensor
 
 from attnbench.kernels.gpu.arrange import arrange, padded_width
 from attnbench.kernels.gpu.attend import attend_tiles
-from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, new_dq, sum_groups
+from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
 from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, tiles_of
-from attnbench.kernels.gpu.hopper import BACKWARD, Kind, fits, is_hopper
+from attnbench.kernels.gpu.hopper import is_hopper
 from attnbench.kernels.gpu.rule_arrays import rule_arrays
 from attnbench.kernels.plan import Plan
 
@@ -57,7 +57,7 @@ def backward_blocks(
     d_output: Tensor,
     d_lse: Tensor | None,
     *,
-    kind: Kind = BACKWARD,
+    hopper: bool | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients (dq, dk, dv) of ``attend_blocks``, in the shapes and dtypes of q, k and v.
 
@@ -66,7 +66,7 @@ def backward_blocks(
         output, lse: what it returned.
         d_output: [B, H, N, D], unit last stride.
         d_lse: float32 [B, H, N], or None where the log-sum-exp has no gradient.
-        kind: which kernels to run.
+        hopper: run the Gluon kernels where they fit; by default on Hopper.
     """
     kv_heads, width, order = k.shape[1], padded_width(q.shape[3]), plan.k_order
     work = lay_out(plan)
@@ -74,13 +74,10 @@ def backward_blocks(
     delta = delta_of(output, d_output, d_lse)
     keys, values = arrange(k, order, width), arrange(v, order, width)
     key_tiles = key_tiles_of(work, keys.shape[1])
-    fused = kind == "fused" and fits((q, d_output), (keys, values), rule, key_tiles.keys)
-    dq = new_dq(q, added_to=fused)
-    given, hopper = (q, keys, values, d_output, lse, delta), kind != "triton"
-    if not fused:
-        backward_queries(*given, tiles_of(work), scale, rule=rule, direct=dq, hopper=hopper)
+    hopper = is_hopper(q.device) if hopper is None else hopper
+    given = (q, keys, values, d_output, lse, delta)
+    dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    backward_queries(*given, tiles_of(work), scale, rule=rule, direct=dq, hopper=hopper)
     token_of = order.reshape(-1, order.shape[-1]) if order is not None and order.dim() == 3 else order
-    dk, dv = backward_keys(
-        *given, key_tiles, scale, rule=rule, token_of=token_of, dq=dq if fused else None, hopper=hopper
-    )
-    return dq.to(q.dtype), sum_groups(dk, kv_heads), sum_groups(dv, kv_heads)
+    dk, dv = backward_keys(*given, key_tiles, scale, rule=rule, token_of=token_of, hopper=hopper)
+    return dq, sum_groups(dk, kv_heads), sum_groups(dv, kv_heads)

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from attnbench.kernels.gpu.widen import INTERPRETED
 from attnbench.kernels.gpu.work import KEYS, ROWS
-
-Kind = Literal["triton", "gluon", "fused"]
-"""Kernels of the backward pass: plain Triton; Gluon where it fits, dQ apart from dK and dV; or Gluon in one pass."""
-
-BACKWARD: Kind = "triton"
-"""What runs by default: the others were not run on a GPU in their present form."""
 
 
 def is_hopper(device: torch.device) -> bool:

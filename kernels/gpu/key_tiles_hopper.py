@@ -1,85 +1,11 @@
-"""What the Gluon kernels over key tiles share: the launch, P of a step, the rows written, and the warps that load."""
+"""The warps that load for the Gluon kernel over key tiles: keys, gathered queries, and their statistics."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
-
-from attnbench.kernels.gpu.work import KEYS, LOG2_E, PLACES, KeyTiles
-
-
-def prepare(
-    q: Tensor, k: Tensor, v: Tensor, d_output: Tensor, lse: Tensor, delta: Tensor, key_tiles: KeyTiles, scale: float,
-    token_of: Tensor | None, results: tuple[Tensor, ...],
-) -> tuple[int, tuple[Any, ...], dict[str, Any]]:  # fmt: skip
-    """Return thread blocks, arguments and constants of a launch; ``results`` are where the kernel writes."""
-    batch, heads, n, d = q.shape
-    kv_heads = k.shape[1]
-    layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if k.dtype == torch.bfloat16 else gl.float16)
-    k_rows, v_rows = (TensorDescriptor.from_tensor(x.view(-1, d), [KEYS, d], layout) for x in (k, v))
-    tiles = key_tiles.records.shape[1]
-    total = batch * kv_heads * tiles
-    programs = min(total, torch.cuda.get_device_properties(k.device).multi_processor_count)
-    token_row = token_of.stride(0) if token_of is not None and token_of.dim() == 2 else 0
-    arguments = (
-        k_rows, v_rows, q, d_output, lse, delta, key_tiles.queries, key_tiles.records, key_tiles.segments, *results,
-        key_tiles.queries if token_of is None else token_of, token_row, *q.stride()[:3], *d_output.stride()[:3], heads,
-        heads // kv_heads, n, k.shape[2], tiles, total, scale, scale * LOG2_E,
-    )  # fmt: skip
-    return programs, arguments, {"KEYS": KEYS, "STEP": PLACES, "D": d, "ORDERED": token_of is not None}
-
-
-@gluon.jit
-def steps_of(records, first_head, kv_group, tile, tiles):
-    """Return the steps of all query heads of a kv head over one key tile."""
-    steps = 0
-    for head in range(first_head, first_head + kv_group):
-        steps += gl.load(records + (head * tiles + tile) * 8 + 4)
-    return steps
-
-
-@gluon.jit
-def narrow(x, DTYPE: gl.constexpr):
-    """Convert float32 two numbers at a time: where a result has two uses, single conversions were compiled, at the
-    throughput of exponentials."""
-    if DTYPE == gl.bfloat16:
-        return gl.inline_asm_elementwise("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", [x], gl.bfloat16, True, 2)
-    else:
-        return gl.inline_asm_elementwise("cvt.rn.f16x2.f32 $0, $2, $1;", "=r,r,r", [x], gl.float16, True, 2)
-
-
-@gluon.jit
-def probabilities(
-    s, stats, stage, scale2, COLUMNS: gl.constexpr, WEIGHTS: gl.constexpr, DTYPE: gl.constexpr
-):  # fmt: skip
-    """Return P of a step, turned, as a left operand."""
-    lse = stats.index(stage * 2).load(COLUMNS)
-    return gl.convert_layout(narrow(gl.exp2(s * scale2 - gl.expand_dims(lse, 0)), DTYPE), WEIGHTS)
-
-
-@gluon.jit
-def write_rows(
-    dk, dv, dk_rows, dv_rows, begin, end, kv_head, token_of, token_row, tokens, OUT: gl.constexpr, HALF: gl.constexpr,
-    D: gl.constexpr, ORDERED: gl.constexpr, DTYPE: gl.constexpr,
-):  # fmt: skip
-    """Write the gradients of keys from ``begin`` on, those before ``end``, to their tokens."""
-    row = begin + gl.arange(0, HALF, gl.SliceLayout(1, OUT))
-    column = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, OUT)), 0)
-    there = row < end
-    token = row.to(gl.int64)
-    if ORDERED:
-        token = gl.load(token_of + kv_head.to(gl.int64) * token_row + row, mask=there, other=0)
-    at = gl.expand_dims((kv_head.to(gl.int64) * tokens + token) * D, 1) + column
-    there = gl.expand_dims(there, 1)
-    gl.store(dk + at, dk_rows.to(DTYPE), mask=there)
-    gl.store(dv + at, dv_rows.to(DTYPE), mask=there)
 
 
 @gluon.jit
@@ -156,13 +82,10 @@ def row_statistics(lse_row, delta_row, token):
 
 @gluon.jit
 def statistics(
-    stats, rows, q_full, q_empty, lse, delta, queries, records, segments, kv_group, n, tiles, total, STEP: gl.constexpr,
-    STAGES: gl.constexpr, NUMBERED: gl.constexpr,
+    stats, q_full, q_empty, lse, delta, queries, records, segments, kv_group, n, tiles, total, STEP: gl.constexpr,
+    STAGES: gl.constexpr,
 ):  # fmt: skip
-    """Copy log-sum-exp and delta of the queries of each step into the next stage, read a step ahead.
-
-    With ``NUMBERED`` also their rows: head · N + token, or -1.
-    """
+    """Copy log-sum-exp and delta of the queries of each step into the next stage, read a step ahead."""
     FLAT: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
     flat = gl.arange(0, STEP, FLAT)
     step = 0
@@ -185,12 +108,9 @@ def statistics(
                 for i in range(steps):
                     stage = step % STAGES
                     place, last, segment = advance(segments, place, last, segment, STEP)
-                    this = token
                     token = gl.load(queries + place + flat, mask=(place + flat < last) & (i + 1 < steps), other=-1)
                     mbarrier.wait(q_empty.index(stage), ((step // STAGES) & 1) ^ 1)
                     stats.index(stage * 2).store(row_lse)
-                    if NUMBERED:
-                        rows.index(stage).store(gl.where(this >= 0, head * n + this, -1))
                     stats.index(stage * 2 + 1).store(row_delta)
                     gl.thread_barrier()
                     mbarrier.arrive(q_full.index(stage), count=1)

@@ -16,8 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.gpu.arrange import arrange, padded_width
-from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, new_dq, sum_groups
-from attnbench.kernels.gpu.hopper import BACKWARD, Kind, fits
+from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
+from attnbench.kernels.gpu.hopper import is_hopper
 from attnbench.kernels.gpu.routed import bytes_per_head, describe, group_of, order_of_rows, segments_of, turns
 from attnbench.kernels.gpu.routing import Routes, build_routes, list_of, most_tiles
 from attnbench.kernels.gpu.rule_arrays import rows_of, rule_arrays
@@ -29,7 +29,7 @@ from attnbench.kernels.plan import Plan
 
 def backward_routed(
     q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, output: Tensor, lse: Tensor, d_output: Tensor,
-    d_lse: Tensor | None, *, kind: Kind = BACKWARD,
+    d_lse: Tensor | None, *, hopper: bool | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients (dq, dk, dv) of ``attend_routed``, in the shapes and dtypes of q, k and v.
 
@@ -38,7 +38,7 @@ def backward_routed(
         output, lse: what it returned.
         d_output: [B, H, N, D], any strides.
         d_lse: [B, H, N], any strides; None where the log-sum-exp has no gradient.
-        kind: which kernels to run.
+        hopper: run the Gluon kernels where they fit; by default on Hopper.
     """
     pattern = plan.pattern
     assert isinstance(pattern, RoutedPattern)
@@ -46,16 +46,14 @@ def backward_routed(
     d_output = d_output if d_output.stride(-1) == 1 else d_output.contiguous()
     delta = delta_of(output, d_output, d_lse)
     k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
-    given = _Given(q, k, v, d_output, lse, delta, plan, scale, rule_arrays(plan), kind)
+    hopper = is_hopper(q.device) if hopper is None else hopper
+    given = _Given(q, k, v, d_output, lse, delta, plan, scale, rule_arrays(plan), hopper)
     dk, dv = (torch.empty(*k.shape[:3], d, dtype=k.dtype, device=k.device) for _ in range(2))
-    keys = keys_of_a_tile(plan.layout.tokens, given.blocks)
-    fused = kind == "fused" and fits((q, d_output), (k, v), given.rule, keys)
-    dq = new_dq(q, added_to=fused)
+    dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     for b in range(plan.batch):
-        if not fused:
-            _differentiate_queries(given, b, dq)
-        _differentiate_keys(given, b, dk, dv, dq if fused else None)
-    return dq.to(q.dtype), sum_groups(dk, kv_heads), sum_groups(dv, kv_heads)
+        _differentiate_queries(given, b, dq)
+        _differentiate_keys(given, b, dk, dv)
+    return dq, sum_groups(dk, kv_heads), sum_groups(dv, kv_heads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +69,7 @@ class _Given:
     plan: Plan
     scale: float
     rule: RuleArrays | None
-    kind: Kind
+    hopper: bool
 
     @property
     def blocks(self) -> int:
@@ -115,17 +113,14 @@ def _differentiate_queries(given: _Given, b: int, dq: Tensor) -> None:
     for some in turns(heads, given.kv_group, bytes_per_head(n, given.blocks, d)):
         tiles, slots = given.tiles(given.routes(b, some), b, some)
         partial = backward_queries(
-            *given.tensors(b, some), tiles, given.scale, rule=given.rule_of(b, some), hopper=given.kind != "triton"
+            *given.tensors(b, some), tiles, given.scale, rule=given.rule_of(b, some), hopper=given.hopper
         )
         _sum_partial(slots, partial, dq[b, some])
         del tiles, slots, partial  # before those of the next heads are made
 
 
-def _differentiate_keys(given: _Given, b: int, dk: Tensor, dv: Tensor, dq: Tensor | None) -> None:
-    """Write dk and dv [B, KV heads, N, D] of a batch item; only lists are needed, so many heads fit at once.
-
-    With ``dq``, float32 [B, H, N, D], the gradient of the queries is added to it in the same pass.
-    """
+def _differentiate_keys(given: _Given, b: int, dk: Tensor, dv: Tensor) -> None:
+    """Write dk and dv [B, KV heads, N, D] of a batch item; only lists are needed, so many heads fit at once."""
     heads, n = given.q.shape[1:3]
     plan = given.plan
     lists = 4 * ROWS * most_tiles(1, n, given.blocks, group_of(given.blocks), ROWS)
@@ -137,7 +132,7 @@ def _differentiate_keys(given: _Given, b: int, dk: Tensor, dv: Tensor, dq: Tenso
         backward_keys(
             *given.tensors(b, some), key_tiles, given.scale, rule=given.rule_of(b, some),
             token_of=order_of_rows(plan.k_order, b, kv), out=(dk[b : b + 1, kv], dv[b : b + 1, kv]),
-            dq=None if dq is None else dq[b : b + 1, some], hopper=given.kind != "triton",
+            hopper=given.hopper,
         )  # fmt: skip
 
 

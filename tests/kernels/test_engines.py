@@ -136,7 +136,7 @@ def test_the_dense_baseline_is_never_an_untested_engine(monkeypatch: pytest.Monk
     untested = replace(ENGINES["reference"], name="untested", tested=False)
     monkeypatch.setattr(agenda, "ENGINES", {"untested": untested, "reference": ENGINES["reference"]})
     assert agenda.dense_engines() == ["reference"]
-    assert [name for name, engine in ENGINES.items() if not engine.tested] == ["flex", "flash3", "flash2"]
+    assert [name for name, engine in ENGINES.items() if not engine.tested] == ["flash3", "flash2"]
 
 
 def test_the_documentation_lists_the_engines_in_the_order_of_auto() -> None:

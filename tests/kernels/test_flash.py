@@ -217,12 +217,13 @@ def test_rules_whose_coordinates_do_not_pack_into_32_bits_are_refused() -> None:
 def test_small_blocks_run_where_they_are_few_and_auto_passes_them_by(monkeypatch: pytest.MonkeyPatch) -> None:
     small = block_plan([*range(0, 24, 2), 24])
     assert FLASH4.supports(small, TASK) is None
-    assert "never checked on a GPU" in str(FLASH4.unsuitable(block_plan([0, 8, 24]), TASK))
-    monkeypatch.setattr(flash4, "SPARSE_CHECKED", True)
-    assert FLASH4.unsuitable(small, TASK) == (
+    ruled = replace(small, pattern=replace(small.pattern, rule=window(1, 1, 1)))
+    assert FLASH4.unsuitable(ruled, TASK) == (
         "would compute 4.0 times the kept pairs: the blocks fill its tiles of 4 tokens badly"
     )
-    assert FLASH4.unsuitable(block_plan([0, 8, 24]), TASK) is None
+    large = block_plan([0, 8, 24])
+    assert FLASH4.unsuitable(replace(large, pattern=replace(large.pattern, rule=window(1, 1, 1))), TASK) is None
+    assert "slower than our kernels" in str(FLASH4.unsuitable(large, TASK))
     assert FLASH4.unsuitable(full_plan(), TASK) is None
     monkeypatch.setattr(flash4, "MOST_PLACES", 32)
     assert FLASH4.supports(small, TASK) is None, "places are at most twice the tokens"

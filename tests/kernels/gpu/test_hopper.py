@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels.gpu.blocked import attend_blocks, backward_blocks
-from attnbench.kernels.gpu.hopper import Kind, is_hopper
+from attnbench.kernels.gpu.hopper import is_hopper
 from attnbench.kernels.gpu.routed import attend_routed
 from attnbench.kernels.gpu.routed_backward import backward_routed
 from attnbench.kernels.grid import Grid, Layout
@@ -37,7 +37,6 @@ def make_plan(routed: bool, heads: int, batch: int, density: float, own_orders: 
     return Plan(Layout(Grid(1, 1, n)), batch, heads, pattern, None if routed else order, order)
 
 
-@pytest.mark.parametrize("kind", ["gluon", "fused"])
 @pytest.mark.parametrize("routed", [True, False])
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "batch", "head_dim", "density", "own_orders", "dtype"),
@@ -49,7 +48,7 @@ def make_plan(routed: bool, heads: int, batch: int, density: float, own_orders: 
     ],
 )
 def test_equals_exact_attention(
-    kind: Kind, routed: bool, heads: int, kv_heads: int, batch: int, head_dim: int, density: float, own_orders: bool,
+    routed: bool, heads: int, kv_heads: int, batch: int, head_dim: int, density: float, own_orders: bool,
     dtype: torch.dtype, oracle: Oracle,
 ) -> None:  # fmt: skip
     plan = make_plan(routed, heads, batch, density, own_orders)
@@ -61,7 +60,7 @@ def test_equals_exact_attention(
     scale = head_dim**-0.5
     attend, backward = (attend_routed, backward_routed) if routed else (attend_blocks, backward_blocks)
     output, lse = attend(q, k, v, plan, scale, hopper=True)
-    gradients = backward(q, k, v, plan, scale, output, lse, d_output, None, kind=kind)
+    gradients = backward(q, k, v, plan, scale, output, lse, d_output, None, hopper=True)
     leaves = [x.detach().double().requires_grad_() for x in (q, k, v)]
     expected, expected_lse = oracle(*leaves, plan.token_mask(), scale)
     wanted = torch.autograd.grad(expected, leaves, d_output.double())
