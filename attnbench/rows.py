@@ -57,6 +57,7 @@ def _latency(bench: Bench, trial: Trial) -> dict[str, Any]:
         return {}
     cold = [sample.cold_ms for sample in trial.samples]
     warm = [sample.warm_ms for sample in trial.samples if sample.warm_ms is not None]
+    host = [sample.host_ms for sample in trial.samples if sample.host_ms is not None]
     interval = median_interval(cold)
     latency: dict[str, Any] = {
         "latency_ms": interval.median,
@@ -64,6 +65,7 @@ def _latency(bench: Bench, trial: Trial) -> dict[str, Any]:
         "latency_hi_ms": interval.hi,
         "interval": interval.kind,
         "latency_warm_ms": statistics.median(warm) if warm else None,
+        "host_ms": statistics.median(host) if host else None,
         "samples_ms": cold,
         "timer": bench.stopwatch.timer,
     }

@@ -353,6 +353,7 @@ class Bench:
                     round=number,
                     cold_ms=timing.cold_ms,
                     warm_ms=timing.warm_ms,
+                    host_ms=timing.host_ms,
                     heads_timed=self.heads,
                     inputs_hash=self.inputs.hash,
                     threads=self.threads,

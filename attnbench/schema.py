@@ -82,6 +82,9 @@ class Row(Cell):
     latency_hi_ms: float | None = Field(default=None, description="upper end of the interval of the median")
     interval: Interval | None = Field(default=None, description="what lo and hi are; min-max below six samples")
     latency_warm_ms: float | None = Field(default=None, gt=0, description="median, cache left as the last call left it")
+    host_ms: float | None = Field(
+        default=None, ge=0, description="median time the CPU takes to enqueue the call, not in the latency"
+    )
     samples_ms: list[float] = Field(default_factory=list, description="every cold sample, in the order taken")
     timer: Timer | None = Field(default=None, description="clock that took the samples")
     baseline: str | None = Field(default=None, description="method/engine of the fastest dense kernel of this run")
@@ -166,6 +169,9 @@ class Sample(Record):
     round: int = Field(ge=0, description="number of the round, from 0")
     cold_ms: float = Field(gt=0, description="time of the call with a cold cache")
     warm_ms: float | None = Field(default=None, gt=0, description="time of the same call right after; CUDA only")
+    host_ms: float | None = Field(
+        default=None, ge=0, description="time the CPU took to enqueue the call; null on a CPU, or if the call waited"
+    )
     heads_timed: int = Field(ge=1, description="heads that were run")
     inputs_hash: str = Field(description="digest of the very q, k, v")
     threads: int | None = Field(default=None, description="CPU threads used by torch")

@@ -22,6 +22,7 @@ class Laboratory:
 
     def __init__(self) -> None:
         self.now, self.log = 0.0, list[str]()
+        self.device_waited = False
 
     def happen(self, what: str, seconds: float) -> None:
         self.log.append(what)
@@ -41,7 +42,7 @@ class Laboratory:
 
     def event(self, *, enable_timing: bool) -> Any:
         assert enable_timing
-        made = SimpleNamespace(at=None)
+        made = SimpleNamespace(at=None, query=lambda: self.device_waited)
 
         def record() -> None:
             self.log.append("record")
@@ -61,6 +62,7 @@ def laboratory(monkeypatch: pytest.MonkeyPatch) -> Laboratory:
     monkeypatch.setattr(torch, "empty", lambda *size, **options: SimpleNamespace(fill_=made.flush))
     monkeypatch.setattr(torch.cuda, "Event", made.event)
     monkeypatch.setattr(torch.cuda, "synchronize", made.synchronize)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: made.happen("sleep", cycles / 2e9))
     return made
 
 
@@ -69,7 +71,7 @@ def test_on_the_cpu_the_call_alone_is_timed_after_the_cache_was_flushed(laborato
     taken = stopwatch.time(laboratory.call, laboratory.prepare)
     assert stopwatch.timer == "perf_counter"
     assert taken.cold_ms == pytest.approx(7)
-    assert taken.warm_ms is None
+    assert (taken.warm_ms, taken.host_ms) == (None, None)
     assert laboratory.log == ["prepare", "flush", "call"]
 
 
@@ -78,8 +80,15 @@ def test_on_cuda_a_cold_call_is_followed_by_a_warm_one_each_between_events(labor
     taken = stopwatch.time(laboratory.call, laboratory.prepare)
     assert stopwatch.timer == "cuda_events"
     assert (taken.cold_ms, taken.warm_ms) == pytest.approx((7, 7))
-    timed = ["synchronize", "record", "call", "record", "wait"]
+    timed = ["synchronize", "sleep", "record", "call", "record", "wait"]
     assert laboratory.log == ["prepare", "flush", *timed, "prepare", *timed]
+
+
+@pytest.mark.parametrize("waited", [False, True])
+def test_the_time_to_enqueue_is_known_unless_the_call_waited(laboratory: Laboratory, waited: bool) -> None:
+    laboratory.device_waited = waited
+    taken = Stopwatch(CUDA).time(laboratory.call)
+    assert taken.host_ms == (None if waited else pytest.approx(7))
 
 
 def test_cold_and_warm_are_told_apart(laboratory: Laboratory) -> None:

@@ -63,6 +63,13 @@ COLUMNS = (
         lambda row: number(row.latency_warm_ms),
         True,
     ),
+    Column(
+        "enqueued in, ms",
+        "time",
+        "what the CPU takes to enqueue the call; it runs ahead of the GPU, so the latency leaves it out",
+        lambda row: number(row.host_ms),
+        True,
+    ),
     Column("samples", "time", "timed calls with a cold cache", lambda row: str(len(row.samples_ms)), True),
     Column("speed-up", "against dense", "baseline latency / latency", lambda row: times(row.speedup), True),
     Column("translation", "against dense", "speed-up × density; 1 is ideal", lambda row: number(row.translation), True),
