@@ -1,11 +1,12 @@
 """Measure the tables of results/h100 on the machine at hand: full attention, VMoBA and STA at three lengths.
 
-python scripts/h100_tables.py OUT      # journals go to OUT/<resolution>-<inputs>-<direction>.jsonl
+python scripts/h100_tables.py OUT      # journals go to OUT/<resolution>-<inputs>-<direction>[-<engine>].jsonl
 python scripts/h100_tables.py OUT --only 576p-video-fwd …
 python scripts/h100_tables.py --list
 
 12 heads of 128, bfloat16, on Gaussian and video inputs, forward, and forward with backward. One process measures all,
-so that kernels are compiled once; a table's cells are interleaved in rounds. The exit code is 1 if one has no latency.
+so that kernels are compiled once; a table's cells are interleaved in rounds. Tables that end in an engine's name hold STA
+on that engine, where "auto" may take another. The exit code is 1 if one has no latency.
 Where the checkout has travelled without git, give the commit as ATTNBENCH_COMMIT=….
 """
 
@@ -22,9 +23,14 @@ from typing import Any
 
 TILES = {"480p": (6, 8, 8), "576p": (6, 4, 16), "720p": (6, 8, 8)}
 TABLES = {
-    f"{res}-{inputs}-{direction}": {"res": res, "inputs": inputs, "direction": direction}
-    for res, direction, inputs in product(("576p", "720p", "480p"), ("fwd", "fwdbwd"), ("gaussian", "video"))
-}
+    f"{res}-{inputs}-{direction}{'' if engine == 'auto' else '-' + engine}": {
+        "res": res, "inputs": inputs, "direction": direction, "engine": engine,
+    }
+    for engine, inputs, direction, res in product(
+        ("auto", "triton", "flash4"), ("gaussian", "video"), ("fwd", "fwdbwd"), ("576p", "720p", "480p")
+    )
+    if engine == "auto" or inputs == "gaussian"
+}  # fmt: skip
 
 
 def measure(name: str, out: Path, rounds: int) -> bool:
@@ -35,7 +41,9 @@ def measure(name: str, out: Path, rounds: int) -> bool:
     from attnbench.store import JOURNAL
 
     asked: dict[str, Any] = TABLES[name]
-    methods = {"full": {}, "vmoba": {}, "sta": {"tile": TILES[asked["res"]]}}
+    methods: dict[str, dict[str, Any]] = {"sta": {"tile": TILES[asked["res"]]}}
+    if asked["engine"] == "auto":
+        methods = {"full": {}, "vmoba": {}, **methods}
     with tempfile.TemporaryDirectory() as scratch, TerminalProgress() as progress:
         folder = Path(scratch) / name
         outcome = start(read_request(methods=methods, rounds=rounds, **asked), folder, progress)

@@ -185,7 +185,14 @@ class _Restore(torch.autograd.Function):
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """Gather rows of x [B, H, rows, D] by int64 [M] or [B, H, M]; without its own order the heads of x may be fewer."""
+    """Gather rows of x [B, H, rows, D] by int64 [M] or [B, H, M]; without its own order the heads of x may be fewer.
+
+    On CUDA by a kernel at copy speed: torch's take 1.1 ms for q, k, v and output of 55,296 tokens, 12 heads of 128.
+    """
+    if x.is_cuda and x.shape[3] > 1:
+        from attnbench.kernels.gpu.arrange import arrange as by_kernel
+
+        return by_kernel(x if x.stride(-1) == 1 else x.contiguous(), index)
     if index.dim() == 1:
         return x.index_select(2, index)
     return x.gather(2, index[..., None].expand(-1, -1, -1, x.shape[3]))

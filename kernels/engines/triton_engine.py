@@ -81,11 +81,14 @@ def _lacks_memory(task: Task) -> str | None:
 
 
 @constant
-@cache
 def _shared_memory(device: int | None) -> int:
+    return _most_shared_memory(torch.cuda.current_device() if device is None else device)
+
+
+@cache  # the driver takes 1.1 ms to answer; torch.compile takes the mark above of plain functions only
+def _most_shared_memory(index: int) -> int:
     from triton.runtime import driver
 
-    index = torch.cuda.current_device() if device is None else device
     return int(driver.active.utils.get_device_properties(index)["max_shared_mem"])
 
 

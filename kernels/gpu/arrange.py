@@ -11,15 +11,15 @@ from attnbench.kernels.gpu.widen import jit
 
 
 def arrange(x: Tensor, order: Tensor | None, width: int | None = None) -> Tensor:
-    """Return x with token ``order[i]`` at position i, contiguous; x itself where nothing is to be done.
+    """Return x with token ``order[i]`` at place i, contiguous; x itself where nothing is to be done.
 
     Args:
         x: [B, heads, N, D], unit last stride.
-        order: int64 [N] or [B, H, N], H a multiple of the heads of x; None for grid order.
+        order: int64 [M] or [B, H, M], H a multiple of the heads of x; None for grid order, M = N.
         width: columns of the result, at least D, those beyond D zero; default D.
 
     Returns:
-        [B, heads, N, width]; or [B, H, N, width] for an order of each head, every head of x in the orders of its group.
+        [B, heads, M, width]; or [B, H, M, width] for an order of each head, every head of x in the orders of its group.
     """
     b, h, n, d = x.shape
     width = d if width is None else width
@@ -30,11 +30,12 @@ def arrange(x: Tensor, order: Tensor | None, width: int | None = None) -> Tensor
         padded[..., :d] = x
         return padded
     out_heads = order.shape[1] if order.dim() == 3 else h
-    arranged = torch.empty(b, out_heads, n, width, dtype=x.dtype, device=x.device)
+    places = order.shape[-1]
+    arranged = torch.empty(b, out_heads, places, width, dtype=x.dtype, device=x.device)
     strides = (order.stride(0), order.stride(1)) if order.dim() == 3 else (0, 0)
-    grid = (triton.cdiv(n, 64), b * out_heads)
+    grid = (triton.cdiv(places, 64), b * out_heads)
     _gather[grid](
-        x, order, arranged, *x.stride()[:3], *strides, order.stride(-1), out_heads, out_heads // h, n,
+        x, order, arranged, *x.stride()[:3], *strides, order.stride(-1), out_heads, out_heads // h, places,
         D=d, OUT=width, WIDTH=triton.next_power_of_2(width), ROWS=64, num_warps=4,
     )  # fmt: skip
     return arranged
@@ -49,14 +50,14 @@ def padded_width(head_dim: int) -> int:
 def _gather(
     x: tl.tensor, order: tl.tensor, out: tl.tensor, x_batch: tl.tensor, x_head: tl.tensor, x_token: tl.tensor,
     order_batch: tl.tensor, order_head: tl.tensor, order_token: tl.tensor, heads: tl.tensor, group: tl.tensor,
-    tokens: tl.tensor, D: tl.constexpr, OUT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    places: tl.tensor, D: tl.constexpr, OUT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
 ) -> None:  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     head = tl.program_id(1).to(tl.int64)
     b, h = head // heads, head % heads
     column = tl.arange(0, WIDTH)
-    inside = (row < tokens)[:, None]
-    token = tl.load(order + b * order_batch + h * order_head + row * order_token, mask=row < tokens, other=0)
+    inside = (row < places)[:, None]
+    token = tl.load(order + b * order_batch + h * order_head + row * order_token, mask=row < places, other=0)
     where = x + b * x_batch + (h // group) * x_head + token[:, None] * x_token + column[None]
     values = tl.load(where, mask=inside & (column < D)[None], other=0.0)
-    tl.store(out + (head * tokens + row[:, None]) * OUT + column[None], values, mask=inside & (column < OUT)[None])
+    tl.store(out + (head * places + row[:, None]) * OUT + column[None], values, mask=inside & (column < OUT)[None])

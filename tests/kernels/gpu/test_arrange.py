@@ -41,6 +41,13 @@ def test_kv_heads_are_repeated_where_each_query_head_has_its_order(device: torch
     assert torch.equal(arrange(x, order), wanted)
 
 
+@pytest.mark.parametrize("places", [1, 63, 200])
+def test_places_may_be_more_or_fewer_than_tokens(places: int, device: torch.device) -> None:
+    x = _x(device)
+    order = torch.randint(70, (places,), generator=torch.Generator().manual_seed(1)).to(device)
+    assert torch.equal(arrange(x, order), x[:, :, order])
+
+
 def test_nothing_is_copied_where_nothing_is_to_be_done(device: torch.device) -> None:
     x = _x(device).contiguous()
     assert arrange(x, None, 40).data_ptr() == x.data_ptr()
