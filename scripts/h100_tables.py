@@ -5,8 +5,8 @@ python scripts/h100_tables.py OUT --only 576p-video-fwd …
 python scripts/h100_tables.py --list
 
 12 heads of 128, bfloat16, on Gaussian and video inputs, forward, and forward with backward. One process measures all,
-so that kernels are compiled once; a table's cells are interleaved in rounds. Tables that end in an engine's name hold STA
-on that engine, where "auto" may take another. The exit code is 1 if one has no latency.
+so that kernels are compiled once; a table's cells are interleaved in rounds. Tables that end in an engine's name hold
+STA on that engine, where "auto" may take another. The exit code is 1 if one has no latency.
 Where the checkout has travelled without git, give the commit as ATTNBENCH_COMMIT=….
 """
 
