@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from attnbench.kernels.errors import AttnbenchError, BadInput, Unsupported
     from attnbench.kernels.grid import Grid
     from attnbench.kernels.plan import Plan
+    from attnbench.models.patch import patch
     from attnbench.store import load_results
 
 __version__ = "0.1.0"
@@ -23,9 +24,10 @@ _HOMES = {
     "Grid": "attnbench.kernels.grid",
     "Plan": "attnbench.kernels.plan",
     "load_results": "attnbench.store",
+    "patch": "attnbench.models.patch",
 }
 
-__all__ = ["AttnbenchError", "BadInput", "Grid", "Plan", "Unsupported", "attention", "load_results", "select"]
+__all__ = ["AttnbenchError", "BadInput", "Grid", "Plan", "Unsupported", "attention", "load_results", "patch", "select"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,135 @@
+"""``attnbench.patch``: run a method inside a model, until the model is restored."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from attnbench.api import attention
+from attnbench.kernels.engines import get_engine
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import whole_number
+from attnbench.kernels.plan import Plan
+from attnbench.methods import Call, Method, make_settings
+from attnbench.methods.registry import find_method
+from attnbench.models.stats import Stats, Tally
+from attnbench.models.wan import Place, Replacement, find_transformers
+
+
+class Patch:
+    """A patched model: ``with`` restores it at the end, and so does ``restore``.
+
+    Attributes:
+        stats: what the model did so far.
+    """
+
+    def __init__(self, replacement: Replacement, stats: Stats) -> None:
+        self._replacement, self.stats = replacement, stats
+
+    def restore(self) -> None:
+        """Give the model back its own self-attention, or that of the patch around this one; a second call does nothing.
+
+        Raises:
+            BadInput: if a newer patch of the same model is still in effect.
+        """
+        self._replacement.restore()
+
+    def __enter__(self) -> Stats:
+        if self._replacement.restored:
+            raise BadInput("this patch was restored already: call attnbench.patch again")
+        return self.stats
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()
+
+
+def patch(
+    model: Any,
+    method: str | Method,
+    *,
+    dense_steps: int = 0,
+    dense_layers: Iterable[int] = (),
+    engine: str = "auto",
+    densities: bool = False,
+    **settings: Any,
+) -> Patch:
+    """Let a method do the self-attention of a model from now on, until it is restored.
+
+    ``with attnbench.patch(model, "vmoba") as stats:`` restores at the end of the block, also after an exception;
+    ``handle = attnbench.patch(model, "vmoba")`` does so at ``handle.restore()``. Cross-attention is never touched.
+
+    Args:
+        model: diffusers' WanTransformer3DModel, or a pipeline that has one or two of them.
+        method: name of a registered method, or a Method. It learns layer, token grid and denoising step.
+        dense_steps: the first denoising steps of each clip that run the model's own attention.
+        dense_layers: layers that always run the model's own attention.
+        engine: who runs the plans, as for ``attnbench.attention``.
+        densities: also record the density of every plan; counting waits for the device.
+        **settings: the method's settings.
+
+    Returns:
+        The handle; as a context manager it gives its ``stats``.
+
+    Raises:
+        BadInput: for a method, setting, engine, step or layer that does not exist.
+        Unsupported: for another model, or an engine that is not available here. An engine that cannot run the plan says
+            so in the model's forward call.
+    """
+    chosen = find_method(method)
+    make_settings(chosen, settings)
+    if engine != "auto":
+        get_engine(engine)
+    warm_up = whole_number(dense_steps)
+    if warm_up is None or warm_up < 0:
+        raise BadInput(f"dense_steps is {dense_steps!r}; it must be a whole number of at least 0")
+    layers = max(len(part.blocks) for part in find_transformers(model))
+    dense = _layers(dense_layers, layers)
+    tallies = tuple(Tally() for _ in range(layers))
+    if densities:
+        chosen = _counting(chosen, tallies)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
+        stats.count(place, own=False)
+        output: Tensor = attention(
+            q, k, v, method=chosen, grid=place.grid, layer=place.layer, step=place.step, engine=engine, **settings
+        )
+        return output
+
+    def keeps_own(place: Place) -> bool:
+        own = place.layer in dense or place.step < warm_up
+        if own:
+            stats.count(place, own=True)
+        return own
+
+    replacement = Replacement(model, attend, keeps_own)
+    stats = Stats(replacement, tallies)
+    return Patch(replacement, stats)
+
+
+def _layers(given: object, layers: int) -> frozenset[int]:
+    if not isinstance(given, Iterable):
+        raise BadInput(f"dense_layers is {given!r}; it must be a list of layers, as (0, 1)")
+    found = set()
+    for layer in given:
+        number = whole_number(layer)
+        if number is None or not 0 <= number < layers:
+            raise BadInput(f"dense_layers names {layer!r}; the model's layers are 0 to {layers - 1}")
+        found.add(number)
+    return frozenset(found)
+
+
+def _counting(method: Method, tallies: tuple[Tally, ...]) -> Method:
+    """Return the method with a plan that also notes its density: the plan itself is made once, as ever."""
+
+    def plan(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+        made = method.plan(settings, q, k, call)
+        tallies[call.layer].densities.append(made.density)
+        return made
+
+    return dataclasses.replace(method, plan=plan)

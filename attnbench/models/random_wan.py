@@ -1,0 +1,95 @@
+"""Wan transformers with random weights, to measure with: time does not depend on what the weights are worth."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnbench.kernels.errors import Unsupported, unknown_name
+from attnbench.kernels.grid import Grid
+
+SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        # Wan 2.1: wan/configs/wan_t2v_1_3B.py for the sizes, wan/modules/model.py for the rest.
+        "1.3b": {
+            "patch_size": (1, 2, 2),
+            "num_attention_heads": 12,
+            "attention_head_dim": 128,
+            "in_channels": 16,
+            "out_channels": 16,
+            "text_dim": 4096,
+            "freq_dim": 256,
+            "ffn_dim": 8960,
+            "num_layers": 30,
+            "cross_attn_norm": True,
+            "qk_norm": "rms_norm_across_heads",
+            "eps": 1e-6,
+            "rope_max_seq_len": 1024,
+        },
+        # Made for tests on a CPU: every part of the large one, three layers for methods that take turns by three.
+        "tiny": {
+            "patch_size": (1, 2, 2),
+            "num_attention_heads": 2,
+            "attention_head_dim": 24,
+            "in_channels": 4,
+            "out_channels": 4,
+            "text_dim": 32,
+            "freq_dim": 32,
+            "ffn_dim": 96,
+            "num_layers": 3,
+            "cross_attn_norm": True,
+            "qk_norm": "rms_norm_across_heads",
+            "eps": 1e-6,
+            "rope_max_seq_len": 128,
+        },
+    }
+)
+"""Arguments of diffusers' WanTransformer3DModel by size."""
+
+
+def make_wan(size: str, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
+    """Return a WanTransformer3DModel with random weights, made on ``device``; the global generators stay as they are.
+
+    What diffusers keeps in float32 when it loads a checkpoint is float32 here too.
+
+    Raises:
+        BadInput: for an unknown size.
+        Unsupported: without diffusers.
+    """
+    if size not in SIZES:
+        raise unknown_name("size of Wan", size, SIZES)
+    try:
+        model_class = importlib.import_module("diffusers").WanTransformer3DModel
+    except ImportError as error:
+        raise Unsupported("a Wan transformer needs diffusers: pip install 'attnbench[models]'") from error
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.device(device):
+        torch.manual_seed(seed)
+        model = model_class(**SIZES[size])
+    wide = set(model._keep_in_fp32_modules)
+    for name, weight in model.named_parameters():
+        if wide.isdisjoint(name.split(".")):
+            weight.data = weight.data.to(dtype)
+    return model.eval()
+
+
+def make_inputs(
+    size: str, grid: Grid, batch: int, text_tokens: int, device: torch.device, dtype: torch.dtype, seed: int = 0
+) -> dict[str, Tensor]:
+    """Return random arguments of the forward call: latents [B, C, T, H·p, W·p], timestep [B], text [B, tokens, d]."""
+    config = SIZES[size]
+    sides = [side * patch for side, patch in zip(grid.shape, config["patch_size"], strict=True)]
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype)
+
+    return {
+        "hidden_states": random(batch, config["in_channels"], *sides),
+        "timestep": torch.full((batch,), 500.0, device=device),
+        "encoder_hidden_states": random(batch, text_tokens, config["text_dim"]),
+    }

@@ -1,0 +1,265 @@
+"""Time a whole transformer step of Wan: with the model's own attention, with each method, and with none."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnbench.agenda import dense_engines, dtype_name, resolve_device, resolve_dtype
+from attnbench.api import attention, select
+from attnbench.environment import device_name
+from attnbench.kernels.engines import Task, choose_engine, get_engine
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import Grid, Layout, whole_number
+from attnbench.methods import get_method, make_settings
+from attnbench.models.patch import patch
+from attnbench.models.random_wan import make_inputs, make_wan
+from attnbench.models.standins import Qkv, capture_qkv, pass_through
+from attnbench.models.step_report import StepReport, StepRow, amdahl, share_removed
+from attnbench.models.wan import Replacement
+from attnbench.schema import canonical_json
+from attnbench.statistics import median_interval, ratio_interval
+from attnbench.timing import Stopwatch
+
+_OWN = "own"
+_SHORT = 4096
+"""Tokens of a first trial of dense engines: full length would take some of them seconds a call."""
+
+
+@dataclass
+class _Variant:
+    """One kind of self-attention: how to put it into the model, its attention by itself, and the samples of both."""
+
+    name: str
+    swap: Callable[[], AbstractContextManager[object]]
+    alone: Callable[[], object]
+    settings: str = "{}"
+    density: float = 1.0
+    step_ms: list[float] = field(default_factory=list)
+    alone_ms: list[float] = field(default_factory=list)
+
+
+def measure_step(
+    methods: Mapping[str, Mapping[str, Any]],
+    *,
+    size: str = "tiny",
+    grid: Grid | str | tuple[int, int, int] = (3, 8, 8),
+    text_tokens: int = 512,
+    batch: int = 1,
+    dtype: str | None = None,
+    device: str | None = None,
+    direction: str = "fwd",
+    checkpointing: bool = False,
+    engine: str = "auto",
+    rounds: int = 7,
+    seed: int = 0,
+) -> StepReport:
+    """Measure one step of a Wan transformer with random weights, text cross-attention included.
+
+    Everything is timed in interleaved rounds: the model as it is, ``full`` by the fastest engine, the methods, and the
+    model with its self-attention passed by. Weights are random, so densities of methods that select by the data are not
+    those of a trained model; look at the rows' ``density``.
+
+    Args:
+        methods: settings by method.
+        size: "1.3b", 30 layers of 12 heads of 128, or "tiny", for a CPU.
+        grid: token grid; 21x30x52 is 81 frames of 480x832.
+        text_tokens: text tokens of the cross-attention.
+        batch: sequences.
+        dtype: default bfloat16 on a GPU, float32 on a CPU.
+        device: "cuda" or "cpu"; default the GPU where there is one.
+        direction: "fwd", or "fwdbwd" for a training step without the optimizer: forward, MSE loss, backward.
+        checkpointing: run every block forward again in the backward pass, as training at full size does for memory.
+        engine: who runs the methods' plans.
+        rounds: samples of each figure.
+        seed: of weights and inputs.
+
+    Raises:
+        BadInput: for arguments that cannot be used.
+        Unsupported: without diffusers, or if an engine cannot serve a method. All are tried before the first sample.
+    """
+    where, kind = resolve_device(device), Grid.of(grid)
+    values = resolve_dtype(dtype, where)
+    for name, count in (("text_tokens", text_tokens), ("batch", batch), ("rounds", rounds)):
+        if (whole_number(count) or 0) < 1:
+            raise BadInput(f"{name} is {count!r}; it must be a whole number of at least 1")
+    if direction not in ("fwd", "fwdbwd"):
+        raise BadInput(f"direction is {direction!r}; it must be fwd or fwdbwd")
+    backward = direction == "fwdbwd"
+    if checkpointing and not backward:
+        raise BadInput("checkpointing is for training steps: use it with direction fwdbwd")
+    for name, given in methods.items():
+        make_settings(get_method(name), given)
+    if engine != "auto":
+        get_engine(engine)
+
+    model = make_wan(size, where, values, seed)
+    model.requires_grad_(backward)
+    if checkpointing:
+        model.enable_gradient_checkpointing()
+    inputs = make_inputs(size, kind, batch, text_tokens, where, values, seed)
+    qkv = capture_qkv(model, inputs)
+    stopwatch = Stopwatch(where)
+    passes = _Passes(backward, checkpointing)
+
+    dense = _fastest_dense(model, qkv, kind, passes, stopwatch)
+    own = _Variant(_OWN, nullcontext, passes.over(qkv, kind, {"method": "full", "engine": "sdpa"}))
+    sparse = [_method_variant(model, name, given, engine, qkv, kind, passes) for name, given in methods.items()]
+    without = _Variant("none", lambda: Replacement(model, pass_through), lambda: None)
+    variants = [own, dense, *sparse, without]
+    call, clear = _step_calls(model, inputs, backward)
+    for variant in variants:  # compiles kernels, and fails before the first sample where something cannot run
+        with variant.swap():
+            clear()
+            call()
+        variant.alone()
+    for number in range(rounds):
+        for variant in variants if number % 2 == 0 else variants[::-1]:
+            with variant.swap():
+                variant.step_ms.append(stopwatch.time(call, clear).cold_ms)
+            clear()
+            if variant is not without:
+                variant.alone_ms.append(stopwatch.time(variant.alone).cold_ms)
+
+    baseline = min((own, dense), key=lambda variant: statistics.median(variant.step_ms))
+    share = share_removed(baseline.step_ms, without.step_ms)
+    return StepReport(
+        size=size,
+        grid=str(kind),
+        text_tokens=text_tokens,
+        batch=batch,
+        layers=len(qkv),
+        dtype=dtype_name(values),
+        device=device_name("cuda" if where.type == "cuda" else "cpu"),
+        direction=direction,
+        checkpointing=checkpointing,
+        timer=stopwatch.timer,
+        rounds=rounds,
+        baseline=baseline.name,
+        without_ms=median_interval(without.step_ms),
+        share=share,
+        share_alone=ratio_interval(baseline.step_ms, baseline.alone_ms),
+        rows=tuple(_row(variant, baseline, share.median) for variant in variants if variant is not without),
+    )
+
+
+def _row(variant: _Variant, baseline: _Variant, share: float) -> StepRow:
+    faster = ratio_interval(variant.alone_ms, baseline.alone_ms)
+    return StepRow(
+        name=variant.name,
+        settings=variant.settings,
+        density=variant.density,
+        step_ms=median_interval(variant.step_ms),
+        attention_ms=median_interval(variant.alone_ms),
+        step_speedup=ratio_interval(variant.step_ms, baseline.step_ms),
+        attention_speedup=faster,
+        predicted_speedup=amdahl(share, faster.median),
+        samples_ms=tuple(variant.step_ms),
+    )
+
+
+def _step_calls(
+    model: Any, inputs: Mapping[str, Tensor], backward: bool
+) -> tuple[Callable[[], object], Callable[[], None]]:
+    """Return the step to time, and what clears its gradients beforehand."""
+    target = torch.zeros_like(inputs["hidden_states"], dtype=torch.float32)
+
+    def forward() -> object:
+        with torch.no_grad():
+            return model(**inputs, return_dict=False)
+
+    def train() -> None:
+        output = model(**inputs, return_dict=False)[0]
+        torch.nn.functional.mse_loss(output.float(), target).backward()
+
+    def clear() -> None:
+        model.zero_grad(set_to_none=True)
+
+    return (train if backward else forward), clear
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """How often a step runs the self-attention of a layer, and which way."""
+
+    backward: bool
+    checkpointing: bool
+
+    def over(self, qkv: list[Qkv], grid: Grid, arguments: Mapping[str, Any]) -> Callable[[], None]:
+        """Return a call of the self-attention of all layers, on their q, k, v, as often as a step runs it."""
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            output: Tensor = attention(q, k, v, grid=grid, layer=layer, step=0, **arguments)
+            return output
+
+        def forward() -> None:
+            with torch.no_grad():
+                for layer, (q, k, v) in enumerate(qkv):
+                    attend(layer, q, k, v)
+
+        def both() -> None:
+            for layer, tensors in enumerate(qkv):
+                leaves = [x.detach().requires_grad_() for x in tensors]
+                output = attend(layer, *leaves)
+                if self.checkpointing:
+                    output = attend(layer, *leaves)
+                torch.autograd.grad(output, leaves, output.detach())
+
+        return both if self.backward else forward
+
+
+def _method_variant(
+    model: Any, name: str, given: Mapping[str, Any], engine: str, qkv: list[Qkv], grid: Grid, passes: _Passes
+) -> _Variant:
+    """Prepare a method: the engine that serves all its layers, and the mean density of their plans."""
+    method = get_method(name)
+    arguments = {"method": method, **given}
+    engines, densities = [], []
+    for layer, (q, k, v) in enumerate(qkv):
+        plan = select(q, k, grid=grid, layer=layer, step=0, **arguments)
+        task = dataclasses.replace(Task.of(q, k, v), needs_grad=passes.backward)
+        engines.append(choose_engine(engine, plan, task).name)
+        densities.append(plan.density)
+    settled = method.resolve(make_settings(method, given), Layout(grid))
+    return _Variant(
+        name="/".join([name, "+".join(dict.fromkeys(engines))]),
+        swap=lambda: patch(model, method, engine=engine, **given),
+        alone=passes.over(qkv, grid, {**arguments, "engine": engine}),
+        settings=canonical_json(dataclasses.asdict(settled)),
+        density=statistics.fmean(densities),
+    )
+
+
+def _fastest_dense(model: Any, qkv: list[Qkv], grid: Grid, passes: _Passes, stopwatch: Stopwatch) -> _Variant:
+    """Return ``full`` by the engine that runs the attention of one layer in the least time.
+
+    A short sequence first shows which engines need not be tried at full length.
+    """
+    few = min(grid.tokens, _SHORT)
+    plan = select(*qkv[0][:2], method="full", grid=grid)
+    task = dataclasses.replace(Task.of(*qkv[0]), needs_grad=passes.backward)
+    names = [name for name in dense_engines() if get_engine(name).supports(plan, task) is None]
+
+    def times(names: list[str], tensors: Qkv, grid: Grid) -> dict[str, float]:
+        calls = {name: passes.over([tensors], grid, {"method": "full", "engine": name}) for name in names}
+        for call in calls.values():
+            call()
+        return {name: min(stopwatch.time(call).cold_ms for _ in range(3)) for name, call in calls.items()}
+
+    q, k, v = (x[:, :, :few] for x in qkv[0])
+    short = times(names, (q, k, v), Grid(1, 1, few))
+    close = [name for name in names if short[name] <= 2 * min(short.values())]
+    whole = times(close, qkv[0], grid)
+    fastest = min(whole, key=whole.__getitem__)  # sdpa runs everywhere, so there is one
+    return _Variant(
+        name=f"full/{fastest}",
+        swap=lambda: patch(model, "full", engine=fastest),
+        alone=passes.over(qkv, grid, {"method": "full", "engine": fastest}),
+    )
