@@ -5,12 +5,11 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from attnbench.flops.counts import attention_counts
 from attnbench.kernels.engines import ENGINES
 from attnbench.runner import Bench, Trial
 from attnbench.schema import Row, digest
 from attnbench.statistics import median_interval
-
-_BACKWARD = 2.5  # the backward pass makes five matrix products of the size of the forward pass's two
 
 
 def judge(trial: Trial) -> None:
@@ -86,14 +85,20 @@ def _work(bench: Bench, trial: Trial) -> dict[str, Any]:
     facts, shape = trial.facts, bench.agenda.shape
     if facts is None:
         return {}
-    per_pair = 4 * shape.head_dim * (1 + _BACKWARD if bench.agenda.direction == "fwdbwd" else 1)
-    dense_pairs = shape.batch * bench.heads * shape.layout.tokens**2
+    counts = attention_counts(
+        head_dim=shape.head_dim,
+        dense_pairs=shape.batch * bench.heads * shape.layout.tokens**2,
+        pairs=facts.pairs,
+        executed_pairs=facts.executed_pairs,
+        selection_flops=facts.selection_flops,
+        direction=bench.agenda.direction,
+    )
     return {
         "density": facts.density,
         "plan_bytes": facts.nbytes,
-        "flops_dense": round(per_pair * dense_pairs),
-        "flops_algorithmic": round(per_pair * facts.pairs),
-        "flops_executed": round(per_pair * facts.executed_pairs) + facts.selection_flops,
+        "flops_dense": counts.dense,
+        "flops_algorithmic": counts.algorithmic,
+        "flops_executed": counts.executed,
     }
 
 

@@ -1,0 +1,124 @@
+"""``attnbench flops``: count floating-point operations, without running any attention."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attnbench.cli.options import JsonOption, SetOption, parse_settings, unique_methods
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from attnbench.agenda import Agenda
+    from attnbench.flops.cells import CellFlops
+
+
+def flops(
+    paper: Annotated[str | None, typer.Option(help="Compute a paper's FLOPs tables again instead: vmoba.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", "-m", help="A method's name; repeat for several. Default: full.")
+    ] = None,
+    res: Annotated[str | None, typer.Option(help="Resolution: 480p, 576p or 720p. Default: 480p.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Video frames, 4k+1. Default: the resolution's own.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model whose heads, layers and text tokens to take.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Token grid T x H x W instead of a resolution, as 21x45x80.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Heads.")] = None,
+    head_dim: Annotated[int | None, typer.Option(help="Dimension of a head.")] = None,
+    batch: Annotated[int, typer.Option(help="Batch size.")] = 1,
+    direction: Annotated[str, typer.Option(help="fwd, or fwdbwd for forward and backward.")] = "fwd",
+    inputs: Annotated[str, typer.Option(help="video[:PATH], gaussian or capture:FILE.safetensors.")] = "video",
+    engine: Annotated[str, typer.Option(help="Engine whose tiles are counted; auto takes the first that serves.")] = (
+        "auto"
+    ),
+    device: Annotated[str, typer.Option(help="Where plans are made: cpu, or cuda for the engines of a GPU.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of the inputs.")] = 0,
+    settings: SetOption = None,
+    layer: Annotated[
+        list[int] | None, typer.Option(help="Layer to count; repeat for several. Default: one of each kind.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Count the FLOPs of cells, dense, algorithmic and executed, and of a model's forward pass.
+
+    Data-dependent plans are made for the first head; the others count as if they kept as much. Exit codes: 0 fine, 2
+    bad input.
+    """
+    if paper is not None:
+        _show_paper(paper, as_json)
+        return
+    from attnbench.agenda import make_agenda, read_request
+    from attnbench.flops.cells import count_cells
+
+    chosen = unique_methods(method or ["full"])
+    agenda = make_agenda(
+        read_request(
+            methods=parse_settings(settings, chosen), res=res, frames=frames, model=model, grid=grid, heads=heads,
+            head_dim=head_dim, batch=batch, direction=direction, inputs=inputs, seed=seed, engine=engine,
+            device=device, layers=layer,
+        )
+    )  # fmt: skip
+    _show_cells(agenda, count_cells(agenda), as_json)
+
+
+def _show_paper(paper: str, as_json: bool) -> None:
+    from attnbench.flops.paper import FFN, LAYERS, TEXT, TOLERANCE, WIDTH
+    from attnbench.flops.tables import paper_records, paper_remarks, paper_rows, paper_table
+    from attnbench.kernels.errors import BadInput
+
+    flags = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("-")]
+    if others := [flag for flag in flags if flag not in ("--paper", "--json")]:
+        raise BadInput(f"--paper {paper} prints what the paper has; leave out {', '.join(others)}")
+    rows = paper_rows(paper)
+    if as_json:
+        print(json.dumps({"paper": paper, "tolerance": TOLERANCE, "rows": paper_records(rows)}, allow_nan=False))
+        return
+    differing = sum(row.verdict == "differs" for row in rows)
+    _print(
+        paper_table(rows),
+        f"TFLOP of one forward pass by the paper's closed form: {LAYERS} layers of width {WIDTH}, feed-forward {FFN}, "
+        f"{TEXT} text tokens; difference: printed less ours.\n"
+        f"agrees: within {TOLERANCE:.2%}; {len(rows) - differing} of {len(rows)} rows agree, {differing} differ. "
+        "factor: full attention over the row.\n\n" + "\n".join(paper_remarks(rows)),
+    )
+
+
+def _show_cells(agenda: Agenda, cells: list[CellFlops], as_json: bool) -> None:
+    from attnbench.flops.cells import dense_pass, method_passes
+    from attnbench.flops.tables import cell_records, cell_table, pass_lines, pass_records
+
+    shape, request = agenda.shape, agenda.request
+    dense, passes = dense_pass(shape), method_passes(shape, cells)
+    if as_json:
+        document = {
+            "grid": str(shape.grid), "text_tokens": list(shape.layout.text), "batch": shape.batch,
+            "heads": shape.heads, "heads_planned": 1, "head_dim": shape.head_dim, "direction": agenda.direction,
+            "inputs": request.inputs, "seed": request.seed, "device": agenda.device.type, "model": shape.model,
+            "cells": cell_records(cells), "forward": None if dense is None else pass_records(dense, passes),
+        }  # fmt: skip
+        print(json.dumps(document, allow_nan=False))
+        return
+    video, text = shape.grid.tokens, sum(shape.layout.text)
+    lines = [
+        f"TFLOP of one attention call: {video:,} tokens{f' + {text:,} text tokens' if text else ''}, batch "
+        f"{shape.batch}, {shape.heads} heads of {shape.head_dim}, {agenda.direction}. executed: whole tiles of the "
+        "engine, and the selection.",
+        f"Plans are made for the first of {shape.heads} heads, from {request.inputs} inputs on the "
+        f"{agenda.device.type}; the others count as if they kept as much.",
+    ]
+    if dense is not None and shape.model is not None:
+        lines += pass_lines(shape.model, dense, passes)
+    _print(cell_table(cells), "\n".join(lines))
+
+
+def _print(table: Table, text: str) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

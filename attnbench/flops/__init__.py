@@ -1,0 +1,15 @@
+"""Floating-point operations in closed form: of a cell, of a whole Wan forward pass, and as a paper counts them."""
+
+from attnbench.flops.counts import Counts, attention_counts, counts_of, flops_per_pair
+from attnbench.flops.wan import WAN_MODELS, ForwardFlops, WanConfig, forward_flops
+
+__all__ = [
+    "WAN_MODELS",
+    "Counts",
+    "ForwardFlops",
+    "WanConfig",
+    "attention_counts",
+    "counts_of",
+    "flops_per_pair",
+    "forward_flops",
+]

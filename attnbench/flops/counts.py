@@ -1,0 +1,90 @@
+"""The three FLOP counts of a cell: dense-equivalent, algorithmic and executed. The formulas stand here only.
+
+2 for a multiply-add. Softmax, scaling, masks, sorting, gathers and merges are not counted: they are no matrix products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.plan import Plan
+
+_PRODUCTS: dict[str, int] = {"fwd": 2, "fwdbwd": 7}
+"""Matrix products a kept pair takes part in: scores and AV; backward scores again, dP, dV, dK and dQ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Floating-point operations of one attention call.
+
+    Attributes:
+        dense: of full attention on the same shape.
+        algorithmic: of the kept pairs only.
+        selection: of choosing them, as the plan states it: pooling and scores.
+        executed: of what the engine runs: the pairs of whole tiles, padding included, and the selection.
+    """
+
+    dense: int
+    algorithmic: int
+    selection: int
+    executed: int
+
+    def times(self, factor: int) -> Counts:
+        """Return the counts of ``factor`` such calls."""
+        return Counts(self.dense * factor, self.algorithmic * factor, self.selection * factor, self.executed * factor)
+
+
+def flops_per_pair(head_dim: int, direction: str = "fwd") -> int:
+    """Return the operations of one (query, key) pair of one head: 4·head_dim forward, 14·head_dim with backward.
+
+    Raises:
+        BadInput: for a direction that is not "fwd" or "fwdbwd".
+    """
+    if direction not in _PRODUCTS:
+        raise BadInput(f"direction {direction!r} must be fwd or fwdbwd")
+    return 2 * head_dim * _PRODUCTS[direction]
+
+
+def attention_counts(
+    *,
+    head_dim: int,
+    dense_pairs: int,
+    pairs: int,
+    executed_pairs: int,
+    selection_flops: int,
+    direction: str = "fwd",
+) -> Counts:
+    """Return the counts of a call from the pairs it is about, each summed over batch items and heads.
+
+    Selection counts once in either direction: it has no backward pass.
+
+    Args:
+        head_dim: channels a head.
+        dense_pairs: B·H·N².
+        pairs: those the plan keeps.
+        executed_pairs: those the engine computes, thrown away or not.
+        selection_flops: what the plan states for its selection.
+        direction: "fwd" or "fwdbwd".
+
+    Raises:
+        BadInput: for another direction.
+    """
+    each = flops_per_pair(head_dim, direction)
+    return Counts(each * dense_pairs, each * pairs, selection_flops, each * executed_pairs + selection_flops)
+
+
+def counts_of(plan: Plan, *, head_dim: int, executed_pairs: int, direction: str = "fwd") -> Counts:
+    """Return the counts of running a plan on an engine that computes ``executed_pairs`` for it.
+
+    Raises:
+        BadInput: for a direction that is not "fwd" or "fwdbwd".
+    """
+    return attention_counts(
+        head_dim=head_dim,
+        dense_pairs=plan.batch * plan.heads * plan.layout.tokens**2,
+        pairs=plan.pairs,
+        executed_pairs=executed_pairs,
+        selection_flops=plan.selection_flops,
+        direction=direction,
+    )

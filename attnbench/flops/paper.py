@@ -1,0 +1,165 @@
+"""The FLOPs tables of the VMoBA paper, each printed value computed again by the paper's own closed form.
+
+The form is that of ``src/cal_theo_flops.py`` in the paper's repository (KwaiVGI/VMoBA), written anew: one forward pass
+of the 30 layers of Wan 2.1 1.3B, 2 for a multiply-add, 300 text tokens. It leaves out embeddings and head, and counts
+nothing for sorting, softmax, gathering and merging.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from attnbench.kernels.grid import Grid
+
+LAYERS, WIDTH, FFN, TEXT = 30, 1536, 8960, 300
+
+TOLERANCE = 5e-4
+"""Relative difference up to which a value agrees. Printed digits alone make up to 1.2e-4; what is between is settings
+that differ a little, as the number of blocks that queries are scored against."""
+
+FACTOR_ROUNDING = 0.005 + 1e-9
+"""Half a unit of the second decimal, to which reduction factors are printed."""
+
+Verdict = Literal["agrees", "differs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Self-attention of one kind of layer.
+
+    Attributes:
+        density: fraction of pairs kept.
+        blocks: block means that every query is scored against; 0 means no scoring.
+    """
+
+    density: float = 1.0
+    blocks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One way to fill in the closed form: in words, and the kinds of layers that take turns."""
+
+    words: str
+    shares: tuple[Share, ...]
+
+    @property
+    def density(self) -> float:
+        """The mean over the kinds of layers."""
+        return math.fsum(share.density for share in self.shares) / len(self.shares)
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """A row as the paper prints it.
+
+    Attributes:
+        table: number of the table.
+        size: video as frames × height × width.
+        method: as the paper names it.
+        tflop: FLOPs of one forward pass in units of 10^12.
+        reading: the settings that the paper, or its code, states for the row.
+        density: as printed; None for full attention.
+        factor: full attention's FLOPs over these, as printed; None where the table has none.
+        others: other settings that the row might mean.
+        note: what is known of a difference.
+    """
+
+    table: int
+    size: str
+    method: str
+    tflop: float
+    reading: Reading
+    density: float | None = None
+    factor: float | None = None
+    others: tuple[Reading, ...] = ()
+    note: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """Video tokens of the size."""
+        frames, height, width = (int(side) for side in self.size.split("×"))
+        return Grid((frames - 1) // 4 + 1, height // 16, width // 16).tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """What another reading of a row gives, in TFLOP."""
+
+    words: str
+    tflop: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Recomputed:
+    """A printed row beside ours.
+
+    Attributes:
+        printed: the row.
+        tflop: ours.
+        verdict: whether the printed FLOPs agree with ours within ``TOLERANCE``.
+        factor: ours; None where none is printed.
+        factor_verdict: whether the printed factor is ours, rounded; None where none is printed.
+        others: the row's other readings.
+    """
+
+    printed: Printed
+    tflop: float
+    verdict: Verdict
+    factor: float | None
+    factor_verdict: Verdict | None
+    others: tuple[Other, ...]
+
+    @property
+    def difference(self) -> float:
+        """Printed less ours, in TFLOP."""
+        return self.printed.tflop - self.tflop
+
+    @property
+    def relative(self) -> float:
+        """The difference as a fraction of ours."""
+        return self.difference / self.tflop
+
+
+def paper_tflop(tokens: int, shares: Sequence[Share]) -> float:
+    """Return the paper's count of a forward pass in TFLOP.
+
+    Args:
+        tokens: video tokens.
+        shares: the kinds of layers that take turns, equally many of each.
+    """
+    projections = 4 * 2 * tokens * WIDTH**2
+    cross = 2 * 2 * (tokens + TEXT) * WIDTH**2 + 4 * tokens * TEXT * WIDTH
+    ffn = 2 * 2 * tokens * WIDTH * FFN
+    attention = [2 * tokens * WIDTH * share.blocks + 4 * tokens * WIDTH * share.density * tokens for share in shares]
+    return LAYERS * (projections + cross + ffn + math.fsum(attention) / len(attention)) / 1e12
+
+
+def verdict_of(printed: float, ours: float) -> Verdict:
+    """Return whether two values agree within ``TOLERANCE``."""
+    return "agrees" if abs(printed - ours) <= TOLERANCE * ours else "differs"
+
+
+def recompute(row: Printed, full_tflop: float) -> Recomputed:
+    """Compute a row again; ``full_tflop`` is ours for full attention at its size."""
+    ours = paper_tflop(row.tokens, row.reading.shares)
+    factor = None if row.factor is None else full_tflop / ours
+    same = factor is not None and row.factor is not None and abs(row.factor - factor) <= FACTOR_ROUNDING
+    others = [(other.words, paper_tflop(row.tokens, other.shares)) for other in row.others]
+    return Recomputed(
+        printed=row,
+        tflop=ours,
+        verdict=verdict_of(row.tflop, ours),
+        factor=factor,
+        factor_verdict=None if factor is None else ("agrees" if same else "differs"),
+        others=tuple(Other(words, tflop, verdict_of(row.tflop, tflop)) for words, tflop in others),
+    )
+
+
+def recompute_all(rows: Sequence[Printed]) -> list[Recomputed]:
+    """Compute every row again, in the order given."""
+    return [recompute(row, paper_tflop(row.tokens, (Share(),))) for row in rows]
