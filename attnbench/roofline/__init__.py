@@ -1,0 +1,34 @@
+"""Bytes, peaks and bounds: what a call moves, what the device could do at most, and what a measured time comes to."""
+
+from attnbench.roofline.bounds import (
+    Achieved,
+    AttendSplit,
+    Bounds,
+    Share,
+    achieved,
+    attend_bounds,
+    exponential_ceiling_tflops,
+    split_attend,
+)
+from attnbench.roofline.peaks import PEAKS, Peak, peak_of
+from attnbench.roofline.probe import Probe, measure_peaks
+from attnbench.roofline.traffic import Traffic, least_bytes, phase_traffic
+
+__all__ = [
+    "PEAKS",
+    "Achieved",
+    "AttendSplit",
+    "Bounds",
+    "Peak",
+    "Probe",
+    "Share",
+    "Traffic",
+    "achieved",
+    "attend_bounds",
+    "exponential_ceiling_tflops",
+    "least_bytes",
+    "measure_peaks",
+    "peak_of",
+    "phase_traffic",
+    "split_attend",
+]

@@ -1,0 +1,177 @@
+"""The tiles of our attention kernels for a plan, counted by torch alone: what their lists of work would hold.
+
+The kernels make these lists on the GPU; the sizes of tiles and steps are taken from their modules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnbench.kernels.pattern import BlockPattern, RoutedPattern
+from attnbench.kernels.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class TileWork:
+    """Tiles of all batch items and heads.
+
+    Attributes:
+        rows: query places of a tile.
+        keys: keys of a step.
+        groups: groups of key blocks, each of which gives a query a partial result; 0 where rows are written directly.
+        tiles: tiles.
+        steps: steps of ``keys`` keys, summed over the tiles.
+        entries: places that hold a query.
+        segments: runs of neighbouring kept blocks in the lists of a plan of whole blocks; 0 for a routed plan.
+        lists: how many heads have lists of their own: B · H, or fewer where they share them.
+        active_queries: (head, query) pairs of which at least one tile reads the query.
+        active_keys: (kv head, key) pairs of which at least one tile reads the key; of query heads in place of kv heads
+            where each has a key order of its own.
+    """
+
+    rows: int
+    keys: int
+    groups: int
+    tiles: int
+    steps: int
+    entries: int
+    segments: int
+    lists: int
+    active_queries: int
+    active_keys: int
+
+    @property
+    def executed_pairs(self) -> int:
+        """Pairs that are computed, those in tiles and steps that are not full included."""
+        return self.steps * self.rows * self.keys
+
+
+def tile_work(plan: Plan, kv_heads: int) -> TileWork:
+    """Count the tiles of a plan. Waits for the device.
+
+    Args:
+        plan: any plan.
+        kv_heads: heads of k and v; divides those of the plan.
+    """
+    if isinstance(plan.pattern, RoutedPattern):
+        return _routed(plan, plan.pattern, kv_heads)
+    return _blocked(plan, plan.pattern, kv_heads)
+
+
+def _routed(plan: Plan, pattern: RoutedPattern, kv_heads: int) -> TileWork:
+    from attnbench.kernels.gpu.routed import group_of, segments_of
+    from attnbench.kernels.gpu.work import KEYS, ROWS
+
+    keep, n = pattern.keep, plan.layout.tokens
+    blocks = keep.shape[3]
+    group = group_of(blocks)
+    table = segments_of(pattern.k_offsets, group)[1]
+    groups, patterns = table.shape[:2]
+    # Queries that chose the same blocks of a group make a list: bit i of a code says that block i of the group is kept.
+    bits = 2 ** torch.arange(group, device=keep.device)
+    base = torch.arange(groups, device=keep.device) * patterns
+    tiles = steps = entries = 0
+    for sheet in keep.flatten(0, 1):
+        padded = torch.nn.functional.pad(sheet, (0, groups * group - blocks)).view(n, groups, group)
+        codes = (padded * bits).sum(-1) + base
+        lists = torch.bincount(codes.flatten(), minlength=groups * patterns).view(groups, patterns)
+        lists[:, 0] = 0
+        needed = (lists + ROWS - 1) // ROWS
+        tiles += int(needed.sum())
+        steps += int((needed * table[..., 1]).sum())
+        entries += int(lists.sum())
+    times = plan.batch * plan.heads // (keep.shape[0] * keep.shape[1])
+    return TileWork(
+        rows=ROWS,
+        keys=KEYS,
+        groups=groups,
+        tiles=tiles * times,
+        steps=steps * times,
+        entries=entries * times,
+        segments=0,
+        lists=plan.batch * plan.heads,
+        active_queries=int(keep.any(-1).sum()) * times,
+        active_keys=_active_keys(plan, keep.any(2), kv_heads),
+    )
+
+
+def _blocked(plan: Plan, pattern: BlockPattern, kv_heads: int) -> TileWork:
+    from attnbench.kernels.gpu.block_tiles import SMALL_ROWS, tile_size
+    from attnbench.kernels.gpu.work import KEYS, ROWS
+
+    n, (lines, columns) = plan.layout.tokens, pattern.keep.shape[2:]
+    rows = tile_size(n, lines, ROWS)
+    keys = tile_size(n, columns, KEYS if rows > SMALL_ROWS else SMALL_ROWS)
+    per_line = (pattern.q_offsets.diff() + rows - 1) // rows
+    sizes = pattern.k_offsets.diff()
+    shape = (plan.batch, plan.heads) if pattern.rule is not None and _own_orders(plan) else pattern.keep.shape[:2]
+    steps = segments = 0
+    columns_read = torch.zeros(*shape, columns, dtype=torch.bool, device=plan.device)
+    for b in range(shape[0]):
+        for h in range(shape[1]):
+            states = _states(plan, b, h)
+            lengths = _run_lengths(states, sizes)
+            steps += int((((lengths + keys - 1) // keys).sum(1) * per_line).sum())
+            segments += int((lengths > 0).sum())
+            columns_read[b, h] = (states > 0).any(0)
+    heads = plan.batch * plan.heads
+    return TileWork(
+        rows=rows,
+        keys=keys,
+        groups=0,
+        tiles=int(per_line.sum()) * heads,
+        steps=steps * (heads // (shape[0] * shape[1])),
+        entries=n * heads,
+        segments=segments,
+        lists=shape[0] * shape[1],
+        active_queries=n * heads,
+        active_keys=_active_keys(plan, columns_read, kv_heads),
+    )
+
+
+def _own_orders(plan: Plan) -> bool:
+    return any(order is not None and order.dim() == 3 for order in (plan.q_order, plan.k_order))
+
+
+def _active_keys(plan: Plan, read: Tensor, kv_heads: int) -> int:
+    """Count the keys in blocks of ``read`` [B or 1, H or 1, blocks], once for each head of the arranged keys."""
+    own = plan.k_order is not None and plan.k_order.dim() == 3
+    kv_rows = plan.heads if own else kv_heads
+    read = read.expand(plan.batch, plan.heads, -1).reshape(plan.batch, kv_rows, plan.heads // kv_rows, -1)
+    return int((read.any(2) * plan.pattern.k_offsets.diff()).sum())
+
+
+def _run_lengths(states: Tensor, sizes: Tensor) -> Tensor:
+    """Return the keys of each run of neighbouring blocks of one state, int64 [lines, columns], zeros behind the last.
+
+    A block that is dropped (state 0) is in no run.
+    """
+    before = torch.nn.functional.pad(states, (1, 0))[:, :-1]
+    begins = (states > 0) & (states != before)
+    number = (begins.cumsum(1) - 1).clamp_(min=0)
+    return torch.zeros_like(number).scatter_add_(1, number, sizes * (states > 0))
+
+
+def _states(plan: Plan, b: int, h: int) -> Tensor:
+    """Return for every pair of blocks 0 if it is dropped, 1 if kept whole, 2 if the rule decides pair by pair."""
+    keep, rule = plan.keep_of(b, h), plan.pattern.rule
+    if rule is None:
+        return keep.long()
+    q, k = plan.boxes("q", b, h), plan.boxes("k", b, h)
+    some, every = rule.classify((q.low[:, None], q.high[:, None]), (k.low[None], k.high[None]))
+    pure = _all_text(plan, "q", b, h)[:, None] | _all_text(plan, "k", b, h)[None]
+    mixed = (q.text[:, None] | k.text[None]) & ~pure
+    whole = pure | (every & ~mixed)
+    return torch.where(keep & whole, 1, torch.where(keep & (some | mixed), 2, 0))
+
+
+def _all_text(plan: Plan, side: str, b: int, h: int) -> Tensor:
+    """Return which blocks of a side hold nothing but text, bool [blocks]."""
+    order = plan.order_of(side, b, h)
+    text = plan.is_text if order is None else plan.is_text[order]
+    offsets = plan.pattern.q_offsets if side == "q" else plan.pattern.k_offsets
+    so_far = torch.nn.functional.pad(text.long().cumsum(0), (1, 0))
+    return so_far[offsets].diff() == offsets.diff()

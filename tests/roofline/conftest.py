@@ -1,0 +1,34 @@
+"""What the tests of the roofline share."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from attnbench.kernels.plan import Plan
+
+PLANS = Path(__file__).with_name("plans.py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors gain nothing from threads, and lose much where other jobs want the cores too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def random_plan() -> Callable[..., Plan]:
+    spec = importlib.util.spec_from_file_location("roofline_plans", PLANS)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: Callable[..., Plan] = module.random_plan
+    return found
