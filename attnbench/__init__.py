@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from attnbench.kernels.grid import Grid
     from attnbench.kernels.plan import Plan
     from attnbench.models.patch import patch
-    from attnbench.store import load_results
+    from attnbench.store import load_phases, load_results
 
 __version__ = "0.1.0"
 
@@ -23,11 +23,23 @@ _HOMES = {
     "Unsupported": "attnbench.kernels.errors",
     "Grid": "attnbench.kernels.grid",
     "Plan": "attnbench.kernels.plan",
+    "load_phases": "attnbench.store",
     "load_results": "attnbench.store",
     "patch": "attnbench.models.patch",
 }
 
-__all__ = ["AttnbenchError", "BadInput", "Grid", "Plan", "Unsupported", "attention", "load_results", "patch", "select"]
+__all__ = [
+    "AttnbenchError",
+    "BadInput",
+    "Grid",
+    "Plan",
+    "Unsupported",
+    "attention",
+    "load_phases",
+    "load_results",
+    "patch",
+    "select",
+]
 
 
 def __getattr__(name: str) -> Any:

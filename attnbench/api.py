@@ -12,6 +12,7 @@ from torch import Tensor
 from attnbench.kernels.engines import Task, between_graphs, choose_engine
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
+from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, Method, make_settings
 from attnbench.methods.registry import find_method
@@ -83,10 +84,11 @@ def attention(
     plan = _plan(chosen, values, q, k, call)
     runner = choose_engine(engine, plan, Task.of(q, k, v, return_lse=return_lse))
     run = runner.attend if runner.traceable or not torch.compiler.is_compiling() else between_graphs(runner.name)
-    with torch.autocast(q.device.type, enabled=False):
+    with torch.autocast(q.device.type, enabled=False), phase("attend"):
         output, lse = run(q, k, v, plan, factor, return_lse)
     if chosen.finish is not None:
-        output = chosen.finish(values, call, q, k, v, output)
+        with phase("branch"):
+            output = chosen.finish(values, call, q, k, v, output)
     if not return_lse:
         return output
     assert lse is not None
@@ -114,7 +116,7 @@ def select(
 
 def _plan(method: Method, settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
     """Plan without gradients, and without autocast: in bfloat16 scores would select other blocks."""
-    with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(q.device.type, enabled=False), phase("select"):
         plan = method.plan(settings, q, k, call)
     if not isinstance(plan, Plan):
         raise BadInput(f"method {method.name!r} planned a {type(plan).__name__}; it must return an attnbench Plan")

@@ -98,6 +98,7 @@ def _work(bench: Bench, trial: Trial) -> dict[str, Any]:
         "plan_bytes": facts.nbytes,
         "flops_dense": counts.dense,
         "flops_algorithmic": counts.algorithmic,
+        "flops_selection": counts.selection,
         "flops_executed": counts.executed,
     }
 

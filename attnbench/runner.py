@@ -20,6 +20,7 @@ from attnbench.agenda import Agenda, Job, dense_engines
 from attnbench.inputs import Inputs, make_inputs
 from attnbench.kernels.engines import Task, choose_engine, get_engine
 from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.phases import during
 from attnbench.kernels.plan import Plan
 from attnbench.memory import measure_peak
 from attnbench.methods import get_method
@@ -174,8 +175,10 @@ class Bench:
         d_output = self._gradient_of_output()
 
         def both() -> Tensor:
-            output = _output(api.attention(*leaves, **arguments))
-            output.backward(d_output)
+            with during("forward"):
+                output = _output(api.attention(*leaves, **arguments))
+            with during("backward"):
+                output.backward(d_output)
             return output.detach()
 
         def clear() -> None:

@@ -1,4 +1,4 @@
-"""The rows of a results journal: one validated, versioned record a cell, and the environment they were measured in."""
+"""The rows of a results journal: validated, versioned records of cells and phases, and where they were measured."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ SCHEMA_VERSION = 1
 Verdict = Literal["ok", "incorrect", "unsupported", "oom", "timeout", "throttled", "error"]
 Timer = Literal["perf_counter", "cuda_events"]
 Interval = Literal["bootstrap95", "min-max"]
+Pass = Literal["fwd", "bwd"]
+Provenance = Literal["measured", "instrumented", "ablated", "modelled"]
 
 
 def canonical_json(value: object) -> str:
@@ -95,6 +97,7 @@ class Row(Cell):
 
     flops_dense: int | None = Field(default=None, description="full attention, heads_timed heads, 2 per multiply-add")
     flops_algorithmic: int | None = Field(default=None, description="kept pairs only")
+    flops_selection: int | None = Field(default=None, ge=0, description="operations of choosing pairs, in the executed")
     flops_executed: int | None = Field(default=None, description="as run: whole tiles and selection included")
 
     numerical_error: float | None = Field(default=None, ge=0, description="relative L2 against the plan in float64")
@@ -179,3 +182,29 @@ class Sample(Record):
     power_w: float | None = Field(default=None, description="power of the GPU right after the call")
     temperature_c: float | None = Field(default=None, description="temperature of the GPU right after the call")
     clock_reasons: int | None = Field(default=None, description="NVML's clock event reasons, as bits")
+
+
+class PhaseRow(Record):
+    """What one phase takes of a cell. Built with ``PhaseRow.model_validate``: "pass" is a keyword of Python.
+
+    The measured rows of a pass without a parent add up to what the GPU, or on a CPU the call, took under the profiler.
+    """
+
+    row_id: str = Field(description="row_id of the cell's row in this run")
+    run_id: str = Field(description="start of the run, UTC, and four random digits")
+    cell_id: str = Field(description="digest of what was measured")
+    pass_: Pass = Field(alias="pass", description="forward or backward")
+    phase: str = Field(description="name of the phase; other is work outside any, gap is time in which the GPU waits")
+    parent: str | None = Field(default=None, description="the phase whose time includes this one's")
+    time_ms: float = Field(ge=0, description="median of a call with a cold cache, under the profiler if measured")
+    time_lo_ms: float = Field(ge=0, description="lower end of the interval of the median")
+    time_hi_ms: float = Field(ge=0, description="upper end of the interval of the median")
+    provenance: Provenance = Field(description="how the time is known")
+    engine: str = Field(description="who ran the plan; of times that are not measured, what they rest on")
+    kernels: int = Field(ge=0, description="kernels, copies and fills of a call; 0 on a CPU")
+    complaint: str = Field(default="", description="why the time is not to be trusted; empty if it is")
+    peak_extra_mib: float | None = Field(
+        default=None, ge=0, description="most memory in tensors during the phase, beyond what was there before the call"
+    )
+    flops: float | None = Field(default=None, ge=0, description="floating-point operations, 2 per multiply-add")
+    bytes: float | None = Field(default=None, ge=0, description="bytes read and written")

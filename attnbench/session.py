@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,11 +29,16 @@ class Outcome:
     rows: tuple[Row, ...]
 
 
-def start(request: Request, out: Path | None, progress: Progress) -> Outcome:
+After = Callable[[Bench, Journal, tuple[Row, ...]], None]
+"""What a session does once every cell has its row, with the tensors still there and the journal open."""
+
+
+def start(request: Request, out: Path | None, progress: Progress, after: After | None = None) -> Outcome:
     """Run a request from the beginning.
 
     Args:
         out: folder of the run; by default results/runs/<run id>, to which results/latest then points.
+        after: called with the rows when all are written, to append more.
 
     Raises:
         BadInput: for a request or a folder that cannot be used; nothing is written then.
@@ -56,7 +61,10 @@ def start(request: Request, out: Path | None, progress: Progress) -> Outcome:
             except OSError as error:
                 progress.note(f"{str(DEFAULT_ROOT / 'latest')!r} does not point to this run: {error.strerror}")
         progress.started(str(folder))
-        return _measure(bench, journal, header, progress, ())
+        outcome = _measure(bench, journal, header, progress, ())
+        if after is not None:
+            after(bench, journal, outcome.rows)
+        return outcome
 
 
 def resume(folder: Path, progress: Progress) -> Outcome:

@@ -1,4 +1,4 @@
-"""The results journal: one fsynced JSON line for each sample and each finished cell, and how tables are read back."""
+"""The results journal: one fsynced JSON line a sample, finished cell and phase, and how tables are read back."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import IO, TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from attnbench.kernels.errors import BadInput
-from attnbench.schema import SCHEMA_VERSION, Row, RunHeader, Sample
+from attnbench.schema import SCHEMA_VERSION, PhaseRow, Row, RunHeader, Sample
 
 if TYPE_CHECKING:
     import pandas as pd
 
 JOURNAL = "journal.jsonl"
-_KINDS: dict[str, type[BaseModel]] = {"run": RunHeader, "sample": Sample, "row": Row}
+_KINDS: dict[str, type[BaseModel]] = {"run": RunHeader, "sample": Sample, "row": Row, "phase": PhaseRow}
 
 
 class TornLine(UserWarning):
@@ -127,7 +127,7 @@ class Journal:
 
     def _write(self, record: Record) -> None:
         kind = next(kind for kind, model in _KINDS.items() if type(record) is model)
-        line = json.dumps({"kind": kind, **record.model_dump(mode="json")}, allow_nan=False) + "\n"
+        line = json.dumps({"kind": kind, **record.model_dump(mode="json", by_alias=True)}, allow_nan=False) + "\n"
         rest = memoryview(line.encode())
         while rest:  # the stream is unbuffered, so that nothing is left to be written after a failure
             rest = rest[self._stream.write(rest) :]
@@ -154,7 +154,7 @@ class Journal:
         self.close()
 
 
-Record = RunHeader | Sample | Row
+Record = RunHeader | Sample | Row | PhaseRow
 
 
 def read_journal(path: Path) -> Iterator[Record]:
@@ -197,7 +197,7 @@ def _parse(path: Path, number: int, line: str) -> Record:
             raise BadInput(
                 f"{str(path)!r} has schema version {version}; this attnbench reads up to {SCHEMA_VERSION}: upgrade it"
             )
-        return _KINDS[fields.pop("kind")].model_validate(fields)  # type: ignore[return-value]  # _KINDS holds these three
+        return _KINDS[fields.pop("kind")].model_validate(fields)  # type: ignore[return-value]  # _KINDS holds these
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "row"
@@ -254,3 +254,41 @@ def load_results(path: str | os.PathLike[str]) -> pd.DataFrame:
     frame = pd.DataFrame(list(rows.values()), columns=list(Row.model_fields))
     frame.attrs["environments"] = environments
     return frame
+
+
+def load_phases(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read where the time of cells went, as ``attnbench profile`` wrote it.
+
+    Args:
+        path: a journal, or a folder that is searched recursively for ``*.jsonl``.
+
+    Returns:
+        One row per pass, phase and provenance of a cell of a run, columns as the fields of
+        ``attnbench.schema.PhaseRow``, times in milliseconds; ``row_id`` is that of ``load_results``. A phase written
+        twice counts once, as last written. Without profiles the table has no rows.
+
+    Warns:
+        TornLine: if a journal's last line is cut off; it is left out.
+
+    Raises:
+        BadInput: if nothing is there, or a file is not a journal or of a newer schema.
+    """
+    import pandas as pd
+
+    rows: dict[tuple[str | None, ...], dict[str, Any]] = {}
+    for journal in find_journals(Path(path)):
+        for record in read_journal(journal):
+            if isinstance(record, PhaseRow):
+                key = record.row_id, record.pass_, record.phase, record.parent, record.provenance, record.engine
+                rows.pop(key, None)
+                rows[key] = record.model_dump(by_alias=True)
+    return pd.DataFrame(
+        list(rows.values()), columns=[field.alias or name for name, field in PhaseRow.model_fields.items()]
+    )
+
+
+def find_traces(path: str | os.PathLike[str]) -> dict[str, Path]:
+    """Return the Chrome traces of the cells below a folder, or beside a journal, by cell_id."""
+    root = Path(path)
+    folder = root if root.is_dir() else root.parent
+    return {trace.name.removesuffix(".json.gz"): trace for trace in sorted(folder.rglob("traces/*.json.gz"))}

@@ -11,6 +11,7 @@ from attnbench.kernels import selection_ops as ops
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Layout
 from attnbench.kernels.partition import Partition
+from attnbench.kernels.phases import phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,9 @@ def route(q: Tensor, k: Tensor, layout: Layout, partition: Partition, cut: Cut) 
         flops = ops.pooling_flops(k.shape) + ops.scoring_flops(queries.shape, means.shape[2])
         bounds: Tensor | None = extremes
         if cut.causal:
-            later = torch.arange(scores.shape[-1], device=scores.device) > own[:, None]
-            scores.masked_fill_(later, -torch.inf)
+            with phase("select"):
+                later = torch.arange(scores.shape[-1], device=scores.device) > own[:, None]
+                scores.masked_fill_(later, -torch.inf)
             bounds = None  # those of the scores before
         if cut.scope == "head":
             if cut.select == "threshold":

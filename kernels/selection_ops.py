@@ -21,6 +21,7 @@ from torch.library import custom_op
 
 from attnbench.kernels import selection
 from attnbench.kernels.flop_formulas import flop_formula
+from attnbench.kernels.phases import phase
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MOST_CHANNELS = 256  # a tile of queries fits into shared memory
@@ -55,9 +56,10 @@ def _pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
     if uses_kernels(k):
         from attnbench.kernels.gpu import pooling
 
-        with torch.cuda.device_of(k):
+        with torch.cuda.device_of(k), phase("pool"):
             return pooling.pool_means(k, order, offsets)
-    return selection.pool_blocks(k, order, offsets)
+    with phase("pool"):
+        return selection.pool_blocks(k, order, offsets)
 
 
 @_pool_means.register_fake
@@ -71,10 +73,11 @@ def _score_blocks(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
     if uses_kernels(q) and means.dtype == torch.float32 and q.shape[3] <= MOST_CHANNELS:
         from attnbench.kernels.gpu import scoring
 
-        with torch.cuda.device_of(q):
+        with torch.cuda.device_of(q), phase("score"):
             return scoring.score(q, means)
-    scores = selection.score_blocks(q, means)
-    return scores, selection.extremes_of(scores)
+    with phase("score"):
+        scores = selection.score_blocks(q, means)
+        return scores, selection.extremes_of(scores)
 
 
 @_score_blocks.register_fake
@@ -88,9 +91,10 @@ def _cut_threshold_head(scores: Tensor, own: Tensor, extremes: Tensor | None, th
     if uses_kernels(scores):
         from attnbench.kernels.gpu import cut
 
-        with torch.cuda.device_of(scores):
+        with torch.cuda.device_of(scores), phase("select"):
             return cut.cut_threshold_head(scores, own, threshold, extremes=extremes)
-    return selection.threshold_per_head(scores, own, threshold)
+    with phase("select"):
+        return selection.threshold_per_head(scores, own, threshold)
 
 
 @custom_op("attnbench::cut_top_k_head", mutates_args=())
@@ -98,9 +102,10 @@ def _cut_top_k_head(scores: Tensor, own: Tensor, extremes: Tensor | None, k: int
     if uses_kernels(scores):
         from attnbench.kernels.gpu import cut
 
-        with torch.cuda.device_of(scores):
+        with torch.cuda.device_of(scores), phase("select"):
             return cut.cut_top_k_head(scores, own, k, extremes=extremes)
-    return selection.top_k_per_head(scores, own, k)
+    with phase("select"):
+        return selection.top_k_per_head(scores, own, k)
 
 
 @custom_op("attnbench::cut_threshold_query", mutates_args=())
@@ -108,9 +113,10 @@ def _cut_threshold_query(scores: Tensor, own: Tensor, threshold: float) -> Tenso
     if uses_kernels(scores) and scores.shape[-1] <= MOST_BLOCKS:
         from attnbench.kernels.gpu import rows
 
-        with torch.cuda.device_of(scores):
+        with torch.cuda.device_of(scores), phase("select"):
             return rows.cut_threshold_query(scores, own, threshold)
-    return selection.threshold_per_query(scores, own, threshold)
+    with phase("select"):
+        return selection.threshold_per_query(scores, own, threshold)
 
 
 @custom_op("attnbench::cut_top_k_query", mutates_args=())
@@ -118,9 +124,10 @@ def _cut_top_k_query(scores: Tensor, own: Tensor, k: int) -> Tensor:
     if uses_kernels(scores) and scores.shape[-1] <= MOST_BLOCKS:
         from attnbench.kernels.gpu import rows
 
-        with torch.cuda.device_of(scores):
+        with torch.cuda.device_of(scores), phase("select"):
             return rows.cut_top_k_query(scores, own, k)
-    return selection.top_k_per_query(scores, own, k)
+    with phase("select"):
+        return selection.top_k_per_query(scores, own, k)
 
 
 def _fake_cut(scores: Tensor, own: Tensor, *settings: object) -> Tensor:

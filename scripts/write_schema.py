@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from attnbench.schema import Environment, Row, RunHeader, Sample
+from attnbench.schema import Environment, PhaseRow, Row, RunHeader, Sample
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SCHEMA = DOCS / "results-schema.json"
@@ -20,7 +20,7 @@ PAGE = DOCS / "results.md"
 BEGIN = "<!-- begin: written by scripts/write_schema.py -->"
 END = "<!-- end -->"
 
-LINES: dict[str, type[BaseModel]] = {"run": RunHeader, "sample": Sample, "row": Row}
+LINES: dict[str, type[BaseModel]] = {"run": RunHeader, "sample": Sample, "row": Row, "phase": PhaseRow}
 UNITS = {"ms": "ms", "mib": "MiB", "gib": "GiB", "mhz": "MHz", "w": "W", "c": "°C", "bytes": "bytes"}
 
 
@@ -85,6 +85,7 @@ def with_tables(text: str) -> str:
         raise ValueError(f"the page needs a line {BEGIN!r} and a line {END!r}")
     parts = {
         "A row (`kind: row`): one cell of one run": Row,
+        "A phase (`kind: phase`): where the time of a cell went": PhaseRow,
         "A sample (`kind: sample`): one timed call": Sample,
         "The first line (`kind: run`)": RunHeader,
         "Its environment": Environment,

@@ -153,7 +153,8 @@ def test_the_json_schema_describes_lines_as_they_are_written(write_schema: Modul
     schema = json.loads(write_schema.schema_text())
     assert schema["$schema"].startswith("https://json-schema.org/")
     lines = {option["$ref"].rpartition("/")[2] for option in schema["oneOf"]}
-    assert lines == {"RunHeader", "Sample", "Row"}
+    assert lines == {"RunHeader", "Sample", "Row", "PhaseRow"}
+    assert "pass" in schema["$defs"]["PhaseRow"]["required"]
     written = json.loads(row().model_dump_json()) | {"kind": "row"}
     described = schema["$defs"]["Row"]
     assert set(described["properties"]) == set(written)

@@ -208,7 +208,7 @@ def edit(folder: Path, number: int, change: Callable[[dict[str, Any]], object]) 
     ("number", "change", "said"),
     [
         (1, lambda f: f.pop("kind"), "line 2 is not a record of a results journal"),
-        (1, lambda f: f.update(kind="phase"), "line 2 is not a record of a results journal"),
+        (1, lambda f: f.update(kind="unheard-of"), "line 2 is not a record of a results journal"),
         (2, lambda f: f.update(cold_ms=-1), "line 3 is not a valid record: cold_ms"),
         (2, lambda f: f.update(extra=1), "line 3 is not a valid record: extra"),
         (3, lambda f: f.pop("engine"), "line 4 is not a valid record: engine"),

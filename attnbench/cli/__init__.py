@@ -13,6 +13,7 @@ from attnbench.cli.compare import compare
 from attnbench.cli.doctor import doctor
 from attnbench.cli.flops import flops
 from attnbench.cli.ls import ls
+from attnbench.cli.profile import profile
 from attnbench.cli.report import report
 from attnbench.cli.run import run
 from attnbench.cli.show import show
@@ -43,7 +44,7 @@ def root(
     """Compare sparse attention for video diffusion: speed, cost, and what it does to the video."""
 
 
-for command in (run, report, compare, flops, ls, show, doctor):
+for command in (run, profile, report, compare, flops, ls, show, doctor):
     app.command()(command)
 
 

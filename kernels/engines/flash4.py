@@ -18,6 +18,7 @@ from attnbench.kernels.engines.blocks import ElementRule, TileMask, convert, exp
 from attnbench.kernels.engines.cudnn import supports_half
 from attnbench.kernels.engines.places import Places, aligned, arrange, number_of_places, restore, restore_rows
 from attnbench.kernels.pattern import BlockPattern
+from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
 
 TILE = 128
@@ -66,14 +67,18 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
     if plan.pattern.is_full:
-        output, lse = _call(q, k, v, softmax_scale=scale, return_lse=return_lse)
+        with phase("attend"):
+            output, lse = _call(q, k, v, softmax_scale=scale, return_lse=return_lse)
         return output, lse if return_lse else None
-    mask = tiles_of(plan)
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-    k, v = (arrange(expand_heads(x, mask.keys, q.shape[1]), mask.keys) for x in (k, v))
-    output, lse = _call(
-        arrange(q, mask.queries), k, v, softmax_scale=scale, return_lse=return_lse, **sparse_arguments(mask, needs_grad)
-    )
+    with phase("index"):
+        mask = tiles_of(plan)
+        lists = sparse_arguments(mask, needs_grad)
+    with phase("permute"):
+        k, v = (arrange(expand_heads(x, mask.keys, q.shape[1]), mask.keys) for x in (k, v))
+        q = arrange(q, mask.queries)
+    with phase("attend"):
+        output, lse = _call(q, k, v, softmax_scale=scale, return_lse=return_lse, **lists)
     return restore(output, mask.queries), restore_rows(lse, mask.queries) if return_lse and lse is not None else None
 
 

@@ -15,6 +15,7 @@ from attnbench.kernels.engines.blocks import TileMask, convert, element_mask, ex
 from attnbench.kernels.engines.cudnn import supports_half
 from attnbench.kernels.engines.places import arrange, consecutive, restore, restore_rows
 from attnbench.kernels.pattern import BlockPattern
+from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
 
 TILE = 128
@@ -37,12 +38,18 @@ def attend_with(
     if return_lse:
         options["return_aux"] = AuxRequest(lse=True)
     if plan.pattern.is_full:
-        result = flex(q, k, v, **options)
+        with phase("attend"):
+            result = flex(q, k, v, **options)
         return (result[0], result[1].lse) if return_lse else (result, None)
-    mask = tiles_of(plan)
-    k, v = (arrange(expand_heads(x, mask.keys, q.shape[1]), mask.keys) for x in (k, v))
+    with phase("index"):
+        mask = tiles_of(plan)
+        block_mask = block_mask_of(mask)
+    with phase("permute"):
+        k, v = (arrange(expand_heads(x, mask.keys, q.shape[1]), mask.keys) for x in (k, v))
+        q = arrange(q, mask.queries)
     options["enable_gqa"] = q.shape[1] != k.shape[1]
-    result = flex(arrange(q, mask.queries), k, v, block_mask=block_mask_of(mask), **options)
+    with phase("attend"):
+        result = flex(q, k, v, block_mask=block_mask, **options)
     output, lse = (result[0], result[1].lse) if return_lse else (result, None)
     return restore(output, mask.queries), None if lse is None else restore_rows(lse, mask.queries)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
 
 
@@ -150,7 +151,8 @@ def restore_rows(x: Tensor, places: Places) -> Tensor:
     """Return one number a query, x [B, H, M], as [B, H, N], tokens in grid order; not differentiable."""
     if places.place_of is None:
         return x
-    return _rows(x.detach()[..., None], places.place_of)[..., 0]
+    with phase("unpermute"):
+        return _rows(x.detach()[..., None], places.place_of)[..., 0]
 
 
 class _Arrange(torch.autograd.Function):
@@ -158,11 +160,13 @@ class _Arrange(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, places: Places) -> Tensor:
         assert places.tokens is not None
         ctx.places = places
-        return _rows(x, places.tokens)
+        with phase("permute"):
+            return _rows(x, places.tokens)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _rows(grad, ctx.places.place_of), None
+        with phase("permute"):
+            return _rows(grad, ctx.places.place_of), None
 
 
 class _Restore(torch.autograd.Function):
@@ -170,18 +174,26 @@ class _Restore(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, places: Places) -> Tensor:
         assert places.place_of is not None
         ctx.places = places
-        return _rows(x, places.place_of)
+        with phase("unpermute"):
+            return _rows(x, places.place_of)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        places = ctx.places
-        if places.real is None:
-            return _rows(grad, places.tokens), None
-        spread = grad.new_zeros(*grad.shape[:2], places.size, grad.shape[3])
-        place_of = places.place_of
-        if place_of.dim() == 1:
-            return spread.index_copy_(2, place_of, grad), None
-        return spread.scatter_(2, place_of[..., None].expand_as(grad), grad), None
+        with phase("unpermute"):
+            return _spread(grad, ctx.places), None
+
+
+def _spread(grad: Tensor, places: Places) -> Tensor:
+    """Return the gradient of tokens [B, H, N, D] as that of places [B, H, M, D]; repetitions have none."""
+    place_of, tokens = places.place_of, places.tokens
+    assert place_of is not None
+    assert tokens is not None
+    if places.real is None:
+        return _rows(grad, tokens)
+    spread = grad.new_zeros(*grad.shape[:2], places.size, grad.shape[3])
+    if place_of.dim() == 1:
+        return spread.index_copy_(2, place_of, grad)
+    return spread.scatter_(2, place_of[..., None].expand_as(grad), grad)
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:

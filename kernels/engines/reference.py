@@ -7,12 +7,14 @@ undoes it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attnbench.kernels.engines.base import Engine, Task, supports_dtype
+from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.tiles import Tile, executed_pairs, tile_mask, tiles
 
@@ -25,21 +27,25 @@ def _forward_head(q: Tensor, k: Tensor, v: Tensor, plan: Plan, b: int, h: int, s
     top = torch.full((n, 1), -torch.inf, dtype=dtype, device=q.device)
     total = torch.zeros(n, 1, dtype=dtype, device=q.device)
     gathered = _Gather(k, v, dtype)
-    for tile in tiles(plan, b, h):
-        rows = q[tile.queries].to(dtype).mul_(scale)
-        keys, values = gathered(tile)
-        scores = rows @ keys.T
-        mask = tile_mask(plan, tile)
-        if mask is not None:
-            scores.masked_fill_(~mask, -torch.inf)
-        old = top[tile.queries]
-        new = torch.maximum(old, scores.amax(-1, keepdim=True))
-        anchor = new.nan_to_num(neginf=0.0)
-        weights = scores.sub_(anchor).exp_()
-        decay = (old - anchor).exp_()
-        output[tile.queries] = torch.addmm(output[tile.queries].mul_(decay), weights, values)
-        total[tile.queries] = total[tile.queries].mul_(decay).add_(weights.sum(-1, keepdim=True))
-        top[tile.queries] = new
+    for tile in _listed(plan, b, h):
+        with phase("gather"):
+            rows = q[tile.queries].to(dtype).mul_(scale)
+            keys, values = gathered(tile)
+        with phase("qk"):
+            scores = rows @ keys.T
+        with phase("softmax"):
+            mask = tile_mask(plan, tile)
+            if mask is not None:
+                scores.masked_fill_(~mask, -torch.inf)
+            old = top[tile.queries]
+            new = torch.maximum(old, scores.amax(-1, keepdim=True))
+            anchor = new.nan_to_num(neginf=0.0)
+            weights = scores.sub_(anchor).exp_()
+            decay = (old - anchor).exp_()
+            total[tile.queries] = total[tile.queries].mul_(decay).add_(weights.sum(-1, keepdim=True))
+            top[tile.queries] = new
+        with phase("av"):
+            output[tile.queries] = torch.addmm(output[tile.queries].mul_(decay), weights, values)
     empty = total == 0
     output.div_(total.masked_fill(empty, 1.0))
     return output, (top + total.log()).squeeze(1)
@@ -58,9 +64,10 @@ def _backward_head(
         delta -= d_lse[:, None]
     anchor = lse.nan_to_num(neginf=0.0)[:, None]
     gathered = _Gather(k, v, dtype)
-    for tile in tiles(plan, b, h):
-        rows = q[tile.queries].to(dtype)
-        keys, values = gathered(tile)
+    for tile in _listed(plan, b, h):
+        with phase("gather"):
+            rows = q[tile.queries].to(dtype)
+            keys, values = gathered(tile)
         weights = torch.mm(rows * scale, keys.T)
         mask = tile_mask(plan, tile)
         if mask is not None:
@@ -71,6 +78,17 @@ def _backward_head(
         d_scores = (d_rows @ values.T).sub_(delta[tile.queries]).mul_(weights).mul_(scale)
         dq.index_add_(0, tile.queries, d_scores @ keys)
         dk.index_add_(0, tile.keys, d_scores.T @ rows)
+
+
+def _listed(plan: Plan, b: int, h: int) -> Iterator[Tile]:
+    """Yield the tiles of one head; listing them is a phase of its own."""
+    rest = tiles(plan, b, h)
+    while True:
+        with phase("index"):
+            tile = next(rest, None)
+        if tile is None:
+            return
+        yield tile
 
 
 class _Gather:
@@ -111,7 +129,7 @@ class _Attend(torch.autograd.Function):
         q, k, v, output, lse = ctx.saved_tensors
         d_output, d_lse = grads
         # The backward pass runs under the autocast of its caller, whose casts would not fit the accumulators.
-        with torch.autocast(q.device.type, enabled=False):
+        with torch.autocast(q.device.type, enabled=False), phase("attend"):
             return _Attend._gradients(ctx, q, k, v, output, lse, d_output, d_lse)
 
     @staticmethod

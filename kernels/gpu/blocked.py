@@ -11,6 +11,7 @@ from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delt
 from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, tiles_of
 from attnbench.kernels.gpu.hopper import is_hopper
 from attnbench.kernels.gpu.rule_arrays import rule_arrays
+from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
 
 
@@ -30,13 +31,16 @@ def attend_blocks(
         -inf.
     """
     width = padded_width(q.shape[3])
-    tiles = tiles_of(lay_out(plan))
-    rule = rule_arrays(plan)
+    with phase("index"):
+        tiles = tiles_of(lay_out(plan))
+        rule = rule_arrays(plan)
     output = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     hopper = is_hopper(q.device) if hopper is None else hopper
-    k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
-    return attend_tiles(q, k, v, tiles, scale, rule=rule, direct=(output, lse), hopper=hopper)
+    with phase("permute"):
+        k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
+    with phase("attend"):
+        return attend_tiles(q, k, v, tiles, scale, rule=rule, direct=(output, lse), hopper=hopper)
 
 
 def executed_pairs(plan: Plan) -> int:
@@ -69,15 +73,19 @@ def backward_blocks(
         hopper: run the Gluon kernels where they fit; by default on Hopper.
     """
     kv_heads, width, order = k.shape[1], padded_width(q.shape[3]), plan.k_order
-    work = lay_out(plan)
-    rule = rule_arrays(plan)
-    delta = delta_of(output, d_output, d_lse)
-    keys, values = arrange(k, order, width), arrange(v, order, width)
-    key_tiles = key_tiles_of(work, keys.shape[1])
+    with phase("permute"):
+        keys, values = arrange(k, order, width), arrange(v, order, width)
+    with phase("index"):
+        work = lay_out(plan)
+        rule = rule_arrays(plan)
+        tiles, key_tiles = tiles_of(work), key_tiles_of(work, keys.shape[1])
     hopper = is_hopper(q.device) if hopper is None else hopper
-    given = (q, keys, values, d_output, lse, delta)
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    backward_queries(*given, tiles_of(work), scale, rule=rule, direct=dq, hopper=hopper)
     token_of = order.reshape(-1, order.shape[-1]) if order is not None and order.dim() == 3 else order
-    dk, dv = backward_keys(*given, key_tiles, scale, rule=rule, token_of=token_of, hopper=hopper)
-    return dq, sum_groups(dk, kv_heads), sum_groups(dv, kv_heads)
+    with phase("attend"):
+        delta = delta_of(output, d_output, d_lse)
+        given = (q, keys, values, d_output, lse, delta)
+        backward_queries(*given, tiles, scale, rule=rule, direct=dq, hopper=hopper)
+        dk, dv = backward_keys(*given, key_tiles, scale, rule=rule, token_of=token_of, hopper=hopper)
+    with phase("merge"):
+        return dq, sum_groups(dk, kv_heads), sum_groups(dv, kv_heads)

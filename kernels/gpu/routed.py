@@ -21,6 +21,7 @@ from attnbench.kernels.gpu.rule_arrays import rows_of, rule_arrays
 from attnbench.kernels.gpu.widen import jit
 from attnbench.kernels.gpu.work import KEYS, ROWS, Tiles
 from attnbench.kernels.pattern import RoutedPattern
+from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.remember import remembered
 
@@ -76,11 +77,13 @@ def attend_routed(
     assert isinstance(pattern, RoutedPattern)
     batch, heads, n, d = q.shape
     blocks, width = pattern.keep.shape[3], padded_width(d)
-    k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
+    with phase("permute"):
+        k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
     keep = pattern.keep.expand(batch, heads, n, blocks)
-    rule = rule_arrays(plan)
     hopper = is_hopper(q.device) if hopper is None else hopper
-    segments, table = segments_of(pattern.k_offsets, group_of(blocks), masked=rule is not None)
+    with phase("index"):
+        rule = rule_arrays(plan)
+        segments, table = segments_of(pattern.k_offsets, group_of(blocks), masked=rule is not None)
     output = torch.empty(batch, heads, n, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, n, dtype=torch.float32, device=q.device)
     kv_group = heads // k.shape[1]
@@ -88,14 +91,17 @@ def attend_routed(
         for some in turns(heads, kv_group, bytes_per_head(n, blocks, d)):
             one, (first, last) = slice(b, b + 1), (some.start, some.stop)
             kv = slice(first // kv_group, -(-last // kv_group))
-            routes = build_routes(keep[one, some], group_of(blocks), tile=ROWS)
-            order = order_of_rows(plan.q_order, b, some)
-            tiles, slots = describe(routes, last - first, segments, table, n, blocks, order)
-            own_rule = rows_of(rule, slice(b * heads + first, b * heads + last))
-            partial, partial_lse = attend_tiles(
-                q[one, some], k[one, kv], v[one, kv], tiles, scale, rule=own_rule, hopper=hopper
-            )
-            _merge_heads(slots, partial, partial_lse, output[b, some], lse[b, some])
+            with phase("index"):
+                routes = build_routes(keep[one, some], group_of(blocks), tile=ROWS)
+                order = order_of_rows(plan.q_order, b, some)
+                tiles, slots = describe(routes, last - first, segments, table, n, blocks, order)
+                own_rule = rows_of(rule, slice(b * heads + first, b * heads + last))
+            with phase("attend"):
+                partial, partial_lse = attend_tiles(
+                    q[one, some], k[one, kv], v[one, kv], tiles, scale, rule=own_rule, hopper=hopper
+                )
+            with phase("merge"):
+                _merge_heads(slots, partial, partial_lse, output[b, some], lse[b, some])
             del routes, tiles, slots, partial, partial_lse  # before those of the next heads are made
     return output, lse
 

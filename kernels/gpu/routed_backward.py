@@ -24,6 +24,7 @@ from attnbench.kernels.gpu.rule_arrays import rows_of, rule_arrays
 from attnbench.kernels.gpu.widen import jit
 from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS, KeyTiles, RuleArrays, Tiles
 from attnbench.kernels.pattern import RoutedPattern
+from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
 
 
@@ -44,16 +45,21 @@ def backward_routed(
     assert isinstance(pattern, RoutedPattern)
     d, kv_heads, width = q.shape[3], k.shape[1], padded_width(q.shape[3])
     d_output = d_output if d_output.stride(-1) == 1 else d_output.contiguous()
-    delta = delta_of(output, d_output, d_lse)
-    k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
+    with phase("attend"):
+        delta = delta_of(output, d_output, d_lse)
+    with phase("permute"):
+        k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
     hopper = is_hopper(q.device) if hopper is None else hopper
-    given = _Given(q, k, v, d_output, lse, delta, plan, scale, rule_arrays(plan), hopper)
+    with phase("index"):
+        rule = rule_arrays(plan)
+    given = _Given(q, k, v, d_output, lse, delta, plan, scale, rule, hopper)
     dk, dv = (torch.empty(*k.shape[:3], d, dtype=k.dtype, device=k.device) for _ in range(2))
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     for b in range(plan.batch):
         _differentiate_queries(given, b, dq)
         _differentiate_keys(given, b, dk, dv)
-    return dq, sum_groups(dk, kv_heads), sum_groups(dv, kv_heads)
+    with phase("merge"):
+        return dq, sum_groups(dk, kv_heads), sum_groups(dv, kv_heads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,11 +117,14 @@ def _differentiate_queries(given: _Given, b: int, dq: Tensor) -> None:
     """Write dq [B, H, N, D] of a batch item, a few heads at a time, whose partial results fit the budget."""
     heads, n, d = given.q.shape[1:]
     for some in turns(heads, given.kv_group, bytes_per_head(n, given.blocks, d)):
-        tiles, slots = given.tiles(given.routes(b, some), b, some)
-        partial = backward_queries(
-            *given.tensors(b, some), tiles, given.scale, rule=given.rule_of(b, some), hopper=given.hopper
-        )
-        _sum_partial(slots, partial, dq[b, some])
+        with phase("index"):
+            tiles, slots = given.tiles(given.routes(b, some), b, some)
+        with phase("attend"):
+            partial = backward_queries(
+                *given.tensors(b, some), tiles, given.scale, rule=given.rule_of(b, some), hopper=given.hopper
+            )
+        with phase("merge"):
+            _sum_partial(slots, partial, dq[b, some])
         del tiles, slots, partial  # before those of the next heads are made
 
 
@@ -125,15 +134,18 @@ def _differentiate_keys(given: _Given, b: int, dk: Tensor, dv: Tensor) -> None:
     plan = given.plan
     lists = 4 * ROWS * most_tiles(1, n, given.blocks, group_of(given.blocks), ROWS)
     for some in turns(heads, given.kv_group, lists, whole=True):
-        routes, kv = given.routes(b, some), given.kv_of(some)
-        queries = routes.queries if plan.q_order is None else given.tiles(routes, b, some)[0].queries
-        masked = given.rule is not None
-        key_tiles = key_tiles_of(routes, queries, plan.pattern.k_offsets, n, given.kv_group, masked=masked)
-        backward_keys(
-            *given.tensors(b, some), key_tiles, given.scale, rule=given.rule_of(b, some),
-            token_of=order_of_rows(plan.k_order, b, kv), out=(dk[b : b + 1, kv], dv[b : b + 1, kv]),
-            hopper=given.hopper,
-        )  # fmt: skip
+        kv = given.kv_of(some)
+        with phase("index"):
+            routes = given.routes(b, some)
+            queries = routes.queries if plan.q_order is None else given.tiles(routes, b, some)[0].queries
+            masked = given.rule is not None
+            key_tiles = key_tiles_of(routes, queries, plan.pattern.k_offsets, n, given.kv_group, masked=masked)
+        with phase("attend"):
+            backward_keys(
+                *given.tensors(b, some), key_tiles, given.scale, rule=given.rule_of(b, some),
+                token_of=order_of_rows(plan.k_order, b, kv), out=(dk[b : b + 1, kv], dv[b : b + 1, kv]),
+                hopper=given.hopper,
+            )  # fmt: skip
 
 
 def keys_of_a_tile(n: int, blocks: int) -> int:

@@ -1,0 +1,85 @@
+"""The profiler's raw events, as far as attribution needs them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from attnbench.kernels.phases import PREFIX
+
+Kind = Literal["range", "launch", "work", "operator", "gradient", "memory"]
+
+_LAUNCH = re.compile(r"cu(da)?(Launch(?!HostFunc)|GraphLaunch|Mem(cpy|set))")
+_RUNTIME = re.compile(r"cu(da)?[A-Z]")
+_WAIT = re.compile(r"(Context|Event|Stream) (Sync|Wait)")
+_BACKWARD_SCOPE = 1
+_FRAME = "autograd::engine::"
+"""Begins the names of what the engine does around a gradient, which carries the same number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of a profile; times in nanoseconds of one clock.
+
+    Attributes:
+        kind: "range" is one of ours, on the CPU; "launch" the CPU's call that makes the GPU work, "work" a kernel, copy
+            or fill on the GPU; "operator" an operator of the forward pass and "gradient" its node in the backward pass;
+            "memory" an allocation of the GPU's memory or, with a negative size, its end.
+        name: as the profiler has it, of ranges without "attnbench::".
+        start, end: when.
+        thread: the CPU thread; of no meaning for "work".
+        correlation: what a launch and its work have in common, above 0.
+        sequence: what an operator and its gradient have in common, from 0 on.
+        forward_thread: of a gradient, the thread of its operator.
+        nbytes: of memory.
+    """
+
+    kind: Kind
+    name: str
+    start: int
+    end: int
+    thread: int = 1
+    correlation: int = 0
+    sequence: int = -1
+    forward_thread: int = 0
+    nbytes: int = 0
+
+
+def read_events(raw: Iterable[Any]) -> list[Event]:
+    """Return what ``torch.profiler`` recorded, from ``profiler.kineto_results.events()``, in order of start."""
+    raw = list(raw)
+    # A launch carries no thread of its own, but the number of the operator it was made in.
+    thread_of = {e.correlation_id(): e.start_thread_id() for e in raw if _is_operator(e)}
+    events = [event for e in raw if (event := _read(e, thread_of)) is not None]
+    return sorted(events, key=lambda event: (event.start, -event.end))
+
+
+def _on_cpu(e: Any) -> bool:
+    return bool(e.device_type().name == "CPU")
+
+
+def _is_operator(e: Any) -> bool:
+    return bool(_on_cpu(e) and e.linked_correlation_id() == 0 and not _RUNTIME.match(e.name()))
+
+
+def _read(e: Any, thread_of: dict[int, int]) -> Event | None:
+    name, start, end, thread = e.name(), e.start_ns(), e.end_ns(), e.start_thread_id()
+    if name == "[memory]":
+        return None if _on_cpu(e) else Event("memory", name, start, start, thread, nbytes=e.nbytes())
+    if not _on_cpu(e):
+        if e.is_user_annotation() or name.startswith(PREFIX) or _WAIT.match(name):
+            return None  # the shadow of a range on the GPU, or time in which nothing runs
+        return Event("work", name, start, end, correlation=e.correlation_id())
+    if e.is_user_annotation():
+        return Event("range", name.removeprefix(PREFIX), start, end, thread) if name.startswith(PREFIX) else None
+    if _LAUNCH.match(name):
+        own = thread_of.get(e.linked_correlation_id(), thread)
+        return Event("launch", name, start, end, own, correlation=e.correlation_id())
+    if e.sequence_nr() < 0 or name.startswith(_FRAME):
+        return None
+    if e.scope() == _BACKWARD_SCOPE:
+        numbers = {"sequence": e.sequence_nr(), "forward_thread": e.fwd_thread_id()}
+        return Event("gradient", name, start, end, thread, **numbers)
+    return Event("operator", name, start, end, thread, sequence=e.sequence_nr())
