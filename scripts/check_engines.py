@@ -63,6 +63,8 @@ ENGINES = {
     "flex": ["full", "sta-ragged", "sliding-window", "sta-small-tiles"],
     "cudnn": ["full"],
     "sdpa": ["full"],
+    "two-call": ["vmoba-1d", "vmoba-2d", "vmoba-3d", "vmoba-text"],
+    "unfused": ["full", "sta-ragged", "vmoba-3d"],
 }
 NAMES = [f"{engine}/{case}" for engine, cases in ENGINES.items() for case in cases] + [
     "compile/vmoba-3d", "compile/sta", "graph/vmoba-3d", "graph/sta-ragged", "graph/sliding-window",

@@ -17,12 +17,14 @@ from attnbench.kernels.engines.flex import FLEX
 from attnbench.kernels.engines.reference import REFERENCE
 from attnbench.kernels.engines.sdpa import SDPA
 from attnbench.kernels.engines.triton_engine import TRITON
+from attnbench.kernels.engines.two_call import TWO_CALL
+from attnbench.kernels.engines.unfused import UNFUSED
 from attnbench.kernels.errors import BadInput, Unsupported, unknown_name
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.tracing import constant
 
 # "auto" takes the first that is available, tested, supports the plan and suits it.
-_ALL = (FLASH4, CUDNN, SDPA, TRITON, FLEX, FLASH3, FLASH2, REFERENCE)
+_ALL = (FLASH4, CUDNN, SDPA, TRITON, FLEX, FLASH3, FLASH2, REFERENCE, TWO_CALL, UNFUSED)
 ENGINES: Mapping[str, Engine] = MappingProxyType({engine.name: engine for engine in _ALL})
 
 __all__ = ["ENGINES", "Engine", "Task", "between_graphs", "choose_engine", "get_engine"]

@@ -105,7 +105,7 @@ def test_the_entry_point_of_the_page_is_the_one_that_is_looked_for() -> None:
 
 
 def test_every_engine_has_its_row_and_they_are_in_the_order_of_auto() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|", (DOCS / "engines.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \|", (DOCS / "engines.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert rows == list(ENGINES)
 
 
