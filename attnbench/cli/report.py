@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -24,14 +25,16 @@ def report(
     """Write results as one HTML page that needs no network: table, charts, mask pictures, environment."""
     from attnbench.kernels.errors import BadInput
     from attnbench.report import newest_run, render_report, report_path, write_report
-    from attnbench.store import load_results
+    from attnbench.store import find_traces, load_phases, load_results
 
     if path is None and not LATEST.exists():
         raise BadInput(
             f"there is no {str(LATEST)!r} here: run `attnbench run` first, or name a file or a folder of results"
         )
     table = load_results(path or LATEST)
-    written = write_report(render_report(table), report_path(out, newest_run(table)))
+    place = report_path(out, newest_run(table))
+    traces = {cell: os.path.relpath(trace, place.parent) for cell, trace in find_traces(path or LATEST).items()}
+    written = write_report(render_report(table, load_phases(path or LATEST), traces), place)
     print(written)
     if open_page:
         import webbrowser

@@ -46,7 +46,7 @@ def png_uri(figure: Figure, dpi: int = 120) -> str:
 def latency_figure(case: Case) -> Figure:
     """Draw the median latency of every timed row with its interval, and the dense baseline as a line."""
     rows = case.timed
-    figure, axes = _figure(1.15 + 0.34 * len(rows))
+    figure, axes = plain_figure(1.15 + 0.34 * len(rows))
     colour_of = _colours(case)
     for place, row in enumerate(rows):
         ms = row.latency_ms or 0.0
@@ -86,7 +86,7 @@ def tradeoff_figure(case: Case) -> Figure | None:
     rows = [row for row in case.sparse if row.speedup and row.density]
     if not rows:
         return None
-    figure, axes = _figure(4.3)
+    figure, axes = plain_figure(4.3)
     colour_of = _colours(case)
     for row in rows:
         density, speedup = row.density or 1.0, row.speedup or 1.0
@@ -138,7 +138,8 @@ def _data_uri(mime: str, buffer: io.BytesIO) -> str:
     return f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _figure(height: float) -> tuple[Figure, Axes]:
+def plain_figure(height: float) -> tuple[Figure, Axes]:
+    """Return an empty chart of the report's width and style, ``height`` inches high."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, height), facecolor="white", layout="constrained")

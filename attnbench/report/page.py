@@ -13,9 +13,11 @@ from attnbench.report.charts import latency_figure, latency_words, svg_uri, trad
 from attnbench.report.columns import COLUMNS
 from attnbench.report.finding import finding
 from attnbench.report.masks import mask_pictures
+from attnbench.report.phases import PhaseTable, phase_table, read_phases, waterfall_of
 from attnbench.report.rows import Case, cases_of, read_rows
+from attnbench.report.waterfall_chart import waterfall_figure, waterfall_words
 from attnbench.report.words import DIRECTIONS, NONE, grid_words, number, short_settings
-from attnbench.schema import Row
+from attnbench.schema import PhaseRow, Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,20 +45,26 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """One case on the page: facts, findings, table and charts."""
+    """One case on the page: facts, findings, table and charts, and where the time goes if it was profiled."""
 
     title: str
     facts: list[tuple[str, str]]
     finding: list[str]
     lines: list[Line]
     figures: list[Figure]
+    phases: PhaseTable | None
+    waterfalls: list[Figure]
 
 
-def render_report(table: pd.DataFrame) -> str:
+def render_report(
+    table: pd.DataFrame, phases: pd.DataFrame | None = None, traces: Mapping[str, str] | None = None
+) -> str:
     """Return the report of a results table as one HTML page that loads nothing from outside.
 
     Args:
         table: as `load_results` returns it; ``table.attrs["environments"]`` maps run ids to environments.
+        phases: as `load_phases` returns it.
+        traces: a link to the Chrome trace of a cell, by cell_id.
 
     Raises:
         BadInput: if the table is empty or does not fit the schema.
@@ -66,6 +74,7 @@ def render_report(table: pd.DataFrame) -> str:
     cases = cases_of(rows)
     runs = list(dict.fromkeys(row.run_id for row in rows))
     several = len(cases) > 1
+    by_row = read_phases(phases)
     methods = list(dict.fromkeys(method for case in cases for method in case.methods))
     return _template().render(
         css=_resource("page.css"),
@@ -74,7 +83,7 @@ def render_report(table: pd.DataFrame) -> str:
         dates=_listed(dict.fromkeys(filter(None, (_date(environments.get(run)) for run in runs)))),
         runs=_listed(runs),
         methods=_listed(method for method in methods if method != "full"),
-        sections=[_section(case, several, environments.get(case.first.run_id)) for case in cases],
+        sections=[_section(case, several, environments.get(case.first.run_id), by_row, traces or {}) for case in cases],
         columns=COLUMNS,
         groups=[
             (name, len(list(group))) for name, group in itertools.groupby(COLUMNS, key=lambda column: column.group)
@@ -84,7 +93,13 @@ def render_report(table: pd.DataFrame) -> str:
     )
 
 
-def _section(case: Case, several: bool, environment: Mapping[str, Any] | None) -> Section:
+def _section(
+    case: Case,
+    several: bool,
+    environment: Mapping[str, Any] | None,
+    phases: Mapping[str, list[PhaseRow]],
+    traces: Mapping[str, str],
+) -> Section:
     first = case.first
     title = f"{grid_words(first.grid)} tokens, {first.dtype}, {DIRECTIONS[first.direction]}, {first.inputs} inputs"
     rows = case.rows
@@ -98,7 +113,30 @@ def _section(case: Case, several: bool, environment: Mapping[str, Any] | None) -
         for place, row in enumerate(rows)
     ]
     several_runs = f" – run {first.run_id}" if several else ""
-    return Section(title + several_runs, _case_facts(case, environment), finding(case), lines, _figures(case))
+    return Section(
+        title + several_runs,
+        _case_facts(case, environment),
+        finding(case),
+        lines,
+        _figures(case),
+        phase_table(case, phases, traces),
+        _waterfalls(case, phases),
+    )
+
+
+def _waterfalls(case: Case, phases: Mapping[str, list[PhaseRow]]) -> list[Figure]:
+    figures = []
+    for row in case.timed:
+        waterfall = waterfall_of(row, phases.get(row.row_id, ()))
+        if waterfall is None:
+            continue
+        caption = (
+            f"{case.label(row, case.timed)} on {row.engine}: from what its density promises to what it takes. Hatched "
+            "bars rest on a model. Unexplained is what all bars leave over: "
+            f"{waterfall.unexplained_share:.1%} of the latency."
+        )
+        figures.append(Figure(svg_uri(waterfall_figure(waterfall)), waterfall_words(waterfall), caption))
+    return figures
 
 
 def _same_settings(row: Row, other: Row) -> bool:

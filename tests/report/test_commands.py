@@ -36,6 +36,7 @@ def loaded(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Let every path hold the made-up table, and remember the paths that were read; leave the mask pictures out."""
     paths: list[Path] = []
     monkeypatch.setattr("attnbench.store.load_results", lambda path: paths.append(path) or table)
+    monkeypatch.setattr("attnbench.store.load_phases", lambda path: None)
     monkeypatch.setattr("attnbench.report.page.mask_pictures", lambda methods: [])
     return paths
 

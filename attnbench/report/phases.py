@@ -1,0 +1,123 @@
+"""Where the time of a case's rows goes: a table of phases, and a waterfall for each row that has a promise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from attnbench.report.rows import Case
+from attnbench.report.words import NONE, number
+from attnbench.schema import PhaseRow, Row
+from attnbench.waterfall import Span, Waterfall, build_waterfall
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PASSES = {"fwd": "forward", "bwd": "backward"}
+
+
+@dataclass(frozen=True)
+class PhaseLine:
+    """A line of the table: a row's label, pass, time of every phase with its share, and what there is to say."""
+
+    label: str
+    pass_: str
+    cells: tuple[tuple[str, str], ...]
+    total: str
+    complaint: str
+    trace: str
+
+
+@dataclass(frozen=True)
+class PhaseTable:
+    """The phases of a case: the columns that any line has, in the order of a call, and the lines."""
+
+    phases: tuple[str, ...]
+    lines: tuple[PhaseLine, ...]
+
+
+def read_phases(table: pd.DataFrame | None) -> dict[str, list[PhaseRow]]:
+    """Return the phases of a table as ``load_phases`` returns it, by row_id."""
+    found: dict[str, list[PhaseRow]] = {}
+    for record in [] if table is None else table.to_dict("records"):
+        fields = {name: value for name, value in record.items() if value is not None and value == value}
+        row = PhaseRow.model_validate(fields)
+        found.setdefault(row.row_id, []).append(row)
+    return found
+
+
+def phase_table(case: Case, phases: Mapping[str, Sequence[PhaseRow]], traces: Mapping[str, str]) -> PhaseTable | None:
+    """Return the table of measured phases of a case's timed rows; None if none was profiled.
+
+    Args:
+        case: the rows.
+        phases: by row_id.
+        traces: where the Chrome trace of a cell is, by cell_id.
+    """
+    profiled = [row for row in case.timed if phases.get(row.row_id)]
+    if not profiled:
+        return None
+    measured = {row.row_id: _top(phases[row.row_id]) for row in profiled}
+    names = tuple(dict.fromkeys(phase.phase for phase in _in_order(measured.values())))
+    lines = []
+    for row in profiled:
+        passes = list(dict.fromkeys(phase.pass_ for phase in measured[row.row_id]))
+        for pass_ in passes:
+            mine = {phase.phase: phase for phase in measured[row.row_id] if phase.pass_ == pass_}
+            total = sum(phase.time_ms for phase in mine.values())
+            lines.append(
+                PhaseLine(
+                    label=case.label(row, case.timed),
+                    pass_=PASSES[pass_] if len(passes) > 1 else "",
+                    cells=tuple(_cell(mine.get(name), total) for name in names),
+                    total=number(total),
+                    complaint=next(iter(mine.values())).complaint,
+                    trace=traces.get(row.cell_id, "") if pass_ == passes[0] else "",
+                )
+            )
+    return PhaseTable(names, tuple(lines))
+
+
+def waterfall_of(row: Row, phases: Iterable[PhaseRow]) -> Waterfall | None:
+    """Return the waterfall of a profiled row; None for a dense one, and where baseline or phases are missing."""
+    top = _top(phases)
+    known = row.latency_ms and row.baseline_ms and row.density and row.flops_algorithmic and row.flops_executed
+    if not known or not top or row.density == 1.0:
+        return None
+    assert row.latency_ms is not None
+    assert row.baseline_ms is not None
+    assert row.density is not None
+    assert row.flops_executed is not None
+    assert row.flops_algorithmic is not None
+    times: dict[str, Span] = {}
+    for phase in top:
+        span = Span(phase.time_ms, phase.time_lo_ms, phase.time_hi_ms)
+        times[phase.phase] = times[phase.phase] + span if phase.phase in times else span
+    in_attention = row.flops_executed - (row.flops_selection or 0)
+    return build_waterfall(
+        latency=Span.of(row.latency_ms, row.latency_lo_ms, row.latency_hi_ms),
+        dense=Span.of(row.baseline_ms),
+        density=row.density,
+        kept_share=min(1.0, row.flops_algorithmic / in_attention),
+        phases=times,
+    )
+
+
+def _top(phases: Iterable[PhaseRow]) -> list[PhaseRow]:
+    """Return the measured phases that are part of no other."""
+    return [phase for phase in phases if phase.parent is None and phase.provenance == "measured"]
+
+
+def _in_order(lists: Iterable[Sequence[PhaseRow]]) -> list[PhaseRow]:
+    """Return all phases, the longest list first: it shows the order of most of them; what is in no phase comes last."""
+    joined = [phase for one in sorted(lists, key=len, reverse=True) for phase in one]
+    return sorted(joined, key=lambda phase: phase.phase in ("other", "gap"))
+
+
+def _cell(phase: PhaseRow | None, total: float) -> tuple[str, str]:
+    if phase is None:
+        return NONE, ""
+    share = f"{phase.time_ms / total:.0%}" if total else ""
+    kernels = f"{phase.kernels} kernel{'s' if phase.kernels != 1 else ''}" if phase.kernels else ""
+    return number(phase.time_ms), " · ".join(filter(None, (share, kernels)))

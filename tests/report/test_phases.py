@@ -1,0 +1,104 @@
+"""Phases on the report's page: the table, what is not to be trusted, traces, and the waterfall."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from attnbench.report import render_report
+from attnbench.report.phases import phase_table, read_phases, waterfall_of
+from attnbench.report.rows import cases_of, read_rows
+from attnbench.schema import PhaseRow, Row
+
+
+def phase(row: Row, name: str, ms: float, **changes: Any) -> dict[str, Any]:
+    fields = {
+        "row_id": row.row_id, "run_id": row.run_id, "cell_id": row.cell_id, "pass": "fwd", "phase": name,
+        "time_ms": ms, "time_lo_ms": 0.9 * ms, "time_hi_ms": 1.1 * ms, "provenance": "measured", "engine": row.engine,
+        "kernels": 2,
+    }  # fmt: skip
+    return PhaseRow.model_validate(fields | changes).model_dump(by_alias=True)
+
+
+FLOPS = {"flops_algorithmic": 900, "flops_executed": 1000}
+
+
+@pytest.fixture
+def table(table_of: Any, row_of: Any) -> pd.DataFrame:
+    rows = [row_of("full", density=1.0, latency_ms=100.0, engine="sdpa"), row_of("sta", **FLOPS)]
+    made: pd.DataFrame = table_of(rows)
+    return made
+
+
+def sparse_row(table: pd.DataFrame) -> Row:
+    return cases_of(read_rows(table))[0].sparse[0]
+
+
+def test_phases_stand_in_the_order_of_a_call_with_their_shares(table: pd.DataFrame) -> None:
+    row = sparse_row(table)
+    frame = pd.DataFrame([phase(row, "pool", 1.0), phase(row, "attend", 8.0), phase(row, "gap", 1.0, kernels=0)])
+    made = phase_table(cases_of(read_rows(table))[0], read_phases(frame), {row.cell_id: "traces/x.json.gz"})
+    assert made is not None
+    assert made.phases == ("pool", "attend", "gap")
+    (line,) = made.lines
+    assert line.cells == (("1.00", "10% · 2 kernels"), ("8.00", "80% · 2 kernels"), ("1.00", "10%"))
+    assert (line.total, line.trace, line.pass_) == ("10.0", "traces/x.json.gz", "")
+
+
+def test_parts_and_modelled_times_do_not_add_to_the_sum(table: pd.DataFrame) -> None:
+    row = sparse_row(table)
+    parts = [phase(row, "qk", 3.0, parent="attend"), phase(row, "attend", 5.0, provenance="modelled")]
+    frame = pd.DataFrame([phase(row, "attend", 8.0), *parts])
+    made = phase_table(cases_of(read_rows(table))[0], read_phases(frame), {})
+    assert made is not None
+    assert made.phases == ("attend",)
+    assert made.lines[0].total == "8.00"
+
+
+def test_forward_and_backward_are_lines_of_their_own(table: pd.DataFrame) -> None:
+    row = sparse_row(table)
+    frame = pd.DataFrame([phase(row, "attend", 8.0), phase(row, "attend", 16.0, **{"pass": "bwd"})])
+    made = phase_table(cases_of(read_rows(table))[0], read_phases(frame), {})
+    assert made is not None
+    assert [(line.pass_, line.total) for line in made.lines] == [("forward", "8.00"), ("backward", "16.0")]
+
+
+def test_without_a_profile_the_page_has_no_such_part(table: pd.DataFrame) -> None:
+    assert "Where the time goes" not in render_report(table)
+
+
+def test_the_page_shows_phases_complaint_trace_and_waterfall(table: pd.DataFrame) -> None:
+    row = sparse_row(table)
+    frame = pd.DataFrame([phase(row, "attend", 8.0, complaint="the phases add up to 9 ms")])
+    page = render_report(table, frame, {row.cell_id: "../traces/a b.json.gz"})
+    assert "Where the time goes" in page
+    assert "not to be trusted: the phases add up to 9 ms" in page
+    assert '<a href="../traces/a b.json.gz" download>' in page
+    assert len(re.findall(r"Unexplained is what all bars leave over", page)) == 1
+
+
+def test_the_waterfall_adds_both_passes_and_leaves_selection_out_of_the_padding(table: pd.DataFrame) -> None:
+    row = sparse_row(table)
+    known = {
+        "latency_ms": 30.0, "baseline_ms": 100.0, "density": 0.2, "flops_algorithmic": 900, "flops_executed": 1100,
+        "flops_selection": 100,
+    }  # fmt: skip
+    row = row.model_copy(update=known)
+    both = [phase(row, "attend", 8.0), phase(row, "attend", 16.0, **{"pass": "bwd"})]
+    waterfall = waterfall_of(row, [PhaseRow.model_validate(one) for one in both])
+    assert waterfall is not None
+    bars = {bar.name: bar.span.ms for bar in waterfall.bars}
+    assert bars["padding"] == pytest.approx(24.0 * 0.1)
+    assert bars["kernel inefficiency"] == pytest.approx(24.0 * 0.9 - 20.0)
+    assert waterfall.unexplained.ms == pytest.approx(6.0)
+
+
+def test_dense_rows_and_rows_without_a_baseline_have_no_waterfall(table: pd.DataFrame) -> None:
+    row = sparse_row(table)
+    phases = [PhaseRow.model_validate(phase(row, "attend", 8.0))]
+    assert waterfall_of(row.model_copy(update={"density": 1.0}), phases) is None
+    assert waterfall_of(row.model_copy(update={"baseline_ms": None}), phases) is None
+    assert waterfall_of(row, []) is None
