@@ -57,7 +57,7 @@ def start(request: Request, out: Path | None, progress: Progress, after: After |
     with Journal.create(folder, header) as journal:
         if out is None:
             try:
-                _point_latest(DEFAULT_ROOT, folder)
+                point_latest(DEFAULT_ROOT, folder)
             except OSError as error:
                 progress.note(f"{str(DEFAULT_ROOT / 'latest')!r} does not point to this run: {error.strerror}")
         progress.started(str(folder))
@@ -193,7 +193,7 @@ def check_writable(folder: Path) -> None:
             return
 
 
-def _point_latest(root: Path, folder: Path) -> None:
+def point_latest(root: Path, folder: Path) -> None:
     """Let results/latest point to the newest run; two runs at once leave one of the two, whole."""
     fresh = root / f".latest-{os.getpid()}"
     fresh.unlink(missing_ok=True)

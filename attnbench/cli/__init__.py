@@ -17,6 +17,7 @@ from attnbench.cli.profile import profile
 from attnbench.cli.report import report
 from attnbench.cli.run import run
 from attnbench.cli.show import show
+from attnbench.cli.sweep import sweep
 
 app = typer.Typer(
     name="attnbench",
@@ -44,7 +45,7 @@ def root(
     """Compare sparse attention for video diffusion: speed, cost, and what it does to the video."""
 
 
-for command in (run, profile, report, compare, flops, ls, show, doctor):
+for command in (run, profile, sweep, report, compare, flops, ls, show, doctor):
     app.command()(command)
 
 

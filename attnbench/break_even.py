@@ -1,0 +1,370 @@
+"""Where a method begins to beat the dense baseline: curves of speed-up and translation, and where speed-up passes 1.
+
+Between two measured points the logarithm of the speed-up is taken as linear in the logarithm of x (tokens or density).
+Nothing is said beyond the points. Intervals rest on the samples: the median of every series is resampled; at a point
+where a series has fewer than six samples, the extremes are taken instead. They cover the noise within the runs, not
+what differs from run to run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbench import schema
+from attnbench.kernels.errors import BadInput
+from attnbench.statistics import MIN_BOOTSTRAP, RESAMPLES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Axis = Literal["tokens", "density"]
+Outcome = Literal["crosses", "faster", "slower", "several", "none"]
+Ends = Literal["bootstrap95", "band"]
+Floats = npt.NDArray[np.float64]
+
+SAME = ("device", "model", "batch", "heads", "kv_heads", "head_dim", "dtype", "direction", "inputs", "step")
+"""What the points of a curve must share; over density also the grid."""
+
+_NEEDED = ("method", "run_id", "layer", "verdict", "tokens", "grid", "density", "samples_ms", "baseline_ms")
+_SEED = 20240
+_TAIL = 0.025
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A ratio and its interval; ``CurvePoint.interval`` says what the ends are."""
+
+    value: float
+    lo: float
+    hi: float
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """One run of a curve.
+
+    Attributes:
+        x: tokens, or density.
+        tokens: length of the sequence, text included.
+        density: mean over the layers of the curve.
+        engines: who ran the layers, each once.
+        heads_timed: heads that were timed.
+        baseline: method/engine of the dense baseline.
+        latency_ms: mean over the layers of the median latencies.
+        speedup: baseline_ms / latency_ms.
+        translation: speedup × density.
+        interval: "bootstrap95", or "min-max" where a series has fewer than six samples.
+        dense_samples: samples of the dense baseline that the interval covers; 0 if only its median is known.
+    """
+
+    x: float
+    tokens: int
+    grid: str
+    density: float
+    engines: tuple[str, ...]
+    heads_timed: int | None
+    baseline: str
+    latency_ms: float
+    baseline_ms: float
+    speedup: Ratio
+    translation: Ratio
+    interval: schema.Interval
+    dense_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class BreakEven:
+    """Where a curve passes 1.
+
+    Attributes:
+        outcome: "crosses" once; "faster" or "slower" at every point; "several" crossings; "none": no point at all.
+        at: x of the crossing; None unless there is exactly one.
+        lo, hi: interval of the crossing, or of the first and the last of several; None where it is open, that is,
+            reaches beyond the measured points, and where nothing crosses.
+        faster: on which side of ``at`` the method is the faster one.
+        crossings: all of them, rising.
+        interval: what ``lo`` and ``hi`` are: "bootstrap95", 95 % of resampled curves; "band", where a point has too few
+            samples to resample: the crossings of the curves through the lower and upper ends of all points' intervals.
+    """
+
+    outcome: Outcome
+    at: float | None = None
+    lo: float | None = None
+    hi: float | None = None
+    faster: Literal["above", "below"] | None = None
+    crossings: tuple[float, ...] = ()
+    interval: Ends | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The points of one method, in one layer or as the mean over its layers, by rising x.
+
+    Attributes:
+        layer: None for the mean over ``layers``.
+        layers: all layers in which the method was measured.
+        left_out: points without a latency, and why.
+    """
+
+    method: str
+    layer: int | None
+    layers: tuple[int, ...]
+    axis: Axis
+    points: tuple[CurvePoint, ...]
+    break_even: BreakEven
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A point before its interval: the dense samples, and those of each layer."""
+
+    dense: Floats
+    dense_known: bool
+    layers: tuple[Floats, ...]
+    rows: tuple[dict[str, Any], ...]
+    x: float
+
+    @property
+    def few(self) -> bool:
+        known = (self.dense, *self.layers) if self.dense_known else self.layers
+        return min(series.size for series in known) < MIN_BOOTSTRAP
+
+
+def curves(table: pd.DataFrame, axis: Axis = "tokens") -> list[Curve]:
+    """Return the curves of a results table, a run to a point, in the order of the methods.
+
+    A method measured in several layers has a curve for their mean, then one for each. Dense attention has none. Cells
+    without a latency are left out; a mean needs all layers.
+
+    Args:
+        table: rows as ``attnbench.load_results`` gives them. A column ``baseline_samples_ms`` (a list a row) lets the
+            intervals cover the noise of the dense baseline too; without it the row of the baseline itself is used
+            where the table has one, and otherwise its median.
+        axis: "tokens" or "density".
+
+    Raises:
+        BadInput: if columns are missing, or rows that no curve can hold together are mixed.
+    """
+    rows = _checked(table, axis)
+    found = []
+    for method in dict.fromkeys(row["method"] for row in rows if row["method"] != "full"):
+        mine = [row for row in rows if row["method"] == method]
+        layers = tuple(sorted({int(row["layer"]) for row in mine}))
+        sets: list[tuple[int, ...]] = [layers] if len(layers) > 1 else []
+        for chosen in [*sets, *((layer,) for layer in layers)]:
+            curve = _curve(method, chosen, mine, rows, axis)
+            found.append(dataclasses.replace(curve, layers=layers))
+    return found
+
+
+def crossings(x: Sequence[float] | Floats, speedup: Sequence[float] | Floats) -> tuple[float, ...]:
+    """Return every x at which ``speedup`` passes 1, linear in logarithms between neighbours; x must not fall.
+
+    Raises:
+        BadInput: for values that are not above 0, or sequences of different length.
+    """
+    if len(x) != len(speedup):
+        raise BadInput(f"{len(x)} values of x and {len(speedup)} speed-ups; there must be as many of each")
+    given = np.asarray([*x, *speedup], dtype=np.float64)
+    if not (np.isfinite(given).all() and (given > 0).all()):
+        raise BadInput(f"x {list(x)} and speed-up {list(speedup)} must be finite numbers above 0")
+    return tuple(_crossings(np.log(np.asarray(x, dtype=np.float64)), np.log(np.asarray(speedup, dtype=np.float64))))
+
+
+def break_even(x: Floats, value: Floats, draws: Floats, kind: Ends) -> BreakEven:
+    """Find where a curve passes 1.
+
+    Args:
+        x: rising, [P].
+        value: log speed-ups, [P].
+        draws: log speed-ups as they might have been, [R, P].
+        kind: "bootstrap95" takes 95 % of the draws for the interval, "band" all of them.
+    """
+    if not len(x):
+        return BreakEven("none")
+    log_x = np.log(x)
+    found = _crossings(log_x, value)
+    if not found:
+        return BreakEven("faster" if value[0] > 0 else "slower")
+    faster: Literal["above", "below"] | None = None
+    if (value[0] > 0) != (value[-1] > 0):
+        faster = "above" if value[-1] > 0 else "below"
+    ends = [_first_last(log_x, draw, faster) for draw in draws]
+    firsts, lasts = (np.sort([pair[side] for pair in ends if pair is not None]) for side in (0, 1))
+    tail = 0 if kind == "band" else int(_TAIL * len(firsts))
+    lo, hi = firsts[tail] if len(firsts) else -math.inf, lasts[-1 - tail] if len(lasts) else math.inf
+    return BreakEven(
+        "crosses" if len(found) == 1 else "several",
+        found[0] if len(found) == 1 else None,
+        math.exp(lo) if math.isfinite(lo) else None,
+        math.exp(hi) if math.isfinite(hi) else None,
+        faster,
+        tuple(found),
+        kind,
+    )
+
+
+def _crossings(log_x: Floats, log_speedup: Floats) -> list[float]:
+    above = log_speedup > 0
+    places = np.flatnonzero(above[1:] != above[:-1])
+    share = -log_speedup[places] / (log_speedup[places + 1] - log_speedup[places])
+    inside = np.exp(log_x[places] + share * (log_x[places + 1] - log_x[places]))
+    return [float(place) for place in inside]
+
+
+def _first_last(log_x: Floats, draw: Floats, faster: str | None) -> tuple[float, float] | None:
+    """Return log x of the first and last crossing; infinite where the curve lies on one side, None if unknown which."""
+    found = _crossings(log_x, draw)
+    if found:
+        return math.log(found[0]), math.log(found[-1])
+    if faster is None:
+        return None
+    end = -math.inf if (draw[0] > 0) == (faster == "above") else math.inf
+    return end, end
+
+
+def _curve(
+    method: str, layers: tuple[int, ...], mine: list[dict[str, Any]], rows: list[dict[str, Any]], axis: Axis
+) -> Curve:
+    measured, left_out = [], []
+    for run in dict.fromkeys(row["run_id"] for row in mine):
+        cells = {int(row["layer"]): row for row in mine if row["run_id"] == run and int(row["layer"]) in layers}
+        without = [row for row in cells.values() if not _timed(row)]
+        missing = [layer for layer in layers if layer not in cells]
+        if not without and not missing:
+            measured.append(_measure([cells[layer] for layer in layers], rows, axis))
+            continue
+        for row in without:
+            reason = row.get("reason") or ("no dense baseline" if row["verdict"] == "ok" else "no reason recorded")
+            left_out.append(f"layer {row['layer']} at {int(row['tokens']):,} tokens: {row['verdict']}: {reason}")
+        if missing and cells:
+            tokens = int(next(iter(cells.values()))["tokens"])
+            left_out += [f"layer {layer} at {tokens:,} tokens: not measured" for layer in missing]
+    measured.sort(key=lambda point: point.x)
+    generator = np.random.default_rng(_SEED)
+    draws = [_draws(point, generator) for point in measured]
+    points = tuple(_point(point, mine) for point, mine in zip(measured, draws, strict=True))
+    x = np.asarray([point.x for point in points], dtype=np.float64)
+    value = np.log([point.speedup.value for point in points])
+    if any(point.few for point in measured):
+        ends = [[ratio.lo, ratio.hi] for ratio in (point.speedup for point in points)]
+        found = break_even(x, value, np.log(np.transpose(ends)), "band")
+    else:
+        found = break_even(x, value, np.stack(draws, axis=1) if draws else np.empty((0, 0)), "bootstrap95")
+    return Curve(method, layers[0] if len(layers) == 1 else None, layers, axis, points, found, tuple(left_out))
+
+
+def _measure(cells: list[dict[str, Any]], rows: list[dict[str, Any]], axis: Axis) -> _Measured:
+    dense, known = _dense_samples(cells[0], rows)
+    layers = tuple(np.asarray(row["samples_ms"], dtype=np.float64) for row in cells)
+    density = float(np.mean([row["density"] for row in cells]))
+    return _Measured(dense, known, layers, tuple(cells), density if axis == "density" else float(cells[0]["tokens"]))
+
+
+def _dense_samples(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[Floats, bool]:
+    """Return the samples of the dense baseline of ``row`` and whether they are all of them, or just the median."""
+    own = row.get("baseline_samples_ms")
+    if not _is_list(own):
+        same = [
+            other["samples_ms"]
+            for other in rows
+            if other["run_id"] == row["run_id"] and f"{other['method']}/{other.get('engine')}" == row.get("baseline")
+        ]
+        own = next((samples for samples in same if _is_list(samples)), None)
+    return np.asarray(own or [row["baseline_ms"]], dtype=np.float64), own is not None
+
+
+def _draws(point: _Measured, generator: np.random.Generator) -> Floats:
+    """Return log speed-ups of a point as they might have been: resampled, or the two extremes."""
+    if point.few:
+        low = _log_ratio(point.dense.min(), [series.max() for series in point.layers])
+        high = _log_ratio(point.dense.max(), [series.min() for series in point.layers])
+        return np.asarray([low, high], dtype=np.float64)
+    dense = _medians(point.dense, generator)  # one draw of the baseline serves all layers of a point: they share it
+    draws: Floats = _log_ratio(dense, [_medians(series, generator) for series in point.layers])
+    return draws
+
+
+def _log_ratio(dense: Any, layers: Sequence[Any]) -> Any:
+    return np.log(dense) - np.log(np.mean(np.asarray(layers), axis=0))
+
+
+def _medians(samples: Floats, generator: np.random.Generator) -> Floats:
+    ordered = np.sort(samples)  # so that the order they came in cannot matter
+    picks = generator.integers(0, ordered.size, size=(RESAMPLES, ordered.size))
+    medians: Floats = np.median(ordered[picks], axis=1)
+    return medians
+
+
+def _point(point: _Measured, draws: Floats) -> CurvePoint:
+    ordered = np.sort(draws)
+    tail = 0 if point.few else int(_TAIL * ordered.size)
+    value = float(_log_ratio(np.median(point.dense), [np.median(series) for series in point.layers]))
+    speedup = Ratio(*(math.exp(y) for y in (value, min(value, ordered[tail]), max(value, ordered[-1 - tail]))))
+    first = point.rows[0]
+    density = float(np.mean([row["density"] for row in point.rows]))
+    heads = first.get("heads_timed")
+    return CurvePoint(
+        x=point.x,
+        tokens=int(first["tokens"]),
+        grid=str(first["grid"]),
+        density=density,
+        engines=tuple(dict.fromkeys(str(row.get("engine")) for row in point.rows)),
+        heads_timed=None if heads is None else int(heads),
+        baseline=str(first.get("baseline")),
+        latency_ms=float(np.mean([np.median(series) for series in point.layers])),
+        baseline_ms=float(np.median(point.dense)),
+        speedup=speedup,
+        translation=Ratio(speedup.value * density, speedup.lo * density, speedup.hi * density),
+        interval="min-max" if point.few else "bootstrap95",
+        dense_samples=point.dense.size if point.dense_known else 0,
+    )
+
+
+def _checked(table: pd.DataFrame, axis: Axis) -> list[dict[str, Any]]:
+    if axis not in ("tokens", "density"):
+        raise BadInput(f"axis {axis!r} must be tokens or density")
+    lacking = [name for name in _NEEDED if name not in table.columns]
+    if lacking:
+        raise BadInput(f"the table has no column {', '.join(lacking)}; give rows as attnbench.load_results does")
+    rows = [{str(name): _plain(value) for name, value in row.items()} for row in table.to_dict("records")]
+    for name in (*SAME, *(("grid",) if axis == "density" else ())):
+        values = list(dict.fromkeys(repr(row.get(name)) for row in rows))
+        if len(values) > 1:
+            raise BadInput(f"a curve needs one {name}, and the rows have {', '.join(values)}: keep the rows of one")
+    seen: set[tuple[object, ...]] = set()
+    for row in rows:
+        cell = (row["run_id"], row["method"], row["layer"])
+        if cell in seen and row["method"] != "full":
+            raise BadInput(
+                f"run {row['run_id']} has two cells of {row['method']} layer {row['layer']}; "
+                "a curve takes one a run: keep the rows of one setting"
+            )
+        seen.add(cell)
+    return rows
+
+
+def _timed(row: dict[str, Any]) -> bool:
+    numbers: Iterable[Any] = (row["baseline_ms"], row["density"], row["tokens"])
+    return row["verdict"] == "ok" and _is_list(row["samples_ms"]) and all(number for number in numbers)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) > 0
+
+
+def _plain(value: Any) -> Any:
+    """Return a plain value; what pandas uses for "missing" becomes None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    return None if value is None or value != value or str(value) in ("NaT", "<NA>") else value

@@ -1,0 +1,147 @@
+"""``attnbench sweep``: the curve of a method over tokens, frames or density, and where it begins to beat dense."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attnbench.cli.options import JsonOption, MethodOption, SetOption, parse_settings, unique_methods
+
+if TYPE_CHECKING:
+    from attnbench.runner import Progress
+    from attnbench.sweeping.points import Sweep
+
+PICTURE = "curve.svg"
+
+
+def sweep(
+    over: Annotated[str | None, typer.Option(help="What is varied: tokens, density or frames.")] = None,
+    method: MethodOption = None,
+    points: Annotated[
+        str | None, typer.Option(help="The points, as 4000,8000,16000: tokens, frames (4k+1) or densities.")
+    ] = None,
+    low: Annotated[float | None, typer.Option("--from", help="The smallest point, where they are not listed.")] = None,
+    high: Annotated[float | None, typer.Option("--to", help="The largest point.")] = None,
+    count: Annotated[int | None, typer.Option(help="How many points from the one to the other. Default: 5.")] = None,
+    res: Annotated[
+        str | None, typer.Option(help="Resolution whose proportions to take: 480p, 576p or 720p. Default: 480p.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Video frames, 4k+1. Default: the resolution's own.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model whose heads, layers and text tokens to take.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Token grid T x H x W instead of a resolution, as 21x45x80.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Query heads. Default: the model's; on a CPU 1.")] = None,
+    kv_heads: Annotated[int | None, typer.Option(help="Key and value heads, a divisor of the heads.")] = None,
+    head_dim: Annotated[int | None, typer.Option(help="Dimension of a head.")] = None,
+    batch: Annotated[int, typer.Option(help="Batch size.")] = 1,
+    dtype: Annotated[str | None, typer.Option(help="Default: bfloat16 on a GPU, float32 on a CPU.")] = None,
+    direction: Annotated[str, typer.Option(help="fwd, or fwdbwd for forward and backward.")] = "fwd",
+    inputs: Annotated[str, typer.Option(help="video[:PATH], gaussian or capture:FILE.safetensors.")] = "video",
+    engine: Annotated[str, typer.Option(help="Attention engine; auto takes the first that serves.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU where there is one.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of inputs and of sampled rows.")] = 0,
+    settings: SetOption = None,
+    layer: Annotated[
+        list[int] | None, typer.Option(help="Layer to measure; repeat for several. Default: one of each kind.")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Rounds of timing a point. Default: 3 to 20, as the budget allows.")
+    ] = None,
+    budget: Annotated[float, typer.Option(help="Seconds for each point; three rounds are made in any case.")] = 20.0,
+    out: Annotated[Path | None, typer.Option(help="Folder of the sweep. Default: results/runs/<time>-sweep.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Finish the interrupted sweep in this folder.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a curve: speed-up and translation over tokens, frames or density, and where dense is beaten.
+
+    Exit codes: 0 fine, 1 an incorrect cell, an error in one, or no latency at all, 2 bad input, 130 interrupted.
+    """
+    from attnbench.agenda import read_request
+    from attnbench.cli.progress import TerminalProgress
+    from attnbench.kernels.errors import BadInput
+    from attnbench.sweeping import go
+    from attnbench.sweeping.points import OVERS, default_methods, make_sweep
+
+    if resume is not None:
+        others = [
+            flag for flag in sys.argv[1:] if flag.startswith("-") and flag.split("=")[0] not in ("--resume", "--json")
+        ]
+        if others:
+            raise BadInput(f"--resume repeats the sweep as it was asked for; leave out {', '.join(others)}")
+    elif over is None:
+        raise BadInput(f"--over is missing: give what to vary, one of {', '.join(OVERS)}")
+    with TerminalProgress() as progress:
+        try:
+            if resume is not None:
+                folder, made = resume, go.resume(resume, progress)
+            else:
+                chosen = unique_methods(method or default_methods(over or ""))
+                request = read_request(
+                    methods=parse_settings(settings, chosen), res=res, frames=frames, model=model, grid=grid,
+                    heads=heads, kv_heads=kv_heads, head_dim=head_dim, batch=batch, dtype=dtype, direction=direction,
+                    inputs=inputs, seed=seed, engine=engine, device=device, layers=layer, rounds=rounds, budget=budget,
+                )  # fmt: skip
+                made = make_sweep(
+                    over or "", request, values=_numbers(points), low=low, high=high, count=count
+                )  # fmt: skip
+                folder = go.start(made, out, progress)
+        except KeyboardInterrupt:
+            _interrupted(progress, progress.folder)
+            raise typer.Exit(130) from None
+    verdicts = _show(made, folder, as_json)
+    raise typer.Exit(1 if verdicts & {"incorrect", "error"} or "ok" not in verdicts else 0)
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    from attnbench.kernels.errors import BadInput
+
+    try:
+        return None if text is None else [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise BadInput(f"--points {text!r} must be numbers with commas between them, as 4000,8000,16000") from None
+
+
+def _interrupted(progress: Progress, folder: str | None) -> None:
+    if folder is None:
+        progress.note("interrupted before anything was measured")
+    else:
+        progress.note(f"interrupted; every sample so far is kept. Go on with: attnbench sweep --resume {folder}")
+
+
+def _show(made: Sweep, folder: Path, as_json: bool) -> set[str]:
+    """Print the curves and write the picture; return the verdicts of all cells."""
+    from attnbench.break_even import curves
+    from attnbench.report.write import write_whole
+    from attnbench.summary import summary_records
+    from attnbench.sweeping.draw import curve_figure, svg_bytes
+    from attnbench.sweeping.go import load_sweep
+    from attnbench.sweeping.words import curve_table, notes, records, sentence, shown
+
+    table = load_sweep(folder)
+    found = curves(table, "density" if made.over == "density" else "tokens")
+    first = table.iloc[0]
+    heads = f"{first['heads']} head{'s' if first['heads'] > 1 else ''} of {first['head_dim']}"
+    figure = curve_figure(found, f"{first['device']}: {heads}, {first['dtype']}, {first['direction']}")
+    picture = None if figure is None else str(write_whole(svg_bytes(figure), folder / PICTURE))
+    if as_json:
+        document = {
+            "folder": str(folder), "over": made.over, "picture": picture, "curves": records(found, made.over),
+            "notes": notes(found), "rows": summary_records(table),
+        }  # fmt: skip
+        print(json.dumps(document, allow_nan=False))
+        return set(table["verdict"])
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    for curve in shown(found):
+        console.print(curve_table(curve))
+    for line in [*(sentence(curve, made.over) for curve in found), "", *notes(found)]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    drawn = "" if picture is None else f"\nPicture: {picture}"
+    console.print(f"Rows, samples, environment: {folder}{drawn}", markup=False, highlight=False, soft_wrap=True)
+    return set(table["verdict"])

@@ -1,0 +1,1 @@
+"""Curves over tokens, frames or density: which points, how they are measured and resumed, how they are shown."""
