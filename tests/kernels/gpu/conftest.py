@@ -1,7 +1,7 @@
 """Kernels run on the GPU where there is one, otherwise in Triton's interpreter on the CPU.
 
-Triton decides when it compiles a kernel's source, at import. So this file imports it and every kernel first, with the
-interpreter switched on, and switches it on again only while the tests of this folder run.
+Triton decides when it compiles a kernel's source, at import. So ``tests/conftest.py`` imports Triton, and this file
+every kernel, with the interpreter switched on; it is on again only while the tests of this folder run.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -29,8 +28,6 @@ def _import_kernels() -> None:
 if HAS_GPU:
     _import_kernels()
 else:
-    if "triton" in sys.modules and not sys.modules["triton"].knobs.runtime.interpret:
-        raise RuntimeError(f"triton was imported before {__name__} could switch on its interpreter; import it lazily")
     before = os.environ.get(SWITCH)
     os.environ[SWITCH] = "1"
     _import_kernels()
