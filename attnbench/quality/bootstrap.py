@@ -1,0 +1,163 @@
+"""Means over prompts and seeds with their intervals, and what mere noise does to such means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbench import schema
+from attnbench.kernels.errors import BadInput
+from attnbench.statistics import MIN_BOOTSTRAP, RESAMPLES
+
+Key = tuple[str, int]
+"""Prompt and seed: what a value belongs to, and by what two sets of values are paired."""
+
+Values = Mapping[Key, float]
+Floats = npt.NDArray[np.float64]
+
+_SEED = 20241
+_TAIL = 0.025
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean, or a noise floor, and how far it may be trusted.
+
+    Attributes:
+        mean: over all pairs, each with the same weight.
+        lo: lower end of the interval; None where there is none.
+        hi: upper end.
+        kind: "bootstrap95", or "min-max", the extremes of fewer than six values; None without an interval.
+        pairs: values averaged.
+        resampled: "pairs", or "prompts" where whole prompts with all their seeds were drawn.
+        reason: why there is no interval.
+    """
+
+    mean: float
+    lo: float | None
+    hi: float | None
+    kind: schema.Interval | None
+    pairs: int
+    resampled: str = "pairs"
+    reason: str = ""
+
+    def __neg__(self) -> Estimate:
+        lo, hi = (None if end is None else -end for end in (self.hi, self.lo))
+        return Estimate(-self.mean, lo, hi, self.kind, self.pairs, self.resampled, self.reason)
+
+
+def mean_estimate(values: Values) -> Estimate:
+    """Return the mean with its 95 % interval, which equal values in any order give again.
+
+    From six values on, the interval is the percentile bootstrap, its tails widened for small samples (see ``_tail``).
+    Seeds of one prompt are no independent witnesses: with six prompts or more, of which one has several seeds, prompts
+    are drawn instead of single values. Below six values the ends are the extremes, and one value has no interval.
+
+    Raises:
+        BadInput: if there is no value, or one is not a finite number.
+    """
+    keys = sorted(values)
+    numbers = _checked([values[key] for key in keys])
+    mean = math.fsum(numbers) / numbers.size
+    if numbers.size == 1:
+        return Estimate(mean, None, None, None, 1, reason="1 pair: an interval needs at least 2")
+    if numbers.size < MIN_BOOTSTRAP:
+        return Estimate(mean, float(numbers.min()), float(numbers.max()), "min-max", numbers.size)
+    prompts, groups = np.unique([prompt for prompt, _ in keys], return_inverse=True)
+    by_prompt = MIN_BOOTSTRAP <= prompts.size < numbers.size
+    units = groups if by_prompt else np.arange(numbers.size)
+    sums, counts = np.bincount(units, weights=numbers), np.bincount(units).astype(np.float64)
+    picks = np.random.default_rng(_SEED).integers(0, sums.size, size=(RESAMPLES, sums.size))
+    lo, hi = _ends(sums[picks].sum(axis=1) / counts[picks].sum(axis=1), sums.size)
+    return Estimate(mean, lo, hi, "bootstrap95", numbers.size, "prompts" if by_prompt else "pairs")
+
+
+def paired_difference(a: Values, b: Values) -> Estimate:
+    """Return the mean of a - b over the prompts and seeds that both have, with its interval.
+
+    Raises:
+        BadInput: if they have none in common, or a value is not a finite number.
+    """
+    common = a.keys() & b.keys()
+    if not common:
+        raise BadInput(f"{len(a)} and {len(b)} values have no prompt and seed in common: nothing can be paired")
+    return mean_estimate({key: a[key] - b[key] for key in common})
+
+
+def distance_floor(distances: Sequence[float], pairs: int) -> Estimate:
+    """Return where the mean of ``pairs`` distances falls that are noise alone, given examples of such distances.
+
+    Raises:
+        BadInput: if there is no distance, or one is not a finite number.
+    """
+    numbers = _checked(distances)
+    mean = math.fsum(numbers) / numbers.size
+    if numbers.size == 1:
+        return Estimate(mean, None, None, None, 1, reason="1 pair: a floor needs at least 2")
+    if numbers.size < MIN_BOOTSTRAP:
+        return Estimate(mean, float(numbers.min()), float(numbers.max()), "min-max", numbers.size)
+    picks = np.random.default_rng(_SEED).integers(0, numbers.size, size=(RESAMPLES, pairs))
+    lo, hi = _ends(numbers[picks].mean(axis=1), numbers.size)
+    return Estimate(mean, lo, hi, "bootstrap95", numbers.size)
+
+
+def difference_floor(differences: Sequence[float], pairs: int) -> Estimate:
+    """Return where the mean of ``pairs`` differences falls that are noise alone: an interval around 0.
+
+    Which of two exact clips is subtracted from which is arbitrary, so each difference is taken with either sign.
+
+    Raises:
+        BadInput: if there is no difference, or one is not a finite number.
+    """
+    numbers = _checked(differences)
+    if numbers.size == 1:
+        return Estimate(0.0, None, None, None, 1, reason="1 pair: a floor needs at least 2")
+    if numbers.size < MIN_BOOTSTRAP:
+        most = float(np.abs(numbers).max())
+        return Estimate(0.0, -most, most, "min-max", numbers.size)
+    generator = np.random.default_rng(_SEED)
+    picks = generator.integers(0, numbers.size, size=(RESAMPLES, pairs))
+    signs = generator.choice([-1.0, 1.0], size=(RESAMPLES, pairs))
+    lo, hi = _ends((numbers[picks] * signs).mean(axis=1), numbers.size)
+    most = max(-lo, hi)
+    return Estimate(0.0, -most, most, "bootstrap95", numbers.size)
+
+
+def _checked(values: Sequence[float]) -> Floats:
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.size == 0:
+        raise BadInput("no values: a mean needs at least one")
+    if not np.isfinite(numbers).all():
+        raise BadInput(f"values {numbers[~np.isfinite(numbers)].tolist()} must be finite numbers")
+    return numbers
+
+
+def _ends(resampled: Floats, samples: int) -> tuple[float, float]:
+    """Return the two ends that leave out the same number of resamples on either side, so that signs may be turned."""
+    ordered = np.sort(resampled)
+    left_out = int(_tail(samples) * ordered.size)
+    return float(ordered[left_out]), float(ordered[-1 - left_out])
+
+
+def _tail(samples: int) -> float:
+    """Return the share of resamples to leave out on each side for a 95 % interval of a mean of so many values.
+
+    Percentiles take the spread of resamples for that of the mean, which is too small by √(1 - 1/n), and the normal
+    distribution for Student's; widened tails mend both (Hesterberg 2014, arXiv 1411.5279). The quantile of Student's
+    distribution is the usual series in 1 / degrees of freedom (Abramowitz and Stegun 26.7.5).
+    """
+    z = -NormalDist().inv_cdf(_TAIL)
+    freedom = samples - 1
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    student = sum(term / freedom**power for power, term in enumerate(terms))
+    return NormalDist().cdf(-math.sqrt(samples / freedom) * student)

@@ -1,0 +1,82 @@
+"""The metrics by name: what each compares, which way it improves, and what takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from attnbench.kernels.errors import BadInput, unknown_name
+from attnbench.quality import effnet, full_reference, lpips, vmaf
+from attnbench.quality.frames import Clip
+from attnbench.quality.measured import Measured
+from attnbench.quality.record import Better, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric of clips. Exactly one of ``distance`` and ``score`` is given.
+
+    Attributes:
+        name: as in the table.
+        better: "higher" or "lower".
+        unit: of the value; empty for plain numbers.
+        distance: takes a clip and its reference.
+        score: takes a clip alone.
+        pooled: taken over all frames at once, not averaged over them.
+
+    Raises:
+        BadInput: if both functions are given, or neither.
+    """
+
+    name: str
+    better: Better
+    unit: str = ""
+    distance: Callable[[Clip, Clip], Measured] | None = None
+    score: Callable[[Clip], Measured] | None = None
+    pooled: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.distance is None) == (self.score is None):
+            raise BadInput(f"metric {self.name!r} must have either a distance or a score")
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it compares with a reference or scores a clip alone."""
+        return "score" if self.distance is None else "distance"
+
+    def take(self, clip: Clip, reference: Clip) -> Measured:
+        """Return the value of ``clip``; a score does not look at the reference.
+
+        Raises:
+            BadInput: if the metric compares and the clips differ in size or length.
+            Skipped: if the metric cannot be taken here or of this clip.
+        """
+        if self.distance is not None:
+            return self.distance(clip, reference)
+        assert self.score is not None
+        return self.score(clip)
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("psnr", "higher", "dB", distance=full_reference.psnr),
+    Metric("psnr_pooled", "higher", "dB", distance=full_reference.psnr_pooled, pooled=True),
+    Metric("ssim", "higher", distance=full_reference.ssim),
+    Metric("ms_ssim", "higher", distance=full_reference.ms_ssim),
+    Metric("lpips", "lower", distance=lpips.lpips),
+    Metric("vmaf", "higher", distance=vmaf.vmaf),
+    Metric("effnet_lite0_perceptual", "lower", distance=effnet.effnet_lite0_perceptual),
+    Metric("effnet_lite0_frame_consistency", "higher", score=effnet.effnet_lite0_frame_consistency),
+)
+"""All metrics that need no model of their own, in the order of the table."""
+
+
+def metric_named(name: str) -> Metric:
+    """Return the metric called ``name``.
+
+    Raises:
+        BadInput: if there is none, with the closest name.
+    """
+    for metric in METRICS:
+        if metric.name == name:
+            return metric
+    raise unknown_name("metric", name, [metric.name for metric in METRICS])
