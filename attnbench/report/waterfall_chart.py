@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnbench.report.charts import DENSE, FAINT, INK, plain_figure
 from attnbench.report.words import number
@@ -27,7 +27,7 @@ def waterfall_figure(waterfall: Waterfall) -> Figure:
     figure, axes = plain_figure(1.0 + 0.3 * len(steps))
     right = max(begin + max(0.0, length) for _, begin, length, _, _ in steps)
     for place, (name, begin, length, colour, modelled) in enumerate(steps):
-        style = {"hatch": "////", "edgecolor": "white", "linewidth": 0.0} if modelled else {}
+        style: dict[str, Any] = {"hatch": "////", "edgecolor": "white", "linewidth": 0.0} if modelled else {}
         axes.barh(place, length, left=begin, height=0.62, color=colour, zorder=3, **style)
         end = max(begin, begin + length, begin + waterfall.unexplained.hi if name == "unexplained" else begin)
         sign = "+" if 0 < place < len(steps) - 1 and length >= 0 else ""
