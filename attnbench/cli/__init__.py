@@ -18,6 +18,7 @@ from attnbench.cli.report import report
 from attnbench.cli.run import run
 from attnbench.cli.show import show
 from attnbench.cli.sweep import sweep
+from attnbench.cli.vbench import vbench
 
 app = typer.Typer(
     name="attnbench",
@@ -47,6 +48,7 @@ def root(
 
 for command in (run, profile, sweep, report, compare, flops, ls, show, doctor):
     app.command()(command)
+app.add_typer(vbench)
 
 
 def _show_warning(

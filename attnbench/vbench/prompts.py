@@ -1,0 +1,40 @@
+"""The prompts of the clips: a JSON object from file name to prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from attnbench.kernels.errors import BadInput
+
+_WANTED = 'a JSON object from file name to prompt, as {"cat.mp4": "a cat on a sofa"}'
+
+
+def read_prompts(path: Path, videos: Sequence[str]) -> dict[str, str]:
+    """Return the prompt of each clip.
+
+    Args:
+        path: the JSON file; it may name more clips than there are.
+        videos: file names of the clips.
+
+    Raises:
+        BadInput: if it cannot be read, is something else, or lacks a clip.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"prompts {str(path)!r} cannot be read: {error}") from error
+    if not text.strip():
+        raise BadInput(f"prompts {str(path)!r} are empty; wanted: {_WANTED}")
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise BadInput(f"prompts {str(path)!r} are no JSON ({error}); wanted: {_WANTED}") from error
+    if not isinstance(found, dict) or not all(isinstance(prompt, str) for prompt in found.values()):
+        raise BadInput(f"prompts {str(path)!r} are something else; wanted: {_WANTED}")
+    missing = [video for video in videos if not found.get(video, "").strip()]
+    if missing:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise BadInput(f"prompts {str(path)!r} have none for clip {missing[0]!r}{others}")
+    return {video: found[video] for video in videos}

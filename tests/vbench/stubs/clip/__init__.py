@@ -1,0 +1,1 @@
+"""CLIP ships its vocabulary."""

@@ -1,0 +1,1 @@
+"""A submodule that a failed import of the package leaves behind."""

@@ -1,0 +1,3 @@
+"""Does not import."""
+
+raise ImportError("no pyiqa here")
