@@ -106,7 +106,9 @@ def _rest_of_tile(
         if start + KEYS > end:
             s = _hide_beyond(s, start, end, KEYS, SCORES)
         new_p, top, total, decay = _softmax(s, top, total, scale, OUT, WEIGHTS, DTYPE)
-        acc, p = warpgroup_mma_wait(0, deps=[acc, p])
+        if start < 0:  # never: the end of a basic block, or ptxas moves the wait for P V ahead of the softmax
+            mbarrier.arrive(k_empty.index(stage), count=1)
+        acc, p, new_p = warpgroup_mma_wait(0, deps=[acc, p, new_p])
         mbarrier.arrive(v_empty.index(last), count=1)
         acc = acc * gl.expand_dims(decay, 1)
         p = new_p
@@ -203,7 +205,7 @@ def _compute(
             top = gl.full([HALF], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
             total = gl.full([HALF], 0.0, gl.float32, gl.SliceLayout(1, SCORES))
             new_p, top, total, _decay = _softmax(s, top, total, scale, OUT, WEIGHTS, DTYPE)
-            acc, p = warpgroup_mma_wait(0, deps=[acc, p])
+            acc, p, new_p = warpgroup_mma_wait(0, deps=[acc, p, new_p])
             mbarrier.arrive(v_empty.index(last), count=1)
             _write(acc, old_top, old_total, output, lse, queries, head, place, o_batch, o_head, o_token, heads, tokens,
                    SCORES, OUT, HALF, D, DTYPE, DIRECT)  # fmt: skip
