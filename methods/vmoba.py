@@ -119,9 +119,8 @@ def plan(settings: VMoBA, q: Tensor, k: Tensor, call: Call) -> Plan:
     partition = partition_cuboids(call.layout, cuboid(settings.partition, call.layout.grid, call.layer), q.device)
     routes, flops = route(q, k, call.layout, partition, _cut(settings, call.layer))
     keep = route_text(partition, call.layout.text, routes)
-    return Plan(
-        call.layout, q.shape[0], q.shape[1], RoutedPattern(partition.offsets, keep), None, partition.order, flops
-    )
+    pattern = RoutedPattern(partition.offsets, keep)
+    return Plan(call.layout, q.shape[0], q.shape[1], pattern, None, partition.order, flops, partition.run)
 
 
 def _cut(settings: VMoBA, layer: int) -> Cut:

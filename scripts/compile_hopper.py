@@ -24,28 +24,28 @@ MOST_SPILLED = 128
 
 TYPES = {
     "lse": "*fp32", "delta": "*fp32", "token_of": "*i64", "scale": "fp32", "scale2": "fp32",
-    **dict.fromkeys(("queries", "records", "tiles", "segments"), "*i32"),
+    **dict.fromkeys(("queries", "records", "tiles", "segments", "runs"), "*i32"),
     **dict.fromkeys(("q", "d_output", "output", "result", "dk", "dv"), "*bf16"),
-    **dict.fromkeys(("heads", "kv_group", "n", "tokens", "total"), "i32"),
+    **dict.fromkeys(("heads", "kv_heads", "kv_group", "n", "tokens", "total"), "i32"),
+    **dict.fromkeys(("row_batch", "row_head", "column_head"), "i32"),
 }  # fmt: skip
 STRIDES = re.compile("(q|do|o|out)_(batch|head|token)|token_row")
 
 
-def compile_for_hopper(kernel: Any, rows: int, constants: dict[str, Any]) -> Any:
-    """Compile a kernel whose TMA descriptors have ``rows`` rows."""
+def compile_for_hopper(kernel: Any, box: list[int], constants: dict[str, Any]) -> Any:
+    """Compile a kernel whose TMA descriptors have boxes of ``box`` = [rows, columns]."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import compile as compile_kernel
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon._runtime import GluonASTSource
 
-    dim = constants["D"]
-    layout = gl.NVMMASharedLayout.get_default_for([rows, dim], gl.bfloat16)
+    layout = gl.NVMMASharedLayout.get_default_for(box, gl.bfloat16)
     types: dict[str, str] = {}
     for name in kernel.arg_names:
         if name in constants:
             types[name] = "constexpr"
         elif name in ("k_rows", "v_rows"):
-            types[name] = f"tensordesc<bf16[{rows}, {dim}],{layout!r}>"
+            types[name] = f"tensordesc<bf16{box},{layout!r}>"
         elif STRIDES.fullmatch(name):
             types[name] = "i64"
         else:
@@ -70,9 +70,11 @@ def assemble(ptx: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 
-def variants() -> list[tuple[str, Any, int, dict[str, Any]]]:
-    """Return (name, kernel, rows of a descriptor, constants) of every kernel in bfloat16."""
+def variants() -> list[tuple[str, Any, list[int], dict[str, Any]]]:
+    """Return (name, kernel, box of a descriptor, constants) of every kernel in bfloat16."""
+    from attnbench.kernels.ablation import UP_TO
     from attnbench.kernels.gpu import attend_hopper, backward_keys_hopper, backward_queries_hopper
+    from attnbench.kernels.gpu.key_rows import SHORTEST
     from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS
 
     def common(module: ModuleType) -> dict[str, Any]:
@@ -81,22 +83,26 @@ def variants() -> list[tuple[str, Any, int, dict[str, Any]]]:
     made = []
     for dim, flag in itertools.product((64, 128), (False, True)):
         where = f"head_dim {dim}, {'direct' if flag else 'partial'}"
-        forward = {**common(attend_hopper), "ROWS": ROWS, "D": dim, "DIRECT": flag}
-        made.append((f"attend, {where}", attend_hopper.attend_tiles, KEYS, forward))
+        for run, part in itertools.product((0, SHORTEST), UP_TO if dim == 128 and flag else ("whole",)):
+            forward = {
+                **common(attend_hopper), "ROWS": ROWS, "D": dim, "DIRECT": flag, "RUN": run, "UP_TO": UP_TO[part],
+            }  # fmt: skip
+            name = f"attend, {where}{', in runs' if run else ''}{'' if part == 'whole' else f', up to {part}'}"
+            made.append((name, attend_hopper.attend_tiles, [run, 64] if run else [KEYS, dim], forward))
         step = backward_queries_hopper.STEP
         queries = {**common(backward_queries_hopper), "ROWS": ROWS, "STEP": step, "D": dim, "DIRECT": flag}
-        made.append((f"backward queries, {where}", backward_queries_hopper._backward_queries, step, queries))
+        made.append((f"backward queries, {where}", backward_queries_hopper._backward_queries, [step, dim], queries))
         where = f"head_dim {dim}, {'ordered' if flag else 'in grid order'}"
         keys = {**common(backward_keys_hopper), "STEP": PLACES, "D": dim, "ORDERED": flag}
-        made.append((f"backward keys, {where}", backward_keys_hopper._backward_keys, KEYS, keys))
+        made.append((f"backward keys, {where}", backward_keys_hopper._backward_keys, [KEYS, dim], keys))
     return made
 
 
 def main() -> int:
     os.environ.pop("TRITON_INTERPRET", None)
     wrong = False
-    for name, kernel, rows, constants in variants():
-        compiled = compile_for_hopper(kernel, rows, constants)
+    for name, kernel, box, constants in variants():
+        compiled = compile_for_hopper(kernel, box, constants)
         said = assemble(compiled.asm["ptx"])
         spilled = sum(int(found) for found in re.findall(r"(\d+) bytes spill stores", said))
         losses = re.findall(r"\((C75\d\d)\) Potential Performance Loss: (.*?) in the function", said)

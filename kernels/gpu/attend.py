@@ -6,13 +6,16 @@ tiles by a ticket, so that tiles of many steps and of few mix well.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
+from attnbench.kernels.ablation import UP_TO, Part, is_recording, note
 from attnbench.kernels.gpu.hopper import fits
+from attnbench.kernels.gpu.key_rows import Runs, key_rows
 from attnbench.kernels.gpu.rule_arrays import keeps, rule_arguments
 from attnbench.kernels.gpu.widen import INTERPRETED, jit
 from attnbench.kernels.gpu.work import LOG2_E, RuleArrays, Tiles
@@ -42,13 +45,14 @@ def attend_tiles(
     direct: tuple[Tensor, Tensor] | None = None,
     hopper: bool = False,
     tuning: Tuning | None = None,
+    runs: Runs | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attend to each tile's segments.
 
     Args:
         q: [B, H, N, D], unit last stride, D at most that of k and v.
         k, v: [B, KV heads, N, D], D a power of two from 16, in the arranged order, contiguous; where the D of q is
-            smaller, the columns beyond it are zero.
+            smaller, the columns beyond it are zero. With ``runs``, as the caller has them.
         tiles: the work; its rows and steps are at least 16.
         scale: factor of the scores.
         rule: decides in masked segments. Without it, no segment may be masked.
@@ -56,12 +60,24 @@ def attend_tiles(
             at its token, the natural logarithm. Every token must have exactly one place.
         hopper: run the Gluon kernel where it fits; it takes positive scales.
         tuning: launch parameters of the Triton kernel.
+        runs: the arranged order of k and v, from ``runs_in_place``; the Gluon kernel then runs.
 
     Returns:
         ``direct``; or without it normalised output rows [places, D of k] in q's dtype, and log2-sum-exp2 float32
         [places]. Rows of places that hold no query, and those behind the last tile, are undefined. Rows that keep no
         pair are 0 and minus infinity.
     """
+    if is_recording():
+        spare = None if direct is None else (torch.empty_like(direct[0]), torch.empty_like(direct[1]))
+        note(partial(_launch, q, k, v, tiles, scale, rule, spare, hopper, tuning, runs))
+    return _launch(q, k, v, tiles, scale, rule, direct, hopper, tuning, runs, "whole")
+
+
+def _launch(
+    q: Tensor, k: Tensor, v: Tensor, tiles: Tiles, scale: float, rule: RuleArrays | None,
+    direct: tuple[Tensor, Tensor] | None, hopper: bool, tuning: Tuning | None, runs: Runs | None, part: Part,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Run ``attend_tiles`` in one of the builds of ``ablation``."""
     if direct is None:
         places = len(tiles.queries)
         out = torch.empty(places, k.shape[3], dtype=q.dtype, device=q.device)
@@ -70,11 +86,14 @@ def attend_tiles(
     else:
         out, out_lse = direct
         out_strides = (*out.stride()[:3], *out_lse.stride()[:2])
-    if hopper and scale > 0 and fits((q,), (k, v), rule, tiles.rows, tiles.keys):
+    gluon = hopper and scale > 0 and fits((q,), (k, v), rule, tiles.rows, tiles.keys)
+    rows = key_rows(k, v, runs or Runs(0, None)) if gluon else None
+    if rows is not None:
         from attnbench.kernels.gpu import attend_hopper
 
-        attend_hopper.launch(q, k, v, tiles, scale, out, out_lse, direct is not None)
+        attend_hopper.launch(q, rows, tiles, scale, out, out_lse, direct is not None, part)
         return out, out_lse
+    assert runs is None
     warps, stages, resident = tuning or default_tuning(tiles.rows)
     programs = 4 if INTERPRETED else resident * torch.cuda.get_device_properties(q.device).multi_processor_count
     ticket = torch.zeros(1, dtype=torch.int32, device=q.device)
@@ -82,7 +101,7 @@ def attend_tiles(
         k, v, q, tiles.queries, tiles.records, tiles.count, ticket, tiles.segments, out, out_lse,
         *rule_arguments(rule), *q.stride()[:3], *out_strides, q.shape[1], q.shape[1] // k.shape[1], k.shape[2],
         scale * LOG2_E, ROWS=tiles.rows, KEYS=tiles.keys, D=k.shape[3], HEAD_DIM=q.shape[3], RULE=rule is not None,
-        DIRECT=direct is not None, WIDEN=INTERPRETED, num_warps=warps, num_stages=stages,
+        DIRECT=direct is not None, WIDEN=INTERPRETED, UP_TO=UP_TO[part], num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return out, out_lse
 
@@ -96,8 +115,9 @@ def _attend_tiles(
     out_batch: tl.tensor, out_head: tl.tensor, out_token: tl.tensor, lse_batch: tl.tensor, lse_head: tl.tensor,
     heads: tl.tensor, kv_group: tl.tensor, tokens: tl.tensor, scale: tl.tensor, ROWS: tl.constexpr,
     KEYS: tl.constexpr, D: tl.constexpr, HEAD_DIM: tl.constexpr, RULE: tl.constexpr, DIRECT: tl.constexpr,
-    WIDEN: tl.constexpr,
+    WIDEN: tl.constexpr, UP_TO: tl.constexpr,
 ) -> None:  # fmt: skip
+    """UP_TO is as in ``ablation.UP_TO``: 1 scores only, 2 scores and softmax, 3 everything."""
     count_tiles = tl.load(tiles)
     row = tl.arange(0, ROWS)
     step = tl.arange(0, KEYS)
@@ -123,7 +143,7 @@ def _attend_tiles(
         v_head = v + (head // kv_group) * tokens * D
         top = tl.full([ROWS], -float("inf"), tl.float32)
         total = tl.zeros([ROWS], tl.float32)
-        acc = tl.zeros([ROWS, D], tl.float32)
+        acc = tl.zeros([ROWS, D if UP_TO == 3 else KEYS], tl.float32)
         if WIDEN:
             rows = rows.to(tl.float32)
         if RULE:
@@ -138,26 +158,33 @@ def _attend_tiles(
             # Keys beyond the end of a segment are its last one again, so that loads need no mask.
             key = tl.minimum(start + step, stop - 1)
             keys = tl.load(k_head + key[:, None] * D + column[None])
-            values = tl.load(v_head + key[:, None] * D + column[None])
+            if UP_TO == 3:
+                values = tl.load(v_head + key[:, None] * D + column[None])
             if WIDEN:
-                keys, values = keys.to(tl.float32), values.to(tl.float32)
-            beyond = tl.where(start + step < stop, 0.0, -float("inf"))
-            s = tl.dot(rows, tl.trans(keys)) * scale + beyond[None]
-            if RULE and masked:
-                at = head * rule_row + key
-                kept = keeps(
-                    row_packed[:, None], row_high[:, None], row_text[:, None], tl.load(k_packed + at)[None],
-                    tl.load(k_low + at)[None], tl.load(k_text + at)[None], guard,
-                )  # fmt: skip
-                s = tl.where(kept, s, -float("inf"))
-            new = tl.maximum(top, tl.max(s, 1))
-            # Only a rule can leave a row without a key so far, and then all differences must be minus infinity.
-            anchor = tl.where(new == -float("inf"), 0.0, new) if RULE else new
-            p = tl.exp2(s - anchor[:, None])
-            decay = tl.exp2(top - anchor)
-            total = total * decay + tl.sum(p, 1)
-            acc = tl.dot(p.to(values.dtype), values, acc * decay[:, None])
-            top = new
+                keys = keys.to(tl.float32)
+                if UP_TO == 3:
+                    values = values.to(tl.float32)
+            if UP_TO == 1:
+                acc = tl.dot(rows, tl.trans(keys), acc)
+            else:
+                beyond = tl.where(start + step < stop, 0.0, -float("inf"))
+                s = tl.dot(rows, tl.trans(keys)) * scale + beyond[None]
+                if RULE and masked:
+                    at = head * rule_row + key
+                    kept = keeps(
+                        row_packed[:, None], row_high[:, None], row_text[:, None], tl.load(k_packed + at)[None],
+                        tl.load(k_low + at)[None], tl.load(k_text + at)[None], guard,
+                    )  # fmt: skip
+                    s = tl.where(kept, s, -float("inf"))
+                new = tl.maximum(top, tl.max(s, 1))
+                # Only a rule can leave a row without a key so far, and then all differences must be minus infinity.
+                anchor = tl.where(new == -float("inf"), 0.0, new) if RULE else new
+                p = tl.exp2(s - anchor[:, None])
+                decay = tl.exp2(top - anchor)
+                total = total * decay + tl.sum(p, 1)
+                if UP_TO == 3:
+                    acc = tl.dot(p.to(values.dtype), values, acc * decay[:, None])
+                top = new
             # Without a branch, and a segment ahead: keys are only loaded early if the step to them is that simple.
             start += KEYS
             over = start >= stop
@@ -169,17 +196,20 @@ def _attend_tiles(
             next_end = tl.load(segments + segment * 2 + 3, mask=ahead, other=next_end)
         some = total > 0
         sums = tl.where(some, total, 1.0)
-        result = (acc / sums[:, None]).to(out.dtype.element_ty)
-        log_sum = tl.where(some, top + tl.log2(sums), -float("inf"))
+        if UP_TO == 3:
+            result = (acc / sums[:, None]).to(out.dtype.element_ty)
+        log_sum = tl.where(some, top + tl.log2(sums), -float("inf")) if UP_TO > 1 else tl.max(acc, 1) * scale
         if DIRECT:
             base = (head // heads) * out_batch + (head % heads) * out_head
             at_row = base + token.to(tl.int64) * out_token
             inside = real[:, None] & (column < HEAD_DIM)[None]
-            tl.store(out + at_row[:, None] + column[None], result, mask=inside)
+            if UP_TO == 3:
+                tl.store(out + at_row[:, None] + column[None], result, mask=inside)
             base = (head // heads) * lse_batch + (head % heads) * lse_head
             tl.store(out_lse + base + token, log_sum * 0.6931471805599453, mask=real)
         else:
             at_row = (place + row).to(tl.int64)
-            tl.store(out + at_row[:, None] * out_token + column[None], result)
+            if UP_TO == 3:
+                tl.store(out + at_row[:, None] * out_token + column[None], result)
             tl.store(out_lse + at_row, log_sum)
         tile = following

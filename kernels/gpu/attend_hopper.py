@@ -2,7 +2,7 @@
 
 A tile is 128 gathered queries and the segments of keys that all of them keep. Thread blocks are persistent and walk the
 tiles. Queries of the next tile are gathered into the other of two buffers, and two stages of K and V are in flight by
-TMA, each by warps of their own: neither ever waits for the other. Each computing warpgroup owns 64 queries. It issues
+TMA, by warps of their own: neither ever waits for the other. Each computing warpgroup owns 64 queries. It issues
 S = Q Kᵀ of the next keys and then P V of the last, and takes the softmax of S while P V runs; at the end of a tile the
 same pair spans two tiles, so the tensor cores do not drain there. Scores are in base 2: ``scale`` holds log2(e).
 
@@ -25,6 +25,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from attnbench.kernels.ablation import UP_TO, Part
+from attnbench.kernels.gpu.key_rows import KeyRows
 from attnbench.kernels.gpu.work import KEYS, LOG2_E, ROWS, Tiles
 
 STAGES = 2
@@ -32,28 +34,34 @@ REGISTERS = 224  # of each computing warpgroup: with 232 the other warps spill, 
 
 
 def launch(
-    q: Tensor, k: Tensor, v: Tensor, tiles: Tiles, scale: float, output: Tensor, lse: Tensor, direct: bool
-) -> None:
+    q: Tensor, keys: KeyRows, tiles: Tiles, scale: float, output: Tensor, lse: Tensor, direct: bool,
+    part: Part = "whole",
+) -> None:  # fmt: skip
     """Attend to each tile's segments.
 
     Args:
         q: [B, H, N, D] with unit last stride, D 64 or 128, bfloat16 or float16.
-        k, v: [B, KV heads, N, D] in the arranged order, contiguous.
+        keys: k and v of the same D and dtype, aligned to 16 bytes.
         tiles: of 128 rows and steps of 128 keys, without masked segments.
+        scale: factor of the scores, above 0.
         output: rows [places, D], or with ``direct`` [B, H, N, D]; unit last stride.
         lse: float32 [places], log2-sum-exp2, or with ``direct`` [B, H, N], natural, contiguous.
         direct: write each row where its query token is.
+        part: which build of the kernel, see ``ablation``; only with "whole" are there results.
     """
     assert (tiles.rows, tiles.keys) == (ROWS, KEYS)
-    d = k.shape[3]
-    layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if k.dtype == torch.bfloat16 else gl.float16)
-    k_rows, v_rows = (TensorDescriptor.from_tensor(x.view(-1, d), [KEYS, d], layout) for x in (k, v))
+    heads, n, d = q.shape[1:]
+    run, starts = keys.runs.length, keys.runs.starts
+    box = [run, 64] if run else [KEYS, d]
+    layout = gl.NVMMASharedLayout.get_default_for(box, gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16)
+    k_rows, v_rows = (TensorDescriptor.from_tensor(x, box, layout) for x in (keys.k, keys.v))
     out_strides = output.stride()[:3] if direct else (0, 0, output.stride(0))
-    programs = torch.cuda.get_device_properties(k.device).multi_processor_count
+    programs = torch.cuda.get_device_properties(q.device).multi_processor_count
     attend_tiles[(programs,)](
-        k_rows, v_rows, q, tiles.queries, tiles.records, tiles.count, tiles.segments, output, lse, *q.stride()[:3],
-        *out_strides, q.shape[1], q.shape[1] // k.shape[1], k.shape[2], scale * LOG2_E, ROWS=ROWS, KEYS=KEYS, D=d,
-        STAGES=STAGES, REGISTERS=REGISTERS, DIRECT=direct, num_warps=4,
+        k_rows, v_rows, q, tiles.queries, tiles.records, tiles.count, tiles.segments,
+        tiles.segments if starts is None else starts, output, lse, *q.stride()[:3], *out_strides, keys.batch, keys.head,
+        keys.column, heads, keys.kv_heads, heads // keys.kv_heads, n, scale * LOG2_E, ROWS=ROWS, KEYS=KEYS, D=d,
+        STAGES=STAGES, REGISTERS=REGISTERS, DIRECT=direct, RUN=run, UP_TO=UP_TO[part], num_warps=4,
     )  # fmt: skip
 
 
@@ -226,6 +234,50 @@ def _compute(
 
 
 @gluon.jit
+def _without_values(
+    q_smem, k_smem, q_full, q_empty, k_full, k_empty, lse, queries, records, tiles, segments, tokens, scale,
+    PART: gl.constexpr, ROWS: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
+    DTYPE: gl.constexpr, DIRECT: gl.constexpr, UP_TO: gl.constexpr,
+):  # fmt: skip
+    """In place of ``_compute`` in the builds that leave values out; UP_TO is as in ``ablation.UP_TO``."""
+    SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, KEYS, 16])
+    OUT: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, D, 16])
+    WEIGHTS: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=OUT, k_width=2)
+    HALF: gl.constexpr = ROWS // 2
+    step = 0
+    turn = 0
+    for tile in range(gl.program_id(0), gl.load(tiles), gl.num_programs(0)):
+        head, place, segment, start, end, count = _record(records, tile, PART, HALF)
+        buffer = turn & 1
+        q = q_smem.index(buffer * 2 + PART)
+        mbarrier.wait(q_full.index(buffer), (turn >> 1) & 1)
+        s = gl.full([HALF, KEYS], 0.0, gl.float32, SCORES)
+        top = gl.full([HALF], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
+        total = gl.full([HALF], 0.0, gl.float32, gl.SliceLayout(1, SCORES))
+        for _ in range(count):
+            stage = step % STAGES
+            mbarrier.wait(k_full.index(stage), (step // STAGES) & 1)
+            s = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), s, use_acc=UP_TO == 1, is_async=True)
+            s = warpgroup_mma_wait(0, deps=[s])
+            mbarrier.arrive(k_empty.index(stage), count=1)
+            if UP_TO == 2:
+                if start + KEYS > end:
+                    s = _hide_beyond(s, start, end, KEYS, SCORES)
+                _p, top, total, _decay = _softmax(s, top, total, scale, OUT, WEIGHTS, DTYPE)
+            step += 1
+            segment, start, end = _advance(segments, segment, start, end, KEYS)
+        mbarrier.arrive(q_empty.index(buffer), count=1)
+        turn += 1
+        sums = gl.max(s, 1) * scale if UP_TO == 1 else top + gl.log2(total)
+        at = place + gl.arange(0, HALF, gl.SliceLayout(1, SCORES))
+        if DIRECT:
+            token = gl.load(queries + at)
+            gl.store(lse + head.to(gl.int64) * tokens + token, sums * 0.6931471805599453, mask=token >= 0)
+        else:
+            gl.store(lse + at, sums)
+
+
+@gluon.jit
 def _gather(
     q_smem, q_full, q_empty, q, queries, records, tiles, q_batch, q_head, q_token, heads, ROWS: gl.constexpr,
     D: gl.constexpr,
@@ -256,39 +308,116 @@ def _gather(
 
 @gluon.jit
 def _load(
-    k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments, kv_group, tokens,
-    KEYS: gl.constexpr, STAGES: gl.constexpr,
+    k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments, row_batch, row_head,
+    column_head, kv_heads, kv_group, KEYS: gl.constexpr, STAGES: gl.constexpr, UP_TO: gl.constexpr,
 ):  # fmt: skip
-    """Copy the keys and values of each step into the next stage."""
+    """Copy the keys and values of each step into the next stage, a box each."""
     step = 0
     for tile in range(gl.program_id(0), gl.load(tiles), gl.num_programs(0)):
         head, _place, segment, start, end, count = _record(records, tile, 0, 0)
-        base = (head // kv_group) * tokens
+        kv_head = head // kv_group
+        base = kv_head // kv_heads * row_batch + kv_head % kv_heads * row_head
+        column = kv_head % kv_heads * column_head
         for _ in range(count):
             stage = step % STAGES
             phase = ((step // STAGES) & 1) ^ 1
             mbarrier.wait(k_empty.index(stage), phase)
             mbarrier.expect(k_full.index(stage), k_rows.block_type.nbytes)
-            tma.async_copy_global_to_shared(k_rows, [base + start, 0], k_full.index(stage), k_smem.index(stage))
-            mbarrier.wait(v_empty.index(stage), phase)
-            mbarrier.expect(v_full.index(stage), v_rows.block_type.nbytes)
-            tma.async_copy_global_to_shared(v_rows, [base + start, 0], v_full.index(stage), v_smem.index(stage))
+            tma.async_copy_global_to_shared(k_rows, [base + start, column], k_full.index(stage), k_smem.index(stage))
+            if UP_TO == 3:
+                mbarrier.wait(v_empty.index(stage), phase)
+                mbarrier.expect(v_full.index(stage), v_rows.block_type.nbytes)
+                to = v_smem.index(stage)
+                tma.async_copy_global_to_shared(v_rows, [base + start, column], v_full.index(stage), to)
             step += 1
             segment, start, end = _advance(segments, segment, start, end, KEYS)
 
 
 @gluon.jit
-def attend_tiles(
-    k_rows, v_rows, q, queries, records, tiles, segments, output, lse, q_batch, q_head, q_token, o_batch, o_head,
-    o_token, heads, kv_group, tokens, scale, ROWS: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr,
-    STAGES: gl.constexpr, REGISTERS: gl.constexpr, DIRECT: gl.constexpr, num_warps: gl.constexpr,
+def _load_runs(
+    rows, smem, full, empty, records, tiles, segments, runs, row_batch, row_head, column_head, kv_heads, kv_group,
+    KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, RUN: gl.constexpr,
 ):  # fmt: skip
-    """Run ``launch``: ``k_rows`` and ``v_rows`` are TMA descriptors of [B · KV heads · N, D]."""
+    """Copy the keys, or the values, of each step into the next stage, boxes of RUN rows and 64 columns."""
+    step = 0
+    for tile in range(gl.program_id(0), gl.load(tiles), gl.num_programs(0)):
+        head, _place, segment, start, end, count = _record(records, tile, 0, 0)
+        kv_head = head // kv_group
+        base = kv_head // kv_heads * row_batch + kv_head % kv_heads * row_head
+        column = kv_head % kv_heads * column_head
+        for _ in range(count):
+            stage = step % STAGES
+            first = runs + start // RUN
+            token = gl.load(first)
+            mbarrier.wait(empty.index(stage), ((step // STAGES) & 1) ^ 1)
+            mbarrier.expect(full.index(stage), KEYS * D * 2)
+            for i in gl.static_range(KEYS // RUN):
+                row = base + token
+                if i + 1 < KEYS // RUN:  # read ahead of the copies, whose order the compiler keeps
+                    token = gl.load(first + (i + 1))
+                for part in gl.static_range(D // 64):
+                    box = smem.index(stage).slice(i * RUN, RUN).slice(part * 64, 64, dim=1)
+                    tma.async_copy_global_to_shared(rows, [row, column + part * 64], full.index(stage), box)
+            step += 1
+            segment, start, end = _advance(segments, segment, start, end, KEYS)
+
+
+@gluon.jit
+def _load_first(
+    k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments, runs, row_batch,
+    row_head, column_head, kv_heads, kv_group, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
+    RUN: gl.constexpr, UP_TO: gl.constexpr,
+):  # fmt: skip
+    """Load keys and values; or, of the many boxes of runs, the keys."""
+    if RUN == 0:
+        _load(k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments, row_batch,
+              row_head, column_head, kv_heads, kv_group, KEYS, STAGES, UP_TO)  # fmt: skip
+    else:
+        _load_runs(k_rows, k_smem, k_full, k_empty, records, tiles, segments, runs, row_batch, row_head, column_head,
+                   kv_heads, kv_group, KEYS, D, STAGES, RUN)  # fmt: skip
+
+
+@gluon.jit
+def _load_second(
+    v_rows, v_smem, v_full, v_empty, records, tiles, segments, runs, row_batch, row_head, column_head, kv_heads,
+    kv_group, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, RUN: gl.constexpr, UP_TO: gl.constexpr,
+):  # fmt: skip
+    """Load what ``_load_first`` has left: the values of runs."""
+    if RUN > 0 and UP_TO == 3:
+        _load_runs(v_rows, v_smem, v_full, v_empty, records, tiles, segments, runs, row_batch, row_head, column_head,
+                   kv_heads, kv_group, KEYS, D, STAGES, RUN)  # fmt: skip
+
+
+@gluon.jit
+def _work(
+    q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries, records, tiles,
+    segments, o_batch, o_head, o_token, heads, tokens, scale, PART: gl.constexpr, ROWS: gl.constexpr,
+    KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, DTYPE: gl.constexpr, DIRECT: gl.constexpr,
+    UP_TO: gl.constexpr,
+):  # fmt: skip
+    if UP_TO == 3:
+        _compute(q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries,
+                 records, tiles, segments, o_batch, o_head, o_token, heads, tokens, scale, PART, ROWS, KEYS, D, STAGES,
+                 DTYPE, DIRECT)  # fmt: skip
+    else:
+        _without_values(q_smem, k_smem, q_full, q_empty, k_full, k_empty, lse, queries, records, tiles, segments,
+                        tokens, scale, PART, ROWS, KEYS, D, STAGES, DTYPE, DIRECT, UP_TO)  # fmt: skip
+
+
+@gluon.jit
+def attend_tiles(
+    k_rows, v_rows, q, queries, records, tiles, segments, runs, output, lse, q_batch, q_head, q_token, o_batch, o_head,
+    o_token, row_batch, row_head, column_head, heads, kv_heads, kv_group, tokens, scale, ROWS: gl.constexpr,
+    KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr, DIRECT: gl.constexpr,
+    RUN: gl.constexpr, UP_TO: gl.constexpr, num_warps: gl.constexpr,
+):  # fmt: skip
+    """Run ``launch``: ``k_rows`` and ``v_rows`` are TMA descriptors of boxes of a step, or with RUN of a run's rows."""
     DTYPE: gl.constexpr = k_rows.dtype
     HALF: gl.constexpr = ROWS // 2
     q_smem = gl.allocate_shared_memory(DTYPE, [4, HALF, D], gl.NVMMASharedLayout.get_default_for([HALF, D], DTYPE))
-    k_smem = gl.allocate_shared_memory(DTYPE, [STAGES, KEYS, D], k_rows.layout)
-    v_smem = gl.allocate_shared_memory(DTYPE, [STAGES, KEYS, D], v_rows.layout)
+    K_LAYOUT: gl.constexpr = gl.NVMMASharedLayout.get_default_for([KEYS, D], DTYPE)
+    k_smem = gl.allocate_shared_memory(DTYPE, [STAGES, KEYS, D], K_LAYOUT)
+    v_smem = gl.allocate_shared_memory(DTYPE, [STAGES, KEYS, D], K_LAYOUT)
     q_full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     q_empty = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
@@ -307,16 +436,18 @@ def attend_tiles(
     gl.thread_barrier()
     gl.warp_specialize(
         [
-            (_compute, (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries,
-                        records, tiles, segments, o_batch, o_head, o_token, heads, tokens, scale, 0, ROWS, KEYS, D,
-                        STAGES, DTYPE, DIRECT)),
-            (_compute, (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries,
-                        records, tiles, segments, o_batch, o_head, o_token, heads, tokens, scale, 1, ROWS, KEYS, D,
-                        STAGES, DTYPE, DIRECT)),
+            (_work, (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries,
+                     records, tiles, segments, o_batch, o_head, o_token, heads, tokens, scale, 0, ROWS, KEYS, D, STAGES,
+                     DTYPE, DIRECT, UP_TO)),
+            (_work, (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries,
+                     records, tiles, segments, o_batch, o_head, o_token, heads, tokens, scale, 1, ROWS, KEYS, D, STAGES,
+                     DTYPE, DIRECT, UP_TO)),
             (_gather, (q_smem, q_full, q_empty, q, queries, records, tiles, q_batch, q_head, q_token, heads, ROWS, D)),
-            (_load, (k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments,
-                     kv_group, tokens, KEYS, STAGES)),
+            (_load_first, (k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments,
+                           runs, row_batch, row_head, column_head, kv_heads, kv_group, KEYS, D, STAGES, RUN, UP_TO)),
+            (_load_second, (v_rows, v_smem, v_full, v_empty, records, tiles, segments, runs, row_batch, row_head,
+                            column_head, kv_heads, kv_group, KEYS, D, STAGES, RUN, UP_TO)),
         ],
-        [4, 4, 1],
-        [REGISTERS, 40, 24],
+        [4, 4, 1, 1],
+        [REGISTERS, 40, 24, 24],
     )  # fmt: skip

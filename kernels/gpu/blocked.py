@@ -10,6 +10,7 @@ from attnbench.kernels.gpu.attend import attend_tiles
 from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
 from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, tiles_of
 from attnbench.kernels.gpu.hopper import is_hopper
+from attnbench.kernels.gpu.key_rows import runs_in_place
 from attnbench.kernels.gpu.rule_arrays import rule_arrays
 from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
@@ -30,17 +31,19 @@ def attend_blocks(
         output [B, H, N, D] in grid order, and the log-sum-exp float32 [B, H, N]. Queries that keep no key give 0 and
         -inf.
     """
-    width = padded_width(q.shape[3])
+    width, hopper = padded_width(q.shape[3]), is_hopper(q.device) if hopper is None else hopper
     with phase("index"):
         tiles = tiles_of(lay_out(plan))
         rule = rule_arrays(plan)
     output = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-    hopper = is_hopper(q.device) if hopper is None else hopper
     with phase("permute"):
-        k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
+        sizes = (tiles.rows, tiles.keys)
+        runs = runs_in_place(q, k, v, plan.k_order, plan.k_run, scale, rule, *sizes) if hopper else None
+        if runs is None:
+            k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
     with phase("attend"):
-        return attend_tiles(q, k, v, tiles, scale, rule=rule, direct=(output, lse), hopper=hopper)
+        return attend_tiles(q, k, v, tiles, scale, rule=rule, direct=(output, lse), hopper=hopper, runs=runs)
 
 
 def executed_pairs(plan: Plan) -> int:

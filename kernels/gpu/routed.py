@@ -16,6 +16,7 @@ from torch import Tensor
 from attnbench.kernels.gpu.arrange import arrange, padded_width
 from attnbench.kernels.gpu.attend import attend_tiles
 from attnbench.kernels.gpu.hopper import is_hopper
+from attnbench.kernels.gpu.key_rows import runs_in_place
 from attnbench.kernels.gpu.routing import Routes, build_routes, most_tiles
 from attnbench.kernels.gpu.rule_arrays import rows_of, rule_arrays
 from attnbench.kernels.gpu.widen import jit
@@ -77,13 +78,17 @@ def attend_routed(
     assert isinstance(pattern, RoutedPattern)
     batch, heads, n, d = q.shape
     blocks, width = pattern.keep.shape[3], padded_width(d)
-    with phase("permute"):
-        k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
     keep = pattern.keep.expand(batch, heads, n, blocks)
     hopper = is_hopper(q.device) if hopper is None else hopper
     with phase("index"):
         rule = rule_arrays(plan)
         segments, table = segments_of(pattern.k_offsets, group_of(blocks), masked=rule is not None)
+    with phase("permute"):
+        # In place where nothing is to be arranged. Runs would save 0.23 ms of copies at 72 blocks and cost 0.29 ms: a
+        # tile has six steps there, and the first waits for more loads.
+        runs = runs_in_place(q, k, v, plan.k_order, 1, scale, rule, ROWS, KEYS) if hopper else None
+        if runs is None:
+            k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
     output = torch.empty(batch, heads, n, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, n, dtype=torch.float32, device=q.device)
     kv_group = heads // k.shape[1]
@@ -98,7 +103,7 @@ def attend_routed(
                 own_rule = rows_of(rule, slice(b * heads + first, b * heads + last))
             with phase("attend"):
                 partial, partial_lse = attend_tiles(
-                    q[one, some], k[one, kv], v[one, kv], tiles, scale, rule=own_rule, hopper=hopper
+                    q[one, some], k[one, kv], v[one, kv], tiles, scale, rule=own_rule, hopper=hopper, runs=runs
                 )
             with phase("merge"):
                 _merge_heads(slots, partial, partial_lse, output[b, some], lse[b, some])

@@ -70,6 +70,49 @@ def test_equals_exact_attention(
         assert float((ours.double() - theirs).norm()) < 1e-2 * float(theirs.norm())
 
 
+@pytest.mark.parametrize(
+    ("routed", "run", "head_dim", "tokens_first", "dtype"),
+    [
+        (False, 8, 128, False, torch.bfloat16),
+        (False, 8, 64, True, torch.float16),
+        (False, 16, 128, True, torch.bfloat16),
+        (False, 48, 64, False, torch.bfloat16),
+        (False, 0, 128, True, torch.bfloat16),
+        (True, 0, 128, True, torch.bfloat16),
+    ],
+)
+def test_keys_are_read_where_they_are(
+    routed: bool, run: int, head_dim: int, tokens_first: bool, dtype: torch.dtype, oracle: Oracle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    random = torch.Generator("cuda").manual_seed(0)
+    batch, heads, kv_heads = 2, 4, 2
+    sizes = torch.tensor(SIZES, device="cuda") // 48 * 48
+    n = int(sizes.sum())
+    offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    keep = torch.rand(batch, heads, n if routed else len(sizes), len(sizes), generator=random, device="cuda") < 0.4
+    starts = torch.rand(n // max(run, 1), generator=random, device="cuda").argsort() * run
+    order = (starts[:, None] + torch.arange(run, device="cuda")).flatten() if run else None
+    pattern = RoutedPattern(offsets, keep) if routed else BlockPattern(offsets, offsets, keep)
+    plan = Plan(Layout(Grid(1, 1, n)), batch, heads, pattern, None, order, k_run=max(run, 1))
+    plan.check()
+    shapes = [(batch, n, h, head_dim) if tokens_first else (batch, h, n, head_dim) for h in (heads, kv_heads, kv_heads)]
+    q, k, v = (torch.randn(shape, generator=random, device="cuda", dtype=dtype) for shape in shapes)
+    if tokens_first:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    attend, module = (attend_routed, "routed") if routed else (attend_blocks, "blocked")
+
+    def forbidden(*_: object) -> Tensor:
+        raise AssertionError("keys were copied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"attnbench.kernels.gpu.{module}.arrange", forbidden)
+        output, lse = attend(q, k, v, plan, head_dim**-0.5, hopper=True)
+    expected, expected_lse = oracle(q, k, v, plan.token_mask(), head_dim**-0.5)
+    torch.testing.assert_close(lse.double(), expected_lse, atol=1e-3, rtol=0)
+    assert float((output.double() - expected).norm()) < 1e-2 * float(expected.norm())
+
+
 def test_a_scale_below_zero_is_left_to_triton(oracle: Oracle) -> None:
     plan = make_plan(False, 1, 1, 0.5, False)
     random = torch.Generator("cuda").manual_seed(1)
