@@ -1,12 +1,15 @@
-"""Remember what is costly to make and depends on shapes alone: partitions, token arrays, small tables on the device."""
+"""Remember what is costly to make: from shapes alone, or from tensors that do not change."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, MutableMapping
+from dataclasses import dataclass, field
 from functools import lru_cache, wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from attnbench.kernels.errors import Unsupported
 from attnbench.kernels.tracing import constant
@@ -48,6 +51,74 @@ def remembered(maxsize: int) -> Callable[[Callable[Arguments, Result]], Callable
         return constant(recall)
 
     return remember
+
+
+def kept_with(tensors: tuple[Tensor | None, ...], key: Hashable, make: Callable[[], Result]) -> Result:
+    """Make something from tensors once, for as long as the first lives and none of them is written to.
+
+    What a CUDA graph captures is not kept: it would hold nothing until the graph is replayed. Work on another stream
+    waits until it is made.
+
+    Args:
+        tensors: what it is made from; the first not None.
+        key: tells apart what is made from the same tensors.
+        make: makes it, on the current stream.
+    """
+    first = tensors[0]
+    assert first is not None
+    if any(tensor is not None and tensor.is_inference() for tensor in tensors):
+        return make()  # nothing says when these are written to
+    versions = tuple(None if tensor is None else tensor._version for tensor in tensors)
+    entry = _kept.get(first)
+    if entry is None or not entry.is_of(tensors, versions):
+        entry = _kept[first] = _Kept(tensors[1:], versions)
+    found = entry.made.get(key)
+    if found is not None and found.is_ready():
+        made: Result = found.value
+        return made
+    with torch.inference_mode(False):
+        value = make()
+    if not _capturing():
+        event = torch.cuda.Event() if first.is_cuda else None
+        if event is not None:
+            event.record()
+        entry.made[key] = _Made(value, event, _stream() if first.is_cuda else 0)
+    return value
+
+
+@dataclass
+class _Made:
+    value: Any
+    event: torch.cuda.Event | None
+    stream: int
+
+    def is_ready(self) -> bool:
+        """Whether the current stream may read it, if need be after waiting for it."""
+        if self.event is None or self.event.query():
+            self.event = None
+        elif _capturing():
+            return False
+        elif _stream() != self.stream:
+            torch.cuda.current_stream().wait_event(self.event)
+        return True
+
+
+@dataclass
+class _Kept:
+    others: tuple[Tensor | None, ...]
+    versions: tuple[int | None, ...]
+    made: dict[Hashable, _Made] = field(default_factory=dict)
+
+    def is_of(self, tensors: tuple[Tensor | None, ...], versions: tuple[int | None, ...]) -> bool:
+        same = all(mine is theirs for mine, theirs in zip(self.others, tensors[1:], strict=True))
+        return same and versions == self.versions
+
+
+_kept: MutableMapping[Tensor, _Kept] = WeakIdKeyDictionary()
+
+
+def _stream() -> int:
+    return int(torch.cuda.current_stream().cuda_stream)
 
 
 def _capturing() -> bool:

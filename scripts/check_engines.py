@@ -1,6 +1,6 @@
 """Check engines on a GPU against exact attention in float64: output, log-sum-exp and gradients, on plans of many kinds.
 
-python scripts/check_engines.py                  # every case, a process each
+python scripts/check_engines.py                  # every case, a process each, four at a time
 python scripts/check_engines.py flash4/sta …     # some cases, here
 python scripts/check_engines.py --list
 
@@ -16,13 +16,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-SECONDS = 120
+SECONDS = 240
+AT_ONCE = 4
 TOLERANCE = 2e-2
 
 
@@ -176,6 +178,20 @@ def run(name: str) -> bool:
     return right
 
 
+def run_alone(name: str) -> bool:
+    """Check one case in a process of its own, so that an error of the device cannot spoil the next."""
+    command = [sys.executable, __file__, name]
+    try:
+        done = subprocess.run(command, timeout=SECONDS, capture_output=True, text=True, check=False)
+    except subprocess.TimeoutExpired:
+        print(f"WRONG {name}: no result in {SECONDS} s", flush=True)
+        return False
+    crashed = done.returncode != 0 and "WRONG" not in done.stdout
+    told = f"{done.stdout}{done.stderr}WRONG {name}: exit code {done.returncode}\n" if crashed else done.stdout
+    print(told, end="", flush=True)
+    return done.returncode == 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("cases", nargs="*", help="engine/case")
@@ -198,13 +214,8 @@ def main() -> int:
         or subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     )
     print(f"commit {commit or 'unknown'}, {torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)
-    failed = 0
-    for name in NAMES:
-        try:
-            failed += subprocess.run([sys.executable, __file__, name], timeout=SECONDS, check=False).returncode != 0
-        except subprocess.TimeoutExpired:
-            print(f"WRONG {name}: no result in {SECONDS} s", flush=True)
-            failed += 1
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        failed = sum(not right for right in pool.map(run_alone, NAMES))
     print(f"{len(NAMES) - failed} of {len(NAMES)} right")
     return 1 if failed else 0
 

@@ -60,7 +60,7 @@ def attend_tiles(
             at its token, the natural logarithm. Every token must have exactly one place.
         hopper: run the Gluon kernel where it fits; it takes positive scales.
         tuning: launch parameters of the Triton kernel.
-        runs: the arranged order of k and v, from ``runs_in_place``; the Gluon kernel then runs.
+        runs: the arranged order of k and v, where ``fits_in_place`` holds; the Gluon kernel then runs.
 
     Returns:
         ``direct``; or without it normalised output rows [places, D of k] in q's dtype, and log2-sum-exp2 float32

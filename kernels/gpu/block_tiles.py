@@ -3,14 +3,16 @@
 Query blocks are cut into tiles and laid out one after another, so each starts a tile. Every row of kept blocks
 becomes runs of neighbouring blocks; all tiles of the row share them. Key tiles are the same with the sides exchanged:
 runs of places that keep a key block. Where heads share the pattern, they share the lists, and only records repeat.
-Within a head, tiles of many steps come first.
+Within a head, tiles are sorted by their steps, by turns falling and rising.
 
 A list has room for as many runs as a row can have; what is not used is neither written nor read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import triton
@@ -22,6 +24,12 @@ from attnbench.kernels.gpu.widen import jit
 from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS, KeyTiles, Tiles
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
+from attnbench.kernels.remember import kept_with
+
+Result = TypeVar("Result")
+
+MOST_KEPT = 4 * 2**20
+"""Bytes of lists above which they are made at each call."""
 
 LEAST = 16
 SMALL_ROWS = 64
@@ -70,6 +78,19 @@ def list_bytes(plan: Plan) -> int:
     rows, columns = plan.pattern.keep.shape[2:]
     shared = _shared(plan) and (plan.q_order is None or plan.q_order.dim() == 1)
     return 8 * rows * (_most_runs(plan, columns) + columns) * (1 if shared else plan.batch * plan.heads)
+
+
+def kept_lists(plan: Plan, name: str, make: Callable[[], Result]) -> Result:
+    """Make the lists called ``name``, or return those of the last call where its plan held the same tensors.
+
+    Only those of a pattern that all heads share are kept, and only small ones: they stay as long as the pattern.
+    """
+    pattern = plan.pattern
+    assert isinstance(pattern, BlockPattern)
+    if not _shared(plan) or list_bytes(plan) > MOST_KEPT:
+        return make()
+    tensors = (pattern.keep, pattern.q_offsets, pattern.k_offsets, plan.q_order, plan.k_order)
+    return kept_with(tensors, (name, pattern.rule, plan.layout.numbers, plan.batch, plan.heads), make)
 
 
 def lay_out(plan: Plan) -> BlockWork:
@@ -312,7 +333,11 @@ def _record_tiles(
     lines: tl.tensor, most: tl.tensor, own_lists: tl.tensor, own_order: tl.tensor, room: tl.tensor,
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Write the records of one query block and head, behind the blocks of that head that have more steps."""
+    """Write the records of one query block and head.
+
+    Of the last head, and every other one before it, tiles of more steps come first; of the others, those of fewer. So
+    neighbours in the list are alike across heads too, and thread blocks that take every 132nd tile get equal shares.
+    """
     line, row = tl.program_id(0), tl.program_id(1)
     sheet = row.to(tl.int64) * own_lists
     other = tl.arange(0, WIDTH)
@@ -326,7 +351,9 @@ def _record_tiles(
     segment = (sheet * lines + line) * most
     start = tl.load(segments + segment * 2, mask=mine > 0, other=0)
     end = tl.load(segments + segment * 2 + 1, mask=mine > 0, other=0)
-    at = row * total + tl.sum(tl.where(earlier, sizes, 0), 0)
+    rank = tl.sum(tl.where(earlier, sizes, 0), 0)
+    falls = (tl.num_programs(1) - row) % 2 == 1
+    at = row * total + tl.where(falls, rank, total - rank - needed)
     zero = tl.zeros([32], tl.int32)
     for done in range(0, needed, 32):
         tile = done + tl.arange(0, 32)

@@ -8,10 +8,11 @@ from torch import Tensor
 from attnbench.kernels.gpu.arrange import arrange, padded_width
 from attnbench.kernels.gpu.attend import attend_tiles
 from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
-from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, tiles_of
+from attnbench.kernels.gpu.block_tiles import kept_lists, key_tiles_of, lay_out, tiles_of
 from attnbench.kernels.gpu.hopper import is_hopper
-from attnbench.kernels.gpu.key_rows import runs_in_place
+from attnbench.kernels.gpu.key_rows import fits_in_place, runs_of
 from attnbench.kernels.gpu.rule_arrays import rule_arrays
+from attnbench.kernels.gpu.work import KeyTiles, Tiles
 from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
 
@@ -33,17 +34,22 @@ def attend_blocks(
     """
     width, hopper = padded_width(q.shape[3]), is_hopper(q.device) if hopper is None else hopper
     with phase("index"):
-        tiles = tiles_of(lay_out(plan))
+        tiles = kept_lists(plan, "tiles", lambda: tiles_of(lay_out(plan)))
         rule = rule_arrays(plan)
     output = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     with phase("permute"):
-        sizes = (tiles.rows, tiles.keys)
-        runs = runs_in_place(q, k, v, plan.k_order, plan.k_run, scale, rule, *sizes) if hopper else None
+        in_place = hopper and fits_in_place(q, k, v, scale, rule, tiles.rows, tiles.keys)
+        runs = kept_lists(plan, "runs", lambda: runs_of(plan.k_order, plan.k_run)) if in_place else None
         if runs is None:
             k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
     with phase("attend"):
         return attend_tiles(q, k, v, tiles, scale, rule=rule, direct=(output, lse), hopper=hopper, runs=runs)
+
+
+def _both(plan: Plan, kv_heads: int) -> tuple[Tiles, KeyTiles]:
+    work = lay_out(plan)
+    return tiles_of(work), key_tiles_of(work, kv_heads)
 
 
 def executed_pairs(plan: Plan) -> int:
@@ -79,9 +85,10 @@ def backward_blocks(
     with phase("permute"):
         keys, values = arrange(k, order, width), arrange(v, order, width)
     with phase("index"):
-        work = lay_out(plan)
         rule = rule_arrays(plan)
-        tiles, key_tiles = tiles_of(work), key_tiles_of(work, keys.shape[1])
+        tiles, key_tiles = kept_lists(
+            plan, f"tiles and key tiles of {keys.shape[1]}", lambda: _both(plan, keys.shape[1])
+        )
     hopper = is_hopper(q.device) if hopper is None else hopper
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     token_of = order.reshape(-1, order.shape[-1]) if order is not None and order.dim() == 3 else order

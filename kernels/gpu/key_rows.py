@@ -70,20 +70,15 @@ def runs_of(order: Tensor | None, run: int) -> Runs | None:
     return Runs(length, starts)
 
 
-def runs_in_place(
-    q: Tensor, k: Tensor, v: Tensor, order: Tensor | None, run: int, scale: float, rule: RuleArrays | None, *sizes: int
-) -> Runs | None:
-    """Return the order of k and v as runs if the Gluon kernel can read them where they are.
+def fits_in_place(q: Tensor, k: Tensor, v: Tensor, scale: float, rule: RuleArrays | None, rows: int, keys: int) -> bool:
+    """Whether the Gluon kernel can read k and v where they are, but for their order: see ``runs_of``.
 
     Args:
         q, k, v, scale: as the caller has them.
-        order, run: see ``runs_of``.
         rule: the element rule, or None.
-        sizes: rows of a tile, keys of a step.
+        rows, keys: of a tile, of a step.
     """
-    if scale <= 0 or not fits((q,), (k, v), rule, *sizes) or key_rows(k, v, Runs(0, None)) is None:
-        return None
-    return runs_of(order, run)
+    return scale > 0 and fits((q,), (k, v), rule, rows, keys) and key_rows(k, v, Runs(0, None)) is not None
 
 
 def key_rows(k: Tensor, v: Tensor, runs: Runs) -> KeyRows | None:

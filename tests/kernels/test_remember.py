@@ -12,7 +12,7 @@ from attnbench.kernels import remember
 from attnbench.kernels.errors import Unsupported
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.partition import Partition, partition_cuboids
-from attnbench.kernels.remember import remembered
+from attnbench.kernels.remember import kept_with, remembered
 
 CPU = torch.device("cpu")
 
@@ -50,3 +50,57 @@ def test_what_a_graph_holds_is_never_forgotten(monkeypatch: pytest.MonkeyPatch) 
     gc.collect()
     assert dropped() is None
     assert held() is not None
+
+
+def test_what_tensors_make_is_made_once_while_they_stay_as_they_are() -> None:
+    keep, offsets = torch.ones(3, 3), torch.arange(4)
+    made: list[str] = []
+
+    def make() -> float:
+        made.append("")
+        return float(keep.sum() + offsets.sum())
+
+    assert [kept_with((keep, None, offsets), "sum", make) for _ in range(3)] == [15.0] * 3
+    assert len(made) == 1
+    kept_with((keep, None, offsets), "other", make)
+    kept_with((keep, offsets, offsets), "sum", make)
+    assert len(made) == 3
+    assert kept_with((keep, None, offsets), "sum", make) == 15.0
+    assert len(made) == 4, "the last tensors alone are remembered"
+    offsets[3] = 13
+    assert kept_with((keep, None, offsets), "sum", make) == 25.0
+    keep.zero_()
+    assert kept_with((keep, None, offsets), "sum", make) == 16.0
+
+
+def test_what_a_tensor_made_goes_with_it() -> None:
+    keep, made = torch.ones(3), [torch.ones(5)]
+    gone = weakref.ref(made[0])
+    kept_with((keep,), "copy", made.pop)
+    gc.collect()
+    assert gone() is not None
+    del keep
+    gc.collect()
+    assert gone() is None
+
+
+def test_what_is_made_in_a_capture_or_from_tensors_without_versions_is_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keep = torch.ones(3)
+    with monkeypatch.context() as capture:
+        capture.setattr(remember, "_capturing", lambda: True)
+        first = kept_with((keep,), "object", object)
+    second = kept_with((keep,), "object", object)
+    assert first is not second
+    assert kept_with((keep,), "object", object) is second
+    with torch.inference_mode():
+        unversioned = torch.ones(3)
+        assert kept_with((unversioned,), "object", object) is not kept_with((unversioned,), "object", object)
+
+
+def test_what_is_kept_in_inference_serves_training() -> None:
+    keep = torch.ones(3)
+    with torch.inference_mode():
+        made = kept_with((keep,), "double", lambda: keep * 2)
+    assert not made.is_inference()

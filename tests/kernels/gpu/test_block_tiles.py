@@ -159,12 +159,15 @@ def test_neighbouring_blocks_are_one_segment_and_one_step_less(device: torch.dev
     assert tiles.records[0, 5] == 2 + 2
 
 
-def test_tiles_of_many_steps_come_first_in_every_head(device: torch.device) -> None:
+def test_tiles_of_a_head_are_sorted_by_their_steps_and_the_last_ends_with_the_fewest(device: torch.device) -> None:
     plan = _random_plan(device, [16] * 9, (1, 2))
     tiles = block_tiles.tiles_of(block_tiles.lay_out(plan))
-    steps = tiles.records[: int(tiles.count), 5].view(2, -1)
-    assert torch.equal(steps, steps.sort(-1, descending=True).values)
-    assert steps[0, 0] > steps[0, -1]
+    records = tiles.records[: int(tiles.count)].view(2, -1, 8)
+    for head, falls in enumerate((False, True)):
+        assert bool((records[head, :, 0] == head).all())
+        steps = records[head, :, 5]
+        assert torch.equal(steps, steps.sort(descending=falls).values)
+        assert steps.min() < steps.max()
 
 
 def test_heads_of_a_kv_head_have_the_same_keys_in_the_same_places(device: torch.device) -> None:
