@@ -1,12 +1,13 @@
 """Measure the tables of results/h100 on the machine at hand: full attention, VMoBA and STA at three lengths.
 
-python scripts/h100_tables.py OUT      # journals go to OUT/<resolution>-<inputs>-<direction>[-<engine>].jsonl
+python scripts/h100_tables.py OUT      # journals go to OUT/<resolution>-<inputs>-<direction>[-<engine>|-tile64].jsonl
 python scripts/h100_tables.py OUT --only 576p-video-fwd …
 python scripts/h100_tables.py --list
 
 12 heads of 128, bfloat16, on Gaussian and video inputs, forward, and forward with backward. One process measures all,
 so that kernels are compiled once; a table's cells are interleaved in rounds. Tables that end in an engine's name hold
-STA on that engine, where "auto" may take another. The exit code is 1 if one has no latency.
+STA on that engine, where "auto" may take another; those that end in "tile64" hold STA on tiles of 64 tokens, as VSA has
+them, at about its density. The exit code is 1 if a cell has no latency.
 Where the checkout has travelled without git, give the commit as ATTNBENCH_COMMIT=….
 """
 
@@ -31,6 +32,11 @@ TABLES = {
     )
     if engine == "auto" or inputs == "gaussian"
 }  # fmt: skip
+SMALL = {"tile": (4, 4, 4), "window": (5, 5, 5)}
+TABLES |= {
+    f"{res}-gaussian-fwd-tile64": {"res": res, "inputs": "gaussian", "direction": "fwd", "engine": "triton"}
+    for res in TILES
+}
 
 
 def measure(name: str, out: Path, rounds: int) -> bool:
@@ -41,7 +47,8 @@ def measure(name: str, out: Path, rounds: int) -> bool:
     from attnbench.store import JOURNAL
 
     asked: dict[str, Any] = TABLES[name]
-    methods: dict[str, dict[str, Any]] = {"sta": {"tile": TILES[asked["res"]]}}
+    sta = SMALL if name.endswith("tile64") else {"tile": TILES[asked["res"]]}
+    methods: dict[str, dict[str, Any]] = {"sta": sta}
     if asked["engine"] == "auto":
         methods = {"full": {}, "vmoba": {}, **methods}
     with tempfile.TemporaryDirectory() as scratch, TerminalProgress() as progress:
