@@ -1,0 +1,105 @@
+"""``attnbench train``: train the mini video model from scratch, with any differentiable method."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnbench.cli.options import SetOption, parse_settings
+
+_ON_RESUME = ("--resume", "--seconds", "--device")
+
+
+def train(
+    method: Annotated[str, typer.Option("--method", "-m", help="The method of the self-attention.")] = "full",
+    steps: Annotated[int, typer.Option(help="Optimiser steps; the learning rate falls towards the last.")] = 8000,
+    seconds: Annotated[
+        float | None, typer.Option(help="Stop after about so long, with a checkpoint; go on with --resume.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Clips a step.")] = 16,
+    coarse: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="STEPSxCLIPS: steps that come first, on clips of half the frames and side. Twice: quarter, half."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, clips and noise.")] = 0,
+    settings: SetOption = None,
+    engine: Annotated[str, typer.Option(help="Attention engine; auto takes the first that serves.")] = "auto",
+    model: Annotated[str, typer.Option(help="mini, or tiny: 128 tokens a clip, to try things out.")] = "mini",
+    muon_lr: Annotated[float, typer.Option(help="Peak of the learning rate of the matrices in the blocks.")] = 0.02,
+    lr: Annotated[float, typer.Option(help="Peak of the learning rate of all other parameters.")] = 3e-3,
+    warmup: Annotated[int, typer.Option(help="Steps until the peak.")] = 100,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of products and attention: bfloat16 or float32. Default: bfloat16 on a GPU.")
+    ] = None,
+    held_out: Annotated[
+        int | None, typer.Option(help="Clips of the held-out loss. Default: 120 on a GPU, 8 on a CPU.")
+    ] = None,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Let torch.compile fuse what stands between the attention calls.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU where there is one.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run. Default: results/runs/<time>-train-<method>.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the training run in this folder.")] = None,
+) -> None:
+    """Train the mini model: log loss, step time and memory, keep checkpoints, go on after a stop or a kill.
+
+    Exit codes: 0 all steps done or seconds used up, 2 bad input, 130 interrupted (with a checkpoint).
+    """
+    from attnbench.agenda import resolve_device
+    from attnbench.cli.progress import TerminalProgress
+    from attnbench.kernels.errors import BadInput
+    from attnbench.mini.config import TrainConfig
+    from attnbench.mini.train import resume as resume_training
+    from attnbench.mini.train import start
+
+    place = resolve_device(device)
+    if resume is not None:
+        flags = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("-")]
+        if others := [flag for flag in flags if flag not in _ON_RESUME]:
+            raise BadInput(f"--resume goes on with the run as it was asked for; leave out {', '.join(others)}")
+    on_gpu = place.type == "cuda"
+    with TerminalProgress() as progress:
+        if resume is not None:
+            done = resume_training(resume, place, progress, seconds)
+        else:
+            config = TrainConfig(
+                model=model, method=method, settings=parse_settings(settings, [method])[method], engine=engine,
+                steps=steps, batch=batch, coarse=_stages(coarse), seed=seed, muon_lr=muon_lr, lr=lr,
+                warmup=warmup, checkpoint_every=checkpoint_every,
+                held_out=held_out if held_out is not None else (120 if on_gpu else 8),
+                dtype=dtype if dtype is not None else ("bfloat16" if on_gpu else "float32"), compile=compile,
+            )  # fmt: skip
+            done = start(config, out if out is not None else _fresh(method), place, progress, seconds)
+    if done.finished:
+        print(f"{done.steps} steps done: {done.folder / 'mini.safetensors'}")
+    else:
+        why = "interrupted" if done.interrupted else "time is up"
+        print(f"{why} after step {done.step} of {done.steps}; go on with: attnbench train --resume {done.folder}")
+    raise typer.Exit(130 if done.interrupted else 0)
+
+
+def _stages(given: list[str] | None) -> tuple[tuple[int, int], ...]:
+    from attnbench.kernels.errors import BadInput
+
+    stages = []
+    for text in given or ():
+        match = re.fullmatch(r"(\d{1,9})[x×](\d{1,9})", text.strip())
+        if match is None:
+            raise BadInput(f"--coarse {text!r} must be steps and clips a step, as 2000x64")
+        stages.append((int(match[1]), int(match[2])))
+    return tuple(stages)
+
+
+def _fresh(method: str) -> Path:
+    from datetime import UTC, datetime
+
+    return Path("results") / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-train-{method}"

@@ -1,0 +1,58 @@
+"""The model card: what a mini model was trained on, how, for how long, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from attnbench import __version__
+from attnbench.environment import device_name
+from attnbench.mini.checkpoint import State
+from attnbench.mini.config import FPS, PRESETS, TrainConfig
+from attnbench.mini.data import CLASSES, DIRECTIONS
+from attnbench.mini.log import read_log
+from attnbench.mini.weights import write_atomically
+
+CARD = "mini.json"
+_POINTS = 200
+"""Points of the loss curve at most; each is the mean over its share of the steps."""
+
+
+def write_card(folder: Path, config: TrainConfig, state: State, device: torch.device) -> None:
+    """Write the card beside the weights of a run.
+
+    Raises:
+        BadInput: if the log cannot be read or the card not be written.
+    """
+    lines = read_log(folder)
+    trained = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    share = -(-len(trained) // _POINTS) if trained else 1
+    parts = [trained[begin : begin + share] for begin in range(0, len(trained), share)]
+    sizes = PRESETS[config.model]
+    card = {
+        "name": f"attnbench {config.model} video diffusion transformer",
+        "licence": "Apache-2.0; the digits it learned from are CC BY 4.0 (Alpaydin and Kaynak, 1998)",
+        "clips": {"frames": sizes.frames, "size": sizes.size, "fps": FPS, "tokens": sizes.grid.tokens},
+        "data": "made by attnbench.mini.data: a handwritten digit or a textured shape moves over a still ground",
+        "classes": CLASSES,
+        "directions": DIRECTIONS,
+        "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
+        "weights": "exponential moving average, bfloat16",
+        "training": config.as_json(),
+        "steps": state.step,
+        "clips_seen": sum(config.stage(step)[1] for step in range(state.step)),
+        "seconds": round(state.seconds, 1),
+        "device": device_name("cuda" if device.type == "cuda" else "cpu"),
+        "torch": torch.__version__,
+        "attnbench": __version__,
+        "seed": config.seed,
+        "curve": [[part[-1][0], round(sum(loss for _, loss in part) / len(part), 5)] for part in parts],
+        "held_out": [
+            [line["step"], *(round(line[name], 5) for name in ("held_out", "held_out_lo", "held_out_hi"))]
+            for line in lines
+            if "held_out" in line
+        ],
+    }
+    write_atomically(folder / CARD, (json.dumps(card, indent=1, allow_nan=False) + "\n").encode())

@@ -1,0 +1,74 @@
+"""The journal of a training run: one JSON object a line, cut back to the checkpoint when the run goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from attnbench.kernels.errors import BadInput
+from attnbench.mini.weights import write_atomically
+
+LOG = "train.jsonl"
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run; one that a kill left unfinished is left out.
+
+    Raises:
+        BadInput: if the file is not a training log, or cannot be read.
+    """
+    path = folder / LOG
+    try:
+        texts = path.read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise BadInput(f"training log {str(path)!r} cannot be read") from error
+    lines: list[dict[str, Any]] = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if isinstance(line, dict) and "step" in line:
+            lines.append(line)
+        elif number < len(texts):
+            raise BadInput(f"training log {str(path)!r} has no step in line {number}")
+    return lines
+
+
+def cut_log(folder: Path, step: int) -> None:
+    """Forget what was logged after ``step``.
+
+    Raises:
+        BadInput: if the log cannot be read or written.
+    """
+    kept = [json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step]
+    write_atomically(folder / LOG, "".join(kept).encode())
+
+
+class Log:
+    """Appends to a run's log; every line is written out at once.
+
+    Raises:
+        BadInput: if the file cannot be opened or written, as on a full disk.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOG
+        try:
+            self._file = open(self._path, "a", buffering=1)  # noqa: SIM115  # closed by close()
+        except OSError as error:
+            raise BadInput(f"cannot write {str(self._path)!r}: {error.strerror}") from error
+
+    def add(self, **values: object) -> None:
+        """Append one line."""
+        try:
+            self._file.write(json.dumps(values, allow_nan=False) + "\n")
+        except OSError as error:
+            raise BadInput(f"cannot write {str(self._path)!r}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

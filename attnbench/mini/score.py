@@ -1,0 +1,79 @@
+"""How many clips show what was asked for, and move where they should."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnbench.kernels.errors import BadInput
+from attnbench.mini.classifier import Classifier
+from attnbench.mini.intervals import wilson
+from attnbench.mini.tracker import track
+
+_AT_ONCE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of clips with its 95 % Wilson interval."""
+
+    hits: int
+    count: int
+
+    @property
+    def value(self) -> float:
+        """Hits a clip."""
+        return self.hits / self.count
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper end."""
+        return wilson(self.hits, self.count)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.hits} of {self.count} = {self.value:.1%} [{low:.1%}, {high:.1%}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Clips against what was asked for.
+
+    Attributes:
+        class_right, motion_right: bool [B] on the CPU, for comparisons clip by clip.
+    """
+
+    class_right: Tensor
+    motion_right: Tensor
+
+    @property
+    def class_share(self) -> Share:
+        """Clips in which the classifier sees the asked class."""
+        return Share(int(self.class_right.sum()), len(self.class_right))
+
+    @property
+    def motion_share(self) -> Share:
+        """Clips whose object moves in the asked direction, by the tracker."""
+        return Share(int(self.motion_right.sum()), len(self.motion_right))
+
+
+@torch.no_grad()
+def score(video: Tensor, label: Tensor, direction: Tensor, classifier: Classifier) -> Score:
+    """Judge clips by classifier and tracker.
+
+    Args:
+        video: [B, 3, F, H, W] from -1 to 1.
+        label, direction: int64 [B], what was asked for.
+
+    Raises:
+        BadInput: if there are no clips, the numbers of clips and labels differ, or a value is not finite.
+    """
+    if not len(video) or not len(video) == len(label) == len(direction):
+        raise BadInput(f"{len(video)} clips, {len(label)} classes and {len(direction)} directions cannot be scored")
+    seen, moved = [], []
+    for part in video.split(_AT_ONCE):
+        seen.append(classifier(part).argmax(1).cpu())
+        moved.append(track(part).direction.cpu())
+    return Score(torch.cat(seen) == label.cpu(), torch.cat(moved) == direction.cpu())

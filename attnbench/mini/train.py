@@ -1,0 +1,277 @@
+"""Train a mini model with any differentiable method: in pieces if need be, each going on exactly where one stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from attnbench.kernels.engines import get_engine
+from attnbench.kernels.errors import AttnbenchError, BadInput
+from attnbench.methods import make_settings
+from attnbench.methods.registry import find_method
+from attnbench.mini.card import write_card
+from attnbench.mini.checkpoint import CHECKPOINT, State, load_state, save_state
+from attnbench.mini.config import PRESETS, TrainConfig
+from attnbench.mini.data import make_clips
+from attnbench.mini.draws import generator, uniform
+from attnbench.mini.flow import losses
+from attnbench.mini.held_out import held_out_losses
+from attnbench.mini.intervals import mean_interval
+from attnbench.mini.log import LOG, Log, cut_log
+from attnbench.mini.model import HIDDEN_CLASS, HIDDEN_DIRECTION, Attend, MiniTransformer, attend_by
+from attnbench.mini.muon import Muon
+from attnbench.mini.times import TRAIN_SHIFT, draw_times
+from attnbench.mini.weights import save_mini, write_atomically
+
+CONFIG, WEIGHTS = "config.json", "mini.safetensors"
+
+
+class Progress(Protocol):
+    """Where a training run reports to; ``attnbench.cli.progress.TerminalProgress`` is one."""
+
+    def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
+        """Show what is worked on."""
+
+    def note(self, text: str) -> None:
+        """Tell a remark that stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Where a piece of training stopped, and why: all steps done, seconds used up, or interrupted."""
+
+    folder: Path
+    step: int
+    steps: int
+    interrupted: bool
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.steps
+
+
+def start(
+    config: TrainConfig, folder: Path, device: torch.device, progress: Progress, seconds: float | None = None
+) -> Trained:
+    """Train from the beginning.
+
+    Args:
+        folder: gets config.json, train.jsonl, checkpoint.safetensors, and at the end mini.safetensors with its card.
+        seconds: stop cleanly after about so long; None trains to the last step.
+
+    Raises:
+        BadInput: for a folder that holds a run or cannot be written, or an unknown method, setting or engine.
+        Unsupported: if the engine cannot train the method here.
+    """
+    _check(config)
+    if (folder / CONFIG).exists():
+        raise BadInput(f"{str(folder)!r} holds a training run already: choose another --out, or go on with --resume")
+    write_atomically(folder / CONFIG, (json.dumps(config.as_json(), indent=1) + "\n").encode())
+    try:
+        return _go(config, folder, device, progress, seconds)
+    except AttnbenchError:
+        if not (folder / CHECKPOINT).exists():  # nothing to go on with: leave no run behind
+            for name in (CONFIG, LOG):
+                (folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def resume(folder: Path, device: torch.device, progress: Progress, seconds: float | None = None) -> Trained:
+    """Go on with a run from its last checkpoint: on a CPU with the bits it would have had without the stop.
+
+    Raises:
+        BadInput: if the folder holds no run, or a damaged one.
+    """
+    path = folder / CONFIG
+    try:
+        config = TrainConfig.from_json(json.loads(path.read_text()))
+    except OSError as error:
+        raise BadInput(f"{str(folder)!r} holds no training run to resume: {path.name} cannot be read") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{str(path)!r} is not the configuration of a training run") from error
+    _check(config)
+    return _go(config, folder, device, progress, seconds)
+
+
+def _check(config: TrainConfig) -> None:
+    make_settings(find_method(config.method), config.settings)
+    if config.engine != "auto":
+        get_engine(config.engine)
+
+
+def fresh_state(config: TrainConfig, device: torch.device) -> State:
+    """Return the state before the first step; weights depend on the seed, not on the method or the device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator("weights", config.seed).initial_seed())
+        model = MiniTransformer(PRESETS[config.model])
+    model.to(device)
+    matrices = [layer.weight for layer in model.blocks.modules() if isinstance(layer, nn.Linear)]
+    others = [parameter for parameter in model.parameters() if all(parameter is not matrix for matrix in matrices)]
+    adam = torch.optim.AdamW(others, lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0)
+    muon = Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay)
+    return State(model, copy.deepcopy(model).requires_grad_(False), muon, adam)
+
+
+def rate_share(config: TrainConfig, step: int) -> float:
+    """Return the share of its peak that the rate of a step has: a linear warm-up, then half a cosine down to 0.01.
+
+    The cosine begins with the full clips: coarse ones are all taken at the peak.
+    """
+    warm = min(1.0, (step + 1) / max(config.warmup, 1))
+    flat = max(config.warmup, config.coarse_steps)
+    rest = min(1.0, max(0.0, (step - flat) / max(config.steps - flat, 1)))
+    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * rest)))
+
+
+def _go(config: TrainConfig, folder: Path, device: torch.device, progress: Progress, seconds: float | None) -> Trained:
+    if seconds is not None and not seconds > 0:
+        raise BadInput(f"seconds is {seconds!r}; it must be above 0")
+    state = fresh_state(config, device)
+    if (folder / CHECKPOINT).exists():
+        load_state(state, config, folder)
+    cut_log(folder, state.step)
+    attend = prepare(state, config)
+    log, begun, first = Log(folder), time.perf_counter(), state.step
+    last, batch, kept = 0.0, None, state.step
+    with contextlib.closing(log), _interrupts() as interrupted:
+        while state.step < config.steps and not interrupted():
+            spent = time.perf_counter() - begun
+            if seconds is not None and state.step > first and spent + last > seconds:
+                break
+            before = time.perf_counter()
+            values = take_step(state, config, batch or make_batch(config, state.step, device), attend)
+            # While the GPU is at it: asking for the loss waits for the step.
+            batch = make_batch(config, state.step + 1, device) if state.step + 1 < config.steps else None
+            loss, norm = torch.stack(values).tolist()
+            last = time.perf_counter() - before
+            if not math.isfinite(loss + norm):
+                raise BadInput(
+                    f"the loss of step {state.step + 1} is {loss}: a lower --lr may help; the last checkpoint is kept"
+                )
+            state.step += 1
+            state.seconds += last
+            log.add(
+                step=state.step, loss=loss, grad_norm=norm, rate=rate_share(config, state.step - 1), seconds=last,
+                total_seconds=state.seconds, peak_mib=_peak_mib(device),
+            )  # fmt: skip
+            left = (time.perf_counter() - begun) / (state.step - first) * (config.steps - state.step)
+            left = left if seconds is None else min(left, max(0.0, seconds - (time.perf_counter() - begun)))
+            if state.step % 10 == 0 or state.step == config.steps or last > 5:
+                progress.step(f"step {state.step}, loss {loss:.4f}", state.step, config.steps, left)
+            if state.step % config.checkpoint_every == 0 and state.step < config.steps:
+                _keep(state, config, folder, log, attend, progress)
+                kept = state.step
+        if state.step > kept:
+            _keep(state, config, folder, log, attend, progress)
+        stopped = interrupted()
+    if state.step:
+        save_mini(state.model, state.ema.state_dict(), folder / WEIGHTS)
+        write_card(folder, config, state, device)
+    return Trained(folder, state.step, config.steps, stopped)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step learns from: clips and noise [B, 3, F, H, W], and the times, classes and directions [B]."""
+
+    video: Tensor
+    noise: Tensor
+    t: Tensor
+    label: Tensor
+    direction: Tensor
+
+
+def make_batch(config: TrainConfig, step: int, device: torch.device) -> Batch:
+    """Return the batch of a step: it depends on the seed and the step only, not on what was drawn before."""
+    halved, count = config.stage(step)
+    sizes, shift = (
+        PRESETS[config.model].sizes[halved],
+        TRAIN_SHIFT / math.sqrt(8**halved),
+    )  # see MiniTransformer.forward
+    clips = make_clips(step * count, count, seed=config.seed, frames=sizes.frames, size=sizes.size, device=device)
+    source = torch.Generator(device).manual_seed(generator("noise", config.seed, step).initial_seed())
+    noise = torch.randn(clips.video.shape, generator=source, device=device)
+    t = draw_times(count, "times", config.seed, step, shift=shift).to(device)
+    hidden = (uniform((count,), "drop", config.seed, step) < config.drop).to(device)
+    label = torch.where(hidden, HIDDEN_CLASS, clips.label)
+    return Batch(clips.video, noise, t, label, torch.where(hidden, HIDDEN_DIRECTION, clips.direction))
+
+
+def prepare(state: State, config: TrainConfig) -> Attend:
+    """Return the self-attention of a run, and have its model compiled if it asks for that."""
+    if config.compile:
+        state.model.fuse()
+    return attend_by(config.method, config.engine, **config.settings)
+
+
+def take_step(state: State, config: TrainConfig, batch: Batch, attend: Attend) -> tuple[Tensor, Tensor]:
+    """Take one optimiser step; return its loss and the norm of its gradient, on the device."""
+    with torch.autocast(batch.video.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+        loss = losses(state.model, batch.video, batch.noise, batch.t, batch.label, batch.direction, attend).mean()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
+    share = rate_share(config, state.step)
+    for optimiser, peak in ((state.muon, config.muon_lr), (state.adam, config.lr)):
+        for group in optimiser.param_groups:
+            group["lr"] = peak * share
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    decay = min(config.ema, (1 + state.step) / (10 + state.step))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(state.ema.parameters()), list(state.model.parameters()), 1 - decay)
+    return loss.detach(), norm
+
+
+def _keep(state: State, config: TrainConfig, folder: Path, log: Log, attend: Attend, progress: Progress) -> None:
+    """Log the held-out loss of the averaged weights, then write the checkpoint."""
+    values = held_out_losses(state.ema, attend, config.held_out, config.batch, config.dtype)
+    mean, low, high = mean_interval(values)
+    log.add(step=state.step, held_out=mean, held_out_lo=low, held_out_hi=high, held_out_losses=values)
+    save_state(state, config, folder)
+    progress.note(f"step {state.step}: held-out loss {mean:.4f} [{low:.4f}, {high:.4f}], checkpoint written")
+
+
+def _peak_mib(device: torch.device) -> float:
+    """Return the most memory so far: allocated on a GPU, resident in this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Give a function that tells whether Ctrl-C came: the first lets the step finish, a second does not."""
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came.is_set
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if came.is_set():
+            raise KeyboardInterrupt
+        came.set()
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,177 @@
+"""Weights on disk: safetensors only, written whole or not at all, and refused where they are not what was asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.mini.config import ModelConfig
+from attnbench.mini.model import MiniTransformer
+
+_KIND = "attnbench-kind"
+"""Header entry that says what a file of ours is."""
+_MINI = "mini-transformer"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that at every moment either the old or the new one is there whole.
+
+    Raises:
+        BadInput: if the place cannot be written, or is full.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(fresh, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise BadInput(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write tensors and a few JSON values about them as one safetensors file.
+
+    Args:
+        kind: what the file is; ``read_tensors`` asks for it.
+
+    Raises:
+        BadInput: if the file cannot be written.
+        Unsupported: if safetensors is not installed.
+    """
+    try:
+        from safetensors.torch import save
+    except ImportError as error:
+        raise Unsupported("weights need safetensors: pip install safetensors") from error
+    header = {_KIND: kind, **{name: json.dumps(value) for name, value in about.items()}}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(plain, metadata=header))
+
+
+def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the JSON values that ``write_tensors`` wrote.
+
+    Raises:
+        BadInput: if the file is missing, pickled, truncated, no safetensors file, or of another kind.
+        Unsupported: if safetensors is not installed.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise Unsupported("weights need safetensors: pip install safetensors") from error
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise BadInput(f"weights {str(path)!r} cannot be read: {error.strerror}") from error
+    if start[:2] == b"PK" or (start[:1] == b"\x80" and 2 <= start[1] <= 5):
+        raise BadInput(f"weights {str(path)!r} are pickled, which may run code when read: only safetensors are taken")
+    try:
+        with safe_open(str(path), framework="pt") as opened:
+            header = dict(opened.metadata() or {})
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"weights {str(path)!r} are truncated, or not a safetensors file") from error
+    found = header.pop(_KIND, None)
+    if found != kind:
+        raise BadInput(f"weights {str(path)!r} are {'of another model' if found is None else found}, and not a {kind}")
+    try:
+        return tensors, {name: json.loads(value) for name, value in header.items()}
+    except ValueError as error:
+        raise BadInput(f"weights {str(path)!r} have a header that is not JSON") from error
+
+
+def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy tensors into a module of the same names and shapes, in the module's dtypes.
+
+    Raises:
+        BadInput: if a name is missing or unknown, a shape differs, or a value is NaN or Inf.
+    """
+    wanted = module.state_dict()
+    if odd := sorted(wanted.keys() ^ tensors.keys()):
+        what = "lack" if odd[0] in wanted else "have an unknown"
+        raise BadInput(f"weights {str(path)!r} {what} tensor {odd[0]!r}: they are of another model")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise BadInput(
+                f"weights {str(path)!r}: {name} is {list(tensor.shape)}, and this model has {list(wanted[name].shape)}"
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise BadInput(f"weights {str(path)!r}: {name} holds NaN or Inf")
+    module.load_state_dict(dict(tensors))
+
+
+def save_mini(model: MiniTransformer, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a mini model's weights in bfloat16: ``tensors`` by the names of ``model.state_dict()``.
+
+    Raises:
+        BadInput: if the file cannot be written.
+    """
+    narrow = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+    write_tensors(path, _MINI, narrow, {"config": asdict(model.config)})
+
+
+def load_mini(path: Path | None = None, device: torch.device | str = "cpu") -> MiniTransformer:
+    """Return a mini model ready to generate, with float32 weights.
+
+    Args:
+        path: a file of ``save_mini``; None takes the weights that come with the package.
+
+    Raises:
+        BadInput: if the file is missing, truncated, pickled, or of another model.
+    """
+    chosen = shipped("mini.safetensors", "train it with: attnbench train --method full") if path is None else path
+    tensors, about = read_tensors(chosen, _MINI)
+    try:
+        config = ModelConfig(**about["config"])
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"weights {str(chosen)!r} do not say which sizes the model has") from error
+    model = MiniTransformer(config)
+    fill(model, tensors, chosen)
+    return model.to(device).eval()
+
+
+def read_card(path: Path | None = None) -> dict[str, Any]:
+    """Return the model card beside a file of weights: data, steps, curve, seed, licence.
+
+    Args:
+        path: the weights; None for those that come with the package.
+
+    Raises:
+        BadInput: if there is no card, or it is not JSON.
+    """
+    weights = shipped("mini.safetensors", "train it with: attnbench train --method full") if path is None else path
+    card = weights.with_suffix(".json")
+    try:
+        read: dict[str, Any] = json.loads(card.read_text())
+    except OSError as error:
+        raise BadInput(f"model card {str(card)!r} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise BadInput(f"model card {str(card)!r} is not JSON") from error
+    return read
+
+
+def shipped(name: str, otherwise: str) -> Path:
+    """Return the path of a file of weights in the package.
+
+    Raises:
+        BadInput: if it is not there; ``otherwise`` says what to do.
+    """
+    path = Path(str(files("attnbench.mini").joinpath("weights", name)))
+    if not path.is_file():
+        raise BadInput(f"this installation has no {name} in attnbench/mini/weights: {otherwise}")
+    return path

@@ -1,0 +1,238 @@
+"""Training: it learns, it stops and goes on with the same bits, and it never loses a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from attnbench.kernels.errors import BadInput
+from attnbench.mini.checkpoint import CHECKPOINT
+from attnbench.mini.config import PRESETS, TrainConfig
+from attnbench.mini.log import read_log
+from attnbench.mini.muon import Muon, orthogonal
+from attnbench.mini.train import fresh_state, make_batch, rate_share, resume, start
+from attnbench.mini.weights import load_mini, read_card, read_tensors
+
+CPU = torch.device("cpu")
+SMALL = TrainConfig(
+    model="tiny", steps=8, batch=2, coarse=((3, 4),), held_out=2, checkpoint_every=3, warmup=2, dtype="float32"
+)
+
+
+class Silent:
+    """Hears of the progress; ``interrupt`` sends Ctrl-C at a step."""
+
+    def __init__(self, interrupt: int | None = None) -> None:
+        self.interrupt, self.notes = interrupt, list[str]()
+
+    def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        if f"step {self.interrupt}:" in text:
+            os.kill(os.getpid(), 2)
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    return read_tensors(folder / CHECKPOINT, "mini-checkpoint")[0]
+
+
+def test_stopped_and_resumed_is_the_same_as_never_stopped(tmp_path: Path) -> None:
+    whole = start(SMALL, tmp_path / "whole", CPU, Silent())
+    pieces = start(SMALL, tmp_path / "pieces", CPU, Silent(), seconds=1e-6)
+    assert pieces.step == 1
+    pieces = resume(tmp_path / "pieces", CPU, Silent(interrupt=3))
+    assert (pieces.step, pieces.interrupted) == (3, True)
+    pieces = resume(tmp_path / "pieces", CPU, Silent())
+    assert pieces.finished
+    assert whole.finished
+    one, other = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "pieces")
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    losses = [[line["loss"] for line in read_log(tmp_path / f) if "loss" in line] for f in ("whole", "pieces")]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 8
+
+
+def test_the_loss_falls(tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, steps=66, coarse=((60, 32),), batch=8, held_out=24, checkpoint_every=65)
+    start(config, tmp_path / "run", CPU, Silent())
+    lines = read_log(tmp_path / "run")
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert sum(losses[50:60]) < 0.75 * sum(losses[:10])
+    held_out = [line for line in lines if "held_out" in line][-1]
+    assert held_out["held_out_lo"] < held_out["held_out"] < held_out["held_out_hi"]
+    assert held_out["held_out"] == pytest.approx(sum(held_out["held_out_losses"]) / 24)
+
+
+def test_a_finished_run_leaves_weights_and_a_card(tmp_path: Path) -> None:
+    start(SMALL, tmp_path / "run", CPU, Silent())
+    model = load_mini(tmp_path / "run" / "mini.safetensors")
+    assert model.config == PRESETS["tiny"]
+    averaged = {name[4:]: x for name, x in tensors_of(tmp_path / "run").items() if name.startswith("ema.")}
+    for name, parameter in model.state_dict().items():
+        assert torch.equal(parameter, averaged[name].to(torch.bfloat16).float()), name
+    card = read_card(tmp_path / "run" / "mini.safetensors")
+    assert card["steps"] == 8
+    assert card["clips_seen"] == 3 * 4 + 5 * 2
+    assert card["seed"] == 0
+    assert "CC BY 4.0" in card["licence"]
+    assert card["curve"][-1][0] == 8
+    assert card["held_out"]
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_old_one_whole(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+import torch
+from attnbench.mini import weights
+from attnbench.mini.config import TrainConfig
+from attnbench.mini.train import start
+class Quiet:
+    def step(self, *given): pass
+    def note(self, text): pass
+sync = os.fsync
+def dies(file):
+    name = os.readlink(f"/proc/self/fd/{file}")
+    if "checkpoint" in os.path.basename(name):
+        dies.count += 1
+        if dies.count == 2:
+            os.truncate(name, os.path.getsize(name) // 2)
+            os.kill(os.getpid(), 9)
+    sync(file)
+dies.count = 0
+os.fsync = dies
+config = TrainConfig(model="tiny", steps=8, batch=2, held_out=2, checkpoint_every=3, warmup=2, dtype="float32")
+start(config, Path(sys.argv[1]), torch.device("cpu"), Quiet())
+"""
+    folder = tmp_path / "run"
+    died = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=120)
+    assert died.returncode == -9, died.stderr
+    assert read_tensors(folder / CHECKPOINT, "mini-checkpoint")[1]["step"] == 3
+    done = resume(folder, CPU, Silent())
+    assert done.finished
+    lines = [line["step"] for line in read_log(folder) if "loss" in line]
+    assert lines == list(range(1, 9))
+
+
+def test_the_batch_of_a_step_does_not_depend_on_what_was_drawn_before() -> None:
+    one, again, next_one = (make_batch(SMALL, step, CPU) for step in (4, 4, 5))
+    assert torch.equal(one.video, again.video)
+    assert torch.equal(one.noise, again.noise)
+    assert not torch.equal(one.noise, next_one.noise)
+
+
+def test_stages_go_from_small_clips_to_full_ones() -> None:
+    config = dataclasses.replace(SMALL, model="mini", coarse=((2, 6), (1, 3)))
+    shapes = [tuple(make_batch(config, step, CPU).video.shape) for step in range(4)]
+    assert shapes == [(6, 3, 4, 16, 16)] * 2 + [(3, 3, 8, 32, 32), (2, 3, 16, 64, 64)]
+
+
+def test_small_clips_hide_as_much_behind_noise_as_full_ones() -> None:
+    """The mean of 8 noisy pixels is as noisy, beside the clip, as one pixel of the smaller clip at its own time."""
+    config = dataclasses.replace(SMALL, coarse=((1, 400),), batch=400, steps=2)
+    small, full = (make_batch(config, step, CPU).t.double() for step in (0, 1))
+    odds = [(t / (1 - t)).log().mean().exp() for t in (small, full)]
+    assert odds[1] / odds[0] == pytest.approx(8**0.5, rel=0.03)
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    config = dataclasses.replace(SMALL, steps=100, warmup=10, coarse=((40, 2),))
+    shares = [rate_share(config, step) for step in range(100)]
+    assert shares[:3] == pytest.approx([0.1, 0.2, 0.3])
+    assert shares[10:41] == pytest.approx([1] * 31)
+    assert shares[70] == pytest.approx(0.505, abs=0.01)
+    assert shares[99] < 0.02
+
+
+def test_weights_at_the_start_depend_on_the_seed_and_on_nothing_else() -> None:
+    first = fresh_state(SMALL, CPU).model.state_dict()
+    torch.manual_seed(99)
+    again = fresh_state(dataclasses.replace(SMALL, method="vmoba"), CPU).model.state_dict()
+    other = fresh_state(dataclasses.replace(SMALL, seed=1), CPU).model.state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["embed.weight"], other["embed.weight"])
+
+
+def test_every_parameter_has_exactly_one_optimiser() -> None:
+    state = fresh_state(SMALL, CPU)
+    found = [p for optimiser in (state.muon, state.adam) for group in optimiser.param_groups for p in group["params"]]
+    assert {id(p) for p in found} == {id(p) for p in state.model.parameters()}
+    assert len(found) == len(list(state.model.parameters()))
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 24, 16), (1, 8, 40)])
+def test_singular_values_go_near_one_and_vectors_stay(shape: tuple[int, int, int]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    inside = left.mT @ orthogonal(matrices).double() @ right.mT
+    values = inside.diagonal(dim1=1, dim2=2)
+    assert values.min() > 0.3
+    assert values.max() < 1.3
+    assert (inside - torch.diag_embed(values)).abs().max() < 1e-3
+
+
+def test_muon_moves_queries_keys_and_values_each_for_itself() -> None:
+    weight = torch.nn.Parameter(torch.zeros(24, 8))
+    optimiser = Muon([weight], lr=1.0, weight_decay=0.0)
+    gradient = torch.randn(24, 8)
+    gradient[8:16] *= 1000
+    weight.grad = gradient
+    optimiser.step()
+    sizes = [float(part.norm()) for part in weight.detach().chunk(3)]
+    assert max(sizes) < 1.3 * min(sizes)
+    assert float((weight.detach() * gradient).sum()) < 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "huge"}, "unknown preset 'huge'"),
+        ({"steps": 0}, "steps is 0"),
+        ({"lr": 2.0}, "lr is 2.0"),
+        ({"dtype": "float8"}, "unknown dtype"),
+        ({"coarse": ((8, 2),)}, "must be below the 8 of all"),
+        ({"coarse": ((1, 2),) * 2}, "only 1 times"),
+        ({"coarse": ((1, 0),)}, "pairs of steps and clips"),
+    ],
+)
+def test_runs_that_cannot_be_are_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        dataclasses.replace(SMALL, **changes)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    start(SMALL, tmp_path, CPU, Silent(), seconds=1e-6)
+    with pytest.raises(BadInput, match="holds a training run already"):
+        start(SMALL, tmp_path, CPU, Silent())
+
+
+def test_an_unknown_setting_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="tpok"):
+        start(dataclasses.replace(SMALL, method="moba", settings={"tpok": 3}), tmp_path / "run", CPU, Silent())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"stepz": 3}', "[]"])
+def test_a_folder_without_a_sound_run_cannot_be_resumed(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(BadInput):
+        resume(tmp_path, CPU, Silent())
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    start(SMALL, tmp_path, CPU, Silent(), seconds=1e-6)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "batch": 3}))
+    with pytest.raises(BadInput, match="a run with other settings"):
+        resume(tmp_path, CPU, Silent())
