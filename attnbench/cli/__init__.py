@@ -9,6 +9,7 @@ from typing import Annotated, TextIO
 
 import typer
 
+from attnbench.cli.capture import capture
 from attnbench.cli.compare import compare
 from attnbench.cli.doctor import doctor
 from attnbench.cli.flops import flops
@@ -18,6 +19,7 @@ from attnbench.cli.report import report
 from attnbench.cli.run import run
 from attnbench.cli.show import show
 from attnbench.cli.sweep import sweep
+from attnbench.cli.train import train
 from attnbench.cli.vbench import vbench
 
 app = typer.Typer(
@@ -46,7 +48,7 @@ def root(
     """Compare sparse attention for video diffusion: speed, cost, and what it does to the video."""
 
 
-for command in (run, profile, sweep, report, compare, flops, ls, show, doctor):
+for command in (run, profile, sweep, report, compare, capture, train, flops, ls, show, doctor):
     app.command()(command)
 app.add_typer(vbench)
 

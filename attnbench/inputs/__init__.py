@@ -49,7 +49,8 @@ def make_inputs(spec: str, shape: Shape, *, heads: int, dtype: torch.dtype, devi
     the CPU in float32, and is cast and moved last. The ``seed`` does not touch captured inputs.
 
     Args:
-        spec: ``video``, ``video:PATH``, ``gaussian`` or ``capture:FILE.safetensors``.
+        spec: ``video``, ``video:PATH``, ``gaussian`` or ``capture:FILE.safetensors``, with ``@layer0.step25`` after it
+            where the capture has several layers or steps.
         shape: the whole shape, of which ``heads`` may be a part.
         heads: query heads to make, 1 to ``shape.heads``; with fewer kv heads than heads, whole groups of query heads,
             or a part of the first. The kv heads made are max(1, heads · kv_heads // shape.heads).
@@ -69,7 +70,7 @@ def make_inputs(spec: str, shape: Shape, *, heads: int, dtype: torch.dtype, devi
         raise BadInput(f"heads {heads} must be a multiple of {group}, the query heads that share a kv head, or fewer")
     counts = {"q": heads, "k": max(1, heads // group), "v": max(1, heads // group)}
     if wanted.kind == "capture" and wanted.path is not None:
-        captured = zip(counts, read_capture(wanted.path, shape), strict=True)
+        captured = zip(counts, read_capture(wanted.path, shape, wanted.part), strict=True)
         made = {name: tensor[:, : counts[name]].to(dtype).contiguous() for name, tensor in captured}
         for name, tensor in made.items():
             refuse_non_finite(wanted.path, name, tensor)

@@ -11,11 +11,16 @@ from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.shapes import Shape
 
 
-def read_capture(path: Path, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
+def read_capture(path: Path, shape: Shape, part: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Return q [B, heads, N, head_dim] and k, v [B, kv_heads, N, head_dim] from a safetensors file, in its own dtype.
 
+    Args:
+        path: a file with tensors q, k and v, or one of ``attnbench capture`` with several layers and steps.
+        shape: what the tensors must have; also the token grid and the text tokens, where the file says them.
+        part: which layer and step of several, as "layer0.step25".
+
     Raises:
-        BadInput: if the file cannot be read, lacks q, k or v, does not fit ``shape``, or holds NaN or Inf.
+        BadInput: if the file cannot be read, lacks q, k, v or the part, does not fit ``shape``, or holds NaN or Inf.
         Unsupported: if safetensors is not installed.
     """
     try:
@@ -24,13 +29,8 @@ def read_capture(path: Path, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
         raise Unsupported("capture inputs need safetensors: pip install attnbench[models]") from error
     try:
         with safe_open(str(path), framework="pt") as file:
-            names = sorted(file.keys())
-            if missing := [name for name in "qkv" if name not in names]:
-                raise BadInput(
-                    f"capture {str(path)!r} has no tensor {' and no tensor '.join(missing)}: it holds "
-                    f"{', '.join(names) or 'nothing'}, and q, k and v are needed"
-                )
-            q, k, v = (file.get_tensor(name) for name in "qkv")
+            _check_layout(path, file.metadata() or {}, shape)
+            q, k, v = (file.get_tensor(name) for name in _names(path, sorted(file.keys()), part))
     except (SafetensorError, OSError) as error:
         raise BadInput(
             f"capture {str(path)!r} cannot be read: missing, truncated, or not a safetensors file"
@@ -38,6 +38,34 @@ def read_capture(path: Path, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
     for name, tensor, heads in (("q", q, shape.heads), ("k", k, shape.kv_heads), ("v", v, shape.kv_heads)):
         _check(path, name, tensor, (shape.batch, heads, shape.tokens, shape.head_dim))
     return q, k, v
+
+
+def _names(path: Path, names: list[str], part: str | None) -> list[str]:
+    """Return the names of q, k and v in a file that holds ``names``."""
+    parts = [name.removesuffix(".q") for name in names if name.endswith(".q")]
+    if part is not None and part not in parts:
+        what = ", ".join(parts) if parts else "q, k and v of one layer and step"
+        raise BadInput(f"capture {str(path)!r} has no {part!r}: it holds {what}")
+    if part is None and len(parts) > 1 and "q" not in names:
+        raise BadInput(f"capture {str(path)!r} holds {', '.join(parts)}: write which, as capture:{path}@{parts[0]}")
+    prefix = f"{part or parts[0]}." if part is not None or ("q" not in names and parts) else ""
+    wanted = [f"{prefix}{name}" for name in "qkv"]
+    if missing := [name for name in wanted if name not in names]:
+        raise BadInput(
+            f"capture {str(path)!r} has no tensor {' and no tensor '.join(missing)}: it holds "
+            f"{', '.join(names) or 'nothing'}, and q, k and v are needed"
+        )
+    return wanted
+
+
+def _check_layout(path: Path, header: dict[str, str], shape: Shape) -> None:
+    """Compare the token grid and text tokens with those asked for, where the file says them."""
+    layout = shape.layout
+    for name, wanted in (("grid", str(layout.grid)), ("text", f"{layout.text[0]},{layout.text[1]}")):
+        found = header.get(name, wanted)
+        if found != wanted:
+            what = "token grid" if name == "grid" else "text tokens before and after the video"
+            raise BadInput(f"capture {str(path)!r} has {what} {found}, and {wanted} was asked for")
 
 
 def _check(path: Path, name: str, tensor: Tensor, wanted: tuple[int, int, int, int]) -> None:

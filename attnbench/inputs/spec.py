@@ -11,17 +11,18 @@ from attnbench.kernels.errors import BadInput, unknown_name
 INPUT_SOURCES: dict[str, str] = {
     "video": "video[:PATH]: modelled q, k, v from a video's frames (default: the bundled Big Buck Bunny excerpt)",
     "gaussian": "gaussian: standard normal q, k, v, without any structure",
-    "capture": "capture:FILE.safetensors: q, k, v saved from a real model",
+    "capture": "capture:FILE.safetensors[@layer0.step0]: q, k, v saved from a real model (attnbench capture)",
 }
 """Kinds of inputs by name, with one line on each."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputsSpec:
-    """A kind of inputs, and the file it reads if any."""
+    """A kind of inputs, the file it reads if any, and the part of a capture with several."""
 
     kind: str
     path: Path | None
+    part: str | None = None
 
 
 def check_inputs_spec(spec: str) -> InputsSpec:
@@ -40,6 +41,11 @@ def check_inputs_spec(spec: str) -> InputsSpec:
     if not name:
         return InputsSpec(kind, None)
     path = Path(os.path.expanduser(name))  # as typed where there is no such user
+    file, at, part = name.rpartition("@")
+    if kind == "capture" and at and part and not os.path.isfile(path):
+        name, path = file, Path(os.path.expanduser(file))
+        if os.path.isfile(path):
+            return InputsSpec(kind, path, part)
     if not os.path.isfile(path):  # False also for names that the system refuses
         problem = "is not a file" if os.path.exists(path) else "does not exist"
         raise BadInput(f"inputs {spec!r}: {name!r} {problem}")

@@ -1,1 +1,23 @@
-"""Attention methods inside real models: swap the self-attention of a diffusers model, and time one step of it."""
+"""Attention methods inside real models: load them, swap their self-attention, and time one step."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnbench.models.loaded import Loaded
+    from attnbench.models.weights import load
+
+MODEL_NAMES = ("wan", "hunyuan", "cogvideox", "ltx", "mochi")
+"""Families of models, as ``load`` and the command line name them."""
+
+_HOMES = {"load": "attnbench.models.weights", "Loaded": "attnbench.models.loaded"}
+
+__all__ = ["MODEL_NAMES", "Loaded", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'attnbench.models' has no attribute {name!r}")

@@ -20,9 +20,11 @@ class StepClock:
         steps: steps seen, of all clips.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rising: bool = False) -> None:
+        """Start before the first call; with ``rising``, timesteps rise, and all of the above is the other way round."""
         self.step: int | None = None
         self.steps = 0
+        self._sign = -1 if rising else 1
         self._highest: Tensor | float = 0.0
         self._tensor: Tensor | None = None
         self._version = 0
@@ -31,7 +33,7 @@ class StepClock:
         """Note a forward call with ``timestep``, of any shape, and return the index of its step."""
         if self.step is not None and self._is_last(timestep):
             return self.step
-        highest: Tensor | float = timestep.detach().amax()
+        highest: Tensor | float = (self._sign * timestep.detach()).amax()
         if self.step is None:
             self.step, self.steps = 0, 1
         else:

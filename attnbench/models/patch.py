@@ -16,8 +16,11 @@ from attnbench.kernels.grid import whole_number
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, Method, make_settings
 from attnbench.methods.registry import find_method
+from attnbench.models.families import find_transformers
+from attnbench.models.family import Place
+from attnbench.models.replacement import Replacement
 from attnbench.models.stats import Stats, Tally
-from attnbench.models.wan import Place, Replacement, find_transformers
+from attnbench.models.warm_up import WarmUp
 
 
 class Patch:
@@ -53,7 +56,7 @@ def patch(
     model: Any,
     method: str | Method,
     *,
-    dense_steps: int = 0,
+    dense_steps: float | None = None,
     dense_layers: Iterable[int] = (),
     engine: str = "auto",
     densities: bool = False,
@@ -65,9 +68,11 @@ def patch(
     ``handle = attnbench.patch(model, "vmoba")`` does so at ``handle.restore()``. Cross-attention is never touched.
 
     Args:
-        model: diffusers' WanTransformer3DModel, or a pipeline that has one or two of them.
-        method: name of a registered method, or a Method. It learns layer, token grid and denoising step.
-        dense_steps: the first denoising steps of each clip that run the model's own attention.
+        model: a transformer of Wan, HunyuanVideo, CogVideoX, LTX-Video or Mochi in diffusers, or a pipeline with it.
+        method: name of a registered method, or a Method. It learns layer, token grid, text tokens and denoising step.
+        dense_steps: the first denoising steps of each clip that run the model's own attention: a whole number, or a
+            share of the steps as 0.25, rounded down. None is a quarter of a pipeline's steps, and 0 for a transformer
+            alone, which does not know how many there will be.
         dense_layers: layers that always run the model's own attention.
         engine: who runs the plans, as for ``attnbench.attention``.
         densities: also record the density of every plan; counting waits for the device.
@@ -85,26 +90,24 @@ def patch(
     make_settings(chosen, settings)
     if engine != "auto":
         get_engine(engine)
-    warm_up = whole_number(dense_steps)
-    if warm_up is None or warm_up < 0:
-        raise BadInput(f"dense_steps is {dense_steps!r}; it must be a whole number of at least 0")
-    layers = max(len(part.blocks) for part in find_transformers(model))
+    family, transformers = find_transformers(model)
+    warm_up = WarmUp(dense_steps, model)
+    layers = max(len(family.attentions(part)) for part in transformers)
     dense = _layers(dense_layers, layers)
     tallies = tuple(Tally() for _ in range(layers))
     if densities:
         chosen = _counting(chosen, tallies)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
-        stats.count(place, own=False)
         output: Tensor = attention(
-            q, k, v, method=chosen, grid=place.grid, layer=place.layer, step=place.step, engine=engine, **settings
-        )
+            q, k, v, method=chosen, grid=place.grid, text=place.text, layer=place.layer, step=place.step,
+            engine=engine, **settings,
+        )  # fmt: skip
         return output
 
     def keeps_own(place: Place) -> bool:
-        own = place.layer in dense or place.step < warm_up
-        if own:
-            stats.count(place, own=True)
+        own = warm_up.covers(place.step, stats.steps) or place.layer in dense
+        stats.count(place, own=own)
         return own
 
     replacement = Replacement(model, attend, keeps_own)

@@ -1,4 +1,4 @@
-"""From the tokens of a Wan block to q, k and v, as diffusers' own processor makes them."""
+"""Steps from tokens to q, k and v that several families share."""
 
 from __future__ import annotations
 
@@ -8,43 +8,59 @@ import torch
 from torch import Tensor
 
 
-def project(
-    attn: Any, hidden_states: Tensor, rotary_emb: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return q, k and v [B, N, heads, head_dim] of a self-attention module, as its own processor makes them.
-
-    Args:
-        attn: a WanAttention.
-        hidden_states: [B, N, channels].
-        rotary_emb: cosines and sines, [1, N, 1, head_dim] each, every value twice; None for no rotation.
-    """
-    if attn.fused_projections:
-        q, k, v = attn.to_qkv(hidden_states).chunk(3, dim=-1)
-    else:
-        q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
-    q, k = attn.norm_q(q), attn.norm_k(k)  # over all heads at once
-    q, k, v = (x.unflatten(-1, (attn.heads, -1)) for x in (q, k, v))
-    if rotary_emb is not None:
-        q, k = (rotate(x, *rotary_emb) for x in (q, k))
-    return q, k, v
+def split_heads(attn: Any, *tensors: Tensor) -> list[Tensor]:
+    """Cut the channels of tensors [B, N, heads · head_dim] into [B, N, heads, head_dim]."""
+    return [x.unflatten(-1, (attn.heads, -1)) for x in tensors]
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotate each pair of neighbouring channels of ``x`` [B, N, heads, head_dim]; the products keep the wider dtype."""
+    """Rotate each pair of neighbouring channels of ``x``; the products keep the wider dtype.
+
+    Args:
+        x: [..., channels], an even number.
+        cosines, sines: of a shape that broadcasts with x's, every value twice.
+    """
+    return rotate_pairs(x, cosines[..., ::2], sines[..., 1::2])
+
+
+def rotate_pairs(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Rotate as ``rotate`` does, by tables with one value for each pair of channels."""
     even, odd = x[..., ::2], x[..., 1::2]
-    cosine, sine = cosines[..., ::2], sines[..., 1::2]
     turned = torch.empty_like(x)
-    turned[..., ::2] = even * cosine - odd * sine
-    turned[..., 1::2] = even * sine + odd * cosine
+    turned[..., ::2] = even * cosines - odd * sines
+    turned[..., 1::2] = even * sines + odd * cosines
     return turned
+
+
+def rotate_in_float32(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Rotate as ``rotate`` does, in float32 whatever the dtype of ``x``."""
+    return rotate(x.float(), cosines, sines).to(x.dtype)
 
 
 def in_autocast_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Return the tensors as torch's own attention would take them under autocast; unchanged where there is none.
 
-    The RMS norm gives float32 there and the projection of v does not.
+    Some norms give float32 there and the projection of v does not.
     """
     kind = tensors[0].device.type
     if not torch.is_autocast_enabled(kind) or any(x.dtype == torch.float64 for x in tensors):
         return tensors
     return tuple(x.to(torch.get_autocast_dtype(kind)) for x in tensors)
+
+
+def heads_first(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return q, k and v [B, N, heads, head_dim] as [B, heads, N, head_dim], in attention's dtype."""
+    q, k, v = in_autocast_dtype(q, k, v)
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+
+def join_heads(output: Tensor) -> Tensor:
+    """Return attention's output [B, heads, N, head_dim] as tokens [B, N, heads · head_dim]."""
+    return output.transpose(1, 2).flatten(2)
+
+
+def project_out(attn: Any, tokens: Tensor) -> Tensor:
+    """Apply the output projection and its dropout to tokens [B, N, C]."""
+    projection, dropout = attn.to_out
+    projected: Tensor = dropout(projection(tokens))
+    return projected

@@ -70,11 +70,16 @@ def make_wan(size: str, device: torch.device, dtype: torch.dtype, seed: int = 0)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.device(device):
         torch.manual_seed(seed)
         model = model_class(**SIZES[size])
-    wide = set(model._keep_in_fp32_modules)
+    return narrow(model, dtype).eval()
+
+
+def narrow(model: Any, dtype: torch.dtype) -> Any:
+    """Cast the parameters of a model of diffusers, but for those that it keeps in float32, and return it."""
+    wide = set(model._keep_in_fp32_modules or ())
     for name, weight in model.named_parameters():
         if wide.isdisjoint(name.split(".")):
             weight.data = weight.data.to(dtype)
-    return model.eval()
+    return model
 
 
 def make_inputs(

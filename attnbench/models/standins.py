@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from attnbench.api import attention
-from attnbench.models.wan import Place, Replacement
-
-Qkv = tuple[Tensor, Tensor, Tensor]
-"""q, k and v of one layer, each [B, heads, N, head_dim]."""
+from attnbench.models.family import Place, Qkv
+from attnbench.models.replacement import Replacement
 
 
 def capture_qkv(model: Any, inputs: Mapping[str, Tensor]) -> list[Qkv]:
-    """Return q, k, v of every layer's self-attention in one forward call of a Wan transformer.
+    """Return q, k, v of every layer's self-attention in one forward call of a transformer.
 
     Each is [B, heads, N, head_dim], rotated, as methods see it. All those of the 1.3B model at 21x30x52 take 9 GB in
     bfloat16.
@@ -28,7 +26,7 @@ def capture_qkv(model: Any, inputs: Mapping[str, Tensor]) -> list[Qkv]:
 
     def attend(q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
         found.append((q, k, v))
-        output: Tensor = attention(q, k, v, method="full", grid=place.grid)
+        output: Tensor = attention(q, k, v, method="full", grid=place.grid, text=place.text)
         return output
 
     with torch.no_grad(), Replacement(model, attend):

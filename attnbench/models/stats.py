@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from attnbench.kernels.grid import Grid
-from attnbench.models.wan import Place, Replacement
+from attnbench.models.family import Place
+from attnbench.models.replacement import Replacement
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,12 @@ class Stats:
     def layers(self) -> tuple[LayerStats, ...]:
         """The counts of every layer; of a pipeline with two transformers those of both together."""
         return tuple(tally.of(layer) for layer, tally in enumerate(self._tallies))
+
+    @property
+    def density(self) -> float | None:
+        """Mean density of all plans; None unless densities were asked for and the method ran."""
+        seen = [density for tally in self._tallies for density in tally.densities]
+        return sum(seen) / len(seen) if seen else None
 
     def count(self, place: Place, *, own: bool) -> None:
         """Note a call at ``place``, of the method or of the model's own attention."""

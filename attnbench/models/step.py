@@ -18,12 +18,14 @@ from attnbench.environment import device_name
 from attnbench.kernels.engines import Task, choose_engine, get_engine
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout, whole_number
+from attnbench.kernels.phases import during
 from attnbench.methods import get_method, make_settings
+from attnbench.models.family import Qkv
 from attnbench.models.patch import patch
 from attnbench.models.random_wan import make_inputs, make_wan
-from attnbench.models.standins import Qkv, capture_qkv, pass_through
+from attnbench.models.replacement import Replacement
+from attnbench.models.standins import capture_qkv, pass_through
 from attnbench.models.step_report import StepReport, StepRow, amdahl, share_removed
-from attnbench.models.wan import Replacement
 from attnbench.schema import canonical_json
 from attnbench.statistics import median_interval, ratio_interval
 from attnbench.timing import Stopwatch
@@ -31,6 +33,10 @@ from attnbench.timing import Stopwatch
 _OWN = "own"
 _SHORT = 4096
 """Tokens of a first trial of dense engines: full length would take some of them seconds a call."""
+
+
+Observer = Callable[[str, Callable[[], object], Callable[[], None], float], None]
+"""Takes a row's name, its step, what clears the step's gradients, and the median of its samples in milliseconds."""
 
 
 @dataclass
@@ -60,6 +66,7 @@ def measure_step(
     engine: str = "auto",
     rounds: int = 7,
     seed: int = 0,
+    observe: Observer | None = None,
 ) -> StepReport:
     """Measure one step of a Wan transformer with random weights, text cross-attention included.
 
@@ -80,6 +87,7 @@ def measure_step(
         engine: who runs the methods' plans.
         rounds: samples of each figure.
         seed: of weights and inputs.
+        observe: given every row's step once all rounds are done, with its attention in place.
 
     Raises:
         BadInput: for arguments that cannot be used.
@@ -128,6 +136,11 @@ def measure_step(
             if variant is not without:
                 variant.alone_ms.append(stopwatch.time(variant.alone).cold_ms)
 
+    if observe is not None:
+        for variant in variants[:-1]:
+            with variant.swap():
+                observe(variant.name, call, clear, statistics.median(variant.step_ms))
+            clear()
     baseline = min((own, dense), key=lambda variant: statistics.median(variant.step_ms))
     share = share_removed(baseline.step_ms, without.step_ms)
     return StepReport(
@@ -176,8 +189,11 @@ def _step_calls(
             return model(**inputs, return_dict=False)
 
     def train() -> None:
-        output = model(**inputs, return_dict=False)[0]
-        torch.nn.functional.mse_loss(output.float(), target).backward()
+        with during("forward"):
+            output = model(**inputs, return_dict=False)[0]
+            loss = torch.nn.functional.mse_loss(output.float(), target)
+        with during("backward"):
+            loss.backward()
 
     def clear() -> None:
         model.zero_grad(set_to_none=True)

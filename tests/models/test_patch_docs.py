@@ -1,4 +1,4 @@
-"""The page about patching: its examples run and print what they promise, and its tables name what exists."""
+"""The pages about patching, models and captures: what examples promise, and that tables name what exists."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from attnbench.models.step_report import StepReport, StepRow
 
 pytest.importorskip("diffusers")
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "patch.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = (DOCS / "patch.md").read_text(encoding="utf-8")
 
 
-def test_the_examples_print_what_they_promise() -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 2
+@pytest.mark.parametrize(("page", "examples"), [("patch", 2), ("models", 1), ("capture", 1)])
+def test_the_examples_print_what_they_promise(page: str, examples: int) -> None:
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) == examples
     for code in blocks:
         promised = re.findall(r"^print\(.*\)  # (.*)$", code, flags=re.MULTILINE)
         out = io.StringIO()

@@ -18,12 +18,13 @@ from attnbench.kernels.grid import Grid
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, get_method
 from attnbench.models import step
+from attnbench.models.family import Place
 from attnbench.models.patch import patch
 from attnbench.models.random_wan import make_inputs, make_wan
+from attnbench.models.replacement import Replacement
 from attnbench.models.standins import capture_qkv, pass_through
 from attnbench.models.step import measure_step
 from attnbench.models.step_report import amdahl, share_removed
-from attnbench.models.wan import Place, Replacement
 
 pytest.importorskip("diffusers")
 

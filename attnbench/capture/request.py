@@ -1,0 +1,78 @@
+"""What a capture is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnbench.kernels.errors import BadInput, unknown_name
+from attnbench.models import MODEL_NAMES
+
+MINI = "mini"
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureRequest:
+    """A clip to make, and the calls to keep.
+
+    Attributes:
+        model: "mini" or a name of ``attnbench.models.MODEL_NAMES``.
+        prompt: what the clip shows.
+        layers, steps: what to keep: every layer in every step, from 0.
+        weights: a file of the mini model, None for the one that comes with it; a folder for the others.
+        sampler_steps: denoising steps of the clip; None is the model's default.
+        frames, height, width: size of the clip; None likewise.
+        guidance: scale of the guidance; None likewise.
+        seed: of the noise.
+        dtype, device: None is the model's default.
+        video_only: leave joint text tokens out.
+
+    Raises:
+        BadInput: for an unknown model, an empty prompt, or no layer or step.
+    """
+
+    model: str
+    prompt: str
+    layers: tuple[int, ...]
+    steps: tuple[int, ...]
+    weights: Path | None = None
+    sampler_steps: int | None = None
+    frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    guidance: float | None = None
+    seed: int = 0
+    dtype: str | None = None
+    device: str | None = None
+    video_only: bool = False
+
+    def __post_init__(self) -> None:
+        if self.model != MINI and self.model not in MODEL_NAMES:
+            raise unknown_name("model", self.model, (MINI, *MODEL_NAMES))
+        if not self.prompt.strip():
+            raise BadInput("the prompt is empty; say what the clip shall show")
+        for name, numbers in (("layers", self.layers), ("steps", self.steps)):
+            if not numbers or min(numbers) < 0:
+                raise BadInput(f"{name} {list(numbers)} must be whole numbers from 0, as 0,10")
+
+    def check(self, layers: int, steps: int) -> None:
+        """Refuse layers and steps that the model does not have.
+
+        Raises:
+            BadInput: naming the first, and what there is.
+        """
+        for name, asked, count in (("layer", self.layers, layers), ("step", self.steps, steps)):
+            if wrong := [number for number in asked if number >= count]:
+                raise BadInput(f"{name} {wrong[0]} does not exist: this clip has {name}s 0 to {count - 1}")
+
+
+def read_numbers(option: str, text: str) -> tuple[int, ...]:
+    """Read whole numbers with commas between them.
+
+    Raises:
+        BadInput: quoting ``text``.
+    """
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise BadInput(f"{option} {text!r} must be whole numbers with commas between them, as 0,10") from error

@@ -1,0 +1,78 @@
+"""From a request to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnbench.capture.collect import Collector, Point, points_of
+from attnbench.capture.models import MiniSource, PipelineSource
+from attnbench.capture.request import MINI, CaptureRequest
+from attnbench.capture.write import check_target, room_for, write_capture
+from attnbench.kernels.grid import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What a capture wrote.
+
+    Attributes:
+        path: the file.
+        points: layers and steps in it.
+        layout: token grid and text tokens.
+        heads, kv_heads, head_dim: of the tensors.
+        dtype: of the tensors, as "bfloat16".
+    """
+
+    path: Path
+    points: tuple[Point, ...]
+    layout: Layout
+    heads: int
+    kv_heads: int
+    head_dim: int
+    dtype: str
+
+    def inputs(self, point: Point) -> str:
+        """Return what ``--inputs`` takes for a point of the file."""
+        return f"capture:{self.path}" + (f"@{point}" if len(self.points) > 1 else "")
+
+    def run_options(self, point: Point) -> str:
+        """Return the options of ``attnbench run`` that fit a point of the file."""
+        shape = f"--grid {self.layout.grid} --heads {self.heads} --head-dim {self.head_dim}"
+        kv_heads = "" if self.kv_heads == self.heads else f" --kv-heads {self.kv_heads}"
+        return f"{shape}{kv_heads} --inputs {self.inputs(point)}"
+
+
+def capture(
+    request: CaptureRequest, out: Path, after_step: Callable[[int, int], object] = lambda step, steps: None
+) -> Captured:
+    """Make a clip with full attention, and write q, k and v of the layers and steps asked for.
+
+    The clip is not made to its end: once everything is collected, the rest is left out. An exception leaves no file.
+
+    Args:
+        request: what to make and to keep.
+        out: the file, .safetensors, which must not exist.
+        after_step: called with each finished step and the number of steps that are needed.
+
+    Raises:
+        BadInput: for a request, weights or a file that cannot be used.
+        Unsupported: without diffusers or safetensors.
+    """
+    check_target(out)
+    source = MiniSource(request) if request.model == MINI else PipelineSource(request)
+    request.check(source.layers, source.steps)
+    points = points_of(request.layers, request.steps)
+    needed = max(point.step for point in points) + 1
+    collector = Collector(points, video_only=request.video_only, room=room_for(out))
+    source.run(collector, lambda step: after_step(step, needed))
+    layout = collector.layout()
+    found = {point: collector.found[point] for point in points}
+    about = {
+        "model": request.model, "prompt": request.prompt, "seed": request.seed, "sampler_steps": source.steps,
+    }  # fmt: skip
+    write_capture(out, found, layout, about)
+    q, k, _ = found[points[0]]
+    dtype = str(q.dtype).removeprefix("torch.")
+    return Captured(out, points, layout, q.shape[1], k.shape[1], q.shape[3], dtype)

@@ -1,0 +1,71 @@
+"""``attnbench capture``: save q, k and v of a model that is making a clip, for ``--inputs capture:``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnbench.cli.options import JsonOption
+
+
+def capture(
+    model: Annotated[str, typer.Option(help="mini, wan, hunyuan, cogvideox, ltx or mochi.")] = "mini",
+    prompt: Annotated[
+        str, typer.Option(help="What the clip shows; of the mini model a class and a direction.")
+    ] = "3 moving north-east",
+    layers: Annotated[str, typer.Option(help="Layers to save, from 0, as 0,10.")] = "0",
+    steps: Annotated[str, typer.Option(help="Denoising steps to save, from 0, as 0,25.")] = "0",
+    out: Annotated[Path, typer.Option(help="The file to write; it must not exist.")] = Path("capture.safetensors"),
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a diffusers pipeline with safetensors; of the mini model a file, or none."),
+    ] = None,
+    sampler_steps: Annotated[
+        int | None, typer.Option(help="Denoising steps of the whole clip. Default: the model's own.")
+    ] = None,
+    res: Annotated[str | None, typer.Option(help="Resolution: 480p, 576p or 720p. Default: the model's own.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Video frames. Default: the model's, or the resolution's.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels, instead of a resolution.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels, instead of a resolution.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Scale of the guidance. Default: the model's own.")] = None,
+    video_only: Annotated[bool, typer.Option("--video-only", help="Leave joint text tokens out.")] = False,
+    dtype: Annotated[str | None, typer.Option(help="Default: bfloat16 on a GPU, float32 on a CPU.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU where there is one.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a clip with full attention and save q, k and v of chosen layers and steps; the clip itself is not kept.
+
+    Exit codes: 0 fine, 2 bad input, 130 interrupted. Nothing half-written is left.
+    """
+    from attnbench.capture.request import CaptureRequest, read_numbers
+    from attnbench.capture.run import capture as run_capture
+    from attnbench.cli.progress import TerminalProgress
+    from attnbench.kernels.errors import BadInput, unknown_name
+    from attnbench.shapes import RESOLUTIONS
+
+    if res is not None:
+        if res not in RESOLUTIONS:
+            raise unknown_name("resolution", res, RESOLUTIONS)
+        if height is not None or width is not None:
+            raise BadInput(f"--res {res} already says height and width: drop them, or drop --res")
+        chosen = RESOLUTIONS[res]
+        height, width, frames = chosen.height, chosen.width, chosen.frames if frames is None else frames
+    request = CaptureRequest(
+        model=model, prompt=prompt, layers=read_numbers("--layers", layers), steps=read_numbers("--steps", steps),
+        weights=weights, sampler_steps=sampler_steps, frames=frames, height=height, width=width, guidance=guidance,
+        seed=seed, dtype=dtype, device=device, video_only=video_only,
+    )  # fmt: skip
+    with TerminalProgress() as progress:
+        done = run_capture(request, out, lambda step, count: progress.step("making a clip", step + 1, count, None))
+    points = [{"point": str(point), "inputs": done.inputs(point)} for point in done.points]
+    if as_json:
+        shape = {"heads": done.heads, "kv_heads": done.kv_heads, "head_dim": done.head_dim, "dtype": done.dtype}
+        layout = {"grid": str(done.layout.grid), "text_tokens": list(done.layout.text)}
+        print(json.dumps({"path": str(done.path), **layout, **shape, "points": points}))
+        return
+    print(f"{', '.join(map(str, done.points))} of a clip on the token grid {done.layout.grid}: {done.path}")
+    print(f"Measure with it: attnbench run {done.run_options(done.points[0])}")

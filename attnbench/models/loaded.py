@@ -1,0 +1,114 @@
+"""A loaded model: from a prompt to frames."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnbench.kernels.errors import BadInput
+from attnbench.models.families import find_transformers
+from attnbench.models.recipes import RECIPES
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A pipeline that is ready to make clips; ``attnbench.patch(loaded.pipeline, ...)`` changes its self-attention.
+
+    Attributes:
+        name: of its family.
+        weights: the folder it was read from.
+        pipeline: diffusers' pipeline.
+    """
+
+    name: str
+    weights: Path
+    pipeline: Any
+
+    @property
+    def layers(self) -> int:
+        """Number of self-attention layers."""
+        family, transformers = find_transformers(self.pipeline)
+        return max(len(family.attentions(part)) for part in transformers)
+
+    @property
+    def fps(self) -> float:
+        """Frames a second at which clips play."""
+        return RECIPES[self.name].fps
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps by default."""
+        default: int = inspect.signature(type(self.pipeline).__call__).parameters["num_inference_steps"].default
+        return default
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        guidance: float | None = None,
+        negative: str | None = None,
+        after_step: Callable[[int], object] = lambda step: None,
+    ) -> Tensor:
+        """Return a clip, float32 [T, H, W, 3] in [0, 1] on the CPU, as the decoder gives it.
+
+        The noise is drawn on the CPU, so that it is the same on every device. None is the pipeline's own default.
+
+        Args:
+            prompt: what to show.
+            seed: of the noise.
+            steps: denoising steps.
+            frames, height, width: size of the clip; pixels.
+            guidance: scale of the guidance.
+            negative: what not to show.
+            after_step: called with the number of each finished step, from 0.
+
+        Raises:
+            BadInput: for sizes that the pipeline cannot make: they are not rounded.
+        """
+        self.check(steps=steps, frames=frames, height=height, width=width)
+        given = {
+            "num_inference_steps": steps, "num_frames": frames, "height": height, "width": width,
+            "guidance_scale": guidance, "negative_prompt": negative,
+        }  # fmt: skip
+
+        def stepped(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            after_step(step)
+            return {}
+
+        made = self.pipeline(
+            prompt=prompt,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="np",
+            callback_on_step_end=stepped,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+        return torch.from_numpy(made.frames[0]).float()
+
+    def check(
+        self,
+        *,
+        steps: int | None = None,
+        frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> None:
+        """Refuse what ``generate`` would refuse, before anything is computed.
+
+        Raises:
+            BadInput: for sizes that the pipeline cannot make, or steps below 1.
+        """
+        if steps is not None and steps < 1:
+            raise BadInput(f"steps {steps} must be at least 1")
+        if problem := RECIPES[self.name].problem(self.pipeline, frames, height, width):
+            raise BadInput(f"{problem}: a {type(self.pipeline).__name__} makes no other sizes")

@@ -1,0 +1,158 @@
+"""Put another self-attention in the place of a model's own, and take it out again."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.grid import Grid
+from attnbench.models.clock import StepClock
+from attnbench.models.families import find_transformers, own_processor
+from attnbench.models.family import Attend, Output, Place, Qkv
+from attnbench.models.text_lengths import TextLengths
+
+
+class Replacement:
+    """Another self-attention in a model, until ``restore``; also a context manager.
+
+    Projections, norms, rotary embedding and the output projection stay the model's. Cross-attention is not touched.
+    Replacements nest: the newest one is in effect, and they are taken out in the reverse order.
+
+    Attributes:
+        family: of the model.
+        layers: number of its self-attentions.
+        clock: counts the denoising steps.
+        grid: token grid of the last forward call; None before the first.
+    """
+
+    def __init__(self, model: Any, attend: Attend, keeps_own: Callable[[Place], bool] = lambda place: False) -> None:
+        """Put ``attend`` in place of the model's self-attention.
+
+        Args:
+            model: a transformer of a known family, or a pipeline with one or two of them, which share the clock.
+            attend: what runs instead. Padding of joint text is cut off before it, and where batch items have different
+                amounts of it, each item is a call.
+            keeps_own: where the model's own attention runs all the same; asked once a layer and forward call.
+
+        Raises:
+            Unsupported: see ``attnbench.models.families.find_transformers``.
+        """
+        self.family, transformers = find_transformers(model)
+        self.clock = StepClock(self.family.time_rises)
+        self.grid: Grid | None = None
+        self.attend, self.keeps_own = attend, keeps_own
+        self.lengths: tuple[int, ...] | None = None
+        self._texts = TextLengths(self.family.mask_counts)
+        self._names = tuple(inspect.signature(type(transformers[0]).forward).parameters)[1:]
+        self._before: list[tuple[Any, Any]] = []
+        self._hooks = [part.register_forward_pre_hook(self._enter, with_kwargs=True) for part in transformers]
+        self.layers = 0
+        for part in transformers:
+            attentions = self.family.attentions(part)
+            self.layers = max(self.layers, len(attentions))
+            for layer, attn in enumerate(attentions):
+                self._before.append((attn, attn.processor))
+                attn.processor = _Processor(self, layer, own_processor(attn))
+
+    def restore(self) -> None:
+        """Put back what was there before; a second call does nothing.
+
+        Raises:
+            BadInput: if the self-attention was replaced once more since, and that is still in effect.
+        """
+        for attn, _ in self._before:
+            if getattr(attn.processor, "replacement", None) is not self:
+                raise BadInput(
+                    "the model's self-attention was replaced once more since this patch: restore the newest first"
+                )
+        for attn, processor in self._before:
+            attn.processor = processor
+        for hook in self._hooks:
+            hook.remove()
+        self._before, self._hooks = [], []
+
+    @property
+    def restored(self) -> bool:
+        """Whether the model is as it was."""
+        return not self._before
+
+    def __enter__(self) -> Replacement:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()
+
+    def place(self, layer: int, text: int) -> Place:
+        """Return where a call of ``layer`` in the present forward call stands, with ``text`` joint text tokens.
+
+        Raises:
+            Unsupported: before the first forward call.
+        """
+        if self.grid is None or self.clock.step is None:
+            raise Unsupported("the token grid is not known: call the patched transformer itself, not its blocks")
+        return Place(layer, self.grid, self.clock.step, (text, 0) if self.family.text_first else (0, text))
+
+    def _enter(self, transformer: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        """Read token grid, step and text off the arguments of a forward call; the model refuses wrong ones itself."""
+        given = dict(zip(self._names, args, strict=False)) | kwargs
+        timestep, mask = given.get("timestep"), given.get(self.family.text_mask or "")
+        grid = self.family.grid(transformer, given)
+        if grid is None or not isinstance(timestep, (Tensor, int, float)):
+            return
+        self.grid = grid
+        self.lengths = self._texts.of(mask) if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        self.clock.see(timestep if isinstance(timestep, Tensor) else torch.tensor(timestep))
+
+
+class _Processor:
+    """Takes the place of a family's attention processor in one self-attention."""
+
+    def __init__(self, replacement: Replacement, layer: int, own: Any) -> None:
+        self.replacement, self.layer, self.own = replacement, layer, own
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: tuple[Tensor, Tensor] | None = None,
+        *,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Output:
+        replacement, turns = self.replacement, image_rotary_emb if rotary_emb is None else rotary_emb
+        family, words = replacement.family, encoder_hidden_states
+        if (words is not None and family.text_first is None) or (attention_mask is not None and not family.text_mask):
+            raise Unsupported("a patched model's self-attention takes neither other tokens nor a mask")
+        text = 0 if words is None else words.shape[1]
+        place = replacement.place(self.layer, text)
+        if replacement.keeps_own(place):
+            own: Output = self.own(attn, hidden_states, words, attention_mask, turns)
+            return own
+        qkv = family.project(attn, hidden_states, words, turns)
+        return family.finish(attn, self._attend(qkv, place, text), text)
+
+    def _attend(self, qkv: Qkv, place: Place, text: int) -> Tensor:
+        """Attend without the padding of text, whose own outputs nothing reads: they are 0."""
+        replacement, batch = self.replacement, qkv[0].shape[0]
+        lengths = replacement.lengths or (text,) * batch
+        if len(set(lengths)) == 1:
+            return self._attend_to(qkv, lengths[0], text)
+        q, k, v = (x.split(1) for x in qkv)
+        parts = zip(zip(q, k, v, strict=True), lengths, strict=True)
+        return torch.cat([self._attend_to(part, length, text) for part, length in parts])
+
+    def _attend_to(self, qkv: Qkv, kept: int, text: int) -> Tensor:
+        padding = text - kept
+        q, k, v = (x[:, :, : x.shape[2] - padding] for x in qkv)
+        output = self.replacement.attend(q, k, v, self.replacement.place(self.layer, kept))
+        return pad(output, (0, 0, 0, padding)) if padding else output

@@ -1,0 +1,145 @@
+"""Look at a folder of weights before anything is loaded: whole, safetensors only, of the model asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from attnbench.kernels.errors import BadInput, Unsupported
+
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_LIBRARIES = ("diffusers", "transformers")
+
+
+def read_index(path: Path, pipeline: str) -> dict[str, Any]:
+    """Return ``model_index.json`` of a pipeline's folder.
+
+    Args:
+        path: the folder.
+        pipeline: the class that it must be of.
+
+    Raises:
+        BadInput: if it is missing, no pipeline's folder, or of another class.
+    """
+    if not path.exists():
+        raise BadInput(
+            f"weights {str(path)!r} do not exist: give the local folder of a {pipeline}, as diffusers' save_pretrained "
+            "or `hf download` writes it"
+        )
+    if not path.is_dir():
+        raise BadInput(f"weights {str(path)!r} are a file: the folder of a whole {pipeline} is needed")
+    index_file = path / "model_index.json"
+    if not index_file.is_file():
+        raise BadInput(
+            f"weights {str(path)!r} have no model_index.json: the folder of a whole {pipeline} in diffusers' layout is "
+            "needed, not of a part of it nor in another layout"
+        )
+    index = _read_json(index_file)
+    found = index.get("_class_name")
+    if found != pipeline:
+        raise BadInput(f"weights {str(path)!r} are of a {found}, and a {pipeline} is needed")
+    return index
+
+
+def components(path: Path, index: dict[str, Any]) -> dict[str, str]:
+    """Return the class of each model that a pipeline has, by name, with its library: "diffusers.AutoencoderKLWan".
+
+    Tokenizers and schedulers have no weights and are left out.
+
+    Raises:
+        BadInput: if a part has no folder, a tokenizer no words, or a part is of a library whose code it would run.
+    """
+    models = {}
+    for name, entry in index.items():
+        if name.startswith("_") or not isinstance(entry, list) or entry == [None, None]:
+            continue
+        library, kind = entry
+        if library not in _LIBRARIES:
+            raise BadInput(
+                f"weights {str(path)!r} take their {name} from {library!r}, which may run code when read: only "
+                f"parts of {' and '.join(_LIBRARIES)} are taken"
+            )
+        folder = path / name
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise BadInput(f"weights {str(path)!r} have no {name}, which model_index.json names: copy all of them")
+        if (folder / "tokenizer_config.json").is_file():
+            _check_tokenizer(folder)
+        elif not (folder / "scheduler_config.json").is_file():
+            models[name] = f"{library}.{kind}"
+    return models
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Refuse a tokenizer without its words: transformers would make an empty one of it."""
+    if not any(next(folder.glob(words), None) for words in ("tokenizer.json", "*.model", "vocab.*")):
+        raise BadInput(f"weights {str(folder)!r} have no tokenizer.json: copy all of them")
+
+
+def check_model(folder: Path, kind: str) -> None:
+    """Look at the weights of one model: its configuration, and each file's header and length.
+
+    Args:
+        folder: of the model.
+        kind: its class, without library.
+
+    Raises:
+        BadInput: if a file is missing, truncated, pickled, or of another model.
+        Unsupported: without safetensors.
+    """
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise BadInput(f"weights {str(folder)!r} have no config.json: copy all of them")
+    config = _read_json(config_file)
+    found = [config["_class_name"]] if "_class_name" in config else config.get("architectures")
+    if found and kind not in found:
+        raise BadInput(f"weights {str(folder)!r} are of a {found[0]}, and a {kind} is needed")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        if pickled := sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLED):
+            raise BadInput(
+                f"weights {str(folder / pickled[0])!r} are pickled, which may run code when read: only safetensors are "
+                "taken"
+            )
+        raise BadInput(f"weights {str(folder)!r} have no .safetensors file: copy all of them")
+    for index_file in folder.glob("*.safetensors.index.json"):
+        named = set(_read_json(index_file).get("weight_map", {}).values())
+        if missing := sorted(named - {file.name for file in files}):
+            raise BadInput(f"weights {str(folder)!r} have no {missing[0]}, one of {len(named)} files: copy all of them")
+    for file in files:
+        check_safetensors(file)
+
+
+def check_safetensors(path: Path) -> None:
+    """Check a file's header, and that it is as long as the header says.
+
+    Raises:
+        BadInput: if the file is pickled, truncated, or of another format.
+        Unsupported: without safetensors.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise Unsupported("weights need safetensors: pip install 'attnbench[models]'") from error
+    try:
+        with open(path, "rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise BadInput(f"weights {str(path)!r} cannot be read: {error.strerror}") from error
+    if start == b"PK" or (start[:1] == b"\x80" and start[1:] in (b"\x02", b"\x03", b"\x04", b"\x05")):
+        raise BadInput(f"weights {str(path)!r} are pickled, which may run code when read: only safetensors are taken")
+    try:
+        with safe_open(str(path), framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"weights {str(path)!r} are truncated, or not a safetensors file") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"weights: {str(path)!r} is truncated, or not JSON") from error
+    if not isinstance(read, dict):
+        raise BadInput(f"weights: {str(path)!r} holds no JSON object")
+    return read
