@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from attnbench.kernels.grid import Grid
     from attnbench.kernels.plan import Plan
     from attnbench.models.patch import patch
-    from attnbench.store import load_phases, load_results
+    from attnbench.store import load_phases, load_quality, load_results
 
 __version__ = "0.1.0"
 
@@ -24,6 +24,7 @@ _HOMES = {
     "Grid": "attnbench.kernels.grid",
     "Plan": "attnbench.kernels.plan",
     "load_phases": "attnbench.store",
+    "load_quality": "attnbench.store",
     "load_results": "attnbench.store",
     "patch": "attnbench.models.patch",
 }
@@ -36,6 +37,7 @@ __all__ = [
     "Unsupported",
     "attention",
     "load_phases",
+    "load_quality",
     "load_results",
     "patch",
     "select",

@@ -206,5 +206,18 @@ class PhaseRow(Record):
     peak_extra_mib: float | None = Field(
         default=None, ge=0, description="most memory in tensors during the phase, beyond what was there before the call"
     )
-    flops: float | None = Field(default=None, ge=0, description="floating-point operations, 2 per multiply-add")
-    bytes: float | None = Field(default=None, ge=0, description="bytes read and written")
+    peak_dense_mib: float | None = Field(
+        default=None, ge=0, description="peak_extra_mib of the whole call of the dense baseline, as in its row"
+    )
+    flops: float | None = Field(
+        default=None, ge=0, description="floating-point operations of kept pairs, or of selection; 2 per multiply-add"
+    )
+    bytes: float | None = Field(default=None, ge=0, description="least bytes: inputs read once, outputs written once")
+    bytes_modelled: float | None = Field(default=None, ge=0, description="bytes that the kernels ask the cache for")
+    tflops: float | None = Field(default=None, ge=0, description="TFLOP/s: flops / time_ms")
+    tbs: float | None = Field(default=None, ge=0, description="TB/s (10^12 bytes): bytes / time_ms")
+    mfu: float | None = Field(default=None, ge=0, description="tflops over the datasheet's dense tensor peak")
+    mfu_probe: float | None = Field(default=None, ge=0, description="tflops over a matrix product of the same run")
+    bandwidth: float | None = Field(default=None, ge=0, description="tbs over the datasheet's memory bandwidth")
+    bandwidth_probe: float | None = Field(default=None, ge=0, description="tbs over a copy of the same run")
+    note: str = Field(default="", description="how a time that is not measured came about, and what it leaves open")

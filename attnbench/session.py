@@ -67,8 +67,13 @@ def start(request: Request, out: Path | None, progress: Progress, after: After |
         return outcome
 
 
-def resume(folder: Path, progress: Progress) -> Outcome:
+def resume(folder: Path, progress: Progress, after: After | None = None) -> Outcome:
     """Finish an interrupted run: its finished cells stay, its samples count, the rest is measured.
+
+    Args:
+        folder: of the run.
+        progress: told what is done.
+        after: called with all rows, and the bench with the trials of all cells on the tensors that were timed.
 
     Raises:
         BadInput: if there is no run, or it was made on another device.
@@ -96,7 +101,25 @@ def resume(folder: Path, progress: Progress) -> Outcome:
                 f"{str(folder)!r} was measured with {old} and this is {new}: one run cannot hold both; start a new one"
             )
         progress.started(str(folder))
-        return _measure(bench, journal, header, progress, records)
+        everything = bench.trials
+        outcome = _measure(bench, journal, header, progress, records)
+        if after is not None:
+            _ready_again(bench, everything, outcome.rows)
+            after(bench, journal, outcome.rows)
+        return outcome
+
+
+def _ready_again(bench: Bench, trials: list[Trial], rows: Iterable[Row]) -> None:
+    """Give the bench the trials of all cells, and where nothing was left to time the tensors they were timed on."""
+    seconds = {row.cell_id: row.latency_ms / 1e3 for row in rows if row.latency_ms is not None}
+    heads = {row.heads_timed for row in rows if row.latency_ms is not None}
+    if len(heads) == 1:
+        bench.trials, baseline, bench.baseline = [], bench.baseline, None  # nothing is verified anew
+        bench.use_heads(heads.pop())
+        bench.baseline = baseline
+    bench.trials = trials
+    for trial in trials:
+        trial.seconds = trial.seconds or seconds.get(trial.cell.identity, 0.0)
 
 
 def _measure(

@@ -13,14 +13,19 @@ from typing import IO, TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
+from attnbench.clip_schema import ClipRow, QualityRow, still_true
 from attnbench.kernels.errors import BadInput
 from attnbench.schema import SCHEMA_VERSION, PhaseRow, Row, RunHeader, Sample
+from attnbench.step_schema import StepRecord
 
 if TYPE_CHECKING:
     import pandas as pd
 
 JOURNAL = "journal.jsonl"
-_KINDS: dict[str, type[BaseModel]] = {"run": RunHeader, "sample": Sample, "row": Row, "phase": PhaseRow}
+_KINDS: dict[str, type[BaseModel]] = {
+    "run": RunHeader, "sample": Sample, "row": Row, "phase": PhaseRow, "clip": ClipRow, "quality": QualityRow,
+    "step": StepRecord,
+}  # fmt: skip
 
 
 class TornLine(UserWarning):
@@ -30,8 +35,8 @@ class TornLine(UserWarning):
 class Journal:
     """An open journal, locked against a second writer. Every line is on disk before ``append`` returns."""
 
-    def __init__(self, folder: Path, stream: IO[bytes]) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, stream: IO[bytes], command: str = "run") -> None:
+        self.folder, self.command = folder, command
         self._stream = stream
 
     @classmethod
@@ -53,7 +58,7 @@ class Journal:
             raise BadInput(
                 f"cannot write results to {str(folder)!r}: {error.strerror}; choose another --out"
             ) from error
-        journal = cls(folder, stream)
+        journal = cls(folder, stream, command_of(header))
         journal._lock()
         try:
             journal._write(header)
@@ -69,11 +74,16 @@ class Journal:
         return journal
 
     @classmethod
-    def resume(cls, folder: Path) -> tuple[Journal, list[Record]]:
+    def resume(cls, folder: Path, command: str = "run") -> tuple[Journal, list[Record]]:
         """Open an existing journal to go on; a torn last line is cut away. Also returns what it holds.
 
+        Args:
+            folder: where it is.
+            command: the command of attnbench that goes on with it.
+
         Raises:
-            BadInput: if there is none, if it cannot be read or written, or if another process is writing it.
+            BadInput: if there is none, if it cannot be read or written, if another process is writing it, or if another
+                command began it.
         """
         path = folder / JOURNAL
         if not os.path.isfile(path):  # False also for names that the system refuses
@@ -82,13 +92,18 @@ class Journal:
             stream = path.open("r+b", buffering=0)
         except OSError as error:
             raise BadInput(f"cannot write {str(path)!r}: {error.strerror}") from error
-        journal = cls(folder, stream)
+        journal = cls(folder, stream, command)
         journal._lock()
         try:
             records = list(read_journal(path))
-            if not any(isinstance(record, RunHeader) for record in records):
+            header = next((record for record in records if isinstance(record, RunHeader)), None)
+            if header is None:
                 raise BadInput(
                     f"nothing to resume: {str(path)!r} has no whole first line; delete it and start a new run"
+                )
+            if (began := command_of(header)) != command:
+                raise BadInput(
+                    f"{str(folder)!r} was begun by attnbench {began}: go on with: attnbench {began} --resume {folder}"
                 )
             *lines, rest = path.read_bytes().split(b"\n")
             if _is_torn(rest.decode(errors="replace")):
@@ -122,7 +137,7 @@ class Journal:
             self._undo(start)
             raise BadInput(
                 f"cannot write to {str(self.folder)!r}: {error.strerror}; what was measured before is kept, "
-                f"go on with: attnbench run --resume {self.folder}"
+                f"go on with: attnbench {self.command} --resume {self.folder}"
             ) from error
 
     def _write(self, record: Record) -> None:
@@ -154,7 +169,12 @@ class Journal:
         self.close()
 
 
-Record = RunHeader | Sample | Row | PhaseRow
+Record = RunHeader | Sample | Row | PhaseRow | ClipRow | QualityRow | StepRecord
+
+
+def command_of(header: RunHeader) -> str:
+    """Return the command of attnbench that began a run."""
+    return str(header.request.get("command", "run"))
 
 
 def read_journal(path: Path) -> Iterator[Record]:
@@ -285,6 +305,64 @@ def load_phases(path: str | os.PathLike[str]) -> pd.DataFrame:
     return pd.DataFrame(
         list(rows.values()), columns=[field.alias or name for name, field in PhaseRow.model_fields.items()]
     )
+
+
+def load_quality(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read what methods did to clips, as ``attnbench clips`` wrote it.
+
+    Args:
+        path: a journal, or a folder that is searched recursively for ``*.jsonl``.
+
+    Returns:
+        One row per metric of a clip, columns as the fields of ``attnbench.clip_schema.QualityRow``. A metric that was
+        taken again, as by a resumed run, counts once, as last written. ``attrs["environments"]`` maps run_id to the
+        environment of the run. Without clips the table has no rows.
+
+    Warns:
+        TornLine: if a journal's last line is cut off; it is left out.
+
+    Raises:
+        BadInput: if nothing is there, or a file is not a journal or of a newer schema.
+    """
+    import pandas as pd
+
+    rows: dict[tuple[object, ...], QualityRow] = {}
+    environments: dict[str, dict[str, Any]] = {}
+    for journal in find_journals(Path(path)):
+        for record in read_journal(journal):
+            if isinstance(record, RunHeader):
+                environments[record.run_id] = record.environment.model_dump()
+            elif isinstance(record, QualityRow):
+                rows.pop(record.key, None)
+                rows[record.key] = record
+    frame = pd.DataFrame([row.model_dump() for row in still_true(rows.values())], columns=list(QualityRow.model_fields))
+    frame.attrs["environments"] = {run: environments[run] for run in frame["run_id"].unique() if run in environments}
+    return frame
+
+
+def load_clips(path: str | os.PathLike[str]) -> list[tuple[Path, ClipRow]]:
+    """Read which clips runs made: the folder that a clip's files are named from, and its row, as last written.
+
+    Raises:
+        BadInput: as ``load_quality``.
+    """
+    found: dict[tuple[str, str], tuple[Path, ClipRow]] = {}
+    for journal in find_journals(Path(path)):
+        for record in read_journal(journal):
+            if isinstance(record, ClipRow):
+                found.pop((record.run_id, record.clip_id), None)
+                found[record.run_id, record.clip_id] = (journal.parent, record)
+    return list(found.values())
+
+
+def load_steps(path: str | os.PathLike[str]) -> list[StepRecord]:
+    """Read whole transformer steps, as ``attnbench profile --end-to-end`` wrote them, in order.
+
+    Raises:
+        BadInput: as ``load_results``.
+    """
+    records = (record for journal in find_journals(Path(path)) for record in read_journal(journal))
+    return [record for record in records if isinstance(record, StepRecord)]
 
 
 def find_traces(path: str | os.PathLike[str]) -> dict[str, Path]:

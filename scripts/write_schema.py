@@ -1,4 +1,4 @@
-"""Write what docs say of the results journal from attnbench/schema.py: the JSON Schema, and the tables of fields.
+"""Write what docs say of the results journal from its records: the JSON Schema, and the tables of fields.
 
 python scripts/write_schema.py
 """
@@ -12,7 +12,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from attnbench.clip_schema import ClipRow, QualityRow
 from attnbench.schema import Environment, PhaseRow, Row, RunHeader, Sample
+from attnbench.step_schema import StepRecord
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SCHEMA = DOCS / "results-schema.json"
@@ -20,7 +22,15 @@ PAGE = DOCS / "results.md"
 BEGIN = "<!-- begin: written by scripts/write_schema.py -->"
 END = "<!-- end -->"
 
-LINES: dict[str, type[BaseModel]] = {"run": RunHeader, "sample": Sample, "row": Row, "phase": PhaseRow}
+LINES: dict[str, type[BaseModel]] = {
+    "run": RunHeader,
+    "sample": Sample,
+    "row": Row,
+    "phase": PhaseRow,
+    "step": StepRecord,
+    "clip": ClipRow,
+    "quality": QualityRow,
+}
 UNITS = {"ms": "ms", "mib": "MiB", "gib": "GiB", "mhz": "MHz", "w": "W", "c": "°C", "bytes": "bytes"}
 
 
@@ -57,7 +67,7 @@ def values(described: dict[str, Any]) -> str:
         elif "prefixItems" in option:
             kinds.append(f"{len(option['prefixItems'])} {option['prefixItems'][0]['type']}s")
         elif "items" in option:
-            kinds.append(f"{option['items']['type']}s")
+            kinds.append(f"{values(option['items'])}s")
         elif option.get("type") != "null":
             kinds.append(option.get("type", "any"))
     return "; ".join(kinds)
@@ -86,6 +96,9 @@ def with_tables(text: str) -> str:
     parts = {
         "A row (`kind: row`): one cell of one run": Row,
         "A phase (`kind: phase`): where the time of a cell went": PhaseRow,
+        "A whole step (`kind: step`): with one kind of self-attention": StepRecord,
+        "A metric of a clip (`kind: quality`)": QualityRow,
+        "A clip (`kind: clip`)": ClipRow,
         "A sample (`kind: sample`): one timed call": Sample,
         "The first line (`kind: run`)": RunHeader,
         "Its environment": Environment,

@@ -328,8 +328,8 @@ def test_errors_are_also_the_builtin_ones() -> None:
 
 def test_exported_names() -> None:
     assert set(attnbench.__all__) >= {
-        "AttnbenchError", "BadInput", "Grid", "Plan", "Unsupported", "attention", "load_phases", "load_results",
-        "patch", "select",
+        "AttnbenchError", "BadInput", "Grid", "Plan", "Unsupported", "attention", "load_phases", "load_quality",
+        "load_results", "patch", "select",
     }  # fmt: skip
     for name in attnbench.__all__:
         assert getattr(attnbench, name).__name__ == name

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from attnbench.clip_schema import ClipRow, QualityRow
 from attnbench.schema import Cell, Environment, Row, RunHeader, Sample, canonical_json, digest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,7 +135,7 @@ def test_records_cannot_be_changed() -> None:
 
 
 def test_every_field_says_what_it_is() -> None:
-    for record in (Row, RunHeader, Sample, Environment):
+    for record in (Row, RunHeader, Sample, Environment, ClipRow, QualityRow):
         assert [name for name, field in record.model_fields.items() if not field.description] == [], record.__name__
 
 
@@ -153,7 +154,7 @@ def test_the_json_schema_describes_lines_as_they_are_written(write_schema: Modul
     schema = json.loads(write_schema.schema_text())
     assert schema["$schema"].startswith("https://json-schema.org/")
     lines = {option["$ref"].rpartition("/")[2] for option in schema["oneOf"]}
-    assert lines == {"RunHeader", "Sample", "Row", "PhaseRow"}
+    assert lines == {"RunHeader", "Sample", "Row", "PhaseRow", "StepRecord", "ClipRow", "QualityRow"}
     assert "pass" in schema["$defs"]["PhaseRow"]["required"]
     written = json.loads(row().model_dump_json()) | {"kind": "row"}
     described = schema["$defs"]["Row"]

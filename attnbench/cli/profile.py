@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,7 +38,7 @@ def profile(
         list[int] | None, typer.Option(help="Layer to measure; repeat for several. Default: one of each kind.")
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option(help="Rounds of timing. Default: 3 to 20, as the budget allows.")
+        int | None, typer.Option(help="Rounds of timing. Default: 3 to 20, as the budget allows; end to end 3 to 7.")
     ] = None,
     budget: Annotated[
         float,
@@ -49,38 +50,118 @@ def profile(
     trace: Annotated[
         bool, typer.Option("--trace/--no-trace", help="Write traces/<cell_id>.json.gz, which Perfetto opens.")
     ] = True,
+    end_to_end: Annotated[
+        bool,
+        typer.Option(
+            "--end-to-end", help="A whole step of Wan with random weights instead: 1.3B on a GPU, tiny on a CPU."
+        ),
+    ] = False,
+    checkpointing: Annotated[
+        bool | None,
+        typer.Option(help="End to end: run blocks forward again in the backward pass. Default: 1.3B in training."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: results/runs/<time>.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Finish the run in this folder, and profile those of its cells that are not.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure methods as run does, then profile each cell: the time of every phase, checked against the latency.
+
+    With --end-to-end, measure a whole transformer step with each method in place of its self-attention, and what share
+    of the step self-attention is.
 
     Exit codes: 0 fine, 1 an incorrect cell, an error in one, or no latency at all, 2 bad input, 130 interrupted.
     """
     from attnbench.agenda import read_request
     from attnbench.cli.progress import TerminalProgress
-    from attnbench.profiling.run import profile_rows
+    from attnbench.kernels.errors import BadInput
+    from attnbench.profiling.run import known_phases, profile_rows
+    from attnbench.session import resume as resume_run
     from attnbench.session import start
 
+    if end_to_end:
+        _end_to_end(
+            {"res": res, "frames": frames, "model": model, "grid": grid, "batch": batch, "dtype": dtype,
+             "direction": direction, "checkpointing": checkpointing, "engine": engine, "device": device,
+             "rounds": rounds, "seed": seed, "methods": parse_settings(settings, unique_methods(method))},
+            out, as_json,
+        )  # fmt: skip
+        return
+    if checkpointing is not None:
+        raise BadInput("--checkpointing is for --end-to-end")
+    if resume is not None and (others := _others(sys.argv[1:])):
+        raise BadInput(f"--resume repeats the run as it was asked for; leave out {', '.join(others)}")
     phases: list[PhaseRow] = []
     with TerminalProgress() as progress:
+
+        def after(bench: Bench, journal: Journal, rows: tuple[Row, ...]) -> None:
+            known = known_phases(journal.folder) if resume is not None else ()
+            phases.extend(profile_rows(bench, journal, rows, progress, repeats=repeats, traces=trace, known=known))
+
         try:
-            request = read_request(
-                methods=parse_settings(settings, unique_methods(method)), res=res, frames=frames, model=model,
-                grid=grid, heads=heads, kv_heads=kv_heads, head_dim=head_dim, batch=batch, dtype=dtype,
-                direction=direction, inputs=inputs, seed=seed, engine=engine, device=device, layers=layer,
-                rounds=rounds, budget=budget,
-            )  # fmt: skip
-
-            def after(bench: Bench, journal: Journal, rows: tuple[Row, ...]) -> None:
-                phases.extend(profile_rows(bench, journal, rows, progress, repeats=repeats, traces=trace))
-
-            outcome = start(request, out, progress, after)
+            if resume is not None:
+                outcome = resume_run(resume, progress, after)
+            else:
+                request = read_request(
+                    methods=parse_settings(settings, unique_methods(method)), res=res, frames=frames, model=model,
+                    grid=grid, heads=heads, kv_heads=kv_heads, head_dim=head_dim, batch=batch, dtype=dtype,
+                    direction=direction, inputs=inputs, seed=seed, engine=engine, device=device, layers=layer,
+                    rounds=rounds, budget=budget,
+                )  # fmt: skip
+                outcome = start(request, out, progress, after)
         except KeyboardInterrupt:
-            progress.interrupted()
+            progress.interrupted("profile")
             raise typer.Exit(130) from None
     _show(outcome.folder, outcome.rows, phases, as_json)
     verdicts = {row.verdict for row in outcome.rows}
     raise typer.Exit(1 if verdicts & {"incorrect", "error"} or "ok" not in verdicts else 0)
+
+
+_STEP_OPTIONS = (
+    "--end-to-end", "--checkpointing", "--no-checkpointing", "--method", "-m", "--res", "--frames", "--model", "--grid",
+    "--batch", "--dtype", "--direction", "--engine", "--device", "--rounds", "--seed", "--set", "--out", "--json",
+)  # fmt: skip
+
+
+def _end_to_end(fields: dict[str, Any], out: Path | None, as_json: bool) -> None:
+    from attnbench.cli.progress import TerminalProgress
+    from attnbench.kernels.errors import BadInput
+    from attnbench.profiling.end_to_end import StepRequest, run_step
+
+    words = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("-") and not word[1:2].isdigit()]
+    if others := [word for word in words if word not in _STEP_OPTIONS]:
+        raise BadInput(f"--end-to-end measures a whole step; leave out {', '.join(others)}")
+    with TerminalProgress() as progress:
+        try:
+            folder, records = run_step(StepRequest(**fields), out, progress)
+        except KeyboardInterrupt:
+            progress.interrupted()
+            raise typer.Exit(130) from None
+    if as_json:
+        own = [record.model_dump(mode="json") for record in records]
+        print(json.dumps({"folder": str(folder), "steps": own}, allow_nan=False))
+        return
+    from rich.console import Console
+
+    from attnbench.report.steps import step_sections, step_table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    for section in step_sections(records):
+        console.print(step_table(section))
+        console.print(section.finding, markup=False, highlight=False)
+        for line in section.lines:
+            if line.phases:
+                console.print(f"{line.name}: {line.phases}", markup=False, highlight=False)
+    console.print(f"Records: {folder}\nA page of them: attnbench report {folder}", markup=False)
+
+
+def _others(words: list[str]) -> list[str]:
+    """Return the options among words that cannot go with --resume."""
+    kept = ("--resume", "--json", "--repeats", "--trace", "--no-trace")
+    return [word for word in words if word.startswith("-") and word.split("=")[0] not in kept]
 
 
 def _show(folder: Path, rows: tuple[Row, ...], phases: list[PhaseRow], as_json: bool) -> None:

@@ -47,12 +47,14 @@ class TerminalProgress:
         """Remember where the run is written."""
         self.folder = folder
 
-    def interrupted(self) -> None:
-        """Say what an interrupt leaves, and how to go on."""
+    def interrupted(self, command: str = "run") -> None:
+        """Say what an interrupt leaves, and which command goes on with it."""
         if self.folder is None:
             self.note("interrupted before anything was measured")
         else:
-            self.note(f"interrupted; every sample so far is kept. Go on with: attnbench run --resume {self.folder}")
+            self.note(
+                f"interrupted; every sample so far is kept. Go on with: attnbench {command} --resume {self.folder}"
+            )
 
     def __enter__(self) -> TerminalProgress:
         if self.console.is_terminal:  # elsewhere it would end with an empty line

@@ -22,19 +22,24 @@ def report(
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Write results as one HTML page that needs no network: table, charts, mask pictures, environment."""
+    """Write results as one HTML page that needs no network: tables, charts, clips, mask pictures, environment."""
     from attnbench.kernels.errors import BadInput
     from attnbench.report import newest_run, render_report, report_path, write_report
-    from attnbench.store import find_traces, load_phases, load_results
+    from attnbench.store import find_traces, load_clips, load_phases, load_quality, load_results, load_steps
 
     if path is None and not LATEST.exists():
         raise BadInput(
             f"there is no {str(LATEST)!r} here: run `attnbench run` first, or name a file or a folder of results"
         )
-    table = load_results(path or LATEST)
-    place = report_path(out, newest_run(table))
+    table, quality = load_results(path or LATEST), load_quality(path or LATEST)
+    steps = load_steps(path or LATEST)
+    if not len(table) and not len(quality) and not steps:
+        raise BadInput(f"{str(path or LATEST)!r} holds no finished rows yet: nothing can be shown")
+    rows = table if len(table) else quality
+    place = report_path(out, newest_run(rows) if len(rows) else steps[-1].run_id)
     traces = {cell: os.path.relpath(trace, place.parent) for cell, trace in find_traces(path or LATEST).items()}
-    written = write_report(render_report(table, load_phases(path or LATEST), traces), place)
+    page = render_report(table, load_phases(path or LATEST), traces, quality, load_clips(path or LATEST), steps)
+    written = write_report(page, place)
     print(written)
     if open_page:
         import webbrowser

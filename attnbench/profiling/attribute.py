@@ -68,7 +68,8 @@ def gpu_calls(events: Sequence[Event]) -> list[GpuCall]:
     for event in events:
         if event.kind == "work":
             made[event.correlation].append(event)
-    launches = [event for event in events if event.kind == "launch"]
+    # Where the runtime's call and the driver's within it are both recorded, they have one number; the outer one counts.
+    launches = list({event.correlation: event for event in reversed(events) if event.kind == "launch"}.values())[::-1]
     calls = []
     for repeat in repeats_of(events):
         work, dropped = [], []

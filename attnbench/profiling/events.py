@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,12 +11,17 @@ from attnbench.kernels.phases import PREFIX
 
 Kind = Literal["range", "launch", "work", "operator", "gradient", "memory"]
 
-_LAUNCH = re.compile(r"cu(da)?(Launch(?!HostFunc)|GraphLaunch|Mem(cpy|set))")
+_LAUNCH = re.compile(r"cu(da)?(Launch(?!HostFunc|Attribute)|GraphLaunch|Mem(cpy|set)(?!.*(Attribute|Params)))")
+_IDLE = ("gpu_user_annotation", "cuda_sync", "cuda_event", "overhead")
 _RUNTIME = re.compile(r"cu(da)?[A-Z]")
 _WAIT = re.compile(r"(Context|Event|Stream) (Sync|Wait)")
 _BACKWARD_SCOPE = 1
 _FRAME = "autograd::engine::"
 """Begins the names of what the engine does around a gradient, which carries the same number."""
+
+_NO_THREAD = 2**62  # torch's mark of events that no thread of its own made is above
+UNKNOWN_THREAD = -1
+"""The thread of a launch of which the profiler does not tell it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,7 @@ class Event:
             "memory" an allocation of the GPU's memory or, with a negative size, its end.
         name: as the profiler has it, of ranges without "attnbench::".
         start, end: when.
-        thread: the CPU thread; of no meaning for "work".
+        thread: the CPU thread, or ``UNKNOWN_THREAD``; of no meaning for "work".
         correlation: what a launch and its work have in common, above 0.
         sequence: what an operator and its gradient have in common, from 0 on.
         forward_thread: of a gradient, the thread of its operator.
@@ -49,11 +54,40 @@ class Event:
 
 def read_events(raw: Iterable[Any]) -> list[Event]:
     """Return what ``torch.profiler`` recorded, from ``profiler.kineto_results.events()``, in order of start."""
-    raw = list(raw)
-    # A launch carries no thread of its own, but the number of the operator it was made in.
-    thread_of = {e.correlation_id(): e.start_thread_id() for e in raw if _is_operator(e)}
-    events = [event for e in raw if (event := _read(e, thread_of)) is not None]
+    raw = [e for e in raw if not _ask(e, "is_hidden_event", False)]
+    threads = _Threads.of(e for e in raw if _is_operator(e))
+    events = [event for e in raw if (event := _read(e, threads)) is not None]
     return sorted(events, key=lambda event: (event.start, -event.end))
+
+
+@dataclass(frozen=True)
+class _Threads:
+    """How to find the thread of a launch: by the operator it was made in, or by the system's number of the thread.
+
+    A launch carries no thread of its own. One that a library makes outside all operators belongs to none either.
+    """
+
+    by_operator: Mapping[int, int]
+    by_system: Mapping[int, int]
+
+    @classmethod
+    def of(cls, operators: Iterable[Any]) -> _Threads:
+        operators = list(operators)
+        return cls(
+            {e.correlation_id(): e.start_thread_id() for e in operators},
+            {e.device_resource_id(): e.start_thread_id() for e in operators},
+        )
+
+    def of_launch(self, e: Any) -> int:
+        linked = e.linked_correlation_id()
+        if linked in self.by_operator:
+            return self.by_operator[linked]
+        return self.by_system.get(e.device_resource_id(), UNKNOWN_THREAD)
+
+
+def _ask(e: Any, what: str, default: Any) -> Any:
+    """Return what an event says of itself, or the default where this version of torch does not tell."""
+    return getattr(e, what, lambda: default)()
 
 
 def _on_cpu(e: Any) -> bool:
@@ -61,22 +95,23 @@ def _on_cpu(e: Any) -> bool:
 
 
 def _is_operator(e: Any) -> bool:
-    return bool(_on_cpu(e) and e.linked_correlation_id() == 0 and not _RUNTIME.match(e.name()))
+    numbered = e.correlation_id() > 0 and e.linked_correlation_id() == 0 and 0 <= e.start_thread_id() < _NO_THREAD
+    return bool(_on_cpu(e) and numbered and not _RUNTIME.match(e.name()))
 
 
-def _read(e: Any, thread_of: dict[int, int]) -> Event | None:
+def _read(e: Any, threads: _Threads) -> Event | None:
     name, start, end, thread = e.name(), e.start_ns(), e.end_ns(), e.start_thread_id()
     if name == "[memory]":
         return None if _on_cpu(e) else Event("memory", name, start, start, thread, nbytes=e.nbytes())
     if not _on_cpu(e):
-        if e.is_user_annotation() or name.startswith(PREFIX) or _WAIT.match(name):
+        idle = e.is_user_annotation() or name.startswith(PREFIX) or _WAIT.match(name)
+        if idle or _ask(e, "activity_type", "") in _IDLE:
             return None  # the shadow of a range on the GPU, or time in which nothing runs
         return Event("work", name, start, end, correlation=e.correlation_id())
     if e.is_user_annotation():
         return Event("range", name.removeprefix(PREFIX), start, end, thread) if name.startswith(PREFIX) else None
     if _LAUNCH.match(name):
-        own = thread_of.get(e.linked_correlation_id(), thread)
-        return Event("launch", name, start, end, own, correlation=e.correlation_id())
+        return Event("launch", name, start, end, threads.of_launch(e), correlation=e.correlation_id())
     if e.sequence_nr() < 0 or name.startswith(_FRAME):
         return None
     if e.scope() == _BACKWARD_SCOPE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -70,6 +70,7 @@ class Profile:
         gap_ms: what is between the two.
         unnamed: the GPU work of phase "other", milliseconds a call by name.
         complaint: why the figures are not to be trusted; empty if they are.
+        notes: what else went wrong.
     """
 
     phases: tuple[PhaseTime, ...]
@@ -78,6 +79,7 @@ class Profile:
     gap_ms: float
     unnamed: Mapping[str, float]
     complaint: str
+    notes: tuple[str, ...] = ()
 
 
 def profile_call(
@@ -88,6 +90,7 @@ def profile_call(
     *,
     latency_ms: float | None = None,
     trace: Path | None = None,
+    memory: bool = True,
 ) -> Profile:
     """Profile a call that has run before, ``repeats`` times with a cold cache.
 
@@ -98,17 +101,23 @@ def profile_call(
         repeats: recorded calls, at least 1; one more goes before them, since a session drops events when it begins.
         latency_ms: the unprofiled median of the same call; phases that do not add up to it are complained of.
         trace: where to write a Chrome trace, gzipped if the name ends in ".gz".
+        memory: on CUDA, find the peak memory of phases too, by a recording of its own.
 
     Raises:
         BadInput: if ``repeats`` is not at least 1.
     """
     if repeats < 1:
         raise BadInput(f"repeats is {repeats!r}; a profile needs at least 1")
-    events = _record(call, prepare, device, repeats, trace=trace)
+    events, notes = _record(call, prepare, device, repeats, trace=trace)
     if device.type != "cuda":
-        return cpu_profile(events, repeats, latency_ms=latency_ms)
-    peaks = peak_bytes(_record(call, prepare, device, 1, memory=True))  # apart: recording them takes time
-    return gpu_profile(events, repeats, latency_ms=latency_ms, peaks=peaks)
+        return replace(cpu_profile(events, repeats, latency_ms=latency_ms), notes=notes)
+    peaks: dict[Key, int] = {}
+    try:
+        if memory:
+            peaks = peak_bytes(_record(call, prepare, device, 1, memory=True)[0])  # apart: recording them takes time
+    except Exception as error:  # the times stand all the same
+        notes += (f"the memory of phases is not known: {_first_line(error)}",)
+    return replace(gpu_profile(events, repeats, latency_ms=latency_ms, peaks=peaks), notes=notes)
 
 
 def _record(
@@ -119,7 +128,8 @@ def _record(
     *,
     memory: bool = False,
     trace: Path | None = None,
-) -> list[Event]:
+) -> tuple[list[Event], tuple[str, ...]]:
+    """Return what was recorded, and what went wrong with the trace."""
     flush = torch.empty(min(2 * cache_bytes(device), _MOST_FLUSH), dtype=torch.int8, device=device)
     on_gpu = device.type == "cuda"
 
@@ -128,7 +138,7 @@ def _record(
             torch.cuda.synchronize(device)
 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with torch_profile(activities=activities, profile_memory=memory, acc_events=True) as session:
+    with torch_profile(activities=activities, profile_memory=memory) as session:
         prepare()
         call()
         for _ in range(repeats):
@@ -140,13 +150,21 @@ def _record(
             with Range(REPEAT):
                 call()
             wait()
-    if trace is not None:
-        session.export_chrome_trace(str(trace))
     profiler = session.profiler
     assert profiler is not None
     results = profiler.kineto_results
     assert results is not None
-    return read_events(results.events())
+    events = read_events(results.events())
+    try:
+        if trace is not None:
+            session.export_chrome_trace(str(trace))
+    except Exception as error:  # the times stand without it
+        return events, (f"no trace was written: {_first_line(error)}",)
+    return events, ()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
 
 
 def gpu_profile(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from attnbench.flops.counts import flops_per_pair
 from attnbench.kernels.errors import BadInput
-from attnbench.profiling.profile import PhaseTime, Profile, profile_call
+from attnbench.kernels.phases import PARENTS
+from attnbench.profiling.parts import Ablation, PartTime, measure_ablation, model_parts, record_launches
+from attnbench.profiling.profile import TOLERANCE, PhaseTime, Profile, profile_call
+from attnbench.profiling.work import Ceilings, Work
 from attnbench.runner import Bench, Progress, Trial, classified
-from attnbench.schema import PhaseRow, Row
-from attnbench.store import Journal
+from attnbench.schema import PhaseRow, Provenance, Row
+from attnbench.statistics import Interval
+from attnbench.store import JOURNAL, Journal, read_journal
 
 TRACES = "traces"
 GPU_REPEATS = 7
@@ -24,7 +29,14 @@ _WORTH_NAMING = 0.01  # share of the call
 
 
 def profile_rows(
-    bench: Bench, journal: Journal, rows: Iterable[Row], progress: Progress, *, repeats: int | None, traces: bool
+    bench: Bench,
+    journal: Journal,
+    rows: Iterable[Row],
+    progress: Progress,
+    *,
+    repeats: int | None,
+    traces: bool,
+    known: Iterable[PhaseRow] = (),
 ) -> list[PhaseRow]:
     """Profile every cell that was timed, on the tensors it was timed on, and append its phases to the journal.
 
@@ -35,53 +47,190 @@ def profile_rows(
         progress: told what is done, which cells could not be profiled, and what work lies outside phases.
         repeats: recorded calls a cell; None for as many as are worth their time.
         traces: write a Chrome trace of each cell into the run's folder, as traces/<cell_id>.json.gz.
+        known: phases that an earlier part of the run wrote, in order; their cells are left alone.
+
+    Returns:
+        the phases of all cells.
 
     Raises:
         BadInput: if a trace or the journal cannot be written.
     """
+    rows = list(rows)
     timed = {row.cell_id: row for row in rows if row.verdict == "ok"}
-    todo = [trial for trial in bench.trials if trial.cell.identity in timed]
+    found = _whole(list(known), {row.row_id for row in timed.values()})
+    done = {phase.cell_id for phase in found}
+    todo = [t for t in bench.trials if t.cell.identity in timed and t.cell.identity not in done]
+    if not todo:
+        return found
     folder = journal.folder / TRACES if traces else None
-    if folder is not None and todo:
+    if folder is not None:
         _make(folder)
-    found: list[PhaseRow] = []
+    progress.step("peaks: a matrix product and a copy", 0, len(todo), None)
+    ceilings = _ceilings(bench, progress)
+    dense = _dense_peak(bench, rows)
     for number, trial in enumerate(todo):
         left = sum(t.seconds * (repeats_for(bench.agenda.device, t, repeats) + 2) for t in todo[number:])
         progress.step(f"profiling {trial.job.label}", number, len(todo), left)
         row = timed[trial.cell.identity]
+        if (row.heads_timed, row.inputs_hash) != (bench.heads, bench.inputs.hash):
+            progress.note(f"{trial.job.label} is not profiled: it was timed on other tensors, {row.heads_timed} heads")
+            continue
         profile = _profile(bench, trial, row, progress, repeats, folder)
         if profile is None:
             continue
-        if profile.complaint:
-            progress.note(f"{trial.job.label}: {profile.complaint}")
+        for note in (profile.complaint, *profile.notes):
+            if note:
+                progress.note(f"{trial.job.label}: {note}")
         if unnamed := _unnamed(profile):
             progress.note(f"{trial.job.label}: outside any phase: {unnamed}")
-        for phase in profile.phases:
-            record = make_phase_row(row, phase, profile.complaint)
+        for record in _cell_rows(bench, trial, row, profile, ceilings, dense, progress):
             journal.append(record)
             found.append(record)
     return found
 
 
-def make_phase_row(row: Row, time: PhaseTime, complaint: str) -> PhaseRow:
+def known_phases(folder: Path) -> list[PhaseRow]:
+    """Return the phases in the journal of a run's folder, in order.
+
+    Raises:
+        BadInput: if there is no journal.
+    """
+    return [record for record in read_journal(folder / JOURNAL) if isinstance(record, PhaseRow)]
+
+
+def _whole(known: list[PhaseRow], wanted: set[str]) -> list[PhaseRow]:
+    """Leave out the phases of the last cell where others are missing: it was being written when the run ended."""
+    if not known or wanted <= {phase.row_id for phase in known}:
+        return known
+    return [phase for phase in known if phase.row_id != known[-1].row_id]
+
+
+def _cell_rows(
+    bench: Bench, trial: Trial, row: Row, profile: Profile, ceilings: Ceilings, dense: float | None, progress: Progress
+) -> list[PhaseRow]:
+    """Return the measured phases of a cell, and the parts of its attend that no profiler sees."""
+    work = Work()
+    with classified() as failure:
+        work = Work.of(bench, trial)
+    if failure.verdict is not None:
+        progress.note(f"{trial.job.label}: no bytes and FLOPs of phases: {failure.reason}")
+    more = {"peak_dense_mib": dense}
+    rows = [
+        make_phase_row(row, p, profile.complaint, more | work.fields(p.pass_, p.phase, p.time.median, ceilings))
+        for p in profile.phases
+    ]
+    attend = next((p for p in profile.phases if (p.pass_, p.phase) == ("fwd", "attend")), None)
+    if attend is None or any(p.parent == "attend" for p in profile.phases):
+        return rows
+    ablation = _ablate(bench, trial, progress)
+    if ablation is not None:
+        complaint = _ablation_problem(ablation, attend)
+        for part in ablation.parts:
+            fields = more | work.fields("fwd", part.phase, part.time.median, ceilings)
+            rows.append(make_part_row(row, part, "ablated", complaint, fields))
+    if ceilings.gpu is not None and ceilings.products and attend.time.median > 0 and (pairs := _executed_pairs(row)):
+        parts = model_parts(
+            attend.time.median, ceilings.gpu, pairs=pairs, head_dim=row.head_dim, clock_mhz=row.sm_clock_mhz
+        )
+        for part in parts:
+            flops = {"flops": work.flops.get(("fwd", part.phase))}
+            rows.append(make_part_row(row, part, "modelled", profile.complaint, more | flops))
+    return rows
+
+
+def make_phase_row(row: Row, time: PhaseTime, complaint: str, more: Mapping[str, Any] | None = None) -> PhaseRow:
     """Return the row of a measured phase of a cell."""
     fields: dict[str, Any] = {
-        "row_id": row.row_id,
-        "run_id": row.run_id,
-        "cell_id": row.cell_id,
+        **_fields(row, time.time, complaint),
         "pass": time.pass_,
         "phase": time.phase,
         "parent": time.parent,
-        "time_ms": time.time.median,
-        "time_lo_ms": time.time.lo,
-        "time_hi_ms": time.time.hi,
         "provenance": "measured",
-        "engine": row.engine,
         "kernels": time.kernels,
-        "complaint": complaint,
         "peak_extra_mib": None if time.peak_extra is None else max(0, time.peak_extra) / 2**20,
     }
-    return PhaseRow.model_validate(fields)
+    return PhaseRow.model_validate(fields | dict(more or {}))
+
+
+def make_part_row(
+    row: Row, part: PartTime, provenance: Provenance, complaint: str = "", more: Mapping[str, Any] | None = None
+) -> PhaseRow:
+    """Return the row of a part of a cell's forward attend that was not measured by itself."""
+    fields: dict[str, Any] = {
+        **_fields(row, part.time, complaint),
+        "pass": "fwd",
+        "phase": part.phase,
+        "parent": PARENTS[part.phase],
+        "provenance": provenance,
+        "kernels": 0,
+        "note": part.note,
+    }
+    return PhaseRow.model_validate(fields | dict(more or {}))
+
+
+def _fields(row: Row, time: Interval, complaint: str) -> dict[str, Any]:
+    return {
+        "row_id": row.row_id,
+        "run_id": row.run_id,
+        "cell_id": row.cell_id,
+        "time_ms": time.median,
+        "time_lo_ms": time.lo,
+        "time_hi_ms": time.hi,
+        "engine": row.engine,
+        "complaint": complaint,
+    }
+
+
+def _ceilings(bench: Bench, progress: Progress) -> Ceilings:
+    ceilings = Ceilings()
+    with classified() as failure:
+        ceilings = Ceilings.measured(bench.stopwatch, bench.agenda.dtype)
+    if failure.verdict is not None:
+        progress.note(f"no peaks were measured: {failure.reason}")
+    elif ceilings.probe is not None:
+        probe = ceilings.probe
+        progress.note(f"a matrix product reaches {probe.matmul_tflops:.3g} TFLOP/s, a copy {probe.copy_tbs:.3g} TB/s")
+    return ceilings
+
+
+def _dense_peak(bench: Bench, rows: Sequence[Row]) -> float | None:
+    """Return the MiB that the dense baseline needs beyond inputs and output."""
+    if bench.baseline is not None and bench.baseline.peak_extra is not None:
+        return bench.baseline.peak_extra / 2**20
+    name = next((row.baseline for row in rows if row.baseline), None)
+    return next((row.peak_extra_mib for row in rows if f"{row.method}/{row.engine}" == name), None)
+
+
+def _ablate(bench: Bench, trial: Trial, progress: Progress) -> Ablation | None:
+    """Time the builds of our kernel; None where another ran, or where they cannot be run."""
+    ablation: Ablation | None = None
+    with classified() as failure:
+        call = bench.call(trial.job, trial.cell.engine)
+        call.prepare()
+        if launches := record_launches(call.run):
+            call.prepare()
+            ablation = measure_ablation(launches, bench.stopwatch)
+    if failure.verdict is not None:
+        progress.note(f"{trial.job.label}: no ablated builds: {failure.reason}")
+    return ablation
+
+
+def _ablation_problem(ablation: Ablation, attend: PhaseTime) -> str:
+    off = ablation.whole_ms / attend.time.median - 1 if attend.time.median > 0 else 0.0
+    if abs(off) <= TOLERANCE:
+        return ""
+    more = "more" if off > 0 else "less"
+    return (
+        f"the whole build took {ablation.whole_ms:.4g} ms by itself, {abs(off):.1%} {more} than attend in the call, "
+        f"{attend.time.median:.4g} ms"
+    )
+
+
+def _executed_pairs(row: Row) -> int:
+    """Return the pairs that the attention kernel computes, from the row's count of operations; 0 if unknown."""
+    if row.flops_executed is None:
+        return 0
+    return (row.flops_executed - (row.flops_selection or 0)) // flops_per_pair(row.head_dim, row.direction)
 
 
 def repeats_for(device: torch.device, trial: Trial, asked: int | None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from attnbench.report.phase_details import parts_below
 from attnbench.report.words import NONE, number, places
 from attnbench.schema import PhaseRow, Row
 
@@ -21,7 +22,7 @@ def phase_tables(rows: Iterable[Row], phases: Sequence[PhaseRow]) -> Table:
 
     grid = Table.grid(padding=(0, 0, 1, 0))
     for row in rows:
-        own = [phase for phase in phases if phase.row_id == row.row_id]
+        own = parts_below([phase for phase in phases if phase.row_id == row.row_id])
         if own:
             inner = Table.grid()
             inner.add_row(Text(_heading(row), style="bold"))
@@ -47,7 +48,7 @@ def _cell_table(phases: Sequence[PhaseRow]) -> Table:
     several = len({phase.pass_ for phase in phases}) > 1
     for name in (["pass"] if several else []) + ["phase"]:
         table.add_column(name)
-    for name in ("ms", "from", "to", "share", "kernels", "peak MiB"):
+    for name in ("ms", "from", "to", "share", "kernels", "peak MiB", "TFLOP/s", "MFU", "TB/s"):
         table.add_column(name, justify="right")
     table.add_column("provenance")
     for phase, share in zip(phases, shares(phases), strict=True):
@@ -62,6 +63,9 @@ def _cell_table(phases: Sequence[PhaseRow]) -> Table:
             NONE if share is None else f"{share:.1%}",
             str(phase.kernels) if phase.kernels else NONE,
             number(phase.peak_extra_mib),
+            number(phase.tflops),
+            NONE if phase.mfu is None else f"{phase.mfu:.0%}",
+            number(phase.tbs),
             phase.provenance,
         ]
         style = "dim" if phase.parent is not None else ""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attnbench.kernels.phases import PHASES
-from attnbench.profiling.events import Event
+from attnbench.profiling.events import UNKNOWN_THREAD, Event
 
 OTHER = "other"
 """The phase of what lies in no range."""
@@ -81,7 +81,15 @@ class Timeline:
         return cls({thread: segments_of(own) for thread, own in ranges.items()})
 
     def at(self, thread: int, moment: int) -> str:
-        """Return the innermost phase of a thread at a moment, or "other"."""
+        """Return the innermost phase of a thread at a moment, or "other".
+
+        Of an unknown thread it is that of whichever thread is in a phase, of several the one that entered it last.
+        """
+        threads = self.threads if thread == UNKNOWN_THREAD else (thread,)
+        found = [segment for one in threads if (segment := self._segment(one, moment)) is not None]
+        return max(found, key=lambda segment: segment.start).phase if found else OTHER
+
+    def _segment(self, thread: int, moment: int) -> Segment | None:
         segments = self.threads.get(thread, [])
         place = bisect_right(segments, moment, key=lambda segment: segment.start) - 1
-        return segments[place].phase if place >= 0 and moment < segments[place].end else OTHER
+        return segments[place] if place >= 0 and moment < segments[place].end else None

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from attnbench.clip_schema import QualityRow, Role, clip_words
 from attnbench.kernels.errors import BadInput
 from attnbench.quality.frames import Clip, require_alike
 from attnbench.quality.measured import Measured, Skipped
 from attnbench.quality.metrics import METRICS, Metric
-from attnbench.quality.record import QualityRow, Role, clip_words
 
 OnProgress = Callable[[int, int, str], None]
 """Called after each metric of each pair: how many are done, how many there are, and the name of the last."""
@@ -76,10 +76,10 @@ class Pair:
 
 
 @dataclass(slots=True)
-class _Scores:
-    """Scores already taken of full-attention clips, which stand in several pairs."""
+class Scores:
+    """Scores already taken: a full-attention clip stands in several pairs. Given again, it carries them over calls."""
 
-    taken: dict[tuple[str, str], Measured | str] = field(default_factory=dict)
+    taken: dict[tuple[str, str, str], Measured | str] = field(default_factory=dict)
     written: set[tuple[str, ...]] = field(default_factory=set)
 
 
@@ -89,6 +89,7 @@ def measure_pairs(
     *,
     run_id: str,
     total: int | None = None,
+    scores: Scores | None = None,
     on_progress: OnProgress | None = None,
 ) -> Iterator[QualityRow]:
     """Take every metric of every pair; give the rows of one pair after the other.
@@ -102,13 +103,14 @@ def measure_pairs(
         metrics: what is taken.
         run_id: of the rows.
         total: number of pairs, for progress; needed only if ``pairs`` has no length.
+        scores: those of earlier calls, where the pairs of one run come in several.
         on_progress: called after each metric of each pair.
     """
     count = total if total is not None else len(pairs) if isinstance(pairs, Sequence) else 0
-    scores = _Scores()
+    known = Scores() if scores is None else scores
     for index, pair in enumerate(pairs):
         for number, metric in enumerate(metrics):
-            yield from _rows(pair, metric, run_id, scores)
+            yield from _rows(pair, metric, run_id, known)
             if on_progress is not None:
                 done = index * len(metrics) + number + 1
                 on_progress(done, max(count * len(metrics), done), f"{metric.name} of {pair.clip.words}")
@@ -119,9 +121,15 @@ def measure_pair(pair: Pair, metrics: Sequence[Metric] = METRICS, *, run_id: str
     return list(measure_pairs([pair], metrics, run_id=run_id))
 
 
-def _rows(pair: Pair, metric: Metric, run_id: str, scores: _Scores) -> Iterator[QualityRow]:
+def missing_rows(pair: Pair, metrics: Sequence[Metric], *, run_id: str, reason: str) -> list[QualityRow]:
+    """Return a row for every metric of a pair whose clip could not be made; its own clip here is the reference's."""
+    rows = [_row(pair, pair.role, metric, run_id, f"skipped: {reason}") for metric in metrics]
+    return [row.model_copy(update={"clip_hash": ""}) for row in rows]
+
+
+def _rows(pair: Pair, metric: Metric, run_id: str, scores: Scores) -> Iterator[QualityRow]:
     if metric.kind == "distance":
-        yield _row(pair, pair.role, metric, run_id, _outcome(metric, pair.clip.clip, pair.reference.clip))
+        yield _row(pair, pair.role, metric, run_id, _outcome(metric, pair.clip, pair.reference))
         return
     yield _row(pair, pair.role, metric, run_id, _score(metric, pair.clip, scores))
     exact = Pair(pair.reference, pair.reference)
@@ -131,17 +139,17 @@ def _rows(pair: Pair, metric: Metric, run_id: str, scores: _Scores) -> Iterator[
         yield _row(exact, "exact", metric, run_id, _score(metric, exact.clip, scores))
 
 
-def _score(metric: Metric, labelled: Labelled, scores: _Scores) -> Measured | str:
-    key = (metric.name, labelled.clip.digest)
+def _score(metric: Metric, labelled: Labelled, scores: Scores) -> Measured | str:
+    key = (metric.name, labelled.clip.digest, labelled.prompt)
     if key not in scores.taken:
-        scores.taken[key] = _outcome(metric, labelled.clip, labelled.clip)
+        scores.taken[key] = _outcome(metric, labelled, labelled)
     return scores.taken[key]
 
 
-def _outcome(metric: Metric, clip: Clip, reference: Clip) -> Measured | str:
+def _outcome(metric: Metric, ours: Labelled, theirs: Labelled) -> Measured | str:
     """Return the measurement, or why there is none."""
     try:
-        measured = metric.take(clip, reference)
+        measured = metric.take(ours.clip, theirs.clip, ours.prompt)
     except Skipped as error:
         return f"skipped: {error}"
     except Exception as error:  # a metric of others may fail in any way, and the rest of the table must go on
@@ -168,7 +176,7 @@ def _row(pair: Pair, role: Role, metric: Metric, run_id: str, outcome: Measured 
         reason="" if isinstance(outcome, Measured) else outcome,
         role=role,
         reference_seed=theirs.seed,
-        kind=metric.kind,
+        metric_kind=metric.kind,
         better=metric.better,
         unit=metric.unit,
         pooled=metric.pooled,

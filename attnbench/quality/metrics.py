@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from attnbench.clip_schema import Better, Kind
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.quality import effnet, full_reference, lpips, vmaf
 from attnbench.quality.frames import Clip
 from attnbench.quality.measured import Measured
-from attnbench.quality.record import Better, Kind
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric of clips. Exactly one of ``distance`` and ``score`` is given.
+    """A metric of clips. Exactly one of ``distance``, ``score`` and ``fidelity`` is given.
 
     Attributes:
         name: as in the table.
@@ -22,10 +22,11 @@ class Metric:
         unit: of the value; empty for plain numbers.
         distance: takes a clip and its reference.
         score: takes a clip alone.
+        fidelity: takes a clip and its prompt: a score of how well it shows what was asked for.
         pooled: taken over all frames at once, not averaged over them.
 
     Raises:
-        BadInput: if both functions are given, or neither.
+        BadInput: if several functions are given, or none.
     """
 
     name: str
@@ -33,19 +34,20 @@ class Metric:
     unit: str = ""
     distance: Callable[[Clip, Clip], Measured] | None = None
     score: Callable[[Clip], Measured] | None = None
+    fidelity: Callable[[Clip, str], Measured] | None = None
     pooled: bool = False
 
     def __post_init__(self) -> None:
-        if (self.distance is None) == (self.score is None):
-            raise BadInput(f"metric {self.name!r} must have either a distance or a score")
+        if [self.distance, self.score, self.fidelity].count(None) != 2:
+            raise BadInput(f"metric {self.name!r} must have one of a distance, a score and a fidelity")
 
     @property
     def kind(self) -> Kind:
         """Whether it compares with a reference or scores a clip alone."""
         return "score" if self.distance is None else "distance"
 
-    def take(self, clip: Clip, reference: Clip) -> Measured:
-        """Return the value of ``clip``; a score does not look at the reference.
+    def take(self, clip: Clip, reference: Clip, prompt: str = "") -> Measured:
+        """Return the value of ``clip``; a score does not look at the reference, and only a fidelity at the prompt.
 
         Raises:
             BadInput: if the metric compares and the clips differ in size or length.
@@ -53,6 +55,8 @@ class Metric:
         """
         if self.distance is not None:
             return self.distance(clip, reference)
+        if self.fidelity is not None:
+            return self.fidelity(clip, prompt)
         assert self.score is not None
         return self.score(clip)
 

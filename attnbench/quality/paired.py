@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from attnbench.clip_schema import Better, Kind, QualityRow, clip_words
 from attnbench.kernels.errors import BadInput
 from attnbench.quality.bootstrap import (
     Estimate,
@@ -21,7 +22,6 @@ from attnbench.quality.bootstrap import (
     mean_estimate,
     paired_difference,
 )
-from attnbench.quality.record import Better, Kind, QualityRow, clip_words
 
 __all__ = ["Estimate", "Gap", "Judgement", "gaps", "judge", "mean_estimate", "paired_difference"]
 
@@ -140,13 +140,13 @@ def _gap(table: Sequence[QualityRow], name: Sequence[str]) -> Gap | None:
     """Return the gap of the method ``name`` (method, settings, engine) in the rows of one metric."""
     ours = [row for row in table if row.role == "method" and [row.method, row.settings, row.engine] == list(name)]
     first = ours[0]
-    moved = _moved_by(table, first.kind)
+    moved = _moved_by(table, first.metric_kind)
     values = _by_key(ours, moved)
     if not values:
         return None
     gap = mean_estimate(values)
     kernel, seed = ([row for row in table if row.role == role] for role in ("kernel-floor", "seed-floor"))
-    make_floor = distance_floor if first.kind == "distance" else difference_floor
+    make_floor = distance_floor if first.metric_kind == "distance" else difference_floor
     floors = []
     for rows in (kernel, seed):
         noise = [value for row in rows if (value := moved(row)) is not None]
@@ -158,14 +158,14 @@ def _gap(table: Sequence[QualityRow], name: Sequence[str]) -> Gap | None:
         settings=first.settings,
         engine=first.engine,
         metric=first.metric,
-        kind=first.kind,
+        kind=first.metric_kind,
         better=first.better,
         unit=first.unit,
         gap=gap,
         kernel_floor=floors[0],
         seed_floor=floors[1],
-        beyond_kernel=_beyond(values, kernel) if first.kind == "distance" else None,
-        judgement=judge(gap, floors[0], kind=first.kind, better=first.better),
+        beyond_kernel=_beyond(values, kernel) if first.metric_kind == "distance" else None,
+        judgement=judge(gap, floors[0], kind=first.metric_kind, better=first.better),
         without_value=len(ours) - len(values),
     )
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import avg_pool2d, pad
 
 from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.quality.encode import h264_encoder
 from attnbench.quality.frames import Clip, require_alike
 
 PLAYER_SIDE = 256
@@ -26,8 +26,10 @@ PLAYER_SIDE = 256
 GAIN = 4.0
 """What a difference is multiplied by, so that it can be seen: from 64 of 255 on it is white."""
 
-_X264 = {"crf": "18", "preset": "medium", "threads": "1"}  # one thread: the same clip gives the same file
-_BT709 = 1  # the number of BT.709 in H.264's tables of colour
+PANEL_SIDE = 512
+"""A panel of three abreast is at most so wide: larger clips are averaged down, by whole pixels."""
+
+_GUTTER = 8
 
 
 def write_frames(path: Path, clip: Clip, label: dict[str, str] | None = None) -> None:
@@ -82,30 +84,11 @@ def write_mp4(path: Path, clip: Clip) -> None:
 
     Raises:
         BadInput: if the file cannot be written; nothing is left of it then.
-        Unsupported: if av has no libx264.
+        Unsupported: if neither PyAV nor an ffmpeg with libx264 is here.
     """
-    if "libx264" not in av.codecs_available:
-        raise Unsupported("writing .mp4 needs an av package with libx264: pip install av")
-    frames = for_players(clip.frames)
-
-    def write(part: Path) -> None:
-        with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            rate = Fraction(clip.fps).limit_denominator(1001)
-            stream = container.add_stream("libx264", rate=rate, options=_X264)
-            stream.height, stream.width = frames.shape[1:3]
-            stream.pix_fmt = "yuv420p"
-            context = stream.codec_context
-            context.colorspace = context.color_primaries = context.color_trc = _BT709
-            context.color_range = 1  # 16 … 235
-            for number, picture in enumerate(frames):
-                rgb = av.VideoFrame.from_ndarray(picture.numpy(), format="rgb24")
-                frame = rgb.reformat(format="yuv420p", dst_colorspace=_BT709, dst_color_range=1)
-                frame.pts = number
-                frame.time_base = 1 / rate
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-
-    _whole(path, write)
+    encode = h264_encoder()
+    frames, rate = for_players(clip.frames), Fraction(clip.fps).limit_denominator(1001)
+    _whole(path, lambda part: encode(part, frames, rate))
 
 
 def for_players(frames: Tensor) -> Tensor:
@@ -113,11 +96,15 @@ def for_players(frames: Tensor) -> Tensor:
     factor = -(-PLAYER_SIDE // min(frames.shape[1:3]))
     if factor > 1:
         frames = frames.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
+    return _even(frames)
+
+
+def _even(frames: Tensor) -> Tensor:
     odd_height, odd_width = (side % 2 for side in frames.shape[1:3])
-    planes = frames.permute(0, 3, 1, 2)
-    if odd_height or odd_width:
-        planes = pad(planes.float(), (0, odd_width, 0, odd_height), mode="replicate").to(torch.uint8)
-    return planes.permute(0, 2, 3, 1).contiguous()
+    if not odd_height and not odd_width:
+        return frames.contiguous()
+    padded = pad(frames.permute(0, 3, 1, 2).float(), (0, odd_width, 0, odd_height), mode="replicate")
+    return padded.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def difference_clip(clip: Clip, reference: Clip, gain: float = GAIN) -> Clip:
@@ -134,14 +121,39 @@ def difference_clip(clip: Clip, reference: Clip, gain: float = GAIN) -> Clip:
     return Clip(bright[between.int()], clip.fps)
 
 
+def abreast(clips: Sequence[Clip]) -> Clip:
+    """Return one clip with several side by side, as a player shows them in step: clips for ``write_mp4`` only.
+
+    Raises:
+        BadInput: if the clips differ in size or length, or there is none.
+    """
+    if not clips:
+        raise BadInput("no clips to set side by side")
+    for clip in clips[1:]:
+        require_alike(clip, clips[0])
+    panels = [_panel(clip.frames) for clip in clips]
+    gutter = panels[0].new_zeros((*panels[0].shape[:2], _GUTTER, 3))
+    parts = [part for panel in panels for part in (gutter, panel)][1:]
+    return Clip(torch.cat(parts, dim=2), clips[0].fps)
+
+
+def _panel(frames: Tensor) -> Tensor:
+    shown = for_players(frames)
+    factor = -(-shown.shape[2] // PANEL_SIDE)
+    if factor == 1:
+        return shown
+    planes = avg_pool2d(shown.permute(0, 3, 1, 2).float(), factor, ceil_mode=True, count_include_pad=False)
+    return _even(planes.round().to(torch.uint8).permute(0, 2, 3, 1))
+
+
 def _whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` make a file beside ``path`` and move it there; remove it if that fails."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(part)
         os.replace(part, path)
-    except (OSError, av.FFmpegError) as error:
-        raise BadInput(f"{str(path)!r} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise BadInput(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":  # its class is known only where the package is installed
             raise

@@ -6,17 +6,12 @@ video: a clip that diverged is to it a badly damaged one.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
-import shutil
-import subprocess
 import tempfile
-import threading
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from attnbench.quality.ffmpeg import feed, listed, programs, version
 from attnbench.quality.frames import Clip, require_alike
 from attnbench.quality.measured import Measured, Skipped, mean_of
 
@@ -25,7 +20,6 @@ MODEL = "vmaf_v0.6.1"
 MIN_SIDE = 32
 """The smallest side that ran; libvmaf 3 ended with a crash at 16."""
 
-_SECONDS = 600
 _TO_YUV = "scale=out_color_matrix=bt709:out_range=tv,format=yuv444p"  # 4:4:4 takes odd sizes; VMAF reads luma only
 
 
@@ -39,17 +33,19 @@ def vmaf(clip: Clip, reference: Clip) -> Measured:
     require_alike(clip, reference)
     if min(clip.height, clip.width) < MIN_SIDE:
         raise Skipped(f"VMAF needs frames of at least {MIN_SIDE}x{MIN_SIDE}, and these are {clip.height}x{clip.width}")
-    program, version = find_ffmpeg()
+    program, its_version = find_ffmpeg()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "vmaf.json"
-        problem = _run(_command(program, clip, log.name), clip, reference, folder)
+        both = zip(clip.frames, reference.frames, strict=True)
+        pieces = (ours.numpy().tobytes() + theirs.numpy().tobytes() for ours, theirs in both)
+        problem = feed(_command(program, clip, log.name), pieces, Path(folder))
         if problem or not log.is_file():
             raise Skipped(f"ffmpeg's libvmaf failed: {problem or 'it wrote no log'}")
         found = json.loads(log.read_text())
     values = [float(frame["metrics"]["vmaf"]) for frame in found["frames"]]
     if len(values) != clip.length:
         raise Skipped(f"ffmpeg's libvmaf gave {len(values)} values for {clip.length} frames")
-    return mean_of(values, f"{MODEL}, libvmaf {found['version']}, ffmpeg {version}")
+    return mean_of(values, f"{MODEL}, libvmaf {found['version']}, ffmpeg {its_version}")
 
 
 @lru_cache(maxsize=1)
@@ -59,33 +55,10 @@ def find_ffmpeg() -> tuple[str, str]:
     Raises:
         Skipped: if neither is there with libvmaf.
     """
-    for program in _programs():
-        filters = _said(program, "-filters")
-        if any(line.split()[1:2] == ["libvmaf"] for line in filters.splitlines()):
-            first = _said(program, "-version").split()
-            return program, first[2] if first[:2] == ["ffmpeg", "version"] else "of unknown version"
+    for program in programs():
+        if "libvmaf" in listed(program, "-filters"):
+            return program, version(program)
     raise Skipped(f"VMAF needs an ffmpeg with libvmaf, and none is here: {GET_IT}")
-
-
-def _programs() -> Iterator[str]:
-    with contextlib.suppress(ImportError, RuntimeError):  # RuntimeError: it is installed, but found no program
-        yield importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()
-    on_path = shutil.which("ffmpeg")
-    if on_path is not None:
-        yield on_path
-
-
-def _said(program: str, option: str) -> str:
-    try:
-        return subprocess.run(
-            [program, "-hide_banner", option] if option == "-filters" else [program, option],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
 
 
 def _command(program: str, clip: Clip, log: str) -> list[str]:
@@ -98,33 +71,3 @@ def _command(program: str, clip: Clip, log: str) -> list[str]:
     )
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{2 * height}", "-r", "25", "-i", "pipe:0"]
     return [program, "-hide_banner", "-nostdin", "-v", "error", *raw, "-filter_complex", graph, "-f", "null", "-"]
-
-
-def _run(command: list[str], clip: Clip, reference: Clip, folder: str) -> str:
-    """Feed the clips to ffmpeg; return what went wrong, or nothing."""
-    with tempfile.TemporaryFile() as said:  # a file, as a full pipe of messages would block the writer
-        try:
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, cwd=folder
-            )
-        except OSError as error:
-            return str(error)
-        assert process.stdin is not None
-        watch = threading.Timer(_SECONDS, process.kill)
-        watch.start()
-        try:
-            with contextlib.suppress(BrokenPipeError):  # it ended early: its exit code says why
-                for ours, theirs in zip(clip.frames, reference.frames, strict=True):
-                    process.stdin.write(ours.numpy().tobytes() + theirs.numpy().tobytes())
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
-            code = process.wait()
-        finally:
-            watch.cancel()
-            process.kill()
-            process.wait()
-        if code == 0:
-            return ""
-        said.seek(0)
-        lines = said.read().decode(errors="replace").split("\n")
-        return f"exit code {code} {next((line.strip() for line in lines if line.strip()), '')}".strip()

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attnbench.clip_schema import ClipRow
 from attnbench.report.charts import latency_figure, latency_words, svg_uri, tradeoff_figure, tradeoff_words
+from attnbench.report.clips import ClipsSection, clips_sections, read_quality
 from attnbench.report.columns import COLUMNS
 from attnbench.report.finding import finding
 from attnbench.report.masks import mask_pictures
 from attnbench.report.phases import PhaseTable, phase_table, read_phases, waterfall_of
 from attnbench.report.rows import Case, cases_of, read_rows
+from attnbench.report.steps import step_sections
 from attnbench.report.waterfall_chart import waterfall_figure, waterfall_words
 from attnbench.report.words import DIRECTIONS, NONE, grid_words, number, short_settings
 from attnbench.schema import PhaseRow, Row
+from attnbench.step_schema import StepRecord
 
 if TYPE_CHECKING:
     import pandas as pd
     from jinja2 import Template
+    from markupsafe import Markup
 
 
 @dataclass(frozen=True)
@@ -57,33 +63,60 @@ class Section:
 
 
 def render_report(
-    table: pd.DataFrame, phases: pd.DataFrame | None = None, traces: Mapping[str, str] | None = None
+    table: pd.DataFrame,
+    phases: pd.DataFrame | None = None,
+    traces: Mapping[str, str] | None = None,
+    quality: pd.DataFrame | None = None,
+    clips: Sequence[tuple[Path, ClipRow]] = (),
+    steps: Sequence[StepRecord] = (),
 ) -> str:
-    """Return the report of a results table as one HTML page that loads nothing from outside.
+    """Return the report of results as one HTML page that loads nothing from outside.
 
     Args:
         table: as `load_results` returns it; ``table.attrs["environments"]`` maps run ids to environments.
         phases: as `load_phases` returns it.
         traces: a link to the Chrome trace of a cell, by cell_id.
+        quality: as `load_quality` returns it.
+        clips: as `load_clips` returns them.
+        steps: as `load_steps` returns them.
 
     Raises:
-        BadInput: if the table is empty or does not fit the schema.
+        BadInput: if there are neither rows nor metrics of clips nor steps, or one does not fit the schema.
     """
-    rows = read_rows(table)
-    environments: dict[str, dict[str, Any]] = table.attrs.get("environments") or {}
+    taken = read_quality(quality)
+    rows = read_rows(table) if len(table) or not (taken or steps) else []
+    environments: dict[str, dict[str, Any]] = {
+        **(table.attrs.get("environments") or {}),
+        **((quality.attrs.get("environments") if quality is not None else None) or {}),
+    }
     cases = cases_of(rows)
-    runs = list(dict.fromkeys(row.run_id for row in rows))
+    made_by = [*(row.run_id for row in rows), *(row.run_id for row in taken), *(step.run_id for step in steps)]
+    runs = list(dict.fromkeys(made_by))
     several = len(cases) > 1
     by_row = read_phases(phases)
-    methods = list(dict.fromkeys(method for case in cases for method in case.methods))
+    methods = list(
+        dict.fromkeys(
+            [
+                *(method for case in cases for method in case.methods),
+                *(row.method for row in taken),
+                *(step.name.split("/")[0] for step in steps if "/" in step.name),
+            ]
+        )
+    )
+    found = clips_sections(taken, clips, environments)
+    devices = _devices(rows, [environments[run] for run in runs if run in environments])
     return _template().render(
         css=_resource("page.css"),
-        title=" – ".join(["attnbench report", *dict.fromkeys(row.device for row in rows)]),
-        devices=_listed(dict.fromkeys(row.device for row in rows)),
+        title=" – ".join(["attnbench report", *devices]),
+        devices=_listed(devices),
         dates=_listed(dict.fromkeys(filter(None, (_date(environments.get(run)) for run in runs)))),
         runs=_listed(runs),
         methods=_listed(method for method in methods if method != "full"),
         sections=[_section(case, several, environments.get(case.first.run_id), by_row, traces or {}) for case in cases],
+        clips=found,
+        clips_html=_clips_html(found),
+        steps=step_sections(steps),
+        steps_html=_steps_html(steps),
         columns=COLUMNS,
         groups=[
             (name, len(list(group))) for name, group in itertools.groupby(COLUMNS, key=lambda column: column.group)
@@ -203,6 +236,10 @@ def _figures(case: Case) -> list[Figure]:
     return figures
 
 
+def _devices(rows: Sequence[Row], environments: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys([row.device for row in rows] or [str(each["device"]) for each in environments]))
+
+
 def _date(environment: Mapping[str, Any] | None) -> str:
     started = str((environment or {}).get("started_at") or "")
     return started[:16].replace("T", " ") + " UTC" if started else ""
@@ -235,13 +272,25 @@ def _listed(names: Any) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+def _clips_html(sections: Sequence[ClipsSection]) -> Markup:
+    from markupsafe import Markup
+
+    return Markup(_template("clips.html").render(clips=sections))
+
+
+def _steps_html(steps: Sequence[StepRecord]) -> Markup:
+    from markupsafe import Markup
+
+    return Markup(_template("steps.html").render(steps=step_sections(steps)))
+
+
 def _resource(name: str) -> str:
     return resources.files("attnbench.report").joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
-def _template() -> Template:
+def _template(name: str = "page.html") -> Template:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_resource("page.html"))
+    return environment.from_string(_resource(name))

@@ -6,6 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from attnbench.report.phase_details import (
+    COLUMNS,
+    PASSES,
+    PhaseDetail,
+    ceilings_words,
+    memory_words,
+    phase_details,
+)
 from attnbench.report.rows import Case
 from attnbench.report.words import NONE, number
 from attnbench.schema import PhaseRow, Row
@@ -14,27 +22,37 @@ from attnbench.waterfall import Span, Waterfall, build_waterfall
 if TYPE_CHECKING:
     import pandas as pd
 
-PASSES = {"fwd": "forward", "bwd": "backward"}
-
 
 @dataclass(frozen=True)
 class PhaseLine:
-    """A line of the table: a row's label, pass, time of every phase with its share, and what there is to say."""
+    """A line of the table: a row's label, pass, time of every phase with its share, memory, and what is wrong."""
 
     label: str
     pass_: str
     cells: tuple[tuple[str, str], ...]
     total: str
+    memory: str
     complaint: str
     trace: str
 
 
 @dataclass(frozen=True)
 class PhaseTable:
-    """The phases of a case: the columns that any line has, in the order of a call, and the lines."""
+    """The phases of a case.
+
+    Attributes:
+        phases: the columns that any line has, in the order of a call.
+        lines: a row and pass each.
+        details: a phase and provenance each.
+        ceilings: what the run's matrix product and copy reached, in words.
+    """
 
     phases: tuple[str, ...]
     lines: tuple[PhaseLine, ...]
+    details: tuple[PhaseDetail, ...]
+    ceilings: str
+
+    columns = COLUMNS
 
 
 def read_phases(table: pd.DataFrame | None) -> dict[str, list[PhaseRow]]:
@@ -64,19 +82,24 @@ def phase_table(case: Case, phases: Mapping[str, Sequence[PhaseRow]], traces: Ma
     for row in profiled:
         passes = list(dict.fromkeys(phase.pass_ for phase in measured[row.row_id]))
         for pass_ in passes:
-            mine = {phase.phase: phase for phase in measured[row.row_id] if phase.pass_ == pass_}
-            total = sum(phase.time_ms for phase in mine.values())
+            times = {phase.phase: phase for phase in measured[row.row_id] if phase.pass_ == pass_}
+            total = sum(phase.time_ms for phase in times.values())
             lines.append(
                 PhaseLine(
                     label=case.label(row, case.timed),
                     pass_=PASSES[pass_] if len(passes) > 1 else "",
-                    cells=tuple(_cell(mine.get(name), total) for name in names),
+                    cells=tuple(_cell(times.get(name), total) for name in names),
                     total=number(total),
-                    complaint=next(iter(mine.values())).complaint,
+                    memory=memory_words(row, phases[row.row_id]) if pass_ == passes[0] else "",
+                    complaint=next(iter(times.values())).complaint,
                     trace=traces.get(row.cell_id, "") if pass_ == passes[0] else "",
                 )
             )
-    return PhaseTable(names, tuple(lines))
+    details = [
+        detail for row in profiled for detail in phase_details(row, case.label(row, case.timed), phases[row.row_id])
+    ]
+    mine = {row.row_id: phases[row.row_id] for row in profiled}
+    return PhaseTable(names, tuple(lines), tuple(details), ceilings_words(mine))
 
 
 def waterfall_of(row: Row, phases: Iterable[PhaseRow]) -> Waterfall | None:

@@ -10,6 +10,7 @@ from attnbench.roofline.bounds import (
     exponential_ceiling_tflops,
     split_attend,
 )
+from attnbench.roofline.operations import phase_flops
 from attnbench.roofline.peaks import PEAKS, Peak, peak_of
 from attnbench.roofline.probe import Probe, measure_peaks
 from attnbench.roofline.traffic import Traffic, least_bytes, phase_traffic
@@ -29,6 +30,7 @@ __all__ = [
     "least_bytes",
     "measure_peaks",
     "peak_of",
+    "phase_flops",
     "phase_traffic",
     "split_attend",
 ]

@@ -100,7 +100,7 @@ def phase_traffic(
     sizes = _sizes(plan, head_dim, itemsize, plan.heads if kv_heads is None else kv_heads)
     ours = engine == "triton"
     phases: dict[str, Traffic] = {}
-    if _selected_by_means(plan, sizes):
+    if selected_by_means(plan, head_dim, sizes.kv_heads):
         phases |= _selection(plan, sizes, scope, kernels=ours or plan.device.type == "cuda")
     if not ours:
         return phases | {"attend": Traffic(least_bytes(plan, head_dim, itemsize, kv_heads=kv_heads), None)}
@@ -144,8 +144,15 @@ def _sizes(plan: Plan, head_dim: int, itemsize: int, kv_heads: int) -> _Sizes:
     )
 
 
-def _selected_by_means(plan: Plan, sizes: _Sizes) -> bool:
-    """Whether the plan was made by block means of k, scores of q and a cut: its selection FLOPs say so."""
+def selected_by_means(plan: Plan, head_dim: int, kv_heads: int) -> bool:
+    """Whether the plan was made by block means of k, scores of q and a cut: its selection FLOPs say so.
+
+    Args:
+        plan: any plan.
+        head_dim: channels of a head.
+        kv_heads: heads of k and v.
+    """
+    sizes = _sizes(plan, head_dim, 2, kv_heads)
     means = sizes.batch * sizes.kv_heads * sizes.tokens * sizes.head_dim
     return isinstance(plan.pattern, RoutedPattern) and plan.selection_flops == means + 2 * sizes.pairs * sizes.head_dim
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from attnbench.kernels.phases import PHASES
 from attnbench.profiling.attribute import cpu_calls, gpu_calls, peak_bytes, work_ns
-from attnbench.profiling.events import Event, read_events
+from attnbench.profiling.events import UNKNOWN_THREAD, Event, read_events
 from attnbench.profiling.profile import Profile, gpu_profile
 from attnbench.profiling.timeline import OTHER, segments_of
 
@@ -212,6 +212,9 @@ class Raw:
     kind: int = 0
     annotation: bool = False
     size: int = 0
+    system: int = 0
+    activity: str = ""
+    hidden: bool = False
 
     def name(self) -> str:
         return self.text
@@ -246,18 +249,34 @@ class Raw:
     def is_user_annotation(self) -> bool:
         return self.annotation
 
-    def nbytes(self) -> int: return self.size  # fmt: skip
+    def nbytes(self) -> int:
+        return self.size
+
+    def device_resource_id(self) -> int:
+        return self.system
+
+    def activity_type(self) -> str:
+        return self.activity
+
+    def is_hidden_event(self) -> bool:
+        return self.hidden
+
+
+class Older(Raw):
+    """As an older torch hands it out: some names are not there."""
+
+    activity_type = is_hidden_event = property(lambda self: (_ for _ in ()).throw(AttributeError))  # type: ignore[assignment]  # so that getattr finds none
 
 
 def test_torch_s_events_are_read_as_what_they_are() -> None:
     raw = [
-        Raw("attnbench::pool", annotation=True, correlation=1),
+        Raw("attnbench::pool", annotation=True, correlation=1, system=5),
         Raw("attnbench::pool", "CUDA", annotation=True, correlation=1),
         Raw("ProfilerStep#1", annotation=True, correlation=2),
         Raw("attnbench::attend", begin=1, thread=7, correlation=3, sequence=5),  # our operator, not a range
         Raw("cuLaunchKernelEx", begin=2, thread=1, correlation=900, linked=3),
         Raw("_attend_tiles", "CUDA", begin=50, correlation=900, linked=3),
-        Raw("cudaMemsetAsync", begin=3, thread=1, correlation=901),
+        Raw("cudaMemsetAsync", begin=3, correlation=901, system=5),
         Raw("Memset (Device)", "CUDA", begin=60, correlation=901),
         Raw("Context Sync", "CUDA", begin=70, correlation=902),
         Raw("cudaDeviceSynchronize", begin=4, correlation=3),
@@ -277,6 +296,47 @@ def test_torch_s_events_are_read_as_what_they_are() -> None:
         Event("work", "_attend_tiles", 50, 60, correlation=900),
         Event("work", "Memset (Device)", 60, 70, correlation=901),
     ]
+
+
+@pytest.mark.parametrize("made", [Raw, Older])
+def test_a_launch_outside_all_operators_is_on_the_thread_that_the_system_names(made: type[Raw]) -> None:
+    nowhere = 2**64 - 1
+    raw = [
+        made("attnbench::repeat", annotation=True, correlation=1, thread=7, system=400),
+        made("aten::fill_", begin=1, thread=9, system=401, correlation=2),
+        made("Lazy Function Loading", begin=2, thread=nowhere, system=400),
+        made("[memory]", begin=2, thread=3, system=400, size=8),
+        made("cuLaunchKernelEx", begin=3, thread=nowhere, system=400, correlation=900),
+        made("cudaLaunchKernel", begin=4, thread=nowhere, system=999, correlation=901),
+        made("cudaLaunchHostFunc", begin=5, thread=nowhere, system=400, correlation=902),
+    ]
+    assert [(e.correlation, e.thread) for e in read_events(raw) if e.kind == "launch"] == [
+        (900, 7), (901, UNKNOWN_THREAD),
+    ]  # fmt: skip
+
+
+def test_what_newer_versions_mark_as_no_work_is_left_out() -> None:
+    raw = [
+        Raw("a range's shadow", "CUDA", activity="gpu_user_annotation"), Raw("waits", "CUDA", activity="cuda_sync"),
+        Raw("secret", "CUDA", activity="kernel", hidden=True), Raw("gemm", "CUDA", activity="kernel"),
+    ]  # fmt: skip
+    assert [event.name for event in read_events(raw)] == ["gemm"]
+
+
+def test_a_launch_of_an_unknown_thread_belongs_to_the_phase_that_was_entered_last() -> None:
+    events = [in_range("repeat", 0, 1000), in_range("attend", 100, 300), in_range("merge", 200, 400, thread=2)]
+    for number, at in enumerate((150, 250, 350, 500), 1):
+        events += launched(number, at, 5000 + 10 * number, 5, thread=UNKNOWN_THREAD)
+    (call,) = gpu_calls(events)
+    assert [w.phase for w in call.work] == ["attend", "merge", "merge", OTHER]
+
+
+def test_a_launch_that_runtime_and_driver_both_report_counts_once() -> None:
+    inner = Event("launch", "cuLaunchKernelEx", 201, 202, correlation=1)
+    events = sorted([in_range("repeat", 0, 1000), *launched(1, 200, 5000, 10), inner], key=lambda e: e.start)
+    (call,) = gpu_calls(events)
+    assert len(call.work) == 1
+    assert not call.dropped
 
 
 def test_overlapping_work_is_counted_once_in_busy_time_and_complained_of_in_the_sum() -> None:

@@ -19,11 +19,14 @@ import attnbench
 from attnbench import runner, session, timing
 from attnbench.agenda import Request
 from attnbench.cli.profile import profile as profile_command
-from attnbench.kernels.errors import BadInput
+from attnbench.kernels.ablation import Part
+from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.profiling import profile as profile_module
 from attnbench.profiling import run as run_module
-from attnbench.profiling.run import CPU_REPEATS, GPU_REPEATS, profile_rows, repeats_for
+from attnbench.profiling.parts import ablation_of
+from attnbench.profiling.run import CPU_REPEATS, GPU_REPEATS, known_phases, profile_rows, repeats_for
 from attnbench.profiling.table import shares
+from attnbench.roofline import Probe, peak_of, probe
 from attnbench.schema import PhaseRow, Row
 from attnbench.store import JOURNAL, Journal, read_journal
 
@@ -48,6 +51,8 @@ class Quiet:
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for place in (timing, profile_module):
         monkeypatch.setattr(place, "cache_bytes", lambda device: 2**16)
+    monkeypatch.setattr(probe, "CPU_SIDE", 256)
+    monkeypatch.setattr(probe, "CPU_BYTES", 2**22)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -145,6 +150,113 @@ def test_a_profiled_run_can_be_read_and_resumed_like_any_other(profiled: Any, tm
     first, _, _ = profiled({"sta": {"tile": (2, 2, 2)}})
     again = session.resume(tmp_path / "run", Quiet())
     assert again.rows == first.rows
+
+
+def test_resuming_profiles_the_cells_that_are_not_profiled_yet(
+    profiled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, labels = run_module.profile_call, list[int]()
+
+    def once(*given: Any, **options: Any) -> Any:
+        labels.append(1)
+        if len(labels) == 2:
+            raise KeyboardInterrupt
+        return real(*given, **options)
+
+    methods = {"moba": {"blocks": 5, "topk": 2}, "sta": {"tile": (2, 2, 2)}, "full": {}}
+    monkeypatch.setattr(run_module, "profile_call", once)
+    with pytest.raises(KeyboardInterrupt):
+        profiled(methods)
+    folder = tmp_path / "run"
+    (kept,) = {phase.cell_id for phase in known_phases(folder)}
+    found: list[PhaseRow] = []
+
+    def after(bench: runner.Bench, journal: Journal, rows: tuple[Row, ...]) -> None:
+        known = known_phases(folder)
+        found.extend(profile_rows(bench, journal, rows, Quiet(), repeats=2, traces=False, known=known))
+
+    outcome = session.resume(folder, Quiet(), after)
+    assert {phase.row_id for phase in found} == {row.row_id for row in outcome.rows}
+    assert len(labels) == 2 + 3  # the cell that was the last in the journal may have been cut off, so it is taken again
+    times = attnbench.load_phases(folder).groupby("cell_id")["time_ms"].sum()
+    measured = sum(p.time_ms for p in found if p.cell_id == kept)
+    assert times[kept] == pytest.approx(measured)
+    assert session.resume(folder, Quiet(), after).rows == outcome.rows
+    assert len(labels) == 5
+
+
+def test_cells_timed_on_other_tensors_are_not_profiled(profiled: Any, tmp_path: Path) -> None:
+    progress, wrong = Quiet(), list[PhaseRow]()
+
+    def after(bench: runner.Bench, journal: Journal, rows: tuple[Row, ...]) -> None:
+        others = [row.model_copy(update={"heads_timed": 1}) for row in rows]
+        wrong.extend(profile_rows(bench, journal, others, progress, repeats=1, traces=False))
+
+    session.start(Request(methods={"sta": {"tile": (2, 2, 2)}}, **GRID), tmp_path / "other", Quiet(), after)
+    assert not wrong
+    assert "sta is not profiled: it was timed on other tensors, 1 heads" in progress.notes
+
+
+def test_phases_say_what_they_compute_and_move(profiled: Any) -> None:
+    outcome, written, _ = profiled({"vmoba": {}}, layers=[0], direction="fwdbwd")
+    (row,) = outcome.rows
+    rows = {(p.pass_, p.phase): p for p in written}
+    attend, back, score = rows["fwd", "attend"], rows["bwd", "attend"], rows["fwd", "score"]
+    assert attend.flops is not None
+    assert back.flops is not None
+    assert attend.flops + back.flops == row.flops_algorithmic
+    assert attend.tflops == pytest.approx(attend.flops / attend.time_ms / 1e9)
+    assert attend.mfu is None  # a CPU has no datasheet here
+    assert attend.mfu_probe is not None
+    assert 0 < attend.mfu_probe < 1.5
+    assert rows["fwd", "qk"].flops == attend.flops / 2
+    assert (score.flops or 0) + (rows["fwd", "pool"].flops or 0) == row.flops_selection
+    assert score.tbs == pytest.approx((score.bytes or 0) / score.time_ms / 1e9)
+    assert back.bytes is None
+
+
+def test_what_a_fused_kernel_does_inside_is_ablated_and_modelled(
+    profiled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples: dict[Part, list[float]] = {"qk": [2.0], "softmax": [3.0], "whole": [6.0]}
+    gpu = peak_of("NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(run_module, "record_launches", lambda call: [len])
+    monkeypatch.setattr(run_module, "measure_ablation", lambda launches, stopwatch: ablation_of(samples))
+    monkeypatch.setattr(run_module.Ceilings, "measured", lambda *_: run_module.Ceilings(gpu, Probe(500.0, 2.0), True))
+    outcome, written, _ = profiled({"full": {}})
+    (row,) = outcome.rows
+    parts = {(p.provenance, p.phase): p for p in written if p.parent == "attend"}
+    assert len(parts) == 6
+    attend = next(p for p in written if p.phase == "attend")
+    for phase, ms in {"qk": 2.0, "softmax": 1.0, "av": 3.0}.items():
+        ablated, modelled = parts["ablated", phase], parts["modelled", phase]
+        assert ablated.time_ms == ms
+        assert "the whole build took 6 ms by itself" in ablated.complaint
+        assert ablated.note
+        assert modelled.note
+        assert modelled.time_lo_ms <= modelled.time_ms <= modelled.time_hi_ms
+        assert (ablated.engine, modelled.engine) == (row.engine, row.engine)
+    assert sum(parts["modelled", phase].time_ms for phase in ("qk", "softmax", "av")) == pytest.approx(attend.time_ms)
+    assert attend.mfu == pytest.approx((attend.tflops or 0) / 989.4)
+    assert attend.mfu_probe == pytest.approx((attend.tflops or 0) / 500.0)
+    assert parts["ablated", "qk"].tflops is not None
+    assert parts["modelled", "qk"].tflops is None
+
+
+def test_without_builds_or_peaks_the_measured_phases_stand(profiled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any, **options: Any) -> Any:
+        raise Unsupported("no such builds")
+
+    for name in ("measure_ablation", "record_launches"):
+        monkeypatch.setattr(run_module, name, refuse)
+    monkeypatch.setattr(run_module.Ceilings, "measured", refuse)
+    monkeypatch.setattr(run_module.Work, "of", refuse)
+    _, written, progress = profiled({"full": {}})
+    assert {p.provenance for p in written} == {"measured"}
+    assert {note for note in progress.notes if "no such builds" in note} == {
+        "no peaks were measured: no such builds", "full: no bytes and FLOPs of phases: no such builds",
+        "full: no ablated builds: no such builds",
+    }  # fmt: skip
 
 
 def test_a_phase_written_twice_counts_as_last_written(profiled: Any, tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 import pytest
 from pydantic import ValidationError
 
+from attnbench.clip_schema import Role
 from attnbench.kernels.errors import BadInput
 from attnbench.quality import METRICS, Labelled, Metric, Pair, QualityRow, measure_pair, measure_pairs, metric_named
+from attnbench.quality.compare import Scores, missing_rows
 from attnbench.quality.frames import Clip
 from attnbench.quality.measured import Measured, Skipped
-from attnbench.quality.record import Role
 
 MakeClip = Callable[..., Clip]
 
@@ -41,7 +42,7 @@ def test_a_distance_gives_one_row_that_says_what_was_compared(pair: Pair) -> Non
     assert row.value == difference(pair.clip.clip, pair.reference.clip).value
     assert (row.run_id, row.model, row.method, row.prompt, row.seed) == ("run", "mini", "vmoba", "a cat", 0)
     assert (row.metric, row.reference, row.role) == ("difference", "full/sdpa, seed 0", "method")
-    assert (row.kind, row.better, row.unit, row.per_frame) == ("distance", "lower", "levels", [1.0, 2.0])
+    assert (row.metric_kind, row.better, row.unit, row.per_frame) == ("distance", "lower", "levels", [1.0, 2.0])
     assert (row.frames, row.size, row.made_by) == (3, "40x48", "a test")
     assert (row.clip_hash, row.reference_hash) == (pair.clip.clip.digest, pair.reference.clip.digest)
 
@@ -75,6 +76,44 @@ def test_a_clip_is_scored_once_however_often_it_stands_there(make_clip: MakeClip
     pairs = [Pair(named(make_clip(seed), method=f"m{seed}"), dense) for seed in (1, 2)]
     list(measure_pairs(pairs, [Metric("counting", "higher", score=counting)], run_id="run"))
     assert len(scored) == len(set(scored)) == 3
+
+
+def test_scores_are_carried_from_call_to_call(make_clip: MakeClip) -> None:
+    scored: list[str] = []
+
+    def counting(clip: Clip) -> Measured:
+        scored.append(clip.digest)
+        return brightness(clip)
+
+    metric, scores, dense = Metric("counting", "higher", score=counting), Scores(), named(make_clip(0))
+    pairs = [Pair(named(make_clip(seed), method=f"m{seed}"), dense) for seed in (1, 2)]
+    rows = [row for pair in pairs for row in measure_pairs([pair], [metric], run_id="run", scores=scores)]
+    assert [row.role for row in rows] == ["method", "exact", "method"]
+    assert len(scored) == 3
+
+
+def test_a_fidelity_sees_the_prompt_of_its_clip(make_clip: MakeClip) -> None:
+    asked: list[str] = []
+
+    def follows(clip: Clip, prompt: str) -> Measured:
+        asked.append(prompt)
+        return Measured(float(prompt == "a cat"))
+
+    metric, scores = Metric("follows", "higher", fidelity=follows), Scores()
+    same = make_clip(0)
+    for prompt in ("a cat", "a dog"):
+        pair = Pair(named(same, method="sta", prompt=prompt), named(same, prompt=prompt))
+        rows = list(measure_pairs([pair], [metric], run_id="run", scores=scores))
+        assert [(row.role, row.metric_kind) for row in rows] == [("method", "score"), ("exact", "score")]
+        assert {row.value for row in rows} == {float(prompt == "a cat")}
+    assert asked == ["a cat", "a dog"], "equal frames are scored once a prompt"
+
+
+def test_a_clip_that_could_not_be_made_has_a_reason_in_every_row(pair: Pair) -> None:
+    rows = missing_rows(pair, [DISTANCE, SCORE], run_id="run", reason="out of memory")
+    assert [(row.metric, row.method, row.value, row.reason, row.clip_hash) for row in rows] == [
+        (name, "vmoba", None, "skipped: out of memory", "") for name in ("difference", "brightness")
+    ]
 
 
 def raising(error: Exception) -> Callable[[Clip, Clip], Measured]:
@@ -156,9 +195,9 @@ def test_a_metric_is_found_by_its_name_and_an_unknown_one_refused() -> None:
 
 
 def test_a_metric_is_a_distance_or_a_score() -> None:
-    with pytest.raises(BadInput, match="either"):
+    with pytest.raises(BadInput, match="must have one of"):
         Metric("both", "higher", distance=difference, score=brightness)
-    with pytest.raises(BadInput, match="either"):
+    with pytest.raises(BadInput, match="must have one of"):
         Metric("neither", "higher")
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from attnbench.clip_schema import Better, Kind, QualityRow, Role
 from attnbench.kernels.errors import BadInput
 from attnbench.quality.bootstrap import (
     Estimate,
@@ -20,7 +21,6 @@ from attnbench.quality.bootstrap import (
     paired_difference,
 )
 from attnbench.quality.paired import Gap, gaps, judge
-from attnbench.quality.record import Better, Kind, QualityRow, Role
 
 number = st.floats(-1e3, 1e3, allow_subnormal=False).map(lambda x: round(x, 3))
 keys = st.tuples(st.sampled_from(["cat", "dog", "tree"]), st.integers(0, 6))
@@ -185,7 +185,7 @@ def row(role: Role, value: float | None, seed: int = 0, *, kind: Kind = "distanc
         "status": "skipped" if value is None else "ok",
         "reason": "skipped: no weights" if value is None else "",
         "role": role,
-        "kind": kind,
+        "metric_kind": kind,
         "better": "higher",
         "frames": 16,
         "size": "64x64",

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from attnbench.kernels.errors import BadInput
 from attnbench.quality.frames import Clip
-from attnbench.quality.video import difference_clip, for_players, read_frames, write_frames, write_mp4
+from attnbench.quality.video import abreast, difference_clip, for_players, read_frames, write_frames, write_mp4
 
 MakeClip = Callable[..., Clip]
 
@@ -125,6 +125,27 @@ def test_small_clips_are_scaled_by_whole_pixels_and_sides_made_even(
     factor = shown[1] // width
     assert torch.equal(made[:, : height * factor : factor, : width * factor : factor], frames)
     assert torch.equal(made[:, -1], made[:, min(shown[0], height * factor) - 1])
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "shown"),
+    [(64, 64, (256, 784)), (480, 832, (240, 1264)), (63, 65, (316, 994)), (270, 1100, (90, 1120))],
+)
+def test_clips_abreast_are_small_enough_and_in_order(height: int, width: int, shown: tuple[int, int]) -> None:
+    clips = [Clip(torch.full((2, height, width, 3), level, dtype=torch.uint8), 8) for level in (40, 120, 200)]
+    both = abreast(clips)
+    assert (both.length, both.fps, both.height, both.width) == (2, 8, *shown)
+    panel = (both.width - 16) // 3
+    assert panel <= 512
+    middle = both.frames[0, both.height // 2]
+    assert [int(middle[place, 0]) for place in (panel // 2, panel + 4, panel + 8, both.width - 1)] == [40, 0, 120, 200]
+
+
+def test_clips_abreast_must_be_alike(make_clip: MakeClip) -> None:
+    with pytest.raises(BadInput, match="size and length"):
+        abreast([make_clip(length=2), make_clip(length=3)])
+    with pytest.raises(BadInput, match="no clips"):
+        abreast([])
 
 
 def test_a_difference_is_amplified_and_shows_either_sign() -> None:

@@ -37,6 +37,9 @@ def loaded(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     paths: list[Path] = []
     monkeypatch.setattr("attnbench.store.load_results", lambda path: paths.append(path) or table)
     monkeypatch.setattr("attnbench.store.load_phases", lambda path: None)
+    monkeypatch.setattr("attnbench.store.load_steps", lambda path: [])
+    monkeypatch.setattr("attnbench.store.load_quality", lambda path: pd.DataFrame())
+    monkeypatch.setattr("attnbench.store.load_clips", lambda path: [])
     monkeypatch.setattr("attnbench.report.page.mask_pictures", lambda methods: [])
     return paths
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from attnbench.report import render_report
+from attnbench.report.phase_details import phase_details
 from attnbench.report.phases import phase_table, read_phases, waterfall_of
 from attnbench.report.rows import cases_of, read_rows
 from attnbench.schema import PhaseRow, Row
@@ -64,6 +65,58 @@ def test_forward_and_backward_are_lines_of_their_own(table: pd.DataFrame) -> Non
     made = phase_table(cases_of(read_rows(table))[0], read_phases(frame), {})
     assert made is not None
     assert [(line.pass_, line.total) for line in made.lines] == [("forward", "8.00"), ("backward", "16.0")]
+
+
+def test_details_show_what_a_phase_reaches_and_where_a_time_comes_from(table: pd.DataFrame) -> None:
+    row = sparse_row(table)
+    rows = [
+        phase(row, "pool", 1.0, bytes=3e9, bytes_modelled=4e9, tbs=3.0, bandwidth=0.9, bandwidth_probe=1.0),
+        phase(row, "attend", 8.0, flops=4e12, tflops=500.0, mfu=0.505, mfu_probe=0.625, peak_extra_mib=12.0),
+        phase(row, "merge", 1.0),
+        phase(row, "qk", 3.0, parent="attend", provenance="modelled", time_lo_ms=1.0, note="a model"),
+        phase(row, "qk", 2.0, parent="attend", provenance="ablated", note="a difference"),
+    ]  # fmt: skip
+    made = phase_table(cases_of(read_rows(table))[0], read_phases(pd.DataFrame(rows)), {})
+    assert made is not None
+    found = [(line.phase, line.provenance, line.modelled, line.ms) for line in made.details]
+    assert found == [
+        ("pool", "measured", False, "1.00"), ("attend", "measured", False, "8.00"),
+        ("qk, in attend", "ablated", False, "2.00"), ("qk, in attend", "modelled", True, "3.00"),
+        ("merge", "measured", False, "1.00"),
+    ]  # fmt: skip
+    pool, attend, ablated, modelled, _ = made.details
+    assert pool.cells[2:5] == (("3.00", ""), ("90%", "100% of measured"), ("3.00 GB", "asked for: 4.00 GB"))
+    assert attend.cells[:2] == (("500", "4.00 TFLOP"), ("50%", "62% of measured"))
+    assert attend.cells[5] == ("12.0", "")
+    assert (ablated.note, modelled.note, modelled.interval) == ("a difference", "a model", "1.00 to 3.30")
+    assert made.ceilings == "In this run a matrix product reached 800 TFLOP/s and a copy 3.00 TB/s."
+    page = render_report(table, pd.DataFrame(rows))
+    assert 'class="number modelled"' in page
+    assert made.ceilings in page
+
+
+def test_memory_is_compared_with_that_of_the_dense_baseline(table: pd.DataFrame) -> None:
+    row = sparse_row(table)
+    for dense, said in {12.0: "12.5 MiB, 0.500 more than dense", 13.5: "12.5 MiB, 1.00 less than dense"}.items():
+        frame = pd.DataFrame([phase(row, "attend", 8.0, peak_dense_mib=dense)])
+        made = phase_table(cases_of(read_rows(table))[0], read_phases(frame), {})
+        assert made is not None
+        assert made.lines[0].memory == said
+
+
+def test_attend_is_shown_with_the_least_time_of_each_unit_where_the_gpu_is_known(table: pd.DataFrame) -> None:
+    pairs = 12 * 10**9
+    known = {
+        "device": "NVIDIA H100 80GB HBM3", "head_dim": 128, "flops_executed": 4 * 128 * pairs + 7, "flops_selection": 7,
+        "sm_clock_mhz": 915.0,
+    }  # fmt: skip
+    row = sparse_row(table).model_copy(update=known)
+    attend = PhaseRow.model_validate(phase(row, "attend", 30.0, bytes=3.35e9))
+    (line,) = phase_details(row, "sta", [attend])
+    # 132 multiprocessors at half the clock make 16 exponentials each, and half of 989.4 TFLOP/s.
+    assert line.note == "at least 12.4 ms for products, 6.21 ms for exponentials, 1.00 ms for memory"
+    (line,) = phase_details(row.model_copy(update={"device": "Test CPU"}), "sta", [attend])
+    assert line.note == ""
 
 
 def test_without_a_profile_the_page_has_no_such_part(table: pd.DataFrame) -> None:

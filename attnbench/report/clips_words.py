@@ -1,0 +1,89 @@
+"""How gaps between clips are written, in the report and in the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from attnbench.clip_schema import QualityRow
+from attnbench.quality.bootstrap import Estimate
+from attnbench.quality.paired import Gap
+from attnbench.report.words import NONE, number
+
+ARROWS = {"higher": "↑", "lower": "↓"}
+_LEAST = 5e-5
+
+
+def counted(count: int, name: str) -> str:
+    """Write how many there are: "1 frame", "16 frames"."""
+    return f"{count} {name}{'' if count == 1 else 's'}"
+
+
+def value_words(value: float) -> str:
+    """Write a value with three digits, what is next to nothing as 0, and just below 1 what is missing: 0.99987."""
+    short = 1 - abs(value)
+    if 5e-7 < short < 0.01:
+        return f"{value:.{1 - math.floor(math.log10(short))}f}"
+    return number(float(f"{value:.3g}")) if abs(value) >= _LEAST else "0"
+
+
+def difference_words(value: float) -> str:
+    """Write a difference with its sign: +0.120, −0.120, 0."""
+    text = value_words(abs(value))
+    return text if text == "0" else f"{'+' if value > 0 else '−'}{text}"
+
+
+def mean_words(estimate: Estimate | None, *, signed: bool = False) -> str:
+    """Write a mean: "14.2", with ``signed`` "+0.120", and "–" where there is none."""
+    return NONE if estimate is None else (difference_words if signed else value_words)(estimate.mean)
+
+
+def ends_words(estimate: Estimate | None, *, signed: bool = False) -> str:
+    """Write an interval: "[13.1, 15.3]", "extremes" before it where it is no more; nothing where there is none."""
+    if estimate is None or estimate.lo is None or estimate.hi is None:
+        return ""
+    write = difference_words if signed else value_words
+    return f"{'' if estimate.kind == 'bootstrap95' else 'extremes '}[{write(estimate.lo)}, {write(estimate.hi)}]"
+
+
+def estimate_words(estimate: Estimate | None, *, signed: bool = False) -> str:
+    """Write a mean with its interval, as "14.2 [13.1, 15.3]"; extremes stand in round brackets."""
+    ends = ends_words(estimate, signed=signed)
+    if estimate is not None and estimate.kind == "min-max":
+        ends = f"({ends.removeprefix('extremes [').rstrip(']')})"
+    return f"{mean_words(estimate, signed=signed)} {ends}".strip()
+
+
+LEGEND = "[ ]: 95 % bootstrap interval; ( ): extremes, of fewer than six pairs; Δ: method − full attention"
+"""What the brackets of ``estimate_words`` mean."""
+
+
+def metric_words(gap: Gap) -> str:
+    """Write a metric with its unit and which way is better: "psnr, dB ↑"; with Δ where it is shown as a difference."""
+    unit = f", {gap.unit}" if gap.unit else ""
+    return f"{'Δ ' if gap.kind == 'score' else ''}{gap.metric}{unit} {ARROWS[gap.better]}"
+
+
+def skipped_words(rows: Iterable[QualityRow]) -> list[str]:
+    """Return a line for every reason why metrics have no value, with the metrics that share it."""
+    reasons: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.status == "skipped":
+            reasons.setdefault(row.reason, {})[row.metric] = None
+    return [f"{', '.join(metrics)} {reason}" for reason, metrics in reasons.items()]
+
+
+def names_of(gaps: Sequence[Gap] | Sequence[QualityRow]) -> dict[tuple[str, str, str], str]:
+    """Return the shortest name that tells each method, settings and engine from the others."""
+    from attnbench.report.words import differing_settings
+
+    keys = list(dict.fromkeys((each.method, each.settings, each.engine) for each in gaps))
+    names = {}
+    for method, settings, engine in keys:
+        same = [key for key in keys if key[0] == method]
+        parts = [method]
+        if len({key[2] for key in same}) > 1:
+            parts.append(engine)
+        parts += [told] if (told := differing_settings(settings, [key[1] for key in same])) else []
+        names[method, settings, engine] = " · ".join(parts)
+    return names

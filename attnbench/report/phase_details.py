@@ -1,0 +1,149 @@
+"""What each phase computes, moves and reaches, with the parts of attend: one line a value and provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from attnbench.flops.counts import flops_per_pair
+from attnbench.report.words import NONE, number, places
+from attnbench.roofline import Bounds, attend_bounds, peak_of
+from attnbench.schema import PhaseRow, Provenance, Row
+
+PASSES = {"fwd": "forward", "bwd": "backward"}
+
+
+@dataclass(frozen=True)
+class PhaseDetail:
+    """A line of the table of details.
+
+    Attributes:
+        label: of the row, on its first line only.
+        phase: its name; of a part with what it is part of.
+        ms, interval: time and its ends.
+        modelled: whether the time rests on a model: shown hatched.
+        cells: value and small note of each of ``COLUMNS``.
+        provenance: how the time is known.
+        note: what the time leaves open, or the least times there could be.
+    """
+
+    label: str
+    pass_: str
+    phase: str
+    ms: str
+    interval: str
+    modelled: bool
+    cells: tuple[tuple[str, str], ...]
+    provenance: str
+    note: str
+
+
+COLUMNS = ("TFLOP/s", "MFU", "TB/s", "of the bandwidth", "bytes", "peak MiB")
+
+
+def phase_details(row: Row, label: str, phases: Sequence[PhaseRow]) -> list[PhaseDetail]:
+    """Return the details of a profiled row: every phase in which something runs, parts below what they are part of."""
+    several = len({p.pass_ for p in phases}) > 1
+    running = [phase for phase in parts_below(phases) if phase.phase != "gap"]
+    return [_detail(row, "" if place else label, phase, several) for place, phase in enumerate(running)]
+
+
+def parts_below(phases: Sequence[PhaseRow]) -> list[PhaseRow]:
+    """Return phases with their parts right below them, the best known first."""
+    ordered: list[PhaseRow] = []
+    for phase in (p for p in phases if p.parent is None):
+        ordered.append(phase)
+        parts = [p for p in phases if (p.pass_, p.parent) == (phase.pass_, phase.phase)]
+        ordered += sorted(parts, key=lambda p: get_args(Provenance).index(p.provenance))
+    return ordered
+
+
+def memory_words(row: Row, phases: Sequence[PhaseRow]) -> str:
+    """Say what a row's call needs beyond inputs and output, and how much more that is than dense attention needs."""
+    if row.peak_extra_mib is None:
+        return ""
+    dense = next((p.peak_dense_mib for p in phases if p.peak_dense_mib is not None), None)
+    said = f"{number(row.peak_extra_mib)} MiB"
+    if dense is None:
+        return said
+    over = row.peak_extra_mib - dense
+    return f"{said}, {number(abs(over))} {'more' if over >= 0 else 'less'} than dense"
+
+
+def ceilings_words(phases: Mapping[str, Sequence[PhaseRow]]) -> str:
+    """Say what the matrix product and the copy of the run reached, as phases are compared with; "" if nothing."""
+    every = [phase for own in phases.values() for phase in own]
+    product = next((p.tflops / p.mfu_probe for p in every if p.tflops and p.mfu_probe), None)
+    copy = next((p.tbs / p.bandwidth_probe for p in every if p.tbs and p.bandwidth_probe), None)
+    found = [
+        *([f"a matrix product reached {number(product)} TFLOP/s"] if product else []),
+        *([f"a copy {number(copy)} TB/s"] if copy else []),
+    ]
+    return f"In this run {' and '.join(found)}." if found else ""
+
+
+def bounds_of(row: Row, attend: PhaseRow) -> Bounds | None:
+    """Return the least times of a row's forward attend on its GPU, at the clock that was read; None if not known."""
+    gpu = peak_of(row.device)
+    if gpu is None or row.flops_executed is None or row.dtype not in ("bfloat16", "float16") or attend.pass_ != "fwd":
+        return None
+    pairs = (row.flops_executed - (row.flops_selection or 0)) // flops_per_pair(row.head_dim, row.direction)
+    return attend_bounds(
+        gpu, pairs=pairs, head_dim=row.head_dim, nbytes=int(attend.bytes or 0), clock_mhz=row.sm_clock_mhz
+    )
+
+
+def _detail(row: Row, label: str, phase: PhaseRow, several: bool) -> PhaseDetail:
+    decimals = places(phase.time_ms)
+    modelled = phase.provenance == "modelled"
+    interval = f"{phase.time_lo_ms:,.{decimals}f} to {phase.time_hi_ms:,.{decimals}f}"
+    bounds = bounds_of(row, phase) if phase.phase == "attend" and phase.provenance == "measured" else None
+    notes = [phase.note, _bounds_words(bounds) if bounds is not None else ""]
+    return PhaseDetail(
+        label=label,
+        pass_=PASSES[phase.pass_] if several else "",
+        phase=phase.phase if phase.parent is None else f"{phase.phase}, in {phase.parent}",
+        ms=number(phase.time_ms),
+        interval=interval,
+        modelled=modelled,
+        cells=(
+            (number(phase.tflops), _sized(phase.flops, "FLOP") if phase.flops else ""),
+            _shares(phase.mfu, phase.mfu_probe),
+            (number(phase.tbs), ""),
+            _shares(phase.bandwidth, phase.bandwidth_probe),
+            (
+                _sized(phase.bytes, "B"),
+                f"asked for: {_sized(phase.bytes_modelled, 'B')}" if phase.bytes_modelled else "",
+            ),
+            (number(phase.peak_extra_mib), ""),
+        ),
+        provenance=phase.provenance,
+        note="; ".join(filter(None, notes)),
+    )
+
+
+def _bounds_words(bounds: Bounds) -> str:
+    times = {
+        "products": bounds.tensor_ms,
+        "exponentials": bounds.exponentials_ms,
+        **({"memory": bounds.memory_ms} if bounds.memory_ms else {}),
+    }
+    return "at least " + ", ".join(f"{number(ms)} ms for {unit}" for unit, ms in times.items())
+
+
+def _shares(of_datasheet: float | None, of_probe: float | None) -> tuple[str, str]:
+    """Write a share of the datasheet's figure, and beneath it that of what was measured."""
+    if of_datasheet is None and of_probe is None:
+        return NONE, ""
+    measured = "" if of_probe is None else f"{of_probe:.0%} of measured"
+    return (NONE if of_datasheet is None else f"{of_datasheet:.0%}"), measured
+
+
+def _sized(amount: float | None, unit: str) -> str:
+    if amount is None:
+        return NONE
+    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if amount >= size:
+            return f"{number(amount / size)} {prefix}{unit}"
+    return f"{amount:.0f} {unit}"

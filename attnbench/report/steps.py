@@ -1,0 +1,125 @@
+"""Whole transformer steps in words and tables: what self-attention is of a step, and what methods make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from attnbench.report.words import DIRECTIONS, grid_words, number, places, short_settings, times
+from attnbench.step_schema import StepRecord
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COLUMNS = ("density", "step, ms", "speed-up", "self-attention, ms", "speed-up", "predicted for the step")
+
+
+@dataclass(frozen=True)
+class StepLine:
+    """A line of the table: the name, its settings, its phases in words, value and small note of each of ``COLUMNS``."""
+
+    name: str
+    settings: str
+    phases: str
+    complaint: str
+    cells: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class StepSection:
+    """One step: what it is, what self-attention is of it, and its lines."""
+
+    title: str
+    facts: str
+    finding: str
+    lines: tuple[StepLine, ...]
+
+    columns = COLUMNS
+
+
+def step_sections(records: Sequence[StepRecord]) -> list[StepSection]:
+    """Return a section for each run among the records."""
+    runs = {record.run_id: [r for r in records if r.run_id == record.run_id] for record in records}
+    return [_section(own) for own in runs.values()]
+
+
+def step_table(section: StepSection) -> Table:
+    """Return a section's lines for the terminal."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=section.title, title_justify="left")
+    table.add_column("self-attention")
+    for name in COLUMNS:
+        table.add_column(name, justify="right")
+    for line in section.lines:
+        table.add_row(line.name, *(Text(f"{value} {note}".strip()) for value, note in line.cells))
+    return table
+
+
+def _section(records: Sequence[StepRecord]) -> StepSection:
+    first = records[0]
+    words = "A training step" if first.direction == "fwdbwd" else "A step"
+    size = first.size if first.size == "tiny" else first.size.upper()
+    facts = [
+        f"{first.device}, {first.dtype}, batch {first.batch}, {first.layers} layers",
+        f"{first.text_tokens} text tokens in cross-attention",
+        DIRECTIONS[first.direction],
+        *(["blocks run forward again in the backward pass"] if first.checkpointing else []),
+        f"{first.rounds} interleaved rounds",
+    ]
+    return StepSection(
+        title=f"{words} of Wan 2.1 {size}, {grid_words(first.grid)} tokens",
+        facts=f"{', '.join(facts)}. Weights are random, so methods that choose by content keep other shares than in a "
+        "trained model.",
+        finding=_finding(records),
+        lines=tuple(_line(record) for record in records),
+    )
+
+
+def _finding(records: Sequence[StepRecord]) -> str:
+    first = records[0]
+    interval = f"{first.share_lo:.1%} to {first.share_hi:.1%}; timed by itself {first.share_alone:.1%}"
+    if first.share <= 0:
+        return f"The share of self-attention in the step of {first.baseline} is lost in the noise ({interval})."
+    limit = f": no method can make it more than {times(1 / (1 - first.share))} as fast" if first.share < 1 else ""
+    return (
+        f"Self-attention is {first.share:.1%} of the step of {first.baseline} ({interval}). Without it the step takes "
+        f"{number(first.without_ms)} ms{limit}."
+    )
+
+
+def _line(record: StepRecord) -> StepLine:
+    return StepLine(
+        name=record.name,
+        settings=short_settings(record.settings),
+        phases=_phases(record),
+        complaint=record.complaint,
+        cells=(
+            (f"{record.density:.1%}", ""),
+            (number(record.step_ms), _range(record.step_ms, record.step_lo_ms, record.step_hi_ms)),
+            (times(record.step_speedup), _range(record.step_speedup, record.step_speedup_lo, record.step_speedup_hi)),
+            (number(record.attention_ms), _range(record.attention_ms, record.attention_lo_ms, record.attention_hi_ms)),
+            (times(record.attention_speedup), ""),
+            (times(record.predicted_speedup if record.share > 0 else None), ""),
+        ),
+    )
+
+
+def _phases(record: StepRecord) -> str:
+    """Say what each phase takes in the step, both passes together, the rest of the model last."""
+    total: dict[str, float] = {}
+    for name, ms in record.phases_ms.items():
+        phase = name.split(" ")[-1]
+        total[phase] = total.get(phase, 0.0) + ms
+    words = {"other": "rest of the model", "gap": "gaps"}
+    last = [phase for phase in ("gap", "other") if phase in total]
+    order = [*(phase for phase in total if phase not in last), *last]
+    return ", ".join(f"{words.get(phase, phase)} {number(total[phase])} ms" for phase in order)
+
+
+def _range(value: float, low: float, high: float) -> str:
+    decimals = places(value)
+    return f"[{low:,.{decimals}f}, {high:,.{decimals}f}]"
