@@ -27,9 +27,13 @@ TILE = 128
 MOST_PLACES = 2**17
 """Places up to which blocks may be as small as they like, as they are where a method is verified on a small grid."""
 
-MOST_WASTE = 1.5
-"""Computed pairs for a kept one, as far as block sizes decide, above which "auto" takes another engine for a plan with
-an element rule: a window of density .2 takes this one 19 ms on an H100 and our kernels 38."""
+MOST_WASTE = 1.1
+"""Computed pairs for a kept one, as far as block sizes decide, above which "auto" takes another engine for whole blocks
+that are differentiated. STA takes this one 19.6 ms on an H100 and our kernels 22.6 at 55,296 tokens, and 27.6 and 29.5
+at 75,600, of which it computes 1.08 times the pairs. Forward alone it is 5.2 and 5.1 ms, 7.3 and 6.7."""
+
+MOST_WASTE_WITH_RULE = 1.5
+"""The same for plans with an element rule: a window of density .2 takes it 19 ms forward, and our kernels 38."""
 
 FILLER = -2
 
@@ -165,11 +169,11 @@ def _supports_sparse(plan: Plan, task: Task) -> str | None:
 def _unsuitable(plan: Plan, task: Task) -> str | None:
     if plan.pattern.is_full:
         return None
-    if plan.pattern.rule is None:
-        return "takes longer than our kernels for plans of whole blocks, as it moves queries and output besides"
+    if plan.pattern.rule is None and not task.needs_grad:
+        return "takes longer than our kernels for the forward pass of plans of whole blocks"
     sides = (plan.pattern.q_offsets, plan.pattern.k_offsets)
     area = prod(number_of_places(offsets, TILE) for offsets in sides) / plan.layout.tokens**2
-    if area > MOST_WASTE:
+    if area > (MOST_WASTE if plan.pattern.rule is None else MOST_WASTE_WITH_RULE):
         return f"would compute {area:.1f} times the kept pairs: the blocks fill its tiles of {TILE} tokens badly"
     return None
 

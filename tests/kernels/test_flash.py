@@ -223,7 +223,8 @@ def test_small_blocks_run_where_they_are_few_and_auto_passes_them_by(monkeypatch
     )
     large = block_plan([0, 8, 24])
     assert FLASH4.unsuitable(replace(large, pattern=replace(large.pattern, rule=window(1, 1, 1))), TASK) is None
-    assert "takes longer than our kernels" in str(FLASH4.unsuitable(large, TASK))
+    assert "takes longer than our kernels" in str(FLASH4.unsuitable(large, replace(TASK, needs_grad=False)))
+    assert FLASH4.unsuitable(large, replace(TASK, needs_grad=True)) is None
     assert FLASH4.unsuitable(full_plan(), TASK) is None
     monkeypatch.setattr(flash4, "MOST_PLACES", 32)
     assert FLASH4.supports(small, TASK) is None, "places are at most twice the tokens"
