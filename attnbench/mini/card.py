@@ -39,7 +39,7 @@ def write_card(folder: Path, config: TrainConfig, state: State, device: torch.de
         "classes": CLASSES,
         "directions": DIRECTIONS,
         "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
-        "weights": "exponential moving average, bfloat16",
+        "weights": "exponential moving average; matrices in 8 bits with a factor for each row, the rest in bfloat16",
         "training": config.as_json(),
         "steps": state.step,
         "clips_seen": sum(config.stage(step)[1] for step in range(state.step)),

@@ -90,6 +90,8 @@ class TrainConfig:
     Attributes:
         model: name of a preset.
         method, settings, engine: the self-attention, as for ``attnbench.attention``.
+        as_layer: the place in the model that every layer's attention is told, where a method differs by it; None tells
+            each its own.
         steps, batch, seed: optimiser steps, clips a step, and what data and weights are drawn from.
         coarse: (steps, clips a step) of the stages that come first and count among the steps. Each takes clips of half
             the frames and side of the next one's, an eighth of the tokens, and the last takes full clips: what to draw
@@ -111,6 +113,7 @@ class TrainConfig:
     method: str = "full"
     settings: dict[str, Any] = field(default_factory=dict)
     engine: str = "auto"
+    as_layer: int | None = None
     steps: int = 8000
     batch: int = 16
     seed: int = 0
@@ -138,6 +141,8 @@ class TrainConfig:
             number = whole_number(value)
             if number is None or number < least:
                 raise BadInput(f"{name} is {value!r}; it must be a whole number of at least {least}")
+        if self.as_layer is not None and (whole_number(self.as_layer) is None or self.as_layer < 0):
+            raise BadInput(f"as_layer is {self.as_layer!r}; it must be a whole number of at least 0, or None")
         if self.coarse_steps >= self.steps:
             raise BadInput(f"coarse stages take {self.coarse_steps} steps; that must be below the {self.steps} of all")
         if len(self.coarse) >= len(PRESETS[self.model].sizes):

@@ -29,7 +29,8 @@ class Sampler:
         steps: number of steps; "euler" costs one forward pass each, "heun" two, but one in the last step.
         shift: of the steps' times towards noise; 1 leaves them equal.
         solver: "euler" or "heun".
-        guidance: 1 is none; any other doubles the cost.
+        guidance: 1 is none; any other doubles the cost of a step.
+        guided: how many steps are guided, from the first; None guides all.
 
     Raises:
         BadInput: for a number out of range or an unknown solver.
@@ -39,11 +40,14 @@ class Sampler:
     shift: float = 12.0
     solver: str = "euler"
     guidance: float = 1.0
+    guided: int | None = None
 
     def __post_init__(self) -> None:
         number = whole_number(self.steps)
         if number is None or number < 1:
             raise BadInput(f"sampler steps {self.steps!r} must be a whole number of at least 1")
+        if self.guided is not None and not 0 <= (whole_number(self.guided) or 0) <= self.steps:
+            raise BadInput(f"guided steps {self.guided!r} must be a whole number of at most the {self.steps} steps")
         if not 0 < self.shift < float("inf"):
             raise BadInput(f"sampler shift {self.shift!r} must be above 0")
         if self.solver not in ("euler", "heun"):
@@ -134,7 +138,7 @@ def generate(
         times = torch.full((len(x),), t, device=device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             slope: Tensor = model(x, times, label, direction, attend=attend, step=step)
-            if chosen.guidance != 1:
+            if chosen.guidance != 1 and (chosen.guided is None or step < chosen.guided):
                 plain = model(x, times, *hidden, attend=attend, step=step)
                 slope = plain + chosen.guidance * (slope - plain)
         after_step(step)

@@ -44,9 +44,19 @@ class Attend(Protocol):
         ...
 
 
-def attend_by(method: str, engine: str = "auto", **settings: object) -> Attend:
-    """Return the self-attention of a method: ``attnbench.attention`` with everything but the tensors given."""
-    return partial(attention, method=method, engine=engine, **settings)
+def attend_by(method: str, engine: str = "auto", *, as_layer: int | None = None, **settings: object) -> Attend:
+    """Return the self-attention of a method: ``attnbench.attention`` with everything but the tensors given.
+
+    With ``as_layer`` every layer attends as the one of that number would.
+    """
+    own: Attend = partial(attention, method=method, engine=engine, **settings)
+    if as_layer is None:
+        return own
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, *, grid: Grid, layer: int, step: int | None) -> Tensor:
+        return own(q, k, v, grid=grid, layer=as_layer, step=step)
+
+    return attend
 
 
 FULL: Attend = attend_by("full")

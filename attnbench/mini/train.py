@@ -150,6 +150,7 @@ def _go(config: TrainConfig, folder: Path, device: torch.device, progress: Progr
         load_state(state, config, folder)
     cut_log(folder, state.step)
     attend = prepare(state, config)
+    aside = torch.cuda.Stream(device) if device.type == "cuda" else None
     log, begun, first = Log(folder), time.perf_counter(), state.step
     last, batch, kept = 0.0, None, state.step
     with contextlib.closing(log), _interrupts() as interrupted:
@@ -160,7 +161,7 @@ def _go(config: TrainConfig, folder: Path, device: torch.device, progress: Progr
             before = time.perf_counter()
             values = take_step(state, config, batch or make_batch(config, state.step, device), attend)
             # While the GPU is at it: asking for the loss waits for the step.
-            batch = make_batch(config, state.step + 1, device) if state.step + 1 < config.steps else None
+            batch = _made_aside(config, state.step + 1, device, aside) if state.step + 1 < config.steps else None
             loss, norm = torch.stack(values).tolist()
             last = time.perf_counter() - before
             if not math.isfinite(loss + norm):
@@ -216,11 +217,24 @@ def make_batch(config: TrainConfig, step: int, device: torch.device) -> Batch:
     return Batch(clips.video, noise, t, label, torch.where(hidden, HIDDEN_DIRECTION, clips.direction))
 
 
+def _made_aside(config: TrainConfig, step: int, device: torch.device, aside: torch.cuda.Stream | None) -> Batch:
+    """Return the batch of a step, made on a stream of its own: copies to the GPU wait for all work on their stream."""
+    if aside is None:
+        return make_batch(config, step, device)
+    with torch.cuda.stream(aside):
+        batch = make_batch(config, step, device)
+    reader = torch.cuda.current_stream(device)
+    reader.wait_stream(aside)
+    for tensor in (batch.video, batch.noise, batch.t, batch.label, batch.direction):
+        tensor.record_stream(reader)  # so that its memory is not given away before the step has read it
+    return batch
+
+
 def prepare(state: State, config: TrainConfig) -> Attend:
     """Return the self-attention of a run, and have its model compiled if it asks for that."""
     if config.compile:
         state.model.fuse()
-    return attend_by(config.method, config.engine, **config.settings)
+    return attend_by(config.method, config.engine, as_layer=config.as_layer, **config.settings)
 
 
 def take_step(state: State, config: TrainConfig, batch: Batch, attend: Attend) -> tuple[Tensor, Tensor]:

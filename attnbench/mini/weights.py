@@ -21,6 +21,7 @@ from attnbench.mini.model import MiniTransformer
 _KIND = "attnbench-kind"
 """Header entry that says what a file of ours is."""
 _MINI = "mini-transformer"
+_FACTOR = ":factor"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -116,13 +117,33 @@ def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
 
 
 def save_mini(model: MiniTransformer, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a mini model's weights in bfloat16: ``tensors`` by the names of ``model.state_dict()``.
+    """Write a mini model's weights: ``tensors`` by the names of ``model.state_dict()``.
+
+    Matrices are kept as whole numbers from -127 to 127 with a factor for each row, all else in bfloat16.
 
     Raises:
         BadInput: if the file cannot be written.
     """
-    narrow = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+    narrow: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(".weight") and tensor.dim() == 2:
+            # A row with NaN or Inf stays visible: its factor is not finite, and reading refuses it.
+            factor = tensor.float().abs().amax(1).clamp(min=1e-12) / 127
+            narrow[name] = (tensor.float() / factor[:, None]).round().nan_to_num().to(torch.int8)
+            narrow[name + _FACTOR] = factor
+        else:
+            narrow[name] = tensor.to(torch.bfloat16)
     write_tensors(path, _MINI, narrow, {"config": asdict(model.config)})
+
+
+def _widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo what ``save_mini`` did to matrices, as far as the factors fit them."""
+    wide = {name: tensor for name, tensor in tensors.items() if not name.endswith(_FACTOR)}
+    for name, factor in tensors.items():
+        matrix = wide.get(name.removesuffix(_FACTOR))
+        if name.endswith(_FACTOR) and matrix is not None and matrix.shape[:1] == factor.shape:
+            wide[name.removesuffix(_FACTOR)] = matrix.float() * factor.float()[:, None]
+    return wide
 
 
 def load_mini(path: Path | None = None, device: torch.device | str = "cpu") -> MiniTransformer:
@@ -141,7 +162,7 @@ def load_mini(path: Path | None = None, device: torch.device | str = "cpu") -> M
     except (KeyError, TypeError) as error:
         raise BadInput(f"weights {str(chosen)!r} do not say which sizes the model has") from error
     model = MiniTransformer(config)
-    fill(model, tensors, chosen)
+    fill(model, _widened(tensors), chosen)
     return model.to(device).eval()
 
 

@@ -103,6 +103,21 @@ def test_guidance_goes_from_the_plain_velocity_through_the_asked_one(model: Mini
     torch.testing.assert_close((double - single)[inside], (single - none)[inside], atol=1e-4, rtol=1e-3)
 
 
+def test_guidance_of_the_first_steps_costs_only_there(model: MiniTransformer) -> None:
+    passes = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, *, grid: Any, layer: int, step: int | None) -> Tensor:
+        passes.append((layer, step))
+        return FULL(q, k, v, grid=grid, layer=layer, step=step)
+
+    sampler = Sampler(steps=4, guidance=3.0, guided=2)
+    generate(model, [0], [0], [0], sampler=sampler, attend=attend)
+    assert [step for layer, step in passes if layer == 0] == [0, 0, 1, 1, 2, 3]
+    plain = generate(model, [0], [0], [0], sampler=Sampler(steps=4))
+    unguided = generate(model, [0], [0], [0], sampler=Sampler(steps=4, guidance=3.0, guided=0))
+    assert torch.equal(plain, unguided)
+
+
 def test_each_denoising_step_is_told(model: MiniTransformer) -> None:
     told, done = set(), []
 
@@ -115,7 +130,7 @@ def test_each_denoising_step_is_told(model: MiniTransformer) -> None:
     assert done[-1] == 2
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"shift": 0.0}, {"solver": "rk4"}])
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"shift": 0.0}, {"solver": "rk4"}, {"guided": 11}])
 def test_samplers_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(BadInput):
         Sampler(**wrong)

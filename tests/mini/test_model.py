@@ -134,6 +134,17 @@ def test_attention_is_told_layer_step_and_grid_and_takes_any_method() -> None:
     assert (windowed - plain).abs().max() > 1e-3
 
 
+def test_every_layer_can_attend_as_one() -> None:
+    q, k, v = torch.randn(3, 1, 2, 128, 16)
+    grid, partition = Grid(2, 8, 8), (1, (2, 2), (1, 4, 2))
+    second = attend_by("vmoba", partition=partition)(q, k, v, grid=grid, layer=1, step=None)
+    always = attend_by("vmoba", partition=partition, as_layer=1)
+    for layer in range(3):
+        assert torch.equal(always(q, k, v, grid=grid, layer=layer, step=None), second)
+    first = attend_by("vmoba", partition=partition)(q, k, v, grid=grid, layer=0, step=None)
+    assert not torch.allclose(first, second)
+
+
 def test_fused_and_plain_blocks_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **options: torch._dynamo.optimize("eager")(function))
     model, given = random_model(dataclasses.replace(TINY, layers=1)), inputs()

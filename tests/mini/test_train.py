@@ -79,7 +79,7 @@ def test_a_finished_run_leaves_weights_and_a_card(tmp_path: Path) -> None:
     assert model.config == PRESETS["tiny"]
     averaged = {name[4:]: x for name, x in tensors_of(tmp_path / "run").items() if name.startswith("ema.")}
     for name, parameter in model.state_dict().items():
-        assert torch.equal(parameter, averaged[name].to(torch.bfloat16).float()), name
+        torch.testing.assert_close(parameter, averaged[name], atol=float(averaged[name].abs().max()) / 127, rtol=0)
     card = read_card(tmp_path / "run" / "mini.safetensors")
     assert card["steps"] == 8
     assert card["clips_seen"] == 3 * 4 + 5 * 2

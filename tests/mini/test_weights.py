@@ -24,17 +24,20 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "tiny.safetensors"
 
 
-def test_weights_come_back_in_bfloat16_precision(tmp_path: Path) -> None:
+def test_weights_come_back_narrow_but_whole(tmp_path: Path) -> None:
     model = MiniTransformer(PRESETS["tiny"])
     path = tmp_path / "deep" / "tiny.safetensors"
     save_mini(model, model.state_dict(), path)
     read = load_mini(path)
     assert read.config == model.config
     assert not read.training
-    for name, tensor in read.state_dict().items():
-        assert tensor.dtype == torch.float32
-        assert torch.equal(tensor, model.state_dict()[name].bfloat16().float())
+    for name, tensor in model.state_dict().items():
+        got = read.state_dict()[name]
+        assert got.dtype == torch.float32
+        step = tensor.abs().amax(-1, keepdim=True) / (127 if name.endswith("weight") else 128)
+        assert ((got - tensor).abs() <= step / 2 * 1.01).all(), name
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert path.stat().st_size < 1.4 * sum(parameter.numel() for parameter in model.parameters())
 
 
 def refused(path: Path, said: str) -> None:
@@ -81,6 +84,7 @@ def test_weights_of_another_model_are_refused(weights: Path, tmp_path: Path) -> 
         ("extra", torch.zeros(1), "unknown tensor 'extra'"),
         ("head.bias", torch.zeros(3), r"head.bias is \[3\], and this model has \[24\]"),
         ("head.bias", torch.full((24,), torch.nan), "head.bias holds NaN"),
+        ("embed.weight", torch.full((32, 24), torch.inf), "embed.weight holds NaN"),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(tmp_path: Path, name: str, tensor: torch.Tensor | None, said: str) -> None:
