@@ -10,6 +10,7 @@ from typing import Annotated, TextIO
 import typer
 
 from attnbench.cli.capture import capture
+from attnbench.cli.clips import clips
 from attnbench.cli.compare import compare
 from attnbench.cli.doctor import doctor
 from attnbench.cli.flops import flops
@@ -48,7 +49,7 @@ def root(
     """Compare sparse attention for video diffusion: speed, cost, and what it does to the video."""
 
 
-for command in (run, profile, sweep, report, compare, capture, train, flops, ls, show, doctor):
+for command in (run, profile, sweep, report, compare, clips, capture, train, flops, ls, show, doctor):
     app.command()(command)
 app.add_typer(vbench)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,8 +251,8 @@ def _shares(rows: Sequence[QualityRow], names: Mapping[Name, str]) -> list[Share
     found = []
     for metric in dict.fromkeys(row.metric for row in rows if row.metric.endswith("_accuracy")):
         lines: dict[str, list[float]] = {}
-        for row in rows:
-            if row.metric == metric and row.value is not None and row.role in ("exact", "kernel-floor", "method"):
+        for role, row in itertools.product(("exact", "kernel-floor", "method"), rows):
+            if row.metric == metric and row.value is not None and row.role == role:
                 name = names.get((row.method, row.settings, row.engine)) if row.role == "method" else None
                 lines.setdefault(name or f"{row.method} ({row.engine})", []).append(row.value)
         shown = []

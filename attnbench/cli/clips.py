@@ -1,0 +1,162 @@
+"""``attnbench clips``: what a method does to the pictures, beside two noise floors."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attnbench.cli.options import JsonOption, SetOption, parse_settings, parse_value
+
+if TYPE_CHECKING:
+    from attnbench.clips.request import ClipsRequest
+    from attnbench.clips.session import Outcome
+
+_ON_RESUME = ("--resume", "--vbench", "--json")
+_METHODS = ("vmoba",)
+
+
+def clips(
+    method: Annotated[
+        list[str] | None, typer.Option("--method", "-m", help="A method's name; repeat for several. Default: vmoba.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="mini, or of diffusers: wan, hunyuan, cogvideox, ltx, mochi.")] = "mini",
+    weights: Annotated[
+        str | None, typer.Option(help="Local weights: a folder of diffusers, or for mini a .safetensors file.")
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="What clips show; of mini as '3 moving north-east'. Repeat for several."),
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt a line.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Prompts of mini by class, as 3,circle or 3:north,circle:west; or all.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds of each prompt.")] = 2,
+    seed: Annotated[int, typer.Option(help="The first of them.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: the model's own.")] = None,
+    dense_steps: Annotated[
+        str | None, typer.Option(help="First steps that stay dense: a number, or a share as 0.25. Default: 0.25.")
+    ] = None,
+    dense_layer: Annotated[list[int] | None, typer.Option(help="A layer that stays dense. Repeat for several.")] = None,
+    settings: SetOption = None,
+    engine: Annotated[str, typer.Option(help="Who runs the methods; auto takes the first that serves.")] = "auto",
+    floor_engine: Annotated[
+        str | None,
+        typer.Option(help="Exact kernel of the kernel floor, or none. Default: the first there is."),
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="A metric to take; repeat for several. Default: all.")
+    ] = None,
+    players: Annotated[
+        int | None, typer.Option(min=0, help="Write H.264 of the first N prompts and seeds only. Default: of all.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of a clip, where the model can choose.")] = None,
+    height: Annotated[int | None, typer.Option(help="Height of a clip in pixels, likewise.")] = None,
+    width: Annotated[int | None, typer.Option(help="Width of a clip in pixels, likewise.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Default: bfloat16 on a GPU, and for mini on a CPU that is fast at it.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU where there is one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: results/runs/<time>-clips.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Finish the interrupted run in this folder.")] = None,
+    vbench: Annotated[
+        Path | None, typer.Option(help="With --resume: add the scores of `attnbench vbench run` in this folder.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make clips with full attention and with each method, and measure how far they differ, beside two noise floors.
+
+    Exit codes: 0 fine, 1 a method's clip could not be made, 2 bad input, 130 interrupted.
+    """
+    if "torch" not in sys.modules:  # OpenMP reads it once, when torch is loaded
+        # Nothing is timed here, and threads that spin while they wait made clips up to four times slower on busy cores.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from attnbench.cli.progress import TerminalProgress
+    from attnbench.clips import session
+    from attnbench.clips.request import read_request
+    from attnbench.kernels.errors import BadInput
+
+    if resume is not None:
+        flags = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("-")]
+        if others := [flag for flag in flags if flag not in _ON_RESUME]:
+            raise BadInput(f"--resume goes on with the run as it was asked for; leave out {', '.join(others)}")
+    elif vbench is not None:
+        raise BadInput(f"--vbench {str(vbench)!r} needs the run whose videos were scored: add --resume FOLDER")
+    with TerminalProgress() as progress:
+        try:
+            if resume is not None and vbench is not None:
+                from attnbench.clips.vbench_rows import add_vbench
+
+                outcome = add_vbench(resume, vbench)
+            elif resume is not None:
+                outcome = session.resume(resume, progress)
+            else:
+                chosen = [name for name in dict.fromkeys(method or _METHODS) if name != "full"]  # it is always there
+                if not chosen:
+                    raise BadInput("--method full alone compares nothing: name a method besides")
+                request: ClipsRequest = read_request(
+                    methods=parse_settings(settings, chosen), model=model, weights=weights,
+                    prompts=_prompts(model, prompt, prompts, classes), seeds=seeds, seed=seed, steps=steps,
+                    dense_steps=None if dense_steps is None else _number(dense_steps), dense_layers=dense_layer or [],
+                    engine=engine, floor_engine=floor_engine, metrics=metric, players=players, frames=frames,
+                    height=height, width=width, dtype=dtype, device=device,
+                )  # fmt: skip
+                outcome = session.start(request, out, progress)
+        except KeyboardInterrupt:
+            progress.interrupted("clips")
+            raise typer.Exit(130) from None
+    _show(outcome, as_json)
+    raise typer.Exit(1 if outcome.failed else 0)
+
+
+def _prompts(model: str, prompt: list[str] | None, file: Path | None, classes: str | None) -> list[str]:
+    from attnbench.clips.prompts import class_prompts, read_prompts
+    from attnbench.kernels.errors import BadInput
+
+    if sum(given is not None for given in (prompt, file, classes)) > 1:
+        raise BadInput("give prompts in one way: --prompt, --prompts or --classes")
+    if classes is not None and model != "mini":
+        raise BadInput(f"--classes {classes!r} is for the mini model; {model!r} takes --prompt or --prompts")
+    if classes is not None:
+        return class_prompts(classes)
+    return read_prompts(file) if file is not None else list(prompt or ())
+
+
+def _number(text: str) -> int | float:
+    from attnbench.kernels.errors import BadInput
+
+    value = parse_value(text)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BadInput(f"--dense-steps {text!r} must be a whole number, or a share below 1, as 0.25")
+    return value
+
+
+def _show(outcome: Outcome, as_json: bool) -> None:
+    from attnbench.clips.table import gap_records, gap_table
+    from attnbench.report.clips_words import skipped_words
+
+    if as_json:
+        document = {
+            "folder": str(outcome.folder), "gaps": gap_records(outcome.rows), "skipped": skipped_words(outcome.rows),
+            "failed": list(outcome.failed), "rows": [row.model_dump(mode="json") for row in outcome.rows],
+        }  # fmt: skip
+        print(json.dumps(document, allow_nan=False))
+        return
+    from rich.console import Console
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # arrows, in a terminal that knows ASCII only
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    console.print(gap_table(outcome.rows))
+    for line in skipped_words(outcome.rows):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    words = f"Clips, rows, environment: {outcome.folder}\nA page of them: attnbench report {outcome.folder}"
+    console.print(words, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,94 @@
+"""Where the files of clips are, and how they get there."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnbench.clips.request import Shot
+from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.quality.encode import h264_encoder
+from attnbench.quality.frames import Clip
+from attnbench.quality.video import GAIN, abreast, difference_clip, read_frames, write_frames, write_mp4
+from attnbench.report.write import write_whole
+
+RAW, VIDEOS, PLAYERS = "raw", "videos", "players"
+PROMPTS = "prompts.json"
+"""In the folder of videos: file name to prompt, as ``attnbench vbench run`` reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files of one clip, named from the folder of the run; empty where there is none."""
+
+    raw: str
+    video: str = ""
+    player: str = ""
+
+
+def stem_of(shot: Shot, number: int) -> str:
+    """Return the name that the files of a clip begin with: prompt, seed, method and for full attention the engine."""
+    words = re.sub(r"[^a-z0-9]+", "-", shot.prompt.lower()).strip("-")[:40].strip("-")
+    method = shot.method if shot.role == "method" else f"{shot.method}-{shot.engine}"
+    return f"{number:03d}-{words or 'prompt'}-seed{shot.seed}-{re.sub(r'[^A-Za-z0-9_-]+', '-', method)}"
+
+
+def can_encode() -> str:
+    """Return why no H.264 can be written here and how to get it; nothing if it can."""
+    try:
+        h264_encoder()
+    except Unsupported as error:
+        return str(error)
+    return ""
+
+
+def write_take(folder: Path, stem: str, shot: Shot, clip: Clip, reference: Clip | None, *, encode: bool) -> Files:
+    """Write a clip's raw frames, and with ``encode`` its H.264 and the player that shows it beside its reference.
+
+    Args:
+        folder: of the run.
+        stem: what the names begin with.
+        shot: what the clip is, for the header of the raw frames.
+        clip: the frames.
+        reference: the exact clip; None for that itself.
+        encode: whether H.264 can be written.
+
+    Raises:
+        BadInput: if a file cannot be written; it is absent then.
+    """
+    for name in (RAW, *((VIDEOS, PLAYERS) if encode else ())):
+        try:
+            (folder / name).mkdir(exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"cannot write clips to {str(folder / name)!r}: {error.strerror}") from error
+    files = Files(f"{RAW}/{stem}.safetensors")
+    label = {"prompt": shot.prompt, "seed": str(shot.seed), "method": shot.method, "engine": shot.engine}
+    write_frames(folder / files.raw, clip, label)
+    if not encode:
+        return files
+    files = Files(files.raw, f"{VIDEOS}/{stem}.mp4", f"{PLAYERS}/{stem}.mp4" if reference is not None else "")
+    write_mp4(folder / files.video, clip)
+    if reference is not None:
+        write_mp4(folder / files.player, abreast([reference, clip, difference_clip(clip, reference, GAIN)]))
+    return files
+
+
+def read_take(folder: Path, raw: str, digest: str) -> Clip | None:
+    """Return the clip of a file of raw frames; None if the file is not there, damaged, or of another clip."""
+    try:
+        clip = read_frames(folder / raw)[0]
+    except BadInput:
+        return None
+    return clip if clip.digest == digest else None
+
+
+def write_prompts(folder: Path, prompts: dict[str, str]) -> None:
+    """Write which prompt each video has.
+
+    Raises:
+        BadInput: if it cannot be written.
+    """
+    if prompts:
+        write_whole((json.dumps(prompts, indent=1, ensure_ascii=False) + "\n").encode(), folder / VIDEOS / PROMPTS)

@@ -1,0 +1,127 @@
+"""What makes clips: the same few words of every model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from attnbench.agenda import dense_engines
+from attnbench.clips.request import NO_FLOOR, ClipsRequest, Shot
+from attnbench.kernels.engines import get_engine
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import whole_number
+from attnbench.models.warm_up import DENSE_SHARE, dense_steps
+from attnbench.quality.frames import Clip
+from attnbench.quality.metrics import Metric
+
+AfterStep = Callable[[int], object]
+"""Called with the number of each finished denoising step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """A clip that was made.
+
+    Attributes:
+        clip: its frames.
+        engine: who ran the plans.
+        settings: canonical JSON of the method's settings, defaults filled in.
+        densities: mean density by layer; None where the method never ran.
+    """
+
+    clip: Clip
+    engine: str
+    settings: str = "{}"
+    densities: tuple[float | None, ...] = ()
+
+
+class Maker(Protocol):
+    """A model with its weights.
+
+    Attributes:
+        model: its name.
+        weights: where they came from.
+        steps: denoising steps of a clip.
+        dense_steps: the first of them, in which methods and the kernel floor leave the exact kernel in place.
+        dtype: of products and attention.
+        device: "cpu" or "cuda".
+        exact_engine: who runs full attention.
+        floor_engine: another exact kernel, for the kernel floor; None for no floor.
+        metrics: what is taken of the clips.
+    """
+
+    model: str
+    weights: str
+    steps: int
+    dense_steps: int
+    dtype: str
+    device: str
+    exact_engine: str
+    floor_engine: str | None
+    metrics: tuple[Metric, ...]
+
+    def make(self, shot: Shot, after_step: AfterStep) -> Take:
+        """Make a clip.
+
+        Raises:
+            BadInput: if the frames hold NaN, or the settings do not fit.
+            Unsupported: if the engine cannot run the plan.
+        """
+        ...
+
+    def passes(self, shot: Shot) -> int:
+        """Return how many steps of the clip will be computed: what progress counts."""
+        ...
+
+
+def dense_of(request: ClipsRequest, steps: int) -> int:
+    """Return how many steps are dense: as asked, or the first quarter.
+
+    Raises:
+        BadInput: if it is no number of steps or share, or leaves the methods no step.
+    """
+    asked = DENSE_SHARE if request.dense_steps is None else request.dense_steps
+    number = whole_number(asked)
+    if (number is None and not 0 <= asked < 1) or (number is not None and number < 0):
+        raise BadInput(f"dense steps {asked!r} must be a whole number of at least 0, or a share below 1, as 0.25")
+    chosen = dense_steps(steps, asked) if number is None else number
+    if chosen >= steps:
+        raise BadInput(f"dense steps {chosen} leave none of {steps} steps to the methods")
+    return chosen
+
+
+def layers_of(request: ClipsRequest, layers: int) -> frozenset[int]:
+    """Return the layers that stay dense.
+
+    Raises:
+        BadInput: for one that the model does not have, or if they are all.
+    """
+    for layer in request.dense_layers:
+        if not 0 <= layer < layers:
+            raise BadInput(f"dense layer {layer} does not exist; the model's layers are 0 to {layers - 1}")
+    chosen = frozenset(request.dense_layers)
+    if len(chosen) == layers:
+        raise BadInput(f"all {layers} layers are dense: the methods would never run")
+    return chosen
+
+
+def floor_of(request: ClipsRequest, exact: str, others: list[str]) -> str | None:
+    """Return the engine of the kernel floor: as asked, or the first of ``others``; None for no floor.
+
+    Raises:
+        BadInput: if it is the exact clips' own.
+        Unsupported: if it is not available.
+    """
+    if request.floor_engine == NO_FLOOR:
+        return None
+    if request.floor_engine is None:
+        return next(iter(others), None)
+    if request.floor_engine == exact:
+        raise BadInput(f"floor engine {exact!r} makes the exact clips too: another exact kernel is needed, or none")
+    return get_engine(request.floor_engine).name
+
+
+def other_dense(exact: str) -> list[str]:
+    """Return the exact kernels that are available here besides ``exact``."""
+    return [name for name in dense_engines() if name != exact]

@@ -1,0 +1,161 @@
+"""Clips of the mini model."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from attnbench.agenda import dtype_name, resolve_device, resolve_dtype
+from attnbench.api import attention, select
+from attnbench.clips.maker import AfterStep, Take, dense_of, floor_of, layers_of, other_dense
+from attnbench.clips.prompts import mini_prompt
+from attnbench.clips.request import ClipsRequest, Shot, metrics_of
+from attnbench.clips.witness import Witness
+from attnbench.kernels.engines import ENGINES, Task, choose_engine, get_engine
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import Grid, Layout
+from attnbench.methods import make_settings
+from attnbench.methods.registry import find_method
+from attnbench.mini.config import FPS
+from attnbench.mini.flow import Sampler, generate
+from attnbench.mini.model import Attend, MiniTransformer, attend_by
+from attnbench.mini.weights import load_mini, shipped
+from attnbench.quality.frames import as_clip
+
+_HOW = "train it with: attnbench train, and give its file with --weights"
+
+
+class MiniMaker:
+    """The mini model as a ``Maker``. Steps that methods leave dense are computed once a prompt and seed."""
+
+    def __init__(self, request: ClipsRequest) -> None:
+        """Load the weights and check the request against them.
+
+        Raises:
+            BadInput: for weights, settings, steps, layers or a dtype that cannot be used.
+            Unsupported: for an engine that is not available.
+        """
+        place = resolve_device(request.device)
+        path = Path(request.weights) if request.weights is not None else shipped("mini.safetensors", _HOW)
+        self.network = load_mini(path, place)
+        self.model, self.device = "mini", place.type
+        self.weights = f"{path if request.weights is not None else path.name} {_digest(path)}"
+        self.sampler = _sampler(request.steps)
+        self.steps, self.dense_steps = self.sampler.steps, dense_of(request, self.sampler.steps)
+        self.dense_layers = layers_of(request, self.network.config.layers)
+        self.torch_dtype = _default_dtype(place) if request.dtype is None else resolve_dtype(request.dtype, place)
+        if self.torch_dtype not in (torch.float32, torch.bfloat16):
+            raise BadInput(f"dtype {request.dtype!r} must be bfloat16 or float32 for the mini model")
+        self.dtype = dtype_name(self.torch_dtype)
+        if request.engine != "auto":
+            get_engine(request.engine)
+        self.exact_engine, others = self._dense()
+        self.floor_engine = floor_of(request, self.exact_engine, others)
+        for name, settings in request.methods.items():
+            method = find_method(name)
+            method.resolve(make_settings(method, settings), Layout(self.network.config.grid))
+        self.metrics = metrics_of(request)
+        self._memory = _Remembering(self.network, self.dense_steps)
+        self._of: tuple[str, int] | None = None
+
+    def passes(self, shot: Shot) -> int:
+        """Return how many steps are computed for a clip: all of an exact one, of others those that are not dense."""
+        return self.steps if shot.role == "exact" else self.steps - self.dense_steps
+
+    def make(self, shot: Shot, after_step: AfterStep) -> Take:
+        """Make a clip; see ``Maker``."""
+        _, label, direction = mini_prompt(shot.prompt)
+        if self._of != (shot.prompt, shot.seed):
+            self._memory.forget()
+            self._of = shot.prompt, shot.seed
+        witness = Witness(find_method(shot.method), shot.engine)
+        video = generate(
+            cast(MiniTransformer, self._memory), [label], [direction], [shot.seed], sampler=self.sampler,
+            attend=self._attend(shot, witness), dtype=self.torch_dtype, after_step=after_step,
+        )  # fmt: skip
+        clip = as_clip(video[0].permute(1, 2, 3, 0), fps=FPS, low=-1.0, high=1.0)
+        return Take(
+            clip, witness.engines or shot.engine, witness.settings or "{}",
+            tuple(witness.densities(self.network.config.layers)) if shot.role == "method" else (),
+        )  # fmt: skip
+
+    def _attend(self, shot: Shot, witness: Witness) -> Attend:
+        exact = attend_by("full", self.exact_engine)
+        if shot.role == "exact":
+            return exact
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, *, grid: Grid, layer: int, step: int | None) -> Tensor:
+            if layer in self.dense_layers or (step is not None and step < self.dense_steps):
+                return exact(q, k, v, grid=grid, layer=layer, step=step)
+            output: Tensor = attention(
+                q, k, v, method=witness.method, grid=grid, layer=layer, step=step, engine=shot.engine, **shot.settings
+            )
+            return output
+
+        return attend
+
+    def _dense(self) -> tuple[str, list[str]]:
+        """Return the engine of full attention that "auto" takes here, and the other exact ones that can run it."""
+        config = self.network.config
+        shape = (1, config.heads, config.grid.tokens, config.head_dim)
+        q = torch.zeros(shape, device=self.device, dtype=self.torch_dtype)
+        plan, task = select(q, q, method="full", grid=config.grid), Task.of(q, q, q)
+        exact = choose_engine("auto", plan, task).name
+        return exact, [name for name in other_dense(exact) if ENGINES[name].supports(plan, task) is None]
+
+
+class _Remembering(nn.Module):
+    """A mini model that remembers the dense steps, which are the same for every clip of a prompt and seed."""
+
+    def __init__(self, network: MiniTransformer, dense_steps: int) -> None:
+        super().__init__()
+        self.network, self.config, self.dense_steps = network, network.config, dense_steps
+        self._said: dict[tuple[Any, ...], Tensor] = {}
+
+    def forget(self) -> None:
+        """Begin with another prompt or seed."""
+        self._said.clear()
+
+    def forward(
+        self, x: Tensor, t: Tensor, label: Tensor, direction: Tensor, *, attend: Attend, step: int | None = None
+    ) -> Tensor:
+        """Return the velocity at x; see ``MiniTransformer``."""
+
+        def now() -> Tensor:
+            velocity: Tensor = self.network(x, t, label, direction, attend=attend, step=step)
+            return velocity
+
+        if step is None or step >= self.dense_steps:
+            return now()
+        key = (step, *(tuple(each.tolist()) for each in (t, label, direction)))
+        if key not in self._said:
+            self._said[key] = now()
+        return self._said[key]
+
+
+def _sampler(steps: int | None) -> Sampler:
+    """Return the sampler that was fixed for the model, with another number of steps if one is given."""
+    usual = Sampler()
+    if steps is None:
+        return usual
+    guided = None if usual.guided is None else min(usual.guided, max(steps, 0))
+    return replace(usual, steps=steps, guided=guided)
+
+
+def _digest(path: Path) -> str:
+    try:
+        return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    except OSError as error:
+        raise BadInput(f"weights {str(path)!r} cannot be read: {error.strerror}") from error
+
+
+def _default_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 on a GPU, and on a CPU that multiplies it in hardware."""
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    fast = device.type == "cuda" or able.get("amx_bf16") or able.get("avx512_bf16")
+    return torch.bfloat16 if fast else torch.float32

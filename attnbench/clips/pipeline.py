@@ -1,0 +1,72 @@
+"""Clips of video models through diffusers, with weights that are on this machine."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from attnbench.clips.maker import AfterStep, Take, dense_of, floor_of, layers_of, other_dense
+from attnbench.clips.request import ClipsRequest, Shot, metrics_of
+from attnbench.clips.witness import Witness
+from attnbench.kernels.errors import BadInput
+from attnbench.methods.registry import find_method
+from attnbench.models.patch import patch
+from attnbench.models.weights import load
+from attnbench.quality.frames import as_clip
+
+OWN = "own"
+"""The engine of exact clips: whatever the model brings, untouched. In diffusers that is torch's SDPA."""
+
+
+class PipelineMaker:
+    """A pipeline as a ``Maker``. Every clip is made from the beginning."""
+
+    def __init__(self, request: ClipsRequest) -> None:
+        """Load the pipeline and check the request against it.
+
+        Raises:
+            BadInput: for weights, settings, steps or layers that cannot be used.
+            Unsupported: for an engine that is not available, or without diffusers.
+        """
+        if request.weights is None:
+            raise BadInput(
+                f"model {request.model!r} needs its weights: give --weights FOLDER, as save_pretrained of diffusers "
+                "writes it"
+            )
+        self.loaded = load(request.model, request.weights, request.device, request.dtype)
+        self.model, self.weights = self.loaded.name, str(self.loaded.weights)
+        self.steps = self.loaded.steps if request.steps is None else request.steps
+        self.size = {"frames": request.frames, "height": request.height, "width": request.width}
+        self.loaded.check(steps=self.steps, **self.size)
+        self.dense_steps = dense_of(request, self.steps)
+        self.dense_layers = layers_of(request, self.loaded.layers)
+        self.exact_engine = OWN
+        self.floor_engine = floor_of(request, OWN, other_dense("sdpa"))
+        self.metrics = metrics_of(request)
+        transformer = self.loaded.pipeline.transformer
+        self.device, self.dtype = transformer.device.type, str(transformer.dtype).removeprefix("torch.")
+
+    def passes(self, shot: Shot) -> int:
+        """Return how many steps are computed for a clip: all."""
+        return self.steps
+
+    def make(self, shot: Shot, after_step: AfterStep) -> Take:
+        """Make a clip; see ``Maker``."""
+        if shot.role == "exact":
+            return Take(as_clip(self._frames(shot, after_step), fps=self.loaded.fps), OWN)
+        witness = Witness(find_method(shot.method), shot.engine)
+        with patch(
+            self.loaded.pipeline, witness.method, dense_steps=self.dense_steps, dense_layers=sorted(self.dense_layers),
+            engine=shot.engine, **shot.settings,
+        ):  # fmt: skip
+            frames = self._frames(shot, after_step)
+        return Take(
+            as_clip(frames, fps=self.loaded.fps), witness.engines or shot.engine, witness.settings or "{}",
+            tuple(witness.densities(self.loaded.layers)) if shot.role == "method" else (),
+        )  # fmt: skip
+
+    def _frames(self, shot: Shot, after_step: AfterStep) -> Tensor:
+        frames: Tensor = self.loaded.generate(
+            shot.prompt, seed=shot.seed, steps=self.steps, frames=self.size["frames"], height=self.size["height"],
+            width=self.size["width"], after_step=after_step,
+        )  # fmt: skip
+        return frames

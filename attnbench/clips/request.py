@@ -1,0 +1,159 @@
+"""What was asked for, as typed, and the clips that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from attnbench.agenda import SEEDS
+from attnbench.clip_schema import Role
+from attnbench.clips.fidelity import MINI_METRICS
+from attnbench.clips.prompts import check_prompts, mini_prompt
+from attnbench.kernels.errors import BadInput, unknown_name
+from attnbench.methods import make_settings
+from attnbench.methods.registry import find_method
+from attnbench.models import MODEL_NAMES
+from attnbench.quality.metrics import METRICS, Metric
+from attnbench.schema import Record
+
+MINI = "mini"
+MINI_PROMPT = "3 moving north-east"
+NO_FLOOR = "none"
+
+
+class ClipsRequest(Record):
+    """The arguments of ``attnbench clips``, as typed; None means the default."""
+
+    command: Literal["clips"] = "clips"
+    model: str = MINI
+    weights: str | None = None
+    methods: dict[str, dict[str, Any]] = Field(description="settings by method, as given")
+    prompts: list[str] = Field(default_factory=list)
+    seeds: int = 2
+    seed: int = Field(default=0, description="the first seed")
+    steps: int | None = None
+    dense_steps: int | float | None = Field(default=None, description="a number, or a share below 1")
+    dense_layers: list[int] = Field(default_factory=list)
+    engine: str = "auto"
+    floor_engine: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    metrics: list[str] | None = None
+    players: int | None = Field(default=None, ge=0, description="prompts and seeds that H.264 is written of")
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One clip to make.
+
+    Attributes:
+        prompt: what it shall show.
+        seed: of its noise.
+        role: "exact", full attention; "kernel-floor", by another exact kernel; "method".
+        method: name of the method.
+        engine: who runs the plans, "auto" for the first that can.
+        settings: of the method, as given.
+    """
+
+    prompt: str
+    seed: int
+    role: Role
+    method: str = "full"
+    engine: str = "auto"
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Short name for progress lines."""
+        name = f"{self.method}/{self.engine}" if self.role != "method" else self.method
+        return f"{name}, {self.prompt!r}, seed {self.seed}"
+
+
+def read_request(**fields: Any) -> ClipsRequest:
+    """Return the request of these fields, checked as far as it can be without the model.
+
+    Raises:
+        BadInput: quoting what cannot be used.
+        Unsupported: for an engine that is not available.
+    """
+    try:
+        request = ClipsRequest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise BadInput(f"{name} {first['input']!r} cannot be used: {first['msg']}") from error
+    if request.model not in (MINI, *MODEL_NAMES):
+        raise unknown_name("model", request.model, (MINI, *MODEL_NAMES))
+    if request.model == MINI:
+        request = request.model_copy(update={"prompts": _mini_prompts(request)})
+    elif not request.prompts:
+        raise BadInput(f"model {request.model!r} needs a prompt: give --prompt TEXT, or --prompts FILE")
+    check_prompts(request.prompts)
+    for name, settings in request.methods.items():
+        make_settings(find_method(name), settings)
+    metrics_of(request)
+    if request.seeds < 1:
+        raise BadInput(f"seeds {request.seeds} must be at least 1")
+    if not 0 <= request.seed <= SEEDS - request.seeds - 1:
+        raise BadInput(f"seed {request.seed} must be a whole number from 0 to {SEEDS - request.seeds - 1}")
+    return request
+
+
+def _mini_prompts(request: ClipsRequest) -> list[str]:
+    for name in ("frames", "height", "width"):
+        if getattr(request, name) is not None:
+            raise BadInput(f"{name} {getattr(request, name)} cannot be chosen: the mini model has one size")
+    return [mini_prompt(text)[0] for text in request.prompts] or [MINI_PROMPT]
+
+
+def metrics_of(request: ClipsRequest) -> tuple[Metric, ...]:
+    """Return the metrics asked for, or all that there are for the model.
+
+    Raises:
+        BadInput: for one that does not exist, with the closest name.
+    """
+    known = {metric.name: metric for metric in (*METRICS, *(MINI_METRICS if request.model == MINI else ()))}
+    if request.metrics is None:
+        return tuple(known.values())
+    for name in request.metrics:
+        if name not in known:
+            raise unknown_name("metric", name, known)
+    return tuple(known[name] for name in dict.fromkeys(request.metrics))
+
+
+def seeds_of(request: ClipsRequest) -> list[int]:
+    """Return the seeds of each prompt's pairs."""
+    return list(range(request.seed, request.seed + request.seeds))
+
+
+def shots_of(request: ClipsRequest, prompt: str, exact_engine: str, floor_engine: str | None) -> Iterator[Shot]:
+    """Give the clips of a prompt in the order they are made: of each seed the exact one, the floor's, each method's.
+
+    A single seed has an exact clip of the next seed beside it, for the seed floor.
+    """
+    for seed in seeds_of(request):
+        yield Shot(prompt, seed, "exact", engine=exact_engine)
+        if floor_engine is not None:
+            yield Shot(prompt, seed, "kernel-floor", engine=floor_engine)
+        for method, settings in request.methods.items():
+            yield Shot(prompt, seed, "method", method, request.engine, settings)
+    if request.seeds == 1:
+        yield Shot(prompt, request.seed + 1, "exact", engine=exact_engine)
+
+
+def seed_pairs(request: ClipsRequest) -> list[tuple[int, int]]:
+    """Return which two seeds' exact clips are held against each other: each with the next, the last with the first.
+
+    Two seeds make one pair, not two: seen from either side it is the same.
+    """
+    first = seeds_of(request)
+    if len(first) == 1:
+        return [(first[0] + 1, first[0])]
+    pairs = [(after, before) for before, after in zip(first, [*first[1:], first[0]], strict=True)]
+    return pairs[:1] if len(first) == 2 else pairs

@@ -1,0 +1,51 @@
+"""A method that tells what it did: with which settings it planned, how dense the plans were, and who ran them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from typing import Any
+
+from torch import Tensor
+
+from attnbench.kernels.engines import Task, choose_engine
+from attnbench.kernels.plan import Plan
+from attnbench.methods import Call, Method
+from attnbench.schema import canonical_json
+
+
+class Witness:
+    """Wraps a method; plans are made once, as ever.
+
+    Attributes:
+        method: the method to run.
+    """
+
+    def __init__(self, method: Method, engine: str) -> None:
+        """Wrap ``method``, whose plans ``engine`` runs."""
+        self._inner, self._engine = method, engine
+        self._densities: dict[int, list[float]] = defaultdict(list)
+        self._engines: dict[str, None] = {}
+        self._settings: Any = None
+        self.method = dataclasses.replace(method, plan=self._plan)
+
+    @property
+    def settings(self) -> str | None:
+        """Canonical JSON of the settings with defaults filled in for the grid; None before the first plan."""
+        return None if self._settings is None else canonical_json(dataclasses.asdict(self._settings))
+
+    @property
+    def engines(self) -> str:
+        """Who ran the plans, several with a plus between them; empty before the first."""
+        return "+".join(self._engines)
+
+    def densities(self, layers: int) -> list[float | None]:
+        """Return the mean density of each layer's plans, None where the method never ran."""
+        return [sum(seen) / len(seen) if (seen := self._densities.get(layer)) else None for layer in range(layers)]
+
+    def _plan(self, settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+        made = self._inner.plan(settings, q, k, call)
+        self._settings = settings
+        self._densities[call.layer].append(made.density)
+        self._engines[choose_engine(self._engine, made, Task.of(q, k, k)).name] = None
+        return made

@@ -1,0 +1,219 @@
+"""The report's part about clips: figures, floors, judgements, players that play, and no word taken for a tag."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from attnbench.clip_schema import ClipRow, QualityRow
+from attnbench.kernels.errors import BadInput
+from attnbench.quality.frames import Clip
+from attnbench.quality.paired import gaps
+from attnbench.quality.video import abreast, write_mp4
+from attnbench.report import render_report
+from attnbench.report.clips import clips_sections
+from attnbench.report.clips_chart import curve_words
+from attnbench.report.clips_players import MOST, players_of
+from attnbench.report.clips_words import difference_words, ends_words, mean_words, names_of, value_words
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+HOSTILE = "<script>alert(1)</script><img src=x>{{ 7 * 7 }}"
+NAME = ("vmoba", "{}", "triton")
+
+
+def row(role: str, value: float | None = 30.0, seed: int = 0, **changes: Any) -> QualityRow:
+    method, engine = {"method": ("vmoba", "triton"), "kernel-floor": ("full", "reference")}.get(role, ("full", "sdpa"))
+    fields: dict[str, Any] = {
+        "run_id": "run", "model": "mini", "method": method, "engine": engine, "prompt": "3 moving north", "seed": seed,
+        "metric": "psnr", "value": value, "reference": None if role == "exact" else f"full/sdpa, seed {seed}",
+        "status": "ok" if value is not None else "skipped", "reason": "" if value is not None else "skipped: get it so",
+        "role": role, "reference_seed": seed, "metric_kind": "distance", "better": "higher", "unit": "dB",
+        "per_frame": [] if value is None else [value - 1, value + 1], "frames": 2, "size": "64x64", "fps": 8.0,
+        "clip_hash": "a",
+    }  # fmt: skip
+    return QualityRow(**fields | changes)
+
+
+def rows() -> list[QualityRow]:
+    found = []
+    for seed in range(8):
+        found += [row("method", 30 + seed / 4, seed), row("kernel-floor", 50 + seed / 4, seed)]
+        found.append(row("seed-floor", 10 + seed / 4, seed, reference_seed=seed + 1))
+        score: dict[str, Any] = {"metric": "mini_class_accuracy", "metric_kind": "score", "unit": "", "per_frame": []}
+        found += [row("method", float(seed > 2), seed, **score), row("exact", 1.0, seed, **score)]
+        found.append(row("method", None, seed, metric="lpips", unit=""))
+    return found
+
+
+def clip(folder: Path, seed: int, player: str, **changes: Any) -> tuple[Path, ClipRow]:
+    fields: dict[str, Any] = {
+        "run_id": "run", "clip_id": str(seed), "role": "method", "model": "mini", "method": "vmoba",
+        "engine": "triton", "prompt": "3 moving north", "seed": seed, "status": "ok", "steps": 10, "dense_steps": 2,
+        "densities": [0.25, None, 0.35], "clip_hash": "a", "player": player,
+    }  # fmt: skip
+    return folder, ClipRow(**fields | changes)
+
+
+def frame(found: list[QualityRow], **environment: str) -> pd.DataFrame:
+    table = pd.DataFrame([each.model_dump() for each in found], columns=list(QualityRow.model_fields))
+    table.attrs["environments"] = {"run": {"device": "Test CPU", "started_at": "2026-01-02T03:04:05Z", **environment}}
+    return table
+
+
+NO_ROWS = pd.DataFrame()
+
+
+@pytest.fixture
+def played(tmp_path: Path) -> tuple[Path, ClipRow]:
+    shades = torch.linspace(0, 255, 16).to(torch.uint8)[:, None, None, None].expand(16, 64, 64, 3).contiguous()
+    write_mp4(tmp_path / "one.mp4", abreast([Clip(shades, 8)] * 3))
+    return clip(tmp_path, 0, "one.mp4")
+
+
+@pytest.fixture
+def quick_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attnbench.report.page.mask_pictures", lambda methods: [])
+
+
+def test_the_section_says_how_far_the_clips_moved_and_beside_what(played: tuple[Path, ClipRow]) -> None:
+    (section,) = clips_sections(rows(), [played], {"run": {"device": "Test CPU"}})
+    assert section.title == "Clips of mini: vmoba"
+    (sentence,) = section.finding
+    assert sentence.startswith("vmoba: psnr from full attention's clips 30.88 dB [")
+    assert "farther than another exact kernel, and nearer than another seed" in sentence
+    facts = dict(section.facts)
+    assert facts["Denoising steps"] == "10, of which the first 2 are dense"
+    assert (facts["Full attention"], facts["Kernel floor"], facts["Seeds"]) == (
+        "sdpa",
+        "reference",
+        "0, 1, 2, 3, 4, 5, 6, 7",
+    )
+    psnr, accuracy = section.lines
+    found = {gap.metric: gap for gap in gaps(rows())}
+    assert psnr.metric == "psnr, dB ↑"
+    assert [text for text, _ in psnr.cells] == ["30.9", "50.9", "10.9", "−20.0", "8"]
+    assert psnr.cells[0][1] == ends_words(found["psnr"].gap)
+    assert psnr.judgement == "distinguishable"
+    assert (accuracy.metric, accuracy.cells[0][0]) == ("Δ mini_class_accuracy ↑", "−0.375")
+    (shares,) = section.shares
+    assert shares.lines == [("full (sdpa)", "8 of 8", "[68%, 100%]"), ("vmoba", "5 of 8", "[31%, 86%]")]  # Wilson
+    assert section.skipped == ["lpips skipped: get it so"]
+    assert [(scene.title, len(scene.players), scene.curve is not None) for scene in section.scenes][:2] == [
+        ("3 moving north, seed 0", 1, True), ("3 moving north, seed 1", 0, True),
+    ]  # fmt: skip
+    assert section.scenes[0].players[0].note == "density 0.300, by triton"
+
+
+def test_curves_name_both_floors() -> None:
+    lines = [("vmoba", row("method", 30.0)), ("another seed: 1", row("seed-floor", 9.0))]
+    assert (
+        curve_words(lines)
+        == "psnr by frame: vmoba from 29.0 to 31.0, mean 30.0; another seed: 1 from 8.00 to 10.0, mean 9.00."
+    )
+
+
+def test_players_are_limited_and_the_others_named(tmp_path: Path) -> None:
+    (tmp_path / "p.mp4").write_bytes(b"clip")
+    made = [clip(tmp_path, seed, "p.mp4") for seed in range(MOST + 3)] + [clip(tmp_path, 99, "gone.mp4")]
+    keys = [(each.prompt, each.seed) for _, each in made]
+    players, left = players_of(made, keys, {NAME: "vmoba"})
+    assert sum(map(len, players.values())) == MOST
+    assert left == f"In {tmp_path} there are more: 3 players. Not where the run left them: 1 player."
+    assert players[keys[0]][0].uri == "data:video/mp4;base64,Y2xpcA=="
+
+
+@pytest.mark.usefixtures("quick_masks")
+def test_words_of_users_are_never_tags(tmp_path: Path) -> None:
+    found = [
+        row("method", 30.0, prompt=HOSTILE, settings=json.dumps({"a": HOSTILE})),
+        row("method", None, metric="lpips", prompt=HOSTILE, reason=HOSTILE),
+    ]
+    failed = clip(tmp_path, 0, "", status="failed", clip_hash="", reason=HOSTILE, prompt=HOSTILE, weights=HOSTILE)
+    html = render_report(NO_ROWS, quality=frame(found), clips=[failed])
+    assert "<script>alert" not in html
+    assert "<img src=x>" not in html
+    assert "{{ 7 * 7 }}" in html
+    assert "Not made:" in html
+
+
+@pytest.mark.usefixtures("quick_masks")
+def test_a_page_of_clips_alone_speaks_of_clips_only() -> None:
+    html = render_report(NO_ROWS, quality=frame(rows()))
+    assert "Sparse attention on Test CPU" in html
+    assert "what vmoba does to clips" in html
+    assert "Speed-up" not in html
+    assert "2026-01-02 03:04 UTC" in html
+    with pytest.raises(BadInput, match="hold no rows"):
+        render_report(NO_ROWS, quality=frame([]))
+    broken = frame(rows()).assign(metric_kind="size")
+    with pytest.raises(BadInput, match="metric_kind"):
+        render_report(NO_ROWS, quality=broken)
+
+
+@pytest.mark.parametrize(
+    ("value", "plain", "signed"),
+    [
+        (0.9999999, "1.00", "+1.00"), (1.0, "1.00", "+1.00"), (0.99987, "0.99987", "+0.99987"),
+        (0.9912, "0.9912", "+0.9912"), (0.25, "0.250", "+0.250"), (-0.25, "-0.250", "−0.250"), (1e-5, "0", "0"),
+        (0.0, "0", "0"), (1234.6, "1,230", "+1,230"),
+    ],
+)  # fmt: skip
+def test_numbers_are_written_alike(value: float, plain: str, signed: str) -> None:
+    assert (value_words(value), difference_words(value)) == (plain, signed)
+
+
+def test_what_is_not_there_is_a_dash_and_extremes_are_called_so() -> None:
+    assert (mean_words(None), ends_words(None)) == ("–", "")
+    two = gaps([row("method", 30.0, 0), row("method", 32.0, 1)])[0].gap
+    assert (mean_words(two), ends_words(two)) == ("31.0", "extremes [30.0, 32.0]")
+    assert mean_words(two, signed=True) == "+31.0"
+
+
+def test_methods_with_two_settings_have_two_names() -> None:
+    both = [row("method", settings='{"topk":3}'), row("method", settings='{"topk":5}'), row("method", method="sta")]
+    assert list(names_of(both).values()) == ["vmoba · topk 3", "vmoba · topk 5", "sta"]
+
+
+PROBE = """<script>
+addEventListener("load", () => setTimeout(() => {
+  const film = document.querySelector("video");
+  const seen = {ready: film.readyState, at: film.currentTime, size: [film.videoWidth, film.videoHeight],
+    pictures: [...document.images].every((image) => image.complete && image.naturalWidth > 1),
+    wide: document.documentElement.scrollWidth, window: window.innerWidth};
+  const note = document.createElement("pre");
+  note.id = "probe";
+  note.textContent = JSON.stringify(seen);
+  document.body.append(note);
+}, 1500));
+</script>"""
+
+
+@pytest.mark.usefixtures("quick_masks")
+@pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on this machine")
+def test_the_players_play_in_a_browser(played: tuple[Path, ClipRow], tmp_path: Path) -> None:
+    assert BROWSER is not None
+    html = render_report(NO_ROWS, quality=frame(rows()), clips=[played])
+    copy = html.replace("style-src 'unsafe-inline'", "style-src 'unsafe-inline'; script-src 'unsafe-inline'")
+    page = tmp_path / "page.html"
+    page.write_text(copy.replace("</body>", PROBE + "</body>"), encoding="utf-8")
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    flags += ["--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required"]
+    flags += ["--virtual-time-budget=4000", "--enable-logging=stderr", "--v=0", "--dump-dom", "--window-size=700,900"]
+    command = [BROWSER, *flags, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found, f"the browser showed no page: {done.stderr[-2000:]}"
+    seen = json.loads(unescape(found[1]))
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    assert (seen["ready"], seen["size"], seen["pictures"]) == (4, [784, 256], True)
+    assert seen["at"] > 0
+    assert seen["wide"] <= seen["window"]
