@@ -35,7 +35,7 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED_TEST) lint
 	$(BIN)/python scripts/check_wheel.py
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED_TEST)
 	$(BIN)/ruff check .

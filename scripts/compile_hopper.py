@@ -9,6 +9,8 @@ test of results shows, or if more is spilled than the few registers around the l
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import os
 import re
@@ -70,8 +72,19 @@ def assemble(ptx: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 
+def compile_and_assemble(kernel: Any, box: list[int], constants: dict[str, Any]) -> tuple[Any, str]:
+    """Compile a kernel as ``compile_for_hopper``; return it, and what ptxas prints about it."""
+    from triton import knobs
+
+    with knobs.nvidia.scope(), contextlib.redirect_stdout(io.StringIO()) as log:
+        knobs.nvidia.dump_ptxas_log = True
+        compiled = compile_for_hopper(kernel, box, constants)
+    # Triton runs ptxas only where it does not find the kernel in its cache.
+    return compiled, log.getvalue() or assemble(compiled.asm["ptx"])
+
+
 def variants() -> list[tuple[str, Any, list[int], dict[str, Any]]]:
-    """Return (name, kernel, box of a descriptor, constants) of every kernel in bfloat16."""
+    """Return (name, kernel, box of a descriptor, constants) of every kernel in bfloat16, as callers combine them."""
     from attnbench.kernels.ablation import UP_TO
     from attnbench.kernels.gpu import attend_hopper, backward_keys_hopper, backward_queries_hopper
     from attnbench.kernels.gpu.key_rows import SHORTEST
@@ -83,7 +96,12 @@ def variants() -> list[tuple[str, Any, list[int], dict[str, Any]]]:
     made = []
     for dim, flag in itertools.product((64, 128), (False, True)):
         where = f"head_dim {dim}, {'direct' if flag else 'partial'}"
-        for run, part in itertools.product((0, SHORTEST), UP_TO if dim == 128 and flag else ("whole",)):
+        kinds = [(0, "whole")]
+        if flag:  # partial results are of routes, whose keys are never in runs
+            kinds += [(SHORTEST, "whole")]
+        if dim == 128 and flag:  # each part once: runs change how keys are loaded, and parts what is done with them
+            kinds += [(0, "qk"), (SHORTEST, "softmax")]
+        for run, part in kinds:
             forward = {
                 **common(attend_hopper), "ROWS": ROWS, "D": dim, "DIRECT": flag, "RUN": run, "UP_TO": UP_TO[part],
             }  # fmt: skip
@@ -102,8 +120,7 @@ def main() -> int:
     os.environ.pop("TRITON_INTERPRET", None)
     wrong = False
     for name, kernel, box, constants in variants():
-        compiled = compile_for_hopper(kernel, box, constants)
-        said = assemble(compiled.asm["ptx"])
+        compiled, said = compile_and_assemble(kernel, box, constants)
         spilled = sum(int(found) for found in re.findall(r"(\d+) bytes spill stores", said))
         losses = re.findall(r"\((C75\d\d)\) Potential Performance Loss: (.*?) in the function", said)
         losses += re.findall(r"\((C75\d\d)\) Potential Performance Loss: (.*?) for the function", said)

@@ -36,20 +36,21 @@ def _check(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> None:
     assert ((lse.double() - wanted_lse)[~empty].abs() < tolerance * reach).all()
 
 
-@settings(max_examples=6)
+@settings(max_examples=15)
 @given(
-    sizes=st.lists(st.integers(1, 70), min_size=1, max_size=14),
+    sizes=st.lists(st.integers(1, 70), min_size=1, max_size=6),
     density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
-    shape=st.sampled_from([(1, 1, 1), (1, 2, 1), (2, 3, 3), (1, 4, 2)]),
+    shape=st.sampled_from([(1, 1, 1), (1, 2, 1), (2, 1, 1), (1, 3, 3)]),
     head_dim=st.sampled_from([64, 128]),
     spread=st.sampled_from([0.01, 1.0, 30.0]),
     ordered=st.booleans(),
     shared=st.booleans(),
+    few_blocks=st.sampled_from([2, routed.FEW_BLOCKS]),
     seed=st.integers(0, 2**16),
 )
 def test_equals_the_reference(
     sizes: list[int], density: float, shape: tuple[int, int, int], head_dim: int, spread: float, ordered: bool,
-    shared: bool, seed: int, device: torch.device,
+    shared: bool, few_blocks: int, seed: int, device: torch.device,
 ) -> None:  # fmt: skip
     batch, heads, kv_heads = shape
     n = sum(sizes)
@@ -60,7 +61,20 @@ def test_equals_the_reference(
     owners = (1, 1) if shared else (batch, heads)
     keep = (torch.rand(*owners, n, len(sizes), generator=generator) < density).to(device)
     order = torch.randperm(n, generator=generator).to(device) if ordered else None
-    _check(q, k, v, _plan(n, sizes, keep, order, batch, heads), head_dim**-0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routed, "FEW_BLOCKS", few_blocks)  # from three blocks on in groups, which takes 13 otherwise
+        _check(q, k, v, _plan(n, sizes, keep, order, batch, heads), head_dim**-0.5)
+
+
+def test_many_blocks_are_taken_in_groups_and_more_queries_than_a_tile_holds(device: torch.device) -> None:
+    sizes = [12] * 12 + [5]
+    assert routed.group_of(len(sizes)) > 1
+    generator = torch.Generator().manual_seed(0)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    q, k, v = (torch.randn(1, 1, sum(sizes), 64, generator=generator).to(device, dtype) for _ in range(3))
+    keep = torch.rand(1, 1, sum(sizes), len(sizes), generator=generator) < 0.3
+    keep[..., 4:8] = True  # 149 queries of one pattern
+    _check(q, k, v, _plan(sum(sizes), sizes, keep.to(device), None, 1, 1), 0.125)
 
 
 def test_heads_are_taken_few_at_a_time_when_partial_results_are_large(
@@ -69,10 +83,10 @@ def test_heads_are_taken_few_at_a_time_when_partial_results_are_large(
     monkeypatch.setattr(routed, "PARTIAL_BUDGET", 1)
     generator = torch.Generator().manual_seed(1)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    q = torch.randn(1, 4, 150, 64, generator=generator).to(device, dtype)
-    k, v = (torch.randn(1, 2, 150, 64, generator=generator).to(device, dtype) for _ in range(2))
-    keep = (torch.rand(1, 4, 150, 15, generator=generator) < 0.3).to(device)
-    _check(q, k, v, _plan(150, [10] * 15, keep, None, 1, 4), 0.125)
+    q = torch.randn(1, 4, 90, 64, generator=generator).to(device, dtype)
+    k, v = (torch.randn(1, 2, 90, 64, generator=generator).to(device, dtype) for _ in range(2))
+    keep = (torch.rand(1, 4, 90, 3, generator=generator) < 0.3).to(device)
+    _check(q, k, v, _plan(90, [30] * 3, keep, None, 1, 4), 0.125)
 
 
 def test_strided_inputs_need_no_copy_by_the_caller(device: torch.device) -> None:
