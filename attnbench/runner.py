@@ -32,6 +32,9 @@ from attnbench.verify import RowCheck, SelectionCheck, TwinCheck, TwinSpec, chec
 LEAST_ROUNDS = 3
 MOST_ROUNDS = 20
 
+SMALL_TRIALS = 5
+"""Small trials of every dense engine, in turns; the quickest of each counts."""
+
 CLOSE = 4.0
 """How many times slower than the fastest a dense engine may be in a small trial to get a full-size one, on CUDA."""
 
@@ -294,18 +297,18 @@ class Bench:
         q, k, v = (x.detach().requires_grad_(backward) for x in tensors)
         grid = (1, 1, q.shape[2])
         seconds = {}
-        for name in usable:
-            with classified() as failure:
-                for _ in range(3):  # the last of three counts: the first two warm up
+        for _ in range(SMALL_TRIALS):
+            for name in usable:
+                with classified() as failure:
                     start = time.perf_counter()
                     output = _output(api.attention(q, k, v, method=job.method, grid=grid, engine=name))
                     if backward:
                         output.sum().backward()
                     if on_gpu:
                         torch.cuda.synchronize(self.agenda.device)
-                    seconds[name] = time.perf_counter() - start
-            if failure.verdict is not None:  # if no other is left, its full-size trial will say why
-                seconds[name] = float("inf")
+                    seconds[name] = min(seconds.get(name, float("inf")), time.perf_counter() - start)
+                if failure.verdict is not None:  # if no other is left, its full-size trial will say why
+                    seconds[name] = float("inf")
         fastest = min(usable, key=lambda name: seconds[name])
         if on_gpu:
             return [name for name in usable if name == fastest or seconds[name] <= CLOSE * seconds[fastest]]

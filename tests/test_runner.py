@@ -336,6 +336,28 @@ def test_the_fastest_dense_engine_is_the_baseline(monkeypatch: pytest.MonkeyPatc
     assert of.baseline.cell.engine == "sdpa"
 
 
+@pytest.mark.parametrize("disturbed", range(5))
+def test_one_disturbed_trial_does_not_choose_the_baseline(disturbed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        nonlocal calls
+        calls += 1
+        time.sleep(0.1 if calls == disturbed + 1 else 0)
+        return SDPA.attend(q, k, v, plan, scale, return_lse)
+
+    def slow(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        time.sleep(0.03)
+        return SDPA.attend(q, k, v, plan, scale, return_lse)
+
+    engines = (dataclasses.replace(SDPA, name=name, attend=run) for name, run in (("late", slow), ("sdpa", attend)))
+    use(monkeypatch, *engines, dataclasses.replace(REFERENCE, dense=False))
+    of = bench(engine="reference")
+    of.prepare()
+    assert of.baseline is not None
+    assert of.baseline.cell.engine == "sdpa"
+
+
 @pytest.mark.parametrize(("direction", "factor"), [("fwd", 1), ("fwdbwd", 3.5)])
 def test_work_is_counted_for_the_heads_that_are_timed(direction: str, factor: float) -> None:
     """Two products of 2·N²·D a head forward, five more of them backward; a window of zero keeps N pairs a head."""
