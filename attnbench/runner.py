@@ -296,7 +296,7 @@ class Bench:
         tensors = (x[:, :, :few] for x in (self.inputs.q, self.inputs.k, self.inputs.v))
         q, k, v = (x.detach().requires_grad_(backward) for x in tensors)
         grid = (1, 1, q.shape[2])
-        seconds = {}
+        seconds: dict[str, float] = {}
         for _ in range(SMALL_TRIALS):
             for name in usable:
                 with classified() as failure:
