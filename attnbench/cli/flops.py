@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnbench.cli.options import JsonOption, SetOption, parse_settings, unique_methods
+from attnbench.cli.options import (
+    BatchOption,
+    DirectionOption,
+    FramesOption,
+    GridOption,
+    HeadDimOption,
+    InputsOption,
+    JsonOption,
+    ModelOption,
+    ResOption,
+    SetOption,
+    parse_settings,
+    unique_methods,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,15 +35,15 @@ def flops(
     method: Annotated[
         list[str] | None, typer.Option("--method", "-m", help="A method's name; repeat for several. Default: full.")
     ] = None,
-    res: Annotated[str | None, typer.Option(help="Resolution: 480p, 576p or 720p. Default: 480p.")] = None,
-    frames: Annotated[int | None, typer.Option(help="Video frames, 4k+1. Default: the resolution's own.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model whose heads, layers and text tokens to take.")] = None,
-    grid: Annotated[str | None, typer.Option(help="Token grid T x H x W instead of a resolution, as 21x45x80.")] = None,
+    res: ResOption = None,
+    frames: FramesOption = None,
+    model: ModelOption = None,
+    grid: GridOption = None,
     heads: Annotated[int | None, typer.Option(help="Heads.")] = None,
-    head_dim: Annotated[int | None, typer.Option(help="Dimension of a head.")] = None,
-    batch: Annotated[int, typer.Option(help="Batch size.")] = 1,
-    direction: Annotated[str, typer.Option(help="fwd, or fwdbwd for forward and backward.")] = "fwd",
-    inputs: Annotated[str, typer.Option(help="video[:PATH], gaussian or capture:FILE.safetensors.")] = "video",
+    head_dim: HeadDimOption = None,
+    batch: BatchOption = 1,
+    direction: DirectionOption = "fwd",
+    inputs: InputsOption = "video",
     engine: Annotated[str, typer.Option(help="Engine whose tiles are counted; auto takes the first that serves.")] = (
         "auto"
     ),

@@ -17,6 +17,23 @@ SetOption = Annotated[
     typer.Option("--set", help="A setting, as topk=8; with several methods as moba.topk=8. Repeat for several."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output, for machines.")]
+FramesOption = Annotated[int | None, typer.Option(help="Video frames, 4k+1. Default: the resolution's own.")]
+ModelOption = Annotated[str | None, typer.Option(help="Model whose heads, layers and text tokens to take.")]
+GridOption = Annotated[str | None, typer.Option(help="Token grid T x H x W instead of a resolution, as 21x45x80.")]
+KvHeadsOption = Annotated[int | None, typer.Option(help="Key and value heads, a divisor of the heads.")]
+HeadDimOption = Annotated[int | None, typer.Option(help="Dimension of a head.")]
+BatchOption = Annotated[int, typer.Option(help="Batch size.")]
+DtypeOption = Annotated[str | None, typer.Option(help="Default: bfloat16 on a GPU, float32 on a CPU.")]
+DirectionOption = Annotated[str, typer.Option(help="fwd, or fwdbwd for forward and backward.")]
+InputsOption = Annotated[str, typer.Option(help="video[:PATH], gaussian or capture:FILE.safetensors.")]
+EngineOption = Annotated[str, typer.Option(help="Attention engine; auto takes the first that serves.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU where there is one.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of inputs and of sampled rows.")]
+ResOption = Annotated[str | None, typer.Option(help="Resolution: 480p, 576p or 720p. Default: 480p.")]
+HeadsOption = Annotated[int | None, typer.Option(help="Query heads.")]
+LayerOption = Annotated[
+    list[int] | None, typer.Option(help="Layer to measure; repeat for several. Default: one of each kind.")
+]
 
 
 def parse_settings(pairs: list[str] | None, methods: list[str]) -> dict[str, dict[str, Any]]:

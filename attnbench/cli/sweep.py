@@ -9,7 +9,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnbench.cli.options import JsonOption, MethodOption, SetOption, parse_settings, unique_methods
+from attnbench.cli.options import (
+    BatchOption,
+    DeviceOption,
+    DirectionOption,
+    DtypeOption,
+    EngineOption,
+    FramesOption,
+    GridOption,
+    HeadDimOption,
+    InputsOption,
+    JsonOption,
+    KvHeadsOption,
+    LayerOption,
+    MethodOption,
+    ModelOption,
+    SeedOption,
+    SetOption,
+    parse_settings,
+    unique_methods,
+)
 
 if TYPE_CHECKING:
     from attnbench.runner import Progress
@@ -30,23 +49,21 @@ def sweep(
     res: Annotated[
         str | None, typer.Option(help="Resolution whose proportions to take: 480p, 576p or 720p. Default: 480p.")
     ] = None,
-    frames: Annotated[int | None, typer.Option(help="Video frames, 4k+1. Default: the resolution's own.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model whose heads, layers and text tokens to take.")] = None,
-    grid: Annotated[str | None, typer.Option(help="Token grid T x H x W instead of a resolution, as 21x45x80.")] = None,
+    frames: FramesOption = None,
+    model: ModelOption = None,
+    grid: GridOption = None,
     heads: Annotated[int | None, typer.Option(help="Query heads. Default: the model's; on a CPU 1.")] = None,
-    kv_heads: Annotated[int | None, typer.Option(help="Key and value heads, a divisor of the heads.")] = None,
-    head_dim: Annotated[int | None, typer.Option(help="Dimension of a head.")] = None,
-    batch: Annotated[int, typer.Option(help="Batch size.")] = 1,
-    dtype: Annotated[str | None, typer.Option(help="Default: bfloat16 on a GPU, float32 on a CPU.")] = None,
-    direction: Annotated[str, typer.Option(help="fwd, or fwdbwd for forward and backward.")] = "fwd",
-    inputs: Annotated[str, typer.Option(help="video[:PATH], gaussian or capture:FILE.safetensors.")] = "video",
-    engine: Annotated[str, typer.Option(help="Attention engine; auto takes the first that serves.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU where there is one.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of inputs and of sampled rows.")] = 0,
+    kv_heads: KvHeadsOption = None,
+    head_dim: HeadDimOption = None,
+    batch: BatchOption = 1,
+    dtype: DtypeOption = None,
+    direction: DirectionOption = "fwd",
+    inputs: InputsOption = "video",
+    engine: EngineOption = "auto",
+    device: DeviceOption = None,
+    seed: SeedOption = 0,
     settings: SetOption = None,
-    layer: Annotated[
-        list[int] | None, typer.Option(help="Layer to measure; repeat for several. Default: one of each kind.")
-    ] = None,
+    layer: LayerOption = None,
     rounds: Annotated[
         int | None, typer.Option(help="Rounds of timing a point. Default: 3 to 20, as the budget allows.")
     ] = None,
