@@ -17,6 +17,7 @@ from torch import Tensor
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.mini.config import ModelConfig
 from attnbench.mini.model import MiniTransformer
+from attnbench.safe_weights import check_safetensors
 
 _KIND = "attnbench-kind"
 """Header entry that says what a file of ours is."""
@@ -70,17 +71,9 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         BadInput: if the file is missing, pickled, truncated, no safetensors file, or of another kind.
         Unsupported: if safetensors is not installed.
     """
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise Unsupported("weights need safetensors: pip install safetensors") from error
-    try:
-        with open(path, "rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise BadInput(f"weights {str(path)!r} cannot be read: {error.strerror}") from error
-    if start[:2] == b"PK" or (start[:1] == b"\x80" and 2 <= start[1] <= 5):
-        raise BadInput(f"weights {str(path)!r} are pickled, which may run code when read: only safetensors are taken")
+    check_safetensors(path)
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(str(path), framework="pt") as opened:
             header = dict(opened.metadata() or {})

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.errors import BadInput
+from attnbench.safe_weights import check_safetensors
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _LIBRARIES = ("diffusers", "transformers")
@@ -108,31 +109,6 @@ def check_model(folder: Path, kind: str) -> None:
             raise BadInput(f"weights {str(folder)!r} have no {missing[0]}, one of {len(named)} files: copy all of them")
     for file in files:
         check_safetensors(file)
-
-
-def check_safetensors(path: Path) -> None:
-    """Check a file's header, and that it is as long as the header says.
-
-    Raises:
-        BadInput: if the file is pickled, truncated, or of another format.
-        Unsupported: without safetensors.
-    """
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise Unsupported("weights need safetensors: pip install 'attnbench[models]'") from error
-    try:
-        with open(path, "rb") as file:
-            start = file.read(2)
-    except OSError as error:
-        raise BadInput(f"weights {str(path)!r} cannot be read: {error.strerror}") from error
-    if start == b"PK" or (start[:1] == b"\x80" and start[1:] in (b"\x02", b"\x03", b"\x04", b"\x05")):
-        raise BadInput(f"weights {str(path)!r} are pickled, which may run code when read: only safetensors are taken")
-    try:
-        with safe_open(str(path), framework="pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise BadInput(f"weights {str(path)!r} are truncated, or not a safetensors file") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

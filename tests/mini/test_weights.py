@@ -55,6 +55,12 @@ def test_missing_and_truncated_weights_are_refused(weights: Path, tmp_path: Path
         refused(weights, "truncated, or not a safetensors file")
 
 
+def test_a_file_of_one_byte_is_refused_too(tmp_path: Path) -> None:
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(b"\x80")
+    refused(path, "truncated")
+
+
 def test_pickled_weights_are_refused_and_not_run(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:

@@ -1,0 +1,32 @@
+"""Look at a file of weights before it is read: safetensors, whole, and nothing that may run code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attnbench.kernels.errors import BadInput, Unsupported
+
+
+def check_safetensors(path: Path) -> None:
+    """Check a file's header, and that it is as long as the header says.
+
+    Raises:
+        BadInput: if the file is pickled, truncated, or of another format.
+        Unsupported: without safetensors.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise Unsupported("weights need safetensors: pip install safetensors") from error
+    try:
+        with open(path, "rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise BadInput(f"weights {str(path)!r} cannot be read: {error.strerror}") from error
+    if start == b"PK" or (start[:1] == b"\x80" and start[1:] in (b"\x02", b"\x03", b"\x04", b"\x05")):
+        raise BadInput(f"weights {str(path)!r} are pickled, which may run code when read: only safetensors are taken")
+    try:
+        with safe_open(str(path), framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"weights {str(path)!r} are truncated, or not a safetensors file") from error
