@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from attnbench import schema
 from attnbench.kernels.errors import BadInput
+from attnbench.plain_values import plain
 from attnbench.statistics import MIN_BOOTSTRAP, RESAMPLES
 
 if TYPE_CHECKING:
@@ -335,7 +336,7 @@ def _checked(table: pd.DataFrame, axis: Axis) -> list[dict[str, Any]]:
     lacking = [name for name in _NEEDED if name not in table.columns]
     if lacking:
         raise BadInput(f"the table has no column {', '.join(lacking)}; give rows as attnbench.load_results does")
-    rows = [{str(name): _plain(value) for name, value in row.items()} for row in table.to_dict("records")]
+    rows = [{str(name): plain(value) for name, value in row.items()} for row in table.to_dict("records")]
     for name in (*SAME, *(("grid",) if axis == "density" else ())):
         values = list(dict.fromkeys(repr(row.get(name)) for row in rows))
         if len(values) > 1:
@@ -359,12 +360,3 @@ def _timed(row: dict[str, Any]) -> bool:
 
 def _is_list(value: object) -> bool:
     return isinstance(value, (list, tuple)) and len(value) > 0
-
-
-def _plain(value: Any) -> Any:
-    """Return a plain value; what pandas uses for "missing" becomes None."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, (list, tuple)):
-        return list(value)
-    return None if value is None or value != value or str(value) in ("NaT", "<NA>") else value

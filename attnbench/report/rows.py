@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from attnbench.kernels.errors import BadInput
+from attnbench.plain_values import plain
 from attnbench.report.words import differing_settings
 from attnbench.schema import Row
 
@@ -96,7 +97,7 @@ def read_rows(table: pd.DataFrame) -> list[Row]:
     """
     rows = []
     for number, record in enumerate(table.to_dict("records")):
-        fields = {name: _plain(record[name]) for name in Row.model_fields if name in record}
+        fields = {name: plain(record[name]) for name in Row.model_fields if name in record}
         present = {name: value for name, value in fields.items() if value is not None}
         try:
             rows.append(Row.model_validate(present))
@@ -123,12 +124,3 @@ def _ordered(rows: list[Row]) -> list[Row]:
         best[row.method] = min(best.get(row.method, float("inf")), row.latency_ms or float("inf"))
     names = list(best)
     return sorted(rows, key=lambda row: (row.method != "full", best[row.method], names.index(row.method), row.layer))
-
-
-def _plain(value: Any) -> Any:
-    """Return a plain Python value; what pandas uses for "missing" becomes None."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, (list, tuple)):
-        return list(value)
-    return None if value is None or value != value or str(value) in ("NaT", "<NA>") else value
