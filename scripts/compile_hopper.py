@@ -26,7 +26,7 @@ MOST_SPILLED = 128
 
 TYPES = {
     "lse": "*fp32", "delta": "*fp32", "token_of": "*i64", "scale": "fp32", "scale2": "fp32",
-    **dict.fromkeys(("queries", "records", "tiles", "segments", "runs"), "*i32"),
+    **dict.fromkeys(("queries", "records", "tiles", "segments", "visible", "runs"), "*i32"),
     **dict.fromkeys(("q", "d_output", "output", "result", "dk", "dv"), "*bf16"),
     **dict.fromkeys(("heads", "kv_heads", "kv_group", "n", "tokens", "total"), "i32"),
     **dict.fromkeys(("row_batch", "row_head", "column_head"), "i32"),
@@ -96,16 +96,18 @@ def variants() -> list[tuple[str, Any, list[int], dict[str, Any]]]:
     made = []
     for dim, flag in itertools.product((64, 128), (False, True)):
         where = f"head_dim {dim}, {'direct' if flag else 'partial'}"
-        kinds = [(0, "whole")]
-        if flag:  # partial results are of routes, whose keys are never in runs
-            kinds += [(SHORTEST, "whole")]
-        if dim == 128 and flag:  # each part once: runs change how keys are loaded, and parts what is done with them
-            kinds += [(0, "qk"), (SHORTEST, "softmax")]
-        for run, part in kinds:
+        kinds = [(0, False, "whole")]
+        if flag:  # partial results are of routes, whose keys are neither in runs nor paired
+            kinds += [(SHORTEST, False, "whole"), (0, True, "whole")]
+        if dim == 128 and flag:
+            kinds += [(0, False, "qk"), (SHORTEST, False, "softmax"), (0, True, "softmax")]
+        for run, paired, part in kinds:
             forward = {
-                **common(attend_hopper), "ROWS": ROWS, "D": dim, "DIRECT": flag, "RUN": run, "UP_TO": UP_TO[part],
+                **common(attend_hopper), "ROWS": ROWS, "D": dim, "DIRECT": flag, "PAIRED": paired, "RUN": run,
+                "UP_TO": UP_TO[part],
             }  # fmt: skip
-            name = f"attend, {where}{', in runs' if run else ''}{'' if part == 'whole' else f', up to {part}'}"
+            name = f"attend, {where}{', paired' if paired else ''}{', in runs' if run else ''}"
+            name += "" if part == "whole" else f", up to {part}"
             made.append((name, attend_hopper.attend_tiles, [run, 64] if run else [KEYS, dim], forward))
         step = backward_queries_hopper.STEP
         queries = {**common(backward_queries_hopper), "ROWS": ROWS, "STEP": step, "D": dim, "DIRECT": flag}

@@ -94,6 +94,7 @@ def _launch(
         attend_hopper.launch(q, rows, tiles, scale, out, out_lse, direct is not None, part)
         return out, out_lse
     assert runs is None
+    assert tiles.visible is None
     warps, stages, resident = tuning or default_tuning(tiles.rows)
     programs = 4 if INTERPRETED else resident * torch.cuda.get_device_properties(q.device).multi_processor_count
     ticket = torch.zeros(1, dtype=torch.int32, device=q.device)

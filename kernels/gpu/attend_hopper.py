@@ -6,8 +6,9 @@ TMA, by warps of their own: neither ever waits for the other. Each computing war
 S = Q Kᵀ of the next keys and then P V of the last, and takes the softmax of S while P V runs; at the end of a tile the
 same pair spans two tiles, so the tensor cores do not drain there. Scores are in base 2: ``scale`` holds log2(e).
 
-Of a step that reaches beyond its segment the scores are hidden, but all 128 rows of V take part, with weights of 0: an
-infinity or a NaN there would show. The Triton kernel in ``attend`` reads no such rows.
+A tile may be a pair of small ones, whose rows keep different keys of each segment: each warpgroup hides what its own do
+not. Of a step that reaches beyond its segment the scores are hidden too. But all 128 rows of V take part, with weights
+of 0: an infinity or a NaN there would show. The Triton kernel in ``attend`` reads no such rows.
 """
 
 from __future__ import annotations
@@ -57,11 +58,13 @@ def launch(
     k_rows, v_rows = (TensorDescriptor.from_tensor(x, box, layout) for x in (keys.k, keys.v))
     out_strides = output.stride()[:3] if direct else (0, 0, output.stride(0))
     programs = torch.cuda.get_device_properties(q.device).multi_processor_count
+    visible = tiles.segments if tiles.visible is None else tiles.visible
     attend_tiles[(programs,)](
-        k_rows, v_rows, q, tiles.queries, tiles.records, tiles.count, tiles.segments,
+        k_rows, v_rows, q, tiles.queries, tiles.records, tiles.count, tiles.segments, visible,
         tiles.segments if starts is None else starts, output, lse, *q.stride()[:3], *out_strides, keys.batch, keys.head,
         keys.column, heads, keys.kv_heads, heads // keys.kv_heads, n, scale * LOG2_E, ROWS=ROWS, KEYS=KEYS, D=d,
-        STAGES=STAGES, REGISTERS=REGISTERS, DIRECT=direct, RUN=run, UP_TO=UP_TO[part], num_warps=4,
+        STAGES=STAGES, REGISTERS=REGISTERS, DIRECT=direct, PAIRED=tiles.visible is not None, RUN=run,
+        UP_TO=UP_TO[part], num_warps=4,
     )  # fmt: skip
 
 
@@ -87,16 +90,30 @@ def _softmax(s, top, total, scale, OUT: gl.constexpr, WEIGHTS: gl.constexpr, DTY
 
 
 @gluon.jit
-def _hide_beyond(s, start, end, KEYS: gl.constexpr, SCORES: gl.constexpr):
-    key = start + gl.arange(0, KEYS, gl.SliceLayout(0, SCORES))
-    return gl.where(gl.expand_dims(key, 0) < end, s, -float("inf"))
+def _limits(visible, segment, end, PART: gl.constexpr, PAIRED: gl.constexpr):
+    """Return between which keys of a segment this half of a tile keeps them."""
+    if PAIRED:
+        return gl.load(visible + segment * 4 + PART * 2), gl.load(visible + segment * 4 + PART * 2 + 1)
+    else:
+        return 0, end
+
+
+@gluon.jit
+def _hide(s, start, low, high, KEYS: gl.constexpr, SCORES: gl.constexpr, PAIRED: gl.constexpr):
+    key = gl.expand_dims(start + gl.arange(0, KEYS, gl.SliceLayout(0, SCORES)), 0)
+    if PAIRED:
+        if (start < low) | (start + KEYS > high):
+            s = gl.where((key >= low) & (key < high), s, -float("inf"))
+    elif start + KEYS > high:
+        s = gl.where(key < high, s, -float("inf"))
+    return s
 
 
 @gluon.jit
 def _rest_of_tile(
-    q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, acc, p, top, total, step, segments, segment, start, end, count,
-    scale, SCORES: gl.constexpr, OUT: gl.constexpr, WEIGHTS: gl.constexpr, HALF: gl.constexpr, KEYS: gl.constexpr,
-    STAGES: gl.constexpr, DTYPE: gl.constexpr,
+    q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, acc, p, top, total, step, segments, visible, segment, start,
+    end, count, scale, SCORES: gl.constexpr, OUT: gl.constexpr, WEIGHTS: gl.constexpr, HALF: gl.constexpr,
+    KEYS: gl.constexpr, STAGES: gl.constexpr, DTYPE: gl.constexpr, PART: gl.constexpr, PAIRED: gl.constexpr,
 ):  # fmt: skip
     """Go through a tile's keys from the second step on; P V of the last step is left to the caller."""
     zero = gl.full([HALF, KEYS], 0.0, gl.float32, SCORES)
@@ -105,14 +122,14 @@ def _rest_of_tile(
         step += 1
         stage = step % STAGES
         segment, start, end = _advance(segments, segment, start, end, KEYS)
+        low, high = _limits(visible, segment, end, PART, PAIRED)
         mbarrier.wait(k_full.index(stage), (step // STAGES) & 1)
         s = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
         mbarrier.wait(v_full.index(last), last_phase)
         acc = warpgroup_mma(p, v_smem.index(last), acc, is_async=True)
         s = warpgroup_mma_wait(1, deps=[s])
         mbarrier.arrive(k_empty.index(stage), count=1)
-        if start + KEYS > end:
-            s = _hide_beyond(s, start, end, KEYS, SCORES)
+        s = _hide(s, start, low, high, KEYS, SCORES, PAIRED)
         new_p, top, total, decay = _softmax(s, top, total, scale, OUT, WEIGHTS, DTYPE)
         if start < 0:  # never: the end of a basic block, or ptxas moves the wait for P V ahead of the softmax
             mbarrier.arrive(k_empty.index(stage), count=1)
@@ -160,8 +177,9 @@ def _record(records, tile, PART: gl.constexpr, HALF: gl.constexpr):
 @gluon.jit
 def _compute(
     q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries, records, tiles,
-    segments, o_batch, o_head, o_token, heads, tokens, scale, PART: gl.constexpr, ROWS: gl.constexpr,
+    segments, visible, o_batch, o_head, o_token, heads, tokens, scale, PART: gl.constexpr, ROWS: gl.constexpr,
     KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, DTYPE: gl.constexpr, DIRECT: gl.constexpr,
+    PAIRED: gl.constexpr,
 ):  # fmt: skip
     SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, KEYS, 16])
     OUT: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, D, 16])
@@ -173,6 +191,7 @@ def _compute(
     if first < count_tiles:
         zero = gl.full([HALF, KEYS], 0.0, gl.float32, SCORES)
         head, place, segment, start, end, count = _record(records, first, PART, HALF)
+        low, high = _limits(visible, segment, end, PART, PAIRED)
         step = 0
         turn = 0
         q = q_smem.index(PART)
@@ -181,19 +200,19 @@ def _compute(
         s = warpgroup_mma(q, k_smem.index(0).permute((1, 0)), zero, use_acc=False, is_async=True)
         s = warpgroup_mma_wait(0, deps=[s])
         mbarrier.arrive(k_empty.index(0), count=1)
-        if start + KEYS > end:
-            s = _hide_beyond(s, start, end, KEYS, SCORES)
+        s = _hide(s, start, low, high, KEYS, SCORES, PAIRED)
         top = gl.full([HALF], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
         total = gl.full([HALF], 0.0, gl.float32, gl.SliceLayout(1, SCORES))
         acc = gl.full([HALF, D], 0.0, gl.float32, OUT)
         p, top, total, _decay = _softmax(s, top, total, scale, OUT, WEIGHTS, DTYPE)
         acc, p, top, total, step = _rest_of_tile(
-            q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, acc, p, top, total, step, segments, segment, start,
-            end, count, scale, SCORES, OUT, WEIGHTS, HALF, KEYS, STAGES, DTYPE,
+            q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, acc, p, top, total, step, segments, visible,
+            segment, start, end, count, scale, SCORES, OUT, WEIGHTS, HALF, KEYS, STAGES, DTYPE, PART, PAIRED,
         )  # fmt: skip
         mbarrier.arrive(q_empty.index(0), count=1)
         for tile in range(first + hop, count_tiles, hop):
             this_head, this_place, segment, start, end, count = _record(records, tile, PART, HALF)
+            low, high = _limits(visible, segment, end, PART, PAIRED)
             turn += 1
             buffer = turn & 1
             last, last_phase = step % STAGES, (step // STAGES) & 1
@@ -207,8 +226,7 @@ def _compute(
             acc = warpgroup_mma(p, v_smem.index(last), acc, is_async=True)
             s = warpgroup_mma_wait(1, deps=[s])
             mbarrier.arrive(k_empty.index(stage), count=1)
-            if start + KEYS > end:
-                s = _hide_beyond(s, start, end, KEYS, SCORES)
+            s = _hide(s, start, low, high, KEYS, SCORES, PAIRED)
             old_top, old_total = top, total
             top = gl.full([HALF], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
             total = gl.full([HALF], 0.0, gl.float32, gl.SliceLayout(1, SCORES))
@@ -221,8 +239,8 @@ def _compute(
             acc = gl.full([HALF, D], 0.0, gl.float32, OUT)
             p = new_p
             acc, p, top, total, step = _rest_of_tile(
-                q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, acc, p, top, total, step, segments, segment, start,
-                end, count, scale, SCORES, OUT, WEIGHTS, HALF, KEYS, STAGES, DTYPE,
+                q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, acc, p, top, total, step, segments, visible,
+                segment, start, end, count, scale, SCORES, OUT, WEIGHTS, HALF, KEYS, STAGES, DTYPE, PART, PAIRED,
             )  # fmt: skip
             mbarrier.arrive(q_empty.index(buffer), count=1)
         mbarrier.wait(v_full.index(step % STAGES), (step // STAGES) & 1)
@@ -235,9 +253,9 @@ def _compute(
 
 @gluon.jit
 def _without_values(
-    q_smem, k_smem, q_full, q_empty, k_full, k_empty, lse, queries, records, tiles, segments, tokens, scale,
-    PART: gl.constexpr, ROWS: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
-    DTYPE: gl.constexpr, DIRECT: gl.constexpr, UP_TO: gl.constexpr,
+    q_smem, k_smem, q_full, q_empty, k_full, k_empty, lse, queries, records, tiles, segments, visible, tokens,
+    scale, PART: gl.constexpr, ROWS: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
+    DTYPE: gl.constexpr, DIRECT: gl.constexpr, PAIRED: gl.constexpr, UP_TO: gl.constexpr,
 ):  # fmt: skip
     """In place of ``_compute`` in the builds that leave values out; UP_TO is as in ``ablation.UP_TO``."""
     SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, KEYS, 16])
@@ -261,8 +279,8 @@ def _without_values(
             s = warpgroup_mma_wait(0, deps=[s])
             mbarrier.arrive(k_empty.index(stage), count=1)
             if UP_TO == 2:
-                if start + KEYS > end:
-                    s = _hide_beyond(s, start, end, KEYS, SCORES)
+                low, high = _limits(visible, segment, end, PART, PAIRED)
+                s = _hide(s, start, low, high, KEYS, SCORES, PAIRED)
                 _p, top, total, _decay = _softmax(s, top, total, scale, OUT, WEIGHTS, DTYPE)
             step += 1
             segment, start, end = _advance(segments, segment, start, end, KEYS)
@@ -391,25 +409,25 @@ def _load_second(
 @gluon.jit
 def _work(
     q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries, records, tiles,
-    segments, o_batch, o_head, o_token, heads, tokens, scale, PART: gl.constexpr, ROWS: gl.constexpr,
+    segments, visible, o_batch, o_head, o_token, heads, tokens, scale, PART: gl.constexpr, ROWS: gl.constexpr,
     KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, DTYPE: gl.constexpr, DIRECT: gl.constexpr,
-    UP_TO: gl.constexpr,
+    PAIRED: gl.constexpr, UP_TO: gl.constexpr,
 ):  # fmt: skip
     if UP_TO == 3:
         _compute(q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries,
-                 records, tiles, segments, o_batch, o_head, o_token, heads, tokens, scale, PART, ROWS, KEYS, D, STAGES,
-                 DTYPE, DIRECT)  # fmt: skip
+                 records, tiles, segments, visible, o_batch, o_head, o_token, heads, tokens, scale, PART, ROWS, KEYS, D,
+                 STAGES, DTYPE, DIRECT, PAIRED)  # fmt: skip
     else:
         _without_values(q_smem, k_smem, q_full, q_empty, k_full, k_empty, lse, queries, records, tiles, segments,
-                        tokens, scale, PART, ROWS, KEYS, D, STAGES, DTYPE, DIRECT, UP_TO)  # fmt: skip
+                        visible, tokens, scale, PART, ROWS, KEYS, D, STAGES, DTYPE, DIRECT, PAIRED, UP_TO)  # fmt: skip
 
 
 @gluon.jit
 def attend_tiles(
-    k_rows, v_rows, q, queries, records, tiles, segments, runs, output, lse, q_batch, q_head, q_token, o_batch, o_head,
-    o_token, row_batch, row_head, column_head, heads, kv_heads, kv_group, tokens, scale, ROWS: gl.constexpr,
+    k_rows, v_rows, q, queries, records, tiles, segments, visible, runs, output, lse, q_batch, q_head, q_token, o_batch,
+    o_head, o_token, row_batch, row_head, column_head, heads, kv_heads, kv_group, tokens, scale, ROWS: gl.constexpr,
     KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr, DIRECT: gl.constexpr,
-    RUN: gl.constexpr, UP_TO: gl.constexpr, num_warps: gl.constexpr,
+    PAIRED: gl.constexpr, RUN: gl.constexpr, UP_TO: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
     """Run ``launch``: ``k_rows`` and ``v_rows`` are TMA descriptors of boxes of a step, or with RUN of a run's rows."""
     DTYPE: gl.constexpr = k_rows.dtype
@@ -437,11 +455,11 @@ def attend_tiles(
     gl.warp_specialize(
         [
             (_work, (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries,
-                     records, tiles, segments, o_batch, o_head, o_token, heads, tokens, scale, 0, ROWS, KEYS, D, STAGES,
-                     DTYPE, DIRECT, UP_TO)),
+                     records, tiles, segments, visible, o_batch, o_head, o_token, heads, tokens, scale, 0, ROWS, KEYS,
+                     D, STAGES, DTYPE, DIRECT, PAIRED, UP_TO)),
             (_work, (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries,
-                     records, tiles, segments, o_batch, o_head, o_token, heads, tokens, scale, 1, ROWS, KEYS, D, STAGES,
-                     DTYPE, DIRECT, UP_TO)),
+                     records, tiles, segments, visible, o_batch, o_head, o_token, heads, tokens, scale, 1, ROWS, KEYS,
+                     D, STAGES, DTYPE, DIRECT, PAIRED, UP_TO)),
             (_gather, (q_smem, q_full, q_empty, q, queries, records, tiles, q_batch, q_head, q_token, heads, ROWS, D)),
             (_load_first, (k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments,
                            runs, row_batch, row_head, column_head, kv_heads, kv_group, KEYS, D, STAGES, RUN, UP_TO)),

@@ -28,7 +28,7 @@ from attnbench.kernels.remember import kept_with
 
 Result = TypeVar("Result")
 
-MOST_KEPT = 4 * 2**20
+MOST_KEPT = 64 * 2**20
 """Bytes of lists above which they are made at each call."""
 
 LEAST = 16
@@ -72,6 +72,14 @@ def tile_size(tokens: int, blocks: int, most: int) -> int:
     return max(LEAST, _width(mean, most))
 
 
+def sizes_of(plan: Plan) -> tuple[int, int]:
+    """Return the rows of a tile and the keys of a step for a plan of whole blocks."""
+    n, (lines, columns) = plan.layout.tokens, plan.pattern.keep.shape[2:]
+    rows = tile_size(n, lines, ROWS)
+    # Small tiles leave room for two thread blocks on a multiprocessor, which steps of 128 keys would take away.
+    return rows, tile_size(n, columns, KEYS if rows > SMALL_ROWS else SMALL_ROWS)
+
+
 def list_bytes(plan: Plan) -> int:
     """Return the bytes of the segments that the lists of a plan have room for, those of key tiles included."""
     assert isinstance(plan.pattern, BlockPattern)
@@ -98,12 +106,13 @@ def lay_out(plan: Plan) -> BlockWork:
     pattern = plan.pattern
     assert isinstance(pattern, BlockPattern)
     n, blocks, device = plan.layout.tokens, pattern.keep.shape[2], plan.device
-    rows = tile_size(n, blocks, ROWS)
+    rows = sizes_of(plan)[0]
     capacity = blocks + n // rows
+    capacity += capacity % 2  # room for pairs
     first = torch.empty(blocks + 1, dtype=torch.int32, device=device)
     _number_tiles[(1,)](pattern.q_offsets, first, blocks, SIZE=rows, WIDTH=_width(blocks, 4096), num_warps=4)
     order, orders, order_row = _rows_of(plan.q_order)
-    queries = torch.empty(orders * capacity * rows, dtype=torch.int32, device=device)
+    queries = torch.full((orders * capacity * rows,), -1, dtype=torch.int32, device=device)
     splits = min(64, triton.cdiv(capacity, blocks))
     _place_queries[(blocks, splits, orders)](
         pattern.q_offsets, first, order, queries, capacity * rows, order_row, ORDER=order is not None, ROWS=rows,
@@ -118,20 +127,37 @@ def lay_out(plan: Plan) -> BlockWork:
 def tiles_of(work: BlockWork) -> Tiles:
     """List the tiles of a plan and the keys they keep."""
     plan = work.plan
-    pattern, heads = plan.pattern, plan.batch * plan.heads
-    lines, columns = work.states.shape[2:]
-    # Small tiles leave room for two thread blocks on a multiprocessor, which steps of 128 keys would take away.
-    keys = tile_size(plan.layout.tokens, columns, KEYS if work.rows > SMALL_ROWS else SMALL_ROWS)
+    pattern, columns = plan.pattern, work.states.shape[3]
+    keys = sizes_of(plan)[1]
     most = _most_runs(plan, columns)
     segments, counts = _list_runs(work.states, pattern.k_offsets, pattern.k_offsets, 1, 0, keys, most)
-    records = torch.empty(heads * (work.room // work.rows), 8, dtype=torch.int32, device=plan.device)
-    count = torch.empty(1, dtype=torch.int32, device=plan.device)
-    _record_tiles[(lines, heads)](
-        work.first, counts, segments, records, count, lines, most, int(work.sheets > 1),
-        int(work.orders > 1), work.room,
-        ROWS=work.rows, WIDTH=triton.next_power_of_2(lines), num_warps=4,
-    )  # fmt: skip
+    records, count = record_tiles(work, work.first, counts, segments, most, work.rows)
     return Tiles(work.queries, records, count, segments, work.rows, keys)
+
+
+def record_tiles(
+    work: BlockWork, first: Tensor, counts: Tensor, segments: Tensor, most: int, rows: int
+) -> tuple[Tensor, Tensor]:
+    """Record the tiles of all heads, those of each sorted by their steps.
+
+    Args:
+        work: what they are tiles of.
+        first: int32 [lines + 1], the first tile of every line of lists, and the number of tiles.
+        counts: int32 [sheets, lines, 2], runs and steps of each line.
+        segments: the runs, with room for ``most`` a line.
+        rows: of a tile.
+
+    Returns:
+        records and count, as in ``Tiles``.
+    """
+    lines, heads = len(first) - 1, work.plan.batch * work.plan.heads
+    records = torch.empty(heads * (work.room // rows), 8, dtype=torch.int32, device=first.device)
+    count = torch.empty(1, dtype=torch.int32, device=first.device)
+    _record_tiles[(lines, heads)](
+        first, counts, segments, records, count, lines, most, int(work.sheets > 1), int(work.orders > 1), work.room,
+        ROWS=rows, WIDTH=triton.next_power_of_2(lines), num_warps=4,
+    )  # fmt: skip
+    return records, count
 
 
 def key_tiles_of(work: BlockWork, kv_heads: int) -> KeyTiles:
@@ -287,7 +313,8 @@ def _place_queries(
 
 
 @jit
-def _larger(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+def larger(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """Combine for a running maximum."""
     return tl.maximum(a, b)
 
 
@@ -320,7 +347,7 @@ def _list_line(
     base = (sheet * room).to(tl.int32)
     tl.store(entry, start + base, mask=begins)
     tl.store(entry + 1, tl.where(state == 2, -(end + base), end + base), mask=ends)
-    run = tl.associative_scan(tl.where(begins, start, -1), 0, _larger)
+    run = tl.associative_scan(tl.where(begins, start, -1), 0, larger)
     steps = tl.where(ends, (end - run + STEP - 1) // STEP, 0)
     count = counts + (sheet * lines + line) * 2
     tl.store(count, tl.sum(begins.to(tl.int32), 0))

@@ -8,11 +8,12 @@ from torch import Tensor
 from attnbench.kernels.gpu.arrange import arrange, padded_width
 from attnbench.kernels.gpu.attend import attend_tiles
 from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
-from attnbench.kernels.gpu.block_tiles import kept_lists, key_tiles_of, lay_out, tiles_of
+from attnbench.kernels.gpu.block_tiles import kept_lists, key_tiles_of, lay_out, sizes_of, tiles_of
 from attnbench.kernels.gpu.hopper import is_hopper
 from attnbench.kernels.gpu.key_rows import fits_in_place, runs_of
+from attnbench.kernels.gpu.paired_tiles import can_pair, pair_up
 from attnbench.kernels.gpu.rule_arrays import rule_arrays
-from attnbench.kernels.gpu.work import KeyTiles, Tiles
+from attnbench.kernels.gpu.work import KEYS, ROWS, KeyTiles, Tiles
 from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
 
@@ -32,31 +33,46 @@ def attend_blocks(
         output [B, H, N, D] in grid order, and the log-sum-exp float32 [B, H, N]. Queries that keep no key give 0 and
         -inf.
     """
-    width, hopper = padded_width(q.shape[3]), is_hopper(q.device) if hopper is None else hopper
-    with phase("index"):
-        tiles = kept_lists(plan, "tiles", lambda: tiles_of(lay_out(plan)))
-        rule = rule_arrays(plan)
-    output = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    width, hopper, sizes = padded_width(q.shape[3]), is_hopper(q.device) if hopper is None else hopper, sizes_of(plan)
     with phase("permute"):
-        in_place = hopper and fits_in_place(q, k, v, scale, rule, tiles.rows, tiles.keys)
+        in_place = hopper and fits_in_place(q, k, v, scale, plan.pattern.rule, *sizes)
         runs = kept_lists(plan, "runs", lambda: runs_of(plan.k_order, plan.k_run)) if in_place else None
         if runs is None:
             k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
+    with phase("index"):
+        paired = hopper and can_pair(plan) and fits_in_place(q, k, v, scale, None, ROWS, KEYS)
+        parts = kept_lists(plan, "pairs" if paired else "tiles", lambda: _parts(plan, paired))
+        rule = rule_arrays(plan)
+    output = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     with phase("attend"):
-        return attend_tiles(q, k, v, tiles, scale, rule=rule, direct=(output, lse), hopper=hopper, runs=runs)
+        for tiles in parts:
+            attend_tiles(q, k, v, tiles, scale, rule=rule, direct=(output, lse), hopper=hopper, runs=runs)
+    return output, lse
 
 
-def _both(plan: Plan, kv_heads: int) -> tuple[Tiles, KeyTiles]:
+def _parts(plan: Plan, paired: bool) -> tuple[Tiles, ...]:
+    """Return the tiles of a plan: of both kinds, one of them without any, where they may be paired."""
+    work = lay_out(plan)
+    tiles = tiles_of(work)
+    return pair_up(work, tiles) if paired else (tiles,)
+
+
+def _with_key_tiles(plan: Plan, kv_heads: int) -> tuple[Tiles, KeyTiles]:
     work = lay_out(plan)
     return tiles_of(work), key_tiles_of(work, kv_heads)
 
 
-def executed_pairs(plan: Plan) -> int:
-    """Count the pairs that ``attend_blocks`` computes, padding of tiles and steps included. Waits for the device."""
-    tiles = tiles_of(lay_out(plan))
-    steps = tiles.records[: int(tiles.count), 5]
-    return int(steps.sum()) * tiles.rows * tiles.keys
+def executed_pairs(plan: Plan, *, hopper: bool | None = None) -> int:
+    """Count the pairs that ``attend_blocks`` computes, padding of tiles and steps included. Waits for the device.
+
+    Tiles are paired as for tensors that the Gluon kernel takes.
+    """
+    hopper = is_hopper(plan.device) if hopper is None else hopper
+    total = 0
+    for tiles in _parts(plan, hopper and can_pair(plan)):
+        total += int(tiles.records[: int(tiles.count), 5].sum()) * tiles.rows * tiles.keys
+    return total
 
 
 def backward_blocks(
@@ -87,7 +103,7 @@ def backward_blocks(
     with phase("index"):
         rule = rule_arrays(plan)
         tiles, key_tiles = kept_lists(
-            plan, f"tiles and key tiles of {keys.shape[1]}", lambda: _both(plan, keys.shape[1])
+            plan, f"tiles and key tiles of {keys.shape[1]}", lambda: _with_key_tiles(plan, keys.shape[1])
         )
     hopper = is_hopper(q.device) if hopper is None else hopper
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)

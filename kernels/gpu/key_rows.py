@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels.gpu.hopper import fits
-from attnbench.kernels.gpu.work import KEYS, RuleArrays
+from attnbench.kernels.gpu.work import KEYS
 
 LONGEST, SHORTEST = 64, 8
 """Tokens of a box of a run."""
@@ -70,7 +70,7 @@ def runs_of(order: Tensor | None, run: int) -> Runs | None:
     return Runs(length, starts)
 
 
-def fits_in_place(q: Tensor, k: Tensor, v: Tensor, scale: float, rule: RuleArrays | None, rows: int, keys: int) -> bool:
+def fits_in_place(q: Tensor, k: Tensor, v: Tensor, scale: float, rule: object, rows: int, keys: int) -> bool:
     """Whether the Gluon kernel can read k and v where they are, but for their order: see ``runs_of``.
 
     Args:

@@ -37,6 +37,8 @@ class Tiles:
             never used, only read ahead.
         rows: query rows of a tile, a power of two; its places are consecutive.
         keys: keys of a step, a power of two. Each segment takes ⌈length / keys⌉ steps.
+        visible: int32 [segments + 1, 4], or None. Of each segment the first half of a tile's rows keeps the keys from
+            the first number to before the second, and the second half those between the other two.
     """
 
     queries: Tensor
@@ -45,6 +47,7 @@ class Tiles:
     segments: Tensor
     rows: int = ROWS
     keys: int = KEYS
+    visible: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

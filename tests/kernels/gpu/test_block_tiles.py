@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attnbench.kernels.gpu import block_tiles
+from attnbench.kernels.gpu import block_tiles, paired_tiles
 from attnbench.kernels.gpu.rule_arrays import rule_arrays, tokens_of
 from attnbench.kernels.gpu.work import KeyTiles, RuleArrays, Tiles
 from attnbench.kernels.grid import Grid, Layout
@@ -51,13 +51,14 @@ def _add(plan: Plan, rule: RuleArrays | None, seen: Tensor, head: int, query: in
         seen[head, query, _key_token(plan, head, position)] += 1
 
 
-def pairs_of_tiles(plan: Plan, tiles: Tiles) -> Tensor:
-    """How often each pair is in the tiles, int64 [B · H, N, N]; checks steps and padding on the way."""
+def pairs_of_tiles(plan: Plan, tiles: Tiles, *, every_row: int = 1) -> Tensor:
+    """How often each pair is in the tiles, int64 [B · H, N, N]; checks steps, limits and padding on the way."""
     plan = _move(plan, torch.device("cpu"))
     n, heads, rule = plan.layout.tokens, plan.batch * plan.heads, rule_arrays(plan)
     seen = torch.zeros(heads, n, n, dtype=torch.int64)
     rows = torch.zeros(heads, n, dtype=torch.int64)
     segments = tiles.segments.tolist()
+    visible = None if tiles.visible is None else tiles.visible.tolist()
     for head, place, segment, start, end, steps, _, _ in tiles.records[: int(tiles.count)].tolist():
         queries = [query for query in tiles.queries[place : place + tiles.rows].tolist() if query >= 0]
         rows[head, queries] += 1
@@ -66,11 +67,14 @@ def pairs_of_tiles(plan: Plan, tiles: Tiles) -> Tensor:
             start, end = segments[segment]
             steps -= -(-(abs(end) - start) // tiles.keys)
             segment += 1
-            for query in queries:
-                for position in range(start, abs(end)):
+            limits = [start, abs(end)] * 2 if visible is None else visible[segment - 1]
+            for row, query in enumerate(tiles.queries[place : place + tiles.rows].tolist()):
+                low, high = limits[:2] if row < tiles.rows // 2 else limits[2:]
+                assert low >= high or start <= low < high <= abs(end)
+                for position in range(low, high) if query >= 0 else ():
                     _add(plan, rule, seen, head, query, position, end < 0)
         assert steps == 0
-    assert (rows == 1).all()
+    assert (rows == every_row).all()
     return seen
 
 
@@ -106,6 +110,47 @@ def test_tiles_hold_every_kept_pair_once(
     kept = brute_force(case).flatten(0, 1).long()
     assert torch.equal(pairs_of_tiles(plan, block_tiles.tiles_of(work)), kept)
     assert torch.equal(pairs_of_key_tiles(plan, block_tiles.key_tiles_of(work, case.kv_heads)), kept)
+
+
+@slow
+@given(data=st.data())
+def test_pairs_of_tiles_hold_every_kept_pair_once_or_leave_all_to_the_small_ones(
+    data: st.DataObject,
+    plan_cases: Callable[..., Any],
+    brute_force: Callable[[Any], Tensor],
+    device: torch.device,
+) -> None:
+    def suits(case: Any) -> bool:
+        return isinstance(case.plan.pattern, BlockPattern) and case.plan.pattern.rule is None
+
+    case = data.draw(plan_cases().filter(suits))
+    plan = _move(case.plan, device)
+    work = block_tiles.lay_out(plan)
+    kept = brute_force(case).flatten(0, 1).long()
+    small = block_tiles.tiles_of(work)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(paired_tiles, "ROWS", 2 * work.rows)
+        patched.setattr(paired_tiles, "KEYS", 16)
+        patched.setattr(paired_tiles, "STEPS_WORTH_A_PAIRED_ONE", data.draw(st.sampled_from([-1.0, 1e9])))
+        pairs = paired_tiles.STEPS_WORTH_A_PAIRED_ONE < 0
+        plain, paired = paired_tiles.pair_up(work, small)
+    if not bool(kept.any()):
+        pairs = int(plain.count) == 0  # nothing decides
+    assert torch.equal(pairs_of_tiles(plan, paired, every_row=int(pairs)), kept * pairs)
+    assert torch.equal(pairs_of_tiles(plan, plain, every_row=int(not pairs)), kept * (not pairs))
+
+
+def test_tiles_are_paired_where_neighbours_keep_the_same_keys(device: torch.device) -> None:
+    offsets = torch.arange(0, 64 * 9, 64, device=device)
+    near = (torch.arange(8)[:, None] - torch.arange(8)).abs() <= 2
+    spread = torch.eye(8, dtype=torch.bool).roll(3, 1)
+    for keep, worth_it in ((near, True), (spread, False)):
+        pattern = BlockPattern(offsets, offsets, keep.view(1, 1, 8, 8).to(device))
+        plan = Plan(Layout(Grid(512, 1, 1)), 1, 2, pattern)
+        assert paired_tiles.can_pair(plan)
+        work = block_tiles.lay_out(plan)
+        plain, paired = paired_tiles.pair_up(work, block_tiles.tiles_of(work))
+        assert (int(plain.count), int(paired.count)) == ((0, 8) if worth_it else (16, 0))
 
 
 def _random_plan(

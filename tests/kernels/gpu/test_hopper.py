@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from attnbench.kernels.gpu import paired_tiles
 from attnbench.kernels.gpu.blocked import attend_blocks, backward_blocks
 from attnbench.kernels.gpu.hopper import is_hopper
 from attnbench.kernels.gpu.routed import attend_routed
@@ -108,6 +109,34 @@ def test_keys_are_read_where_they_are(
     with monkeypatch.context() as patched:
         patched.setattr(f"attnbench.kernels.gpu.{module}.arrange", forbidden)
         output, lse = attend(q, k, v, plan, head_dim**-0.5, hopper=True)
+    expected, expected_lse = oracle(q, k, v, plan.token_mask(), head_dim**-0.5)
+    torch.testing.assert_close(lse.double(), expected_lse, atol=1e-3, rtol=0)
+    assert float((output.double() - expected).norm()) < 1e-2 * float(expected.norm())
+
+
+@pytest.mark.parametrize("steps_worth", [-1.0, 2.4, 1e9])
+@pytest.mark.parametrize(("shared", "head_dim", "dtype"), [(True, 128, torch.bfloat16), (False, 64, torch.float16)])
+def test_small_tiles_in_pairs(
+    steps_worth: float, shared: bool, head_dim: int, dtype: torch.dtype, oracle: Oracle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(paired_tiles, "STEPS_WORTH_A_PAIRED_ONE", steps_worth)
+    random = torch.Generator("cuda").manual_seed(0)
+    batch, heads, kv_heads = 2, 4, 2
+    sizes = torch.tensor([64, 64, 48, 64, 16, 64, 64, 80, 64, 64, 40, 64, 64], device="cuda")
+    n = int(sizes.sum())
+    offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    shape = (1, 1) if shared else (batch, heads)
+    keep = torch.rand(*shape, len(sizes), len(sizes), generator=random, device="cuda") < 0.4
+    keep[:, :, 5] = False
+    order = torch.rand(n, generator=random, device="cuda").argsort()
+    plan = Plan(Layout(Grid(1, 1, n)), batch, heads, BlockPattern(offsets, offsets, keep), order, order)
+    assert paired_tiles.can_pair(plan)
+    q, k, v = (
+        torch.randn(batch, h, n, head_dim, generator=random, device="cuda", dtype=dtype)
+        for h in (heads, kv_heads, kv_heads)
+    )
+    output, lse = attend_blocks(q, k, v, plan, head_dim**-0.5, hopper=True)
     expected, expected_lse = oracle(q, k, v, plan.token_mask(), head_dim**-0.5)
     torch.testing.assert_close(lse.double(), expected_lse, atol=1e-3, rtol=0)
     assert float((output.double() - expected).norm()) < 1e-2 * float(expected.norm())
