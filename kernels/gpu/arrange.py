@@ -10,13 +10,14 @@ from torch import Tensor
 from attnbench.kernels.gpu.widen import jit
 
 
-def arrange(x: Tensor, order: Tensor | None, width: int | None = None) -> Tensor:
+def arrange(x: Tensor, order: Tensor | None, width: int | None = None, *, users: Tensor | None = None) -> Tensor:
     """Return x with token ``order[i]`` at place i, contiguous; x itself where nothing is to be done.
 
     Args:
         x: [B, heads, N, D], unit last stride.
         order: int64 [M] or [B, H, M], H a multiple of the heads of x; None for grid order, M = N.
         width: columns of the result, at least D, those beyond D zero; default D.
+        users: int32 [1], or None. Where it is 0 on the device, the result may be left undefined.
 
     Returns:
         [B, heads, M, width]; or [B, H, M, width] for an order of each head, every head of x in the orders of its group.
@@ -35,8 +36,9 @@ def arrange(x: Tensor, order: Tensor | None, width: int | None = None) -> Tensor
     strides = (order.stride(0), order.stride(1)) if order.dim() == 3 else (0, 0)
     grid = (triton.cdiv(places, 64), b * out_heads)
     _gather[grid](
-        x, order, arranged, *x.stride()[:3], *strides, order.stride(-1), out_heads, out_heads // h, places,
-        D=d, OUT=width, WIDTH=triton.next_power_of_2(width), ROWS=64, num_warps=4,
+        x, order, arranged, order if users is None else users, *x.stride()[:3], *strides, order.stride(-1), out_heads,
+        out_heads // h, places, D=d, OUT=width, WIDTH=triton.next_power_of_2(width), ROWS=64, ASK=users is not None,
+        num_warps=4,
     )  # fmt: skip
     return arranged
 
@@ -48,10 +50,14 @@ def padded_width(head_dim: int) -> int:
 
 @jit
 def _gather(
-    x: tl.tensor, order: tl.tensor, out: tl.tensor, x_batch: tl.tensor, x_head: tl.tensor, x_token: tl.tensor,
-    order_batch: tl.tensor, order_head: tl.tensor, order_token: tl.tensor, heads: tl.tensor, group: tl.tensor,
-    places: tl.tensor, D: tl.constexpr, OUT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    x: tl.tensor, order: tl.tensor, out: tl.tensor, users: tl.tensor, x_batch: tl.tensor, x_head: tl.tensor,
+    x_token: tl.tensor, order_batch: tl.tensor, order_head: tl.tensor, order_token: tl.tensor, heads: tl.tensor,
+    group: tl.tensor, places: tl.tensor, D: tl.constexpr, OUT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    ASK: tl.constexpr,
 ) -> None:  # fmt: skip
+    wanted = tl.load(users) if ASK else 1
+    if wanted == 0:
+        return
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     head = tl.program_id(1).to(tl.int64)
     b, h = head // heads, head % heads

@@ -33,21 +33,25 @@ def attend_blocks(
         output [B, H, N, D] in grid order, and the log-sum-exp float32 [B, H, N]. Queries that keep no key give 0 and
         -inf.
     """
-    width, hopper, sizes = padded_width(q.shape[3]), is_hopper(q.device) if hopper is None else hopper, sizes_of(plan)
-    with phase("permute"):
-        in_place = hopper and fits_in_place(q, k, v, scale, plan.pattern.rule, *sizes)
-        runs = kept_lists(plan, "runs", lambda: runs_of(plan.k_order, plan.k_run)) if in_place else None
-        if runs is None:
-            k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
+    width, hopper = padded_width(q.shape[3]), is_hopper(q.device) if hopper is None else hopper
+    paired = hopper and can_pair(plan) and fits_in_place(q, k, v, scale, None, ROWS, KEYS)
+    in_place = paired or (hopper and fits_in_place(q, k, v, scale, plan.pattern.rule, *sizes_of(plan)))
     with phase("index"):
-        paired = hopper and can_pair(plan) and fits_in_place(q, k, v, scale, None, ROWS, KEYS)
         parts = kept_lists(plan, "pairs" if paired else "tiles", lambda: _parts(plan, paired))
         rule = rule_arrays(plan)
+    with phase("permute"):
+        runs = kept_lists(plan, "runs", lambda: runs_of(plan.k_order, plan.k_run)) if in_place else None
+        copies = k, v
+        if runs is None or paired:  # small tiles that are not paired read copies; on the device there may be none
+            users = None if runs is None else parts[0].count
+            copies = arrange(k, plan.k_order, width, users=users), arrange(v, plan.k_order, width, users=users)
     output = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     with phase("attend"):
         for tiles in parts:
-            attend_tiles(q, k, v, tiles, scale, rule=rule, direct=(output, lse), hopper=hopper, runs=runs)
+            here = None if paired and tiles.visible is None else runs
+            keys, values = copies if here is None else (k, v)
+            attend_tiles(q, keys, values, tiles, scale, rule=rule, direct=(output, lse), hopper=hopper, runs=here)
     return output, lse
 
 

@@ -33,6 +33,15 @@ def test_tokens_come_in_order_and_columns_are_filled_with_zeros(
     assert (arranged[..., 40:] == 0).all()
 
 
+@pytest.mark.parametrize("users", [0, 3])
+def test_nothing_is_copied_for_nobody(users: int, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, order = _x(device), torch.randperm(70, generator=torch.Generator().manual_seed(1)).to(device)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "empty", torch.zeros)
+        arranged = arrange(x, order, users=torch.tensor([users], dtype=torch.int32, device=device))
+    assert torch.equal(arranged, x[:, :, order] if users else torch.zeros_like(arranged))
+
+
 def test_kv_heads_are_repeated_where_each_query_head_has_its_order(device: torch.device) -> None:
     x = _x(device)
     order = torch.rand(2, 6, 70, generator=torch.Generator().manual_seed(1)).argsort(-1).to(device)

@@ -129,8 +129,11 @@ def test_small_tiles_in_pairs(
     shape = (1, 1) if shared else (batch, heads)
     keep = torch.rand(*shape, len(sizes), len(sizes), generator=random, device="cuda") < 0.4
     keep[:, :, 5] = False
-    order = torch.rand(n, generator=random, device="cuda").argsort()
-    plan = Plan(Layout(Grid(1, 1, n)), batch, heads, BlockPattern(offsets, offsets, keep), order, order)
+    run = 8 if shared else 1
+    starts = torch.rand(n // run, generator=random, device="cuda").argsort() * run
+    order = (starts[:, None] + torch.arange(run, device="cuda")).flatten()
+    plan = Plan(Layout(Grid(1, 1, n)), batch, heads, BlockPattern(offsets, offsets, keep), order, order, k_run=run)
+    plan.check()
     assert paired_tiles.can_pair(plan)
     q, k, v = (
         torch.randn(batch, h, n, head_dim, generator=random, device="cuda", dtype=dtype)
