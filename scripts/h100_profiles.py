@@ -6,7 +6,8 @@ python scripts/h100_profiles.py --list
 
 12 heads of 128, bfloat16, video inputs. Each table is a run of ``attnbench profile``: cells are verified, timed in
 interleaved rounds, and then profiled one by one. Tables that end in "two-call" hold the published structure of MoBA and
-VMoBA; "unfused" has one head of full attention with kernels of their own for QK, softmax and AV.
+VMoBA; "unfused" has one head of full attention with kernels of their own for QK, softmax and AV. Those with "step" are
+runs of ``attnbench profile --end-to-end``: a step of Wan 2.1 1.3B, random weights, with each method in its place.
 A table that fails leaves the others, and its journal keeps the cells that were finished. After ``--seconds`` no further
 table is begun. If an error leaves the GPU unusable to this process, the rest goes on in a new one. The exit code is 1
 if a cell has no phases. Where the checkout has travelled without git, give the commit as ATTNBENCH_COMMIT=….
@@ -36,6 +37,10 @@ TABLES: dict[str, dict[str, Any]] = {
     "480p-fwd-unfused": {"res": "480p", "engine": "unfused", "heads": 1},
     **{f"{res}-fwdbwd": {"res": res, "direction": "fwdbwd"} for res in _LENGTHS},
     **{f"{res}-fwdbwd-two-call": {"res": res, "direction": "fwdbwd", "engine": "two-call"} for res in _LENGTHS},
+    **{
+        f"480p-step-{direction}": {"res": "480p", "direction": direction, "step": True}
+        for direction in ("fwdbwd", "fwd")
+    },
 }
 """Requests by name, the most wanted first."""
 
@@ -45,6 +50,8 @@ def methods_of(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
     engine = asked.get("engine", "auto")
     if engine == "unfused":
         return {"full": {}}
+    if asked.get("step"):
+        return {"vmoba": {}, "sta": {"tile": TILES[asked["res"]]}}
     if engine == "two-call":
         return {"vmoba": {}, "moba": {}}
     return {"full": {}, "vmoba": {}, "moba": {}, "sta": {"tile": TILES[asked["res"]]}, "sliding-window": {}}
@@ -81,6 +88,26 @@ def measure(name: str, out: Path, rounds: int, repeats: int, traces: bool) -> bo
         right = right and bool(own)
         print(f"{name}: {describe(row, own)}", flush=True)
     return right
+
+
+def measure_whole_step(name: str, out: Path, rounds: int) -> bool:
+    """Measure one step with each method into ``out``, and return whether every row has phases."""
+    from attnbench.cli.progress import TerminalProgress
+    from attnbench.profiling.end_to_end import StepRequest, run_step
+    from attnbench.store import JOURNAL
+
+    asked = {field: value for field, value in TABLES[name].items() if field != "step"}
+    request = StepRequest(methods=methods_of(TABLES[name]), device="cuda", rounds=rounds, **asked)
+    with tempfile.TemporaryDirectory() as scratch, TerminalProgress() as progress:
+        folder, records = run_step(request, Path(scratch) / name, progress)
+        shutil.copyfile(folder / JOURNAL, out / f"{name}.jsonl")
+    for record in records:
+        print(
+            f"{name}: {record.name}: {record.step_ms:.0f} ms a step, {record.step_speedup:.2f}x {record.baseline}; "
+            f"attention {record.attention_ms:.0f} ms, {record.attention_speedup:.2f}x",
+            flush=True,
+        )
+    return all(record.phases_ms for record in records)
 
 
 def describe(row: Row, phases: list[PhaseRow]) -> str:
@@ -134,7 +161,10 @@ def main() -> int:
             wrong += options.only[place:]
             break
         try:
-            right = measure(name, options.out, options.rounds, options.repeats, not options.no_traces)
+            if TABLES[name].get("step"):
+                right = measure_whole_step(name, options.out, min(options.rounds, 3))
+            else:
+                right = measure(name, options.out, options.rounds, options.repeats, not options.no_traces)
         except Exception as error:  # the other tables are measured all the same
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
             right = False
