@@ -1,0 +1,183 @@
+"""Compare methods in native training of the mini model, from the logs that ``train_mini.py native`` wrote.
+
+python scripts/mini_tables.py OUT           # folders <method>-<seed>, each with train.jsonl and mini.json
+
+After equal steps and after equal seconds of training: both are the most that every run reached at a checkpoint. Seconds
+are those of optimiser steps; one that takes more than five times its stage's median compiles, and counts as the median.
+Losses are those of held-out clips, the same for every method and seed, and so are compared clip by clip. Brackets hold
+95 % intervals over the clips, each with all its seeds, as ``attnbench.quality`` makes them; a range over the seeds
+follows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attnbench.kernels.errors import AttnbenchError, BadInput
+from attnbench.mini.card import CARD
+from attnbench.mini.log import LOG, read_log
+from attnbench.mini.train import CONFIG
+from attnbench.quality.bootstrap import Values, mean_estimate, paired_difference
+
+BASELINE = "full"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The held-out losses of a run after so many steps and seconds of training."""
+
+    step: int
+    seconds: float
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: of which method and seed, its checkpoints, what a step of full clips takes, and its card."""
+
+    method: str
+    seed: int
+    checkpoints: tuple[Checkpoint, ...]
+    step_ms: float
+    peak_mib: float
+    card: dict[str, Any]
+
+    def last(self, within: Callable[[Checkpoint], bool]) -> Checkpoint:
+        """Return the last checkpoint within a limit.
+
+        Raises:
+            BadInput: if there is none.
+        """
+        found = [checkpoint for checkpoint in self.checkpoints if within(checkpoint)]
+        if not found:
+            name = f"{self.method}-{self.seed}"
+            raise BadInput(f"{name} has no checkpoint where every other run has one: train with a smaller --every")
+        return found[-1]
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run's folder, called <method>-<seed>.
+
+    Raises:
+        BadInput: if it holds no run with a checkpoint.
+    """
+    lines = read_log(folder)
+    steps = {line["step"]: line for line in lines if "loss" in line}
+    held_out = [line for line in lines if "held_out" in line and line["step"] in steps]
+    if not held_out:
+        raise BadInput(f"{str(folder)!r} holds no training run with a checkpoint")
+    ends = [0, *itertools.accumulate(count for count, _ in json.loads((folder / CONFIG).read_text())["coarse"])]
+    seconds, last_ms = seconds_until([line["seconds"] for line in steps.values()], ends)
+    method, _, seed = folder.name.rpartition("-")
+    return Run(
+        method=method,
+        seed=int(seed),
+        checkpoints=tuple(
+            Checkpoint(line["step"], seconds[line["step"] - 1], tuple(line["held_out_losses"])) for line in held_out
+        ),
+        step_ms=last_ms,
+        peak_mib=max(line["peak_mib"] for line in steps.values()),
+        card=json.loads((folder / CARD).read_text()),
+    )
+
+
+def seconds_until(each: Sequence[float], begins: Sequence[int]) -> tuple[list[float], float]:
+    """Return the seconds of training until the end of each step, and the median step of the last stage in ms.
+
+    Args:
+        each: seconds of each step.
+        begins: steps before each stage.
+    """
+    counted: list[float] = []
+    median = 0.0
+    for begin, end in zip(begins, [*begins[1:], len(each)], strict=True):
+        stage = each[begin:end]
+        if stage:
+            median = statistics.median(stage)
+            counted += [median if one > 5 * median else one for one in stage]
+    return list(itertools.accumulate(counted)), 1000 * median
+
+
+def common_limits(runs: Sequence[Run]) -> tuple[int, float]:
+    """Return the most steps, and the most seconds, that every run has a checkpoint at or before."""
+    return min(run.checkpoints[-1].step for run in runs), min(run.checkpoints[-1].seconds for run in runs)
+
+
+def losses(runs: Sequence[Run], within: Callable[[Checkpoint], bool]) -> Values:
+    """Return the held-out losses of a method's runs by clip and seed."""
+    return {
+        (f"clip {clip}", run.seed): loss for run in runs for clip, loss in enumerate(run.last(within).losses)
+    }  # fmt: skip
+
+
+def cell(runs: Sequence[Run], baseline: Sequence[Run], within: Callable[[Checkpoint], bool]) -> str:
+    """Return a held-out loss with its interval, and its difference to the baseline's with interval and range."""
+    mine, theirs = losses(runs, within), losses(baseline, within)
+    found = mean_estimate(mine)
+    said = f"{found.mean:.4f} [{found.lo:.4f}, {found.hi:.4f}]"
+    if runs == baseline or not baseline:
+        return said
+    gap = paired_difference(mine, theirs)
+    seeds = sorted({seed for _, seed in mine} & {seed for _, seed in theirs})
+    by_seed = [paired_difference({k: v for k, v in mine.items() if k[1] == seed}, theirs).mean for seed in seeds]
+    return f"{said}; {gap.mean:+.4f} [{gap.lo:+.4f}, {gap.hi:+.4f}], {min(by_seed):+.4f} to {max(by_seed):+.4f}"
+
+
+def shares(runs: Sequence[Run], what: str) -> str:
+    """Return how many of the judged clips of all seeds are right."""
+    found = [run.card["score"] for run in runs if "score" in run.card]
+    hits, clips = sum(score[what][0] for score in found), sum(score["clips"] for score in found)
+    return f"{hits} of {clips}" if clips else "–"
+
+
+def table(folder: Path) -> list[str]:
+    """Return the lines of the table of all runs in a folder.
+
+    Raises:
+        BadInput: if there is none, or one cannot be read.
+    """
+    runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{LOG}"))]
+    if not runs:
+        raise BadInput(f"{str(folder)!r} holds no training runs: give the folder that train_mini.py native wrote")
+    steps, seconds = common_limits(runs)
+    methods = sorted({run.method for run in runs}, key=lambda method: (method != BASELINE, method))
+    by_method = {method: [run for run in runs if run.method == method] for method in methods}
+    baseline = by_method.get(BASELINE, [])
+    lines = [
+        f"| method | seeds | ms a step | peak GiB | steps in {seconds:.0f} s | held-out loss after {steps} steps; less "
+        f"full's | held-out loss after {seconds:.0f} s; less full's | class right | motion right |",
+        "| --- | ---: | ---: | ---: | ---: | --- | --- | ---: | ---: |",
+    ]
+    for method, own in by_method.items():
+        reached = [run.last(lambda at: at.seconds <= seconds).step for run in own]
+        lines.append(
+            f"| {method} | {len(own)} | {statistics.mean(run.step_ms for run in own):.1f} | "
+            f"{max(run.peak_mib for run in own) / 1024:.1f} | {round(statistics.mean(reached))} | "
+            f"{cell(own, baseline, lambda at: at.step <= steps)} | "
+            f"{cell(own, baseline, lambda at: at.seconds <= seconds)} | {shares(own, 'class')} | "
+            f"{shares(own, 'motion')} |"
+        )
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    try:
+        print("\n".join(table(parser.parse_args().folder)))
+    except AttnbenchError as error:
+        print(f"mini_tables.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""The table of native training, from logs that are written here."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attnbench.kernels.errors import BadInput
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "mini_tables.py"
+
+
+@pytest.fixture(scope="module")
+def table() -> Callable[[Path], list[str]]:
+    found: Callable[[Path], list[str]] = runpy.run_path(str(SCRIPT))["table"]
+    return found
+
+
+def write_run(folder: Path, step_ms: float, steps: int, loss_of: Callable[[int], list[float]], every: int = 10) -> None:
+    """Write the log of a run: four coarse steps of 1 ms, then full clips, whose first step compiles for a minute."""
+    folder.mkdir(parents=True)
+    lines: list[dict[str, Any]] = []
+    total = 0.0
+    for step in range(1, steps + 1):
+        took = 0.001 if step <= 4 else 60.0 if step == 5 else step_ms / 1000
+        total += took
+        lines.append({"step": step, "loss": 1.0, "seconds": took, "total_seconds": total, "peak_mib": 2048.0})
+        if step % every == 0 or step == steps:
+            lines.append({"step": step, "held_out": 0.0, "held_out_losses": loss_of(step)})
+    (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "config.json").write_text(json.dumps({"coarse": [[4, 64]]}))
+    score = {"clips": 30, "class": [12, 0.2, 0.6], "motion": [27, 0.7, 1.0]}
+    (folder / "mini.json").write_text(json.dumps({"score": score}))
+
+
+def cells(lines: list[str], method: str) -> list[str]:
+    return next([cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith(f"| {method} "))
+
+
+def test_equal_steps_and_equal_seconds_are_told_apart(table: Callable[[Path], list[str]], tmp_path: Path) -> None:
+    def loss_of(step: int) -> list[float]:
+        return [1 / step + clip / 100 for clip in range(8)]
+
+    for seed in (0, 1):
+        write_run(tmp_path / f"full-{seed}", 100.0, 40, loss_of)
+        write_run(tmp_path / f"fast-{seed}", 50.0, 80, lambda step: [loss + 0.001 for loss in loss_of(step)])
+    lines = table(tmp_path)
+    full, fast = cells(lines, "full"), cells(lines, "fast")
+    assert (full[1:5], fast[1:5]) == (["2", "100.0", "2.0", "40"], ["2", "50.0", "2.0", "70"])
+    assert full[5].startswith(f"{1 / 40 + 0.035:.4f} [")
+    assert "; +0.0010 [+0.0010, +0.0010], +0.0010 to +0.0010" in fast[5]
+    assert f"; {1 / 70 - 1 / 40 + 0.001:+.4f} [" in fast[6]
+    assert fast[7:] == ["24 of 60", "54 of 60"]
+
+
+def test_runs_without_a_common_checkpoint_are_refused(table: Callable[[Path], list[str]], tmp_path: Path) -> None:
+    write_run(tmp_path / "full-0", 100.0, 10, lambda step: [1.0, 2.0])
+    write_run(tmp_path / "slow-0", 9000.0, 40, lambda step: [1.0, 2.0])
+    with pytest.raises(BadInput, match="slow-0 has no checkpoint"):
+        table(tmp_path)
+    with pytest.raises(BadInput, match="holds no training runs"):
+        table(tmp_path / "full-0")
