@@ -1,6 +1,7 @@
 """The tiles of our attention kernels for a plan, counted by torch alone: what their lists of work would hold.
 
-The kernels make these lists on the GPU; the sizes of tiles and steps are taken from their modules.
+The kernels make these lists on the GPU; the sizes of tiles and steps are taken from their modules. Only whether small
+tiles run in pairs, which Hopper does, is read off the lists themselves.
 """
 
 from __future__ import annotations
@@ -99,12 +100,10 @@ def _routed(plan: Plan, pattern: RoutedPattern, kv_heads: int) -> TileWork:
 
 
 def _blocked(plan: Plan, pattern: BlockPattern, kv_heads: int) -> TileWork:
-    from attnbench.kernels.gpu.block_tiles import SMALL_ROWS, tile_size
-    from attnbench.kernels.gpu.work import KEYS, ROWS
+    from attnbench.kernels.gpu.block_tiles import sizes_of
 
-    n, (lines, columns) = plan.layout.tokens, pattern.keep.shape[2:]
-    rows = tile_size(n, lines, ROWS)
-    keys = tile_size(n, columns, KEYS if rows > SMALL_ROWS else SMALL_ROWS)
+    n, columns = plan.layout.tokens, pattern.keep.shape[3]
+    rows, keys = sizes_of(plan)
     per_line = (pattern.q_offsets.diff() + rows - 1) // rows
     sizes = pattern.k_offsets.diff()
     shape = (plan.batch, plan.heads) if pattern.rule is not None and _own_orders(plan) else pattern.keep.shape[:2]
@@ -118,18 +117,35 @@ def _blocked(plan: Plan, pattern: BlockPattern, kv_heads: int) -> TileWork:
             segments += int((lengths > 0).sum())
             columns_read[b, h] = (states > 0).any(0)
     heads = plan.batch * plan.heads
+    tiles, steps = int(per_line.sum()) * heads, steps * (heads // (shape[0] * shape[1]))
+    if (paired := _paired(plan)) is not None:
+        rows, keys, tiles, steps = paired
     return TileWork(
         rows=rows,
         keys=keys,
         groups=0,
-        tiles=int(per_line.sum()) * heads,
-        steps=steps * (heads // (shape[0] * shape[1])),
+        tiles=tiles,
+        steps=steps,
         entries=n * heads,
         segments=segments,
         lists=shape[0] * shape[1],
         active_queries=n * heads,
         active_keys=_active_keys(plan, columns_read, kv_heads),
     )
+
+
+def _paired(plan: Plan) -> tuple[int, int, int, int] | None:
+    """Return rows, keys, tiles and steps where small tiles run in pairs; None where they do not."""
+    from attnbench.kernels.gpu.block_tiles import lay_out, tiles_of
+    from attnbench.kernels.gpu.hopper import is_hopper
+    from attnbench.kernels.gpu.paired_tiles import can_pair, pair_up
+
+    if not is_hopper(plan.device) or not can_pair(plan):
+        return None
+    work = lay_out(plan)
+    _, pairs = pair_up(work, tiles_of(work))
+    count = int(pairs.count)
+    return (pairs.rows, pairs.keys, count, int(pairs.records[:count, 5].sum())) if count else None
 
 
 def _own_orders(plan: Plan) -> bool:

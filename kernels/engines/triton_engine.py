@@ -103,7 +103,7 @@ def _lacks_room(plan: Plan, task: Task) -> str | None:
         return None
     if max(pattern.keep.shape[2:]) > MOST_BLOCKS:
         return f"runs up to {MOST_BLOCKS} blocks of queries and of keys, not {max(pattern.keep.shape[2:])}"
-    from attnbench.kernels.gpu.block_tiles import list_bytes
+    from attnbench.kernels.gpu.kept_lists import list_bytes
 
     needed = list_bytes(plan)
     if needed > MOST_LISTS:

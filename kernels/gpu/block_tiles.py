@@ -10,26 +10,18 @@ A list has room for as many runs as a row can have; what is not used is neither 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from attnbench.kernels.gpu.rule_arrays import tokens_of
+from attnbench.kernels.gpu.block_states import classify_blocks, rows_of_order, shared, warps_for, width_for
 from attnbench.kernels.gpu.widen import jit
 from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS, KeyTiles, Tiles
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
-from attnbench.kernels.remember import kept_with
-
-Result = TypeVar("Result")
-
-MOST_KEPT = 64 * 2**20
-"""Bytes of lists above which they are made at each call."""
 
 LEAST = 16
 SMALL_ROWS = 64
@@ -69,7 +61,7 @@ class BlockWork:
 def tile_size(tokens: int, blocks: int, most: int) -> int:
     """Return the least power of two from 16 to ``most`` that holds a block of mean size, or ``most``."""
     mean: int = triton.cdiv(tokens, blocks)
-    return max(LEAST, _width(mean, most))
+    return max(LEAST, width_for(mean, most))
 
 
 def sizes_of(plan: Plan) -> tuple[int, int]:
@@ -78,27 +70,6 @@ def sizes_of(plan: Plan) -> tuple[int, int]:
     rows = tile_size(n, lines, ROWS)
     # Small tiles leave room for two thread blocks on a multiprocessor, which steps of 128 keys would take away.
     return rows, tile_size(n, columns, KEYS if rows > SMALL_ROWS else SMALL_ROWS)
-
-
-def list_bytes(plan: Plan) -> int:
-    """Return the bytes of the segments that the lists of a plan have room for, those of key tiles included."""
-    assert isinstance(plan.pattern, BlockPattern)
-    rows, columns = plan.pattern.keep.shape[2:]
-    shared = _shared(plan) and (plan.q_order is None or plan.q_order.dim() == 1)
-    return 8 * rows * (_most_runs(plan, columns) + columns) * (1 if shared else plan.batch * plan.heads)
-
-
-def kept_lists(plan: Plan, name: str, make: Callable[[], Result]) -> Result:
-    """Make the lists called ``name``, or return those of the last call where its plan held the same tensors.
-
-    Only those of a pattern that all heads share are kept, and only small ones: they stay as long as the pattern.
-    """
-    pattern = plan.pattern
-    assert isinstance(pattern, BlockPattern)
-    if not _shared(plan) or list_bytes(plan) > MOST_KEPT:
-        return make()
-    tensors = (pattern.keep, pattern.q_offsets, pattern.k_offsets, plan.q_order, plan.k_order)
-    return kept_with(tensors, (name, pattern.rule, plan.layout.numbers, plan.batch, plan.heads), make)
 
 
 def lay_out(plan: Plan) -> BlockWork:
@@ -110,16 +81,16 @@ def lay_out(plan: Plan) -> BlockWork:
     capacity = blocks + n // rows
     capacity += capacity % 2  # room for pairs
     first = torch.empty(blocks + 1, dtype=torch.int32, device=device)
-    _number_tiles[(1,)](pattern.q_offsets, first, blocks, SIZE=rows, WIDTH=_width(blocks, 4096), num_warps=4)
-    order, orders, order_row = _rows_of(plan.q_order)
+    _number_tiles[(1,)](pattern.q_offsets, first, blocks, SIZE=rows, WIDTH=width_for(blocks, 4096), num_warps=4)
+    order, orders, order_row = rows_of_order(plan.q_order)
     queries = torch.full((orders * capacity * rows,), -1, dtype=torch.int32, device=device)
     splits = min(64, triton.cdiv(capacity, blocks))
     _place_queries[(blocks, splits, orders)](
         pattern.q_offsets, first, order, queries, capacity * rows, order_row, ORDER=order is not None, ROWS=rows,
         num_warps=4,
     )  # fmt: skip
-    states = pattern.keep.view(torch.uint8) if pattern.rule is None else _classify_blocks(plan)
-    if not _shared(plan):
+    states = pattern.keep.view(torch.uint8) if pattern.rule is None else classify_blocks(plan)
+    if not shared(plan):
         states = states.expand(plan.batch, plan.heads, -1, -1)
     return BlockWork(plan, states, queries, first, capacity * rows, rows)
 
@@ -129,7 +100,7 @@ def tiles_of(work: BlockWork) -> Tiles:
     plan = work.plan
     pattern, columns = plan.pattern, work.states.shape[3]
     keys = sizes_of(plan)[1]
-    most = _most_runs(plan, columns)
+    most = most_runs(plan, columns)
     segments, counts = _list_runs(work.states, pattern.k_offsets, pattern.k_offsets, 1, 0, keys, most)
     records, count = record_tiles(work, work.first, counts, segments, most, work.rows)
     return Tiles(work.queries, records, count, segments, work.rows, keys)
@@ -176,7 +147,7 @@ def key_tiles_of(work: BlockWork, kv_heads: int) -> KeyTiles:
     segments, counts = _list_runs(states, work.first, pattern.q_offsets, work.rows, room, PLACES, most)
     keys = tile_size(plan.layout.tokens, lines, KEYS)
     first = torch.empty(lines + 1, dtype=torch.int32, device=plan.device)
-    _number_tiles[(1,)](pattern.k_offsets, first, lines, SIZE=keys, WIDTH=_width(lines, 4096), num_warps=4)
+    _number_tiles[(1,)](pattern.k_offsets, first, lines, SIZE=keys, WIDTH=width_for(lines, 4096), num_warps=4)
     capacity = lines + plan.layout.tokens // keys
     records = torch.zeros(heads, capacity, 8, dtype=torch.int32, device=plan.device)
     _record_keys[(lines, plan.batch * kv_heads)](
@@ -186,31 +157,8 @@ def key_tiles_of(work: BlockWork, kv_heads: int) -> KeyTiles:
     return KeyTiles(work.queries, records, segments, keys)
 
 
-def _shared(plan: Plan) -> bool:
-    """Whether all heads keep the same pairs of blocks, and the rule keeps the same of them."""
-    pattern = plan.pattern
-    orders = [order for order in (plan.q_order, plan.k_order) if order is not None and order.dim() == 3]
-    return pattern.keep.shape[0] * pattern.keep.shape[1] == 1 and (pattern.rule is None or not orders)
-
-
-def _rows_of(order: Tensor | None) -> tuple[Tensor | None, int, int]:
-    """Return an order as rows, how many of them differ, and the stride from one to the next."""
-    if order is None:
-        return None, 1, 0
-    n = order.shape[-1]
-    return order.contiguous(), order.numel() // n, n
-
-
-def _width(size: int, most: int) -> int:
-    enough: int = triton.next_power_of_2(size)
-    return min(most, enough)
-
-
-def _warps(width: int) -> int:
-    return max(1, min(8, width // 512))
-
-
-def _most_runs(plan: Plan, columns: int) -> int:
+def most_runs(plan: Plan, columns: int) -> int:
+    """Return the most runs that a line of so many blocks can have."""
     # With a rule a run also ends where whole blocks end and blocks kept in part begin.
     return columns if plan.pattern.rule is not None else (columns + 1) // 2
 
@@ -230,51 +178,9 @@ def _list_runs(
     width = triton.next_power_of_2(columns)
     _list_line[(lines, sheets)](
         states, origins, offsets, segments, counts, *states.stride(), states.shape[1], columns, most, room, UNIT=unit,
-        STEP=step, WIDTH=width, num_warps=_warps(width),
+        STEP=step, WIDTH=width, num_warps=warps_for(width),
     )  # fmt: skip
     return segments, counts
-
-
-def _classify_blocks(plan: Plan) -> Tensor:
-    """Return the state of every pair of blocks under the plan's rule: dropped, whole, or in part."""
-    pattern = plan.pattern
-    assert isinstance(pattern, BlockPattern)
-    assert pattern.rule is not None
-    q_boxes, k_boxes = (
-        _bound_blocks(plan, order, offsets)
-        for order, offsets in ((plan.q_order, pattern.q_offsets), (plan.k_order, pattern.k_offsets))
-    )
-    keep = pattern.keep.view(torch.uint8)
-    if not _shared(plan):
-        keep = keep.expand(plan.batch, plan.heads, -1, -1)
-    states = torch.empty(keep.shape, dtype=torch.uint8, device=plan.device)
-    lines, columns = keep.shape[2:]
-    low, high = ((*bounds, 0, 0)[:3] for bounds in (pattern.rule.low, pattern.rule.high))
-    width = _width(columns, 1024)
-    _classify[(lines, triton.cdiv(columns, width), keep.shape[0] * keep.shape[1])](
-        keep, q_boxes, k_boxes, states, *keep.stride(), keep.shape[1], lines, columns,
-        lines * 8 * (len(q_boxes) > 1), columns * 8 * (len(k_boxes) > 1), *low, *high, AXES=len(pattern.rule.low),
-        WIDTH=width, num_warps=_warps(width),
-    )  # fmt: skip
-    return states
-
-
-def _bound_blocks(plan: Plan, order: Tensor | None, offsets: Tensor) -> Tensor:
-    """Bound the video tokens of every block: int32 [1 or B · H, blocks, 8].
-
-    Entries are the lowest and the highest coordinate of axis 0, 1 and 2, the number of text tokens, and that of others.
-    """
-    assert plan.pattern.rule is not None
-    tokens = tokens_of(plan.pattern.rule, plan.layout, plan.device)
-    order, orders, order_row = _rows_of(order)
-    blocks = len(offsets) - 1
-    boxes = torch.empty(orders, blocks, 8, dtype=torch.int32, device=plan.device)
-    width = max(64, _width(triton.cdiv(plan.layout.tokens, blocks), 1024))
-    _bound[(blocks, orders)](
-        tokens.positions, tokens.text, order, offsets, boxes, order_row, blocks, ORDER=order is not None,
-        AXES=tokens.positions.shape[1], WIDTH=width, num_warps=_warps(width),
-    )  # fmt: skip
-    return boxes
 
 
 @jit
@@ -432,64 +338,3 @@ def _record_keys(
             tl.store(record + 2, zero + segment, mask=there)
             tl.store(record + 3, zero + runs, mask=there)
             tl.store(record + 4, zero + steps, mask=there)
-
-
-@jit
-def _bound(
-    positions: tl.tensor, text: tl.tensor, order: tl.tensor, offsets: tl.tensor, boxes: tl.tensor,
-    order_row: tl.tensor, blocks: tl.tensor, ORDER: tl.constexpr, AXES: tl.constexpr, WIDTH: tl.constexpr,
-) -> None:  # fmt: skip
-    block, sheet = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    start, end = tl.load(offsets + block).to(tl.int32), tl.load(offsets + block + 1).to(tl.int32)
-    box = boxes + (sheet * blocks + block) * 8
-    for axis in tl.static_range(AXES):
-        low, high = tl.full([WIDTH], 2147483647, tl.int32), tl.full([WIDTH], -1, tl.int32)
-        texts, others = tl.zeros([WIDTH], tl.int32), tl.zeros([WIDTH], tl.int32)
-        for begin in range(start, end, WIDTH):
-            token = begin + tl.arange(0, WIDTH)
-            inside = token < end
-            if ORDER:
-                token = tl.load(order + sheet * order_row + token, mask=inside, other=0).to(tl.int32)
-            is_text = tl.load(text + token, mask=inside, other=1) != 0
-            video = inside & (is_text == 0)
-            where = tl.load(positions + token * AXES + axis, mask=video, other=0)
-            low, high = tl.where(video, tl.minimum(low, where), low), tl.where(video, tl.maximum(high, where), high)
-            texts += (inside & is_text).to(tl.int32)
-            others += video.to(tl.int32)
-        tl.store(box + 2 * axis, tl.min(low, 0))
-        tl.store(box + 2 * axis + 1, tl.max(high, 0))
-        if axis == 0:
-            tl.store(box + 6, tl.sum(texts, 0))
-            tl.store(box + 7, tl.sum(others, 0))
-
-
-@jit
-def _classify(
-    keep: tl.tensor, q_boxes: tl.tensor, k_boxes: tl.tensor, states: tl.tensor, batch_stride: tl.tensor,
-    head_stride: tl.tensor, line_stride: tl.tensor, column_stride: tl.tensor, heads: tl.tensor, lines: tl.tensor,
-    columns: tl.tensor, q_row: tl.tensor, k_row: tl.tensor, low_0: tl.tensor, low_1: tl.tensor, low_2: tl.tensor,
-    high_0: tl.tensor, high_1: tl.tensor, high_2: tl.tensor, AXES: tl.constexpr, WIDTH: tl.constexpr,
-) -> None:  # fmt: skip
-    """As ``Rule.classify``, with text: a block of nothing else keeps all, a mixed one is never sure to keep or drop."""
-    line, sheet = tl.program_id(0), tl.program_id(2).to(tl.int64)
-    column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    inside = column < columns
-    q_box = q_boxes + sheet * q_row + line * 8
-    k_box = k_boxes + sheet * k_row + column * 8
-    some, every = inside, inside
-    for axis in tl.static_range(AXES):
-        low = low_0 if axis == 0 else low_1 if axis == 1 else low_2
-        high = high_0 if axis == 0 else high_1 if axis == 1 else high_2
-        least = tl.load(k_box + 2 * axis, mask=inside, other=0) - tl.load(q_box + 2 * axis + 1)
-        most = tl.load(k_box + 2 * axis + 1, mask=inside, other=0) - tl.load(q_box + 2 * axis)
-        some = some & (least <= high) & (most >= low)
-        every = every & (least >= low) & (most <= high)
-    q_text, q_video = tl.load(q_box + 6) > 0, tl.load(q_box + 7) > 0
-    k_text, k_video = tl.load(k_box + 6, mask=inside, other=0) > 0, tl.load(k_box + 7, mask=inside, other=0) > 0
-    pure = (k_video == 0) | (q_video == 0)
-    mixed = (k_text | q_text) & (pure == 0)
-    state = tl.where(pure | (every & (mixed == 0)), 1, tl.where(some | mixed, 2, 0))
-    at = keep + (sheet // heads) * batch_stride + (sheet % heads) * head_stride + line.to(tl.int64) * line_stride
-    kept = tl.load(at + column * column_stride, mask=inside, other=0) != 0
-    place = states + (sheet * lines + line) * columns + column
-    tl.store(place, tl.where(kept, state, 0).to(tl.uint8), mask=inside)

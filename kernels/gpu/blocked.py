@@ -8,8 +8,9 @@ from torch import Tensor
 from attnbench.kernels.gpu.arrange import arrange, padded_width
 from attnbench.kernels.gpu.attend import attend_tiles
 from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
-from attnbench.kernels.gpu.block_tiles import kept_lists, key_tiles_of, lay_out, sizes_of, tiles_of
+from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, sizes_of, tiles_of
 from attnbench.kernels.gpu.hopper import is_hopper
+from attnbench.kernels.gpu.kept_lists import kept_lists
 from attnbench.kernels.gpu.key_rows import fits_in_place, runs_of
 from attnbench.kernels.gpu.paired_tiles import can_pair, pair_up
 from attnbench.kernels.gpu.rule_arrays import rule_arrays

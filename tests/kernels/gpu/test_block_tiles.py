@@ -11,13 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attnbench.kernels.gpu import block_tiles, paired_tiles
+from attnbench.kernels.gpu import block_tiles, blocked, kept_lists, paired_tiles
 from attnbench.kernels.gpu.rule_arrays import rule_arrays, tokens_of
 from attnbench.kernels.gpu.work import KeyTiles, RuleArrays, Tiles
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan, bounding_boxes
 from attnbench.kernels.rule import Rule, causal, window
+from attnbench.roofline.tiles import tile_work
 
 slow = settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
@@ -140,7 +141,9 @@ def test_pairs_of_tiles_hold_every_kept_pair_once_or_leave_all_to_the_small_ones
     assert torch.equal(pairs_of_tiles(plan, plain, every_row=int(not pairs)), kept * (not pairs))
 
 
-def test_tiles_are_paired_where_neighbours_keep_the_same_keys(device: torch.device) -> None:
+def test_tiles_are_paired_where_neighbours_keep_the_same_keys(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     offsets = torch.arange(0, 64 * 9, 64, device=device)
     near = (torch.arange(8)[:, None] - torch.arange(8)).abs() <= 2
     spread = torch.eye(8, dtype=torch.bool).roll(3, 1)
@@ -151,6 +154,8 @@ def test_tiles_are_paired_where_neighbours_keep_the_same_keys(device: torch.devi
         work = block_tiles.lay_out(plan)
         plain, paired = paired_tiles.pair_up(work, block_tiles.tiles_of(work))
         assert (int(plain.count), int(paired.count)) == ((0, 8) if worth_it else (16, 0))
+        monkeypatch.setattr("attnbench.kernels.gpu.hopper.is_hopper", lambda _: True)
+        assert tile_work(plan, 1).executed_pairs == blocked.executed_pairs(plan, hopper=True)
 
 
 def _random_plan(
@@ -251,7 +256,7 @@ def test_room_for_lists_is_counted(device: torch.device) -> None:
     plan = _random_plan(device, [16] * 7, (1, 2))
     work = block_tiles.lay_out(plan)
     made = [block_tiles.tiles_of(work).segments, block_tiles.key_tiles_of(work, 2).segments]
-    assert sum(segments.nbytes - 8 for segments in made) == block_tiles.list_bytes(plan)
+    assert sum(segments.nbytes - 8 for segments in made) == kept_lists.list_bytes(plan)
 
 
 @pytest.mark.parametrize(

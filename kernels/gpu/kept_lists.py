@@ -1,0 +1,38 @@
+"""Lists of work that are made once, for as long as the pattern that they are made from lives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from attnbench.kernels.gpu.block_states import shared
+from attnbench.kernels.gpu.block_tiles import most_runs
+from attnbench.kernels.pattern import BlockPattern
+from attnbench.kernels.plan import Plan
+from attnbench.kernels.remember import kept_with
+
+Result = TypeVar("Result")
+
+MOST_KEPT = 64 * 2**20
+"""Bytes of lists above which they are made at each call."""
+
+
+def list_bytes(plan: Plan) -> int:
+    """Return the bytes of the segments that the lists of a plan have room for, those of key tiles included."""
+    assert isinstance(plan.pattern, BlockPattern)
+    rows, columns = plan.pattern.keep.shape[2:]
+    once = shared(plan) and (plan.q_order is None or plan.q_order.dim() == 1)
+    return 8 * rows * (most_runs(plan, columns) + columns) * (1 if once else plan.batch * plan.heads)
+
+
+def kept_lists(plan: Plan, name: str, make: Callable[[], Result]) -> Result:
+    """Make the lists called ``name``, or return those of the last call where its plan held the same tensors.
+
+    Only those of a pattern that all heads share are kept, and only small ones: they stay as long as the pattern.
+    """
+    pattern = plan.pattern
+    assert isinstance(pattern, BlockPattern)
+    if not shared(plan) or list_bytes(plan) > MOST_KEPT:
+        return make()
+    tensors = (pattern.keep, pattern.q_offsets, pattern.k_offsets, plan.q_order, plan.k_order)
+    return kept_with(tensors, (name, pattern.rule, plan.layout.numbers, plan.batch, plan.heads), make)
