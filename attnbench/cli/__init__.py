@@ -70,6 +70,7 @@ def _show_warning(
 
 def main() -> None:
     """Run the command line; turn a user's error into one sentence and exit code 2, an interrupt into 130."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler prints two lines each time it is used
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

@@ -39,6 +39,10 @@ Observer = Callable[[str, Callable[[], object], Callable[[], None], float], None
 """Takes a row's name, its step, what clears the step's gradients, and the median of its samples in milliseconds."""
 
 
+Teller = Callable[[str, int, int], None]
+"""Told what is worked on, how many of all parts are done, and how many there are."""
+
+
 @dataclass
 class _Variant:
     """One kind of self-attention: how to put it into the model, its attention by itself, and the samples of both."""
@@ -67,6 +71,7 @@ def measure_step(
     rounds: int = 7,
     seed: int = 0,
     observe: Observer | None = None,
+    tell: Teller = lambda label, done, total: None,
 ) -> StepReport:
     """Measure one step of a Wan transformer with random weights, text cross-attention included.
 
@@ -88,6 +93,7 @@ def measure_step(
         rounds: samples of each figure.
         seed: of weights and inputs.
         observe: given every row's step once all rounds are done, with its attention in place.
+        tell: told of the progress.
 
     Raises:
         BadInput: for arguments that cannot be used.
@@ -108,6 +114,7 @@ def measure_step(
     if engine != "auto":
         get_engine(engine)
 
+    tell(f"Wan {size} with random weights", 0, 1)
     model = make_wan(size, where, values, seed)
     model.requires_grad_(backward)
     if checkpointing:
@@ -117,19 +124,30 @@ def measure_step(
     stopwatch = Stopwatch(where)
     passes = _Passes(backward, checkpointing)
 
+    tell("dense engines", 0, 1)
     dense = _fastest_dense(model, qkv, kind, passes, stopwatch)
     own = _Variant(_OWN, nullcontext, passes.over(qkv, kind, {"method": "full", "engine": "sdpa"}))
-    sparse = [_method_variant(model, name, given, engine, qkv, kind, passes) for name, given in methods.items()]
+    sparse = []
+    for name, given in methods.items():
+        tell(f"plans of {name}", 0, 1)
+        sparse.append(_method_variant(model, name, given, engine, qkv, kind, passes))
     without = _Variant("none", lambda: Replacement(model, pass_through), lambda: None)
     variants = [own, dense, *sparse, without]
     call, clear = _step_calls(model, inputs, backward)
-    for variant in variants:  # compiles kernels, and fails before the first sample where something cannot run
+    for place, variant in enumerate(variants):
+        # Compiles kernels, and fails before the first sample where something cannot run.
+        tell(f"first step with {variant.name}", place, len(variants))
         with variant.swap():
             clear()
             call()
         variant.alone()
     for number in range(rounds):
-        for variant in variants if number % 2 == 0 else variants[::-1]:
+        for place, variant in enumerate(variants if number % 2 == 0 else variants[::-1]):
+            tell(
+                f"round {number + 1} of {rounds}: {variant.name}",
+                number * len(variants) + place,
+                rounds * len(variants),
+            )
             with variant.swap():
                 variant.step_ms.append(stopwatch.time(call, clear).cold_ms)
             clear()

@@ -83,7 +83,7 @@ def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tupl
     check_writable(folder)
     usual = (ROUNDS if size == "tiny" else LARGE_ROUNDS).get(request.direction, 1)
     rounds = usual if request.rounds is None else request.rounds
-    progress.step(f"a step of Wan {size} at {grid}, {request.direction}, {rounds} rounds", 0, 1, None)
+    progress.note(f"a step of Wan {size} at {grid}, {request.direction}, {rounds} rounds")
     profiles: dict[str, Profile] = {}
 
     def observe(name: str, call: Callable[[], object], clear: Callable[[], None], median_ms: float) -> None:
@@ -98,7 +98,7 @@ def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tupl
     report = measure_step(
         request.methods, size=size, grid=grid, batch=request.batch, dtype=request.dtype, device=device.type,
         direction=request.direction, checkpointing=checkpointing, engine=request.engine, rounds=rounds,
-        seed=request.seed, observe=observe,
+        seed=request.seed, observe=observe, tell=lambda label, done, total: progress.step(label, done, total, None),
     )  # fmt: skip
     records = [step_record(report, row, run_id, request, profiles.get(row.name)) for row in report.rows]
     kind = "cuda" if device.type == "cuda" else "cpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -63,8 +64,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         with phase("attend"):
             time.sleep(0.02)
 
-    def measure(methods: Any, observe: Any, **options: Any) -> StepReport:
+    def measure(methods: Any, observe: Any, tell: Any, **options: Any) -> StepReport:
         found.append({"methods": methods, **options})
+        tell("round 1 of 2: vmoba/triton", 0, 2)
         observe("vmoba/triton", step, lambda: None, 62.0)
         return made_up(**options)
 
@@ -209,3 +211,10 @@ def test_options_of_other_profiles_are_refused(more: list[str], monkeypatch: pyt
     monkeypatch.setattr(sys, "argv", ["attnbench", "--checkpointing"])
     with pytest.raises(BadInput, match="--checkpointing is for --end-to-end"):
         app(prog_name="attnbench", standalone_mode=False)
+
+
+def test_a_profile_prints_nothing_that_is_not_its_own(tmp_path: Path) -> None:
+    command = ["profile", "--method=full", "--grid=2x4x4", "--heads=1", "--rounds=1", "--no-trace", "--out=run"]
+    program = [sys.executable, "-c", "from attnbench.cli import main; main()", *command]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
+    assert [line for line in done.stderr.splitlines() if not line.startswith("attnbench: ")] == []
