@@ -38,6 +38,14 @@ def measure_peak(call: Callable[[], T], device: torch.device) -> tuple[T, int | 
         return result, None
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; that of torch's CPU allocator has no class of its own."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    said = ("can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+
+
 def _give_back_free_heap() -> None:
     """Return freed heap to the system: what the allocator keeps would hide as much of the next call's need."""
     try:

@@ -10,6 +10,7 @@ from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.kernels.grid import Grid, whole_number
 
 _SIZES = 3
+_AXES = ("patch frames", "patch rows", "patch columns")
 FPS = 8
 """Frames a second at which clips are shown."""
 
@@ -38,8 +39,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patch", tuple(self.patch))
+        if len(self.patch) != len(_AXES):
+            raise BadInput(f"patch is {self.patch!r}; it must be {len(_AXES)} positive whole numbers")
         numbers = {name: getattr(self, name) for name in ("frames", "size", "layers", "heads", "head_dim", "ffn")}
-        numbers |= dict(zip(("patch frames", "patch rows", "patch columns"), self.patch, strict=True))
+        numbers |= dict(zip(_AXES, self.patch, strict=True))
         for name, value in numbers.items():
             number = whole_number(value)
             if number is None or number < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ from attnbench.mini.times import shifted
 
 Velocity = Callable[[Tensor, float, int], Tensor]
 """(x, t, denoising step) -> velocity at x, of x's shape."""
+
+
+MOST_STEPS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +48,14 @@ class Sampler:
 
     def __post_init__(self) -> None:
         number = whole_number(self.steps)
-        if number is None or number < 1:
-            raise BadInput(f"sampler steps {self.steps!r} must be a whole number of at least 1")
+        if number is None or not 1 <= number <= MOST_STEPS:
+            raise BadInput(f"sampler steps {self.steps!r} must be a whole number from 1 to {MOST_STEPS}")
         if self.guided is not None and not 0 <= (whole_number(self.guided) or 0) <= self.steps:
             raise BadInput(f"guided steps {self.guided!r} must be a whole number of at most the {self.steps} steps")
         if not 0 < self.shift < float("inf"):
             raise BadInput(f"sampler shift {self.shift!r} must be above 0")
+        if not math.isfinite(self.guidance):
+            raise BadInput(f"guidance {self.guidance!r} must be a finite number")
         if self.solver not in ("euler", "heun"):
             raise unknown_name("solver", self.solver, ("euler", "heun"))
 

@@ -19,8 +19,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from attnbench.alone import alone
 from attnbench.kernels.engines import get_engine
 from attnbench.kernels.errors import AttnbenchError, BadInput
+from attnbench.memory import lacks_memory
 from attnbench.methods import make_settings
 from attnbench.methods.registry import find_method
 from attnbench.mini.card import write_card
@@ -29,7 +31,7 @@ from attnbench.mini.config import PRESETS, TrainConfig
 from attnbench.mini.data import make_clips
 from attnbench.mini.draws import generator, uniform
 from attnbench.mini.flow import losses
-from attnbench.mini.held_out import held_out_losses
+from attnbench.mini.held_out import held_out_losses, held_out_set
 from attnbench.mini.intervals import mean_interval
 from attnbench.mini.log import LOG, Log, cut_log
 from attnbench.mini.model import HIDDEN_CLASS, HIDDEN_DIRECTION, Attend, MiniTransformer, attend_by
@@ -75,29 +77,37 @@ def start(
         seconds: stop cleanly after about so long; None trains to the last step.
 
     Raises:
-        BadInput: for a folder that holds a run or cannot be written, or an unknown method, setting or engine.
+        BadInput: for a folder that holds a run or cannot be written, an unknown method, setting or engine, or too
+            little memory.
         Unsupported: if the engine cannot train the method here.
     """
     _check(config)
-    if (folder / CONFIG).exists():
-        raise BadInput(f"{str(folder)!r} holds a training run already: choose another --out, or go on with --resume")
-    write_atomically(folder / CONFIG, (json.dumps(config.as_json(), indent=1) + "\n").encode())
     try:
-        return _go(config, folder, device, progress, seconds)
-    except AttnbenchError:
-        if not (folder / CHECKPOINT).exists():  # nothing to go on with: leave no run behind
-            for name in (CONFIG, LOG):
-                (folder / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot write {str(folder)!r}: {error.strerror}") from error
+    with alone(folder, "training in"):
+        if (folder / CONFIG).exists():
+            raise BadInput(
+                f"{str(folder)!r} holds a training run already: choose another --out, or go on with --resume"
+            )
+        try:
+            write_atomically(folder / CONFIG, (json.dumps(config.as_json(), indent=1) + "\n").encode())
+            return _go(config, folder, device, progress, seconds)
+        except AttnbenchError:
+            if not (folder / CHECKPOINT).exists():  # nothing to go on with: leave no run behind
+                for name in (CONFIG, LOG):
+                    (folder / name).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            raise
 
 
 def resume(folder: Path, device: torch.device, progress: Progress, seconds: float | None = None) -> Trained:
     """Go on with a run from its last checkpoint: on a CPU with the bits it would have had without the stop.
 
     Raises:
-        BadInput: if the folder holds no run, or a damaged one.
+        BadInput: if the folder holds no run, a damaged one, or one that another process is training.
     """
     path = folder / CONFIG
     try:
@@ -109,7 +119,8 @@ def resume(folder: Path, device: torch.device, progress: Progress, seconds: floa
             raise
         raise BadInput(f"{str(path)!r} is not the configuration of a training run") from error
     _check(config)
-    return _go(config, folder, device, progress, seconds)
+    with alone(folder, "training in"):
+        return _go(config, folder, device, progress, seconds)
 
 
 def _check(config: TrainConfig) -> None:
@@ -145,10 +156,26 @@ def rate_share(config: TrainConfig, step: int) -> float:
 def _go(config: TrainConfig, folder: Path, device: torch.device, progress: Progress, seconds: float | None) -> Trained:
     if seconds is not None and not seconds > 0:
         raise BadInput(f"seconds is {seconds!r}; it must be above 0")
+    try:
+        return _train(config, folder, device, progress, seconds)
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        raise BadInput(
+            f"there is not enough memory for {config.batch} clips a step and {config.held_out} held-out ones: a "
+            "smaller --batch, smaller --coarse stages or a smaller --held-out may help; an earlier checkpoint is kept"
+        ) from error
+
+
+def _train(
+    config: TrainConfig, folder: Path, device: torch.device, progress: Progress, seconds: float | None
+) -> Trained:
     state = fresh_state(config, device)
     if (folder / CHECKPOINT).exists():
         load_state(state, config, folder)
     cut_log(folder, state.step)
+    if state.step < config.steps:
+        held_out_set(state.ema.config, config.held_out)  # they are kept: too many are told before a step is taken
     attend = prepare(state, config)
     aside = torch.cuda.Stream(device) if device.type == "cuda" else None
     log, begun, first = Log(folder), time.perf_counter(), state.step

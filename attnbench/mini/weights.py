@@ -95,6 +95,11 @@ def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
     Raises:
         BadInput: if a name is missing or unknown, a shape differs, or a value is NaN or Inf.
     """
+    _check_fit(module, tensors, path)
+    module.load_state_dict(dict(tensors))
+
+
+def _check_fit(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     wanted = module.state_dict()
     if odd := sorted(wanted.keys() ^ tensors.keys()):
         what = "lack" if odd[0] in wanted else "have an unknown"
@@ -106,7 +111,6 @@ def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
             )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise BadInput(f"weights {str(path)!r}: {name} holds NaN or Inf")
-    module.load_state_dict(dict(tensors))
 
 
 def save_mini(model: MiniTransformer, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -129,13 +133,20 @@ def save_mini(model: MiniTransformer, tensors: Mapping[str, Tensor], path: Path)
     write_tensors(path, _MINI, narrow, {"config": asdict(model.config)})
 
 
-def _widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Undo what ``save_mini`` did to matrices, as far as the factors fit them."""
+def _widened(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Undo what ``save_mini`` did to matrices.
+
+    Raises:
+        BadInput: for whole numbers whose factors are missing, or do not fit them.
+    """
     wide = {name: tensor for name, tensor in tensors.items() if not name.endswith(_FACTOR)}
     for name, factor in tensors.items():
         matrix = wide.get(name.removesuffix(_FACTOR))
         if name.endswith(_FACTOR) and matrix is not None and matrix.shape[:1] == factor.shape:
             wide[name.removesuffix(_FACTOR)] = matrix.float() * factor.float()[:, None]
+    for name, tensor in wide.items():
+        if not tensor.is_floating_point():
+            raise BadInput(f"weights {str(path)!r}: {name} is in whole numbers and has no factor for each row")
     return wide
 
 
@@ -154,8 +165,17 @@ def load_mini(path: Path | None = None, device: torch.device | str = "cpu") -> M
         config = ModelConfig(**about["config"])
     except (KeyError, TypeError) as error:
         raise BadInput(f"weights {str(chosen)!r} do not say which sizes the model has") from error
+    if config.layers > len(tensors):
+        raise BadInput(f"weights {str(chosen)!r} say {config.layers} layers and hold {len(tensors)} tensors")
+    wide = _widened(tensors, chosen)
+    try:
+        with torch.device("meta"):  # so that sizes which the tensors do not have cost no memory
+            twin = MiniTransformer(config)
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise BadInput(f"weights {str(chosen)!r} say sizes that no model can have: {about['config']}") from error
+    _check_fit(twin, wide, chosen)
     model = MiniTransformer(config)
-    fill(model, _widened(tensors), chosen)
+    fill(model, wide, chosen)
     return model.to(device).eval()
 
 

@@ -236,3 +236,33 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**config, "batch": 3}))
     with pytest.raises(BadInput, match="a run with other settings"):
         resume(tmp_path, CPU, Silent())
+
+
+def test_two_cannot_train_in_one_folder(tmp_path: Path) -> None:
+    start(SMALL, tmp_path, CPU, Silent(), seconds=1e-6)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    class Meddler(Silent):
+        refusals: list[str]
+
+        def note(self, text: str) -> None:
+            code = "import sys, torch; from pathlib import Path; from attnbench.mini.train import resume\n"
+            code += "resume(Path(sys.argv[1]), torch.device('cpu'), None)"
+            call = [sys.executable, "-c", code, str(tmp_path)]
+            done = subprocess.run(call, capture_output=True, text=True, timeout=120)
+            self.refusals = [*getattr(self, "refusals", []), done.stderr.strip().splitlines()[-1]]
+
+    meddler = Meddler()
+    assert resume(tmp_path, CPU, meddler).finished
+    assert all(f"another process is training in {str(tmp_path)!r}; wait for it to end" in r for r in meddler.refusals)
+    assert meddler.refusals
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files)
+    assert [line["step"] for line in read_log(tmp_path) if "loss" in line] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("changes", [{"batch": 10**13}, {"held_out": 10**13}])
+def test_too_little_memory_is_one_sentence(changes: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"there is not enough memory for .*: a smaller --batch, .*--held-out") as error:
+        start(dataclasses.replace(SMALL, coarse=(), **changes), tmp_path / "run", CPU, Silent())  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()

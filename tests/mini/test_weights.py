@@ -14,7 +14,15 @@ from attnbench.kernels.errors import BadInput
 from attnbench.mini.classifier import load_classifier
 from attnbench.mini.config import PRESETS
 from attnbench.mini.model import MiniTransformer
-from attnbench.mini.weights import load_mini, read_card, read_tensors, save_mini, shipped, write_atomically
+from attnbench.mini.weights import (
+    load_mini,
+    read_card,
+    read_tensors,
+    save_mini,
+    shipped,
+    write_atomically,
+    write_tensors,
+)
 
 
 @pytest.fixture
@@ -102,6 +110,40 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path, name: str, tensor: 
         tensors[name] = tensor
     save_mini(model, tensors, tmp_path / "odd.safetensors")
     refused(tmp_path / "odd.safetensors", said)
+
+
+def rewritten(weights: Path, tensors: dict[str, torch.Tensor | None], config: dict[str, object]) -> Path:
+    """Write a file anew with some tensors and sizes changed; None leaves a tensor out."""
+    found, about = read_tensors(weights, "mini-transformer")
+    kept = {name: tensor for name, tensor in (found | tensors).items() if tensor is not None}
+    path = weights.with_name("rewritten.safetensors")
+    write_tensors(path, "mini-transformer", kept, {"config": about["config"] | config})
+    return path
+
+
+@pytest.mark.parametrize("factor", [None, torch.ones(3)])
+def test_whole_numbers_without_their_factors_are_refused(weights: Path, factor: torch.Tensor | None) -> None:
+    path = rewritten(weights, {"embed.weight:factor": factor}, {})
+    refused(path, "embed.weight is in whole numbers and has no factor for each row")
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"patch": [2, 2]}, r"patch is \(2, 2\); it must be 3 positive whole numbers"),
+        ({"layers": 10**9}, "say 1000000000 layers"),
+        ({"heads": 100}, "and this model has"),
+        ({"heads": 10**8}, "sizes that no model can have"),
+        ({"ffn": 10**30}, "sizes that no model can have"),
+        ({"layers": 2}, "unknown tensor 'blocks.2"),
+        ({"colour": 3}, "do not say which sizes"),
+    ],
+)
+def test_sizes_that_the_tensors_do_not_have_are_refused_at_once(
+    weights: Path, config: dict[str, object], said: str
+) -> None:
+    with pytest.raises(BadInput, match=said):
+        load_mini(rewritten(weights, {}, config))
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,40 @@
+"""Keep a second process out of a folder that one is writing."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from attnbench.kernels.errors import BadInput
+
+
+@contextlib.contextmanager
+def alone(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a folder while it is written; the system frees it when this process ends, however it does.
+
+    Nothing is left in the folder. On a file system that has no locks, nothing is held.
+
+    Args:
+        folder: an existing one.
+        doing: what the other process does there, as "training in".
+
+    Raises:
+        BadInput: if another process holds it, or it cannot be opened.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise BadInput(f"cannot write {str(folder)!r}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BadInput(f"another process is {doing} {str(folder)!r}; wait for it to end") from error
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)
