@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
@@ -102,6 +103,24 @@ class Collector:
                 f"{others[0].grid}: capture them one by one, or give --video-only"
             )
         return first
+
+    def refuse_overflow(self) -> None:
+        """Refuse what was collected if it holds NaN or Inf: nothing can be measured on that.
+
+        Raises:
+            BadInput: naming the first tensor and its layer and step.
+        """
+        for point in sorted(self.found):
+            for name, tensor in zip("qkv", self.found[point], strict=True):
+                if not _finite(tensor):
+                    raise BadInput(
+                        f"{name} of {point} holds NaN or Inf as {tensor.dtype}: the model overflowed; try a dtype of "
+                        "wider range"
+                    )
+
+
+def _finite(x: Tensor) -> bool:
+    return all(bool(torch.isfinite(head).all()) for item in x for head in item)  # not all at once: it takes memory
 
 
 def _keep(x: Tensor, tokens: slice) -> Tensor:

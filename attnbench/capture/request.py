@@ -7,6 +7,8 @@ from pathlib import Path
 
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.models import MODEL_NAMES
+from attnbench.models.loaded import check_numbers
+from attnbench.models.prompts import check_text
 
 MINI = "mini"
 
@@ -28,7 +30,7 @@ class CaptureRequest:
         video_only: leave joint text tokens out.
 
     Raises:
-        BadInput: for an unknown model, an empty prompt, or no layer or step.
+        BadInput: for an unknown model, an empty prompt, no layer or step, or a seed or guidance that is no number.
     """
 
     model: str
@@ -49,8 +51,10 @@ class CaptureRequest:
     def __post_init__(self) -> None:
         if self.model != MINI and self.model not in MODEL_NAMES:
             raise unknown_name("model", self.model, (MINI, *MODEL_NAMES))
+        check_text(self.prompt)
         if not self.prompt.strip():
             raise BadInput("the prompt is empty; say what the clip shall show")
+        check_numbers(self.seed, self.guidance)
         for name, numbers in (("layers", self.layers), ("steps", self.steps)):
             if not numbers or min(numbers) < 0:
                 raise BadInput(f"{name} {list(numbers)} must be whole numbers from 0, as 0,10")

@@ -10,7 +10,10 @@ from attnbench.capture.collect import Collector, Point, points_of
 from attnbench.capture.models import MiniSource, PipelineSource
 from attnbench.capture.request import MINI, CaptureRequest
 from attnbench.capture.write import check_target, room_for, write_capture
+from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Layout
+from attnbench.memory import lacks_memory
+from attnbench.shapes import MODELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +40,18 @@ class Captured:
         """Return what ``--inputs`` takes for a point of the file."""
         return f"capture:{self.path}" + (f"@{point}" if len(self.points) > 1 else "")
 
-    def run_options(self, point: Point) -> str:
-        """Return the options of ``attnbench run`` that fit a point of the file."""
-        shape = f"--grid {self.layout.grid} --heads {self.heads} --head-dim {self.head_dim}"
+    def run_options(self, point: Point) -> str | None:
+        """Return the options of ``attnbench run`` that fit a point of the file; None if its joint text fits no model.
+
+        ``attnbench run`` takes as many text tokens as ``--model`` has, and without it none.
+        """
+        model = ""
+        if self.layout.text != (0, 0):
+            name = next((name for name, preset in MODELS.items() if preset.text == self.layout.text), None)
+            if name is None:
+                return None
+            model = f"--model {name} "
+        shape = f"{model}--grid {self.layout.grid} --heads {self.heads} --head-dim {self.head_dim}"
         kv_heads = "" if self.kv_heads == self.heads else f" --kv-heads {self.kv_heads}"
         return f"{shape}{kv_heads} --inputs {self.inputs(point)}"
 
@@ -57,7 +69,7 @@ def capture(
         after_step: called with each finished step and the number of steps that are needed.
 
     Raises:
-        BadInput: for a request, weights or a file that cannot be used.
+        BadInput: for a request, weights or a file that cannot be used, a model that gives NaN, or too little memory.
         Unsupported: without diffusers or safetensors.
     """
     check_target(out)
@@ -66,8 +78,14 @@ def capture(
     points = points_of(request.layers, request.steps)
     needed = max(point.step for point in points) + 1
     collector = Collector(points, video_only=request.video_only, room=room_for(out))
-    source.run(collector, lambda step: after_step(step, needed))
+    try:
+        source.run(collector, lambda step: after_step(step, needed))
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        raise BadInput(f"there is not enough memory for this clip: {str(error).strip().splitlines()[0]}") from error
     layout = collector.layout()
+    collector.refuse_overflow()
     found = {point: collector.found[point] for point in points}
     about = {
         "model": request.model, "prompt": request.prompt, "seed": request.seed, "sampler_steps": source.steps,

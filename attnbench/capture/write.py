@@ -45,7 +45,7 @@ def room_for(path: Path) -> Callable[[int], None]:
         free = shutil.disk_usage(path.parent).free
         if free < size:
             raise BadInput(
-                f"--out {str(path)!r}: the capture takes {_gigabytes(size)}, and its disk has {_gigabytes(free)} free"
+                f"--out {str(path)!r}: the capture takes {_bytes(size)}, and its disk has {_bytes(free)} free"
             )
 
     return check
@@ -89,5 +89,6 @@ def _cause(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
+def _bytes(size: int) -> str:
+    unit, name = next((each for each in ((1e9, "GB"), (1e6, "MB")) if size >= each[0]), (1e3, "kB"))
+    return f"{size / unit:.3g} {name}"

@@ -41,7 +41,7 @@ def capture(
 
     Exit codes: 0 fine, 2 bad input, 130 interrupted. Nothing half-written is left.
     """
-    from attnbench.capture.request import CaptureRequest, read_numbers
+    from attnbench.capture.request import MINI, CaptureRequest, read_numbers
     from attnbench.capture.run import capture as run_capture
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput, unknown_name
@@ -50,6 +50,8 @@ def capture(
     if res is not None:
         if res not in RESOLUTIONS:
             raise unknown_name("resolution", res, RESOLUTIONS)
+        if model == MINI:
+            raise BadInput(f"--res {res} cannot be asked of the mini model: its clips have one size")
         if height is not None or width is not None:
             raise BadInput(f"--res {res} already says height and width: drop them, or drop --res")
         chosen = RESOLUTIONS[res]
@@ -68,4 +70,8 @@ def capture(
         print(json.dumps({"path": str(done.path), **layout, **shape, "points": points}))
         return
     print(f"{', '.join(map(str, done.points))} of a clip on the token grid {done.layout.grid}: {done.path}")
-    print(f"Measure with it: attnbench run {done.run_options(done.points[0])}")
+    options = done.run_options(done.points[0])
+    if options is None:
+        print(f"It holds {sum(done.layout.text)} tokens of joint text, as no model of attnbench run: use --video-only")
+        return
+    print(f"Measure with it: attnbench run {options}")

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from attnbench.agenda import SEEDS
 from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import whole_number
 from attnbench.models.families import find_transformers
+from attnbench.models.prompts import check_text
 from attnbench.models.recipes import RECIPES
+
+MOST_STEPS = 10_000
+"""Denoising steps of a clip at most: more is a slip of the hand, and costs hours before anybody notices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +82,12 @@ class Loaded:
             after_step: called with the number of each finished step, from 0.
 
         Raises:
-            BadInput: for sizes that the pipeline cannot make: they are not rounded.
+            BadInput: for sizes that the pipeline cannot make: they are not rounded; for a prompt that is no text, and
+                a seed or guidance that is no number.
         """
+        check_text(prompt)
         self.check(steps=steps, frames=frames, height=height, width=width)
+        check_numbers(seed, guidance)
         given = {
             "num_inference_steps": steps, "num_frames": frames, "height": height, "width": width,
             "guidance_scale": guidance, "negative_prompt": negative,
@@ -106,9 +117,25 @@ class Loaded:
         """Refuse what ``generate`` would refuse, before anything is computed.
 
         Raises:
-            BadInput: for sizes that the pipeline cannot make, or steps below 1.
+            BadInput: for sizes that the pipeline cannot make, or for no steps.
         """
-        if steps is not None and steps < 1:
-            raise BadInput(f"steps {steps} must be at least 1")
+        for name, value in (("frames", frames), ("height", height), ("width", width)):
+            if value is not None and whole_number(value) is None:
+                raise BadInput(f"{name} {value!r} must be a whole number")
+        least = RECIPES[self.name].least_steps
+        if steps is not None and not least <= (whole_number(steps) or 0) <= MOST_STEPS:
+            raise BadInput(f"steps {steps!r} must be a whole number from {least} to {MOST_STEPS}")
         if problem := RECIPES[self.name].problem(self.pipeline, frames, height, width):
             raise BadInput(f"{problem}: a {type(self.pipeline).__name__} makes no other sizes")
+
+
+def check_numbers(seed: object, guidance: object) -> None:
+    """Refuse a seed that generators do not take, and a guidance that is no number.
+
+    Raises:
+        BadInput: quoting it.
+    """
+    if not 0 <= (-1 if (number := whole_number(seed)) is None else number) < SEEDS:
+        raise BadInput(f"seed {seed!r} must be a whole number from 0 to {SEEDS - 1}")
+    if guidance is not None and not (isinstance(guidance, Real) and math.isfinite(guidance)):
+        raise BadInput(f"guidance {guidance!r} must be a finite number")

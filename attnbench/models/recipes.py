@@ -19,6 +19,7 @@ class Recipe:
         fps: frames a second at which clips play.
         wide_vae: whether the VAE stays in float32, as its authors have it.
         tiled: whether the VAE decodes large clips in tiles, as diffusers' example of the pipeline has it.
+        least_steps: denoising steps that the pipeline needs.
     """
 
     pipeline: str
@@ -28,6 +29,7 @@ class Recipe:
     fps: float
     wide_vae: bool = False
     tiled: bool = False
+    least_steps: int = 1
 
     def problem(self, pipeline: Any, frames: int | None, height: int | None, width: int | None) -> str | None:
         """Say in a sentence why a pipeline cannot make clips of this size; None if it can. None is its default."""
@@ -39,6 +41,12 @@ class Recipe:
             if size is not None and (size < pixels or size % pixels):
                 below = max(size // pixels, 1) * pixels
                 return f"{name} {size} must be a multiple of {pixels}, such as {below} or {below + pixels}"
+        longest = getattr(pipeline.transformer.config, "rope_max_seq_len", None)  # tokens on an axis, of Wan
+        if longest is not None:
+            most = {"frames": (longest - 1) * group + 1, "height": longest * pixels, "width": longest * pixels}
+            for name, size in (("frames", frames), ("height", height), ("width", width)):
+                if size is not None and size > most[name]:
+                    return f"{name} {size} must be at most {most[name]}"
         return None
 
 
@@ -50,7 +58,15 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         "cogvideox": Recipe("CogVideoXPipeline", "vae_scale_factor_temporal", "vae_scale_factor_spatial", 2, 8.0),
         "ltx": Recipe("LTXPipeline", "vae_temporal_compression_ratio", "vae_spatial_compression_ratio", 1, 25.0),
-        "mochi": Recipe("MochiPipeline", "vae_temporal_scale_factor", "vae_spatial_scale_factor", 2, 30.0, tiled=True),
+        "mochi": Recipe(
+            "MochiPipeline",
+            "vae_temporal_scale_factor",
+            "vae_spatial_scale_factor",
+            2,
+            30.0,
+            tiled=True,
+            least_steps=2,  # its schedule divides by half of them, rounded down
+        ),
     }
 )
 """Recipes by family. Frames a second: diffusers' examples of Wan and CogVideoX, the default ``frame_rate`` of

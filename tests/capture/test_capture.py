@@ -28,7 +28,7 @@ from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, get_method
 from attnbench.mini.config import PRESETS
 from attnbench.mini.model import MiniTransformer
-from attnbench.mini.weights import save_mini
+from attnbench.mini.weights import read_tensors, save_mini, write_tensors
 from attnbench.models import load
 from attnbench.models.patch import patch
 from attnbench.models.random_pipeline import write_random
@@ -207,7 +207,12 @@ def test_a_name_with_an_at_sign_is_a_name(mini: Path, tmp_path: Path) -> None:
         ({"steps": (3,)}, "step 3 does not exist: this clip has steps 0 to 2"),
         ({"weights": None}, "needs its weights: give --weights FOLDER"),
         ({"frames": 8}, "frames 8 must be of the form"),
-        ({"sampler_steps": 0}, "steps 0 must be at least 1"),
+        ({"sampler_steps": 0}, "steps 0 must be a whole number from 1 to"),
+        ({"guidance": float("nan")}, "guidance nan must be a finite number"),
+        ({"seed": 2**70}, f"seed {2**70} must be a whole number from 0 to"),
+        ({"prompt": "caf\udce9"}, "is not text in UTF-8"),
+        ({"height": 16 * 65}, "height 1040 must be at most 1024"),
+        ({"frames": 4 * 64 + 1}, "frames 257 must be at most 253"),
     ],
 )
 def test_what_cannot_be_captured_is_refused_and_leaves_nothing(
@@ -225,6 +230,9 @@ def test_what_cannot_be_captured_is_refused_and_leaves_nothing(
         ({"frames": 9}, "its clips have one size"),
         ({"dtype": "float16"}, "must be bfloat16 or float32"),
         ({"layers": (3,)}, "layer 3 does not exist"),
+        ({"guidance": float("inf")}, "guidance inf must be a finite number"),
+        ({"seed": -1}, "seed -1 must be a whole number from 0 to"),
+        ({"sampler_steps": 10**9}, "steps 1000000000 must be a whole number from 1 to"),
     ],
 )
 def test_what_the_mini_model_cannot_do_is_refused(
@@ -252,7 +260,7 @@ def test_a_full_disk_is_told_from_the_first_call_on(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     steps: list[int] = []
-    with pytest.raises(BadInput, match=r"the capture takes 0\.00 GB, and its disk has 0\.00 GB free"):
+    with pytest.raises(BadInput, match=r"the capture takes 98\.3 kB, and its disk has 1 kB free"):
         capture(mini_request(mini), tmp_path / "q.safetensors", lambda step, count: steps.append(step))
     assert not steps
     assert not list(tmp_path.iterdir())
@@ -273,6 +281,15 @@ def test_a_disk_that_is_full_while_writing_leaves_nothing(mini: Path, tmp_path: 
         capture(mini_request(mini), tmp_path / "q.safetensors")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_overflows_leaves_no_capture(mini: Path, tmp_path: Path) -> None:
+    tensors, about = read_tensors(mini, "mini-transformer")
+    huge = {name: tensor * 1e30 if name.endswith(":factor") else tensor for name, tensor in tensors.items()}
+    write_tensors(tmp_path / "huge.safetensors", "mini-transformer", huge, about)
+    with pytest.raises(BadInput, match=r"q of layer1\.step2 holds NaN or Inf"):
+        capture(mini_request(tmp_path / "huge.safetensors", steps=(2,)), tmp_path / "q.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["huge.safetensors"]
 
 
 def test_an_interrupt_leaves_nothing(mini: Path, tmp_path: Path) -> None:
@@ -327,3 +344,43 @@ def test_the_command_writes_a_file_and_says_how_to_use_it(mini: Path, tmp_path: 
     assert len(load_file(out)) == 6
     refused = CliRunner().invoke(app, [*given, "--out", str(out)])
     assert isinstance(refused.exception, BadInput)
+
+
+@pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi asks for it in float32
+@pytest.mark.parametrize("name", ["cogvideox", "hunyuan", "mochi"])
+def test_what_the_command_says_of_joint_text_can_be_run(name: str, tmp_path: Path) -> None:
+    app, out = typer.Typer(), tmp_path / "q.safetensors"
+    app.command()(command)
+    weights = write_random(name, tmp_path / "weights")
+    given = ["--model", name, "--weights", str(weights), "--prompt", "a cat", "--sampler-steps", "2"]
+    size = [
+        word
+        for key, value in {**SIZE, "frames": 13 if name == "mochi" else 9}.items()
+        for word in (f"--{key}", str(value))
+    ]
+    result = CliRunner().invoke(app, [*given, *size, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    last = result.output.strip().splitlines()[-1]
+    if name == "mochi":  # as many tokens as its prompt has, and no model of attnbench run has just these
+        assert "tokens of joint text, as no model of attnbench run: use --video-only" in last
+        return
+    words = last.removeprefix("Measure with it: attnbench run ").split()
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    heads = int(options["--heads"])
+    shape = resolve_shape(
+        grid=options["--grid"], heads=heads, head_dim=int(options["--head-dim"]), model=options["--model"]
+    )
+    inputs = make_inputs(
+        options["--inputs"], shape, heads=heads, dtype=torch.float32, device=torch.device("cpu"), seed=0
+    )
+    assert inputs.q.shape[2] == {"cogvideox": 226, "hunyuan": 256}[name] + 3 * 2 * 3
+
+
+def test_the_size_of_the_mini_model_is_refused_in_the_words_of_the_user(mini: Path, tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(command)
+    result = CliRunner().invoke(
+        app, ["--weights", str(mini), "--res", "480p", "--out", str(tmp_path / "q.safetensors")]
+    )
+    assert isinstance(result.exception, BadInput)
+    assert "--res 480p cannot be asked of the mini model" in str(result.exception)

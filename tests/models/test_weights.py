@@ -203,11 +203,35 @@ def test_what_is_no_folder_or_no_model_is_refused(folder: Path, tmp_path: Path) 
         ({"height": 33}, "height 33 must be a multiple of 16, such as 32 or 48"),
         ({"width": 8}, "width 8 must be a multiple of 16, such as 16 or 32"),
         ({"steps": 0}, "steps 0"),
+        ({"steps": 1.5}, "steps 1.5 must be a whole number"),
+        ({"steps": 10**9}, "steps 1000000000 must be a whole number from 1 to"),
+        ({"frames": 5.0}, "frames 5.0 must be a whole number"),
+        ({"height": "32"}, "height '32' must be a whole number"),
+        ({"height": 16 * 65}, "height 1040 must be at most 1024"),
+        ({"frames": 4 * 64 + 1}, "frames 257 must be at most 253"),
+        ({"seed": 2**70}, "seed 1180591620717411303424 must be a whole number from 0 to"),
+        ({"seed": 1.5}, "seed 1.5"),
+        ({"guidance": float("nan")}, "guidance nan must be a finite number"),
+        ({"guidance": "much"}, "guidance 'much' must be a finite number"),
     ],
 )
-def test_sizes_that_cannot_be_made_are_refused_and_not_rounded(wan: Loaded, size: dict[str, int], words: str) -> None:
+def test_sizes_that_cannot_be_made_are_refused_and_not_rounded(wan: Loaded, size: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInput, match=words):
         wan.generate("a cat", **size)
+
+
+def test_mochi_is_not_asked_for_the_single_step_that_its_schedule_cannot_make(tmp_path: Path) -> None:
+    loaded = load("mochi", write_random("mochi", tmp_path / "mochi"))
+    with pytest.raises(BadInput, match="steps 1 must be a whole number from 2 to"):
+        loaded.generate("a cat", steps=1, frames=7, height=32, width=32)
+    assert loaded.generate("a cat", steps=2, frames=7, height=32, width=32).shape == (7, 32, 32, 3)
+
+
+@pytest.mark.parametrize("prompt", [None, 3, ["a cat", "a dog"], "caf\udce9"])
+def test_a_prompt_that_is_no_text_is_refused(wan: Loaded, prompt: Any) -> None:
+    with pytest.raises(BadInput, match="prompt") as caught:
+        wan.generate(prompt)
+    assert repr(prompt) in str(caught.value)
 
 
 def test_a_folder_with_a_pipeline_is_not_written_over(folder: Path) -> None:
