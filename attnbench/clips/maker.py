@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from torch import Tensor
+
 from attnbench.agenda import dense_engines
+from attnbench.api import select
 from attnbench.clips.request import NO_FLOOR, ClipsRequest, Shot
-from attnbench.kernels.engines import get_engine
-from attnbench.kernels.errors import BadInput
-from attnbench.kernels.grid import whole_number
+from attnbench.kernels.engines import ENGINES, Task, get_engine
+from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.grid import Grid, whole_number
 from attnbench.models.warm_up import DENSE_SHARE, dense_steps
 from attnbench.quality.frames import Clip
 from attnbench.quality.metrics import Metric
@@ -106,22 +109,29 @@ def layers_of(request: ClipsRequest, layers: int) -> frozenset[int]:
     return chosen
 
 
-def floor_of(request: ClipsRequest, exact: str, others: list[str]) -> str | None:
-    """Return the engine of the kernel floor: as asked, or the first of ``others``; None for no floor.
+def floor_of(request: ClipsRequest, exact: str, dense: str, q: Tensor, grid: Grid) -> str | None:
+    """Return the engine of the kernel floor: as asked, or the first that can make it; None for no floor.
+
+    Args:
+        request: what was asked for.
+        exact: the engine of the exact clips.
+        dense: the engine that ``exact`` is at heart: no floor but by request.
+        q: zeros of the model's heads, dtype and device.
+        grid: the tokens of q.
 
     Raises:
         BadInput: if it is the exact clips' own.
-        Unsupported: if it is not available.
+        Unsupported: if it is not available, or cannot run full attention.
     """
+    plan, task = select(q, q, method="full", grid=grid), Task.of(q, q, q)
     if request.floor_engine == NO_FLOOR:
         return None
-    if request.floor_engine is None:
-        return next(iter(others), None)
+    if request.floor_engine in (None, "auto"):
+        others = (name for name in dense_engines() if name != dense)
+        return next((name for name in others if ENGINES[name].supports(plan, task) is None), None)
     if request.floor_engine == exact:
         raise BadInput(f"floor engine {exact!r} makes the exact clips too: another exact kernel is needed, or none")
-    return get_engine(request.floor_engine).name
-
-
-def other_dense(exact: str) -> list[str]:
-    """Return the exact kernels that are available here besides ``exact``."""
-    return [name for name in dense_engines() if name != exact]
+    engine = get_engine(request.floor_engine)
+    if problem := engine.supports(plan, task):
+        raise Unsupported(f"floor engine {engine.name!r} cannot make the kernel floor: it {problem}")
+    return engine.name

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from attnbench.agenda import dtype_name, resolve_device, resolve_dtype
 from attnbench.api import attention, select
-from attnbench.clips.maker import AfterStep, Take, dense_of, floor_of, layers_of, other_dense
+from attnbench.clips.maker import AfterStep, Take, dense_of, floor_of, layers_of
 from attnbench.clips.prompts import mini_prompt
 from attnbench.clips.request import ClipsRequest, Shot, metrics_of
 from attnbench.clips.witness import Witness
-from attnbench.kernels.engines import ENGINES, Task, choose_engine, get_engine
+from attnbench.kernels.engines import Task, choose_engine, get_engine
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.methods import make_settings
@@ -54,8 +54,11 @@ class MiniMaker:
         self.dtype = dtype_name(self.torch_dtype)
         if request.engine != "auto":
             get_engine(request.engine)
-        self.exact_engine, others = self._dense()
-        self.floor_engine = floor_of(request, self.exact_engine, others)
+        config = self.network.config
+        shape = (1, config.heads, config.grid.tokens, config.head_dim)
+        q = torch.zeros(shape, device=self.device, dtype=self.torch_dtype)
+        self.exact_engine = choose_engine("auto", select(q, q, method="full", grid=config.grid), Task.of(q, q, q)).name
+        self.floor_engine = floor_of(request, self.exact_engine, self.exact_engine, q, config.grid)
         for name, settings in request.methods.items():
             method = find_method(name)
             method.resolve(make_settings(method, settings), Layout(self.network.config.grid))
@@ -98,15 +101,6 @@ class MiniMaker:
             return output
 
         return attend
-
-    def _dense(self) -> tuple[str, list[str]]:
-        """Return the engine of full attention that "auto" takes here, and the other exact ones that can run it."""
-        config = self.network.config
-        shape = (1, config.heads, config.grid.tokens, config.head_dim)
-        q = torch.zeros(shape, device=self.device, dtype=self.torch_dtype)
-        plan, task = select(q, q, method="full", grid=config.grid), Task.of(q, q, q)
-        exact = choose_engine("auto", plan, task).name
-        return exact, [name for name in other_dense(exact) if ENGINES[name].supports(plan, task) is None]
 
 
 class _Remembering(nn.Module):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from attnbench.clips.maker import AfterStep, Take, dense_of, floor_of, layers_of, other_dense
+from attnbench.clips.maker import AfterStep, Take, dense_of, floor_of, layers_of
 from attnbench.clips.request import ClipsRequest, Shot, metrics_of
 from attnbench.clips.witness import Witness
 from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import Grid
 from attnbench.methods.registry import find_method
 from attnbench.models.patch import patch
 from attnbench.models.weights import load
@@ -39,10 +41,12 @@ class PipelineMaker:
         self.loaded.check(steps=self.steps, **self.size)
         self.dense_steps = dense_of(request, self.steps)
         self.dense_layers = layers_of(request, self.loaded.layers)
-        self.exact_engine = OWN
-        self.floor_engine = floor_of(request, OWN, other_dense("sdpa"))
         self.metrics = metrics_of(request)
         transformer = self.loaded.pipeline.transformer
+        q = torch.zeros(
+            1, 1, 8, transformer.config.attention_head_dim, device=transformer.device, dtype=transformer.dtype
+        )
+        self.exact_engine, self.floor_engine = OWN, floor_of(request, OWN, "sdpa", q, Grid(2, 2, 2))
         self.device, self.dtype = transformer.device.type, str(transformer.dtype).removeprefix("torch.")
 
     def passes(self, shot: Shot) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.mini.data import CLASSES, DIRECTIONS
+from attnbench.models.prompts import check_text
 
 _TURN = 3
 """Directions between one class and the next, where none is asked for: prime to 8, so that all come up."""
@@ -18,7 +19,7 @@ def read_prompts(path: Path) -> list[str]:
         BadInput: if it cannot be read, or holds no prompt.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # without the mark that some editors put first
     except UnicodeDecodeError as error:
         raise BadInput(f"prompts {str(path)!r} are not text in UTF-8; give one prompt a line") from error
     except OSError as error:
@@ -30,7 +31,7 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def check_prompts(prompts: list[str]) -> None:
-    """Refuse prompts that are empty or come twice: clips are told apart by prompt and seed.
+    """Refuse prompts that are empty, no text, or come twice: clips are told apart by prompt and seed.
 
     Raises:
         BadInput: quoting the prompt.
@@ -38,6 +39,7 @@ def check_prompts(prompts: list[str]) -> None:
     for place, prompt in enumerate(prompts):
         if not prompt.strip():
             raise BadInput(f"prompt number {place + 1} is empty; say what the clip shall show")
+        check_text(prompt)
         if prompt in prompts[:place]:
             raise BadInput(f"prompt {prompt!r} comes twice; give each once, and more --seeds for more clips of it")
 

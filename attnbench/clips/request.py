@@ -86,7 +86,7 @@ def read_request(**fields: Any) -> ClipsRequest:
         request = ClipsRequest.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
+        name = ".".join(str(part) for part in first["loc"] if part not in ("int", "float"))  # branches of a union
         raise BadInput(f"{name} {first['input']!r} cannot be used: {first['msg']}") from error
     if request.model not in (MINI, *MODEL_NAMES):
         raise unknown_name("model", request.model, (MINI, *MODEL_NAMES))
@@ -98,8 +98,8 @@ def read_request(**fields: Any) -> ClipsRequest:
     for name, settings in request.methods.items():
         make_settings(find_method(name), settings)
     metrics_of(request)
-    if request.seeds < 1:
-        raise BadInput(f"seeds {request.seeds} must be at least 1")
+    if not 1 <= request.seeds < SEEDS:
+        raise BadInput(f"seeds {request.seeds} must be from 1 to {SEEDS - 1}")
     if not 0 <= request.seed <= SEEDS - request.seeds - 1:
         raise BadInput(f"seed {request.seed} must be a whole number from 0 to {SEEDS - request.seeds - 1}")
     return request

@@ -11,15 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from attnbench import session
 from attnbench.clip_schema import ClipRow, QualityRow, still_true
 from attnbench.clips.files import can_encode, read_take, stem_of, write_prompts, write_take
 from attnbench.clips.maker import Maker
-from attnbench.clips.request import MINI, ClipsRequest, Shot, read_request, seed_pairs, shots_of
+from attnbench.clips.request import MINI, NO_FLOOR, ClipsRequest, Shot, read_request, seed_pairs, shots_of
 from attnbench.environment import collect_environment
 from attnbench.kernels.errors import AttnbenchError, BadInput
+from attnbench.memory import lacks_memory
 from attnbench.quality.compare import Labelled, Pair, Scores, measure_pairs, missing_rows
 from attnbench.quality.frames import Clip
 from attnbench.quality.metrics import Metric
@@ -27,7 +26,8 @@ from attnbench.runner import Progress
 from attnbench.schema import RunHeader, canonical_json, digest
 from attnbench.store import Journal, Record
 
-_FAILURES = (AttnbenchError, MemoryError, torch.OutOfMemoryError)
+_FAILURES = (AttnbenchError, MemoryError, RuntimeError)
+"""What may cost one clip only; of a RuntimeError, if it says that memory ran out."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class _Run:
         if problem := can_encode():
             self.encodes = False
             self.progress.note(f"no players: {problem}")
-        if self.maker.floor_engine is None and self.request.floor_engine is None:
+        if self.maker.floor_engine is None and self.request.floor_engine != NO_FLOOR:
             self.progress.note("no kernel floor: this machine has no second exact kernel")
         try:
             for place, prompt in enumerate(self.request.prompts):
@@ -210,6 +210,8 @@ class _Run:
         try:
             take = self.maker.make(shot, after_step)
         except _FAILURES as error:
+            if not isinstance(error, AttnbenchError) and not lacks_memory(error):
+                raise
             self.done = before + passes
             reason = " ".join(str(error).split()) or type(error).__name__
             if shot.role == "exact":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from attnbench.clip_schema import ClipRow, QualityRow, Role, clip_words, still_true
 from attnbench.clips.request import ClipsRequest, read_request, seed_pairs
@@ -17,6 +19,26 @@ from attnbench.vbench.run import RECORD
 
 PREFIX = "vbench_"
 STAND_IN = "_with_random_weights"
+
+
+class VbenchScore(BaseModel):
+    """A score as ``vbench.json`` has it: a value, or the reason why there is none."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+    version: str
+    dimension: str = Field(min_length=1)
+    video: str
+    value: float | None
+    status: Literal["ok", "skipped"]
+    reason: str = ""
+    stand_in: bool = False
+
+    @model_validator(mode="after")
+    def _has_a_value_or_a_reason(self) -> Self:
+        if (self.status == "ok") != (self.value is not None) or (self.status == "skipped") != bool(self.reason):
+            raise ValueError(f"status {self.status!r} with value {self.value!r} and reason {self.reason!r}")
+        return self
 
 
 def add_vbench(folder: Path, scores: Path) -> Outcome:
@@ -47,24 +69,33 @@ def add_vbench(folder: Path, scores: Path) -> Outcome:
     return Outcome(folder, tuple(still_true(rows.values())), failures(clips.values()))
 
 
-def read_scores(folder: Path) -> list[Mapping[str, Any]]:
-    """Return the scores of a ``vbench.json``: dimension, video, value, status, reason, stand_in.
+def read_scores(folder: Path) -> list[VbenchScore]:
+    """Return the scores of a ``vbench.json``.
 
     Raises:
-        BadInput: if it cannot be read, or is another file.
+        BadInput: if it cannot be read, is another file, or has a score that is none.
     """
     path = folder / RECORD
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        version, scores = str(found["vbench"]), list(found["scores"])
-        return [{**score, "version": version, "video": str(score["video"])} for score in scores]
+        version, scores = str(found["vbench"]), [(str(score["video"]), score) for score in found["scores"]]
     except OSError as error:
         raise BadInput(f"scores {str(path)!r} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"scores {str(path)!r} are not what attnbench vbench run writes") from error
+    return [_read_score(path, video, {**score, "version": version}) for video, score in scores]
 
 
-def vbench_rows(scores: list[Mapping[str, Any]], clips: list[ClipRow], request: ClipsRequest) -> Iterator[QualityRow]:
+def _read_score(path: Path, video: str, fields: dict[str, object]) -> VbenchScore:
+    try:
+        return VbenchScore.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = "".join(f"{part}: " for part in first["loc"]) + first["msg"]
+        raise BadInput(f"{str(path)!r} has a damaged score of {video!r}: {what}") from error
+
+
+def vbench_rows(scores: list[VbenchScore], clips: list[ClipRow], request: ClipsRequest) -> Iterator[QualityRow]:
     """Give a row for each score of a clip, and for the seed floor one more of each pair of exact clips.
 
     Args:
@@ -76,7 +107,7 @@ def vbench_rows(scores: list[Mapping[str, Any]], clips: list[ClipRow], request: 
     exact = {(clip.prompt, clip.seed): clip for clip in clips if clip.role == "exact"}
     pairs = seed_pairs(request)
     for score in scores:
-        clip = by_video.get(score["video"])
+        clip = by_video.get(score.video)
         if clip is None:
             continue
         if clip.role != "exact":
@@ -88,15 +119,15 @@ def vbench_rows(scores: list[Mapping[str, Any]], clips: list[ClipRow], request: 
                 yield _row(score, clip, "seed-floor", exact[clip.prompt, of])
 
 
-def _row(score: Mapping[str, Any], clip: ClipRow, role: Role, reference: ClipRow) -> QualityRow:
+def _row(score: VbenchScore, clip: ClipRow, role: Role, reference: ClipRow) -> QualityRow:
     there = clip_words(reference.method, reference.engine, reference.seed)
     return QualityRow(
         run_id=clip.run_id, model=clip.model, method=clip.method, settings=clip.settings, engine=clip.engine,
         prompt=clip.prompt, seed=clip.seed,
-        metric=f"{PREFIX}{score['dimension']}{STAND_IN if score.get('stand_in') else ''}", value=score["value"],
-        reference=None if role == "exact" else there, status=score["status"],
-        reason=f"skipped: {score['reason']}" if score["status"] == "skipped" else "", role=role,
+        metric=f"{PREFIX}{score.dimension}{STAND_IN if score.stand_in else ''}", value=score.value,
+        reference=None if role == "exact" else there, status=score.status,
+        reason=f"skipped: {score.reason}" if score.status == "skipped" else "", role=role,
         reference_seed=reference.seed, metric_kind="score", better="higher", frames=clip.frames or 1,
         size=clip.size or "", fps=clip.fps or 1.0, clip_hash=clip.clip_hash,
-        reference_hash=None if role == "exact" else reference.clip_hash, made_by=f"vbench {score['version']}",
+        reference_hash=None if role == "exact" else reference.clip_hash, made_by=f"vbench {score.version}",
     )  # fmt: skip

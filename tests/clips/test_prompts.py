@@ -30,9 +30,18 @@ def test_a_file_without_prompts_is_refused(content: bytes | None, said: str, tmp
     assert repr(str(path)) in str(error.value)
 
 
-@pytest.mark.parametrize("prompts", [["a", " "], ["a", "b", "a"]])
-def test_prompts_that_are_empty_or_come_twice_are_refused(prompts: list[str]) -> None:
-    with pytest.raises(BadInput, match=r"is empty|comes twice"):
+def test_a_mark_that_some_editors_put_first_is_no_part_of_a_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a cat\na dog\n", encoding="utf-8-sig")
+    assert read_prompts(path) == ["a cat", "a dog"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [(["a", " "], "is empty"), (["a", "b", "a"], "comes twice"), (["caf\udce9"], "not text in UTF-8")],
+)
+def test_prompts_that_are_empty_come_twice_or_are_no_text_are_refused(prompts: list[str], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
         check_prompts(prompts)
 
 

@@ -169,7 +169,15 @@ def test_a_skipped_metric_is_tried_again(ask: Ask, tmp_path: Path, quiet: Any, m
     assert len(made) == CLIPS
 
 
-@pytest.mark.parametrize("error", [Unsupported("engine 'x' cannot"), MemoryError(), BadInput("2 of 4 frames hold NaN")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unsupported("engine 'x' cannot"),
+        MemoryError(),
+        BadInput("2 of 4 frames hold NaN"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
 def test_a_method_that_fails_costs_its_own_rows_only_and_is_tried_again(
     error: Exception, ask: Ask, tmp_path: Path, quiet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,27 @@ def test_scores_of_other_videos_are_refused(run: Path, tmp_path: Path) -> None:
         add_vbench(run, write_scores(tmp_path / "scores", video="stranger.mp4"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"value": "high"}, "value"),
+        ({"value": float("nan")}, "value"),
+        ({"value": None}, "status 'ok' with value None"),
+        ({"status": "fine"}, "status"),
+        ({"dimension": None}, "dimension"),
+        ({"status": "skipped", "value": None, "reason": None}, "reason"),
+    ],
+)
+def test_a_damaged_score_is_refused_and_nothing_is_added(
+    changes: dict[str, Any], said: str, run: Path, tmp_path: Path
+) -> None:
+    before = (run / JOURNAL).read_bytes()
+    with pytest.raises(BadInput, match=rf"vbench\.json' has a damaged score of 'exact0\.mp4': .*{said}") as error:
+        add_vbench(run, write_scores(tmp_path / "scores", **changes))
+    assert "\n" not in str(error.value)
+    assert (run / JOURNAL).read_bytes() == before
+
+
 @pytest.mark.parametrize("text", [None, "", "[]", '{"scores": []}', '{"vbench": "0.1.5", "scores": [3]}'])
 def test_another_file_is_refused(text: str | None, tmp_path: Path) -> None:
     if text is not None:
