@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,7 @@ class Clip:
             raise BadInput(
                 f"a clip has frames of {self.frames.dtype}; torch.uint8 is needed: as_clip() converts floats"
             )
-        if not (math.isfinite(self.fps) and self.fps > 0):
+        if not (_is_finite(self.fps) and self.fps > 0):
             raise BadInput(f"fps {self.fps!r} must be a number above 0")
         object.__setattr__(self, "frames", self.frames.detach().cpu().contiguous())
 
@@ -93,6 +94,10 @@ def as_clip(
     Raises:
         BadInput: as ``Clip``, or for NaN, Inf, another dtype, or values that do not fit the range.
     """
+    if not isinstance(frames, (Tensor, np.ndarray)):
+        raise BadInput(f"frames are a {type(frames).__name__}; a tensor or array [frames, height, width, 3] is needed")
+    if isinstance(frames, np.ndarray) and frames.dtype.kind not in "biuf":
+        raise BadInput(f"frames are an array of {frames.dtype}; uint8 or a floating-point dtype is needed")
     tensor = torch.from_numpy(np.ascontiguousarray(frames)) if isinstance(frames, np.ndarray) else frames.detach()
     if tensor.ndim == 5 and tensor.shape[0] == 1:
         tensor = tensor[0]
@@ -109,6 +114,10 @@ def as_clip(
         raise BadInput(f"frames hold values from {least:g} to {most:g}, which do not fit the range {low:g} to {high:g}")
     scaled = (tensor.float() - low) * (255 / (high - low))
     return Clip(scaled.round().clamp(0, 255).to(torch.uint8), fps)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def require_alike(clip: Clip, reference: Clip) -> None:

@@ -93,10 +93,15 @@ class Gap:
 
     def _words(self, estimate: Estimate) -> str:
         unit = f" {self.unit}" if self.unit else ""
+        mean = f"{_signed(estimate.mean)}{unit}"
         if estimate.lo is None or estimate.hi is None:
-            return f"{estimate.mean:.4g}{unit} (no interval: {estimate.reason})"
+            return f"{mean} (no interval: {estimate.reason})"
         ends = "" if estimate.kind == "bootstrap95" else ", extremes"
-        return f"{estimate.mean:.4g}{unit} [{estimate.lo:.4g}, {estimate.hi:.4g}{ends}]"
+        return f"{mean} [{_signed(estimate.lo)}, {_signed(estimate.hi)}{ends}]"
+
+
+def _signed(value: float) -> str:
+    return f"{value + 0.0:.4g}"  # the sum of -0 and 0 is 0
 
 
 def judge(gap: Estimate, kernel_floor: Estimate | None, *, kind: Kind, better: Better) -> Judgement:

@@ -82,7 +82,7 @@ def read_folder(folder: Path, fps: float | None = None) -> tuple[Clip, ...]:
         raise BadInput(f"there is no mp4 file in {str(folder)!r}")
     clips = tuple(read_clip(path) for path in paths)
     _check_alike(clips)
-    if fps is not None and abs(_number(clips[0].fps) - fps) > 0.01:
+    if fps is not None and not abs(_number(clips[0].fps) - fps) <= 0.01:
         raise BadInput(f"the clips in {str(folder)!r} have {clips[0].fps} frames a second, and --fps asks for {fps:g}")
     return clips
 

@@ -15,7 +15,7 @@ from typing import Any
 from attnbench.kernels.errors import BadInput
 
 MARKER = "attnbench-vbench.json"
-"""Written last into a finished environment: without it a folder is half-built, or something else."""
+"""Written last into an environment, before it gets its name: a folder without it is something else."""
 
 FOLDER_VARIABLE = "ATTNBENCH_VBENCH_ENV"
 """Environment variable that names the folder of the environment."""
@@ -74,16 +74,21 @@ def find(folder: Path) -> Environment:
     """Return the finished environment in ``folder``.
 
     Raises:
-        BadInput: if there is none, it is half-built, of another version of attnbench, or its Python is gone.
+        BadInput: if there is none, the folder is something else, it is of another version of attnbench, or its Python
+            is gone.
     """
     folder = folder.absolute()
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{str(folder)!r} is a file; give another folder as --env")
     if not folder.is_dir():
         raise BadInput(f"there is no VBench environment in {str(folder)!r}; {_SET_UP}")
     try:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         found = Environment(folder, marker["lock"], marker["python"], marker["imports"])
     except FileNotFoundError:
-        raise BadInput(f"the VBench environment in {str(folder)!r} is half-built; remove it and {_SET_UP}") from None
+        raise BadInput(
+            f"{str(folder)!r} is no VBench environment: it has no {MARKER}; give another folder as --env"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{MARKER} in {str(folder)!r} cannot be read; remove the folder and {_SET_UP}") from error
     if found.lock != lock_digest():

@@ -22,7 +22,7 @@ def read_prompts(path: Path, videos: Sequence[str]) -> dict[str, str]:
         BadInput: if it cannot be read, is something else, or lacks a clip.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # without the mark that some editors put first
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"prompts {str(path)!r} cannot be read: {error}") from error
     if not text.strip():

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attnbench.alone import alone
 from attnbench.kernels.errors import BadInput
 from attnbench.vbench.clips import Clip
 from attnbench.vbench.dimensions import Dimension
@@ -77,33 +78,42 @@ def evaluate(
         say: gets a line at the start of each dimension.
 
     Raises:
-        BadInput: if ``out`` is not empty or cannot be written to, or the disk is full.
+        BadInput: if ``out`` is not empty, cannot be written to or is written by another process, or the disk is full.
     """
     try:
-        if out.exists() and (not out.is_dir() or any(path.name != LOGS for path in out.iterdir())):
+        if out.exists() and not out.is_dir():
             raise BadInput(f"{str(out)!r} exists and is not empty; choose another folder with --out")
-        (out / LOGS).mkdir(parents=True, exist_ok=True)
-        job = _Job(
-            folder.resolve(), tuple(clips), prompts, environment, weights, out.resolve(), device, timeout, allow_pickle
-        )
-        done = []
-        for number, dimension in enumerate(dimensions, 1):
-            say(f"{dimension.name} ({number} of {len(dimensions)})")
-            done.append(_score(job, dimension))
-        made = Evaluation(
-            scores=tuple(score for scores, _ in done for score in scores),
-            runs=tuple(run for _, run in done),
-            clips=job.clips,
-            prompts=prompts,
-            lock=environment.lock,
-            python=environment.python_version,
-        )
-        _write(out / RECORD, json.dumps(made.to_dict(), indent=2, allow_nan=False) + "\n")
+        out.mkdir(parents=True, exist_ok=True)
+        with alone(out, "writing scores to"):
+            if any(path.name != LOGS for path in out.iterdir()):
+                raise BadInput(f"{str(out)!r} exists and is not empty; choose another folder with --out")
+            (out / LOGS).mkdir(exist_ok=True)
+            job = _Job(
+                folder.resolve(), tuple(clips), prompts, environment, weights, out.resolve(), device, timeout,
+                allow_pickle,
+            )  # fmt: skip
+            made = _evaluate(job, dimensions, say)
+            _write(out / RECORD, json.dumps(made.to_dict(), indent=2, allow_nan=False) + "\n")
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         why = "the disk is full" if full else str(error)
         raise BadInput(f"the scores cannot be written to {str(out)!r}: {why}") from error
     return made
+
+
+def _evaluate(job: _Job, dimensions: Sequence[Dimension], say: Callable[[str], None]) -> Evaluation:
+    done = []
+    for number, dimension in enumerate(dimensions, 1):
+        say(f"{dimension.name} ({number} of {len(dimensions)})")
+        done.append(_score(job, dimension))
+    return Evaluation(
+        scores=tuple(score for scores, _ in done for score in scores),
+        runs=tuple(run for _, run in done),
+        clips=job.clips,
+        prompts=job.prompts,
+        lock=job.environment.lock,
+        python=job.environment.python_version,
+    )
 
 
 def _write(path: Path, text: str) -> None:

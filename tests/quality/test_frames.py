@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -46,15 +48,18 @@ def test_bytes_are_taken_as_they_are() -> None:
         (torch.zeros(1, 4, 4, 3) + torch.inf, "1 of 1 frames"),
         (torch.full((1, 4, 4, 3), 255.0), "from 255 to 255"),
         (torch.full((1, 4, 4, 3), -1.0), "0 to 1"),
+        ([np.zeros((4, 4, 3))], "frames are a list"),
+        (None, "frames are a NoneType"),
+        (np.full((1, 4, 4, 3), "red"), "frames are an array of <U3"),
     ],
 )
-def test_what_is_no_clip_is_refused(frames: torch.Tensor, said: str) -> None:
+def test_what_is_no_clip_is_refused(frames: Any, said: str) -> None:
     with pytest.raises(BadInput, match=said):
         as_clip(frames)
 
 
-@pytest.mark.parametrize("fps", [0.0, -8.0, float("nan"), float("inf")])
-def test_an_impossible_fps_is_refused(fps: float) -> None:
+@pytest.mark.parametrize("fps", [0.0, -8.0, float("nan"), float("inf"), "16", None])
+def test_an_impossible_fps_is_refused(fps: Any) -> None:
     with pytest.raises(BadInput, match="fps"):
         Clip(torch.zeros(1, 2, 2, 3, dtype=torch.uint8), fps)
 

@@ -231,6 +231,13 @@ def test_a_method_within_the_kernel_floor_is_indistinguishable() -> None:
     assert gap.sentence.endswith("indistinguishable from another exact kernel, by only 2 of them")
 
 
+def test_nothing_is_written_without_a_sign() -> None:
+    rows = [row(role, 1.0, seed, kind="score") for seed in (0, 1) for role in ("exact", "kernel-floor", "method")]
+    sentence = only(rows).sentence
+    assert "another kernel 0 [0, 0, extremes]" in sentence
+    assert "-0" not in sentence
+
+
 def test_another_kernel_under_the_name_of_a_method_is_seldom_told_from_it() -> None:
     generator = np.random.default_rng(5)
     found = [

@@ -208,9 +208,18 @@ def test_without_a_fitting_python_the_option_is_named(monkeypatch: pytest.Monkey
 def test_a_folder_that_is_something_else_is_left_alone(bench: Bench) -> None:
     bench.folder.mkdir(parents=True)
     (bench.folder / "mine.txt").touch()
-    with pytest.raises(BadInput, match="is half-built; remove it"):
+    with pytest.raises(BadInput, match=r"is no VBench environment: .* give another folder as --env") as error:
         bench.build()
+    assert "remove" not in str(error.value), "it is the user's, and may hold anything"
     assert [path.name for path in bench.folder.iterdir()] == ["mine.txt"]
+
+
+def test_a_file_in_the_place_of_the_environment_is_left_alone(bench: Bench) -> None:
+    bench.folder.parent.mkdir(parents=True, exist_ok=True)
+    bench.folder.write_text("mine")
+    with pytest.raises(BadInput, match="is a file; give another folder as --env"):
+        bench.build()
+    assert bench.folder.read_text() == "mine"
 
 
 def test_what_is_wrong_with_an_environment_is_one_sentence(fake: Any, tmp_path: Path) -> None:

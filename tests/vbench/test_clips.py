@@ -42,6 +42,8 @@ def test_frames_a_second_are_checked_against_what_is_asked_for(tmp_path: Path, m
     assert len(read_folder(tmp_path, 16)) == 1
     with pytest.raises(BadInput, match="have 16 frames a second, and --fps asks for 24"):
         read_folder(tmp_path, 24)
+    with pytest.raises(BadInput, match="--fps asks for nan"):
+        read_folder(tmp_path, float("nan"))
 
 
 def test_what_is_no_clip_is_refused(tmp_path: Path, make_clip: MakeClip) -> None:
@@ -80,6 +82,11 @@ def test_prompts_of_other_clips_are_left_out(tmp_path: Path) -> None:
     assert read_prompts(tmp_path / "prompts.json", ["b.mp4"]) == {"b.mp4": "b"}
     with pytest.raises(BadInput, match="cannot be read"):
         read_prompts(tmp_path / "nothing.json", [])
+
+
+def test_a_mark_that_some_editors_put_first_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "prompts.json").write_text('{"a.mp4": "a"}', encoding="utf-8-sig")
+    assert read_prompts(tmp_path / "prompts.json", ["a.mp4"]) == {"a.mp4": "a"}
 
 
 def test_the_default_set_is_the_papers_and_flickering() -> None:

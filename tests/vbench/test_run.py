@@ -230,6 +230,18 @@ def test_an_evaluation_that_was_interrupted_can_be_repeated_into_its_folder(judg
     assert judge().runs[0].status == "ok"
 
 
+def test_two_evaluations_do_not_share_a_folder(judge: Judge, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def meanwhile(line: str) -> None:
+        with pytest.raises(BadInput) as error:
+            judge()
+        refused.append(str(error.value))
+
+    assert judge(say=meanwhile).runs[0].status == "ok"
+    assert refused == [f"another process is writing scores to {str(tmp_path / 'out')!r}; wait for it to end"]
+
+
 def test_a_python_that_does_not_start_is_said_of_each_dimension(judge: Judge, fake: Any) -> None:
     fake.environment.python.write_text("#!/nowhere/sh\n")
     (reason,) = reasons(judge(), "temporal_flickering")
