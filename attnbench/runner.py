@@ -22,7 +22,7 @@ from attnbench.kernels.engines import Task, choose_engine, get_engine
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.phases import during
 from attnbench.kernels.plan import Plan
-from attnbench.memory import measure_peak
+from attnbench.memory import lacks_memory, measure_peak
 from attnbench.methods import get_method
 from attnbench.schema import Cell, Row, Sample, Verdict
 from attnbench.telemetry import Reading, Telemetry, read, summarise
@@ -416,8 +416,7 @@ def classified() -> Iterator[Failure]:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     except Exception as error:
-        lack = "can't allocate memory" in str(error) or "not enough memory" in str(error)  # the CPU allocator's words
-        failure.verdict = "oom" if lack else "error"
+        failure.verdict = "oom" if lacks_memory(error) else "error"
         failure.reason = _first_line(error)
 
 

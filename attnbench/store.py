@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 JOURNAL = "journal.jsonl"
+TRAINING_LOG = "train.jsonl"
+"""Of ``attnbench train``, beside the journals in a folder of runs: no results."""
+NOT_RESUMED = ("profile --end-to-end",)
+"""Commands that measure all or nothing: what they began is not gone on with."""
 _KINDS: dict[str, type[BaseModel]] = {
     "run": RunHeader, "sample": Sample, "row": Row, "phase": PhaseRow, "clip": ClipRow, "quality": QualityRow,
     "step": StepRecord,
@@ -101,7 +105,9 @@ class Journal:
                 raise BadInput(
                     f"nothing to resume: {str(path)!r} has no whole first line; delete it and start a new run"
                 )
-            if (began := command_of(header)) != command:
+            if (began := command_of(header)) in NOT_RESUMED:
+                raise BadInput(f"{str(folder)!r} holds attnbench {began}, which is not resumed: start a new run")
+            if began != command:
                 raise BadInput(
                     f"{str(folder)!r} was begun by attnbench {began}: go on with: attnbench {began} --resume {folder}"
                 )
@@ -124,26 +130,26 @@ class Journal:
             self._stream.close()
             raise BadInput(f"another process is writing {str(self.folder)!r}; wait for it to end") from error
 
-    def append(self, record: Record) -> None:
-        """Write one record.
+    def append(self, *records: Record) -> None:
+        """Write records that belong together: all of them, or none.
 
         Raises:
-            BadInput: if the disk refuses it, as when it is full. What was written before stays readable.
+            BadInput: if the disk refuses them, as when it is full. What was written before stays readable.
         """
         start = self._stream.tell()
         try:
-            self._write(record)
+            self._write(*records)
         except OSError as error:
             self._undo(start)
-            raise BadInput(
-                f"cannot write to {str(self.folder)!r}: {error.strerror}; what was measured before is kept, "
-                f"go on with: attnbench {self.command} --resume {self.folder}"
-            ) from error
+            next_step = (
+                "start a new run in another place with --out"
+                if self.command in NOT_RESUMED
+                else f"what was measured before is kept, go on with: attnbench {self.command} --resume {self.folder}"
+            )
+            raise BadInput(f"cannot write to {str(self.folder)!r}: {error.strerror}; {next_step}") from error
 
-    def _write(self, record: Record) -> None:
-        kind = next(kind for kind, model in _KINDS.items() if type(record) is model)
-        line = json.dumps({"kind": kind, **record.model_dump(mode="json", by_alias=True)}, allow_nan=False) + "\n"
-        rest = memoryview(line.encode())
+    def _write(self, *records: Record) -> None:
+        rest = memoryview("".join(map(_line, records)).encode())
         while rest:  # the stream is unbuffered, so that nothing is left to be written after a failure
             rest = rest[self._stream.write(rest) :]
         os.fsync(self._stream.fileno())
@@ -170,6 +176,11 @@ class Journal:
 
 
 Record = RunHeader | Sample | Row | PhaseRow | ClipRow | QualityRow | StepRecord
+
+
+def _line(record: Record) -> str:
+    kind = next(kind for kind, model in _KINDS.items() if type(record) is model)
+    return json.dumps({"kind": kind, **record.model_dump(mode="json", by_alias=True)}, allow_nan=False) + "\n"
 
 
 def command_of(header: RunHeader) -> str:
@@ -227,7 +238,7 @@ def _parse(path: Path, number: int, line: str) -> Record:
 
 
 def find_journals(path: Path) -> list[Path]:
-    """Return the journals that a file or a folder, read recursively, stands for.
+    """Return the journals that a file or a folder, read recursively but for training logs, stands for.
 
     Raises:
         BadInput: if there is none.
@@ -238,7 +249,7 @@ def find_journals(path: Path) -> list[Path]:
         raise BadInput(
             f"no such file or folder: {str(path)!r}; it must be a results journal or a folder that holds some"
         )
-    found = sorted(path.rglob("*.jsonl"))
+    found = sorted(each for each in path.rglob("*.jsonl") if each.name != TRAINING_LOG)
     if not found:
         raise BadInput(f"no results in {str(path)!r}: it holds no .jsonl journal")
     return found

@@ -139,6 +139,32 @@ def test_a_disk_that_fills_up_loses_the_line_and_nothing_else(folder: Path) -> N
     assert records(folder)[4:] == [sample(3)]
 
 
+def test_records_that_belong_together_are_written_all_or_none(folder: Path) -> None:
+    journal, _ = Journal.resume(folder)
+    stream = journal._stream
+    with journal:
+        journal._stream = HalfWritten(stream, 300)  # type: ignore[assignment]  # one line and a half
+        with pytest.raises(BadInput, match="No space left on device"):
+            journal.append(sample(2), sample(3), sample(4))
+        assert len(records(folder)) == 4
+        journal._stream = HalfWritten(stream, 10**6)  # type: ignore[assignment]
+        journal.append(sample(2), sample(3))
+    assert records(folder)[4:] == [sample(2), sample(3)]
+
+
+def test_a_step_that_is_not_resumed_is_refused_without_a_command_that_would_be_refused_too(tmp_path: Path) -> None:
+    whole = header().model_copy(update={"request": {"command": "profile --end-to-end"}})
+    with Journal.create(tmp_path / "run", whole) as journal:
+        journal._stream = HalfWritten(journal._stream, 0)  # type: ignore[assignment]
+        with pytest.raises(BadInput, match="No space left on device; start a new run") as full:
+            journal.append(sample(0))
+    with pytest.raises(
+        BadInput, match="attnbench profile --end-to-end, which is not resumed: start a new run"
+    ) as error:
+        Journal.resume(tmp_path / "run")
+    assert "--resume" not in str(full.value) + str(error.value)
+
+
 def torn(folder: Path, cut: int) -> bytes:
     """Cut bytes off the end of the journal, and return the last line as it was."""
     path = folder / JOURNAL
@@ -303,6 +329,14 @@ def test_a_folder_is_read_with_all_that_is_below_it(tmp_path: Path) -> None:
     table = load_results(tmp_path)
     assert table["run_id"].tolist() == ["a", "b/deep"]
     assert set(table.attrs["environments"]) == {"a", "b/deep"}
+
+
+def test_logs_of_training_are_no_results(folder: Path) -> None:
+    (folder / "trained").mkdir()
+    (folder / "trained" / "train.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+    assert len(load_results(folder)) == 1
+    with pytest.raises(BadInput, match=r"holds no \.jsonl journal"):
+        load_results(folder / "trained")
 
 
 def test_a_run_without_rows_is_an_empty_table(tmp_path: Path) -> None:

@@ -54,18 +54,27 @@ for command in (run, profile, sweep, report, compare, clips, capture, train, flo
 app.add_typer(vbench)
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Print a warning of ours as one sentence, and one of a library with where it comes from."""
-    ours = category.__module__.partition(".")[0] == "attnbench"
-    text = str(message) if ours else warnings.formatwarning(message, category, filename, lineno, line).rstrip()
-    print(f"attnbench: {text}" if ours else text, file=file or sys.stderr)
+class _Warnings:
+    """Prints a warning of ours as one sentence, and one of a library with where it comes from; each text once."""
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+
+    def show(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        """Stand in for ``warnings.showwarning``."""
+        ours = category.__module__.partition(".")[0] == "attnbench"
+        text = str(message) if ours else warnings.formatwarning(message, category, filename, lineno, line).rstrip()
+        if text not in self.said:
+            self.said.add(text)
+            print(f"attnbench: {text}" if ours else text, file=file or sys.stderr)
 
 
 def main() -> None:
@@ -73,7 +82,7 @@ def main() -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler prints two lines each time it is used
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = _Warnings().show
             code = app(prog_name="attnbench", standalone_mode=False)
     except KeyboardInterrupt:
         print("attnbench: interrupted", file=sys.stderr)

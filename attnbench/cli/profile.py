@@ -138,7 +138,7 @@ def profile(
 
 
 _STEP_OPTIONS = (
-    "--end-to-end", "--checkpointing", "--no-checkpointing", "--method", "-m", "--res", "--frames", "--model", "--grid",
+    "--end-to-end", "--checkpointing", "--no-checkpointing", "--method", "--res", "--frames", "--model", "--grid",
     "--batch", "--dtype", "--direction", "--engine", "--device", "--rounds", "--seed", "--set", "--out", "--json",
 )  # fmt: skip
 
@@ -149,13 +149,14 @@ def _end_to_end(fields: dict[str, Any], out: Path | None, as_json: bool) -> None
     from attnbench.profiling.end_to_end import StepRequest, run_step
 
     words = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("-") and not word[1:2].isdigit()]
+    words = [word for word in words if word.startswith("--") or not word.startswith("-m")]  # -msta is -m sta
     if others := [word for word in words if word not in _STEP_OPTIONS]:
         raise BadInput(f"--end-to-end measures a whole step; leave out {', '.join(others)}")
     with TerminalProgress() as progress:
         try:
             folder, records = run_step(StepRequest(**fields), out, progress)
         except KeyboardInterrupt:
-            progress.interrupted()
+            progress.note("interrupted; a step is written when all of it is measured, so nothing was")
             raise typer.Exit(130) from None
     if as_json:
         own = [record.model_dump(mode="json") for record in records]

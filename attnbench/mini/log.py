@@ -8,8 +8,9 @@ from typing import Any
 
 from attnbench.kernels.errors import BadInput
 from attnbench.mini.weights import write_atomically
+from attnbench.store import TRAINING_LOG
 
-LOG = "train.jsonl"
+LOG = TRAINING_LOG
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from attnbench.agenda import resolve_device
+from attnbench.agenda import SEEDS, resolve_device
 from attnbench.environment import collect_environment
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
+from attnbench.memory import lacks_memory
+from attnbench.models.random_wan import SIZES as WAN_SIZES
 from attnbench.models.step import measure_step
 from attnbench.models.step_report import StepReport, StepRow
 from attnbench.profiling.profile import Profile, profile_call
@@ -22,7 +25,7 @@ from attnbench.schema import RunHeader
 from attnbench.session import DEFAULT_ROOT, check_writable, point_latest
 from attnbench.shapes import resolve_shape
 from attnbench.step_schema import StepRecord
-from attnbench.store import Journal
+from attnbench.store import JOURNAL, Journal
 
 COMMAND = "profile --end-to-end"
 """What the first line of the journal says of the command; such a run is not resumed."""
@@ -76,6 +79,8 @@ def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tupl
     """
     device = resolve_device(request.device)
     size, grid = size_of(request, device.type), grid_of(request, device.type)
+    if not 0 <= request.seed < SEEDS:
+        raise BadInput(f"seed {request.seed} must be a whole number from 0 to {SEEDS - 1}")
     training = request.direction == "fwdbwd"
     checkpointing = training and size != "tiny" if request.checkpointing is None else request.checkpointing
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
@@ -83,7 +88,7 @@ def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tupl
     check_writable(folder)
     usual = (ROUNDS if size == "tiny" else LARGE_ROUNDS).get(request.direction, 1)
     rounds = usual if request.rounds is None else request.rounds
-    progress.note(f"a step of Wan {size} at {grid}, {request.direction}, {rounds} rounds")
+    progress.note(f"a step of Wan {size} at {grid}, {request.direction}, {rounds} round{'s' if rounds != 1 else ''}")
     profiles: dict[str, Profile] = {}
 
     def observe(name: str, call: Callable[[], object], clear: Callable[[], None], median_ms: float) -> None:
@@ -95,27 +100,61 @@ def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tupl
         elif profiles[name].complaint:
             progress.note(f"the step with {name}: {profiles[name].complaint}")
 
-    report = measure_step(
-        request.methods, size=size, grid=grid, batch=request.batch, dtype=request.dtype, device=device.type,
-        direction=request.direction, checkpointing=checkpointing, engine=request.engine, rounds=rounds,
-        seed=request.seed, observe=observe, tell=lambda label, done, total: progress.step(label, done, total, None),
-    )  # fmt: skip
-    records = [step_record(report, row, run_id, request, profiles.get(row.name)) for row in report.rows]
     kind = "cuda" if device.type == "cuda" else "cpu"
     header = RunHeader(
         run_id=run_id,
         environment=collect_environment(kind, sys.argv),  # type: ignore[arg-type]  # one of the two
         request={"command": COMMAND, **{name: value for name, value in vars(request).items() if value is not None}},
     )
-    with Journal.create(folder, header) as journal:
-        for record in records:
-            journal.append(record)
+    with _taken(folder, header) as journal:
+        with _fitting(f"a step of Wan {size} at {grid}"):
+            report = measure_step(
+                request.methods, size=size, grid=grid, batch=request.batch, dtype=request.dtype, device=device.type,
+                direction=request.direction, checkpointing=checkpointing, engine=request.engine, rounds=rounds,
+                seed=request.seed, observe=observe,
+                tell=lambda label, done, total: progress.step(label, done, total, None),
+            )  # fmt: skip
+        records = [step_record(report, row, run_id, request, profiles.get(row.name)) for row in report.rows]
+        journal.append(*records)
     if out is None:
         try:
             point_latest(DEFAULT_ROOT, folder)
         except OSError as error:
             progress.note(f"{str(DEFAULT_ROOT / 'latest')!r} does not point to this run: {error.strerror}")
     return folder, records
+
+
+@contextmanager
+def _taken(folder: Path, header: RunHeader) -> Iterator[Journal]:
+    """Begin a journal, so that the folder is taken while the step is measured; remove it if nothing comes of that."""
+    fresh = not folder.exists()
+    with Journal.create(folder, header) as journal:
+        try:
+            yield journal
+        except BaseException:
+            with suppress(OSError):
+                (folder / JOURNAL).unlink()
+                if fresh:
+                    folder.rmdir()
+            raise
+
+
+@contextmanager
+def _fitting(what: str) -> Iterator[None]:
+    """Say in one sentence that memory did not suffice.
+
+    Raises:
+        BadInput: if it did not.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        said = f": {str(error).splitlines()[0]}" if str(error) else ""
+        raise BadInput(
+            f"{what} runs out of memory{said}; take a smaller --res or --grid, --frames or --batch"
+        ) from error
 
 
 def size_of(request: StepRequest, device: str) -> str:
@@ -137,10 +176,14 @@ def grid_of(request: StepRequest, device: str) -> Grid:
     Raises:
         BadInput: for options that exclude each other or cannot be.
     """
-    given = (request.grid, request.res, request.frames)
-    if size_of(request, device) == "tiny" and given == (None, None, None):
+    given, size = (request.grid, request.res, request.frames), size_of(request, device)
+    if size == "tiny" and given == (None, None, None):
         return Grid.of(TINY_GRID)
-    return resolve_shape(res=request.res, frames=request.frames, grid=request.grid).grid
+    grid = resolve_shape(res=request.res, frames=request.frames, grid=request.grid).grid
+    longest = int(WAN_SIZES[size]["rope_max_seq_len"])
+    if max(grid.shape) > longest:
+        raise BadInput(f"grid '{grid}': a side of Wan {size} has at most {longest:,} positions")
+    return grid
 
 
 def step_record(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -155,12 +157,30 @@ def _record(
     results = profiler.kineto_results
     assert results is not None
     events = read_events(results.events())
+    if trace is None:
+        return events, ()
     try:
-        if trace is not None:
-            session.export_chrome_trace(str(trace))
+        session.export_chrome_trace(str(trace))
+        _check_whole(trace)
     except Exception as error:  # the times stand without it
+        with suppress(OSError):
+            trace.unlink(missing_ok=True)
         return events, (f"no trace was written: {_first_line(error)}",)
     return events, ()
+
+
+def _check_whole(trace: Path) -> None:
+    """Check that a trace ends as JSON does: torch says nothing of a disk that is full.
+
+    Raises:
+        OSError: if not.
+    """
+    end = b""
+    with gzip.open(trace) if trace.suffix == ".gz" else trace.open("rb") as stream:
+        while piece := stream.read(2**20):
+            end = (end + piece)[-16:]
+    if not end.rstrip().endswith(b"}"):
+        raise OSError("it was cut off; is the disk full?")
 
 
 def _first_line(error: Exception) -> str:
@@ -242,7 +262,7 @@ def _missing(events: Sequence[Event], calls: Sequence[GpuCall], repeats: int) ->
     if len(counts) > 1:
         problems.append(f"equal calls made from {counts[0]} to {counts[-1]} GPU events")
     if not counts or counts[-1] == 0:
-        problems.append("no GPU event was seen")
+        problems.append("no GPU event was seen (with KINETO_LOG_LEVEL=1 in the environment the profiler may say why)")
     return problems
 
 

@@ -11,7 +11,7 @@ import torch
 from attnbench.flops.counts import flops_per_pair
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.phases import PARENTS
-from attnbench.profiling.parts import Ablation, PartTime, measure_ablation, model_parts, record_launches
+from attnbench.profiling.parts import DIFFERENCES, Ablation, PartTime, measure_ablation, model_parts, record_launches
 from attnbench.profiling.profile import TOLERANCE, PhaseTime, Profile, profile_call
 from attnbench.profiling.work import Ceilings, Work
 from attnbench.runner import Bench, Progress, Trial, classified
@@ -57,11 +57,12 @@ def profile_rows(
     """
     rows = list(rows)
     timed = {row.cell_id: row for row in rows if row.verdict == "ok"}
-    found = _whole(list(known), {row.row_id for row in timed.values()})
+    found = list(known)
     done = {phase.cell_id for phase in found}
     todo = [t for t in bench.trials if t.cell.identity in timed and t.cell.identity not in done]
     if not todo:
         return found
+    journal.command = "profile"  # only that goes on from here; run would find nothing left to do
     folder = journal.folder / TRACES if traces else None
     if folder is not None:
         _make(folder)
@@ -83,9 +84,9 @@ def profile_rows(
                 progress.note(f"{trial.job.label}: {note}")
         if unnamed := _unnamed(profile):
             progress.note(f"{trial.job.label}: outside any phase: {unnamed}")
-        for record in _cell_rows(bench, trial, row, profile, ceilings, dense, progress):
-            journal.append(record)
-            found.append(record)
+        written = _cell_rows(bench, trial, row, profile, ceilings, dense, progress)
+        journal.append(*written)  # together, so that a cell that has any of its phases has all of them
+        found += written
     return found
 
 
@@ -96,13 +97,6 @@ def known_phases(folder: Path) -> list[PhaseRow]:
         BadInput: if there is no journal.
     """
     return [record for record in read_journal(folder / JOURNAL) if isinstance(record, PhaseRow)]
-
-
-def _whole(known: list[PhaseRow], wanted: set[str]) -> list[PhaseRow]:
-    """Leave out the phases of the last cell where others are missing: it was being written when the run ended."""
-    if not known or wanted <= {phase.row_id for phase in known}:
-        return known
-    return [phase for phase in known if phase.row_id != known[-1].row_id]
 
 
 def _cell_rows(
@@ -126,7 +120,10 @@ def _cell_rows(
     if ablation is not None:
         complaint = _ablation_problem(ablation, attend)
         for part in ablation.parts:
-            fields = more | work.fields("fwd", part.phase, part.time.median, ceilings)
+            flops = {"flops": work.flops.get(("fwd", part.phase))}
+            fields = more | (
+                flops if part.phase in DIFFERENCES else work.fields("fwd", part.phase, part.time.median, ceilings)
+            )
             rows.append(make_part_row(row, part, "ablated", complaint, fields))
     if ceilings.gpu is not None and ceilings.products and attend.time.median > 0 and (pairs := _executed_pairs(row)):
         parts = model_parts(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 
 from attnbench.cli.profile import profile as profile_command
@@ -21,7 +22,7 @@ from attnbench.profiling import end_to_end
 from attnbench.profiling.end_to_end import StepRequest, grid_of, run_step, size_of
 from attnbench.report.steps import step_sections
 from attnbench.statistics import Interval
-from attnbench.store import Journal, load_steps
+from attnbench.store import JOURNAL, Journal, load_steps
 
 
 class Quiet:
@@ -218,3 +219,69 @@ def test_a_profile_prints_nothing_that_is_not_its_own(tmp_path: Path) -> None:
     program = [sys.executable, "-c", "from attnbench.cli import main; main()", *command]
     done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
     assert [line for line in done.stderr.splitlines() if not line.startswith("attnbench: ")] == []
+
+
+def test_the_folder_is_taken_before_anything_is_measured_and_given_back_if_that_fails(
+    asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: Any, **options: Any) -> StepReport:
+        (taken,) = (path.parent for path in tmp_path.rglob(JOURNAL))
+        with pytest.raises(BadInput, match="holds a run already"):
+            run_step(StepRequest({}, device="cpu"), taken, Quiet())  # a second one at the same time
+        raise KeyboardInterrupt
+
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr(end_to_end, "measure_step", fail)
+    for name in ("run", "mine"):
+        with pytest.raises(KeyboardInterrupt):
+            run_step(StepRequest({}, device="cpu"), tmp_path / name, Quiet())
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), "out of memory.* Tried to allocate 9"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "out of memory.* tried 9"),
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_a_step_that_does_not_fit_is_said_in_one_sentence(
+    asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fail(*given: Any, **options: Any) -> StepReport:
+        raise error
+
+    monkeypatch.setattr(end_to_end, "measure_step", fail)
+    with pytest.raises(BadInput, match=f"a step of Wan tiny at 3x8x8 runs {said}.*smaller --res or --grid"):
+        run_step(StepRequest({}, device="cpu"), tmp_path / "run", Quiet())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"grid": "2x129x4"}, "grid '2x129x4'.* at most 128"),
+        ({"model": "wan2.1-1.3b", "grid": "1x2x1025"}, "grid '1x2x1025'.* at most 1,024"),
+        ({"seed": -1}, "seed -1 must be a whole number from 0 to 4294967295"),
+    ],
+)
+def test_what_the_model_cannot_be_asked_for_is_refused_at_once(
+    asked: list[dict[str, Any]], tmp_path: Path, given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadInput, match=said):
+        run_step(StepRequest({}, device="cpu", **given), tmp_path / "run", Quiet())
+    assert asked == []
+    run_step(StepRequest({}, device="cpu", grid="1x128x1"), tmp_path / "run", Quiet())
+
+
+def test_a_method_may_stand_right_after_its_short_option(
+    asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = typer.Typer()
+    app.command()(profile_command)
+    monkeypatch.setattr(
+        sys, "argv", ["attnbench", "--end-to-end", "-msta", "--device=cpu", "--out", str(tmp_path / "a"), "--json"]
+    )
+    app(prog_name="attnbench", standalone_mode=False)
+    assert list(asked[0]["methods"]) == ["sta"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -177,12 +178,52 @@ def test_resuming_profiles_the_cells_that_are_not_profiled_yet(
 
     outcome = session.resume(folder, Quiet(), after)
     assert {phase.row_id for phase in found} == {row.row_id for row in outcome.rows}
-    assert len(labels) == 2 + 3  # the cell that was the last in the journal may have been cut off, so it is taken again
+    assert len(labels) == 2 + 2  # a cell's phases are written together, so one that has any has all
     times = attnbench.load_phases(folder).groupby("cell_id")["time_ms"].sum()
     measured = sum(p.time_ms for p in found if p.cell_id == kept)
     assert times[kept] == pytest.approx(measured)
     assert session.resume(folder, Quiet(), after).rows == outcome.rows
-    assert len(labels) == 5
+    assert len(labels) == 4
+
+
+@pytest.mark.parametrize("room", [300, 1500])
+def test_a_disk_that_fills_up_leaves_no_cell_with_half_of_its_phases(
+    profiled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    class Full:
+        """The file of a journal on a disk that takes ``room`` more bytes of phases."""
+
+        def __init__(self, stream: Any) -> None:
+            self.stream, self.room = stream, room
+
+        def write(self, data: memoryview) -> int:
+            if bytes(data[:16]) == b'{"kind": "phase"' or self.room < room:
+                if self.room == 0:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                data = data[: self.room]
+                self.room -= len(data)
+            return int(self.stream.write(data))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.stream, name)
+
+    real = Journal.__init__
+
+    def made(self: Journal, folder: Path, stream: Any, command: str = "run") -> None:
+        real(self, folder, Full(stream), command)  # type: ignore[arg-type]  # as much of a file as is used
+
+    monkeypatch.setattr(Journal, "__init__", made)
+    with pytest.raises(BadInput, match=r"attnbench profile --resume .*run"):
+        profiled({"sta": {"tile": (2, 2, 2)}})
+    monkeypatch.undo()
+    folder, found = tmp_path / "run", list[PhaseRow]()
+    assert known_phases(folder) == []
+
+    def after(bench: runner.Bench, journal: Journal, rows: tuple[Row, ...]) -> None:
+        found.extend(profile_rows(bench, journal, rows, Quiet(), repeats=1, traces=False, known=known_phases(folder)))
+
+    session.resume(folder, Quiet(), after)
+    assert {"index", "attend", "qk", "softmax", "av", "other"} <= {phase.phase for phase in found}
 
 
 def test_cells_timed_on_other_tensors_are_not_profiled(profiled: Any, tmp_path: Path) -> None:
@@ -241,6 +282,9 @@ def test_what_a_fused_kernel_does_inside_is_ablated_and_modelled(
     assert attend.mfu_probe == pytest.approx((attend.tflops or 0) / 500.0)
     assert parts["ablated", "qk"].tflops is not None
     assert parts["modelled", "qk"].tflops is None
+    # What the whole build takes beyond one without values is no time of the products alone: it has no rate.
+    assert parts["ablated", "av"].flops == parts["ablated", "qk"].flops
+    assert (parts["ablated", "av"].tflops, parts["ablated", "av"].mfu, parts["ablated", "av"].mfu_probe) == (None,) * 3
 
 
 def test_without_builds_or_peaks_the_measured_phases_stand(profiled: Any, monkeypatch: pytest.MonkeyPatch) -> None:

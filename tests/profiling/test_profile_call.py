@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,3 +150,20 @@ def test_the_trace_of_a_call_holds_its_phases(tmp_path: Path) -> None:
 def test_no_repeats_are_refused() -> None:
     with pytest.raises(BadInput, match="repeats is 0; a profile needs at least 1"):
         profile_call(lambda: None, lambda: None, CPU, 0)
+
+
+def test_a_trace_that_the_disk_cut_off_is_removed_and_said(tmp_path: Path) -> None:
+    def call() -> None:
+        with phase("attend"):
+            torch.ones(8).sum()
+
+    place, (soft, hard) = tmp_path / "trace.json.gz", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        profile = profile_call(call, lambda: None, CPU, 2, trace=place)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (note,) = profile.notes
+    assert note.startswith("no trace was written: ")
+    assert not place.exists()
+    assert profile.phases
