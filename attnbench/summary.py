@@ -111,7 +111,8 @@ def _case_table(case: Case, names: list[str]) -> Table:
 def _heading(case: Case) -> str:
     first = case.first
     text = sum(first.text_tokens)
-    heads = f"{case.heads_timed} of {first.heads} heads timed" if case.heads_timed else f"{first.heads} heads"
+    every = f"{first.heads} head{'s' if first.heads != 1 else ''}"
+    heads = f"{case.heads_timed} of {every} timed" if case.heads_timed else every
     shape = f"{grid_words(first.grid)} = {first.tokens - text:,} tokens" + (f" + {text:,} text tokens" if text else "")
     return (
         f"{first.device} – run {first.run_id}\n"

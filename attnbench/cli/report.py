@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from attnbench.cli.options import JsonOption
 
 LATEST = Path("results/latest")
 
@@ -21,10 +25,11 @@ def report(
         typer.Option(metavar="FILE_OR_DIR", help="Where to write: FILE.html or a folder; default reports/<run>.html."),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write results as one HTML page that needs no network: tables, charts, clips, mask pictures, environment."""
     from attnbench.kernels.errors import BadInput
-    from attnbench.report import newest_run, render_report, report_path, write_report
+    from attnbench.report import make_report, newest_run, report_path, write_report
     from attnbench.store import find_traces, load_clips, load_phases, load_quality, load_results, load_steps
 
     if path is None and not LATEST.exists():
@@ -38,9 +43,14 @@ def report(
     rows = table if len(table) else quality
     place = report_path(out, newest_run(rows) if len(rows) else steps[-1].run_id)
     traces = {cell: os.path.relpath(trace, place.parent) for cell, trace in find_traces(path or LATEST).items()}
-    page = render_report(table, load_phases(path or LATEST), traces, quality, load_clips(path or LATEST), steps)
-    written = write_report(page, place)
-    print(written)
+    made = make_report(table, load_phases(path or LATEST), traces, quality, load_clips(path or LATEST), steps)
+    written = write_report(made.html, place)
+    if as_json:
+        print(
+            json.dumps({"path": str(written), "sections": list(map(dataclasses.asdict, made.parts))}, allow_nan=False)
+        )
+    else:
+        print(written)
     if open_page:
         import webbrowser
 

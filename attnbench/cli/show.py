@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from attnbench.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from attnbench.kernels.plan import Plan
@@ -25,10 +28,11 @@ def show(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Setting, or METHOD.NAME=VALUE; repeatable.")
     ] = None,
     head: Annotated[int, typer.Option(min=0, max=15, help="Head to draw.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the made-up q and k.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the made-up q and k.")] = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE_OR_DIR", help="Where to write: FILE.png or a folder; default reports.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw which (query, key) pairs a method keeps, on a small grid with made-up smooth q and k."""
     from attnbench.cli.options import parse_settings
@@ -49,11 +53,33 @@ def show(
         raise BadInput(
             f"--out {str(out)!r} names one file, but there are {len(drawn)} pictures: name a folder, or give --layer"
         )
+    records = []
     for example in drawn:
         plan = example.plan(head + 1, seed)
-        print(_told(example, plan, head))
+        if not as_json:
+            print(_told(example, plan, head))
         place = _place(out, example, alone=sum(other.method == example.method for other in drawn) == 1)
-        print(f"picture: {write_whole(png_bytes(draw_plan(plan, example.name, head)), place)}\n")
+        picture = write_whole(png_bytes(draw_plan(plan, example.name, head)), place)
+        if as_json:
+            records.append(_record(example, plan, head, seed, picture))
+        else:
+            print(f"picture: {picture}\n")
+    if as_json:
+        print(json.dumps({"pictures": records}, allow_nan=False))
+
+
+def _record(example: Example, plan: Plan, head: int, seed: int, picture: Path) -> dict[str, Any]:
+    """Return what the terminal is told of one head, with the keys of the middle query by their place in grid order."""
+    from attnbench.draw import keys_of, middle_query
+
+    layout, mask = plan.layout, plan.token_mask()[0, head]
+    kept, pairs, query = int(mask.sum()), mask.numel(), middle_query(layout)
+    keys = keys_of(mask, layout, query).flatten().nonzero().flatten()
+    return {
+        "method": example.method, "layer": example.layer, "head": head, "seed": seed, "grid": str(layout.grid),
+        "settings": json.loads(example.canonical), "kept": kept, "pairs": pairs, "density": kept / pairs,
+        "query": query, "keys": keys.tolist(), "picture": str(picture),
+    }  # fmt: skip
 
 
 def _told(example: Example, plan: Plan, head: int) -> str:

@@ -52,7 +52,12 @@ class Example:
     @property
     def told(self) -> str:
         """The settings in words, with what the method fills in for the grid."""
-        return short_settings(canonical_json(dataclasses.asdict(_resolved(self.method, self.grid, self.settings))), 200)
+        return short_settings(self.canonical, 200)
+
+    @property
+    def canonical(self) -> str:
+        """The settings as canonical JSON, with what the method fills in for the grid."""
+        return canonical_json(dataclasses.asdict(_resolved(self.method, self.grid, self.settings)))
 
     def plan(self, heads: int = 1, seed: int = 0) -> Plan:
         """Return what the method keeps for ``smooth_inputs``.

@@ -18,7 +18,7 @@ from attnbench.report.finding import finding
 from attnbench.report.masks import mask_pictures
 from attnbench.report.phases import PhaseTable, phase_table, read_phases, waterfall_of
 from attnbench.report.rows import Case, cases_of, read_rows
-from attnbench.report.steps import step_sections
+from attnbench.report.steps import StepSection, step_sections
 from attnbench.report.waterfall_chart import waterfall_figure, waterfall_words
 from attnbench.report.words import DIRECTIONS, NONE, grid_words, number, short_settings
 from attnbench.schema import PhaseRow, Row
@@ -27,7 +27,6 @@ from attnbench.step_schema import StepRecord
 if TYPE_CHECKING:
     import pandas as pd
     from jinja2 import Template
-    from markupsafe import Markup
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,42 @@ class Section:
     """One case on the page: facts, findings, table and charts, and where the time goes if it was profiled."""
 
     title: str
+    about: str
     facts: list[tuple[str, str]]
     finding: list[str]
     lines: list[Line]
     figures: list[Figure]
     phases: PhaseTable | None
     waterfalls: list[Figure]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a section of the page says in words: a "case" of latencies, the "clips" of a run, or a whole "step".
+
+    Attributes:
+        kind: which of the three.
+        anchor: the section's id on the page.
+        title: its heading.
+        finding: what was found, in sentences.
+        facts: what was measured, by name.
+        row_ids: the rows of ``load_results`` that are shown.
+    """
+
+    kind: str
+    anchor: str
+    title: str
+    finding: list[str]
+    facts: dict[str, str]
+    row_ids: list[str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page as HTML, and its sections in order."""
+
+    html: str
+    parts: list[Part]
 
 
 def render_report(
@@ -70,7 +99,19 @@ def render_report(
     clips: Sequence[tuple[Path, ClipRow]] = (),
     steps: Sequence[StepRecord] = (),
 ) -> str:
-    """Return the report of results as one HTML page that loads nothing from outside.
+    """Return the report of results as one HTML page that loads nothing from outside: see ``make_report``."""
+    return make_report(table, phases, traces, quality, clips, steps).html
+
+
+def make_report(
+    table: pd.DataFrame,
+    phases: pd.DataFrame | None = None,
+    traces: Mapping[str, str] | None = None,
+    quality: pd.DataFrame | None = None,
+    clips: Sequence[tuple[Path, ClipRow]] = (),
+    steps: Sequence[StepRecord] = (),
+) -> Report:
+    """Make the report of results: one HTML page that loads nothing from outside, and what its sections say.
 
     Args:
         table: as `load_results` returns it; ``table.attrs["environments"]`` maps run ids to environments.
@@ -103,20 +144,19 @@ def render_report(
             ]
         )
     )
-    found = clips_sections(taken, clips, environments)
+    found, whole = clips_sections(taken, clips, environments), step_sections(steps)
+    sections = [_section(case, several, environments.get(case.first.run_id), by_row, traces or {}) for case in cases]
     devices = _devices(rows, [environments[run] for run in runs if run in environments])
-    return _template().render(
+    html = _template().render(
         css=_resource("page.css"),
         title=" – ".join(["attnbench report", *devices]),
         devices=_listed(devices),
         dates=_listed(dict.fromkeys(filter(None, (_date(environments.get(run)) for run in runs)))),
         runs=_listed(runs),
         methods=_listed(method for method in methods if method != "full"),
-        sections=[_section(case, several, environments.get(case.first.run_id), by_row, traces or {}) for case in cases],
+        sections=sections,
         clips=found,
-        clips_html=_clips_html(found),
-        steps=step_sections(steps),
-        steps_html=_steps_html(steps),
+        steps=whole,
         columns=COLUMNS,
         groups=[
             (name, len(list(group))) for name, group in itertools.groupby(COLUMNS, key=lambda column: column.group)
@@ -124,6 +164,28 @@ def render_report(
         pictures=mask_pictures(methods),
         environments=[(run, _facts_of(environments.get(run))) for run in runs],
     )
+    return Report(html, _parts(found, whole, sections))
+
+
+def _parts(clips: Sequence[ClipsSection], steps: Sequence[StepSection], cases: Sequence[Section]) -> list[Part]:
+    """Return the sections in words, in the order of the page."""
+    return [
+        *(
+            Part("clips", f"clips-{place}", each.title, each.finding, dict(each.facts), [])
+            for place, each in enumerate(clips, 1)
+        ),
+        *(
+            Part("step", f"step-{place}", each.title, [each.finding], {"Step": each.facts}, [])
+            for place, each in enumerate(steps, 1)
+        ),
+        *(
+            Part(
+                "case", f"case-{place}", each.title, each.finding, dict(each.facts),
+                [line.row.row_id for line in each.lines],
+            )
+            for place, each in enumerate(cases, 1)
+        ),
+    ]  # fmt: skip
 
 
 def _section(
@@ -148,6 +210,7 @@ def _section(
     several_runs = f" – run {first.run_id}" if several else ""
     return Section(
         title + several_runs,
+        _about(case) if several else "",
         _case_facts(case, environment),
         finding(case),
         lines,
@@ -170,6 +233,15 @@ def _waterfalls(case: Case, phases: Mapping[str, list[PhaseRow]]) -> list[Figure
         )
         figures.append(Figure(svg_uri(waterfall_figure(waterfall)), waterfall_words(waterfall), caption))
     return figures
+
+
+def _about(case: Case) -> str:
+    """Say which methods ran on which engines: runs of one shape are told apart by that. Dense ones if alone."""
+    rows = [row for row in case.rows if row.method != "full"] or case.rows
+    engines: dict[str, list[str]] = {}
+    for row in rows:
+        engines.setdefault(row.engine, []).append(row.method)
+    return ", ".join(f"{_listed(dict.fromkeys(names))} on {engine}" for engine, names in engines.items())
 
 
 def _same_settings(row: Row, other: Row) -> bool:
@@ -272,25 +344,16 @@ def _listed(names: Any) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _clips_html(sections: Sequence[ClipsSection]) -> Markup:
-    from markupsafe import Markup
-
-    return Markup(_template("clips.html").render(clips=sections))
-
-
-def _steps_html(steps: Sequence[StepRecord]) -> Markup:
-    from markupsafe import Markup
-
-    return Markup(_template("steps.html").render(steps=step_sections(steps)))
-
-
 def _resource(name: str) -> str:
     return resources.files("attnbench.report").joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
-def _template(name: str = "page.html") -> Template:
-    from jinja2 import Environment, StrictUndefined
+def _template() -> Template:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_resource(name))
+    environment = Environment(
+        loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("page.html")

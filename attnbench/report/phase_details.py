@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from attnbench.flops.counts import flops_per_pair
+from attnbench.profiling.parts import DIFFERENCES
 from attnbench.report.words import NONE, number, places
 from attnbench.roofline import Bounds, attend_bounds, peak_of
 from attnbench.schema import PhaseRow, Provenance, Row
@@ -89,6 +90,8 @@ def bounds_of(row: Row, attend: PhaseRow) -> Bounds | None:
     if gpu is None or row.flops_executed is None or row.dtype not in ("bfloat16", "float16") or attend.pass_ != "fwd":
         return None
     pairs = (row.flops_executed - (row.flops_selection or 0)) // flops_per_pair(row.head_dim, row.direction)
+    if pairs <= 0:
+        return None
     return attend_bounds(
         gpu, pairs=pairs, head_dim=row.head_dim, nbytes=int(attend.bytes or 0), clock_mhz=row.sm_clock_mhz
     )
@@ -99,6 +102,7 @@ def _detail(row: Row, label: str, phase: PhaseRow, several: bool) -> PhaseDetail
     modelled = phase.provenance == "modelled"
     interval = f"{phase.time_lo_ms:,.{decimals}f} to {phase.time_hi_ms:,.{decimals}f}"
     bounds = bounds_of(row, phase) if phase.phase == "attend" and phase.provenance == "measured" else None
+    rated = phase.provenance != "ablated" or phase.phase not in DIFFERENCES  # older journals have rates there
     notes = [phase.note, _bounds_words(bounds) if bounds is not None else ""]
     return PhaseDetail(
         label=label,
@@ -108,8 +112,8 @@ def _detail(row: Row, label: str, phase: PhaseRow, several: bool) -> PhaseDetail
         interval=interval,
         modelled=modelled,
         cells=(
-            (number(phase.tflops), _sized(phase.flops, "FLOP") if phase.flops else ""),
-            _shares(phase.mfu, phase.mfu_probe),
+            (number(phase.tflops if rated else None), _sized(phase.flops, "FLOP") if phase.flops else ""),
+            _shares(phase.mfu, phase.mfu_probe) if rated else (NONE, ""),
             (number(phase.tbs), ""),
             _shares(phase.bandwidth, phase.bandwidth_probe),
             (

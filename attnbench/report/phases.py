@@ -118,6 +118,8 @@ def waterfall_of(row: Row, phases: Iterable[PhaseRow]) -> Waterfall | None:
         span = Span(phase.time_ms, phase.time_lo_ms, phase.time_hi_ms)
         times[phase.phase] = times[phase.phase] + span if phase.phase in times else span
     in_attention = row.flops_executed - (row.flops_selection or 0)
+    if in_attention <= 0:
+        return None
     return build_waterfall(
         latency=Span.of(row.latency_ms, row.latency_lo_ms, row.latency_hi_ms),
         dense=Span.of(row.baseline_ms),

@@ -40,7 +40,7 @@ def waterfall_figure(waterfall: Waterfall) -> Figure:
             axes.plot([reach, reach], [place - 0.31, place + 1.31], color=INK, linewidth=0.6, zorder=2)
         if name == "unexplained":
             span = waterfall.unexplained
-            ends = [[span.ms - span.lo], [span.hi - span.ms]]
+            ends = [[max(0.0, span.ms - span.lo)], [max(0.0, span.hi - span.ms)]]
             axes.errorbar(begin + length, place, xerr=ends, fmt="none", ecolor=INK, elinewidth=1.2, capsize=3, zorder=4)
             right = max(right, begin + span.hi)
     axes.set_yticks(range(len(steps)), [name for name, *_ in steps])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from attnbench.cli import app
+from attnbench.cli import app, main
 from attnbench.kernels.errors import BadInput
 
 
@@ -131,3 +133,49 @@ def test_show_in_a_terminal_that_knows_ascii_only(here: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, env=ascii_only)
     assert done.stdout.isascii()
     assert b"@@" in done.stdout
+
+
+def test_report_tells_machines_where_the_page_is_and_what_is_on_it(
+    here: Path, loaded: list[Path], table: pd.DataFrame
+) -> None:
+    document = json.loads(call("report", "some/results", "--json", "--out", "a.html").output)
+    assert document["path"] == "a.html"
+    (section,) = document["sections"]
+    assert (section["kind"], section["anchor"]) == ("case", "case-1")
+    page = (here / "a.html").read_text(encoding="utf-8")
+    assert f'<section id="{section["anchor"]}"' in page
+    assert section["title"] in page
+    assert section["finding"][0].startswith("Fastest sparse method here: sta")
+    assert section["facts"]["Dense baseline"] == "full/sdpa (torch 2.11.0), 100 ms"
+    assert sorted(section["row_ids"]) == sorted(table["row_id"])
+
+
+def test_show_tells_machines_what_it_draws(here: Path) -> None:
+    words = ["show", "--method", "sliding-window", "--grid", "2x3x4", "--set", "window=[0,1,1]", "--out", "a.png"]
+    (drawn,) = json.loads(call(*words, "--json").output)["pictures"]
+    assert drawn["settings"] == {"width": None, "window": [0, 1, 1]}
+    assert (drawn["method"], drawn["layer"], drawn["head"], drawn["grid"]) == ("sliding-window", 0, 0, "2x3x4")
+    assert (drawn["kept"], drawn["pairs"], drawn["density"]) == (140, 576, 140 / 576)
+    assert (drawn["picture"], drawn["query"]) == ("a.png", 12 + 4 + 2)
+    # frame 1, rows 0 to 2, columns 1 to 3
+    assert drawn["keys"] == [12 + 4 * row + column for row in range(3) for column in (1, 2, 3)]
+    assert (here / "a.png").is_file()
+
+
+def test_show_refuses_a_seed_that_torch_does_not_take(here: Path) -> None:
+    result = CliRunner().invoke(app, ["show", "--method", "full", "--seed", str(2**32)])
+    assert result.exit_code == 2
+    assert "4294967295" in result.output
+
+
+def test_a_torn_journal_is_said_once_however_often_it_is_read(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = Path(__file__).resolve().parents[2] / "results" / "intel-xeon-2-cores" / "720p.jsonl"
+    (here / "torn.jsonl").write_bytes(whole.read_bytes()[:-50])
+    monkeypatch.setattr("attnbench.report.page.mask_pictures", lambda methods: [])
+    monkeypatch.setattr(sys, "argv", ["attnbench", "report", "torn.jsonl", "--out", "a.html"])
+    with warnings.catch_warnings(action="always"), pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 0
+    assert capsys.readouterr().err.count("is torn and was left out") == 1

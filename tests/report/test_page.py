@@ -134,3 +134,20 @@ def test_an_environment_that_is_not_recorded_is_said_so(row_of: Maker, table_of:
 def test_an_empty_table_is_bad_input(table_of: Maker) -> None:
     with pytest.raises(BadInput, match="no rows"):
         render_report(table_of([]))
+
+
+def test_the_contents_tell_runs_apart_by_what_was_measured(row_of: Maker, table_of: Maker, quick_masks: None) -> None:
+    rows = [
+        row_of("full", engine="flash4", density=1.0, run_id="a"), row_of("vmoba", engine="two-call", run_id="a"),
+        row_of("moba", engine="two-call", run_id="a"), row_of("sta", engine="triton", run_id="a"),
+        row_of("full", engine="unfused", density=1.0, run_id="b"),
+    ]  # fmt: skip
+    page = Page(render_report(table_of(rows)))
+    words = " ".join(page.words.split())
+    assert "– run a vmoba and moba on two-call, sta on triton" in words
+    assert "– run b full on unfused" in words
+
+
+def test_figures_are_written_by_one_macro(table: pd.DataFrame, quick_masks: None) -> None:
+    html = render_report(table)
+    assert html.count("<figure>") == html.count("<figcaption>") == html.count('<div class="pane"><img ') == 2

@@ -131,6 +131,8 @@ def test_the_page_shows_phases_complaint_trace_and_waterfall(table: pd.DataFrame
     assert "not to be trusted: the phases add up to 9 ms" in page
     assert '<a href="../traces/a b.json.gz" download>' in page
     assert len(re.findall(r"Unexplained is what all bars leave over", page)) == 1
+    assert "Perfetto" in page
+    assert "Perfetto" not in render_report(table, frame)  # there is no trace to open
 
 
 def test_the_waterfall_adds_both_passes_and_leaves_selection_out_of_the_padding(table: pd.DataFrame) -> None:
@@ -155,3 +157,24 @@ def test_dense_rows_and_rows_without_a_baseline_have_no_waterfall(table: pd.Data
     assert waterfall_of(row.model_copy(update={"density": 1.0}), phases) is None
     assert waterfall_of(row.model_copy(update={"baseline_ms": None}), phases) is None
     assert waterfall_of(row, []) is None
+
+
+def test_what_a_difference_of_builds_adds_has_no_rate(table: pd.DataFrame) -> None:
+    row = sparse_row(table)
+    rates = {"flops": 2e12, "tflops": 1315.0, "mfu": 1.33, "mfu_probe": 1.65, "parent": "attend"}
+    rows = [PhaseRow.model_validate(phase(row, name, 1.5, provenance="ablated", **rates)) for name in ("qk", "av")]
+    attend = PhaseRow.model_validate(phase(row, "attend", 5.0))
+    _, qk, av = phase_details(row, "sta", [attend, *rows])
+    assert qk.cells[:2] == (("1,315", "2.00 TFLOP"), ("133%", "165% of measured"))
+    assert av.cells[:2] == (("–", "2.00 TFLOP"), ("–", ""))
+
+
+@pytest.mark.parametrize("executed", [0, 5, 3])
+def test_counts_that_leave_the_kernel_nothing_to_do_make_no_waterfall_and_no_bounds(
+    table: pd.DataFrame, executed: int
+) -> None:
+    known = {"flops_executed": executed, "flops_selection": 5, "device": "NVIDIA H100 80GB HBM3"}
+    row = sparse_row(table).model_copy(update=known)
+    attend = PhaseRow.model_validate(phase(row, "attend", 5.0))
+    assert waterfall_of(row, [attend]) is None
+    assert phase_details(row, "sta", [attend])[0].note == ""

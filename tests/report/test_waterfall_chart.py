@@ -34,3 +34,8 @@ def test_the_words_name_every_loss_and_what_rests_on_a_model() -> None:
         "Dense × density: 4.80 ms. Then selection 0.100, merge 0.800, padding 0.330 (modelled), kernel inefficiency "
         "1.47 (modelled); unexplained 0.500, between 0.300 and 0.700. Measured: 8.00 ms."
     )
+
+
+def test_an_interval_that_does_not_hold_its_value_is_drawn_all_the_same() -> None:
+    waterfall = build_waterfall(Span(8.0, 9.0, 9.5), Span.of(24.0), 0.2, 0.95, PHASES)
+    assert waterfall_figure(waterfall).axes[0].patches
