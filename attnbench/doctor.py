@@ -161,7 +161,10 @@ def _browser() -> Iterator[Finding]:
 
 def _disk(results: Path) -> Iterator[Finding]:
     folder = results.absolute()
-    existing = next(path for path in (folder, *folder.parents) if path.is_dir())
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        yield Finding("disk", "results", False, f"{existing} is not a folder", "choose another folder with --out")
+        return
     free = shutil.disk_usage(existing).free / 2**30
     detail = f"{free:.1f} GiB free for {results}"
     if not os.access(existing, os.W_OK):

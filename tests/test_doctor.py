@@ -46,6 +46,14 @@ def test_this_machine(tmp_path: Path) -> None:
     assert [finding for finding in findings if not finding.usable and not finding.detail] == []
 
 
+def test_a_file_is_no_place_for_results(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        finding = named(examine(place), "results")
+        assert (finding.usable, finding.remedy) == (False, "choose another folder with --out")
+        assert f"{tmp_path / 'file'} is not a folder" in finding.detail
+
+
 def test_engines_say_what_they_lack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fakes = {"good": engine(None), "absent": engine("needs a GPU; pip install something")}
     monkeypatch.setattr(engines, "ENGINES", fakes)

@@ -28,6 +28,9 @@ CPU_TOKENS = 16_384
 SPAN = {"cpu": 8, "cuda": 16}
 """How many times the largest sequence is as long as the smallest, by default."""
 
+MOST = 10**12
+"""No point lies beyond this many tokens or frames, which no machine holds."""
+
 DENSITIES = (0.05, 0.5)
 """The default ends of a sweep over density."""
 
@@ -82,6 +85,11 @@ def make_sweep(
         raise unknown_name("--over", over, OVERS)
     if values is not None and (low, high, count) != (None, None, None):
         raise BadInput("--points already says the points: leave out --from, --to and --count")
+    for option, given in (*(("--points", value) for value in values or ()), ("--from", low), ("--to", high)):
+        if given is not None and not math.isfinite(given):
+            raise BadInput(f"{option} {given:g} must be a finite number")
+        if given is not None and given > MOST:
+            raise BadInput(f"{option} {given:g} must be at most {MOST:,}")
     if over == "frames" and request.frames is not None:
         raise BadInput(f"--frames {request.frames}: the sweep over frames sets it; give --to {request.frames}")
     if over == "density":

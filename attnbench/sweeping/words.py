@@ -59,6 +59,8 @@ def sentence(curve: Curve, over: str) -> str:
 
 def notes(curves: Sequence[Curve]) -> list[str]:
     """Return what a reader must know beside the figures."""
+    if not curves:
+        return ["full attention is the dense baseline of every point and has no curve: its latencies are in the rows"]
     said = []
     points = [point for curve in curves for point in curve.points]
     if points:

@@ -97,3 +97,9 @@ def test_the_picture_holds_every_point_the_dense_line_and_the_break_even(power_l
     assert svg_bytes(curve_figure([curve], "a title")) == svg_bytes(figure)  # type: ignore[arg-type]  # it has points
     empty = curves(table.assign(verdict="oom"))
     assert curve_figure(empty, "a title") is None
+
+
+def test_without_a_method_but_full_a_sweep_says_why_there_is_no_curve() -> None:
+    assert notes([]) == [
+        "full attention is the dense baseline of every point and has no curve: its latencies are in the rows"
+    ]
