@@ -136,16 +136,14 @@ def _blocked(plan: Plan, pattern: BlockPattern, kv_heads: int) -> TileWork:
 
 def _paired(plan: Plan) -> tuple[int, int, int, int] | None:
     """Return rows, keys, tiles and steps where small tiles run in pairs; None where they do not."""
-    from attnbench.kernels.gpu.block_tiles import lay_out, tiles_of
+    from attnbench.kernels.gpu.blocked import may_pair, parts_of
     from attnbench.kernels.gpu.hopper import is_hopper
-    from attnbench.kernels.gpu.paired_tiles import can_pair, pair_up
 
-    if not is_hopper(plan.device) or not can_pair(plan):
+    if not may_pair(plan, is_hopper(plan.device)):
         return None
-    work = lay_out(plan)
-    _, pairs = pair_up(work, tiles_of(work))
+    _, pairs = parts_of(plan, paired=True)
     count = int(pairs.count)
-    return (pairs.rows, pairs.keys, count, int(pairs.records[:count, 5].sum())) if count else None
+    return (pairs.rows, pairs.keys, count, int(pairs.steps())) if count else None
 
 
 def _own_orders(plan: Plan) -> bool:

@@ -10,7 +10,7 @@ from attnbench.kernels.gpu.attend import attend_tiles
 from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
 from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, sizes_of, tiles_of
 from attnbench.kernels.gpu.hopper import is_hopper
-from attnbench.kernels.gpu.kept_lists import kept_lists
+from attnbench.kernels.gpu.kept_lists import are_kept, kept_lists
 from attnbench.kernels.gpu.key_rows import fits_in_place, runs_of
 from attnbench.kernels.gpu.paired_tiles import can_pair, pair_up
 from attnbench.kernels.gpu.rule_arrays import rule_arrays
@@ -35,10 +35,10 @@ def attend_blocks(
         -inf.
     """
     width, hopper = padded_width(q.shape[3]), is_hopper(q.device) if hopper is None else hopper
-    paired = hopper and can_pair(plan) and fits_in_place(q, k, v, scale, None, ROWS, KEYS)
+    paired = may_pair(plan, hopper) and fits_in_place(q, k, v, scale, None, ROWS, KEYS)
     in_place = paired or (hopper and fits_in_place(q, k, v, scale, plan.pattern.rule, *sizes_of(plan)))
     with phase("index"):
-        parts = kept_lists(plan, "pairs" if paired else "tiles", lambda: _parts(plan, paired))
+        parts = kept_lists(plan, "pairs" if paired else "tiles", lambda: parts_of(plan, paired))
         rule = rule_arrays(plan)
     with phase("permute"):
         runs = kept_lists(plan, "runs", lambda: runs_of(plan.k_order, plan.k_run)) if in_place else None
@@ -56,8 +56,13 @@ def attend_blocks(
     return output, lse
 
 
-def _parts(plan: Plan, paired: bool) -> tuple[Tiles, ...]:
-    """Return the tiles of a plan: of both kinds, one of them without any, where they may be paired."""
+def may_pair(plan: Plan, hopper: bool) -> bool:
+    """Whether small tiles are tried in pairs: where the lists of both kinds need not be made at each call."""
+    return hopper and can_pair(plan) and are_kept(plan)
+
+
+def parts_of(plan: Plan, paired: bool) -> tuple[Tiles, ...]:
+    """Return the tiles of a plan; of both kinds, small and in pairs, one of them without any, if they are paired."""
     work = lay_out(plan)
     tiles = tiles_of(work)
     return pair_up(work, tiles) if paired else (tiles,)
@@ -74,10 +79,7 @@ def executed_pairs(plan: Plan, *, hopper: bool | None = None) -> int:
     Tiles are paired as for tensors that the Gluon kernel takes.
     """
     hopper = is_hopper(plan.device) if hopper is None else hopper
-    total = 0
-    for tiles in _parts(plan, hopper and can_pair(plan)):
-        total += int(tiles.records[: int(tiles.count), 5].sum()) * tiles.rows * tiles.keys
-    return total
+    return sum(int(tiles.steps()) * tiles.rows * tiles.keys for tiles in parts_of(plan, may_pair(plan, hopper)))
 
 
 def backward_blocks(

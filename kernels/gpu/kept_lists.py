@@ -14,7 +14,7 @@ from attnbench.kernels.remember import kept_with
 Result = TypeVar("Result")
 
 MOST_KEPT = 64 * 2**20
-"""Bytes of lists above which they are made at each call."""
+"""Bytes of lists above which they are made at each call. Those of pairs of tiles come to twice as many besides."""
 
 
 def list_bytes(plan: Plan) -> int:
@@ -25,14 +25,19 @@ def list_bytes(plan: Plan) -> int:
     return 8 * rows * (most_runs(plan, columns) + columns) * (1 if once else plan.batch * plan.heads)
 
 
+def are_kept(plan: Plan) -> bool:
+    """Whether the lists of a plan stay: those of a pattern that all heads share, if they are small."""
+    return shared(plan) and list_bytes(plan) <= MOST_KEPT
+
+
 def kept_lists(plan: Plan, name: str, make: Callable[[], Result]) -> Result:
     """Make the lists called ``name``, or return those of the last call where its plan held the same tensors.
 
-    Only those of a pattern that all heads share are kept, and only small ones: they stay as long as the pattern.
+    They stay as long as the pattern, where ``are_kept`` holds.
     """
     pattern = plan.pattern
     assert isinstance(pattern, BlockPattern)
-    if not shared(plan) or list_bytes(plan) > MOST_KEPT:
+    if not are_kept(plan):
         return make()
     tensors = (pattern.keep, pattern.q_offsets, pattern.k_offsets, plan.q_order, plan.k_order)
     return kept_with(tensors, (name, pattern.rule, plan.layout.numbers, plan.batch, plan.heads), make)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 ROWS = 128
@@ -48,6 +49,11 @@ class Tiles:
     rows: int = ROWS
     keys: int = KEYS
     visible: Tensor | None = None
+
+    def steps(self) -> Tensor:
+        """Return the steps of all tiles in use, an int64 scalar on the device."""
+        used = torch.arange(len(self.records), device=self.records.device) < self.count
+        return torch.where(used, self.records[:, 5], 0).sum()
 
 
 @dataclass(frozen=True, eq=False)
