@@ -23,9 +23,10 @@ from typing import Any
 
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.mini.card import CARD
-from attnbench.mini.log import LOG, read_log
+from attnbench.mini.log import read_log
 from attnbench.mini.train import CONFIG
 from attnbench.quality.bootstrap import Values, mean_estimate, paired_difference
+from attnbench.store import TRAINING_LOG
 
 BASELINE = "full"
 
@@ -144,7 +145,7 @@ def table(folder: Path) -> list[str]:
     Raises:
         BadInput: if there is none, or one cannot be read.
     """
-    runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{LOG}"))]
+    runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{TRAINING_LOG}"))]
     if not runs:
         raise BadInput(f"{str(folder)!r} holds no training runs: give the folder that train_mini.py native wrote")
     steps, seconds = common_limits(runs)

@@ -134,7 +134,7 @@ def test_a_disk_that_fills_up_loses_the_line_and_nothing_else(folder: Path) -> N
             journal.append(sample(2))
         assert f"attnbench run --resume {folder}" in str(error.value)
         assert len(records(folder)) == 4
-        journal._stream = HalfWritten(stream, 10**6)  # type: ignore[assignment]
+        journal._stream = HalfWritten(stream, 10**6)  # type: ignore[assignment]  # as above
         journal.append(sample(3))
     assert records(folder)[4:] == [sample(3)]
 
@@ -147,7 +147,7 @@ def test_records_that_belong_together_are_written_all_or_none(folder: Path) -> N
         with pytest.raises(BadInput, match="No space left on device"):
             journal.append(sample(2), sample(3), sample(4))
         assert len(records(folder)) == 4
-        journal._stream = HalfWritten(stream, 10**6)  # type: ignore[assignment]
+        journal._stream = HalfWritten(stream, 10**6)  # type: ignore[assignment]  # as above
         journal.append(sample(2), sample(3))
     assert records(folder)[4:] == [sample(2), sample(3)]
 
@@ -155,7 +155,7 @@ def test_records_that_belong_together_are_written_all_or_none(folder: Path) -> N
 def test_a_step_that_is_not_resumed_is_refused_without_a_command_that_would_be_refused_too(tmp_path: Path) -> None:
     whole = header().model_copy(update={"request": {"command": "profile --end-to-end"}})
     with Journal.create(tmp_path / "run", whole) as journal:
-        journal._stream = HalfWritten(journal._stream, 0)  # type: ignore[assignment]
+        journal._stream = HalfWritten(journal._stream, 0)  # type: ignore[assignment]  # as much of a file as is used
         with pytest.raises(BadInput, match="No space left on device; start a new run") as full:
             journal.append(sample(0))
     with pytest.raises(

@@ -123,9 +123,9 @@ def floor_of(request: ClipsRequest, exact: str, dense: str, q: Tensor, grid: Gri
         BadInput: if it is the exact clips' own.
         Unsupported: if it is not available, or cannot run full attention.
     """
-    plan, task = select(q, q, method="full", grid=grid), Task.of(q, q, q)
     if request.floor_engine == NO_FLOOR:
         return None
+    plan, task = select(q, q, method="full", grid=grid), Task.of(q, q, q)
     if request.floor_engine in (None, "auto"):
         others = (name for name in dense_engines() if name != dense)
         return next((name for name in others if ENGINES[name].supports(plan, task) is None), None)

@@ -23,6 +23,7 @@ Velocity = Callable[[Tensor, float, int], Tensor]
 
 
 MOST_STEPS = 10_000
+"""Denoising steps of a clip at most: more is a slip of the hand, and costs hours before anybody notices."""
 
 
 @dataclass(frozen=True, slots=True)

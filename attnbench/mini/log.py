@@ -10,8 +10,6 @@ from attnbench.kernels.errors import BadInput
 from attnbench.mini.weights import write_atomically
 from attnbench.store import TRAINING_LOG
 
-LOG = TRAINING_LOG
-
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of a run; one that a kill left unfinished is left out.
@@ -19,7 +17,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     Raises:
         BadInput: if the file is not a training log, or cannot be read.
     """
-    path = folder / LOG
+    path = folder / TRAINING_LOG
     try:
         texts = path.read_text().splitlines()
     except FileNotFoundError:
@@ -46,7 +44,7 @@ def cut_log(folder: Path, step: int) -> None:
         BadInput: if the log cannot be read or written.
     """
     kept = [json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step]
-    write_atomically(folder / LOG, "".join(kept).encode())
+    write_atomically(folder / TRAINING_LOG, "".join(kept).encode())
 
 
 class Log:
@@ -57,7 +55,7 @@ class Log:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / LOG
+        self._path = folder / TRAINING_LOG
         try:
             self._file = open(self._path, "a", buffering=1)  # noqa: SIM115  # closed by close()
         except OSError as error:

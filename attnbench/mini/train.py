@@ -33,11 +33,12 @@ from attnbench.mini.draws import generator, uniform
 from attnbench.mini.flow import losses
 from attnbench.mini.held_out import held_out_losses, held_out_set
 from attnbench.mini.intervals import mean_interval
-from attnbench.mini.log import LOG, Log, cut_log
+from attnbench.mini.log import Log, cut_log
 from attnbench.mini.model import HIDDEN_CLASS, HIDDEN_DIRECTION, Attend, MiniTransformer, attend_by
 from attnbench.mini.muon import Muon
 from attnbench.mini.times import TRAIN_SHIFT, draw_times
 from attnbench.mini.weights import save_mini, write_atomically
+from attnbench.store import TRAINING_LOG
 
 CONFIG, WEIGHTS = "config.json", "mini.safetensors"
 
@@ -96,7 +97,7 @@ def start(
             return _go(config, folder, device, progress, seconds)
         except AttnbenchError:
             if not (folder / CHECKPOINT).exists():  # nothing to go on with: leave no run behind
-                for name in (CONFIG, LOG):
+                for name in (CONFIG, TRAINING_LOG):
                     (folder / name).unlink(missing_ok=True)
                 with contextlib.suppress(OSError):
                     folder.rmdir()

@@ -175,7 +175,7 @@ def load_mini(path: Path | None = None, device: torch.device | str = "cpu") -> M
         raise BadInput(f"weights {str(chosen)!r} say sizes that no model can have: {about['config']}") from error
     _check_fit(twin, wide, chosen)
     model = MiniTransformer(config)
-    fill(model, wide, chosen)
+    model.load_state_dict(wide)
     return model.to(device).eval()
 
 

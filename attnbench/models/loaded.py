@@ -16,12 +16,10 @@ from torch import Tensor
 from attnbench.agenda import SEEDS
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import whole_number
+from attnbench.mini.flow import MOST_STEPS
 from attnbench.models.families import find_transformers
 from attnbench.models.prompts import check_text
 from attnbench.models.recipes import RECIPES
-
-MOST_STEPS = 10_000
-"""Denoising steps of a clip at most: more is a slip of the hand, and costs hours before anybody notices."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -93,6 +94,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_old_one_whole(tmp_path:
     code = """
 import os, sys
 from pathlib import Path
+from typing import Any
 import torch
 from attnbench.mini import weights
 from attnbench.mini.config import TrainConfig
@@ -261,8 +263,8 @@ def test_two_cannot_train_in_one_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"batch": 10**13}, {"held_out": 10**13}])
-def test_too_little_memory_is_one_sentence(changes: dict[str, object], tmp_path: Path) -> None:
+def test_too_little_memory_is_one_sentence(changes: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"there is not enough memory for .*: a smaller --batch, .*--held-out") as error:
-        start(dataclasses.replace(SMALL, coarse=(), **changes), tmp_path / "run", CPU, Silent())  # type: ignore[arg-type]
+        start(dataclasses.replace(SMALL, coarse=(), **changes), tmp_path / "run", CPU, Silent())
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
