@@ -94,7 +94,6 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_old_one_whole(tmp_path:
     code = """
 import os, sys
 from pathlib import Path
-from typing import Any
 import torch
 from attnbench.mini import weights
 from attnbench.mini.config import TrainConfig
