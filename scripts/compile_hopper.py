@@ -25,13 +25,13 @@ MOST_SPILLED = 128
 """Bytes a thread: what is spilled today is loaded once a tile, not in the loops."""
 
 TYPES = {
-    "lse": "*fp32", "delta": "*fp32", "token_of": "*i64", "scale": "fp32", "scale2": "fp32",
-    **dict.fromkeys(("queries", "records", "tiles", "segments", "visible", "runs"), "*i32"),
-    **dict.fromkeys(("q", "d_output", "output", "result", "dk", "dv"), "*bf16"),
+    "lse": "*fp32", "delta": "*fp32", "token_of": "*i64", "order": "*i64", "scale": "fp32", "scale2": "fp32",
+    **dict.fromkeys(("queries", "records", "tiles", "segments", "visible", "progress"), "*i32"),
+    **dict.fromkeys(("k", "v", "q", "d_output", "output", "result", "dk", "dv"), "*bf16"),
     **dict.fromkeys(("heads", "kv_heads", "kv_group", "n", "tokens", "total"), "i32"),
-    **dict.fromkeys(("row_batch", "row_head", "column_head"), "i32"),
+    **dict.fromkeys(("row_batch", "row_head", "column_head", "all_heads", "places", "group"), "i32"),
 }  # fmt: skip
-STRIDES = re.compile("(q|do|o|out)_(batch|head|token)|token_row")
+STRIDES = re.compile("(q|k|v|do|o|out)_(batch|head|token)|(token|order)_row")
 
 
 def compile_for_hopper(kernel: Any, box: list[int], constants: dict[str, Any]) -> Any:
@@ -87,7 +87,6 @@ def variants() -> list[tuple[str, Any, list[int], dict[str, Any]]]:
     """Return (name, kernel, box of a descriptor, constants) of every kernel in bfloat16, as callers combine them."""
     from attnbench.kernels.ablation import UP_TO
     from attnbench.kernels.gpu import attend_hopper, backward_keys_hopper, backward_queries_hopper
-    from attnbench.kernels.gpu.key_rows import SHORTEST
     from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS
 
     def common(module: ModuleType) -> dict[str, Any]:
@@ -96,19 +95,19 @@ def variants() -> list[tuple[str, Any, list[int], dict[str, Any]]]:
     made = []
     for dim, flag in itertools.product((64, 128), (False, True)):
         where = f"head_dim {dim}, {'direct' if flag else 'partial'}"
-        kinds = [(0, False, "whole")]
-        if flag:  # partial results are of routes, whose keys are neither in runs nor paired
-            kinds += [(SHORTEST, False, "whole"), (0, True, "whole")]
+        kinds = [(False, False, "whole")]
+        if flag:  # partial results are of routes, which are not paired, and whose keys are arranged beforehand
+            kinds += [(True, False, "whole"), (False, True, "whole"), (True, True, "whole")]
         if dim == 128 and flag:
-            kinds += [(0, False, "qk"), (SHORTEST, False, "softmax"), (0, True, "softmax")]
-        for run, paired, part in kinds:
+            kinds += [(False, False, "qk"), (True, False, "softmax"), (False, True, "softmax")]
+        for arrange, paired, part in kinds:
             forward = {
-                **common(attend_hopper), "ROWS": ROWS, "D": dim, "DIRECT": flag, "PAIRED": paired, "RUN": run,
-                "UP_TO": UP_TO[part],
+                **common(attend_hopper), "ROWS": ROWS, "D": dim, "DIRECT": flag, "PAIRED": paired,
+                "ARRANGE": arrange, "UP_TO": UP_TO[part],
             }  # fmt: skip
-            name = f"attend, {where}{', paired' if paired else ''}{', in runs' if run else ''}"
+            name = f"attend, {where}{', paired' if paired else ''}{', arranging' if arrange else ''}"
             name += "" if part == "whole" else f", up to {part}"
-            made.append((name, attend_hopper.attend_tiles, [run, 64] if run else [KEYS, dim], forward))
+            made.append((name, attend_hopper.attend_tiles, [KEYS, dim], forward))
         step = backward_queries_hopper.STEP
         queries = {**common(backward_queries_hopper), "ROWS": ROWS, "STEP": step, "D": dim, "DIRECT": flag}
         made.append((f"backward queries, {where}", backward_queries_hopper._backward_queries, [step, dim], queries))

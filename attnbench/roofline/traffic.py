@@ -9,6 +9,7 @@ the L2 cache answers a part of what is asked twice. Left out on both sides: offs
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 from torch import Tensor
@@ -105,15 +106,12 @@ def phase_traffic(
     if not ours:
         return phases | {"attend": Traffic(least_bytes(plan, head_dim, itemsize, kv_heads=kv_heads), None)}
     work = tile_work(plan, sizes.kv_heads)
-    if (permute := _permute(plan, sizes)) is not None:
-        phases["permute"] = permute
+    permute, attend = _permute(plan, sizes), _attend(sizes, work)
+    if permute is not None:
+        phases["permute"], attend = _arranged_in(permute, attend, _share_before(plan, sizes, work))
     if isinstance(plan.pattern, RoutedPattern):
-        return phases | {
-            "index": _routed_index(plan, sizes, work),
-            "attend": _attend(sizes, work),
-            "merge": _merge(sizes, work),
-        }
-    return phases | {"index": _blocked_index(plan, work), "attend": _attend(sizes, work)}
+        return phases | {"index": _routed_index(plan, sizes, work), "attend": attend, "merge": _merge(sizes, work)}
+    return phases | {"index": _blocked_index(plan, work), "attend": attend}
 
 
 def least_bytes(plan: Plan, head_dim: int, itemsize: int, *, kv_heads: int | None = None) -> int:
@@ -200,14 +198,36 @@ def _permute(plan: Plan, sizes: _Sizes) -> Traffic | None:
     order, width = plan.k_order, _width(sizes)
     if order is None and width == sizes.head_dim:
         return None
-    own = order is not None and order.dim() == 3
-    kv_rows = sizes.batch * (sizes.heads if own else sizes.kv_heads)
+    kv_rows = _arranged_heads(plan, sizes)
     written = 2 * kv_rows * sizes.tokens * width * sizes.itemsize
     least = 2 * sizes.k + _stored(order) + written
     if order is None:  # zeros first, then the copy
         return Traffic(least, written + 4 * sizes.k)
     read = 2 * kv_rows * sizes.tokens * (sizes.head_dim * sizes.itemsize + 8)
     return Traffic(least, read + written)
+
+
+def _arranged_heads(plan: Plan, sizes: _Sizes) -> int:
+    own = plan.k_order is not None and plan.k_order.dim() == 3
+    return sizes.batch * (sizes.heads if own else sizes.kv_heads)
+
+
+def _share_before(plan: Plan, sizes: _Sizes, work: TileWork) -> Fraction:
+    """Return the share of the heads whose k and v are arranged before attention; its kernel arranges the others."""
+    from attnbench.kernels.gpu.blocked import arranges_on_the_way
+    from attnbench.kernels.gpu.work import ROWS
+
+    if isinstance(plan.pattern, RoutedPattern) or work.rows < ROWS:
+        return Fraction(1)
+    alone = arranges_on_the_way(plan, sizes.head_dim, sizes.itemsize)
+    return Fraction(1, _arranged_heads(plan, sizes)) if alone else Fraction(1)
+
+
+def _arranged_in(permute: Traffic, attend: Traffic, share: Fraction) -> tuple[Traffic, Traffic]:
+    """Return the bytes of both phases where only ``share`` of the arranging is done in the first."""
+    least, modelled = (int(share * (found or 0)) for found in (permute.min_bytes, permute.modelled_bytes))
+    rest = permute.min_bytes - least, (permute.modelled_bytes or 0) - modelled
+    return Traffic(least, modelled), Traffic(attend.min_bytes + rest[0], (attend.modelled_bytes or 0) + rest[1])
 
 
 def _routed_index(plan: Plan, sizes: _Sizes, work: TileWork) -> Traffic:

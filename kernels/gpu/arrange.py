@@ -10,7 +10,9 @@ from torch import Tensor
 from attnbench.kernels.gpu.widen import jit
 
 
-def arrange(x: Tensor, order: Tensor | None, width: int | None = None, *, users: Tensor | None = None) -> Tensor:
+def arrange(
+    x: Tensor, order: Tensor | None, width: int | None = None, *, users: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     """Return x with token ``order[i]`` at place i, contiguous; x itself where nothing is to be done.
 
     Args:
@@ -18,6 +20,7 @@ def arrange(x: Tensor, order: Tensor | None, width: int | None = None, *, users:
         order: int64 [M] or [B, H, M], H a multiple of the heads of x; None for grid order, M = N.
         width: columns of the result, at least D, those beyond D zero; default D.
         users: int32 [1], or None. Where it is 0 on the device, the result may be left undefined.
+        out: with an order, where to write the result: of its shape and dtype, contiguous.
 
     Returns:
         [B, heads, M, width]; or [B, H, M, width] for an order of each head, every head of x in the orders of its group.
@@ -32,7 +35,7 @@ def arrange(x: Tensor, order: Tensor | None, width: int | None = None, *, users:
         return padded
     out_heads = order.shape[1] if order.dim() == 3 else h
     places = order.shape[-1]
-    arranged = torch.empty(b, out_heads, places, width, dtype=x.dtype, device=x.device)
+    arranged = torch.empty(b, out_heads, places, width, dtype=x.dtype, device=x.device) if out is None else out
     strides = (order.stride(0), order.stride(1)) if order.dim() == 3 else (0, 0)
     grid = (triton.cdiv(places, 64), b * out_heads)
     _gather[grid](

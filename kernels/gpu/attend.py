@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attnbench.kernels.ablation import UP_TO, Part, is_recording, note
 from attnbench.kernels.gpu.hopper import fits
-from attnbench.kernels.gpu.key_rows import Runs, key_rows
+from attnbench.kernels.gpu.key_rows import Source, key_rows
 from attnbench.kernels.gpu.rule_arrays import keeps, rule_arguments
 from attnbench.kernels.gpu.widen import INTERPRETED, jit
 from attnbench.kernels.gpu.work import LOG2_E, RuleArrays, Tiles
@@ -45,14 +45,14 @@ def attend_tiles(
     direct: tuple[Tensor, Tensor] | None = None,
     hopper: bool = False,
     tuning: Tuning | None = None,
-    runs: Runs | None = None,
+    source: Source | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attend to each tile's segments.
 
     Args:
         q: [B, H, N, D], unit last stride, D at most that of k and v.
-        k, v: [B, KV heads, N, D], D a power of two from 16, in the arranged order, contiguous; where the D of q is
-            smaller, the columns beyond it are zero. With ``runs``, as the caller has them.
+        k, v: [B, KV heads, N, D], D a power of two from 16, in the arranged order, contiguous unless ``fits_in_place``
+            holds; where the D of q is smaller, the columns beyond it are zero.
         tiles: the work; its rows and steps are at least 16.
         scale: factor of the scores.
         rule: decides in masked segments. Without it, no segment may be masked.
@@ -60,7 +60,8 @@ def attend_tiles(
             at its token, the natural logarithm. Every token must have exactly one place.
         hopper: run the Gluon kernel where it fits; it takes positive scales.
         tuning: launch parameters of the Triton kernel.
-        runs: the arranged order of k and v, where ``fits_in_place`` holds; the Gluon kernel then runs.
+        source: what k and v are to be filled with, but for the first head of the first item, which is there; tiles come
+            head by head, and ``fits_in_place`` holds for the source. The Gluon kernel then runs.
 
     Returns:
         ``direct``; or without it normalised output rows [places, D of k] in q's dtype, and log2-sum-exp2 float32
@@ -69,13 +70,13 @@ def attend_tiles(
     """
     if is_recording():
         spare = None if direct is None else (torch.empty_like(direct[0]), torch.empty_like(direct[1]))
-        note(partial(_launch, q, k, v, tiles, scale, rule, spare, hopper, tuning, runs))
-    return _launch(q, k, v, tiles, scale, rule, direct, hopper, tuning, runs, "whole")
+        note(partial(_launch, q, k, v, tiles, scale, rule, spare, hopper, tuning, source))
+    return _launch(q, k, v, tiles, scale, rule, direct, hopper, tuning, source, "whole")
 
 
 def _launch(
     q: Tensor, k: Tensor, v: Tensor, tiles: Tiles, scale: float, rule: RuleArrays | None,
-    direct: tuple[Tensor, Tensor] | None, hopper: bool, tuning: Tuning | None, runs: Runs | None, part: Part,
+    direct: tuple[Tensor, Tensor] | None, hopper: bool, tuning: Tuning | None, source: Source | None, part: Part,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Run ``attend_tiles`` in one of the builds of ``ablation``."""
     if direct is None:
@@ -87,14 +88,16 @@ def _launch(
         out, out_lse = direct
         out_strides = (*out.stride()[:3], *out_lse.stride()[:2])
     gluon = hopper and scale > 0 and fits((q,), (k, v), rule, tiles.rows, tiles.keys)
-    rows = key_rows(k, v, runs or Runs(0, None)) if gluon else None
+    rows = key_rows(k, v) if gluon else None
     if rows is not None:
         from attnbench.kernels.gpu import attend_hopper
 
-        attend_hopper.launch(q, rows, tiles, scale, out, out_lse, direct is not None, part)
+        attend_hopper.launch(q, rows, source, tiles, scale, out, out_lse, direct is not None, part)
         return out, out_lse
-    assert runs is None
+    assert source is None
     assert tiles.visible is None
+    assert k.is_contiguous()
+    assert v.is_contiguous()
     warps, stages, resident = tuning or default_tuning(tiles.rows)
     programs = 4 if INTERPRETED else resident * torch.cuda.get_device_properties(q.device).multi_processor_count
     ticket = torch.zeros(1, dtype=torch.int32, device=q.device)

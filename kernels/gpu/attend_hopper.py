@@ -4,7 +4,8 @@ A tile is 128 gathered queries and the segments of keys that all of them keep. T
 tiles. Queries of the next tile are gathered into the other of two buffers, and two stages of K and V are in flight by
 TMA, by warps of their own: neither ever waits for the other. Each computing warpgroup owns 64 queries. It issues
 S = Q Kᵀ of the next keys and then P V of the last, and takes the softmax of S while P V runs; at the end of a tile the
-same pair spans two tiles, so the tensor cores do not drain there. Scores are in base 2: ``scale`` holds log2(e).
+same pair spans two tiles, so the tensor cores do not drain there. Two more warps arrange keys and values, a head ahead
+of those that read them, see ``arrange_hopper``. Scores are in base 2: ``scale`` holds log2(e).
 
 A tile may be a pair of small ones, whose rows keep different keys of each segment: each warpgroup hides what its own do
 not. Of a step that reaches beyond its segment the scores are hidden too. But all 128 rows of V take part, with weights
@@ -27,7 +28,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from attnbench.kernels.ablation import UP_TO, Part
-from attnbench.kernels.gpu.key_rows import KeyRows
+from attnbench.kernels.gpu.arrange_hopper import arrange_rows, wait_for_head
+from attnbench.kernels.gpu.key_rows import KeyRows, Source
 from attnbench.kernels.gpu.work import KEYS, LOG2_E, ROWS, Tiles
 
 STAGES = 2
@@ -35,14 +37,15 @@ REGISTERS = 224  # of each computing warpgroup: with 232 the other warps spill, 
 
 
 def launch(
-    q: Tensor, keys: KeyRows, tiles: Tiles, scale: float, output: Tensor, lse: Tensor, direct: bool,
-    part: Part = "whole",
+    q: Tensor, keys: KeyRows, source: Source | None, tiles: Tiles, scale: float, output: Tensor, lse: Tensor,
+    direct: bool, part: Part = "whole",
 ) -> None:  # fmt: skip
     """Attend to each tile's segments.
 
     Args:
         q: [B, H, N, D] with unit last stride, D 64 or 128, bfloat16 or float16.
         keys: k and v of the same D and dtype, aligned to 16 bytes.
+        source: what they are filled with on the way, see ``attend.attend_tiles``; or None.
         tiles: of 128 rows and steps of 128 keys, without masked segments.
         scale: factor of the scores, above 0.
         output: rows [places, D], or with ``direct`` [B, H, N, D]; unit last stride.
@@ -52,18 +55,24 @@ def launch(
     """
     assert (tiles.rows, tiles.keys) == (ROWS, KEYS)
     heads, n, d = q.shape[1:]
-    run, starts = keys.runs.length, keys.runs.starts
-    box = [run, 64] if run else [KEYS, d]
-    layout = gl.NVMMASharedLayout.get_default_for(box, gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16)
-    k_rows, v_rows = (TensorDescriptor.from_tensor(x, box, layout) for x in (keys.k, keys.v))
+    layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16)
+    k_rows, v_rows = (TensorDescriptor.from_tensor(x, [KEYS, d], layout) for x in (keys.k, keys.v))
     out_strides = output.stride()[:3] if direct else (0, 0, output.stride(0))
     programs = torch.cuda.get_device_properties(q.device).multi_processor_count
     visible = tiles.segments if tiles.visible is None else tiles.visible
+    kv_rows = len(q) * keys.kv_heads
+    if source is None:
+        k, v, order, progress = keys.k, keys.v, tiles.segments, tiles.segments
+        group, strides = 1, (0, 0, 0, 0, 0, 0, 0)
+    else:
+        k, v, order, group = source.k, source.v, source.order, source.heads // source.k.shape[1]
+        strides = (*k.stride()[:3], *v.stride()[:3], order.stride(1) if order.dim() == 3 else 0)
+        progress = torch.zeros(kv_rows, dtype=torch.int32, device=q.device)
     attend_tiles[(programs,)](
-        k_rows, v_rows, q, tiles.queries, tiles.records, tiles.count, tiles.segments, visible,
-        tiles.segments if starts is None else starts, output, lse, *q.stride()[:3], *out_strides, keys.batch, keys.head,
+        k_rows, v_rows, q, tiles.queries, tiles.records, tiles.count, tiles.segments, visible, output, lse, k, v, order,
+        progress, kv_rows, order.shape[-1], group, *strides, *q.stride()[:3], *out_strides, keys.batch, keys.head,
         keys.column, heads, keys.kv_heads, heads // keys.kv_heads, n, scale * LOG2_E, ROWS=ROWS, KEYS=KEYS, D=d,
-        STAGES=STAGES, REGISTERS=REGISTERS, DIRECT=direct, PAIRED=tiles.visible is not None, RUN=run,
+        STAGES=STAGES, REGISTERS=REGISTERS, DIRECT=direct, PAIRED=tiles.visible is not None, ARRANGE=source is not None,
         UP_TO=UP_TO[part], num_warps=4,
     )  # fmt: skip
 
@@ -333,14 +342,18 @@ def _gather(
 
 @gluon.jit
 def _load(
-    k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments, row_batch, row_head,
-    column_head, kv_heads, kv_group, KEYS: gl.constexpr, STAGES: gl.constexpr, UP_TO: gl.constexpr,
+    k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments, progress, places,
+    row_batch, row_head, column_head, kv_heads, kv_group, KEYS: gl.constexpr, STAGES: gl.constexpr,
+    ARRANGE: gl.constexpr, UP_TO: gl.constexpr,
 ):  # fmt: skip
-    """Copy the keys and values of each step into the next stage, a box each."""
+    """Copy the keys and values of each step into the next stage."""
     step = 0
+    arranged = 0
     for tile in range(gl.program_id(0), gl.load(tiles), gl.num_programs(0)):
         head, _place, segment, start, end, count = _record(records, tile, 0, 0)
         kv_head = head // kv_group
+        if ARRANGE:
+            arranged = wait_for_head(progress, kv_head, arranged, places, KEYS)
         base = kv_head // kv_heads * row_batch + kv_head % kv_heads * row_head
         column = kv_head % kv_heads * column_head
         for _ in range(count):
@@ -359,58 +372,14 @@ def _load(
 
 
 @gluon.jit
-def _load_runs(
-    rows, smem, full, empty, records, tiles, segments, runs, row_batch, row_head, column_head, kv_heads, kv_group,
-    KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, RUN: gl.constexpr,
+def _arrange(
+    k, v, order, progress, k_rows, v_rows, buffer, tiles, all_heads, places, kv_heads, group, k_batch, k_head, k_token,
+    v_batch, v_head, v_token, order_row, row_batch, row_head, KEYS: gl.constexpr, D: gl.constexpr,
+    ARRANGE: gl.constexpr,
 ):  # fmt: skip
-    """Copy the keys, or the values, of each step into the next stage, boxes of RUN rows and 64 columns."""
-    step = 0
-    for tile in range(gl.program_id(0), gl.load(tiles), gl.num_programs(0)):
-        head, _place, segment, start, end, count = _record(records, tile, 0, 0)
-        kv_head = head // kv_group
-        base = kv_head // kv_heads * row_batch + kv_head % kv_heads * row_head
-        column = kv_head % kv_heads * column_head
-        for _ in range(count):
-            stage = step % STAGES
-            first = runs + start // RUN
-            token = gl.load(first)
-            mbarrier.wait(empty.index(stage), ((step // STAGES) & 1) ^ 1)
-            mbarrier.expect(full.index(stage), KEYS * D * 2)
-            for i in gl.static_range(KEYS // RUN):
-                row = base + token
-                if i + 1 < KEYS // RUN:  # read ahead of the copies, whose order the compiler keeps
-                    token = gl.load(first + (i + 1))
-                for part in gl.static_range(D // 64):
-                    box = smem.index(stage).slice(i * RUN, RUN).slice(part * 64, 64, dim=1)
-                    tma.async_copy_global_to_shared(rows, [row, column + part * 64], full.index(stage), box)
-            step += 1
-            segment, start, end = _advance(segments, segment, start, end, KEYS)
-
-
-@gluon.jit
-def _load_first(
-    k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments, runs, row_batch,
-    row_head, column_head, kv_heads, kv_group, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
-    RUN: gl.constexpr, UP_TO: gl.constexpr,
-):  # fmt: skip
-    """Load keys and values; or, of the many boxes of runs, the keys."""
-    if RUN == 0:
-        _load(k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments, row_batch,
-              row_head, column_head, kv_heads, kv_group, KEYS, STAGES, UP_TO)  # fmt: skip
-    else:
-        _load_runs(k_rows, k_smem, k_full, k_empty, records, tiles, segments, runs, row_batch, row_head, column_head,
-                   kv_heads, kv_group, KEYS, D, STAGES, RUN)  # fmt: skip
-
-
-@gluon.jit
-def _load_second(
-    v_rows, v_smem, v_full, v_empty, records, tiles, segments, runs, row_batch, row_head, column_head, kv_heads,
-    kv_group, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, RUN: gl.constexpr, UP_TO: gl.constexpr,
-):  # fmt: skip
-    """Load what ``_load_first`` has left: the values of runs."""
-    if RUN > 0 and UP_TO == 3:
-        _load_runs(v_rows, v_smem, v_full, v_empty, records, tiles, segments, runs, row_batch, row_head, column_head,
-                   kv_heads, kv_group, KEYS, D, STAGES, RUN)  # fmt: skip
+    if ARRANGE:
+        arrange_rows(k, v, order, progress, k_rows, v_rows, buffer, tiles, all_heads, places, kv_heads, group, k_batch,
+                     k_head, k_token, v_batch, v_head, v_token, order_row, row_batch, row_head, KEYS, D)  # fmt: skip
 
 
 @gluon.jit
@@ -431,12 +400,13 @@ def _work(
 
 @gluon.jit
 def attend_tiles(
-    k_rows, v_rows, q, queries, records, tiles, segments, visible, runs, output, lse, q_batch, q_head, q_token, o_batch,
+    k_rows, v_rows, q, queries, records, tiles, segments, visible, output, lse, k, v, order, progress, all_heads,
+    places, group, k_batch, k_head, k_token, v_batch, v_head, v_token, order_row, q_batch, q_head, q_token, o_batch,
     o_head, o_token, row_batch, row_head, column_head, heads, kv_heads, kv_group, tokens, scale, ROWS: gl.constexpr,
     KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr, DIRECT: gl.constexpr,
-    PAIRED: gl.constexpr, RUN: gl.constexpr, UP_TO: gl.constexpr, num_warps: gl.constexpr,
+    PAIRED: gl.constexpr, ARRANGE: gl.constexpr, UP_TO: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
-    """Run ``launch``: ``k_rows`` and ``v_rows`` are TMA descriptors of boxes of a step, or with RUN of a run's rows."""
+    """Run ``launch``: ``k_rows`` and ``v_rows`` are TMA descriptors of boxes of a step; k to order_row, its source."""
     DTYPE: gl.constexpr = k_rows.dtype
     HALF: gl.constexpr = ROWS // 2
     q_smem = gl.allocate_shared_memory(DTYPE, [4, HALF, D], gl.NVMMASharedLayout.get_default_for([HALF, D], DTYPE))
@@ -459,6 +429,7 @@ def attend_tiles(
         mbarrier.init(v_empty.index(i), count=2)
     fence_async_shared()
     gl.thread_barrier()
+    buffer = gl.allocate_shared_memory(DTYPE, [KEYS, D], K_LAYOUT) if ARRANGE else k_smem
     gl.warp_specialize(
         [
             (_work, (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries,
@@ -468,11 +439,13 @@ def attend_tiles(
                      records, tiles, segments, visible, o_batch, o_head, o_token, heads, tokens, scale, 1, ROWS, KEYS,
                      D, STAGES, DTYPE, DIRECT, PAIRED, UP_TO)),
             (_gather, (q_smem, q_full, q_empty, q, queries, records, tiles, q_batch, q_head, q_token, heads, ROWS, D)),
-            (_load_first, (k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments,
-                           runs, row_batch, row_head, column_head, kv_heads, kv_group, KEYS, D, STAGES, RUN, UP_TO)),
-            (_load_second, (v_rows, v_smem, v_full, v_empty, records, tiles, segments, runs, row_batch, row_head,
-                            column_head, kv_heads, kv_group, KEYS, D, STAGES, RUN, UP_TO)),
+            (_load, (k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments,
+                     progress, places, row_batch, row_head, column_head, kv_heads, kv_group, KEYS, STAGES, ARRANGE,
+                     UP_TO)),
+            (_arrange, (k, v, order, progress, k_rows, v_rows, buffer, tiles, all_heads, places, kv_heads, group,
+                        k_batch, k_head, k_token, v_batch, v_head, v_token, order_row, row_batch, row_head, KEYS, D,
+                        ARRANGE)),
         ],
-        [4, 4, 1, 1],
-        [REGISTERS, 40, 24, 24],
+        [4, 4, 1, 2],
+        [REGISTERS, 32, 32, 32],
     )  # fmt: skip

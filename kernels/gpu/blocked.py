@@ -11,7 +11,7 @@ from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delt
 from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, sizes_of, tiles_of
 from attnbench.kernels.gpu.hopper import is_hopper
 from attnbench.kernels.gpu.kept_lists import are_kept, kept_lists
-from attnbench.kernels.gpu.key_rows import fits_in_place, runs_of
+from attnbench.kernels.gpu.key_rows import fits_in_place, source_of
 from attnbench.kernels.gpu.paired_tiles import can_pair, pair_up
 from attnbench.kernels.gpu.rule_arrays import rule_arrays
 from attnbench.kernels.gpu.work import KEYS, ROWS, KeyTiles, Tiles
@@ -41,19 +41,34 @@ def attend_blocks(
         parts = kept_lists(plan, "pairs" if paired else "tiles", lambda: parts_of(plan, paired))
         rule = rule_arrays(plan)
     with phase("permute"):
-        runs = kept_lists(plan, "runs", lambda: runs_of(plan.k_order, plan.k_run)) if in_place else None
-        copies = k, v
-        if runs is None or paired:  # small tiles that are not paired read copies; on the device there may be none
-            users = None if runs is None else parts[0].count
-            copies = arrange(k, plan.k_order, width, users=users), arrange(v, plan.k_order, width, users=users)
+        source = source_of(k, v, plan.k_order) if in_place else None
+        if source is not None:
+            keys, values = source.begin()
+        elif in_place and plan.k_order is None:
+            keys, values = k, v
+        else:
+            keys, values = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
+        if source is not None and paired:  # small tiles want all beforehand, but on the device there may be none
+            source.fill(keys, values, users=parts[0].count)
     output = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    direct = (output, lse)
     with phase("attend"):
         for tiles in parts:
-            here = None if paired and tiles.visible is None else runs
-            keys, values = copies if here is None else (k, v)
-            attend_tiles(q, keys, values, tiles, scale, rule=rule, direct=(output, lse), hopper=hopper, runs=here)
+            small = paired and tiles.visible is None
+            here = (keys.contiguous(), values.contiguous()) if small else (keys, values)
+            attend_tiles(
+                q, *here, tiles, scale, rule=rule, direct=direct, hopper=hopper, source=None if small else source
+            )
     return output, lse
+
+
+def arranges_on_the_way(plan: Plan, head_dim: int, itemsize: int) -> bool:
+    """Whether the kernel itself arranges keys and values of all heads but the first, if it can read them in place."""
+    if not is_hopper(plan.device) or plan.k_order is None or plan.k_order.shape[-1] < KEYS:
+        return False
+    fitting = may_pair(plan, True) or (sizes_of(plan) == (ROWS, KEYS) and plan.pattern.rule is None)
+    return fitting and head_dim in (64, 128) and itemsize == 2
 
 
 def may_pair(plan: Plan, hopper: bool) -> bool:

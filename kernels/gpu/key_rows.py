@@ -1,8 +1,4 @@
-"""Keys and values where they are: rows that TMA reads in the arranged order, so that nothing is copied beforehand.
-
-TMA copies boxes of neighbouring rows. Where the arranged order consists of runs of neighbouring tokens, each at least
-as long as the eight rows of a swizzled box, a step of keys is a handful of boxes; where there is no order it is one.
-"""
+"""Keys and values where they are: rows that TMA reads, and the order in which the kernel is to arrange them first."""
 
 from __future__ import annotations
 
@@ -11,25 +7,42 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attnbench.kernels.gpu.arrange import arrange
 from attnbench.kernels.gpu.hopper import fits
 from attnbench.kernels.gpu.work import KEYS
 
-LONGEST, SHORTEST = 64, 8
-"""Tokens of a box of a run."""
-
 
 @dataclass(frozen=True, eq=False)
-class Runs:
-    """An order as runs of neighbouring tokens.
+class Source:
+    """Keys and values that the attention kernel arranges while it attends.
 
     Attributes:
-        length: tokens of a run, a power of two; 0 where every token is at its place.
-        starts: int32, the first token of each run, and zeros for the runs that the last step may read beyond the end;
-            None with length 0.
+        k, v: [B, KV heads, N, D], rows as ``fits_in_place`` wants them.
+        order: int64 [places] or [B, H, places], contiguous: the token at each place. At least a step of places.
     """
 
-    length: int
-    starts: Tensor | None
+    k: Tensor
+    v: Tensor
+    order: Tensor
+
+    @property
+    def heads(self) -> int:
+        """Return the heads of the arranged keys and values."""
+        return self.order.shape[1] if self.order.dim() == 3 else self.k.shape[1]
+
+    def begin(self) -> tuple[Tensor, Tensor]:
+        """Return room for arranged keys and values [B, heads, places, D], the first head of the first item filled."""
+        shape = (len(self.k), self.heads, self.order.shape[-1], self.k.shape[3])
+        keys, values = (torch.empty(shape, dtype=x.dtype, device=x.device) for x in (self.k, self.v))
+        first = self.order[:1, :1] if self.order.dim() == 3 else self.order
+        for x, room in ((self.k, keys), (self.v, values)):
+            arrange(x[:1, :1], first, out=room[:1, :1])
+        return keys, values
+
+    def fill(self, keys: Tensor, values: Tensor, users: Tensor) -> None:
+        """Fill what ``begin`` returned, unless ``users`` is 0 on the device."""
+        arrange(self.k, self.order, users=users, out=keys)
+        arrange(self.v, self.order, users=users, out=values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +53,6 @@ class KeyRows:
         k, v: [rows, columns], the columns of head h from h · column on; unit last stride.
         batch, head, column: see above.
         kv_heads: kv heads of a batch item.
-        runs: the arranged order.
     """
 
     k: Tensor
@@ -49,44 +61,32 @@ class KeyRows:
     head: int
     column: int
     kv_heads: int
-    runs: Runs
 
 
-def runs_of(order: Tensor | None, run: int) -> Runs | None:
-    """Return an order as runs, or None if they are too short for a box.
-
-    Args:
-        order: int64 [N] or [B, H, N], the token at each place; None means that every token is at its place.
-        run: every so many places from 0 on hold consecutive tokens.
-    """
-    if order is None:
-        return Runs(0, None)
-    length = min(run & -run, LONGEST)
-    if order.dim() > 1 or length < SHORTEST:
+def source_of(k: Tensor, v: Tensor, order: Tensor | None) -> Source | None:
+    """Return keys and values for the kernel to arrange; None where there is no order, or less than a step of them."""
+    if order is None or order.shape[-1] < KEYS:
         return None
-    count = len(order) // length
-    starts = torch.zeros(count + KEYS // length, dtype=torch.int32, device=order.device)
-    starts[:count] = order[::length]
-    return Runs(length, starts)
+    return Source(k, v, order.contiguous())
 
 
 def fits_in_place(q: Tensor, k: Tensor, v: Tensor, scale: float, rule: object, rows: int, keys: int) -> bool:
-    """Whether the Gluon kernel can read k and v where they are, but for their order: see ``runs_of``.
+    """Whether the Gluon kernel can read k and v where they are, but for their order.
 
     Args:
         q, k, v, scale: as the caller has them.
         rule: the element rule, or None.
         rows, keys: of a tile, of a step.
     """
-    return scale > 0 and fits((q,), (k, v), rule, rows, keys) and key_rows(k, v, Runs(0, None)) is not None
+    return scale > 0 and fits((q,), (k, v), rule, rows, keys) and key_rows(k, v) is not None
 
 
-def key_rows(k: Tensor, v: Tensor, runs: Runs) -> KeyRows | None:
+def key_rows(k: Tensor, v: Tensor) -> KeyRows | None:
     """Return k and v [B, KV heads, N, D] as rows, or None if their strides do not allow it."""
     keys, values = _rows(k), _rows(v)
     if keys is None or values is None or keys[1:] != values[1:]:
         return None
-    return KeyRows(keys[0], values[0], *keys[1:], k.shape[1], runs)
+    return KeyRows(keys[0], values[0], *keys[1:], k.shape[1])
 
 
 def _rows(x: Tensor) -> tuple[Tensor, int, int, int] | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from attnbench.kernels.gpu.arrange import arrange, padded_width
 from attnbench.kernels.gpu.attend import attend_tiles
 from attnbench.kernels.gpu.hopper import is_hopper
-from attnbench.kernels.gpu.key_rows import Runs, fits_in_place
+from attnbench.kernels.gpu.key_rows import fits_in_place
 from attnbench.kernels.gpu.routing import Routes, build_routes, most_tiles
 from attnbench.kernels.gpu.rule_arrays import rows_of, rule_arrays
 from attnbench.kernels.gpu.widen import jit
@@ -84,10 +84,7 @@ def attend_routed(
         rule = rule_arrays(plan)
         segments, table = segments_of(pattern.k_offsets, group_of(blocks), masked=rule is not None)
     with phase("permute"):
-        # Runs would save 0.23 ms of copies at 72 blocks and cost 0.29: the first of a tile's six steps waits for more.
-        in_place = hopper and plan.k_order is None and fits_in_place(q, k, v, scale, rule, ROWS, KEYS)
-        runs = Runs(0, None) if in_place else None
-        if runs is None:
+        if not (hopper and plan.k_order is None and fits_in_place(q, k, v, scale, rule, ROWS, KEYS)):
             k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
     output = torch.empty(batch, heads, n, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, n, dtype=torch.float32, device=q.device)
@@ -103,7 +100,7 @@ def attend_routed(
                 own_rule = rows_of(rule, slice(b * heads + first, b * heads + last))
             with phase("attend"):
                 partial, partial_lse = attend_tiles(
-                    q[one, some], k[one, kv], v[one, kv], tiles, scale, rule=own_rule, hopper=hopper, runs=runs
+                    q[one, some], k[one, kv], v[one, kv], tiles, scale, rule=own_rule, hopper=hopper
                 )
             with phase("merge"):
                 _merge_heads(slots, partial, partial_lse, output[b, some], lse[b, some])

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
 
 import pytest
 import torch
 
 import attnbench
 from attnbench.kernels.errors import BadInput
+from attnbench.kernels.gpu import blocked
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.pattern import BlockPattern, RoutedPattern
 from attnbench.kernels.plan import Plan
@@ -68,6 +70,20 @@ def test_a_plan_of_whole_blocks_counted_by_hand() -> None:
     rows_out = 3 * 40 * (48 * 2 + 4)
     assert found["attend"].min_bytes == q + 2 * arranged + rows_out
     assert found["attend"].modelled_bytes == (6 * 32 * 4 + 6 * 24 + q + 3 * (2 + 1 + 1) * 16 * 2 * 64 * 2 + rows_out)
+
+
+def test_where_attention_arranges_keys_itself_only_the_first_head_is_permuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k = torch.randn(2, 1, 3, 8 * 16 * 8, 64)
+    plan = attnbench.select(q, k, method="sta", grid=(8, 16, 8), tile=(4, 8, 8), window=(1, 1, 1))
+    apart = phase_traffic(plan, 64, 2, "triton")
+    monkeypatch.setattr(blocked, "is_hopper", lambda device: True)
+    together = phase_traffic(plan, 64, 2, "triton")
+    assert apart.keys() == together.keys()
+    assert together["permute"].min_bytes == apart["permute"].min_bytes // 3
+    assert together["permute"].modelled_bytes == (apart["permute"].modelled_bytes or 0) // 3
+    for count in (attrgetter("min_bytes"), attrgetter("modelled_bytes")):
+        assert sum(map(count, together.values())) == sum(map(count, apart.values()))
+    assert phase_traffic(plan, 64, 4, "triton")["attend"].min_bytes == 2 * apart["attend"].min_bytes - 3 * 1024 * 4
 
 
 def test_a_selection_counted_by_hand() -> None:

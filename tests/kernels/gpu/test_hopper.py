@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from attnbench.kernels.gpu import blocked, paired_tiles
+from attnbench.kernels.gpu.arrange import arrange
 from attnbench.kernels.gpu.blocked import attend_blocks, backward_blocks
 from attnbench.kernels.gpu.hopper import is_hopper
 from attnbench.kernels.gpu.routed import attend_routed
@@ -26,16 +29,32 @@ pytestmark = pytest.mark.skipif(
 SIZES = [300, 128, 129, 500, 200, 256, 131, 400]
 
 
-def make_plan(routed: bool, heads: int, batch: int, density: float, own_orders: bool) -> Plan:
-    n = sum(SIZES)
+def make_plan(
+    routed: bool, heads: int, batch: int, density: float, own_orders: bool, sizes: Sequence[int] = SIZES
+) -> Plan:
+    n = sum(sizes)
     random = torch.Generator("cuda").manual_seed(0)
-    offsets = torch.tensor([0, *SIZES], device="cuda").cumsum(0)
-    rows = n if routed else len(SIZES)
-    keep = torch.rand(batch, heads, rows, len(SIZES), generator=random, device="cuda") < density
+    offsets = torch.tensor([0, *sizes], device="cuda").cumsum(0)
+    rows = n if routed else len(sizes)
+    keep = torch.rand(batch, heads, rows, len(sizes), generator=random, device="cuda") < density
     shape = (batch, heads, n) if own_orders else (n,)
     order = torch.rand(shape, generator=random, device="cuda").argsort(-1)
     pattern = RoutedPattern(offsets, keep) if routed else BlockPattern(offsets, offsets, keep)
     return Plan(Layout(Grid(1, 1, n)), batch, heads, pattern, None if routed else order, order)
+
+
+def tokens_first(
+    batch: int, heads: tuple[int, ...], head_dim: int, dtype: torch.dtype, n: int = sum(SIZES)
+) -> list[Tensor]:
+    """Return tensors [B, H, N, D] of so many heads each, as projections leave them: tokens before heads in memory."""
+    random = torch.Generator("cuda").manual_seed(1)
+    shapes = [(batch, n, h, head_dim) for h in heads]
+    return [torch.randn(shape, generator=random, device="cuda", dtype=dtype).transpose(1, 2) for shape in shapes]
+
+
+def check(output: Tensor, lse: Tensor, expected: Tensor, expected_lse: Tensor) -> None:
+    torch.testing.assert_close(lse.double(), expected_lse, atol=1e-3, rtol=0)
+    assert float((output.double() - expected).norm()) < 1e-2 * float(expected.norm())
 
 
 @pytest.mark.parametrize("routed", [True, False])
@@ -53,11 +72,7 @@ def test_equals_exact_attention(
     dtype: torch.dtype, oracle: Oracle,
 ) -> None:  # fmt: skip
     plan = make_plan(routed, heads, batch, density, own_orders)
-    random = torch.Generator("cuda").manual_seed(1)
-    shapes = [(batch, plan.layout.tokens, h, head_dim) for h in (heads, kv_heads, kv_heads, heads)]
-    q, k, v, d_output = (
-        torch.randn(shape, generator=random, device="cuda", dtype=dtype).transpose(1, 2) for shape in shapes
-    )
+    q, k, v, d_output = tokens_first(batch, (heads, kv_heads, kv_heads, heads), head_dim, dtype)
     scale = head_dim**-0.5
     attend, backward = (attend_routed, backward_routed) if routed else (attend_blocks, backward_blocks)
     output, lse = attend(q, k, v, plan, scale, hopper=True)
@@ -71,36 +86,12 @@ def test_equals_exact_attention(
         assert float((ours.double() - theirs).norm()) < 1e-2 * float(theirs.norm())
 
 
-@pytest.mark.parametrize(
-    ("routed", "run", "head_dim", "tokens_first", "dtype"),
-    [
-        (False, 8, 128, False, torch.bfloat16),
-        (False, 8, 64, True, torch.float16),
-        (False, 16, 128, True, torch.bfloat16),
-        (False, 48, 64, False, torch.bfloat16),
-        (False, 0, 128, True, torch.bfloat16),
-        (True, 0, 128, True, torch.bfloat16),
-    ],
-)
-def test_keys_are_read_where_they_are(
-    routed: bool, run: int, head_dim: int, tokens_first: bool, dtype: torch.dtype, oracle: Oracle,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    random = torch.Generator("cuda").manual_seed(0)
-    batch, heads, kv_heads = 2, 4, 2
-    sizes = torch.tensor(SIZES, device="cuda") // 48 * 48
-    n = int(sizes.sum())
-    offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-    keep = torch.rand(batch, heads, n if routed else len(sizes), len(sizes), generator=random, device="cuda") < 0.4
-    starts = torch.rand(n // max(run, 1), generator=random, device="cuda").argsort() * run
-    order = (starts[:, None] + torch.arange(run, device="cuda")).flatten() if run else None
-    pattern = RoutedPattern(offsets, keep) if routed else BlockPattern(offsets, offsets, keep)
-    plan = Plan(Layout(Grid(1, 1, n)), batch, heads, pattern, None, order, k_run=max(run, 1))
-    plan.check()
-    shapes = [(batch, n, h, head_dim) if tokens_first else (batch, h, n, head_dim) for h in (heads, kv_heads, kv_heads)]
-    q, k, v = (torch.randn(shape, generator=random, device="cuda", dtype=dtype) for shape in shapes)
-    if tokens_first:
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+@pytest.mark.parametrize("routed", [False, True])
+def test_keys_in_grid_order_are_read_where_they_are(
+    routed: bool, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(make_plan(routed, 4, 2, 0.4, False), k_order=None)
+    q, k, v = tokens_first(2, (4, 2, 2), 128, torch.bfloat16)
     attend, module = (attend_routed, "routed") if routed else (attend_blocks, "blocked")
 
     def forbidden(*_: object) -> Tensor:
@@ -108,10 +99,35 @@ def test_keys_are_read_where_they_are(
 
     with monkeypatch.context() as patched:
         patched.setattr(f"attnbench.kernels.gpu.{module}.arrange", forbidden)
-        output, lse = attend(q, k, v, plan, head_dim**-0.5, hopper=True)
-    expected, expected_lse = oracle(q, k, v, plan.token_mask(), head_dim**-0.5)
-    torch.testing.assert_close(lse.double(), expected_lse, atol=1e-3, rtol=0)
-    assert float((output.double() - expected).norm()) < 1e-2 * float(expected.norm())
+        output, lse = attend(q, k, v, plan, 128**-0.5, hopper=True)
+    check(output, lse, *oracle(q, k, v, plan.token_mask(), 128**-0.5))
+
+
+@pytest.mark.parametrize("sizes", [[128], [50, 79], [300, 128, 129, 500, 200, 256, 131, 400]])
+@pytest.mark.parametrize("own_orders", [False, True])
+@pytest.mark.parametrize(
+    ("head_dim", "dtype", "first"), [(128, torch.bfloat16, "tokens"), (64, torch.float16, "heads")]
+)
+def test_all_heads_but_the_first_are_arranged_by_the_kernel(
+    sizes: list[int], own_orders: bool, head_dim: int, dtype: torch.dtype, first: str, oracle: Oracle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    plan = make_plan(False, 6, 2, 0.4, own_orders, sizes)
+    q, k, v = tokens_first(2, (6, 2, 2), head_dim, dtype, sum(sizes))
+    if first == "heads":
+        q, k, v = (x.contiguous() for x in (q, k, v))
+    copied = []
+
+    def counting(x: Tensor, *rest: Any, **named: Any) -> Tensor:
+        copied.append(x.shape[:2])
+        return arrange(x, *rest, **named)
+
+    monkeypatch.setattr("attnbench.kernels.gpu.key_rows.arrange", counting)
+    for _ in range(3):  # what a call leaves in memory must not help the next
+        output, lse = attend_blocks(q, k, v, plan, head_dim**-0.5, hopper=True)
+        check(output, lse, *oracle(q, k, v, plan.token_mask(), head_dim**-0.5))
+        torch.full_like(torch.empty(2, 6, sum(sizes), head_dim, device="cuda", dtype=dtype), float("nan"))
+    assert copied == [(1, 1)] * 6
 
 
 @pytest.mark.parametrize("steps_worth", [-1.0, 2.4, 1e9])
@@ -130,10 +146,8 @@ def test_small_tiles_in_pairs(
     shape = (1, 1) if shared else (batch, heads)
     keep = torch.rand(*shape, len(sizes), len(sizes), generator=random, device="cuda") < 0.4
     keep[:, :, 5] = False
-    run = 8 if shared else 1
-    starts = torch.rand(n // run, generator=random, device="cuda").argsort() * run
-    order = (starts[:, None] + torch.arange(run, device="cuda")).flatten()
-    plan = Plan(Layout(Grid(1, 1, n)), batch, heads, BlockPattern(offsets, offsets, keep), order, order, k_run=run)
+    order = torch.rand(n, generator=random, device="cuda").argsort()
+    plan = Plan(Layout(Grid(1, 1, n)), batch, heads, BlockPattern(offsets, offsets, keep), order, order)
     plan.check()
     assert paired_tiles.can_pair(plan)
     q, k, v = (
@@ -141,9 +155,7 @@ def test_small_tiles_in_pairs(
         for h in (heads, kv_heads, kv_heads)
     )
     output, lse = attend_blocks(q, k, v, plan, head_dim**-0.5, hopper=True)
-    expected, expected_lse = oracle(q, k, v, plan.token_mask(), head_dim**-0.5)
-    torch.testing.assert_close(lse.double(), expected_lse, atol=1e-3, rtol=0)
-    assert float((output.double() - expected).norm()) < 1e-2 * float(expected.norm())
+    check(output, lse, *oracle(q, k, v, plan.token_mask(), head_dim**-0.5))
 
 
 def test_a_scale_below_zero_is_left_to_triton(oracle: Oracle) -> None:
