@@ -47,13 +47,12 @@ def _apart(plan: Plan) -> tuple[Any, ...]:
         [*grid.shape, *text],
         "" if rule is None else rule.name,
         [] if rule is None else [*rule.low, *rule.high],
-        plan.k_run,
     )
 
 
 def _together(
     q: Tensor, keep: Tensor, q_offsets: Tensor | None, k_offsets: Tensor, q_order: Tensor | None,
-    k_order: Tensor | None, layout: list[int], rule: str, bounds: list[int], k_run: int,
+    k_order: Tensor | None, layout: list[int], rule: str, bounds: list[int],
 ) -> Plan:  # fmt: skip
     t, h, w, before, after = layout
     axes = len(bounds) // 2
@@ -61,18 +60,18 @@ def _together(
     parts = (k_offsets, keep, made)
     pattern = RoutedPattern(*parts) if q_offsets is None else BlockPattern(q_offsets, *parts)
     whole = Layout(Grid(t, h, w), (before, after))
-    return Plan(whole, q.shape[0], q.shape[1], pattern, q_order, k_order, k_run=k_run)
+    return Plan(whole, q.shape[0], q.shape[1], pattern, q_order, k_order)
 
 
 @custom_op("attnbench::attend", mutates_args=())
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, keep: Tensor, q_offsets: Tensor | None, k_offsets: Tensor, q_order: Tensor | None,
-    k_order: Tensor | None, layout: list[int], rule: str, bounds: list[int], k_run: int, scale: float,
+    k_order: Tensor | None, layout: list[int], rule: str, bounds: list[int], scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     from attnbench.kernels.gpu.blocked import attend_blocks
     from attnbench.kernels.gpu.routed import attend_routed
 
-    plan = _together(q, keep, q_offsets, k_offsets, q_order, k_order, layout, rule, bounds, k_run)
+    plan = _together(q, keep, q_offsets, k_offsets, q_order, k_order, layout, rule, bounds)
     run = attend_routed if q_offsets is None else attend_blocks
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     with torch.cuda.device_of(q):
@@ -83,12 +82,12 @@ def _attend(
 def _attend_backward(
     q: Tensor, k: Tensor, v: Tensor, output: Tensor, lse: Tensor, d_output: Tensor, d_lse: Tensor | None, keep: Tensor,
     q_offsets: Tensor | None, k_offsets: Tensor, q_order: Tensor | None, k_order: Tensor | None, layout: list[int],
-    rule: str, bounds: list[int], k_run: int, scale: float,
+    rule: str, bounds: list[int], scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     from attnbench.kernels.gpu.blocked import backward_blocks
     from attnbench.kernels.gpu.routed_backward import backward_routed
 
-    plan = _together(q, keep, q_offsets, k_offsets, q_order, k_order, layout, rule, bounds, k_run)
+    plan = _together(q, keep, q_offsets, k_offsets, q_order, k_order, layout, rule, bounds)
     run = backward_routed if q_offsets is None else backward_blocks
     q, k, v, d_output = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, d_output))
     with torch.cuda.device_of(q):
@@ -127,16 +126,16 @@ _attend.register_autograd(_differentiate, setup_context=_remember)
 
 def _pairs(
     q: Tensor, keep: Tensor, q_offsets: Tensor | None, k_offsets: Tensor, q_order: Tensor | None,
-    k_order: Tensor | None, layout: list[int], rule: str, bounds: list[int], k_run: int,
+    k_order: Tensor | None, layout: list[int], rule: str, bounds: list[int],
 ) -> int:  # fmt: skip
     if isinstance(keep, torch._subclasses.FakeTensor):  # nothing to count: as if every pair were kept
         return q.shape[0] * q.shape[1] * q.shape[2] ** 2
-    return _together(q, keep, q_offsets, k_offsets, q_order, k_order, layout, rule, bounds, k_run).pairs
+    return _together(q, keep, q_offsets, k_offsets, q_order, k_order, layout, rule, bounds).pairs
 
 
 def _flops(q: Tensor, k: Tensor, v: Tensor, *plan: Any, out_val: Any = None, **_: Any) -> int:
     """Two products of 2·D a kept pair; what is kept is read from the tensors, which waits for the device."""
-    return 4 * q.shape[3] * _pairs(q, *plan[:9])
+    return 4 * q.shape[3] * _pairs(q, *plan[:8])
 
 
 def _backward_flops(
@@ -144,7 +143,7 @@ def _backward_flops(
     out_val: Any = None, **_: Any,
 ) -> int:  # fmt: skip
     """Five products a kept pair: scores again, dP, dV, dK, dQ."""
-    return 10 * q.shape[3] * _pairs(q, *plan[:9])
+    return 10 * q.shape[3] * _pairs(q, *plan[:8])
 
 
 flop_formula("attend", _flops, raw=True)

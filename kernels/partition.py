@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import gcd
 from operator import index
 
 import torch
@@ -22,14 +21,12 @@ class Partition:
         offsets: int64 [blocks + 1], ascending from 0 to N; block ``i`` is positions ``offsets[i]`` to ``offsets[i+1]``.
         own: int64 [T·H·W], the block of each video token in grid order, counted among the video blocks.
         text: the number of leading and trailing blocks that hold text tokens (each 0 or 1).
-        run: every so many positions, from 0 on, hold consecutive tokens of one block.
     """
 
     order: Tensor | None
     offsets: Tensor
     own: Tensor
     text: tuple[int, int] = (0, 0)
-    run: int = 1
 
     @property
     def blocks(self) -> int:
@@ -109,16 +106,9 @@ def _with_text(layout: Layout, order: Tensor, sizes: Tensor, own: Tensor) -> Par
     before, after = layout.text
     parts = [sizes.new_tensor([before])] * (before > 0) + [sizes] + [sizes.new_tensor([after])] * (after > 0)
     offsets = torch.cat([sizes.new_zeros(1), torch.cat(parts).cumsum(0)])
-    grid_order = torch.arange(len(order), device=order.device)
     text = (int(before > 0), int(after > 0))
-    if torch.equal(order, grid_order):
-        return Partition(None, offsets, own, text, _run(grid_order, offsets))
+    if torch.equal(order, torch.arange(len(order), device=order.device)):
+        return Partition(None, offsets, own, text)
     ends = torch.arange(layout.tokens, device=order.device)
     whole_order = torch.cat([ends[:before], order + before, ends[layout.tokens - after :]])
-    return Partition(whole_order, offsets, own, text, _run(whole_order, offsets))
-
-
-def _run(order: Tensor, offsets: Tensor) -> int:
-    """Return the greatest divisor of all positions where a block begins or the next token is not the following one."""
-    breaks = (order.diff() != 1).nonzero().squeeze(1) + 1
-    return gcd(*breaks.tolist(), *offsets.tolist())
+    return Partition(whole_order, offsets, own, text)

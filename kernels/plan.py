@@ -29,8 +29,6 @@ class Plan:
         q_order: the query token at each arranged position, int64 [N] or [B, H, N]; None means grid order.
         k_order: the same for keys and values.
         selection_flops: floating-point operations spent on selection (pooling and scores, 2 per multiply-add).
-        k_run: every so many positions of the key order, from 0 on, hold consecutive tokens of one block. Kernels read
-            keys in place where it is long; 1 is always true.
     """
 
     layout: Layout
@@ -40,7 +38,6 @@ class Plan:
     q_order: Tensor | None = None
     k_order: Tensor | None = None
     selection_flops: int = 0
-    k_run: int = 1
 
     def __post_init__(self) -> None:
         pattern = self.pattern
@@ -64,8 +61,8 @@ class Plan:
         """Check what construction does not, because it synchronises with the device: offsets, orders, fullness.
 
         Raises:
-            BadInput: if offsets do not ascend from 0 to N without empty blocks, an order is not a permutation, keys do
-                not come in runs of ``k_run``, or the one block of full attention is not kept.
+            BadInput: if offsets do not ascend from 0 to N without empty blocks, an order is not a permutation, or the
+                one block of full attention is not kept.
         """
         n = self.layout.tokens
         if self.pattern.is_full and not bool(self.pattern.keep.all()):
@@ -80,17 +77,6 @@ class Plan:
                 order.sort(-1).values, torch.arange(n, device=order.device).expand_as(order)
             ):
                 raise BadInput(f"the {side} order must be a permutation of 0 to {n - 1}")
-        if not self._has_runs():
-            raise BadInput(
-                f"k_run is {self.k_run}; every {self.k_run} positions of the key order must be consecutive tokens of "
-                "one block (1 always holds)"
-            )
-
-    def _has_runs(self) -> bool:
-        n, run, order = self.layout.tokens, self.k_run, self.k_order
-        if run < 1 or n % run or bool((self.pattern.k_offsets % run).any()):
-            return False
-        return order is None or bool((order.view(-1, run).diff() == 1).all())
 
     @property
     def device(self) -> torch.device:

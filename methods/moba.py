@@ -66,7 +66,7 @@ def plan(settings: MoBA, q: Tensor, k: Tensor, call: Call) -> Plan:
     routes, flops = route(q, k, call.layout, partition, cut)
     keep = route_text(partition, call.layout.text, routes)
     pattern = RoutedPattern(partition.offsets, keep, causal() if settings.causal else None)
-    return Plan(call.layout, q.shape[0], q.shape[1], pattern, None, partition.order, flops, partition.run)
+    return Plan(call.layout, q.shape[0], q.shape[1], pattern, None, partition.order, flops)
 
 
 def twin(settings: MoBA, layout: Layout, layer: int) -> tuple[MoBA, Layout]:

@@ -98,7 +98,7 @@ def plan(settings: SlidingWindow, q: Tensor, k: Tensor, call: Call) -> Plan:
     rule = _rule(settings.window, settings.width)
     partition, keep = _blocks(settings.window, settings.width, *call.layout.numbers, q.device)
     pattern = BlockPattern(partition.offsets, partition.offsets, keep, rule)
-    return Plan(call.layout, q.shape[0], q.shape[1], pattern, partition.order, partition.order, k_run=partition.run)
+    return Plan(call.layout, q.shape[0], q.shape[1], pattern, partition.order, partition.order)
 
 
 def _rule(half: Triple | None, width: int | None) -> Rule:

@@ -64,7 +64,7 @@ def plan(settings: STA, q: Tensor, k: Tensor, call: Call) -> Plan:
     t, h, w = settings.tile
     partition, keep = _tiles((index(t), index(h), index(w)), settings.window, *call.layout.numbers, q.device)
     pattern = BlockPattern(partition.offsets, partition.offsets, keep)
-    return Plan(call.layout, q.shape[0], q.shape[1], pattern, partition.order, partition.order, k_run=partition.run)
+    return Plan(call.layout, q.shape[0], q.shape[1], pattern, partition.order, partition.order)
 
 
 @remembered(8)

@@ -120,7 +120,7 @@ def plan(settings: VMoBA, q: Tensor, k: Tensor, call: Call) -> Plan:
     routes, flops = route(q, k, call.layout, partition, _cut(settings, call.layer))
     keep = route_text(partition, call.layout.text, routes)
     pattern = RoutedPattern(partition.offsets, keep)
-    return Plan(call.layout, q.shape[0], q.shape[1], pattern, None, partition.order, flops, partition.run)
+    return Plan(call.layout, q.shape[0], q.shape[1], pattern, None, partition.order, flops)
 
 
 def _cut(settings: VMoBA, layer: int) -> Cut:

@@ -59,25 +59,6 @@ def test_cuboids_are_listed_in_raster_order_and_so_are_their_tokens(
     check(partition, layout, with_text(layout, expected))
 
 
-@given(sides=TRIPLES, block=TRIPLES, text=TEXTS)
-def test_a_run_is_the_longest_step_between_places_that_never_leaves_consecutive_tokens_of_a_block(
-    sides: tuple[int, int, int], block: tuple[int, int, int], text: tuple[int, int]
-) -> None:
-    layout = Layout(Grid(*sides), text)
-    partition = partition_cuboids(layout, block, CPU)
-    order = (torch.arange(layout.tokens) if partition.order is None else partition.order).tolist()
-    block_of = partition.block_of_token().tolist()
-
-    def holds(run: int) -> bool:
-        pieces = [order[at : at + run] for at in range(0, layout.tokens, run)]
-        return all(
-            piece == list(range(piece[0], piece[0] + run)) and len({block_of[token] for token in piece}) == 1
-            for piece in pieces
-        )
-
-    assert partition.run == max(run for run in range(1, layout.tokens + 1) if layout.tokens % run == 0 and holds(run))
-
-
 @given(sides=TRIPLES, size=st.integers(1, 400), text=TEXTS)
 def test_ranges_follow_the_raster_order_and_only_the_last_is_short(
     sides: tuple[int, int, int], size: int, text: tuple[int, int]

@@ -198,23 +198,6 @@ def test_an_order_that_is_no_permutation_is_found(order: Tensor, side: str) -> N
         plan.check()
 
 
-@pytest.mark.parametrize(
-    ("k_offsets", "order", "run"),
-    [
-        (blocks(12, 12), None, 8),
-        (blocks(8, 16), torch.arange(24).roll(4), 8),
-        (blocks(24), None, 5),
-        (blocks(24), None, 0),
-    ],
-    ids=["a block begins inside", "a jump inside", "no divisor", "nothing"],
-)
-def test_runs_of_keys_that_are_none_are_found(k_offsets: Tensor, order: Tensor | None, run: int) -> None:
-    pattern = BlockPattern(blocks(24), k_offsets, keep_all(1, 1, 1, len(k_offsets) - 1))
-    with pytest.raises(BadInput, match=f"k_run is {run}; .* must be consecutive tokens of one block"):
-        Plan(LAYOUT, 1, 1, pattern, None, order, k_run=run).check()
-    Plan(LAYOUT, 1, 1, pattern, None, order, k_run=4).check()
-
-
 @pytest.mark.parametrize("side", ["query", "key"])
 @pytest.mark.parametrize("shape", [(5,), (3, 24), (1, 3, 24), (2, 1, 24), (2, 3, 23)])
 def test_an_order_of_another_shape_is_refused(shape: tuple[int, ...], side: str) -> None:
