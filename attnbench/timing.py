@@ -48,12 +48,14 @@ class Stopwatch:
         self.timer: Timer = "cuda_events" if device.type == "cuda" else "perf_counter"
         self._flush = torch.empty(min(2 * cache_bytes(device), _MOST_FLUSH), dtype=torch.int8, device=device)
 
-    def time(self, call: Callable[[], object], prepare: Callable[[], object] = lambda: None) -> Timing:
-        """Take one sample."""
+    def time(
+        self, call: Callable[[], object], prepare: Callable[[], object] = lambda: None, *, warm: bool = True
+    ) -> Timing:
+        """Take one sample; without ``warm`` only the cold one, for calls that take seconds."""
         if self.timer == "perf_counter":
             return Timing(self._cpu(call, prepare))
         cold_ms, host_ms = self._cuda(call, prepare, flush=True)
-        warm_ms, _ = self._cuda(call, prepare, flush=False)
+        warm_ms = self._cuda(call, prepare, flush=False)[0] if warm else None
         return Timing(cold_ms, warm_ms, host_ms)
 
     def _cpu(self, call: Callable[[], object], prepare: Callable[[], object]) -> float:

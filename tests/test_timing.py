@@ -84,6 +84,12 @@ def test_on_cuda_a_cold_call_is_followed_by_a_warm_one_each_between_events(labor
     assert laboratory.log == ["prepare", "flush", *timed, "prepare", *timed]
 
 
+def test_a_call_that_is_only_wanted_cold_runs_once(laboratory: Laboratory) -> None:
+    taken = Stopwatch(CUDA).time(laboratory.call, laboratory.prepare, warm=False)
+    assert (taken.cold_ms, taken.warm_ms) == (pytest.approx(7), None)
+    assert laboratory.log.count("call") == laboratory.log.count("prepare") == 1
+
+
 @pytest.mark.parametrize("waited", [False, True])
 def test_the_time_to_enqueue_is_known_unless_the_call_waited(laboratory: Laboratory, waited: bool) -> None:
     laboratory.device_waited = waited

@@ -149,10 +149,10 @@ def measure_step(
                 rounds * len(variants),
             )
             with variant.swap():
-                variant.step_ms.append(stopwatch.time(call, clear).cold_ms)
+                variant.step_ms.append(stopwatch.time(call, clear, warm=False).cold_ms)
             clear()
             if variant is not without:
-                variant.alone_ms.append(stopwatch.time(variant.alone).cold_ms)
+                variant.alone_ms.append(stopwatch.time(variant.alone, warm=False).cold_ms)
 
     if observe is not None:
         for variant in variants[:-1]:
@@ -285,7 +285,7 @@ def _fastest_dense(model: Any, qkv: list[Qkv], grid: Grid, passes: _Passes, stop
         calls = {name: passes.over([tensors], grid, {"method": "full", "engine": name}) for name in names}
         for call in calls.values():
             call()
-        return {name: min(stopwatch.time(call).cold_ms for _ in range(3)) for name, call in calls.items()}
+        return {name: min(stopwatch.time(call, warm=False).cold_ms for _ in range(3)) for name, call in calls.items()}
 
     q, k, v = (x[:, :, :few] for x in qkv[0])
     short = times(names, (q, k, v), Grid(1, 1, few))

@@ -77,7 +77,7 @@ def measure_ablation(
     for number in range(rounds):
         for part in [*UP_TO] if number % 2 == 0 else [*UP_TO][::-1]:
             check()
-            samples[part].append(stopwatch.time(functools.partial(run, part)).cold_ms)
+            samples[part].append(stopwatch.time(functools.partial(run, part), warm=False).cold_ms)
     return ablation_of(samples)
 
 

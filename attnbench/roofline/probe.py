@@ -61,4 +61,4 @@ def _median_ms(stopwatch: Stopwatch, call: Callable[[], object]) -> float:
     with torch.no_grad():
         for _ in range(_WARM_UPS):
             call()
-        return statistics.median(stopwatch.time(call).cold_ms for _ in range(REPEATS))
+        return statistics.median(stopwatch.time(call, warm=False).cold_ms for _ in range(REPEATS))
