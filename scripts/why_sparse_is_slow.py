@@ -19,6 +19,7 @@ from attnbench.report.phases import read_phases, waterfall_of
 from attnbench.report.rows import read_rows
 from attnbench.report.waterfall_chart import waterfall_figure
 from attnbench.schema import Row
+from attnbench.store import load_steps
 from attnbench.waterfall import ZERO, Bar, Span, Waterfall
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,14 +120,29 @@ def layer_table(res: str) -> list[str]:
     return lines
 
 
+def step_table(name: str) -> list[str]:
+    """Return the lines of a table: a step of a whole model with each kind of self-attention."""
+    lines = [
+        "| self-attention | step | attention alone | its speed-up | predicted for the step | speed-up of the step |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    steps = load_steps(PROFILES / f"{name}.jsonl")
+    for step in steps:
+        figures = (step.attention_speedup, step.predicted_speedup, step.step_speedup)
+        times = f"{step.step_ms:.0f} ms | {step.attention_ms:.0f} ms"
+        lines.append(f"| {step.name} | {times} | " + " | ".join(f"{figure:.2f}×" for figure in figures) + " |")
+    return [*lines, f"| none | {steps[0].without_ms:.0f} ms | | | | |"]
+
+
 def main() -> None:
+    plt.rcParams["svg.hashsalt"] = "attnbench"  # the same names in the same picture each time
     both = {engine: vmoba("576p", engine) for engine in ENGINES}
     for engine, waterfall in both.items():
         figure = waterfall_figure(waterfall)
         figure.axes[0].set_xlim(0, 1.2 * max(w.latency.ms for w in both.values()))
         figure.savefig(ROOT / "docs" / f"why-sparse-is-slow-{engine}.svg", metadata={"Date": None})
         plt.close(figure)
-    print("\n".join([*loss_table(), "", *layer_table("576p")]))
+    print("\n".join([*loss_table(), "", *layer_table("576p"), "", *step_table("480p-step-fwd")]))
 
 
 if __name__ == "__main__":

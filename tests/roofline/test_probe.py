@@ -20,7 +20,9 @@ class Scripted(Stopwatch):
         super().__init__(CPU)
         self.left = {"mm": list(products), "copy_": list(copies)}
 
-    def time(self, call: Callable[[], object], prepare: Callable[[], object] = lambda: None) -> Timing:
+    def time(
+        self, call: Callable[[], object], prepare: Callable[[], object] = lambda: None, *, warm: bool = True
+    ) -> Timing:
         call()
         inner: Any = call
         return Timing(self.left[inner.func.__name__].pop(0))
