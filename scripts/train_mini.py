@@ -1,6 +1,7 @@
 """Train the mini model that ships, compare methods in native training, and score what came of it.
 
 python scripts/train_mini.py ship RUN --seconds 470 --piece 240     # the same again goes on, until all seconds are used
+torchrun --nproc-per-node 4 scripts/train_mini.py ship RUN --batch 32 …     # on four GPUs, which share each batch
 python scripts/train_mini.py native OUT --seconds 60                # five methods in turn, or --methods vmoba-1d …
 python scripts/train_mini.py score RUN                              # class and motion of 240 generated clips
 
@@ -34,6 +35,7 @@ from attnbench.mini.score import Score
 from attnbench.mini.score import score as judge
 from attnbench.mini.train import CONFIG, WEIGHTS, Batch, fresh_state, make_batch, prepare, resume, start, take_step
 from attnbench.mini.weights import load_mini, write_atomically
+from attnbench.mini.workers import Workers, joined
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {"method": "full"},
@@ -58,8 +60,8 @@ SAMPLERS = (
     Sampler(steps=10, guidance=3.0),
 )
 """From cheap to dear: 10, 12, 12, 14 and 20 forward passes a clip."""
-COARSE_BATCHES = (512, 128)
-"""Clips a step of a quarter, then of half the frames and side."""
+COARSE_CLIPS = (32, 8)
+"""Clips a step of a quarter, then of half the frames and side, for each full one."""
 SHARES = (0.15, 0.4, 0.45)
 """Of the time: on clips of a quarter, of half and of the full size. What is drawn is learned on those of half."""
 SHIP_EMA, NATIVE_EMA = 0.998, 0.99
@@ -83,47 +85,60 @@ class Lines:
         print(f"  {text}", flush=True)
 
 
-def seconds_a_step(config: TrainConfig, step: int, device: torch.device, count: int = 12) -> float:
+class Silence(Lines):
+    """Prints nothing: the leading process of several tells enough."""
+
+    def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+
+def seconds_a_step(config: TrainConfig, step: int, device: torch.device, workers: Workers, count: int = 12) -> float:
     """Return the median time of ``count`` steps like the one numbered ``step``, after three that warm up."""
     state = fresh_state(config, device)
     attend = prepare(state, config)
     state.step = step
     times = []
-    batch: Batch = make_batch(config, step, device)
+    batch: Batch = make_batch(config, step, device, workers)
     for _ in range(count + 3):
         before = time.perf_counter()
-        values = take_step(state, config, batch, attend)
-        batch = make_batch(config, step, device)
+        values = take_step(state, config, batch, attend, workers)
+        batch = make_batch(config, step, device, workers)
         torch.stack(values).tolist()
         times.append(time.perf_counter() - before)
-    return statistics.median(times[3:])
+    return workers.agree(statistics.median(times[3:]))
 
 
-def planned(config: TrainConfig, seconds: float, device: torch.device) -> TrainConfig:
+def planned(config: TrainConfig, seconds: float, device: torch.device, workers: Workers) -> TrainConfig:
     """Return the run with as many steps of each stage as fit ``seconds``; without compiling if that fails."""
-    trial = replace(config, coarse=tuple((1, batch) for batch in COARSE_BATCHES), steps=len(SHARES))
+    trial = replace(config, coarse=stages([1, 1], config.batch), steps=len(SHARES))
     try:
-        costs = [seconds_a_step(trial, step, device) for step in range(len(SHARES))]
+        costs = [seconds_a_step(trial, step, device, workers) for step in range(len(SHARES))]
     except Exception as error:
-        if not config.compile:
+        if not config.compile or workers.count > 1:
             raise
         print(f"torch.compile failed, so nothing is compiled: {type(error).__name__}: {error}"[:600], flush=True)
-        return planned(replace(config, compile=False), seconds, device)
+        return planned(replace(config, compile=False), seconds, device, workers)
     counts = [max(1, round(share * seconds / cost)) for share, cost in zip(SHARES, costs, strict=True)]
-    for count, cost, batch in zip(counts, costs, (*COARSE_BATCHES, config.batch), strict=True):
-        print(f"{count} steps of {batch} clips, {1000 * cost:.1f} ms each", flush=True)
-    return replace(config, steps=sum(counts), coarse=stages(counts[:-1]), checkpoint_every=sum(counts) // 3 + 1)
+    coarse = stages(counts[:-1], config.batch)
+    if workers.leads:
+        for count, cost, (_, batch) in zip(counts, costs, (*coarse, (0, config.batch)), strict=True):
+            print(f"{count} steps of {batch} clips, {1000 * cost:.1f} ms each", flush=True)
+    return replace(config, steps=sum(counts), coarse=coarse, checkpoint_every=sum(counts) // 3 + 1)
 
 
-def stages(counts: list[int]) -> tuple[tuple[int, int], ...]:
-    """Return coarse stages of so many steps each: two, the last one, or none."""
-    return tuple(zip(counts, COARSE_BATCHES[len(COARSE_BATCHES) - len(counts) :], strict=True))
+def stages(counts: list[int], batch: int) -> tuple[tuple[int, int], ...]:
+    """Return coarse stages of so many steps each: two, the last one, or none; ``batch`` is that of full clips."""
+    return tuple(zip(counts, [batch * more for more in COARSE_CLIPS[len(COARSE_CLIPS) - len(counts) :]], strict=True))
 
 
-def ship(options: argparse.Namespace, device: torch.device) -> None:
+def ship(options: argparse.Namespace, device: torch.device, workers: Workers) -> None:
     """Begin a run or go on with it for one piece; score it when all steps are done."""
-    if (options.folder / CONFIG).exists():
-        done = resume(options.folder, device, Lines(), options.piece)
+    lines = Lines() if workers.leads else Silence()
+    if workers.agree((options.folder / CONFIG).exists()):
+        done = resume(options.folder, device, lines, options.piece, workers)
     else:
         config = TrainConfig(
             batch=options.batch, seed=options.seed, muon_lr=options.muon_lr, lr=options.lr, compile=options.compile,
@@ -131,10 +146,13 @@ def ship(options: argparse.Namespace, device: torch.device) -> None:
         )  # fmt: skip
         if options.counts:
             steps = sum(options.counts)
-            config = replace(config, steps=steps, coarse=stages(options.counts[:-1]), checkpoint_every=steps // 3 + 1)
+            coarse = stages(options.counts[:-1], config.batch)
+            config = replace(config, steps=steps, coarse=coarse, checkpoint_every=steps // 3 + 1)
         else:
-            config = planned(config, options.seconds, device)
-        done = start(config, options.folder, device, Lines(), options.piece)
+            config = planned(config, options.seconds, device, workers)
+        done = start(config, options.folder, device, lines, options.piece, workers)
+    if not workers.leads:
+        return
     print(f"{done.step} of {done.steps} steps done")
     if done.finished:
         score(options, device)
@@ -148,7 +166,7 @@ def native(options: argparse.Namespace, device: torch.device) -> None:
             continue
         config = TrainConfig(
             **VARIANTS[name], seed=seed, batch=options.batch, muon_lr=options.muon_lr, lr=options.lr, steps=100_000,
-            coarse=stages(options.counts or []), compile=options.compile, checkpoint_every=options.every,
+            coarse=stages(options.counts or [], options.batch), compile=options.compile, checkpoint_every=options.every,
             ema=NATIVE_EMA,
         )  # fmt: skip
         print(f"{name}, seed {seed}", flush=True)
@@ -236,7 +254,11 @@ def main() -> int:
     parser.add_argument("--clips", type=int, default=240, help="to judge; 0 leaves it out in native")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    {"ship": ship, "native": native, "score": score}[options.what](options, device)
+    if options.what == "ship":
+        with joined(device) as (workers, own):
+            ship(options, own, workers)
+    else:
+        {"native": native, "score": score}[options.what](options, device)
     return 0
 
 

@@ -38,6 +38,7 @@ from attnbench.mini.model import HIDDEN_CLASS, HIDDEN_DIRECTION, Attend, MiniTra
 from attnbench.mini.muon import Muon
 from attnbench.mini.times import TRAIN_SHIFT, draw_times
 from attnbench.mini.weights import save_mini, write_atomically
+from attnbench.mini.workers import ALONE, Workers
 from attnbench.store import TRAINING_LOG
 
 CONFIG, WEIGHTS = "config.json", "mini.safetensors"
@@ -69,13 +70,16 @@ class Trained:
 
 
 def start(
-    config: TrainConfig, folder: Path, device: torch.device, progress: Progress, seconds: float | None = None
-) -> Trained:
+    config: TrainConfig, folder: Path, device: torch.device, progress: Progress, seconds: float | None = None,
+    workers: Workers = ALONE,
+) -> Trained:  # fmt: skip
     """Train from the beginning.
 
     Args:
         folder: gets config.json, train.jsonl, checkpoint.safetensors, and at the end mini.safetensors with its card.
         seconds: stop cleanly after about so long; None trains to the last step.
+        workers: the processes that share each batch; all of them call this. The weights depend on their number by
+            rounding only.
 
     Raises:
         BadInput: for a folder that holds a run or cannot be written, an unknown method, setting or engine, or too
@@ -83,6 +87,8 @@ def start(
         Unsupported: if the engine cannot train the method here.
     """
     _check(config)
+    if not workers.leads:
+        return _go(config, folder, device, progress, seconds, workers)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -94,7 +100,7 @@ def start(
             )
         try:
             write_atomically(folder / CONFIG, (json.dumps(config.as_json(), indent=1) + "\n").encode())
-            return _go(config, folder, device, progress, seconds)
+            return _go(config, folder, device, progress, seconds, workers)
         except AttnbenchError:
             if not (folder / CHECKPOINT).exists():  # nothing to go on with: leave no run behind
                 for name in (CONFIG, TRAINING_LOG):
@@ -104,8 +110,12 @@ def start(
             raise
 
 
-def resume(folder: Path, device: torch.device, progress: Progress, seconds: float | None = None) -> Trained:
+def resume(
+    folder: Path, device: torch.device, progress: Progress, seconds: float | None = None, workers: Workers = ALONE
+) -> Trained:
     """Go on with a run from its last checkpoint: on a CPU with the bits it would have had without the stop.
+
+    Arguments as of ``start``.
 
     Raises:
         BadInput: if the folder holds no run, a damaged one, or one that another process is training.
@@ -120,8 +130,8 @@ def resume(folder: Path, device: torch.device, progress: Progress, seconds: floa
             raise
         raise BadInput(f"{str(path)!r} is not the configuration of a training run") from error
     _check(config)
-    with alone(folder, "training in"):
-        return _go(config, folder, device, progress, seconds)
+    with alone(folder, "training in") if workers.leads else contextlib.nullcontext():
+        return _go(config, folder, device, progress, seconds, workers)
 
 
 def _check(config: TrainConfig) -> None:
@@ -154,11 +164,13 @@ def rate_share(config: TrainConfig, step: int) -> float:
     return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * rest)))
 
 
-def _go(config: TrainConfig, folder: Path, device: torch.device, progress: Progress, seconds: float | None) -> Trained:
+def _go(
+    config: TrainConfig, folder: Path, device: torch.device, progress: Progress, seconds: float | None, workers: Workers
+) -> Trained:
     if seconds is not None and not seconds > 0:
         raise BadInput(f"seconds is {seconds!r}; it must be above 0")
     try:
-        return _train(config, folder, device, progress, seconds)
+        return _train(config, folder, device, progress, seconds, workers)
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
@@ -169,27 +181,30 @@ def _go(config: TrainConfig, folder: Path, device: torch.device, progress: Progr
 
 
 def _train(
-    config: TrainConfig, folder: Path, device: torch.device, progress: Progress, seconds: float | None
+    config: TrainConfig, folder: Path, device: torch.device, progress: Progress, seconds: float | None, workers: Workers
 ) -> Trained:
     state = fresh_state(config, device)
     if (folder / CHECKPOINT).exists():
         load_state(state, config, folder)
-    cut_log(folder, state.step)
+    if workers.leads:
+        cut_log(folder, state.step)
     if state.step < config.steps:
         held_out_set(state.ema.config, config.held_out)  # they are kept: too many are told before a step is taken
     attend = prepare(state, config)
     aside = torch.cuda.Stream(device) if device.type == "cuda" else None
-    log, begun, first = Log(folder), time.perf_counter(), state.step
+    log, begun, first = Log(folder) if workers.leads else None, time.perf_counter(), state.step
     last, batch, kept = 0.0, None, state.step
-    with contextlib.closing(log), _interrupts() as interrupted:
-        while state.step < config.steps and not interrupted():
-            spent = time.perf_counter() - begun
-            if seconds is not None and state.step > first and spent + last > seconds:
-                break
+
+    def out_of_time() -> bool:
+        return seconds is not None and state.step > first and time.perf_counter() - begun + last > seconds
+
+    with contextlib.closing(log) if log else contextlib.nullcontext(), _interrupts() as interrupted:
+        while state.step < config.steps and not workers.agree(interrupted() or out_of_time()):
             before = time.perf_counter()
-            values = take_step(state, config, batch or make_batch(config, state.step, device), attend)
+            values = take_step(state, config, batch or make_batch(config, state.step, device, workers), attend, workers)
             # While the GPU is at it: asking for the loss waits for the step.
-            batch = _made_aside(config, state.step + 1, device, aside) if state.step + 1 < config.steps else None
+            following = state.step + 1
+            batch = _made_aside(config, following, device, aside, workers) if following < config.steps else None
             loss, norm = torch.stack(values).tolist()
             last = time.perf_counter() - before
             if not math.isfinite(loss + norm):
@@ -198,6 +213,8 @@ def _train(
                 )
             state.step += 1
             state.seconds += last
+            if log is None:
+                continue
             log.add(
                 step=state.step, loss=loss, grad_norm=norm, rate=rate_share(config, state.step - 1), seconds=last,
                 total_seconds=state.seconds, peak_mib=_peak_mib(device),
@@ -209,12 +226,13 @@ def _train(
             if state.step % config.checkpoint_every == 0 and state.step < config.steps:
                 _keep(state, config, folder, log, attend, progress)
                 kept = state.step
-        if state.step > kept:
+        if state.step > kept and log is not None:
             _keep(state, config, folder, log, attend, progress)
         stopped = interrupted()
-    if state.step:
+    if state.step and workers.leads:
         save_mini(state.model, state.ema.state_dict(), folder / WEIGHTS)
         write_card(folder, config, state, device)
+    workers.agree(True)  # that all is written
     return Trained(folder, state.step, config.steps, stopped)
 
 
@@ -229,8 +247,11 @@ class Batch:
     direction: Tensor
 
 
-def make_batch(config: TrainConfig, step: int, device: torch.device) -> Batch:
-    """Return the batch of a step: it depends on the seed and the step only, not on what was drawn before."""
+def make_batch(config: TrainConfig, step: int, device: torch.device, workers: Workers = ALONE) -> Batch:
+    """Return this process's share of a step's batch, which depends on the seed and the step only.
+
+    All of it is made, so that a clip does not depend on the number of processes; making it takes little.
+    """
     halved, count = config.stage(step)
     sizes, shift = (
         PRESETS[config.model].sizes[halved],
@@ -242,15 +263,19 @@ def make_batch(config: TrainConfig, step: int, device: torch.device) -> Batch:
     t = draw_times(count, "times", config.seed, step, shift=shift).to(device)
     hidden = (uniform((count,), "drop", config.seed, step) < config.drop).to(device)
     label = torch.where(hidden, HIDDEN_CLASS, clips.label)
-    return Batch(clips.video, noise, t, label, torch.where(hidden, HIDDEN_DIRECTION, clips.direction))
+    direction = torch.where(hidden, HIDDEN_DIRECTION, clips.direction)
+    own = workers.share(count)
+    return Batch(*(whole[own] for whole in (clips.video, noise, t, label, direction)))
 
 
-def _made_aside(config: TrainConfig, step: int, device: torch.device, aside: torch.cuda.Stream | None) -> Batch:
+def _made_aside(
+    config: TrainConfig, step: int, device: torch.device, aside: torch.cuda.Stream | None, workers: Workers
+) -> Batch:
     """Return the batch of a step, made on a stream of its own: copies to the GPU wait for all work on their stream."""
     if aside is None:
-        return make_batch(config, step, device)
+        return make_batch(config, step, device, workers)
     with torch.cuda.stream(aside):
-        batch = make_batch(config, step, device)
+        batch = make_batch(config, step, device, workers)
     reader = torch.cuda.current_stream(device)
     reader.wait_stream(aside)
     for tensor in (batch.video, batch.noise, batch.t, batch.label, batch.direction):
@@ -265,11 +290,14 @@ def prepare(state: State, config: TrainConfig) -> Attend:
     return attend_by(config.method, config.engine, as_layer=config.as_layer, **config.settings)
 
 
-def take_step(state: State, config: TrainConfig, batch: Batch, attend: Attend) -> tuple[Tensor, Tensor]:
+def take_step(
+    state: State, config: TrainConfig, batch: Batch, attend: Attend, workers: Workers = ALONE
+) -> tuple[Tensor, Tensor]:
     """Take one optimiser step; return its loss and the norm of its gradient, on the device."""
     with torch.autocast(batch.video.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
         loss = losses(state.model, batch.video, batch.noise, batch.t, batch.label, batch.direction, attend).mean()
     loss.backward()
+    loss = workers.average(state.model.parameters(), loss.detach())
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
     share = rate_share(config, state.step)
     for optimiser, peak in ((state.muon, config.muon_lr), (state.adam, config.lr)):
@@ -280,7 +308,7 @@ def take_step(state: State, config: TrainConfig, batch: Batch, attend: Attend) -
     decay = min(config.ema, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
         torch._foreach_lerp_(list(state.ema.parameters()), list(state.model.parameters()), 1 - decay)
-    return loss.detach(), norm
+    return loss, norm
 
 
 def _keep(state: State, config: TrainConfig, folder: Path, log: Log, attend: Attend, progress: Progress) -> None:

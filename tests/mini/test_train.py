@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from attnbench.mini.log import read_log
 from attnbench.mini.muon import Muon, orthogonal
 from attnbench.mini.train import fresh_state, make_batch, rate_share, resume, start
 from attnbench.mini.weights import load_mini, read_card, read_tensors
+from attnbench.mini.workers import Workers
 
 CPU = torch.device("cpu")
 SMALL = TrainConfig(
@@ -267,3 +269,46 @@ def test_too_little_memory_is_one_sentence(changes: dict[str, Any], tmp_path: Pa
         start(dataclasses.replace(SMALL, coarse=(), **changes), tmp_path / "run", CPU, Silent())
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+_WORKER = """
+import sys, torch
+from pathlib import Path
+from tests.mini.test_train import SHARED, Silent
+from attnbench.mini.train import resume, start
+from attnbench.mini.workers import joined
+with joined(torch.device("cpu")) as (workers, device):
+    folder = Path(sys.argv[1])
+    start(SHARED, folder, device, Silent(), 1e-6, workers)
+    resume(folder, device, Silent(), None, workers)
+"""
+SHARED = dataclasses.replace(SMALL, steps=6, coarse=((3, 8),), batch=4)
+
+
+def test_two_processes_come_to_the_weights_of_one(tmp_path: Path) -> None:
+    start(SHARED, tmp_path / "one", CPU, Silent())
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).resolve().parents[2]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", _WORKER, str(tmp_path / "two")], cwd=root,
+            env={**os.environ, **place, "RANK": str(rank), "PYTHONPATH": str(root)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    assert [worker.wait(120) for worker in both] == [0, 0]
+    one, two = tensors_of(tmp_path / "one"), tensors_of(tmp_path / "two")
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-4, rtol=1e-3, msg=name)
+    losses = [[line["loss"] for line in read_log(tmp_path / f) if "loss" in line] for f in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert len(losses[1]) == 6
+
+
+def test_a_batch_that_processes_cannot_share_is_refused() -> None:
+    with pytest.raises(BadInput, match="6 clips a step cannot be shared out among 4 processes: use multiples of 4"):
+        Workers(1, 4).share(6)
+    assert Workers(1, 3).share(6) == slice(2, 4)

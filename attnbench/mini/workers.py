@@ -1,0 +1,86 @@
+"""Training on several devices: one process for each, all with the same weights, each with its share of a batch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+
+from attnbench.kernels.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """The processes of a run, and which of them this is. The first one leads: it alone writes and reports.
+
+    Attributes:
+        rank: place of this process, from 0.
+        count: how many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def share(self, clips: int) -> slice:
+        """Return the clips of a batch that are for this process.
+
+        Raises:
+            BadInput: if they cannot be shared out evenly.
+        """
+        if clips % self.count:
+            raise BadInput(
+                f"{clips} clips a step cannot be shared out among {self.count} processes: use multiples of {self.count}"
+            )
+        each = clips // self.count
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def average(self, parameters: Iterable[nn.Parameter], value: Tensor) -> Tensor:
+        """Replace the gradients of parameters, and return a scalar, by the mean over all processes."""
+        if self.count == 1:
+            return value
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([value.detach().float().view(1), *(gradient.flatten() for gradient in gradients)])
+        distributed.all_reduce(flat)
+        flat /= self.count
+        parts = flat[1:].split([gradient.numel() for gradient in gradients])
+        torch._foreach_copy_(gradients, [part.view_as(like) for part, like in zip(parts, gradients, strict=True)])
+        return flat[0]
+
+    def agree(self, value: float) -> float:
+        """Return what the leading process gave."""
+        if self.count == 1:
+            return value
+        told = torch.tensor([value], dtype=torch.float64)
+        distributed.broadcast(told, src=0)
+        return float(told)
+
+
+ALONE = Workers()
+"""One process, which is all of them."""
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[tuple[Workers, torch.device]]:
+    """Join the processes that ``torchrun`` started, and give this one a GPU of its own where there are GPUs."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield ALONE, device
+        return
+    backend = "gloo"
+    if device.type == "cuda":
+        device, backend = torch.device("cuda", int(os.environ["LOCAL_RANK"])), "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(device)
+    distributed.init_process_group(backend)
+    try:
+        yield Workers(distributed.get_rank(), count), device
+    finally:
+        distributed.destroy_process_group()
