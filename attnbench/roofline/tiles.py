@@ -150,10 +150,14 @@ def _own_orders(plan: Plan) -> bool:
     return any(order is not None and order.dim() == 3 for order in (plan.q_order, plan.k_order))
 
 
+def arranged_heads(plan: Plan, kv_heads: int) -> int:
+    """Return the heads of the arranged keys of a batch item: those of the queries where each has its order."""
+    return plan.heads if plan.k_order is not None and plan.k_order.dim() == 3 else kv_heads
+
+
 def _active_keys(plan: Plan, read: Tensor, kv_heads: int) -> int:
     """Count the keys in blocks of ``read`` [B or 1, H or 1, blocks], once for each head of the arranged keys."""
-    own = plan.k_order is not None and plan.k_order.dim() == 3
-    kv_rows = plan.heads if own else kv_heads
+    kv_rows = arranged_heads(plan, kv_heads)
     read = read.expand(plan.batch, plan.heads, -1).reshape(plan.batch, kv_rows, plan.heads // kv_rows, -1)
     return int((read.any(2) * plan.pattern.k_offsets.diff()).sum())
 

@@ -18,7 +18,7 @@ from attnbench.kernels.engines import ENGINES
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.plan import Plan
-from attnbench.roofline.tiles import TileWork, tile_work
+from attnbench.roofline.tiles import TileWork, arranged_heads, tile_work
 
 Scope = Literal["head", "query"]
 
@@ -198,18 +198,13 @@ def _permute(plan: Plan, sizes: _Sizes) -> Traffic | None:
     order, width = plan.k_order, _width(sizes)
     if order is None and width == sizes.head_dim:
         return None
-    kv_rows = _arranged_heads(plan, sizes)
+    kv_rows = sizes.batch * arranged_heads(plan, sizes.kv_heads)
     written = 2 * kv_rows * sizes.tokens * width * sizes.itemsize
     least = 2 * sizes.k + _stored(order) + written
     if order is None:  # zeros first, then the copy
         return Traffic(least, written + 4 * sizes.k)
     read = 2 * kv_rows * sizes.tokens * (sizes.head_dim * sizes.itemsize + 8)
     return Traffic(least, read + written)
-
-
-def _arranged_heads(plan: Plan, sizes: _Sizes) -> int:
-    own = plan.k_order is not None and plan.k_order.dim() == 3
-    return sizes.batch * (sizes.heads if own else sizes.kv_heads)
 
 
 def _share_before(plan: Plan, sizes: _Sizes, work: TileWork) -> Fraction:
@@ -220,7 +215,7 @@ def _share_before(plan: Plan, sizes: _Sizes, work: TileWork) -> Fraction:
     if isinstance(plan.pattern, RoutedPattern) or work.rows < ROWS:
         return Fraction(1)
     alone = arranges_on_the_way(plan, sizes.head_dim, sizes.itemsize)
-    return Fraction(1, _arranged_heads(plan, sizes)) if alone else Fraction(1)
+    return Fraction(1, sizes.batch * arranged_heads(plan, sizes.kv_heads)) if alone else Fraction(1)
 
 
 def _arranged_in(permute: Traffic, attend: Traffic, share: Fraction) -> tuple[Traffic, Traffic]:

@@ -9,9 +9,9 @@ from attnbench.kernels.gpu.arrange import arrange, padded_width
 from attnbench.kernels.gpu.attend import attend_tiles
 from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
 from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, sizes_of, tiles_of
-from attnbench.kernels.gpu.hopper import is_hopper
+from attnbench.kernels.gpu.hopper import is_hopper, written_for
 from attnbench.kernels.gpu.kept_lists import are_kept, kept_lists
-from attnbench.kernels.gpu.key_rows import fits_in_place, source_of
+from attnbench.kernels.gpu.key_rows import can_arrange, fits_in_place, source_of
 from attnbench.kernels.gpu.paired_tiles import can_pair, pair_up
 from attnbench.kernels.gpu.rule_arrays import rule_arrays
 from attnbench.kernels.gpu.work import KEYS, ROWS, KeyTiles, Tiles
@@ -65,10 +65,10 @@ def attend_blocks(
 
 def arranges_on_the_way(plan: Plan, head_dim: int, itemsize: int) -> bool:
     """Whether the kernel itself arranges keys and values of all heads but the first, if it can read them in place."""
-    if not is_hopper(plan.device) or plan.k_order is None or plan.k_order.shape[-1] < KEYS:
+    if not is_hopper(plan.device) or not can_arrange(plan.k_order) or itemsize != 2:
         return False
-    fitting = may_pair(plan, True) or (sizes_of(plan) == (ROWS, KEYS) and plan.pattern.rule is None)
-    return fitting and head_dim in (64, 128) and itemsize == 2
+    sizes = (ROWS, KEYS) if may_pair(plan, True) else sizes_of(plan)
+    return written_for(head_dim, plan.pattern.rule, *sizes)
 
 
 def may_pair(plan: Plan, hopper: bool) -> bool:

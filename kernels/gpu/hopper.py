@@ -27,8 +27,13 @@ def fits(gathered: Sequence[Tensor], arranged: Sequence[Tensor], rule: object, *
     """
     first = gathered[0]
     half = first.dtype in (torch.bfloat16, torch.float16)
-    known = first.shape[3] == arranged[0].shape[3] in (64, 128) and set(sizes) == {ROWS} == {KEYS}
-    return half and known and rule is None and all(_aligned(x) for x in (*gathered, *arranged))
+    known = half and first.shape[3] == arranged[0].shape[3] and written_for(first.shape[3], rule, *sizes)
+    return known and all(_aligned(x) for x in (*gathered, *arranged))
+
+
+def written_for(head_dim: int, rule: object, *sizes: int) -> bool:
+    """Whether the Gluon kernels take tensors in half precision of this head_dim, with this rule and these sizes."""
+    return head_dim in (64, 128) and rule is None and set(sizes) == {ROWS} == {KEYS}
 
 
 def _aligned(x: Tensor) -> bool:

@@ -63,11 +63,14 @@ class KeyRows:
     kv_heads: int
 
 
+def can_arrange(order: Tensor | None) -> bool:
+    """Whether there is an order for the kernel to arrange keys in, of at least a step."""
+    return order is not None and order.shape[-1] >= KEYS
+
+
 def source_of(k: Tensor, v: Tensor, order: Tensor | None) -> Source | None:
-    """Return keys and values for the kernel to arrange; None where there is no order, or less than a step of them."""
-    if order is None or order.shape[-1] < KEYS:
-        return None
-    return Source(k, v, order.contiguous())
+    """Return keys and values for the kernel to arrange; None where it cannot."""
+    return Source(k, v, order.contiguous()) if order is not None and can_arrange(order) else None
 
 
 def fits_in_place(q: Tensor, k: Tensor, v: Tensor, scale: float, rule: object, rows: int, keys: int) -> bool:

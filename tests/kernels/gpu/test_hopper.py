@@ -126,7 +126,7 @@ def test_all_heads_but_the_first_are_arranged_by_the_kernel(
     for _ in range(3):  # what a call leaves in memory must not help the next
         output, lse = attend_blocks(q, k, v, plan, head_dim**-0.5, hopper=True)
         check(output, lse, *oracle(q, k, v, plan.token_mask(), head_dim**-0.5))
-        torch.full_like(torch.empty(2, 6, sum(sizes), head_dim, device="cuda", dtype=dtype), float("nan"))
+        torch.full((2, 6, sum(sizes), head_dim), float("nan"), device="cuda", dtype=dtype)
     assert copied == [(1, 1)] * 6
 
 
