@@ -91,18 +91,6 @@ class Report:
     parts: list[Part]
 
 
-def render_report(
-    table: pd.DataFrame,
-    phases: pd.DataFrame | None = None,
-    traces: Mapping[str, str] | None = None,
-    quality: pd.DataFrame | None = None,
-    clips: Sequence[tuple[Path, ClipRow]] = (),
-    steps: Sequence[StepRecord] = (),
-) -> str:
-    """Return the report of results as one HTML page that loads nothing from outside: see ``make_report``."""
-    return make_report(table, phases, traces, quality, clips, steps).html
-
-
 def make_report(
     table: pd.DataFrame,
     phases: pd.DataFrame | None = None,

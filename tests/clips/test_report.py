@@ -19,7 +19,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.quality.frames import Clip
 from attnbench.quality.paired import gaps
 from attnbench.quality.video import abreast, write_mp4
-from attnbench.report import render_report
+from attnbench.report import make_report
 from attnbench.report.clips import clips_sections
 from attnbench.report.clips_chart import curve_words
 from attnbench.report.clips_players import MOST, players_of
@@ -138,7 +138,7 @@ def test_words_of_users_are_never_tags(tmp_path: Path) -> None:
         row("method", None, metric="lpips", prompt=HOSTILE, reason=HOSTILE),
     ]
     failed = clip(tmp_path, 0, "", status="failed", clip_hash="", reason=HOSTILE, prompt=HOSTILE, weights=HOSTILE)
-    html = render_report(NO_ROWS, quality=frame(found), clips=[failed])
+    html = make_report(NO_ROWS, quality=frame(found), clips=[failed]).html
     assert "<script>alert" not in html
     assert "<img src=x>" not in html
     assert "{{ 7 * 7 }}" in html
@@ -147,16 +147,16 @@ def test_words_of_users_are_never_tags(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick_masks")
 def test_a_page_of_clips_alone_speaks_of_clips_only() -> None:
-    html = render_report(NO_ROWS, quality=frame(rows()))
+    html = make_report(NO_ROWS, quality=frame(rows())).html
     assert "Sparse attention on Test CPU" in html
     assert "what vmoba does to clips" in html
     assert "Speed-up" not in html
     assert "2026-01-02 03:04 UTC" in html
     with pytest.raises(BadInput, match="hold no rows"):
-        render_report(NO_ROWS, quality=frame([]))
+        make_report(NO_ROWS, quality=frame([]))
     broken = frame(rows()).assign(metric_kind="size")
     with pytest.raises(BadInput, match="metric_kind"):
-        render_report(NO_ROWS, quality=broken)
+        make_report(NO_ROWS, quality=broken)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ addEventListener("load", () => setTimeout(() => {
 @pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on this machine")
 def test_the_players_play_in_a_browser(played: tuple[Path, ClipRow], tmp_path: Path) -> None:
     assert BROWSER is not None
-    html = render_report(NO_ROWS, quality=frame(rows()), clips=[played])
+    html = make_report(NO_ROWS, quality=frame(rows()), clips=[played]).html
     copy = html.replace("style-src 'unsafe-inline'", "style-src 'unsafe-inline'; script-src 'unsafe-inline'")
     page = tmp_path / "page.html"
     page.write_text(copy.replace("</body>", PROBE + "</body>"), encoding="utf-8")

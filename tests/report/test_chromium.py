@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from attnbench.report import render_report
+from attnbench.report import make_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(
@@ -93,7 +93,7 @@ def look(html: str, folder: Path, width: int = 1280) -> Seen:
 
 @pytest.fixture(scope="module")
 def html(table: pd.DataFrame) -> str:
-    return render_report(table)
+    return make_report(table).html
 
 
 def test_the_report_opens_without_a_complaint(html: str, table: pd.DataFrame, tmp_path: Path) -> None:

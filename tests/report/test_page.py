@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from attnbench.kernels.errors import BadInput
-from attnbench.report import render_report
+from attnbench.report import make_report
 
 Maker = Callable[..., Any]
 
@@ -46,7 +46,7 @@ def quick_masks() -> Iterator[None]:
 
 @pytest.fixture
 def page(table: pd.DataFrame, quick_masks: None) -> Page:
-    return Page(render_report(table))
+    return Page(make_report(table).html)
 
 
 def test_every_row_is_in_the_table_with_its_verdict(page: Page, table: pd.DataFrame) -> None:
@@ -97,7 +97,7 @@ def test_hostile_text_stays_text(row_of: Maker, table_of: Maker, environment_of:
         row_of("sta", inputs=HOSTILE, device=HOSTILE, settings={"a": HOSTILE}),
         row_of("<u>", inputs=HOSTILE, device=HOSTILE, verdict="error", reason=HOSTILE, engine_version=HOSTILE),
     ]
-    html = render_report(table_of(rows, **{rows[0].run_id: environment_of(command=[HOSTILE], driver=HOSTILE)}))
+    html = make_report(table_of(rows, **{rows[0].run_id: environment_of(command=[HOSTILE], driver=HOSTILE)})).html
     page = Page(html)
     assert not page.all("script")
     assert not page.all("u")
@@ -111,7 +111,7 @@ def test_several_runs_get_a_section_each_and_their_own_environment(
     row_of: Maker, table_of: Maker, environment_of: Maker, quick_masks: None
 ) -> None:
     rows = [row_of(run_id="one"), row_of(run_id="two", device="Other GPU", grid="9x30x52", tokens=14040)]
-    page = Page(render_report(table_of(rows, two=environment_of(device="Other GPU", driver="570.1"))))
+    page = Page(make_report(table_of(rows, two=environment_of(device="Other GPU", driver="570.1"))).html)
     sections = [attributes["id"] for attributes in page.all("section") if "id" in attributes]
     assert sections == ["case-1", "case-2"]
     assert {"#case-1", "#case-2"} <= {attributes["href"] for attributes in page.all("a")}
@@ -120,7 +120,7 @@ def test_several_runs_get_a_section_each_and_their_own_environment(
 
 
 def test_a_run_without_a_single_latency_still_makes_a_page(row_of: Maker, table_of: Maker, quick_masks: None) -> None:
-    page = Page(render_report(table_of([row_of("moba", verdict="oom", density=None, reason="needs 90 GiB")])))
+    page = Page(make_report(table_of([row_of("moba", verdict="oom", density=None, reason="needs 90 GiB")])).html)
     assert "needs 90 GiB" in page.words
     assert not page.all("img")
 
@@ -128,12 +128,12 @@ def test_a_run_without_a_single_latency_still_makes_a_page(row_of: Maker, table_
 def test_an_environment_that_is_not_recorded_is_said_so(row_of: Maker, table_of: Maker, quick_masks: None) -> None:
     table = table_of([row_of()])
     table.attrs.clear()
-    assert "not recorded" in Page(render_report(table)).words
+    assert "not recorded" in Page(make_report(table).html).words
 
 
 def test_an_empty_table_is_bad_input(table_of: Maker) -> None:
     with pytest.raises(BadInput, match="no rows"):
-        render_report(table_of([]))
+        make_report(table_of([]))
 
 
 def test_the_contents_tell_runs_apart_by_what_was_measured(row_of: Maker, table_of: Maker, quick_masks: None) -> None:
@@ -142,12 +142,12 @@ def test_the_contents_tell_runs_apart_by_what_was_measured(row_of: Maker, table_
         row_of("moba", engine="two-call", run_id="a"), row_of("sta", engine="triton", run_id="a"),
         row_of("full", engine="unfused", density=1.0, run_id="b"),
     ]  # fmt: skip
-    page = Page(render_report(table_of(rows)))
+    page = Page(make_report(table_of(rows)).html)
     words = " ".join(page.words.split())
     assert "– run a vmoba and moba on two-call, sta on triton" in words
     assert "– run b full on unfused" in words
 
 
 def test_figures_are_written_by_one_macro(table: pd.DataFrame, quick_masks: None) -> None:
-    html = render_report(table)
+    html = make_report(table).html
     assert html.count("<figure>") == html.count("<figcaption>") == html.count('<div class="pane"><img ') == 2

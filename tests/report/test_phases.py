@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from attnbench.report import render_report
+from attnbench.report import make_report
 from attnbench.report.phase_details import phase_details
 from attnbench.report.phases import phase_table, read_phases, waterfall_of
 from attnbench.report.rows import cases_of, read_rows
@@ -90,7 +90,7 @@ def test_details_show_what_a_phase_reaches_and_where_a_time_comes_from(table: pd
     assert attend.cells[5] == ("12.0", "")
     assert (ablated.note, modelled.note, modelled.interval) == ("a difference", "a model", "1.00 to 3.30")
     assert made.ceilings == "In this run a matrix product reached 800 TFLOP/s and a copy 3.00 TB/s."
-    page = render_report(table, pd.DataFrame(rows))
+    page = make_report(table, pd.DataFrame(rows)).html
     assert 'class="number modelled"' in page
     assert made.ceilings in page
 
@@ -120,19 +120,19 @@ def test_attend_is_shown_with_the_least_time_of_each_unit_where_the_gpu_is_known
 
 
 def test_without_a_profile_the_page_has_no_such_part(table: pd.DataFrame) -> None:
-    assert "Where the time goes" not in render_report(table)
+    assert "Where the time goes" not in make_report(table).html
 
 
 def test_the_page_shows_phases_complaint_trace_and_waterfall(table: pd.DataFrame) -> None:
     row = sparse_row(table)
     frame = pd.DataFrame([phase(row, "attend", 8.0, complaint="the phases add up to 9 ms")])
-    page = render_report(table, frame, {row.cell_id: "../traces/a b.json.gz"})
+    page = make_report(table, frame, {row.cell_id: "../traces/a b.json.gz"}).html
     assert "Where the time goes" in page
     assert "not to be trusted: the phases add up to 9 ms" in page
     assert '<a href="../traces/a b.json.gz" download>' in page
     assert len(re.findall(r"Unexplained is what all bars leave over", page)) == 1
     assert "Perfetto" in page
-    assert "Perfetto" not in render_report(table, frame)  # there is no trace to open
+    assert "Perfetto" not in make_report(table, frame).html  # there is no trace to open
 
 
 def test_the_waterfall_adds_both_passes_and_leaves_selection_out_of_the_padding(table: pd.DataFrame) -> None:
