@@ -1,6 +1,6 @@
 """Check engines on a GPU against exact attention in float64: output, log-sum-exp and gradients, on plans of many kinds.
 
-python scripts/check_engines.py                  # every case, a process each, four at a time
+python scripts/check_engines.py                  # every case, a process each, eight at a time
 python scripts/check_engines.py flash4/sta …     # some cases, here
 python scripts/check_engines.py --list
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 SECONDS = 240
-AT_ONCE = 4
+AT_ONCE = 8
 TOLERANCE = 2e-2
 
 
