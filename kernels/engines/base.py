@@ -51,7 +51,8 @@ class Engine:
             or for float64 inputs float64, or None).
         executed_pairs: how many pairs it computes for a plan, those thrown away included.
         dense: whether it is a candidate for the dense baseline.
-        unsuitable: why "auto" passes it by for a plan that it supports, in words that follow "engine x", or None.
+        unsuitable: why "auto" passes it by for a plan that it supports, in words that follow "engine x", or None. Every
+            call of "auto" asks, before ``supports``.
         tested: whether it was ever run and checked; "auto" and the search for the dense baseline pass by those that
             were not.
         traceable: whether torch.compile takes what it runs into a graph; others loop over what they read from tensors,

@@ -167,13 +167,14 @@ def _supports_sparse(plan: Plan, task: Task) -> str | None:
 
 
 def _unsuitable(plan: Plan, task: Task) -> str | None:
-    if plan.pattern.is_full:
+    pattern = plan.pattern
+    if pattern.is_full or not isinstance(pattern, BlockPattern):
         return None
-    if plan.pattern.rule is None and not task.needs_grad:
+    if pattern.rule is None and not task.needs_grad:
         return "takes longer than our kernels for the forward pass of plans of whole blocks"
-    sides = (plan.pattern.q_offsets, plan.pattern.k_offsets)
+    sides = (pattern.q_offsets, pattern.k_offsets)
     area = prod(number_of_places(offsets, TILE) for offsets in sides) / plan.layout.tokens**2
-    if area > (MOST_WASTE if plan.pattern.rule is None else MOST_WASTE_WITH_RULE):
+    if area > (MOST_WASTE if pattern.rule is None else MOST_WASTE_WITH_RULE):
         return f"would compute {area:.1f} times the kept pairs: the blocks fill its tiles of {TILE} tokens badly"
     return None
 
