@@ -25,6 +25,7 @@ from attnbench.waterfall import ZERO, Bar, Span, Waterfall
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ROOT / "results" / "h100" / "profiles"
 ENGINES = {"two-call": "-two-call", "triton": ""}
+STEPS = ("480p-step-fwd", "480p-step-fwdbwd")
 LENGTHS = {"480p": 32_760, "576p": 55_296, "720p": 75_600}
 LOSSES = ("selection", "permute", "index", "merge", "padding", "kernel inefficiency", "launch gaps")
 
@@ -142,7 +143,8 @@ def main() -> None:
         figure.axes[0].set_xlim(0, 1.2 * max(w.latency.ms for w in both.values()))
         figure.savefig(ROOT / "docs" / f"why-sparse-is-slow-{engine}.svg", metadata={"Date": None})
         plt.close(figure)
-    print("\n".join([*loss_table(), "", *layer_table("576p"), "", *step_table("480p-step-fwd")]))
+    tables = [loss_table(), layer_table("576p"), *map(step_table, STEPS)]
+    print("\n\n".join("\n".join(table) for table in tables))
 
 
 if __name__ == "__main__":
