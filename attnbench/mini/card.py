@@ -20,8 +20,8 @@ _POINTS = 200
 """Points of the loss curve at most; each is the mean over its share of the steps."""
 
 
-def write_card(folder: Path, config: TrainConfig, state: State, device: torch.device) -> None:
-    """Write the card beside the weights of a run.
+def write_card(folder: Path, config: TrainConfig, state: State, device: torch.device, processes: int = 1) -> None:
+    """Write the card beside the weights of a run, of which each of so many processes had a device like this one.
 
     Raises:
         BadInput: if the log cannot be read or the card not be written.
@@ -45,6 +45,7 @@ def write_card(folder: Path, config: TrainConfig, state: State, device: torch.de
         "clips_seen": sum(config.stage(step)[1] for step in range(state.step)),
         "seconds": round(state.seconds, 1),
         "device": device_name("cuda" if device.type == "cuda" else "cpu"),
+        "processes": processes,
         "torch": torch.__version__,
         "attnbench": __version__,
         "seed": config.seed,

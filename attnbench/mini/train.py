@@ -231,7 +231,7 @@ def _train(
         stopped = interrupted()
     if state.step and workers.leads:
         save_mini(state.model, state.ema.state_dict(), folder / WEIGHTS)
-        write_card(folder, config, state, device)
+        write_card(folder, config, state, device, workers.count)
     workers.agree(True)  # that all is written
     return Trained(folder, state.step, config.steps, stopped)
 

@@ -306,6 +306,7 @@ def test_two_processes_come_to_the_weights_of_one(tmp_path: Path) -> None:
     losses = [[line["loss"] for line in read_log(tmp_path / f) if "loss" in line] for f in ("one", "two")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert len(losses[1]) == 6
+    assert [read_card(tmp_path / folder / "mini.safetensors")["processes"] for folder in ("one", "two")] == [1, 2]
 
 
 def test_a_batch_that_processes_cannot_share_is_refused() -> None:
