@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,7 +83,7 @@ class MiniSource:
             BadInput: for weights, a prompt or an option that cannot be used.
         """
         from attnbench.clips.prompts import mini_prompt
-        from attnbench.mini.flow import Sampler
+        from attnbench.mini.flow import usual_sampler
         from attnbench.mini.weights import load_mini
 
         for name, value in (("frames", request.frames), ("height", request.height), ("width", request.width)):
@@ -96,8 +95,7 @@ class MiniSource:
             raise BadInput(f"dtype {request.dtype!r} must be bfloat16 or float32 for the mini model")
         _, self._label, self._direction = mini_prompt(request.prompt)
         self._seed = request.seed
-        options: Mapping[str, Any] = {"steps": request.sampler_steps, "guidance": request.guidance}
-        self._sampler = Sampler(**{name: value for name, value in options.items() if value is not None})
+        self._sampler = usual_sampler(request.sampler_steps, request.guidance)
         self._network = load_mini(None if request.weights is None else Path(request.weights), place)
         self.layers, self.steps = self._network.config.layers, self._sampler.steps
 

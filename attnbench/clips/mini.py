@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +21,7 @@ from attnbench.kernels.grid import Grid, Layout
 from attnbench.methods import make_settings
 from attnbench.methods.registry import find_method
 from attnbench.mini.config import FPS
-from attnbench.mini.flow import Sampler, generate
+from attnbench.mini.flow import generate, usual_sampler
 from attnbench.mini.model import Attend, MiniTransformer, attend_by
 from attnbench.mini.weights import load_mini, shipped
 from attnbench.quality.frames import as_clip
@@ -45,7 +44,7 @@ class MiniMaker:
         self.network = load_mini(path, place)
         self.model, self.device = "mini", place.type
         self.weights = f"{path if request.weights is not None else path.name} {_digest(path)}"
-        self.sampler = _sampler(request.steps)
+        self.sampler = usual_sampler(request.steps)
         self.steps, self.dense_steps = self.sampler.steps, dense_of(request, self.sampler.steps)
         self.dense_layers = layers_of(request, self.network.config.layers)
         self.torch_dtype = _default_dtype(place) if request.dtype is None else resolve_dtype(request.dtype, place)
@@ -130,15 +129,6 @@ class _Remembering(nn.Module):
         if key not in self._said:
             self._said[key] = now()
         return self._said[key]
-
-
-def _sampler(steps: int | None) -> Sampler:
-    """Return the sampler that was fixed for the model, with another number of steps if one is given."""
-    usual = Sampler()
-    if steps is None:
-        return usual
-    guided = None if usual.guided is None else min(usual.guided, max(steps, 0))
-    return replace(usual, steps=steps, guided=guided)
 
 
 def _digest(path: Path) -> str:

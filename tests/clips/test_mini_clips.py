@@ -62,7 +62,7 @@ HEUN = Sampler(steps=4, solver="heun")
 def test_clips_are_those_of_the_sampler_with_full_attention_in_the_dense_steps_and_layers(
     dense: int | None, layers: list[int], sampler: Sampler, ask: Ask, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attnbench.clips.mini.Sampler", lambda: sampler)
+    monkeypatch.setattr("attnbench.clips.mini.usual_sampler", lambda steps: sampler)
     maker = MiniMaker(ask(dense_steps=dense, dense_layers=layers, dtype="float32"))
     assert maker.dense_steps == (1 if dense is None else dense)  # a quarter of four
     for role, method, engine, settings in (

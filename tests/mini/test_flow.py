@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -9,10 +10,14 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
+from attnbench.mini.classifier import load_classifier
 from attnbench.mini.config import PRESETS
-from attnbench.mini.flow import Sampler, generate, integrate, losses
+from attnbench.mini.data import CLASSES, DIRECTIONS
+from attnbench.mini.flow import Sampler, generate, integrate, losses, usual_sampler
 from attnbench.mini.model import FULL, MiniTransformer
+from attnbench.mini.score import score
 from attnbench.mini.times import draw_times, shifted
+from attnbench.mini.weights import load_mini, read_card
 
 TINY = PRESETS["tiny"]
 
@@ -128,6 +133,27 @@ def test_each_denoising_step_is_told(model: MiniTransformer) -> None:
     generate(model, [0], [0], [0], sampler=Sampler(steps=3, solver="heun"), attend=attend, after_step=done.append)
     assert told == {0, 1, 2}
     assert done[-1] == 2
+
+
+def test_the_usual_sampler_is_the_one_that_the_card_was_scored_with(model: MiniTransformer) -> None:
+    scored = read_card()["score"]
+    assert asdict(usual_sampler()) == scored["sampler"]
+    assert torch.equal(generate(model, [0], [0], [0]), generate(model, [0], [0], [0], sampler=usual_sampler()))
+    assert usual_sampler(guidance=1.0) == Sampler(steps=8, guidance=1.0, guided=4)
+    assert [usual_sampler(steps).guided for steps in (1, 4, 20)] == [1, 4, 4]
+    with pytest.raises(BadInput, match="sampler steps 0 must be"):
+        usual_sampler(0)
+
+
+def test_the_model_that_ships_draws_what_is_asked() -> None:
+    scored = read_card()["score"]
+    assert scored["clips"] >= 200
+    assert min(scored["class"][1], scored["motion"][1]) > 0.9, "the lower end of the interval"
+
+    seven, east = CLASSES.index("7"), DIRECTIONS.index("east")
+    clip = generate(load_mini(), [seven], [east], [1], sampler=usual_sampler(3), dtype=torch.bfloat16)
+    found = score(clip, torch.tensor([seven]), torch.tensor([east]), load_classifier())
+    assert (found.class_share.value, found.motion_share.value) == (1, 1)
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"shift": 0.0}, {"solver": "rk4"}, {"guided": 11}])
