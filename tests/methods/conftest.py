@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,15 +10,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attnbench.kernels.grid import Grid, Layout
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors gain nothing from threads, and lose much where other jobs want the cores too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def draw_layouts(most: tuple[int, int, int] = (4, 5, 6), text: int = 2) -> st.SearchStrategy[Layout]:
