@@ -1,6 +1,6 @@
 """Compare methods in native training of the mini model, from the logs that ``train_mini.py native`` wrote.
 
-python scripts/mini_tables.py OUT           # folders <method>-<seed>, each with train.jsonl and mini.json
+python scripts/mini_tables.py OUT   # folders <method>-<seed>: config.json, mini.json and train.jsonl, or train.jsonl.gz
 
 After equal steps and after equal seconds of training: both are the most that every run reached at a checkpoint. Seconds
 are those of optimiser steps; one that takes more than five times its stage's median compiles, and counts as the median.
@@ -26,7 +26,6 @@ from attnbench.mini.card import CARD
 from attnbench.mini.log import read_log
 from attnbench.mini.train import CONFIG
 from attnbench.quality.bootstrap import Values, mean_estimate, paired_difference
-from attnbench.store import TRAINING_LOG
 
 BASELINE = "full"
 
@@ -145,7 +144,7 @@ def table(folder: Path) -> list[str]:
     Raises:
         BadInput: if there is none, or one cannot be read.
     """
-    runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{TRAINING_LOG}"))]
+    runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{CONFIG}"))]
     if not runs:
         raise BadInput(f"{str(folder)!r} holds no training runs: give the folder that train_mini.py native wrote")
     steps, seconds = common_limits(runs)

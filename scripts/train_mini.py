@@ -29,7 +29,7 @@ from attnbench.mini.checkpoint import CHECKPOINT
 from attnbench.mini.classifier import load_classifier
 from attnbench.mini.config import TrainConfig
 from attnbench.mini.data import labels_of
-from attnbench.mini.flow import Sampler, generate
+from attnbench.mini.flow import Sampler, generate, usual_sampler
 from attnbench.mini.model import FULL, Attend, MiniTransformer, attend_by
 from attnbench.mini.score import Score
 from attnbench.mini.score import score as judge
@@ -176,8 +176,8 @@ def native(options: argparse.Namespace, device: torch.device) -> None:
             if options.clips:
                 attend = attend_by(config.method, config.engine, as_layer=config.as_layer, **config.settings)
                 model = load_mini(folder / WEIGHTS, device)
-                found, _ = judged(model, SAMPLERS[0], options.clips, 20_000, device, attend)
-                write_score(folder, SAMPLERS[0], found)
+                found, _ = judged(model, usual_sampler(), options.clips, 20_000, device, attend)
+                write_score(folder, usual_sampler(), found)
         except AttnbenchError as error:
             print(f"{name}: {error}", flush=True)
         (folder / CHECKPOINT).unlink(missing_ok=True)  # 50 MB that nothing goes on from

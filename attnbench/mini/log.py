@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,22 @@ from attnbench.store import TRAINING_LOG
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run; one that a kill left unfinished is left out.
+    """Return the lines of a run; one that a kill left unfinished is left out. A finished log may be gzipped: NAME.gz.
 
     Raises:
         BadInput: if the file is not a training log, or cannot be read.
     """
     path = folder / TRAINING_LOG
+    packed = path.with_name(f"{TRAINING_LOG}.gz")
     try:
-        texts = path.read_text().splitlines()
+        if not path.exists() and packed.exists():
+            path = packed
+            texts = gzip.decompress(packed.read_bytes()).decode().splitlines()
+        else:
+            texts = path.read_text().splitlines()
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise BadInput(f"training log {str(path)!r} cannot be read") from error
     lines: list[dict[str, Any]] = []
     for number, text in enumerate(texts, start=1):

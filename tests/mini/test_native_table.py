@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import runpy
 from collections.abc import Callable
@@ -56,6 +57,23 @@ def test_equal_steps_and_equal_seconds_are_told_apart(table: Callable[[Path], li
     assert "; +0.0010 [+0.0010, +0.0010], +0.0010 to +0.0010" in fast[5]
     assert f"; {1 / 70 - 1 / 40 + 0.001:+.4f} [" in fast[6]
     assert fast[7:] == ["24 of 60", "54 of 60"]
+
+
+def test_a_gzipped_log_is_read_as_it_was_and_a_torn_one_refused(
+    table: Callable[[Path], list[str]], tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / f"full-{seed}", 100.0, 40, lambda step: [1 / step] * 8)
+    lines = table(tmp_path)
+    log = tmp_path / "full-1" / "train.jsonl"
+    packed = log.with_name("train.jsonl.gz")
+    packed.write_bytes(gzip.compress(log.read_bytes()))
+    log.unlink()
+    assert table(tmp_path) == lines
+    for torn in (packed.read_bytes()[:-20], b"not gzip", gzip.compress(b"\xff")):
+        packed.write_bytes(torn)
+        with pytest.raises(BadInput, match=r"training log '.*train\.jsonl\.gz' cannot be read"):
+            table(tmp_path)
 
 
 def test_runs_without_a_common_checkpoint_are_refused(table: Callable[[Path], list[str]], tmp_path: Path) -> None:
