@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from attnbench.cli.progress import NoProgress
 from attnbench.kernels.errors import AttnbenchError
 from attnbench.mini.card import CARD
 from attnbench.mini.checkpoint import CHECKPOINT
@@ -85,16 +86,6 @@ class Lines:
         print(f"  {text}", flush=True)
 
 
-class Silence(Lines):
-    """Prints nothing: the leading process of several tells enough."""
-
-    def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
-        """Say nothing."""
-
-    def note(self, text: str) -> None:
-        """Say nothing."""
-
-
 def seconds_a_step(config: TrainConfig, step: int, device: torch.device, workers: Workers, count: int = 12) -> float:
     """Return the median time of ``count`` steps like the one numbered ``step``, after three that warm up."""
     state = fresh_state(config, device)
@@ -136,7 +127,7 @@ def stages(counts: list[int], batch: int) -> tuple[tuple[int, int], ...]:
 
 def ship(options: argparse.Namespace, device: torch.device, workers: Workers) -> None:
     """Begin a run or go on with it for one piece; score it when all steps are done."""
-    lines = Lines() if workers.leads else Silence()
+    lines = Lines() if workers.leads else NoProgress()
     if workers.agree((options.folder / CONFIG).exists()):
         done = resume(options.folder, device, lines, options.piece, workers)
     else:

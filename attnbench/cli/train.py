@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -52,14 +53,17 @@ def train(
 ) -> None:
     """Train the mini model: log loss, step time and memory, keep checkpoints, go on after a stop or a kill.
 
+    Under torchrun (torchrun --nproc-per-node 4 --no-python attnbench train …) the processes share every batch.
+
     Exit codes: 0 all steps done or seconds used up, 2 bad input, 130 interrupted (with a checkpoint).
     """
     from attnbench.agenda import resolve_device
-    from attnbench.cli.progress import TerminalProgress
+    from attnbench.cli.progress import NoProgress, TerminalProgress
     from attnbench.kernels.errors import BadInput
     from attnbench.mini.config import TrainConfig
     from attnbench.mini.train import resume as resume_training
     from attnbench.mini.train import start
+    from attnbench.mini.workers import joined
 
     place = resolve_device(device)
     if resume is not None:
@@ -67,9 +71,9 @@ def train(
         if others := [flag for flag in flags if flag not in _ON_RESUME]:
             raise BadInput(f"--resume goes on with the run as it was asked for; leave out {', '.join(others)}")
     on_gpu = place.type == "cuda"
-    with TerminalProgress() as progress:
+    with joined(place) as (workers, own), TerminalProgress() if workers.leads else NoProgress() as progress:
         if resume is not None:
-            done = resume_training(resume, place, progress, seconds)
+            done = resume_training(resume, own, progress, seconds, workers)
         else:
             config = TrainConfig(
                 model=model, method=method, settings=parse_settings(settings, [method])[method], engine=engine,
@@ -78,11 +82,12 @@ def train(
                 held_out=held_out if held_out is not None else (120 if on_gpu else 8),
                 dtype=dtype if dtype is not None else ("bfloat16" if on_gpu else "float32"), compile=compile,
             )  # fmt: skip
-            done = start(config, out if out is not None else _fresh(method), place, progress, seconds)
-    if done.finished:
+            folder = _fresh(method, workers.agree(time.time())) if out is None else out
+            done = start(config, folder, own, progress, seconds, workers)
+    why = "interrupted" if done.interrupted else "time is up"
+    if workers.leads and done.finished:
         print(f"{done.steps} steps done: {done.folder / 'mini.safetensors'}")
-    else:
-        why = "interrupted" if done.interrupted else "time is up"
+    elif workers.leads:
         print(f"{why} after step {done.step} of {done.steps}; go on with: attnbench train --resume {done.folder}")
     raise typer.Exit(130 if done.interrupted else 0)
 
@@ -99,7 +104,7 @@ def _stages(given: list[str] | None) -> tuple[tuple[int, int], ...]:
     return tuple(stages)
 
 
-def _fresh(method: str) -> Path:
+def _fresh(method: str, now: float) -> Path:
     from datetime import UTC, datetime
 
-    return Path("results") / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-train-{method}"
+    return Path("results") / "runs" / f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}-train-{method}"

@@ -68,19 +68,31 @@ ALONE = Workers()
 """One process, which is all of them."""
 
 
+_TOLD = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What ``torchrun`` tells its processes."""
+
+
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[tuple[Workers, torch.device]]:
-    """Join the processes that ``torchrun`` started, and give this one a GPU of its own where there are GPUs."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    """Join the processes that ``torchrun`` started, and give this one a GPU of its own where there are GPUs.
+
+    Raises:
+        BadInput: if there are more processes than GPUs.
+    """
+    if any(name not in os.environ for name in _TOLD) or os.environ["WORLD_SIZE"] == "1":
         yield ALONE, device
         return
     backend = "gloo"
     if device.type == "cuda":
-        device, backend = torch.device("cuda", int(os.environ["LOCAL_RANK"])), "cpu:gloo,cuda:nccl"
+        place, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if place >= gpus:
+            raise BadInput(
+                f"process {place + 1} has no GPU of its own: start at most {gpus} here, --nproc-per-node {gpus}"
+            )
+        device, backend = torch.device("cuda", place), "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)
     distributed.init_process_group(backend)
     try:
-        yield Workers(distributed.get_rank(), count), device
+        yield Workers(distributed.get_rank(), distributed.get_world_size()), device
     finally:
         distributed.destroy_process_group()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +53,32 @@ def test_a_sparse_method_trains_stops_and_goes_on(call: Call, tmp_path: Path) ->
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
     assert {"loss", "seconds", "peak_mib", "rate"} <= steps[0].keys()
     assert json.loads(Path("run/config.json").read_text())["settings"] == {"blocks": 8, "topk": 2}
+
+
+def test_under_torchrun_two_processes_make_one_run(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(free_port()),
+    ]
+    train = ["--no-python", sys.executable, "-c", "from attnbench.cli import main; main()", *TINY, "--steps", "3"]
+    done = subprocess.run([*command, *train], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "results" / "runs").iterdir()
+    assert done.stdout.strip() == f"3 steps done: {folder.relative_to(tmp_path) / 'mini.safetensors'}"
+    assert json.loads((folder / "mini.json").read_text())["processes"] == 2
+    assert done.stderr.count("step 3: held-out loss") == 1
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 def test_without_out_a_run_goes_among_the_others(call: Call) -> None:

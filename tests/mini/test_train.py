@@ -21,7 +21,7 @@ from attnbench.mini.log import read_log
 from attnbench.mini.muon import Muon, orthogonal
 from attnbench.mini.train import fresh_state, make_batch, rate_share, resume, start
 from attnbench.mini.weights import load_mini, read_card, read_tensors
-from attnbench.mini.workers import Workers
+from attnbench.mini.workers import Workers, joined
 
 CPU = torch.device("cpu")
 SMALL = TrainConfig(
@@ -295,7 +295,7 @@ def test_two_processes_come_to_the_weights_of_one(tmp_path: Path) -> None:
     both = [
         subprocess.Popen(
             [sys.executable, "-c", _WORKER, str(tmp_path / "two")], cwd=root,
-            env={**os.environ, **place, "RANK": str(rank), "PYTHONPATH": str(root)},
+            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": str(root)},
         )
         for rank in range(2)
     ]  # fmt: skip
@@ -307,6 +307,20 @@ def test_two_processes_come_to_the_weights_of_one(tmp_path: Path) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert len(losses[1]) == 6
     assert [read_card(tmp_path / folder / "mini.safetensors")["processes"] for folder in ("one", "two")] == [1, 2]
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with (
+        pytest.raises(BadInput, match="process 3 has no GPU of its own: start at most 2"),
+        joined(torch.device("cuda")),
+    ):
+        pass
+    monkeypatch.delenv("MASTER_PORT")
+    with joined(torch.device("cuda")) as (workers, device):  # somebody else's variables
+        assert (workers.count, device) == (1, torch.device("cuda"))
 
 
 def test_a_batch_that_processes_cannot_share_is_refused() -> None:
