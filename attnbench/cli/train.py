@@ -84,11 +84,13 @@ def train(
             )  # fmt: skip
             folder = _fresh(method, workers.agree(time.time())) if out is None else out
             done = start(config, folder, own, progress, seconds, workers)
-    why = "interrupted" if done.interrupted else "time is up"
-    if workers.leads and done.finished:
-        print(f"{done.steps} steps done: {done.folder / 'mini.safetensors'}")
-    elif workers.leads:
-        print(f"{why} after step {done.step} of {done.steps}; go on with: attnbench train --resume {done.folder}")
+    if done.finished:
+        said = f"{done.steps} steps done: {done.folder / 'mini.safetensors'}"
+    else:
+        why = "interrupted" if done.interrupted else "time is up"
+        said = f"{why} after step {done.step} of {done.steps}; go on with: attnbench train --resume {done.folder}"
+    if workers.leads:
+        print(said)
     raise typer.Exit(130 if done.interrupted else 0)
 
 

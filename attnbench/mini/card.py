@@ -20,7 +20,7 @@ _POINTS = 200
 """Points of the loss curve at most; each is the mean over its share of the steps."""
 
 
-def write_card(folder: Path, config: TrainConfig, state: State, device: torch.device, processes: int = 1) -> None:
+def write_card(folder: Path, config: TrainConfig, state: State, device: torch.device, processes: int) -> None:
     """Write the card beside the weights of a run, of which each of so many processes had a device like this one.
 
     Raises:

@@ -72,8 +72,8 @@ def usual_sampler(steps: int | None = None, guidance: float | None = None) -> Sa
     Of the samplers that ``scripts/train_mini.py`` tries it is the cheapest that did well, chosen before the clips that
     the card counts were made. Half of its steps are guided, fewer if there are not so many.
     """
-    guided = 4 if steps is None else min(4, max(steps, 0))
-    return Sampler(steps=8 if steps is None else steps, guidance=3.0 if guidance is None else guidance, guided=guided)
+    steps = 8 if steps is None else steps
+    return Sampler(steps=steps, guidance=3.0 if guidance is None else guidance, guided=min(4, max(steps, 0)))
 
 
 def losses(

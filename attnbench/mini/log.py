@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,12 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     Raises:
         BadInput: if the file is not a training log, or cannot be read.
     """
-    path = folder / TRAINING_LOG
-    packed = path.with_name(f"{TRAINING_LOG}.gz")
+    path, packed = folder / TRAINING_LOG, folder / f"{TRAINING_LOG}.gz"
+    read: Callable[[bytes], bytes] = bytes
+    if not path.exists() and packed.exists():
+        path, read = packed, gzip.decompress
     try:
-        if not path.exists() and packed.exists():
-            path = packed
-            texts = gzip.decompress(packed.read_bytes()).decode().splitlines()
-        else:
-            texts = path.read_text().splitlines()
+        texts = read(path.read_bytes()).decode().splitlines()
     except FileNotFoundError:
         return []
     except (OSError, EOFError, ValueError, zlib.error) as error:

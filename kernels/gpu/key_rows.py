@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -63,14 +64,14 @@ class KeyRows:
     kv_heads: int
 
 
-def can_arrange(order: Tensor | None) -> bool:
+def can_arrange(order: Tensor | None) -> TypeGuard[Tensor]:
     """Whether there is an order for the kernel to arrange keys in, of at least a step."""
     return order is not None and order.shape[-1] >= KEYS
 
 
 def source_of(k: Tensor, v: Tensor, order: Tensor | None) -> Source | None:
     """Return keys and values for the kernel to arrange; None where it cannot."""
-    return Source(k, v, order.contiguous()) if order is not None and can_arrange(order) else None
+    return Source(k, v, order.contiguous()) if can_arrange(order) else None
 
 
 def fits_in_place(q: Tensor, k: Tensor, v: Tensor, scale: float, rule: object, rows: int, keys: int) -> bool:
