@@ -11,8 +11,8 @@ from hypothesis import settings
 
 # One thread, here and in what tests start: small tensors gain nothing from more, and workers that each use every core
 # wait for one another, a test of 4 s for 162. The variable alone comes too late for torch, which has read it.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 if not torch.cuda.is_available() and importlib.util.find_spec("triton") is not None:
     # The tests of kernels need Triton's interpreter, and Triton's own functions take their form when it is imported,

@@ -21,14 +21,6 @@ GRID = (3, 4, 5)
 N = 60
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def make_qkv(
     batch: int = 2, heads: int = 4, kv_heads: int = 2, n: int = N, head_dim: int = 8, dtype: torch.dtype = torch.float32
 ) -> list[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -29,14 +29,6 @@ METHODS = ["full", "moba", "vmoba", "sliding-window", "sta"]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 Output = tuple[Tensor, Tensor | None]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def run(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> Tensor:

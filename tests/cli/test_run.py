@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,11 @@ Call = Callable[..., Result]
 
 
 @pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Call the command line in an empty folder; return exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(timing, "cache_bytes", lambda device: 2**16)  # flushing a real one takes longer than the calls
     monkeypatch.setenv("COLUMNS", "160")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
 
     def run(*words: str) -> Result:
         monkeypatch.setattr(sys, "argv", ["attnbench", *words])
@@ -47,8 +45,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         assert isinstance(exit_.value.code, int)
         return exit_.value.code, said.out, said.err
 
-    yield run
-    torch.set_num_threads(threads)
+    return run
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, attend: Callable[[Tensor, Tensor, Tensor, Plan, float], Tensor]) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from attnbench.cli import main
 
@@ -20,12 +18,10 @@ TINY = ("train", "--model", "tiny", "--batch", "2", "--held-out", "2", "--device
 
 
 @pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Call the command line in an empty folder; return exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
 
     def run(*words: str) -> Result:
         monkeypatch.setattr(sys, "argv", ["attnbench", *words])
@@ -35,8 +31,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         assert isinstance(exit_.value.code, int)
         return exit_.value.code, said.out, said.err
 
-    yield run
-    torch.set_num_threads(threads)
+    return run
 
 
 def test_a_sparse_method_trains_stops_and_goes_on(call: Call, tmp_path: Path) -> None:
@@ -56,29 +51,14 @@ def test_a_sparse_method_trains_stops_and_goes_on(call: Call, tmp_path: Path) ->
 
 
 def test_under_torchrun_two_processes_make_one_run(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        str(free_port()),
-    ]
-    train = ["--no-python", sys.executable, "-c", "from attnbench.cli import main; main()", *TINY, "--steps", "3"]
-    done = subprocess.run([*command, *train], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    train = [sys.executable, "-c", "from attnbench.cli import main; main()", *TINY, "--steps", "3"]
+    done = subprocess.run([*torchrun, *train], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "results" / "runs").iterdir()
     assert done.stdout.strip() == f"3 steps done: {folder.relative_to(tmp_path) / 'mini.safetensors'}"
     assert json.loads((folder / "mini.json").read_text())["processes"] == 2
     assert done.stderr.count("step 3: held-out loss") == 1
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 def test_without_out_a_run_goes_among_the_others(call: Call) -> None:

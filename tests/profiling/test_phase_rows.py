@@ -6,7 +6,7 @@ import dataclasses
 import errno
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,11 @@ class Quiet:
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for place in (timing, profile_module):
         monkeypatch.setattr(place, "cache_bytes", lambda device: 2**16)
     monkeypatch.setattr(probe, "CPU_SIDE", 256)
     monkeypatch.setattr(probe, "CPU_BYTES", 2**22)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

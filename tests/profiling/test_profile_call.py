@@ -6,7 +6,6 @@ import gzip
 import json
 import resource
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,8 @@ SLACK = 12.0  # milliseconds that a sleep may take longer on a busy machine, in 
 
 
 @pytest.fixture(autouse=True)
-def small_flush(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small_flush(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attnbench.profiling.profile.cache_bytes", lambda device: 2**16)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def sleep(ms: float) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from attnbench import timing
 from attnbench.cli import main
@@ -57,15 +56,12 @@ def power_law() -> Callable[..., pd.DataFrame]:
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working folder, one thread, and a small cache to flush."""
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder and a small cache to flush."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(timing, "cache_bytes", lambda device: 2**16)
     monkeypatch.setenv("COLUMNS", "160")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path
-    torch.set_num_threads(threads)
+    return tmp_path
 
 
 @pytest.fixture

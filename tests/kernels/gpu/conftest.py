@@ -11,7 +11,6 @@ import importlib
 import inspect
 import os
 import pkgutil
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -83,11 +82,3 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def device() -> torch.device:
     return torch.device("cuda" if HAS_GPU else "cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
