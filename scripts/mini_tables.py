@@ -24,6 +24,7 @@ from typing import Any
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.mini.card import CARD
 from attnbench.mini.log import read_log
+from attnbench.mini.score import Share
 from attnbench.mini.train import CONFIG
 from attnbench.quality.bootstrap import Values, mean_estimate, paired_difference
 
@@ -131,11 +132,22 @@ def cell(runs: Sequence[Run], baseline: Sequence[Run], within: Callable[[Checkpo
     return f"{said}; {gap.mean:+.4f} [{gap.lo:+.4f}, {gap.hi:+.4f}], {min(by_seed):+.4f} to {max(by_seed):+.4f}"
 
 
+def judged(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return the scores of the runs whose clips were judged."""
+    return [run.card["score"] for run in runs if "score" in run.card]
+
+
 def shares(runs: Sequence[Run], what: str) -> str:
-    """Return how many of the judged clips of all seeds are right."""
-    found = [run.card["score"] for run in runs if "score" in run.card]
-    hits, clips = sum(score[what][0] for score in found), sum(score["clips"] for score in found)
-    return f"{hits} of {clips}" if clips else "–"
+    """Return how many of the judged clips of all seeds are right, with the Wilson interval."""
+    found = judged(runs)
+    clips = sum(score["clips"] for score in found)
+    return str(Share(sum(score[what][0] for score in found), clips)) if clips else "–"
+
+
+def density(runs: Sequence[Run]) -> str:
+    """Return the share of the pairs that is kept while clips are made, mean over the layers, steps and seeds."""
+    found = [score["density"] for score in judged(runs)]
+    return f"{statistics.fmean(found):.3f}" if found else "–"
 
 
 def table(folder: Path) -> list[str]:
@@ -152,19 +164,26 @@ def table(folder: Path) -> list[str]:
     by_method = {method: [run for run in runs if run.method == method] for method in methods}
     baseline = by_method.get(BASELINE, [])
     lines = [
-        f"| method | seeds | ms a step | peak GiB | steps in {seconds:.0f} s | held-out loss after {steps} steps; less "
-        f"full's | held-out loss after {seconds:.0f} s; less full's | class right | motion right |",
-        "| --- | ---: | ---: | ---: | ---: | --- | --- | ---: | ---: |",
+        f"| method | engine | density | seeds | ms a step | peak GiB | steps in {seconds:.0f} s | held-out loss after "
+        f"{steps} steps; less full's | held-out loss after {seconds:.0f} s; less full's | class right | motion right |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- | --- | --- |",
     ]
     for method, own in by_method.items():
         reached = [run.last(lambda at: at.seconds <= seconds).step for run in own]
-        lines.append(
-            f"| {method} | {len(own)} | {statistics.mean(run.step_ms for run in own):.1f} | "
-            f"{max(run.peak_mib for run in own) / 1024:.1f} | {round(statistics.mean(reached))} | "
-            f"{cell(own, baseline, lambda at: at.step <= steps)} | "
-            f"{cell(own, baseline, lambda at: at.seconds <= seconds)} | {shares(own, 'class')} | "
-            f"{shares(own, 'motion')} |"
+        row = (
+            method,
+            "+".join(sorted({run.card["engine"] for run in own})),
+            density(own),
+            str(len(own)),
+            f"{statistics.mean(run.step_ms for run in own):.1f}",
+            f"{max(run.peak_mib for run in own) / 1024:.1f}",
+            str(round(statistics.mean(reached))),
+            cell(own, baseline, lambda at: at.step <= steps),
+            cell(own, baseline, lambda at: at.seconds <= seconds),
+            shares(own, "class"),
+            shares(own, "motion"),
         )
+        lines.append(f"| {' | '.join(row)} |")
     return lines
 
 

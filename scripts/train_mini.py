@@ -24,7 +24,9 @@ import numpy as np
 import torch
 
 from attnbench.cli.progress import NoProgress
+from attnbench.clips.witness import Witness
 from attnbench.kernels.errors import AttnbenchError
+from attnbench.methods.registry import find_method
 from attnbench.mini.card import CARD
 from attnbench.mini.checkpoint import CHECKPOINT
 from attnbench.mini.classifier import load_classifier
@@ -165,10 +167,12 @@ def native(options: argparse.Namespace, device: torch.device) -> None:
             done = start(config, folder, device, Lines(), options.seconds)
             print(f"{name}, seed {seed}: {done.step} steps", flush=True)
             if options.clips:
-                attend = attend_by(config.method, config.engine, as_layer=config.as_layer, **config.settings)
+                witness = Witness(find_method(config.method), config.engine)
+                attend = attend_by(witness.method, config.engine, as_layer=config.as_layer, **config.settings)
                 model = load_mini(folder / WEIGHTS, device)
                 found, _ = judged(model, usual_sampler(), options.clips, 20_000, device, attend)
-                write_score(folder, usual_sampler(), found)
+                densities = [each for each in witness.densities(model.config.layers) if each is not None]
+                write_score(folder, usual_sampler(), found, density=statistics.fmean(densities), engine=witness.engines)
         except AttnbenchError as error:
             print(f"{name}: {error}", flush=True)
         (folder / CHECKPOINT).unlink(missing_ok=True)  # 50 MB that nothing goes on from
@@ -191,8 +195,8 @@ def score(options: argparse.Namespace, device: torch.device) -> None:
     write_score(options.folder, chosen, found)
 
 
-def write_score(folder: Path, sampler: Sampler, found: Score) -> None:
-    """Add to a card how many clips show and do what was asked."""
+def write_score(folder: Path, sampler: Sampler, found: Score, **more: object) -> None:
+    """Add to a card how many clips show and do what was asked, and ``more`` about them."""
     card = folder / CARD
     about = {
         "clips": found.class_share.count,
@@ -202,6 +206,7 @@ def write_score(folder: Path, sampler: Sampler, found: Score) -> None:
         "motion": [found.motion_share.hits, *found.motion_share.interval],
         "wrong_class": (~found.class_right).nonzero().flatten().tolist(),
         "wrong_motion": (~found.motion_right).nonzero().flatten().tolist(),
+        **more,
     }
     write_atomically(card, (json.dumps({**json.loads(card.read_text()), "score": about}, indent=1) + "\n").encode())
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import torch
 
-from attnbench import __version__
-from attnbench.environment import device_name
+from attnbench.api import select
+from attnbench.environment import DeviceKind, collect_environment
+from attnbench.kernels.engines import Task, choose_engine
 from attnbench.mini.checkpoint import State
 from attnbench.mini.config import FPS, PRESETS, TrainConfig
 from attnbench.mini.data import CLASSES, DIRECTIONS
@@ -31,6 +33,7 @@ def write_card(folder: Path, config: TrainConfig, state: State, device: torch.de
     share = -(-len(trained) // _POINTS) if trained else 1
     parts = [trained[begin : begin + share] for begin in range(0, len(trained), share)]
     sizes = PRESETS[config.model]
+    kind: DeviceKind = "cuda" if device.type == "cuda" else "cpu"
     card = {
         "name": f"attnbench {config.model} video diffusion transformer",
         "licence": "Apache-2.0; the digits it learned from are CC BY 4.0 (Alpaydin and Kaynak, 1998)",
@@ -44,10 +47,9 @@ def write_card(folder: Path, config: TrainConfig, state: State, device: torch.de
         "steps": state.step,
         "clips_seen": sum(config.stage(step)[1] for step in range(state.step)),
         "seconds": round(state.seconds, 1),
-        "device": device_name("cuda" if device.type == "cuda" else "cpu"),
+        "engine": training_engines(config, device),
         "processes": processes,
-        "torch": torch.__version__,
-        "attnbench": __version__,
+        "environment": collect_environment(kind, sys.argv).model_dump(mode="json"),
         "seed": config.seed,
         "curve": [[part[-1][0], round(sum(loss for _, loss in part) / len(part), 5)] for part in parts],
         "held_out": [
@@ -57,3 +59,20 @@ def write_card(folder: Path, config: TrainConfig, state: State, device: torch.de
         ],
     }
     write_atomically(folder / CARD, (json.dumps(card, indent=1, allow_nan=False) + "\n").encode())
+
+
+def training_engines(config: TrainConfig, device: torch.device) -> str:
+    """Return who runs the self-attention of full clips in training, several with a plus between them.
+
+    Raises:
+        Unsupported: if no engine can.
+    """
+    sizes = PRESETS[config.model]
+    dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+    q = torch.zeros(1, sizes.heads, sizes.grid.tokens, sizes.head_dim, device=device, dtype=dtype, requires_grad=True)
+    found: dict[str, None] = {}
+    for layer in range(sizes.layers):
+        told = layer if config.as_layer is None else config.as_layer
+        plan = select(q, q, method=config.method, grid=sizes.grid, layer=told, **config.settings)
+        found[choose_engine(config.engine, plan, Task.of(q, q, q)).name] = None
+    return "+".join(found)

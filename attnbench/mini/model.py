@@ -20,6 +20,7 @@ from torch.nn import functional
 from attnbench.api import attention
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
+from attnbench.methods import Method
 from attnbench.mini.config import ModelConfig
 from attnbench.mini.data import CLASSES, DIRECTIONS
 from attnbench.mini.rope import rotate, rotations
@@ -44,7 +45,7 @@ class Attend(Protocol):
         ...
 
 
-def attend_by(method: str, engine: str = "auto", *, as_layer: int | None = None, **settings: object) -> Attend:
+def attend_by(method: str | Method, engine: str = "auto", *, as_layer: int | None = None, **settings: object) -> Attend:
     """Return the self-attention of a method: ``attnbench.attention`` with everything but the tensors given.
 
     With ``as_layer`` every layer attends as the one of that number would.

@@ -35,8 +35,8 @@ def write_run(folder: Path, step_ms: float, steps: int, loss_of: Callable[[int],
             lines.append({"step": step, "held_out": 0.0, "held_out_losses": loss_of(step)})
     (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "config.json").write_text(json.dumps({"coarse": [[4, 64]]}))
-    score = {"clips": 30, "class": [12, 0.2, 0.6], "motion": [27, 0.7, 1.0]}
-    (folder / "mini.json").write_text(json.dumps({"score": score}))
+    score = {"clips": 30, "class": [12, 0.2, 0.6], "motion": [27, 0.7, 1.0], "density": 0.25}
+    (folder / "mini.json").write_text(json.dumps({"engine": "triton", "score": score}))
 
 
 def cells(lines: list[str], method: str) -> list[str]:
@@ -52,11 +52,12 @@ def test_equal_steps_and_equal_seconds_are_told_apart(table: Callable[[Path], li
         write_run(tmp_path / f"fast-{seed}", 50.0, 80, lambda step: [loss + 0.001 for loss in loss_of(step)])
     lines = table(tmp_path)
     full, fast = cells(lines, "full"), cells(lines, "fast")
-    assert (full[1:5], fast[1:5]) == (["2", "100.0", "2.0", "40"], ["2", "50.0", "2.0", "70"])
-    assert full[5].startswith(f"{1 / 40 + 0.035:.4f} [")
-    assert "; +0.0010 [+0.0010, +0.0010], +0.0010 to +0.0010" in fast[5]
-    assert f"; {1 / 70 - 1 / 40 + 0.001:+.4f} [" in fast[6]
-    assert fast[7:] == ["24 of 60", "54 of 60"]
+    assert full[1:7] == ["triton", "0.250", "2", "100.0", "2.0", "40"]
+    assert fast[1:7] == ["triton", "0.250", "2", "50.0", "2.0", "70"]
+    assert full[7].startswith(f"{1 / 40 + 0.035:.4f} [")
+    assert "; +0.0010 [+0.0010, +0.0010], +0.0010 to +0.0010" in fast[7]
+    assert f"; {1 / 70 - 1 / 40 + 0.001:+.4f} [" in fast[8]
+    assert fast[9:] == ["24 of 60 = 40.0% [28.6%, 52.6%]", "54 of 60 = 90.0% [79.9%, 95.3%]"]
 
 
 def test_a_gzipped_log_is_read_as_it_was_and_a_torn_one_refused(

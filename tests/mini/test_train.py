@@ -89,6 +89,8 @@ def test_a_finished_run_leaves_weights_and_a_card(tmp_path: Path) -> None:
     assert "CC BY 4.0" in card["licence"]
     assert card["curve"][-1][0] == 8
     assert card["held_out"]
+    assert card["engine"] == "sdpa"
+    assert {"device", "packages", "git_commit", "command", "started_at"} <= card["environment"].keys()
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_old_one_whole(tmp_path: Path) -> None:
