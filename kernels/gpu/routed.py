@@ -2,8 +2,8 @@
 
 Queries that chose the same pattern of a group of blocks share a tile, so a tile computes exactly what its queries keep.
 Grouping also means that a query has one partial result a group instead of one a block: with 72 blocks at density .2 it
-is 10.9 instead of 14.5 with groups of 4. Heads are taken a few at a time, so that partial results stay below a budget
-whatever is selected; the bound follows from shapes alone, and nothing can overflow.
+is 10.9 instead of 14.5 with groups of 4. Heads are taken a few at a time, or batch items where these are small, so that
+partial results stay below a budget whatever is selected; the bound follows from shapes alone, and nothing can overflow.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ FEW_BLOCKS = 12
 
 GROUP = 4
 
+MOST_ROWS = 2**15
+"""Heads of all batch items that are taken at once: beyond its first axis a grid has fewer than 2^16 programs."""
+
 
 def group_of(blocks: int) -> int:
     """Return how many neighbouring blocks make a group."""
@@ -45,18 +48,35 @@ def bytes_per_head(tokens: int, blocks: int, head_dim: int) -> int:
     return most_tiles(1, tokens, blocks, group_of(blocks), ROWS) * ROWS * (2 * padded_width(head_dim) + 4)
 
 
-def turns(heads: int, kv_group: int, bytes_a_head: int, *, whole: bool = False) -> list[slice]:
-    """Return the heads of each turn, so that a turn needs at most ``PARTIAL_BUDGET``: whole groups of a kv head.
+def turns(
+    batch: int, heads: int, kv_group: int, bytes_a_head: int, *, whole: bool = False
+) -> list[tuple[slice, slice]]:
+    """Return the batch items and heads of each turn, so that a turn needs at most ``PARTIAL_BUDGET``.
 
-    Where the budget holds only a part of a group, parts that divide it, or with ``whole`` a group all the same.
+    A turn takes several items with all their heads, or of one item whole groups of a kv head. Where the budget holds
+    only a part of a group, parts that divide it, or with ``whole`` a group all the same.
     """
-    at_once = max(1, min(heads, PARTIAL_BUDGET // bytes_a_head))
-    at_once = -(-heads // -(-heads // at_once))  # as many turns, but equal ones
+    fit = max(1, min(PARTIAL_BUDGET // bytes_a_head, MOST_ROWS))
+    if fit >= heads:
+        return [(items, slice(0, heads)) for items in _equal(batch, fit // heads)]
+    at_once = -(-heads // -(-heads // fit))
     if at_once >= kv_group or whole:
         at_once = max(1, at_once // kv_group) * kv_group
     else:
         at_once = max(part for part in range(1, at_once + 1) if kv_group % part == 0)
-    return [slice(first, min(first + at_once, heads)) for first in range(0, heads, at_once)]
+    some = [slice(first, min(first + at_once, heads)) for first in range(0, heads, at_once)]
+    return [(slice(b, b + 1), own) for b in range(batch) for own in some]
+
+
+def _equal(count: int, most: int) -> list[slice]:
+    """Cut a range into as few parts of at most ``most`` as there can be, equal ones."""
+    size = -(-count // -(-count // most))
+    return [slice(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def rows_of_turn(heads: int, items: slice, some: slice) -> slice:
+    """Return the rows b · H + h of a turn, which follow one another."""
+    return slice(items.start * heads + some.start, (items.stop - 1) * heads + some.stop)
 
 
 def attend_routed(
@@ -89,22 +109,20 @@ def attend_routed(
     output = torch.empty(batch, heads, n, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, n, dtype=torch.float32, device=q.device)
     kv_group = heads // k.shape[1]
-    for b in range(batch):
-        for some in turns(heads, kv_group, bytes_per_head(n, blocks, d)):
-            one, (first, last) = slice(b, b + 1), (some.start, some.stop)
-            kv = slice(first // kv_group, -(-last // kv_group))
-            with phase("index"):
-                routes = build_routes(keep[one, some], group_of(blocks), tile=ROWS)
-                order = order_of_rows(plan.q_order, b, some)
-                tiles, slots = describe(routes, last - first, segments, table, n, blocks, order)
-                own_rule = rows_of(rule, slice(b * heads + first, b * heads + last))
-            with phase("attend"):
-                partial, partial_lse = attend_tiles(
-                    q[one, some], k[one, kv], v[one, kv], tiles, scale, rule=own_rule, hopper=hopper
-                )
-            with phase("merge"):
-                _merge_heads(slots, partial, partial_lse, output[b, some], lse[b, some])
-            del routes, tiles, slots, partial, partial_lse  # before those of the next heads are made
+    for items, some in turns(batch, heads, kv_group, bytes_per_head(n, blocks, d)):
+        kv, rows = slice(some.start // kv_group, -(-some.stop // kv_group)), rows_of_turn(heads, items, some)
+        with phase("index"):
+            routes = build_routes(keep[items, some], group_of(blocks), tile=ROWS)
+            order = order_of_rows(plan.q_order, items, some)
+            tiles, slots = describe(routes, rows.stop - rows.start, segments, table, n, blocks, order)
+            own_rule = rows_of(rule, rows)
+        with phase("attend"):
+            partial, partial_lse = attend_tiles(
+                q[items, some], k[items, kv], v[items, kv], tiles, scale, rule=own_rule, hopper=hopper
+            )
+        with phase("merge"):
+            _merge_heads(slots, partial, partial_lse, output.view(-1, n, d)[rows], lse.view(-1, n)[rows])
+        del routes, tiles, slots, partial, partial_lse  # before those of the next heads are made
     return output, lse
 
 
@@ -125,9 +143,9 @@ def executed_pairs(plan: Plan) -> int:
     return total * (batch // keep.shape[0]) * (heads // keep.shape[1])
 
 
-def order_of_rows(order: Tensor | None, b: int, some: slice) -> Tensor | None:
-    """Return the order of some heads of batch item b: [N] where they share it, or [heads, N]."""
-    return order[b, some] if order is not None and order.dim() == 3 else order
+def order_of_rows(order: Tensor | None, items: slice, some: slice) -> Tensor | None:
+    """Return the order of some heads of some batch items: [N] where all share it, or [rows, N]."""
+    return order[items, some].flatten(0, 1) if order is not None and order.dim() == 3 else order
 
 
 def describe(

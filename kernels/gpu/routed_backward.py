@@ -2,8 +2,8 @@
 
 Gradients of queries take the tiles of the forward pass: a partial row for each (query, group), then their sum.
 Gradients of keys turn the same lists around: the queries of a block are the lists of all patterns that hold it, up to
-2^(G - 1) segments of places. They need no partial results, so all heads are taken at once, or at least whole groups of
-a kv head, and nothing is added up between turns.
+2^(G - 1) segments of places. They need no partial results, so all batch items are taken at once, or at least whole
+groups of a kv head, and nothing is added up between turns.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ from torch import Tensor
 from attnbench.kernels.gpu.arrange import arrange, padded_width
 from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
 from attnbench.kernels.gpu.hopper import is_hopper
-from attnbench.kernels.gpu.routed import bytes_per_head, describe, group_of, order_of_rows, segments_of, turns
+from attnbench.kernels.gpu.routed import (
+    bytes_per_head,
+    describe,
+    group_of,
+    order_of_rows,
+    rows_of_turn,
+    segments_of,
+    turns,
+)
 from attnbench.kernels.gpu.routing import Routes, build_routes, list_of, most_tiles
 from attnbench.kernels.gpu.rule_arrays import rows_of, rule_arrays
 from attnbench.kernels.gpu.widen import jit
@@ -55,9 +63,8 @@ def backward_routed(
     given = _Given(q, k, v, d_output, lse, delta, plan, scale, rule, hopper)
     dk, dv = (torch.empty(*k.shape[:3], d, dtype=k.dtype, device=k.device) for _ in range(2))
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    for b in range(plan.batch):
-        _differentiate_queries(given, b, dq)
-        _differentiate_keys(given, b, dk, dv)
+    _differentiate_queries(given, dq)
+    _differentiate_keys(given, dk, dv)
     with phase("merge"):
         return dq, sum_groups(dk, kv_heads), sum_groups(dv, kv_heads)
 
@@ -89,61 +96,61 @@ class _Given:
         """Return the kv heads of some heads."""
         return slice(some.start // self.kv_group, -(-some.stop // self.kv_group))
 
-    def tensors(self, b: int, some: slice) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return q, k, v, dO, log-sum-exp and delta of some heads of a batch item."""
-        one, kv = slice(b, b + 1), self.kv_of(some)
-        q, d_output, lse, delta = (x[one, some] for x in (self.q, self.d_output, self.lse, self.delta))
-        return q, self.k[one, kv], self.v[one, kv], d_output, lse, delta
+    def tensors(self, items: slice, some: slice) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return q, k, v, dO, log-sum-exp and delta of some heads of some batch items."""
+        kv = self.kv_of(some)
+        q, d_output, lse, delta = (x[items, some] for x in (self.q, self.d_output, self.lse, self.delta))
+        return q, self.k[items, kv], self.v[items, kv], d_output, lse, delta
 
-    def rule_of(self, b: int, some: slice) -> RuleArrays | None:
-        """Return the rule of some heads of a batch item."""
-        first = b * self.plan.heads
-        return rows_of(self.rule, slice(first + some.start, first + some.stop))
+    def rule_of(self, items: slice, some: slice) -> RuleArrays | None:
+        """Return the rule of some heads of some batch items."""
+        return rows_of(self.rule, rows_of_turn(self.plan.heads, items, some))
 
-    def routes(self, b: int, some: slice) -> Routes:
-        """Return the routes of some heads of a batch item."""
+    def routes(self, items: slice, some: slice) -> Routes:
+        """Return the routes of some heads of some batch items."""
         keep = self.plan.pattern.keep.expand(self.plan.batch, self.plan.heads, -1, -1)
-        return build_routes(keep[b : b + 1, some], group_of(self.blocks), tile=ROWS)
+        return build_routes(keep[items, some], group_of(self.blocks), tile=ROWS)
 
-    def tiles(self, routes: Routes, b: int, some: slice) -> tuple[Tiles, Tensor]:
-        """Return the tiles of some heads, and where each query's partial results are."""
+    def tiles(self, routes: Routes, items: slice, some: slice) -> tuple[Tiles, Tensor]:
+        """Return the tiles of some heads of some batch items, and where each query's partial results are."""
         offsets, n = self.plan.pattern.k_offsets, self.plan.layout.tokens
         segments, table = segments_of(offsets, routes.group, masked=self.rule is not None)
-        order = order_of_rows(self.plan.q_order, b, some)
-        return describe(routes, some.stop - some.start, segments, table, n, self.blocks, order)
+        rows = rows_of_turn(self.plan.heads, items, some)
+        order = order_of_rows(self.plan.q_order, items, some)
+        return describe(routes, rows.stop - rows.start, segments, table, n, self.blocks, order)
 
 
-def _differentiate_queries(given: _Given, b: int, dq: Tensor) -> None:
-    """Write dq [B, H, N, D] of a batch item, a few heads at a time, whose partial results fit the budget."""
-    heads, n, d = given.q.shape[1:]
-    for some in turns(heads, given.kv_group, bytes_per_head(n, given.blocks, d)):
+def _differentiate_queries(given: _Given, dq: Tensor) -> None:
+    """Write dq [B, H, N, D], a few heads or batch items at a time, whose partial results fit the budget."""
+    batch, heads, n, d = given.q.shape
+    for items, some in turns(batch, heads, given.kv_group, bytes_per_head(n, given.blocks, d)):
         with phase("index"):
-            tiles, slots = given.tiles(given.routes(b, some), b, some)
+            tiles, slots = given.tiles(given.routes(items, some), items, some)
         with phase("attend"):
             partial = backward_queries(
-                *given.tensors(b, some), tiles, given.scale, rule=given.rule_of(b, some), hopper=given.hopper
+                *given.tensors(items, some), tiles, given.scale, rule=given.rule_of(items, some), hopper=given.hopper
             )
         with phase("merge"):
-            _sum_partial(slots, partial, dq[b, some])
+            _sum_partial(slots, partial, dq.view(-1, n, d)[rows_of_turn(heads, items, some)])
         del tiles, slots, partial  # before those of the next heads are made
 
 
-def _differentiate_keys(given: _Given, b: int, dk: Tensor, dv: Tensor) -> None:
-    """Write dk and dv [B, KV heads, N, D] of a batch item; only lists are needed, so many heads fit at once."""
-    heads, n = given.q.shape[1:3]
+def _differentiate_keys(given: _Given, dk: Tensor, dv: Tensor) -> None:
+    """Write dk and dv [B, KV heads, N, D]; only lists are needed, so many heads fit at once."""
+    batch, heads, n = given.q.shape[:3]
     plan = given.plan
     lists = 4 * ROWS * most_tiles(1, n, given.blocks, group_of(given.blocks), ROWS)
-    for some in turns(heads, given.kv_group, lists, whole=True):
+    for items, some in turns(batch, heads, given.kv_group, lists, whole=True):
         kv = given.kv_of(some)
         with phase("index"):
-            routes = given.routes(b, some)
-            queries = routes.queries if plan.q_order is None else given.tiles(routes, b, some)[0].queries
+            routes = given.routes(items, some)
+            queries = routes.queries if plan.q_order is None else given.tiles(routes, items, some)[0].queries
             masked = given.rule is not None
             key_tiles = key_tiles_of(routes, queries, plan.pattern.k_offsets, n, given.kv_group, masked=masked)
         with phase("attend"):
             backward_keys(
-                *given.tensors(b, some), key_tiles, given.scale, rule=given.rule_of(b, some),
-                token_of=order_of_rows(plan.k_order, b, kv), out=(dk[b : b + 1, kv], dv[b : b + 1, kv]),
+                *given.tensors(items, some), key_tiles, given.scale, rule=given.rule_of(items, some),
+                token_of=order_of_rows(plan.k_order, items, kv), out=(dk[items, kv], dv[items, kv]),
                 hopper=given.hopper,
             )  # fmt: skip
 
