@@ -16,7 +16,7 @@ import statistics
 import sys
 import time
 from dataclasses import asdict, replace
-from itertools import product
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,20 @@ from attnbench.cli.progress import NoProgress
 from attnbench.clips.witness import Witness
 from attnbench.kernels.errors import AttnbenchError
 from attnbench.methods.registry import find_method
+from attnbench.mini.batch import Batch, make_batch
 from attnbench.mini.card import CARD
 from attnbench.mini.checkpoint import CHECKPOINT
 from attnbench.mini.classifier import load_classifier
 from attnbench.mini.config import TrainConfig
 from attnbench.mini.data import labels_of
 from attnbench.mini.flow import Sampler, generate, usual_sampler
+from attnbench.mini.gradients import WARM_UP
 from attnbench.mini.model import FULL, Attend, MiniTransformer, attend_by
 from attnbench.mini.score import Score
 from attnbench.mini.score import score as judge
-from attnbench.mini.train import CONFIG, WEIGHTS, Batch, fresh_state, make_batch, prepare, resume, start, take_step
+from attnbench.mini.train import CONFIG, WEIGHTS, fresh_state, prepare, resume, start, take_step
 from attnbench.mini.weights import load_mini, write_atomically
-from attnbench.mini.workers import Workers, joined
+from attnbench.mini.workers import ALONE, Workers, joined
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {"method": "full"},
@@ -88,20 +90,22 @@ class Lines:
         print(f"  {text}", flush=True)
 
 
-def seconds_a_step(config: TrainConfig, step: int, device: torch.device, workers: Workers, count: int = 12) -> float:
-    """Return the median time of ``count`` steps like the one numbered ``step``, after three that warm up."""
+def seconds_a_step(
+    config: TrainConfig, step: int, device: torch.device, workers: Workers = ALONE, count: int = 12
+) -> float:
+    """Return the median time of ``count`` steps like the one numbered ``step``, after some that warm up."""
     state = fresh_state(config, device)
-    attend = prepare(state, config)
+    _, gradients = prepare(state, config, device, Lines().note, workers)
     state.step = step
     times = []
     batch: Batch = make_batch(config, step, device, workers)
-    for _ in range(count + 3):
+    for _ in range(count + WARM_UP + 1):
         before = time.perf_counter()
-        values = take_step(state, config, batch, attend, workers)
+        values = take_step(state, config, batch, gradients, workers)
         batch = make_batch(config, step, device, workers)
         torch.stack(values).tolist()
         times.append(time.perf_counter() - before)
-    return workers.agree(statistics.median(times[3:]))
+    return workers.agree(statistics.median(times[-count:]))
 
 
 def planned(config: TrainConfig, seconds: float, device: torch.device, workers: Workers) -> TrainConfig:
@@ -152,30 +156,42 @@ def ship(options: argparse.Namespace, device: torch.device, workers: Workers) ->
 
 
 def native(options: argparse.Namespace, device: torch.device) -> None:
-    """Train each variant from scratch for the same time, at a rate that does not fall, and judge its clips."""
-    for name, seed in product(options.methods, options.seeds):
-        folder = options.folder / f"{name}-{seed}"
-        if folder.exists():
-            continue
+    """Train each variant from scratch for the same time, at a rate that does not fall, and judge its clips.
+
+    What there is to compile is compiled by a few steps of another run before, so that the time is spent on training.
+    """
+    for name in options.methods:
+        coarse = stages(options.counts or [], options.batch)
         config = TrainConfig(
-            **VARIANTS[name], seed=seed, batch=options.batch, muon_lr=options.muon_lr, lr=options.lr, steps=100_000,
-            coarse=stages(options.counts or [], options.batch), compile=options.compile, checkpoint_every=options.every,
-            ema=NATIVE_EMA,
+            **VARIANTS[name], batch=options.batch, muon_lr=options.muon_lr, lr=options.lr, steps=100_000,
+            coarse=coarse, compile=options.compile, checkpoint_every=options.every, ema=NATIVE_EMA,
         )  # fmt: skip
-        print(f"{name}, seed {seed}", flush=True)
+        folders = {seed: options.folder / f"{name}-{seed}" for seed in options.seeds}
+        missing = {seed: folder for seed, folder in folders.items() if not folder.exists()}
         try:
-            done = start(config, folder, device, Lines(), options.seconds)
-            print(f"{name}, seed {seed}: {done.step} steps", flush=True)
-            if options.clips:
-                witness = Witness(find_method(config.method), config.engine)
-                attend = attend_by(witness.method, config.engine, as_layer=config.as_layer, **config.settings)
-                model = load_mini(folder / WEIGHTS, device)
-                found, _ = judged(model, usual_sampler(), options.clips, 20_000, device, attend)
-                densities = [each for each in witness.densities(model.config.layers) if each is not None]
-                write_score(folder, usual_sampler(), found, density=statistics.fmean(densities), engine=witness.engines)
+            if missing:
+                begins = [0, *accumulate(count for count, _ in coarse)]
+                found = ", ".join(f"{1000 * seconds_a_step(config, step, device):.1f}" for step in begins)
+                print(f"{name}: steps of its stages take {found} ms", flush=True)
+            for seed, folder in missing.items():
+                print(f"{name}, seed {seed}", flush=True)
+                done = start(replace(config, seed=seed), folder, device, Lines(), options.seconds)
+                print(f"{name}, seed {seed}: {done.step} steps", flush=True)
+                if options.clips:
+                    judge_native(config, folder, options.clips, device)
+                (folder / CHECKPOINT).unlink(missing_ok=True)  # 50 MB that nothing goes on from
         except AttnbenchError as error:
             print(f"{name}: {error}", flush=True)
-        (folder / CHECKPOINT).unlink(missing_ok=True)  # 50 MB that nothing goes on from
+
+
+def judge_native(config: TrainConfig, folder: Path, clips: int, device: torch.device) -> None:
+    """Judge clips that a run's weights make with its own attention in every step and layer."""
+    witness = Witness(find_method(config.method), config.engine)
+    attend = attend_by(witness.method, config.engine, as_layer=config.as_layer, **config.settings)
+    model = load_mini(folder / WEIGHTS, device)
+    found, _ = judged(model, usual_sampler(), clips, 20_000, device, attend)
+    densities = [each for each in witness.densities(model.config.layers) if each is not None]
+    write_score(folder, usual_sampler(), found, density=statistics.fmean(densities), engine=witness.engines)
 
 
 def score(options: argparse.Namespace, device: torch.device) -> None:

@@ -43,7 +43,11 @@ def train(
     ] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
     compile: Annotated[
-        bool, typer.Option("--compile", help="Let torch.compile fuse what stands between the attention calls.")
+        bool,
+        typer.Option(
+            "--compile",
+            help="Let torch.compile fuse what stands between the attention calls; on a GPU replay CUDA graphs.",
+        ),
     ] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU where there is one.")] = None,
     out: Annotated[

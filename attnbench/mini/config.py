@@ -106,7 +106,7 @@ class TrainConfig:
         held_out: clips of the held-out loss.
         checkpoint_every: steps between checkpoints.
         dtype: of matrix products and attention, "bfloat16" or "float32"; weights are float32.
-        compile: whether torch.compile fuses what stands between the attention calls.
+        compile: whether torch.compile fuses what stands between the attention calls, and a GPU replays CUDA graphs.
 
     Raises:
         BadInput: for a number out of range, or an unknown preset or dtype.

@@ -25,18 +25,17 @@ from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.memory import lacks_memory
 from attnbench.methods import make_settings
 from attnbench.methods.registry import find_method
+from attnbench.mini.batch import Batch, made_aside, make_batch
 from attnbench.mini.card import write_card
 from attnbench.mini.checkpoint import CHECKPOINT, State, load_state, save_state
 from attnbench.mini.config import PRESETS, TrainConfig
-from attnbench.mini.data import make_clips
-from attnbench.mini.draws import generator, uniform
-from attnbench.mini.flow import losses
+from attnbench.mini.draws import generator
+from attnbench.mini.gradients import DirectGradients, Gradients, ReplayedGradients
 from attnbench.mini.held_out import held_out_losses, held_out_set
 from attnbench.mini.intervals import mean_interval
 from attnbench.mini.log import Log, cut_log
-from attnbench.mini.model import HIDDEN_CLASS, HIDDEN_DIRECTION, Attend, MiniTransformer, attend_by
+from attnbench.mini.model import Attend, MiniTransformer, attend_by
 from attnbench.mini.muon import Muon
-from attnbench.mini.times import TRAIN_SHIFT, draw_times
 from attnbench.mini.weights import save_mini, write_atomically
 from attnbench.mini.workers import ALONE, Workers
 from attnbench.store import TRAINING_LOG
@@ -190,23 +189,26 @@ def _train(
         cut_log(folder, state.step)
     if state.step < config.steps:
         held_out_set(state.ema.config, config.held_out)  # they are kept: too many are told before a step is taken
-    attend = prepare(state, config)
+    attend, gradients = prepare(state, config, device, progress.note, workers)
     aside = torch.cuda.Stream(device) if device.type == "cuda" else None
     log, begun, first = Log(folder) if workers.leads else None, time.perf_counter(), state.step
-    last, batch, kept = 0.0, None, state.step
+    last, expected, batch, kept = 0.0, 0.0, None, state.step
 
     def out_of_time() -> bool:
-        return seconds is not None and state.step > first and time.perf_counter() - begun + last > seconds
+        return seconds is not None and state.step > first and time.perf_counter() - begun + expected > seconds
 
     with contextlib.closing(log) if log else contextlib.nullcontext(), _interrupts() as interrupted:
         while state.step < config.steps and not workers.agree(interrupted() or out_of_time()):
             before = time.perf_counter()
-            values = take_step(state, config, batch or make_batch(config, state.step, device, workers), attend, workers)
+            values = take_step(
+                state, config, batch or make_batch(config, state.step, device, workers), gradients, workers
+            )
             # While the GPU is at it: asking for the loss waits for the step.
             following = state.step + 1
-            batch = _made_aside(config, following, device, aside, workers) if following < config.steps else None
+            batch = made_aside(config, following, device, aside, workers) if following < config.steps else None
             loss, norm = torch.stack(values).tolist()
-            last = time.perf_counter() - before
+            took = time.perf_counter() - before
+            last, expected = took, min(last, took)  # the first step of a stage compiles: the next one will not
             if not math.isfinite(loss + norm):
                 raise BadInput(
                     f"the loss of step {state.step + 1} is {loss}: a lower --lr may help; the last checkpoint is kept"
@@ -236,75 +238,31 @@ def _train(
     return Trained(folder, state.step, config.steps, stopped)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What one step learns from: clips and noise [B, 3, F, H, W], and the times, classes and directions [B]."""
-
-    video: Tensor
-    noise: Tensor
-    t: Tensor
-    label: Tensor
-    direction: Tensor
-
-
-def make_batch(config: TrainConfig, step: int, device: torch.device, workers: Workers = ALONE) -> Batch:
-    """Return this process's share of a step's batch, which depends on the seed and the step only.
-
-    All of it is made, so that a clip does not depend on the number of processes; making it takes little.
-    """
-    halved, count = config.stage(step)
-    sizes, shift = (
-        PRESETS[config.model].sizes[halved],
-        TRAIN_SHIFT / math.sqrt(8**halved),
-    )  # see MiniTransformer.forward
-    clips = make_clips(step * count, count, seed=config.seed, frames=sizes.frames, size=sizes.size, device=device)
-    source = torch.Generator(device).manual_seed(generator("noise", config.seed, step).initial_seed())
-    noise = torch.randn(clips.video.shape, generator=source, device=device)
-    t = draw_times(count, "times", config.seed, step, shift=shift).to(device)
-    hidden = (uniform((count,), "drop", config.seed, step) < config.drop).to(device)
-    label = torch.where(hidden, HIDDEN_CLASS, clips.label)
-    direction = torch.where(hidden, HIDDEN_DIRECTION, clips.direction)
-    own = workers.share(count)
-    return Batch(*(whole[own] for whole in (clips.video, noise, t, label, direction)))
-
-
-def _made_aside(
-    config: TrainConfig, step: int, device: torch.device, aside: torch.cuda.Stream | None, workers: Workers
-) -> Batch:
-    """Return the batch of a step, made on a stream of its own: copies to the GPU wait for all work on their stream."""
-    if aside is None:
-        return make_batch(config, step, device, workers)
-    with torch.cuda.stream(aside):
-        batch = make_batch(config, step, device, workers)
-    reader = torch.cuda.current_stream(device)
-    reader.wait_stream(aside)
-    for tensor in (batch.video, batch.noise, batch.t, batch.label, batch.direction):
-        tensor.record_stream(reader)  # so that its memory is not given away before the step has read it
-    return batch
-
-
-def prepare(state: State, config: TrainConfig) -> Attend:
-    """Return the self-attention of a run, and have its model compiled if it asks for that."""
+def prepare(
+    state: State, config: TrainConfig, device: torch.device, note: Callable[[str], None], workers: Workers = ALONE
+) -> tuple[Attend, Gradients]:
+    """Return the self-attention of a run and what computes its gradients, compiled and replayed if it asks for that."""
     if config.compile:
         state.model.fuse()
-    return attend_by(config.method, config.engine, as_layer=config.as_layer, **config.settings)
+    attend = attend_by(config.method, config.engine, as_layer=config.as_layer, **config.settings)
+    dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+    direct = DirectGradients(state.model, attend, dtype)
+    if config.compile and device.type == "cuda" and workers.count == 1:
+        return attend, ReplayedGradients(direct, device, note)
+    return attend, direct
 
 
 def take_step(
-    state: State, config: TrainConfig, batch: Batch, attend: Attend, workers: Workers = ALONE
+    state: State, config: TrainConfig, batch: Batch, gradients: Gradients, workers: Workers = ALONE
 ) -> tuple[Tensor, Tensor]:
     """Take one optimiser step; return its loss and the norm of its gradient, on the device."""
-    with torch.autocast(batch.video.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-        loss = losses(state.model, batch.video, batch.noise, batch.t, batch.label, batch.direction, attend).mean()
-    loss.backward()
-    loss = workers.average(state.model.parameters(), loss.detach())
+    loss = workers.average(state.model.parameters(), gradients(batch))
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
     share = rate_share(config, state.step)
     for optimiser, peak in ((state.muon, config.muon_lr), (state.adam, config.lr)):
         for group in optimiser.param_groups:
             group["lr"] = peak * share
         optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
     decay = min(config.ema, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
         torch._foreach_lerp_(list(state.ema.parameters()), list(state.model.parameters()), 1 - decay)

@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
-from attnbench.mini.checkpoint import CHECKPOINT
+from attnbench.mini import train
+from attnbench.mini.batch import make_batch
+from attnbench.mini.checkpoint import CHECKPOINT, State
 from attnbench.mini.config import PRESETS, TrainConfig
 from attnbench.mini.log import read_log
 from attnbench.mini.muon import Muon, orthogonal
-from attnbench.mini.train import fresh_state, make_batch, rate_share, resume, start
+from attnbench.mini.train import fresh_state, rate_share, resume, start
 from attnbench.mini.weights import load_mini, read_card, read_tensors
 from attnbench.mini.workers import Workers, joined
 
@@ -62,6 +65,21 @@ def test_stopped_and_resumed_is_the_same_as_never_stopped(tmp_path: Path) -> Non
     losses = [[line["loss"] for line in read_log(tmp_path / f) if "loss" in line] for f in ("whole", "pieces")]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 8
+
+
+def test_a_first_step_that_compiles_is_not_taken_for_a_usual_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, take_step = [0.0], train.take_step
+
+    def slow_at_first(state: State, *given: Any) -> tuple[Tensor, Tensor]:
+        now[0] += 1.0 if state.step else 30.0
+        return take_step(state, *given)
+
+    monkeypatch.setattr(train.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(train, "take_step", slow_at_first)
+    done = start(dataclasses.replace(SMALL, steps=40), tmp_path / "run", CPU, Silent(), seconds=35.0)
+    assert done.step == 6
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
