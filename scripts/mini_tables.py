@@ -2,8 +2,10 @@
 
 python scripts/mini_tables.py OUT   # folders <method>-<seed>: config.json, mini.json and train.jsonl, or train.jsonl.gz
 
-After equal steps and after equal seconds of training: both are the most that every run reached at a checkpoint. Seconds
-are those of optimiser steps; one that takes more than five times its stage's median compiles, and counts as the median.
+After equal steps and after equal seconds of training: both are the most that every run reached at a checkpoint. Of
+runs whose attention is full on coarse clips, both are counted from the first full clip on: they share what was before.
+Seconds are those of optimiser steps; one that takes more than five times its stage's median compiles, and counts as the
+median.
 Losses are those of held-out clips, the same for every method and seed, and so are compared clip by clip. Brackets hold
 95 % intervals over the clips, each with all its seeds, as ``attnbench.quality`` makes them; a range over the seeds
 follows.
@@ -71,18 +73,22 @@ def read_run(folder: Path) -> Run:
         BadInput: if it holds no run with a checkpoint.
     """
     lines = read_log(folder)
+    config = json.loads((folder / CONFIG).read_text())
+    ends = [0, *itertools.accumulate(count for count, _ in config["coarse"])]
+    first = ends[-1] if config.get("dense_coarse") else 0
     steps = {line["step"]: line for line in lines if "loss" in line}
-    held_out = [line for line in lines if "held_out" in line and line["step"] in steps]
+    held_out = [line for line in lines if "held_out" in line and line["step"] in steps and line["step"] > first]
     if not held_out:
         raise BadInput(f"{str(folder)!r} holds no training run with a checkpoint")
-    ends = [0, *itertools.accumulate(count for count, _ in json.loads((folder / CONFIG).read_text())["coarse"])]
     seconds, last_ms = seconds_until([line["seconds"] for line in steps.values()], ends)
+    before = seconds[first - 1] if first else 0.0
     method, _, seed = folder.name.rpartition("-")
     return Run(
         method=method,
         seed=int(seed),
         checkpoints=tuple(
-            Checkpoint(line["step"], seconds[line["step"] - 1], tuple(line["held_out_losses"])) for line in held_out
+            Checkpoint(line["step"] - first, seconds[line["step"] - 1] - before, tuple(line["held_out_losses"]))
+            for line in held_out
         ),
         step_ms=last_ms,
         peak_mib=max(line["peak_mib"] for line in steps.values()),

@@ -2,7 +2,8 @@
 
 python scripts/train_mini.py ship RUN --seconds 470 --piece 240     # the same again goes on, until all seconds are used
 torchrun --nproc-per-node 4 scripts/train_mini.py ship RUN --batch 32 …     # on four GPUs, which share each batch
-python scripts/train_mini.py native OUT --seconds 60                # five methods in turn, or --methods vmoba-1d …
+python scripts/train_mini.py coarse OUT --counts 1000 2500 --seeds 0 1 2            # what the next line begins with
+python scripts/train_mini.py native OUT --counts 1000 2500 --seeds 0 1 2 --seconds 60   # methods in turn, or --methods
 python scripts/train_mini.py score RUN                              # class and motion of 240 generated clips
 
 ``ship`` times both kinds of steps first, then plans as many as fit the seconds: RUN/config.json holds what it chose.
@@ -31,6 +32,7 @@ from attnbench.mini.batch import Batch, make_batch
 from attnbench.mini.card import CARD
 from attnbench.mini.checkpoint import CHECKPOINT
 from attnbench.mini.classifier import load_classifier
+from attnbench.mini.coarse import take_over
 from attnbench.mini.config import TrainConfig
 from attnbench.mini.data import labels_of
 from attnbench.mini.flow import Sampler, generate, usual_sampler
@@ -42,20 +44,22 @@ from attnbench.mini.train import CONFIG, WEIGHTS, fresh_state, prepare, resume, 
 from attnbench.mini.weights import load_mini, write_atomically
 from attnbench.mini.workers import ALONE, Workers, joined
 
+_PARTITION = (1, (8, 4), (4, 8, 4))
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {"method": "full"},
-    "moba": {"method": "moba"},
-    "vmoba": {"method": "vmoba"},
+    "moba": {"method": "moba", "settings": {"block_size": 128, "topk": 14}},
+    "vmoba": {"method": "vmoba", "settings": {"partition": _PARTITION}},
     "sliding-window": {"method": "sliding-window"},
-    "sta": {"method": "sta", "settings": {"tile": (4, 8, 8), "window": (1, 3, 3)}},
-    "vmoba-1d": {"method": "vmoba", "settings": {"partition": (1, (6, 4), (3, 11, 4))}, "as_layer": 0},
-    "vmoba-2d": {"method": "vmoba", "as_layer": 1},
-    "vmoba-3d": {"method": "vmoba", "as_layer": 2},
-    "vmoba-local": {"method": "vmoba", "settings": {"scope": "query"}},
-    "vmoba-topk": {"method": "vmoba", "settings": {"select": "topk", "topk": (1, 9, 11)}},
+    "sta": {"method": "sta", "settings": {"tile": (8, 4, 4), "window": (1, 3, 5)}},
+    "vmoba-1d": {"method": "vmoba", "settings": {"partition": _PARTITION}, "as_layer": 0},
+    "vmoba-2d": {"method": "vmoba", "settings": {"partition": _PARTITION}, "as_layer": 1},
+    "vmoba-3d": {"method": "vmoba", "settings": {"partition": _PARTITION}, "as_layer": 2},
+    "vmoba-local": {"method": "vmoba", "settings": {"partition": _PARTITION, "scope": "query"}},
+    "vmoba-topk": {"method": "vmoba", "settings": {"partition": _PARTITION, "select": "topk", "topk": (2, 6, 12)}},
 }
-"""What native training compares. On 8 × 32 × 32 tokens full attention aside all keep 0.15 to 0.35 of the pairs, but
-vmoba-local, which keeps 0.67 in every third layer. vmoba-topk keeps as many as vmoba's threshold, by layer."""
+"""What native training compares: about a fifth of the pairs of 8 × 32 × 32 tokens, in blocks and tiles that divide this
+grid and hold 128 tokens or a multiple. The defaults would make MoBA's 137 tokens and VMoBA's third kind 132: two steps
+of the kernels each, the second nearly empty."""
 METHODS = tuple(VARIANTS)[:5]
 SAMPLERS = (
     Sampler(steps=10),
@@ -69,8 +73,8 @@ COARSE_CLIPS = (32, 8)
 """Clips a step of a quarter, then of half the frames and side, for each full one."""
 SHARES = (0.15, 0.4, 0.45)
 """Of the time: on clips of a quarter, of half and of the full size. What is drawn is learned on those of half."""
-SHIP_EMA, NATIVE_EMA = 0.998, 0.99
-"""Decay of the averaged weights: over the last fifth of the full clips, and over a hundred steps at a constant rate."""
+SHIP_EMA, NATIVE_EMA = 0.998, 0.995
+"""Decay of the averaged weights: over the last fifth of the full clips, and over 200 steps at a constant rate."""
 
 
 class Lines:
@@ -155,33 +159,53 @@ def ship(options: argparse.Namespace, device: torch.device, workers: Workers) ->
         score(options, device)
 
 
-def native(options: argparse.Namespace, device: torch.device) -> None:
-    """Train each variant from scratch for the same time, at a rate that does not fall, and judge its clips.
+def native_config(options: argparse.Namespace, name: str, seed: int) -> TrainConfig:
+    """Return a variant's run: a rate that does not fall, and full attention on coarse clips."""
+    return TrainConfig(
+        **VARIANTS[name], seed=seed, batch=options.batch, muon_lr=options.muon_lr, lr=options.lr, steps=100_000,
+        coarse=stages(options.counts or [], options.batch), dense_coarse=True, compile=options.compile,
+        checkpoint_every=options.every, ema=NATIVE_EMA,
+    )  # fmt: skip
 
-    What there is to compile is compiled by a few steps of another run before, so that the time is spent on training.
-    """
+
+def coarse(options: argparse.Namespace, device: torch.device) -> None:
+    """Take the coarse stages, which all variants of a seed share, into folders OUT/coarse/<seed>."""
+    for seed in options.seeds:
+        config = native_config(options, "full", seed)
+        config = replace(config, steps=config.coarse_steps, checkpoint_every=config.coarse_steps)
+        warm_up(config, device)
+        start(config, options.folder / "coarse" / str(seed), device, Lines())
+
+
+def native(options: argparse.Namespace, device: torch.device) -> None:
+    """Train each variant on full clips for the same time, and judge its clips. Runs that are there are left."""
     for name in options.methods:
-        coarse = stages(options.counts or [], options.batch)
-        config = TrainConfig(
-            **VARIANTS[name], batch=options.batch, muon_lr=options.muon_lr, lr=options.lr, steps=100_000,
-            coarse=coarse, compile=options.compile, checkpoint_every=options.every, ema=NATIVE_EMA,
-        )  # fmt: skip
-        folders = {seed: options.folder / f"{name}-{seed}" for seed in options.seeds}
-        missing = {seed: folder for seed, folder in folders.items() if not folder.exists()}
         try:
-            if missing:
-                begins = [0, *accumulate(count for count, _ in coarse)]
-                found = ", ".join(f"{1000 * seconds_a_step(config, step, device):.1f}" for step in begins)
-                print(f"{name}: steps of its stages take {found} ms", flush=True)
-            for seed, folder in missing.items():
-                print(f"{name}, seed {seed}", flush=True)
-                done = start(replace(config, seed=seed), folder, device, Lines(), options.seconds)
+            for place, seed in enumerate(options.seeds):
+                folder, config = options.folder / f"{name}-{seed}", native_config(options, name, seed)
+                if folder.exists():
+                    continue
+                if place == 0:
+                    warm_up(config, device)
+                if config.coarse:
+                    take_over(options.folder / "coarse" / str(seed), config, folder)
+                    done = resume(folder, device, Lines(), options.seconds)
+                else:
+                    done = start(config, folder, device, Lines(), options.seconds)
                 print(f"{name}, seed {seed}: {done.step} steps", flush=True)
                 if options.clips:
                     judge_native(config, folder, options.clips, device)
                 (folder / CHECKPOINT).unlink(missing_ok=True)  # 50 MB that nothing goes on from
         except AttnbenchError as error:
             print(f"{name}: {error}", flush=True)
+
+
+def warm_up(config: TrainConfig, device: torch.device) -> None:
+    """Take some steps of another run, so that all is compiled before the time of this one begins."""
+    begins = list(accumulate((count for count, _ in config.coarse), initial=0))
+    steps = begins[-1:] if config.steps > config.coarse_steps else begins[:-1]
+    found = ", ".join(f"{1000 * seconds_a_step(config, step, device):.1f}" for step in steps)
+    print(f"{config.method}: a step of each stage takes {found} ms", flush=True)
 
 
 def judge_native(config: TrainConfig, folder: Path, clips: int, device: torch.device) -> None:
@@ -245,7 +269,7 @@ def judged(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("ship", "native", "score"))
+    parser.add_argument("what", choices=("ship", "coarse", "native", "score"))
     parser.add_argument("folder", type=Path, help="folder of the run, or of the runs")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--piece", type=float, default=240, help="seconds of one call of ship")
@@ -253,13 +277,13 @@ def main() -> int:
         "--counts",
         type=int,
         nargs="+",
-        help="steps of each stage of ship, instead of --seconds; of the coarse stages of native",
+        help="steps of each stage of ship, instead of --seconds; of the coarse stages of coarse and native",
     )
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--muon-lr", type=float, default=0.02)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of native")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of coarse and native")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=VARIANTS, help="of native")
     parser.add_argument("--every", type=int, default=50, help="steps between held-out losses, of native")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
@@ -270,7 +294,7 @@ def main() -> int:
         with joined(device) as (workers, own):
             ship(options, own, workers)
     else:
-        {"native": native, "score": score}[options.what](options, device)
+        {"coarse": coarse, "native": native, "score": score}[options.what](options, device)
     return 0
 
 

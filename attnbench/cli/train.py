@@ -28,6 +28,12 @@ def train(
             help="STEPSxCLIPS: steps that come first, on clips of half the frames and side. Twice: quarter, half."
         ),
     ] = None,
+    dense_coarse: Annotated[
+        bool, typer.Option("--dense-coarse", help="Full attention on those smaller clips, whatever the method.")
+    ] = False,
+    coarse_from: Annotated[
+        Path | None, typer.Option(help="With --dense-coarse: take those steps over from the run in this folder.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, clips and noise.")] = 0,
     settings: SetOption = None,
     engine: Annotated[str, typer.Option(help="Attention engine; auto takes the first that serves.")] = "auto",
@@ -64,6 +70,7 @@ def train(
     from attnbench.agenda import resolve_device
     from attnbench.cli.progress import NoProgress, TerminalProgress
     from attnbench.kernels.errors import BadInput
+    from attnbench.mini.coarse import take_over
     from attnbench.mini.config import TrainConfig
     from attnbench.mini.train import resume as resume_training
     from attnbench.mini.train import start
@@ -81,13 +88,19 @@ def train(
         else:
             config = TrainConfig(
                 model=model, method=method, settings=parse_settings(settings, [method])[method], engine=engine,
-                steps=steps, batch=batch, coarse=_stages(coarse), seed=seed, muon_lr=muon_lr, lr=lr,
-                warmup=warmup, checkpoint_every=checkpoint_every,
+                steps=steps, batch=batch, coarse=_stages(coarse), dense_coarse=dense_coarse, seed=seed,
+                muon_lr=muon_lr, lr=lr, warmup=warmup, checkpoint_every=checkpoint_every,
                 held_out=held_out if held_out is not None else (120 if on_gpu else 8),
                 dtype=dtype if dtype is not None else ("bfloat16" if on_gpu else "float32"), compile=compile,
             )  # fmt: skip
             folder = _fresh(method, workers.agree(time.time())) if out is None else out
-            done = start(config, folder, own, progress, seconds, workers)
+            if coarse_from is None:
+                done = start(config, folder, own, progress, seconds, workers)
+            else:
+                if workers.leads:
+                    take_over(coarse_from, config, folder)
+                workers.agree(True)  # that it is there
+                done = resume_training(folder, own, progress, seconds, workers)
     if done.finished:
         said = f"{done.steps} steps done: {done.folder / 'mini.safetensors'}"
     else:

@@ -99,6 +99,8 @@ class TrainConfig:
         coarse: (steps, clips a step) of the stages that come first and count among the steps. Each takes clips of half
             the frames and side of the next one's, an eighth of the tokens, and the last takes full clips: what to draw
             and how it moves is learned at little cost.
+        dense_coarse: whether attention is full on coarse clips, whatever the method: on a few hundred tokens a sparse
+            one costs more than it saves.
         muon_lr, lr: peak of the learning rate of the matrices in the blocks, by Muon, and of the rest, by AdamW.
         warmup, weight_decay, clip: steps until the peaks, decay of the matrices, largest norm of the gradient.
         ema: decay of the averaged weights.
@@ -121,6 +123,7 @@ class TrainConfig:
     batch: int = 16
     seed: int = 0
     coarse: tuple[tuple[int, int], ...] = ()
+    dense_coarse: bool = False
     muon_lr: float = 0.02
     lr: float = 3e-3
     warmup: int = 100
@@ -146,8 +149,10 @@ class TrainConfig:
                 raise BadInput(f"{name} is {value!r}; it must be a whole number of at least {least}")
         if self.as_layer is not None and (whole_number(self.as_layer) is None or self.as_layer < 0):
             raise BadInput(f"as_layer is {self.as_layer!r}; it must be a whole number of at least 0, or None")
-        if self.coarse_steps >= self.steps:
-            raise BadInput(f"coarse stages take {self.coarse_steps} steps; that must be below the {self.steps} of all")
+        if self.coarse_steps > self.steps:
+            raise BadInput(
+                f"coarse stages take {self.coarse_steps} steps; that must not be above the {self.steps} of all"
+            )
         if len(self.coarse) >= len(PRESETS[self.model].sizes):
             raise BadInput(
                 f"{len(self.coarse)} coarse stages; clips of model {self.model!r} can be halved only "

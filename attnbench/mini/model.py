@@ -63,6 +63,15 @@ def attend_by(method: str | Method, engine: str = "auto", *, as_layer: int | Non
 FULL: Attend = attend_by("full")
 
 
+def attend_on(own: Grid, attend: Attend, elsewhere: Attend = FULL) -> Attend:
+    """Return the self-attention that is ``attend`` on the grid ``own``, and ``elsewhere`` on any other."""
+
+    def chosen(q: Tensor, k: Tensor, v: Tensor, *, grid: Grid, layer: int, step: int | None) -> Tensor:
+        return (attend if grid == own else elsewhere)(q, k, v, grid=grid, layer=layer, step=step)
+
+    return chosen
+
+
 class MiniTransformer(nn.Module):
     """Predicts the velocity of flow matching for clips of a class and a direction.
 

@@ -34,7 +34,7 @@ from attnbench.mini.gradients import DirectGradients, Gradients, ReplayedGradien
 from attnbench.mini.held_out import held_out_losses, held_out_set
 from attnbench.mini.intervals import mean_interval
 from attnbench.mini.log import Log, cut_log
-from attnbench.mini.model import Attend, MiniTransformer, attend_by
+from attnbench.mini.model import Attend, MiniTransformer, attend_by, attend_on
 from attnbench.mini.muon import Muon
 from attnbench.mini.weights import save_mini, write_atomically
 from attnbench.mini.workers import ALONE, Workers
@@ -85,7 +85,7 @@ def start(
             little memory.
         Unsupported: if the engine cannot train the method here.
     """
-    _check(config)
+    check_attention(config)
     if not workers.leads:
         return _go(config, folder, device, progress, seconds, workers)
     try:
@@ -109,6 +109,23 @@ def start(
             raise
 
 
+def read_config(folder: Path) -> TrainConfig:
+    """Return the configuration of the run in a folder.
+
+    Raises:
+        BadInput: if there is none, or a damaged one.
+    """
+    path = folder / CONFIG
+    try:
+        return TrainConfig.from_json(json.loads(path.read_text()))
+    except OSError as error:
+        raise BadInput(f"{str(folder)!r} holds no training run to resume: {path.name} cannot be read") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{str(path)!r} is not the configuration of a training run") from error
+
+
 def resume(
     folder: Path, device: torch.device, progress: Progress, seconds: float | None = None, workers: Workers = ALONE
 ) -> Trained:
@@ -119,21 +136,14 @@ def resume(
     Raises:
         BadInput: if the folder holds no run, a damaged one, or one that another process is training.
     """
-    path = folder / CONFIG
-    try:
-        config = TrainConfig.from_json(json.loads(path.read_text()))
-    except OSError as error:
-        raise BadInput(f"{str(folder)!r} holds no training run to resume: {path.name} cannot be read") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        if isinstance(error, BadInput):
-            raise
-        raise BadInput(f"{str(path)!r} is not the configuration of a training run") from error
-    _check(config)
+    config = read_config(folder)
+    check_attention(config)
     with alone(folder, "training in") if workers.leads else contextlib.nullcontext():
         return _go(config, folder, device, progress, seconds, workers)
 
 
-def _check(config: TrainConfig) -> None:
+def check_attention(config: TrainConfig) -> None:
+    """Raise BadInput for an unknown method, setting or engine."""
     make_settings(find_method(config.method), config.settings)
     if config.engine != "auto":
         get_engine(config.engine)
@@ -246,7 +256,8 @@ def prepare(
         state.model.fuse()
     attend = attend_by(config.method, config.engine, as_layer=config.as_layer, **config.settings)
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    direct = DirectGradients(state.model, attend, dtype)
+    in_training = attend_on(PRESETS[config.model].grid, attend) if config.dense_coarse else attend
+    direct = DirectGradients(state.model, in_training, dtype)
     if config.compile and device.type == "cuda" and workers.count == 1:
         return attend, ReplayedGradients(direct, device, note)
     return attend, direct

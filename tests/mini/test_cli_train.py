@@ -50,6 +50,23 @@ def test_a_sparse_method_trains_stops_and_goes_on(call: Call, tmp_path: Path) ->
     assert json.loads(Path("run/config.json").read_text())["settings"] == {"blocks": 8, "topk": 2}
 
 
+def test_methods_share_coarse_stages(call: Call) -> None:
+    asked = ("--coarse", "2x3", "--dense-coarse")
+    assert call(*TINY, "--steps", "2", *asked, "--out", "coarse")[0] == 0
+    sparse = ("--method", "moba", "--set", "blocks=8", "--set", "topk=2", "--steps", "4", "--coarse-from", "coarse")
+    code, said, _ = call(*TINY, *asked, *sparse, "--out", "run")
+    assert (code, said.strip()) == (0, "4 steps done: run/mini.safetensors")
+    first, second = (
+        [json.loads(line) for line in Path(name, "train.jsonl").read_text().splitlines()] for name in ("coarse", "run")
+    )
+    assert second[: len(first)] == first
+    code, _, said = call(*TINY, *asked, *sparse, "--out", "run")
+    assert (code, "'run' holds a training run already" in said) == (2, True)
+    code, _, said = call(*TINY, "--coarse", "2x3", *sparse, "--out", "other")
+    assert (code, "ask for --dense-coarse" in said) == (2, True)
+    assert not Path("other").exists()
+
+
 def test_under_torchrun_two_processes_make_one_run(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     train = [sys.executable, "-c", "from attnbench.cli import main; main()", *TINY, "--steps", "3"]
@@ -76,7 +93,7 @@ def test_without_out_a_run_goes_among_the_others(call: Call) -> None:
         (("--steps", "0"), "steps is 0; it must be a whole number of at least 1"),
         (("--model", "huge"), "unknown preset 'huge'"),
         (("--coarse", "3"), "--coarse '3' must be steps and clips a step, as 2000x64"),
-        (("--coarse", "9x2", "--steps", "9"), "must be below the 9 of all"),
+        (("--coarse", "10x2", "--steps", "9"), "must not be above the 9 of all"),
         (("--seconds", "-1"), "seconds is -1.0; it must be above 0"),
         (("--set", "nothing=3"), "nothing"),
         (("--engine", "warp"), "unknown engine 'warp'"),

@@ -60,6 +60,21 @@ def test_equal_steps_and_equal_seconds_are_told_apart(table: Callable[[Path], li
     assert fast[9:] == ["24 of 60 = 40.0% [28.6%, 52.6%]", "54 of 60 = 90.0% [79.9%, 95.3%]"]
 
 
+def test_shared_coarse_stages_do_not_count(table: Callable[[Path], list[str]], tmp_path: Path) -> None:
+    for name, step_ms, steps in (("full", 100.0, 44), ("fast", 50.0, 80)):
+        write_run(tmp_path / f"{name}-0", step_ms, steps, lambda step: [1 / step] * 8)
+        (tmp_path / f"{name}-0" / "config.json").write_text(json.dumps({"coarse": [[4, 64]], "dense_coarse": True}))
+    header, _, *rows = table(tmp_path)
+    assert "steps in 4 s | held-out loss after 40 steps" in header
+    assert [cells(rows, name)[6] for name in ("full", "fast")] == ["36", "76"]
+    (tmp_path / "full-0" / "train.jsonl").write_text(
+        "".join(json.dumps({"step": step, "loss": 1.0, "seconds": 1.0, "peak_mib": 1.0}) + "\n" for step in range(1, 5))
+        + json.dumps({"step": 4, "held_out": 0.0, "held_out_losses": [1.0]})
+    )
+    with pytest.raises(BadInput, match="full-0' holds no training run with a checkpoint"):
+        table(tmp_path)
+
+
 def test_a_gzipped_log_is_read_as_it_was_and_a_torn_one_refused(
     table: Callable[[Path], list[str]], tmp_path: Path
 ) -> None:
