@@ -108,17 +108,20 @@ def judge(gap: Estimate, kernel_floor: Estimate | None, *, kind: Kind, better: B
     """Say whether a gap can be told from that of another exact kernel.
 
     "indistinguishable": its mean lies within the floor; a distance that is smaller than the floor's does so too.
-    "distinguishable": its whole interval lies outside. "undecided": the mean is outside, the interval is not, or there
-    is none. "no floor": there are not two values to make one of.
+    "distinguishable": its whole interval lies on one side of the floor. "undecided": its mean is outside, but the
+    interval reaches the floor, or there is none. "no floor": there are not two values to make one of.
     """
     floor = kernel_floor
-    if floor is None or floor.lo is None:
+    if floor is None or floor.lo is None or floor.hi is None:
         return "no floor"
     if _within(gap.mean, floor, kind, better):
         return "indistinguishable"
     if gap.lo is None or gap.hi is None:
         return "undecided"
-    reached = _within(gap.lo, floor, kind, better) or _within(gap.hi, floor, kind, better)
+    if kind == "score":
+        reached = gap.lo <= floor.hi and floor.lo <= gap.hi
+    else:
+        reached = _within(gap.lo, floor, kind, better) or _within(gap.hi, floor, kind, better)
     return "undecided" if reached else "distinguishable"
 
 
