@@ -156,8 +156,8 @@ def density(runs: Sequence[Run]) -> str:
     return f"{statistics.fmean(found):.3f}" if found else "–"
 
 
-def table(folder: Path) -> list[str]:
-    """Return the lines of the table of all runs in a folder.
+def read_runs(folder: Path) -> list[Run]:
+    """Read all runs in a folder.
 
     Raises:
         BadInput: if there is none, or one cannot be read.
@@ -165,16 +165,31 @@ def table(folder: Path) -> list[str]:
     runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{CONFIG}"))]
     if not runs:
         raise BadInput(f"{str(folder)!r} holds no training runs: give the folder that train_mini.py native wrote")
-    steps, seconds = common_limits(runs)
+    return runs
+
+
+def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Return the runs of each method, the baseline's first."""
     methods = sorted({run.method for run in runs}, key=lambda method: (method != BASELINE, method))
-    by_method = {method: [run for run in runs if run.method == method] for method in methods}
-    baseline = by_method.get(BASELINE, [])
+    return {method: [run for run in runs if run.method == method] for method in methods}
+
+
+def table(folder: Path) -> list[str]:
+    """Return the lines of the table of all runs in a folder.
+
+    Raises:
+        BadInput: if there is none, or one cannot be read.
+    """
+    runs = read_runs(folder)
+    steps, seconds = common_limits(runs)
+    grouped = by_method(runs)
+    baseline = grouped.get(BASELINE, [])
     lines = [
         f"| method | engine | density | seeds | ms a step | peak GiB | steps in {seconds:.0f} s | held-out loss after "
         f"{steps} steps; less full's | held-out loss after {seconds:.0f} s; less full's | class right | motion right |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- | --- | --- |",
     ]
-    for method, own in by_method.items():
+    for method, own in grouped.items():
         reached = [run.last(lambda at: at.seconds <= seconds).step for run in own]
         row = (
             method,
