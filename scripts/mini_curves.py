@@ -13,6 +13,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import FormatStrFormatter
 from mini_tables import Checkpoint, Run, by_method, read_runs
 
 from attnbench.report.charts import COLOURS, FAINT, INK
@@ -38,6 +39,8 @@ def draw(axes: Axes, runs: dict[str, list[Run]], at: Callable[[Checkpoint], floa
             x, [min(each) for each in losses], [max(each) for each in losses], color=colour, alpha=0.2, linewidth=0
         )
     axes.set_yscale("log")
+    for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        axis(FormatStrFormatter("%g"))
     axes.grid(which="both", color=FAINT, linewidth=0.7)
     axes.tick_params(colors=INK)
 

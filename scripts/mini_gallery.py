@@ -1,14 +1,17 @@
-"""Draw what the mini model makes: python scripts/mini_gallery.py docs/mini.jpg
+"""Draw what mini models make.
 
-A clip of each class, four of its frames side by side, by full attention and the usual sampler. It takes
-five minutes on two cores.
+python scripts/mini_gallery.py docs/mini.jpg                             # a clip of each class; five minutes, two cores
+python scripts/mini_gallery.py docs/native.jpg OUT/full-0 OUT/vmoba-0    # of each run of train_mini.py native a row
+
+A clip is four of its frames, side by side; by the usual sampler.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib import image
 from torch import Tensor
@@ -20,21 +23,38 @@ from attnbench.mini.weights import load_mini
 FRAMES = (0, 5, 10, 15)
 COLUMNS = 3
 GAP = 6
+SHOWN = (1, 3, 7, 11, 13)
+"""Of the judged clips of a run: two digits and three shapes, each in another direction."""
 
 
-def gallery() -> Tensor:
-    """Return the picture, [height, width, 3] from 0 to 1: white between the clips."""
-    labels = list(range(len(CLASSES)))
-    directions = [3 * label % len(DIRECTIONS) for label in labels]
-    clips = generate(load_mini(), labels, directions, labels, dtype=torch.bfloat16)
-    frames = ((clips[:, :, FRAMES] + 1) / 2).permute(0, 3, 2, 4, 1)  # [clips, height, frames, width, 3]
+def sheet(clips: Tensor, columns: int) -> Tensor:
+    """Return clips [B, 3, F, H, W] from 0 to 1 as one picture [height, width, 3], white between them."""
+    frames = clips[:, :, FRAMES].permute(0, 3, 2, 4, 1)  # [clips, height, frames, width, 3]
     strips = torch.nn.functional.pad(frames.flatten(2, 3), (0, 0, 0, GAP, 0, GAP), value=1.0)
-    rows = strips.unflatten(0, (-1, COLUMNS)).permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
+    rows = strips.unflatten(0, (-1, columns)).permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
     return rows[:-GAP, :-GAP]
 
 
+def of_each_class() -> Tensor:
+    """Make a clip of each class with the weights that ship."""
+    labels = list(range(len(CLASSES)))
+    directions = [3 * label % len(DIRECTIONS) for label in labels]
+    return (generate(load_mini(), labels, directions, labels, dtype=torch.bfloat16) + 1) / 2
+
+
+def of_runs(folders: list[Path]) -> Tensor:
+    """Read the clips that are shown of each run, one run after the other."""
+    looks = [torch.from_numpy(np.load(folder / "look.npy", allow_pickle=False)) for folder in folders]
+    return torch.cat([look[list(SHOWN)] for look in looks]) / 255
+
+
 def main() -> None:
-    image.imsave(Path(sys.argv[1]), gallery().numpy(), pil_kwargs={"quality": 92})
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("runs", type=Path, nargs="*", help="folders with a look.npy; default: make clips of each class")
+    options = parser.parse_args()
+    picture = sheet(of_runs(options.runs), len(SHOWN)) if options.runs else sheet(of_each_class(), COLUMNS)
+    image.imsave(options.picture, picture.numpy(), pil_kwargs={"quality": 92})
 
 
 if __name__ == "__main__":

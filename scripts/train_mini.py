@@ -213,7 +213,8 @@ def judge_native(config: TrainConfig, folder: Path, clips: int, device: torch.de
     witness = Witness(find_method(config.method), config.engine)
     attend = attend_by(witness.method, config.engine, as_layer=config.as_layer, **config.settings)
     model = load_mini(folder / WEIGHTS, device)
-    found, _ = judged(model, usual_sampler(), clips, 20_000, device, attend)
+    found, video = judged(model, usual_sampler(), clips, 20_000, device, attend)
+    save_look(folder, video[:15])
     densities = [each for each in witness.densities(model.config.layers) if each is not None]
     write_score(folder, usual_sampler(), found, density=statistics.fmean(densities), engine=witness.engines)
 
@@ -221,7 +222,7 @@ def judge_native(config: TrainConfig, folder: Path, clips: int, device: torch.de
 def score(options: argparse.Namespace, device: torch.device) -> None:
     """Choose the cheapest sampler that does well, then judge it on other seeds; the card gets what was found.
 
-    Thirty clips go to look.npy, uint8 [30, 3, F, H, W].
+    Clips to look at go to look.npy.
     """
     model = load_mini(options.folder / WEIGHTS, device)
     chosen, best = SAMPLERS[0], -1.0
@@ -231,8 +232,13 @@ def score(options: argparse.Namespace, device: torch.device) -> None:
         if least > best + 0.01:
             chosen, best = sampler, least
     found, video = judged(model, chosen, options.clips, 20_000, device)
-    np.save(options.folder / "look.npy", ((video[:30] + 1) * 127.5).round().byte().numpy())
+    save_look(options.folder, video[:30])
     write_score(options.folder, chosen, found)
+
+
+def save_look(folder: Path, video: torch.Tensor) -> None:
+    """Save clips [B, 3, F, H, W] from -1 to 1 as they are shown, uint8, for ``mini_gallery.py``."""
+    np.save(folder / "look.npy", ((video + 1) * 127.5).round().byte().numpy())
 
 
 def write_score(folder: Path, sampler: Sampler, found: Score, **more: object) -> None:
