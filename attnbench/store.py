@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
 import json
 import os
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -198,9 +200,10 @@ def read_journal(path: Path) -> Iterator[Record]:
         BadInput: if the file cannot be read, is not a journal, or is of a newer schema.
     """
     try:
-        text = path.read_bytes().decode(errors="replace")  # what is torn need not be text
-    except OSError as error:
-        raise BadInput(f"cannot read {str(path)!r} as a results journal: {error.strerror}") from error
+        text = unpacked(path).decode(errors="replace")  # what is torn need not be text
+    except NOT_READ as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else "it is not a whole gzip file"
+        raise BadInput(f"cannot read {str(path)!r} as a results journal: {why}") from error
     *lines, rest = text.split("\n")
     for number, line in enumerate(lines, 1):
         yield _parse(path, number, line)
@@ -209,6 +212,16 @@ def read_journal(path: Path) -> Iterator[Record]:
         warnings.warn(message, TornLine, stacklevel=2)
     elif rest:
         yield _parse(path, len(lines) + 1, rest)
+
+
+NOT_READ = (OSError, EOFError, zlib.error)
+"""What ``unpacked`` raises of a file that is missing, may not be read, or is torn."""
+
+
+def unpacked(path: Path) -> bytes:
+    """Return what a file holds; of NAME.gz what was packed."""
+    packed = path.read_bytes()
+    return gzip.decompress(packed) if path.suffix == ".gz" else packed
 
 
 def _is_torn(rest: str) -> bool:
@@ -238,7 +251,7 @@ def _parse(path: Path, number: int, line: str) -> Record:
 
 
 def find_journals(path: Path) -> list[Path]:
-    """Return the journals that a file or a folder, read recursively but for training logs, stands for.
+    """Return the journals, gzipped or not, that a file or folder, read recursively but for training logs, stands for.
 
     Raises:
         BadInput: if there is none.
@@ -249,7 +262,8 @@ def find_journals(path: Path) -> list[Path]:
         raise BadInput(
             f"no such file or folder: {str(path)!r}; it must be a results journal or a folder that holds some"
         )
-    found = sorted(each for each in path.rglob("*.jsonl") if each.name != TRAINING_LOG)
+    every = [*path.rglob("*.jsonl"), *path.rglob("*.jsonl.gz")]
+    found = sorted(each for each in every if each.name.removesuffix(".gz") != TRAINING_LOG)
     if not found:
         raise BadInput(f"no results in {str(path)!r}: it holds no .jsonl journal")
     return found
@@ -259,7 +273,7 @@ def load_results(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read latency tables.
 
     Args:
-        path: a journal, or a folder that is searched recursively for ``*.jsonl``.
+        path: a journal, or a folder that is searched recursively for ``*.jsonl`` and ``*.jsonl.gz``.
 
     Returns:
         One row per cell of a run, columns as the fields of ``attnbench.schema.Row``; a cell written twice, as by a
@@ -291,7 +305,7 @@ def load_phases(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read where the time of cells went, as ``attnbench profile`` wrote it.
 
     Args:
-        path: a journal, or a folder that is searched recursively for ``*.jsonl``.
+        path: a journal, or a folder that is searched recursively for ``*.jsonl`` and ``*.jsonl.gz``.
 
     Returns:
         One row per pass, phase and provenance of a cell of a run, columns as the fields of
@@ -322,7 +336,7 @@ def load_quality(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read what methods did to clips, as ``attnbench clips`` wrote it.
 
     Args:
-        path: a journal, or a folder that is searched recursively for ``*.jsonl``.
+        path: a journal, or a folder that is searched recursively for ``*.jsonl`` and ``*.jsonl.gz``.
 
     Returns:
         One row per metric of a clip, columns as the fields of ``attnbench.clip_schema.QualityRow``. A metric that was

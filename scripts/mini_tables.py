@@ -16,9 +16,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,14 +81,14 @@ def read_run(folder: Path) -> Run:
     held_out = [line for line in lines if "held_out" in line and line["step"] in steps and line["step"] > first]
     if not held_out:
         raise BadInput(f"{str(folder)!r} holds no training run with a checkpoint")
-    seconds, last_ms = seconds_until([line["seconds"] for line in steps.values()], ends)
-    before = seconds[first - 1] if first else 0.0
+    seconds, last_ms = seconds_until({step: line["seconds"] for step, line in steps.items()}, ends)
+    before = seconds.get(first, 0.0)
     method, _, seed = folder.name.rpartition("-")
     return Run(
         method=method,
         seed=int(seed),
         checkpoints=tuple(
-            Checkpoint(line["step"] - first, seconds[line["step"] - 1] - before, tuple(line["held_out_losses"]))
+            Checkpoint(line["step"] - first, seconds[line["step"]] - before, tuple(line["held_out_losses"]))
             for line in held_out
         ),
         step_ms=last_ms,
@@ -96,21 +97,21 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def seconds_until(each: Sequence[float], begins: Sequence[int]) -> tuple[list[float], float]:
+def seconds_until(each: Mapping[int, float], begins: Sequence[int]) -> tuple[dict[int, float], float]:
     """Return the seconds of training until the end of each step, and the median step of the last stage in ms.
 
     Args:
-        each: seconds of each step.
+        each: seconds of each step that was logged, by its number from 1.
         begins: steps before each stage.
     """
-    counted: list[float] = []
+    counted: dict[int, float] = {}
     median = 0.0
-    for begin, end in zip(begins, [*begins[1:], len(each)], strict=True):
-        stage = each[begin:end]
+    for begin, end in itertools.pairwise([*begins, math.inf]):
+        stage = {step: took for step, took in each.items() if begin < step <= end}
         if stage:
-            median = statistics.median(stage)
-            counted += [median if one > 5 * median else one for one in stage]
-    return list(itertools.accumulate(counted)), 1000 * median
+            median = statistics.median(stage.values())
+            counted |= {step: median if took > 5 * median else took for step, took in stage.items()}
+    return dict(zip(counted, itertools.accumulate(counted.values()), strict=True)), 1000 * median
 
 
 def common_limits(runs: Sequence[Run]) -> tuple[int, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 import warnings
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import attnbench
@@ -329,6 +331,20 @@ def test_a_folder_is_read_with_all_that_is_below_it(tmp_path: Path) -> None:
     table = load_results(tmp_path)
     assert table["run_id"].tolist() == ["a", "b/deep"]
     assert set(table.attrs["environments"]) == {"a", "b/deep"}
+
+
+def test_a_gzipped_journal_is_read_as_it_was(folder: Path) -> None:
+    plain = load_results(folder)
+    whole = gzip.compress((folder / JOURNAL).read_bytes())
+    (folder / JOURNAL).unlink()
+    packed = folder / f"{JOURNAL}.gz"
+    packed.write_bytes(whole)
+    pd.testing.assert_frame_equal(load_results(folder), plain)
+    pd.testing.assert_frame_equal(load_results(packed), plain)
+    for torn in (whole[:-12], whole[:40], b"{}"):
+        packed.write_bytes(torn)
+        with pytest.raises(BadInput, match=r"cannot read '.*journal\.jsonl\.gz' as a results journal: .* gzip"):
+            load_results(folder)
 
 
 def test_logs_of_training_are_no_results(folder: Path) -> None:

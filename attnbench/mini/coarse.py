@@ -12,10 +12,8 @@ from attnbench.alone import alone
 from attnbench.kernels.errors import BadInput
 from attnbench.mini.checkpoint import load_state, save_state
 from attnbench.mini.config import TrainConfig
-from attnbench.mini.log import read_log
 from attnbench.mini.train import CONFIG, check_attention, fresh_state, read_config
 from attnbench.mini.weights import write_atomically
-from attnbench.store import TRAINING_LOG
 
 
 def take_over(source: Path, config: TrainConfig, folder: Path) -> None:
@@ -27,7 +25,7 @@ def take_over(source: Path, config: TrainConfig, folder: Path) -> None:
     Args:
         source: folder of the other run.
         config: of the new run.
-        folder: of the new run; what it takes over of the log are the lines of the coarse stages.
+        folder: of the new run; its log will begin with the first step on full clips.
 
     Raises:
         BadInput: if ``source`` holds no such run, ``folder`` holds a run or cannot be written, or the method, a setting
@@ -62,6 +60,4 @@ def take_over(source: Path, config: TrainConfig, folder: Path) -> None:
         if (folder / CONFIG).exists():
             raise BadInput(f"{str(folder)!r} holds a training run already: choose another folder")
         save_state(state, config, folder)
-        log = "".join(json.dumps(line) + "\n" for line in read_log(source))
-        write_atomically(folder / TRAINING_LOG, log.encode())
         write_atomically(folder / CONFIG, (json.dumps(config.as_json(), indent=1) + "\n").encode())

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from attnbench.kernels.errors import BadInput
 from attnbench.mini.weights import write_atomically
-from attnbench.store import TRAINING_LOG
+from attnbench.store import NOT_READ, TRAINING_LOG, unpacked
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -21,14 +18,13 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         BadInput: if the file is not a training log, or cannot be read.
     """
     path, packed = folder / TRAINING_LOG, folder / f"{TRAINING_LOG}.gz"
-    read: Callable[[bytes], bytes] = bytes
     if not path.exists() and packed.exists():
-        path, read = packed, gzip.decompress
+        path = packed
     try:
-        texts = read(path.read_bytes()).decode().splitlines()
+        texts = unpacked(path).decode().splitlines()
     except FileNotFoundError:
         return []
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (*NOT_READ, ValueError) as error:
         raise BadInput(f"training log {str(path)!r} cannot be read") from error
     lines: list[dict[str, Any]] = []
     for number, text in enumerate(texts, start=1):
@@ -68,12 +64,19 @@ class Log:
             raise BadInput(f"cannot write {str(self._path)!r}: {error.strerror}") from error
 
     def add(self, **values: object) -> None:
-        """Append one line."""
+        """Append one line, numbers to six digits."""
+        line = {name: _short(value) for name, value in values.items()}
         try:
-            self._file.write(json.dumps(values, allow_nan=False) + "\n")
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
         except OSError as error:
             raise BadInput(f"cannot write {str(self._path)!r}: {error.strerror}") from error
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _short(value: object) -> object:
+    if isinstance(value, list):
+        return [_short(each) for each in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -56,10 +56,8 @@ def test_methods_share_coarse_stages(call: Call) -> None:
     sparse = ("--method", "moba", "--set", "blocks=8", "--set", "topk=2", "--steps", "4", "--coarse-from", "coarse")
     code, said, _ = call(*TINY, *asked, *sparse, "--out", "run")
     assert (code, said.strip()) == (0, "4 steps done: run/mini.safetensors")
-    first, second = (
-        [json.loads(line) for line in Path(name, "train.jsonl").read_text().splitlines()] for name in ("coarse", "run")
-    )
-    assert second[: len(first)] == first
+    lines = [json.loads(line) for line in Path("run/train.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [3, 4]
     code, _, said = call(*TINY, *asked, *sparse, "--out", "run")
     assert (code, "'run' holds a training run already" in said) == (2, True)
     code, _, said = call(*TINY, "--coarse", "2x3", *sparse, "--out", "other")

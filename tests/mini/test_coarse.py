@@ -54,7 +54,7 @@ def test_a_run_that_takes_over_is_the_run_that_did_all_itself(source: Path, tmp_
     take_over(source, SPARSE, tmp_path / "taken")
     done = resume(tmp_path / "taken", CPU, Silent())
     assert (done.step, done.finished) == (7, True)
-    assert losses(tmp_path / "taken") == losses(tmp_path / "whole")
+    assert losses(tmp_path / "taken") == losses(tmp_path / "whole")[5:]
     whole, taken = weights(tmp_path / "whole"), weights(tmp_path / "taken")
     assert whole.keys() == taken.keys()
     assert all(torch.equal(whole[name], taken[name]) for name in whole)

@@ -67,6 +67,11 @@ def test_shared_coarse_stages_do_not_count(table: Callable[[Path], list[str]], t
     header, _, *rows = table(tmp_path)
     assert "steps in 4 s | held-out loss after 40 steps" in header
     assert [cells(rows, name)[6] for name in ("full", "fast")] == ["36", "76"]
+    log = tmp_path / "fast-0" / "train.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(line for line in lines if json.loads(line)["step"] > 4))  # as of stages taken over
+    assert table(tmp_path)[0] == header
+    assert cells(table(tmp_path), "fast") == cells(rows, "fast")
     (tmp_path / "full-0" / "train.jsonl").write_text(
         "".join(json.dumps({"step": step, "loss": 1.0, "seconds": 1.0, "peak_mib": 1.0}) + "\n" for step in range(1, 5))
         + json.dumps({"step": 4, "held_out": 0.0, "held_out_losses": [1.0]})
