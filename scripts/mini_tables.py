@@ -2,10 +2,10 @@
 
 python scripts/mini_tables.py OUT   # folders <method>-<seed>: config.json, mini.json and train.jsonl, or train.jsonl.gz
 
-After equal steps and after equal seconds of training: both are the most that every run reached at a checkpoint. Of
-runs whose attention is full on coarse clips, both are counted from the first full clip on: they share what was before.
-Seconds are those of optimiser steps; one that takes more than five times its stage's median compiles, and counts as the
-median.
+After equal steps: the last number at which every run has a checkpoint. After equal seconds: as many as every run has;
+between two checkpoints of a run its losses are taken to change evenly. Of runs whose attention is full on coarse clips,
+both are counted from the first full clip on: they share what was before. Seconds are those of optimiser steps; one that
+takes more than five times its stage's median compiles, and counts as the median.
 Losses are those of held-out clips, the same for every method and seed, and so are compared clip by clip. Brackets hold
 95 % intervals over the clips, each with all its seeds, as ``attnbench.quality`` makes them; a range over the seeds
 follows.
@@ -54,27 +54,35 @@ class Run:
     peak_mib: float
     card: dict[str, Any]
 
-    def last(self, within: Callable[[Checkpoint], bool]) -> Checkpoint:
-        """Return the last checkpoint within a limit.
+    def after_steps(self, step: int) -> tuple[float, ...]:
+        """Return the losses at a checkpoint."""
+        return next(checkpoint.losses for checkpoint in self.checkpoints if checkpoint.step == step)
 
-        Raises:
-            BadInput: if there is none.
-        """
-        found = [checkpoint for checkpoint in self.checkpoints if within(checkpoint)]
-        if not found:
-            name = f"{self.method}-{self.seed}"
-            raise BadInput(f"{name} has no checkpoint where every other run has one: train with a smaller --every")
-        return found[-1]
+    def after_seconds(self, seconds: float) -> tuple[float, tuple[float, ...]]:
+        """Return steps and losses after so many seconds, in a straight line between the checkpoints beside them."""
+        for before, behind in itertools.pairwise(self.checkpoints):
+            if before.seconds <= seconds <= behind.seconds:
+                share = (seconds - before.seconds) / (behind.seconds - before.seconds)
+                pairs = zip((before.step, *before.losses), (behind.step, *behind.losses), strict=True)
+                step, *losses = (one + share * (other - one) for one, other in pairs)
+                return step, tuple(losses)
+        return self.checkpoints[0].step, self.checkpoints[0].losses
 
 
 def read_run(folder: Path) -> Run:
     """Read a run's folder, called <method>-<seed>.
 
     Raises:
-        BadInput: if it holds no run with a checkpoint.
+        BadInput: if it holds no run with a checkpoint, or one without its card or under another name.
     """
+    method, dash, seed = folder.name.rpartition("-")
+    try:
+        config, card = (json.loads((folder / name).read_text()) for name in (CONFIG, CARD))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{str(folder)!r} holds no finished run: {CONFIG} or {CARD} cannot be read") from error
+    if not dash or not seed.isdecimal() or "engine" not in card:
+        raise BadInput(f"{str(folder)!r} is not a run of train_mini.py native: its name must be METHOD-SEED")
     lines = read_log(folder)
-    config = json.loads((folder / CONFIG).read_text())
     ends = [0, *itertools.accumulate(count for count, _ in config["coarse"])]
     first = ends[-1] if config.get("dense_coarse") else 0
     steps = {line["step"]: line for line in lines if "loss" in line}
@@ -83,7 +91,6 @@ def read_run(folder: Path) -> Run:
         raise BadInput(f"{str(folder)!r} holds no training run with a checkpoint")
     seconds, last_ms = seconds_until({step: line["seconds"] for step, line in steps.items()}, ends)
     before = seconds.get(first, 0.0)
-    method, _, seed = folder.name.rpartition("-")
     return Run(
         method=method,
         seed=int(seed),
@@ -93,7 +100,7 @@ def read_run(folder: Path) -> Run:
         ),
         step_ms=last_ms,
         peak_mib=max(line["peak_mib"] for line in steps.values()),
-        card=json.loads((folder / CARD).read_text()),
+        card=card,
     )
 
 
@@ -115,20 +122,28 @@ def seconds_until(each: Mapping[int, float], begins: Sequence[int]) -> tuple[dic
 
 
 def common_limits(runs: Sequence[Run]) -> tuple[int, float]:
-    """Return the most steps, and the most seconds, that every run has a checkpoint at or before."""
-    return min(run.checkpoints[-1].step for run in runs), min(run.checkpoints[-1].seconds for run in runs)
+    """Return the last step at which every run has a checkpoint, and the most seconds that every run has.
+
+    Raises:
+        BadInput: if there is no such step, or a run began when another had ended.
+    """
+    common = set.intersection(*({checkpoint.step for checkpoint in run.checkpoints} for run in runs))
+    seconds = min(run.checkpoints[-1].seconds for run in runs)
+    late = [run for run in runs if run.checkpoints[0].seconds > seconds]
+    if not common or late:
+        names = ", ".join(f"{run.method}-{run.seed}" for run in late or runs)
+        raise BadInput(f"{names}: no checkpoint where every other run has one: train with a smaller --every")
+    return max(common), seconds
 
 
-def losses(runs: Sequence[Run], within: Callable[[Checkpoint], bool]) -> Values:
+def losses(runs: Sequence[Run], of: Callable[[Run], Sequence[float]]) -> Values:
     """Return the held-out losses of a method's runs by clip and seed."""
-    return {
-        (f"clip {clip}", run.seed): loss for run in runs for clip, loss in enumerate(run.last(within).losses)
-    }  # fmt: skip
+    return {(f"clip {clip}", run.seed): loss for run in runs for clip, loss in enumerate(of(run))}
 
 
-def cell(runs: Sequence[Run], baseline: Sequence[Run], within: Callable[[Checkpoint], bool]) -> str:
+def cell(runs: Sequence[Run], baseline: Sequence[Run], of: Callable[[Run], Sequence[float]]) -> str:
     """Return a held-out loss with its interval, and its difference to the baseline's with interval and range."""
-    mine, theirs = losses(runs, within), losses(baseline, within)
+    mine, theirs = losses(runs, of), losses(baseline, of)
     found = mean_estimate(mine)
     said = f"{found.mean:.4f} [{found.lo:.4f}, {found.hi:.4f}]"
     if runs == baseline or not baseline:
@@ -191,7 +206,7 @@ def table(folder: Path) -> list[str]:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- | --- | --- |",
     ]
     for method, own in grouped.items():
-        reached = [run.last(lambda at: at.seconds <= seconds).step for run in own]
+        reached = [run.after_seconds(seconds)[0] for run in own]
         row = (
             method,
             "+".join(sorted({run.card["engine"] for run in own})),
@@ -200,8 +215,8 @@ def table(folder: Path) -> list[str]:
             f"{statistics.mean(run.step_ms for run in own):.1f}",
             f"{max(run.peak_mib for run in own) / 1024:.1f}",
             str(round(statistics.mean(reached))),
-            cell(own, baseline, lambda at: at.step <= steps),
-            cell(own, baseline, lambda at: at.seconds <= seconds),
+            cell(own, baseline, lambda run: run.after_steps(steps)),
+            cell(own, baseline, lambda run: run.after_seconds(seconds)[1]),
             shares(own, "class"),
             shares(own, "motion"),
         )

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -26,13 +28,13 @@ import torch
 
 from attnbench.cli.progress import NoProgress
 from attnbench.clips.witness import Witness
-from attnbench.kernels.errors import AttnbenchError
+from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.methods.registry import find_method
 from attnbench.mini.batch import Batch, make_batch
 from attnbench.mini.card import CARD
 from attnbench.mini.checkpoint import CHECKPOINT
 from attnbench.mini.classifier import load_classifier
-from attnbench.mini.coarse import take_over
+from attnbench.mini.coarse import taken_over
 from attnbench.mini.config import TrainConfig
 from attnbench.mini.data import labels_of
 from attnbench.mini.flow import Sampler, generate, usual_sampler
@@ -40,7 +42,7 @@ from attnbench.mini.gradients import WARM_UP
 from attnbench.mini.model import FULL, Attend, MiniTransformer, attend_by
 from attnbench.mini.score import Score
 from attnbench.mini.score import score as judge
-from attnbench.mini.train import CONFIG, WEIGHTS, fresh_state, prepare, resume, start, take_step
+from attnbench.mini.train import CONFIG, WEIGHTS, Trained, fresh_state, prepare, resume, start, take_step
 from attnbench.mini.weights import load_mini, write_atomically
 from attnbench.mini.workers import ALONE, Workers, joined
 
@@ -169,35 +171,50 @@ def native_config(options: argparse.Namespace, name: str, seed: int) -> TrainCon
 
 
 def coarse(options: argparse.Namespace, device: torch.device) -> None:
-    """Take the coarse stages, which all variants of a seed share, into folders OUT/coarse/<seed>."""
+    """Take the coarse stages, which all variants of a seed share, in folders OUT/coarse/<seed>, or go on with them."""
     for seed in options.seeds:
         config = native_config(options, "full", seed)
+        if not config.coarse:
+            raise BadInput("coarse needs --counts, the steps of the coarse stages")
         config = replace(config, steps=config.coarse_steps, checkpoint_every=config.coarse_steps)
-        warm_up(config, device)
-        start(config, options.folder / "coarse" / str(seed), device, Lines())
+        folder = options.folder / "coarse" / str(seed)
+        if (folder / CONFIG).exists():
+            done = resume(folder, device, Lines())
+        else:
+            warm_up(config, device)
+            done = start(config, folder, device, Lines())
+        stop_if_interrupted(done)
 
 
 def native(options: argparse.Namespace, device: torch.device) -> None:
-    """Train each variant on full clips for the same time, and judge its clips. Runs that are there are left."""
+    """Train each variant on full clips for the same time, and judge its clips. Finished runs are left as they are.
+
+    A run is made in OUT/unfinished and moved when it is judged, so that none that was stopped is taken for another.
+    """
     for name in options.methods:
-        try:
-            for place, seed in enumerate(options.seeds):
-                folder, config = options.folder / f"{name}-{seed}", native_config(options, name, seed)
-                if folder.exists():
-                    continue
-                if place == 0:
-                    warm_up(config, device)
-                if config.coarse:
-                    take_over(options.folder / "coarse" / str(seed), config, folder)
-                    done = resume(folder, device, Lines(), options.seconds)
-                else:
-                    done = start(config, folder, device, Lines(), options.seconds)
-                print(f"{name}, seed {seed}: {done.step} steps", flush=True)
-                if options.clips:
-                    judge_native(config, folder, options.clips, device)
-                (folder / CHECKPOINT).unlink(missing_ok=True)  # 50 MB that nothing goes on from
-        except AttnbenchError as error:
-            print(f"{name}: {error}", flush=True)
+        missing = [seed for seed in options.seeds if not (options.folder / f"{name}-{seed}").exists()]
+        for seed in missing:
+            config = native_config(options, name, seed)
+            folder = options.folder / "unfinished" / f"{name}-{seed}"
+            shutil.rmtree(folder, ignore_errors=True)
+            shared = partial(taken_over, options.folder / "coarse" / str(seed)) if config.coarse else None
+            if shared is not None:
+                shared(config)  # to be told before all is compiled
+            if seed == missing[0]:
+                warm_up(config, device)
+            done = start(config, folder, device, Lines(), options.seconds, first=shared)
+            print(f"{name}, seed {seed}: {done.step} steps", flush=True)
+            stop_if_interrupted(done)
+            if options.clips:
+                judge_native(config, folder, options.clips, device)
+            (folder / CHECKPOINT).unlink()  # 50 MB that nothing goes on from
+            folder.rename(options.folder / f"{name}-{seed}")
+
+
+def stop_if_interrupted(done: Trained) -> None:
+    """Raise KeyboardInterrupt after a run that Ctrl-C stopped."""
+    if done.interrupted:
+        raise KeyboardInterrupt
 
 
 def warm_up(config: TrainConfig, device: torch.device) -> None:
@@ -296,11 +313,18 @@ def main() -> int:
     parser.add_argument("--clips", type=int, default=240, help="to judge; 0 leaves it out in native")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if options.what == "ship":
-        with joined(device) as (workers, own):
-            ship(options, own, workers)
-    else:
-        {"coarse": coarse, "native": native, "score": score}[options.what](options, device)
+    try:
+        if options.what == "ship":
+            with joined(device) as (workers, own):
+                ship(options, own, workers)
+        else:
+            {"coarse": coarse, "native": native, "score": score}[options.what](options, device)
+    except AttnbenchError as error:
+        print(f"train_mini.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("train_mini.py: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -70,7 +71,7 @@ def train(
     from attnbench.agenda import resolve_device
     from attnbench.cli.progress import NoProgress, TerminalProgress
     from attnbench.kernels.errors import BadInput
-    from attnbench.mini.coarse import take_over
+    from attnbench.mini.coarse import taken_over
     from attnbench.mini.config import TrainConfig
     from attnbench.mini.train import resume as resume_training
     from attnbench.mini.train import start
@@ -94,13 +95,10 @@ def train(
                 dtype=dtype if dtype is not None else ("bfloat16" if on_gpu else "float32"), compile=compile,
             )  # fmt: skip
             folder = _fresh(method, workers.agree(time.time())) if out is None else out
-            if coarse_from is None:
-                done = start(config, folder, own, progress, seconds, workers)
-            else:
-                if workers.leads:
-                    take_over(coarse_from, config, folder)
-                workers.agree(True)  # that it is there
-                done = resume_training(folder, own, progress, seconds, workers)
+            if dense_coarse and not config.coarse:
+                raise BadInput("--dense-coarse is about the steps of --coarse, and there are none")
+            first = None if coarse_from is None else partial(taken_over, coarse_from)
+            done = start(config, folder, own, progress, seconds, workers, first)
     if done.finished:
         said = f"{done.steps} steps done: {done.folder / 'mini.safetensors'}"
     else:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import torch
 
 from attnbench.api import select
-from attnbench.environment import DeviceKind, collect_environment
 from attnbench.kernels.engines import Task, choose_engine
 from attnbench.mini.checkpoint import State
 from attnbench.mini.config import FPS, PRESETS, TrainConfig
 from attnbench.mini.data import CLASSES, DIRECTIONS
 from attnbench.mini.log import read_log
 from attnbench.mini.weights import write_atomically
+from attnbench.schema import Environment
 
 CARD = "mini.json"
 _POINTS = 200
 """Points of the loss curve at most; each is the mean over its share of the steps."""
 
 
-def write_card(folder: Path, config: TrainConfig, state: State, device: torch.device, processes: int) -> None:
+def write_card(
+    folder: Path, config: TrainConfig, state: State, device: torch.device, processes: int, environment: Environment
+) -> None:
     """Write the card beside the weights of a run, of which each of so many processes had a device like this one.
+
+    The environment is that of its last piece.
 
     Raises:
         BadInput: if the log cannot be read or the card not be written.
@@ -33,7 +36,6 @@ def write_card(folder: Path, config: TrainConfig, state: State, device: torch.de
     share = -(-len(trained) // _POINTS) if trained else 1
     parts = [trained[begin : begin + share] for begin in range(0, len(trained), share)]
     sizes = PRESETS[config.model]
-    kind: DeviceKind = "cuda" if device.type == "cuda" else "cpu"
     card = {
         "name": f"attnbench {config.model} video diffusion transformer",
         "licence": "Apache-2.0; the digits it learned from are CC BY 4.0 (Alpaydin and Kaynak, 1998)",
@@ -49,7 +51,7 @@ def write_card(folder: Path, config: TrainConfig, state: State, device: torch.de
         "seconds": round(state.seconds, 1),
         "engine": training_engines(config, device),
         "processes": processes,
-        "environment": collect_environment(kind, sys.argv).model_dump(mode="json"),
+        "environment": environment.model_dump(mode="json"),
         "seed": config.seed,
         "curve": [[part[-1][0], round(sum(loss for _, loss in part) / len(part), 5)] for part in parts],
         "held_out": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ def load_state(state: State, config: TrainConfig, folder: Path) -> None:
     """
     path = folder / CHECKPOINT
     tensors, about = read_tensors(path, _KIND)
-    if about.get("config") != config.as_json() or not {"step", "seconds"} <= about.keys():
+    if not {"step", "seconds", "config"} <= about.keys() or _complete(about["config"]) != config.as_json():
         raise BadInput(f"checkpoint {str(path)!r} is of a run with other settings than {str(folder / 'config.json')!r}")
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -79,6 +80,11 @@ def load_state(state: State, config: TrainConfig, folder: Path) -> None:
         step = {"step": torch.tensor(float(about["step"]))} if optimiser is state.adam else {}
         optimiser.state[parameter] = {**step, **own}
     state.step, state.seconds = int(about["step"]), float(about["seconds"])
+
+
+def _complete(written: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the fields that came after it was written."""
+    return TrainConfig.from_json(written).as_json()
 
 
 def _moments(state: State) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter, tuple[str, ...]]]:

@@ -142,6 +142,9 @@ class TrainConfig:
         if self.dtype not in ("bfloat16", "float32"):
             raise unknown_name("dtype of training", self.dtype, ("bfloat16", "float32"))
         object.__setattr__(self, "coarse", _pairs(self.coarse))
+        for name in ("dense_coarse", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadInput(f"{name} is {getattr(self, name)!r}; it must be true or false")
         for name, least in (("steps", 1), ("batch", 1), ("held_out", 2), ("checkpoint_every", 1), ("warmup", 0)):
             value = getattr(self, name)
             number = whole_number(value)

@@ -8,6 +8,7 @@ import json
 import math
 import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,13 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.alone import alone
+from attnbench.environment import collect_environment
 from attnbench.kernels.engines import get_engine
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.memory import lacks_memory
 from attnbench.methods import make_settings
 from attnbench.methods.registry import find_method
 from attnbench.mini.batch import Batch, made_aside, make_batch
-from attnbench.mini.card import write_card
+from attnbench.mini.card import training_engines, write_card
 from attnbench.mini.checkpoint import CHECKPOINT, State, load_state, save_state
 from attnbench.mini.config import PRESETS, TrainConfig
 from attnbench.mini.draws import generator
@@ -70,7 +72,7 @@ class Trained:
 
 def start(
     config: TrainConfig, folder: Path, device: torch.device, progress: Progress, seconds: float | None = None,
-    workers: Workers = ALONE,
+    workers: Workers = ALONE, first: Callable[[TrainConfig], State] | None = None,
 ) -> Trained:  # fmt: skip
     """Train from the beginning.
 
@@ -79,15 +81,18 @@ def start(
         seconds: stop cleanly after about so long; None trains to the last step.
         workers: the processes that share each batch; all of them call this. The weights depend on their number by
             rounding only.
+        first: makes the state to begin with, as ``coarse.taken_over`` does; None begins with untrained weights.
 
     Raises:
         BadInput: for a folder that holds a run or cannot be written, an unknown method, setting or engine, or too
-            little memory.
+            little memory; what ``first`` raises.
         Unsupported: if the engine cannot train the method here.
     """
-    check_attention(config)
+    _check(config, device, seconds)
     if not workers.leads:
+        workers.agree(True)
         return _go(config, folder, device, progress, seconds, workers)
+    begun = None if first is None else first(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -98,11 +103,15 @@ def start(
                 f"{str(folder)!r} holds a training run already: choose another --out, or go on with --resume"
             )
         try:
+            write_atomically(folder / TRAINING_LOG, b"")
+            if begun is not None:
+                save_state(begun, config, folder)
             write_atomically(folder / CONFIG, (json.dumps(config.as_json(), indent=1) + "\n").encode())
+            workers.agree(True)  # that there is something to begin with
             return _go(config, folder, device, progress, seconds, workers)
         except AttnbenchError:
-            if not (folder / CHECKPOINT).exists():  # nothing to go on with: leave no run behind
-                for name in (CONFIG, TRAINING_LOG):
+            if not (folder / CHECKPOINT).exists() or not (folder / TRAINING_LOG).stat().st_size:
+                for name in (CONFIG, TRAINING_LOG, CHECKPOINT):  # nothing to go on with: leave no run behind
                     (folder / name).unlink(missing_ok=True)
                 with contextlib.suppress(OSError):
                     folder.rmdir()
@@ -137,16 +146,21 @@ def resume(
         BadInput: if the folder holds no run, a damaged one, or one that another process is training.
     """
     config = read_config(folder)
-    check_attention(config)
+    _check(config, device, seconds)
+    if (folder / WEIGHTS).exists() and not (folder / CHECKPOINT).exists():
+        raise BadInput(f"{str(folder)!r} holds no checkpoint any more, only what came of the run: nothing can go on")
     with alone(folder, "training in") if workers.leads else contextlib.nullcontext():
         return _go(config, folder, device, progress, seconds, workers)
 
 
-def check_attention(config: TrainConfig) -> None:
-    """Raise BadInput for an unknown method, setting or engine."""
+def _check(config: TrainConfig, device: torch.device, seconds: float | None) -> None:
+    """Find out before the first step, coarse ones included, what full clips cannot be trained with."""
+    if seconds is not None and not seconds > 0:
+        raise BadInput(f"seconds is {seconds!r}; it must be above 0")
     make_settings(find_method(config.method), config.settings)
     if config.engine != "auto":
         get_engine(config.engine)
+    training_engines(config, device)
 
 
 def fresh_state(config: TrainConfig, device: torch.device) -> State:
@@ -176,8 +190,6 @@ def rate_share(config: TrainConfig, step: int) -> float:
 def _go(
     config: TrainConfig, folder: Path, device: torch.device, progress: Progress, seconds: float | None, workers: Workers
 ) -> Trained:
-    if seconds is not None and not seconds > 0:
-        raise BadInput(f"seconds is {seconds!r}; it must be above 0")
     try:
         return _train(config, folder, device, progress, seconds, workers)
     except (MemoryError, RuntimeError) as error:
@@ -192,6 +204,7 @@ def _go(
 def _train(
     config: TrainConfig, folder: Path, device: torch.device, progress: Progress, seconds: float | None, workers: Workers
 ) -> Trained:
+    environment = collect_environment("cuda" if device.type == "cuda" else "cpu", sys.argv)
     state = fresh_state(config, device)
     if (folder / CHECKPOINT).exists():
         load_state(state, config, folder)
@@ -243,7 +256,7 @@ def _train(
         stopped = interrupted()
     if state.step and workers.leads:
         save_mini(state.model, state.ema.state_dict(), folder / WEIGHTS)
-        write_card(folder, config, state, device, workers.count)
+        write_card(folder, config, state, device, workers.count, environment)
     workers.agree(True)  # that all is written
     return Trained(folder, state.step, config.steps, stopped)
 

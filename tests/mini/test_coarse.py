@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.kernels.errors import BadInput
-from attnbench.mini.coarse import take_over
+from attnbench.kernels.errors import AttnbenchError, BadInput
+from attnbench.mini.coarse import taken_over
 from attnbench.mini.config import TrainConfig
 from attnbench.mini.log import read_log
 from attnbench.mini.train import resume, start
-from attnbench.mini.weights import read_tensors
+from attnbench.mini.weights import read_tensors, write_tensors
 
 CPU = torch.device("cpu")
 SPARSE = TrainConfig(
@@ -51,7 +53,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_that_takes_over_is_the_run_that_did_all_itself(source: Path, tmp_path: Path) -> None:
     start(SPARSE, tmp_path / "whole", CPU, Silent())
-    take_over(source, SPARSE, tmp_path / "taken")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "train.jsonl").write_text('{"step": 1, "loss": 1.0}\n')  # of a run that is not there
+    begun = functools.partial(taken_over, source)
+    start(SPARSE, tmp_path / "taken", CPU, Silent(), seconds=1e-6, first=begun)
     done = resume(tmp_path / "taken", CPU, Silent())
     assert (done.step, done.finished) == (7, True)
     assert losses(tmp_path / "taken") == losses(tmp_path / "whole")[5:]
@@ -71,17 +76,36 @@ def test_without_it_coarse_clips_take_the_method_too(source: Path, tmp_path: Pat
     [
         ({"seed": 1}, "other coarse stages than are asked for: seed 0 for 1"),
         ({"coarse": ((4, 4),)}, r"coarse \[\[5, 4\]\] for \[\[4, 4\]\]"),
+        ({"coarse": ((6, 4),)}, r"coarse \[\[5, 4\]\] for \[\[6, 4\]\]"),
         ({"dense_coarse": False}, "ask for --dense-coarse"),
         ({"coarse": ()}, "ask for --dense-coarse"),
         ({"method": "vmoab"}, "vmoba"),
         ({"settings": {"block": 8}}, "block"),
         ({"engine": "trito"}, "triton"),
+        ({"engine": "sdpa"}, "full attention only"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(source: Path, tmp_path: Path, changed: dict[str, Any], said: str) -> None:
-    with pytest.raises(BadInput, match=said):
-        take_over(source, dataclasses.replace(SPARSE, **changed), tmp_path / "run")
+    config = dataclasses.replace(SPARSE, **changed)
+    with pytest.raises(AttnbenchError, match=said):
+        start(config, tmp_path / "run", CPU, Silent(), first=functools.partial(taken_over, source))
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_part_of_coarse_stages_may_differ(source: Path) -> None:
+    changed = dataclasses.replace(SPARSE, batch=3, held_out=3, steps=50, checkpoint_every=9)
+    assert taken_over(source, changed).step == 5
+
+
+def test_an_engine_that_cannot_train_full_clips_is_told_before_the_coarse_ones(tmp_path: Path) -> None:
+    with pytest.raises(AttnbenchError, match="full attention only"):
+        start(dataclasses.replace(SPARSE, engine="sdpa"), tmp_path / "run", CPU, Counting())
+    assert not (tmp_path / "run").exists()
+
+
+class Counting(Silent):
+    def step(self, *given: Any) -> None:
+        raise AssertionError("a step was taken")
 
 
 def test_a_run_that_is_not_at_their_end_is_refused(source: Path, tmp_path: Path) -> None:
@@ -89,12 +113,32 @@ def test_a_run_that_is_not_at_their_end_is_refused(source: Path, tmp_path: Path)
     start(COARSE, tmp_path / "short", CPU, Silent(), seconds=1e-6)
     for name, step in (("further", 6), ("short", 1)):
         with pytest.raises(BadInput, match=f"{name}' is at step {step} and its coarse stages take 5"):
-            take_over(tmp_path / name, SPARSE, tmp_path / "run")
+            taken_over(tmp_path / name, SPARSE)
     with pytest.raises(BadInput, match="holds no training run"):
-        take_over(tmp_path / "absent", SPARSE, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-    with pytest.raises(BadInput, match="holds a training run already"):
-        take_over(source, SPARSE, tmp_path / "short")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match="cannot write"):
-        take_over(source, SPARSE, tmp_path / "file" / "run")
+        taken_over(tmp_path / "absent", SPARSE)
+
+
+def test_settings_may_be_tuples(source: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(SPARSE, method="sta", settings={"tile": (2, 4, 4), "window": (1, 1, 1)}, steps=6)
+    assert start(config, tmp_path, CPU, Silent(), first=functools.partial(taken_over, source)).finished
+
+
+def test_a_run_whose_checkpoint_is_gone_keeps_its_log(source: Path, tmp_path: Path) -> None:
+    shutil.copytree(source, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint.safetensors").unlink()
+    before = (tmp_path / "run" / "train.jsonl").read_bytes()
+    with pytest.raises(BadInput, match="holds no checkpoint any more"):
+        resume(tmp_path / "run", CPU, Silent())
+    assert (tmp_path / "run" / "train.jsonl").read_bytes() == before
+
+
+def test_a_checkpoint_of_before_is_gone_on_with(source: Path, tmp_path: Path) -> None:
+    start(dataclasses.replace(SPARSE, dense_coarse=False), tmp_path / "run", CPU, Silent(), seconds=1e-6)
+    path = tmp_path / "run" / "checkpoint.safetensors"
+    tensors, about = read_tensors(path, "mini-checkpoint")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    for each in (config, about["config"]):
+        del each["dense_coarse"]
+    write_tensors(path, "mini-checkpoint", tensors, about)
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert resume(tmp_path / "run", CPU, Silent()).finished

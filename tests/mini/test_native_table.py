@@ -53,10 +53,11 @@ def test_equal_steps_and_equal_seconds_are_told_apart(table: Callable[[Path], li
     lines = table(tmp_path)
     full, fast = cells(lines, "full"), cells(lines, "fast")
     assert full[1:7] == ["triton", "0.250", "2", "100.0", "2.0", "40"]
-    assert fast[1:7] == ["triton", "0.250", "2", "50.0", "2.0", "70"]
+    assert fast[1:7] == ["triton", "0.250", "2", "50.0", "2.0", "76"]
     assert full[7].startswith(f"{1 / 40 + 0.035:.4f} [")
     assert "; +0.0010 [+0.0010, +0.0010], +0.0010 to +0.0010" in fast[7]
-    assert f"; {1 / 70 - 1 / 40 + 0.001:+.4f} [" in fast[8]
+    after = 1 / 70 + 0.6 * (1 / 80 - 1 / 70)  # 76 steps, between two checkpoints
+    assert f"; {after - 1 / 40 + 0.001:+.4f} [" in fast[8]
     assert fast[9:] == ["24 of 60 = 40.0% [28.6%, 52.6%]", "54 of 60 = 90.0% [79.9%, 95.3%]"]
 
 
@@ -65,8 +66,8 @@ def test_shared_coarse_stages_do_not_count(table: Callable[[Path], list[str]], t
         write_run(tmp_path / f"{name}-0", step_ms, steps, lambda step: [1 / step] * 8)
         (tmp_path / f"{name}-0" / "config.json").write_text(json.dumps({"coarse": [[4, 64]], "dense_coarse": True}))
     header, _, *rows = table(tmp_path)
-    assert "steps in 4 s | held-out loss after 40 steps" in header
-    assert [cells(rows, name)[6] for name in ("full", "fast")] == ["36", "76"]
+    assert "steps in 4 s | held-out loss after 36 steps" in header
+    assert [cells(rows, name)[6] for name in ("full", "fast")] == ["38", "76"]
     log = tmp_path / "fast-0" / "train.jsonl"
     lines = log.read_text().splitlines(keepends=True)
     log.write_text("".join(line for line in lines if json.loads(line)["step"] > 4))  # as of stages taken over
@@ -100,7 +101,21 @@ def test_a_gzipped_log_is_read_as_it_was_and_a_torn_one_refused(
 def test_runs_without_a_common_checkpoint_are_refused(table: Callable[[Path], list[str]], tmp_path: Path) -> None:
     write_run(tmp_path / "full-0", 100.0, 10, lambda step: [1.0, 2.0])
     write_run(tmp_path / "slow-0", 9000.0, 40, lambda step: [1.0, 2.0])
-    with pytest.raises(BadInput, match="slow-0 has no checkpoint"):
+    with pytest.raises(BadInput, match="slow-0: no checkpoint where every other run has one"):
         table(tmp_path)
     with pytest.raises(BadInput, match="holds no training runs"):
         table(tmp_path / "full-0")
+
+
+def test_what_is_not_a_finished_run_is_named(table: Callable[[Path], list[str]], tmp_path: Path) -> None:
+    write_run(tmp_path / "full-0", 100.0, 40, lambda step: [1.0] * 8)
+    write_run(tmp_path / "moba", 100.0, 40, lambda step: [1.0] * 8)
+    with pytest.raises(BadInput, match=r"moba' is not a run of train_mini\.py native: its name must be METHOD-SEED"):
+        table(tmp_path)
+    (tmp_path / "moba").rename(tmp_path / "moba-0")
+    (tmp_path / "moba-0" / "mini.json").unlink()
+    with pytest.raises(BadInput, match="moba-0' holds no finished run"):
+        table(tmp_path)
+    (tmp_path / "moba-0" / "config.json").write_text("{")
+    with pytest.raises(BadInput, match="moba-0' holds no finished run"):
+        table(tmp_path)
