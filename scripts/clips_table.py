@@ -12,53 +12,54 @@ import sys
 from pathlib import Path
 
 from attnbench import load_quality
-from attnbench.kernels.errors import AttnbenchError
+from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.quality import gaps
 from attnbench.quality.bootstrap import Estimate
 from attnbench.quality.paired import Gap
 from attnbench.report.clips import read_quality
-from attnbench.report.clips_words import ARROWS, estimate_words
+from attnbench.report.clips_words import estimate_words, floor_of, metric_words, names_of
 from attnbench.store import load_clips
 
+Name = tuple[str, str, str]
+"""Method, settings and engine."""
 
-def densities(run: Path) -> dict[str, float]:
+
+def densities(run: Path) -> dict[Name, float]:
     """Return the mean density of each method's plans, over its clips and the layers where it ran."""
-    found: dict[str, list[float]] = {}
+    found: dict[Name, list[float]] = {}
     for _, clip in load_clips(run):
-        if clip.role == "method":
-            found.setdefault(clip.method, []).extend(each for each in clip.densities if each is not None)
-    return {method: statistics.fmean(each) for method, each in found.items()}
+        kept = [each for each in clip.densities if each is not None]
+        if clip.role == "method" and kept:
+            found.setdefault((clip.method, clip.settings, clip.engine), []).extend(kept)
+    return {name: statistics.fmean(each) for name, each in found.items()}
 
 
 def table(run: Path) -> list[str]:
     """Return the lines of the table.
 
     Raises:
-        BadInput: if the folder holds no run of clips.
+        BadInput: if the folder holds no run of clips, several, or one without a value.
     """
     found, density = gaps(read_quality(load_quality(run))), densities(run)
-    metrics = list(dict.fromkeys(gap.metric for gap in found))
-    by_method: dict[str, dict[str, Gap]] = {}
+    if len({gap.run_id for gap in found}) != 1:
+        raise BadInput(f"{str(run)!r} must hold the values of one run of clips")
+    names, metrics = names_of(found), list(dict.fromkeys(gap.metric for gap in found))
+    by_name: dict[Name, dict[str, Gap]] = {}
     for gap in found:
-        by_method.setdefault(gap.method, {})[gap.metric] = gap
-    first = next(iter(by_method.values()))
+        by_name.setdefault((gap.method, gap.settings, gap.engine), {})[gap.metric] = gap
+    of = {gap.metric: gap for gap in reversed(found)}
     lines = [
-        f"| method | density | {' | '.join(title(first[metric]) for metric in metrics)} |",
+        f"| method | density | {' | '.join(metric_words(of[metric]) for metric in metrics)} |",
         f"| --- | ---: {'| --- ' * len(metrics)}|",
     ]
-    for method, own in by_method.items():
-        cells = [f"{words(own[metric], own[metric].gap)}{mark(own[metric])}" for metric in metrics]
-        lines.append(f"| {method} | {density[method]:.3f} | {' | '.join(cells)} |")
-    for name, floor in (("another kernel", "kernel_floor"), ("another seed", "seed_floor")):
-        cells = [words(first[metric], getattr(first[metric], floor)) for metric in metrics]
-        lines.append(f"| *{name}* | 1 | {' | '.join(cells)} |")
+    for name, own in by_name.items():
+        cells = [f"{words(own[m], own[m].gap)}{mark(own[m])}" if m in own else "–" for m in metrics]
+        kept = f"{density[name]:.3f}" if name in density else "–"
+        lines.append(f"| {names[name]} | {kept} | {' | '.join(cells)} |")
+    for title, floor in (("another kernel", "kernel_floor"), ("another seed", "seed_floor")):
+        cells = [words(of[m], floor_of(getattr(of[m], floor), of[m].kind)) for m in metrics]
+        lines.append(f"| *{title}* | 1 | {' | '.join(cells)} |")
     return lines
-
-
-def title(gap: Gap) -> str:
-    """Return a metric's column title."""
-    unit = f", {gap.unit}" if gap.unit else ""
-    return f"{'Δ ' if gap.kind == 'score' else ''}{gap.metric}{unit} {ARROWS[gap.better]}"
 
 
 def words(gap: Gap, estimate: Estimate | None) -> str:

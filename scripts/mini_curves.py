@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter
 from mini_tables import Checkpoint, Run, by_method, read_runs
 
+from attnbench.kernels.errors import AttnbenchError
 from attnbench.report.charts import COLOURS, FAINT, INK
 
 SKIPPED = 0.1
@@ -50,7 +52,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("picture", type=Path)
     options = parser.parse_args()
-    runs = {method: own for method, own in by_method(read_runs(options.folder)).items() if len(own) > 1}
+    try:
+        runs = {method: own for method, own in by_method(read_runs(options.folder)).items() if len(own) > 1}
+    except AttnbenchError as error:
+        sys.exit(f"mini_curves.py: {error}")
+    if not runs or len(runs) > len(COLOURS):
+        sys.exit(f"mini_curves.py: {len(runs)} methods have several seeds; 1 to {len(COLOURS)} can be drawn")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), sharey=True, layout="constrained")
     draw(left, runs, lambda checkpoint: checkpoint.step)
     draw(right, runs, lambda checkpoint: checkpoint.seconds)

@@ -24,7 +24,7 @@ FRAMES = (0, 5, 10, 15)
 COLUMNS = 3
 GAP = 6
 SHOWN = (1, 3, 7, 11, 13)
-"""Of the judged clips of a run: two digits and three shapes, each in another direction."""
+"""Of the judged clips of a run: two digits and three shapes, in four directions."""
 
 
 def sheet(clips: Tensor, columns: int) -> Tensor:

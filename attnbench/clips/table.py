@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.clip_schema import QualityRow
 from attnbench.quality.paired import gaps
-from attnbench.report.clips_words import LEGEND, estimate_words, metric_words, names_of
+from attnbench.report.clips_words import LEGEND, estimate_words, floor_of, metric_words, names_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +33,7 @@ def gap_table(rows: Sequence[QualityRow]) -> Table:
     before = ""
     for gap in found:
         name = names[gap.method, gap.settings, gap.engine]
-        parts = (gap.gap, gap.kernel_floor, gap.seed_floor)
+        parts = (gap.gap, floor_of(gap.kernel_floor, gap.kind), floor_of(gap.seed_floor, gap.kind))
         cells = [estimate_words(part, signed=gap.kind == "score") for part in parts]
         words = ("" if name == before else name, metric_words(gap), gap.judgement, *cells)
         table.add_row(*map(Text, words))  # as Text: rich takes brackets for markup

@@ -17,7 +17,15 @@ from attnbench.quality.paired import Gap, gaps
 from attnbench.report.charts import svg_uri
 from attnbench.report.clips_chart import curve_figure, curve_words, gap_figure, gap_words
 from attnbench.report.clips_players import Player, players_of
-from attnbench.report.clips_words import counted, ends_words, mean_words, metric_words, names_of, skipped_words
+from attnbench.report.clips_words import (
+    counted,
+    ends_words,
+    floor_of,
+    mean_words,
+    metric_words,
+    names_of,
+    skipped_words,
+)
 from attnbench.report.words import short_settings
 
 if TYPE_CHECKING:
@@ -230,8 +238,8 @@ def _line(gap: Gap, names: Mapping[Name, str], before: Gap | int) -> GapLine:
     again = isinstance(before, Gap) and (before.method, before.settings, before.engine) == key
     parts = [
         (gap.gap, signed),
-        (gap.kernel_floor, signed),
-        (gap.seed_floor, signed),
+        (floor_of(gap.kernel_floor, gap.kind), signed),
+        (floor_of(gap.seed_floor, gap.kind), signed),
         (gap.beyond_kernel, True),
     ]
     cells = [(mean_words(part, signed=sign), ends_words(part, signed=sign)) for part, sign in parts]

@@ -11,7 +11,7 @@ from attnbench.quality.paired import Gap
 from attnbench.report.words import NONE, number
 
 ARROWS = {"higher": "↑", "lower": "↓"}
-_LEAST = 5e-5
+_LEAST, _NOTHING = 5e-5, 1e-12
 
 
 def counted(count: int, name: str) -> str:
@@ -20,11 +20,13 @@ def counted(count: int, name: str) -> str:
 
 
 def value_words(value: float) -> str:
-    """Write a value with three digits, what is next to nothing as 0, and just below 1 what is missing: 0.99987."""
+    """Write a value with three digits, a small one as 4.0e-05, and just below 1 what is missing: 0.99987."""
     short = 1 - abs(value)
     if 5e-7 < short < 0.01:
         return f"{value:.{1 - math.floor(math.log10(short))}f}"
-    return number(float(f"{value:.3g}")) if abs(value) >= _LEAST else "0"
+    if abs(value) < _NOTHING:
+        return "0"
+    return number(float(f"{value:.3g}")) if abs(value) >= _LEAST else f"{value:.1e}"
 
 
 def difference_words(value: float) -> str:
@@ -36,6 +38,11 @@ def difference_words(value: float) -> str:
 def mean_words(estimate: Estimate | None, *, signed: bool = False) -> str:
     """Write a mean: "14.2", with ``signed`` "+0.120", and "–" where there is none."""
     return NONE if estimate is None else (difference_words if signed else value_words)(estimate.mean)
+
+
+def floor_of(estimate: Estimate | None, kind: str) -> Estimate | None:
+    """Return a noise floor, None where it tells nothing: of one pair of clips, a score's difference to either side."""
+    return None if estimate is not None and kind == "score" and estimate.lo is None else estimate
 
 
 def ends_words(estimate: Estimate | None, *, signed: bool = False) -> str:
