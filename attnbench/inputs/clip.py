@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 
-import av
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, pad
 
-from attnbench.kernels.errors import BadInput
+from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid
 from attnbench.shapes import FRAME_GROUP
 
@@ -41,7 +40,14 @@ def read_frames(path: Path, count: int, height: int, width: int) -> Iterator[Ten
 
     Raises:
         BadInput: if the file is missing, is not a video, is damaged, or has fewer frames.
+        Unsupported: if PyAV is not installed; nothing else needs it.
     """
+    try:
+        import av
+    except ImportError as error:
+        raise Unsupported(
+            f"PyAV reads videos and cannot be loaded here ({error}): pip install av, or use gaussian inputs"
+        ) from error
     done = 0
     try:
         with av.open(str(path.absolute())) as container:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from attnbench.inputs.clip import clip_path, features, patches, read_frames
-from attnbench.kernels.errors import BadInput
+from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid
 
 MakeVideo = Callable[..., Path]
@@ -126,3 +128,11 @@ def test_a_damaged_video_is_refused(tmp_path: Path) -> None:
     (tmp_path / "damaged.mp4").write_bytes(damaged)
     with pytest.raises(BadInput, match=r"damaged\.mp4' is damaged after frame \d+"):
         patches(tmp_path / "damaged.mp4", Grid(21, 4, 4))
+
+
+def test_without_pyav_only_videos_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "import sys; sys.modules['av'] = None; import attnbench.session, attnbench.clips.session"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with clip_path(None) as path, pytest.raises(Unsupported, match="pip install av"):
+        next(read_frames(path, 1, 4, 4))
