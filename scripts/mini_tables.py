@@ -1,14 +1,15 @@
 """Compare methods in native training of the mini model, from the logs that ``train_mini.py native`` wrote.
 
 python scripts/mini_tables.py OUT   # folders <method>-<seed>: config.json, mini.json and train.jsonl, or train.jsonl.gz
+python scripts/mini_tables.py OUT --methods vmoba vmoba-1d vmoba-2d --baseline vmoba --seeds 0   # some of them
 
 After equal steps: the last number at which every run has a checkpoint. After equal seconds: as many as every run has;
 between two checkpoints of a run its losses are taken to change evenly. Of runs whose attention is full on coarse clips,
 both are counted from the first full clip on: they share what was before. Seconds are those of optimiser steps; one that
 takes more than five times its stage's median compiles, and counts as the median.
-Losses are those of held-out clips, the same for every method and seed, and so are compared clip by clip. Brackets hold
-95 % intervals over the clips, each with all its seeds, as ``attnbench.quality`` makes them; a range over the seeds
-follows.
+Losses are those of held-out clips, the same for every method and seed, and so are compared clip by clip, as are the
+clips that the weights at the end of each run make. Brackets hold 95 % intervals: of a share of clips Wilson's, of all
+else over the clips, each with all its seeds, as ``attnbench.quality`` makes them; a range over the seeds follows.
 """
 
 from __future__ import annotations
@@ -141,72 +142,99 @@ def losses(runs: Sequence[Run], of: Callable[[Run], Sequence[float]]) -> Values:
     return {(f"clip {clip}", run.seed): loss for run in runs for clip, loss in enumerate(of(run))}
 
 
-def cell(runs: Sequence[Run], baseline: Sequence[Run], of: Callable[[Run], Sequence[float]]) -> str:
-    """Return a held-out loss with its interval, and its difference to the baseline's with interval and range."""
-    mine, theirs = losses(runs, of), losses(baseline, of)
-    found = mean_estimate(mine)
-    said = f"{found.mean:.4f} [{found.lo:.4f}, {found.hi:.4f}]"
-    if runs == baseline or not baseline:
-        return said
+def rights(runs: Sequence[Run], what: str) -> Values:
+    """Return 1 for each judged clip whose "class" or "motion" is right and 0 for the others, by clip and seed."""
+    return {
+        (f"clip {clip}", run.seed): float(clip not in run.card["score"][f"wrong_{what}"])
+        for run in runs
+        if "score" in run.card
+        for clip in range(run.card["score"]["clips"])
+    }
+
+
+def mean_words(values: Values) -> str:
+    """Return a mean with its interval."""
+    found = mean_estimate(values)
+    return f"{found.mean:.4f} [{found.lo:.4f}, {found.hi:.4f}]"
+
+
+def share_words(values: Values) -> str:
+    """Return how many are right, with the Wilson interval."""
+    return str(Share(round(sum(values.values())), len(values))) if values else "–"
+
+
+def gap_words(mine: Values, theirs: Values, digits: int) -> str:
+    """Return the mean difference with its interval, and the least and most of single seeds where there are several."""
+    if not mine.keys() & theirs.keys():
+        return "–"
     gap = paired_difference(mine, theirs)
-    seeds = sorted({seed for _, seed in mine} & {seed for _, seed in theirs})
-    by_seed = [paired_difference({k: v for k, v in mine.items() if k[1] == seed}, theirs).mean for seed in seeds]
-    return f"{said}; {gap.mean:+.4f} [{gap.lo:+.4f}, {gap.hi:+.4f}], {min(by_seed):+.4f} to {max(by_seed):+.4f}"
-
-
-def judged(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return the scores of the runs whose clips were judged."""
-    return [run.card["score"] for run in runs if "score" in run.card]
-
-
-def shares(runs: Sequence[Run], what: str) -> str:
-    """Return how many of the judged clips of all seeds are right, with the Wilson interval."""
-    found = judged(runs)
-    clips = sum(score["clips"] for score in found)
-    return str(Share(sum(score[what][0] for score in found), clips)) if clips else "–"
+    said = f"{gap.mean:+z.{digits}f} [{gap.lo:+z.{digits}f}, {gap.hi:+z.{digits}f}]"
+    seeds = sorted({seed for _, seed in mine.keys() & theirs.keys()})
+    if len(seeds) == 1:
+        return said
+    each = [paired_difference({k: v for k, v in mine.items() if k[1] == seed}, theirs).mean for seed in seeds]
+    return f"{said}; {min(each):+z.{digits}f} to {max(each):+z.{digits}f}"
 
 
 def density(runs: Sequence[Run]) -> str:
     """Return the share of the pairs that is kept while clips are made, mean over the layers, steps and seeds."""
-    found = [score["density"] for score in judged(runs)]
+    found = [run.card["score"]["density"] for run in runs if "score" in run.card]
     return f"{statistics.fmean(found):.3f}" if found else "–"
 
 
-def read_runs(folder: Path) -> list[Run]:
-    """Read all runs in a folder.
+def read_runs(folder: Path, methods: Sequence[str] | None = None, seeds: Sequence[int] | None = None) -> list[Run]:
+    """Read the runs in a folder, all or those of some methods and seeds.
 
     Raises:
-        BadInput: if there is none, or one cannot be read.
+        BadInput: if there is none, or one cannot be read, or a method or seed has none.
     """
     runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{CONFIG}"))]
     if not runs:
         raise BadInput(f"{str(folder)!r} holds no training runs: give the folder that train_mini.py native wrote")
-    return runs
+    for what, asked, there in (
+        ("method", methods, {run.method for run in runs}),
+        ("seed", seeds, {run.seed for run in runs}),
+    ):
+        if missing := [each for each in asked or () if each not in there]:
+            raise BadInput(f"{str(folder)!r} holds no run of {what} {missing[0]!r}, but of {sorted(there)}")
+    kept = [run for run in runs if run.method in (methods or [run.method]) and run.seed in (seeds or [run.seed])]
+    if not kept:
+        raise BadInput(f"{str(folder)!r} holds no run of these methods with these seeds")
+    return kept
 
 
-def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
+def by_method(runs: Sequence[Run], baseline: str = BASELINE) -> dict[str, list[Run]]:
     """Return the runs of each method, the baseline's first."""
-    methods = sorted({run.method for run in runs}, key=lambda method: (method != BASELINE, method))
+    methods = sorted({run.method for run in runs}, key=lambda method: (method != baseline, method))
     return {method: [run for run in runs if run.method == method] for method in methods}
 
 
-def table(folder: Path) -> list[str]:
-    """Return the lines of the table of all runs in a folder.
+def compared_with(grouped: Mapping[str, Sequence[Run]], baseline: str, method: str) -> Sequence[Run]:
+    """Return the runs of the baseline, for any other method."""
+    return () if method == baseline else grouped.get(baseline, ())
+
+
+def loss_table(grouped: Mapping[str, Sequence[Run]], baseline: str) -> list[str]:
+    """Return the lines of the table of costs and losses, after equal steps and after equal seconds.
 
     Raises:
-        BadInput: if there is none, or one cannot be read.
+        BadInput: if the runs have no step or no seconds in common.
     """
-    runs = read_runs(folder)
-    steps, seconds = common_limits(runs)
-    grouped = by_method(runs)
-    baseline = grouped.get(BASELINE, [])
+    steps, seconds = common_limits([run for own in grouped.values() for run in own])
+    ends: tuple[Callable[[Run], Sequence[float]], ...] = (
+        lambda run: run.after_steps(steps),
+        lambda run: run.after_seconds(seconds)[1],
+    )
     lines = [
-        f"| method | engine | density | seeds | ms a step | peak GiB | steps in {seconds:.0f} s | held-out loss after "
-        f"{steps} steps; less full's | held-out loss after {seconds:.0f} s; less full's | class right | motion right |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- | --- | --- |",
+        f"| method | engine | density | seeds | ms a step | peak GiB | held-out loss after {steps} steps | less "
+        f"{baseline}'s | steps in {seconds:.0f} s | held-out loss after {seconds:.0f} s | less {baseline}'s |",
+        "| --- | --- | ---: | ---: | ---: | ---: | --- | --- | ---: | --- | --- |",
     ]
     for method, own in grouped.items():
-        reached = [run.after_seconds(seconds)[0] for run in own]
+        others = compared_with(grouped, baseline, method)
+        by_steps, by_seconds = (
+            (mean_words(losses(own, end)), gap_words(losses(own, end), losses(others, end), 4)) for end in ends
+        )
         row = (
             method,
             "+".join(sorted({run.card["engine"] for run in own})),
@@ -214,21 +242,57 @@ def table(folder: Path) -> list[str]:
             str(len(own)),
             f"{statistics.mean(run.step_ms for run in own):.1f}",
             f"{max(run.peak_mib for run in own) / 1024:.1f}",
-            str(round(statistics.mean(reached))),
-            cell(own, baseline, lambda run: run.after_steps(steps)),
-            cell(own, baseline, lambda run: run.after_seconds(seconds)[1]),
-            shares(own, "class"),
-            shares(own, "motion"),
+            *by_steps,
+            str(round(statistics.mean(run.after_seconds(seconds)[0] for run in own))),
+            *by_seconds,
         )
         lines.append(f"| {' | '.join(row)} |")
     return lines
 
 
+def clips_table(grouped: Mapping[str, Sequence[Run]], baseline: str) -> list[str]:
+    """Return the lines of the table of clips made with the weights at the end of each run; none if none were judged."""
+    if not any(rights(own, "class") for own in grouped.values()):
+        return []
+    lines = [
+        f"| method | steps at the end | class right | less {baseline}'s | motion right | less {baseline}'s |",
+        "| --- | ---: | --- | --- | --- | --- |",
+    ]
+    for method, own in grouped.items():
+        others, ends = compared_with(grouped, baseline, method), [run.checkpoints[-1].step for run in own]
+        row = [method, f"{min(ends)} to {max(ends)}" if min(ends) < max(ends) else str(ends[0])]
+        for what in ("class", "motion"):
+            mine = rights(own, what)
+            row += [share_words(mine), gap_words(mine, rights(others, what), 3)]
+        lines.append(f"| {' | '.join(row)} |")
+    return lines
+
+
+def table(
+    folder: Path,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    baseline: str = BASELINE,
+) -> list[str]:
+    """Return the lines of both tables, of all runs in a folder or of some.
+
+    Raises:
+        BadInput: as ``read_runs`` and ``loss_table``.
+    """
+    grouped = by_method(read_runs(folder, methods, seeds), baseline)
+    clips = clips_table(grouped, baseline)
+    return loss_table(grouped, baseline) + (["", *clips] if clips else [])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--methods", nargs="+", help="default: all that have runs")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: all that have runs")
+    parser.add_argument("--baseline", default=BASELINE, help="what the others are compared with")
+    options = parser.parse_args()
     try:
-        print("\n".join(table(parser.parse_args().folder)))
+        print("\n".join(table(options.folder, options.methods, options.seeds, options.baseline)))
     except AttnbenchError as error:
         print(f"mini_tables.py: {error}", file=sys.stderr)
         return 2

@@ -22,8 +22,13 @@ def table() -> Callable[[Path], list[str]]:
     return found
 
 
-def write_run(folder: Path, step_ms: float, steps: int, loss_of: Callable[[int], list[float]], every: int = 10) -> None:
-    """Write the log of a run: four coarse steps of 1 ms, then full clips, whose first step compiles for a minute."""
+def write_run(
+    folder: Path, step_ms: float, steps: int, loss_of: Callable[[int], list[float]], every: int = 10, wrong: int = 12
+) -> None:
+    """Write the log of a run: four coarse steps of 1 ms, then full clips, whose first step compiles for a minute.
+
+    Of its 30 judged clips all from number ``wrong`` on show another class.
+    """
     folder.mkdir(parents=True)
     lines: list[dict[str, Any]] = []
     total = 0.0
@@ -35,12 +40,16 @@ def write_run(folder: Path, step_ms: float, steps: int, loss_of: Callable[[int],
             lines.append({"step": step, "held_out": 0.0, "held_out_losses": loss_of(step)})
     (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "config.json").write_text(json.dumps({"coarse": [[4, 64]]}))
-    score = {"clips": 30, "class": [12, 0.2, 0.6], "motion": [27, 0.7, 1.0], "density": 0.25}
+    score = {"clips": 30, "wrong_class": list(range(wrong, 30)), "wrong_motion": [7, 8, 9], "density": 0.25}
     (folder / "mini.json").write_text(json.dumps({"engine": "triton", "score": score}))
 
 
-def cells(lines: list[str], method: str) -> list[str]:
-    return next([cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith(f"| {method} "))
+def cells(lines: list[str], method: str) -> tuple[list[str], list[str]]:
+    """Return what the tables of losses and of clips say of a method."""
+    losses, clips = (
+        [cell.strip() for cell in line.split("|")[2:-1]] for line in lines if line.startswith(f"| {method} ")
+    )
+    return losses, clips
 
 
 def test_equal_steps_and_equal_seconds_are_told_apart(table: Callable[[Path], list[str]], tmp_path: Path) -> None:
@@ -49,16 +58,44 @@ def test_equal_steps_and_equal_seconds_are_told_apart(table: Callable[[Path], li
 
     for seed in (0, 1):
         write_run(tmp_path / f"full-{seed}", 100.0, 40, loss_of)
-        write_run(tmp_path / f"fast-{seed}", 50.0, 80, lambda step: [loss + 0.001 for loss in loss_of(step)])
-    lines = table(tmp_path)
-    full, fast = cells(lines, "full"), cells(lines, "fast")
-    assert full[1:7] == ["triton", "0.250", "2", "100.0", "2.0", "40"]
-    assert fast[1:7] == ["triton", "0.250", "2", "50.0", "2.0", "76"]
-    assert full[7].startswith(f"{1 / 40 + 0.035:.4f} [")
-    assert "; +0.0010 [+0.0010, +0.0010], +0.0010 to +0.0010" in fast[7]
+        more = 0.001 + 0.002 * seed
+        write_run(tmp_path / f"fast-{seed}", 50.0, 80, lambda step, more=more: [x + more for x in loss_of(step)])
+    full, fast = (cells(table(tmp_path), name)[0] for name in ("full", "fast"))
+    assert full[:5] == ["triton", "0.250", "2", "100.0", "2.0"]
+    assert fast[:5] == ["triton", "0.250", "2", "50.0", "2.0"]
+    assert full[5].startswith(f"{1 / 40 + 0.035:.4f} [")
+    assert full[6] == full[9] == "–"
+    assert fast[6] == "+0.0020 [+0.0020, +0.0020]; +0.0010 to +0.0030"
+    assert (full[7], fast[7]) == ("40", "76")
     after = 1 / 70 + 0.6 * (1 / 80 - 1 / 70)  # 76 steps, between two checkpoints
-    assert f"; {after - 1 / 40 + 0.001:+.4f} [" in fast[8]
-    assert fast[9:] == ["24 of 60 = 40.0% [28.6%, 52.6%]", "54 of 60 = 90.0% [79.9%, 95.3%]"]
+    assert fast[9].startswith(f"{after - 1 / 40 + 0.002:+.4f} [")
+
+
+def test_clips_are_compared_one_by_one(table: Callable[[Path], list[str]], tmp_path: Path) -> None:
+    for seed, wrong in enumerate((12, 15)):
+        write_run(tmp_path / f"full-{seed}", 100.0, 40, lambda step: [1.0] * 8)
+        write_run(tmp_path / f"fast-{seed}", 50.0, 80 + seed, lambda step: [1.0] * 8, wrong=wrong)
+    full, fast = (cells(table(tmp_path), name)[1] for name in ("full", "fast"))
+    assert full == ["40", "24 of 60 = 40.0% [28.6%, 52.6%]", "–", "54 of 60 = 90.0% [79.9%, 95.3%]", "–"]
+    assert fast[:2] == ["80 to 81", "27 of 60 = 45.0% [33.1%, 57.5%]"]
+    assert fast[2].startswith("+0.050 [+0.")  # three of 30 clips with one of two seeds, and never one less
+    assert fast[2].endswith("]; +0.000 to +0.100")
+    assert fast[4] == "+0.000 [+0.000, +0.000]; +0.000 to +0.000"
+
+
+def test_some_runs_are_compared_with_another_baseline(table: Callable[..., list[str]], tmp_path: Path) -> None:
+    for name, loss in (("full", 1.0), ("vmoba", 2.0), ("vmoba-1d", 2.5)):
+        write_run(tmp_path / f"{name}-0", 100.0, 40, lambda step, loss=loss: [loss] * 8)
+    write_run(tmp_path / "vmoba-1", 100.0, 40, lambda step: [3.0] * 8)
+    lines = table(tmp_path, methods=["vmoba-1d", "vmoba"], seeds=[0], baseline="vmoba")
+    assert "less vmoba's" in lines[0]
+    assert [line.split("|")[1].strip() for line in lines[2:4]] == ["vmoba", "vmoba-1d"]
+    assert cells(lines, "vmoba-1d")[0][6] == "+0.5000 [+0.5000, +0.5000]"
+    for asked, said in (({"methods": ["mob"]}, "no run of method 'mob'"), ({"seeds": [0, 7]}, "no run of seed 7")):
+        with pytest.raises(BadInput, match=said):
+            table(tmp_path, **asked)
+    with pytest.raises(BadInput, match="no run of these methods with these seeds"):
+        table(tmp_path, methods=["full"], seeds=[1])
 
 
 def test_shared_coarse_stages_do_not_count(table: Callable[[Path], list[str]], tmp_path: Path) -> None:
@@ -66,8 +103,8 @@ def test_shared_coarse_stages_do_not_count(table: Callable[[Path], list[str]], t
         write_run(tmp_path / f"{name}-0", step_ms, steps, lambda step: [1 / step] * 8)
         (tmp_path / f"{name}-0" / "config.json").write_text(json.dumps({"coarse": [[4, 64]], "dense_coarse": True}))
     header, _, *rows = table(tmp_path)
-    assert "steps in 4 s | held-out loss after 36 steps" in header
-    assert [cells(rows, name)[6] for name in ("full", "fast")] == ["38", "76"]
+    assert "held-out loss after 36 steps | less full's | steps in 4 s" in header
+    assert [cells(rows, name)[0][7] for name in ("full", "fast")] == ["38", "76"]
     log = tmp_path / "fast-0" / "train.jsonl"
     lines = log.read_text().splitlines(keepends=True)
     log.write_text("".join(line for line in lines if json.loads(line)["step"] > 4))  # as of stages taken over
