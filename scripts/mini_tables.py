@@ -214,13 +214,18 @@ def compared_with(grouped: Mapping[str, Sequence[Run]], baseline: str, method: s
     return () if method == baseline else grouped.get(baseline, ())
 
 
-def loss_table(grouped: Mapping[str, Sequence[Run]], baseline: str) -> list[str]:
-    """Return the lines of the table of costs and losses, after equal steps and after equal seconds.
+def loss_table(grouped: Mapping[str, Sequence[Run]], baseline: str, seconds: float | None = None) -> list[str]:
+    """Return the lines of the table of costs and losses, after equal steps and after equal seconds, the most or fewer.
 
     Raises:
-        BadInput: if the runs have no step or no seconds in common.
+        BadInput: if the runs have no step or no seconds in common, or not so many or so few.
     """
-    steps, seconds = common_limits([run for own in grouped.values() for run in own])
+    runs = [run for own in grouped.values() for run in own]
+    steps, most = common_limits(runs)
+    least = max(run.checkpoints[0].seconds for run in runs)
+    seconds = most if seconds is None else seconds
+    if not least <= seconds <= most:
+        raise BadInput(f"--seconds {seconds:g} is not among those that every run has: {least:.1f} to {most:.1f}")
     ends: tuple[Callable[[Run], Sequence[float]], ...] = (
         lambda run: run.after_steps(steps),
         lambda run: run.after_seconds(seconds)[1],
@@ -273,6 +278,7 @@ def table(
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
     baseline: str = BASELINE,
+    seconds: float | None = None,
 ) -> list[str]:
     """Return the lines of both tables, of all runs in a folder or of some.
 
@@ -281,7 +287,7 @@ def table(
     """
     grouped = by_method(read_runs(folder, methods, seeds), baseline)
     clips = clips_table(grouped, baseline)
-    return loss_table(grouped, baseline) + (["", *clips] if clips else [])
+    return loss_table(grouped, baseline, seconds) + (["", *clips] if clips else [])
 
 
 def main() -> int:
@@ -290,9 +296,10 @@ def main() -> int:
     parser.add_argument("--methods", nargs="+", help="default: all that have runs")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: all that have runs")
     parser.add_argument("--baseline", default=BASELINE, help="what the others are compared with")
-    options = parser.parse_args()
+    parser.add_argument("--seconds", type=float, help="for equal seconds; default: as many as all have")
+    asked = parser.parse_args()
     try:
-        print("\n".join(table(options.folder, options.methods, options.seeds, options.baseline)))
+        print("\n".join(table(asked.folder, asked.methods, asked.seeds, asked.baseline, asked.seconds)))
     except AttnbenchError as error:
         print(f"mini_tables.py: {error}", file=sys.stderr)
         return 2

@@ -52,7 +52,7 @@ def cells(lines: list[str], method: str) -> tuple[list[str], list[str]]:
     return losses, clips
 
 
-def test_equal_steps_and_equal_seconds_are_told_apart(table: Callable[[Path], list[str]], tmp_path: Path) -> None:
+def test_equal_steps_and_equal_seconds_are_told_apart(table: Callable[..., list[str]], tmp_path: Path) -> None:
     def loss_of(step: int) -> list[float]:
         return [1 / step + clip / 100 for clip in range(8)]
 
@@ -67,6 +67,10 @@ def test_equal_steps_and_equal_seconds_are_told_apart(table: Callable[[Path], li
     assert full[6] == full[9] == "–"
     assert fast[6] == "+0.0020 [+0.0020, +0.0020]; +0.0010 to +0.0030"
     assert (full[7], fast[7]) == ("40", "76")
+    assert cells(table(tmp_path, seconds=2.0), "fast")[0][7] == "44"
+    for seconds in (4.1, 0.5, float("nan")):
+        with pytest.raises(BadInput, match=r"is not among those that every run has: 0\.6 to 3\.6"):
+            table(tmp_path, seconds=seconds)
     after = 1 / 70 + 0.6 * (1 / 80 - 1 / 70)  # 76 steps, between two checkpoints
     assert fast[9].startswith(f"{after - 1 / 40 + 0.002:+.4f} [")
 
