@@ -126,7 +126,9 @@ def judge(gap: Estimate, kernel_floor: Estimate | None, *, kind: Kind, better: B
 
 
 def gaps(rows: Iterable[QualityRow]) -> list[Gap]:
-    """Return the gap of each run, model, method with its settings, and metric that has a value, in order of appearance.
+    """Return the gap of each run, model, method with its settings, and metric that has a value.
+
+    Methods are in order of appearance, and so are the metrics of each, whenever they were added.
 
     Raises:
         BadInput: if a method has two values for the same metric, prompt, seed and reference.
@@ -135,12 +137,13 @@ def gaps(rows: Iterable[QualityRow]) -> list[Gap]:
     tables: dict[tuple[str, str, str], list[QualityRow]] = defaultdict(list)
     for row in found:
         tables[row.run_id, row.model, row.metric].append(row)
-    methods = dict.fromkeys(
-        (row.run_id, row.model, row.method, row.settings, row.engine, row.metric)
-        for row in found
-        if row.role == "method"
+    metrics: dict[tuple[str, str, str, str, str], dict[str, None]] = defaultdict(dict)
+    for row in found:
+        if row.role == "method":
+            metrics[row.run_id, row.model, row.method, row.settings, row.engine][row.metric] = None
+    made = (
+        _gap(tables[run, model, metric], name) for (run, model, *name), taken in metrics.items() for metric in taken
     )
-    made = (_gap(tables[run, model, metric], name) for run, model, *name, metric in methods)
     return [gap for gap in made if gap is not None]
 
 

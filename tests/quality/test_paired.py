@@ -290,9 +290,17 @@ def test_methods_settings_runs_and_metrics_are_told_apart() -> None:
         row("method", 60.0, run_id="other"),
         row("method", 70.0, model="wan"),
     ]
-    assert [gap.gap.mean for gap in gaps(rows)] == [20, 30, 40, 50, 60, 70]
+    assert [gap.gap.mean for gap in gaps(rows)] == [20, 50, 30, 40, 60, 70]
     assert {gap.judgement for gap in gaps(rows)} == {"no floor"}
     assert all("no clips of another exact kernel" in gap.sentence for gap in gaps(rows))
+
+
+def test_a_metric_that_was_added_later_stands_with_its_method() -> None:
+    rows = [row("method", 10.0 * seed, seed, method=name, metric=metric)
+            for metric in ("psnr", "vbench_x") for name in ("vmoba", "sta") for seed in (0, 1)]  # fmt: skip
+    assert [(gap.method, gap.metric) for gap in gaps(rows)] == [
+        ("vmoba", "psnr"), ("vmoba", "vbench_x"), ("sta", "psnr"), ("sta", "vbench_x"),
+    ]  # fmt: skip
 
 
 def test_two_values_for_one_clip_are_refused() -> None:
