@@ -12,6 +12,7 @@ from typing import Any
 from attnbench.capture.collect import Point, Qkv
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Layout
+from attnbench.safe_weights import save_tensors
 
 
 def check_target(path: Path) -> None:
@@ -61,7 +62,6 @@ def write_capture(path: Path, found: Mapping[Point, Qkv], layout: Layout, about:
         BadInput: if the file cannot be written, as when the disk is full; nothing is left of it then.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
     tensors = {
         name if len(found) == 1 else f"{point}.{name}": tensor
@@ -77,7 +77,7 @@ def write_capture(path: Path, found: Mapping[Point, Qkv], layout: Layout, about:
     }
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, fresh, metadata=header)
+        save_tensors(tensors, fresh, header)
         os.replace(fresh, path)
     except (OSError, SafetensorError) as error:
         raise BadInput(f"--out {str(path)!r} cannot be written: {_cause(error)}") from error

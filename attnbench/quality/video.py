@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.functional import avg_pool2d, pad
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.quality.encode import h264_encoder
 from attnbench.quality.frames import Clip, require_alike
+from attnbench.safe_weights import save_tensors
 
 PLAYER_SIDE = 256
 """A clip whose shorter side is smaller is scaled up for players, by a whole number, nearest pixel."""
@@ -44,12 +46,10 @@ def write_frames(path: Path, clip: Clip, label: dict[str, str] | None = None) ->
         BadInput: if the file cannot be written; nothing is left of it then.
         Unsupported: if safetensors is not installed.
     """
-    try:
-        from safetensors.torch import save_file
-    except ImportError as error:
-        raise Unsupported("raw frames need safetensors: pip install attnbench[quality]") from error
+    if find_spec("safetensors") is None:
+        raise Unsupported("raw frames need safetensors: pip install attnbench[quality]")
     words = {"format": "attnbench clip", "fps": repr(float(clip.fps)), "label": json.dumps(label or {})}
-    _whole(path, lambda part: save_file({"frames": clip.frames}, str(part), metadata=words))
+    _whole(path, lambda part: save_tensors({"frames": clip.frames}, part, words))
 
 
 def read_frames(path: Path) -> tuple[Clip, dict[str, str]]:

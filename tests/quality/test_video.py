@@ -33,6 +33,16 @@ def test_raw_frames_come_back_bit_for_bit(tmp_path: Path, make_clip: MakeClip) -
     assert (read.fps, label) == (23.976, {"method": "vmoba"})
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_raw_frames_have_the_rights_of_other_files(umask: int, tmp_path: Path, make_clip: MakeClip) -> None:
+    before = os.umask(umask)
+    try:
+        write_frames(tmp_path / "clip.safetensors", make_clip())
+    finally:
+        os.umask(before)
+    assert (tmp_path / "clip.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
 @pytest.mark.parametrize("damage", ["missing", "truncated", "pickled", "of another kind", "with floats", "without fps"])
 def test_files_that_hold_no_clip_are_refused(damage: str, tmp_path: Path, make_clip: MakeClip) -> None:
     path = tmp_path / "clip.safetensors"
