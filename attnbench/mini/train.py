@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -89,33 +90,67 @@ def start(
         Unsupported: if the engine cannot train the method here.
     """
     _check(config, device, seconds)
+    with _led(workers, partial(_begin, config, folder, first)):
+        try:
+            return _go(config, folder, device, progress, seconds, workers)
+        except AttnbenchError:
+            if workers.leads:
+                _leave_nothing_to_go_on_with(folder)
+            raise
+
+
+@contextlib.contextmanager
+def _led(workers: Workers, prepare: Callable[[contextlib.ExitStack], object]) -> Iterator[None]:
+    """Let the first process prepare while the others wait; if it cannot, none goes on.
+
+    Args:
+        prepare: gets what holds its locks until all is done.
+    """
     if not workers.leads:
+        if not workers.agree(False):
+            raise BadInput(f"process {workers.rank + 1} ends with the first one, which says why")
+        yield
+        return
+    with contextlib.ExitStack() as held:
+        try:
+            prepare(held)
+        except AttnbenchError:
+            workers.agree(False)
+            raise
         workers.agree(True)
-        return _go(config, folder, device, progress, seconds, workers)
+        yield
+
+
+def _begin(
+    config: TrainConfig, folder: Path, first: Callable[[TrainConfig], State] | None, held: contextlib.ExitStack
+) -> None:
+    """Write what a run begins with, into a folder that is this process's own until ``held`` is left."""
     begun = None if first is None else first(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"cannot write {str(folder)!r}: {error.strerror}") from error
-    with alone(folder, "training in"):
-        if (folder / CONFIG).exists():
-            raise BadInput(
-                f"{str(folder)!r} holds a training run already: choose another --out, or go on with --resume"
-            )
-        try:
-            write_atomically(folder / TRAINING_LOG, b"")
-            if begun is not None:
-                save_state(begun, config, folder)
-            write_atomically(folder / CONFIG, (json.dumps(config.as_json(), indent=1) + "\n").encode())
-            workers.agree(True)  # that there is something to begin with
-            return _go(config, folder, device, progress, seconds, workers)
-        except AttnbenchError:
-            if not (folder / CHECKPOINT).exists() or not (folder / TRAINING_LOG).stat().st_size:
-                for name in (CONFIG, TRAINING_LOG, CHECKPOINT):  # nothing to go on with: leave no run behind
-                    (folder / name).unlink(missing_ok=True)
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
-            raise
+    held.enter_context(alone(folder, "training in"))
+    if (folder / CONFIG).exists():
+        raise BadInput(f"{str(folder)!r} holds a training run already: choose another --out, or go on with --resume")
+    try:
+        write_atomically(folder / TRAINING_LOG, b"")
+        if begun is not None:
+            save_state(begun, config, folder)
+        write_atomically(folder / CONFIG, (json.dumps(config.as_json(), indent=1) + "\n").encode())
+    except AttnbenchError:
+        _leave_nothing_to_go_on_with(folder)
+        raise
+
+
+def _leave_nothing_to_go_on_with(folder: Path) -> None:
+    """Remove the files of a run that has taken no step."""
+    if (folder / CHECKPOINT).exists() and (folder / TRAINING_LOG).stat().st_size:
+        return
+    for name in (CONFIG, TRAINING_LOG, CHECKPOINT):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -149,7 +184,7 @@ def resume(
     _check(config, device, seconds)
     if (folder / WEIGHTS).exists() and not (folder / CHECKPOINT).exists():
         raise BadInput(f"{str(folder)!r} holds no checkpoint any more, only what came of the run: nothing can go on")
-    with alone(folder, "training in") if workers.leads else contextlib.nullcontext():
+    with _led(workers, lambda held: held.enter_context(alone(folder, "training in"))):
         return _go(config, folder, device, progress, seconds, workers)
 
 

@@ -76,6 +76,16 @@ def test_under_torchrun_two_processes_make_one_run(tmp_path: Path) -> None:
     assert done.stderr.count("step 3: held-out loss") == 1
 
 
+def test_under_torchrun_no_process_goes_on_without_the_first(tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    coarse = [*TINY, "--coarse", "2x4", "--dense-coarse", "--coarse-from", "nowhere", "--steps", "3"]
+    train = [sys.executable, "-c", "from attnbench.cli import main; main()", *coarse]
+    done = subprocess.run([*torchrun, *train], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert "attnbench: 'nowhere' holds no training run" in done.stderr
+    assert "attnbench/mini/workers.py" not in done.stderr  # no traceback of ours; torchrun has its own
+    assert not (tmp_path / "results").exists()
+
+
 def test_without_out_a_run_goes_among_the_others(call: Call) -> None:
     code, said, _ = call(*TINY, "--steps", "1")
     assert code == 0
