@@ -229,11 +229,21 @@ def _go(
         return _train(config, folder, device, progress, seconds, workers)
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
-            raise
+            if not config.compile or not isinstance(error, _compiler_errors()):
+                raise
+            why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise BadInput(f"--compile does not work here ({why.rstrip('.')}): leave it out") from error
         raise BadInput(
             f"there is not enough memory for {config.batch} clips a step and {config.held_out} held-out ones: a "
             "smaller --batch, smaller --coarse stages or a smaller --held-out may help; an earlier checkpoint is kept"
         ) from error
+
+
+def _compiler_errors() -> tuple[type[Exception], ...]:
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import InductorError
+
+    return TorchDynamoException, InductorError
 
 
 def _train(

@@ -86,6 +86,18 @@ def test_under_torchrun_no_process_goes_on_without_the_first(tmp_path: Path) -> 
     assert not (tmp_path / "results").exists()
 
 
+def test_without_a_compiler_nothing_is_compiled(tmp_path: Path) -> None:
+    train = [sys.executable, "-c", "from attnbench.cli import main; main()", *TINY, "--steps", "2", "--compile"]
+    here = {"PATH": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [*train, "--out", "run"], cwd=tmp_path, capture_output=True, text=True, timeout=240, env=here, check=False
+    )
+    assert done.returncode == 2
+    assert "attnbench: --compile does not work here (InvalidCxxCompiler: No working C++ compiler found" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_without_out_a_run_goes_among_the_others(call: Call) -> None:
     code, said, _ = call(*TINY, "--steps", "1")
     assert code == 0
