@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,6 +33,8 @@ def write_card(
         BadInput: if the log cannot be read or the card not be written.
     """
     lines = read_log(folder)
+    only_coarse = config.dense_coarse and state.step <= config.coarse_steps
+    ran = replace(config, method="full", settings={}, as_layer=None) if only_coarse else config
     trained = [(line["step"], line["loss"]) for line in lines if "loss" in line]
     share = -(-len(trained) // _POINTS) if trained else 1
     parts = [trained[begin : begin + share] for begin in range(0, len(trained), share)]
@@ -49,7 +52,7 @@ def write_card(
         "steps": state.step,
         "clips_seen": sum(config.stage(step)[1] for step in range(state.step)),
         "seconds": round(state.seconds, 1),
-        "engine": training_engines(config, device),
+        "engine": training_engines(ran, device),
         "processes": processes,
         "environment": environment.model_dump(mode="json"),
         "seed": config.seed,

@@ -51,6 +51,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_the_card_names_who_ran_the_steps_that_were_taken(tmp_path: Path) -> None:
+    start(dataclasses.replace(SPARSE, steps=5), tmp_path / "coarse", CPU, Silent())
+    start(SPARSE, tmp_path / "whole", CPU, Silent())
+    engines = [json.loads((tmp_path / name / "mini.json").read_text())["engine"] for name in ("coarse", "whole")]
+    assert engines == ["sdpa", "reference"]
+
+
 def test_a_run_that_takes_over_is_the_run_that_did_all_itself(source: Path, tmp_path: Path) -> None:
     start(SPARSE, tmp_path / "whole", CPU, Silent())
     (tmp_path / "taken").mkdir()
