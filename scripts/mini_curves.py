@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter
 from mini_tables import Checkpoint, Run, by_method, read_runs
 
-from attnbench.kernels.errors import AttnbenchError
+from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.report.charts import COLOURS, FAINT, INK
 
 SKIPPED = 0.1
@@ -47,17 +47,15 @@ def draw(axes: Axes, runs: dict[str, list[Run]], at: Callable[[Checkpoint], floa
     axes.tick_params(colors=INK)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("picture", type=Path)
-    options = parser.parse_args()
-    try:
-        runs = {method: own for method, own in by_method(read_runs(options.folder)).items() if len(own) > 1}
-    except AttnbenchError as error:
-        sys.exit(f"mini_curves.py: {error}")
+def draw_all(folder: Path, picture: Path) -> None:
+    """Draw the methods with several seeds.
+
+    Raises:
+        BadInput: if there is none, there are too many, or a run cannot be read.
+    """
+    runs = {method: own for method, own in by_method(read_runs(folder)).items() if len(own) > 1}
     if not runs or len(runs) > len(COLOURS):
-        sys.exit(f"mini_curves.py: {len(runs)} methods have several seeds; 1 to {len(COLOURS)} can be drawn")
+        raise BadInput(f"{len(runs)} methods have several seeds in {str(folder)!r}; 1 to {len(COLOURS)} can be drawn")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), sharey=True, layout="constrained")
     draw(left, runs, lambda checkpoint: checkpoint.step)
     draw(right, runs, lambda checkpoint: checkpoint.seconds)
@@ -65,8 +63,21 @@ def main() -> None:
     right.set(xlabel="seconds of steps on full clips")
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(runs), frameon=False)
     plt.rcParams.update({"svg.hashsalt": "attnbench", "svg.fonttype": "path"})
-    figure.savefig(options.picture, metadata={"Date": None})
+    figure.savefig(picture, metadata={"Date": None})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("picture", type=Path)
+    options = parser.parse_args()
+    try:
+        draw_all(options.folder, options.picture)
+    except (AttnbenchError, OSError, ValueError) as error:  # of a folder that is not there, or a kind of file unknown
+        print(f"mini_curves.py: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

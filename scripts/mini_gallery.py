@@ -9,6 +9,7 @@ A clip is four of its frames, side by side; by the usual sampler.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from matplotlib import image
 from torch import Tensor
 
+from attnbench.kernels.errors import BadInput
 from attnbench.mini.data import CLASSES, DIRECTIONS
 from attnbench.mini.flow import generate
 from attnbench.mini.weights import load_mini
@@ -43,19 +45,43 @@ def of_each_class() -> Tensor:
 
 
 def of_runs(folders: list[Path]) -> Tensor:
-    """Read the clips that are shown of each run, one run after the other."""
-    looks = [torch.from_numpy(np.load(folder / "look.npy", allow_pickle=False)) for folder in folders]
-    return torch.cat([look[list(SHOWN)] for look in looks]) / 255
+    """Read the clips that are shown of each run, one run after the other.
+
+    Raises:
+        BadInput: if a folder has no clips to look at, or too few.
+    """
+    return torch.cat([look_of(folder)[list(SHOWN)] for folder in folders]) / 255
 
 
-def main() -> None:
+def look_of(folder: Path) -> Tensor:
+    """Read the clips [B, 3, F, H, W], uint8, that ``train_mini.py`` left to look at.
+
+    Raises:
+        BadInput: as ``of_runs``.
+    """
+    path = folder / "look.npy"
+    try:
+        look = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{str(path)!r} cannot be read: give the folder of a run of train_mini.py native") from error
+    if look.dtype != np.uint8 or look.ndim != 5 or look.shape[0] <= max(SHOWN) or look.shape[2] <= max(FRAMES):
+        raise BadInput(f"{str(path)!r} is {look.dtype} {list(look.shape)}, not clips that train_mini.py judged")
+    return torch.from_numpy(look)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("picture", type=Path)
     parser.add_argument("runs", type=Path, nargs="*", help="folders with a look.npy; default: make clips of each class")
     options = parser.parse_args()
-    picture = sheet(of_runs(options.runs), len(SHOWN)) if options.runs else sheet(of_each_class(), COLUMNS)
-    image.imsave(options.picture, picture.numpy(), pil_kwargs={"quality": 92})
+    try:
+        picture = sheet(of_runs(options.runs), len(SHOWN)) if options.runs else sheet(of_each_class(), COLUMNS)
+        image.imsave(options.picture, picture.numpy(), pil_kwargs={"quality": 92})
+    except (BadInput, OSError, ValueError) as error:  # of a folder that is not there, or a kind of file unknown
+        print(f"mini_gallery.py: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""scripts/clips_table.py: the table of a run of clips, from its journal, gzipped or not."""
+
+from __future__ import annotations
+
+import gzip
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import attnbench
+from attnbench.clips import session
+from attnbench.clips.request import ClipsRequest
+from attnbench.kernels.errors import BadInput
+from attnbench.mini.config import PRESETS
+from attnbench.quality import gaps
+from attnbench.report.clips import read_quality
+from attnbench.report.clips_words import estimate_words
+
+Ask = Callable[..., ClipsRequest]
+METHODS: dict[str, dict[str, Any]] = {
+    "sta": {"tile": [1, 4, 4], "window": [1, 1, 1]},
+    "moba": {"blocks": 8, "topk": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def table() -> Callable[[Path], list[str]]:
+    path = Path(__file__).resolve().parents[2] / "scripts" / "clips_table.py"
+    found: Callable[[Path], list[str]] = runpy.run_path(str(path))["table"]
+    return found
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+def test_the_table_of_a_run(table: Callable[[Path], list[str]], ask: Ask, tmp_path: Path, quiet: Any) -> None:
+    session.start(ask(methods=METHODS, seeds=3), tmp_path / "run", quiet)
+    lines = table(tmp_path / "run")
+    assert cells(lines[0]) == ["method", "density", "psnr, dB ↑", "ssim ↑"]
+    assert [cells(line)[0] for line in lines[2:]] == ["sta", "moba", "*another kernel*", "*another seed*"]
+    grid = PRESETS["tiny"].grid
+    q = torch.zeros(1, PRESETS["tiny"].heads, grid.tokens, PRESETS["tiny"].head_dim)
+    plan = attnbench.select(q, q, method="sta", grid=grid, layer=0, **METHODS["sta"])
+    kept = plan.pairs / (PRESETS["tiny"].heads * grid.tokens**2)
+    assert cells(lines[2])[1] == f"{kept:.3f}"
+    found = {(gap.method, gap.metric): gap for gap in gaps(read_quality(attnbench.load_quality(tmp_path / "run")))}
+    for line, method in zip(lines[2:4], METHODS, strict=True):
+        for cell, metric in zip(cells(line)[2:], ("psnr", "ssim"), strict=True):
+            gap = found[method, metric]
+            assert cell.startswith(estimate_words(gap.gap))
+            assert cell.endswith(f"({gap.judgement})") == (gap.judgement != "distinguishable")
+    assert cells(lines[5])[2] == estimate_words(found["sta", "psnr"].seed_floor)
+
+    journal = tmp_path / "run" / "journal.jsonl"
+    packed = tmp_path / "packed" / "journal.jsonl.gz"
+    packed.parent.mkdir()
+    packed.write_bytes(gzip.compress(journal.read_bytes()))
+    assert table(packed.parent) == lines
+
+
+def test_what_is_no_run_of_clips_is_refused(table: Callable[[Path], list[str]], tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no-such-run"):
+        table(tmp_path / "no-such-run")
+    with pytest.raises(BadInput):
+        table(tmp_path)
