@@ -48,7 +48,10 @@ def samples(path: Path) -> list[dict[str, Any]]:
 
 def start_and_wait_for(count: int) -> subprocess.Popen[str]:
     """Start a run and return when its journal holds ``count`` samples."""
-    process = subprocess.Popen([*PROGRAM, *RUN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*PROGRAM, *RUN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while len(samples(Path("run") / JOURNAL)) < count:
         assert process.poll() is None, "the run ended before it could be stopped"
