@@ -1,7 +1,8 @@
-"""Write the table of a run of clips: python scripts/clips_table.py results/h100/clips
+"""Write one table of runs of clips: python scripts/clips_table.py RUN…
 
 For each method its density on the mean of layers and steps that were not dense, and of each metric the gap to full
-attention beside the noise floors. Brackets hold 95 % bootstrap intervals over prompts, each with all its seeds.
+attention beside the noise floors. Brackets hold 95 % bootstrap intervals over prompts, each with all its seeds. Several
+runs share a table, as those of one method with several settings, if full attention's clips are the same to the bit.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from attnbench import load_quality
+from attnbench.clip_schema import ClipRow
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.quality import gaps
 from attnbench.quality.bootstrap import Estimate
@@ -24,35 +27,53 @@ Name = tuple[str, str, str]
 """Method, settings and engine."""
 
 
-def densities(run: Path) -> dict[Name, float]:
+def densities(clips: Iterable[ClipRow]) -> dict[Name, float]:
     """Return the mean density of each method's plans, over its clips and the layers where it ran."""
     found: dict[Name, list[float]] = {}
-    for _, clip in load_clips(run):
+    for clip in clips:
         kept = [each for each in clip.densities if each is not None]
         if clip.role == "method" and kept:
             found.setdefault((clip.method, clip.settings, clip.engine), []).extend(kept)
     return {name: statistics.fmean(each) for name, each in found.items()}
 
 
-def table(run: Path) -> list[str]:
+def compared_with(clips: Iterable[ClipRow]) -> dict[tuple[str, str, int], str]:
+    """Return the digest of each clip of full attention, by role, prompt and seed."""
+    return {(clip.role, clip.prompt, clip.seed): clip.clip_hash for clip in clips if clip.role != "method"}
+
+
+def table(*runs: Path) -> list[str]:
     """Return the lines of the table.
 
     Raises:
-        BadInput: if the folder holds no run of clips, several, or one without a value.
+        BadInput: if a folder holds no run of clips, several, or one without a value; if runs compare with other clips
+            than the first does, or measured the same method with the same settings.
     """
-    found, density = gaps(read_quality(load_quality(run))), densities(run)
-    if len({gap.run_id for gap in found}) != 1:
-        raise BadInput(f"{str(run)!r} must hold the values of one run of clips")
-    names, metrics = names_of(found), list(dict.fromkeys(gap.metric for gap in found))
-    by_name: dict[Name, dict[str, Gap]] = {}
-    for gap in found:
-        by_name.setdefault((gap.method, gap.settings, gap.engine), {})[gap.metric] = gap
-    of = {gap.metric: gap for gap in reversed(found)}
+    found: dict[Name, dict[str, Gap]] = {}
+    density: dict[Name, float] = {}
+    for run in runs:
+        of_run, clips = gaps(read_quality(load_quality(run))), [clip for _, clip in load_clips(run)]
+        if len({gap.run_id for gap in of_run}) != 1:
+            raise BadInput(f"{str(run)!r} must hold the values of one run of clips")
+        if run == runs[0]:
+            first = compared_with(clips)
+        elif compared_with(clips) != first:
+            raise BadInput(f"{str(run)!r} must compare with the same clips of full attention as {str(runs[0])!r}")
+        by_name: dict[Name, dict[str, Gap]] = {}
+        for gap in of_run:
+            by_name.setdefault((gap.method, gap.settings, gap.engine), {})[gap.metric] = gap
+        if twice := [" ".join(name) for name in by_name if name in found]:
+            raise BadInput(f"{str(run)!r} must hold another method or settings than the runs before, not {twice[0]!r}")
+        found |= by_name
+        density |= densities(clips)
+    every = [gap for own in found.values() for gap in own.values()]
+    names, metrics = names_of(every), list(dict.fromkeys(gap.metric for gap in every))
+    of = {gap.metric: gap for gap in reversed(every)}
     lines = [
         f"| method | density | {' | '.join(metric_words(of[metric]) for metric in metrics)} |",
         f"| --- | ---: {'| --- ' * len(metrics)}|",
     ]
-    for name, own in by_name.items():
+    for name, own in found.items():
         cells = [f"{words(own[m], own[m].gap)}{mark(own[m])}" if m in own else "–" for m in metrics]
         kept = f"{density[name]:.3f}" if name in density else "–"
         lines.append(f"| {names[name]} | {kept} | {' | '.join(cells)} |")
@@ -74,9 +95,9 @@ def mark(gap: Gap) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
     try:
-        print("\n".join(table(parser.parse_args().run)))
+        print("\n".join(table(*parser.parse_args().runs)))
     except AttnbenchError as error:
         print(f"clips_table.py: {error}", file=sys.stderr)
         return 2

@@ -21,6 +21,7 @@ from attnbench.report.clips import read_quality
 from attnbench.report.clips_words import estimate_words
 
 Ask = Callable[..., ClipsRequest]
+Table = Callable[..., list[str]]
 METHODS: dict[str, dict[str, Any]] = {
     "sta": {"tile": [1, 4, 4], "window": [1, 1, 1]},
     "moba": {"blocks": 8, "topk": 2},
@@ -28,9 +29,9 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def table() -> Callable[[Path], list[str]]:
+def table() -> Table:
     path = Path(__file__).resolve().parents[2] / "scripts" / "clips_table.py"
-    found: Callable[[Path], list[str]] = runpy.run_path(str(path))["table"]
+    found: Table = runpy.run_path(str(path))["table"]
     return found
 
 
@@ -38,7 +39,7 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.split("|")[1:-1]]
 
 
-def test_the_table_of_a_run(table: Callable[[Path], list[str]], ask: Ask, tmp_path: Path, quiet: Any) -> None:
+def test_the_table_of_a_run(table: Table, ask: Ask, tmp_path: Path, quiet: Any) -> None:
     session.start(ask(methods=METHODS, seeds=3), tmp_path / "run", quiet)
     lines = table(tmp_path / "run")
     assert cells(lines[0]) == ["method", "density", "psnr, dB ↑", "ssim ↑"]
@@ -63,8 +64,31 @@ def test_the_table_of_a_run(table: Callable[[Path], list[str]], ask: Ask, tmp_pa
     assert table(packed.parent) == lines
 
 
-def test_what_is_no_run_of_clips_is_refused(table: Callable[[Path], list[str]], tmp_path: Path) -> None:
+def test_what_is_no_run_of_clips_is_refused(table: Table, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no-such-run"):
         table(tmp_path / "no-such-run")
     with pytest.raises(BadInput):
         table(tmp_path)
+
+
+def test_runs_with_the_same_clips_of_full_attention_share_a_table(
+    table: Table, ask: Ask, tmp_path: Path, quiet: Any
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    session.start(ask(methods=METHODS), first, quiet)
+    session.start(ask(methods={"moba": {"blocks": 8, "topk": 4}}), second, quiet)
+    lines = table(first, second)
+    assert [cells(line)[0] for line in lines[2:5]] == ["sta", "moba · topk 2", "moba · topk 4"]
+    assert [cells(line)[1:] for line in lines[2:4]] == [cells(line)[1:] for line in table(first)[2:4]]
+    assert cells(lines[4])[1:] == cells(table(second)[2])[1:]
+    assert lines[5:] == table(first)[4:]
+
+
+def test_runs_that_cannot_share_a_table_are_refused(table: Table, ask: Ask, tmp_path: Path, quiet: Any) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    session.start(ask(), first, quiet)
+    session.start(ask(seed=1, methods={"moba": {"blocks": 8, "topk": 2}}), second, quiet)
+    with pytest.raises(BadInput, match="same clips of full attention"):
+        table(first, second)
+    with pytest.raises(BadInput, match="not 'sta "):
+        table(first, first)
