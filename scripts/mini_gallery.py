@@ -22,7 +22,8 @@ from attnbench.mini.data import CLASSES, DIRECTIONS
 from attnbench.mini.flow import generate
 from attnbench.mini.weights import load_mini
 
-FRAMES = (0, 5, 10, 15)
+FRAMES = 4
+"""Of a clip, from its first to its last."""
 COLUMNS = 3
 GAP = 6
 SHOWN = (1, 3, 7, 11, 13)
@@ -31,7 +32,8 @@ SHOWN = (1, 3, 7, 11, 13)
 
 def sheet(clips: Tensor, columns: int) -> Tensor:
     """Return clips [B, 3, F, H, W] from 0 to 1 as one picture [height, width, 3], white between them."""
-    frames = clips[:, :, FRAMES].permute(0, 3, 2, 4, 1)  # [clips, height, frames, width, 3]
+    places = torch.linspace(0, clips.shape[2] - 1, FRAMES).round().long()
+    frames = clips[:, :, places].permute(0, 3, 2, 4, 1)  # [clips, height, frames, width, 3]
     strips = torch.nn.functional.pad(frames.flatten(2, 3), (0, 0, 0, GAP, 0, GAP), value=1.0)
     rows = strips.unflatten(0, (-1, columns)).permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
     return rows[:-GAP, :-GAP]
@@ -64,7 +66,7 @@ def look_of(folder: Path) -> Tensor:
         look = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise BadInput(f"{str(path)!r} cannot be read: give the folder of a run of train_mini.py native") from error
-    if look.dtype != np.uint8 or look.ndim != 5 or look.shape[0] <= max(SHOWN) or look.shape[2] <= max(FRAMES):
+    if look.dtype != np.uint8 or look.ndim != 5 or look.shape[0] <= max(SHOWN) or look.shape[2] < FRAMES:
         raise BadInput(f"{str(path)!r} is {look.dtype} {list(look.shape)}, not clips that train_mini.py judged")
     return torch.from_numpy(look)
 
