@@ -117,23 +117,39 @@ def read_quality(table: pd.DataFrame | None) -> list[QualityRow]:
 def clips_sections(
     rows: Sequence[QualityRow], clips: Clips, environments: Mapping[str, Mapping[str, Any]]
 ) -> list[ClipsSection]:
-    """Return a section for each run and model that made clips, in order of appearance."""
-    keys = dict.fromkeys((row.run_id, row.model) for row in rows)
+    """Return a section for each run and model that made clips, in order of appearance.
+
+    Sections of the same model and methods say in their titles which settings differ, and else which run it is.
+    """
+    by_key: dict[tuple[str, str], list[QualityRow]] = {}
+    for row in rows:
+        by_key.setdefault((row.run_id, row.model), []).append(row)
     sections = []
-    for run, model in keys:
-        mine = [row for row in rows if (row.run_id, row.model) == (run, model)]
+    for (run, model), mine in by_key.items():
         made = [(folder, clip) for folder, clip in clips if (clip.run_id, clip.model) == (run, model)]
-        sections.append(_section(mine, made, environments.get(run) or {}))
+        title = _title(mine)
+        if alike := [other for other in by_key.values() if other is not mine and _title(other) == title]:
+            told = names_of([row for other in (mine, *alike) for row in other if row.role == "method"])
+            title = _title(mine, told)
+            if any(_title(other, told) == title for other in alike):
+                title += f", run {run}"
+        sections.append(_section(title, mine, made, environments.get(run) or {}))
     return sections
 
 
-def _section(rows: list[QualityRow], clips: Clips, environment: Mapping[str, Any]) -> ClipsSection:
+def _title(rows: Sequence[QualityRow], names: Mapping[tuple[str, str, str], str] | None = None) -> str:
+    """Return the title of a section: its methods, or with ``names`` what tells each from the others."""
+    methods = [row for row in rows if row.role == "method"]
+    words = dict.fromkeys(names[row.method, row.settings, row.engine] if names else row.method for row in methods)
+    return f"Clips of {rows[0].model}: {', '.join(words) or 'full attention'}"
+
+
+def _section(title: str, rows: list[QualityRow], clips: Clips, environment: Mapping[str, Any]) -> ClipsSection:
     found = gaps(rows)
     names = names_of([row for row in rows if row.role == "method"])
-    methods = ", ".join(dict.fromkeys(row.method for row in rows if row.role == "method"))
     scenes, left_out = _scenes(rows, clips, names)
     return ClipsSection(
-        title=f"Clips of {rows[0].model}: {methods or 'full attention'}",
+        title=title,
         finding=_finding(found),
         facts=_facts(rows, clips, environment),
         scenes=scenes,

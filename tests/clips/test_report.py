@@ -113,6 +113,20 @@ def test_the_section_says_how_far_the_clips_moved_and_beside_what(played: tuple[
     assert section.scenes[0].players[0].note == "density 0.300, by triton"
 
 
+def test_runs_of_the_same_methods_are_told_apart_by_their_titles() -> None:
+    per_query = '{"scope":"query"}'
+    found = [row("method", settings='{"scope":"head"}'), row("method", run_id="second", settings=per_query)]
+    titles = [section.title for section in clips_sections(found, [], {})]
+    assert titles == ["Clips of mini: vmoba · scope head", "Clips of mini: vmoba · scope query"]
+    again = [*found, row("method", run_id="third", settings=per_query), row("method", run_id="fourth", method="sta")]
+    assert [section.title for section in clips_sections(again, [], {})] == [
+        "Clips of mini: vmoba · scope head",
+        "Clips of mini: vmoba · scope query, run second",
+        "Clips of mini: vmoba · scope query, run third",
+        "Clips of mini: sta",
+    ]
+
+
 def test_curves_name_both_floors() -> None:
     lines = [("vmoba", row("method", 30.0)), ("another seed: 1", row("seed-floor", 9.0))]
     assert (
