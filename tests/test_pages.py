@@ -1,4 +1,4 @@
-"""The tables of docs/native-training.md are those of the committed runs."""
+"""The tables of pages about committed runs are what the commands on the page print."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "native-training.md").read_text()
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {"native-training.md": "python scripts/mini_tables.py", "training-free.md": "python scripts/clips_table.py"}
 COMMANDS = [
-    shlex.split(command)
-    for command in PAGE.replace("\\\n", " ").splitlines()
-    if command.startswith("python scripts/mini_tables.py")
+    pytest.param(page, shlex.split(command), id=f"{page}-{number}")
+    for page, script in PAGES.items()
+    for number, command in enumerate((ROOT / "docs" / page).read_text("utf-8").replace("\\\n", " ").splitlines())
+    if command.startswith(script)
 ]
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("page", PAGES)
+def test_each_page_has_two_tables_or_more(page: str) -> None:
+    assert sum(command.values[0] == page for command in COMMANDS) >= 2
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
 def test_the_page_says_what_its_commands_print(
-    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: str, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", command[1:])
@@ -28,4 +34,5 @@ def test_the_page_says_what_its_commands_print(
     assert ended.value.code == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
     assert len(lines) > 8
-    assert [line for line in lines if line not in PAGE.splitlines()] == []
+    written = (ROOT / "docs" / page).read_text("utf-8").splitlines()
+    assert [line for line in lines if line not in written] == []
