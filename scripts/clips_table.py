@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from attnbench import load_quality
@@ -42,22 +42,20 @@ def compared_with(clips: Iterable[ClipRow]) -> dict[tuple[str, str, int], str]:
     return {(clip.role, clip.prompt, clip.seed): clip.clip_hash for clip in clips if clip.role != "method"}
 
 
-def table(*runs: Path) -> list[str]:
-    """Return the lines of the table.
+def gathered(runs: Sequence[Path]) -> tuple[dict[Name, dict[str, Gap]], dict[Name, float]]:
+    """Return the gap of each method and metric of the runs, and each method's density.
 
     Raises:
-        BadInput: if a folder holds no run of clips, several, or one without a value; if runs compare with other clips
-            than the first does, or measured the same method with the same settings.
+        BadInput: as ``table``.
     """
     found: dict[Name, dict[str, Gap]] = {}
     density: dict[Name, float] = {}
+    first = compared_with(clip for _, clip in load_clips(runs[0]))
     for run in runs:
         of_run, clips = gaps(read_quality(load_quality(run))), [clip for _, clip in load_clips(run)]
         if len({gap.run_id for gap in of_run}) != 1:
             raise BadInput(f"{str(run)!r} must hold the values of one run of clips")
-        if run == runs[0]:
-            first = compared_with(clips)
-        elif compared_with(clips) != first:
+        if compared_with(clips) != first:
             raise BadInput(f"{str(run)!r} must compare with the same clips of full attention as {str(runs[0])!r}")
         by_name: dict[Name, dict[str, Gap]] = {}
         for gap in of_run:
@@ -66,6 +64,17 @@ def table(*runs: Path) -> list[str]:
             raise BadInput(f"{str(run)!r} must hold another method or settings than the runs before, not {twice[0]!r}")
         found |= by_name
         density |= densities(clips)
+    return found, density
+
+
+def table(*runs: Path) -> list[str]:
+    """Return the lines of the table.
+
+    Raises:
+        BadInput: if a folder holds no run of clips, several, or one without a value; if runs compare with other clips
+            than the first does, or measured the same method with the same settings.
+    """
+    found, density = gathered(runs)
     every = [gap for own in found.values() for gap in own.values()]
     names, metrics = names_of(every), list(dict.fromkeys(gap.metric for gap in every))
     of = {gap.metric: gap for gap in reversed(every)}
