@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from matplotlib import image
-from mini_gallery import sheet
+from mini_gallery import picture_file, sheet
 from torch import Tensor
 
 from attnbench.kernels.errors import AttnbenchError, BadInput
@@ -62,12 +62,12 @@ def picture_of(runs: list[Path]) -> Tensor:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("picture", type=Path)
+    parser.add_argument("picture", type=picture_file)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
     options = parser.parse_args()
     try:
         image.imsave(options.picture, picture_of(options.runs).numpy(), pil_kwargs={"quality": 92})
-    except (AttnbenchError, OSError, ValueError) as error:  # of a folder that is not there, or a kind of file unknown
+    except (AttnbenchError, OSError) as error:
         print(f"clips_gallery.py: {error}", file=sys.stderr)
         return 2
     return 0

@@ -39,6 +39,17 @@ def sheet(clips: Tensor, columns: int) -> Tensor:
     return rows[:-GAP, :-GAP]
 
 
+def picture_file(text: str) -> Path:
+    """Return the path of a picture to write.
+
+    Raises:
+        ArgumentTypeError: if it is of another kind than JPEG or PNG.
+    """
+    if Path(text).suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        raise argparse.ArgumentTypeError(f"{text!r} must end in .jpg or .png")
+    return Path(text)
+
+
 def of_each_class() -> Tensor:
     """Make a clip of each class with the weights that ship."""
     labels = list(range(len(CLASSES)))
@@ -73,13 +84,13 @@ def look_of(folder: Path) -> Tensor:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("picture", type=Path)
+    parser.add_argument("picture", type=picture_file)
     parser.add_argument("runs", type=Path, nargs="*", help="folders with a look.npy; default: make clips of each class")
     options = parser.parse_args()
     try:
         picture = sheet(of_runs(options.runs), len(SHOWN)) if options.runs else sheet(of_each_class(), COLUMNS)
         image.imsave(options.picture, picture.numpy(), pil_kwargs={"quality": 92})
-    except (BadInput, OSError, ValueError) as error:  # of a folder that is not there, or a kind of file unknown
+    except (BadInput, OSError) as error:
         print(f"mini_gallery.py: {error}", file=sys.stderr)
         return 2
     return 0

@@ -83,3 +83,12 @@ def test_what_holds_no_clips_is_refused(damage: str, call: Call, tmp_path: Path)
     code, said = call("mini_gallery.py", tmp_path / "p.png", tmp_path)
     assert (code, "look.npy' " in said, said.count("\n")) == (2, True, 1)
     assert not (tmp_path / "p.png").exists()
+
+
+@pytest.mark.parametrize("script", ["mini_gallery.py", "clips_gallery.py"])
+@pytest.mark.parametrize("name", ["p.tiffy", "p"])
+def test_pictures_of_another_kind_are_refused_before_any_work(
+    script: str, name: str, call: Call, tmp_path: Path
+) -> None:
+    code, said = call(script, tmp_path / name, tmp_path / "no run")
+    assert (code, f"{name}' must end in .jpg or .png" in said) == (2, True)
