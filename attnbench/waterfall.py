@@ -13,6 +13,10 @@ from typing import Literal
 
 from attnbench.kernels.errors import BadInput
 
+DIFFERENCES = ("softmax", "av")
+"""Parts of which an ablated time is what a build takes beyond another: work over such a time is no rate."""
+
+
 LOSSES: Mapping[str, tuple[str, ...]] = {
     "selection": ("pool", "score", "select"),
     "permute": ("permute", "unpermute", "gather"),

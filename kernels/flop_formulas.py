@@ -13,6 +13,12 @@ from typing import Any
 
 import torch
 
+from attnbench.kernels.errors import BadInput
+
+_PRODUCTS: dict[str, int] = {"fwd": 2, "fwdbwd": 7}
+"""Matrix products a kept pair takes part in: scores and AV; backward scores again, dP, dV, dK and dQ."""
+
+
 _waiting: list[tuple[str, Callable[..., int], bool]] = []
 
 
@@ -37,3 +43,14 @@ def register_flops() -> None:
         operator, formula, raw = _waiting.pop()
         register: Any = register_flop_formula(getattr(torch.ops.attnbench, operator), get_raw=raw)
         register(formula)
+
+
+def flops_per_pair(head_dim: int, direction: str = "fwd") -> int:
+    """Return the operations of one (query, key) pair of one head: 4·head_dim forward, 14·head_dim with backward.
+
+    Raises:
+        BadInput: for a direction that is not "fwd" or "fwdbwd".
+    """
+    if direction not in _PRODUCTS:
+        raise BadInput(f"direction {direction!r} must be fwd or fwdbwd")
+    return 2 * head_dim * _PRODUCTS[direction]

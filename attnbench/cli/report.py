@@ -29,7 +29,8 @@ def report(
 ) -> None:
     """Write results as one HTML page that needs no network: tables, charts, clips, mask pictures, environment."""
     from attnbench.kernels.errors import BadInput
-    from attnbench.report import make_report, newest_run, report_path, write_report
+    from attnbench.report.page import make_report
+    from attnbench.report.write import newest_run, report_path, write_report
     from attnbench.store import find_traces, load_clips, load_phases, load_quality, load_results, load_steps
 
     if path is None and not LATEST.exists():

@@ -39,8 +39,8 @@ def show(
     from attnbench.draw import draw_plan, png_bytes
     from attnbench.kernels.errors import BadInput
     from attnbench.kernels.grid import Grid
-    from attnbench.report import write_whole
     from attnbench.report.examples import examples
+    from attnbench.report.write import write_whole
 
     methods = list(dict.fromkeys(method))
     given = parse_settings(settings or [], methods)

@@ -1,7 +1,8 @@
 """Floating-point operations in closed form: of a cell, of a whole Wan forward pass, and as a paper counts them."""
 
-from attnbench.flops.counts import Counts, attention_counts, counts_of, flops_per_pair
+from attnbench.flops.counts import Counts, attention_counts, counts_of
 from attnbench.flops.wan import WAN_MODELS, ForwardFlops, WanConfig, forward_flops
+from attnbench.kernels.flop_formulas import flops_per_pair
 
 __all__ = [
     "WAN_MODELS",

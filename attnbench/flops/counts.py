@@ -7,11 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attnbench.kernels.errors import BadInput
+from attnbench.kernels.flop_formulas import flops_per_pair
 from attnbench.kernels.plan import Plan
-
-_PRODUCTS: dict[str, int] = {"fwd": 2, "fwdbwd": 7}
-"""Matrix products a kept pair takes part in: scores and AV; backward scores again, dP, dV, dK and dQ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +30,6 @@ class Counts:
     def times(self, factor: int) -> Counts:
         """Return the counts of ``factor`` such calls."""
         return Counts(self.dense * factor, self.algorithmic * factor, self.selection * factor, self.executed * factor)
-
-
-def flops_per_pair(head_dim: int, direction: str = "fwd") -> int:
-    """Return the operations of one (query, key) pair of one head: 4·head_dim forward, 14·head_dim with backward.
-
-    Raises:
-        BadInput: for a direction that is not "fwd" or "fwdbwd".
-    """
-    if direction not in _PRODUCTS:
-        raise BadInput(f"direction {direction!r} must be fwd or fwdbwd")
-    return 2 * head_dim * _PRODUCTS[direction]
 
 
 def attention_counts(

@@ -19,8 +19,6 @@ ABLATED_NOTES = {
     "softmax": "what softmax adds to a build with the scores alone; what it hides behind products is not in it",
     "av": "what values and outputs add to a build with scores and softmax; what they hide behind softmax is not in it",
 }
-DIFFERENCES = ("softmax", "av")
-"""Parts of which an ablated time is what a build takes beyond another: work over such a time is no rate."""
 
 MODELLED_NOTE = "a model of operations and exponentials; from and to are what one time cannot tell apart"
 

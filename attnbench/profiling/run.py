@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 
-from attnbench.flops.counts import flops_per_pair
 from attnbench.kernels.errors import BadInput
+from attnbench.kernels.flop_formulas import flops_per_pair
 from attnbench.kernels.phases import PARENTS
-from attnbench.profiling.parts import DIFFERENCES, Ablation, PartTime, measure_ablation, model_parts, record_launches
+from attnbench.profiling.parts import Ablation, PartTime, measure_ablation, model_parts, record_launches
 from attnbench.profiling.profile import TOLERANCE, PhaseTime, Profile, profile_call
 from attnbench.profiling.work import Ceilings, Work
 from attnbench.runner import Bench, Progress, Trial, classified
 from attnbench.schema import PhaseRow, Provenance, Row
 from attnbench.statistics import Interval
 from attnbench.store import JOURNAL, Journal, read_journal
+from attnbench.waterfall import DIFFERENCES
 
 TRACES = "traces"
 GPU_REPEATS = 7

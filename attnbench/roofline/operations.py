@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from attnbench.flops.counts import flops_per_pair
+from attnbench.kernels.flop_formulas import flops_per_pair
 from attnbench.kernels.plan import Plan
 from attnbench.roofline.traffic import selected_by_means
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from attnbench.kernels.errors import BadInput
-from attnbench.report import make_report
+from attnbench.report.page import make_report
 
 Maker = Callable[..., Any]
 

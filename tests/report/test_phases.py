@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from attnbench.report import make_report
+from attnbench.report.page import make_report
 from attnbench.report.phase_details import phase_details
 from attnbench.report.phases import phase_table, read_phases, waterfall_of
 from attnbench.report.rows import cases_of, read_rows
