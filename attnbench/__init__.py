@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from attnbench.kernels.grid import Grid
     from attnbench.kernels.plan import Plan
     from attnbench.models.patch import patch
-    from attnbench.store import load_phases, load_quality, load_results
+    from attnbench.results.load import load_phases, load_quality, load_results
 
 __version__ = "0.1.0"
 
@@ -23,9 +23,9 @@ _HOMES = {
     "Unsupported": "attnbench.kernels.errors",
     "Grid": "attnbench.kernels.grid",
     "Plan": "attnbench.kernels.plan",
-    "load_phases": "attnbench.store",
-    "load_quality": "attnbench.store",
-    "load_results": "attnbench.store",
+    "load_phases": "attnbench.results.journal",
+    "load_quality": "attnbench.results.journal",
+    "load_results": "attnbench.results.journal",
     "patch": "attnbench.models.patch",
 }
 

@@ -10,22 +10,14 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, ValidationError
 
-from attnbench.environment import device_name
 from attnbench.inputs import check_inputs_spec
-from attnbench.kernels.engines import ENGINES, get_engine
-from attnbench.kernels.errors import BadInput, unknown_name
+from attnbench.inputs.seeds import SEEDS
+from attnbench.inputs.shapes import Shape, resolve_shape
+from attnbench.kernels.engines import get_engine
+from attnbench.kernels.errors import BadInput
+from attnbench.machine.device import device_name, dtype_name, resolve_device, resolve_dtype
 from attnbench.methods import Method, get_method, make_settings
-from attnbench.schema import Cell, Record, canonical_json
-from attnbench.shapes import Shape, resolve_shape
-
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
-SEEDS = 2**32
-"""Seeds are below this, so that every generator takes them and every JSON reader keeps them exact."""
+from attnbench.results.records.cells import Cell, Record, canonical_json
 
 
 class Request(Record):
@@ -176,45 +168,3 @@ def _check_size(shape: Shape, dtype: torch.dtype) -> None:
             f"grid {shape.grid} with batch {shape.batch} and head_dim {shape.head_dim} needs {needed / 2**30:,.0f} GiB "
             f"for q, k and v of one head; this machine has {memory / 2**30:,.0f} GiB"
         )
-
-
-def resolve_device(name: str | None) -> torch.device:
-    """Return the device asked for; by default the GPU where there is one.
-
-    Raises:
-        BadInput: for a device that is not here.
-    """
-    usable = torch.cuda.is_available()
-    if name is None:
-        name = "cuda" if usable else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise BadInput(f"device {name!r} must be cpu or cuda")
-    if name == "cuda" and not usable:
-        why = "this torch is a CPU build" if torch.version.cuda is None else "torch finds no usable NVIDIA GPU"
-        raise BadInput(f"device 'cuda' cannot be used: {why}; leave --device out to run on the CPU")
-    return torch.device(name)
-
-
-def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
-    """Return the dtype asked for; by default bfloat16 on a GPU and float32 on a CPU.
-
-    Raises:
-        BadInput: for any other name.
-    """
-    if name is None:
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    short = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
-    full = short.get(name, name)
-    if full not in DTYPES:
-        raise unknown_name("dtype", name, DTYPES)
-    return DTYPES[full]
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Return the dtype's name as in results: bfloat16."""
-    return str(dtype).removeprefix("torch.")
-
-
-def dense_engines() -> list[str]:
-    """Return the tested engines that may be the dense baseline and can be used here."""
-    return [name for name, engine in ENGINES.items() if engine.dense and engine.tested and engine.available() is None]

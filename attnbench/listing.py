@@ -8,10 +8,10 @@ from types import MappingProxyType
 from typing import Any
 
 from attnbench.inputs import INPUT_SOURCES
+from attnbench.inputs.shapes import MODELS, RESOLUTIONS
 from attnbench.kernels.engines import ENGINES
 from attnbench.kernels.errors import BadInput
 from attnbench.methods import get_method, method_names
-from attnbench.shapes import MODELS, RESOLUTIONS
 
 Listing = list[dict[str, Any]]
 

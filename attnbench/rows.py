@@ -7,9 +7,9 @@ from typing import Any
 
 from attnbench.flops.counts import attention_counts
 from attnbench.kernels.engines import ENGINES
+from attnbench.results.intervals import median_interval
+from attnbench.results.records.cells import Row, digest
 from attnbench.runner import Bench, Trial
-from attnbench.schema import Row, digest
-from attnbench.statistics import median_interval
 
 
 def judge(trial: Trial) -> None:

@@ -10,23 +10,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from attnbench import api
-from attnbench.agenda import Agenda, Job, dense_engines
+from attnbench.agenda import Agenda, Job
 from attnbench.inputs import Inputs, make_inputs
-from attnbench.kernels.engines import Task, choose_engine, get_engine
+from attnbench.kernels.engines import Task, choose_engine, dense_engines, get_engine
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.phases import during
 from attnbench.kernels.plan import Plan
-from attnbench.memory import lacks_memory, measure_peak
+from attnbench.machine.memory import lacks_memory, measure_peak
+from attnbench.machine.stopwatch import Stopwatch
+from attnbench.machine.telemetry import Reading, Telemetry, read, summarise
 from attnbench.methods import get_method
-from attnbench.schema import Cell, Row, Sample, Verdict
-from attnbench.telemetry import Reading, Telemetry, read, summarise
-from attnbench.timing import Stopwatch
+from attnbench.results.records.cells import Cell, Sample, Verdict
+from attnbench.results.run import Progress
 from attnbench.verify import RowCheck, SelectionCheck, TwinCheck, TwinSpec, check_rows, check_selection, check_twin
 
 LEAST_ROUNDS = 3
@@ -37,19 +37,6 @@ SMALL_TRIALS = 5
 
 CLOSE = 4.0
 """How many times slower than the fastest a dense engine may be in a small trial to get a full-size one, on CUDA."""
-
-
-class Progress(Protocol):
-    """What the runner tells while it works."""
-
-    def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
-        """Say what is worked on, how much of the stage is done, and how long it is likely to take."""
-
-    def note(self, text: str) -> None:
-        """Say something that the reader of the results should know."""
-
-    def started(self, folder: str) -> None:
-        """Say where the journal is, as soon as there is one."""
 
 
 @dataclass(frozen=True)
@@ -437,8 +424,3 @@ def reading_of(sample: Sample) -> Reading | None:
     if clock is None or power is None or temperature is None or reasons is None:
         return None
     return Reading(clock, power, temperature, reasons)
-
-
-def finished(row: Row) -> bool:
-    """Whether a resumed run leaves this row as it is; what failed for want of memory, time or luck is tried again."""
-    return row.verdict in ("ok", "incorrect", "unsupported")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import sys
 from collections.abc import Callable, Iterable
@@ -10,15 +9,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from attnbench.agenda import Request, dense_engines, make_agenda, read_request
-from attnbench.environment import collect_environment
+from attnbench.agenda import Request, make_agenda, read_request
+from attnbench.kernels.engines import dense_engines
 from attnbench.kernels.errors import BadInput
+from attnbench.machine.environment import collect_environment
+from attnbench.results.journal import Journal, Record
+from attnbench.results.records.cells import Environment, Row, RunHeader, Sample
+from attnbench.results.run import DEFAULT_ROOT, Progress, check_writable, finished, point_latest, usable_samples
 from attnbench.rows import judge, make_row
-from attnbench.runner import Bench, Progress, Trial, dense_job, finished
-from attnbench.schema import Environment, Row, RunHeader, Sample
-from attnbench.store import JOURNAL, Journal, Record
-
-DEFAULT_ROOT = Path("results")
+from attnbench.runner import Bench, Trial, dense_job
 
 
 @dataclass(frozen=True)
@@ -180,17 +179,6 @@ def _conditions(environment: Environment) -> dict[str, str]:
     return {**environment.packages, **{name: str(value) for name, value in fields.items()}}
 
 
-def usable_samples(records: Iterable[Record]) -> list[Sample]:
-    """Return the samples that may still make a latency: those before a row that will be measured anew may not."""
-    samples: dict[str, list[Sample]] = {}
-    for record in records:
-        if isinstance(record, Sample):
-            samples.setdefault(record.cell_id, []).append(record)
-        elif isinstance(record, Row) and not finished(record):
-            samples.pop(record.cell_id, None)
-    return [sample for mine in samples.values() for sample in mine]
-
-
 def _reuse(bench: Bench, samples: list[Sample]) -> int:
     """Give earlier samples back to their trials if they were taken on the same tensors; return how many were."""
     count = 0
@@ -199,26 +187,3 @@ def _reuse(bench: Bench, samples: list[Sample]) -> int:
         trial.samples = [s for s in mine if (s.heads_timed, s.threads) == (bench.heads, bench.threads)]
         count += len(trial.samples)
     return count
-
-
-def check_writable(folder: Path) -> None:
-    """Check that a run can be written to ``folder``, before anything is computed and without writing.
-
-    Raises:
-        BadInput: if not.
-    """
-    if os.path.exists(folder / JOURNAL):  # False also for names that the system refuses
-        raise BadInput(f"{str(folder)!r} holds a run already; choose another --out, or finish it with --resume")
-    for place in (folder, *folder.parents):
-        if os.path.exists(place):
-            if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-                raise BadInput(f"cannot write results to {str(folder)!r}: {str(place)!r} is not a writable folder")
-            return
-
-
-def point_latest(root: Path, folder: Path) -> None:
-    """Let results/latest point to the newest run; two runs at once leave one of the two, whole."""
-    fresh = root / f".latest-{os.getpid()}"
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(os.path.relpath(folder, root))
-    os.replace(fresh, root / "latest")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.quality.video import read_frames
-from attnbench.store import load_clips
+from attnbench.results.load import load_clips
 
 Row = dict[str, tuple[str, Path]]
 """Of each prompt its clip's digest, and the file of its raw frames."""

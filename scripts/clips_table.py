@@ -14,14 +14,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from attnbench import load_quality
-from attnbench.clip_schema import ClipRow
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.quality import gaps
-from attnbench.quality.bootstrap import Estimate
-from attnbench.quality.paired import Gap
-from attnbench.report.clips import read_quality
 from attnbench.report.clips_words import estimate_words, floor_of, metric_words, names_of
-from attnbench.store import load_clips
+from attnbench.results.gaps import Gap
+from attnbench.results.load import load_clips, read_quality
+from attnbench.results.means import Estimate
+from attnbench.results.records.clips import ClipRow
 
 Name = tuple[str, str, str]
 """Method, settings and engine."""

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attnbench.results.journal import Journal
+    from attnbench.results.records.cells import PhaseRow, Row
     from attnbench.runner import Bench
-    from attnbench.schema import PhaseRow, Row
-    from attnbench.store import Journal
 
 TILES = {"480p": (6, 8, 8), "576p": (6, 4, 16), "720p": (6, 8, 8)}
 _LENGTHS = ("576p", "720p", "480p")
@@ -62,8 +62,8 @@ def measure(name: str, out: Path, rounds: int, repeats: int, traces: bool) -> bo
     from attnbench.agenda import read_request
     from attnbench.cli.progress import TerminalProgress
     from attnbench.profiling.run import TRACES, profile_rows
+    from attnbench.results.journal import JOURNAL
     from attnbench.session import start
-    from attnbench.store import JOURNAL
 
     asked = {"inputs": "video", "device": "cuda", **TABLES[name]}
     phases: list[PhaseRow] = []
@@ -94,7 +94,7 @@ def measure_whole_step(name: str, out: Path, rounds: int) -> bool:
     """Measure one step with each method into ``out``, and return whether every row has phases."""
     from attnbench.cli.progress import TerminalProgress
     from attnbench.profiling.end_to_end import StepRequest, run_step
-    from attnbench.store import JOURNAL
+    from attnbench.results.journal import JOURNAL
 
     asked = {field: value for field, value in TABLES[name].items() if field != "step"}
     request = StepRequest(methods=methods_of(TABLES[name]), device="cuda", rounds=rounds, **asked)

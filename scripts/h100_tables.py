@@ -43,8 +43,8 @@ def measure(name: str, out: Path, rounds: int) -> bool:
     """Measure one table into ``out``, and return whether every cell has a latency."""
     from attnbench.agenda import read_request
     from attnbench.cli.progress import TerminalProgress
+    from attnbench.results.journal import JOURNAL
     from attnbench.session import start
-    from attnbench.store import JOURNAL
 
     asked: dict[str, Any] = TABLES[name]
     sta = SMALL if name.endswith("tile64") else {"tile": TILES[asked["res"]]}

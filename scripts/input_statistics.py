@@ -13,8 +13,8 @@ import torch
 
 import attnbench
 from attnbench.inputs import make_inputs
+from attnbench.inputs.shapes import RESOLUTIONS, Shape, resolve_shape
 from attnbench.inputs.structure import locality, union_density
-from attnbench.shapes import RESOLUTIONS, Shape, resolve_shape
 
 KINDS = ("1-D", "2-D", "3-D")
 TITLES = ("locality", *(f"density {kind}" for kind in KINDS), *(f"union {kind}" for kind in KINDS))

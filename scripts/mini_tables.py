@@ -30,7 +30,7 @@ from attnbench.mini.card import CARD
 from attnbench.mini.log import read_log
 from attnbench.mini.score import Share
 from attnbench.mini.train import CONFIG
-from attnbench.quality.bootstrap import Values, mean_estimate, paired_difference
+from attnbench.results.means import Values, mean_estimate, paired_difference
 
 BASELINE = "full"
 

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from attnbench.cli.progress import NoProgress
 from attnbench.clips.witness import Witness
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.methods.registry import find_method
@@ -43,8 +42,10 @@ from attnbench.mini.model import FULL, Attend, MiniTransformer, attend_by
 from attnbench.mini.score import Score
 from attnbench.mini.score import score as judge
 from attnbench.mini.train import CONFIG, WEIGHTS, Trained, fresh_state, prepare, resume, start, take_step
-from attnbench.mini.weights import load_mini, write_atomically
+from attnbench.mini.weights import load_mini
 from attnbench.mini.workers import ALONE, Workers, joined
+from attnbench.results.files import write_atomically
+from attnbench.results.run import NoProgress
 
 _PARTITION = (1, (8, 4), (4, 8, 4))
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -15,11 +15,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from attnbench import load_phases, load_results
-from attnbench.report.phases import read_phases, waterfall_of
-from attnbench.report.rows import read_rows
+from attnbench.report.phases import waterfall_of
 from attnbench.report.waterfall_chart import waterfall_figure
-from attnbench.schema import Row
-from attnbench.store import load_steps
+from attnbench.results.load import load_steps, read_phases, read_rows
+from attnbench.results.records.cells import Row
 from attnbench.waterfall import ZERO, Bar, Span, Waterfall
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from attnbench.clip_schema import ClipRow, QualityRow
-from attnbench.schema import Environment, PhaseRow, Row, RunHeader, Sample
-from attnbench.step_schema import StepRecord
+from attnbench.results.records.cells import Environment, PhaseRow, Row, RunHeader, Sample
+from attnbench.results.records.clips import ClipRow, QualityRow
+from attnbench.results.records.steps import StepRecord
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SCHEMA = DOCS / "results-schema.json"

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from attnbench import agenda as module
-from attnbench.agenda import Request, dtype_name, make_agenda, read_request, resolve_device, resolve_dtype
+from attnbench.agenda import Request, make_agenda, read_request
 from attnbench.kernels import engines
 from attnbench.kernels.engines.reference import REFERENCE
 from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.machine.device import dtype_name, resolve_device, resolve_dtype
 
 
 def request(**changes: Any) -> Request:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attnbench import agenda as agenda_module
-from attnbench import api, rows, runner, timing, verify
+from attnbench import api, rows, runner, verify
 from attnbench.agenda import Request, make_agenda
 from attnbench.kernels import engines
 from attnbench.kernels.engines import Engine
@@ -20,10 +20,11 @@ from attnbench.kernels.engines.reference import REFERENCE
 from attnbench.kernels.engines.sdpa import SDPA
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.plan import Plan
+from attnbench.machine import stopwatch as timing
+from attnbench.machine.stopwatch import Timing
 from attnbench.methods import get_method
+from attnbench.results.records.cells import Sample
 from attnbench.runner import Bench, classified
-from attnbench.schema import Sample
-from attnbench.timing import Timing
 
 
 class Quiet:

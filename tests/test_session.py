@@ -17,19 +17,21 @@ from torch import Tensor
 
 from attnbench import agenda as agenda_module
 from attnbench import rows as rows_module
-from attnbench import runner, session, timing
+from attnbench import runner, session
 from attnbench.agenda import Request
-from attnbench.environment import collect_environment
 from attnbench.kernels import engines
 from attnbench.kernels.engines import Engine
 from attnbench.kernels.engines.reference import REFERENCE
 from attnbench.kernels.engines.sdpa import SDPA
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.plan import Plan
-from attnbench.schema import Row, RunHeader, Sample
-from attnbench.store import JOURNAL, Record, load_results, read_journal
-from attnbench.telemetry import Reading
-from attnbench.timing import Stopwatch, Timing
+from attnbench.machine import stopwatch as timing
+from attnbench.machine.environment import collect_environment
+from attnbench.machine.stopwatch import Stopwatch, Timing
+from attnbench.machine.telemetry import Reading
+from attnbench.results.journal import JOURNAL, Record, read_journal
+from attnbench.results.load import load_results
+from attnbench.results.records.cells import Row, RunHeader, Sample
 
 METHODS: dict[str, dict[str, Any]] = {
     "moba": {"blocks": 5, "topk": 2}, "vmoba": {}, "sliding-window": {"window": (1, 1, 1)}, "sta": {"tile": (2, 2, 2)},

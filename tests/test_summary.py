@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from attnbench.kernels.errors import BadInput
-from attnbench.schema import Cell, Row
+from attnbench.results.records.cells import Cell, Row
 from attnbench.summary import summary_records, summary_table
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attnbench.agenda import resolve_device, resolve_dtype
 from attnbench.api import attention
 from attnbench.capture.collect import Collector, Complete
 from attnbench.capture.request import CaptureRequest
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
+from attnbench.machine.device import resolve_device, resolve_dtype
 from attnbench.models import load
 from attnbench.models.family import Place
 from attnbench.models.replacement import Replacement

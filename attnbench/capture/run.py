@@ -10,10 +10,10 @@ from attnbench.capture.collect import Collector, Point, points_of
 from attnbench.capture.models import MiniSource, PipelineSource
 from attnbench.capture.request import MINI, CaptureRequest
 from attnbench.capture.write import check_target, room_for, write_capture
+from attnbench.inputs.shapes import MODELS
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Layout
-from attnbench.memory import lacks_memory
-from attnbench.shapes import MODELS
+from attnbench.machine.memory import lacks_memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 from attnbench.capture.collect import Point, Qkv
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Layout
-from attnbench.safe_weights import save_tensors
+from attnbench.machine.safe_weights import save_tensors
 
 
 def check_target(path: Path) -> None:

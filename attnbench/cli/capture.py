@@ -44,8 +44,8 @@ def capture(
     from attnbench.capture.request import MINI, CaptureRequest, read_numbers
     from attnbench.capture.run import capture as run_capture
     from attnbench.cli.progress import TerminalProgress
+    from attnbench.inputs.shapes import RESOLUTIONS
     from attnbench.kernels.errors import BadInput, unknown_name
-    from attnbench.shapes import RESOLUTIONS
 
     if res is not None:
         if res not in RESOLUTIONS:

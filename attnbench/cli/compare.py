@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from attnbench.compare import CellChange, Comparison
+    from attnbench.results.compare import CellChange, Comparison
 
 _COLORS = {"broken": "red", "slower": "red", "unclear": "yellow", "faster": "green"}
 
@@ -27,8 +27,8 @@ def compare(
 
     Exit codes: 0 fine, 1 a cell is slower or broken, 2 bad input, 3 a cell is unclear, 4 nothing comparable.
     """
-    from attnbench.compare import compare_tables
-    from attnbench.store import load_results
+    from attnbench.results.compare import compare_tables
+    from attnbench.results.load import load_results
 
     result = compare_tables(load_results(a), load_results(b), threshold)
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from attnbench.doctor import Finding
+    from attnbench.machine.doctor import Finding
 
 
 def doctor(
@@ -16,7 +16,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
     """Say which devices, engines, codecs and extras can be used here, and how to get the rest."""
-    from attnbench.doctor import examine
+    from attnbench.machine.doctor import examine
 
     findings = examine(out)
     if as_json:

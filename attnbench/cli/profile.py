@@ -33,9 +33,9 @@ from attnbench.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from attnbench.results.journal import Journal
+    from attnbench.results.records.cells import PhaseRow, Row
     from attnbench.runner import Bench
-    from attnbench.schema import PhaseRow, Row
-    from attnbench.store import Journal
 
 
 def profile(
@@ -185,7 +185,8 @@ def _others(words: list[str]) -> list[str]:
 
 
 def _show(folder: Path, rows: tuple[Row, ...], phases: list[PhaseRow], as_json: bool) -> None:
-    from attnbench.store import JOURNAL, load_results
+    from attnbench.results.journal import JOURNAL
+    from attnbench.results.load import load_results
     from attnbench.summary import summary_records, summary_table
 
     frame = load_results(folder / JOURNAL)

@@ -68,27 +68,6 @@ class TerminalProgress:
             self.bar.stop()
 
 
-class NoProgress:
-    """Shows nothing: where several processes do the same, one of them tells."""
-
-    def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
-        """Say nothing."""
-
-    def note(self, text: str) -> None:
-        """Say nothing."""
-
-    def started(self, folder: str) -> None:
-        """Say nothing."""
-
-    def __enter__(self) -> NoProgress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-
 def duration(seconds: float) -> str:
     """Return a time as "40 s" or "3 min 20 s"."""
     whole = round(seconds)

@@ -31,7 +31,7 @@ def report(
     from attnbench.kernels.errors import BadInput
     from attnbench.report.page import make_report
     from attnbench.report.write import newest_run, report_path, write_report
-    from attnbench.store import find_traces, load_clips, load_phases, load_quality, load_results, load_steps
+    from attnbench.results.load import find_traces, load_clips, load_phases, load_quality, load_results, load_steps
 
     if path is None and not LATEST.exists():
         raise BadInput(

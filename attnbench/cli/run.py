@@ -101,7 +101,8 @@ def run(
 
 
 def _show(folder: Path, as_json: bool) -> None:
-    from attnbench.store import JOURNAL, load_results
+    from attnbench.results.journal import JOURNAL
+    from attnbench.results.load import load_results
     from attnbench.summary import summary_records, summary_table
 
     frame = load_results(folder / JOURNAL)

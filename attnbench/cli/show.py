@@ -40,7 +40,7 @@ def show(
     from attnbench.kernels.errors import BadInput
     from attnbench.kernels.grid import Grid
     from attnbench.report.examples import examples
-    from attnbench.report.write import write_whole
+    from attnbench.results.files import write_whole
 
     methods = list(dict.fromkeys(method))
     given = parse_settings(settings or [], methods)

@@ -31,7 +31,7 @@ from attnbench.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from attnbench.runner import Progress
+    from attnbench.results.run import Progress
     from attnbench.sweeping.points import Sweep
 
 PICTURE = "curve.svg"
@@ -130,8 +130,8 @@ def _interrupted(progress: Progress, folder: str | None) -> None:
 
 def _show(made: Sweep, folder: Path, as_json: bool) -> set[str]:
     """Print the curves and write the picture; return the verdicts of all cells."""
-    from attnbench.break_even import curves
-    from attnbench.report.write import write_whole
+    from attnbench.results.break_even import curves
+    from attnbench.results.files import write_whole
     from attnbench.summary import summary_records
     from attnbench.sweeping.draw import curve_figure, svg_bytes
     from attnbench.sweeping.go import load_sweep

@@ -68,14 +68,15 @@ def train(
 
     Exit codes: 0 all steps done or seconds used up, 2 bad input, 130 interrupted (with a checkpoint).
     """
-    from attnbench.agenda import resolve_device
-    from attnbench.cli.progress import NoProgress, TerminalProgress
+    from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
+    from attnbench.machine.device import resolve_device
     from attnbench.mini.coarse import taken_over
     from attnbench.mini.config import TrainConfig
     from attnbench.mini.train import resume as resume_training
     from attnbench.mini.train import start
     from attnbench.mini.workers import joined
+    from attnbench.results.run import NoProgress
 
     place = resolve_device(device)
     if resume is not None:

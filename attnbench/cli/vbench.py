@@ -12,7 +12,7 @@ import typer
 from attnbench.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from attnbench.doctor import Finding
+    from attnbench.machine.doctor import Finding
     from attnbench.vbench.records import Evaluation
 
 vbench = typer.Typer(name="vbench", no_args_is_help=True, help="Score clips with VBench, in an environment of its own.")

@@ -12,7 +12,7 @@ from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.quality.encode import h264_encoder
 from attnbench.quality.frames import Clip
 from attnbench.quality.video import GAIN, abreast, difference_clip, read_frames, write_frames, write_mp4
-from attnbench.report.write import write_whole
+from attnbench.results.files import write_whole
 
 RAW, VIDEOS, PLAYERS = "raw", "videos", "players"
 PROMPTS = "prompts.json"

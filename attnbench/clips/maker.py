@@ -8,10 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from attnbench.agenda import dense_engines
 from attnbench.api import select
 from attnbench.clips.request import NO_FLOOR, ClipsRequest, Shot
-from attnbench.kernels.engines import ENGINES, Task, get_engine
+from attnbench.kernels.engines import ENGINES, Task, dense_engines, get_engine
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid, whole_number
 from attnbench.models.warm_up import DENSE_SHARE, dense_steps

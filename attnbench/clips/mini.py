@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from attnbench.agenda import dtype_name, resolve_device, resolve_dtype
 from attnbench.api import attention, select
 from attnbench.clips.maker import AfterStep, Take, dense_of, floor_of, layers_of
 from attnbench.clips.prompts import mini_prompt
@@ -18,6 +17,7 @@ from attnbench.clips.witness import Witness
 from attnbench.kernels.engines import Task, choose_engine, get_engine
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
+from attnbench.machine.device import dtype_name, resolve_device, resolve_dtype
 from attnbench.methods import make_settings
 from attnbench.methods.registry import find_method
 from attnbench.mini.config import FPS

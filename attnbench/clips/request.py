@@ -8,16 +8,16 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from attnbench.agenda import SEEDS
-from attnbench.clip_schema import Role
 from attnbench.clips.fidelity import MINI_METRICS
 from attnbench.clips.prompts import check_prompts, mini_prompt
+from attnbench.inputs.seeds import SEEDS
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.methods import make_settings
 from attnbench.methods.registry import find_method
 from attnbench.models import MODEL_NAMES
 from attnbench.quality.metrics import METRICS, Metric
-from attnbench.schema import Record
+from attnbench.results.records.cells import Record
+from attnbench.results.records.clips import Role
 
 MINI = "mini"
 MINI_PROMPT = "3 moving north-east"

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from attnbench import session
-from attnbench.clip_schema import ClipRow, QualityRow, still_true
 from attnbench.clips.files import can_encode, read_take, stem_of, write_prompts, write_take
 from attnbench.clips.maker import Maker
 from attnbench.clips.request import MINI, NO_FLOOR, ClipsRequest, Shot, read_request, seed_pairs, shots_of
-from attnbench.environment import collect_environment
 from attnbench.kernels.errors import AttnbenchError, BadInput
-from attnbench.memory import lacks_memory
+from attnbench.machine.environment import collect_environment
+from attnbench.machine.memory import lacks_memory
 from attnbench.quality.compare import Labelled, Pair, Scores, measure_pairs, missing_rows
 from attnbench.quality.frames import Clip
 from attnbench.quality.metrics import Metric
-from attnbench.runner import Progress
-from attnbench.schema import RunHeader, canonical_json, digest
-from attnbench.store import Journal, Record
+from attnbench.results.journal import Journal, Record
+from attnbench.results.records.cells import RunHeader, canonical_json, digest
+from attnbench.results.records.clips import ClipRow, QualityRow, still_true
+from attnbench.results.run import Progress
 
 _FAILURES = (AttnbenchError, MemoryError, RuntimeError)
 """What may cost one clip only; of a RuntimeError, if it says that memory ran out."""

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from attnbench.clip_schema import QualityRow
-from attnbench.quality.paired import gaps
 from attnbench.report.clips_words import LEGEND, estimate_words, floor_of, metric_words, names_of
+from attnbench.results.gaps import gaps
+from attnbench.results.records.clips import QualityRow
 
 if TYPE_CHECKING:
     from rich.table import Table

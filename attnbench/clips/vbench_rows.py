@@ -9,12 +9,12 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from attnbench.clip_schema import ClipRow, QualityRow, Role, clip_words, still_true
 from attnbench.clips.request import ClipsRequest, read_request, seed_pairs
 from attnbench.clips.session import Outcome, failures
 from attnbench.kernels.errors import BadInput
-from attnbench.schema import RunHeader
-from attnbench.store import Journal
+from attnbench.results.journal import Journal
+from attnbench.results.records.cells import RunHeader
+from attnbench.results.records.clips import ClipRow, QualityRow, Role, clip_words, still_true
 from attnbench.vbench.run import RECORD
 
 PREFIX = "vbench_"

@@ -11,7 +11,7 @@ from torch import Tensor
 from attnbench.kernels.engines import Task, choose_engine
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, Method
-from attnbench.schema import canonical_json
+from attnbench.results.records.cells import canonical_json
 
 
 class Witness:

@@ -11,10 +11,10 @@ from attnbench.agenda import Agenda
 from attnbench.flops.counts import Counts, counts_of
 from attnbench.flops.wan import WAN_MODELS, ForwardFlops, forward_flops
 from attnbench.inputs import make_inputs
+from attnbench.inputs.shapes import Shape
 from attnbench.kernels.engines import Task, choose_engine
 from attnbench.kernels.flop_formulas import flops_per_pair
-from attnbench.schema import canonical_json
-from attnbench.shapes import Shape
+from attnbench.results.records.cells import canonical_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from attnbench.flops.cells import CellFlops, PassFlops
 from attnbench.flops.paper import Recomputed, recompute_all
 from attnbench.flops.vmoba_tables import VMOBA_TABLES
 from attnbench.flops.wan import TEXT_TOKENS, WAN_MODELS, ForwardFlops, forward_flops
+from attnbench.inputs.shapes import DEFAULT_MODEL, RESOLUTIONS
 from attnbench.kernels.errors import unknown_name
 from attnbench.report.words import NONE, number, short_settings
-from attnbench.shapes import DEFAULT_MODEL, RESOLUTIONS
 
 if TYPE_CHECKING:
     from rich.table import Table

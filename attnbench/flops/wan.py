@@ -22,7 +22,7 @@ class WanConfig:
     """What the FLOPs of a Wan transformer depend on.
 
     Attributes:
-        name: as in ``attnbench.shapes.MODELS``.
+        name: as in ``attnbench.inputs.shapes.MODELS``.
         layers: transformer blocks.
         heads: attention heads; ``width`` is heads · head_dim.
         head_dim: channels a head.

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from attnbench.inputs.capture import read_capture, refuse_non_finite
 from attnbench.inputs.gaussian import GaussianSource
+from attnbench.inputs.shapes import Shape
 from attnbench.inputs.spec import INPUT_SOURCES, InputsSpec, check_inputs_spec
 from attnbench.inputs.video import video_source
 from attnbench.kernels.errors import BadInput
-from attnbench.shapes import Shape
 
 __all__ = ["INPUT_SOURCES", "Inputs", "InputsSpec", "check_inputs_spec", "content_hash", "make_inputs"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from attnbench.inputs.shapes import Shape
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.shapes import Shape
 
 
 def read_capture(path: Path, shape: Shape, part: str | None = None) -> tuple[Tensor, Tensor, Tensor]:

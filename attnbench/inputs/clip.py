@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, pad
 
+from attnbench.inputs.shapes import FRAME_GROUP
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid
-from attnbench.shapes import FRAME_GROUP
 
 CELLS = 4
 """A token's 16 × 16 pixels are averaged in CELLS × CELLS cells."""
@@ -31,7 +31,7 @@ def clip_path(path: Path | None) -> Iterator[Path]:
     if path is not None:
         yield path
         return
-    with as_file(files("attnbench.data") / BUNDLED) as bundled:
+    with as_file(files("attnbench.inputs.data") / BUNDLED) as bundled:
         yield bundled
 
 

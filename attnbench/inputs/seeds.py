@@ -7,6 +7,9 @@ import hashlib
 import torch
 from torch import Tensor
 
+SEEDS = 2**32
+"""Seeds are below this, so that every generator takes them and every JSON reader keeps them exact."""
+
 
 def normal(size: tuple[int, ...], *key: int | str) -> Tensor:
     """Return float32 standard normal numbers on the CPU that depend on ``size`` and ``key`` only."""

@@ -14,8 +14,8 @@ from attnbench.mini.checkpoint import State
 from attnbench.mini.config import FPS, PRESETS, TrainConfig
 from attnbench.mini.data import CLASSES, DIRECTIONS
 from attnbench.mini.log import read_log
-from attnbench.mini.weights import write_atomically
-from attnbench.schema import Environment
+from attnbench.results.files import write_atomically
+from attnbench.results.records.cells import Environment
 
 CARD = "mini.json"
 _POINTS = 200

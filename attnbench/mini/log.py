@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.kernels.errors import BadInput
-from attnbench.mini.weights import write_atomically
-from attnbench.store import NOT_READ, TRAINING_LOG, unpacked
+from attnbench.results.files import write_atomically
+from attnbench.results.journal import NOT_READ, TRAINING_LOG, unpacked
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

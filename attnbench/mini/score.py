@@ -9,8 +9,8 @@ from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
 from attnbench.mini.classifier import Classifier
-from attnbench.mini.intervals import wilson
 from attnbench.mini.tracker import track
+from attnbench.results.intervals import wilson
 
 _AT_ONCE = 32
 

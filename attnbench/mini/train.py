@@ -21,11 +21,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from attnbench.alone import alone
-from attnbench.environment import collect_environment
 from attnbench.kernels.engines import get_engine
 from attnbench.kernels.errors import AttnbenchError, BadInput
-from attnbench.memory import lacks_memory
+from attnbench.machine.environment import collect_environment
+from attnbench.machine.memory import lacks_memory
 from attnbench.methods import make_settings
 from attnbench.methods.registry import find_method
 from attnbench.mini.batch import Batch, made_aside, make_batch
@@ -35,13 +34,14 @@ from attnbench.mini.config import PRESETS, TrainConfig
 from attnbench.mini.draws import generator
 from attnbench.mini.gradients import DirectGradients, Gradients, ReplayedGradients
 from attnbench.mini.held_out import held_out_losses, held_out_set
-from attnbench.mini.intervals import mean_interval
 from attnbench.mini.log import Log, cut_log
 from attnbench.mini.model import Attend, MiniTransformer, attend_by, attend_on
 from attnbench.mini.muon import Muon
-from attnbench.mini.weights import save_mini, write_atomically
+from attnbench.mini.weights import save_mini
 from attnbench.mini.workers import ALONE, Workers
-from attnbench.store import TRAINING_LOG
+from attnbench.results.files import alone, write_atomically
+from attnbench.results.intervals import mean_interval
+from attnbench.results.journal import TRAINING_LOG
 
 CONFIG, WEIGHTS = "config.json", "mini.safetensors"
 

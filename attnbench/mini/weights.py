@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.resources import files
@@ -15,34 +13,15 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.machine.safe_weights import check_safetensors
 from attnbench.mini.config import ModelConfig
 from attnbench.mini.model import MiniTransformer
-from attnbench.safe_weights import check_safetensors
+from attnbench.results.files import write_atomically
 
 _KIND = "attnbench-kind"
 """Header entry that says what a file of ours is."""
 _MINI = "mini-transformer"
 _FACTOR = ":factor"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that at every moment either the old or the new one is there whole.
-
-    Raises:
-        BadInput: if the place cannot be written, or is full.
-    """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(fresh, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        raise BadInput(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
 def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnbench.agenda import SEEDS
+from attnbench.inputs.seeds import SEEDS
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import whole_number
 from attnbench.mini.flow import MOST_STEPS

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnbench.agenda import dense_engines, dtype_name, resolve_device, resolve_dtype
 from attnbench.api import attention, select
-from attnbench.environment import device_name
-from attnbench.kernels.engines import Task, choose_engine, get_engine
+from attnbench.kernels.engines import Task, choose_engine, dense_engines, get_engine
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout, whole_number
 from attnbench.kernels.phases import during
+from attnbench.machine.device import device_name, dtype_name, resolve_device, resolve_dtype
+from attnbench.machine.stopwatch import Stopwatch
 from attnbench.methods import get_method, make_settings
 from attnbench.models.family import Qkv
 from attnbench.models.patch import patch
@@ -26,9 +26,8 @@ from attnbench.models.random_wan import make_inputs, make_wan
 from attnbench.models.replacement import Replacement
 from attnbench.models.standins import capture_qkv, pass_through
 from attnbench.models.step_report import StepReport, StepRow, amdahl, share_removed
-from attnbench.schema import canonical_json
-from attnbench.statistics import median_interval, ratio_interval
-from attnbench.timing import Stopwatch
+from attnbench.results.intervals import median_interval, ratio_interval
+from attnbench.results.records.cells import canonical_json
 
 _OWN = "own"
 _SHORT = 4096

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attnbench.kernels.errors import BadInput
-from attnbench.schema import Timer
-from attnbench.statistics import Interval, ratio_interval
+from attnbench.results.intervals import Interval, ratio_interval
+from attnbench.results.records.cells import Timer
 
 
 @dataclass(frozen=True, slots=True)

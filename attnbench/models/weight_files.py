@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.kernels.errors import BadInput
-from attnbench.safe_weights import check_safetensors
+from attnbench.machine.safe_weights import check_safetensors
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _LIBRARIES = ("diffusers", "transformers")

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from attnbench.agenda import resolve_device, resolve_dtype
 from attnbench.kernels.errors import BadInput, Unsupported, unknown_name
+from attnbench.machine.device import resolve_device, resolve_dtype
 from attnbench.models.loaded import Loaded
 from attnbench.models.random_wan import narrow
 from attnbench.models.recipes import RECIPES, Recipe

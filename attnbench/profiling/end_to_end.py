@@ -11,21 +11,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from attnbench.agenda import SEEDS, resolve_device
-from attnbench.environment import collect_environment
+from attnbench.inputs.seeds import SEEDS
+from attnbench.inputs.shapes import resolve_shape
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
-from attnbench.memory import lacks_memory
+from attnbench.machine.device import resolve_device
+from attnbench.machine.environment import collect_environment
+from attnbench.machine.memory import lacks_memory
 from attnbench.models.random_wan import SIZES as WAN_SIZES
 from attnbench.models.step import measure_step
 from attnbench.models.step_report import StepReport, StepRow
 from attnbench.profiling.profile import Profile, profile_call
-from attnbench.runner import Progress, classified
-from attnbench.schema import RunHeader
-from attnbench.session import DEFAULT_ROOT, check_writable, point_latest
-from attnbench.shapes import resolve_shape
-from attnbench.step_schema import StepRecord
-from attnbench.store import JOURNAL, Journal
+from attnbench.results.journal import JOURNAL, Journal
+from attnbench.results.records.cells import RunHeader
+from attnbench.results.records.steps import StepRecord
+from attnbench.results.run import DEFAULT_ROOT, Progress, check_writable, point_latest
+from attnbench.runner import classified
 
 COMMAND = "profile --end-to-end"
 """What the first line of the journal says of the command; such a run is not resumed."""

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from attnbench.kernels.ablation import UP_TO, Launch, Part, recorded
+from attnbench.machine.stopwatch import Stopwatch
+from attnbench.results.intervals import Interval, median_interval
 from attnbench.roofline import AttendSplit, Peak, split_attend
-from attnbench.statistics import Interval, median_interval
-from attnbench.timing import Stopwatch
 
 ABLATED_ROUNDS = 9
 

@@ -15,6 +15,7 @@ from torch.profiler import profile as torch_profile
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.phases import PARENTS, PHASES, Range
+from attnbench.machine.stopwatch import cache_bytes
 from attnbench.profiling.attribute import (
     GAP,
     REPEAT,
@@ -29,8 +30,7 @@ from attnbench.profiling.attribute import (
 )
 from attnbench.profiling.events import Event, read_events
 from attnbench.profiling.timeline import OTHER
-from attnbench.statistics import Interval, median_interval
-from attnbench.timing import cache_bytes
+from attnbench.results.intervals import Interval, median_interval
 
 TOLERANCE = 0.05
 """Share by which phases may differ from the unprofiled latency, and calls from one another, without a complaint."""

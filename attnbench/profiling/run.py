@@ -14,10 +14,11 @@ from attnbench.kernels.phases import PARENTS
 from attnbench.profiling.parts import Ablation, PartTime, measure_ablation, model_parts, record_launches
 from attnbench.profiling.profile import TOLERANCE, PhaseTime, Profile, profile_call
 from attnbench.profiling.work import Ceilings, Work
-from attnbench.runner import Bench, Progress, Trial, classified
-from attnbench.schema import PhaseRow, Provenance, Row
-from attnbench.statistics import Interval
-from attnbench.store import JOURNAL, Journal, read_journal
+from attnbench.results.intervals import Interval
+from attnbench.results.journal import JOURNAL, Journal, read_journal
+from attnbench.results.records.cells import PhaseRow, Provenance, Row
+from attnbench.results.run import Progress
+from attnbench.runner import Bench, Trial, classified
 from attnbench.waterfall import DIFFERENCES
 
 TRACES = "traces"

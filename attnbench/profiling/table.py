@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.report.phase_details import parts_below
 from attnbench.report.words import NONE, number, places
-from attnbench.schema import PhaseRow, Row
+from attnbench.results.records.cells import PhaseRow, Row
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from attnbench.clip_schema import QualityRow, Role, clip_words
 from attnbench.kernels.errors import BadInput
 from attnbench.quality.frames import Clip, require_alike
 from attnbench.quality.measured import Measured, Skipped
 from attnbench.quality.metrics import METRICS, Metric
+from attnbench.results.records.clips import QualityRow, Role, clip_words
 
 OnProgress = Callable[[int, int, str], None]
 """Called after each metric of each pair: how many are done, how many there are, and the name of the last."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from attnbench.clip_schema import Better, Kind
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.quality import effnet, full_reference, lpips, vmaf
 from attnbench.quality.frames import Clip
 from attnbench.quality.measured import Measured
+from attnbench.results.records.clips import Better, Kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.machine.safe_weights import save_tensors
 from attnbench.quality.encode import h264_encoder
 from attnbench.quality.frames import Clip, require_alike
-from attnbench.safe_weights import save_tensors
 
 PLAYER_SIDE = 256
 """A clip whose shorter side is smaller is scaled up for players, by a whole number, nearest pixel."""

@@ -11,7 +11,7 @@ from attnbench.draw import png_bytes
 from attnbench.report.finding import speedup_range
 from attnbench.report.rows import Case
 from attnbench.report.words import number, times
-from attnbench.schema import Row
+from attnbench.results.records.cells import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,12 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from attnbench.clip_schema import ClipRow, QualityRow
-from attnbench.kernels.errors import BadInput
-from attnbench.mini.intervals import wilson
-from attnbench.quality.paired import Gap, gaps
 from attnbench.report.charts import svg_uri
 from attnbench.report.clips_chart import curve_figure, curve_words, gap_figure, gap_words
 from attnbench.report.clips_players import Player, players_of
@@ -27,9 +21,12 @@ from attnbench.report.clips_words import (
     skipped_words,
 )
 from attnbench.report.words import short_settings
+from attnbench.results.gaps import Gap, gaps
+from attnbench.results.intervals import wilson
+from attnbench.results.records.clips import ClipRow, QualityRow
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 CURVE = "psnr"
 """The metric that is drawn frame by frame, and named first."""
@@ -94,24 +91,6 @@ class ClipsSection:
     shares: list[Shares]
     skipped: list[str]
     failed: list[str]
-
-
-def read_quality(table: pd.DataFrame | None) -> list[QualityRow]:
-    """Return the rows of a table as ``load_quality`` returns it.
-
-    Raises:
-        BadInput: if a row does not fit the schema.
-    """
-    rows = []
-    for place, record in enumerate([] if table is None else table.to_dict("records")):
-        fields = {str(name): value for name, value in record.items() if isinstance(value, list) or value == value}
-        try:
-            rows.append(QualityRow.model_validate({name: value for name, value in fields.items() if value is not None}))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the row"
-            raise BadInput(f"row {place} of the metrics is not valid: {where}: {first['msg']}") from error
-    return rows
 
 
 def clips_sections(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from attnbench.clip_schema import QualityRow
-from attnbench.quality.bootstrap import Estimate
-from attnbench.quality.paired import Gap
 from attnbench.report.charts import COLOURS, FAINT, INK, plain_figure
 from attnbench.report.clips_words import ARROWS, estimate_words, names_of, value_words
+from attnbench.results.gaps import Gap
+from attnbench.results.means import Estimate
+from attnbench.results.records.clips import QualityRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

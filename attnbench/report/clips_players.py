@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from attnbench.clip_schema import ClipRow
 from attnbench.report.clips_words import counted
 from attnbench.report.words import number
+from attnbench.results.records.clips import ClipRow
 
 MOST = 12
 """Players on a page; the others are named."""

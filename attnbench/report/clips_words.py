@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from attnbench.clip_schema import QualityRow
-from attnbench.quality.bootstrap import Estimate
-from attnbench.quality.paired import Gap
 from attnbench.report.words import NONE, number
+from attnbench.results.gaps import Gap
+from attnbench.results.means import Estimate
+from attnbench.results.records.clips import QualityRow
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 _LEAST, _NOTHING = 5e-5, 1e-12

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from attnbench.report.words import interval_kind, number, span, times, tiny
-from attnbench.schema import Row
+from attnbench.results.records.cells import Row
 
 
 def _no_note(row: Row) -> str:

@@ -14,7 +14,7 @@ from attnbench.draw import MAX_TOKENS, check_small
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.methods import get_method, make_settings
 from attnbench.report.words import short_settings
-from attnbench.schema import canonical_json
+from attnbench.results.records.cells import canonical_json
 
 if TYPE_CHECKING:
     from attnbench.kernels.plan import Plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attnbench.report.rows import Case
 from attnbench.report.words import number, span, times
-from attnbench.schema import Row
+from attnbench.results.records.cells import Row
 
 
 def finding(case: Case) -> list[str]:

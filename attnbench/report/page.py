@@ -10,19 +10,20 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench.clip_schema import ClipRow
 from attnbench.report.charts import latency_figure, latency_words, svg_uri, tradeoff_figure, tradeoff_words
-from attnbench.report.clips import ClipsSection, clips_sections, read_quality
+from attnbench.report.clips import ClipsSection, clips_sections
 from attnbench.report.columns import COLUMNS
 from attnbench.report.finding import finding
 from attnbench.report.masks import mask_pictures
-from attnbench.report.phases import PhaseTable, phase_table, read_phases, waterfall_of
-from attnbench.report.rows import Case, cases_of, read_rows
+from attnbench.report.phases import PhaseTable, phase_table, waterfall_of
+from attnbench.report.rows import Case, cases_of
 from attnbench.report.steps import StepSection, step_sections
 from attnbench.report.waterfall_chart import waterfall_figure, waterfall_words
 from attnbench.report.words import DIRECTIONS, NONE, grid_words, number, short_settings
-from attnbench.schema import PhaseRow, Row
-from attnbench.step_schema import StepRecord
+from attnbench.results.load import read_phases, read_quality, read_rows
+from attnbench.results.records.cells import PhaseRow, Row
+from attnbench.results.records.clips import ClipRow
+from attnbench.results.records.steps import StepRecord
 
 if TYPE_CHECKING:
     import pandas as pd

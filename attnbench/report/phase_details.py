@@ -8,8 +8,8 @@ from typing import get_args
 
 from attnbench.kernels.flop_formulas import flops_per_pair
 from attnbench.report.words import NONE, number, places
+from attnbench.results.records.cells import PhaseRow, Provenance, Row
 from attnbench.roofline import Bounds, attend_bounds, peak_of
-from attnbench.schema import PhaseRow, Provenance, Row
 from attnbench.waterfall import DIFFERENCES
 
 PASSES = {"fwd": "forward", "bwd": "backward"}

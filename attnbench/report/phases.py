@@ -16,11 +16,11 @@ from attnbench.report.phase_details import (
 )
 from attnbench.report.rows import Case
 from attnbench.report.words import NONE, number
-from attnbench.schema import PhaseRow, Row
+from attnbench.results.records.cells import PhaseRow, Row
 from attnbench.waterfall import Span, Waterfall, build_waterfall
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,6 @@ class PhaseTable:
     ceilings: str
 
     columns = COLUMNS
-
-
-def read_phases(table: pd.DataFrame | None) -> dict[str, list[PhaseRow]]:
-    """Return the phases of a table as ``load_phases`` returns it, by row_id."""
-    found: dict[str, list[PhaseRow]] = {}
-    for record in [] if table is None else table.to_dict("records"):
-        fields = {name: value for name, value in record.items() if value is not None and value == value}
-        row = PhaseRow.model_validate(fields)
-        found.setdefault(row.row_id, []).append(row)
-    return found
 
 
 def phase_table(case: Case, phases: Mapping[str, Sequence[PhaseRow]], traces: Mapping[str, str]) -> PhaseTable | None:

@@ -6,15 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from attnbench.kernels.errors import BadInput
-from attnbench.plain_values import plain
 from attnbench.report.words import differing_settings
-from attnbench.schema import Row
+from attnbench.results.records.cells import Row
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 # Not heads_timed: a cell that is unsupported timed none.
 CASE_FIELDS = (
@@ -87,27 +83,6 @@ class Case:
             parts.append(row.engine)
         parts += [told] if (told := differing_settings(row.settings, [other.settings for other in same])) else []
         return " · ".join(parts)
-
-
-def read_rows(table: pd.DataFrame) -> list[Row]:
-    """Return the rows of a results table, checked against the schema; other columns are left out.
-
-    Raises:
-        BadInput: if the table is empty, or a row does not fit the schema.
-    """
-    rows = []
-    for number, record in enumerate(table.to_dict("records")):
-        fields = {name: plain(record[name]) for name in Row.model_fields if name in record}
-        present = {name: value for name, value in fields.items() if value is not None}
-        try:
-            rows.append(Row.model_validate(present))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the row"
-            raise BadInput(f"row {number} of the results is not valid: {where}: {first['msg']}") from error
-    if not rows:
-        raise BadInput("the results hold no rows: run `attnbench run` first, or name another file or folder")
-    return rows
 
 
 def cases_of(rows: Iterable[Row]) -> list[Case]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attnbench.report.words import DIRECTIONS, grid_words, number, places, short_settings, times
-from attnbench.step_schema import StepRecord
+from attnbench.results.records.steps import StepRecord
 
 if TYPE_CHECKING:
     from rich.table import Table

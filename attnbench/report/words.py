@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from attnbench.schema import Row
+from attnbench.results.records.cells import Row
 
 NONE = "–"
 DIRECTIONS = {"fwd": "forward", "fwdbwd": "forward and backward"}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnbench.kernels.errors import BadInput
 from attnbench.report.words import file_stem
+from attnbench.results.files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,23 +28,3 @@ def report_path(out: Path | None, run_id: str) -> Path:
     """Return the file to write: ``out`` if it ends in .html, else <run_id>.html in the folder ``out`` (reports)."""
     out = out or Path("reports")
     return out if out.suffix.lower() in (".html", ".htm") and not out.is_dir() else out / f"{file_stem(run_id)}.html"
-
-
-def write_whole(content: bytes, path: Path) -> Path:
-    """Write ``content`` to ``path`` so that the file is at every moment the old one or the new one, whole.
-
-    Raises:
-        BadInput: if the place cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise BadInput(
-            f"cannot write {str(path)!r}: {error.strerror or error}; name another place with --out"
-        ) from error
-    return path

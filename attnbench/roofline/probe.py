@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from attnbench.timing import Stopwatch
+from attnbench.machine.stopwatch import Stopwatch
 
 CUDA_SIDE, CPU_SIDE = 8192, 1024
 """Side of the square matrices: bfloat16 on CUDA, float32 on a CPU."""

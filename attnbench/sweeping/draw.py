@@ -6,9 +6,9 @@ import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from attnbench.break_even import Curve, CurvePoint, Ratio
 from attnbench.report.charts import COLOURS, DENSE, FAINT, INK, MARKERS
 from attnbench.report.words import number
+from attnbench.results.break_even import Curve, CurvePoint, Ratio
 from attnbench.sweeping.words import label, shown
 
 if TYPE_CHECKING:

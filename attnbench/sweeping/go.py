@@ -12,10 +12,12 @@ from pydantic import ValidationError
 
 from attnbench import session
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.report.write import write_whole
-from attnbench.runner import Progress, dense_job
-from attnbench.schema import Cell, Row, Sample, canonical_json
-from attnbench.store import JOURNAL, find_journals, load_results, read_journal
+from attnbench.results.files import write_whole
+from attnbench.results.journal import JOURNAL, read_journal
+from attnbench.results.load import find_journals, load_results
+from attnbench.results.records.cells import Cell, Row, Sample, canonical_json
+from attnbench.results.run import Progress
+from attnbench.runner import dense_job
 from attnbench.sweeping.points import SCHEMA_VERSION, Sweep
 
 if TYPE_CHECKING:

@@ -8,12 +8,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from attnbench.agenda import Request, make_agenda, resolve_device
+from attnbench.agenda import Request, make_agenda
+from attnbench.inputs.shapes import FRAME_GROUP, Shape, resolve_shape
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.kernels.grid import Grid, Layout
+from attnbench.machine.device import resolve_device
 from attnbench.methods.registry import BUILT_IN
-from attnbench.schema import Record
-from attnbench.shapes import FRAME_GROUP, Shape, resolve_shape
+from attnbench.results.records.cells import Record
 from attnbench.sweeping.knobs import KNOBS, get_knob, turn
 
 Over = Literal["tokens", "density", "frames"]
@@ -136,11 +137,6 @@ def scaled(grid: Grid, tokens: int) -> Grid:
     """Return a grid of about ``tokens`` tokens with the proportions of ``grid``; no side falls below 2, or its own."""
     factor = (tokens / grid.tokens) ** (1 / 3)
     return Grid(*(max(min(2, side), round(side * factor)) for side in grid.shape))
-
-
-def frames_at(layout_tokens: float, text: int, grid: Grid) -> float:
-    """Return the video frames at which a sequence has ``layout_tokens`` tokens, on frames as large as those of grid."""
-    return FRAME_GROUP * ((layout_tokens - text) / (grid.h * grid.w) - 1) + 1
 
 
 def _shape(request: Request) -> Shape:

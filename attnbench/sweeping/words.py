@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from attnbench.break_even import BreakEven, Curve, CurvePoint, Ratio
+from attnbench.inputs.shapes import frames_at
 from attnbench.kernels.grid import Grid
 from attnbench.report.words import INTERVALS, grid_words, number, places, times
-from attnbench.sweeping.points import frames_at
+from attnbench.results.break_even import BreakEven, Curve, CurvePoint, Ratio
 
 if TYPE_CHECKING:
     from rich.table import Table

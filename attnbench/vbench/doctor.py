@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from attnbench.doctor import Finding
 from attnbench.kernels.errors import BadInput
+from attnbench.machine.doctor import Finding
 from attnbench.vbench.dimensions import DIMENSIONS, Dimension
 from attnbench.vbench.environment import Environment, ask_imports, find
 from attnbench.vbench.weights import look_all

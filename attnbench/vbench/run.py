@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attnbench.alone import alone
 from attnbench.kernels.errors import BadInput
+from attnbench.results.files import alone
 from attnbench.vbench.clips import Clip
 from attnbench.vbench.dimensions import Dimension
 from attnbench.vbench.environment import Environment, child_environ

@@ -108,3 +108,8 @@ def _unknown(name: object) -> str | None:
 @constant
 def _unavailable(name: str) -> str | None:
     return ENGINES[name].available()
+
+
+def dense_engines() -> list[str]:
+    """Return the tested engines that may be the dense baseline and can be used here."""
+    return [name for name, engine in ENGINES.items() if engine.dense and engine.tested and engine.available() is None]

@@ -22,6 +22,7 @@ from attnbench.capture.request import CaptureRequest, read_numbers
 from attnbench.capture.run import Captured, capture
 from attnbench.cli.capture import capture as command
 from attnbench.inputs import Inputs, make_inputs
+from attnbench.inputs.shapes import resolve_shape
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.plan import Plan
@@ -32,7 +33,6 @@ from attnbench.mini.weights import read_tensors, save_mini, write_tensors
 from attnbench.models import load
 from attnbench.models.patch import patch
 from attnbench.models.random_pipeline import write_random
-from attnbench.shapes import resolve_shape
 
 pytest.importorskip("diffusers")
 

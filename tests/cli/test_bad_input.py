@@ -14,11 +14,11 @@ import torch
 
 import attnbench
 from attnbench.cli import main
-from attnbench.schema import SCHEMA_VERSION
-from attnbench.store import JOURNAL, Journal
+from attnbench.results.journal import JOURNAL, Journal
+from attnbench.results.records.cells import SCHEMA_VERSION
 
 SMALL = ["--grid", "3x5x7", "--heads", "2", "--head-dim", "32", "--inputs", "gaussian", "--device", "cpu"]
-CLIP = Path(attnbench.__file__).parent / "data" / "big_buck_bunny.mp4"
+CLIP = Path(attnbench.__file__).parent / "inputs" / "data" / "big_buck_bunny.mp4"
 
 Refuse = Callable[..., str]
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 import attnbench
-from attnbench import timing
 from attnbench.cli import main
-from attnbench.store import JOURNAL, TornLine
+from attnbench.machine import stopwatch as timing
+from attnbench.results.journal import JOURNAL, TornLine
 
 PROGRAM = [sys.executable, "-c", "from attnbench.cli import main; main()"]
 ROUNDS = 150

@@ -12,10 +12,10 @@ import pytest
 from attnbench import listing
 from attnbench.cli import main
 from attnbench.inputs import INPUT_SOURCES
+from attnbench.inputs.shapes import MODELS, RESOLUTIONS
 from attnbench.kernels import engines
 from attnbench.kernels.errors import BadInput
 from attnbench.methods import get_method, method_names
-from attnbench.shapes import MODELS, RESOLUTIONS
 
 Call = Callable[..., str]
 

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 import attnbench
-from attnbench import agenda, rows, timing
+from attnbench import agenda, rows
 from attnbench.cli import main
 from attnbench.kernels import engines
 from attnbench.kernels.engines.reference import REFERENCE
 from attnbench.kernels.plan import Plan
-from attnbench.store import JOURNAL
+from attnbench.machine import stopwatch as timing
+from attnbench.results.journal import JOURNAL
 
 SMALL = [
     "run", "--grid", "3x5x7", "--heads", "2", "--head-dim", "32", "--inputs", "gaussian", "--device", "cpu",

@@ -15,7 +15,7 @@ from matplotlib import image
 from attnbench.clips import session
 from attnbench.clips.request import ClipsRequest
 from attnbench.quality.video import read_frames
-from attnbench.store import load_clips
+from attnbench.results.load import load_clips
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "clips_gallery.py"
 GAP = 6

@@ -17,8 +17,8 @@ from attnbench.clips.request import ClipsRequest
 from attnbench.kernels.errors import BadInput
 from attnbench.mini.config import PRESETS
 from attnbench.quality import gaps
-from attnbench.report.clips import read_quality
 from attnbench.report.clips_words import estimate_words
+from attnbench.results.load import read_quality
 
 Ask = Callable[..., ClipsRequest]
 Table = Callable[..., list[str]]

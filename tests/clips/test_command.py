@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from attnbench.cli import main
-from attnbench.clip_schema import ClipRow
 from attnbench.clips.mini import MiniMaker
-from attnbench.store import JOURNAL, load_quality, read_journal
+from attnbench.results.journal import JOURNAL, read_journal
+from attnbench.results.load import load_quality
+from attnbench.results.records.clips import ClipRow
 
 Run = Callable[..., tuple[int, str, str]]
 

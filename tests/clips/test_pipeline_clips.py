@@ -12,7 +12,7 @@ from attnbench.clips import session
 from attnbench.clips.pipeline import PipelineMaker
 from attnbench.clips.request import ClipsRequest, Shot, read_request
 from attnbench.kernels.errors import BadInput
-from attnbench.store import load_clips
+from attnbench.results.load import load_clips
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")

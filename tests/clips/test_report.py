@@ -14,16 +14,16 @@ import pandas as pd
 import pytest
 import torch
 
-from attnbench.clip_schema import ClipRow, QualityRow
 from attnbench.kernels.errors import BadInput
 from attnbench.quality.frames import Clip
-from attnbench.quality.paired import gaps
 from attnbench.quality.video import abreast, write_mp4
 from attnbench.report.clips import clips_sections
 from attnbench.report.clips_chart import curve_words
 from attnbench.report.clips_players import MOST, players_of
 from attnbench.report.clips_words import difference_words, ends_words, mean_words, names_of, value_words
 from attnbench.report.page import make_report
+from attnbench.results.gaps import gaps
+from attnbench.results.records.clips import ClipRow, QualityRow
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "<script>alert(1)</script><img src=x>{{ 7 * 7 }}"

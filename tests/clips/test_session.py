@@ -17,13 +17,14 @@ import pytest
 import torch
 
 import attnbench
-from attnbench.clip_schema import ClipRow, QualityRow
 from attnbench.clips import session
 from attnbench.clips.mini import MiniMaker
 from attnbench.clips.request import ClipsRequest, Shot
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.quality.video import read_frames
-from attnbench.store import JOURNAL, Record, load_clips, read_journal
+from attnbench.results.journal import JOURNAL, Record, read_journal
+from attnbench.results.load import load_clips
+from attnbench.results.records.clips import ClipRow, QualityRow
 
 Ask = Callable[..., ClipsRequest]
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from attnbench.clip_schema import ClipRow, QualityRow
 from attnbench.clips.vbench_rows import add_vbench, read_scores
 from attnbench.kernels.errors import BadInput
-from attnbench.quality.paired import gaps
-from attnbench.schema import Environment, RunHeader
-from attnbench.store import JOURNAL, Journal, read_journal
+from attnbench.results.gaps import gaps
+from attnbench.results.journal import JOURNAL, Journal, read_journal
+from attnbench.results.records.cells import Environment, RunHeader
+from attnbench.results.records.clips import ClipRow, QualityRow
 
 VALUES = {"exact": 0.90, "kernel-floor": 0.91, "method": 0.60}
 

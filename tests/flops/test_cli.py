@@ -16,8 +16,8 @@ from attnbench.flops import WAN_MODELS, forward_flops
 from attnbench.flops.paper import TOLERANCE
 from attnbench.flops.vmoba_tables import VMOBA_TABLES
 from attnbench.inputs import make_inputs
+from attnbench.inputs.shapes import resolve_shape
 from attnbench.kernels.grid import Grid
-from attnbench.shapes import resolve_shape
 
 Call = Callable[..., tuple[int, str, str]]
 SMALL = ("--grid", "3x5x7", "--heads", "2", "--head-dim", "32", "--inputs", "gaussian")

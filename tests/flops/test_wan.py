@@ -9,9 +9,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.flops import WAN_MODELS, WanConfig, forward_flops
+from attnbench.inputs.shapes import MODELS, RESOLUTIONS
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
-from attnbench.shapes import MODELS, RESOLUTIONS
 
 SMALL = WanConfig("small", layers=2, heads=3, head_dim=16, ffn_dim=40, source="", text_dim=24, freq_dim=32, channels=5)
 WHOLE = RESOLUTIONS["480p"].grid()

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from attnbench.inputs import make_inputs
+from attnbench.inputs.shapes import resolve_shape
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.shapes import resolve_shape
 
 SHAPE = resolve_shape(grid="2x3x4", heads=4, kv_heads=2, head_dim=8)
 

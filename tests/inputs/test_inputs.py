@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from attnbench.inputs import INPUT_SOURCES, Inputs, check_inputs_spec, make_inputs
+from attnbench.inputs.shapes import Shape, resolve_shape
 from attnbench.kernels.errors import BadInput
-from attnbench.shapes import Shape, resolve_shape
 
 MakeVideo = Callable[..., Path]
 CPU = torch.device("cpu")

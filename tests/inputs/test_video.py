@@ -9,10 +9,10 @@ import torch
 
 import attnbench
 from attnbench.inputs import Inputs, make_inputs
+from attnbench.inputs.shapes import Shape, resolve_shape
 from attnbench.inputs.structure import locality, union_density
 from attnbench.inputs.video import GAIN, POSITION, character
 from attnbench.kernels.errors import BadInput
-from attnbench.shapes import Shape, resolve_shape
 
 MakeVideo = Callable[..., Path]
 MINI = resolve_shape(model="mini")

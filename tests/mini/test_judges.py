@@ -13,9 +13,9 @@ from torch import Tensor
 from attnbench.kernels.errors import BadInput
 from attnbench.mini.classifier import load_classifier, train_classifier
 from attnbench.mini.data import Clips, make_clips
-from attnbench.mini.intervals import mean_interval, wilson
 from attnbench.mini.score import score
 from attnbench.mini.tracker import NOTHING, track
+from attnbench.results.intervals import mean_interval, wilson
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench import timing
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid
 from attnbench.kernels.plan import Plan
+from attnbench.machine import stopwatch as timing
 from attnbench.methods import Call, get_method
 from attnbench.models import step
 from attnbench.models.family import Place

@@ -21,8 +21,9 @@ from attnbench.models.step_report import StepReport, StepRow
 from attnbench.profiling import end_to_end
 from attnbench.profiling.end_to_end import StepRequest, grid_of, run_step, size_of
 from attnbench.report.steps import step_sections
-from attnbench.statistics import Interval
-from attnbench.store import JOURNAL, Journal, load_steps
+from attnbench.results.intervals import Interval
+from attnbench.results.journal import JOURNAL, Journal
+from attnbench.results.load import load_steps
 
 
 class Quiet:
@@ -174,7 +175,7 @@ def test_the_command_measures_a_real_step_and_the_report_shows_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("diffusers")
-    for place in ("attnbench.timing", "attnbench.profiling.profile"):
+    for place in ("attnbench.machine.stopwatch", "attnbench.profiling.profile"):
         monkeypatch.setattr(f"{place}.cache_bytes", lambda device: 2**16)
     monkeypatch.setattr("attnbench.models.step.dense_engines", lambda: ["sdpa"])
     monkeypatch.chdir(tmp_path)

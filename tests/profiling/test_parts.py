@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from attnbench.kernels.ablation import Part
+from attnbench.machine.stopwatch import Stopwatch
 from attnbench.profiling.parts import ablation_of, measure_ablation, model_parts, record_launches
 from attnbench.roofline import peak_of, split_attend
-from attnbench.timing import Stopwatch
 
 
 def test_parts_are_differences_of_medians_and_add_up_to_the_whole() -> None:
@@ -33,7 +33,7 @@ def test_a_build_that_is_slower_than_the_one_with_more_gives_no_time_below_zero_
 
 def test_builds_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     now, ran = [0.0], list[Part]()
-    monkeypatch.setattr("attnbench.timing.cache_bytes", lambda device: 2**16)
+    monkeypatch.setattr("attnbench.machine.stopwatch.cache_bytes", lambda device: 2**16)
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     seconds: dict[Part, float] = {"qk": 0.004, "softmax": 0.006, "whole": 0.011}
 

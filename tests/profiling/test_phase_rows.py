@@ -17,19 +17,20 @@ import typer
 from pydantic import ValidationError
 
 import attnbench
-from attnbench import runner, session, timing
+from attnbench import runner, session
 from attnbench.agenda import Request
 from attnbench.cli.profile import profile as profile_command
 from attnbench.kernels.ablation import Part
 from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.machine import stopwatch as timing
 from attnbench.profiling import profile as profile_module
 from attnbench.profiling import run as run_module
 from attnbench.profiling.parts import ablation_of
 from attnbench.profiling.run import CPU_REPEATS, GPU_REPEATS, known_phases, profile_rows, repeats_for
 from attnbench.profiling.table import shares
+from attnbench.results.journal import JOURNAL, Journal, read_journal
+from attnbench.results.records.cells import PhaseRow, Row
 from attnbench.roofline import Probe, peak_of, probe
-from attnbench.schema import PhaseRow, Row
-from attnbench.store import JOURNAL, Journal, read_journal
 
 GRID = {"grid": "3x5x7", "heads": 2, "head_dim": 32, "inputs": "gaussian", "device": "cpu", "rounds": 3}
 

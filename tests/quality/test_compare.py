@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 from pydantic import ValidationError
 
-from attnbench.clip_schema import Role
 from attnbench.kernels.errors import BadInput
 from attnbench.quality import METRICS, Labelled, Metric, Pair, QualityRow, measure_pair, measure_pairs, metric_named
 from attnbench.quality.compare import Scores, missing_rows
 from attnbench.quality.frames import Clip
 from attnbench.quality.measured import Measured, Skipped
+from attnbench.results.records.clips import Role
 
 MakeClip = Callable[..., Clip]
 

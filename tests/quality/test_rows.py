@@ -9,10 +9,11 @@ import pytest
 from pydantic import ValidationError
 
 import attnbench
-from attnbench.clip_schema import ClipRow, QualityRow
 from attnbench.kernels.errors import BadInput
-from attnbench.schema import Environment, RunHeader
-from attnbench.store import _KINDS, JOURNAL, Journal, load_clips, read_journal
+from attnbench.results.journal import _KINDS, JOURNAL, Journal, read_journal
+from attnbench.results.load import load_clips
+from attnbench.results.records.cells import Environment, RunHeader
+from attnbench.results.records.clips import ClipRow, QualityRow
 
 # The fixed columns, in the words of the design: whoever reads metrics by these names must go on working.
 FIXED_COLUMNS = [

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from attnbench.schema import Cell, Environment, Row, canonical_json, digest
+from attnbench.results.records.cells import Cell, Environment, Row, canonical_json, digest
 
 BASELINE_MS = 100.0
 

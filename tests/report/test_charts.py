@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from attnbench.report.charts import latency_figure, latency_words, png_uri, svg_uri, tradeoff_figure, tradeoff_words
-from attnbench.report.rows import Case, cases_of, read_rows
+from attnbench.report.rows import Case, cases_of
+from attnbench.results.load import read_rows
 
 Maker = Callable[..., Any]
 

@@ -37,11 +37,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def loaded(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Let every path hold the made-up table, and remember the paths that were read; leave the mask pictures out."""
     paths: list[Path] = []
-    monkeypatch.setattr("attnbench.store.load_results", lambda path: paths.append(path) or table)
-    monkeypatch.setattr("attnbench.store.load_phases", lambda path: None)
-    monkeypatch.setattr("attnbench.store.load_steps", lambda path: [])
-    monkeypatch.setattr("attnbench.store.load_quality", lambda path: pd.DataFrame())
-    monkeypatch.setattr("attnbench.store.load_clips", lambda path: [])
+    monkeypatch.setattr("attnbench.results.load.load_results", lambda path: paths.append(path) or table)
+    monkeypatch.setattr("attnbench.results.load.load_phases", lambda path: None)
+    monkeypatch.setattr("attnbench.results.load.load_steps", lambda path: [])
+    monkeypatch.setattr("attnbench.results.load.load_quality", lambda path: pd.DataFrame())
+    monkeypatch.setattr("attnbench.results.load.load_clips", lambda path: [])
     monkeypatch.setattr("attnbench.report.page.mask_pictures", lambda methods: [])
     return paths
 

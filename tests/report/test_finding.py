@@ -7,7 +7,7 @@ import pytest
 
 from attnbench.report.finding import finding, speedup_range
 from attnbench.report.rows import cases_of
-from attnbench.schema import Row
+from attnbench.results.records.cells import Row
 
 Maker = Callable[..., Any]
 

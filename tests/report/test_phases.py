@@ -10,9 +10,10 @@ import pytest
 
 from attnbench.report.page import make_report
 from attnbench.report.phase_details import phase_details
-from attnbench.report.phases import phase_table, read_phases, waterfall_of
-from attnbench.report.rows import cases_of, read_rows
-from attnbench.schema import PhaseRow, Row
+from attnbench.report.phases import phase_table, waterfall_of
+from attnbench.report.rows import cases_of
+from attnbench.results.load import read_phases, read_rows
+from attnbench.results.records.cells import PhaseRow, Row
 
 
 def phase(row: Row, name: str, ms: float, **changes: Any) -> dict[str, Any]:

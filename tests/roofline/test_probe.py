@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from attnbench.machine.stopwatch import Stopwatch, Timing
 from attnbench.roofline import Probe, measure_peaks
-from attnbench.timing import Stopwatch, Timing
 
 CPU = torch.device("cpu")
 

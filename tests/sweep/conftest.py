@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from attnbench import timing
 from attnbench.cli import main
+from attnbench.machine import stopwatch as timing
 
 TOKENS = (2000, 4000, 8000, 16000, 32000)
 

@@ -13,8 +13,8 @@ import pytest
 
 import attnbench
 from attnbench import runner, session
-from attnbench.schema import Sample
-from attnbench.store import JOURNAL, read_journal
+from attnbench.results.journal import JOURNAL, read_journal
+from attnbench.results.records.cells import Sample
 from attnbench.sweeping.go import PLAN, load_sweep
 
 Call = Callable[..., tuple[int, str, str]]

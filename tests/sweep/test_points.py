@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnbench.agenda import Request, make_agenda
+from attnbench.inputs.shapes import frames_at
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
-from attnbench.sweeping.points import default_methods, frames_at, make_sweep, scaled
+from attnbench.sweeping.points import default_methods, make_sweep, scaled
 
 
 def ask(methods: dict[str, dict[str, Any]] | None = None, **fields: Any) -> Request:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from attnbench.break_even import curves
+from attnbench.results.break_even import curves
 from attnbench.sweeping.draw import curve_figure, svg_bytes
 from attnbench.sweeping.words import label, notes, records, sentence, shown
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(FOLDER_VARIABLE not in os.environ, reason=f"{FOL
 
 def cut(path: Path, *, start: int, frames: int = 16, height: int = 144, width: int = 256, fps: int = 16) -> None:
     """Write frames of the clip that ships with attnbench as a smaller H.264 clip."""
-    source = resources.files("attnbench.data").joinpath("big_buck_bunny.mp4")
+    source = resources.files("attnbench.inputs.data").joinpath("big_buck_bunny.mp4")
     with resources.as_file(source) as real, av.open(str(real)) as reader, av.open(str(path), "w") as writer:
         stream = writer.add_stream("libx264", rate=Fraction(fps), options={"crf": "18"})
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"

@@ -219,3 +219,8 @@ def resolve_shape(
         layers=1 if no_model else preset.layers,
         model=None if no_model else preset.name,
     )
+
+
+def frames_at(layout_tokens: float, text: int, grid: Grid) -> float:
+    """Return the video frames at which a sequence has ``layout_tokens`` tokens, on frames as large as those of grid."""
+    return FRAME_GROUP * ((layout_tokens - text) / (grid.h * grid.w) - 1) + 1

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from attnbench.clip_schema import Better, Kind, QualityRow, Role
 from attnbench.kernels.errors import BadInput
-from attnbench.quality.bootstrap import (
+from attnbench.results.gaps import Gap, gaps, judge
+from attnbench.results.means import (
     Estimate,
     Values,
     _tail,
@@ -20,7 +20,7 @@ from attnbench.quality.bootstrap import (
     mean_estimate,
     paired_difference,
 )
-from attnbench.quality.paired import Gap, gaps, judge
+from attnbench.results.records.clips import Better, Kind, QualityRow, Role
 
 number = st.floats(-1e3, 1e3, allow_subnormal=False).map(lambda x: round(x, 3))
 keys = st.tuples(st.sampled_from(["cat", "dog", "tree"]), st.integers(0, 6))

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnbench.kernels.errors import BadInput
-from attnbench.schema import Cell, Row
-from attnbench.schema import Interval as IntervalKind
-from attnbench.statistics import Interval, geometric_mean, ratio_interval
+from attnbench.results.intervals import Interval, geometric_mean, ratio_interval
+from attnbench.results.records.cells import Cell, Row
+from attnbench.results.records.cells import Interval as IntervalKind
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 
 import attnbench
-from attnbench import store
 from attnbench.kernels.errors import BadInput
-from attnbench.schema import SCHEMA_VERSION, Cell, Environment, Row, RunHeader, Sample
-from attnbench.store import JOURNAL, Journal, TornLine, load_results, read_journal
+from attnbench.results import journal as store
+from attnbench.results.journal import JOURNAL, Journal, TornLine, read_journal
+from attnbench.results.load import load_results
+from attnbench.results.records.cells import SCHEMA_VERSION, Cell, Environment, Row, RunHeader, Sample
 
 
 def header(run_id: str = "run") -> RunHeader:

@@ -12,10 +12,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from attnbench import doctor
 from attnbench.cli import app
-from attnbench.doctor import Finding, examine
 from attnbench.kernels import engines
+from attnbench.machine import doctor
+from attnbench.machine.doctor import Finding, examine
 
 
 def named(findings: list[Finding], name: str) -> Finding:

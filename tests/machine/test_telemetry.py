@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from attnbench import telemetry
-from attnbench.telemetry import Reading, Telemetry, summarise
+from attnbench.machine import telemetry
+from attnbench.machine.telemetry import Reading, Telemetry, summarise
 
 POWER_CAP = 0x4
 SLOW = {"hardware slow-down": 0x8, "software thermal": 0x20, "hardware thermal": 0x40, "power brake": 0x80}

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attnbench.inputs.shapes import MODELS, RESOLUTIONS, resolve_shape
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
-from attnbench.shapes import MODELS, RESOLUTIONS, resolve_shape
 
 
 @pytest.mark.parametrize(

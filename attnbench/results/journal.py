@@ -15,13 +15,13 @@ from typing import IO, TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from attnbench.clip_schema import ClipRow, QualityRow, still_true
 from attnbench.kernels.errors import BadInput
-from attnbench.schema import SCHEMA_VERSION, PhaseRow, Row, RunHeader, Sample
-from attnbench.step_schema import StepRecord
+from attnbench.results.records.cells import SCHEMA_VERSION, PhaseRow, Row, RunHeader, Sample
+from attnbench.results.records.clips import ClipRow, QualityRow
+from attnbench.results.records.steps import StepRecord
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 JOURNAL = "journal.jsonl"
 TRAINING_LOG = "train.jsonl"
@@ -248,150 +248,3 @@ def _parse(path: Path, number: int, line: str) -> Record:
         raise BadInput(f"{str(path)!r} line {number} is not a valid record: {where}: {first['msg']}") from error
     except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
         raise BadInput(f"{str(path)!r} line {number} is not a record of a results journal: {line[:60]!r}") from error
-
-
-def find_journals(path: Path) -> list[Path]:
-    """Return the journals, gzipped or not, that a file or folder, read recursively but for training logs, stands for.
-
-    Raises:
-        BadInput: if there is none.
-    """
-    if os.path.isfile(path):
-        return [path]
-    if not os.path.exists(path):  # False also for names that the system refuses
-        raise BadInput(
-            f"no such file or folder: {str(path)!r}; it must be a results journal or a folder that holds some"
-        )
-    every = [*path.rglob("*.jsonl"), *path.rglob("*.jsonl.gz")]
-    found = sorted(each for each in every if each.name.removesuffix(".gz") != TRAINING_LOG)
-    if not found:
-        raise BadInput(f"no results in {str(path)!r}: it holds no .jsonl journal")
-    return found
-
-
-def load_results(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read latency tables.
-
-    Args:
-        path: a journal, or a folder that is searched recursively for ``*.jsonl`` and ``*.jsonl.gz``.
-
-    Returns:
-        One row per cell of a run, columns as the fields of ``attnbench.schema.Row``; a cell written twice, as by a
-        resumed run, counts once, as last written. ``attrs["environments"]`` maps run_id to the environment of the run.
-
-    Warns:
-        TornLine: if a journal's last line is cut off; it is left out.
-
-    Raises:
-        BadInput: if nothing is there, or a file is not a journal or of a newer schema.
-    """
-    import pandas as pd
-
-    rows: dict[str, dict[str, Any]] = {}
-    environments: dict[str, dict[str, Any]] = {}
-    for journal in find_journals(Path(path)):
-        for record in read_journal(journal):
-            if isinstance(record, RunHeader):
-                environments[record.run_id] = record.environment.model_dump()
-            elif isinstance(record, Row):
-                rows.pop(record.row_id, None)
-                rows[record.row_id] = record.model_dump()
-    frame = pd.DataFrame(list(rows.values()), columns=list(Row.model_fields))
-    frame.attrs["environments"] = environments
-    return frame
-
-
-def load_phases(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read where the time of cells went, as ``attnbench profile`` wrote it.
-
-    Args:
-        path: a journal, or a folder that is searched recursively for ``*.jsonl`` and ``*.jsonl.gz``.
-
-    Returns:
-        One row per pass, phase and provenance of a cell of a run, columns as the fields of
-        ``attnbench.schema.PhaseRow``, times in milliseconds; ``row_id`` is that of ``load_results``. A phase written
-        twice counts once, as last written. Without profiles the table has no rows.
-
-    Warns:
-        TornLine: if a journal's last line is cut off; it is left out.
-
-    Raises:
-        BadInput: if nothing is there, or a file is not a journal or of a newer schema.
-    """
-    import pandas as pd
-
-    rows: dict[tuple[str | None, ...], dict[str, Any]] = {}
-    for journal in find_journals(Path(path)):
-        for record in read_journal(journal):
-            if isinstance(record, PhaseRow):
-                key = record.row_id, record.pass_, record.phase, record.parent, record.provenance, record.engine
-                rows.pop(key, None)
-                rows[key] = record.model_dump(by_alias=True)
-    return pd.DataFrame(
-        list(rows.values()), columns=[field.alias or name for name, field in PhaseRow.model_fields.items()]
-    )
-
-
-def load_quality(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read what methods did to clips, as ``attnbench clips`` wrote it.
-
-    Args:
-        path: a journal, or a folder that is searched recursively for ``*.jsonl`` and ``*.jsonl.gz``.
-
-    Returns:
-        One row per metric of a clip, columns as the fields of ``attnbench.clip_schema.QualityRow``. A metric that was
-        taken again, as by a resumed run, counts once, as last written. ``attrs["environments"]`` maps run_id to the
-        environment of the run. Without clips the table has no rows.
-
-    Warns:
-        TornLine: if a journal's last line is cut off; it is left out.
-
-    Raises:
-        BadInput: if nothing is there, or a file is not a journal or of a newer schema.
-    """
-    import pandas as pd
-
-    rows: dict[tuple[object, ...], QualityRow] = {}
-    environments: dict[str, dict[str, Any]] = {}
-    for journal in find_journals(Path(path)):
-        for record in read_journal(journal):
-            if isinstance(record, RunHeader):
-                environments[record.run_id] = record.environment.model_dump()
-            elif isinstance(record, QualityRow):
-                rows.pop(record.key, None)
-                rows[record.key] = record
-    frame = pd.DataFrame([row.model_dump() for row in still_true(rows.values())], columns=list(QualityRow.model_fields))
-    frame.attrs["environments"] = {run: environments[run] for run in frame["run_id"].unique() if run in environments}
-    return frame
-
-
-def load_clips(path: str | os.PathLike[str]) -> list[tuple[Path, ClipRow]]:
-    """Read which clips runs made: the folder that a clip's files are named from, and its row, as last written.
-
-    Raises:
-        BadInput: as ``load_quality``.
-    """
-    found: dict[tuple[str, str], tuple[Path, ClipRow]] = {}
-    for journal in find_journals(Path(path)):
-        for record in read_journal(journal):
-            if isinstance(record, ClipRow):
-                found.pop((record.run_id, record.clip_id), None)
-                found[record.run_id, record.clip_id] = (journal.parent, record)
-    return list(found.values())
-
-
-def load_steps(path: str | os.PathLike[str]) -> list[StepRecord]:
-    """Read whole transformer steps, as ``attnbench profile --end-to-end`` wrote them, in order.
-
-    Raises:
-        BadInput: as ``load_results``.
-    """
-    records = (record for journal in find_journals(Path(path)) for record in read_journal(journal))
-    return [record for record in records if isinstance(record, StepRecord)]
-
-
-def find_traces(path: str | os.PathLike[str]) -> dict[str, Path]:
-    """Return the Chrome traces of the cells below a folder, or beside a journal, by cell_id."""
-    root = Path(path)
-    folder = root if root.is_dir() else root.parent
-    return {trace.name.removesuffix(".json.gz"): trace for trace in sorted(folder.rglob("traces/*.json.gz"))}

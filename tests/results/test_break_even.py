@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.break_even import Curve, crossings, curves
 from attnbench.kernels.errors import BadInput
+from attnbench.results.break_even import Curve, crossings, curves
 
 PowerLaw = Callable[..., pd.DataFrame]
 

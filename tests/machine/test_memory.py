@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from attnbench.memory import measure_peak
+from attnbench.machine.memory import measure_peak
 
 CPU = torch.device("cpu")
 MIB = 2**20

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from attnbench.clip_schema import Better, Kind, QualityRow, clip_words
 from attnbench.kernels.errors import BadInput
-from attnbench.quality.bootstrap import (
+from attnbench.results.means import (
     Estimate,
     Values,
     difference_floor,
@@ -22,6 +21,7 @@ from attnbench.quality.bootstrap import (
     mean_estimate,
     paired_difference,
 )
+from attnbench.results.records.clips import Better, Kind, QualityRow, clip_words
 
 __all__ = ["Estimate", "Gap", "Judgement", "gaps", "judge", "mean_estimate", "paired_difference"]
 

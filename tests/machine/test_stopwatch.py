@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from attnbench import timing
-from attnbench.timing import Stopwatch, cache_bytes
+from attnbench.machine import stopwatch as timing
+from attnbench.machine.stopwatch import Stopwatch, cache_bytes
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")

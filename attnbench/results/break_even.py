@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from attnbench import schema
 from attnbench.kernels.errors import BadInput
-from attnbench.plain_values import plain
-from attnbench.statistics import MIN_BOOTSTRAP, RESAMPLES
+from attnbench.results.intervals import MIN_BOOTSTRAP, RESAMPLES
+from attnbench.results.load import plain
+from attnbench.results.records import cells as schema
 
 if TYPE_CHECKING:
     import pandas as pd

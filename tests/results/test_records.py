@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from attnbench.clip_schema import ClipRow, QualityRow
-from attnbench.schema import Cell, Environment, Row, RunHeader, Sample, canonical_json, digest
+from attnbench.results.records.cells import Cell, Environment, Row, RunHeader, Sample, canonical_json, digest
+from attnbench.results.records.clips import ClipRow, QualityRow
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 # The fixed columns, in the words of the design: whoever reads results by these names must go on working.
 FIXED_COLUMNS = {

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from attnbench.schema import Record
+from attnbench.results.records.cells import Record
 
 Role = Literal["method", "kernel-floor", "seed-floor", "exact"]
 Kind = Literal["distance", "score"]

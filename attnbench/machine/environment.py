@@ -9,12 +9,10 @@ import tomllib
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from attnbench.kernels.errors import Unsupported
-from attnbench.schema import Environment
-
-DeviceKind = Literal["cpu", "cuda"]
+from attnbench.machine.device import DeviceKind, device_name
+from attnbench.results.records.cells import Environment
 
 PACKAGES = (
     "attnbench",
@@ -44,7 +42,7 @@ def collect_environment(device_kind: DeviceKind, command: list[str]) -> Environm
     Raises:
         Unsupported: if ``device_kind`` is "cuda" and there is no CUDA device.
     """
-    commit, dirty = _git_state(Path(__file__).resolve().parent)
+    commit, dirty = _git_state(Path(__file__).resolve().parents[1])
     return Environment(
         device=device_name(device_kind),
         device_kind=device_kind,
@@ -59,33 +57,6 @@ def collect_environment(device_kind: DeviceKind, command: list[str]) -> Environm
         command=[Path(command[0]).name, *command[1:]] if command else [],
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def device_name(kind: DeviceKind) -> str:
-    """Return the name that rows carry: of the current GPU, or of the CPU with its number of cores.
-
-    Raises:
-        Unsupported: if ``kind`` is "cuda" and there is no CUDA device.
-    """
-    if kind == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise Unsupported("device 'cuda' was asked for, but torch finds no CUDA device; use --device cpu")
-        return torch.cuda.get_device_name()
-    cores = os.cpu_count() or 1
-    return f"{cpu_info().get('model name') or _processor()} ({cores} core{'s' if cores != 1 else ''})"
-
-
-def cpu_info(path: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
-    """Return the fields of the first processor in Linux' /proc/cpuinfo; empty where there is no such file."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    first = text.strip().split("\n\n", 1)[0]
-    fields = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): " ".join(value.split()) for key, _, value in fields if key.strip()}
 
 
 def driver_version() -> str | None:
@@ -122,10 +93,6 @@ def _versions(device_kind: DeviceKind) -> dict[str, str]:
         versions["cuda"] = str(torch.version.cuda)
         versions["cudnn"] = str(cudnn.version())
     return versions
-
-
-def _processor() -> str:
-    return platform.processor() or platform.machine() or "unknown CPU"
 
 
 def _usable_cores() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from attnbench.schema import Timer
+from attnbench.results.records.cells import Timer
 
 _MOST_FLUSH = 256 * 2**20
 

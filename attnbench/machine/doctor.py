@@ -11,7 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from attnbench.environment import cpu_info, device_name, package_version
+from attnbench.machine.device import cpu_info, device_name
+from attnbench.machine.environment import package_version
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MIN_FREE_GIB = 1.0

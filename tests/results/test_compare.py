@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from attnbench.cli import app
-from attnbench.compare import Comparison, compare_tables, judge
 from attnbench.kernels.errors import BadInput
-from attnbench.schema import Row, digest
-from attnbench.statistics import Interval
+from attnbench.results.compare import Comparison, compare_tables, judge
+from attnbench.results.intervals import Interval
+from attnbench.results.records.cells import Row, digest
 
 CELL: dict[str, Any] = {
     "method": "moba",
@@ -243,7 +243,7 @@ def test_an_empty_table_is_nothing_comparable() -> None:
 def tables(monkeypatch: pytest.MonkeyPatch) -> dict[str, pd.DataFrame]:
     """Tables by file name, in place of files."""
     known: dict[str, pd.DataFrame] = {}
-    monkeypatch.setattr("attnbench.store.load_results", lambda path: known[Path(path).name])
+    monkeypatch.setattr("attnbench.results.load.load_results", lambda path: known[Path(path).name])
     return known
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnbench.kernels.errors import BadInput
-from attnbench.statistics import MIN_BOOTSTRAP, geometric_mean, median_interval, ratio_interval
+from attnbench.results.intervals import MIN_BOOTSTRAP, geometric_mean, median_interval, ratio_interval
 
 latency = st.floats(1e-3, 1e6)
 latencies = st.lists(latency, min_size=1, max_size=40)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from attnbench.schema import Record, Timer
+from attnbench.results.records.cells import Record, Timer
 
 
 class StepRecord(Record):

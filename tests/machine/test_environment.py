@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from attnbench import environment
-from attnbench.environment import collect_environment, cpu_info, device_name, driver_version, package_version
 from attnbench.kernels.errors import Unsupported
-from attnbench.schema import Environment
+from attnbench.machine import environment
+from attnbench.machine.device import cpu_info, device_name
+from attnbench.machine.environment import collect_environment, driver_version, package_version
+from attnbench.results.records.cells import Environment
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -36,7 +37,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(root, "init", "-q")
     git(root, "add", ".")
     git(root, "commit", "-q", "-m", "first")
-    monkeypatch.setattr(environment, "__file__", str(root / "attnbench" / "environment.py"))
+    monkeypatch.setattr(environment, "__file__", str(root / "attnbench" / "machine" / "environment.py"))
     return root
 
 
@@ -93,7 +94,7 @@ def test_no_commit_yet_means_no_git_state(checkout: Path) -> None:
 def test_an_installed_package_ignores_the_checkout_around_it(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = checkout / ".venv" / "lib" / "attnbench"
     installed.mkdir(parents=True)
-    monkeypatch.setattr(environment, "__file__", str(installed / "environment.py"))
+    monkeypatch.setattr(environment, "__file__", str(installed / "machine" / "environment.py"))
     monkeypatch.delenv("ATTNBENCH_COMMIT", raising=False)
     assert state() == (None, None)
     monkeypatch.setenv("ATTNBENCH_COMMIT", "c0ffee")

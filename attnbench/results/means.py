@@ -10,9 +10,9 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from attnbench import schema
 from attnbench.kernels.errors import BadInput
-from attnbench.statistics import MIN_BOOTSTRAP, RESAMPLES
+from attnbench.results.intervals import MIN_BOOTSTRAP, RESAMPLES
+from attnbench.results.records import cells as schema
 
 Key = tuple[str, int]
 """Prompt and seed: what a value belongs to, and by what two sets of values are paired."""

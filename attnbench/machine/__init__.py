@@ -1,0 +1,1 @@
+"""This device: its name, clock, memory, and what is installed."""

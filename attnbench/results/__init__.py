@@ -1,0 +1,1 @@
+"""What is on disk, and what its samples allow to say."""
