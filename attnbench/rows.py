@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from attnbench.flops.counts import attention_counts
+from attnbench.cost.flops.counts import attention_counts
 from attnbench.kernels.engines import ENGINES
 from attnbench.results.intervals import median_interval
 from attnbench.results.records.cells import Row, digest

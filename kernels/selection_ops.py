@@ -54,7 +54,7 @@ def uses_kernels(x: Tensor) -> bool:
 @custom_op("attnbench::pool_means", mutates_args=())
 def _pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
     if uses_kernels(k):
-        from attnbench.kernels.gpu import pooling
+        from attnbench.kernels.gpu.selection import pooling
 
         with torch.cuda.device_of(k), phase("pool"):
             return pooling.pool_means(k, order, offsets)
@@ -71,7 +71,7 @@ def _(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
 @custom_op("attnbench::score_blocks", mutates_args=())
 def _score_blocks(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
     if uses_kernels(q) and means.dtype == torch.float32 and q.shape[3] <= MOST_CHANNELS:
-        from attnbench.kernels.gpu import scoring
+        from attnbench.kernels.gpu.selection import scoring
 
         with torch.cuda.device_of(q), phase("score"):
             return scoring.score(q, means)
@@ -89,7 +89,7 @@ def _(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
 @custom_op("attnbench::cut_threshold_head", mutates_args=())
 def _cut_threshold_head(scores: Tensor, own: Tensor, extremes: Tensor | None, threshold: float) -> Tensor:
     if uses_kernels(scores):
-        from attnbench.kernels.gpu import cut
+        from attnbench.kernels.gpu.selection import cut_heads as cut
 
         with torch.cuda.device_of(scores), phase("select"):
             return cut.cut_threshold_head(scores, own, threshold, extremes=extremes)
@@ -100,7 +100,7 @@ def _cut_threshold_head(scores: Tensor, own: Tensor, extremes: Tensor | None, th
 @custom_op("attnbench::cut_top_k_head", mutates_args=())
 def _cut_top_k_head(scores: Tensor, own: Tensor, extremes: Tensor | None, k: int) -> Tensor:
     if uses_kernels(scores):
-        from attnbench.kernels.gpu import cut
+        from attnbench.kernels.gpu.selection import cut_heads as cut
 
         with torch.cuda.device_of(scores), phase("select"):
             return cut.cut_top_k_head(scores, own, k, extremes=extremes)
@@ -111,7 +111,7 @@ def _cut_top_k_head(scores: Tensor, own: Tensor, extremes: Tensor | None, k: int
 @custom_op("attnbench::cut_threshold_query", mutates_args=())
 def _cut_threshold_query(scores: Tensor, own: Tensor, threshold: float) -> Tensor:
     if uses_kernels(scores) and scores.shape[-1] <= MOST_BLOCKS:
-        from attnbench.kernels.gpu import rows
+        from attnbench.kernels.gpu.selection import cut_queries as rows
 
         with torch.cuda.device_of(scores), phase("select"):
             return rows.cut_threshold_query(scores, own, threshold)
@@ -122,7 +122,7 @@ def _cut_threshold_query(scores: Tensor, own: Tensor, threshold: float) -> Tenso
 @custom_op("attnbench::cut_top_k_query", mutates_args=())
 def _cut_top_k_query(scores: Tensor, own: Tensor, k: int) -> Tensor:
     if uses_kernels(scores) and scores.shape[-1] <= MOST_BLOCKS:
-        from attnbench.kernels.gpu import rows
+        from attnbench.kernels.gpu.selection import cut_queries as rows
 
         with torch.cuda.device_of(scores), phase("select"):
             return rows.cut_top_k_query(scores, own, k)

@@ -146,10 +146,10 @@ def measure(
     shape: tuple[int, int, int], layer: int, heads: int, dim: int, device: torch.device, repeats: int, kernels: bool
 ) -> Result:
     """Check and time the selection of one layer."""
-    from attnbench.kernels.gpu.cut import cut_threshold_head
-    from attnbench.kernels.gpu.pooling import pool_means
     from attnbench.kernels.gpu.routing import build_routes
-    from attnbench.kernels.gpu.scoring import score
+    from attnbench.kernels.gpu.selection.cut_heads import cut_threshold_head
+    from attnbench.kernels.gpu.selection.pooling import pool_means
+    from attnbench.kernels.gpu.selection.scoring import score
     from attnbench.kernels.grid import Grid, Layout
     from attnbench.kernels.partition import partition_cuboids
     from attnbench.kernels.selection import threshold_per_head

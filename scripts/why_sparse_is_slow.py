@@ -15,11 +15,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from attnbench import load_phases, load_results
+from attnbench.cost.waterfall import ZERO, Bar, Span, Waterfall
 from attnbench.report.phases import waterfall_of
 from attnbench.report.waterfall_chart import waterfall_figure
 from attnbench.results.load import load_steps, read_phases, read_rows
 from attnbench.results.records.cells import Row
-from attnbench.waterfall import ZERO, Bar, Span, Waterfall
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ROOT / "results" / "h100" / "profiles"

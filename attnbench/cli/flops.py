@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from attnbench.agenda import Agenda
-    from attnbench.flops.cells import CellFlops
+    from attnbench.cost.flops.counts import CellFlops
 
 
 def flops(
@@ -64,7 +64,7 @@ def flops(
         _show_paper(paper, as_json)
         return
     from attnbench.agenda import make_agenda, read_request
-    from attnbench.flops.cells import count_cells
+    from attnbench.bench.flops import count_cells
 
     chosen = unique_methods(method or ["full"])
     agenda = make_agenda(
@@ -78,9 +78,9 @@ def flops(
 
 
 def _show_paper(paper: str, as_json: bool) -> None:
-    from attnbench.flops.paper import FFN, LAYERS, TEXT, TOLERANCE, WIDTH
-    from attnbench.flops.tables import paper_records, paper_remarks, paper_rows, paper_table
+    from attnbench.cost.flops.paper import FFN, LAYERS, TEXT, TOLERANCE, WIDTH
     from attnbench.kernels.errors import BadInput
+    from attnbench.report.terminal.flops import paper_records, paper_remarks, paper_rows, paper_table
 
     flags = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("-")]
     if others := [flag for flag in flags if flag not in ("--paper", "--json")]:
@@ -100,8 +100,8 @@ def _show_paper(paper: str, as_json: bool) -> None:
 
 
 def _show_cells(agenda: Agenda, cells: list[CellFlops], as_json: bool) -> None:
-    from attnbench.flops.cells import dense_pass, method_passes
-    from attnbench.flops.tables import cell_records, cell_table, pass_lines, pass_records
+    from attnbench.bench.flops import dense_pass, method_passes
+    from attnbench.report.terminal.flops import cell_records, cell_table, pass_lines, pass_records
 
     shape, request = agenda.shape, agenda.request
     dense, passes = dense_pass(shape), method_passes(shape, cells)

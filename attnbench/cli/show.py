@@ -36,9 +36,9 @@ def show(
 ) -> None:
     """Draw which (query, key) pairs a method keeps, on a small grid with made-up smooth q and k."""
     from attnbench.cli.options import parse_settings
-    from attnbench.draw import draw_plan, png_bytes
     from attnbench.kernels.errors import BadInput
     from attnbench.kernels.grid import Grid
+    from attnbench.methods.draw import draw_plan, png_bytes
     from attnbench.report.examples import examples
     from attnbench.results.files import write_whole
 
@@ -70,7 +70,7 @@ def show(
 
 def _record(example: Example, plan: Plan, head: int, seed: int, picture: Path) -> dict[str, Any]:
     """Return what the terminal is told of one head, with the keys of the middle query by their place in grid order."""
-    from attnbench.draw import keys_of, middle_query
+    from attnbench.methods.draw import keys_of, middle_query
 
     layout, mask = plan.layout, plan.token_mask()[0, head]
     kept, pairs, query = int(mask.sum()), mask.numel(), middle_query(layout)
@@ -84,7 +84,16 @@ def _record(example: Example, plan: Plan, head: int, seed: int, picture: Path) -
 
 def _told(example: Example, plan: Plan, head: int) -> str:
     """Return the terminal's picture of one head."""
-    from attnbench.draw import ASCII_CELLS, ASCII_SHADES, CELLS, SHADES, keys_of, mask_text, middle_query, panels_text
+    from attnbench.methods.draw import (
+        ASCII_CELLS,
+        ASCII_SHADES,
+        CELLS,
+        SHADES,
+        keys_of,
+        mask_text,
+        middle_query,
+        panels_text,
+    )
 
     width = max(20, min(shutil.get_terminal_size((96, 24)).columns, 160))
     fancy = _can_print(SHADES + "".join(CELLS.values()) + "×…")

@@ -7,10 +7,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from attnbench.cost.roofline import AttendSplit, Peak, split_attend
 from attnbench.kernels.ablation import UP_TO, Launch, Part, recorded
 from attnbench.machine.stopwatch import Stopwatch
 from attnbench.results.intervals import Interval, median_interval
-from attnbench.roofline import AttendSplit, Peak, split_attend
 
 ABLATED_ROUNDS = 9
 

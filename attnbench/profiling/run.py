@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from attnbench.cost.waterfall import DIFFERENCES
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.flop_formulas import flops_per_pair
 from attnbench.kernels.phases import PARENTS
@@ -19,7 +20,6 @@ from attnbench.results.journal import JOURNAL, Journal, read_journal
 from attnbench.results.records.cells import PhaseRow, Provenance, Row
 from attnbench.results.run import Progress
 from attnbench.runner import Bench, Trial, classified
-from attnbench.waterfall import DIFFERENCES
 
 TRACES = "traces"
 GPU_REPEATS = 7

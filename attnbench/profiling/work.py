@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from attnbench import api
+from attnbench.cost.roofline import Peak, Probe, Traffic, achieved, measure_peaks, peak_of, phase_flops, phase_traffic
 from attnbench.kernels.errors import BadInput
+from attnbench.kernels.traffic import Scope
 from attnbench.machine.device import device_name
 from attnbench.machine.stopwatch import Stopwatch
-from attnbench.roofline import Peak, Probe, Traffic, achieved, measure_peaks, peak_of, phase_flops, phase_traffic
-from attnbench.roofline.traffic import Scope
 from attnbench.runner import Bench, Trial
 
 _HALF = (torch.bfloat16, torch.float16)

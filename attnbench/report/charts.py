@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from attnbench.draw import png_bytes
+from attnbench.methods.draw import png_bytes
 from attnbench.report.finding import speedup_range
 from attnbench.report.rows import Case
 from attnbench.report.words import number, times

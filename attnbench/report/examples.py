@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from attnbench.draw import MAX_TOKENS, check_small
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.methods import get_method, make_settings
+from attnbench.methods.draw import MAX_TOKENS, check_small
 from attnbench.report.words import short_settings
 from attnbench.results.records.cells import canonical_json
 

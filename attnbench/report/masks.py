@@ -39,7 +39,7 @@ def mask_pictures(methods: Iterable[str]) -> list[Picture]:
 
 
 def _picture(example: Example) -> Picture:
-    from attnbench.draw import draw_plan
+    from attnbench.methods.draw import draw_plan
 
     plan = example.plan()
     density = number(plan.density)

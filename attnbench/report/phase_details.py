@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+from attnbench.cost.roofline import Bounds, attend_bounds, peak_of
+from attnbench.cost.waterfall import DIFFERENCES
 from attnbench.kernels.flop_formulas import flops_per_pair
 from attnbench.report.words import NONE, number, places
 from attnbench.results.records.cells import PhaseRow, Provenance, Row
-from attnbench.roofline import Bounds, attend_bounds, peak_of
-from attnbench.waterfall import DIFFERENCES
 
 PASSES = {"fwd": "forward", "bwd": "backward"}
 

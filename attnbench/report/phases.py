@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from attnbench.cost.waterfall import Span, Waterfall, build_waterfall
 from attnbench.report.phase_details import (
     COLUMNS,
     PASSES,
@@ -17,7 +18,6 @@ from attnbench.report.phase_details import (
 from attnbench.report.rows import Case
 from attnbench.report.words import NONE, number
 from attnbench.results.records.cells import PhaseRow, Row
-from attnbench.waterfall import Span, Waterfall, build_waterfall
 
 if TYPE_CHECKING:
     pass

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from attnbench.cost.waterfall import Waterfall
 from attnbench.report.charts import DENSE, FAINT, INK, plain_figure
 from attnbench.report.words import number
-from attnbench.waterfall import Waterfall
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,10 +7,10 @@ import time
 import pytest
 import torch
 
+from attnbench.cost.roofline import peak_of, split_attend
 from attnbench.kernels.ablation import Part
 from attnbench.machine.stopwatch import Stopwatch
 from attnbench.profiling.parts import ablation_of, measure_ablation, model_parts, record_launches
-from attnbench.roofline import peak_of, split_attend
 
 
 def test_parts_are_differences_of_medians_and_add_up_to_the_whole() -> None:

@@ -20,6 +20,7 @@ import attnbench
 from attnbench import runner, session
 from attnbench.agenda import Request
 from attnbench.cli.profile import profile as profile_command
+from attnbench.cost.roofline import Probe, peak_of, probe
 from attnbench.kernels.ablation import Part
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.machine import stopwatch as timing
@@ -30,7 +31,6 @@ from attnbench.profiling.run import CPU_REPEATS, GPU_REPEATS, known_phases, prof
 from attnbench.profiling.table import shares
 from attnbench.results.journal import JOURNAL, Journal, read_journal
 from attnbench.results.records.cells import PhaseRow, Row
-from attnbench.roofline import Probe, peak_of, probe
 
 GRID = {"grid": "3x5x7", "heads": 2, "head_dim": 32, "inputs": "gaussian", "device": "cpu", "rounds": 3}
 

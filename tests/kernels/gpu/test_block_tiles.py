@@ -18,7 +18,7 @@ from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan, bounding_boxes
 from attnbench.kernels.rule import Rule, causal, window
-from attnbench.roofline.tiles import tile_work
+from attnbench.kernels.tile_counts import tile_work
 
 slow = settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from attnbench.kernels import selection
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.kernels.gpu.cut import Tuning, cut_threshold_head, cut_top_k_head
-from attnbench.kernels.gpu.rows import cut_threshold_query, cut_top_k_query
+from attnbench.kernels.gpu.selection.cut_heads import Tuning, cut_threshold_head, cut_top_k_head
+from attnbench.kernels.gpu.selection.cut_queries import cut_threshold_query, cut_top_k_query
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TUNINGS = [

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.kernels.gpu.cut import Tuning, cut_threshold_head, cut_top_k_head
-from attnbench.kernels.gpu.pooling import pool_means
-from attnbench.kernels.gpu.rows import cut_threshold_query, cut_top_k_query
-from attnbench.kernels.gpu.scoring import score
+from attnbench.kernels.gpu.selection.cut_heads import Tuning, cut_threshold_head, cut_top_k_head
+from attnbench.kernels.gpu.selection.cut_queries import cut_threshold_query, cut_top_k_query
+from attnbench.kernels.gpu.selection.pooling import pool_means
+from attnbench.kernels.gpu.selection.scoring import score
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.partition import partition_cuboids
 from attnbench.kernels.selection import pool_blocks, score_blocks

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.kernels.gpu.cut import Tuning, cut_threshold_head, cut_top_k_head
-from attnbench.kernels.gpu.pooling import pool_means
 from attnbench.kernels.gpu.routing import Routes, build_routes, most_tiles
-from attnbench.kernels.gpu.rows import cut_threshold_query, cut_top_k_query
-from attnbench.kernels.gpu.scoring import score
+from attnbench.kernels.gpu.selection.cut_heads import Tuning, cut_threshold_head, cut_top_k_head
+from attnbench.kernels.gpu.selection.cut_queries import cut_threshold_query, cut_top_k_query
+from attnbench.kernels.gpu.selection.pooling import pool_means
+from attnbench.kernels.gpu.selection.scoring import score
 from attnbench.kernels.selection import pool_blocks, score_blocks, threshold_per_head
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

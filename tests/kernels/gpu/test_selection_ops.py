@@ -20,7 +20,9 @@ from attnbench.kernels import selection
 from attnbench.kernels import selection_ops as ops
 from attnbench.kernels.cuts import Cut, route
 from attnbench.kernels.flop_formulas import register_flops
-from attnbench.kernels.gpu import cut, pooling, rows, scoring
+from attnbench.kernels.gpu.selection import cut_heads as cut
+from attnbench.kernels.gpu.selection import cut_queries as rows
+from attnbench.kernels.gpu.selection import pooling, scoring
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.partition import Partition, partition_cuboids, partition_ranges
 

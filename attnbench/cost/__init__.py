@@ -1,0 +1,1 @@
+"""What a plan should cost: operations, bytes, bounds."""

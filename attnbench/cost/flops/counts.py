@@ -1,0 +1,117 @@
+"""The three FLOP counts of a cell: dense-equivalent, algorithmic and executed. The formulas stand here only.
+
+2 for a multiply-add. Softmax, scaling, masks, sorting, gathers and merges are not counted: they are no matrix products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnbench.cost.flops.wan import ForwardFlops
+from attnbench.kernels.flop_formulas import flops_per_pair
+from attnbench.kernels.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Floating-point operations of one attention call.
+
+    Attributes:
+        dense: of full attention on the same shape.
+        algorithmic: of the kept pairs only.
+        selection: of choosing them, as the plan states it: pooling and scores.
+        executed: of what the engine runs: the pairs of whole tiles, padding included, and the selection.
+    """
+
+    dense: int
+    algorithmic: int
+    selection: int
+    executed: int
+
+    def times(self, factor: int) -> Counts:
+        """Return the counts of ``factor`` such calls."""
+        return Counts(self.dense * factor, self.algorithmic * factor, self.selection * factor, self.executed * factor)
+
+
+def attention_counts(
+    *,
+    head_dim: int,
+    dense_pairs: int,
+    pairs: int,
+    executed_pairs: int,
+    selection_flops: int,
+    direction: str = "fwd",
+) -> Counts:
+    """Return the counts of a call from the pairs it is about, each summed over batch items and heads.
+
+    Selection counts once in either direction: it has no backward pass.
+
+    Args:
+        head_dim: channels a head.
+        dense_pairs: B·H·N².
+        pairs: those the plan keeps.
+        executed_pairs: those the engine computes, thrown away or not.
+        selection_flops: what the plan states for its selection.
+        direction: "fwd" or "fwdbwd".
+
+    Raises:
+        BadInput: for another direction.
+    """
+    each = flops_per_pair(head_dim, direction)
+    return Counts(each * dense_pairs, each * pairs, selection_flops, each * executed_pairs + selection_flops)
+
+
+def counts_of(plan: Plan, *, head_dim: int, executed_pairs: int, direction: str = "fwd") -> Counts:
+    """Return the counts of running a plan on an engine that computes ``executed_pairs`` for it.
+
+    Raises:
+        BadInput: for a direction that is not "fwd" or "fwdbwd".
+    """
+    return attention_counts(
+        head_dim=head_dim,
+        dense_pairs=plan.batch * plan.heads * plan.layout.tokens**2,
+        pairs=plan.pairs,
+        executed_pairs=executed_pairs,
+        selection_flops=plan.selection_flops,
+        direction=direction,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CellFlops:
+    """The counts of one cell, the whole batch and all heads, as if every head kept what the first one keeps.
+
+    Attributes:
+        method: its name.
+        settings: canonical JSON.
+        layer: the layer it is planned for.
+        engine: whose tiles ``counts.executed`` is of.
+        density: of the first head.
+        pairs: kept pairs.
+        counts: floating-point operations.
+    """
+
+    method: str
+    settings: str
+    layer: int
+    engine: str
+    density: float
+    pairs: int
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class PassFlops:
+    """One forward pass whose self-attention is a method's, the mean over the layers that were counted.
+
+    Attributes:
+        method: its name.
+        layers: the layers counted, each standing for its share of the model's.
+        density: the mean over them.
+        flops: the pass; ``self_pairs`` holds kept pairs and selection.
+    """
+
+    method: str
+    layers: tuple[int, ...]
+    density: float
+    flops: ForwardFlops

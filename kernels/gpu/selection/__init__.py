@@ -1,0 +1,1 @@
+"""Kernels that choose the pairs to keep: pool, score, rank, cut."""
