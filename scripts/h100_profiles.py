@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attnbench.bench.bench import Bench
     from attnbench.results.journal import Journal
     from attnbench.results.records.cells import PhaseRow, Row
-    from attnbench.runner import Bench
 
 TILES = {"480p": (6, 8, 8), "576p": (6, 4, 16), "720p": (6, 8, 8)}
 _LENGTHS = ("576p", "720p", "480p")
@@ -59,11 +59,11 @@ def methods_of(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def measure(name: str, out: Path, rounds: int, repeats: int, traces: bool) -> bool:
     """Profile one table into ``out``, and return whether every cell has phases."""
-    from attnbench.agenda import read_request
+    from attnbench.bench.profile.run import TRACES, profile_rows
+    from attnbench.bench.request import read_request
+    from attnbench.bench.session import start
     from attnbench.cli.progress import TerminalProgress
-    from attnbench.profiling.run import TRACES, profile_rows
     from attnbench.results.journal import JOURNAL
-    from attnbench.session import start
 
     asked = {"inputs": "video", "device": "cuda", **TABLES[name]}
     phases: list[PhaseRow] = []
@@ -92,8 +92,8 @@ def measure(name: str, out: Path, rounds: int, repeats: int, traces: bool) -> bo
 
 def measure_whole_step(name: str, out: Path, rounds: int) -> bool:
     """Measure one step with each method into ``out``, and return whether every row has phases."""
+    from attnbench.bench.step.run import StepRequest, run_step
     from attnbench.cli.progress import TerminalProgress
-    from attnbench.profiling.end_to_end import StepRequest, run_step
     from attnbench.results.journal import JOURNAL
 
     asked = {field: value for field, value in TABLES[name].items() if field != "step"}

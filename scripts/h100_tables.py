@@ -41,10 +41,10 @@ TABLES |= {
 
 def measure(name: str, out: Path, rounds: int) -> bool:
     """Measure one table into ``out``, and return whether every cell has a latency."""
-    from attnbench.agenda import read_request
+    from attnbench.bench.request import read_request
+    from attnbench.bench.session import start
     from attnbench.cli.progress import TerminalProgress
     from attnbench.results.journal import JOURNAL
-    from attnbench.session import start
 
     asked: dict[str, Any] = TABLES[name]
     sta = SMALL if name.endswith("tile64") else {"tile": TILES[asked["res"]]}

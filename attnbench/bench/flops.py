@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from attnbench import api
-from attnbench.agenda import Agenda
+from attnbench.bench.jobs import Agenda
 from attnbench.cost.flops.counts import CellFlops, PassFlops, counts_of
 from attnbench.cost.flops.wan import WAN_MODELS, ForwardFlops, forward_flops
 from attnbench.inputs import make_inputs

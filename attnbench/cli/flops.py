@@ -26,7 +26,7 @@ from attnbench.cli.options import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from attnbench.agenda import Agenda
+    from attnbench.bench.jobs import Agenda
     from attnbench.cost.flops.counts import CellFlops
 
 
@@ -63,8 +63,9 @@ def flops(
     if paper is not None:
         _show_paper(paper, as_json)
         return
-    from attnbench.agenda import make_agenda, read_request
     from attnbench.bench.flops import count_cells
+    from attnbench.bench.jobs import make_agenda
+    from attnbench.bench.request import read_request
 
     chosen = unique_methods(method or ["full"])
     agenda = make_agenda(

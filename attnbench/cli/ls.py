@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Any
 
 import typer
 
 from attnbench.cli.options import JsonOption
+from attnbench.inputs import INPUT_SOURCES
+from attnbench.inputs.shapes import MODELS, RESOLUTIONS
+from attnbench.kernels.engines import ENGINES
+from attnbench.kernels.errors import BadInput
+from attnbench.methods import get_method, method_names
 
 
 class Kind(StrEnum):
@@ -26,7 +34,6 @@ def ls(
     as_json: JsonOption = False,
 ) -> None:
     """List shapes, methods, engines, models or inputs."""
-    from attnbench.listing import LISTINGS
 
     listing = LISTINGS[kind.value]()
     if as_json:
@@ -43,3 +50,78 @@ def ls(
         table.add_row(*(Text(str(value)) for value in row.values()))
     console = Console()
     (console if console.is_terminal else Console(width=200)).print(table)
+
+
+Listing = list[dict[str, Any]]
+
+
+def shapes() -> Listing:
+    """Resolutions with their token grids at the usual number of frames."""
+    return [
+        {
+            "name": name,
+            "pixels": f"{res.height}x{res.width}",
+            "frames": res.frames,
+            "grid": str(res.grid()),
+            "tokens": res.grid().tokens,
+        }
+        for name, res in RESOLUTIONS.items()
+    ]
+
+
+def models() -> Listing:
+    """Model presets, each with the source of its numbers."""
+    return [
+        {
+            "name": model.name,
+            "heads": model.heads,
+            "head_dim": model.head_dim,
+            "layers": model.layers,
+            "text": f"{model.text[0]}+{model.text[1]}",
+            "grid": str(model.grid or "by resolution"),
+            "source": model.source,
+        }
+        for model in MODELS.values()
+    ]
+
+
+def methods() -> Listing:
+    """Registered methods with their settings' defaults and publication."""
+    listing = []
+    for name in method_names():
+        try:
+            method = get_method(name)
+        except BadInput as error:  # a plugin that is broken must not hide the others
+            listing.append({"name": name, "keeps": f"unusable: {error}", "settings": "", "source": ""})
+            continue
+        settings = method.settings()
+        defaults = ", ".join(f"{f.name}={getattr(settings, f.name)}" for f in dataclasses.fields(settings))
+        listing.append(
+            {
+                "name": name,
+                "keeps": method.summary,
+                "settings": defaults,
+                "source": f"{method.source.title} {method.source.url}",
+            }
+        )
+    return listing
+
+
+def engines() -> Listing:
+    """Engines, and whether they can be used here."""
+    return [
+        {"name": engine.name, "runs": engine.summary, "version": engine.version(), "here": engine.available() or "yes"}
+        if engine.available() is None
+        else {"name": engine.name, "runs": engine.summary, "version": "", "here": f"no: {engine.available()}"}
+        for engine in ENGINES.values()
+    ]
+
+
+def inputs() -> Listing:
+    """Sources of q, k and v."""
+    return [{"name": name, "gives": text} for name, text in INPUT_SOURCES.items()]
+
+
+LISTINGS: Mapping[str, Callable[[], Listing]] = MappingProxyType(
+    {"shapes": shapes, "methods": methods, "engines": engines, "models": models, "inputs": inputs}
+)

@@ -33,9 +33,9 @@ from attnbench.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from attnbench.bench.bench import Bench
     from attnbench.results.journal import Journal
     from attnbench.results.records.cells import PhaseRow, Row
-    from attnbench.runner import Bench
 
 
 def profile(
@@ -92,12 +92,12 @@ def profile(
 
     Exit codes: 0 fine, 1 an incorrect cell, an error in one, or no latency at all, 2 bad input, 130 interrupted.
     """
-    from attnbench.agenda import read_request
+    from attnbench.bench.profile.run import known_phases, profile_rows
+    from attnbench.bench.request import read_request
+    from attnbench.bench.session import resume as resume_run
+    from attnbench.bench.session import start
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
-    from attnbench.profiling.run import known_phases, profile_rows
-    from attnbench.session import resume as resume_run
-    from attnbench.session import start
 
     if end_to_end:
         _end_to_end(
@@ -144,9 +144,9 @@ _STEP_OPTIONS = (
 
 
 def _end_to_end(fields: dict[str, Any], out: Path | None, as_json: bool) -> None:
+    from attnbench.bench.step.run import StepRequest, run_step
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
-    from attnbench.profiling.end_to_end import StepRequest, run_step
 
     words = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("-") and not word[1:2].isdigit()]
     words = [word for word in words if word.startswith("--") or not word.startswith("-m")]  # -msta is -m sta
@@ -185,9 +185,9 @@ def _others(words: list[str]) -> list[str]:
 
 
 def _show(folder: Path, rows: tuple[Row, ...], phases: list[PhaseRow], as_json: bool) -> None:
+    from attnbench.report.terminal.summary import summary_records, summary_table
     from attnbench.results.journal import JOURNAL
     from attnbench.results.load import load_results
-    from attnbench.summary import summary_records, summary_table
 
     frame = load_results(folder / JOURNAL)
     if as_json:
@@ -197,7 +197,7 @@ def _show(folder: Path, rows: tuple[Row, ...], phases: list[PhaseRow], as_json: 
         return
     from rich.console import Console
 
-    from attnbench.profiling.table import phase_tables
+    from attnbench.report.terminal.phases import phase_tables
 
     console = Console()
     if not console.is_terminal:

@@ -66,10 +66,10 @@ def run(
 
     Exit codes: 0 fine, 1 an incorrect cell, an error in one, or no latency at all, 2 bad input, 130 interrupted.
     """
+    from attnbench.bench.session import Outcome, start
+    from attnbench.bench.session import resume as resume_run
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
-    from attnbench.session import Outcome, start
-    from attnbench.session import resume as resume_run
 
     if resume is not None:
         others = [
@@ -83,7 +83,7 @@ def run(
             if resume is not None:
                 outcome = resume_run(resume, progress)
             else:
-                from attnbench.agenda import read_request
+                from attnbench.bench.request import read_request
 
                 chosen = unique_methods(method)
                 request = read_request(
@@ -101,9 +101,9 @@ def run(
 
 
 def _show(folder: Path, as_json: bool) -> None:
+    from attnbench.report.terminal.summary import summary_records, summary_table
     from attnbench.results.journal import JOURNAL
     from attnbench.results.load import load_results
-    from attnbench.summary import summary_records, summary_table
 
     frame = load_results(folder / JOURNAL)
     if as_json:

@@ -31,8 +31,8 @@ from attnbench.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from attnbench.bench.sweep.points import Sweep
     from attnbench.results.run import Progress
-    from attnbench.sweeping.points import Sweep
 
 PICTURE = "curve.svg"
 
@@ -76,11 +76,11 @@ def sweep(
 
     Exit codes: 0 fine, 1 an incorrect cell, an error in one, or no latency at all, 2 bad input, 130 interrupted.
     """
-    from attnbench.agenda import read_request
+    from attnbench.bench.request import read_request
+    from attnbench.bench.sweep import run as go
+    from attnbench.bench.sweep.points import OVERS, default_methods, make_sweep
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
-    from attnbench.sweeping import go
-    from attnbench.sweeping.points import OVERS, default_methods, make_sweep
 
     if resume is not None:
         others = [
@@ -130,12 +130,12 @@ def _interrupted(progress: Progress, folder: str | None) -> None:
 
 def _show(made: Sweep, folder: Path, as_json: bool) -> set[str]:
     """Print the curves and write the picture; return the verdicts of all cells."""
+    from attnbench.bench.sweep.run import load_sweep
+    from attnbench.report.terminal.curves import curve_table, notes, records, sentence, shown
+    from attnbench.report.terminal.summary import summary_records
     from attnbench.results.break_even import curves
     from attnbench.results.files import write_whole
-    from attnbench.summary import summary_records
-    from attnbench.sweeping.draw import curve_figure, svg_bytes
-    from attnbench.sweeping.go import load_sweep
-    from attnbench.sweeping.words import curve_table, notes, records, sentence, shown
+    from attnbench.report.curve_chart import curve_figure, svg_bytes
 
     table = load_sweep(folder)
     found = curves(table, "density" if made.over == "density" else "tokens")

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from attnbench import session
+from attnbench.bench import session
 from attnbench.clips.files import can_encode, read_take, stem_of, write_prompts, write_take
 from attnbench.clips.maker import Maker
 from attnbench.clips.request import MINI, NO_FLOOR, ClipsRequest, Shot, read_request, seed_pairs, shots_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from attnbench import listing
+from attnbench.cli import ls as listing
 from attnbench.cli import main
 from attnbench.inputs import INPUT_SOURCES
 from attnbench.inputs.shapes import MODELS, RESOLUTIONS

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 import attnbench
-from attnbench import agenda, rows
+from attnbench.bench import jobs as agenda
+from attnbench.bench import rows
 from attnbench.cli import main
 from attnbench.kernels import engines
 from attnbench.kernels.engines.reference import REFERENCE

@@ -272,7 +272,7 @@ def test_a_run_is_not_finished_with_other_weights_or_by_another_command(
     with pytest.raises(BadInput, match="one run cannot hold both"):
         session.resume(tmp_path / "run", quiet)
     with pytest.raises(BadInput, match="begun by attnbench clips"):
-        attnbench.session.resume(tmp_path / "run", quiet)
+        attnbench.bench.session.resume(tmp_path / "run", quiet)
     with pytest.raises(BadInput, match="nothing to resume"):
         session.resume(tmp_path / "nowhere", quiet)
 

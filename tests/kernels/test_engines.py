@@ -131,7 +131,7 @@ def test_auto_passes_by_engines_that_suit_the_plan_badly_or_were_never_tested(mo
 
 
 def test_the_dense_baseline_is_never_an_untested_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    from attnbench import agenda
+    from attnbench.bench import jobs as agenda
 
     untested = replace(ENGINES["reference"], name="untested", tested=False)
     monkeypatch.setattr(agenda, "ENGINES", {"untested": untested, "reference": ENGINES["reference"]})

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import attnbench
-from attnbench.models.step_report import StepReport, StepRow
+from attnbench.bench.step.measure import StepReport, StepRow
 
 pytest.importorskip("diffusers")
 

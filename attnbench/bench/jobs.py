@@ -1,0 +1,133 @@
+"""From what the user asked to the cells that will be measured. Everything wrong with a request is found here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from attnbench.bench.request import Request
+from attnbench.inputs import check_inputs_spec
+from attnbench.inputs.seeds import SEEDS
+from attnbench.inputs.shapes import Shape, resolve_shape
+from attnbench.kernels.engines import get_engine
+from attnbench.kernels.errors import BadInput
+from attnbench.machine.device import device_name, dtype_name, resolve_device, resolve_dtype
+from attnbench.methods import Method, get_method, make_settings
+from attnbench.results.records.cells import Cell, canonical_json
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell to be: a method with settled settings, and the layer it is planned for."""
+
+    method: Method
+    settings: Any
+    layer: int
+
+    @property
+    def label(self) -> str:
+        """Short name for progress lines."""
+        return self.method.name if self.layer == 0 else f"{self.method.name} layer {self.layer}"
+
+    def arguments(self, shape: Shape) -> dict[str, Any]:
+        """Return the keyword arguments of ``attnbench.attention``."""
+        values = {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(self.settings)}
+        layout = shape.layout
+        return {"method": self.method, "grid": layout.grid, "text": layout.text, "layer": self.layer, **values}
+
+
+@dataclass(frozen=True)
+class Agenda:
+    """A checked request."""
+
+    request: Request
+    shape: Shape
+    dtype: torch.dtype
+    device: torch.device
+    direction: Literal["fwd", "fwdbwd"]
+    jobs: tuple[Job, ...]
+
+    def cell(self, job: Job, engine: str) -> Cell:
+        """Return the identity of a job when that engine runs it."""
+        shape = self.shape
+        return Cell(
+            method=job.method.name,
+            settings=canonical_json(dataclasses.asdict(job.settings)),
+            layer=job.layer,
+            grid=str(shape.layout.grid),
+            text_tokens=shape.layout.text,
+            batch=shape.batch,
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            dtype=dtype_name(self.dtype),
+            direction=self.direction,
+            inputs=self.request.inputs,
+            seed=self.request.seed,
+            engine=engine,
+            device=device_name("cuda" if self.device.type == "cuda" else "cpu"),
+        )
+
+
+def make_agenda(request: Request) -> Agenda:
+    """Check a request and list its cells: every method at each of its distinct layers, or at the layers asked for.
+
+    Raises:
+        BadInput: quoting what cannot be used.
+        Unsupported: for an engine that is not available.
+    """
+    if not request.methods:
+        raise BadInput("no method was given; name at least one, as --method vmoba")
+    shape = resolve_shape(
+        res=request.res,
+        frames=request.frames,
+        model=request.model,
+        grid=request.grid,
+        heads=request.heads,
+        kv_heads=request.kv_heads,
+        head_dim=request.head_dim,
+        batch=request.batch,
+    )
+    device = resolve_device(request.device)
+    dtype = resolve_dtype(request.dtype, device)
+    if request.direction not in ("fwd", "fwdbwd"):
+        raise BadInput(f"direction {request.direction!r} must be fwd or fwdbwd")
+    if request.engine != "auto":
+        get_engine(request.engine)
+    if request.rounds is not None and request.rounds < 1:
+        raise BadInput(f"rounds {request.rounds} must be at least 1")
+    if not 0 <= request.seed < SEEDS:
+        raise BadInput(f"seed {request.seed} must be a whole number from 0 to {SEEDS - 1}")
+    if not request.budget > 0:
+        raise BadInput(f"budget {request.budget:g} must be a number of seconds above 0")
+    check_inputs_spec(request.inputs)
+    _check_size(shape, dtype)
+    jobs = [job for name, given in request.methods.items() for job in _jobs(name, given, shape, request.layers)]
+    return Agenda(request, shape, dtype, device, request.direction, tuple(jobs))  # type: ignore[arg-type]  # checked above
+
+
+def _jobs(name: str, given: dict[str, Any], shape: Shape, layers: list[int] | None) -> list[Job]:
+    method = get_method(name)
+    settings = method.resolve(make_settings(method, given), shape.layout)
+    for layer in layers or ():
+        if not 0 <= layer < max(shape.layers, 1) and shape.model is not None:
+            raise BadInput(f"layer {layer} is not one of the {shape.layers} layers of {shape.model}")
+    # A bare grid names no model; three layers show every partition of the methods that take turns.
+    count = shape.layers if shape.model is not None else 3
+    chosen = layers or method.distinct_layers(settings, count)
+    return [Job(method, settings, layer) for layer in dict.fromkeys(chosen)]
+
+
+def _check_size(shape: Shape, dtype: torch.dtype) -> None:
+    """Refuse what cannot even be made: q, k and v of one head, which are made in main memory."""
+    needed = 3 * shape.batch * shape.tokens * shape.head_dim * dtype.itemsize
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise BadInput(
+            f"grid {shape.grid} with batch {shape.batch} and head_dim {shape.head_dim} needs {needed / 2**30:,.0f} GiB "
+            f"for q, k and v of one head; this machine has {memory / 2**30:,.0f} GiB"
+        )

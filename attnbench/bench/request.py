@@ -1,0 +1,47 @@
+"""What was asked of a run, as typed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from attnbench.kernels.errors import BadInput
+from attnbench.results.records.cells import Record
+
+
+class Request(Record):
+    """The arguments of a run, as typed; None means the default."""
+
+    methods: dict[str, dict[str, Any]] = Field(description="settings by method, as given")
+    res: str | None = None
+    frames: int | None = None
+    model: str | None = None
+    grid: str | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    batch: int = 1
+    dtype: str | None = None
+    direction: str = "fwd"
+    inputs: str = "video"
+    seed: int = 0
+    engine: str = "auto"
+    device: str | None = None
+    layers: list[int] | None = None
+    rounds: int | None = None
+    budget: float = 240.0
+
+
+def read_request(**fields: Any) -> Request:
+    """Return the request of these fields.
+
+    Raises:
+        BadInput: quoting the first value that cannot be one.
+    """
+    try:
+        return Request.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise BadInput(f"{name} {first['input']!r} cannot be used: {first['msg']}") from error

@@ -1,0 +1,126 @@
+"""Turn a trial into the row that is journaled."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from attnbench.bench.bench import Bench
+from attnbench.bench.trial import Trial
+from attnbench.cost.flops.counts import attention_counts
+from attnbench.kernels.engines import ENGINES
+from attnbench.results.intervals import median_interval
+from attnbench.results.records.cells import Row, digest
+
+
+def judge(trial: Trial) -> None:
+    """Take the latency from a trial that was sampled on a slowed-down GPU."""
+    if trial.verdict is None and (slowdown := trial.telemetry.slowdown) is not None:
+        trial.fail("throttled", f"the GPU was slowed by {slowdown} in at least half of the samples")
+
+
+def make_row(bench: Bench, trial: Trial, run_id: str) -> Row:
+    """Return the row of a trial that has failed or has all its samples."""
+    shape = bench.agenda.shape
+    cell, seen = trial.cell, trial.telemetry
+    seen_values: dict[str, Any] = {
+        "sm_clock_mhz": seen.sm_clock_mhz,
+        "power_w": seen.power_w,
+        "temperature_c": seen.temperature_c,
+        "power_capped": seen.power_capped,
+    }
+    engine = ENGINES.get(cell.engine)
+    return Row(
+        **cell.model_dump(),
+        row_id=digest([run_id, cell.identity]),
+        run_id=run_id,
+        cell_id=cell.identity,
+        verdict=trial.verdict or "ok",
+        reason=trial.reason,
+        model=shape.model,
+        tokens=shape.layout.tokens,
+        heads_timed=bench.heads,
+        engine_version=engine.version() if engine is not None and engine.available() is None else "",
+        inputs_hash=bench.inputs.hash,
+        threads=bench.threads,
+        **_work(bench, trial),
+        **_checks(trial),
+        **_latency(bench, trial),
+        peak_extra_mib=None if trial.peak_extra is None else trial.peak_extra / 2**20,
+        **seen_values,
+    )
+
+
+def _latency(bench: Bench, trial: Trial) -> dict[str, Any]:
+    baseline = bench.baseline
+    if trial.verdict is not None or not trial.samples:
+        return {}
+    cold = [sample.cold_ms for sample in trial.samples]
+    warm = [sample.warm_ms for sample in trial.samples if sample.warm_ms is not None]
+    host = [sample.host_ms for sample in trial.samples if sample.host_ms is not None]
+    interval = median_interval(cold)
+    latency: dict[str, Any] = {
+        "latency_ms": interval.median,
+        "latency_lo_ms": interval.lo,
+        "latency_hi_ms": interval.hi,
+        "interval": interval.kind,
+        "latency_warm_ms": statistics.median(warm) if warm else None,
+        "host_ms": statistics.median(host) if host else None,
+        "samples_ms": cold,
+        "timer": bench.stopwatch.timer,
+    }
+    if baseline is not None and baseline.verdict is None and baseline.samples:
+        dense = statistics.median(sample.cold_ms for sample in baseline.samples)
+        speedup = dense / interval.median
+        latency |= {
+            "baseline": f"full/{baseline.cell.engine}",
+            "baseline_version": ENGINES[baseline.cell.engine].version(),
+            "baseline_ms": dense,
+            "speedup": speedup,
+            "translation": speedup * trial.facts.density if trial.facts is not None else None,
+        }
+    return latency
+
+
+def _work(bench: Bench, trial: Trial) -> dict[str, Any]:
+    facts, shape = trial.facts, bench.agenda.shape
+    if facts is None:
+        return {}
+    counts = attention_counts(
+        head_dim=shape.head_dim,
+        dense_pairs=shape.batch * bench.heads * shape.layout.tokens**2,
+        pairs=facts.pairs,
+        executed_pairs=facts.executed_pairs,
+        selection_flops=facts.selection_flops,
+        direction=bench.agenda.direction,
+    )
+    return {
+        "density": facts.density,
+        "plan_bytes": facts.nbytes,
+        "flops_dense": counts.dense,
+        "flops_algorithmic": counts.algorithmic,
+        "flops_selection": counts.selection,
+        "flops_executed": counts.executed,
+    }
+
+
+def _checks(trial: Trial) -> dict[str, Any]:
+    rows, twin = trial.rows, trial.twin
+    checks: dict[str, Any] = {}
+    if rows is not None:
+        checks = {
+            "numerical_error": _finite(rows.error),
+            "numerical_tolerance": rows.tolerance,
+            "approximation_error": _finite(rows.approximation),
+            "approximation_cosine": _finite(rows.cosine),
+            "mass_recall": _finite(rows.recall),
+        }
+    if trial.selection is not None:
+        checks["selection_differs"] = trial.selection.differing
+    if twin is not None:
+        checks["twin_error"] = _finite(twin.worst)
+    return checks
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None

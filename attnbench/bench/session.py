@@ -1,0 +1,191 @@
+"""A run from request to journal: start it, interrupt it, resume it."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from attnbench.bench.bench import Bench
+from attnbench.bench.jobs import make_agenda
+from attnbench.bench.request import Request, read_request
+from attnbench.bench.rows import judge, make_row
+from attnbench.bench.trial import Trial, dense_job
+from attnbench.kernels.engines import dense_engines
+from attnbench.kernels.errors import BadInput
+from attnbench.machine.environment import collect_environment
+from attnbench.results.journal import Journal, Record
+from attnbench.results.records.cells import Environment, Row, RunHeader, Sample
+from attnbench.results.run import DEFAULT_ROOT, Progress, check_writable, finished, point_latest, usable_samples
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run's journal is, and all of its rows."""
+
+    folder: Path
+    rows: tuple[Row, ...]
+
+
+After = Callable[[Bench, Journal, tuple[Row, ...]], None]
+"""What a session does once every cell has its row, with the tensors still there and the journal open."""
+
+
+def start(request: Request, out: Path | None, progress: Progress, after: After | None = None) -> Outcome:
+    """Run a request from the beginning.
+
+    Args:
+        out: folder of the run; by default results/runs/<run id>, to which results/latest then points.
+        after: called with the rows when all are written, to append more.
+
+    Raises:
+        BadInput: for a request or a folder that cannot be used; nothing is written then.
+    """
+    agenda = make_agenda(request)
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    folder = out if out is not None else DEFAULT_ROOT / "runs" / run_id
+    check_writable(folder)
+    bench = Bench(agenda, progress)
+    kind = "cuda" if agenda.device.type == "cuda" else "cpu"
+    header = RunHeader(
+        run_id=run_id,
+        environment=collect_environment(kind, sys.argv),  # type: ignore[arg-type]  # one of the two
+        request=request.model_dump(mode="json"),
+    )
+    with Journal.create(folder, header) as journal:
+        if out is None:
+            try:
+                point_latest(DEFAULT_ROOT, folder)
+            except OSError as error:
+                progress.note(f"{str(DEFAULT_ROOT / 'latest')!r} does not point to this run: {error.strerror}")
+        progress.started(str(folder))
+        outcome = _measure(bench, journal, header, progress, ())
+        if after is not None:
+            after(bench, journal, outcome.rows)
+        return outcome
+
+
+def resume(folder: Path, progress: Progress, after: After | None = None) -> Outcome:
+    """Finish an interrupted run: its finished cells stay, its samples count, the rest is measured.
+
+    Args:
+        folder: of the run.
+        progress: told what is done.
+        after: called with all rows, and the bench with the trials of all cells on the tensors that were timed.
+
+    Raises:
+        BadInput: if there is no run, or it was made on another device.
+    """
+    journal, records = Journal.resume(folder)
+    with journal:
+        header = next(record for record in records if isinstance(record, RunHeader))
+        agenda = make_agenda(read_request(**header.request))
+        kind = "cuda" if agenda.device.type == "cuda" else "cpu"
+        here = collect_environment(kind, sys.argv)  # type: ignore[arg-type]  # one of the two
+        if here.device != header.environment.device:
+            raise BadInput(
+                f"{str(folder)!r} was measured on {header.environment.device!r} and this is {here.device!r}: "
+                "one run cannot hold both; start a new one"
+            )
+        bench = Bench(agenda, progress)
+        before, now = _conditions(header.environment), _conditions(here)
+        used = {record.threads for record in records if isinstance(record, (Row, Sample))}
+        if used:
+            before["threads"], now["threads"] = ", ".join(map(str, sorted(used, key=str))), str(bench.threads)
+        changed = sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
+        if changed:
+            old, new = (", ".join(f"{name} {values[name]}" for name in changed) for values in (before, now))
+            raise BadInput(
+                f"{str(folder)!r} was measured with {old} and this is {new}: one run cannot hold both; start a new one"
+            )
+        progress.started(str(folder))
+        everything = bench.trials
+        outcome = _measure(bench, journal, header, progress, records)
+        if after is not None:
+            _ready_again(bench, everything, outcome.rows)
+            after(bench, journal, outcome.rows)
+        return outcome
+
+
+def _ready_again(bench: Bench, trials: list[Trial], rows: Iterable[Row]) -> None:
+    """Give the bench the trials of all cells, and where nothing was left to time the tensors they were timed on."""
+    seconds = {row.cell_id: row.latency_ms / 1e3 for row in rows if row.latency_ms is not None}
+    heads = {row.heads_timed for row in rows if row.latency_ms is not None}
+    if len(heads) == 1:
+        bench.trials, baseline, bench.baseline = [], bench.baseline, None  # nothing is verified anew
+        bench.use_heads(heads.pop())
+        bench.baseline = baseline
+    bench.trials = trials
+    for trial in trials:
+        trial.seconds = trial.seconds or seconds.get(trial.cell.identity, 0.0)
+
+
+def _measure(
+    bench: Bench, journal: Journal, header: RunHeader, progress: Progress, records: Iterable[Record]
+) -> Outcome:
+    rows = {record.cell_id: record for record in records if isinstance(record, Row)}
+    done = {cell_id: row for cell_id, row in rows.items() if finished(row)}
+    bench.trials = [trial for trial in bench.trials if trial.cell.identity not in done]
+    if not bench.trials:
+        progress.note("nothing left to do: every cell of this run has its row")
+        return Outcome(journal.folder, tuple(done.values()))
+
+    def write(trials: Iterable[Trial]) -> None:
+        for trial in trials:
+            row = make_row(bench, trial, header.run_id)
+            journal.append(row)
+            done[row.cell_id] = row
+
+    old = usable_samples(records)
+    bench.prepare(_earlier_baseline(bench, rows.values(), old))
+    heads = {sample.heads_timed for sample in old}
+    bench.use_heads(heads.pop() if len(heads) == 1 else bench.choose_heads())
+    reused = _reuse(bench, old)
+    if old:
+        progress.note(f"resumed: {reused} of {len(old)} earlier samples count")
+    rounds = bench.choose_rounds()
+    rounds = max([rounds, *(sample.round + 1 for trial in bench.live() for sample in trial.samples)])
+    write(trial for trial in bench.trials if trial.verdict is not None)
+    for number in range(rounds):
+        bench.time_round(number, rounds, journal.append)
+    for trial in bench.live():
+        judge(trial)
+    if bench.baseline is not None and bench.baseline.verdict is not None:
+        progress.note(f"no speed-ups: the dense baseline is {bench.baseline.verdict}: {bench.baseline.reason}")
+    write(trial for trial in bench.trials if trial.cell.identity not in done)
+    return Outcome(journal.folder, tuple(done.values()))
+
+
+def _earlier_baseline(bench: Bench, rows: Iterable[Row], samples: Iterable[Sample]) -> str | None:
+    """Return the engine of the dense baseline that an earlier part of this run chose; None if it did not get so far.
+
+    The choice rests on a measurement: made again, it may fall on another engine, and one run would have two baselines.
+    """
+    for row in rows:
+        if row.baseline is not None:
+            return row.baseline.removeprefix("full/")
+    asked = {trial.cell.identity for trial in bench.trials}
+    sampled = {sample.cell_id for sample in samples}
+    identities = {name: bench.agenda.cell(dense_job(), name).identity for name in dense_engines()}
+    timed = [name for name, identity in identities.items() if identity in sampled]
+    # The first round begins with the baseline, unless it is one of the cells asked for.
+    return min(timed, key=lambda name: identities[name] in asked, default=None)
+
+
+def _conditions(environment: Environment) -> dict[str, str]:
+    """Return what must not change within a run: versions, the code, and what of the machine bears on time."""
+    fields = environment.model_dump(include={"python", "driver", "cores", "git_commit", "git_dirty"})
+    return {**environment.packages, **{name: str(value) for name, value in fields.items()}}
+
+
+def _reuse(bench: Bench, samples: list[Sample]) -> int:
+    """Give earlier samples back to their trials if they were taken on the same tensors; return how many were."""
+    count = 0
+    for trial in bench.live():
+        mine = [s for s in samples if s.cell_id == trial.cell.identity and s.inputs_hash == bench.inputs.hash]
+        trial.samples = [s for s in mine if (s.heads_timed, s.threads) == (bench.heads, bench.threads)]
+        count += len(trial.samples)
+    return count

@@ -1,0 +1,1 @@
+"""A whole transformer step, with and without a method."""

@@ -1,0 +1,216 @@
+"""From what the user asked to the points of a sweep, each the request of an ordinary run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from attnbench.bench.jobs import make_agenda
+from attnbench.bench.request import Request
+from attnbench.bench.sweep.knobs import KNOBS, get_knob, turn
+from attnbench.inputs.shapes import FRAME_GROUP, Shape, resolve_shape
+from attnbench.kernels.errors import BadInput, unknown_name
+from attnbench.kernels.grid import Grid, Layout
+from attnbench.machine.device import resolve_device
+from attnbench.methods.registry import BUILT_IN
+from attnbench.results.records.cells import Record
+
+Over = Literal["tokens", "density", "frames"]
+OVERS: tuple[Over, ...] = ("tokens", "density", "frames")
+
+COUNT = 5
+"""Points of a sweep unless they are listed."""
+
+CPU_TOKENS = 16_384
+"""On a CPU no default reaches beyond this many tokens: one dense call of one head takes about a second there."""
+
+SPAN = {"cpu": 8, "cuda": 16}
+"""How many times the largest sequence is as long as the smallest, by default."""
+
+MOST = 10**12
+"""No point lies beyond this many tokens or frames, which no machine holds."""
+
+DENSITIES = (0.05, 0.5)
+"""The default ends of a sweep over density."""
+
+SCHEMA_VERSION = 1
+
+
+class Point(Record):
+    """One run of a sweep."""
+
+    name: str = Field(description="folder of the run, within that of the sweep")
+    request: Request = Field(description="what `attnbench run` would be asked for")
+
+
+class Sweep(Record):
+    """A sweep: what is varied, and its points."""
+
+    schema_version: int = Field(default=SCHEMA_VERSION, description="version of this file")
+    over: Over = Field(description="what is varied: tokens, density or frames")
+    points: tuple[Point, ...] = Field(description="runs, in the order in which they are made")
+
+
+def default_methods(over: str) -> list[str]:
+    """Return the built-in methods that a sweep over ``over`` can vary; dense attention is measured beside them."""
+    return [name for name in BUILT_IN if name != "full" and (over != "density" or name in KNOBS)]
+
+
+def make_sweep(
+    over: str,
+    request: Request,
+    *,
+    values: Sequence[float] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    count: int | None = None,
+) -> Sweep:
+    """Return the sweep that these options ask for; every point is checked as a run would be.
+
+    Args:
+        over: tokens: the grid of ``request`` scaled along all three axes; frames: its frames, 4k+1; density: a setting
+            of each method turned, on the grid of ``request``.
+        request: what the points share. On a CPU the heads default to 1, so that every point times the same heads.
+        values: the points: tokens, frames or densities.
+        low: the smallest point, without ``values``.
+        high: the largest.
+        count: how many from ``low`` to ``high``, each the same factor from the next; default 5. Points that come out
+            equal count once.
+
+    Raises:
+        BadInput: quoting what cannot be used.
+    """
+    if over not in OVERS:
+        raise unknown_name("--over", over, OVERS)
+    if values is not None and (low, high, count) != (None, None, None):
+        raise BadInput("--points already says the points: leave out --from, --to and --count")
+    for option, given in (*(("--points", value) for value in values or ()), ("--from", low), ("--to", high)):
+        if given is not None and not math.isfinite(given):
+            raise BadInput(f"{option} {given:g} must be a finite number")
+        if given is not None and given > MOST:
+            raise BadInput(f"{option} {given:g} must be at most {MOST:,}")
+    if over == "frames" and request.frames is not None:
+        raise BadInput(f"--frames {request.frames}: the sweep over frames sets it; give --to {request.frames}")
+    if over == "density":
+        for method in request.methods:
+            get_knob(method)
+    kind = "cuda" if resolve_device(request.device).type == "cuda" else "cpu"
+    shape = _shape(request)
+    if kind == "cpu" and request.heads is None and request.kv_heads is None:
+        request = request.model_copy(update={"heads": 1})
+    if over == "density":
+        if kind == "cpu" and (request.res, request.grid, request.frames, request.model) == (None,) * 4:
+            small = scaled(shape.grid, CPU_TOKENS)
+            request, shape = _on(request, shape, small), _shape(_on(request, shape, small))
+        chosen = _spread("density", values, low, high, count, DENSITIES, DENSITIES[1] / DENSITIES[0])
+        points = _density_points(request, shape.layout, chosen)
+    elif over == "tokens":
+        end = min(shape.grid.tokens, CPU_TOKENS) if kind == "cpu" else shape.grid.tokens
+        chosen = _spread("tokens", values, low, high, count, (end / SPAN[kind], end), SPAN[kind])
+        grids = dict.fromkeys(scaled(shape.grid, _whole("tokens", value, 8)) for value in chosen)
+        points = [Point(name=f"tokens-{grid.tokens}", request=_on(request, shape, grid)) for grid in grids]
+    else:
+        area = shape.grid.h * shape.grid.w
+        end_t = min(shape.grid.t, max(2, CPU_TOKENS // area)) if kind == "cpu" else shape.grid.t
+        ends = (_frames(max(2, end_t / SPAN[kind])), _frames(end_t))
+        if values is None:
+            low, high = (None if end is None else _groups(end) for end in (low, high))
+            spread = _spread("frames", None, low, high, count, (_groups(ends[0]), _groups(ends[1])), SPAN[kind])
+            lengths = dict.fromkeys(max(1, round(t)) for t in spread)
+        else:
+            lengths = dict.fromkeys(_groups(value) for value in values)
+        points = [
+            Point(
+                name=f"frames-{_frames(t)}",
+                request=_on(request, shape, Grid(t, shape.grid.h, shape.grid.w)),
+            )
+            for t in lengths
+        ]
+    for point in points:
+        make_agenda(point.request)
+    return Sweep(over=over, points=tuple(points))
+
+
+def scaled(grid: Grid, tokens: int) -> Grid:
+    """Return a grid of about ``tokens`` tokens with the proportions of ``grid``; no side falls below 2, or its own."""
+    factor = (tokens / grid.tokens) ** (1 / 3)
+    return Grid(*(max(min(2, side), round(side * factor)) for side in grid.shape))
+
+
+def _shape(request: Request) -> Shape:
+    return resolve_shape(
+        res=request.res, frames=request.frames, model=request.model, grid=request.grid, heads=request.heads,
+        kv_heads=request.kv_heads, head_dim=request.head_dim, batch=request.batch,
+    )  # fmt: skip
+
+
+def _on(request: Request, shape: Shape, grid: Grid) -> Request:
+    """Return the request on another grid, its model named, so that heads, layers and text tokens stay."""
+    return request.model_copy(update={"res": None, "frames": None, "grid": str(grid), "model": shape.model})
+
+
+def _density_points(request: Request, layout: Layout, densities: Sequence[float]) -> list[Point]:
+    """Return a point for each density at which at least one method has settings that no earlier point has."""
+    points: dict[str, Point] = {}
+    seen: dict[str, list[object]] = {name: [] for name in request.methods}
+    for density in densities:
+        methods = {}
+        for name, given in request.methods.items():
+            settings = turn(name, given, layout, density)
+            if settings not in seen[name]:
+                seen[name].append(settings)
+                methods[name] = settings
+        if methods:
+            label = f"density-{density:.4g}"
+            points[label] = Point(name=label, request=request.model_copy(update={"methods": methods}))
+    return list(points.values())
+
+
+def _spread(
+    what: str,
+    values: Sequence[float] | None,
+    low: float | None,
+    high: float | None,
+    count: int | None,
+    default: tuple[float, float],
+    span: float,
+) -> list[float]:
+    """Return the points asked for, or ``count`` of them, equally far apart on a logarithmic scale."""
+    if values is not None:
+        if not values:
+            raise BadInput("--points names no point; list some, as --points 4000,8000,16000")
+        return sorted(set(values))
+    if high is None:
+        high = default[1] if low is None or low < default[1] else low * span
+    if low is None:
+        low = default[0] if default[0] < high else high / span
+    if not 0 < low <= high < math.inf:
+        raise BadInput(f"--from {low:g} and --to {high:g}: {what} must rise from a number above 0")
+    number = COUNT if count is None else count
+    if number < 1:
+        raise BadInput(f"--count {number} must be at least 1")
+    if number == 1 or low == high:
+        return [high]
+    return [low * (high / low) ** (place / (number - 1)) for place in range(number)]
+
+
+def _whole(what: str, value: float, least: int) -> int:
+    number = round(value)
+    if number < least:
+        raise BadInput(f"{what} {value:g} must be at least {least}")
+    return number
+
+
+def _frames(groups: float) -> int:
+    return FRAME_GROUP * (round(groups) - 1) + 1
+
+
+def _groups(frames: float) -> int:
+    """Return T, the token frames of 4(T-1)+1 video frames."""
+    if frames < 1 or (frames - 1) % FRAME_GROUP:
+        below = max(int(frames - 1) // FRAME_GROUP, 0) * FRAME_GROUP + 1
+        raise BadInput(f"frames {frames:g} must be of the form 4k+1, such as {below} or {below + FRAME_GROUP}")
+    return int(frames - 1) // FRAME_GROUP + 1

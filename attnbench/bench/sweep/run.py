@@ -1,0 +1,158 @@
+"""Measure the points of a sweep one after the other, resume an interrupted one, and read what was measured."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from attnbench.bench import session
+from attnbench.bench.sweep.points import SCHEMA_VERSION, Sweep
+from attnbench.bench.trial import dense_job
+from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.results.files import write_whole
+from attnbench.results.journal import JOURNAL, read_journal
+from attnbench.results.load import find_journals, load_results
+from attnbench.results.records.cells import Cell, Row, Sample, canonical_json
+from attnbench.results.run import Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PLAN = "sweep.json"
+
+
+class PointProgress:
+    """Says which point of a sweep the progress of a run is about."""
+
+    def __init__(self, inner: Progress, name: str, number: int, count: int) -> None:
+        self.inner, self.name, self.place = inner, name, f"point {number} of {count}, {name}"
+
+    def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
+        """Pass on, after the point's place."""
+        self.inner.step(f"{self.place}: {label}", done, total, seconds_left)
+
+    def note(self, text: str) -> None:
+        """Pass on, after the point's name."""
+        self.inner.note(f"{self.name}: {text}")
+
+    def started(self, folder: str) -> None:
+        """Keep quiet: the sweep has said where it is written."""
+
+
+def start(sweep: Sweep, out: Path | None, progress: Progress) -> Path:
+    """Measure a sweep from the beginning; return its folder, which holds one run a point.
+
+    Args:
+        out: the folder; by default results/runs/<time>-sweep, to which results/latest then points.
+
+    Raises:
+        BadInput: for a folder that cannot be used; nothing is written then.
+        Unsupported: if no point can be measured.
+    """
+    name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}-sweep"
+    folder = out if out is not None else session.DEFAULT_ROOT / "runs" / name
+    session.check_writable(folder)
+    held = next((path for path in (*folder.rglob("*.jsonl"), folder / PLAN) if os.path.exists(path)), None)
+    if held is not None:
+        raise BadInput(f"{str(folder)!r} holds {held.name} already; choose another --out, or finish it with --resume")
+    write_whole(sweep.model_dump_json(indent=1).encode(), folder / PLAN)
+    if out is None:
+        try:
+            session.point_latest(session.DEFAULT_ROOT, folder)
+        except OSError as error:
+            progress.note(f"{str(session.DEFAULT_ROOT / 'latest')!r} does not point to this sweep: {error.strerror}")
+    _measure(sweep, folder, progress)
+    return folder
+
+
+def resume(folder: Path, progress: Progress) -> Sweep:
+    """Finish an interrupted sweep: finished points stay, begun ones go on, the others are measured.
+
+    Raises:
+        BadInput: if there is no sweep, or a point was measured under other conditions, as ``session.resume`` says.
+        Unsupported: if no point can be measured.
+    """
+    sweep = read_sweep(folder)
+    _measure(sweep, folder, progress)
+    return sweep
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """Return the sweep that is written to ``folder``.
+
+    Raises:
+        BadInput: if there is none, or one of a newer attnbench.
+    """
+    path = folder / PLAN
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"nothing to resume: {str(folder)!r} has no {PLAN}") from error
+    try:
+        sweep = Sweep.model_validate_json(text)
+    except ValidationError as error:
+        raise BadInput(f"{str(path)!r} is not a sweep: {error.errors()[0]['msg']}") from error
+    if sweep.schema_version > SCHEMA_VERSION:
+        raise BadInput(f"{str(path)!r} is of version {sweep.schema_version}, newer than this attnbench: upgrade it")
+    return sweep
+
+
+def load_sweep(folder: Path) -> pd.DataFrame:
+    """Read the rows of a sweep, as ``load_results``, with a column more for ``break_even.curves``.
+
+    ``baseline_samples_ms`` holds the samples of the row's dense baseline (ms, a list), None where there are none.
+
+    Raises:
+        BadInput: as ``load_results``.
+    """
+    import pandas as pd
+
+    table = load_results(folder)
+    samples: dict[str, list[float]] = {}
+    for journal in find_journals(folder):
+        records = list(read_journal(journal))
+        usable = session.usable_samples(records)
+        for row in (record for record in records if isinstance(record, Row)):
+            samples[row.row_id] = _baseline_samples(row, usable)
+    column = [samples[row_id] or None for row_id in table["row_id"]]
+    table["baseline_samples_ms"] = pd.Series(column, index=table.index, dtype=object)
+    return table
+
+
+def _baseline_samples(row: Row, samples: list[Sample]) -> list[float]:
+    """Return the samples that the dense baseline of ``row`` has in the same journal, on the same tensors."""
+    if row.baseline is None:
+        return []
+    dense: dict[str, Any] = row.cell().model_dump() | {
+        "method": "full", "settings": canonical_json({}), "layer": dense_job().layer, "step": None,
+        "engine": row.baseline.removeprefix("full/"),
+    }  # fmt: skip
+    identity = Cell(**dense).identity
+    conditions = (row.inputs_hash, row.heads_timed, row.threads)
+    return [
+        sample.cold_ms
+        for sample in samples
+        if sample.cell_id == identity and (sample.inputs_hash, sample.heads_timed, sample.threads) == conditions
+    ]
+
+
+def _measure(sweep: Sweep, folder: Path, progress: Progress) -> None:
+    progress.started(str(folder))
+    refused: list[Unsupported] = []
+    for number, point in enumerate(sweep.points, 1):
+        place, told = folder / point.name, PointProgress(progress, point.name, number, len(sweep.points))
+        try:
+            if os.path.exists(place / JOURNAL):
+                session.resume(place, told)
+            else:
+                session.start(point.request, place, told)
+        except Unsupported as error:
+            told.note(f"left out: {error}")
+            refused.append(error)
+    if len(refused) == len(sweep.points):
+        raise refused[0]

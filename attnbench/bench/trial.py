@@ -1,0 +1,120 @@
+"""One cell while it is measured: its plan's facts, its checks, its samples, and how it failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from attnbench.bench.jobs import Job
+from attnbench.bench.verify import RowCheck, SelectionCheck, TwinCheck
+from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.machine.memory import lacks_memory
+from attnbench.machine.telemetry import Reading, Telemetry, summarise
+from attnbench.methods import get_method
+from attnbench.results.records.cells import Cell, Sample, Verdict
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """What rows report of a plan, so that the plan itself need not be kept."""
+
+    density: float
+    pairs: int
+    nbytes: int
+    selection_flops: int
+    executed_pairs: int
+
+
+@dataclass
+class Trial:
+    """A cell on its way to a row."""
+
+    job: Job
+    cell: Cell
+    shared: bool = False  # it is the dense baseline itself
+    verdict: Verdict | None = None  # set as soon as something is wrong
+    reason: str = ""
+    facts: PlanFacts | None = None
+    rows: RowCheck | None = None
+    selection: SelectionCheck | None = None
+    twin: TwinCheck | None = None
+    peak_extra: int | None = None
+    seconds: float = 0.0  # of the first call
+    samples: list[Sample] = field(default_factory=list)
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """What the GPU did while the samples were taken."""
+        return summarise([reading for sample in self.samples if (reading := reading_of(sample)) is not None])
+
+    def fail(self, verdict: Verdict, reason: str) -> None:
+        """End the trial without a latency."""
+        self.verdict, self.reason = verdict, reason
+
+
+@dataclass(frozen=True)
+class Call:
+    """A timed call on fixed tensors; ``prepare`` clears what the last one left."""
+
+    run: Callable[[], Tensor]
+    prepare: Callable[[], None]
+    leaves: tuple[Tensor, ...]
+
+
+def dense_job() -> Job:
+    """Return the job of the dense baseline."""
+    full = get_method("full")
+    return Job(full, full.settings(), 0)
+
+
+@dataclass
+class Failure:
+    """How a guarded piece of work ended: verdict None means well."""
+
+    verdict: Verdict | None = None
+    reason: str = ""
+
+
+@contextmanager
+def classified() -> Iterator[Failure]:
+    """Turn what may go wrong with one cell into a verdict, so that the other cells go on.
+
+    A user's error passes through: it is not the cell's fault.
+    """
+    failure = Failure()
+    try:
+        yield failure
+    except BadInput:
+        raise
+    except Unsupported as error:
+        failure.verdict, failure.reason = "unsupported", str(error)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        failure.verdict, failure.reason = "oom", _first_line(error)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    except Exception as error:
+        failure.verdict = "oom" if lacks_memory(error) else "error"
+        failure.reason = _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+
+
+def output_of(result: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    assert isinstance(result, Tensor)
+    return result
+
+
+def reading_of(sample: Sample) -> Reading | None:
+    """Return what the GPU said when a sample was taken, or None where it was not asked."""
+    clock, power, temperature, reasons = (
+        sample.sm_clock_mhz, sample.power_w, sample.temperature_c, sample.clock_reasons,
+    )  # fmt: skip
+    if clock is None or power is None or temperature is None or reasons is None:
+        return None
+    return Reading(clock, power, temperature, reasons)

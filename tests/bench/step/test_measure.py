@@ -1,0 +1,183 @@
+"""A whole step measured: on a clock that moves by known amounts, and for real."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench.bench.step import measure as step
+from attnbench.bench.step.measure import amdahl, measure_step, share_removed
+from attnbench.bench.step.standins import capture_qkv, pass_through
+from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.grid import Grid
+from attnbench.kernels.plan import Plan
+from attnbench.machine import stopwatch as timing
+from attnbench.methods import Call, get_method
+from attnbench.models.family import Place
+from attnbench.models.patch import patch
+from attnbench.models.random_wan import make_inputs, make_wan
+from attnbench.models.replacement import Replacement
+
+pytest.importorskip("diffusers")
+
+CPU = torch.device("cpu")
+REST, DENSE, SPARSE = 0.005, 0.010, 0.004  # seconds a layer on the clock below
+SMALL: dict[str, Any] = {"text_tokens": 5, "grid": (2, 3, 4), "device": "cpu"}
+
+
+@pytest.fixture
+def known_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that only a feed-forward, torch's self-attention and a plan of sliding-window move."""
+    now = [0.0]
+
+    def moving(seconds: float, function: Callable[..., Any], counts: Callable[..., bool] = lambda *a: True) -> Any:
+        def moved(*args: Any, **kwargs: Any) -> Any:
+            now[0] += seconds if counts(*args, *kwargs.values()) else 0.0
+            return function(*args, **kwargs)
+
+        return moved
+
+    def make(*args: Any) -> Any:
+        model = make_wan(*args)
+        for block in model.blocks:
+            block.ffn.forward = moving(REST, block.ffn.forward)
+        return model
+
+    window = get_method("sliding-window")
+    slow = dataclasses.replace(window, plan=moving(SPARSE, window.plan))
+    torch_attention = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing, "cache_bytes", lambda device: 1000)
+    monkeypatch.setattr(step, "make_wan", make)
+    monkeypatch.setattr(step, "get_method", lambda name: slow)
+    monkeypatch.setattr(step, "dense_engines", lambda: ["sdpa"])
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        moving(DENSE, torch_attention, lambda q, k, *rest: q.shape == k.shape),  # not cross-attention
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "forwards"),
+    [({}, 1), ({"direction": "fwdbwd"}, 1), ({"direction": "fwdbwd", "checkpointing": True}, 2)],
+)
+@pytest.mark.usefixtures("known_times")
+def test_known_times_give_the_known_shares_and_speed_ups(options: dict[str, Any], forwards: int) -> None:
+    report = measure_step({"sliding-window": {"window": (0, 1, 1)}}, rounds=2, **SMALL, **options)
+    own, dense, window = report.rows
+    assert [row.name for row in report.rows] == ["own", "full/sdpa", "sliding-window/reference"]
+    milliseconds = 1e3 * forwards * 3  # three layers
+    for row in (own, dense):
+        assert row.step_ms.median == pytest.approx((REST + DENSE) * milliseconds)
+        assert row.attention_ms.median == pytest.approx(DENSE * milliseconds)
+        assert (row.step_speedup.median, row.attention_speedup.median) == pytest.approx((1, 1))
+        assert row.predicted_speedup == pytest.approx(1)
+    assert window.step_ms.median == pytest.approx((REST + SPARSE) * milliseconds)
+    assert window.attention_ms.median == pytest.approx(SPARSE * milliseconds)
+    assert report.without_ms.median == pytest.approx(REST * milliseconds)
+    assert report.share.median == pytest.approx(DENSE / (REST + DENSE))
+    assert report.share_alone.median == pytest.approx(DENSE / (REST + DENSE))
+    assert window.attention_speedup.median == pytest.approx(DENSE / SPARSE)
+    assert window.step_speedup.median == pytest.approx((REST + DENSE) / (REST + SPARSE))
+    assert window.predicted_speedup == pytest.approx(window.step_speedup.median)
+    assert (report.layers, report.rounds, report.timer) == (3, 2, "perf_counter")
+
+
+def test_a_real_step_is_measured() -> None:
+    report = measure_step({"vmoba": {}, "sta": {"tile": (1, 2, 2)}}, rounds=2, direction="fwdbwd", **SMALL)
+    own, dense, *sparse = (row.name for row in report.rows)
+    assert own == "own"
+    assert dense in ("full/sdpa", "full/reference")
+    assert sparse == ["vmoba/reference", "sta/reference"]
+    assert report.baseline in (own, dense)
+    assert report.row(report.baseline).step_speedup.median == 1
+    for row in report.rows:
+        assert len(row.samples_ms) == 2
+        assert 0 < row.attention_ms.lo <= row.attention_ms.median <= row.attention_ms.hi
+        assert 0 < row.density <= 1
+        assert math.isfinite(row.predicted_speedup)
+    assert '"tile":[1,2,2]' in report.row("sta/reference").settings
+    with pytest.raises(BadInput, match="no row is named 'moba'"):
+        report.row("moba")
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"size": "14b"}, BadInput, "unknown size of Wan '14b'"),
+        ({"rounds": 0}, BadInput, "rounds is 0"),
+        ({"batch": 1.5}, BadInput, "batch is 1.5"),
+        ({"direction": "bwd"}, BadInput, "direction is 'bwd'"),
+        ({"checkpointing": True}, BadInput, "direction fwdbwd"),
+        ({"methods": {"vmoba": {"tile": 1}}}, BadInput, "unknown setting"),
+        ({"engine": "sdpa"}, Unsupported, "runs full attention only"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(given: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        measure_step(**{"methods": {"vmoba": {}}, **SMALL, **given})
+
+
+def test_what_is_captured_is_what_methods_see() -> None:
+    model, grid = make_wan("tiny", CPU, torch.float32), Grid(2, 3, 4)
+    inputs = make_inputs("tiny", grid, 2, 5, CPU, torch.float32)
+    seen: list[Tensor] = []
+    full = get_method("full")
+
+    def plan(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+        seen.extend((q, k))
+        return full.plan(settings, q, k, call)
+
+    captured = capture_qkv(model, inputs)
+    with patch(model, dataclasses.replace(full, plan=plan)), torch.no_grad():
+        model(**inputs)
+    assert [tuple(x.shape) for x in captured[0]] == [(2, 2, 24, 24)] * 3
+    for x, y in zip(seen, (x for q, k, _ in captured for x in (q, k)), strict=True):
+        torch.testing.assert_close(x, y)
+
+
+def test_passing_through_gives_v_and_reaches_every_weight() -> None:
+    q, k, v = (torch.randn(1, 2, 24, 8, requires_grad=True) for _ in range(3))
+    place = Place(0, Grid(2, 3, 4), 0)
+    weights = torch.randn_like(v)
+    output = pass_through(q, k, v, place)
+    assert torch.equal(output, v)
+    (output * weights).sum().backward()
+    assert all(x.grad is not None and torch.equal(x.grad, weights) for x in (q, k, v))
+    model = make_wan("tiny", CPU, torch.float32)
+    with Replacement(model, pass_through):
+        model(**make_inputs("tiny", place.grid, 1, 5, CPU, torch.float32))[0].square().sum().backward()
+    assert all(weight.grad is not None for weight in model.blocks[1].attn1.parameters())
+
+
+def test_random_weights_repeat_and_leave_the_global_generator_alone() -> None:
+    torch.manual_seed(7)
+    expected = torch.randn(2)
+    torch.manual_seed(7)
+    first, second, other = (make_wan("tiny", CPU, torch.bfloat16, seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.randn(2), expected)
+    weights = [model.blocks[0].attn1.to_q.weight for model in (first, second, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert (weights[0].dtype, first.blocks[0].norm2.weight.dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_amdahls_law() -> None:
+    assert amdahl(0.75, 3.0) == 2.0
+    assert amdahl(0.0, 100.0) == 1.0
+    assert amdahl(0.5, 1.0) == 1.0
+    with pytest.raises(BadInput, match=r"speedup is 0\.0"):
+        amdahl(0.5, 0.0)
+
+
+def test_the_share_of_what_was_left_out_has_its_ends_in_order() -> None:
+    share = share_removed([10.0, 11.0, 12.0], [5.0, 5.5, 6.0])
+    assert (share.median, share.lo, share.hi) == pytest.approx((0.5, 1 - 6 / 10, 1 - 5 / 12))

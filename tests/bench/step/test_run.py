@@ -1,0 +1,288 @@
+"""A whole step from the command line to the page: what is asked of the measurement, written, and said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+
+from attnbench.bench.step import run as end_to_end
+from attnbench.bench.step.measure import StepReport, StepRow
+from attnbench.bench.step.run import StepRequest, grid_of, run_step, size_of
+from attnbench.cli.profile import profile as profile_command
+from attnbench.cli.report import report as report_command
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.phases import phase
+from attnbench.report.steps import step_sections
+from attnbench.results.intervals import Interval
+from attnbench.results.journal import JOURNAL, Journal
+from attnbench.results.load import load_steps
+
+
+class Quiet:
+    def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def started(self, folder: str) -> None:
+        pass
+
+
+def between(value: float) -> Interval:
+    return Interval(value, 0.9 * value, 1.1 * value, "min-max")
+
+
+def made_up(share: float = 0.6, **asked: Any) -> StepReport:
+    def row(name: str, step: float, attention: float, density: float) -> StepRow:
+        return StepRow(
+            name, '{"threshold":0.25}', density, between(step), between(attention), between(100 / step),
+            between(60 / attention), 1.7, (step, step),
+        )  # fmt: skip
+
+    return StepReport(
+        size=asked["size"], grid=str(asked["grid"]), text_tokens=512, batch=asked["batch"], layers=30,
+        dtype="bfloat16", device="NVIDIA H100", direction=asked["direction"], checkpointing=asked["checkpointing"],
+        timer="cuda_events", rounds=asked["rounds"], baseline="full/flash4", without_ms=between(40.0),
+        share=between(share), share_alone=between(0.58), rows=(row("own", 120.0, 70.0, 1.0),
+        row("full/flash4", 100.0, 60.0, 1.0), row("vmoba/triton", 62.0, 20.0, 0.2)),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What was asked of the measurement, whose result is made up."""
+    found: list[dict[str, Any]] = []
+
+    def step() -> None:
+        with phase("attend"):
+            time.sleep(0.02)
+
+    def measure(methods: Any, observe: Any, tell: Any, **options: Any) -> StepReport:
+        found.append({"methods": methods, **options})
+        tell("round 1 of 2: vmoba/triton", 0, 2)
+        observe("vmoba/triton", step, lambda: None, 62.0)
+        return made_up(**options)
+
+    monkeypatch.setattr(end_to_end, "measure_step", measure)
+    monkeypatch.setattr("attnbench.bench.profile.profile.cache_bytes", lambda device: 2**16)
+    return found
+
+
+def test_records_say_what_was_measured_and_are_read_back(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    request = StepRequest({"vmoba": {"threshold": 0.3}}, device="cpu", direction="fwdbwd", rounds=2, seed=3)
+    folder, records = run_step(request, tmp_path / "run", Quiet())
+    assert asked == [
+        {"methods": {"vmoba": {"threshold": 0.3}}, "size": "tiny", "grid": grid_of(request, "cpu"), "batch": 1,
+         "dtype": None, "device": "cpu", "direction": "fwdbwd", "checkpointing": False, "engine": "auto", "rounds": 2,
+         "seed": 3}
+    ]  # fmt: skip
+    assert load_steps(folder) == records
+    assert [record.name for record in records] == ["own", "full/flash4", "vmoba/triton"]
+    vmoba = records[2]
+    assert (vmoba.step_ms, vmoba.attention_ms, vmoba.density, vmoba.seed) == (62.0, 20.0, 0.2, 3)
+    assert (vmoba.step_lo_ms, vmoba.step_hi_ms) == (0.9 * 62.0, 1.1 * 62.0)
+    assert vmoba.step_speedup == pytest.approx(100 / 62)
+    assert {record.share for record in records} == {0.6}
+    assert 20 <= vmoba.phases_ms["fwd attend"] < 40
+    assert "less than the unprofiled 62 ms" in vmoba.complaint
+    assert (records[0].phases_ms, records[0].complaint) == ({}, "")
+    with pytest.raises(BadInput, match="attnbench profile --end-to-end"):
+        Journal.resume(folder)
+    with pytest.raises(BadInput, match="holds a run already"):
+        run_step(request, folder, Quiet())
+    assert len(asked) == 1  # refused before anything was measured
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "size", "grid"),
+    [
+        ({}, "cuda", "1.3b", "21x30x52"),
+        ({"res": "720p"}, "cuda", "1.3b", "21x45x80"),
+        ({}, "cpu", "tiny", "3x8x8"),
+        ({"grid": "2x3x4"}, "cpu", "tiny", "2x3x4"),
+        ({"model": "tiny"}, "cuda", "tiny", "3x8x8"),
+        ({"model": "wan2.1-1.3b", "frames": 5}, "cpu", "1.3b", "2x30x52"),
+    ],
+)
+def test_sizes_and_grids_follow_the_device_unless_given(
+    given: dict[str, Any], device: str, size: str, grid: str
+) -> None:
+    request = StepRequest({}, **given)
+    assert (size_of(request, device), str(grid_of(request, device))) == (size, grid)
+
+
+def test_models_without_a_step_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"wan2\.1-14b has no step .* wan2\.1-1\.3b or tiny"):
+        size_of(StepRequest({}, model="wan2.1-14b"), "cuda")
+
+
+def test_a_training_step_of_the_large_model_runs_blocks_again_unless_told_not_to(
+    asked: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    for place, given in enumerate(({}, {"checkpointing": False}, {"direction": "fwd"})):
+        fields: dict[str, Any] = {"model": "wan2.1-1.3b", "device": "cpu", "direction": "fwdbwd", **given}
+        run_step(StepRequest({}, **fields), tmp_path / str(place), Quiet())
+    assert [each["checkpointing"] for each in asked] == [True, False, False]
+    assert [each["rounds"] for each in asked] == [3, 3, 5]
+
+
+def test_the_page_says_what_share_self_attention_is(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    _, records = run_step(
+        StepRequest({}, model="wan2.1-1.3b", device="cpu", direction="fwdbwd"), tmp_path / "a", Quiet()
+    )
+    (section,) = step_sections(records)
+    assert section.title == "A training step of Wan 2.1 1.3B, 21×30×52 tokens"
+    assert section.finding == (
+        "Self-attention is 60.0% of the step of full/flash4 (54.0% to 66.0%; timed by itself 58.0%). Without it the "
+        "step takes 40.0 ms: no method can make it more than 2.50× as fast."
+    )
+    assert section.lines[2].cells[:2] == (("20.0%", ""), ("62.0", "[55.8, 68.2]"))
+    assert section.lines[2].cells[5] == ("1.70×", "")
+    phases = {"fwd attend": 20.0, "fwd other": 10.0, "fwd gap": 0.5, "bwd attend": 30.0, "bwd other": 15.0}
+    (section,) = step_sections([records[2].model_copy(update={"phases_ms": phases})])
+    assert section.lines[0].phases == "attend 50.0 ms, gaps 0.500 ms, rest of the model 25.0 ms"
+    lost = [record.model_copy(update={"share": -0.02}) for record in records]
+    (section,) = step_sections(lost)
+    assert "lost in the noise" in section.finding
+    assert section.lines[2].cells[5] == ("–", "")
+
+
+def test_the_command_prints_json_for_machines(
+    asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = typer.Typer()
+    app.command()(profile_command)
+    monkeypatch.setattr(
+        sys, "argv", ["attnbench", "--end-to-end", "--device", "cpu", "--out", str(tmp_path / "a"), "--json"]
+    )
+    app(prog_name="attnbench", standalone_mode=False)
+    document = json.loads(capsys.readouterr().out)
+    assert [step["name"] for step in document["steps"]] == ["own", "full/flash4", "vmoba/triton"]
+    assert document["folder"] == str(tmp_path / "a")
+    assert set(asked[0]["methods"]) >= {"vmoba", "sta"}
+
+
+def test_the_command_measures_a_real_step_and_the_report_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("diffusers")
+    for place in ("attnbench.machine.stopwatch", "attnbench.bench.profile.profile"):
+        monkeypatch.setattr(f"{place}.cache_bytes", lambda device: 2**16)
+    monkeypatch.setattr("attnbench.bench.step.measure.dense_engines", lambda: ["sdpa"])
+    monkeypatch.chdir(tmp_path)
+    words = ["--end-to-end", "--grid", "2x3x4", "--method", "sta", "--set", "sta.tile=1,2,2", "--device", "cpu"]
+
+    def call(command: Any, *more: str) -> str:
+        app = typer.Typer()
+        app.command()(command)
+        monkeypatch.setattr(sys, "argv", ["attnbench", *more])
+        with pytest.raises(SystemExit) as exit_:
+            app(prog_name="attnbench")
+        assert exit_.value.code == 0
+        return capsys.readouterr().out
+
+    said = call(profile_command, *words, "--rounds", "1", "--out", "shown")
+    for word in ("sta/reference", "rest of the model", "self-attention"):
+        assert word in said
+    own, *_, sta = load_steps(Path("shown"))
+    assert (own.name, set(own.phases_ms)) == ("own", {"fwd other"})
+    assert {"fwd attend", "fwd other"} <= set(sta.phases_ms)
+    monkeypatch.setattr("attnbench.report.page.mask_pictures", lambda methods: [])
+    call(report_command, "shown", "--out", "page.html")
+    page = Path("page.html").read_text()
+    assert "A step of Wan 2.1 tiny, 2×3×4 tokens" in page
+    assert "sta/reference" in page
+
+
+@pytest.mark.parametrize("more", [["--heads", "2"], ["--repeats", "3"], ["--resume", "there"], ["--no-trace"]])
+def test_options_of_other_profiles_are_refused(more: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    app = typer.Typer()
+    app.command()(profile_command)
+    monkeypatch.setattr(sys, "argv", ["attnbench", "--end-to-end", *more])
+    with pytest.raises(BadInput, match=f"leave out {more[0]}"):
+        app(prog_name="attnbench", standalone_mode=False)
+    monkeypatch.setattr(sys, "argv", ["attnbench", "--checkpointing"])
+    with pytest.raises(BadInput, match="--checkpointing is for --end-to-end"):
+        app(prog_name="attnbench", standalone_mode=False)
+
+
+def test_a_profile_prints_nothing_that_is_not_its_own(tmp_path: Path) -> None:
+    command = ["profile", "--method=full", "--grid=2x4x4", "--heads=1", "--rounds=1", "--no-trace", "--out=run"]
+    program = [sys.executable, "-c", "from attnbench.cli import main; main()", *command]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
+    assert [line for line in done.stderr.splitlines() if not line.startswith("attnbench: ")] == []
+
+
+def test_the_folder_is_taken_before_anything_is_measured_and_given_back_if_that_fails(
+    asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: Any, **options: Any) -> StepReport:
+        (taken,) = (path.parent for path in tmp_path.rglob(JOURNAL))
+        with pytest.raises(BadInput, match="holds a run already"):
+            run_step(StepRequest({}, device="cpu"), taken, Quiet())  # a second one at the same time
+        raise KeyboardInterrupt
+
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr(end_to_end, "measure_step", fail)
+    for name in ("run", "mine"):
+        with pytest.raises(KeyboardInterrupt):
+            run_step(StepRequest({}, device="cpu"), tmp_path / name, Quiet())
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), "out of memory.* Tried to allocate 9"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "out of memory.* tried 9"),
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_a_step_that_does_not_fit_is_said_in_one_sentence(
+    asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fail(*given: Any, **options: Any) -> StepReport:
+        raise error
+
+    monkeypatch.setattr(end_to_end, "measure_step", fail)
+    with pytest.raises(BadInput, match=f"a step of Wan tiny at 3x8x8 runs {said}.*smaller --res or --grid"):
+        run_step(StepRequest({}, device="cpu"), tmp_path / "run", Quiet())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"grid": "2x129x4"}, "grid '2x129x4'.* at most 128"),
+        ({"model": "wan2.1-1.3b", "grid": "1x2x1025"}, "grid '1x2x1025'.* at most 1,024"),
+        ({"seed": -1}, "seed -1 must be a whole number from 0 to 4294967295"),
+    ],
+)
+def test_what_the_model_cannot_be_asked_for_is_refused_at_once(
+    asked: list[dict[str, Any]], tmp_path: Path, given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadInput, match=said):
+        run_step(StepRequest({}, device="cpu", **given), tmp_path / "run", Quiet())
+    assert asked == []
+    run_step(StepRequest({}, device="cpu", grid="1x128x1"), tmp_path / "run", Quiet())
+
+
+def test_a_method_may_stand_right_after_its_short_option(
+    asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = typer.Typer()
+    app.command()(profile_command)
+    monkeypatch.setattr(
+        sys, "argv", ["attnbench", "--end-to-end", "-msta", "--device=cpu", "--out", str(tmp_path / "a"), "--json"]
+    )
+    app(prog_name="attnbench", standalone_mode=False)
+    assert list(asked[0]["methods"]) == ["sta"]

@@ -1,0 +1,420 @@
+"""The runner: what is called in which order, on which tensors, on how many heads, and what a failure becomes."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench import api
+from attnbench.bench import bench as runner
+from attnbench.bench import jobs as agenda_module
+from attnbench.bench import rows, verify
+from attnbench.bench.bench import Bench
+from attnbench.bench.jobs import make_agenda
+from attnbench.bench.request import Request
+from attnbench.bench.trial import classified
+from attnbench.kernels import engines
+from attnbench.kernels.engines import Engine
+from attnbench.kernels.engines.reference import REFERENCE
+from attnbench.kernels.engines.sdpa import SDPA
+from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.plan import Plan
+from attnbench.machine import stopwatch as timing
+from attnbench.machine.stopwatch import Timing
+from attnbench.methods import get_method
+from attnbench.results.records.cells import Sample
+
+
+class Quiet:
+    """Progress that is kept for the test to look at."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
+        assert 0 <= done <= total
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def started(self, folder: str) -> None:
+        raise AssertionError("the bench opens no journal")
+
+
+@pytest.fixture(autouse=True)
+def two_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the engines of every machine; sdpa is the one dense engine."""
+    use(monkeypatch, SDPA, dataclasses.replace(REFERENCE, dense=False))
+    monkeypatch.setattr(timing, "cache_bytes", lambda device: 2**16)  # flushing a real one takes longer than the calls
+
+
+def use(monkeypatch: pytest.MonkeyPatch, *chosen: Engine) -> None:
+    for place in (engines, agenda_module, rows):
+        monkeypatch.setattr(place, "ENGINES", {engine.name: engine for engine in chosen})
+
+
+def broken(error: BaseException, name: str = "broken", *, after: int = 0, dense: bool = False) -> Engine:
+    """An engine that raises from its call number ``after`` on."""
+    calls: list[int] = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        calls.append(1)
+        if len(calls) > after:
+            raise error
+        return REFERENCE.attend(q, k, v, plan, scale, return_lse)
+
+    return dataclasses.replace(REFERENCE, name=name, attend=attend, dense=dense)
+
+
+def bench(**changes: Any) -> Bench:
+    fields: dict[str, Any] = {
+        "methods": {"sta": {"tile": (2, 2, 2)}, "moba": {"blocks": 5, "topk": 2}}, "grid": "3x5x7", "heads": 4,
+        "head_dim": 16, "inputs": "gaussian", "device": "cpu",
+    }  # fmt: skip
+    return Bench(make_agenda(Request(**fields | changes)), Quiet())
+
+
+class Recorder:
+    """Stands for ``attnbench.attention`` and for the stopwatch: notes the calls, and which of them were timed."""
+
+    timer = "perf_counter"
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, of: Bench) -> None:
+        self.calls: list[str] = []
+        self.tensors: list[tuple[int, ...]] = []
+        self.real = api.attention
+        monkeypatch.setattr(api, "attention", self.attention)
+        of.stopwatch = self  # type: ignore[assignment]  # as much of a stopwatch as is used
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, **arguments: Any) -> Any:
+        self.calls.append(f"{arguments['method'].name}/{arguments['engine']}")
+        self.tensors.append((q.data_ptr(), k.data_ptr(), v.data_ptr(), q.shape[1]))
+        return self.real(q, k, v, **arguments)
+
+    def time(self, call: Callable[[], object], prepare: Callable[[], object]) -> Timing:
+        prepare()
+        call()
+        return Timing(1.0 + len(self.calls), None)
+
+
+def rounds_of(of: Bench, monkeypatch: pytest.MonkeyPatch, count: int = 4) -> list[list[str]]:
+    of.prepare()
+    recorder = Recorder(monkeypatch, of)
+    samples: list[Sample] = []
+    seen = []
+    for number in range(count):
+        of.time_round(number, count, samples.append)
+        seen.append(recorder.calls.copy())
+        recorder.calls.clear()
+    assert [sample.round for sample in samples] == sorted(sample.round for sample in samples)
+    return seen
+
+
+def test_every_round_runs_each_cell_and_the_baseline_once_and_every_other_round_backwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of = bench()
+    forwards = ["full/sdpa", "sta/reference", "moba/reference"]
+    assert rounds_of(of, monkeypatch) == [forwards, forwards[::-1], forwards, forwards[::-1]]
+
+
+def test_the_baseline_is_a_cell_where_full_attention_with_its_engine_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = bench(methods={"moba": {}, "full": {}})
+    assert of.trials[1].cell.engine == "sdpa"
+    assert rounds_of(of, monkeypatch, 2) == [["moba/reference", "full/sdpa"], ["full/sdpa", "moba/reference"]]
+    assert of.baseline is of.trials[1]
+
+
+def test_full_attention_by_another_engine_is_a_cell_beside_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = bench(methods={"full": {}}, engine="reference")
+    assert rounds_of(of, monkeypatch, 2) == [["full/sdpa", "full/reference"], ["full/reference", "full/sdpa"]]
+
+
+def test_a_round_leaves_out_what_it_has_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = bench()
+    of.prepare()
+    recorder = Recorder(monkeypatch, of)
+    of.time_round(0, 3, lambda sample: None)
+    recorder.calls.clear()
+    of.trials[0].samples.clear()
+    of.time_round(0, 3, lambda sample: None)
+    assert recorder.calls == ["sta/reference"]
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_what_is_timed_are_the_very_tensors_that_were_verified(heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = bench(heads=4, kv_heads=2)
+    verified: dict[str, tuple[int, ...]] = {}
+    real = verify.check_rows
+
+    def check_rows(q: Tensor, k: Tensor, v: Tensor, output: Tensor, *arguments: Any, **named: Any) -> Any:
+        verified[str(len(verified))] = (q.data_ptr(), k.data_ptr(), v.data_ptr(), q.shape[1])
+        return real(q, k, v, output, *arguments, **named)
+
+    monkeypatch.setattr(runner, "check_rows", check_rows)
+    of.prepare()
+    first = of.inputs.hash
+    of.use_heads(heads)
+    assert (of.inputs.hash == first) == (heads == 1)
+    recorder = Recorder(monkeypatch, of)
+    samples: list[Sample] = []
+    for number in range(2):
+        of.time_round(number, 2, samples.append)
+    cells = len(of.live())
+    assert len(samples) == 2 * cells
+    assert set(recorder.tensors) == set(list(verified.values())[-cells:])
+    assert {sample.inputs_hash for sample in samples} == {of.inputs.hash}
+    assert {(sample.heads_timed, sample.threads) for sample in samples} == {(heads, 1)}
+
+
+def test_verification_reuses_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At full size a CPU call takes seconds: one call a cell, and one of the twin, which is small."""
+    of = bench(methods={"sta": {}}, grid="8x16x16", heads=1)
+    sizes: list[int] = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        sizes.append(q.shape[2])
+        return REFERENCE.attend(q, k, v, plan, scale, return_lse)
+
+    use(monkeypatch, SDPA, dataclasses.replace(REFERENCE, attend=attend, dense=False))
+    of.prepare()
+    assert sizes.count(8 * 16 * 16) == 1
+    assert len(sizes) == 2
+
+
+def with_seconds(of: Bench, seconds: float, budget: float) -> Bench:
+    """Let every live trial have taken ``seconds`` for the one head, and nothing of the budget be spent."""
+    for trial in of.live():
+        trial.seconds = seconds
+    of.agenda = dataclasses.replace(of.agenda, request=of.agenda.request.model_copy(update={"budget": budget}))
+    of.started = time.perf_counter()
+    return of
+
+
+def test_the_budget_chooses_the_heads_and_never_fewer_than_one() -> None:
+    of = bench(heads=12)
+    of.prepare()
+    assert len(of.live()) == 3
+    chosen = {budget: with_seconds(of, 1.0, budget).choose_heads() for budget in (0.001, 5, 30, 100, 1e6)}
+    assert (chosen[0.001], chosen[5], chosen[1e6]) == (1, 1, 12)
+    assert list(chosen.values()) == sorted(chosen.values())
+    for budget in (30, 100):
+        assert 1 < chosen[budget] < 12
+        # Three rounds and one more call for verification, of three cells with one second a head.
+        assert 3 * (3 + 1) * chosen[budget] <= budget < 3 * (3 + 2) * (chosen[budget] + 1)
+
+
+def test_more_rounds_leave_time_for_fewer_heads() -> None:
+    few, many = bench(heads=12, rounds=1), bench(heads=12, rounds=10)
+    few.prepare()
+    many.prepare()
+    assert with_seconds(few, 1.0, 60).choose_heads() > with_seconds(many, 1.0, 60).choose_heads()
+
+
+@pytest.mark.parametrize("budget", [1, 20, 40, 60, 90, 120, 1e4])
+def test_grouped_heads_are_chosen_in_whole_groups(budget: float) -> None:
+    of = bench(heads=12, kv_heads=3)
+    of.prepare()
+    heads = with_seconds(of, 1.0, budget).choose_heads()
+    assert heads in (1, 2, 3, 4, 8, 12)
+    of.use_heads(heads)
+    assert of.inputs.q.shape[1] == heads
+
+
+def test_rounds_are_at_least_three_and_at_most_twenty_unless_asked_for() -> None:
+    of = bench()
+    of.prepare()
+    assert with_seconds(of, 1.0, 0.001).choose_rounds() == 3
+    assert with_seconds(of, 1.0, 30.5).choose_rounds() == 10
+    assert with_seconds(of, 1.0, 1e6).choose_rounds() == 20
+    one = bench(rounds=1)
+    one.prepare()
+    assert with_seconds(one, 1.0, 1e6).choose_rounds() == 1
+
+
+MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nGPU 0 has ..."),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"),
+    MemoryError(),
+]
+FAILURES: list[tuple[BaseException, str]] = [
+    *((error, "oom") for error in MEMORY),
+    (RuntimeError("illegal instruction\nand a long story"), "error"),
+    (ZeroDivisionError("division by zero"), "error"),
+    (AssertionError(), "error"),
+    (Unsupported("cannot on Tuesdays"), "unsupported"),
+]
+
+
+@pytest.mark.parametrize(("error", "verdict"), FAILURES)
+@pytest.mark.parametrize("after", [0, 3])
+def test_what_goes_wrong_with_one_cell_is_its_verdict_and_the_others_go_on(
+    error: BaseException, verdict: str, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, or only in the second round: the cell's calls are one on its tensors, one on the twin, then rounds."""
+    use(monkeypatch, broken(error, after=after), SDPA, dataclasses.replace(REFERENCE, dense=False))
+    of = bench(heads=1)
+    of.trials[1].cell = of.trials[1].cell.model_copy(update={"engine": "broken"})
+    of.trials[0].cell = of.trials[0].cell.model_copy(update={"engine": "reference"})
+    of.prepare()
+    taken: list[Sample] = []
+    for number in range(3):
+        of.time_round(number, 3, taken.append)
+    good, bad = of.trials
+    assert (good.verdict, len(good.samples)) == (None, 3)
+    assert (bad.verdict, len(bad.samples)) == (verdict, max(0, after - 2))
+    assert bad.reason
+    assert "\n" not in bad.reason
+    if str(error):
+        assert str(error).splitlines()[0] in bad.reason
+    row = rows.make_row(of, bad, "run")
+    assert (row.verdict, row.latency_ms, row.samples_ms, row.reason) == (verdict, None, [], bad.reason)
+
+
+def test_a_users_error_and_an_interrupt_are_no_verdicts() -> None:
+    for error in (BadInput("grid 'x'"), KeyboardInterrupt()):
+        with pytest.raises(type(error)), classified():
+            raise error
+
+
+def test_an_engine_that_serves_no_cell_is_refused_and_one_that_serves_some_is_not() -> None:
+    with pytest.raises(Unsupported, match="engine 'sdpa' runs full attention only"):
+        bench(engine="sdpa")
+    some = bench(methods={"full": {}, "moba": {"blocks": 5, "topk": 2}}, engine="sdpa")
+    assert [trial.verdict for trial in some.trials] == [None, "unsupported"]
+    assert "runs full attention only" in some.trials[1].reason
+
+
+def test_a_dense_engine_that_fails_is_no_baseline_while_there_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, broken(RuntimeError("no"), "first", dense=True), SDPA, dataclasses.replace(REFERENCE, dense=False))
+    of = bench(engine="reference")
+    of.prepare()
+    assert of.baseline is not None
+    assert of.baseline.cell.engine == "sdpa"
+
+
+def test_without_a_dense_engine_that_works_there_is_no_baseline_and_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = broken(RuntimeError("out of order"), "dense", dense=True)
+    use(monkeypatch, dense, dataclasses.replace(REFERENCE, dense=False))
+    of = bench(engine="reference")
+    of.prepare()
+    assert of.baseline is None
+    assert isinstance(of.progress, Quiet)
+    assert "no speed-ups: dense: RuntimeError: out of order" in of.progress.notes[0]
+    assert [trial.verdict for trial in of.trials] == [None, None]
+
+
+def test_a_baseline_that_fails_later_is_not_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = broken(RuntimeError("out of order"), "dense", after=3, dense=True)
+    use(monkeypatch, dense, dataclasses.replace(REFERENCE, dense=False))
+    of = bench(engine="reference", heads=1)
+    assert [len(names) for names in rounds_of(of, monkeypatch, 3)] == [3, 3, 2]
+    row = rows.make_row(of, of.trials[0], "run")
+    assert (row.verdict, row.baseline, row.speedup) == ("ok", None, None)
+
+
+def test_the_fastest_dense_engine_is_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        time.sleep(0.03)
+        return SDPA.attend(q, k, v, plan, scale, return_lse)
+
+    late = dataclasses.replace(SDPA, name="late", attend=slow)
+    use(monkeypatch, late, SDPA, dataclasses.replace(REFERENCE, dense=False))
+    of = bench(engine="reference")
+    of.prepare()
+    assert of.baseline is not None
+    assert of.baseline.cell.engine == "sdpa"
+
+
+@pytest.mark.parametrize("disturbed", range(5))
+def test_one_disturbed_trial_does_not_choose_the_baseline(disturbed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        nonlocal calls
+        calls += 1
+        time.sleep(0.1 if calls == disturbed + 1 else 0)
+        return SDPA.attend(q, k, v, plan, scale, return_lse)
+
+    def slow(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        time.sleep(0.03)
+        return SDPA.attend(q, k, v, plan, scale, return_lse)
+
+    engines = (dataclasses.replace(SDPA, name=name, attend=run) for name, run in (("late", slow), ("sdpa", attend)))
+    use(monkeypatch, *engines, dataclasses.replace(REFERENCE, dense=False))
+    of = bench(engine="reference")
+    of.prepare()
+    assert of.baseline is not None
+    assert of.baseline.cell.engine == "sdpa"
+
+
+@pytest.mark.parametrize(("direction", "factor"), [("fwd", 1), ("fwdbwd", 3.5)])
+def test_work_is_counted_for_the_heads_that_are_timed(direction: str, factor: float) -> None:
+    """Two products of 2·N²·D a head forward, five more of them backward; a window of zero keeps N pairs a head."""
+    of = bench(methods={"sliding-window": {"width": 0}}, direction=direction, batch=2)
+    of.prepare()
+    of.use_heads(3)
+    of.time_round(0, 1, lambda sample: None)
+    row = rows.make_row(of, of.trials[0], "run")
+    n, dim, heads, batch = 105, 16, 3, 2
+    assert (row.heads, row.heads_timed, row.tokens) == (4, 3, n)
+    assert row.flops_dense == factor * 4 * n * n * dim * heads * batch
+    assert row.flops_algorithmic == factor * 4 * n * dim * heads * batch
+    assert row.density == pytest.approx(1 / n)
+    assert row.flops_executed is not None
+    assert row.flops_algorithmic <= row.flops_executed <= row.flops_dense
+
+
+def test_backward_clears_the_gradients_between_calls() -> None:
+    of = bench(direction="fwdbwd")
+    call = of.call(of.trials[0].job, "reference")
+    seen = []
+    for _ in range(2):
+        call.prepare()
+        call.run()
+        seen.append([leaf.grad.clone() for leaf in call.leaves if leaf.grad is not None])
+    assert len(seen[0]) == 3
+    for first, second in zip(*seen, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_memory_beyond_the_output_is_recorded() -> None:
+    of = bench(heads=1)
+    of.prepare()
+    peak = of.trials[0].peak_extra
+    assert peak is None or 0 <= peak < 2**28
+
+
+@pytest.mark.parametrize("planted", [0, 2, 3])
+def test_a_selection_unlike_that_of_float64_is_incorrect(planted: int) -> None:
+    """Some pairs of one head, kept though the rule does not, by the plan that is timed; two may be a near tie."""
+    real = get_method("moba")
+
+    def plan(settings: Any, q: Tensor, k: Tensor, call: Any) -> Plan:
+        made = real.plan(settings, q, k, call)
+        if q.dtype == torch.float64 or q.shape[2] != 105:
+            return made
+        keep = made.pattern.keep.clone()
+        rows, columns = (~keep[0, 0]).nonzero()[:planted].unbind(1)
+        keep[0, 0, rows, columns] = True
+        return dataclasses.replace(made, pattern=dataclasses.replace(made.pattern, keep=keep))
+
+    of = bench(methods={"moba": {"blocks": 5, "topk": 2}, "sta": {"tile": (2, 2, 2)}})
+    of.trials[0].job = dataclasses.replace(of.trials[0].job, method=dataclasses.replace(real, plan=plan))
+    of.prepare()
+    routed, whole = of.trials
+    assert routed.verdict == ("incorrect" if planted > 2 else None)
+    assert whole.verdict is None
+    if planted > 2:
+        assert "differs from the rule in float64 in 3 of 525 pairs" in routed.reason
+    of.time_round(0, 1, lambda sample: None)
+    made = [rows.make_row(of, trial, "run") for trial in of.trials]
+    assert [row.selection_differs for row in made] == [planted, None]
+    assert made[0].verdict == ("incorrect" if planted > 2 else "ok")

@@ -1,0 +1,105 @@
+"""What is said of a curve, and what its picture holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+from attnbench.report.terminal.curves import label, notes, records, sentence, shown
+from attnbench.results.break_even import curves
+from attnbench.report.curve_chart import curve_figure, svg_bytes
+
+PowerLaw = Callable[..., pd.DataFrame]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "sta beats the dense baseline from 9,000 tokens on (95 % interval: 9,000 to 9,000); "
+             "measured from 2,000 tokens to 32,000 tokens."),
+        ({"power": -0.4}, "sta beats the dense baseline up to 9,000 tokens only (95 % interval: 9,000 to 9,000); "
+                          "measured from 2,000 tokens to 32,000 tokens."),
+        ({"samples": 3}, "sta beats the dense baseline from 9,000 tokens on (by the ends of the points' intervals: "
+                         "9,000 to 9,000); measured from 2,000 tokens to 32,000 tokens."),
+        ({"at": 1000.0}, "sta is faster than the dense baseline everywhere measured, from 2,000 tokens on."),
+        ({"at": 99000.0}, "sta is slower than the dense baseline everywhere measured, up to 32,000 tokens."),
+        ({"tokens": (4000,)}, "sta is slower than the dense baseline at 4,000 tokens, the only point."),
+    ],
+)  # fmt: skip
+def test_a_sentence_for_each_outcome(changes: dict[str, object], said: str, power_law: PowerLaw) -> None:
+    assert sentence(curves(power_law(**changes))[0], "tokens") == said
+
+
+def test_several_crossings_an_empty_curve_and_density_have_their_sentences(power_law: PowerLaw) -> None:
+    table = power_law(samples=1, tokens=(2000, 4000, 8000))
+    table["samples_ms"] = [[dense * factor] for dense, factor in zip(table["baseline_ms"], (2, 0.5, 2), strict=True)]
+    said = sentence(curves(table)[0], "tokens")
+    assert said.startswith("sta has no one break-even: its speed-up passes 1 at 2,828 and 5,657 tokens")
+    empty = power_law(tokens=(2000,)).assign(verdict="oom")
+    assert sentence(curves(empty)[0], "tokens") == "sta: no point has a latency and a dense baseline."
+    dense = power_law(power=-1.0)
+    dense["density"], dense["grid"] = dense["tokens"] / 32000, "8x20x50"
+    assert "below density 0.281" in sentence(curves(dense, "density")[0], "density")
+
+
+def test_over_frames_a_place_is_told_in_frames_too(power_law: PowerLaw) -> None:
+    (curve,) = curves(power_law())  # 20 x 50 tokens a frame: 9,000 tokens are 9 of them, 33 frames of video
+    assert "from 9,000 tokens (33 frames) on (95 % interval: 33 to 33)" in sentence(curve, "frames")
+
+
+def test_an_interval_that_holds_1_is_told(power_law: PowerLaw) -> None:
+    table = power_law(at=1900.0, power=0.05, noise=0.05, tokens=(2000, 4000, 64000), seed=2)
+    (curve,) = curves(table)
+    assert curve.break_even.outcome == "faster"
+    assert "; the interval holds 1 at 2,000" in sentence(curve, "tokens")
+
+
+def test_layers_are_named_only_where_there_are_several(power_law: PowerLaw) -> None:
+    assert [label(curve) for curve in curves(power_law())] == ["sta"]
+    found = curves(power_law(layers=2))
+    assert [label(curve) for curve in found] == ["sta, mean of layers 0, 1", "sta layer 0", "sta layer 1"]
+    assert shown(found) == found[:1]
+
+
+def test_what_differs_between_points_is_noted(power_law: PowerLaw) -> None:
+    plain = power_law()
+    assert notes(curves(plain)) == ["speed-up: dense baseline over method, medians, and the interval: 95 %"]
+    table = power_law()
+    table.loc[0, "baseline"], table.loc[0, "engine"], table.loc[0, "heads_timed"] = "full/flex", "triton", 12
+    table.loc[1, "verdict"], table.loc[1, "reason"] = "oom", "no room"
+    said = notes(curves(table))
+    assert "the dense baseline is not the same at every point: full/flex, full/sdpa" in said
+    assert "sta ran on different engines at different points: reference, triton" in said
+    assert "heads timed differ from point to point: 1, 12; give --heads" in said
+    assert "left out: sta layer 0 at 4,000 tokens: oom: no room" in said
+
+
+def test_records_are_plain_and_hold_the_break_even(power_law: PowerLaw) -> None:
+    (record,) = records(curves(power_law()), "tokens")
+    assert record["break_even"]["at"] == pytest.approx(9000)
+    assert record["sentence"].startswith("sta beats")
+
+
+def test_the_picture_holds_every_point_the_dense_line_and_the_break_even(power_law: PowerLaw) -> None:
+    table = power_law(noise=0.05)
+    (curve,) = curves(table)
+    figure = curve_figure([curve], "a title")
+    assert figure is not None
+    above, below = figure.axes
+    for axes, name in ((above, "speedup"), (below, "translation")):
+        wanted = [(point.x, getattr(point, name).value) for point in curve.points]
+        assert any([*zip(line.get_xdata(), line.get_ydata(), strict=True)] == wanted for line in axes.lines)
+        assert any(list(line.get_ydata()) == [1, 1] for line in axes.lines)
+    assert any(list(line.get_xdata()) == [curve.break_even.at] for line in above.lines)
+    assert "tokens" in below.get_xlabel()
+    assert svg_bytes(curve_figure([curve], "a title")) == svg_bytes(figure)  # type: ignore[arg-type]  # it has points
+    empty = curves(table.assign(verdict="oom"))
+    assert curve_figure(empty, "a title") is None
+
+
+def test_without_a_method_but_full_a_sweep_says_why_there_is_no_curve() -> None:
+    assert notes([]) == [
+        "full attention is the dense baseline of every point and has no curve: its latencies are in the rows"
+    ]
