@@ -15,8 +15,8 @@ from matplotlib import image
 from mini_gallery import picture_file, sheet
 from torch import Tensor
 
+from attnbench.clips.metrics.video import read_frames
 from attnbench.kernels.errors import AttnbenchError, BadInput
-from attnbench.quality.video import read_frames
 from attnbench.results.load import load_clips
 
 Row = dict[str, tuple[str, Path]]

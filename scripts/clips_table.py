@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from attnbench import load_quality
+from attnbench.clips.metrics import gaps
 from attnbench.kernels.errors import AttnbenchError, BadInput
-from attnbench.quality import gaps
 from attnbench.report.clips_words import estimate_words, floor_of, metric_words, names_of
 from attnbench.results.gaps import Gap
 from attnbench.results.load import load_clips, read_quality

@@ -9,7 +9,7 @@ both are counted from the first full clip on: they share what was before. Second
 takes more than five times its stage's median compiles, and counts as the median.
 Losses are those of held-out clips, the same for every method and seed, and so are compared clip by clip, as are the
 clips that the weights at the end of each run make. Brackets hold 95 % intervals: of a share of clips Wilson's, of all
-else over the clips, each with all its seeds, as ``attnbench.quality`` makes them; a range over the seeds follows.
+else over the clips, each with all its seeds, as ``attnbench.clips.metrics`` makes them; a range over the seeds follows.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attnbench import api
 from attnbench.bench.jobs import Agenda, Job
-from attnbench.bench.trial import Call, PlanFacts, Trial, output_of, classified, dense_job
+from attnbench.bench.trial import Call, PlanFacts, Trial, classified, dense_job, output_of
 from attnbench.bench.verify import (
     TwinSpec,
     check_rows,

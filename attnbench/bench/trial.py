@@ -106,6 +106,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def output_of(result: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """Return what ``attnbench.attention`` gave without log-sum-exp."""
     assert isinstance(result, Tensor)
     return result
 

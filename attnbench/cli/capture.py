@@ -41,11 +41,11 @@ def capture(
 
     Exit codes: 0 fine, 2 bad input, 130 interrupted. Nothing half-written is left.
     """
-    from attnbench.capture.request import MINI, CaptureRequest, read_numbers
-    from attnbench.capture.run import capture as run_capture
     from attnbench.cli.progress import TerminalProgress
     from attnbench.inputs.shapes import RESOLUTIONS
     from attnbench.kernels.errors import BadInput, unknown_name
+    from attnbench.models.capture.request import MINI, CaptureRequest, read_numbers
+    from attnbench.models.capture.run import capture as run_capture
 
     if res is not None:
         if res not in RESOLUTIONS:

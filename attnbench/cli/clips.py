@@ -117,8 +117,9 @@ def clips(
 
 
 def _prompts(model: str, prompt: list[str] | None, file: Path | None, classes: str | None) -> list[str]:
-    from attnbench.clips.prompts import class_prompts, read_prompts
+    from attnbench.clips.prompts import read_prompts
     from attnbench.kernels.errors import BadInput
+    from attnbench.mini.prompts import class_prompts
 
     if sum(given is not None for given in (prompt, file, classes)) > 1:
         raise BadInput("give prompts in one way: --prompt, --prompts or --classes")
@@ -139,8 +140,8 @@ def _number(text: str) -> int | float:
 
 
 def _show(outcome: Outcome, as_json: bool) -> None:
-    from attnbench.clips.table import gap_records, gap_table
     from attnbench.report.clips_words import skipped_words
+    from attnbench.report.terminal.gaps import gap_records, gap_table
 
     if as_json:
         document = {

@@ -131,11 +131,11 @@ def _interrupted(progress: Progress, folder: str | None) -> None:
 def _show(made: Sweep, folder: Path, as_json: bool) -> set[str]:
     """Print the curves and write the picture; return the verdicts of all cells."""
     from attnbench.bench.sweep.run import load_sweep
+    from attnbench.report.curve_chart import curve_figure, svg_bytes
     from attnbench.report.terminal.curves import curve_table, notes, records, sentence, shown
     from attnbench.report.terminal.summary import summary_records
     from attnbench.results.break_even import curves
     from attnbench.results.files import write_whole
-    from attnbench.report.curve_chart import curve_figure, svg_bytes
 
     table = load_sweep(folder)
     found = curves(table, "density" if made.over == "density" else "tokens")

@@ -12,8 +12,8 @@ import typer
 from attnbench.cli.options import JsonOption
 
 if TYPE_CHECKING:
+    from attnbench.clips.vbench.records import Evaluation
     from attnbench.machine.doctor import Finding
-    from attnbench.vbench.records import Evaluation
 
 vbench = typer.Typer(name="vbench", no_args_is_help=True, help="Score clips with VBench, in an environment of its own.")
 
@@ -38,8 +38,8 @@ def setup(
 
     Weights are not downloaded: `attnbench vbench doctor` says which files are wanted where.
     """
-    from attnbench.vbench.builder import build
-    from attnbench.vbench.environment import default_folder
+    from attnbench.clips.vbench.builder import build
+    from attnbench.clips.vbench.environment import default_folder
 
     made = build(env or default_folder(), python, lambda line: print(f"attnbench: {line}", file=sys.stderr, flush=True))
     print(f"VBench's environment is in {made.folder}")
@@ -51,9 +51,9 @@ def setup(
 @vbench.command()
 def doctor(env: EnvOption = None, weights: WeightsOption = None, as_json: JsonOption = False) -> None:
     """Say what is there: the environment, and of each dimension the import and the weights. Downloads nothing."""
-    from attnbench.vbench.doctor import examine
-    from attnbench.vbench.environment import default_folder
-    from attnbench.vbench.weights import weights_folder
+    from attnbench.clips.vbench.doctor import examine
+    from attnbench.clips.vbench.environment import default_folder
+    from attnbench.clips.vbench.weights import weights_folder
 
     findings = examine(env or default_folder(), weights or weights_folder())
     if as_json:
@@ -91,13 +91,13 @@ def run(
     """
     from datetime import UTC, datetime
 
+    from attnbench.clips.vbench.clips import read_folder
+    from attnbench.clips.vbench.dimensions import choose
+    from attnbench.clips.vbench.environment import default_folder, find
+    from attnbench.clips.vbench.prompts import read_prompts
+    from attnbench.clips.vbench.run import evaluate
+    from attnbench.clips.vbench.weights import weights_folder
     from attnbench.kernels.errors import BadInput
-    from attnbench.vbench.clips import read_folder
-    from attnbench.vbench.dimensions import choose
-    from attnbench.vbench.environment import default_folder, find
-    from attnbench.vbench.prompts import read_prompts
-    from attnbench.vbench.run import evaluate
-    from attnbench.vbench.weights import weights_folder
 
     if device not in (None, "cpu", "cuda"):
         raise BadInput(f"--device {device!r}: known are cpu and cuda")

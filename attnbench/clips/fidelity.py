@@ -7,13 +7,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from attnbench.clips.prompts import mini_prompt
+from attnbench.clips.metrics.frames import Clip
+from attnbench.clips.metrics.measured import Measured, Skipped
+from attnbench.clips.metrics.metrics import Metric
 from attnbench.kernels.errors import BadInput
 from attnbench.mini.classifier import Classifier, load_classifier
+from attnbench.mini.prompts import mini_prompt
 from attnbench.mini.tracker import track
-from attnbench.quality.frames import Clip
-from attnbench.quality.measured import Measured, Skipped
-from attnbench.quality.metrics import Metric
 
 CLASS, MOTION = "mini_class_accuracy", "mini_motion_accuracy"
 

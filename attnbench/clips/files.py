@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from attnbench.clips.metrics.encode import h264_encoder
+from attnbench.clips.metrics.frames import Clip
+from attnbench.clips.metrics.video import GAIN, abreast, difference_clip, read_frames, write_frames, write_mp4
 from attnbench.clips.request import Shot
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.quality.encode import h264_encoder
-from attnbench.quality.frames import Clip
-from attnbench.quality.video import GAIN, abreast, difference_clip, read_frames, write_frames, write_mp4
 from attnbench.results.files import write_whole
 
 RAW, VIDEOS, PLAYERS = "raw", "videos", "players"

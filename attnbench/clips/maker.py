@@ -9,13 +9,13 @@ from typing import Protocol
 from torch import Tensor
 
 from attnbench.api import select
+from attnbench.clips.metrics.frames import Clip
+from attnbench.clips.metrics.metrics import Metric
 from attnbench.clips.request import NO_FLOOR, ClipsRequest, Shot
 from attnbench.kernels.engines import ENGINES, Task, dense_engines, get_engine
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid, whole_number
 from attnbench.models.warm_up import DENSE_SHARE, dense_steps
-from attnbench.quality.frames import Clip
-from attnbench.quality.metrics import Metric
 
 AfterStep = Callable[[int], object]
 """Called with the number of each finished denoising step."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attnbench.api import attention, select
 from attnbench.clips.maker import AfterStep, Take, dense_of, floor_of, layers_of
-from attnbench.clips.prompts import mini_prompt
+from attnbench.clips.metrics.frames import as_clip
 from attnbench.clips.request import ClipsRequest, Shot, metrics_of
 from attnbench.clips.witness import Witness
 from attnbench.kernels.engines import Task, choose_engine, get_engine
@@ -23,8 +23,8 @@ from attnbench.methods.registry import find_method
 from attnbench.mini.config import FPS
 from attnbench.mini.flow import generate, usual_sampler
 from attnbench.mini.model import Attend, MiniTransformer, attend_by
+from attnbench.mini.prompts import mini_prompt
 from attnbench.mini.weights import load_mini, shipped
-from attnbench.quality.frames import as_clip
 
 _HOW = "train it with: attnbench train, and give its file with --weights"
 

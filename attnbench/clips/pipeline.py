@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from attnbench.clips.maker import AfterStep, Take, dense_of, floor_of, layers_of
+from attnbench.clips.metrics.frames import as_clip
 from attnbench.clips.request import ClipsRequest, Shot, metrics_of
 from attnbench.clips.witness import Witness
 from attnbench.kernels.errors import BadInput
@@ -13,7 +14,6 @@ from attnbench.kernels.grid import Grid
 from attnbench.methods.registry import find_method
 from attnbench.models.patch import patch
 from attnbench.models.weights import load
-from attnbench.quality.frames import as_clip
 
 OWN = "own"
 """The engine of exact clips: whatever the model brings, untouched. In diffusers that is torch's SDPA."""

@@ -9,13 +9,14 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from attnbench.clips.fidelity import MINI_METRICS
-from attnbench.clips.prompts import check_prompts, mini_prompt
+from attnbench.clips.metrics.metrics import METRICS, Metric
+from attnbench.clips.prompts import check_prompts
 from attnbench.inputs.seeds import SEEDS
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.methods import make_settings
 from attnbench.methods.registry import find_method
+from attnbench.mini.prompts import mini_prompt
 from attnbench.models import MODEL_NAMES
-from attnbench.quality.metrics import METRICS, Metric
 from attnbench.results.records.cells import Record
 from attnbench.results.records.clips import Role
 

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from attnbench.clips.request import ClipsRequest, read_request, seed_pairs
 from attnbench.clips.session import Outcome, failures
+from attnbench.clips.vbench.run import RECORD
 from attnbench.kernels.errors import BadInput
 from attnbench.results.journal import Journal
 from attnbench.results.records.cells import RunHeader
 from attnbench.results.records.clips import ClipRow, QualityRow, Role, clip_words, still_true
-from attnbench.vbench.run import RECORD
 
 PREFIX = "vbench_"
 STAND_IN = "_with_random_weights"

@@ -17,9 +17,9 @@ from attnbench.inputs.seeds import SEEDS
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import whole_number
 from attnbench.mini.flow import MOST_STEPS
-from attnbench.models.families import find_transformers
+from attnbench.models.families.find import find_transformers
+from attnbench.models.families.recipes import RECIPES
 from attnbench.models.prompts import check_text
-from attnbench.models.recipes import RECIPES
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from attnbench.kernels.grid import whole_number
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, Method, make_settings
 from attnbench.methods.registry import find_method
-from attnbench.models.families import find_transformers
-from attnbench.models.family import Place
+from attnbench.models.families.family import Place
+from attnbench.models.families.find import find_transformers
 from attnbench.models.replacement import Replacement
 from attnbench.models.stats import Stats, Tally
 from attnbench.models.warm_up import WarmUp

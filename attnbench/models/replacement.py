@@ -14,8 +14,8 @@ from torch.nn.functional import pad
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid
 from attnbench.models.clock import StepClock
-from attnbench.models.families import find_transformers, own_processor
-from attnbench.models.family import Attend, Output, Place, Qkv
+from attnbench.models.families.family import Attend, Output, Place, Qkv
+from attnbench.models.families.find import find_transformers, own_processor
 from attnbench.models.text_lengths import TextLengths
 
 
@@ -42,7 +42,7 @@ class Replacement:
             keeps_own: where the model's own attention runs all the same; asked once a layer and forward call.
 
         Raises:
-            Unsupported: see ``attnbench.models.families.find_transformers``.
+            Unsupported: see ``attnbench.models.families.find.find_transformers``.
         """
         self.family, transformers = find_transformers(model)
         self.clock = StepClock(self.family.time_rises)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from attnbench.kernels.grid import Grid
-from attnbench.models.family import Place
+from attnbench.models.families.family import Place
 from attnbench.models.replacement import Replacement
 
 

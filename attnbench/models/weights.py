@@ -14,9 +14,9 @@ import torch
 
 from attnbench.kernels.errors import BadInput, Unsupported, unknown_name
 from attnbench.machine.device import resolve_device, resolve_dtype
+from attnbench.models.families.recipes import RECIPES, Recipe
 from attnbench.models.loaded import Loaded
 from attnbench.models.random_wan import narrow
-from attnbench.models.recipes import RECIPES, Recipe
 from attnbench.models.weight_files import check_model, components, read_index
 
 

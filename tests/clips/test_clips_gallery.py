@@ -13,8 +13,8 @@ import pytest
 from matplotlib import image
 
 from attnbench.clips import session
+from attnbench.clips.metrics.video import read_frames
 from attnbench.clips.request import ClipsRequest
-from attnbench.quality.video import read_frames
 from attnbench.results.load import load_clips
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "clips_gallery.py"

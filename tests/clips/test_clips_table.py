@@ -13,10 +13,10 @@ import torch
 
 import attnbench
 from attnbench.clips import session
+from attnbench.clips.metrics import gaps
 from attnbench.clips.request import ClipsRequest
 from attnbench.kernels.errors import BadInput
 from attnbench.mini.config import PRESETS
-from attnbench.quality import gaps
 from attnbench.report.clips_words import estimate_words
 from attnbench.results.load import read_quality
 

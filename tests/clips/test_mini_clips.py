@@ -12,6 +12,7 @@ from torch import Tensor
 
 import attnbench
 from attnbench.clips.fidelity import class_right, motion_right
+from attnbench.clips.metrics.frames import Clip, as_clip
 from attnbench.clips.mini import MiniMaker
 from attnbench.clips.request import ClipsRequest, Shot
 from attnbench.clips.witness import Witness
@@ -21,7 +22,6 @@ from attnbench.mini.data import make_clips
 from attnbench.mini.flow import Sampler, generate
 from attnbench.mini.model import attend_by
 from attnbench.mini.weights import load_mini
-from attnbench.quality.frames import Clip, as_clip
 
 Ask = Callable[..., ClipsRequest]
 

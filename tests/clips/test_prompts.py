@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.clips.prompts import check_prompts, class_prompts, mini_prompt, read_prompts
+from attnbench.clips.prompts import check_prompts, read_prompts
 from attnbench.kernels.errors import BadInput
 from attnbench.mini.data import CLASSES, DIRECTIONS
+from attnbench.mini.prompts import class_prompts, mini_prompt
 
 
 def test_a_file_has_a_prompt_a_line(tmp_path: Path) -> None:

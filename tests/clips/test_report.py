@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 import torch
 
+from attnbench.clips.metrics.frames import Clip
+from attnbench.clips.metrics.video import abreast, write_mp4
 from attnbench.kernels.errors import BadInput
-from attnbench.quality.frames import Clip
-from attnbench.quality.video import abreast, write_mp4
 from attnbench.report.clips import clips_sections
 from attnbench.report.clips_chart import curve_words
 from attnbench.report.clips_players import MOST, players_of

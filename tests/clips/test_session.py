@@ -18,10 +18,10 @@ import torch
 
 import attnbench
 from attnbench.clips import session
+from attnbench.clips.metrics.video import read_frames
 from attnbench.clips.mini import MiniMaker
 from attnbench.clips.request import ClipsRequest, Shot
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.quality.video import read_frames
 from attnbench.results.journal import JOURNAL, Record, read_journal
 from attnbench.results.load import load_clips
 from attnbench.results.records.clips import ClipRow, QualityRow

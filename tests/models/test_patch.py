@@ -15,8 +15,8 @@ from attnbench.api import select
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, Method, get_method
+from attnbench.models.families.projections import in_autocast_dtype
 from attnbench.models.patch import patch
-from attnbench.models.projections import in_autocast_dtype
 
 diffusers = pytest.importorskip("diffusers")
 

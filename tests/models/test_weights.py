@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 import attnbench
 from attnbench.kernels.errors import BadInput
 from attnbench.models import MODEL_NAMES, load
+from attnbench.models.families.recipes import RECIPES
 from attnbench.models.loaded import Loaded
 from attnbench.models.random_pipeline import write_random
-from attnbench.models.recipes import RECIPES
 
 pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi asks for float32, which a CPU refuses
@@ -242,6 +242,6 @@ def test_a_folder_with_a_pipeline_is_not_written_over(folder: Path) -> None:
 
 
 def test_every_family_has_a_recipe() -> None:
-    from attnbench.models.families import FAMILIES
+    from attnbench.models.families.find import FAMILIES
 
     assert tuple(family.name for family in FAMILIES) == MODEL_NAMES == tuple(RECIPES)

@@ -21,7 +21,7 @@ from attnbench.kernels.phases import during
 from attnbench.machine.device import device_name, dtype_name, resolve_device, resolve_dtype
 from attnbench.machine.stopwatch import Stopwatch
 from attnbench.methods import get_method, make_settings
-from attnbench.models.family import Qkv
+from attnbench.models.families.family import Qkv
 from attnbench.models.patch import patch
 from attnbench.models.random_wan import make_inputs, make_wan
 from attnbench.models.replacement import Replacement

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attnbench.api import attention
-from attnbench.models.family import Place, Qkv
+from attnbench.models.families.family import Place, Qkv
 from attnbench.models.replacement import Replacement
 
 

@@ -20,7 +20,7 @@ from attnbench.kernels.grid import Grid
 from attnbench.kernels.plan import Plan
 from attnbench.machine import stopwatch as timing
 from attnbench.methods import Call, get_method
-from attnbench.models.family import Place
+from attnbench.models.families.family import Place
 from attnbench.models.patch import patch
 from attnbench.models.random_wan import make_inputs, make_wan
 from attnbench.models.replacement import Replacement

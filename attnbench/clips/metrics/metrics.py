@@ -1,0 +1,86 @@
+"""The metrics by name: what each compares, which way it improves, and what takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from attnbench.clips.metrics import effnet, full_reference, lpips, vmaf
+from attnbench.clips.metrics.frames import Clip
+from attnbench.clips.metrics.measured import Measured
+from attnbench.kernels.errors import BadInput, unknown_name
+from attnbench.results.records.clips import Better, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric of clips. Exactly one of ``distance``, ``score`` and ``fidelity`` is given.
+
+    Attributes:
+        name: as in the table.
+        better: "higher" or "lower".
+        unit: of the value; empty for plain numbers.
+        distance: takes a clip and its reference.
+        score: takes a clip alone.
+        fidelity: takes a clip and its prompt: a score of how well it shows what was asked for.
+        pooled: taken over all frames at once, not averaged over them.
+
+    Raises:
+        BadInput: if several functions are given, or none.
+    """
+
+    name: str
+    better: Better
+    unit: str = ""
+    distance: Callable[[Clip, Clip], Measured] | None = None
+    score: Callable[[Clip], Measured] | None = None
+    fidelity: Callable[[Clip, str], Measured] | None = None
+    pooled: bool = False
+
+    def __post_init__(self) -> None:
+        if [self.distance, self.score, self.fidelity].count(None) != 2:
+            raise BadInput(f"metric {self.name!r} must have one of a distance, a score and a fidelity")
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it compares with a reference or scores a clip alone."""
+        return "score" if self.distance is None else "distance"
+
+    def take(self, clip: Clip, reference: Clip, prompt: str = "") -> Measured:
+        """Return the value of ``clip``; a score does not look at the reference, and only a fidelity at the prompt.
+
+        Raises:
+            BadInput: if the metric compares and the clips differ in size or length.
+            Skipped: if the metric cannot be taken here or of this clip.
+        """
+        if self.distance is not None:
+            return self.distance(clip, reference)
+        if self.fidelity is not None:
+            return self.fidelity(clip, prompt)
+        assert self.score is not None
+        return self.score(clip)
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("psnr", "higher", "dB", distance=full_reference.psnr),
+    Metric("psnr_pooled", "higher", "dB", distance=full_reference.psnr_pooled, pooled=True),
+    Metric("ssim", "higher", distance=full_reference.ssim),
+    Metric("ms_ssim", "higher", distance=full_reference.ms_ssim),
+    Metric("lpips", "lower", distance=lpips.lpips),
+    Metric("vmaf", "higher", distance=vmaf.vmaf),
+    Metric("effnet_lite0_perceptual", "lower", distance=effnet.effnet_lite0_perceptual),
+    Metric("effnet_lite0_frame_consistency", "higher", score=effnet.effnet_lite0_frame_consistency),
+)
+"""All metrics that need no model of their own, in the order of the table."""
+
+
+def metric_named(name: str) -> Metric:
+    """Return the metric called ``name``.
+
+    Raises:
+        BadInput: if there is none, with the closest name.
+    """
+    for metric in METRICS:
+        if metric.name == name:
+            return metric
+    raise unknown_name("metric", name, [metric.name for metric in METRICS])

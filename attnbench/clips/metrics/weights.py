@@ -1,0 +1,44 @@
+"""Weights that others publish: looked for, checked, read without running any code in them, never downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from attnbench.clips.metrics.measured import Skipped
+
+
+def read_weights(path: Path, *, digest: str, get_it: str) -> dict[str, Tensor]:
+    """Return the tensors of a published ``.pth`` file, on the CPU.
+
+    Such a file is a pickle; torch reads it with ``weights_only=True``, which refuses everything but tensors.
+
+    Args:
+        path: where the file is looked for.
+        digest: how the SHA-256 of the file begins, in hex digits.
+        get_it: what a user does to have the file, as the end of a sentence.
+
+    Raises:
+        Skipped: if the file is missing, is another one, or holds more than tensors.
+    """
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Skipped(f"weights {path.name!r} are not in {str(path.parent)!r}: {get_it}") from error
+    if not found.startswith(digest):
+        raise Skipped(
+            f"weights {str(path)!r} are truncated or another file (SHA-256 {found[:8]}…, and {digest[:8]}… is needed): "
+            f"{get_it}"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise Skipped(f"weights {str(path)!r} hold more than tensors, or are no such file: {get_it}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise Skipped(f"weights {str(path)!r} are no table of tensors: {get_it}")
+    return state

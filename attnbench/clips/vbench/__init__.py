@@ -1,0 +1,25 @@
+"""VBench in an environment of its own: set up, looked at and run as a subprocess. Nothing here imports vbench."""
+
+from __future__ import annotations
+
+from attnbench.clips.vbench.builder import build
+from attnbench.clips.vbench.dimensions import DEFAULT_DIMENSIONS, DIMENSIONS, PAPER_DIMENSIONS, Dimension, Weight
+from attnbench.clips.vbench.environment import Environment, default_folder, find
+from attnbench.clips.vbench.records import DimensionRun, Evaluation, Score
+from attnbench.clips.vbench.run import evaluate
+
+__all__ = [
+    "DEFAULT_DIMENSIONS",
+    "DIMENSIONS",
+    "PAPER_DIMENSIONS",
+    "Dimension",
+    "DimensionRun",
+    "Environment",
+    "Evaluation",
+    "Score",
+    "Weight",
+    "build",
+    "default_folder",
+    "evaluate",
+    "find",
+]

@@ -1,0 +1,116 @@
+"""Make a clip for the sake of its q, k and v: with a pipeline of diffusers, or with the mini model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from attnbench.api import attention
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import Grid
+from attnbench.machine.device import resolve_device, resolve_dtype
+from attnbench.models import load
+from attnbench.models.capture.collect import Collector, Complete
+from attnbench.models.capture.request import CaptureRequest
+from attnbench.models.families.family import Place
+from attnbench.models.replacement import Replacement
+
+AfterStep = Callable[[int], object]
+"""Called with the number of each finished step."""
+
+
+class PipelineSource:
+    """A pipeline of diffusers with weights from a local folder.
+
+    Attributes:
+        layers, steps: how many the clip has.
+    """
+
+    def __init__(self, request: CaptureRequest) -> None:
+        """Load the model and check the request against it.
+
+        Raises:
+            BadInput: for weights or sizes that cannot be used.
+            Unsupported: without diffusers.
+        """
+        if request.weights is None:
+            raise BadInput(
+                f"model {request.model!r} needs its weights: give --weights FOLDER, as save_pretrained of diffusers "
+                "writes it"
+            )
+        self._request = request
+        self._loaded = load(request.model, request.weights, request.device, request.dtype)
+        self._loaded.check(
+            steps=request.sampler_steps, frames=request.frames, height=request.height, width=request.width
+        )
+        self.layers = self._loaded.layers
+        self.steps = self._loaded.steps if request.sampler_steps is None else request.sampler_steps
+
+    def run(self, collector: Collector, after_step: AfterStep) -> None:
+        """Make the clip with the model's own attention until everything is collected."""
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
+            collector.take(q, k, v, grid=place.grid, text=place.text, layer=place.layer, step=place.step)
+            output: Tensor = attention(q, k, v, method="full", grid=place.grid, text=place.text, engine="sdpa")
+            return output
+
+        def keeps_own(place: Place) -> bool:
+            return not collector.begin(place.layer, place.step)
+
+        request = self._request
+        with suppress(Complete), Replacement(self._loaded.pipeline, attend, keeps_own):
+            self._loaded.generate(
+                request.prompt, seed=request.seed, steps=self.steps, frames=request.frames,
+                height=request.height, width=request.width, guidance=request.guidance, after_step=after_step,
+            )  # fmt: skip
+
+
+class MiniSource:
+    """The mini model; its prompts are a class and a direction.
+
+    Attributes:
+        layers, steps: how many the clip has.
+    """
+
+    def __init__(self, request: CaptureRequest) -> None:
+        """Load the model and check the request against it.
+
+        Raises:
+            BadInput: for weights, a prompt or an option that cannot be used.
+        """
+        from attnbench.mini.flow import usual_sampler
+        from attnbench.mini.prompts import mini_prompt
+        from attnbench.mini.weights import load_mini
+
+        for name, value in (("frames", request.frames), ("height", request.height), ("width", request.width)):
+            if value is not None:
+                raise BadInput(f"{name} {value} cannot be asked of the mini model: its clips have one size")
+        place = resolve_device(request.device)
+        self._dtype = resolve_dtype(request.dtype, place)
+        if self._dtype not in (torch.float32, torch.bfloat16):
+            raise BadInput(f"dtype {request.dtype!r} must be bfloat16 or float32 for the mini model")
+        _, self._label, self._direction = mini_prompt(request.prompt)
+        self._seed = request.seed
+        self._sampler = usual_sampler(request.sampler_steps, request.guidance)
+        self._network = load_mini(None if request.weights is None else Path(request.weights), place)
+        self.layers, self.steps = self._network.config.layers, self._sampler.steps
+
+    def run(self, collector: Collector, after_step: AfterStep) -> None:
+        """Make the clip with full attention until everything is collected."""
+        from attnbench.mini.flow import generate
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, *, grid: Grid, layer: int, step: int | None) -> Tensor:
+            if step is not None and collector.begin(layer, step):
+                collector.take(q, k, v, grid=grid, layer=layer, step=step)
+            output: Tensor = attention(q, k, v, method="full", grid=grid)
+            return output
+
+        with suppress(Complete):
+            generate(
+                self._network, [self._label], [self._direction], [self._seed], sampler=self._sampler, attend=attend,
+                dtype=self._dtype, after_step=after_step,
+            )  # fmt: skip

@@ -1,0 +1,96 @@
+"""From a request to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnbench.inputs.shapes import MODELS
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import Layout
+from attnbench.machine.memory import lacks_memory
+from attnbench.models.capture.collect import Collector, Point, points_of
+from attnbench.models.capture.models import MiniSource, PipelineSource
+from attnbench.models.capture.request import MINI, CaptureRequest
+from attnbench.models.capture.write import check_target, room_for, write_capture
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What a capture wrote.
+
+    Attributes:
+        path: the file.
+        points: layers and steps in it.
+        layout: token grid and text tokens.
+        heads, kv_heads, head_dim: of the tensors.
+        dtype: of the tensors, as "bfloat16".
+    """
+
+    path: Path
+    points: tuple[Point, ...]
+    layout: Layout
+    heads: int
+    kv_heads: int
+    head_dim: int
+    dtype: str
+
+    def inputs(self, point: Point) -> str:
+        """Return what ``--inputs`` takes for a point of the file."""
+        return f"capture:{self.path}" + (f"@{point}" if len(self.points) > 1 else "")
+
+    def run_options(self, point: Point) -> str | None:
+        """Return the options of ``attnbench run`` that fit a point of the file; None if its joint text fits no model.
+
+        ``attnbench run`` takes as many text tokens as ``--model`` has, and without it none.
+        """
+        model = ""
+        if self.layout.text != (0, 0):
+            name = next((name for name, preset in MODELS.items() if preset.text == self.layout.text), None)
+            if name is None:
+                return None
+            model = f"--model {name} "
+        shape = f"{model}--grid {self.layout.grid} --heads {self.heads} --head-dim {self.head_dim}"
+        kv_heads = "" if self.kv_heads == self.heads else f" --kv-heads {self.kv_heads}"
+        return f"{shape}{kv_heads} --inputs {self.inputs(point)}"
+
+
+def capture(
+    request: CaptureRequest, out: Path, after_step: Callable[[int, int], object] = lambda step, steps: None
+) -> Captured:
+    """Make a clip with full attention, and write q, k and v of the layers and steps asked for.
+
+    The clip is not made to its end: once everything is collected, the rest is left out. An exception leaves no file.
+
+    Args:
+        request: what to make and to keep.
+        out: the file, .safetensors, which must not exist.
+        after_step: called with each finished step and the number of steps that are needed.
+
+    Raises:
+        BadInput: for a request, weights or a file that cannot be used, a model that gives NaN, or too little memory.
+        Unsupported: without diffusers or safetensors.
+    """
+    check_target(out)
+    source = MiniSource(request) if request.model == MINI else PipelineSource(request)
+    request.check(source.layers, source.steps)
+    points = points_of(request.layers, request.steps)
+    needed = max(point.step for point in points) + 1
+    collector = Collector(points, video_only=request.video_only, room=room_for(out))
+    try:
+        source.run(collector, lambda step: after_step(step, needed))
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        raise BadInput(f"there is not enough memory for this clip: {str(error).strip().splitlines()[0]}") from error
+    layout = collector.layout()
+    collector.refuse_overflow()
+    found = {point: collector.found[point] for point in points}
+    about = {
+        "model": request.model, "prompt": request.prompt, "seed": request.seed, "sampler_steps": source.steps,
+    }  # fmt: skip
+    write_capture(out, found, layout, about)
+    q, k, _ = found[points[0]]
+    dtype = str(q.dtype).removeprefix("torch.")
+    return Captured(out, points, layout, q.shape[1], k.shape[1], q.shape[3], dtype)

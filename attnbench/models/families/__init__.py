@@ -1,0 +1,1 @@
+"""One file a family of models: where its attention is, and what it passes to it."""
