@@ -18,7 +18,7 @@ from matplotlib.ticker import FormatStrFormatter
 from mini_tables import Checkpoint, Run, by_method, read_runs
 
 from attnbench.kernels.errors import AttnbenchError, BadInput
-from attnbench.report.charts import COLOURS, FAINT, INK
+from attnbench.report.charts.latency import COLOURS, FAINT, INK
 
 SKIPPED = 0.1
 """Share of the steps that is not drawn: the loss falls steeply there for every method alike."""

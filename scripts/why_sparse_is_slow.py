@@ -16,8 +16,8 @@ import matplotlib.pyplot as plt
 
 from attnbench import load_phases, load_results
 from attnbench.cost.waterfall import ZERO, Bar, Span, Waterfall
-from attnbench.report.phases import waterfall_of
-from attnbench.report.waterfall_chart import waterfall_figure
+from attnbench.report.charts.waterfall import waterfall_figure
+from attnbench.report.html.phases import waterfall_of
 from attnbench.results.load import load_steps, read_phases, read_rows
 from attnbench.results.records.cells import Row
 

@@ -164,7 +164,7 @@ def _end_to_end(fields: dict[str, Any], out: Path | None, as_json: bool) -> None
         return
     from rich.console import Console
 
-    from attnbench.report.steps import step_sections, step_table
+    from attnbench.report.html.steps import step_sections, step_table
 
     console = Console()
     if not console.is_terminal:

@@ -29,8 +29,8 @@ def report(
 ) -> None:
     """Write results as one HTML page that needs no network: tables, charts, clips, mask pictures, environment."""
     from attnbench.kernels.errors import BadInput
-    from attnbench.report.page import make_report
-    from attnbench.report.write import newest_run, report_path, write_report
+    from attnbench.report.html.page import make_report
+    from attnbench.report.html.write import newest_run, report_path, write_report
     from attnbench.results.load import find_traces, load_clips, load_phases, load_quality, load_results, load_steps
 
     if path is None and not LATEST.exists():

@@ -14,7 +14,7 @@ from attnbench.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from attnbench.kernels.plan import Plan
-    from attnbench.report.examples import Example
+    from attnbench.report.charts.examples import Example
 
 
 def show(
@@ -39,7 +39,7 @@ def show(
     from attnbench.kernels.errors import BadInput
     from attnbench.kernels.grid import Grid
     from attnbench.methods.draw import draw_plan, png_bytes
-    from attnbench.report.examples import examples
+    from attnbench.report.charts.examples import examples
     from attnbench.results.files import write_whole
 
     methods = list(dict.fromkeys(method))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attnbench.report.rows import Case
+from attnbench.report.cases import Case
 from attnbench.report.words import number, span, times
 from attnbench.results.records.cells import Row
 

@@ -17,11 +17,11 @@ import torch
 from attnbench.clips.metrics.frames import Clip
 from attnbench.clips.metrics.video import abreast, write_mp4
 from attnbench.kernels.errors import BadInput
-from attnbench.report.clips import clips_sections
-from attnbench.report.clips_chart import curve_words
-from attnbench.report.clips_players import MOST, players_of
+from attnbench.report.charts.clips import curve_words
 from attnbench.report.clips_words import difference_words, ends_words, mean_words, names_of, value_words
-from attnbench.report.page import make_report
+from attnbench.report.html.clips import clips_sections
+from attnbench.report.html.clips_players import MOST, players_of
+from attnbench.report.html.page import make_report
 from attnbench.results.gaps import gaps
 from attnbench.results.records.clips import ClipRow, QualityRow
 
@@ -81,7 +81,7 @@ def played(tmp_path: Path) -> tuple[Path, ClipRow]:
 
 @pytest.fixture
 def quick_masks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attnbench.report.page.mask_pictures", lambda methods: [])
+    monkeypatch.setattr("attnbench.report.html.page.mask_pictures", lambda methods: [])
 
 
 def test_the_section_says_how_far_the_clips_moved_and_beside_what(played: tuple[Path, ClipRow]) -> None:

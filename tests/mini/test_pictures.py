@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from attnbench.report.charts import COLOURS
+from attnbench.report.charts.latency import COLOURS
 
 ROOT = Path(__file__).resolve().parents[2]
 FIVE = COLOURS[:5]

@@ -42,7 +42,7 @@ def loaded(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     monkeypatch.setattr("attnbench.results.load.load_steps", lambda path: [])
     monkeypatch.setattr("attnbench.results.load.load_quality", lambda path: pd.DataFrame())
     monkeypatch.setattr("attnbench.results.load.load_clips", lambda path: [])
-    monkeypatch.setattr("attnbench.report.page.mask_pictures", lambda methods: [])
+    monkeypatch.setattr("attnbench.report.html.page.mask_pictures", lambda methods: [])
     return paths
 
 
@@ -173,7 +173,7 @@ def test_a_torn_journal_is_said_once_however_often_it_is_read(
 ) -> None:
     whole = Path(__file__).resolve().parents[2] / "results" / "intel-xeon-2-cores" / "720p.jsonl"
     (here / "torn.jsonl").write_bytes(whole.read_bytes()[:-50])
-    monkeypatch.setattr("attnbench.report.page.mask_pictures", lambda methods: [])
+    monkeypatch.setattr("attnbench.report.html.page.mask_pictures", lambda methods: [])
     monkeypatch.setattr(sys, "argv", ["attnbench", "report", "torn.jsonl", "--out", "a.html"])
     with warnings.catch_warnings(action="always"), pytest.raises(SystemExit) as done:
         main()

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from attnbench.report.cases import cases_of
 from attnbench.report.finding import finding, speedup_range
-from attnbench.report.rows import cases_of
 from attnbench.results.records.cells import Row
 
 Maker = Callable[..., Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from attnbench.report.phase_details import parts_below
+from attnbench.report.cases import parts_below
 from attnbench.report.words import NONE, number, places
 from attnbench.results.records.cells import PhaseRow, Row
 

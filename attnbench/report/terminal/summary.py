@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from attnbench.report.rows import Case, cases_of
+from attnbench.report.cases import Case, cases_of
 from attnbench.report.words import DIRECTIONS, INTERVALS, differing_settings, grid_words, number, span, times, tiny
 from attnbench.results.load import read_rows
 from attnbench.results.records.cells import Row

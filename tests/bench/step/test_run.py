@@ -20,7 +20,7 @@ from attnbench.cli.profile import profile as profile_command
 from attnbench.cli.report import report as report_command
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.phases import phase
-from attnbench.report.steps import step_sections
+from attnbench.report.html.steps import step_sections
 from attnbench.results.intervals import Interval
 from attnbench.results.journal import JOURNAL, Journal
 from attnbench.results.load import load_steps
@@ -196,7 +196,7 @@ def test_the_command_measures_a_real_step_and_the_report_shows_it(
     own, *_, sta = load_steps(Path("shown"))
     assert (own.name, set(own.phases_ms)) == ("own", {"fwd other"})
     assert {"fwd attend", "fwd other"} <= set(sta.phases_ms)
-    monkeypatch.setattr("attnbench.report.page.mask_pictures", lambda methods: [])
+    monkeypatch.setattr("attnbench.report.html.page.mask_pictures", lambda methods: [])
     call(report_command, "shown", "--out", "page.html")
     page = Path("page.html").read_text()
     assert "A step of Wan 2.1 tiny, 2×3×4 tokens" in page

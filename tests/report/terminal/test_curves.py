@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from attnbench.report.curve_chart import curve_figure, svg_bytes
+from attnbench.report.charts.curve import curve_figure, svg_bytes
 from attnbench.report.terminal.curves import label, notes, records, sentence, shown
 from attnbench.results.break_even import curves
 

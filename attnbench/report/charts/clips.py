@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from attnbench.report.charts import COLOURS, FAINT, INK, plain_figure
+from attnbench.report.charts.latency import COLOURS, FAINT, INK, plain_figure
 from attnbench.report.clips_words import ARROWS, estimate_words, names_of, value_words
 from attnbench.results.gaps import Gap
 from attnbench.results.means import Estimate

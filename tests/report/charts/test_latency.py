@@ -11,8 +11,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from attnbench.report.charts import latency_figure, latency_words, png_uri, svg_uri, tradeoff_figure, tradeoff_words
-from attnbench.report.rows import Case, cases_of
+from attnbench.report.cases import Case, cases_of
+from attnbench.report.charts.latency import (
+    latency_figure,
+    latency_words,
+    png_uri,
+    svg_uri,
+    tradeoff_figure,
+    tradeoff_words,
+)
 from attnbench.results.load import read_rows
 
 Maker = Callable[..., Any]

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from attnbench.methods.draw import png_bytes
+from attnbench.report.cases import Case
 from attnbench.report.finding import speedup_range
-from attnbench.report.rows import Case
 from attnbench.report.words import number, times
 from attnbench.results.records.cells import Row
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench.report.charts import svg_uri
-from attnbench.report.clips_chart import curve_figure, curve_words, gap_figure, gap_words
-from attnbench.report.clips_players import Player, players_of
+from attnbench.report.charts.clips import curve_figure, curve_words, gap_figure, gap_words
+from attnbench.report.charts.latency import svg_uri
 from attnbench.report.clips_words import (
     counted,
     ends_words,
@@ -20,6 +19,7 @@ from attnbench.report.clips_words import (
     names_of,
     skipped_words,
 )
+from attnbench.report.html.clips_players import Player, players_of
 from attnbench.report.words import short_settings
 from attnbench.results.gaps import Gap, gaps
 from attnbench.results.intervals import wilson

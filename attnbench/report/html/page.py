@@ -10,15 +10,21 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench.report.charts import latency_figure, latency_words, svg_uri, tradeoff_figure, tradeoff_words
-from attnbench.report.clips import ClipsSection, clips_sections
-from attnbench.report.columns import COLUMNS
+from attnbench.report.cases import Case, cases_of
+from attnbench.report.charts.latency import (
+    latency_figure,
+    latency_words,
+    svg_uri,
+    tradeoff_figure,
+    tradeoff_words,
+)
+from attnbench.report.charts.masks import mask_pictures
+from attnbench.report.charts.waterfall import waterfall_figure, waterfall_words
 from attnbench.report.finding import finding
-from attnbench.report.masks import mask_pictures
-from attnbench.report.phases import PhaseTable, phase_table, waterfall_of
-from attnbench.report.rows import Case, cases_of
-from attnbench.report.steps import StepSection, step_sections
-from attnbench.report.waterfall_chart import waterfall_figure, waterfall_words
+from attnbench.report.html.clips import ClipsSection, clips_sections
+from attnbench.report.html.columns import COLUMNS
+from attnbench.report.html.phases import PhaseTable, phase_table, waterfall_of
+from attnbench.report.html.steps import StepSection, step_sections
 from attnbench.report.words import DIRECTIONS, NONE, grid_words, number, short_settings
 from attnbench.results.load import read_phases, read_quality, read_rows
 from attnbench.results.records.cells import PhaseRow, Row
@@ -334,7 +340,7 @@ def _listed(names: Any) -> str:
 
 
 def _resource(name: str) -> str:
-    return resources.files("attnbench.report").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("attnbench.report.html").joinpath(name).read_text(encoding="utf-8")
 
 
 @cache

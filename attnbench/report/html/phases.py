@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attnbench.cost.waterfall import Span, Waterfall, build_waterfall
-from attnbench.report.phase_details import (
+from attnbench.report.cases import Case
+from attnbench.report.html.phase_details import (
     COLUMNS,
     PASSES,
     PhaseDetail,
@@ -15,7 +16,6 @@ from attnbench.report.phase_details import (
     memory_words,
     phase_details,
 )
-from attnbench.report.rows import Case
 from attnbench.report.words import NONE, number
 from attnbench.results.records.cells import PhaseRow, Row
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from attnbench.kernels.errors import BadInput
-from attnbench.report.rows import cases_of
+from attnbench.report.cases import cases_of
 from attnbench.results.load import read_rows
 
 Maker = Callable[..., Any]

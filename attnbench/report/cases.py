@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from attnbench.report.words import differing_settings
-from attnbench.results.records.cells import Row
+from attnbench.results.records.cells import PhaseRow, Provenance, Row
 
 if TYPE_CHECKING:
     pass
@@ -99,3 +99,13 @@ def _ordered(rows: list[Row]) -> list[Row]:
         best[row.method] = min(best.get(row.method, float("inf")), row.latency_ms or float("inf"))
     names = list(best)
     return sorted(rows, key=lambda row: (row.method != "full", best[row.method], names.index(row.method), row.layer))
+
+
+def parts_below(phases: Sequence[PhaseRow]) -> list[PhaseRow]:
+    """Return phases with their parts right below them, the best known first."""
+    ordered: list[PhaseRow] = []
+    for phase in (p for p in phases if p.parent is None):
+        ordered.append(phase)
+        parts = [p for p in phases if (p.pass_, p.parent) == (phase.pass_, phase.phase)]
+        ordered += sorted(parts, key=lambda p: get_args(Provenance).index(p.provenance))
+    return ordered

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from attnbench.kernels.errors import BadInput
-from attnbench.report.page import make_report
+from attnbench.report.html.page import make_report
 
 Maker = Callable[..., Any]
 
@@ -40,7 +40,7 @@ class Page(HTMLParser):
 def quick_masks() -> Iterator[None]:
     """Leave the mask pictures out: they have their own test, and take a second each."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("attnbench.report.page.mask_pictures", lambda methods: [])
+        patch.setattr("attnbench.report.html.page.mask_pictures", lambda methods: [])
         yield
 
 

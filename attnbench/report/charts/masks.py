@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from attnbench.report.charts import png_uri
-from attnbench.report.examples import Example, examples
+from attnbench.report.charts.examples import Example, examples
+from attnbench.report.charts.latency import png_uri
 from attnbench.report.words import grid_words, number
 
 

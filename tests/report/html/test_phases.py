@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from attnbench.report.page import make_report
-from attnbench.report.phase_details import phase_details
-from attnbench.report.phases import phase_table, waterfall_of
-from attnbench.report.rows import cases_of
+from attnbench.report.cases import cases_of
+from attnbench.report.html.page import make_report
+from attnbench.report.html.phase_details import phase_details
+from attnbench.report.html.phases import phase_table, waterfall_of
 from attnbench.results.load import read_phases, read_rows
 from attnbench.results.records.cells import PhaseRow, Row
 

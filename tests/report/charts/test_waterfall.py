@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from attnbench.cost.waterfall import Span, build_waterfall
-from attnbench.report.waterfall_chart import waterfall_figure, waterfall_words
+from attnbench.report.charts.waterfall import waterfall_figure, waterfall_words
 
 PHASES = {"attend": Span(6.6, 6.5, 6.7), "pool": Span.of(0.1), "merge": Span.of(0.8)}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from attnbench.kernels.errors import BadInput
-from attnbench.report.write import newest_run, report_path, write_report
+from attnbench.report.html.write import newest_run, report_path, write_report
 
 Maker = Callable[..., Any]
 

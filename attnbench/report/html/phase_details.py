@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 from attnbench.cost.roofline import Bounds, attend_bounds, peak_of
 from attnbench.cost.waterfall import DIFFERENCES
 from attnbench.kernels.flop_formulas import flops_per_pair
+from attnbench.report.cases import parts_below
 from attnbench.report.words import NONE, number, places
-from attnbench.results.records.cells import PhaseRow, Provenance, Row
+from attnbench.results.records.cells import PhaseRow, Row
 
 PASSES = {"fwd": "forward", "bwd": "backward"}
 
@@ -48,16 +48,6 @@ def phase_details(row: Row, label: str, phases: Sequence[PhaseRow]) -> list[Phas
     several = len({p.pass_ for p in phases}) > 1
     running = [phase for phase in parts_below(phases) if phase.phase != "gap"]
     return [_detail(row, "" if place else label, phase, several) for place, phase in enumerate(running)]
-
-
-def parts_below(phases: Sequence[PhaseRow]) -> list[PhaseRow]:
-    """Return phases with their parts right below them, the best known first."""
-    ordered: list[PhaseRow] = []
-    for phase in (p for p in phases if p.parent is None):
-        ordered.append(phase)
-        parts = [p for p in phases if (p.pass_, p.parent) == (phase.pass_, phase.phase)]
-        ordered += sorted(parts, key=lambda p: get_args(Provenance).index(p.provenance))
-    return ordered
 
 
 def memory_words(row: Row, phases: Sequence[PhaseRow]) -> str:

@@ -5,8 +5,8 @@ import torch
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
-from attnbench.report.examples import SMALL_GRID, examples, smooth_inputs
-from attnbench.report.masks import mask_pictures
+from attnbench.report.charts.examples import SMALL_GRID, examples, smooth_inputs
+from attnbench.report.charts.masks import mask_pictures
 
 
 def test_a_method_whose_layers_differ_has_a_picture_for_each() -> None:
@@ -30,7 +30,7 @@ def test_a_method_that_fails_to_draw_does_not_take_the_report_with_it(monkeypatc
     def fail(method: str) -> None:
         raise ZeroDivisionError("by a plug-in")
 
-    monkeypatch.setattr("attnbench.report.masks.examples", fail)
+    monkeypatch.setattr("attnbench.report.charts.masks.examples", fail)
     (picture,) = mask_pictures(["theirs"])
     assert "by a plug-in" in picture.caption
 
