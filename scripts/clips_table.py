@@ -16,7 +16,7 @@ from pathlib import Path
 from attnbench import load_quality
 from attnbench.clips.metrics import gaps
 from attnbench.kernels.errors import AttnbenchError, BadInput
-from attnbench.report.clips_words import estimate_words, floor_of, metric_words, names_of
+from attnbench.report.gap_words import estimate_words, floor_of, metric_words, names_of
 from attnbench.results.gaps import Gap
 from attnbench.results.load import load_clips, read_quality
 from attnbench.results.means import Estimate

@@ -59,7 +59,7 @@ def methods_of(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def measure(name: str, out: Path, rounds: int, repeats: int, traces: bool) -> bool:
     """Profile one table into ``out``, and return whether every cell has phases."""
-    from attnbench.bench.profile.run import TRACES, profile_rows
+    from attnbench.bench.profile.cells import TRACES, profile_rows
     from attnbench.bench.request import read_request
     from attnbench.bench.session import start
     from attnbench.cli.progress import TerminalProgress
@@ -92,7 +92,7 @@ def measure(name: str, out: Path, rounds: int, repeats: int, traces: bool) -> bo
 
 def measure_whole_step(name: str, out: Path, rounds: int) -> bool:
     """Measure one step with each method into ``out``, and return whether every row has phases."""
-    from attnbench.bench.step.run import StepRequest, run_step
+    from attnbench.bench.step.session import StepRequest, run_step
     from attnbench.cli.progress import TerminalProgress
     from attnbench.results.journal import JOURNAL
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from attnbench.kernels.errors import BadInput
 from attnbench.mini.data import CLASSES, DIRECTIONS
 from attnbench.mini.flow import generate
-from attnbench.mini.weights import load_mini
+from attnbench.mini.stored import load_mini
 
 FRAMES = 4
 """Of a clip, from its first to its last."""

@@ -28,7 +28,7 @@ from typing import Any
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.mini.card import CARD
 from attnbench.mini.log import read_log
-from attnbench.mini.score import Share
+from attnbench.mini.score import HitShare
 from attnbench.mini.train import CONFIG
 from attnbench.results.means import Values, mean_estimate, paired_difference
 
@@ -160,7 +160,7 @@ def mean_words(values: Values) -> str:
 
 def share_words(values: Values) -> str:
     """Return how many are right, with the Wilson interval."""
-    return str(Share(round(sum(values.values())), len(values))) if values else "–"
+    return str(HitShare(round(sum(values.values())), len(values))) if values else "–"
 
 
 def gap_words(mine: Values, theirs: Values, digits: int) -> str:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from attnbench.clips.witness import Witness
+from attnbench.clips.recording import Witness
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.methods.registry import find_method
 from attnbench.mini.batch import Batch, make_batch
@@ -41,8 +41,8 @@ from attnbench.mini.gradients import WARM_UP
 from attnbench.mini.model import FULL, Attend, MiniTransformer, attend_by
 from attnbench.mini.score import Score
 from attnbench.mini.score import score as judge
+from attnbench.mini.stored import load_mini
 from attnbench.mini.train import CONFIG, WEIGHTS, Trained, fresh_state, prepare, resume, start, take_step
-from attnbench.mini.weights import load_mini
 from attnbench.mini.workers import ALONE, Workers, joined
 from attnbench.results.files import write_atomically
 from attnbench.results.run import NoProgress

@@ -8,12 +8,12 @@ from typing import Any
 from attnbench.bench.bench import Bench
 from attnbench.bench.trial import Trial
 from attnbench.cost.flops.counts import attention_counts
-from attnbench.kernels.engines import ENGINES
+from attnbench.kernels.engines import engine_version
 from attnbench.results.intervals import median_interval
 from attnbench.results.records.cells import Row, digest
 
 
-def judge(trial: Trial) -> None:
+def withdraw_throttled(trial: Trial) -> None:
     """Take the latency from a trial that was sampled on a slowed-down GPU."""
     if trial.verdict is None and (slowdown := trial.telemetry.slowdown) is not None:
         trial.fail("throttled", f"the GPU was slowed by {slowdown} in at least half of the samples")
@@ -29,7 +29,6 @@ def make_row(bench: Bench, trial: Trial, run_id: str) -> Row:
         "temperature_c": seen.temperature_c,
         "power_capped": seen.power_capped,
     }
-    engine = ENGINES.get(cell.engine)
     return Row(
         **cell.model_dump(),
         row_id=digest([run_id, cell.identity]),
@@ -40,7 +39,7 @@ def make_row(bench: Bench, trial: Trial, run_id: str) -> Row:
         model=shape.model,
         tokens=shape.layout.tokens,
         heads_timed=bench.heads,
-        engine_version=engine.version() if engine is not None and engine.available() is None else "",
+        engine_version=engine_version(cell.engine),
         inputs_hash=bench.inputs.hash,
         threads=bench.threads,
         **_work(bench, trial),
@@ -74,7 +73,7 @@ def _latency(bench: Bench, trial: Trial) -> dict[str, Any]:
         speedup = dense / interval.median
         latency |= {
             "baseline": f"full/{baseline.cell.engine}",
-            "baseline_version": ENGINES[baseline.cell.engine].version(),
+            "baseline_version": engine_version(baseline.cell.engine),
             "baseline_ms": dense,
             "speedup": speedup,
             "translation": speedup * trial.facts.density if trial.facts is not None else None,

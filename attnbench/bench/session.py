@@ -12,12 +12,12 @@ from pathlib import Path
 from attnbench.bench.bench import Bench
 from attnbench.bench.jobs import make_agenda
 from attnbench.bench.request import Request, read_request
-from attnbench.bench.rows import judge, make_row
+from attnbench.bench.rows import make_row, withdraw_throttled
 from attnbench.bench.trial import Trial, dense_job
 from attnbench.kernels.engines import dense_engines
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.environment import collect_environment
-from attnbench.results.journal import Journal, Record
+from attnbench.results.journal import Journal, JournalRecord
 from attnbench.results.records.cells import Environment, Row, RunHeader, Sample
 from attnbench.results.run import DEFAULT_ROOT, Progress, check_writable, finished, point_latest, usable_samples
 
@@ -124,7 +124,7 @@ def _ready_again(bench: Bench, trials: list[Trial], rows: Iterable[Row]) -> None
 
 
 def _measure(
-    bench: Bench, journal: Journal, header: RunHeader, progress: Progress, records: Iterable[Record]
+    bench: Bench, journal: Journal, header: RunHeader, progress: Progress, records: Iterable[JournalRecord]
 ) -> Outcome:
     rows = {record.cell_id: record for record in records if isinstance(record, Row)}
     done = {cell_id: row for cell_id, row in rows.items() if finished(row)}
@@ -152,7 +152,7 @@ def _measure(
     for number in range(rounds):
         bench.time_round(number, rounds, journal.append)
     for trial in bench.live():
-        judge(trial)
+        withdraw_throttled(trial)
     if bench.baseline is not None and bench.baseline.verdict is not None:
         progress.note(f"no speed-ups: the dense baseline is {bench.baseline.verdict}: {bench.baseline.reason}")
     write(trial for trial in bench.trials if trial.cell.identity not in done)

@@ -44,8 +44,8 @@ def capture(
     from attnbench.cli.progress import TerminalProgress
     from attnbench.inputs.shapes import RESOLUTIONS
     from attnbench.kernels.errors import BadInput, unknown_name
+    from attnbench.models.capture.make import capture as run_capture
     from attnbench.models.capture.request import MINI, CaptureRequest, read_numbers
-    from attnbench.models.capture.run import capture as run_capture
 
     if res is not None:
         if res not in RESOLUTIONS:

@@ -140,7 +140,7 @@ def _number(text: str) -> int | float:
 
 
 def _show(outcome: Outcome, as_json: bool) -> None:
-    from attnbench.report.clips_words import skipped_words
+    from attnbench.report.gap_words import skipped_words
     from attnbench.report.terminal.gaps import gap_records, gap_table
 
     if as_json:

@@ -14,7 +14,7 @@ import typer
 from attnbench.cli.options import JsonOption
 from attnbench.inputs import INPUT_SOURCES
 from attnbench.inputs.shapes import MODELS, RESOLUTIONS
-from attnbench.kernels.engines import ENGINES
+from attnbench.kernels.engines import known_engines
 from attnbench.kernels.errors import BadInput
 from attnbench.methods import get_method, method_names
 
@@ -113,7 +113,7 @@ def engines() -> Listing:
         {"name": engine.name, "runs": engine.summary, "version": engine.version(), "here": engine.available() or "yes"}
         if engine.available() is None
         else {"name": engine.name, "runs": engine.summary, "version": "", "here": f"no: {engine.available()}"}
-        for engine in ENGINES.values()
+        for engine in known_engines()
     ]
 
 

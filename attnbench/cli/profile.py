@@ -92,7 +92,7 @@ def profile(
 
     Exit codes: 0 fine, 1 an incorrect cell, an error in one, or no latency at all, 2 bad input, 130 interrupted.
     """
-    from attnbench.bench.profile.run import known_phases, profile_rows
+    from attnbench.bench.profile.cells import known_phases, profile_rows
     from attnbench.bench.request import read_request
     from attnbench.bench.session import resume as resume_run
     from attnbench.bench.session import start
@@ -144,7 +144,7 @@ _STEP_OPTIONS = (
 
 
 def _end_to_end(fields: dict[str, Any], out: Path | None, as_json: bool) -> None:
-    from attnbench.bench.step.run import StepRequest, run_step
+    from attnbench.bench.step.session import StepRequest, run_step
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
 

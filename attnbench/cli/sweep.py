@@ -77,7 +77,7 @@ def sweep(
     Exit codes: 0 fine, 1 an incorrect cell, an error in one, or no latency at all, 2 bad input, 130 interrupted.
     """
     from attnbench.bench.request import read_request
-    from attnbench.bench.sweep import run as go
+    from attnbench.bench.sweep import session as go
     from attnbench.bench.sweep.points import OVERS, default_methods, make_sweep
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
@@ -130,7 +130,7 @@ def _interrupted(progress: Progress, folder: str | None) -> None:
 
 def _show(made: Sweep, folder: Path, as_json: bool) -> set[str]:
     """Print the curves and write the picture; return the verdicts of all cells."""
-    from attnbench.bench.sweep.run import load_sweep
+    from attnbench.bench.sweep.session import load_sweep
     from attnbench.report.charts.curve import curve_figure, svg_bytes
     from attnbench.report.terminal.curves import curve_table, notes, records, sentence, shown
     from attnbench.report.terminal.summary import summary_records

@@ -51,9 +51,9 @@ def setup(
 @vbench.command()
 def doctor(env: EnvOption = None, weights: WeightsOption = None, as_json: JsonOption = False) -> None:
     """Say what is there: the environment, and of each dimension the import and the weights. Downloads nothing."""
-    from attnbench.clips.vbench.doctor import examine
+    from attnbench.clips.vbench.checks import examine
     from attnbench.clips.vbench.environment import default_folder
-    from attnbench.clips.vbench.weights import weights_folder
+    from attnbench.clips.vbench.weights_layout import weights_folder
 
     findings = examine(env or default_folder(), weights or weights_folder())
     if as_json:
@@ -91,12 +91,12 @@ def run(
     """
     from datetime import UTC, datetime
 
-    from attnbench.clips.vbench.clips import read_folder
     from attnbench.clips.vbench.dimensions import choose
     from attnbench.clips.vbench.environment import default_folder, find
-    from attnbench.clips.vbench.prompts import read_prompts
-    from attnbench.clips.vbench.run import evaluate
-    from attnbench.clips.vbench.weights import weights_folder
+    from attnbench.clips.vbench.evaluation import evaluate
+    from attnbench.clips.vbench.prompt_file import read_prompts
+    from attnbench.clips.vbench.videos import read_folder
+    from attnbench.clips.vbench.weights_layout import weights_folder
     from attnbench.kernels.errors import BadInput
 
     if device not in (None, "cpu", "cuda"):

@@ -12,7 +12,7 @@ from attnbench.api import select
 from attnbench.clips.metrics.frames import Clip
 from attnbench.clips.metrics.metrics import Metric
 from attnbench.clips.request import NO_FLOOR, ClipsRequest, Shot
-from attnbench.kernels.engines import ENGINES, Task, dense_engines, get_engine
+from attnbench.kernels.engines import Task, dense_engines, get_engine
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid, whole_number
 from attnbench.models.warm_up import DENSE_SHARE, dense_steps
@@ -127,7 +127,7 @@ def floor_of(request: ClipsRequest, exact: str, dense: str, q: Tensor, grid: Gri
     plan, task = select(q, q, method="full", grid=grid), Task.of(q, q, q)
     if request.floor_engine in (None, "auto"):
         others = (name for name in dense_engines() if name != dense)
-        return next((name for name in others if ENGINES[name].supports(plan, task) is None), None)
+        return next((name for name in others if get_engine(name).supports(plan, task) is None), None)
     if request.floor_engine == exact:
         raise BadInput(f"floor engine {exact!r} makes the exact clips too: another exact kernel is needed, or none")
     engine = get_engine(request.floor_engine)

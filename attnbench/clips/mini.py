@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from attnbench.api import attention, select
 from attnbench.clips.maker import AfterStep, Take, dense_of, floor_of, layers_of
 from attnbench.clips.metrics.frames import as_clip
+from attnbench.clips.recording import Recording
 from attnbench.clips.request import ClipsRequest, Shot, metrics_of
-from attnbench.clips.witness import Witness
 from attnbench.kernels.engines import Task, choose_engine, get_engine
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
@@ -24,7 +24,7 @@ from attnbench.mini.config import FPS
 from attnbench.mini.flow import generate, usual_sampler
 from attnbench.mini.model import Attend, MiniTransformer, attend_by
 from attnbench.mini.prompts import mini_prompt
-from attnbench.mini.weights import load_mini, shipped
+from attnbench.mini.stored import load_mini, shipped
 
 _HOW = "train it with: attnbench train, and give its file with --weights"
 
@@ -75,18 +75,18 @@ class MiniMaker:
         if self._of != (shot.prompt, shot.seed):
             self._memory.forget()
             self._of = shot.prompt, shot.seed
-        witness = Witness(find_method(shot.method), shot.engine)
+        recording = Recording(find_method(shot.method), shot.engine)
         video = generate(
             cast(MiniTransformer, self._memory), [label], [direction], [shot.seed], sampler=self.sampler,
-            attend=self._attend(shot, witness), dtype=self.torch_dtype, after_step=after_step,
+            attend=self._attend(shot, recording), dtype=self.torch_dtype, after_step=after_step,
         )  # fmt: skip
         clip = as_clip(video[0].permute(1, 2, 3, 0), fps=FPS, low=-1.0, high=1.0)
         return Take(
-            clip, witness.engines or shot.engine, witness.settings or "{}",
-            tuple(witness.densities(self.network.config.layers)) if shot.role == "method" else (),
+            clip, recording.engines or shot.engine, recording.settings or "{}",
+            tuple(recording.densities(self.network.config.layers)) if shot.role == "method" else (),
         )  # fmt: skip
 
-    def _attend(self, shot: Shot, witness: Witness) -> Attend:
+    def _attend(self, shot: Shot, recording: Recording) -> Attend:
         exact = attend_by("full", self.exact_engine)
         if shot.role == "exact":
             return exact
@@ -95,7 +95,7 @@ class MiniMaker:
             if layer in self.dense_layers or (step is not None and step < self.dense_steps):
                 return exact(q, k, v, grid=grid, layer=layer, step=step)
             output: Tensor = attention(
-                q, k, v, method=witness.method, grid=grid, layer=layer, step=step, engine=shot.engine, **shot.settings
+                q, k, v, method=recording.method, grid=grid, layer=layer, step=step, engine=shot.engine, **shot.settings
             )
             return output
 

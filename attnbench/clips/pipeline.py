@@ -7,8 +7,8 @@ from torch import Tensor
 
 from attnbench.clips.maker import AfterStep, Take, dense_of, floor_of, layers_of
 from attnbench.clips.metrics.frames import as_clip
+from attnbench.clips.recording import Recording
 from attnbench.clips.request import ClipsRequest, Shot, metrics_of
-from attnbench.clips.witness import Witness
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
 from attnbench.methods.registry import find_method
@@ -57,15 +57,15 @@ class PipelineMaker:
         """Make a clip; see ``Maker``."""
         if shot.role == "exact":
             return Take(as_clip(self._frames(shot, after_step), fps=self.loaded.fps), OWN)
-        witness = Witness(find_method(shot.method), shot.engine)
+        recording = Recording(find_method(shot.method), shot.engine)
         with patch(
-            self.loaded.pipeline, witness.method, dense_steps=self.dense_steps, dense_layers=sorted(self.dense_layers),
-            engine=shot.engine, **shot.settings,
+            self.loaded.pipeline, recording.method, dense_steps=self.dense_steps,
+            dense_layers=sorted(self.dense_layers), engine=shot.engine, **shot.settings,
         ):  # fmt: skip
             frames = self._frames(shot, after_step)
         return Take(
-            as_clip(frames, fps=self.loaded.fps), witness.engines or shot.engine, witness.settings or "{}",
-            tuple(witness.densities(self.loaded.layers)) if shot.role == "method" else (),
+            as_clip(frames, fps=self.loaded.fps), recording.engines or shot.engine, recording.settings or "{}",
+            tuple(recording.densities(self.loaded.layers)) if shot.role == "method" else (),
         )  # fmt: skip
 
     def _frames(self, shot: Shot, after_step: AfterStep) -> Tensor:

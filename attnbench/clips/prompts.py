@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from attnbench.kernels.errors import BadInput
-from attnbench.models.prompts import check_text
+from attnbench.models.prompt_text import check_text
 
 
 def read_prompts(path: Path) -> list[str]:

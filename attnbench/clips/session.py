@@ -14,14 +14,14 @@ from typing import Any
 from attnbench.bench import session
 from attnbench.clips.files import can_encode, read_take, stem_of, write_prompts, write_take
 from attnbench.clips.maker import Maker
-from attnbench.clips.metrics.compare import Labelled, Pair, Scores, measure_pairs, missing_rows
 from attnbench.clips.metrics.frames import Clip
+from attnbench.clips.metrics.measure import Labelled, Pair, Scores, measure_pairs, missing_rows
 from attnbench.clips.metrics.metrics import Metric
 from attnbench.clips.request import MINI, NO_FLOOR, ClipsRequest, Shot, read_request, seed_pairs, shots_of
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.machine.environment import collect_environment
 from attnbench.machine.memory import lacks_memory
-from attnbench.results.journal import Journal, Record
+from attnbench.results.journal import Journal, JournalRecord
 from attnbench.results.records.cells import RunHeader, canonical_json, digest
 from attnbench.results.records.clips import ClipRow, QualityRow, still_true
 from attnbench.results.run import Progress
@@ -139,7 +139,7 @@ class _Run:
     told: float = 0.0
     """When progress was last told."""
 
-    def go(self, records: Iterable[Record]) -> Outcome:
+    def go(self, records: Iterable[JournalRecord]) -> Outcome:
         """Make and measure what is not in ``records`` yet."""
         for record in records:
             if isinstance(record, QualityRow):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from attnbench.clips.request import ClipsRequest, read_request, seed_pairs
 from attnbench.clips.session import Outcome, failures
-from attnbench.clips.vbench.run import RECORD
+from attnbench.clips.vbench.evaluation import RECORD
 from attnbench.kernels.errors import BadInput
 from attnbench.results.journal import Journal
 from attnbench.results.records.cells import RunHeader

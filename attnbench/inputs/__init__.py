@@ -29,7 +29,7 @@ class Inputs:
     hash: str
 
 
-class Source(Protocol):
+class InputSource(Protocol):
     """Makes the tensors of one head at a time: float32 [N, head_dim] on the CPU."""
 
     def q(self, batch: int, head: int) -> Tensor:
@@ -96,7 +96,7 @@ def content_hash(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _source(spec: InputsSpec, shape: Shape, *, group: int, seed: int) -> Source:
+def _source(spec: InputsSpec, shape: Shape, *, group: int, seed: int) -> InputSource:
     if spec.kind == "gaussian":
         return GaussianSource(tokens=shape.tokens, head_dim=shape.head_dim, seed=seed)
     return video_source(spec.path, shape.layout, head_dim=shape.head_dim, group=group, seed=seed)

@@ -111,9 +111,10 @@ def _nvml() -> Iterator[Finding]:
 
 
 def _engines() -> Iterator[Finding]:
-    from attnbench.kernels.engines import ENGINES
+    from attnbench.kernels.engines import known_engines
 
-    for name, engine in ENGINES.items():
+    for engine in known_engines():
+        name = engine.name
         try:
             reason = engine.available()
             version = engine.version() if reason is None else ""

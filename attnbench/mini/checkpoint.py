@@ -14,7 +14,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.mini.config import TrainConfig
 from attnbench.mini.model import MiniTransformer
 from attnbench.mini.muon import Muon
-from attnbench.mini.weights import fill, read_tensors, write_tensors
+from attnbench.mini.stored import fill, read_tensors, write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 _KIND = "mini-checkpoint"

@@ -13,7 +13,7 @@ from torch.nn import functional
 from attnbench.kernels.errors import BadInput
 from attnbench.mini.data import CLASSES, make_clips
 from attnbench.mini.draws import generator, uniform
-from attnbench.mini.weights import fill, read_tensors, shipped, write_tensors
+from attnbench.mini.stored import fill, read_tensors, shipped, write_tensors
 
 _KIND = "mini-classifier"
 _WIDTHS = (16, 32, 64, 96)

@@ -16,7 +16,7 @@ _AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class HitShare:
     """A share of clips with its 95 % Wilson interval."""
 
     hits: int
@@ -49,14 +49,14 @@ class Score:
     motion_right: Tensor
 
     @property
-    def class_share(self) -> Share:
+    def class_share(self) -> HitShare:
         """Clips in which the classifier sees the asked class."""
-        return Share(int(self.class_right.sum()), len(self.class_right))
+        return HitShare(int(self.class_right.sum()), len(self.class_right))
 
     @property
-    def motion_share(self) -> Share:
+    def motion_share(self) -> HitShare:
         """Clips whose object moves in the asked direction, by the tracker."""
-        return Share(int(self.motion_right.sum()), len(self.motion_right))
+        return HitShare(int(self.motion_right.sum()), len(self.motion_right))
 
 
 @torch.no_grad()

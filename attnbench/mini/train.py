@@ -37,7 +37,7 @@ from attnbench.mini.held_out import held_out_losses, held_out_set
 from attnbench.mini.log import Log, cut_log
 from attnbench.mini.model import Attend, MiniTransformer, attend_by, attend_on
 from attnbench.mini.muon import Muon
-from attnbench.mini.weights import save_mini
+from attnbench.mini.stored import save_mini
 from attnbench.mini.workers import ALONE, Workers
 from attnbench.results.files import alone, write_atomically
 from attnbench.results.intervals import mean_interval

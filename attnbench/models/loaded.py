@@ -19,7 +19,7 @@ from attnbench.kernels.grid import whole_number
 from attnbench.mini.flow import MOST_STEPS
 from attnbench.models.families.find import find_transformers
 from attnbench.models.families.recipes import RECIPES
-from attnbench.models.prompts import check_text
+from attnbench.models.prompt_text import check_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ def compare_tables(a: pd.DataFrame, b: pd.DataFrame, threshold: float = THRESHOL
     return Comparison(threshold, tuple(cells), tuple(changes))
 
 
-def judge(ratio: Interval, threshold: float) -> Change:
+def change_of(ratio: Interval, threshold: float) -> Change:
     """Return what an interval of B's latency over A's says at this threshold."""
     if ratio.lo > 1 + threshold:
         return "slower"
@@ -155,7 +155,7 @@ def _compare_cell(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None, thre
     if different:
         return CellChange(**identity, change="not comparable", reason="; ".join(different))
     ratio = ratio_interval(a["samples_ms"], b["samples_ms"])
-    change, reason = judge(ratio, threshold), ""
+    change, reason = change_of(ratio, threshold), ""
     if min(len(a["samples_ms"]), len(b["samples_ms"])) < 2:
         change, reason = "unclear", "a single sample says nothing about the noise"
     return CellChange(

@@ -23,7 +23,7 @@ from attnbench.results.means import (
 )
 from attnbench.results.records.clips import Better, Kind, QualityRow, clip_words
 
-__all__ = ["Estimate", "Gap", "Judgement", "gaps", "judge", "mean_estimate", "paired_difference"]
+__all__ = ["Estimate", "Gap", "Judgement", "gaps", "judgement_of", "mean_estimate", "paired_difference"]
 
 Judgement = Literal["indistinguishable", "distinguishable", "undecided", "no floor"]
 
@@ -46,7 +46,7 @@ class Gap:
         kernel_floor: where the gap of as many pairs falls if only the dense kernel is another one; None without clips.
         seed_floor: likewise if only the seed is another one.
         beyond_kernel: of a distance, the mean of method - other dense kernel, by prompt and seed; None without a pair.
-        judgement: see ``judge``.
+        judgement: see ``judgement_of``.
         without_value: rows of the method that were skipped, or have no partner.
     """
 
@@ -104,7 +104,7 @@ def _signed(value: float) -> str:
     return f"{value + 0.0:.4g}"  # the sum of -0 and 0 is 0
 
 
-def judge(gap: Estimate, kernel_floor: Estimate | None, *, kind: Kind, better: Better) -> Judgement:
+def judgement_of(gap: Estimate, kernel_floor: Estimate | None, *, kind: Kind, better: Better) -> Judgement:
     """Say whether a gap can be told from that of another exact kernel.
 
     "indistinguishable": its mean lies within the floor; a distance that is smaller than the floor's does so too.
@@ -176,7 +176,7 @@ def _gap(table: Sequence[QualityRow], name: Sequence[str]) -> Gap | None:
         kernel_floor=floors[0],
         seed_floor=floors[1],
         beyond_kernel=_beyond(values, kernel) if first.metric_kind == "distance" else None,
-        judgement=judge(gap, floors[0], kind=first.metric_kind, better=first.better),
+        judgement=judgement_of(gap, floors[0], kind=first.metric_kind, better=first.better),
         without_value=len(ours) - len(values),
     )
 

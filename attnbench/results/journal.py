@@ -80,7 +80,7 @@ class Journal:
         return journal
 
     @classmethod
-    def resume(cls, folder: Path, command: str = "run") -> tuple[Journal, list[Record]]:
+    def resume(cls, folder: Path, command: str = "run") -> tuple[Journal, list[JournalRecord]]:
         """Open an existing journal to go on; a torn last line is cut away. Also returns what it holds.
 
         Args:
@@ -132,7 +132,7 @@ class Journal:
             self._stream.close()
             raise BadInput(f"another process is writing {str(self.folder)!r}; wait for it to end") from error
 
-    def append(self, *records: Record) -> None:
+    def append(self, *records: JournalRecord) -> None:
         """Write records that belong together: all of them, or none.
 
         Raises:
@@ -150,7 +150,7 @@ class Journal:
             )
             raise BadInput(f"cannot write to {str(self.folder)!r}: {error.strerror}; {next_step}") from error
 
-    def _write(self, *records: Record) -> None:
+    def _write(self, *records: JournalRecord) -> None:
         rest = memoryview("".join(map(_line, records)).encode())
         while rest:  # the stream is unbuffered, so that nothing is left to be written after a failure
             rest = rest[self._stream.write(rest) :]
@@ -177,10 +177,10 @@ class Journal:
         self.close()
 
 
-Record = RunHeader | Sample | Row | PhaseRow | ClipRow | QualityRow | StepRecord
+JournalRecord = RunHeader | Sample | Row | PhaseRow | ClipRow | QualityRow | StepRecord
 
 
-def _line(record: Record) -> str:
+def _line(record: JournalRecord) -> str:
     kind = next(kind for kind, model in _KINDS.items() if type(record) is model)
     return json.dumps({"kind": kind, **record.model_dump(mode="json", by_alias=True)}, allow_nan=False) + "\n"
 
@@ -190,7 +190,7 @@ def command_of(header: RunHeader) -> str:
     return str(header.request.get("command", "run"))
 
 
-def read_journal(path: Path) -> Iterator[Record]:
+def read_journal(path: Path) -> Iterator[JournalRecord]:
     """Yield the records of a journal in order.
 
     Warns:
@@ -233,7 +233,7 @@ def _is_torn(rest: str) -> bool:
     return False
 
 
-def _parse(path: Path, number: int, line: str) -> Record:
+def _parse(path: Path, number: int, line: str) -> JournalRecord:
     try:
         fields: dict[str, Any] = json.loads(line)
         version = fields.get("schema_version", SCHEMA_VERSION)

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Protocol
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.journal import JOURNAL, Record
+from attnbench.results.journal import JOURNAL, JournalRecord
 from attnbench.results.records.cells import Row, Sample
 
 DEFAULT_ROOT = Path("results")
@@ -38,7 +38,7 @@ def point_latest(root: Path, folder: Path) -> None:
     os.replace(fresh, root / "latest")
 
 
-def usable_samples(records: Iterable[Record]) -> list[Sample]:
+def usable_samples(records: Iterable[JournalRecord]) -> list[Sample]:
     """Return the samples that may still make a latency: those before a row that will be measured anew may not."""
     samples: dict[str, list[Sample]] = {}
     for record in records:

@@ -27,7 +27,21 @@ from attnbench.kernels.tracing import constant
 _ALL = (FLASH4, CUDNN, SDPA, TRITON, FLEX, FLASH3, FLASH2, REFERENCE, TWO_CALL, UNFUSED)
 ENGINES: Mapping[str, Engine] = MappingProxyType({engine.name: engine for engine in _ALL})
 
-__all__ = ["ENGINES", "Engine", "Task", "between_graphs", "choose_engine", "get_engine"]
+__all__ = [
+    "ENGINES", "Engine", "Task", "between_graphs", "choose_engine", "dense_engines", "engine_version", "get_engine",
+    "known_engines",
+]  # fmt: skip
+
+
+def known_engines() -> list[Engine]:
+    """Return every engine in the order of "auto", whether it can be used here or not."""
+    return list(ENGINES.values())
+
+
+def engine_version(name: str) -> str:
+    """Return the version of an engine as rows carry it; empty where it is unknown or cannot be used here."""
+    engine = ENGINES.get(name)
+    return engine.version() if engine is not None and engine.available() is None else ""
 
 
 def get_engine(name: str) -> Engine:
@@ -67,6 +81,11 @@ def choose_engine(name: str, plan: Plan, task: Task) -> Engine:
     raise Unsupported("no engine can serve: " + "; ".join(f"{name} {why}" for name, why in problems.items()))
 
 
+def dense_engines() -> list[str]:
+    """Return the tested engines that may be the dense baseline and can be used here."""
+    return [each.name for each in known_engines() if each.dense and each.tested and each.available() is None]
+
+
 def between_graphs(name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """Return what an engine runs, as torch.compile does not trace it: with fullgraph=True calling it is an error."""
     _attach(name)
@@ -93,7 +112,7 @@ def _attach(name: str) -> None:
 
 def _candidates() -> list[Engine]:
     """Return the engines in the order of "auto"; in compiled code those come first that go into the graph."""
-    engines = list(ENGINES.values())
+    engines = known_engines()
     if not torch.compiler.is_compiling():
         return engines
     return [engine for engine in engines if engine.traceable] + [engine for engine in engines if not engine.traceable]
@@ -108,8 +127,3 @@ def _unknown(name: object) -> str | None:
 @constant
 def _unavailable(name: str) -> str | None:
     return ENGINES[name].available()
-
-
-def dense_engines() -> list[str]:
-    """Return the tested engines that may be the dense baseline and can be used here."""
-    return [name for name, engine in ENGINES.items() if engine.dense and engine.tested and engine.available() is None]

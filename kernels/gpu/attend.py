@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attnbench.kernels.ablation import UP_TO, Part, is_recording, note
 from attnbench.kernels.gpu.hopper import fits
-from attnbench.kernels.gpu.key_rows import Source, key_rows
+from attnbench.kernels.gpu.key_rows import RawKeys, key_rows
 from attnbench.kernels.gpu.rule_arrays import keeps, rule_arguments
 from attnbench.kernels.gpu.widen import INTERPRETED, jit
 from attnbench.kernels.gpu.work import LOG2_E, RuleArrays, Tiles
@@ -45,7 +45,7 @@ def attend_tiles(
     direct: tuple[Tensor, Tensor] | None = None,
     hopper: bool = False,
     tuning: Tuning | None = None,
-    source: Source | None = None,
+    source: RawKeys | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attend to each tile's segments.
 
@@ -76,7 +76,7 @@ def attend_tiles(
 
 def _launch(
     q: Tensor, k: Tensor, v: Tensor, tiles: Tiles, scale: float, rule: RuleArrays | None,
-    direct: tuple[Tensor, Tensor] | None, hopper: bool, tuning: Tuning | None, source: Source | None, part: Part,
+    direct: tuple[Tensor, Tensor] | None, hopper: bool, tuning: Tuning | None, source: RawKeys | None, part: Part,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Run ``attend_tiles`` in one of the builds of ``ablation``."""
     if direct is None:

@@ -29,7 +29,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from attnbench.kernels.ablation import UP_TO, Part
 from attnbench.kernels.gpu.arrange_hopper import arrange_rows, wait_for_head
-from attnbench.kernels.gpu.key_rows import KeyRows, Source
+from attnbench.kernels.gpu.key_rows import KeyRows, RawKeys
 from attnbench.kernels.gpu.work import KEYS, LOG2_E, ROWS, Tiles
 
 STAGES = 2
@@ -37,7 +37,7 @@ REGISTERS = 224  # of each computing warpgroup: with 232 the other warps spill, 
 
 
 def launch(
-    q: Tensor, keys: KeyRows, source: Source | None, tiles: Tiles, scale: float, output: Tensor, lse: Tensor,
+    q: Tensor, keys: KeyRows, source: RawKeys | None, tiles: Tiles, scale: float, output: Tensor, lse: Tensor,
     direct: bool, part: Part = "whole",
 ) -> None:  # fmt: skip
     """Attend to each tile's segments.

@@ -14,7 +14,7 @@ from attnbench.kernels.gpu.work import KEYS
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class RawKeys:
     """Keys and values that the attention kernel arranges while it attends.
 
     Attributes:
@@ -69,9 +69,9 @@ def can_arrange(order: Tensor | None) -> TypeGuard[Tensor]:
     return order is not None and order.shape[-1] >= KEYS
 
 
-def source_of(k: Tensor, v: Tensor, order: Tensor | None) -> Source | None:
+def source_of(k: Tensor, v: Tensor, order: Tensor | None) -> RawKeys | None:
     """Return keys and values for the kernel to arrange; None where it cannot."""
-    return Source(k, v, order.contiguous()) if can_arrange(order) else None
+    return RawKeys(k, v, order.contiguous()) if can_arrange(order) else None
 
 
 def fits_in_place(q: Tensor, k: Tensor, v: Tensor, scale: float, rule: object, rows: int, keys: int) -> bool:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from attnbench import api
 from attnbench.bench import bench as runner
-from attnbench.bench import jobs as agenda_module
 from attnbench.bench import rows, verify
 from attnbench.bench.bench import Bench
 from attnbench.bench.jobs import make_agenda
@@ -55,8 +54,7 @@ def two_engines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, *chosen: Engine) -> None:
-    for place in (engines, agenda_module, rows):
-        monkeypatch.setattr(place, "ENGINES", {engine.name: engine for engine in chosen})
+    monkeypatch.setattr(engines, "ENGINES", {engine.name: engine for engine in chosen})
 
 
 def broken(error: BaseException, name: str = "broken", *, after: int = 0, dense: bool = False) -> Engine:

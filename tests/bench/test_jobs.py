@@ -123,8 +123,7 @@ def test_what_cannot_be_run_is_refused_with_what_was_typed(changes: dict[str, An
 def ghost(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that is known and cannot be used here."""
     engine = dataclasses.replace(REFERENCE, name="ghost", available=lambda: "it is not installed")
-    for place in (engines, module):
-        monkeypatch.setattr(place, "ENGINES", {**engines.ENGINES, "ghost": engine})
+    monkeypatch.setattr(engines, "ENGINES", {**engines.ENGINES, "ghost": engine})
 
 
 @pytest.mark.usefixtures("ghost")

@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 
 from attnbench.bench import bench as runner
-from attnbench.bench import jobs as agenda_module
-from attnbench.bench import rows as rows_module
 from attnbench.bench import session
 from attnbench.bench.request import Request
 from attnbench.kernels import engines
@@ -30,7 +28,7 @@ from attnbench.machine import stopwatch as timing
 from attnbench.machine.environment import collect_environment
 from attnbench.machine.stopwatch import Stopwatch, Timing
 from attnbench.machine.telemetry import Reading
-from attnbench.results.journal import JOURNAL, Record, read_journal
+from attnbench.results.journal import JOURNAL, JournalRecord, read_journal
 from attnbench.results.load import load_results
 from attnbench.results.records.cells import Row, RunHeader, Sample
 
@@ -65,8 +63,7 @@ def two_engines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, *chosen: Engine) -> None:
-    for place in (engines, agenda_module, rows_module):
-        monkeypatch.setattr(place, "ENGINES", {engine.name: engine for engine in chosen})
+    monkeypatch.setattr(engines, "ENGINES", {engine.name: engine for engine in chosen})
 
 
 def request(**changes: Any) -> Request:
@@ -80,7 +77,7 @@ def run(folder: Path, **changes: Any) -> tuple[Row, ...]:
     return session.start(request(**changes), folder, Quiet()).rows
 
 
-def journal(folder: Path) -> list[Record]:
+def journal(folder: Path) -> list[JournalRecord]:
     return list(read_journal(folder / JOURNAL))
 
 

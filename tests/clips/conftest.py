@@ -12,7 +12,7 @@ import torch
 from attnbench.clips.request import ClipsRequest, read_request
 from attnbench.mini.config import PRESETS
 from attnbench.mini.model import MiniTransformer
-from attnbench.mini.weights import save_mini
+from attnbench.mini.stored import save_mini
 
 Ask = Callable[..., ClipsRequest]
 

@@ -17,7 +17,7 @@ from attnbench.clips.metrics import gaps
 from attnbench.clips.request import ClipsRequest
 from attnbench.kernels.errors import BadInput
 from attnbench.mini.config import PRESETS
-from attnbench.report.clips_words import estimate_words
+from attnbench.report.gap_words import estimate_words
 from attnbench.results.load import read_quality
 
 Ask = Callable[..., ClipsRequest]

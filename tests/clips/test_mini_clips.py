@@ -14,14 +14,14 @@ import attnbench
 from attnbench.clips.fidelity import class_right, motion_right
 from attnbench.clips.metrics.frames import Clip, as_clip
 from attnbench.clips.mini import MiniMaker
+from attnbench.clips.recording import Witness
 from attnbench.clips.request import ClipsRequest, Shot
-from attnbench.clips.witness import Witness
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.methods import get_method
 from attnbench.mini.data import make_clips
 from attnbench.mini.flow import Sampler, generate
 from attnbench.mini.model import attend_by
-from attnbench.mini.weights import load_mini
+from attnbench.mini.stored import load_mini
 
 Ask = Callable[..., ClipsRequest]
 

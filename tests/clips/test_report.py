@@ -18,7 +18,7 @@ from attnbench.clips.metrics.frames import Clip
 from attnbench.clips.metrics.video import abreast, write_mp4
 from attnbench.kernels.errors import BadInput
 from attnbench.report.charts.clips import curve_words
-from attnbench.report.clips_words import difference_words, ends_words, mean_words, names_of, value_words
+from attnbench.report.gap_words import difference_words, ends_words, mean_words, names_of, value_words
 from attnbench.report.html.clips import clips_sections
 from attnbench.report.html.clips_players import MOST, players_of
 from attnbench.report.html.page import make_report

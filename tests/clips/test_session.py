@@ -22,7 +22,7 @@ from attnbench.clips.metrics.video import read_frames
 from attnbench.clips.mini import MiniMaker
 from attnbench.clips.request import ClipsRequest, Shot
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.results.journal import JOURNAL, Record, read_journal
+from attnbench.results.journal import JOURNAL, JournalRecord, read_journal
 from attnbench.results.load import load_clips
 from attnbench.results.records.clips import ClipRow, QualityRow
 
@@ -52,7 +52,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Shot]:
     return seen
 
 
-def records(folder: Path) -> list[Record]:
+def records(folder: Path) -> list[JournalRecord]:
     return list(read_journal(folder / JOURNAL))
 
 
@@ -116,7 +116,7 @@ def test_a_run_goes_on_after_any_line(kept: int, ask: Ask, tmp_path: Path, quiet
     session.resume(tmp_path / "run", quiet)
     assert len(made) == CLIPS - there
 
-    def told(found: list[Record]) -> list[Any]:
+    def told(found: list[JournalRecord]) -> list[Any]:
         return [record.model_copy(update={"seconds": 0}) if isinstance(record, ClipRow) else record for record in found]
 
     assert told(records(tmp_path / "run")) == told(whole)

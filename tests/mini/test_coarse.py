@@ -17,8 +17,8 @@ from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.mini.coarse import taken_over
 from attnbench.mini.config import TrainConfig
 from attnbench.mini.log import read_log
+from attnbench.mini.stored import read_tensors, write_tensors
 from attnbench.mini.train import resume, start
-from attnbench.mini.weights import read_tensors, write_tensors
 
 CPU = torch.device("cpu")
 SPARSE = TrainConfig(

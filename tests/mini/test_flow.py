@@ -16,8 +16,8 @@ from attnbench.mini.data import CLASSES, DIRECTIONS
 from attnbench.mini.flow import Sampler, generate, integrate, losses, usual_sampler
 from attnbench.mini.model import FULL, MiniTransformer
 from attnbench.mini.score import score
+from attnbench.mini.stored import load_mini, read_card
 from attnbench.mini.times import draw_times, shifted
-from attnbench.mini.weights import load_mini, read_card
 
 TINY = PRESETS["tiny"]
 

@@ -14,7 +14,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.mini.classifier import load_classifier
 from attnbench.mini.config import PRESETS
 from attnbench.mini.model import MiniTransformer
-from attnbench.mini.weights import load_mini, read_card, read_tensors, save_mini, shipped, write_tensors
+from attnbench.mini.stored import load_mini, read_card, read_tensors, save_mini, shipped, write_tensors
 from attnbench.results.files import write_atomically
 
 

@@ -19,7 +19,7 @@ from torch.nn.functional import cosine_similarity, interpolate
 
 from attnbench.clips.metrics.frames import Clip, float_batches, require_alike
 from attnbench.clips.metrics.measured import Measured, Skipped, mean_of, version_of
-from attnbench.clips.metrics.weights import read_weights
+from attnbench.clips.metrics.published_weights import read_weights
 
 GET_IT = "pip install attnbench[quality] (18 MB)"
 WEIGHTS_DIGEST = "57934424"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from attnbench.clips.metrics.frames import Clip, float_batches, require_alike
 from attnbench.clips.metrics.measured import Measured, Skipped, mean_of
-from attnbench.clips.metrics.weights import read_weights
+from attnbench.clips.metrics.published_weights import read_weights
 
 TRUNK_FILE = "alexnet-owt-7be5be79.pth"
 TRUNK_DIGEST = "7be5be79"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from attnbench.clips.vbench.builder import build
 from attnbench.clips.vbench.dimensions import DEFAULT_DIMENSIONS, DIMENSIONS, PAPER_DIMENSIONS, Dimension, Weight
 from attnbench.clips.vbench.environment import Environment, default_folder, find
+from attnbench.clips.vbench.evaluation import evaluate
 from attnbench.clips.vbench.records import DimensionRun, Evaluation, Score
-from attnbench.clips.vbench.run import evaluate
 
 __all__ = [
     "DEFAULT_DIMENSIONS",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from attnbench.clips.vbench.clips import Clip
+from attnbench.clips.vbench.videos import Clip
 
 Status = Literal["ok", "skipped"]
 

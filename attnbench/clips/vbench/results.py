@@ -7,9 +7,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnbench.clips.vbench.clips import Clip
 from attnbench.clips.vbench.dimensions import Dimension
 from attnbench.clips.vbench.records import Score
+from attnbench.clips.vbench.videos import Clip
 
 
 def link_name(number: int) -> str:

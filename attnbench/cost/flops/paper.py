@@ -27,7 +27,7 @@ Verdict = Literal["agrees", "differs"]
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class LayerKind:
     """Self-attention of one kind of layer.
 
     Attributes:
@@ -44,7 +44,7 @@ class Reading:
     """One way to fill in the closed form: in words, and the kinds of layers that take turns."""
 
     words: str
-    shares: tuple[Share, ...]
+    shares: tuple[LayerKind, ...]
 
     @property
     def density(self) -> float:
@@ -125,7 +125,7 @@ class Recomputed:
         return self.difference / self.tflop
 
 
-def paper_tflop(tokens: int, shares: Sequence[Share]) -> float:
+def paper_tflop(tokens: int, shares: Sequence[LayerKind]) -> float:
     """Return the paper's count of a forward pass in TFLOP.
 
     Args:
@@ -162,4 +162,4 @@ def recompute(row: Printed, full_tflop: float) -> Recomputed:
 
 def recompute_all(rows: Sequence[Printed]) -> list[Recomputed]:
     """Compute every row again, in the order given."""
-    return [recompute(row, paper_tflop(row.tokens, (Share(),))) for row in rows]
+    return [recompute(row, paper_tflop(row.tokens, (LayerKind(),))) for row in rows]

@@ -9,30 +9,30 @@ attention's FLOPs and are left out.
 
 from __future__ import annotations
 
-from attnbench.cost.flops.paper import Printed, Reading, Share
+from attnbench.cost.flops.paper import LayerKind, Printed, Reading
 
 _480P, _720P, _576P, _LONG, _320P = "81×480×832", "81×720×1280", "93×576×1024", "141×480×832", "81×320×512"
 
-_FULL = Reading("every pair", (Share(),))
-_DITFASTATTN = Reading("half the pairs, no scores", (Share(0.5),))
-_SVG = Reading("32 of 64 blocks, scored", (Share(0.5, 64),))
+_FULL = Reading("every pair", (LayerKind(),))
+_DITFASTATTN = Reading("half the pairs, no scores", (LayerKind(0.5),))
+_SVG = Reading("32 of 64 blocks, scored", (LayerKind(0.5, 64),))
 
 # Blocks of table 4: 1-D, 2-D, 3-D. It has none for 81×320×512, which is taken to have those of 81×480×832.
 _BLOCKS = {_480P: (7, 24, 72), _720P: (7, 40, 36), _576P: (8, 48, 72), _LONG: (7, 24, 36), _320P: (7, 24, 72)}
 
 
 def _moba(blocks: int = 60) -> Reading:
-    return Reading(f"{blocks // 4} of {blocks} blocks, scored", (Share(0.25, blocks),))
+    return Reading(f"{blocks // 4} of {blocks} blocks, scored", (LayerKind(0.25, blocks),))
 
 
 def _vmoba(density: float, blocks: tuple[int, ...]) -> Reading:
     counted = "/".join(str(count) for count in blocks)
-    return Reading(f"density {density} of {counted} blocks", tuple(Share(density, count) for count in blocks))
+    return Reading(f"density {density} of {counted} blocks", tuple(LayerKind(density, count) for count in blocks))
 
 
 def _topk(kept: tuple[int, ...], blocks: tuple[int, ...]) -> Reading:
     """Read the row as top-k: so many of so many blocks in layers 0, 1 and 2 mod 3."""
-    shares = tuple(Share(k / count, count) for k, count in zip(kept, blocks, strict=True))
+    shares = tuple(LayerKind(k / count, count) for k, count in zip(kept, blocks, strict=True))
     words = " of ".join("/".join(str(number) for number in numbers) for numbers in (kept, blocks))
     return Reading(f"{words} blocks", shares)
 

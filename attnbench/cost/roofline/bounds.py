@@ -142,7 +142,7 @@ def achieved(
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class TimeShare:
     """A part of a fused time, milliseconds, with the range that the assumptions leave. Its provenance is "modelled"."""
 
     ms: float
@@ -154,9 +154,9 @@ class Share:
 class AttendSplit:
     """A model of what a fused forward kernel spends its time on. The three values of ``ms`` add up to the time."""
 
-    qk: Share
-    softmax: Share
-    av: Share
+    qk: TimeShare
+    softmax: TimeShare
+    av: TimeShare
 
 
 def split_attend(
@@ -196,8 +196,8 @@ def split_attend(
     overlap = products + softmax - time_ms
     middle = softmax - overlap / 2 if overlap > 0 else time_ms * softmax / (products + softmax)
     most = max(softmax, time_ms - products)
-    product = Share((time_ms - middle) / 2, (time_ms - most) / 2, time_ms / 2)
-    return AttendSplit(qk=product, softmax=Share(middle, 0.0, most), av=product)
+    product = TimeShare((time_ms - middle) / 2, (time_ms - most) / 2, time_ms / 2)
+    return AttendSplit(qk=product, softmax=TimeShare(middle, 0.0, most), av=product)
 
 
 def _check(**numbers: int) -> None:

@@ -84,7 +84,7 @@ class MiniSource:
         """
         from attnbench.mini.flow import usual_sampler
         from attnbench.mini.prompts import mini_prompt
-        from attnbench.mini.weights import load_mini
+        from attnbench.mini.stored import load_mini
 
         for name, value in (("frames", request.frames), ("height", request.height), ("width", request.width)):
             if value is not None:

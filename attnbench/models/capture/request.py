@@ -8,7 +8,7 @@ from pathlib import Path
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.models import MODEL_NAMES
 from attnbench.models.loaded import check_numbers
-from attnbench.models.prompts import check_text
+from attnbench.models.prompt_text import check_text
 
 MINI = "mini"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attnbench.report.charts.latency import COLOURS, FAINT, INK, plain_figure
-from attnbench.report.clips_words import ARROWS, estimate_words, names_of, value_words
+from attnbench.report.gap_words import ARROWS, estimate_words, names_of, value_words
 from attnbench.results.gaps import Gap
 from attnbench.results.means import Estimate
 from attnbench.results.records.clips import QualityRow

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.report.charts.clips import curve_figure, curve_words, gap_figure, gap_words
 from attnbench.report.charts.latency import svg_uri
-from attnbench.report.clips_words import (
+from attnbench.report.gap_words import (
     counted,
     ends_words,
     floor_of,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from attnbench.report.clips_words import counted
+from attnbench.report.gap_words import counted
 from attnbench.report.words import number
 from attnbench.results.records.clips import ClipRow
 

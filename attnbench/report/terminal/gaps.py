@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from attnbench.report.clips_words import LEGEND, estimate_words, floor_of, metric_words, names_of
+from attnbench.report.gap_words import LEGEND, estimate_words, floor_of, metric_words, names_of
 from attnbench.results.gaps import gaps
 from attnbench.results.records.clips import QualityRow
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnbench.bench.profile.attribute import cpu_calls, gpu_calls, peak_bytes, work_ns
+from attnbench.bench.profile.call import Profile, gpu_profile
 from attnbench.bench.profile.events import UNKNOWN_THREAD, Event, read_events
-from attnbench.bench.profile.profile import Profile, gpu_profile
 from attnbench.bench.profile.timeline import OTHER, segments_of
 from attnbench.kernels.phases import PHASES
 

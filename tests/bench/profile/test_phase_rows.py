@@ -19,10 +19,10 @@ from pydantic import ValidationError
 import attnbench
 from attnbench.bench import bench as runner
 from attnbench.bench import session
-from attnbench.bench.profile import profile as profile_module
-from attnbench.bench.profile import run as run_module
+from attnbench.bench.profile import call as profile_module
+from attnbench.bench.profile import cells as run_module
+from attnbench.bench.profile.cells import CPU_REPEATS, GPU_REPEATS, known_phases, profile_rows, repeats_for
 from attnbench.bench.profile.parts import ablation_of
-from attnbench.bench.profile.run import CPU_REPEATS, GPU_REPEATS, known_phases, profile_rows, repeats_for
 from attnbench.bench.request import Request
 from attnbench.cli.profile import profile as profile_command
 from attnbench.cost.roofline import Probe, peak_of, probe

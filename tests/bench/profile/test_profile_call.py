@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import attnbench
-from attnbench.bench.profile.profile import Profile, profile_call
+from attnbench.bench.profile.call import Profile, profile_call
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.phases import during, phase
 
@@ -24,7 +24,7 @@ SLACK = 12.0  # milliseconds that a sleep may take longer on a busy machine, in 
 
 @pytest.fixture(autouse=True)
 def small_flush(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attnbench.bench.profile.profile.cache_bytes", lambda device: 2**16)
+    monkeypatch.setattr("attnbench.bench.profile.call.cache_bytes", lambda device: 2**16)
 
 
 def sleep(ms: float) -> None:

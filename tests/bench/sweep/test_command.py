@@ -14,7 +14,7 @@ import pytest
 import attnbench
 from attnbench.bench import bench as runner
 from attnbench.bench import session
-from attnbench.bench.sweep.run import PLAN, load_sweep
+from attnbench.bench.sweep.session import PLAN, load_sweep
 from attnbench.results.journal import JOURNAL, read_journal
 from attnbench.results.records.cells import Sample
 

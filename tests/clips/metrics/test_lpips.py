@@ -16,7 +16,7 @@ from attnbench.clips.metrics import lpips as module
 from attnbench.clips.metrics.frames import Clip
 from attnbench.clips.metrics.lpips import heads_path, lpips, trunk_path
 from attnbench.clips.metrics.measured import Skipped
-from attnbench.clips.metrics.weights import read_weights
+from attnbench.clips.metrics.published_weights import read_weights
 from attnbench.kernels.errors import BadInput
 
 MakeClip = Callable[..., Clip]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.clips.vbench.clips import read_folder
 from attnbench.clips.vbench.dimensions import DEFAULT_DIMENSIONS, PAPER_DIMENSIONS, choose
 from attnbench.clips.vbench.environment import lock_text
-from attnbench.clips.vbench.prompts import read_prompts
+from attnbench.clips.vbench.prompt_file import read_prompts
 from attnbench.clips.vbench.records import VBENCH_VERSION, Score
+from attnbench.clips.vbench.videos import read_folder
 from attnbench.kernels.errors import BadInput
 
 MakeClip = Callable[..., Path]

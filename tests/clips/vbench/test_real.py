@@ -21,12 +21,12 @@ import numpy as np
 import pytest
 
 from attnbench.clips.vbench import worker
-from attnbench.clips.vbench.clips import read_folder
 from attnbench.clips.vbench.dimensions import DIMENSIONS, PAPER_DIMENSIONS, choose
 from attnbench.clips.vbench.environment import FOLDER_VARIABLE, child_environ, find
+from attnbench.clips.vbench.evaluation import evaluate
 from attnbench.clips.vbench.records import Evaluation
-from attnbench.clips.vbench.run import evaluate
-from attnbench.clips.vbench.weights import look_all
+from attnbench.clips.vbench.videos import read_folder
+from attnbench.clips.vbench.weights_layout import look_all
 
 pytestmark = pytest.mark.skipif(FOLDER_VARIABLE not in os.environ, reason=f"{FOLDER_VARIABLE} names no environment")
 

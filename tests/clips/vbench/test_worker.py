@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from attnbench.clips.vbench.checks import examine
 from attnbench.clips.vbench.dimensions import DIMENSIONS
-from attnbench.clips.vbench.doctor import examine
 from attnbench.clips.vbench.environment import ask_imports
 
 

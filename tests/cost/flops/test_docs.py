@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.cost.flops.paper import Share, paper_tflop
+from attnbench.cost.flops.paper import LayerKind, paper_tflop
 from attnbench.cost.flops.wan import WAN_MODELS, forward_flops
 from attnbench.kernels.grid import Grid
 from attnbench.report.terminal import flops as tables
@@ -32,14 +32,14 @@ def test_the_numbers_of_the_text_are_right() -> None:
     whole, short = (forward_flops(config, grid, text_tokens=tokens) for tokens in (512, 300))
     padding = sum(whole.parts[part] - short.parts[part] for part in ("cross_projections", "cross_pairs"))
     ends = whole.patch_embedding + whole.time_embedding + whole.text_embedding + whole.head
-    own = paper_tflop(grid.tokens, [Share()])
+    own = paper_tflop(grid.tokens, [LayerKind()])
     assert own + (padding + ends) / 1e12 == pytest.approx(whole.total / 1e12)
     assert f"that is {own:.2f} TFLOP where the model takes {whole.total / 1e12:.2f}" in text
     assert f"which adds {padding / 1e12:.2f}, and embeddings and head add\n{ends / 1e12:.2f}" in text
-    at_19 = paper_tflop(grid.tokens, [Share(0.19, blocks) for blocks in (7, 24, 72)])
+    at_19 = paper_tflop(grid.tokens, [LayerKind(0.19, blocks) for blocks in (7, 24, 72)])
     assert f"{own / at_19:.2f}× less than full attention instead of {own / 149:.2f}×" in text
-    stated = paper_tflop(75_600, [Share(2 / 7, 7), Share(0.25, 40), Share(0.25, 36)])
-    assert f"k = 2/10/9 would be {paper_tflop(75_600, [Share()]) / stated:.2f}×" in text
+    stated = paper_tflop(75_600, [LayerKind(2 / 7, 7), LayerKind(0.25, 40), LayerKind(0.25, 36)])
+    assert f"k = 2/10/9 would be {paper_tflop(75_600, [LayerKind()]) / stated:.2f}×" in text
 
 
 def test_the_tolerance_of_the_page_holds_between_rounding_and_the_remarks() -> None:

@@ -14,9 +14,9 @@ from attnbench.cost.flops.paper import (
     TEXT,
     TOLERANCE,
     WIDTH,
+    LayerKind,
     Printed,
     Recomputed,
-    Share,
     paper_tflop,
     recompute,
     recompute_all,
@@ -37,7 +37,7 @@ def find(table: int, size: str, method: str) -> Recomputed:
 def test_dense_is_the_model_with_its_text_and_without_its_ends(grid: Grid) -> None:
     model = forward_flops(WAN_MODELS["wan2.1-1.3b"], grid, text_tokens=TEXT)
     ends = model.patch_embedding + model.time_embedding + model.text_embedding + model.head
-    assert paper_tflop(grid.tokens, [Share()]) == pytest.approx((model.total - ends) / 1e12, rel=1e-12)
+    assert paper_tflop(grid.tokens, [LayerKind()]) == pytest.approx((model.total - ends) / 1e12, rel=1e-12)
 
 
 @given(
@@ -45,13 +45,13 @@ def test_dense_is_the_model_with_its_text_and_without_its_ends(grid: Grid) -> No
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 200)), min_size=1, max_size=3),
 )
 def test_sparse_layers_add_scores_and_drop_pairs(tokens: int, kinds: list[tuple[float, int]]) -> None:
-    dense = paper_tflop(tokens, [Share()]) * 1e12
+    dense = paper_tflop(tokens, [LayerKind()]) * 1e12
     saved = added = 0.0
     for density, blocks in kinds:
         layers = LAYERS / len(kinds)
         saved += layers * 2 * 2 * tokens * tokens * WIDTH * (1 - density)
         added += layers * 2 * tokens * blocks * WIDTH
-    shares = [Share(density, blocks) for density, blocks in kinds]
+    shares = [LayerKind(density, blocks) for density, blocks in kinds]
     assert paper_tflop(tokens, shares) * 1e12 == pytest.approx(dense - saved + added, rel=1e-9)
 
 
@@ -119,10 +119,10 @@ def test_what_the_notes_say_follows_from_the_numbers() -> None:
         assert factors[method].factor == round(mistyped / factors[method].tflop, 2)
         assert factors[method].factor != round(right / factors[method].tflop, 2)
     vmoba = find(1, "81×480×832", "VMoBA").printed
-    assert vmoba.tflop == pytest.approx(paper_tflop(32_760, [Share(0.329, n) for n in (7, 24, 72)]), abs=0.05)
+    assert vmoba.tflop == pytest.approx(paper_tflop(32_760, [LayerKind(0.329, n) for n in (7, 24, 72)]), abs=0.05)
     assert vmoba.others[1].density == pytest.approx(0.31, abs=0.005)
     high = find(1, "81×720×1280", "VMoBA").printed
-    low_end, high_end = (paper_tflop(75_600, [Share(0.31 + d, n) for n in (7, 40, 36)]) for d in (-0.005, 0.005))
+    low_end, high_end = (paper_tflop(75_600, [LayerKind(0.31 + d, n) for n in (7, 40, 36)]) for d in (-0.005, 0.005))
     assert high_end - low_end == pytest.approx(2 * 5.27, abs=0.01)
     assert low_end < high.tflop < high_end
     assert high.others[0].density == pytest.approx(0.262, abs=0.0005)
@@ -150,7 +150,7 @@ def test_a_value_agrees_up_to_the_tolerance_on_either_side() -> None:
 
 @pytest.mark.parametrize("row", VMOBA_TABLES)
 def test_a_wrong_digit_would_be_seen(row: Printed) -> None:
-    full = paper_tflop(row.tokens, [Share()])
+    full = paper_tflop(row.tokens, [LayerKind()])
     good = dataclasses.replace(row, tflop=round(recompute(row, full).tflop, 2), factor=2.0)
     wrong = dataclasses.replace(good, tflop=good.tflop + 1)
     assert recompute(good, full).verdict == "agrees"

@@ -26,11 +26,11 @@ from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, get_method
 from attnbench.mini.config import PRESETS
 from attnbench.mini.model import MiniTransformer
-from attnbench.mini.weights import read_tensors, save_mini, write_tensors
+from attnbench.mini.stored import read_tensors, save_mini, write_tensors
 from attnbench.models import load
 from attnbench.models.capture.collect import Collector, Complete, Point, points_of
+from attnbench.models.capture.make import Captured, capture
 from attnbench.models.capture.request import CaptureRequest, read_numbers
-from attnbench.models.capture.run import Captured, capture
 from attnbench.models.patch import patch
 from attnbench.models.random_pipeline import write_random
 

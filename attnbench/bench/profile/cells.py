@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from attnbench.bench.bench import Bench
+from attnbench.bench.profile.call import TOLERANCE, PhaseTime, Profile, profile_call
 from attnbench.bench.profile.parts import Ablation, PartTime, measure_ablation, model_parts, record_launches
-from attnbench.bench.profile.profile import TOLERANCE, PhaseTime, Profile, profile_call
 from attnbench.bench.profile.work import Ceilings, Work
 from attnbench.bench.trial import Trial, classified
 from attnbench.cost.waterfall import DIFFERENCES

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from attnbench.bench.profile.profile import Profile, profile_call
+from attnbench.bench.profile.call import Profile, profile_call
 from attnbench.bench.step.measure import StepReport, StepRow, measure_step
 from attnbench.bench.trial import classified
 from attnbench.inputs.seeds import SEEDS

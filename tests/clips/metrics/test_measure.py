@@ -16,8 +16,8 @@ from attnbench.clips.metrics import (
     measure_pairs,
     metric_named,
 )
-from attnbench.clips.metrics.compare import Scores, missing_rows
 from attnbench.clips.metrics.frames import Clip
+from attnbench.clips.metrics.measure import Scores, missing_rows
 from attnbench.clips.metrics.measured import Measured, Skipped
 from attnbench.kernels.errors import BadInput
 from attnbench.results.records.clips import Role

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attnbench.clips.vbench.dimensions import DIMENSIONS, Dimension
 from attnbench.clips.vbench.environment import Environment, ask_imports, find
-from attnbench.clips.vbench.weights import look_all
+from attnbench.clips.vbench.weights_layout import look_all
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.doctor import Finding
 

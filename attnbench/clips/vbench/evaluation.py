@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attnbench.clips.vbench.clips import Clip
 from attnbench.clips.vbench.dimensions import Dimension
 from attnbench.clips.vbench.environment import Environment, child_environ
 from attnbench.clips.vbench.records import DimensionRun, Evaluation, Score
 from attnbench.clips.vbench.results import link_name, read_scores, skipped
-from attnbench.clips.vbench.weights import Found, lay_out, look_all
+from attnbench.clips.vbench.videos import Clip
+from attnbench.clips.vbench.weights_layout import Found, lay_out, look_all
 from attnbench.kernels.errors import BadInput
 from attnbench.results.files import alone
 

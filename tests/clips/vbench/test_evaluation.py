@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from attnbench.clips.vbench.clips import read_folder
 from attnbench.clips.vbench.dimensions import choose
+from attnbench.clips.vbench.evaluation import evaluate
 from attnbench.clips.vbench.records import Evaluation
-from attnbench.clips.vbench.run import evaluate
+from attnbench.clips.vbench.videos import read_folder
 from attnbench.kernels.errors import BadInput
 
 Judge = Callable[..., Evaluation]

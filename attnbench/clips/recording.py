@@ -14,7 +14,7 @@ from attnbench.methods import Call, Method
 from attnbench.results.records.cells import canonical_json
 
 
-class Witness:
+class Recording:
     """Wraps a method; plans are made once, as ever.
 
     Attributes:

@@ -13,9 +13,9 @@ import pytest
 import torch
 import typer
 
-from attnbench.bench.step import run as end_to_end
+from attnbench.bench.step import session as end_to_end
 from attnbench.bench.step.measure import StepReport, StepRow
-from attnbench.bench.step.run import StepRequest, grid_of, run_step, size_of
+from attnbench.bench.step.session import StepRequest, grid_of, run_step, size_of
 from attnbench.cli.profile import profile as profile_command
 from attnbench.cli.report import report as report_command
 from attnbench.kernels.errors import BadInput
@@ -73,7 +73,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return made_up(**options)
 
     monkeypatch.setattr(end_to_end, "measure_step", measure)
-    monkeypatch.setattr("attnbench.bench.profile.profile.cache_bytes", lambda device: 2**16)
+    monkeypatch.setattr("attnbench.bench.profile.call.cache_bytes", lambda device: 2**16)
     return found
 
 
@@ -175,7 +175,7 @@ def test_the_command_measures_a_real_step_and_the_report_shows_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("diffusers")
-    for place in ("attnbench.machine.stopwatch", "attnbench.bench.profile.profile"):
+    for place in ("attnbench.machine.stopwatch", "attnbench.bench.profile.call"):
         monkeypatch.setattr(f"{place}.cache_bytes", lambda device: 2**16)
     monkeypatch.setattr("attnbench.bench.step.measure.dense_engines", lambda: ["sdpa"])
     monkeypatch.chdir(tmp_path)
