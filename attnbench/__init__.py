@@ -23,9 +23,9 @@ _HOMES = {
     "Unsupported": "attnbench.kernels.errors",
     "Grid": "attnbench.kernels.grid",
     "Plan": "attnbench.kernels.plan",
-    "load_phases": "attnbench.results.journal",
-    "load_quality": "attnbench.results.journal",
-    "load_results": "attnbench.results.journal",
+    "load_phases": "attnbench.results.load",
+    "load_quality": "attnbench.results.load",
+    "load_results": "attnbench.results.load",
     "patch": "attnbench.models.patch",
 }
 

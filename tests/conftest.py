@@ -1,13 +1,23 @@
-"""Settings of the whole suite; fixtures live beside the tests that use them."""
+"""Settings of the whole suite. Fixtures live beside the tests that use them, or here if several rooms do."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
+import pytest
 import torch
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from attnbench.kernels.plan import Plan
 
 # One thread, here and in what tests start: small tensors gain nothing from more, and workers that each use every core
 # wait for one another, a test of 4 s for 162. The variable alone comes too late for torch, which has read it.
@@ -26,3 +36,27 @@ if not torch.cuda.is_available() and importlib.util.find_spec("triton") is not N
 # A deadline would fail tests on a busy machine; a derandomised suite says the same thing twice.
 settings.register_profile("attnbench", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("attnbench")
+
+
+def _beside(name: str) -> ModuleType:
+    """Load a module of this folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"tests_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def random_plan() -> Callable[..., Plan]:
+    """Return ``random_plan`` of plans.py: a plan with ragged blocks anywhere, from a seed."""
+    found: Callable[..., Plan] = _beside("plans").random_plan
+    return found
+
+
+@pytest.fixture(scope="session")
+def power_law() -> Callable[..., pd.DataFrame]:
+    """Return ``make_power_law`` of curves.py: a sweep whose true speed-up is known."""
+    found: Callable[..., pd.DataFrame] = _beside("curves").make_power_law
+    return found

@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 
@@ -32,64 +31,6 @@ def check_wheel() -> ModuleType:
 
 def room_files(room: str) -> list[Path]:
     return sorted((ROOT / room).rglob("*.py"))
-
-
-def imported(path: Path, package: str) -> Iterator[str]:
-    """Every module that a file of ``package`` imports anywhere in it, by its full name."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parents, *([node.module] if node.module else [])])
-            # `from attnbench import methods` names a package only together with its last word
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def own_imports(room: str, package: str) -> dict[str, set[str]]:
-    """For each file of a room, the modules of attnbench that it imports."""
-    found = {}
-    for path in room_files(room):
-        folder = ".".join([package, *path.relative_to(ROOT / room).parent.parts])
-        names = {name for name in imported(path, folder) if name.partition(".")[0] == "attnbench"}
-        found[path.relative_to(ROOT).as_posix()] = names
-    return found
-
-
-def below(name: str, *packages: str) -> bool:
-    return any(f"{name}.".startswith(f"{package}.") for package in packages)
-
-
-@pytest.mark.parametrize(
-    ("room", "package", "allowed"),
-    [
-        ("kernels", "attnbench.kernels", ("attnbench.kernels",)),
-        ("methods", "attnbench.methods", ("attnbench.kernels", "attnbench.methods")),
-    ],
-)
-def test_rooms_import_only_downwards(room: str, package: str, allowed: tuple[str, ...]) -> None:
-    found = own_imports(room, package)
-    assert len(found) > 1
-    upwards = {file: bad for file, names in found.items() if (bad := {n for n in names if not below(n, *allowed)})}
-    assert upwards == {}
-
-
-def test_only_the_command_line_imports_the_command_line() -> None:
-    found = own_imports("attnbench", "attnbench")
-    outside = {file: names for file, names in found.items() if not file.startswith("attnbench/cli/")}
-    assert {file for file, names in outside.items() if any(below(name, "attnbench.cli") for name in names)} == set()
-
-
-def test_the_import_walk_sees_every_form(tmp_path: Path) -> None:
-    path = tmp_path / "module.py"
-    path.write_text(
-        "import a.b\nfrom c import d\n"
-        "def f():\n    from ..schema import Row\n    from . import grid\n    from .. import methods\n"
-    )
-    names = {"a.b", "c.d", "attnbench.results.records.cells.Row", "attnbench.kernels.grid", "attnbench.methods"}
-    assert set(imported(path, "attnbench.kernels")) == names
 
 
 def test_commands_import_only_typer_and_the_standard_library_at_the_top() -> None:

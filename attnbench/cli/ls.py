@@ -12,11 +12,6 @@ from typing import Annotated, Any
 import typer
 
 from attnbench.cli.options import JsonOption
-from attnbench.inputs import INPUT_SOURCES
-from attnbench.inputs.shapes import MODELS, RESOLUTIONS
-from attnbench.kernels.engines import known_engines
-from attnbench.kernels.errors import BadInput
-from attnbench.methods import get_method, method_names
 
 
 class Kind(StrEnum):
@@ -34,7 +29,6 @@ def ls(
     as_json: JsonOption = False,
 ) -> None:
     """List shapes, methods, engines, models or inputs."""
-
     listing = LISTINGS[kind.value]()
     if as_json:
         print(json.dumps(listing))
@@ -57,6 +51,8 @@ Listing = list[dict[str, Any]]
 
 def shapes() -> Listing:
     """Resolutions with their token grids at the usual number of frames."""
+    from attnbench.inputs.shapes import RESOLUTIONS
+
     return [
         {
             "name": name,
@@ -71,6 +67,8 @@ def shapes() -> Listing:
 
 def models() -> Listing:
     """Model presets, each with the source of its numbers."""
+    from attnbench.inputs.shapes import MODELS
+
     return [
         {
             "name": model.name,
@@ -87,6 +85,9 @@ def models() -> Listing:
 
 def methods() -> Listing:
     """Registered methods with their settings' defaults and publication."""
+    from attnbench.kernels.errors import BadInput
+    from attnbench.methods import get_method, method_names
+
     listing = []
     for name in method_names():
         try:
@@ -109,6 +110,8 @@ def methods() -> Listing:
 
 def engines() -> Listing:
     """Engines, and whether they can be used here."""
+    from attnbench.kernels.engines import known_engines
+
     return [
         {"name": engine.name, "runs": engine.summary, "version": engine.version(), "here": engine.available() or "yes"}
         if engine.available() is None
@@ -119,6 +122,8 @@ def engines() -> Listing:
 
 def inputs() -> Listing:
     """Sources of q, k and v."""
+    from attnbench.inputs import INPUT_SOURCES
+
     return [{"name": name, "gives": text} for name, text in INPUT_SOURCES.items()]
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from attnbench.bench import jobs as module
 from attnbench.bench.jobs import make_agenda
 from attnbench.bench.request import Request, read_request
 from attnbench.kernels import engines
+from attnbench.kernels.engines import dense_engines
 from attnbench.kernels.engines.reference import REFERENCE
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.machine.device import dtype_name, resolve_device, resolve_dtype
+from attnbench.machine.device import DTYPES, dtype_name, resolve_device, resolve_dtype
 
 
 def request(**changes: Any) -> Request:
@@ -134,7 +134,7 @@ def test_an_engine_that_is_not_here_is_refused_with_the_reason() -> None:
 
 @pytest.mark.usefixtures("ghost")
 def test_dense_engines_are_those_that_can_be_used_here() -> None:
-    names = module.dense_engines()
+    names = dense_engines()
     assert {"sdpa", "reference"} <= set(names)
     assert "ghost" not in names
 
@@ -179,4 +179,4 @@ def test_the_default_dtype_is_that_of_the_device() -> None:
     assert resolve_dtype(None, torch.device("cuda")) == torch.bfloat16
     for name in ("bfloat16", "bf16"):
         assert resolve_dtype(name, torch.device("cpu")) == torch.bfloat16
-    assert [dtype_name(dtype) for dtype in module.DTYPES.values()] == list(module.DTYPES)
+    assert [dtype_name(dtype) for dtype in DTYPES.values()] == list(DTYPES)

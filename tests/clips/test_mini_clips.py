@@ -14,7 +14,7 @@ import attnbench
 from attnbench.clips.fidelity import class_right, motion_right
 from attnbench.clips.metrics.frames import Clip, as_clip
 from attnbench.clips.mini import MiniMaker
-from attnbench.clips.recording import Witness
+from attnbench.clips.recording import Recording
 from attnbench.clips.request import ClipsRequest, Shot
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.methods import get_method
@@ -122,15 +122,15 @@ def test_what_does_not_fit_the_model_is_refused_at_once(changes: dict[str, Any],
 
 
 def test_a_witness_notes_settings_density_and_engine_of_every_plan() -> None:
-    witness = Witness(get_method("sta"), "auto")
-    assert (witness.settings, witness.engines, witness.densities(2)) == (None, "", [None, None])
+    recording = Recording(get_method("sta"), "auto")
+    assert (recording.settings, recording.engines, recording.densities(2)) == (None, "", [None, None])
     q = torch.randn(1, 2, 64, 16, generator=torch.Generator().manual_seed(0))
     arguments: dict[str, Any] = {"grid": (4, 4, 4), "layer": 1, "tile": (2, 2, 2), "window": (1, 1, 1)}
-    output = attnbench.attention(q, q, q, method=witness.method, **arguments)
+    output = attnbench.attention(q, q, q, method=recording.method, **arguments)
     assert torch.equal(output, attnbench.attention(q, q, q, method="sta", **arguments))
-    assert witness.densities(2) == [None, attnbench.select(q, q, method="sta", **arguments).density]
-    assert witness.settings == '{"tile":[2,2,2],"window":[1,1,1]}'
-    assert witness.engines == "reference"
+    assert recording.densities(2) == [None, attnbench.select(q, q, method="sta", **arguments).density]
+    assert recording.settings == '{"tile":[2,2,2],"window":[1,1,1]}'
+    assert recording.engines == "reference"
 
 
 def test_real_clips_show_what_their_prompt_says_and_not_another_motion() -> None:

@@ -125,7 +125,7 @@ def test_a_rule_never_drops_a_block_with_text(video: int, text: int, steps: int,
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is for machines without a GPU")
 def test_the_lists_that_our_kernels_make_execute_as_many_pairs() -> None:
     # In a process of its own: Triton decides at import whether kernels are compiled or interpreted.
-    script = Path(__file__).with_name("plans.py")
+    script = Path(__file__).parents[1] / "plans.py"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(script), *SEEDS],
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},

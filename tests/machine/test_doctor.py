@@ -30,8 +30,8 @@ def raiser(error: Exception) -> Any:
     return fail
 
 
-def engine(reason: str | None) -> SimpleNamespace:
-    return SimpleNamespace(name="fake", summary="a fake engine", available=lambda: reason, version=lambda: "1.2")
+def engine(name: str, reason: str | None) -> SimpleNamespace:
+    return SimpleNamespace(name=name, summary="a fake engine", available=lambda: reason, version=lambda: "1.2")
 
 
 def test_this_machine(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_file_is_no_place_for_results(tmp_path: Path) -> None:
 
 
 def test_engines_say_what_they_lack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    fakes = {"good": engine(None), "absent": engine("needs a GPU; pip install something")}
+    fakes = {"good": engine("good", None), "absent": engine("absent", "needs a GPU; pip install something")}
     monkeypatch.setattr(engines, "ENGINES", fakes)
     findings = examine(tmp_path)
     good, absent = named(findings, "good"), named(findings, "absent")
@@ -65,7 +65,7 @@ def test_engines_say_what_they_lack(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_a_broken_engine_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = SimpleNamespace(name="broken", summary="s", available=raiser(OSError("bad library")), version=str)
-    monkeypatch.setattr(engines, "ENGINES", {"broken": broken, "good": engine(None)})
+    monkeypatch.setattr(engines, "ENGINES", {"broken": broken, "good": engine("good", None)})
     findings = examine(tmp_path)
     assert not named(findings, "broken").usable
     assert "bad library" in named(findings, "broken").remedy

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from attnbench.kernels.errors import Unsupported
-from attnbench.machine import environment
+from attnbench.machine import device, environment
 from attnbench.machine.device import cpu_info, device_name
 from attnbench.machine.environment import collect_environment, driver_version, package_version
 from attnbench.results.records.cells import Environment
@@ -121,7 +121,7 @@ def test_cpu_name_comes_from_cpuinfo(tmp_path: Path) -> None:
 
 
 def test_cpu_without_a_model_name_is_still_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "cpu_info", dict)
+    monkeypatch.setattr(device, "cpu_info", dict)
     monkeypatch.setattr("platform.processor", lambda: "riscv")
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     assert device_name("cpu") == "riscv (1 core)"

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from attnbench.cli import app
 from attnbench.kernels.errors import BadInput
-from attnbench.results.compare import Comparison, compare_tables, judge
+from attnbench.results.compare import Comparison, change_of, compare_tables
 from attnbench.results.intervals import Interval
 from attnbench.results.records.cells import Row, digest
 
@@ -120,7 +120,7 @@ def test_faster_is_slower_seen_from_the_other_side(ratio: float, below: float, a
     if any(abs(end / edge - 1) < 1e-9 for end in (interval.lo, interval.hi) for edge in edges):
         return  # rounding decides on the very edge
     opposite = {"slower": "faster", "faster": "slower", "same": "same", "unclear": "unclear"}
-    assert judge(mirrored, threshold) == opposite[judge(interval, threshold)]
+    assert change_of(mirrored, threshold) == opposite[change_of(interval, threshold)]
 
 
 @pytest.mark.parametrize("verdict", ["incorrect", "error", "oom", "timeout", "unsupported", "throttled"])

@@ -10,7 +10,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.gaps import Gap, gaps, judge
+from attnbench.results.gaps import Gap, gaps, judgement_of
 from attnbench.results.means import (
     Estimate,
     Values,
@@ -164,12 +164,12 @@ def interval(lo: float, mean: float, hi: float) -> Estimate:
     ],
 )
 def test_judgements_against_a_floor_of_30_to_40(gap: Estimate, kind: Kind, better: Better, judgement: str) -> None:
-    assert judge(gap, interval(30, 35, 40), kind=kind, better=better) == judgement
+    assert judgement_of(gap, interval(30, 35, 40), kind=kind, better=better) == judgement
 
 
 def test_without_two_values_there_is_no_floor() -> None:
     for floor in (None, distance_floor([3.0], 5)):
-        assert judge(interval(1, 2, 3), floor, kind="distance", better="higher") == "no floor"
+        assert judgement_of(interval(1, 2, 3), floor, kind="distance", better="higher") == "no floor"
 
 
 def row(role: Role, value: float | None, seed: int = 0, *, kind: Kind = "distance", **changed: object) -> QualityRow:

@@ -23,7 +23,7 @@ HAS_GPU = torch.cuda.is_available()
 
 
 def _import_kernels() -> None:
-    for module in pkgutil.iter_modules(attnbench.kernels.gpu.__path__, "attnbench.kernels.gpu."):
+    for module in pkgutil.walk_packages(attnbench.kernels.gpu.__path__, "attnbench.kernels.gpu."):
         importlib.import_module(module.name)
 
 
