@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {"attnbench": "attnbench", "methods": "attnbench/methods", "kernels": "attnbench/kernels"}
-MAX_BYTES = 15 * 2**20
+MAX_BYTES = 22 * 2**20
 NOT_EXPORTED = {".git", ".venv", "build", "dist", "runs", "__pycache__"}
 DEVELOPER_PATHS = re.compile(r"(?<![\w./~-])/(?:home|Users|root|work)/\w[\w./-]*")
 

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from attnbench.bench import session
 from attnbench.clips.files import can_encode, read_take, stem_of, write_prompts, write_take
 from attnbench.clips.maker import Maker
 from attnbench.clips.metrics.frames import Clip
@@ -21,6 +20,7 @@ from attnbench.clips.request import MINI, NO_FLOOR, ClipsRequest, Shot, read_req
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.machine.environment import collect_environment
 from attnbench.machine.memory import lacks_memory
+from attnbench.results import run
 from attnbench.results.journal import Journal, JournalRecord
 from attnbench.results.records.cells import RunHeader, canonical_json, digest
 from attnbench.results.records.clips import ClipRow, QualityRow, still_true
@@ -59,17 +59,17 @@ def start(request: ClipsRequest, out: Path | None, progress: Progress) -> Outcom
         Unsupported: for an engine that is not available.
     """
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-    folder = out if out is not None else session.DEFAULT_ROOT / "runs" / f"{run_id}-clips"
-    session.check_writable(folder)
+    folder = out if out is not None else run.DEFAULT_ROOT / "runs" / f"{run_id}-clips"
+    run.check_writable(folder)
     maker = make_maker(request, progress)
     environment = collect_environment("cuda" if maker.device == "cuda" else "cpu", sys.argv)
     header = RunHeader(run_id=run_id, environment=environment, request=request.model_dump(mode="json"))
     with Journal.create(folder, header) as journal:
         if out is None:
             try:
-                session.point_latest(session.DEFAULT_ROOT, folder)
+                run.point_latest(run.DEFAULT_ROOT, folder)
             except OSError as error:
-                progress.note(f"{str(session.DEFAULT_ROOT / 'latest')!r} does not point to this run: {error.strerror}")
+                progress.note(f"{str(run.DEFAULT_ROOT / 'latest')!r} does not point to this run: {error.strerror}")
         return _Run(journal, header, request, maker, progress).go(())
 
 

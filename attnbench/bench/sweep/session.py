@@ -14,6 +14,7 @@ from attnbench.bench import session
 from attnbench.bench.sweep.points import SCHEMA_VERSION, Sweep
 from attnbench.bench.trial import dense_job
 from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.results import run
 from attnbench.results.files import write_whole
 from attnbench.results.journal import JOURNAL, read_journal
 from attnbench.results.load import find_journals, load_results
@@ -55,17 +56,17 @@ def start(sweep: Sweep, out: Path | None, progress: Progress) -> Path:
         Unsupported: if no point can be measured.
     """
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}-sweep"
-    folder = out if out is not None else session.DEFAULT_ROOT / "runs" / name
-    session.check_writable(folder)
+    folder = out if out is not None else run.DEFAULT_ROOT / "runs" / name
+    run.check_writable(folder)
     held = next((path for path in (*folder.rglob("*.jsonl"), folder / PLAN) if os.path.exists(path)), None)
     if held is not None:
         raise BadInput(f"{str(folder)!r} holds {held.name} already; choose another --out, or finish it with --resume")
     write_whole(sweep.model_dump_json(indent=1).encode(), folder / PLAN)
     if out is None:
         try:
-            session.point_latest(session.DEFAULT_ROOT, folder)
+            run.point_latest(run.DEFAULT_ROOT, folder)
         except OSError as error:
-            progress.note(f"{str(session.DEFAULT_ROOT / 'latest')!r} does not point to this sweep: {error.strerror}")
+            progress.note(f"{str(run.DEFAULT_ROOT / 'latest')!r} does not point to this sweep: {error.strerror}")
     _measure(sweep, folder, progress)
     return folder
 
@@ -116,7 +117,7 @@ def load_sweep(folder: Path) -> pd.DataFrame:
     samples: dict[str, list[float]] = {}
     for journal in find_journals(folder):
         records = list(read_journal(journal))
-        usable = session.usable_samples(records)
+        usable = run.usable_samples(records)
         for row in (record for record in records if isinstance(record, Row)):
             samples[row.row_id] = _baseline_samples(row, usable)
     column = [samples[row_id] or None for row_id in table["row_id"]]
