@@ -6,13 +6,14 @@ import operator
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import SupportsIndex
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, SupportsIndex
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.tracing import constant
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 _WANTED = "must be three positive whole numbers, as 21x45x80 or (21, 45, 80)"
 
@@ -126,5 +127,7 @@ class Layout:
 @lru_cache(maxsize=32)
 def coordinates(grid: Grid, device: torch.device) -> Tensor:
     """Return (t, h, w) of every video token, int64 [T·H·W, 3]."""
+    import torch  # here: listing shapes and methods needs grids, and no tensors
+
     axes = [torch.arange(side, device=device) for side in grid.shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)

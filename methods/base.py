@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Layout, whole_number
-from attnbench.kernels.plan import Plan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from attnbench.kernels.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

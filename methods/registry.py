@@ -9,8 +9,6 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-import torch
-
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.kernels.tracing import constant
 from attnbench.methods.base import Method
@@ -75,6 +73,8 @@ def find_method(method: str | Method) -> Method:
     Raises:
         BadInput: as ``get_method`` and ``check_method``, or if ``method`` is neither a name nor a Method.
     """
+    import torch  # here: naming methods needs none of it
+
     if isinstance(method, str):
         if not torch.compiler.is_compiling():
             return get_method(method)

@@ -12,7 +12,7 @@ from statistics import mean
 import torch
 
 import attnbench
-from attnbench.inputs import make_inputs
+from attnbench.inputs.make import make_inputs
 from attnbench.inputs.shapes import RESOLUTIONS, Shape, resolve_shape
 from attnbench.inputs.structure import locality, union_density
 

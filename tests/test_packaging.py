@@ -42,7 +42,16 @@ def test_commands_import_only_typer_and_the_standard_library_at_the_top() -> Non
         assert {name for name in names if name.partition(".")[0] not in light} == set(), path.name
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["run", "--help"], ["compare", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--help"],
+        ["run", "--help"],
+        ["compare", "--help"],
+        *(["ls", kind] for kind in ("shapes", "models", "inputs")),
+    ],
+)
 def test_help_and_plain_import_load_nothing_heavy(arguments: list[str]) -> None:
     call = f"sys.argv = ['attnbench', *{arguments!r}]\nfrom attnbench.cli import main\nmain()" if arguments else ""
     program = (

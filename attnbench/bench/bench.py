@@ -22,7 +22,7 @@ from attnbench.bench.verify import (
     check_selection,
     check_twin,
 )
-from attnbench.inputs import Inputs, make_inputs
+from attnbench.inputs.make import Inputs, make_inputs
 from attnbench.kernels.engines import Task, choose_engine, dense_engines, get_engine
 from attnbench.kernels.errors import Unsupported
 from attnbench.kernels.phases import during

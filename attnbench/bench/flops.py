@@ -9,7 +9,7 @@ from attnbench import api
 from attnbench.bench.jobs import Agenda
 from attnbench.cost.flops.counts import CellFlops, PassFlops, counts_of
 from attnbench.cost.flops.wan import WAN_MODELS, ForwardFlops, forward_flops
-from attnbench.inputs import make_inputs
+from attnbench.inputs.make import make_inputs
 from attnbench.inputs.shapes import Shape
 from attnbench.kernels.engines import Task, choose_engine
 from attnbench.kernels.flop_formulas import flops_per_pair

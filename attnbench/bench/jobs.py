@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 
 from attnbench.bench.request import Request
-from attnbench.inputs import check_inputs_spec
 from attnbench.inputs.seeds import SEEDS
 from attnbench.inputs.shapes import Shape, resolve_shape
+from attnbench.inputs.spec import check_inputs_spec
 from attnbench.kernels.engines import get_engine
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.device import device_name, dtype_name, resolve_device, resolve_dtype

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -86,23 +85,22 @@ def models() -> Listing:
 def methods() -> Listing:
     """Registered methods with their settings' defaults and publication."""
     from attnbench.kernels.errors import BadInput
-    from attnbench.methods import get_method, method_names
+    from attnbench.methods import method_names
+    from attnbench.methods.cards import card
 
     listing = []
     for name in method_names():
         try:
-            method = get_method(name)
+            found = card(name)
         except BadInput as error:  # a plugin that is broken must not hide the others
             listing.append({"name": name, "keeps": f"unusable: {error}", "settings": "", "source": ""})
             continue
-        settings = method.settings()
-        defaults = ", ".join(f"{f.name}={getattr(settings, f.name)}" for f in dataclasses.fields(settings))
         listing.append(
             {
                 "name": name,
-                "keeps": method.summary,
-                "settings": defaults,
-                "source": f"{method.source.title} {method.source.url}",
+                "keeps": found.summary,
+                "settings": ", ".join(f"{setting}={default}" for setting, default in found.settings.items()),
+                "source": f"{found.source.title} {found.source.url}",
             }
         )
     return listing
@@ -122,7 +120,7 @@ def engines() -> Listing:
 
 def inputs() -> Listing:
     """Sources of q, k and v."""
-    from attnbench.inputs import INPUT_SOURCES
+    from attnbench.inputs.spec import INPUT_SOURCES
 
     return [{"name": name, "gives": text} for name, text in INPUT_SOURCES.items()]
 

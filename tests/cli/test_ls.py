@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from attnbench.cli import main
-from attnbench.inputs import INPUT_SOURCES
 from attnbench.inputs.shapes import MODELS, RESOLUTIONS
+from attnbench.inputs.spec import INPUT_SOURCES
 from attnbench.kernels import engines
 from attnbench.kernels.errors import BadInput
 from attnbench.methods import get_method, method_names
@@ -85,7 +85,7 @@ def test_a_plugin_that_cannot_be_loaded_is_listed_beside_the_others(monkeypatch:
         return get_method(name)
 
     monkeypatch.setattr("attnbench.methods.method_names", lambda: ("full", "broken", "sta"))
-    monkeypatch.setattr("attnbench.methods.get_method", load)
+    monkeypatch.setattr("attnbench.methods.cards.get_method", load)
     listed = {row["name"]: row["keeps"] for row in listing.methods()}
     assert list(listed) == ["full", "broken", "sta"]
     assert listed["broken"] == "unusable: method 'broken' cannot be loaded: ImportError: no"

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from attnbench.inputs import make_inputs
+from attnbench.inputs.make import make_inputs
 from attnbench.inputs.shapes import resolve_shape
 from attnbench.kernels.errors import BadInput, Unsupported
 

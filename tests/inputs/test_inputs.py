@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from attnbench.inputs import INPUT_SOURCES, Inputs, check_inputs_spec, make_inputs
+from attnbench.inputs.make import Inputs, make_inputs
 from attnbench.inputs.shapes import Shape, resolve_shape
+from attnbench.inputs.spec import INPUT_SOURCES, check_inputs_spec
 from attnbench.kernels.errors import BadInput
 
 MakeVideo = Callable[..., Path]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import attnbench
-from attnbench.inputs import Inputs, make_inputs
+from attnbench.inputs.make import Inputs, make_inputs
 from attnbench.inputs.shapes import Shape, resolve_shape
 from attnbench.inputs.structure import locality, union_density
 from attnbench.inputs.video import GAIN, POSITION, character

@@ -15,7 +15,7 @@ from attnbench.cli import main
 from attnbench.cost.flops import WAN_MODELS, forward_flops
 from attnbench.cost.flops.paper import TOLERANCE
 from attnbench.cost.flops.vmoba_tables import VMOBA_TABLES
-from attnbench.inputs import make_inputs
+from attnbench.inputs.make import make_inputs
 from attnbench.inputs.shapes import resolve_shape
 from attnbench.kernels.grid import Grid
 

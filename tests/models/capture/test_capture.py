@@ -18,7 +18,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from attnbench.cli.capture import capture as command
-from attnbench.inputs import Inputs, make_inputs
+from attnbench.inputs.make import Inputs, make_inputs
 from attnbench.inputs.shapes import resolve_shape
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout

@@ -1,0 +1,100 @@
+"""q, k and v for a shape: from a video, from Gaussian noise, or from a capture of a real model."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from attnbench.inputs.capture import read_capture, refuse_non_finite
+from attnbench.inputs.gaussian import GaussianSource
+from attnbench.inputs.shapes import Shape
+from attnbench.inputs.spec import InputsSpec, check_inputs_spec
+from attnbench.inputs.video import video_source
+from attnbench.kernels.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """q [B, h, N, D], k and v [B, h or a divisor of it, N, D], and 16 hex digits that identify their very bytes."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    hash: str
+
+
+class InputSource(Protocol):
+    """Makes the tensors of one head at a time: float32 [N, head_dim] on the CPU."""
+
+    def q(self, batch: int, head: int) -> Tensor:
+        """Return the queries of one head."""
+
+    def k(self, batch: int, kv_head: int) -> Tensor:
+        """Return the keys of one kv head."""
+
+    def v(self, batch: int, kv_head: int) -> Tensor:
+        """Return the values of one kv head."""
+
+
+def make_inputs(spec: str, shape: Shape, *, heads: int, dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
+    """Make q, k and v for the first ``heads`` heads of ``shape``.
+
+    A head is the same however many heads are made and wherever they go: each has its own random numbers, is made on
+    the CPU in float32, and is cast and moved last. The ``seed`` does not touch captured inputs.
+
+    Args:
+        spec: ``video``, ``video:PATH``, ``gaussian`` or ``capture:FILE.safetensors``, with ``@layer0.step25`` after it
+            where the capture has several layers or steps.
+        shape: the whole shape, of which ``heads`` may be a part.
+        heads: query heads to make, 1 to ``shape.heads``; with fewer kv heads than heads, whole groups of query heads,
+            or a part of the first. The kv heads made are max(1, heads · kv_heads // shape.heads).
+        dtype: of the result.
+        device: of the result.
+        seed: whole number from which all random numbers come.
+
+    Raises:
+        BadInput: if ``heads`` or ``spec`` is not possible, or the file it names cannot be used for ``shape``.
+        Unsupported: if the capture's reader is not installed.
+    """
+    wanted = check_inputs_spec(spec)
+    if not 1 <= heads <= shape.heads:
+        raise BadInput(f"heads {heads} must be from 1 to {shape.heads}, the heads of the shape")
+    group = shape.heads // shape.kv_heads
+    if heads > group and heads % group:
+        raise BadInput(f"heads {heads} must be a multiple of {group}, the query heads that share a kv head, or fewer")
+    counts = {"q": heads, "k": max(1, heads // group), "v": max(1, heads // group)}
+    if wanted.kind == "capture" and wanted.path is not None:
+        captured = zip(counts, read_capture(wanted.path, shape, wanted.part), strict=True)
+        made = {name: tensor[:, : counts[name]].to(dtype).contiguous() for name, tensor in captured}
+        for name, tensor in made.items():
+            refuse_non_finite(wanted.path, name, tensor)
+    else:
+        source = _source(wanted, shape, group=group, seed=seed)
+        makers = {"q": source.q, "k": source.k, "v": source.v}
+        made = {}
+        for name, count in counts.items():
+            made[name] = torch.empty(shape.batch, count, shape.tokens, shape.head_dim, dtype=dtype)
+            for batch in range(shape.batch):
+                for head in range(count):
+                    made[name][batch, head] = makers[name](batch, head)
+    digest = content_hash(made)
+    return Inputs(**{name: tensor.to(device) for name, tensor in made.items()}, hash=digest)
+
+
+def content_hash(tensors: dict[str, Tensor]) -> str:
+    """Return the first 16 hex digits of the SHA-256 of names, dtypes, shapes and bytes of contiguous CPU tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _source(spec: InputsSpec, shape: Shape, *, group: int, seed: int) -> InputSource:
+    if spec.kind == "gaussian":
+        return GaussianSource(tokens=shape.tokens, head_dim=shape.head_dim, seed=seed)
+    return video_source(spec.path, shape.layout, head_dim=shape.head_dim, group=group, seed=seed)

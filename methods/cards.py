@@ -1,0 +1,99 @@
+"""What ``ls methods`` shows of a method: its card.
+
+The card of a built-in method is read from the text of its file, since importing that loads torch. A file that does not
+state its card as plain values is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+from attnbench.methods.base import Method, Source
+from attnbench.methods.registry import BUILT_IN, get_method
+
+
+@dataclass(frozen=True)
+class Card:
+    """A method in short.
+
+    Attributes:
+        name: what users type.
+        summary: one line.
+        source: the publication.
+        settings: the settings with their defaults, in order.
+    """
+
+    name: str
+    summary: str
+    source: Source
+    settings: dict[str, Any]
+
+
+def card(name: str) -> Card:
+    """Return the card of the method of that name.
+
+    Raises:
+        BadInput: as ``get_method``.
+    """
+    written = _written(name) if name in BUILT_IN else None
+    return written or card_of(get_method(name))
+
+
+def card_of(method: Method) -> Card:
+    """Return the card of a method that is loaded."""
+    settings = method.settings()
+    defaults = {field.name: getattr(settings, field.name) for field in dataclasses.fields(method.settings)}
+    return Card(method.name, method.summary, method.source, defaults)
+
+
+def _written(name: str) -> Card | None:
+    """Read the card of a built-in method from its file, or return None where that takes running it."""
+    module, _, attribute = BUILT_IN[name].partition(":")
+    spec = importlib.util.find_spec(module)
+    text = getattr(spec.loader, "get_source", lambda module: None)(module) if spec is not None else None
+    if text is None:
+        return None
+    body = ast.parse(text).body
+    try:
+        method = _arguments(_assigned(body, attribute))
+        settings = method["settings"]
+        (owner,) = (node for node in body if isinstance(node, ast.ClassDef) and node.name == _id(settings))
+        source = method["source"]
+        assert isinstance(source, ast.Call)
+        return Card(
+            ast.literal_eval(method["name"]),
+            ast.literal_eval(method["summary"]),
+            Source(
+                *(ast.literal_eval(value) for value in source.args),
+                **{key: ast.literal_eval(value) for key, value in _arguments(source).items()},
+            ),
+            {
+                _id(line.target): ast.literal_eval(line.value)
+                for line in owner.body
+                if isinstance(line, ast.AnnAssign) and line.value is not None
+            },
+        )
+    except (ValueError, KeyError, AssertionError):
+        return None
+
+
+def _assigned(body: list[ast.stmt], name: str) -> ast.expr:
+    """Return what is assigned to ``name`` at the top of a module."""
+    for line in body:
+        if isinstance(line, ast.Assign) and [_id(target) for target in line.targets] == [name]:
+            return line.value
+    raise KeyError(name)
+
+
+def _arguments(call: ast.expr) -> dict[str, ast.expr]:
+    """Return the keyword arguments of a call."""
+    assert isinstance(call, ast.Call)
+    return {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg is not None}
+
+
+def _id(node: ast.expr) -> str:
+    return node.id if isinstance(node, ast.Name) else ""
