@@ -15,11 +15,12 @@ from attnbench.kernels.rule import PackedRule
 
 MAX_MASK_PAIRS = 2**31
 _TILE_PAIRS = 2**22
+_MOST_SHOWN = 8192
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """What one attention call keeps.
+    """What one attention call keeps. Its ``repr`` is one line; on a GPU that line waits for the device.
 
     Attributes:
         layout: the grid and text tokens; N is its number of tokens.
@@ -56,6 +57,39 @@ class Plan:
                     f"the {side} order has shape {list(order.shape)}; "
                     f"it must be [{n}] or [{self.batch}, {self.heads}, {n}]"
                 )
+
+    def __repr__(self) -> str:
+        pattern, text = self.pattern, self.layout.text
+        blocks = pattern.keep.shape[2:]
+        if pattern.is_full:
+            kind = ["full"]
+        elif isinstance(pattern, RoutedPattern):
+            kind = ["routed", _counted(blocks[1], "block")]
+        else:
+            kind = ["blocks", f"{blocks[0]:,} × {blocks[1]:,} blocks"]
+        density = self._shown_density()
+        parts = [
+            "×".join(str(side) for side in self.layout.grid.shape),
+            *([f"text {text[0]}+{text[1]}"] if text != (0, 0) else []),
+            *([f"batch {self.batch:,}"] if self.batch != 1 else []),
+            _counted(self.heads, "head"),
+            *([f"density {density}"] if density else []),
+            *kind,
+            *([pattern.rule.name] if pattern.rule is not None else []),
+        ]
+        return f"Plan {', '.join(parts)}"
+
+    def _shown_density(self) -> str:
+        """Return the density to three digits; empty where counting is impossible or would take long."""
+        if "pairs_by_head" not in self.__dict__:
+            pattern = self.pattern
+            if type(pattern.keep) is not Tensor or self.device.type == "meta":
+                return ""  # traced or without data: there is nothing to count
+            if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+                return ""
+            if pattern.rule is not None and self.layout.tokens > _MOST_SHOWN:
+                return ""  # counted pair by pair where blocks do not fill their boxes
+        return f"{self.density:.3g}".removeprefix("0") or "0"
 
     def check(self) -> None:
         """Check what construction does not, because it synchronises with the device: offsets, orders, fullness.
@@ -249,6 +283,10 @@ def _is_order(order: Tensor, batch: int, heads: int, n: int) -> bool:
     if order.dim() == 1:
         return order.shape[0] == n
     return order.dim() == 3 and order.shape[0] == batch and order.shape[1] == heads and order.shape[2] == n
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 
 
 def _inverse(order: Tensor | None, tokens: Tensor) -> Tensor:

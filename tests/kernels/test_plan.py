@@ -98,6 +98,34 @@ def test_text_in_one_block_with_video_stays_dense_under_a_rule() -> None:
     assert plan.pairs == int(expected.sum())
 
 
+@pytest.mark.parametrize(
+    ("plan", "line"),
+    [
+        (Plan(LAYOUT, 1, 1, BlockPattern(blocks(24), blocks(24), keep_all(1, 1, 1, 1), is_full=True)),
+         "Plan 2×3×4, 1 head, density 1, full"),
+        (Plan(LAYOUT, 3, 12, BlockPattern(blocks(6, 18), blocks(12, 12), keep_all(1, 1, 2, 2).tril())),
+         "Plan 2×3×4, batch 3, 12 heads, density .875, blocks, 2 × 2 blocks"),
+        (Plan(Layout(LAYOUT.grid, (0, 2)), 1, 2, RoutedPattern(blocks(26), keep_all(1, 1, 26, 1), causal())),
+         "Plan 2×3×4, text 0+2, 2 heads, density .592, routed, 1 block, causal"),
+        (Plan(LAYOUT, 1, 2, RoutedPattern(blocks(20, 4), ~keep_all(1, 1, 24, 2))),
+         "Plan 2×3×4, 2 heads, density 0, routed, 2 blocks"),
+        (Plan(LAYOUT, 1, 2, RoutedPattern(blocks(20, 4).to("meta"), keep_all(1, 1, 24, 2).to("meta"))),
+         "Plan 2×3×4, 2 heads, routed, 2 blocks"),
+    ],
+)  # fmt: skip
+def test_a_plan_in_one_line(plan: Plan, line: str) -> None:
+    assert repr(plan) == line
+
+
+def test_the_line_of_a_large_plan_counts_no_pair_one_by_one() -> None:
+    layout = Layout(Grid(1, 1, 8193))
+    order = torch.arange(layout.tokens).flip(0)
+    plan = Plan(layout, 1, 1, RoutedPattern(blocks(8193), keep_all(1, 1, 8193, 1), band(4)), order, order)
+    assert repr(plan) == "Plan 1×1×8193, 1 head, routed, 1 block, band(4)"
+    assert plan.pairs == 8193 * 9 - 20
+    assert repr(plan) == "Plan 1×1×8193, 1 head, density .0011, routed, 1 block, band(4)"
+
+
 def test_a_shared_pattern_counts_once_for_every_batch_item_and_head() -> None:
     keep = torch.tensor([[[[True, False], [True, True]]]])
     shared = Plan(LAYOUT, 3, 5, BlockPattern(blocks(10, 14), blocks(4, 20), keep))
