@@ -2,7 +2,8 @@
 # What continuous integration cannot check: the CUDA path, on a machine with an NVIDIA GPU.
 #   scripts/gpu_check.sh OUT     writes journals and a log to the folder OUT
 # Where the checkout has travelled without git, give the commit as ATTNBENCH_COMMIT=….
-# Needs attnbench's dependencies; attnbench itself is installed from this checkout into a scratch folder.
+# Needs attnbench's dependencies, pytest and hypothesis. attnbench itself is installed from this checkout into a scratch
+# folder.
 set -euo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,7 +19,9 @@ attnbench() { python3 -c 'from attnbench.cli import main; main()' "$@"; }
     echo "commit $ATTNBENCH_COMMIT"
     attnbench doctor
     failed=()
-    for script in check_engines bench_selection bench_kernels; do
+    python3 -m pytest --rootdir "$root" -c "$root/pyproject.toml" -p no:cacheprovider "$root/tests/gpu" \
+        || failed+=("tests/gpu")
+    for script in bench_selection bench_kernels; do
         python3 "$root/scripts/$script.py" || failed+=("$script")
     done
     for dtype in bfloat16 float16 float32; do

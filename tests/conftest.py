@@ -38,6 +38,12 @@ settings.register_profile("attnbench", deadline=None, derandomize=True, print_bl
 settings.load_profile("attnbench")
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked ``gpu`` where there is no GPU."""
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+
+
 def _beside(name: str) -> ModuleType:
     """Load a module of this folder, which is no package."""
     spec = importlib.util.spec_from_file_location(f"tests_{name}", Path(__file__).with_name(f"{name}.py"))

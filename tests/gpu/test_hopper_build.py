@@ -1,10 +1,12 @@
-"""Compile the Gluon kernels for Hopper, without a GPU, and say what ptxas makes of them.
+"""What ptxas makes of the Gluon kernels for Hopper: that products run ahead, and that loops spill nothing.
 
-python scripts/compile_hopper.py
+No test of results shows either. No GPU is needed.
 
-Prints shared memory, spilled bytes and ptxas's warnings of each kernel and variant. The exit code is 1 if ptxas
-serialises the products of one ("Potential Performance Loss", C75xx): it then waits after every instruction, which no
-test of results shows, or if more is spilled than the few registers around the loops.
+python tests/gpu/test_hopper_build.py
+
+prints the shared memory, the spilled bytes and ptxas's warnings of each kernel and variant. The exit code is 1 if ptxas
+serialises the products of a kernel ("Potential Performance Loss", C75xx), which then waits after every instruction, or
+if a kernel spills more than the few registers around its loops.
 """
 
 from __future__ import annotations
@@ -115,6 +117,13 @@ def variants() -> list[tuple[str, Any, list[int], dict[str, Any]]]:
         keys = {**common(backward_keys_hopper), "STEP": PLACES, "D": dim, "ORDERED": flag}
         made.append((f"backward keys, {where}", backward_keys_hopper._backward_keys, [KEYS, dim], keys))
     return made
+
+
+def test_no_product_is_serialised_and_no_loop_spills() -> None:
+    # In a process of its own: here the kernels may have been imported for Triton's interpreter.
+    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("bytes spilled") == 21
 
 
 def main() -> int:

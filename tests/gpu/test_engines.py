@@ -1,27 +1,27 @@
-"""Check engines on a GPU against exact attention in float64: output, log-sum-exp and gradients, on plans of many kinds.
+"""Every engine on a GPU against exact attention in float64: output, log-sum-exp and gradients, on plans of many kinds.
 
-python scripts/check_engines.py                  # every case, a process each, eight at a time
-python scripts/check_engines.py flash4/sta …     # some cases, here
-python scripts/check_engines.py --list
+python -m pytest tests/gpu                       # every case, a process each, eight at a time
+python -m pytest tests/gpu -k "flash4 and sta"   # some of them
+python tests/gpu/test_engines.py flash4/sta      # one case in this process, without pytest's capturing
 
-Also checked: that torch.compile takes attention whole, and that a CUDA graph replays it, with other values in the same
-tensors. Prints one line a case; the exit code is 1 if one fails. ATTNBENCH_COMMIT names the commit where there is no
-git.
+Two more kinds of cases check that torch.compile takes attention as one graph, and that a CUDA graph replays it with
+other values in the same tensors. Each case prints one line with its errors.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
+
+pytestmark = pytest.mark.gpu
 
 SECONDS = 240
 AT_ONCE = 8
@@ -178,47 +178,48 @@ def run(name: str) -> bool:
     return right
 
 
-def run_alone(name: str) -> bool:
+def run_alone(name: str) -> tuple[bool, str]:
     """Check one case in a process of its own, so that an error of the device cannot spoil the next."""
-    command = [sys.executable, __file__, name]
     try:
-        done = subprocess.run(command, timeout=SECONDS, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, __file__, name], timeout=SECONDS, capture_output=True, text=True, check=False
+        )
     except subprocess.TimeoutExpired:
-        print(f"WRONG {name}: no result in {SECONDS} s", flush=True)
-        return False
+        return False, f"WRONG {name}: no result in {SECONDS} s"
     crashed = done.returncode != 0 and "WRONG" not in done.stdout
-    told = f"{done.stdout}{done.stderr}WRONG {name}: exit code {done.returncode}\n" if crashed else done.stdout
-    print(told, end="", flush=True)
-    return done.returncode == 0
+    said = f"{done.stdout}{done.stderr}WRONG {name}: exit code {done.returncode}" if crashed else done.stdout
+    return done.returncode == 0, said.rstrip()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("cases", nargs="*", help="engine/case")
-    parser.add_argument("--list", action="store_true", help="print the names of the cases")
-    options = parser.parse_args()
-    unknown = [name for name in options.cases if name not in NAMES]
-    if unknown:
-        parser.error(f"unknown case {unknown[0]!r}; --list prints all")
-    if options.list:
-        print("\n".join(NAMES))
-        return 0
-    if not torch.cuda.is_available():
-        print("this needs an NVIDIA GPU; the tests check the kernels in Triton's interpreter", file=sys.stderr)
-        return 2
-    if options.cases:
-        wrong = [name for name in options.cases if not run(name)]
-        return 1 if wrong else 0
-    commit = (
-        os.environ.get("ATTNBENCH_COMMIT")
-        or subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    )
-    print(f"commit {commit or 'unknown'}, {torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)
+def missing(name: str) -> str | None:
+    """Say why the engine of a case cannot be used here, or return None."""
+    from attnbench.kernels.engines import ENGINES
+
+    engine = name.partition("/")[0]
+    return ENGINES[engine].available() if engine in ENGINES else None
+
+
+@pytest.fixture(scope="module")
+def results(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[tuple[bool, str]]]]:
+    """Start the selected cases, eight at a time, and return what each will tell."""
+    selected = [item.name for item in request.session.items if item.path == request.path]
+    names = [name for name in NAMES if f"test_engine[{name}]" in selected and not missing(name)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        failed = sum(not right for right in pool.map(run_alone, NAMES))
-    print(f"{len(NAMES) - failed} of {len(NAMES)} right")
-    return 1 if failed else 0
+        yield {name: pool.submit(run_alone, name) for name in names}
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_engine(name: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
+    if reason := missing(name):
+        pytest.skip(reason)
+    right, said = request.getfixturevalue("results")[name].result()
+    if not right:
+        pytest.fail(said, pytrace=False)
+    with capsys.disabled():  # the lines are a record that may be kept
+        print(f"\n{said}", end="")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    outcomes = [run(name) for name in sys.argv[1:]]
+    sys.exit(not all(outcomes))
