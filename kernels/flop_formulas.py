@@ -11,8 +11,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from attnbench.kernels.errors import BadInput
 
 _PRODUCTS: dict[str, int] = {"fwd": 2, "fwdbwd": 7}
@@ -37,6 +35,7 @@ def flop_formula(operator: str, formula: Callable[..., int], *, raw: bool = Fals
 
 def register_flops() -> None:
     """Teach FlopCounterMode our operators; counters that are made later know them."""
+    import torch
     from torch.utils.flop_counter import register_flop_formula
 
     while _waiting:

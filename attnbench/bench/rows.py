@@ -100,6 +100,7 @@ def _work(bench: Bench, trial: Trial) -> dict[str, Any]:
         "flops_algorithmic": counts.algorithmic,
         "flops_selection": counts.selection,
         "flops_executed": counts.executed,
+        "executed_pairs": facts.executed_pairs,
     }
 
 

@@ -366,7 +366,8 @@ def test_work_is_counted_for_the_heads_that_are_timed(direction: str, factor: fl
     assert row.flops_dense == factor * 4 * n * n * dim * heads * batch
     assert row.flops_algorithmic == factor * 4 * n * dim * heads * batch
     assert row.density == pytest.approx(1 / n)
-    assert row.flops_executed is not None
+    assert row.executed_pairs is not None
+    assert row.flops_executed == 2 * factor * 2 * dim * row.executed_pairs
     assert row.flops_algorithmic <= row.flops_executed <= row.flops_dense
 
 

@@ -129,6 +129,17 @@ def test_a_row_without_a_latency_needs_none() -> None:
     assert none.latency_ms is None
 
 
+@pytest.mark.parametrize(("direction", "products"), [("fwd", 2), ("fwdbwd", 7)])
+def test_a_row_of_schema_1_gets_its_executed_pairs_from_its_operations(direction: str, products: int) -> None:
+    of = cell(direction=direction)
+    known = {"flops_executed": products * 2 * 32 * 1000 + 9, "flops_selection": 9}
+    assert row(of, schema_version=1, **known).executed_pairs == 1000
+    assert row(of, schema_version=1, **known | {"flops_selection": 10}).executed_pairs is None  # not exact
+    assert row(of, schema_version=1, **known | {"flops_selection": None}).executed_pairs is None
+    assert row(of, **known).executed_pairs is None  # schema 2 says so if it knows
+    assert row(of, executed_pairs=1200, **known).executed_pairs == 1200
+
+
 def test_records_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         row().verdict = "incorrect"

@@ -15,7 +15,6 @@ from attnbench.bench.profile.work import Ceilings, Work
 from attnbench.bench.trial import Trial, classified
 from attnbench.cost.waterfall import DIFFERENCES
 from attnbench.kernels.errors import BadInput
-from attnbench.kernels.flop_formulas import flops_per_pair
 from attnbench.kernels.phases import PARENTS
 from attnbench.results.intervals import Interval
 from attnbench.results.journal import JOURNAL, Journal, read_journal
@@ -128,9 +127,13 @@ def _cell_rows(
                 flops if part.phase in DIFFERENCES else work.fields("fwd", part.phase, part.time.median, ceilings)
             )
             rows.append(make_part_row(row, part, "ablated", complaint, fields))
-    if ceilings.gpu is not None and ceilings.products and attend.time.median > 0 and (pairs := _executed_pairs(row)):
+    if ceilings.gpu is not None and ceilings.products and attend.time.median > 0 and row.executed_pairs:
         parts = model_parts(
-            attend.time.median, ceilings.gpu, pairs=pairs, head_dim=row.head_dim, clock_mhz=row.sm_clock_mhz
+            attend.time.median,
+            ceilings.gpu,
+            pairs=row.executed_pairs,
+            head_dim=row.head_dim,
+            clock_mhz=row.sm_clock_mhz,
         )
         for part in parts:
             flops = {"flops": work.flops.get(("fwd", part.phase))}
@@ -224,13 +227,6 @@ def _ablation_problem(ablation: Ablation, attend: PhaseTime) -> str:
         f"the whole build took {ablation.whole_ms:.4g} ms by itself, {abs(off):.1%} {more} than attend in the call, "
         f"{attend.time.median:.4g} ms"
     )
-
-
-def _executed_pairs(row: Row) -> int:
-    """Return the pairs that the attention kernel computes, from the row's count of operations; 0 if unknown."""
-    if row.flops_executed is None:
-        return 0
-    return (row.flops_executed - (row.flops_selection or 0)) // flops_per_pair(row.head_dim, row.direction)
 
 
 def repeats_for(device: torch.device, trial: Trial, asked: int | None) -> int:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from attnbench.cost.roofline import Bounds, attend_bounds, peak_of
 from attnbench.cost.waterfall import DIFFERENCES
-from attnbench.kernels.flop_formulas import flops_per_pair
 from attnbench.report.cases import parts_below
 from attnbench.report.words import NONE, number, places
 from attnbench.results.records.cells import PhaseRow, Row
@@ -77,13 +76,10 @@ def ceilings_words(phases: Mapping[str, Sequence[PhaseRow]]) -> str:
 def bounds_of(row: Row, attend: PhaseRow) -> Bounds | None:
     """Return the least times of a row's forward attend on its GPU, at the clock that was read; None if not known."""
     gpu = peak_of(row.device)
-    if gpu is None or row.flops_executed is None or row.dtype not in ("bfloat16", "float16") or attend.pass_ != "fwd":
-        return None
-    pairs = (row.flops_executed - (row.flops_selection or 0)) // flops_per_pair(row.head_dim, row.direction)
-    if pairs <= 0:
+    if gpu is None or not row.executed_pairs or row.dtype not in ("bfloat16", "float16") or attend.pass_ != "fwd":
         return None
     return attend_bounds(
-        gpu, pairs=pairs, head_dim=row.head_dim, nbytes=int(attend.bytes or 0), clock_mhz=row.sm_clock_mhz
+        gpu, pairs=row.executed_pairs, head_dim=row.head_dim, nbytes=int(attend.bytes or 0), clock_mhz=row.sm_clock_mhz
     )
 
 

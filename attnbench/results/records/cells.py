@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCHEMA_VERSION = 1
+from attnbench.kernels.flop_formulas import flops_per_pair
+
+SCHEMA_VERSION = 2
 
 Verdict = Literal["ok", "incorrect", "unsupported", "oom", "timeout", "throttled", "error"]
 Timer = Literal["perf_counter", "cuda_events"]
@@ -99,6 +101,9 @@ class Row(Cell):
     flops_algorithmic: int | None = Field(default=None, description="kept pairs only")
     flops_selection: int | None = Field(default=None, ge=0, description="operations of choosing pairs, in the executed")
     flops_executed: int | None = Field(default=None, description="as run: whole tiles and selection included")
+    executed_pairs: int | None = Field(
+        default=None, ge=0, description="(query, key) pairs that the engine computes, heads_timed heads, whole tiles"
+    )
 
     numerical_error: float | None = Field(default=None, ge=0, description="relative L2 against the plan in float64")
     numerical_tolerance: float | None = Field(
@@ -130,6 +135,17 @@ class Row(Cell):
             raise ValueError("verdict 'ok' without a latency")
         if self.cell_id != self.cell().identity:
             raise ValueError(f"cell_id {self.cell_id!r} is not the digest of the cell's fields")
+        return self
+
+    @model_validator(mode="after")
+    def _fill_executed_pairs(self) -> Row:
+        """Work out the pairs of a row of schema 1, which stores none. They stay unknown if that is not exact."""
+        if self.schema_version > 1 or None in (self.flops_executed, self.flops_selection):
+            return self
+        in_attention = (self.flops_executed or 0) - (self.flops_selection or 0)
+        pairs, rest = divmod(in_attention, flops_per_pair(self.head_dim, self.direction))
+        if self.executed_pairs is None and rest == 0 and pairs >= 0:
+            object.__setattr__(self, "executed_pairs", pairs)  # the row is frozen, and nobody has seen it yet
         return self
 
     def cell(self) -> Cell:

@@ -109,7 +109,7 @@ def test_attend_is_shown_with_the_least_time_of_each_unit_where_the_gpu_is_known
     pairs = 12 * 10**9
     known = {
         "device": "NVIDIA H100 80GB HBM3", "head_dim": 128, "flops_executed": 4 * 128 * pairs + 7, "flops_selection": 7,
-        "sm_clock_mhz": 915.0,
+        "executed_pairs": pairs, "sm_clock_mhz": 915.0,
     }  # fmt: skip
     row = sparse_row(table).model_copy(update=known)
     attend = PhaseRow.model_validate(phase(row, "attend", 30.0, bytes=3.35e9))
