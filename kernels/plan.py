@@ -18,6 +18,25 @@ _TILE_PAIRS = 2**22
 _MOST_SHOWN = 8192
 
 
+@dataclass(frozen=True, slots=True)
+class MeanSelection:
+    """How a plan chose key blocks by their means: pool k block by block, score every video query against every video
+    block, and cut the scores.
+
+    Attributes:
+        scope: what the cut ranked together: "head", all pairs of a head, or "query", those of each query apart.
+
+    Raises:
+        BadInput: for another scope.
+    """
+
+    scope: str
+
+    def __post_init__(self) -> None:
+        if self.scope not in ("head", "query"):
+            raise BadInput(f"a selection by means has scope {self.scope!r}; it must be 'head' or 'query'")
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """What one attention call keeps. Its ``repr`` is one line; on a GPU that line waits for the device.
@@ -30,6 +49,8 @@ class Plan:
         q_order: the query token at each arranged position, int64 [N] or [B, H, N]; None means grid order.
         k_order: the same for keys and values.
         selection_flops: floating-point operations spent on selection (pooling and scores, 2 per multiply-add).
+        selection: how the pairs were chosen, from which follows what choosing them computes and moves, phase by phase;
+            None if nothing was chosen by q and k, or if it was chosen in another way.
     """
 
     layout: Layout
@@ -39,6 +60,7 @@ class Plan:
     q_order: Tensor | None = None
     k_order: Tensor | None = None
     selection_flops: int = 0
+    selection: MeanSelection | None = None
 
     def __post_init__(self) -> None:
         pattern = self.pattern

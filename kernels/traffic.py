@@ -10,22 +10,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
 
 from torch import Tensor
 
 from attnbench.kernels.engines import ENGINES
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.kernels.pattern import RoutedPattern
-from attnbench.kernels.plan import Plan
+from attnbench.kernels.plan import MeanSelection, Plan
 from attnbench.kernels.tile_counts import TileWork, arranged_heads, tile_work
 
-Scope = Literal["head", "query"]
+SELECT_PASSES = {"head": 4, "query": 1}
+"""How often a cut reads the scores, by its scope: over a head three times to narrow and once to write, as measured."""
 
-SELECT_PASSES: dict[Scope, int] = {"head": 4, "query": 1}
-"""Times that a cut reads the scores: over a head three times to narrow and once to write, as measured; see NOTES.md."""
-
-_SCORE_ROWS = {2: 128, 4: 32}  # queries a program of the scoring kernel takes: bfloat16, float32
+_ITEMSIZES = (2, 4)
 _WORD = 4  # int32 and float32
 
 
@@ -75,13 +72,12 @@ class _Sizes:
 
 
 def phase_traffic(
-    plan: Plan, head_dim: int, itemsize: int, engine: str, *, kv_heads: int | None = None, scope: Scope = "head"
+    plan: Plan, head_dim: int, itemsize: int, engine: str, *, kv_heads: int | None = None
 ) -> dict[str, Traffic]:
     """Return the bytes of each phase of one forward call. Waits for the device where the plan lies on one.
 
-    ``attend`` is always there. ``pool``, ``score`` and ``select`` are there if the plan's selection FLOPs are those of
-    choosing key blocks by their means; all other phases are those of the engine "triton". Of a phase that is not in the
-    result no bytes are known.
+    ``attend`` is always there. ``pool``, ``score`` and ``select`` are there if the plan says that it chose key blocks
+    by their means; all other phases are those of the engine "triton". Nothing is known of a phase that is missing.
 
     Args:
         plan: any plan.
@@ -89,20 +85,19 @@ def phase_traffic(
         itemsize: bytes of a number of q, k and v: 2 or 4.
         engine: name of the engine that runs the plan.
         kv_heads: heads of k and v; default: those of the plan.
-        scope: what the plan's selection ranked together, pairs of a whole head or those of each query.
 
     Raises:
         BadInput: for an unknown engine, another itemsize, head_dim below 1, or kv heads that do not divide the heads.
     """
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
-    if itemsize not in _SCORE_ROWS:
+    if itemsize not in _ITEMSIZES:
         raise BadInput(f"itemsize is {itemsize!r}; it must be 2 or 4, the bytes of a number of q, k and v")
     sizes = _sizes(plan, head_dim, itemsize, plan.heads if kv_heads is None else kv_heads)
     ours = engine == "triton"
     phases: dict[str, Traffic] = {}
-    if selected_by_means(plan, head_dim, sizes.kv_heads):
-        phases |= _selection(plan, sizes, scope, kernels=ours or plan.device.type == "cuda")
+    if plan.selection is not None and selected_by_means(plan, head_dim, sizes.kv_heads):
+        phases |= _selection(plan, sizes, plan.selection, kernels=ours or plan.device.type == "cuda")
     if not ours:
         return phases | {"attend": Traffic(least_bytes(plan, head_dim, itemsize, kv_heads=kv_heads), None)}
     work = tile_work(plan, sizes.kv_heads)
@@ -143,7 +138,9 @@ def _sizes(plan: Plan, head_dim: int, itemsize: int, kv_heads: int) -> _Sizes:
 
 
 def selected_by_means(plan: Plan, head_dim: int, kv_heads: int) -> bool:
-    """Whether the plan was made by block means of k, scores of q and a cut: its selection FLOPs say so.
+    """Whether the plan says that it was made by block means of k, scores of q and a cut, and did nothing besides.
+
+    Its selection FLOPs tell: where they are not those of means and scores, the phases cannot be told apart.
 
     Args:
         plan: any plan.
@@ -152,10 +149,11 @@ def selected_by_means(plan: Plan, head_dim: int, kv_heads: int) -> bool:
     """
     sizes = _sizes(plan, head_dim, 2, kv_heads)
     means = sizes.batch * sizes.kv_heads * sizes.tokens * sizes.head_dim
-    return isinstance(plan.pattern, RoutedPattern) and plan.selection_flops == means + 2 * sizes.pairs * sizes.head_dim
+    alone = plan.selection_flops == means + 2 * sizes.pairs * sizes.head_dim
+    return plan.selection is not None and isinstance(plan.pattern, RoutedPattern) and alone
 
 
-def _selection(plan: Plan, sizes: _Sizes, scope: Scope, *, kernels: bool) -> dict[str, Traffic]:
+def _selection(plan: Plan, sizes: _Sizes, chosen: MeanSelection, *, kernels: bool) -> dict[str, Traffic]:
     kv_rows = sizes.batch * sizes.kv_heads
     means = kv_rows * sizes.blocks * sizes.head_dim * _WORD
     video_means = kv_rows * sizes.video_blocks * sizes.head_dim * _WORD
@@ -170,19 +168,26 @@ def _selection(plan: Plan, sizes: _Sizes, scope: Scope, *, kernels: bool) -> dic
     if not kernels:
         return {phase: Traffic(size, None) for phase, size in least.items()}
     order = kv_rows * sizes.tokens * 8 if plan.k_order is not None else 0
-    programs = sizes.rows * -(-sizes.video // _SCORE_ROWS[sizes.itemsize])
+    programs = sizes.rows * -(-sizes.video // _score_rows(sizes.itemsize))
     own = sizes.rows * sizes.video * 8  # each query's own block, int64
     causal = plan.pattern.rule is not None and plan.pattern.rule.name == "causal"
     modelled = {
         # The sums of the parts of a block are written, read again and added up.
         "pool": sizes.k + order + 2 * means * _pool_splits(sizes) + means,
         "score": queries + programs * sizes.video_blocks * sizes.head_dim * _WORD + scores,
-        "select": SELECT_PASSES[scope] * (scores + own)
+        "select": SELECT_PASSES[chosen.scope] * (scores + own)
         + sizes.pairs
         + (2 * scores if causal else 0)  # later blocks are struck out first
         + (sizes.pairs + keep if any(plan.layout.text) else 0),  # the rows and columns of text are put around a copy
     }
     return {phase: Traffic(least[phase], modelled[phase]) for phase in least}
+
+
+def _score_rows(itemsize: int) -> int:
+    """Return the queries of one program of the scoring kernel; numbers of 2 bytes are taken to be bfloat16."""
+    from attnbench.kernels.gpu.selection.scoring import ROWS_EXACT, ROWS_FLOAT32
+
+    return ROWS_EXACT if itemsize == 2 else ROWS_FLOAT32
 
 
 def _pool_splits(sizes: _Sizes) -> int:

@@ -16,7 +16,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.partition import partition_ranges
 from attnbench.kernels.pattern import RoutedPattern
-from attnbench.kernels.plan import Plan
+from attnbench.kernels.plan import MeanSelection, Plan
 from attnbench.kernels.rule import causal
 from attnbench.methods.base import Call, Method, Source, as_ints, shrink_axis
 from attnbench.methods.text import route_text
@@ -66,7 +66,8 @@ def plan(settings: MoBA, q: Tensor, k: Tensor, call: Call) -> Plan:
     routes, flops = route(q, k, call.layout, partition, cut)
     keep = route_text(partition, call.layout.text, routes)
     pattern = RoutedPattern(partition.offsets, keep, causal() if settings.causal else None)
-    return Plan(call.layout, q.shape[0], q.shape[1], pattern, None, partition.order, flops)
+    selection = MeanSelection(cut.scope)
+    return Plan(call.layout, q.shape[0], q.shape[1], pattern, None, partition.order, flops, selection)
 
 
 def twin(settings: MoBA, layout: Layout, layer: int) -> tuple[MoBA, Layout]:

@@ -23,7 +23,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.partition import partition_cuboids
 from attnbench.kernels.pattern import RoutedPattern
-from attnbench.kernels.plan import Plan
+from attnbench.kernels.plan import MeanSelection, Plan
 from attnbench.methods.base import Call, Method, Source, as_choice, as_ints, shrink_axis
 from attnbench.methods.text import route_text
 
@@ -120,7 +120,8 @@ def plan(settings: VMoBA, q: Tensor, k: Tensor, call: Call) -> Plan:
     routes, flops = route(q, k, call.layout, partition, _cut(settings, call.layer))
     keep = route_text(partition, call.layout.text, routes)
     pattern = RoutedPattern(partition.offsets, keep)
-    return Plan(call.layout, q.shape[0], q.shape[1], pattern, None, partition.order, flops)
+    selection = MeanSelection(settings.scope)
+    return Plan(call.layout, q.shape[0], q.shape[1], pattern, None, partition.order, flops, selection)
 
 
 def _cut(settings: VMoBA, layer: int) -> Cut:

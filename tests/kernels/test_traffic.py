@@ -13,7 +13,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.gpu import blocked
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.pattern import BlockPattern, RoutedPattern
-from attnbench.kernels.plan import Plan
+from attnbench.kernels.plan import MeanSelection, Plan
 
 RandomPlan = Callable[..., Plan]
 
@@ -90,7 +90,7 @@ def test_a_selection_counted_by_hand() -> None:
     # 4 query heads share 2 kv heads of 20 video tokens, and 3 of text behind them; 5 video blocks of 4, and text's.
     q, k = torch.randn(1, 4, 23, 32), torch.randn(1, 2, 23, 32)
     plan = attnbench.select(q, k, method="moba", grid=(1, 4, 5), text=(0, 3), block_size=4, topk=2)
-    found = phase_traffic(plan, 32, 4, "triton", kv_heads=2, scope="query")
+    found = phase_traffic(plan, 32, 4, "triton", kv_heads=2)
     keys, means, video_means = 2 * 23 * 32 * 4, 2 * 6 * 32 * 4, 2 * 5 * 32 * 4
     assert found["pool"].min_bytes == keys + means
     assert found["pool"].modelled_bytes == keys + 2 * means + means  # each block in one part: written, read, divided
@@ -103,7 +103,7 @@ def test_a_selection_counted_by_hand() -> None:
     assert found["select"].min_bytes == scores + keep
     own = 4 * 20 * 8
     assert found["select"].modelled_bytes == scores + own + video_keep + video_keep + keep
-    whole_head = phase_traffic(plan, 32, 4, "triton", kv_heads=2)
+    whole_head = phase_traffic(replace(plan, selection=MeanSelection("head")), 32, 4, "triton", kv_heads=2)
     assert whole_head["select"].modelled_bytes == found["select"].modelled_bytes + 3 * (scores + own)
 
 
@@ -111,7 +111,7 @@ def test_a_causal_selection_also_strikes_out_the_later_blocks() -> None:
     q, k = torch.randn(2, 1, 2, 24, 32)
     where = {"method": "moba", "grid": (2, 3, 4), "block_size": 6, "topk": 2}
     both = [
-        phase_traffic(attnbench.select(q, k, **where, causal=causal), 32, 4, "triton", scope="query")["select"]
+        phase_traffic(attnbench.select(q, k, **where, causal=causal), 32, 4, "triton")["select"]
         for causal in (False, True)
     ]
     assert both[0].min_bytes == both[1].min_bytes
@@ -125,6 +125,20 @@ def test_a_selection_of_another_kind_has_no_bytes_rather_than_wrong_ones() -> No
     assert selection <= set(phase_traffic(plan, 32, 4, "triton"))
     other = replace(plan, selection_flops=plan.selection_flops + 1)
     assert not selection & set(phase_traffic(other, 32, 4, "triton"))
+    assert not selection & set(phase_traffic(replace(plan, selection=None), 32, 4, "triton"))
+
+
+def test_what_a_selection_ranks_together_is_a_head_or_a_query() -> None:
+    with pytest.raises(BadInput, match="scope 'heads'; it must be 'head' or 'query'"):
+        MeanSelection("heads")
+
+
+@pytest.mark.parametrize("scope", ["head", "query"])
+def test_a_method_says_in_its_plan_what_its_selection_ranked_together(scope: str) -> None:
+    q, k = torch.randn(2, 1, 2, 24, 32)
+    assert attnbench.select(q, k, method="vmoba", grid=(2, 3, 4), scope=scope).selection == MeanSelection(scope)
+    assert attnbench.select(q, k, method="moba", grid=(2, 3, 4)).selection == MeanSelection("query")
+    assert attnbench.select(q, k, method="full", grid=(2, 3, 4)).selection is None
 
 
 def test_of_other_engines_only_the_minimum_is_known() -> None:

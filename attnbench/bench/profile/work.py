@@ -13,7 +13,6 @@ from attnbench.bench.bench import Bench
 from attnbench.bench.trial import Trial
 from attnbench.cost.roofline import Peak, Probe, Traffic, achieved, measure_peaks, peak_of, phase_flops, phase_traffic
 from attnbench.kernels.errors import BadInput
-from attnbench.kernels.traffic import Scope
 from attnbench.machine.device import device_name
 from attnbench.machine.stopwatch import Stopwatch
 
@@ -27,8 +26,8 @@ class Ceilings:
     Attributes:
         gpu: the datasheet's figures.
         probe: what a matrix product and a copy reached in this run.
-        products: whether their matrix products are of the numbers that are profiled: half precision on CUDA, float32 on
-            a CPU. If not, only their bandwidth counts.
+        products: whether both multiply the type of numbers that is profiled: half precision on CUDA, float32 on a CPU.
+            If not, only their bandwidth is compared with.
     """
 
     gpu: Peak | None = None
@@ -64,10 +63,9 @@ class Work:
             for one in passes
             for phase, count in phase_flops(plan, head_dim, one, kv_heads=kv_heads).items()  # type: ignore[arg-type]  # one of the two
         }
-        scope: Scope = "head" if getattr(job.settings, "scope", "query") == "head" else "query"
         try:
-            traffic = phase_traffic(plan, head_dim, q.element_size(), trial.cell.engine, kv_heads=kv_heads, scope=scope)
-        except BadInput:  # of numbers of 8 bytes no kernel of ours knows
+            traffic = phase_traffic(plan, head_dim, q.element_size(), trial.cell.engine, kv_heads=kv_heads)
+        except BadInput:  # none of our kernels takes numbers of 8 bytes
             traffic = {}
         return cls(flops, traffic)
 

@@ -19,6 +19,9 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.gpu.widen import INTERPRETED, check_dtype, check_unit_stride, jit, order_image
 
 LEAST_IMAGE = -(2**31)
+ROWS_EXACT = 128
+ROWS_FLOAT32 = 32
+"""Queries that one program scores: bfloat16 ones, and others."""
 
 
 def score(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,7 +52,7 @@ def score(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
     scores = q.new_empty(batch, heads, n, blocks, dtype=torch.float32)
     extremes = new_extremes(batch * heads, q.device)
     exact = q.dtype == torch.bfloat16
-    rows = 128 if exact else 32
+    rows = ROWS_EXACT if exact else ROWS_FLOAT32
     width = 16 if blocks <= 16 else 32
     _score[(triton.cdiv(n, rows), batch * heads)](
         q, means, scores, extremes, q.stride(0), q.stride(1), q.stride(2),
