@@ -1,21 +1,23 @@
-"""Run an agenda: plan, verify, time in rounds, and journal every sample and every finished cell.
+"""Measure an agenda: plan, verify, and time every cell and the dense baseline in interleaved rounds.
 
-Each round times every cell and the dense baseline once, in reversed order every other round, so that a drift of clock
-or temperature cancels. What is timed is ``attnbench.attention``: selection, permutation and all.
+What is timed is ``attnbench.attention``: selection, permutation and all.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
 from attnbench import api
+from attnbench.bench.baseline import Attempt, find_dense
+from attnbench.bench.calls import Call, forward_call, training_call
 from attnbench.bench.jobs import Agenda, Job
-from attnbench.bench.trial import Call, PlanFacts, Trial, classified, dense_job, output_of
+from attnbench.bench.rounds import LEAST_ROUNDS, heads_within, one_round, rounds_within
+from attnbench.bench.trial import PlanFacts, Trial, classified, dense_job
 from attnbench.bench.verify import (
     TwinSpec,
     check_rows,
@@ -23,28 +25,28 @@ from attnbench.bench.verify import (
     check_twin,
 )
 from attnbench.inputs.make import Inputs, make_inputs
-from attnbench.kernels.engines import Task, choose_engine, dense_engines, get_engine
+from attnbench.kernels.engines import Task, choose_engine, get_engine
 from attnbench.kernels.errors import Unsupported
-from attnbench.kernels.phases import during
 from attnbench.kernels.plan import Plan
 from attnbench.machine.memory import measure_peak
 from attnbench.machine.stopwatch import Stopwatch
 from attnbench.machine.telemetry import read
-from attnbench.results.records.cells import Sample
+from attnbench.results.records.cells import Row, Sample
 from attnbench.results.run import Progress
-
-LEAST_ROUNDS = 3
-MOST_ROUNDS = 20
-
-SMALL_TRIALS = 5
-"""Small trials of every dense engine, in turns; the quickest of each counts."""
-
-CLOSE = 4.0
-"""How many times slower than the fastest a dense engine may be in a small trial to get a full-size one, on CUDA."""
 
 
 class Bench:
-    """Everything one process needs to measure an agenda: the tensors, the stopwatch, the trials and the baseline."""
+    """What one process needs to measure an agenda.
+
+    Attributes:
+        agenda: the checked request.
+        heads: how many heads are timed.
+        inputs: q, k and v with that many heads.
+        stopwatch: of the device.
+        trials: one of every cell.
+        todo: those that still need a row; see ``leave_out``.
+        baseline: the dense baseline, once it is found; one of the trials if it was asked for.
+    """
 
     def __init__(self, agenda: Agenda, progress: Progress) -> None:
         self.agenda, self.progress = agenda, progress
@@ -54,8 +56,28 @@ class Bench:
         self.inputs = self._make_inputs(self.heads)
         self.stopwatch = Stopwatch(agenda.device)
         self.trials = self._trials()
+        self.todo = self.trials
         self.baseline: Trial | None = None
         self._d_output: Tensor | None = None
+
+    def leave_out(self, cell_ids: Collection[str]) -> None:
+        """Neither verify nor time these cells: they have their rows."""
+        self.todo = [trial for trial in self.trials if trial.cell.identity not in cell_ids]
+
+    def reopen(self, rows: Iterable[Row]) -> None:
+        """Get ready to call every cell again, on the tensors that its row was timed on; nothing is verified anew.
+
+        Args:
+            rows: of the finished run. If they were timed on different numbers of heads, the tensors stay as they are.
+        """
+        timed = {row.cell_id: row for row in rows if row.latency_ms is not None}
+        heads = {row.heads_timed for row in timed.values()}
+        if len(heads) == 1:
+            self._take_heads(heads.pop())
+        for trial in self.trials:
+            row = timed.get(trial.cell.identity)
+            if not trial.seconds and row is not None and row.latency_ms is not None:
+                trial.seconds = row.latency_ms / 1e3
 
     @property
     def threads(self) -> int | None:
@@ -104,29 +126,10 @@ class Bench:
     def call(self, job: Job, engine: str) -> Call:
         """Return the call that users make, on this run's tensors."""
         arguments = job.arguments(self.agenda.shape) | {"engine": engine}
-        tensors = (self.inputs.q, self.inputs.k, self.inputs.v)
+        qkv = (self.inputs.q, self.inputs.k, self.inputs.v)
         if self.agenda.direction == "fwd":
-
-            def forward() -> Tensor:
-                with torch.no_grad():
-                    return output_of(api.attention(*tensors, **arguments))
-
-            return Call(forward, lambda: None, ())
-        leaves = tuple(x.detach().requires_grad_() for x in tensors)
-        d_output = self._gradient_of_output()
-
-        def both() -> Tensor:
-            with during("forward"):
-                output = output_of(api.attention(*leaves, **arguments))
-            with during("backward"):
-                output.backward(d_output)
-            return output.detach()
-
-        def clear() -> None:
-            for leaf in leaves:
-                leaf.grad = None
-
-        return Call(both, clear, leaves)
+            return forward_call(*qkv, arguments)
+        return training_call(*qkv, self._gradient_of_output(), arguments)
 
     def _gradient_of_output(self) -> Tensor:
         """Return the gradient that backward passes start from, made once for the tensors of this run."""
@@ -143,7 +146,7 @@ class Bench:
             baseline: the engine of the dense baseline, if an earlier part of this run chose it.
         """
         self.baseline = self._find_baseline(baseline)
-        todo = [trial for trial in self.trials if trial.verdict is None and not trial.shared]
+        todo = [trial for trial in self.todo if trial.verdict is None and not trial.shared]
         for number, trial in enumerate(todo):
             left = None if self.baseline is None else self.baseline.seconds * (len(todo) - number)
             self.progress.step(f"verifying {trial.job.label}", number, len(todo), left)
@@ -151,42 +154,42 @@ class Bench:
 
     def check(self, trial: Trial) -> None:
         """Run a trial's call for the first time and verify what came out; on failure set its verdict."""
-        job, engine = trial.job, trial.cell.engine
-        shape = self.agenda.shape
         with classified() as failure:
-            plan = self._plan(job)
-            runner = get_engine(engine)
-            trial.facts = PlanFacts(
-                plan.density, plan.pairs, plan.nbytes, plan.selection_flops, runner.executed_pairs(plan)
-            )
-            call = self.call(job, engine)
-            start = time.perf_counter()
-            output, peak = measure_peak(call.run, self.agenda.device)
-            trial.seconds = time.perf_counter() - start
-            given = [output, *(leaf.grad for leaf in call.leaves if leaf.grad is not None)]
-            trial.peak_extra = None if peak is None else max(0, peak - sum(x.nbytes for x in given))
-            scale = shape.head_dim**-0.5
-            trial.rows = check_rows(
-                self.inputs.q, self.inputs.k, self.inputs.v, output, plan, scale, self.agenda.request.seed,
-                finishes=job.method.finish is not None,
-            )  # fmt: skip
-            trial.selection = check_selection(self.inputs.q, self.inputs.k, plan, job.arguments(shape))
-            if trial.twin is None:
-                trial.twin = check_twin(self._twin(job, engine))
-            finite = all(bool(x.isfinite().all()) for x in given)
-            if self.agenda.device.type == "cuda":  # the first call compiled kernels
-                timings = [self.stopwatch.time(call.run, call.prepare) for _ in range(2)]
-                trial.seconds = min(timing.cold_ms for timing in timings) / 1e3
-            checks = (trial.rows, trial.selection, trial.twin)
-            problem = next((check.problem for check in checks if check is not None and check.problem), None)
-            if problem is None and not finite:
-                problem = "the gradients are not finite"
-            if problem is not None:
+            problem = self._first_call(trial)
+            if problem:
                 trial.fail("incorrect", problem)
-            elif trial.rows.vacuous:
+            elif trial.rows is not None and trial.rows.vacuous:
                 trial.fail("unsupported", trial.rows.vacuous)
         if failure.verdict is not None:
             trial.fail(failure.verdict, failure.reason)
+
+    def _first_call(self, trial: Trial) -> str:
+        """Run a trial's call, note what it needs, and return what is wrong with its results; "" if nothing is."""
+        job, engine, inputs, shape = trial.job, trial.cell.engine, self.inputs, self.agenda.shape
+        plan = self._plan(job)
+        trial.facts = PlanFacts(
+            plan.density, plan.pairs, plan.nbytes, plan.selection_flops, get_engine(engine).executed_pairs(plan)
+        )
+        call = self.call(job, engine)
+        start = time.perf_counter()
+        output, peak = measure_peak(call.run, self.agenda.device)
+        trial.seconds = time.perf_counter() - start
+        given = [output, *(leaf.grad for leaf in call.leaves if leaf.grad is not None)]
+        trial.peak_extra = None if peak is None else max(0, peak - sum(x.nbytes for x in given))
+        trial.rows = check_rows(
+            inputs.q, inputs.k, inputs.v, output, plan, shape.head_dim**-0.5, self.agenda.request.seed,
+            finishes=job.method.finish is not None,
+        )  # fmt: skip
+        trial.selection = check_selection(inputs.q, inputs.k, plan, job.arguments(shape))
+        if trial.twin is None:
+            trial.twin = check_twin(self._twin(job, engine))
+        finite = all(bool(x.isfinite().all()) for x in given)
+        if self.agenda.device.type == "cuda":  # the first call compiled kernels
+            timings = [self.stopwatch.time(call.run, call.prepare) for _ in range(2)]
+            trial.seconds = min(timing.cold_ms for timing in timings) / 1e3
+        checks = (trial.rows, trial.selection, trial.twin)
+        problem = next((check.problem for check in checks if check is not None and check.problem), None)
+        return problem or ("" if finite else "the gradients are not finite")
 
     def _twin(self, job: Job, engine: str) -> TwinSpec:
         agenda, shape = self.agenda, self.agenda.shape
@@ -196,84 +199,48 @@ class Bench:
         )  # fmt: skip
 
     def _find_baseline(self, chosen: str | None) -> Trial | None:
-        """Time the dense engines that verify, and return the fastest; None, and a note, if there is none."""
-        job = dense_job()
-        best: Trial | None = None
-        problems = []
-        for name in self._fast_dense_engines(job) if chosen is None else [chosen]:
-            own = next((t for t in self.trials if t.job.method.name == "full" and t.cell.engine == name), None)
-            trial = own or Trial(job, self.agenda.cell(job, name))
-            self.progress.step(f"dense baseline: full/{name}", 0, 1, None)
+        """Return the fastest dense engine that verifies; None, and a note, if there is none."""
+        dense = dense_job()
+        tried: dict[str, Trial] = {}
+
+        def attempt(name: str) -> Attempt:
+            asked = (t for t in self.todo if t.job.method is dense.method and t.cell.engine == name)
+            trial = tried[name] = next(asked, None) or Trial(dense, self.agenda.cell(dense, name))
+            self.progress.step(f"dense baseline: {dense.label}/{name}", 0, 1, None)
             self.check(trial)
-            if trial.verdict is not None:
-                problems.append(f"{name}: {trial.reason}")
-            elif best is None or trial.seconds < best.seconds:
-                best = trial
-        if best is None:
-            self.progress.note(f"no dense baseline, so no speed-ups: {'; '.join(problems) or 'no engine runs it here'}")
+            return Attempt(trial.seconds, "" if trial.verdict is None else trial.reason or trial.verdict)
+
+        tensors = (self.inputs.q, self.inputs.k, self.inputs.v)
+        found = find_dense(self._plan(dense), self._task(), tensors, attempt, chosen)
+        if found.engine is None:
+            self.progress.note(f"no dense baseline, so no speed-ups: {found.complaint}")
             return None
-        best.shared = best in self.trials
+        best = tried[found.engine]
+        best.shared = best in self.todo
         return best
-
-    def _fast_dense_engines(self, job: Job) -> list[str]:
-        """Return the dense engines worth a full-size trial: on the CPU the fastest of a small one, on CUDA the close.
-
-        A full-size dense call takes 10 s and more a head on a CPU, and its engines differ by a factor of two. On CUDA a
-        small trial is too rough to choose by, but shows which engines cannot be the fastest.
-        """
-        usable = []
-        plan = self._plan(job)
-        for name in dense_engines():
-            if get_engine(name).supports(plan, self._task()) is None:
-                usable.append(name)
-        if len(usable) < 2:
-            return usable
-        backward = self.agenda.direction == "fwdbwd"
-        on_gpu = self.agenda.device.type == "cuda"
-        few = 8192 if on_gpu else 2048
-        tensors = (x[:, :, :few] for x in (self.inputs.q, self.inputs.k, self.inputs.v))
-        q, k, v = (x.detach().requires_grad_(backward) for x in tensors)
-        grid = (1, 1, q.shape[2])
-        seconds: dict[str, float] = {}
-        for _ in range(SMALL_TRIALS):
-            for name in usable:
-                with classified() as failure:
-                    start = time.perf_counter()
-                    output = output_of(api.attention(q, k, v, method=job.method, grid=grid, engine=name))
-                    if backward:
-                        output.sum().backward()
-                    if on_gpu:
-                        torch.cuda.synchronize(self.agenda.device)
-                    seconds[name] = min(seconds.get(name, float("inf")), time.perf_counter() - start)
-                if failure.verdict is not None:  # if no other is left, its full-size trial will say why
-                    seconds[name] = float("inf")
-        fastest = min(usable, key=lambda name: seconds[name])
-        if on_gpu:
-            return [name for name in usable if name == fastest or seconds[name] <= CLOSE * seconds[fastest]]
-        return [fastest]
 
     def live(self) -> list[Trial]:
         """The trials to time, with the baseline first if it is not one of them."""
         extra = [] if self.baseline is None or self.baseline.shared else [self.baseline]
-        return [trial for trial in (*extra, *self.trials) if trial.verdict is None]
+        return [trial for trial in (*extra, *self.todo) if trial.verdict is None]
 
     def choose_heads(self) -> int:
         """Return how many heads the budget allows, at least the one that was verified (on CUDA: all)."""
         shape = self.agenda.shape
-        group = shape.heads // shape.kv_heads
         once = sum(trial.seconds for trial in self.live()) / self.heads
-        left = self.agenda.request.budget - (time.perf_counter() - self.started)
         rounds = self.agenda.request.rounds or LEAST_ROUNDS
-        heads = int(left / (once * (rounds + 1.5))) if once > 0 else shape.heads  # once more to verify them all
-        heads = min(shape.heads, heads)
-        heads -= heads % group if heads > group else 0
-        return max(self.heads, heads)
+        return heads_within(
+            self._seconds_left(), once, rounds, heads=shape.heads, kv_heads=shape.kv_heads, least=self.heads
+        )
+
+    def _seconds_left(self) -> float:
+        """What is left of the budget."""
+        return self.agenda.request.budget - (time.perf_counter() - self.started)
 
     def use_heads(self, heads: int) -> None:
         """Time ``heads`` heads: make their tensors and verify on the very tensors that will be timed."""
-        if heads == self.heads:
+        if not self._take_heads(heads):
             return
-        self.heads, self.inputs = heads, self._make_inputs(heads)
         todo = self.live()
         for number, trial in enumerate(todo):
             left = sum(t.seconds for t in todo[number:]) * heads
@@ -283,46 +250,52 @@ class Bench:
             self.progress.note(f"the dense baseline failed on {heads} heads, so no speed-ups: {self.baseline.reason}")
             self.baseline = None
 
+    def _take_heads(self, heads: int) -> bool:
+        """Make the tensors of so many heads; return whether they are others than before."""
+        if heads == self.heads:
+            return False
+        self.heads, self.inputs = heads, self._make_inputs(heads)
+        return True
+
     def choose_rounds(self) -> int:
         """Return the number of rounds: as asked, otherwise from 3 to 20 as the budget allows."""
         asked = self.agenda.request.rounds
         if asked is not None:
             return asked
         calls = 2 if self.agenda.device.type == "cuda" else 1  # a warm call after each cold one
-        once = calls * sum(trial.seconds for trial in self.live())
-        left = self.agenda.request.budget - (time.perf_counter() - self.started)
-        return max(LEAST_ROUNDS, min(MOST_ROUNDS, int(left / once) if once > 0 else MOST_ROUNDS))
+        return rounds_within(self._seconds_left(), calls * sum(trial.seconds for trial in self.live()))
 
     def time_round(self, number: int, rounds: int, journal: Callable[[Sample], None]) -> None:
         """Time every live trial that has no sample of this round yet, and journal each sample as it is taken."""
-        order = self.live() if number % 2 == 0 else self.live()[::-1]
-        for place, trial in enumerate(order):
+        for turn in one_round(self.live(), number, rounds):
+            trial = turn.item
             if any(sample.round == number for sample in trial.samples):
                 continue
-            left = sum(t.seconds for t in order[place:]) + (rounds - number - 1) * sum(t.seconds for t in order)
-            self.progress.step(
-                f"round {number + 1} of {rounds}: {'dense baseline' if trial is self.baseline else trial.job.label}",
-                number * len(order) + place,
-                rounds * len(order),
-                left,
-            )
+            left = sum(t.seconds for t in turn.order[turn.place :])
+            left += (rounds - number - 1) * sum(t.seconds for t in turn.order)
+            name = "dense baseline" if trial is self.baseline else trial.job.label
+            self.progress.step(f"{turn.label}: {name}", turn.done, turn.total, left)
             with classified() as failure:
-                call = self.call(trial.job, trial.cell.engine)
-                timing = self.stopwatch.time(call.run, call.prepare)
-                trial.seconds = timing.cold_ms / 1e3
-                reading = read(self.agenda.device)
-                sample = Sample(
-                    cell_id=trial.cell.identity,
-                    round=number,
-                    cold_ms=timing.cold_ms,
-                    warm_ms=timing.warm_ms,
-                    host_ms=timing.host_ms,
-                    heads_timed=self.heads,
-                    inputs_hash=self.inputs.hash,
-                    threads=self.threads,
-                    **({} if reading is None else asdict(reading)),
-                )
+                sample = self._sample(trial, number)
                 trial.samples.append(sample)
                 journal(sample)
             if failure.verdict is not None:
                 trial.fail(failure.verdict, failure.reason)
+
+    def _sample(self, trial: Trial, number: int) -> Sample:
+        """Time one call of a trial."""
+        call = self.call(trial.job, trial.cell.engine)
+        timing = self.stopwatch.time(call.run, call.prepare)
+        trial.seconds = timing.cold_ms / 1e3
+        reading = read(self.agenda.device)
+        return Sample(
+            cell_id=trial.cell.identity,
+            round=number,
+            cold_ms=timing.cold_ms,
+            warm_ms=timing.warm_ms,
+            host_ms=timing.host_ms,
+            heads_timed=self.heads,
+            inputs_hash=self.inputs.hash,
+            threads=self.threads,
+            **({} if reading is None else asdict(reading)),
+        )

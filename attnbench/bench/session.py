@@ -102,25 +102,11 @@ def resume(folder: Path, progress: Progress, after: After | None = None) -> Outc
                 f"{str(folder)!r} was measured with {old} and this is {new}: one run cannot hold both; start a new one"
             )
         progress.started(str(folder))
-        everything = bench.trials
         outcome = _measure(bench, journal, header, progress, records)
         if after is not None:
-            _ready_again(bench, everything, outcome.rows)
+            bench.reopen(outcome.rows)
             after(bench, journal, outcome.rows)
         return outcome
-
-
-def _ready_again(bench: Bench, trials: list[Trial], rows: Iterable[Row]) -> None:
-    """Give the bench the trials of all cells, and where nothing was left to time the tensors they were timed on."""
-    seconds = {row.cell_id: row.latency_ms / 1e3 for row in rows if row.latency_ms is not None}
-    heads = {row.heads_timed for row in rows if row.latency_ms is not None}
-    if len(heads) == 1:
-        bench.trials, baseline, bench.baseline = [], bench.baseline, None  # nothing is verified anew
-        bench.use_heads(heads.pop())
-        bench.baseline = baseline
-    bench.trials = trials
-    for trial in trials:
-        trial.seconds = trial.seconds or seconds.get(trial.cell.identity, 0.0)
 
 
 def _measure(
@@ -128,8 +114,8 @@ def _measure(
 ) -> Outcome:
     rows = {record.cell_id: record for record in records if isinstance(record, Row)}
     done = {cell_id: row for cell_id, row in rows.items() if finished(row)}
-    bench.trials = [trial for trial in bench.trials if trial.cell.identity not in done]
-    if not bench.trials:
+    bench.leave_out(done)
+    if not bench.todo:
         progress.note("nothing left to do: every cell of this run has its row")
         return Outcome(journal.folder, tuple(done.values()))
 
@@ -148,14 +134,14 @@ def _measure(
         progress.note(f"resumed: {reused} of {len(old)} earlier samples count")
     rounds = bench.choose_rounds()
     rounds = max([rounds, *(sample.round + 1 for trial in bench.live() for sample in trial.samples)])
-    write(trial for trial in bench.trials if trial.verdict is not None)
+    write(trial for trial in bench.todo if trial.verdict is not None)
     for number in range(rounds):
         bench.time_round(number, rounds, journal.append)
     for trial in bench.live():
         withdraw_throttled(trial)
     if bench.baseline is not None and bench.baseline.verdict is not None:
         progress.note(f"no speed-ups: the dense baseline is {bench.baseline.verdict}: {bench.baseline.reason}")
-    write(trial for trial in bench.trials if trial.cell.identity not in done)
+    write(trial for trial in bench.todo if trial.cell.identity not in done)
     return Outcome(journal.folder, tuple(done.values()))
 
 
@@ -167,7 +153,7 @@ def _earlier_baseline(bench: Bench, rows: Iterable[Row], samples: Iterable[Sampl
     for row in rows:
         if row.baseline is not None:
             return row.baseline.removeprefix("full/")
-    asked = {trial.cell.identity for trial in bench.trials}
+    asked = {trial.cell.identity for trial in bench.todo}
     sampled = {sample.cell_id for sample in samples}
     identities = {name: bench.agenda.cell(dense_job(), name).identity for name in dense_engines()}
     timed = [name for name, identity in identities.items() if identity in sampled]

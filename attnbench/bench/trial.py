@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from attnbench.bench.jobs import Job
 from attnbench.bench.verify import RowCheck, SelectionCheck, TwinCheck
@@ -56,15 +55,6 @@ class Trial:
         self.verdict, self.reason = verdict, reason
 
 
-@dataclass(frozen=True)
-class Call:
-    """A timed call on fixed tensors; ``prepare`` clears what the last one left."""
-
-    run: Callable[[], Tensor]
-    prepare: Callable[[], None]
-    leaves: tuple[Tensor, ...]
-
-
 def dense_job() -> Job:
     """Return the job of the dense baseline."""
     full = get_method("full")
@@ -73,7 +63,7 @@ def dense_job() -> Job:
 
 @dataclass
 class Failure:
-    """How a guarded piece of work ended: verdict None means well."""
+    """How a guarded piece of work ended; without a verdict it went well."""
 
     verdict: Verdict | None = None
     reason: str = ""
@@ -103,12 +93,6 @@ def classified() -> Iterator[Failure]:
 
 def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
-
-
-def output_of(result: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    """Return what ``attnbench.attention`` gave without log-sum-exp."""
-    assert isinstance(result, Tensor)
-    return result
 
 
 def reading_of(sample: Sample) -> Reading | None:

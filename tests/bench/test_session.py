@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from attnbench.bench import baseline, session
 from attnbench.bench import bench as runner
-from attnbench.bench import session
 from attnbench.bench.request import Request
 from attnbench.kernels import engines
 from attnbench.kernels.engines import Engine
@@ -422,9 +422,9 @@ def test_the_dense_baseline_stays_the_same(
     """Two dense engines are as fast as one another, and after the interruption the other one happens to be chosen."""
     other = dataclasses.replace(SDPA, name="other")
     use(monkeypatch, SDPA, other, dataclasses.replace(REFERENCE, dense=False))
-    monkeypatch.setattr(runner.Bench, "_fast_dense_engines", lambda *arguments: ["other"])
+    monkeypatch.setattr(baseline, "promising_engines", lambda *arguments: ["other"])
     interrupted(tmp_path, count, methods=methods)
-    monkeypatch.setattr(runner.Bench, "_fast_dense_engines", lambda *arguments: ["sdpa"])
+    monkeypatch.setattr(baseline, "promising_engines", lambda *arguments: ["sdpa"])
     outcome = session.resume(tmp_path, Quiet())
     assert {row.baseline for row in outcome.rows} == {"full/other"}
     assert_whole(tmp_path, len(methods), 3)

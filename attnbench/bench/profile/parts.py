@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from attnbench.bench.rounds import interleave
 from attnbench.cost.roofline import AttendSplit, Peak, split_attend
 from attnbench.kernels.ablation import UP_TO, Launch, Part, recorded
 from attnbench.machine.stopwatch import Stopwatch
@@ -72,10 +73,9 @@ def measure_ablation(
 
     for part in UP_TO:  # compiles
         run(part)
-    for number in range(rounds):
-        for part in [*UP_TO] if number % 2 == 0 else [*UP_TO][::-1]:
-            check()
-            samples[part].append(stopwatch.time(functools.partial(run, part), warm=False).cold_ms)
+    for turn in interleave(list(UP_TO), rounds):
+        check()
+        samples[turn.item].append(stopwatch.time(functools.partial(run, turn.item), warm=False).cold_ms)
     return ablation_of(samples)
 
 

@@ -1,0 +1,71 @@
+"""The search for the dense baseline, apart from what its full-size trials do."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench import api
+from attnbench.bench.baseline import Attempt, Found, find_dense
+from attnbench.kernels import engines
+from attnbench.kernels.engines import Engine, Task
+from attnbench.kernels.engines.reference import REFERENCE
+from attnbench.kernels.engines.sdpa import SDPA
+from attnbench.kernels.plan import Plan
+
+
+def slowed(name: str, seconds: float) -> Engine:
+    def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        time.sleep(seconds)
+        return SDPA.attend(q, k, v, plan, scale, return_lse)
+
+    return dataclasses.replace(SDPA, name=name, attend=attend)
+
+
+def search(outcomes: dict[str, Attempt], chosen: str | None = None) -> tuple[Found, list[str]]:
+    """Look for a baseline among what is installed; return it, and who got a full-size trial."""
+    q, k, v = torch.randn(3, 1, 2, 64, 16)
+    tried: list[str] = []
+
+    def attempt(name: str) -> Attempt:
+        tried.append(name)
+        return outcomes[name]
+
+    plan = api.select(q, k, method="full", grid=(4, 4, 4))
+    return find_dense(plan, Task.of(q, k, v), (q, k, v), attempt, chosen), tried
+
+
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = [slowed("late", 0.03), slowed("quick", 0.0), dataclasses.replace(REFERENCE, dense=False)]
+    monkeypatch.setattr(engines, "ENGINES", {engine.name: engine for engine in chosen})
+
+
+@pytest.mark.usefixtures("three")
+def test_on_a_cpu_only_the_fastest_of_the_small_trials_gets_a_full_size_one() -> None:
+    found, tried = search({"quick": Attempt(2.0)})
+    assert (found, tried) == (Found("quick", ()), ["quick"])
+
+
+@pytest.mark.usefixtures("three")
+def test_an_engine_that_was_chosen_before_is_tried_alone() -> None:
+    found, tried = search({"late": Attempt(9.0)}, "late")
+    assert (found, tried) == (Found("late", ()), ["late"])
+
+
+@pytest.mark.usefixtures("three")
+def test_an_engine_with_a_problem_is_no_baseline_and_the_problem_is_told() -> None:
+    found, _ = search({"quick": Attempt(2.0, "sampled rows differ")})
+    assert found.engine is None
+    assert found.complaint == "quick: sampled rows differ"
+
+
+def test_without_dense_engines_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "ENGINES", {"reference": dataclasses.replace(REFERENCE, dense=False)})
+    found, tried = search({})
+    assert (found.engine, found.complaint, tried) == (None, "no engine runs it here", [])
