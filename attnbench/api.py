@@ -15,6 +15,7 @@ from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, Method, make_settings
+from attnbench.methods.planning import make_plan
 from attnbench.methods.registry import find_method
 
 
@@ -117,10 +118,7 @@ def select(
 def _plan(method: Method, settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
     """Plan without gradients, and without autocast: in bfloat16 scores would select other blocks."""
     with torch.no_grad(), torch.autocast(q.device.type, enabled=False), phase("select"):
-        plan = method.plan(settings, q, k, call)
-    if not isinstance(plan, Plan):
-        raise BadInput(f"method {method.name!r} planned a {type(plan).__name__}; it must return an attnbench Plan")
-    return plan
+        return make_plan(method, settings, q, k, call)
 
 
 def _prepare(

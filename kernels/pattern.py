@@ -48,9 +48,14 @@ class BlockPattern:
             )
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The offsets and the kept blocks."""
+        return (self.q_offsets, self.k_offsets, self.keep)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the offsets and of the kept blocks."""
-        return sum(tensor.nbytes for tensor in (self.q_offsets, self.k_offsets, self.keep))
+        return sum(tensor.nbytes for tensor in self.tensors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +90,14 @@ class RoutedPattern:
         return torch.arange(self.keep.shape[2] + 1, device=self.keep.device)
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The offsets of the keys and the kept blocks; those of the queries are made when they are asked for."""
+        return (self.k_offsets, self.keep)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the offsets and of the kept blocks."""
-        return self.k_offsets.nbytes + self.keep.nbytes
+        return sum(tensor.nbytes for tensor in self.tensors)
 
 
 Pattern = BlockPattern | RoutedPattern

@@ -140,10 +140,15 @@ class Plan:
         return self.pattern.keep.device
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The orders, offsets and kept blocks that the plan was made from."""
+        orders = (order for order in (self.q_order, self.k_order) if order is not None)
+        return (*orders, *self.pattern.tensors)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of orders, offsets and kept blocks."""
-        orders = (order for order in (self.q_order, self.k_order) if order is not None)
-        return self.pattern.nbytes + sum(order.nbytes for order in orders)
+        return sum(tensor.nbytes for tensor in self.tensors)
 
     def order_of(self, side: str, b: int, h: int) -> Tensor | None:
         """Return the order of one batch item and head, int64 [N]; ``side`` is "q" or "k"."""

@@ -36,7 +36,7 @@ def remembered(maxsize: int) -> Callable[[Callable[Arguments, Result]], Callable
     def remember(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         @lru_cache(maxsize)
         def memory(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-            if _capturing():
+            if capturing():
                 raise Unsupported("this shape was not seen before: call attention once before a CUDA graph captures it")
             with torch.inference_mode(False):
                 return function(*args, **kwargs)
@@ -44,13 +44,18 @@ def remembered(maxsize: int) -> Callable[[Callable[Arguments, Result]], Callable
         @wraps(function)
         def recall(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
             result: Result = memory(*args, **kwargs)  # type: ignore[arg-type]  # lru_cache types arguments as hashable
-            if _capturing():
-                _captured[id(result)] = result
+            keep_for_graphs(result)
             return result
 
         return constant(recall)
 
     return remember
+
+
+def keep_for_graphs(result: object) -> None:
+    """Keep ``result`` for good if a CUDA graph is being captured, which then reads it at every replay."""
+    if capturing():
+        _captured[id(result)] = result
 
 
 def kept_with(tensors: tuple[Tensor | None, ...], key: Hashable, make: Callable[[], Result]) -> Result:
@@ -78,7 +83,7 @@ def kept_with(tensors: tuple[Tensor | None, ...], key: Hashable, make: Callable[
         return made
     with torch.inference_mode(False):
         value = make()
-    if not _capturing():
+    if not capturing():
         event = torch.cuda.Event() if first.is_cuda else None
         if event is not None:
             event.record()
@@ -96,7 +101,7 @@ class _Made:
         """Whether the current stream may read it, if need be after waiting for it."""
         if self.event is None or self.event.query():
             self.event = None
-        elif _capturing():
+        elif capturing():
             return False
         elif _stream() != self.stream:
             torch.cuda.current_stream().wait_event(self.event)
@@ -121,5 +126,6 @@ def _stream() -> int:
     return int(torch.cuda.current_stream().cuda_stream)
 
 
-def _capturing() -> bool:
+def capturing() -> bool:
+    """Return whether a CUDA graph is being captured: what is made now holds nothing until the graph is replayed."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

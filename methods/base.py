@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Layout, whole_number
+from attnbench.methods.density import DensitySetting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +71,11 @@ class Method:
         twin: (resolved settings, layout, layer) -> a small case of the same raggedness, for verification; None if the
             method offers none, in which case the settings are tried on a small grid.
         finish: (settings, call, q, k, v, output) -> output, for an extra branch beside attention.
+        density_setting: the setting by which the method keeps more or less, for sweeps over density: its name if its
+            value is the density itself, a number in (0, 1], otherwise a ``DensitySetting``. None: no setting does that.
+        depends_on_qk: whether the plan depends on the values of q and k. A plan that does not is made once and then
+            remembered for each combination of settings, layout, device, batch, heads, KV heads, head_dim, and what
+            ``plan`` reads of the call; ``plan`` must then look at nothing else.
     """
 
     name: str
@@ -81,6 +87,8 @@ class Method:
     distinct_layers: Callable[[Settings, int], tuple[int, ...]] = _one_layer
     twin: Callable[[Settings, Layout, int], tuple[Settings, Layout]] | None = None
     finish: Callable[[Settings, Call, Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
+    density_setting: str | DensitySetting | None = None
+    depends_on_qk: bool = True
 
 
 def as_ints(name: str, value: object, *, length: int | None = None, low: int = 1) -> Any:

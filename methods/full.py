@@ -45,4 +45,5 @@ METHOD = Method(
     settings=Full,
     plan=plan,
     twin=twin,
+    depends_on_qk=True,  # it does not; but others replace the plan of this method, and it costs nothing to make
 )

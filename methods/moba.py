@@ -19,6 +19,7 @@ from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.plan import MeanSelection, Plan
 from attnbench.kernels.rule import causal
 from attnbench.methods.base import Call, Method, Source, as_ints, shrink_axis
+from attnbench.methods.density import DensitySetting, share_of
 from attnbench.methods.text import route_text
 
 
@@ -70,6 +71,12 @@ def plan(settings: MoBA, q: Tensor, k: Tensor, call: Call) -> Plan:
     return Plan(call.layout, q.shape[0], q.shape[1], pattern, None, partition.order, flops, selection)
 
 
+def topk_at(settings: MoBA, layout: Layout, density: float) -> dict[str, int]:
+    """Keep that share of the blocks."""
+    assert settings.block_size is not None
+    return {"topk": share_of(-(-layout.grid.tokens // settings.block_size), density)}
+
+
 def twin(settings: MoBA, layout: Layout, layer: int) -> tuple[MoBA, Layout]:
     """At most 6 blocks of 24 tokens, as ragged as the original, choosing about the same share of them."""
     assert settings.block_size is not None
@@ -91,4 +98,5 @@ METHOD = Method(
     plan=plan,
     resolve=resolve,
     twin=twin,
+    density_setting=DensitySetting(("topk",), topk_at),
 )

@@ -12,6 +12,7 @@ from typing import Any
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.kernels.tracing import constant
 from attnbench.methods.base import Method
+from attnbench.methods.density import DensitySetting
 
 GROUP = "attnbench.methods"
 RESERVED = frozenset(
@@ -107,8 +108,8 @@ def check_method(name: str, loaded: object) -> Method:
     """Check that ``loaded`` is a method that can be registered as ``name``, and return it.
 
     Raises:
-        BadInput: if it is not a Method, bears another name, or has settings that are not a frozen dataclass, that use a
-            reserved name, or that lack a default.
+        BadInput: if it is not a Method, bears another name, has settings that are not a frozen dataclass, that use a
+            reserved name, or that lack a default, or if its density setting is none of them.
     """
     if not isinstance(loaded, Method):
         raise BadInput(f"method {name!r} is a {type(loaded).__name__}; it must be an attnbench.methods.Method")
@@ -116,7 +117,21 @@ def check_method(name: str, loaded: object) -> Method:
         raise BadInput(f"method {name!r} calls itself {loaded.name!r}; the two names must be the same")
     if problem := _problem_of_settings(name, loaded.settings):
         raise BadInput(problem)
+    if problem := _problem_of_density(loaded):
+        raise BadInput(problem)
     return loaded
+
+
+def _problem_of_density(method: Method) -> str | None:
+    named: object = method.density_setting  # which may be anything where nobody checks types
+    if named is None:
+        return None
+    if not isinstance(named, (str, DensitySetting)):
+        return (
+            f"density_setting of method {method.name!r} is {named!r}; it must be a setting's name or a DensitySetting"
+        )
+    problem = _unknown_setting(method.name, method.settings, (named,) if isinstance(named, str) else named.names)
+    return None if problem is None else f"density_setting of method {method.name!r}: {problem}"
 
 
 @constant

@@ -18,6 +18,7 @@ from attnbench.kernels.plan import Plan, bounding_boxes
 from attnbench.kernels.remember import remembered
 from attnbench.kernels.rule import Rule, band, window
 from attnbench.methods.base import Call, Method, Source, as_ints
+from attnbench.methods.density import DensitySetting, nearest
 
 Triple = tuple[int, int, int]
 
@@ -84,12 +85,17 @@ def _default_window(*sides: int) -> Triple:
 
 
 def _density(grid: Grid, half: Triple) -> float:
-    """The fraction of pairs within half-widths: on an axis of n tokens, n(2w + 1) - w(w + 1) pairs lie within w."""
+    """The fraction of pairs within half-widths."""
     density = 1.0
     for n, side in zip(grid.shape, half, strict=True):
-        w = min(side, n - 1)
-        density *= (n * (2 * w + 1) - w * (w + 1)) / n**2
+        density *= _axis_density(n, side)
     return density
+
+
+def _axis_density(n: int, half: int) -> float:
+    """The fraction of pairs within a half-width w of one another on an axis of n tokens: n(2w + 1) - w(w + 1) of n²."""
+    w = min(half, n - 1)
+    return (n * (2 * w + 1) - w * (w + 1)) / n**2
 
 
 def plan(settings: SlidingWindow, q: Tensor, k: Tensor, call: Call) -> Plan:
@@ -126,6 +132,13 @@ def _blocks(
     return partition, keep[None, None]
 
 
+def window_at(settings: SlidingWindow, layout: Layout, density: float) -> dict[str, Triple]:
+    """Choose half-widths that cover about the same fraction of each axis."""
+    axes = [[(half, _axis_density(side, half)) for half in range(side)] for side in layout.grid.shape]
+    t, h, w = nearest(axes, density)
+    return {"window": (t, h, w)}
+
+
 def twin(settings: SlidingWindow, layout: Layout, layer: int) -> tuple[SlidingWindow, Layout]:
     """A grid of at most 6 × 7 × 19 tokens, ragged in the blocks used here, with half-widths in proportion."""
     sides = [min(n, most) for n, most in zip(layout.grid.shape, (6, 7, 19), strict=True)]
@@ -152,4 +165,6 @@ METHOD = Method(
     plan=plan,
     resolve=resolve,
     twin=twin,
+    density_setting=DensitySetting(("window", "width"), window_at),
+    depends_on_qk=False,
 )

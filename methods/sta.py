@@ -19,6 +19,7 @@ from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.remember import remembered
 from attnbench.methods.base import Call, Method, Source, as_ints, shrink_axis
+from attnbench.methods.density import DensitySetting, nearest
 from attnbench.methods.text import keep_text
 
 Triple = tuple[int, int, int]
@@ -96,6 +97,26 @@ def _axis(tiles: int, size: int, device: torch.device) -> Tensor:
     return (centre[:, None] - index).abs() <= reach
 
 
+def window_at(settings: STA, layout: Layout, density: float) -> dict[str, Triple]:
+    """Choose windows, odd or of all tiles, that cover about the same fraction of each axis."""
+    t, h, w = nearest([_windows(n, size) for n, size in zip(layout.grid.shape, settings.tile, strict=True)], density)
+    return {"window": (t, h, w)}
+
+
+def _windows(tokens: int, tile: int) -> list[tuple[int, float]]:
+    """Return the windows of one axis in tiles, and the fraction of its pairs that each keeps."""
+    lengths = [min(tile, tokens - start) for start in range(0, tokens, tile)]
+    tiles = len(lengths)
+    found = []
+    for size in [*range(1, tiles, 2), tiles]:
+        pairs = 0
+        for place, length in enumerate(lengths):
+            first = min(max(place - size // 2, 0), tiles - size)
+            pairs += length * sum(lengths[first : first + size])
+        found.append((size, pairs / tokens**2))
+    return found
+
+
 def twin(settings: STA, layout: Layout, layer: int) -> tuple[STA, Layout]:
     """Keep each axis as ragged as it is, with up to 4 tiles of at most 3, and whole only where it is kept whole."""
     axes = [
@@ -120,4 +141,6 @@ METHOD = Method(
     plan=plan,
     resolve=resolve,
     twin=twin,
+    density_setting=DensitySetting(("window",), window_at),
+    depends_on_qk=False,
 )

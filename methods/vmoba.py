@@ -25,6 +25,7 @@ from attnbench.kernels.partition import partition_cuboids
 from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.plan import MeanSelection, Plan
 from attnbench.methods.base import Call, Method, Source, as_choice, as_ints, shrink_axis
+from attnbench.methods.density import DensitySetting, share_of
 from attnbench.methods.text import route_text
 
 Triple = tuple[int, int, int]
@@ -137,6 +138,16 @@ def distinct_layers(settings: VMoBA, layers: int) -> tuple[int, ...]:
     return tuple(range(min(3, layers)))
 
 
+def cut_at(settings: VMoBA, layout: Layout, density: float) -> dict[str, Any]:
+    """Take the density as threshold, or with top-k that share of the blocks of each partition."""
+    if settings.select == "threshold":
+        return {"threshold": density}
+    partition = settings.partition
+    assert partition is not None
+    counts = (_blocks(layout.grid, cuboid(partition, layout.grid, kind)) for kind in range(3))
+    return {"topk": tuple(share_of(count, density) for count in counts)}
+
+
 def twin(settings: VMoBA, layout: Layout, layer: int) -> tuple[VMoBA, Layout]:
     """A grid as ragged in this layer's blocks, with blocks of at most 4 tokens an axis."""
     assert settings.partition is not None
@@ -166,4 +177,5 @@ METHOD = Method(
     resolve=resolve,
     distinct_layers=distinct_layers,
     twin=twin,
+    density_setting=DensitySetting(("threshold", "topk"), cut_at),
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 from attnbench.kernels.engines import Task, choose_engine
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, Method
+from attnbench.methods.planning import make_plan
 from attnbench.results.records.cells import canonical_json
 
 
@@ -27,7 +28,7 @@ class Recording:
         self._densities: dict[int, list[float]] = defaultdict(list)
         self._engines: dict[str, None] = {}
         self._settings: Any = None
-        self.method = dataclasses.replace(method, plan=self._plan)
+        self.method = dataclasses.replace(method, plan=self._plan, depends_on_qk=True)  # told of every plan
 
     @property
     def settings(self) -> str | None:
@@ -44,7 +45,7 @@ class Recording:
         return [sum(seen) / len(seen) if (seen := self._densities.get(layer)) else None for layer in range(layers)]
 
     def _plan(self, settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
-        made = self._inner.plan(settings, q, k, call)
+        made = make_plan(self._inner, settings, q, k, call)
         self._settings = settings
         self._densities[call.layer].append(made.density)
         self._engines[choose_engine(self._engine, made, Task.of(q, k, k)).name] = None

@@ -15,6 +15,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import whole_number
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, Method, make_settings
+from attnbench.methods.planning import make_plan
 from attnbench.methods.registry import find_method
 from attnbench.models.families.family import Place
 from attnbench.models.families.find import find_transformers
@@ -131,8 +132,8 @@ def _counting(method: Method, tallies: tuple[Tally, ...]) -> Method:
     """Return the method with a plan that also notes its density: the plan itself is made once, as ever."""
 
     def plan(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
-        made = method.plan(settings, q, k, call)
+        made = make_plan(method, settings, q, k, call)
         tallies[call.layer].densities.append(made.density)
         return made
 
-    return dataclasses.replace(method, plan=plan)
+    return dataclasses.replace(method, plan=plan, depends_on_qk=True)  # to be told of every plan, remembered or not

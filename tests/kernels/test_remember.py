@@ -28,11 +28,11 @@ def test_what_was_made_in_inference_serves_training() -> None:
 def test_a_capture_finds_what_was_made_before_and_makes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     known, unknown = (Layout(Grid(3, 5, side)) for side in (8, 9))
     before = partition_cuboids(known, (2, 2, 3), CPU)
-    monkeypatch.setattr(remember, "_capturing", lambda: True)
+    monkeypatch.setattr(remember, "capturing", lambda: True)
     assert partition_cuboids(known, (2, 2, 3), CPU) is before
     with pytest.raises(Unsupported, match="call attention once before a CUDA graph captures it"):
         partition_cuboids(unknown, (2, 2, 3), CPU)
-    monkeypatch.setattr(remember, "_capturing", lambda: False)
+    monkeypatch.setattr(remember, "capturing", lambda: False)
     assert partition_cuboids(unknown, (2, 2, 3), CPU).blocks == 2 * 3 * 3
 
 
@@ -42,9 +42,9 @@ def test_what_a_graph_holds_is_never_forgotten(monkeypatch: pytest.MonkeyPatch) 
         return Partition(None, torch.tensor([0, number]), torch.zeros(number, dtype=torch.int64))
 
     held = weakref.ref(make(1))
-    monkeypatch.setattr(remember, "_capturing", lambda: True)
+    monkeypatch.setattr(remember, "capturing", lambda: True)
     make(1)
-    monkeypatch.setattr(remember, "_capturing", lambda: False)
+    monkeypatch.setattr(remember, "capturing", lambda: False)
     dropped = weakref.ref(make(2))
     make(3)
     gc.collect()
@@ -89,7 +89,7 @@ def test_what_is_made_in_a_capture_or_from_tensors_without_versions_is_made_agai
 ) -> None:
     keep = torch.ones(3)
     with monkeypatch.context() as capture:
-        capture.setattr(remember, "_capturing", lambda: True)
+        capture.setattr(remember, "capturing", lambda: True)
         first = kept_with((keep,), "object", object)
     second = kept_with((keep,), "object", object)
     assert first is not second

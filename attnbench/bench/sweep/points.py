@@ -10,7 +10,7 @@ from pydantic import Field
 
 from attnbench.bench.jobs import make_agenda
 from attnbench.bench.request import Request
-from attnbench.bench.sweep.knobs import KNOBS, get_knob, turn
+from attnbench.bench.sweep.knobs import get_density_setting, turn, with_density_setting
 from attnbench.inputs.shapes import FRAME_GROUP, Shape, resolve_shape
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.kernels.grid import Grid, Layout
@@ -56,7 +56,8 @@ class Sweep(Record):
 
 def default_methods(over: str) -> list[str]:
     """Return the built-in methods that a sweep over ``over`` can vary; dense attention is measured beside them."""
-    return [name for name in BUILT_IN if name != "full" and (over != "density" or name in KNOBS)]
+    names = [name for name in BUILT_IN if name != "full"]
+    return with_density_setting(names) if over == "density" else names
 
 
 def make_sweep(
@@ -96,7 +97,7 @@ def make_sweep(
         raise BadInput(f"--frames {request.frames}: the sweep over frames sets it; give --to {request.frames}")
     if over == "density":
         for method in request.methods:
-            get_knob(method)
+            get_density_setting(method)
     kind = "cuda" if resolve_device(request.device).type == "cuda" else "cpu"
     shape = _shape(request)
     if kind == "cpu" and request.heads is None and request.kv_heads is None:

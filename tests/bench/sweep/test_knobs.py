@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import attnbench
-from attnbench.bench.sweep.knobs import KNOBS, turn
+from attnbench.bench.sweep.knobs import turn, with_density_setting
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
+from attnbench.methods import get_method, registry
+from attnbench.methods.density import DensitySetting
+from attnbench.methods.registry import BUILT_IN
 
 GRID = Grid(6, 10, 16)
 
@@ -50,7 +54,7 @@ def test_a_threshold_keeps_more_the_higher_it_is() -> None:
     assert found[2] > 0.999
 
 
-@given(st.tuples(*[st.integers(1, 9)] * 3), st.sampled_from(sorted(KNOBS)), st.floats(0.01, 1))
+@given(st.tuples(*[st.integers(1, 9)] * 3), st.sampled_from(with_density_setting(BUILT_IN)), st.floats(0.01, 1))
 @hypothesis_settings(max_examples=40)
 def test_any_grid_takes_any_density(shape: tuple[int, int, int], method: str, density: float) -> None:
     grid = Grid(*shape)
@@ -64,7 +68,12 @@ def test_what_is_given_stays() -> None:
 @pytest.mark.parametrize(
     ("method", "given_settings", "density", "said"),
     [
-        ("full", {}, 0.5, "'full' has no setting that a sweep over density could turn.*vmoba, moba"),
+        (
+            "full",
+            {},
+            0.5,
+            "'full' has no setting that a sweep over density could turn.*moba, vmoba, sliding-window, sta",
+        ),
         ("moba", {"topk": 3}, 0.5, "moba.topk=3: the sweep over density sets it"),
         ("sta", {}, 0.0, "density 0.0 must be above 0"),
         ("sta", {}, 1.5, "density 1.5 must be above 0 and at most 1"),
@@ -76,3 +85,36 @@ def test_what_cannot_be_turned_is_refused(
 ) -> None:
     with pytest.raises(BadInput, match=said):
         turn(method, given_settings, Layout(GRID), density)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Settings of a method that keeps the first blocks, so many that their share is the density."""
+
+    share: float = 0.5
+    other: int = 1
+
+
+def test_a_setting_that_is_the_density_is_only_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = replace(get_method("full"), name="theirs", settings=Share, density_setting="share")
+    monkeypatch.setattr("attnbench.bench.sweep.knobs.get_method", {"theirs": method}.__getitem__)
+    assert turn("theirs", {"other": 3}, Layout(GRID), 0.3) == {"other": 3, "share": 0.3}
+    with pytest.raises(BadInput, match=r"theirs\.share=0\.1: the sweep over density sets it"):
+        turn("theirs", {"share": 0.1}, Layout(GRID), 0.3)
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("shares", "density_setting of method 'theirs': unknown setting of 'theirs' 'shares': did you mean 'share'"),
+        (
+            DensitySetting(("other", "more"), dict),
+            "density_setting of method 'theirs': unknown setting of 'theirs' 'more'",
+        ),
+        (3, "density_setting of method 'theirs' is 3; it must be a setting's name or a DensitySetting"),
+    ],
+)
+def test_a_density_setting_that_is_none_is_refused(named: Any, said: str) -> None:
+    method = replace(get_method("full"), name="theirs", settings=Share, density_setting=named)
+    with pytest.raises(BadInput, match=said):
+        registry.check_method("theirs", method)
