@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from torch import Tensor
 
-from attnbench.kernels.engines import ENGINES
+from attnbench.kernels.engines import known_engines
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.plan import MeanSelection, Plan
@@ -89,8 +89,9 @@ def phase_traffic(
     Raises:
         BadInput: for an unknown engine, another itemsize, head_dim below 1, or kv heads that do not divide the heads.
     """
-    if engine not in ENGINES:
-        raise unknown_name("engine", engine, ENGINES)
+    names = [known.name for known in known_engines()]
+    if engine not in names:
+        raise unknown_name("engine", engine, names)
     if itemsize not in _ITEMSIZES:
         raise BadInput(f"itemsize is {itemsize!r}; it must be 2 or 4, the bytes of a number of q, k and v")
     sizes = _sizes(plan, head_dim, itemsize, plan.heads if kv_heads is None else kv_heads)

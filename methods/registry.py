@@ -6,10 +6,11 @@ import dataclasses
 import importlib
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from attnbench.kernels.errors import BadInput, unknown_name
+from attnbench.kernels.plugins import find_plugins, load_plugin
 from attnbench.kernels.tracing import constant
 from attnbench.methods.base import Method
 from attnbench.methods.density import DensitySetting
@@ -30,13 +31,7 @@ BUILT_IN = {
 
 @cache
 def _third_party() -> Mapping[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        clash = BUILT_IN.get(point.name) or (found[point.name].value if point.name in found else None)
-        if clash and clash != point.value:
-            raise BadInput(f"two methods are named {point.name!r}: {clash} and {point.value}; uninstall or rename one")
-        found[point.name] = point
-    return found
+    return find_plugins("method", GROUP, BUILT_IN)
 
 
 def method_names() -> tuple[str, ...]:
@@ -55,14 +50,7 @@ def get_method(name: str) -> Method:
         module, attribute = BUILT_IN[name].split(":")
         loaded = getattr(importlib.import_module(module), attribute)
     elif name in _third_party():
-        point = _third_party()[name]
-        try:
-            loaded = point.load()
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise BadInput(
-                f"method {name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {reason}"
-            ) from error
+        loaded = load_plugin("method", _third_party()[name])
     else:
         raise unknown_name("method", name, method_names())
     return check_method(name, loaded)

@@ -110,12 +110,12 @@ def engines() -> Listing:
     """Engines, and whether they can be used here."""
     from attnbench.kernels.engines import known_engines
 
-    return [
-        {"name": engine.name, "runs": engine.summary, "version": engine.version(), "here": engine.available() or "yes"}
-        if engine.available() is None
-        else {"name": engine.name, "runs": engine.summary, "version": "", "here": f"no: {engine.available()}"}
-        for engine in known_engines()
-    ]
+    listing = []
+    for engine in known_engines():
+        problem = engine.available()
+        version, here = (engine.version(), "yes") if problem is None else ("", f"no: {problem}")
+        listing.append({"name": engine.name, "runs": engine.summary, "version": version, "here": here})
+    return listing
 
 
 def inputs() -> Listing:

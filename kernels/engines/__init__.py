@@ -14,6 +14,7 @@ from attnbench.kernels.engines.flash2 import FLASH2
 from attnbench.kernels.engines.flash3 import FLASH3
 from attnbench.kernels.engines.flash4 import FLASH4
 from attnbench.kernels.engines.flex import FLEX
+from attnbench.kernels.engines.others import load_others
 from attnbench.kernels.engines.reference import REFERENCE
 from attnbench.kernels.engines.sdpa import SDPA
 from attnbench.kernels.engines.triton_engine import TRITON
@@ -23,7 +24,8 @@ from attnbench.kernels.errors import BadInput, Unsupported, unknown_name
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.tracing import constant
 
-# "auto" takes the first that is available, tested, supports the plan and suits it.
+# "auto" takes the first that is available, tested, supports the plan and suits it. Engines of other packages stand
+# before the reference: what a kernel of ours runs stays with it, whatever is installed.
 _ALL = (FLASH4, CUDNN, SDPA, TRITON, FLEX, FLASH3, FLASH2, REFERENCE, TWO_CALL, UNFUSED)
 ENGINES: Mapping[str, Engine] = MappingProxyType({engine.name: engine for engine in _ALL})
 
@@ -33,14 +35,57 @@ __all__ = [
 ]  # fmt: skip
 
 
+class _Others:
+    """Holds the engines of other packages, where torch.compile can tell whether they are still the same."""
+
+    engines: Mapping[str, Engine] | None = None
+
+
+_others = _Others()
+
+
 def known_engines() -> list[Engine]:
-    """Return every engine in the order of "auto", whether it can be used here or not."""
-    return list(ENGINES.values())
+    """Return every engine in the order of "auto", whether it can be used here or not.
+
+    Raises:
+        BadInput: if two packages name an engine alike.
+    """
+    if problem := _load():
+        raise BadInput(problem)
+    assert _others.engines is not None
+    names = list(ENGINES)
+    place = names.index("reference") if "reference" in names else len(names)
+    ours = list(ENGINES.values())
+    return [*ours[:place], *_others.engines.values(), *ours[place:]]
+
+
+def _find(name: str) -> Engine | None:
+    """Return the engine of that name, those of other packages last."""
+    if name in ENGINES:
+        return ENGINES[name]
+    return {engine.name: engine for engine in known_engines()}.get(name)
+
+
+def _named(name: str) -> Engine:
+    engine = _find(name)
+    assert engine is not None
+    return engine
+
+
+@constant
+def _load() -> str | None:
+    """Load the engines of other packages at the first call; return why that is impossible."""
+    if _others.engines is None:
+        try:
+            _others.engines = load_others((*ENGINES, "auto"))
+        except BadInput as error:
+            return str(error)
+    return None
 
 
 def engine_version(name: str) -> str:
     """Return the version of an engine as rows carry it; empty where it is unknown or cannot be used here."""
-    engine = ENGINES.get(name)
+    engine = _find(name)
     return engine.version() if engine is not None and engine.available() is None else ""
 
 
@@ -55,7 +100,7 @@ def get_engine(name: str) -> Engine:
         raise BadInput(problem)
     if problem := _unavailable(name):
         raise Unsupported(f"engine {name!r} is not available: {problem}")
-    return ENGINES[name]
+    return _named(name)
 
 
 def choose_engine(name: str, plan: Plan, task: Task) -> Engine:
@@ -102,12 +147,12 @@ _untraced = _Untraced()
 
 @constant
 def _attach(name: str) -> None:
-    able = ", ".join(sorted(engine.name for engine in ENGINES.values() if engine.traceable))
+    able = ", ".join(sorted(engine.name for engine in known_engines() if engine.traceable))
     reason = (
         f"a compiled graph cannot hold the engine {name!r}, where {able} can; "
         "without fullgraph=True it runs between two graphs"
     )
-    setattr(_untraced, name, torch.compiler.disable(ENGINES[name].attend, reason=reason))
+    setattr(_untraced, name, torch.compiler.disable(_named(name).attend, reason=reason))
 
 
 def _candidates() -> list[Engine]:
@@ -120,10 +165,11 @@ def _candidates() -> list[Engine]:
 
 @constant
 def _unknown(name: object) -> str | None:
-    known = isinstance(name, str) and name in ENGINES
-    return None if known else str(unknown_name("engine", name, [*ENGINES, "auto"]))
+    if isinstance(name, str) and _find(name) is not None:
+        return None
+    return str(unknown_name("engine", name, [*(engine.name for engine in known_engines()), "auto"]))
 
 
 @constant
 def _unavailable(name: str) -> str | None:
-    return ENGINES[name].available()
+    return _named(name).available()

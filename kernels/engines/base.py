@@ -54,7 +54,7 @@ class Engine:
         unsuitable: why "auto" passes it by for a plan that it supports, in words that follow "engine x", or None. Every
             call of "auto" asks, before ``supports``.
         tested: whether it was ever run and checked; "auto" and the search for the dense baseline pass by those that
-            were not.
+            do not say so.
         traceable: whether torch.compile takes what it runs into a graph; others loop over what they read from tensors,
             or compile themselves.
     """
@@ -68,5 +68,5 @@ class Engine:
     executed_pairs: Callable[[Plan], int]
     dense: bool
     unsuitable: Callable[[Plan, Task], str | None] = lambda plan, task: None
-    tested: bool = True
+    tested: bool = False
     traceable: bool = False

@@ -58,5 +58,6 @@ CUDNN = Engine(
     attend=_attend,
     executed_pairs=lambda plan: plan.pairs,
     dense=True,
+    tested=True,
     traceable=True,
 )

@@ -200,5 +200,6 @@ FLASH4 = Engine(
         plan.pairs if plan.pattern.is_full else tiles_of(plan).executed_pairs(plan.batch, plan.heads)
     ),
     dense=True,
+    tested=True,
     unsuitable=_unsuitable,
 )

@@ -127,6 +127,7 @@ FLEX = Engine(
     attend=_attend,
     executed_pairs=lambda plan: plan.pairs if plan.pattern.is_full else _executed(plan),
     dense=True,
+    tested=True,
 )
 
 

@@ -175,4 +175,5 @@ REFERENCE = Engine(
     attend=_attend,
     executed_pairs=executed_pairs,
     dense=True,
+    tested=True,
 )

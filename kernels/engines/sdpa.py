@@ -36,5 +36,6 @@ SDPA = Engine(
     attend=_attend,
     executed_pairs=lambda plan: plan.pairs,
     dense=True,
+    tested=True,
     traceable=True,
 )

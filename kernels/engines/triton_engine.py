@@ -120,5 +120,6 @@ TRITON = Engine(
     attend=_attend,
     executed_pairs=_executed_pairs,
     dense=False,
+    tested=True,
     traceable=True,
 )

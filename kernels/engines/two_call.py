@@ -265,5 +265,6 @@ TWO_CALL = Engine(
     attend=_attend,
     executed_pairs=_executed_pairs,
     dense=False,
+    tested=True,
     unsuitable=lambda plan, task: "is kept to be compared with: ask for it by name",
 )

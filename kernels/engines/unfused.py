@@ -143,5 +143,6 @@ UNFUSED = Engine(
     attend=_attend,
     executed_pairs=_pairs,
     dense=False,
+    tested=True,
     unsuitable=lambda plan, task: "is kept to be compared with: ask for it by name",
 )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import attnbench
+from attnbench.kernels import plugins
 from attnbench.kernels.errors import BadInput
 from attnbench.methods import Method, check_method, get_method, method_names, registry
 
@@ -27,7 +28,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Register]:
 
     def pretend(*pairs: tuple[str, str]) -> None:
         points = [EntryPoint(name, value, GROUP) for name, value in pairs]
-        monkeypatch.setattr(registry, "entry_points", lambda group: points if group == GROUP else [])
+        monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == GROUP else [])
         forget()
 
     forget()

@@ -1,0 +1,73 @@
+"""Engines of other packages, registered under the entry-point group ``attnbench.engines``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+from typing import NoReturn
+
+from attnbench.kernels.engines.base import Engine
+from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.plugins import find_plugins, load_plugin
+
+GROUP = "attnbench.engines"
+
+
+def load_others(taken: Iterable[str]) -> dict[str, Engine]:
+    """Return the engines of other packages by name, sorted. One that cannot be loaded is there, and not available.
+
+    Args:
+        taken: names that are not free.
+
+    Raises:
+        BadInput: if two engines have the same name.
+    """
+    points = find_plugins("engine", GROUP, dict.fromkeys(taken, "attnbench's own"))
+    return {name: _load(points[name]) for name in sorted(points)}
+
+
+def _load(point: EntryPoint) -> Engine:
+    try:
+        engine = check_engine(point.name, load_plugin("engine", point))
+    except BadInput as error:
+        return _unusable(point.name, str(error))
+    return replace(engine, available=lambda: _available(engine))
+
+
+def check_engine(name: str, loaded: object) -> Engine:
+    """Check that ``loaded`` is an engine that can be registered as ``name``, and return it.
+
+    Raises:
+        BadInput: if it is not an Engine, or has another name.
+    """
+    if not isinstance(loaded, Engine):
+        raise BadInput(f"engine {name!r} is a {type(loaded).__name__}; it must be an attnbench.kernels.engines.Engine")
+    if loaded.name != name:
+        raise BadInput(f"engine {name!r} calls itself {loaded.name!r}; the two names must be the same")
+    return loaded
+
+
+def _available(engine: Engine) -> str | None:
+    try:
+        return engine.available()
+    except Exception as error:  # a package that is broken must not hide the other engines
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _unusable(name: str, reason: str) -> Engine:
+    """Return an engine that is never available, for the same reason whatever is asked of it."""
+
+    def refuse(*asked: object) -> NoReturn:
+        raise Unsupported(reason)
+
+    return Engine(
+        name=name,
+        summary="from another package",
+        available=lambda: reason,
+        version=lambda: "",
+        supports=lambda plan, task: reason,
+        attend=refuse,
+        executed_pairs=refuse,
+        dense=False,
+    )
