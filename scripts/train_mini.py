@@ -30,7 +30,6 @@ from attnbench.clips.recording import Witness
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.methods.registry import find_method
 from attnbench.mini.batch import Batch, make_batch
-from attnbench.mini.card import CARD
 from attnbench.mini.checkpoint import CHECKPOINT
 from attnbench.mini.classifier import load_classifier
 from attnbench.mini.coarse import taken_over
@@ -42,10 +41,11 @@ from attnbench.mini.model import FULL, Attend, MiniTransformer, attend_by
 from attnbench.mini.score import Score
 from attnbench.mini.score import score as judge
 from attnbench.mini.stored import load_mini
-from attnbench.mini.train import CONFIG, WEIGHTS, Trained, fresh_state, prepare, resume, start, take_step
+from attnbench.mini.train import WEIGHTS, Trained, fresh_state, prepare, resume, start, take_step
 from attnbench.mini.workers import ALONE, Workers, joined
 from attnbench.results.files import write_atomically
 from attnbench.results.run import NoProgress
+from attnbench.results.training import CARD, CONFIG
 
 _PARTITION = (1, (8, 4), (4, 8, 4))
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -255,7 +255,7 @@ def score(options: argparse.Namespace, device: torch.device) -> None:
 
 
 def save_look(folder: Path, video: torch.Tensor) -> None:
-    """Save clips [B, 3, F, H, W] from -1 to 1 as they are shown, uint8, for ``mini_gallery.py``."""
+    """Save clips [B, 3, F, H, W] from -1 to 1 as they are shown, uint8, for ``attnbench clips --gallery``."""
     np.save(folder / "look.npy", ((video + 1) * 127.5).round().byte().numpy())
 
 

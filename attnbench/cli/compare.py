@@ -1,4 +1,4 @@
-"""`attnbench compare`: two latency tables of the same cells."""
+"""`attnbench compare`: two latency tables of the same cells, runs of clips, or training runs."""
 
 from __future__ import annotations
 
@@ -10,34 +10,129 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from attnbench.report.word_table import WordTable
     from attnbench.results.compare import CellChange, Comparison
 
 _COLORS = {"broken": "red", "slower": "red", "unclear": "yellow", "faster": "green"}
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Table to compare with: a file or a folder of results.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Table to judge: a file or a folder of results.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="A [B…]",
+            help="Two latency tables, files or folders: A to compare with, B to judge. Or one or several runs of "
+            "`attnbench clips`. Or one folder of training runs.",
+        ),
+    ],
     threshold: Annotated[
         float, typer.Option(help="Ratio from which a change matters: 0.03 is 3 % slower, or faster by as much.")
     ] = 0.03,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", "-m", help="Of training runs: a method to show; repeat for several. Default: all."),
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Of training runs: a seed to show; repeat for several. Default: all.")
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="Of training runs: the method that the others are compared with. Default: full."),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="Of training runs: compare after so many seconds. Default: as many as all runs have."),
+    ] = None,
+    curves: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Of training runs: also draw the held-out losses.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
     """Compare two latency tables cell by cell: faster, slower, the same, or unclear.
 
+    Runs of clips are compared with full attention and with the two noise floors, training runs with those of a
+    baseline, after equal steps and after equal seconds. Both print tables in Markdown.
+
     Exit codes: 0 fine, 1 a cell is slower or broken, 2 bad input, 3 a cell is unclear, 4 nothing comparable.
     """
-    from attnbench.results.compare import compare_tables
-    from attnbench.results.load import load_results
+    from attnbench.results.training import runs_in
 
-    result = compare_tables(load_results(a), load_results(b), threshold)
+    of_training = {"--method": method, "--seed": seed, "--baseline": baseline, "--seconds": seconds, "--curves": curves}
+    if runs_in(paths[0]):
+        tables = _training(paths, method, seed, baseline, seconds, curves)
+    elif typed := [name for name, value in of_training.items() if value is not None]:
+        from attnbench.kernels.errors import BadInput
+
+        raise BadInput(f"{typed[0]} is for training runs, and {str(paths[0])!r} holds none")
+    else:
+        found = _latencies(paths, threshold, as_json)
+        if found is not None:
+            raise typer.Exit(found)
+        tables = _clips(paths)
     if as_json:
         import json
 
-        print(json.dumps({"a": str(a), "b": str(b), **result.to_dict()}, indent=2, allow_nan=False))
+        document = {"paths": [str(path) for path in paths], "tables": [table.plain() for table in tables]}
+        print(json.dumps(document, indent=2, allow_nan=False))
+    else:
+        print("\n\n".join("\n".join(table.markdown()) for table in tables))
+
+
+def _latencies(paths: list[Path], threshold: float, as_json: bool) -> int | None:
+    """Compare two latency tables and return the exit code; None if the paths hold no latencies, but clips."""
+    from attnbench.results.compare import compare_tables
+    from attnbench.results.load import load_quality, load_results
+
+    tables = [load_results(path) for path in paths]
+    if not any(map(len, tables)) and all(len(load_quality(path)) for path in paths):
+        return None
+    if len(paths) != 2:
+        from attnbench.kernels.errors import BadInput
+
+        raise BadInput(f"latency tables are compared in pairs, A and B: {len(paths)} given")
+    result = compare_tables(tables[0], tables[1], threshold)
+    if as_json:
+        import json
+
+        document = {"a": str(paths[0]), "b": str(paths[1]), **result.to_dict()}
+        print(json.dumps(document, indent=2, allow_nan=False))
     else:
         _show(result)
-    raise typer.Exit(result.exit_code)
+    return result.exit_code
+
+
+def _clips(paths: list[Path]) -> list[WordTable]:
+    from attnbench.report.terminal.gaps import clip_run, comparison_table
+
+    return [comparison_table([clip_run(path) for path in paths])]
+
+
+def _training(
+    paths: list[Path],
+    methods: list[str] | None,
+    seeds: list[int] | None,
+    baseline: str | None,
+    seconds: float | None,
+    curves: Path | None,
+) -> list[WordTable]:
+    from attnbench.kernels.errors import BadInput
+    from attnbench.report.training_tables import BASELINE, by_method, clips_table, loss_table
+    from attnbench.results.training import load_training
+
+    if len(paths) > 1:
+        raise BadInput(f"training runs are compared within one folder: leave out {str(paths[1])!r}")
+    if curves is not None and curves.suffix.lower() != ".svg":
+        raise BadInput(f"--curves {str(curves)!r} must end in .svg")
+    baseline = baseline or BASELINE
+    grouped = by_method(load_training(paths[0], methods, seeds), baseline)
+    tables = [loss_table(grouped, baseline, seconds), clips_table(grouped, baseline)]
+    if curves is not None:
+        from attnbench.report.charts.curve import svg_bytes
+        from attnbench.report.charts.training import training_figure
+        from attnbench.results.files import write_whole
+
+        write_whole(svg_bytes(training_figure(grouped)), curves)
+    return [table for table in tables if table is not None]
 
 
 def _show(result: Comparison) -> None:

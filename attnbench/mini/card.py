@@ -13,11 +13,10 @@ from attnbench.kernels.engines import Task, choose_engine
 from attnbench.mini.checkpoint import State
 from attnbench.mini.config import FPS, PRESETS, TrainConfig
 from attnbench.mini.data import CLASSES, DIRECTIONS
-from attnbench.mini.log import read_log
 from attnbench.results.files import write_atomically
 from attnbench.results.records.cells import Environment
+from attnbench.results.training import CARD, read_log
 
-CARD = "mini.json"
 _POINTS = 200
 """Points of the loss curve at most; each is the mean over its share of the steps."""
 

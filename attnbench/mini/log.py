@@ -4,39 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from attnbench.kernels.errors import BadInput
 from attnbench.results.files import write_atomically
-from attnbench.results.journal import NOT_READ, TRAINING_LOG, unpacked
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run; one that a kill left unfinished is left out. A finished log may be gzipped: NAME.gz.
-
-    Raises:
-        BadInput: if the file is not a training log, or cannot be read.
-    """
-    path, packed = folder / TRAINING_LOG, folder / f"{TRAINING_LOG}.gz"
-    if not path.exists() and packed.exists():
-        path = packed
-    try:
-        texts = unpacked(path).decode().splitlines()
-    except FileNotFoundError:
-        return []
-    except (*NOT_READ, ValueError) as error:
-        raise BadInput(f"training log {str(path)!r} cannot be read") from error
-    lines: list[dict[str, Any]] = []
-    for number, text in enumerate(texts, start=1):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            line = None
-        if isinstance(line, dict) and "step" in line:
-            lines.append(line)
-        elif number < len(texts):
-            raise BadInput(f"training log {str(path)!r} has no step in line {number}")
-    return lines
+from attnbench.results.journal import TRAINING_LOG
+from attnbench.results.training import read_log
 
 
 def cut_log(folder: Path, step: int) -> None:

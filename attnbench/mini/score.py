@@ -10,31 +10,9 @@ from torch import Tensor
 from attnbench.kernels.errors import BadInput
 from attnbench.mini.classifier import Classifier
 from attnbench.mini.tracker import track
-from attnbench.results.intervals import wilson
+from attnbench.results.intervals import HitShare
 
 _AT_ONCE = 32
-
-
-@dataclass(frozen=True, slots=True)
-class HitShare:
-    """A share of clips with its 95 % Wilson interval."""
-
-    hits: int
-    count: int
-
-    @property
-    def value(self) -> float:
-        """Hits a clip."""
-        return self.hits / self.count
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Lower and upper end."""
-        return wilson(self.hits, self.count)
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.hits} of {self.count} = {self.value:.1%} [{low:.1%}, {high:.1%}]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,9 @@ from attnbench.mini.workers import ALONE, Workers
 from attnbench.results.files import alone, write_atomically
 from attnbench.results.intervals import mean_interval
 from attnbench.results.journal import TRAINING_LOG
+from attnbench.results.training import CONFIG
 
-CONFIG, WEIGHTS = "config.json", "mini.safetensors"
+WEIGHTS = "mini.safetensors"
 
 
 class Progress(Protocol):

@@ -127,6 +127,28 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     return 0.0 if hits == 0 else middle - half, 1.0 if hits == count else middle + half
 
 
+@dataclass(frozen=True, slots=True)
+class HitShare:
+    """A share of clips with its 95 % Wilson interval."""
+
+    hits: int
+    count: int
+
+    @property
+    def value(self) -> float:
+        """Hits a clip."""
+        return self.hits / self.count
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper end."""
+        return wilson(self.hits, self.count)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.hits} of {self.count} = {self.value:.1%} [{low:.1%}, {high:.1%}]"
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Return the mean and its 95 % interval by the normal approximation: for some dozens of values or more.
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.mini.coarse import taken_over
 from attnbench.mini.config import TrainConfig
-from attnbench.mini.log import read_log
 from attnbench.mini.stored import read_tensors, write_tensors
 from attnbench.mini.train import resume, start
+from attnbench.results.training import read_log
 
 CPU = torch.device("cpu")
 SPARSE = TrainConfig(

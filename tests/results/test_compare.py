@@ -287,3 +287,20 @@ def test_command_takes_a_threshold(tables: dict[str, pd.DataFrame]) -> None:
     tables["a"], tables["b"] = table(row()), table(row(scaled(1.2)))
     assert invoke("a", "b", "--threshold", "0.25")[0] == 0
     assert invoke("a", "b")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["old"], "compared in pairs, A and B: 1 given"),
+        (["old", "old", "old"], "compared in pairs, A and B: 3 given"),
+        (["old", "old", "--seconds", "3"], "--seconds is for training runs, and 'old' holds none"),
+    ],
+)
+def test_latency_tables_come_in_pairs_and_know_no_training(
+    words: list[str], said: str, tables: dict[str, pd.DataFrame]
+) -> None:
+    tables["old"] = table(row())
+    result = CliRunner().invoke(app, ["compare", *words])
+    assert isinstance(result.exception, BadInput)
+    assert said in str(result.exception)

@@ -1,10 +1,9 @@
-"""The table of native training, from logs that are written here."""
+"""The tables of training runs, from logs that are written here."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,26 @@ from typing import Any
 import pytest
 
 from attnbench.kernels.errors import BadInput
-
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "mini_tables.py"
+from attnbench.report.training_tables import by_method, clips_table, loss_table
+from attnbench.results.training import load_training
 
 
 @pytest.fixture(scope="module")
-def table() -> Callable[[Path], list[str]]:
-    found: Callable[[Path], list[str]] = runpy.run_path(str(SCRIPT))["table"]
-    return found
+def table() -> Callable[..., list[str]]:
+    """Return the lines of both tables, as ``attnbench compare`` prints them."""
+
+    def lines(
+        folder: Path,
+        methods: list[str] | None = None,
+        seeds: list[int] | None = None,
+        baseline: str = "full",
+        seconds: float | None = None,
+    ) -> list[str]:
+        grouped = by_method(load_training(folder, methods, seeds), baseline)
+        tables = [loss_table(grouped, baseline, seconds), clips_table(grouped, baseline)]
+        return [line for each in tables if each is not None for line in each.markdown()]
+
+    return lines
 
 
 def write_run(
@@ -151,7 +162,7 @@ def test_runs_without_a_common_checkpoint_are_refused(table: Callable[[Path], li
 def test_what_is_not_a_finished_run_is_named(table: Callable[[Path], list[str]], tmp_path: Path) -> None:
     write_run(tmp_path / "full-0", 100.0, 40, lambda step: [1.0] * 8)
     write_run(tmp_path / "moba", 100.0, 40, lambda step: [1.0] * 8)
-    with pytest.raises(BadInput, match=r"moba' is not a run of train_mini\.py native: its name must be METHOD-SEED"):
+    with pytest.raises(BadInput, match="moba' is not named METHOD-SEED"):
         table(tmp_path)
     (tmp_path / "moba").rename(tmp_path / "moba-0")
     (tmp_path / "moba-0" / "mini.json").unlink()

@@ -1,9 +1,8 @@
-"""scripts/clips_table.py: the table of a run of clips, from its journal, gzipped or not."""
+"""The table that compares runs of clips, from their journals, gzipped or not."""
 
 from __future__ import annotations
 
 import gzip
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from attnbench.clips.request import ClipsRequest
 from attnbench.kernels.errors import BadInput
 from attnbench.mini.config import PRESETS
 from attnbench.report.gap_words import estimate_words
+from attnbench.report.terminal.gaps import clip_run, comparison_table
 from attnbench.results.load import read_quality
 
 Ask = Callable[..., ClipsRequest]
@@ -30,9 +30,10 @@ METHODS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def table() -> Table:
-    path = Path(__file__).resolve().parents[2] / "scripts" / "clips_table.py"
-    found: Table = runpy.run_path(str(path))["table"]
-    return found
+    def lines(*runs: Path) -> list[str]:
+        return comparison_table([clip_run(path) for path in runs]).markdown()
+
+    return lines
 
 
 def cells(line: str) -> list[str]:

@@ -1,0 +1,91 @@
+"""Held-out losses of training runs, by steps and by seconds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from attnbench.kernels.errors import BadInput
+from attnbench.report.charts.latency import COLOURS, FAINT, INK
+from attnbench.results.training import Checkpoint, TrainingRun
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SKIPPED = 0.1
+"""Share of the steps that is not drawn: the loss falls steeply there for every method alike."""
+
+
+def drawn(grouped: Mapping[str, Sequence[TrainingRun]]) -> dict[str, Sequence[TrainingRun]]:
+    """Return the methods that are drawn: those with several seeds, or all where none has.
+
+    Beside methods with several seeds, one with a single seed is an ablation, which the tables show.
+
+    Raises:
+        BadInput: if there are more than can be told apart.
+    """
+    several = {method: own for method, own in grouped.items() if len(own) > 1}
+    kept = several or dict(grouped)
+    if len(kept) > len(COLOURS):
+        raise BadInput(f"there are {len(kept)} methods to draw and {len(COLOURS)} colours: choose some with --method")
+    return kept
+
+
+def training_figure(grouped: Mapping[str, Sequence[TrainingRun]]) -> Figure:
+    """Draw the held-out loss of methods: a line is the mean over a method's seeds, a band their range.
+
+    Raises:
+        BadInput: as ``drawn``.
+    """
+    from matplotlib.figure import Figure
+
+    runs = drawn(grouped)
+    figure = Figure(figsize=(9.5, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    _draw(left, runs, lambda checkpoint: checkpoint.step)
+    _draw(right, runs, lambda checkpoint: checkpoint.seconds)
+    left.set(xlabel="steps on full clips", ylabel="held-out loss (logarithmic scale)")
+    right.set(xlabel="seconds of steps on full clips")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(runs), frameon=False)
+    return figure
+
+
+def training_words(grouped: Mapping[str, Sequence[TrainingRun]]) -> str:
+    """Return the chart in words: where each line begins and ends.
+
+    Raises:
+        BadInput: as ``drawn``.
+    """
+    parts = []
+    for method, own in drawn(grouped).items():
+        first, last = (statistics.fmean(statistics.fmean(run.checkpoints[at].losses) for run in own) for at in (0, -1))
+        steps = statistics.fmean(run.checkpoints[-1].step for run in own)
+        parts.append(f"{method} from {first:.4f} to {last:.4f} after {steps:.0f} steps")
+    return f"Held-out loss: {'; '.join(parts)}."
+
+
+def _draw(axes: Axes, runs: Mapping[str, Sequence[TrainingRun]], at: Callable[[Checkpoint], float]) -> None:
+    """Draw every method's loss over what ``at`` returns of a checkpoint."""
+    from matplotlib.ticker import FormatStrFormatter
+
+    for colour, (method, own) in zip(COLOURS, runs.items(), strict=False):
+        points = [
+            (
+                statistics.fmean(at(checkpoint) for checkpoint in alike),
+                [statistics.fmean(checkpoint.losses) for checkpoint in alike],
+            )
+            for alike in zip(*(run.checkpoints for run in own), strict=False)
+        ]
+        points = points[int(SKIPPED * len(points)) :]
+        x, losses = [point for point, _ in points], [each for _, each in points]
+        axes.plot(x, [statistics.fmean(each) for each in losses], color=colour, linewidth=1.8, label=method)
+        axes.fill_between(
+            x, [min(each) for each in losses], [max(each) for each in losses], color=colour, alpha=0.2, linewidth=0
+        )
+    axes.set_yscale("log")
+    for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        axis(FormatStrFormatter("%g"))
+    axes.grid(which="both", color=FAINT, linewidth=0.7)
+    axes.tick_params(colors=INK)

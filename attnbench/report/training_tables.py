@@ -1,0 +1,157 @@
+"""Training runs side by side: what a step costs, what it brings after equal steps and equal seconds, and the clips.
+
+Equal steps: the last number at which every run has a checkpoint. Equal seconds: as many as every run has, or fewer.
+Losses are those of held-out clips, the same for every method and seed, and so runs are compared clip by clip. So are
+the clips that the weights at the end of each run make. Brackets hold 95 % intervals: Wilson's for a share of clips,
+otherwise over the clips, each with all its seeds. A range over the seeds follows where there are several.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+
+from attnbench.kernels.errors import BadInput
+from attnbench.report.word_table import WordTable
+from attnbench.report.words import NONE
+from attnbench.results.intervals import HitShare
+from attnbench.results.means import Estimate, Values, mean_estimate, paired_difference
+from attnbench.results.training import TrainingRun, common_limits
+
+BASELINE = "full"
+
+Runs = Sequence[TrainingRun]
+
+
+def by_method(runs: Runs, baseline: str = BASELINE) -> dict[str, list[TrainingRun]]:
+    """Return the runs of each method, the baseline's first."""
+    methods = sorted({run.method for run in runs}, key=lambda method: (method != baseline, method))
+    return {method: [run for run in runs if run.method == method] for method in methods}
+
+
+def losses(runs: Runs, of: Callable[[TrainingRun], Sequence[float]]) -> Values:
+    """Return the held-out losses of a method's runs by clip and seed."""
+    return {(f"clip {clip}", run.seed): loss for run in runs for clip, loss in enumerate(of(run))}
+
+
+def rights(runs: Runs, what: str) -> Values:
+    """Return 1 for each judged clip whose "class" or "motion" is right and 0 for the others, by clip and seed."""
+    return {
+        (f"clip {clip}", run.seed): float(clip not in run.card["score"][f"wrong_{what}"])
+        for run in runs
+        if "score" in run.card
+        for clip in range(run.card["score"]["clips"])
+    }
+
+
+def difference(mine: Values, theirs: Values) -> Estimate | None:
+    """Return the mean of mine - theirs by clip and seed; None where they have none in common."""
+    return paired_difference(mine, theirs) if mine.keys() & theirs.keys() else None
+
+
+def loss_table(grouped: Mapping[str, Runs], baseline: str = BASELINE, seconds: float | None = None) -> WordTable:
+    """Return the table of costs and losses.
+
+    Args:
+        grouped: as ``by_method`` returns it.
+        baseline: the method that the others are compared with.
+        seconds: where equal seconds end; by default as late as every run allows.
+
+    Raises:
+        BadInput: if the runs have no step or no seconds in common, or ``seconds`` is not among those.
+    """
+    steps, seconds = limits(grouped, seconds)
+    after_seconds = {run.name: run.after_seconds(seconds) for own in grouped.values() for run in own}
+    header = (
+        "method", "engine", "density", "seeds", "ms a step", "peak GiB", f"held-out loss after {steps} steps",
+        f"less {baseline}'s", f"steps in {seconds:.0f} s", f"held-out loss after {seconds:.0f} s",
+        f"less {baseline}'s",
+    )  # fmt: skip
+    rows = []
+    for method, own in grouped.items():
+        others = _others(grouped, baseline, method)
+        by_steps, by_seconds = (
+            (_mean_words(losses(own, end)), _difference_words(losses(own, end), losses(others, end), 4))
+            for end in (lambda run: run.after_steps(steps), lambda run: after_seconds[run.name][1])
+        )
+        rows.append(
+            (
+                method,
+                "+".join(sorted({run.card["engine"] for run in own})),
+                _density(own),
+                str(len(own)),
+                f"{statistics.mean(run.step_ms for run in own):.1f}",
+                f"{max(run.peak_mib for run in own) / 1024:.1f}",
+                *by_steps,
+                str(round(statistics.mean(after_seconds[run.name][0] for run in own))),
+                *by_seconds,
+            )
+        )
+    return WordTable(header, tuple(rows), frozenset({2, 3, 4, 5, 8}))
+
+
+def limits(grouped: Mapping[str, Runs], seconds: float | None = None) -> tuple[int, float]:
+    """Return the steps and the seconds at which runs are compared.
+
+    Raises:
+        BadInput: as ``loss_table``.
+    """
+    runs = [run for own in grouped.values() for run in own]
+    steps, most = common_limits(runs)
+    least = max(run.checkpoints[0].seconds for run in runs)
+    seconds = most if seconds is None else seconds
+    if not least <= seconds <= most:
+        raise BadInput(f"--seconds {seconds:g} is not among those that every run has: {least:.1f} to {most:.1f}")
+    return steps, seconds
+
+
+def clips_table(grouped: Mapping[str, Runs], baseline: str = BASELINE) -> WordTable | None:
+    """Return the table of the clips that the weights at the end of each run make; None if none were judged."""
+    if not any(rights(own, "class") for own in grouped.values()):
+        return None
+    rows = []
+    for method, own in grouped.items():
+        others, ends = _others(grouped, baseline, method), [run.checkpoints[-1].step for run in own]
+        row = [method, f"{min(ends)} to {max(ends)}" if min(ends) < max(ends) else str(ends[0])]
+        for what in ("class", "motion"):
+            mine = rights(own, what)
+            row += [_share_words(mine), _difference_words(mine, rights(others, what), 3)]
+        rows.append(tuple(row))
+    less = f"less {baseline}'s"
+    header = ("method", "steps at the end", "class right", less, "motion right", less)
+    return WordTable(header, tuple(rows), frozenset({1}))
+
+
+def _others(grouped: Mapping[str, Runs], baseline: str, method: str) -> Runs:
+    """Return the runs of the baseline, for any other method."""
+    return () if method == baseline else grouped.get(baseline, ())
+
+
+def _density(runs: Runs) -> str:
+    """Return the share of pairs that is kept while clips are made, the mean over layers, steps and seeds."""
+    found = [run.card["score"]["density"] for run in runs if "density" in run.card.get("score", {})]
+    return f"{statistics.fmean(found):.3f}" if found else NONE
+
+
+def _mean_words(values: Values) -> str:
+    found = mean_estimate(values)
+    return f"{found.mean:.4f} [{found.lo:.4f}, {found.hi:.4f}]" if found.lo is not None else f"{found.mean:.4f}"
+
+
+def _share_words(values: Values) -> str:
+    """Return how many are right, with the Wilson interval."""
+    return str(HitShare(round(sum(values.values())), len(values))) if values else NONE
+
+
+def _difference_words(mine: Values, theirs: Values, digits: int) -> str:
+    """Return the mean difference with its interval, and the least and most of single seeds where there are several."""
+    gap = difference(mine, theirs)
+    if gap is None:
+        return NONE
+    ends = f" [{gap.lo:+z.{digits}f}, {gap.hi:+z.{digits}f}]" if gap.lo is not None else ""
+    said = f"{gap.mean:+z.{digits}f}{ends}"
+    seeds = sorted({seed for _, seed in mine.keys() & theirs.keys()})
+    if len(seeds) == 1:
+        return said
+    each = [paired_difference({k: v for k, v in mine.items() if k[1] == seed}, theirs).mean for seed in seeds]
+    return f"{said}; {min(each):+z.{digits}f} to {max(each):+z.{digits}f}"
