@@ -22,6 +22,13 @@ _METHODS = ("vmoba",)
 
 
 def clips(
+    ctx: typer.Context,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN…]", help="With --gallery: runs of clips, or judged training runs. Default: clips made now."
+        ),
+    ] = None,
     method: Annotated[
         list[str] | None, typer.Option("--method", "-m", help="A method's name; repeat for several. Default: vmoba.")
     ] = None,
@@ -68,12 +75,23 @@ def clips(
     vbench: Annotated[
         Path | None, typer.Option(help="With --resume: add the scores of `attnbench vbench run` in this folder.")
     ] = None,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(metavar="PICTURE", help="Make no run: show the clips of RUN… below one another, as .jpg or .png."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make clips with full attention and with each method, and measure how far they differ, beside two noise floors.
 
     Exit codes: 0 fine, 1 a method's clip could not be made, 2 bad input, 130 interrupted.
     """
+    if gallery is not None:
+        _draw(ctx, gallery, runs or [], as_json)
+        return
+    if runs:
+        from attnbench.kernels.errors import BadInput
+
+        raise BadInput(f"{str(runs[0])!r} stands alone: runs are named for --gallery PICTURE only")
     if "torch" not in sys.modules:  # OpenMP reads it once, when torch is loaded
         # Nothing is timed here. Waiting threads that spin for long, as by default, made clips up to four times slower
         # on busy cores. Ones that sleep at once took twice as long for VMoBA on idle cores: 4.6 s a pass, and so 2.4.
@@ -114,6 +132,20 @@ def clips(
             raise typer.Exit(130) from None
     _show(outcome, as_json)
     raise typer.Exit(1 if outcome.failed else 0)
+
+
+def _draw(ctx: typer.Context, picture: Path, runs: list[Path], as_json: bool) -> None:
+    from attnbench.clips.gallery import write_gallery
+
+    typed = [
+        each for each in ctx.command.params if str(ctx.get_parameter_source(each.name or "")).endswith("COMMANDLINE")
+    ]
+    if others := [max(each.opts, key=len) for each in typed if each.name not in ("gallery", "runs", "as_json")]:
+        from attnbench.kernels.errors import BadInput
+
+        raise BadInput(f"--gallery makes no run; leave out {', '.join(others)}")
+    written = write_gallery(picture, runs)
+    print(json.dumps({"picture": str(written)}) if as_json else written)
 
 
 def _prompts(model: str, prompt: list[str] | None, file: Path | None, classes: str | None) -> list[str]:

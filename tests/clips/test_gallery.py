@@ -1,9 +1,8 @@
-"""scripts/clips_gallery.py: clips of runs in rows, one below the other."""
+"""Pictures of clips in rows, one below the other."""
 
 from __future__ import annotations
 
 import json
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+from attnbench.cli import main
 from attnbench.clips import session
 from attnbench.clips.metrics.video import read_frames
 from attnbench.clips.request import ClipsRequest
 from attnbench.results.load import load_clips
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "clips_gallery.py"
 GAP = 6
 
 Ask = Callable[..., ClipsRequest]
@@ -26,13 +25,12 @@ Call = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run the script as a program; return its exit code and what it said on standard error."""
+    """Draw a gallery on the command line; return the exit code and what was said on standard error."""
 
     def run(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", [SCRIPT.name, *map(str, words)])
-        monkeypatch.syspath_prepend(str(SCRIPT.parent))  # as it is where a script is run
+        monkeypatch.setattr("sys.argv", ["attnbench", "clips", "--gallery", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
+            main()
         assert isinstance(ended.value.code, int)
         return ended.value.code, capsys.readouterr().err
 
@@ -91,3 +89,47 @@ def test_runs_that_cannot_be_drawn_are_refused(damage: str, call: Call, ask: Ask
 
 def is_method_of(record: dict[str, Any], prompt: str) -> bool:
     return record["kind"] == "clip" and record["role"] == "method" and record["prompt"] == prompt
+
+
+def test_clips_of_a_run_stand_in_a_row_in_their_order(call: Call, tmp_path: Path) -> None:
+    for level, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        look = np.zeros((15, 3, 16, 8, 8), dtype=np.uint8)
+        look += (np.arange(15, dtype=np.uint8) * 10 + level * 100)[:, None, None, None, None]
+        np.save(tmp_path / name / "look.npy", look)
+    assert call(tmp_path / "p.png", tmp_path / "a", tmp_path / "b") == (0, "")
+    picture = (image.imread(tmp_path / "p.png")[..., 0] * 255).round()
+    assert picture.shape == (8 + 6 + 8, 5 * 4 * 8 + 4 * 6)
+    starts = range(0, picture.shape[1], 4 * 8 + 6)
+    assert [picture[0, x] for x in starts] == [10, 30, 70, 110, 130]
+    assert [picture[14, x] for x in starts] == [110, 130, 170, 210, 230]
+    assert picture[10].min() == 255
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "of other numbers", "too few", "pickled"])
+def test_what_holds_no_clips_is_refused(damage: str, call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "look.npy"
+    (tmp_path / "mini.json").write_text("{}")
+    if damage == "too few":
+        np.save(path, np.zeros((13, 3, 16, 8, 8), dtype=np.uint8))
+    elif damage == "pickled":
+        np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+    elif damage != "missing":
+        np.save(path, np.zeros((15, 3, 16, 8, 8), dtype=np.uint8 if damage == "truncated" else np.float32))
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-9])
+    code, said = call(tmp_path / "p.png", tmp_path)
+    assert (code, "look.npy' " in said, said.count("\n")) == (2, True, 1)
+    assert not (tmp_path / "p.png").exists()
+
+
+@pytest.mark.parametrize("name", ["p.tiffy", "p"])
+def test_pictures_of_another_kind_are_refused_before_any_work(name: str, call: Call, tmp_path: Path) -> None:
+    code, said = call(tmp_path / name, tmp_path / "no run")
+    assert (code, f"{name}' must end in .jpg or .png" in said) == (2, True)
+
+
+def test_a_gallery_makes_no_run(call: Call, tmp_path: Path) -> None:
+    code, said = call(tmp_path / "p.png", "--seeds", 3, "--method", "sta")
+    assert (code, "leave out --method, --seeds" in said) == (2, True)
+    assert list(tmp_path.iterdir()) == []
