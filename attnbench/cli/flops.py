@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
 
 def flops(
+    ctx: typer.Context,
     paper: Annotated[str | None, typer.Option(help="Compute a paper's FLOPs tables again instead: vmoba.")] = None,
     method: Annotated[
         list[str] | None, typer.Option("--method", "-m", help="A method's name; repeat for several. Default: full.")
@@ -53,15 +53,25 @@ def flops(
     layer: Annotated[
         list[int] | None, typer.Option(help="Layer to count; repeat for several. Default: one of each kind.")
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Compare the closed form with fvcore and torch's counter on the model's modules."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Count the FLOPs of cells, dense, algorithmic and executed, and of a model's forward pass.
 
-    Data-dependent plans are made for the first head; the others count as if they kept as much. Exit codes: 0 fine, 2
-    bad input.
+    Data-dependent plans are made for the first head; the others count as if they kept as much. Exit codes: 0 fine, 1
+    where --check finds that a counter differs, 2 bad input.
     """
     if paper is not None:
+        _refuse_others(ctx, f"--paper {paper} prints what the paper has", "--paper", "--json")
         _show_paper(paper, as_json)
+        return
+    if check:
+        why = "--check counts one forward pass with full attention"
+        _refuse_others(ctx, why, "--check", "--model", "--res", "--frames", "--grid", "--batch", "--json")
+        _show_check(res, frames, model, grid, batch, as_json)
         return
     from attnbench.bench.flops import count_cells
     from attnbench.bench.jobs import make_agenda
@@ -78,14 +88,47 @@ def flops(
     _show_cells(agenda, count_cells(agenda), as_json)
 
 
+def _refuse_others(ctx: typer.Context, why: str, *kept: str) -> None:
+    from attnbench.kernels.errors import BadInput
+
+    typed = [
+        parameter.opts[0]
+        for parameter in ctx.command.params
+        if (source := ctx.get_parameter_source(parameter.name or "")) and source.name == "COMMANDLINE"
+    ]
+    if others := [option for option in typed if option not in kept]:
+        raise BadInput(f"{why}; leave out {', '.join(others)}")
+
+
+def _show_check(
+    res: str | None, frames: int | None, model: str | None, grid: str | None, batch: int, as_json: bool
+) -> None:
+    from attnbench.cost.flops.modules import count_modules
+    from attnbench.cost.flops.wan import TEXT_TOKENS, WAN_MODELS, forward_flops
+    from attnbench.inputs.shapes import DEFAULT_MODEL, resolve_shape
+    from attnbench.kernels.errors import BadInput
+    from attnbench.report.terminal.flop_check import check_lines, check_records, check_table
+
+    name = model or DEFAULT_MODEL
+    shape = resolve_shape(res=res, frames=frames, model=name, grid=grid, batch=batch)
+    if name not in WAN_MODELS:
+        raise BadInput(f"--model {name} has no closed form to check: known are {' and '.join(WAN_MODELS)}")
+    ours = forward_flops(WAN_MODELS[name], shape.grid, batch=batch)
+    counts = count_modules(WAN_MODELS[name], shape.grid, batch=batch)
+    if as_json:
+        document = {"model": name, "grid": str(shape.grid), "batch": batch, "text_tokens": TEXT_TOKENS}
+        print(json.dumps(document | check_records(ours, counts), allow_nan=False))
+    else:
+        about = f"{name}, grid {shape.grid}, {shape.grid.tokens:,} tokens, batch {batch}, {TEXT_TOKENS} text tokens"
+        _print(check_table(ours, counts), "\n".join([about, *check_lines(ours, counts)]))
+    if not all(count.agrees(ours) for count in counts):
+        raise typer.Exit(1)
+
+
 def _show_paper(paper: str, as_json: bool) -> None:
     from attnbench.cost.flops.paper import FFN, LAYERS, TEXT, TOLERANCE, WIDTH
-    from attnbench.kernels.errors import BadInput
     from attnbench.report.terminal.flops import paper_records, paper_remarks, paper_rows, paper_table
 
-    flags = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("-")]
-    if others := [flag for flag in flags if flag not in ("--paper", "--json")]:
-        raise BadInput(f"--paper {paper} prints what the paper has; leave out {', '.join(others)}")
     rows = paper_rows(paper)
     if as_json:
         print(json.dumps({"paper": paper, "tolerance": TOLERANCE, "rows": paper_records(rows)}, allow_nan=False))

@@ -10,27 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnbench.cost.flops.wan import WAN_MODELS
 from attnbench.kernels.errors import Unsupported, unknown_name
 from attnbench.kernels.grid import Grid
 
 SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        # Wan 2.1: wan/configs/wan_t2v_1_3B.py for the sizes, wan/modules/model.py for the rest.
-        "1.3b": {
-            "patch_size": (1, 2, 2),
-            "num_attention_heads": 12,
-            "attention_head_dim": 128,
-            "in_channels": 16,
-            "out_channels": 16,
-            "text_dim": 4096,
-            "freq_dim": 256,
-            "ffn_dim": 8960,
-            "num_layers": 30,
-            "cross_attn_norm": True,
-            "qk_norm": "rms_norm_across_heads",
-            "eps": 1e-6,
-            "rope_max_seq_len": 1024,
-        },
+        "1.3b": WAN_MODELS["wan2.1-1.3b"].arguments,
         # Made for tests on a CPU: every part of the large one, three layers for methods that take turns by three.
         "tiny": {
             "patch_size": (1, 2, 2),

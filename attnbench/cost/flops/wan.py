@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, whole_number
@@ -49,6 +50,25 @@ class WanConfig:
     def width(self) -> int:
         """Channels of a token."""
         return self.heads * self.head_dim
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of diffusers' WanTransformer3DModel; those that change no product are of wan/modules/model.py."""
+        return {
+            "patch_size": self.patch,
+            "num_attention_heads": self.heads,
+            "attention_head_dim": self.head_dim,
+            "in_channels": self.channels,
+            "out_channels": self.channels,
+            "text_dim": self.text_dim,
+            "freq_dim": self.freq_dim,
+            "ffn_dim": self.ffn_dim,
+            "num_layers": self.layers,
+            "cross_attn_norm": True,
+            "qk_norm": "rms_norm_across_heads",
+            "eps": 1e-6,
+            "rope_max_seq_len": 1024,
+        }
 
 
 WAN_MODELS: dict[str, WanConfig] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -12,12 +13,13 @@ import torch
 
 import attnbench
 from attnbench.cli import main
-from attnbench.cost.flops import WAN_MODELS, forward_flops
+from attnbench.cost.flops import WAN_MODELS, WanConfig, forward_flops
 from attnbench.cost.flops.paper import TOLERANCE
 from attnbench.cost.flops.vmoba_tables import VMOBA_TABLES
 from attnbench.inputs.make import make_inputs
 from attnbench.inputs.shapes import resolve_shape
 from attnbench.kernels.grid import Grid
+from attnbench.report.terminal.flops import tera
 
 Call = Callable[..., tuple[int, str, str]]
 SMALL = ("--grid", "3x5x7", "--heads", "2", "--head-dim", "32", "--inputs", "gaussian")
@@ -144,11 +146,63 @@ def test_the_papers_tables_are_there_for_machines(call: Call) -> None:
         assert row["verdict"] == ("agrees" if near else "differs")
 
 
+@pytest.fixture
+def small_wan(monkeypatch: pytest.MonkeyPatch) -> WanConfig:
+    """Make the default model small, where counting the published one would only take longer."""
+    pytest.importorskip("diffusers")
+    small = WanConfig("wan2.1-1.3b", layers=2, heads=3, head_dim=16, ffn_dim=40, source="", text_dim=24, freq_dim=32)
+    monkeypatch.setitem(WAN_MODELS, "wan2.1-1.3b", small)
+    return small
+
+
+def test_check_puts_both_counters_beside_the_closed_form(small_wan: WanConfig, call: Call) -> None:
+    code, out, err = call("--check", "--grid", "3x4x5", "--batch", "2")
+    assert (code, err) == (0, "")
+    lines = {line.split("  ")[0].strip(): line.split() for line in out.splitlines()}
+    ours = forward_flops(small_wan, Grid(3, 4, 5), batch=2)
+    assert lines["ffn"][1:] == [tera(ours.ffn), tera(ours.ffn), "0", tera(ours.ffn), "0"]
+    assert lines["self pairs"][2:] == [tera(ours.self_pairs), tera(ours.self_pairs), "0", "not", "seen"]
+    assert "fvcore does not see self pairs and cross pairs" in out
+    assert "scaled_dot_product_attention 4×" in out
+    assert "agrees (tolerance 0.01%" in out
+
+
+def test_check_is_there_for_machines(small_wan: WanConfig, call: Call) -> None:
+    found = document(call, "--check", "--grid", "1x2x3")
+    ours = forward_flops(small_wan, Grid(1, 2, 3))
+    torchs, fvcores = found["counters"]
+    assert found["agrees"]
+    assert torchs["flops"] == ours.total == found["closed_form"]["flops"]
+    assert torchs["parts"] == ours.parts
+    assert fvcores["flops"] == ours.total - ours.self_pairs - ours.cross_pairs
+    assert fvcores["parts"]["self_pairs"] is None
+
+
+def test_check_fails_where_a_counter_differs(small_wan: WanConfig, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+    # The closed form of a model whose feed-forward part is a thousandth wider than the modules'.
+    wider = dataclasses.replace(small_wan, ffn_dim=small_wan.ffn_dim + 1)
+    monkeypatch.setattr(
+        "attnbench.cost.flops.wan.forward_flops", lambda _, *args, **rest: forward_flops(wider, *args, **rest)
+    )
+    code, out, _ = call("--check", "--grid", "1x2x3")
+    assert code == 1
+    assert "differs: FlopCounterMode, fvcore (tolerance" in out
+
+
+def test_without_diffusers_check_says_what_to_install(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    code, out, err = call("--check")
+    assert (code, out) == (2, "")
+    assert err == "attnbench: counting real modules needs diffusers: pip install 'attnbench[models]'\n"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("--paper", "vmobe"), "unknown paper 'vmobe': did you mean 'vmoba'?"),
         (("--paper", "vmoba", "--res", "720p"), "--paper vmoba prints what the paper has; leave out --res"),
+        (("--check", "-m", "vmoba", "--seed", "1"), "one forward pass with full attention; leave out --method, --seed"),
+        (("--check", "--model", "hunyuan"), "--model hunyuan has no closed form to check: known are wan2.1-1.3b"),
         (("--method", "vmobe"), "unknown method 'vmobe'"),
         (("--res", "1080p"), "unknown resolution '1080p'"),
         ((*SMALL, "--direction", "bwd"), "direction 'bwd' must be fwd or fwdbwd"),
