@@ -19,6 +19,7 @@ from attnbench.cli.profile import profile
 from attnbench.cli.report import report
 from attnbench.cli.run import run
 from attnbench.cli.show import show
+from attnbench.cli.step import step
 from attnbench.cli.sweep import sweep
 from attnbench.cli.train import train
 from attnbench.cli.vbench import vbench
@@ -49,7 +50,7 @@ def root(
     """Compare sparse attention for video diffusion: speed, cost, and what it does to the video."""
 
 
-for command in (run, profile, sweep, report, compare, clips, capture, train, flops, ls, show, doctor):
+for command in (run, profile, step, sweep, report, compare, clips, capture, train, flops, ls, show, doctor):
     app.command()(command)
 app.add_typer(vbench)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -57,7 +57,7 @@ def profile(
     settings: SetOption = None,
     layer: LayerOption = None,
     rounds: Annotated[
-        int | None, typer.Option(help="Rounds of timing. Default: 3 to 20, as the budget allows; end to end 3 to 7.")
+        int | None, typer.Option(help="Rounds of timing. Default: 3 to 20, as the budget allows; of a step 3 to 7.")
     ] = None,
     budget: Annotated[
         float,
@@ -71,9 +71,7 @@ def profile(
     ] = True,
     end_to_end: Annotated[
         bool,
-        typer.Option(
-            "--end-to-end", help="A whole step of Wan with random weights instead: 1.3B on a GPU, tiny on a CPU."
-        ),
+        typer.Option("--end-to-end", help="Measure a whole step instead, as the command step does."),
     ] = False,
     checkpointing: Annotated[
         bool | None,
@@ -87,8 +85,7 @@ def profile(
 ) -> None:
     """Measure methods as run does, then profile each cell: the time of every phase, checked against the latency.
 
-    With --end-to-end, measure a whole transformer step with each method in place of its self-attention, and what share
-    of the step self-attention is.
+    With --end-to-end this is the command step.
 
     Exit codes: 0 fine, 1 an incorrect cell, an error in one, or no latency at all, 2 bad input, 130 interrupted.
     """
@@ -100,11 +97,13 @@ def profile(
     from attnbench.kernels.errors import BadInput
 
     if end_to_end:
-        _end_to_end(
-            {"res": res, "frames": frames, "model": model, "grid": grid, "batch": batch, "dtype": dtype,
-             "direction": direction, "checkpointing": checkpointing, "engine": engine, "device": device,
-             "rounds": rounds, "seed": seed, "methods": parse_settings(settings, unique_methods(method))},
-            out, as_json,
+        from attnbench.cli.step import step
+
+        _refuse_others(sys.argv[1:])
+        step(
+            method=method, res=res, frames=frames, model=model, grid=grid, batch=batch, dtype=dtype,
+            direction=direction, engine=engine, device=device, seed=seed, settings=settings,
+            checkpointing=checkpointing, rounds=rounds, out=out, as_json=as_json,
         )  # fmt: skip
         return
     if checkpointing is not None:
@@ -143,39 +142,18 @@ _STEP_OPTIONS = (
 )  # fmt: skip
 
 
-def _end_to_end(fields: dict[str, Any], out: Path | None, as_json: bool) -> None:
-    from attnbench.bench.step.session import StepRequest, run_step
-    from attnbench.cli.progress import TerminalProgress
+def _refuse_others(words: list[str]) -> None:
+    """Refuse the options of a profile that a whole step does not have.
+
+    Raises:
+        BadInput: naming them.
+    """
     from attnbench.kernels.errors import BadInput
 
-    words = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("-") and not word[1:2].isdigit()]
+    words = [word.split("=")[0] for word in words if word.startswith("-") and not word[1:2].isdigit()]
     words = [word for word in words if word.startswith("--") or not word.startswith("-m")]  # -msta is -m sta
     if others := [word for word in words if word not in _STEP_OPTIONS]:
         raise BadInput(f"--end-to-end measures a whole step; leave out {', '.join(others)}")
-    with TerminalProgress() as progress:
-        try:
-            folder, records = run_step(StepRequest(**fields), out, progress)
-        except KeyboardInterrupt:
-            progress.note("interrupted; a step is written when all of it is measured, so nothing was")
-            raise typer.Exit(130) from None
-    if as_json:
-        own = [record.model_dump(mode="json") for record in records]
-        print(json.dumps({"folder": str(folder), "steps": own}, allow_nan=False))
-        return
-    from rich.console import Console
-
-    from attnbench.report.html.steps import step_sections, step_table
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
-    for section in step_sections(records):
-        console.print(step_table(section))
-        console.print(section.finding, markup=False, highlight=False)
-        for line in section.lines:
-            if line.phases:
-                console.print(f"{line.name}: {line.phases}", markup=False, highlight=False)
-    console.print(f"Records: {folder}\nA page of them: attnbench report {folder}", markup=False)
 
 
 def _others(words: list[str]) -> list[str]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 JOURNAL = "journal.jsonl"
 TRAINING_LOG = "train.jsonl"
 """Of ``attnbench train``, beside the journals in a folder of runs: no results."""
-NOT_RESUMED = ("profile --end-to-end",)
+NOT_RESUMED = ("step", "profile --end-to-end")
 """Commands that measure all or nothing: what they began is not gone on with."""
 _KINDS: dict[str, type[BaseModel]] = {
     "run": RunHeader, "sample": Sample, "row": Row, "phase": PhaseRow, "clip": ClipRow, "quality": QualityRow,

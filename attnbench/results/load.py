@@ -150,7 +150,7 @@ def load_clips(path: str | os.PathLike[str]) -> list[tuple[Path, ClipRow]]:
 
 
 def load_steps(path: str | os.PathLike[str]) -> list[StepRecord]:
-    """Read whole transformer steps, as ``attnbench profile --end-to-end`` wrote them, in order.
+    """Read whole transformer steps, as ``attnbench step`` wrote them, in order.
 
     Raises:
         BadInput: as ``load_results``.

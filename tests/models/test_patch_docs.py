@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import io
 import re
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import attnbench
-from attnbench.bench.step.measure import StepReport, StepRow
+from attnbench.results.records.steps import StepRecord
 
 pytest.importorskip("diffusers")
 
@@ -37,5 +36,4 @@ def test_every_argument_and_figure_of_the_tables_exists() -> None:
     arguments, figures = re.findall(r"^\| (?:Argument|Figure) .*\n\|[-| ]+\n((?:\|.*\n)+)", PAGE, flags=re.MULTILINE)
     named = re.findall(r"`\**(\w+)`", "".join(line.split("|")[1] for line in arguments.splitlines()))
     assert set(named) == set(inspect.signature(attnbench.patch).parameters)
-    fields = {field.name for kind in (StepReport, StepRow) for field in dataclasses.fields(kind)}
-    assert {line.split("`")[1] for line in figures.splitlines()} <= fields
+    assert {line.split("`")[1] for line in figures.splitlines()} <= set(StepRecord.model_fields)

@@ -156,7 +156,7 @@ def test_records_that_belong_together_are_written_all_or_none(folder: Path) -> N
 
 
 def test_a_step_that_is_not_resumed_is_refused_without_a_command_that_would_be_refused_too(tmp_path: Path) -> None:
-    whole = header().model_copy(update={"request": {"command": "profile --end-to-end"}})
+    whole = header().model_copy(update={"request": {"command": "profile --end-to-end"}})  # of before there was step
     with Journal.create(tmp_path / "run", whole) as journal:
         journal._stream = HalfWritten(journal._stream, 0)  # type: ignore[assignment]  # as much of a file as is used
         with pytest.raises(BadInput, match="No space left on device; start a new run") as full:

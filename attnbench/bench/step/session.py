@@ -11,8 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from attnbench.bench.profile.call import Profile, profile_call
-from attnbench.bench.step.measure import StepReport, StepRow, measure_step
+from attnbench.bench.step.case import StepCase
+from attnbench.bench.step.measure import Observer, measure_step
 from attnbench.bench.trial import classified
 from attnbench.inputs.seeds import SEEDS
 from attnbench.inputs.shapes import resolve_shape
@@ -27,7 +30,7 @@ from attnbench.results.records.cells import RunHeader
 from attnbench.results.records.steps import StepRecord
 from attnbench.results.run import DEFAULT_ROOT, Progress, check_writable, point_latest
 
-COMMAND = "profile --end-to-end"
+COMMAND = "step"
 """What the first line of the journal says of the command; such a run is not resumed."""
 
 SIZES = {"wan2.1-1.3b": "1.3b", "tiny": "tiny"}
@@ -51,8 +54,8 @@ class StepRequest:
         model: "wan2.1-1.3b", the default on a GPU, or "tiny", the default on a CPU.
         res, frames, grid: as of ``attnbench run``; default 480p, and 3x8x8 where the model is tiny.
         batch: sequences.
-        dtype, device, direction, engine, rounds, seed: as of ``measure_step``.
-        checkpointing: default with 1.3B in training, whose activations no GPU of 80 GB holds.
+        dtype, device, direction, engine, rounds, seed: as of ``StepCase``.
+        checkpointing: by default on for training steps of 1.3B, whose activations do not fit a GPU of 80 GB.
     """
 
     methods: Mapping[str, Mapping[str, Any]]
@@ -78,28 +81,12 @@ def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tupl
         Unsupported: without diffusers, or if an engine cannot serve a method.
     """
     device = resolve_device(request.device)
-    size, grid = size_of(request, device.type), grid_of(request, device.type)
-    if not 0 <= request.seed < SEEDS:
-        raise BadInput(f"seed {request.seed} must be a whole number from 0 to {SEEDS - 1}")
-    training = request.direction == "fwdbwd"
-    checkpointing = training and size != "tiny" if request.checkpointing is None else request.checkpointing
+    case = case_of(request, device)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     folder = out if out is not None else DEFAULT_ROOT / "runs" / run_id
     check_writable(folder)
-    usual = (ROUNDS if size == "tiny" else LARGE_ROUNDS).get(request.direction, 1)
-    rounds = usual if request.rounds is None else request.rounds
-    progress.note(f"a step of Wan {size} at {grid}, {request.direction}, {rounds} round{'s' if rounds != 1 else ''}")
-    profiles: dict[str, Profile] = {}
-
-    def observe(name: str, call: Callable[[], object], clear: Callable[[], None], median_ms: float) -> None:
-        progress.step(f"profiling the step with {name}", 0, 1, None)
-        with classified() as failure:
-            profiles[name] = profile_call(call, clear, device, REPEATS, latency_ms=median_ms, memory=False)
-        if failure.verdict is not None:
-            progress.note(f"the step with {name} could not be profiled: {failure.reason}")
-        elif profiles[name].complaint:
-            progress.note(f"the step with {name}: {profiles[name].complaint}")
-
+    what = f"a step of Wan {case.size} at {case.token_grid}"
+    progress.note(f"{what}, {case.direction}, {case.rounds} round{'s' if case.rounds != 1 else ''}")
     kind = "cuda" if device.type == "cuda" else "cpu"
     header = RunHeader(
         run_id=run_id,
@@ -107,14 +94,11 @@ def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tupl
         request={"command": COMMAND, **{name: value for name, value in vars(request).items() if value is not None}},
     )
     with _taken(folder, header) as journal:
-        with _fitting(f"a step of Wan {size} at {grid}"):
-            report = measure_step(
-                request.methods, size=size, grid=grid, batch=request.batch, dtype=request.dtype, device=device.type,
-                direction=request.direction, checkpointing=checkpointing, engine=request.engine, rounds=rounds,
-                seed=request.seed, observe=observe,
+        with _fitting(what):
+            records = measure_step(
+                request.methods, case, run_id=run_id, observe=_observer(device, progress),
                 tell=lambda label, done, total: progress.step(label, done, total, None),
             )  # fmt: skip
-        records = [step_record(report, row, run_id, request, profiles.get(row.name)) for row in report.rows]
         journal.append(*records)
     if out is None:
         try:
@@ -124,9 +108,26 @@ def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tupl
     return folder, records
 
 
+def _observer(device: torch.device, progress: Progress) -> Observer:
+    """Return what profiles each step, and notes why one could not be."""
+
+    def observe(name: str, call: Callable[[], object], clear: Callable[[], None], median_ms: float) -> Profile | None:
+        progress.step(f"profiling the step with {name}", 0, 1, None)
+        profile: Profile | None = None
+        with classified() as failure:
+            profile = profile_call(call, clear, device, REPEATS, latency_ms=median_ms, memory=False)
+        if failure.verdict is not None:
+            progress.note(f"the step with {name} could not be profiled: {failure.reason}")
+        elif profile is not None and profile.complaint:
+            progress.note(f"the step with {name}: {profile.complaint}")
+        return profile
+
+    return observe
+
+
 @contextmanager
 def _taken(folder: Path, header: RunHeader) -> Iterator[Journal]:
-    """Begin a journal, so that the folder is taken while the step is measured; remove it if nothing comes of that."""
+    """Begin a journal, so that the folder is taken while the step is measured; remove it if that fails."""
     fresh = not folder.exists()
     with Journal.create(folder, header) as journal:
         try:
@@ -141,10 +142,10 @@ def _taken(folder: Path, header: RunHeader) -> Iterator[Journal]:
 
 @contextmanager
 def _fitting(what: str) -> Iterator[None]:
-    """Say in one sentence that memory did not suffice.
+    """Say in one sentence that memory ran out.
 
     Raises:
-        BadInput: if it did not.
+        BadInput: if it did.
     """
     try:
         yield
@@ -157,6 +158,31 @@ def _fitting(what: str) -> Iterator[None]:
         ) from error
 
 
+def case_of(request: StepRequest, device: torch.device) -> StepCase:
+    """Fill in what the request leaves open.
+
+    Raises:
+        BadInput: for a request that cannot be used.
+    """
+    size, grid = size_of(request, device.type), grid_of(request, device.type)
+    if not 0 <= request.seed < SEEDS:
+        raise BadInput(f"seed {request.seed} must be a whole number from 0 to {SEEDS - 1}")
+    training = request.direction == "fwdbwd"
+    usual = (ROUNDS if size == "tiny" else LARGE_ROUNDS).get(request.direction, 1)
+    return StepCase(
+        size=size,
+        grid=grid,
+        batch=request.batch,
+        dtype=request.dtype,
+        device=device.type,
+        direction=request.direction,
+        checkpointing=training and size != "tiny" if request.checkpointing is None else request.checkpointing,
+        engine=request.engine,
+        rounds=usual if request.rounds is None else request.rounds,
+        seed=request.seed,
+    )
+
+
 def size_of(request: StepRequest, device: str) -> str:
     """Return the size of Wan that is asked for.
 
@@ -166,7 +192,7 @@ def size_of(request: StepRequest, device: str) -> str:
     if request.model is None:
         return "1.3b" if device == "cuda" else "tiny"
     if request.model not in SIZES:
-        raise BadInput(f"--model {request.model} has no step to measure end to end; take {' or '.join(SIZES)}")
+        raise BadInput(f"--model {request.model} has no step to measure; take {' or '.join(SIZES)}")
     return SIZES[request.model]
 
 
@@ -184,49 +210,3 @@ def grid_of(request: StepRequest, device: str) -> Grid:
     if max(grid.shape) > longest:
         raise BadInput(f"grid '{grid}': a side of Wan {size} has at most {longest:,} positions")
     return grid
-
-
-def step_record(
-    report: StepReport, row: StepRow, run_id: str, request: StepRequest, profile: Profile | None = None
-) -> StepRecord:
-    """Return the record of one row of a measured step, and of its profile where there is one."""
-    phases = () if profile is None else profile.phases
-    return StepRecord(
-        run_id=run_id,
-        size=report.size,
-        grid=report.grid,
-        text_tokens=report.text_tokens,
-        batch=report.batch,
-        layers=report.layers,
-        dtype=report.dtype,
-        device=report.device,
-        direction=report.direction,  # type: ignore[arg-type]  # measure_step checked it
-        checkpointing=report.checkpointing,
-        engine_asked=request.engine,
-        seed=request.seed,
-        timer=report.timer,
-        rounds=report.rounds,
-        baseline=report.baseline,
-        without_ms=report.without_ms.median,
-        share=report.share.median,
-        share_lo=report.share.lo,
-        share_hi=report.share.hi,
-        share_alone=report.share_alone.median,
-        name=row.name,
-        settings=row.settings,
-        density=row.density,
-        step_ms=row.step_ms.median,
-        step_lo_ms=row.step_ms.lo,
-        step_hi_ms=row.step_ms.hi,
-        attention_ms=row.attention_ms.median,
-        attention_lo_ms=row.attention_ms.lo,
-        attention_hi_ms=row.attention_ms.hi,
-        step_speedup=row.step_speedup.median,
-        step_speedup_lo=row.step_speedup.lo,
-        step_speedup_hi=row.step_speedup.hi,
-        attention_speedup=row.attention_speedup.median,
-        predicted_speedup=row.predicted_speedup,
-        phases_ms={f"{phase.pass_} {phase.phase}": phase.time.median for phase in phases if phase.parent is None},
-        complaint="" if profile is None else profile.complaint,
-        samples_ms=list(row.samples_ms),
-    )

@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.bench.step import measure as step
+from attnbench.bench import baseline
+from attnbench.bench.step import measure, model, variants
+from attnbench.bench.step.case import StepCase
 from attnbench.bench.step.measure import amdahl, measure_step, share_removed
 from attnbench.bench.step.standins import capture_qkv, pass_through
 from attnbench.kernels.errors import BadInput, Unsupported
@@ -45,19 +47,20 @@ def known_times(monkeypatch: pytest.MonkeyPatch) -> None:
         return moved
 
     def make(*args: Any) -> Any:
-        model = make_wan(*args)
-        for block in model.blocks:
+        made = make_wan(*args)
+        for block in made.blocks:
             block.ffn.forward = moving(REST, block.ffn.forward)
-        return model
+        return made
 
     window = get_method("sliding-window")
     slow = dataclasses.replace(window, plan=moving(SPARSE, window.plan), depends_on_qk=True)  # to be called each time
     torch_attention = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(timing, "cache_bytes", lambda device: 1000)
-    monkeypatch.setattr(step, "make_wan", make)
-    monkeypatch.setattr(step, "get_method", lambda name: slow)
-    monkeypatch.setattr(step, "dense_engines", lambda: ["sdpa"])
+    monkeypatch.setattr(model, "make_wan", make)
+    for place in (measure, variants):
+        monkeypatch.setattr(place, "get_method", lambda name: slow)
+    monkeypatch.setattr(baseline, "dense_engines", lambda: ["sdpa"])
     monkeypatch.setattr(
         torch.nn.functional,
         "scaled_dot_product_attention",
@@ -71,42 +74,53 @@ def known_times(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.usefixtures("known_times")
 def test_known_times_give_the_known_shares_and_speed_ups(options: dict[str, Any], forwards: int) -> None:
-    report = measure_step({"sliding-window": {"window": (0, 1, 1)}}, rounds=2, **SMALL, **options)
-    own, dense, window = report.rows
-    assert [row.name for row in report.rows] == ["own", "full/sdpa", "sliding-window/reference"]
+    records = measure_step({"sliding-window": {"window": (0, 1, 1)}}, StepCase(rounds=2, **SMALL, **options))
+    own, dense, window = records
+    assert [record.name for record in records] == ["own", "full/sdpa", "sliding-window/reference"]
     milliseconds = 1e3 * forwards * 3  # three layers
-    for row in (own, dense):
-        assert row.step_ms.median == pytest.approx((REST + DENSE) * milliseconds)
-        assert row.attention_ms.median == pytest.approx(DENSE * milliseconds)
-        assert (row.step_speedup.median, row.attention_speedup.median) == pytest.approx((1, 1))
-        assert row.predicted_speedup == pytest.approx(1)
-    assert window.step_ms.median == pytest.approx((REST + SPARSE) * milliseconds)
-    assert window.attention_ms.median == pytest.approx(SPARSE * milliseconds)
-    assert report.without_ms.median == pytest.approx(REST * milliseconds)
-    assert report.share.median == pytest.approx(DENSE / (REST + DENSE))
-    assert report.share_alone.median == pytest.approx(DENSE / (REST + DENSE))
-    assert window.attention_speedup.median == pytest.approx(DENSE / SPARSE)
-    assert window.step_speedup.median == pytest.approx((REST + DENSE) / (REST + SPARSE))
-    assert window.predicted_speedup == pytest.approx(window.step_speedup.median)
-    assert (report.layers, report.rounds, report.timer) == (3, 2, "perf_counter")
+    for record in (own, dense):
+        assert record.step_ms == pytest.approx((REST + DENSE) * milliseconds)
+        assert record.attention_ms == pytest.approx(DENSE * milliseconds)
+        assert (record.step_speedup, record.attention_speedup) == pytest.approx((1, 1))
+        assert record.predicted_speedup == pytest.approx(1)
+    assert window.step_ms == pytest.approx((REST + SPARSE) * milliseconds)
+    assert window.attention_ms == pytest.approx(SPARSE * milliseconds)
+    assert window.without_ms == pytest.approx(REST * milliseconds)
+    assert window.share == pytest.approx(DENSE / (REST + DENSE))
+    assert window.share_alone == pytest.approx(DENSE / (REST + DENSE))
+    assert window.attention_speedup == pytest.approx(DENSE / SPARSE)
+    assert window.step_speedup == pytest.approx((REST + DENSE) / (REST + SPARSE))
+    assert window.predicted_speedup == pytest.approx(window.step_speedup)
+    assert (window.layers, window.rounds, window.timer) == (3, 2, "perf_counter")
 
 
 def test_a_real_step_is_measured() -> None:
-    report = measure_step({"vmoba": {}, "sta": {"tile": (1, 2, 2)}}, rounds=2, direction="fwdbwd", **SMALL)
-    own, dense, *sparse = (row.name for row in report.rows)
+    case = StepCase(rounds=2, direction="fwdbwd", **SMALL)
+    records = measure_step({"vmoba": {}, "sta": {"tile": (1, 2, 2)}}, case, run_id="mine")
+    own, dense, *sparse = (record.name for record in records)
     assert own == "own"
     assert dense in ("full/sdpa", "full/reference")
     assert sparse == ["vmoba/reference", "sta/reference"]
-    assert report.baseline in (own, dense)
-    assert report.row(report.baseline).step_speedup.median == 1
-    for row in report.rows:
-        assert len(row.samples_ms) == 2
-        assert 0 < row.attention_ms.lo <= row.attention_ms.median <= row.attention_ms.hi
-        assert 0 < row.density <= 1
-        assert math.isfinite(row.predicted_speedup)
-    assert '"tile":[1,2,2]' in report.row("sta/reference").settings
-    with pytest.raises(BadInput, match="no row is named 'moba'"):
-        report.row("moba")
+    assert {record.run_id for record in records} == {"mine"}
+    (baseline_name,) = {record.baseline for record in records}
+    assert baseline_name in (own, dense)
+    assert {record.name: record for record in records}[baseline_name].step_speedup == 1
+    for record in records:
+        assert len(record.samples_ms) == 2
+        assert 0 < record.attention_lo_ms <= record.attention_ms <= record.attention_hi_ms
+        assert 0 < record.density <= 1
+        assert math.isfinite(record.predicted_speedup)
+    assert '"tile":[1,2,2]' in records[3].settings
+
+
+def test_a_step_without_a_dense_engine_that_is_right_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*given: Any, **options: Any) -> Any:
+        return dataclasses.replace(check_rows(*given, **options), error=1.0)
+
+    check_rows = variants.check_rows
+    monkeypatch.setattr(variants, "check_rows", wrong)
+    with pytest.raises(Unsupported, match=r"no dense engine runs the step's self-attention: .*sampled rows differ"):
+        measure_step({}, StepCase(rounds=1, **SMALL))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +137,7 @@ def test_a_real_step_is_measured() -> None:
 )
 def test_what_cannot_be_measured_is_refused(given: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        measure_step(**{"methods": {"vmoba": {}}, **SMALL, **given})
+        measure_step(given.pop("methods", {"vmoba": {}}), StepCase(**{**SMALL, **given}))
 
 
 def test_what_is_captured_is_what_methods_see() -> None:

@@ -13,17 +13,20 @@ import pytest
 import torch
 import typer
 
+from attnbench import cli as command_line
+from attnbench.bench.profile.call import Profile
 from attnbench.bench.step import session as end_to_end
-from attnbench.bench.step.measure import StepReport, StepRow
+from attnbench.bench.step.case import StepCase
+from attnbench.bench.step.measure import phases_of
 from attnbench.bench.step.session import StepRequest, grid_of, run_step, size_of
 from attnbench.cli.profile import profile as profile_command
 from attnbench.cli.report import report as report_command
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.phases import phase
 from attnbench.report.html.steps import step_sections
-from attnbench.results.intervals import Interval
-from attnbench.results.journal import JOURNAL, Journal
+from attnbench.results.journal import JOURNAL, Journal, read_journal
 from attnbench.results.load import load_steps
+from attnbench.results.records.steps import StepRecord
 
 
 class Quiet:
@@ -37,24 +40,25 @@ class Quiet:
         pass
 
 
-def between(value: float) -> Interval:
-    return Interval(value, 0.9 * value, 1.1 * value, "min-max")
-
-
-def made_up(share: float = 0.6, **asked: Any) -> StepReport:
-    def row(name: str, step: float, attention: float, density: float) -> StepRow:
-        return StepRow(
-            name, '{"threshold":0.25}', density, between(step), between(attention), between(100 / step),
-            between(60 / attention), 1.7, (step, step),
+def made_up(case: StepCase, run_id: str, profile: Profile | None, share: float = 0.6) -> list[StepRecord]:
+    def record(name: str, step: float, attention: float, density: float, **more: Any) -> StepRecord:
+        return StepRecord(
+            run_id=run_id, size=case.size, grid=str(case.grid), text_tokens=512, batch=case.batch, layers=30,
+            dtype="bfloat16", device="NVIDIA H100", direction=case.direction, checkpointing=case.checkpointing,
+            engine_asked=case.engine, seed=case.seed, timer="cuda_events", rounds=case.rounds,
+            baseline="full/flash4", without_ms=40.0, share=share, share_lo=0.9 * share, share_hi=1.1 * share,
+            share_alone=0.58, name=name, settings='{"threshold":0.25}', density=density, step_ms=step,
+            step_lo_ms=0.9 * step, step_hi_ms=1.1 * step, attention_ms=attention, attention_lo_ms=0.9 * attention,
+            attention_hi_ms=1.1 * attention, step_speedup=100 / step, step_speedup_lo=90 / step,
+            step_speedup_hi=110 / step, attention_speedup=60 / attention, predicted_speedup=1.7,
+            samples_ms=[step, step], **more,
         )  # fmt: skip
 
-    return StepReport(
-        size=asked["size"], grid=str(asked["grid"]), text_tokens=512, batch=asked["batch"], layers=30,
-        dtype="bfloat16", device="NVIDIA H100", direction=asked["direction"], checkpointing=asked["checkpointing"],
-        timer="cuda_events", rounds=asked["rounds"], baseline="full/flash4", without_ms=between(40.0),
-        share=between(share), share_alone=between(0.58), rows=(row("own", 120.0, 70.0, 1.0),
-        row("full/flash4", 100.0, 60.0, 1.0), row("vmoba/triton", 62.0, 20.0, 0.2)),
-    )  # fmt: skip
+    seen = {} if profile is None else {"phases_ms": phases_of(profile), "complaint": profile.complaint}
+    return [
+        record("own", 120.0, 70.0, 1.0), record("full/flash4", 100.0, 60.0, 1.0),
+        record("vmoba/triton", 62.0, 20.0, 0.2, **seen),
+    ]  # fmt: skip
 
 
 @pytest.fixture
@@ -66,11 +70,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         with phase("attend"):
             time.sleep(0.02)
 
-    def measure(methods: Any, observe: Any, tell: Any, **options: Any) -> StepReport:
-        found.append({"methods": methods, **options})
+    def measure(methods: Any, case: StepCase, run_id: str, observe: Any, tell: Any) -> list[StepRecord]:
+        found.append({"methods": methods, **vars(case)})
         tell("round 1 of 2: vmoba/triton", 0, 2)
-        observe("vmoba/triton", step, lambda: None, 62.0)
-        return made_up(**options)
+        return made_up(case, run_id, observe("vmoba/triton", step, lambda: None, 62.0))
 
     monkeypatch.setattr(end_to_end, "measure_step", measure)
     monkeypatch.setattr("attnbench.bench.profile.call.cache_bytes", lambda device: 2**16)
@@ -81,9 +84,9 @@ def test_records_say_what_was_measured_and_are_read_back(asked: list[dict[str, A
     request = StepRequest({"vmoba": {"threshold": 0.3}}, device="cpu", direction="fwdbwd", rounds=2, seed=3)
     folder, records = run_step(request, tmp_path / "run", Quiet())
     assert asked == [
-        {"methods": {"vmoba": {"threshold": 0.3}}, "size": "tiny", "grid": grid_of(request, "cpu"), "batch": 1,
-         "dtype": None, "device": "cpu", "direction": "fwdbwd", "checkpointing": False, "engine": "auto", "rounds": 2,
-         "seed": 3}
+        {"methods": {"vmoba": {"threshold": 0.3}}, "size": "tiny", "grid": grid_of(request, "cpu"),
+         "text_tokens": 512, "batch": 1, "dtype": None, "device": "cpu", "direction": "fwdbwd", "checkpointing": False,
+         "engine": "auto", "rounds": 2, "seed": 3}
     ]  # fmt: skip
     assert load_steps(folder) == records
     assert [record.name for record in records] == ["own", "full/flash4", "vmoba/triton"]
@@ -95,7 +98,7 @@ def test_records_say_what_was_measured_and_are_read_back(asked: list[dict[str, A
     assert 20 <= vmoba.phases_ms["fwd attend"] < 40
     assert "less than the unprofiled 62 ms" in vmoba.complaint
     assert (records[0].phases_ms, records[0].complaint) == ({}, "")
-    with pytest.raises(BadInput, match="attnbench profile --end-to-end"):
+    with pytest.raises(BadInput, match="attnbench step, which is not resumed"):
         Journal.resume(folder)
     with pytest.raises(BadInput, match="holds a run already"):
         run_step(request, folder, Quiet())
@@ -171,13 +174,32 @@ def test_the_command_prints_json_for_machines(
     assert set(asked[0]["methods"]) >= {"vmoba", "sta"}
 
 
+def test_the_command_and_its_alias_do_the_same(
+    asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--grid", "2x3x4", "-mvmoba", "--set", "threshold=0.3", "--direction", "fwdbwd", "--device", "cpu"]
+    said = []
+    for place, command in enumerate((["step"], ["profile", "--end-to-end"])):
+        monkeypatch.setattr(sys, "argv", ["attnbench", *command, *words, "--out", str(tmp_path / str(place)), "--json"])
+        command_line.app(sys.argv[1:], prog_name="attnbench", standalone_mode=False)
+        said.append(json.loads(capsys.readouterr().out)["steps"])
+    for steps in said:
+        for each in steps:
+            del each["run_id"], each["phases_ms"], each["complaint"]
+    assert asked[0] == asked[1]
+    assert said[0] == said[1] != []
+    requests = [next(iter(read_journal(tmp_path / place / JOURNAL))).request for place in "01"]
+    assert requests[0] == requests[1]
+    assert requests[0]["command"] == "step"
+
+
 def test_the_command_measures_a_real_step_and_the_report_shows_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("diffusers")
     for place in ("attnbench.machine.stopwatch", "attnbench.bench.profile.call"):
         monkeypatch.setattr(f"{place}.cache_bytes", lambda device: 2**16)
-    monkeypatch.setattr("attnbench.bench.step.measure.dense_engines", lambda: ["sdpa"])
+    monkeypatch.setattr("attnbench.bench.baseline.dense_engines", lambda: ["sdpa"])
     monkeypatch.chdir(tmp_path)
     words = ["--end-to-end", "--grid", "2x3x4", "--method", "sta", "--set", "sta.tile=1,2,2", "--device", "cpu"]
 
@@ -225,7 +247,7 @@ def test_a_profile_prints_nothing_that_is_not_its_own(tmp_path: Path) -> None:
 def test_the_folder_is_taken_before_anything_is_measured_and_given_back_if_that_fails(
     asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*given: Any, **options: Any) -> StepReport:
+    def fail(*given: Any, **options: Any) -> list[StepRecord]:
         (taken,) = (path.parent for path in tmp_path.rglob(JOURNAL))
         with pytest.raises(BadInput, match="holds a run already"):
             run_step(StepRequest({}, device="cpu"), taken, Quiet())  # a second one at the same time
@@ -250,7 +272,7 @@ def test_the_folder_is_taken_before_anything_is_measured_and_given_back_if_that_
 def test_a_step_that_does_not_fit_is_said_in_one_sentence(
     asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
-    def fail(*given: Any, **options: Any) -> StepReport:
+    def fail(*given: Any, **options: Any) -> list[StepRecord]:
         raise error
 
     monkeypatch.setattr(end_to_end, "measure_step", fail)

@@ -1,0 +1,119 @@
+"""What can stand in the place of a model's self-attention: its own, the dense baseline, a method, and nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from attnbench.api import select
+from attnbench.bench.baseline import Attempt, find_dense
+from attnbench.bench.calls import forward_call
+from attnbench.bench.step.model import StepModel
+from attnbench.bench.step.standins import pass_through
+from attnbench.bench.trial import classified
+from attnbench.bench.verify import check_rows
+from attnbench.kernels.engines import Task, choose_engine
+from attnbench.kernels.errors import Unsupported
+from attnbench.kernels.grid import Layout
+from attnbench.machine.stopwatch import Stopwatch
+from attnbench.methods import get_method, make_settings
+from attnbench.models.patch import patch
+from attnbench.models.replacement import Replacement
+from attnbench.results.records.cells import canonical_json
+
+OWN = "own"
+"""Name of the model's own attention in the records of a step."""
+
+
+@dataclass
+class Variant:
+    """One kind of self-attention, and its samples.
+
+    Attributes:
+        name: "own", or method/engine.
+        swap: puts it into the model while the context lasts.
+        alone: runs the self-attention of all layers by itself, as often as a step does; None where there is none.
+        settings: of the method, canonical JSON.
+        density: fraction of pairs kept, mean over the layers.
+        step_ms, alone_ms: samples, in the order taken.
+    """
+
+    name: str
+    swap: Callable[[], AbstractContextManager[object]]
+    alone: Callable[[], object] | None
+    settings: str = "{}"
+    density: float = 1.0
+    step_ms: list[float] = field(default_factory=list)
+    alone_ms: list[float] = field(default_factory=list)
+
+
+def own_attention(of: StepModel) -> Variant:
+    """Return the model as it is; diffusers' attention is torch's."""
+    return Variant(OWN, nullcontext, of.attention_alone({"method": "full", "engine": "sdpa"}))
+
+
+def no_attention(of: StepModel) -> Variant:
+    """Return the model with self-attention left out: v is passed on."""
+    return Variant("none", lambda: Replacement(of.model, pass_through), None)
+
+
+def dense_baseline(of: StepModel, stopwatch: Stopwatch) -> Variant:
+    """Return ``full`` by the engine that runs the attention of one layer in the least time.
+
+    Raises:
+        Unsupported: if no dense engine runs it.
+    """
+    q, k, v = of.qkv[0]
+    plan = select(q, k, method="full", grid=of.case.token_grid)
+    task = dataclasses.replace(Task.of(q, k, v), needs_grad=of.case.backward)
+
+    def attempt(name: str) -> Attempt:
+        arguments = {"method": "full", "engine": name}
+        with classified() as failure:
+            output = forward_call(q, k, v, {**arguments, "grid": of.case.token_grid}).run()
+            checked = check_rows(q, k, v, output, plan, q.shape[3] ** -0.5, of.case.seed)
+            if checked.problem:
+                return Attempt(problem=checked.problem)
+            call = of.attention_alone(arguments, layers=1)
+            call()
+            return Attempt(min(stopwatch.time(call, warm=False).cold_ms for _ in range(2)) / 1e3)
+        return Attempt(problem=failure.reason)
+
+    found = find_dense(plan, task, (q, k, v), attempt)
+    if found.engine is None:
+        raise Unsupported(f"no dense engine runs the step's self-attention: {found.complaint}")
+    engine = found.engine
+    return Variant(
+        name=f"full/{engine}",
+        swap=lambda: patch(of.model, "full", engine=engine),
+        alone=of.attention_alone({"method": "full", "engine": engine}),
+    )
+
+
+def with_method(of: StepModel, name: str, given: Mapping[str, Any]) -> Variant:
+    """Return a method with the engines that serve its layers, and the mean density of their plans.
+
+    Raises:
+        BadInput: for settings that do not fit the grid.
+        Unsupported: if the engine cannot serve a layer.
+    """
+    method, grid, engine = get_method(name), of.case.token_grid, of.case.engine
+    arguments = {"method": method, **given}
+    engines, densities = [], []
+    for layer, (q, k, v) in enumerate(of.qkv):
+        plan = select(q, k, grid=grid, layer=layer, step=0, **arguments)
+        task = dataclasses.replace(Task.of(q, k, v), needs_grad=of.case.backward)
+        engines.append(choose_engine(engine, plan, task).name)
+        densities.append(plan.density)
+    resolved = method.resolve(make_settings(method, given), Layout(grid))
+    return Variant(
+        name="/".join([name, "+".join(dict.fromkeys(engines))]),
+        swap=lambda: patch(of.model, method, engine=engine, **given),
+        alone=of.attention_alone({**arguments, "engine": engine}),
+        settings=canonical_json(dataclasses.asdict(resolved)),
+        density=statistics.fmean(densities),
+    )

@@ -1,0 +1,106 @@
+"""``attnbench step``: a whole transformer step with each method in place of its self-attention."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attnbench.cli.options import (
+    BatchOption,
+    DeviceOption,
+    DirectionOption,
+    DtypeOption,
+    EngineOption,
+    FramesOption,
+    GridOption,
+    JsonOption,
+    MethodOption,
+    ResOption,
+    SeedOption,
+    SetOption,
+    parse_settings,
+    unique_methods,
+)
+
+if TYPE_CHECKING:
+    from attnbench.bench.step.session import StepRequest
+    from attnbench.results.records.steps import StepRecord
+
+
+def step(
+    method: MethodOption = None,
+    res: ResOption = None,
+    frames: FramesOption = None,
+    model: Annotated[
+        str | None, typer.Option(help="wan2.1-1.3b, the default on a GPU, or tiny, the default on a CPU.")
+    ] = None,
+    grid: GridOption = None,
+    batch: BatchOption = 1,
+    dtype: DtypeOption = None,
+    direction: DirectionOption = "fwd",
+    engine: EngineOption = "auto",
+    device: DeviceOption = None,
+    seed: SeedOption = 0,
+    settings: SetOption = None,
+    checkpointing: Annotated[
+        bool | None, typer.Option(help="Run blocks forward again in the backward pass. Default: 1.3B in training.")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Rounds of timing. Default: 3 to 7, by model and direction.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: results/runs/<time>.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a whole step of Wan with random weights, and how much of it self-attention is.
+
+    Each method takes the place of self-attention. The step is forward, or with --direction fwdbwd a training step
+    without the optimizer.
+
+    Exit codes: 0 fine, 2 bad input, 130 interrupted.
+    """
+    from attnbench.bench.step.session import StepRequest
+
+    methods = parse_settings(settings, unique_methods(method))
+    request = StepRequest(
+        methods, model=model, res=res, frames=frames, grid=grid, batch=batch, dtype=dtype, device=device,
+        direction=direction, checkpointing=checkpointing, engine=engine, rounds=rounds, seed=seed,
+    )  # fmt: skip
+    measure_and_show(request, out, as_json)
+
+
+def measure_and_show(request: StepRequest, out: Path | None, as_json: bool) -> None:
+    """Measure a step, journal it and print its tables, or one JSON document."""
+    from attnbench.bench.step.session import run_step
+    from attnbench.cli.progress import TerminalProgress
+
+    with TerminalProgress() as progress:
+        try:
+            folder, records = run_step(request, out, progress)
+        except KeyboardInterrupt:
+            progress.note("interrupted; a step is written when all of it is measured, so nothing was")
+            raise typer.Exit(130) from None
+    if as_json:
+        own = [record.model_dump(mode="json") for record in records]
+        print(json.dumps({"folder": str(folder), "steps": own}, allow_nan=False))
+    else:
+        _print(folder, records)
+
+
+def _print(folder: Path, records: list[StepRecord]) -> None:
+    from rich.console import Console
+
+    from attnbench.report.html.steps import step_sections, step_table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    for section in step_sections(records):
+        console.print(step_table(section))
+        console.print(section.finding, markup=False, highlight=False)
+        for line in section.lines:
+            if line.phases:
+                console.print(f"{line.name}: {line.phases}", markup=False, highlight=False)
+    console.print(f"Records: {folder}\nA page of them: attnbench report {folder}", markup=False)
