@@ -5,6 +5,7 @@ torchrun --nproc-per-node 4 scripts/train_mini.py ship RUN --batch 32 …     # 
 python scripts/train_mini.py coarse OUT --counts 1000 2500 --seeds 0 1 2            # what the next line begins with
 python scripts/train_mini.py native OUT --counts 1000 2500 --seeds 0 1 2 --seconds 60   # methods in turn, or --methods
 python scripts/train_mini.py score RUN                              # class and motion of 240 generated clips
+python scripts/train_mini.py classifier FOLDER --clips 1200         # the judge of classes, and how often it is right
 
 ``ship`` times both kinds of steps first, then plans as many as fit the seconds: RUN/config.json holds what it chose.
 """
@@ -26,15 +27,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from attnbench.clips.recording import Witness
+from attnbench.clips.recording import Recording
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.methods.registry import find_method
 from attnbench.mini.batch import Batch, make_batch
 from attnbench.mini.checkpoint import CHECKPOINT
-from attnbench.mini.classifier import load_classifier
+from attnbench.mini.classifier import load_classifier, save_classifier, train_classifier
 from attnbench.mini.coarse import taken_over
 from attnbench.mini.config import TrainConfig
-from attnbench.mini.data import labels_of
+from attnbench.mini.data import labels_of, make_clips
 from attnbench.mini.flow import Sampler, generate, usual_sampler
 from attnbench.mini.gradients import WARM_UP
 from attnbench.mini.model import FULL, Attend, MiniTransformer, attend_by
@@ -228,13 +229,13 @@ def warm_up(config: TrainConfig, device: torch.device) -> None:
 
 def judge_native(config: TrainConfig, folder: Path, clips: int, device: torch.device) -> None:
     """Judge clips that a run's weights make with its own attention in every step and layer."""
-    witness = Witness(find_method(config.method), config.engine)
-    attend = attend_by(witness.method, config.engine, as_layer=config.as_layer, **config.settings)
+    recording = Recording(find_method(config.method), config.engine)
+    attend = attend_by(recording.method, config.engine, as_layer=config.as_layer, **config.settings)
     model = load_mini(folder / WEIGHTS, device)
     found, video = judged(model, usual_sampler(), clips, 20_000, device, attend)
     save_look(folder, video[:15])
-    densities = [each for each in witness.densities(model.config.layers) if each is not None]
-    write_score(folder, usual_sampler(), found, density=statistics.fmean(densities), engine=witness.engines)
+    densities = [each for each in recording.densities(model.config.layers) if each is not None]
+    write_score(folder, usual_sampler(), found, density=statistics.fmean(densities), engine=recording.engines)
 
 
 def score(options: argparse.Namespace, device: torch.device) -> None:
@@ -275,6 +276,21 @@ def write_score(folder: Path, sampler: Sampler, found: Score, **more: object) ->
     write_atomically(card, (json.dumps({**json.loads(card.read_text()), "score": about}, indent=1) + "\n").encode())
 
 
+def judge_classes(options: argparse.Namespace, device: torch.device) -> None:
+    """Train the classifier that judges clips, and count the held-out clips whose class it sees."""
+    steps = sum(options.counts or [2000])
+    model = train_classifier(steps, seed=options.seed, device=device)
+    hits = 0
+    for first in range(0, options.clips, 60):
+        made = make_clips(first, min(60, options.clips - first), seed=11, split="held-out", device=device)
+        with torch.no_grad():
+            hits += int((model(made.video).argmax(1) == made.label).sum())
+    found = {"clips": options.clips, "hits": hits, "seed": 11}
+    about = {"steps": steps, "seed": options.seed, "held_out": found}
+    save_classifier(model, options.folder / "classifier.safetensors", about)
+    print(f"{hits} of {options.clips} held-out clips are seen as what they are")
+
+
 def judged(
     model: MiniTransformer, sampler: Sampler, count: int, seed: int, device: torch.device, attend: Attend = FULL
 ) -> tuple[Score, torch.Tensor]:
@@ -293,7 +309,7 @@ def judged(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("ship", "coarse", "native", "score"))
+    parser.add_argument("what", choices=("ship", "coarse", "native", "score", "classifier"))
     parser.add_argument("folder", type=Path, help="folder of the run, or of the runs")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--piece", type=float, default=240, help="seconds of one call of ship")
@@ -319,7 +335,9 @@ def main() -> int:
             with joined(device) as (workers, own):
                 ship(options, own, workers)
         else:
-            {"coarse": coarse, "native": native, "score": score}[options.what](options, device)
+            {"coarse": coarse, "native": native, "score": score, "classifier": judge_classes}[options.what](
+                options, device
+            )
     except AttnbenchError as error:
         print(f"train_mini.py: {error}", file=sys.stderr)
         return 2

@@ -120,7 +120,7 @@ def load_classifier(path: Path | None = None, device: torch.device | str = "cpu"
     Raises:
         BadInput: if the file is missing, truncated, pickled, or of another model.
     """
-    chosen = shipped("classifier.safetensors", "train it with scripts/train_mini.py") if path is None else path
+    chosen = shipped("classifier.safetensors", "train it with train_mini.py classifier") if path is None else path
     model = Classifier()
     fill(model, read_tensors(chosen, _KIND)[0], chosen)
     return model.to(device).eval()

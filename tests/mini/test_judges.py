@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,3 +100,18 @@ def test_the_interval_of_a_mean_covers_it_19_times_in_20() -> None:
     inside = [low < math.exp(0.5) < high for _, low, high in map(mean_interval, draws)]
     assert 0.88 < sum(inside) / 1000 < 0.97  # a little short of 0.95: the distribution is skewed
     assert mean_interval([1.0, 3.0]) == pytest.approx((2, 2 - 1.959964, 2 + 1.959964))
+
+
+def test_the_classifier_can_be_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = Path(__file__).resolve().parents[2] / "scripts" / "train_mini.py"
+    words = ["classifier", str(tmp_path / "new"), "--counts", "1", "--clips", "15"]
+    monkeypatch.setattr("sys.argv", [script.name, *words])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 0
+    clips = make_clips(0, 15, seed=11, split="held-out")
+    model = load_classifier(tmp_path / "new" / "classifier.safetensors")
+    hits = int((model(clips.video).argmax(1) == clips.label).sum())
+    assert capsys.readouterr().out == f"{hits} of 15 held-out clips are seen as what they are\n"
