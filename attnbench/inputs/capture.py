@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attnbench.inputs.shapes import Shape
-from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.errors import BadInput
 
 
 def read_capture(path: Path, shape: Shape, part: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -21,12 +21,9 @@ def read_capture(path: Path, shape: Shape, part: str | None = None) -> tuple[Ten
 
     Raises:
         BadInput: if the file cannot be read, lacks q, k, v or the part, does not fit ``shape``, or holds NaN or Inf.
-        Unsupported: if safetensors is not installed.
     """
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise Unsupported("capture inputs need safetensors: pip install attnbench[models]") from error
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(str(path), framework="pt") as file:
             _check_layout(path, file.metadata() or {}, shape)

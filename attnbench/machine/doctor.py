@@ -22,7 +22,6 @@ _EXTRAS = (
     ("flash-attn-4", "flash_attn.cute", "flash"),
     ("diffusers", "diffusers", "models"),
     ("transformers", "transformers", "models"),
-    ("safetensors", "safetensors", "models"),
 )
 
 

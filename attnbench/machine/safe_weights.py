@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.errors import BadInput
 
 
 def check_safetensors(path: Path) -> None:
@@ -15,12 +15,9 @@ def check_safetensors(path: Path) -> None:
 
     Raises:
         BadInput: if the file is pickled, truncated, or of another format.
-        Unsupported: without safetensors.
     """
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise Unsupported("weights need safetensors: pip install safetensors") from error
+    from safetensors import SafetensorError, safe_open
+
     try:
         with open(path, "rb") as file:
             start = file.read(2)

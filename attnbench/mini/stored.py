@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.errors import BadInput
 from attnbench.machine.safe_weights import check_safetensors
 from attnbench.mini.config import ModelConfig
 from attnbench.mini.model import MiniTransformer
@@ -32,12 +32,9 @@ def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], about: M
 
     Raises:
         BadInput: if the file cannot be written.
-        Unsupported: if safetensors is not installed.
     """
-    try:
-        from safetensors.torch import save
-    except ImportError as error:
-        raise Unsupported("weights need safetensors: pip install safetensors") from error
+    from safetensors.torch import save
+
     header = {_KIND: kind, **{name: json.dumps(value) for name, value in about.items()}}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, save(plain, metadata=header))
@@ -48,7 +45,6 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
 
     Raises:
         BadInput: if the file is missing, pickled, truncated, no safetensors file, or of another kind.
-        Unsupported: if safetensors is not installed.
     """
     check_safetensors(path)
     from safetensors import SafetensorError, safe_open

@@ -86,7 +86,6 @@ def check_model(folder: Path, kind: str) -> None:
 
     Raises:
         BadInput: if a file is missing, truncated, pickled, or of another model.
-        Unsupported: without safetensors.
     """
     config_file = folder / "config.json"
     if not config_file.is_file():

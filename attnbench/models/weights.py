@@ -34,7 +34,7 @@ def load(name: str, weights: Path | str, device: str | None = None, dtype: str |
     Raises:
         BadInput: for an unknown name; weights that are missing, truncated, pickled, of another model, or that bring
             code; one sentence each.
-        Unsupported: without diffusers, transformers or safetensors, or the device.
+        Unsupported: without diffusers, transformers or the device.
     """
     if name not in RECIPES:
         raise unknown_name("model", name, RECIPES)

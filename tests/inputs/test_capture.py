@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import builtins
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from attnbench.inputs.make import make_inputs
 from attnbench.inputs.shapes import resolve_shape
-from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.errors import BadInput
 
 SHAPE = resolve_shape(grid="2x3x4", heads=4, kv_heads=2, head_dim=8)
 
@@ -112,17 +111,3 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"evil\.safetensors' cannot be read"):
         load(path)
     assert not trace.exists()
-
-
-def test_without_safetensors_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = saved(tmp_path, tensors())
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any) -> Any:
-        if name == "safetensors":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(Unsupported, match=r"pip install attnbench\[models\]"):
-        load(path)

@@ -95,7 +95,7 @@ def test_a_missing_codec_comes_with_the_command(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize(
-    ("name", "extra"), [("flash-attn-4", "flash"), ("diffusers", "models"), ("safetensors", "models")]
+    ("name", "extra"), [("flash-attn-4", "flash"), ("diffusers", "models"), ("transformers", "models")]
 )
 def test_a_missing_extra_comes_with_the_command(
     name: str, extra: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -107,10 +107,10 @@ def test_a_missing_extra_comes_with_the_command(
 
 def test_an_extra_that_does_not_import_is_not_usable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(doctor, "package_version", lambda distribution: "9.9")
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    finding = named(examine(tmp_path), "safetensors")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    finding = named(examine(tmp_path), "transformers")
     assert not finding.usable
-    assert "9.9 is installed, but safetensors does not import" in finding.detail
+    assert "9.9 is installed, but transformers does not import" in finding.detail
 
 
 def test_gpus_are_listed_with_their_compute_capability(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from torch.nn.functional import avg_pool2d, pad
 
 from attnbench.clips.metrics.encode import h264_encoder
 from attnbench.clips.metrics.frames import Clip, require_alike
-from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.errors import BadInput
 from attnbench.machine.safe_weights import save_tensors
 
 PLAYER_SIDE = 256
@@ -44,10 +43,7 @@ def write_frames(path: Path, clip: Clip, label: dict[str, str] | None = None) ->
 
     Raises:
         BadInput: if the file cannot be written; nothing is left of it then.
-        Unsupported: if safetensors is not installed.
     """
-    if find_spec("safetensors") is None:
-        raise Unsupported("raw frames need safetensors: pip install attnbench[quality]")
     words = {"format": "attnbench clip", "fps": repr(float(clip.fps)), "label": json.dumps(label or {})}
     _whole(path, lambda part: save_tensors({"frames": clip.frames}, part, words))
 
@@ -57,12 +53,9 @@ def read_frames(path: Path) -> tuple[Clip, dict[str, str]]:
 
     Raises:
         BadInput: if the file is missing, truncated, of another format (pickles are never read), or holds no clip.
-        Unsupported: if safetensors is not installed.
     """
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise Unsupported("raw frames need safetensors: pip install attnbench[quality]") from error
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(str(path), framework="pt") as file:
             words = file.metadata() or {}

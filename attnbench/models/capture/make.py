@@ -70,7 +70,7 @@ def capture(
 
     Raises:
         BadInput: for a request, weights or a file that cannot be used, a model that gives NaN, or too little memory.
-        Unsupported: without diffusers or safetensors.
+        Unsupported: without diffusers.
     """
     check_target(out)
     source = MiniSource(request) if request.model == MINI else PipelineSource(request)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Layout
 from attnbench.machine.safe_weights import save_tensors
 from attnbench.models.capture.collect import Point, Qkv
@@ -20,7 +19,6 @@ def check_target(path: Path) -> None:
 
     Raises:
         BadInput: if the name does not end in .safetensors, is taken, or the folder does not exist or is not writable.
-        Unsupported: without safetensors.
     """
     if path.suffix != ".safetensors":
         raise BadInput(f"--out {str(path)!r} must end in .safetensors")
@@ -31,8 +29,6 @@ def check_target(path: Path) -> None:
         raise BadInput(f"--out {str(path)!r}: the folder {str(folder)!r} does not exist")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise BadInput(f"--out {str(path)!r}: the folder {str(folder)!r} is not writable")
-    if find_spec("safetensors") is None:
-        raise Unsupported("captures need safetensors: pip install 'attnbench[models]'")
 
 
 def room_for(path: Path) -> Callable[[int], None]:
