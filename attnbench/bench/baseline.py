@@ -95,12 +95,12 @@ def _small_trials(names: Sequence[str], qkv: Qkv, *, backward: bool) -> dict[str
     device = qkv[0].device
     few = SMALL_TOKENS[device.type]
     q, k, v = (x[:, :, :few].detach().requires_grad_(backward) for x in qkv)
-    arguments = {"method": dense_job().method, "grid": (1, 1, q.shape[2])}
+    method, grid = dense_job().method, (1, 1, q.shape[2])
     seconds: dict[str, float] = dict.fromkeys(names, math.inf)
     for turn in interleave(names, SMALL_TRIALS):
         with classified() as failure:
             start = time.perf_counter()
-            output = output_of(api.attention(q, k, v, engine=turn.item, **arguments))
+            output = output_of(api.attention(q, k, v, method=method, grid=grid, engine=turn.item))
             if backward:
                 output.sum().backward()
             if device.type == "cuda":
