@@ -16,7 +16,7 @@ OURS = ("triton",)
 
 @pytest.fixture(scope="module")
 def script() -> dict[str, Callable[..., Any]]:
-    return runpy.run_path(str(ROOT / "scripts" / "why_sparse_is_slow.py"))
+    return runpy.run_path(str(ROOT / "scripts" / "write_docs.py"))
 
 
 def test_the_page_says_what_was_measured(script: dict[str, Callable[..., Any]]) -> None:

@@ -48,8 +48,8 @@ def row(of: Cell | None = None, **changes: Any) -> Row:
 
 
 @pytest.fixture(scope="module")
-def write_schema() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("write_schema", ROOT / "scripts" / "write_schema.py")
+def write_docs() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("write_docs", ROOT / "scripts" / "write_docs.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -150,19 +150,19 @@ def test_every_field_says_what_it_is() -> None:
         assert [name for name, field in record.model_fields.items() if not field.description] == [], record.__name__
 
 
-def test_the_json_schema_in_docs_is_current(write_schema: ModuleType) -> None:
+def test_the_json_schema_in_docs_is_current(write_docs: ModuleType) -> None:
     stored = (ROOT / "docs" / "results-schema.json").read_text(encoding="utf-8")
-    assert stored == write_schema.schema_text(), "run: python scripts/write_schema.py"
+    assert stored == write_docs.schema_text(), "run: python scripts/write_docs.py"
 
 
-def test_the_table_of_columns_in_docs_is_current(write_schema: ModuleType) -> None:
+def test_the_table_of_columns_in_docs_is_current(write_docs: ModuleType) -> None:
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    assert text == write_schema.with_tables(text), "run: python scripts/write_schema.py"
+    assert text == write_docs.written("results.md"), "run: python scripts/write_docs.py"
     assert all(f"| `{name}` |" in text for name in Row.model_fields)
 
 
-def test_the_json_schema_describes_lines_as_they_are_written(write_schema: ModuleType) -> None:
-    schema = json.loads(write_schema.schema_text())
+def test_the_json_schema_describes_lines_as_they_are_written(write_docs: ModuleType) -> None:
+    schema = json.loads(write_docs.schema_text())
     assert schema["$schema"].startswith("https://json-schema.org/")
     lines = {option["$ref"].rpartition("/")[2] for option in schema["oneOf"]}
     assert lines == {"RunHeader", "Sample", "Row", "PhaseRow", "StepRecord", "ClipRow", "QualityRow"}
@@ -176,8 +176,8 @@ def test_the_json_schema_describes_lines_as_they_are_written(write_schema: Modul
     assert described["properties"]["verdict"]["enum"][0] == "ok"
 
 
-def test_units_of_columns_follow_their_names(write_schema: ModuleType) -> None:
-    units = {name: write_schema.unit(name) for name in Row.model_fields}
+def test_units_of_columns_follow_their_names(write_docs: ModuleType) -> None:
+    units = {name: write_docs.unit(name) for name in Row.model_fields}
     named = {name: unit for name, unit in units.items() if unit}
     assert named["latency_ms"] == named["samples_ms"] == named["baseline_ms"] == "ms"
     assert (named["peak_extra_mib"], named["plan_bytes"], named["sm_clock_mhz"]) == ("MiB", "bytes", "MHz")
@@ -185,12 +185,13 @@ def test_units_of_columns_follow_their_names(write_schema: ModuleType) -> None:
     assert {name for name in units if name.endswith(("_ms", "_mib", "_mhz", "_w", "_c", "_bytes"))} <= named.keys()
 
 
-def test_writing_twice_changes_nothing(write_schema: ModuleType) -> None:
-    text = f"before\n{write_schema.BEGIN}\nstale words\n{write_schema.END}\nafter\n"
-    once = write_schema.with_tables(text)
+def test_writing_twice_changes_nothing(write_docs: ModuleType) -> None:
+    text = f"before\n{write_docs.BEGIN.format('a')}\nstale words\n{write_docs.END}\nafter\n"
+    once = write_docs.with_part(text, "a", "new words\n")
     assert once.startswith("before\n")
     assert once.endswith("after\n")
     assert "stale words" not in once
-    assert write_schema.with_tables(once) == once
-    with pytest.raises(ValueError, match="begin"):
-        write_schema.with_tables("a page without the marks")
+    assert "new words" in once
+    assert write_docs.with_part(once, "a", "new words\n") == once
+    with pytest.raises(ValueError, match="begin: a"):
+        write_docs.with_part("a page without the marks", "a", "new words")

@@ -19,11 +19,9 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "flops.md"
 def test_the_tables_of_the_page_are_the_programs(name: str) -> None:
     text = PAGE.read_text(encoding="utf-8")
     (found,) = re.findall(
-        rf"<!-- begin: attnbench\.report\.terminal\.flops\.{name}\(\) -->\n\n(.*?)\n<!-- end -->", text, re.DOTALL
+        rf"<!-- begin: {name}, from scripts/write_docs\.py -->\n\n(.*?)\n<!-- end -->", text, re.DOTALL
     )
-    assert found == getattr(tables, name)(), (
-        f"paste what attnbench.report.terminal.flops.{name}() returns into {PAGE.name}"
-    )
+    assert found == getattr(tables, name)(), "run: python scripts/write_docs.py flops.md"
 
 
 def test_the_numbers_of_the_text_are_right() -> None:
