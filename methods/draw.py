@@ -127,6 +127,16 @@ def png_bytes(figure: Figure, dpi: int = 160) -> bytes:
     return buffer.getvalue()
 
 
+def svg_bytes(figure: Figure) -> bytes:
+    """Return ``figure`` as an SVG file; equal figures give equal bytes."""
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "attnbench", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
 def check_small(layout: Layout) -> None:
     """Raise BadInput where a token × token picture would be too large to draw or to read."""
     if layout.tokens > MAX_TOKENS:

@@ -7,12 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attnbench.kernels.grid import Grid, Layout
-from attnbench.kernels.partition import Partition, whole
-from attnbench.kernels.pattern import BlockPattern
-from attnbench.kernels.plan import Plan
-from attnbench.kernels.remember import remembered
-from attnbench.methods.base import Call, Method, Source
+from attnbench.methods.kit import (
+    BlockPattern,
+    Call,
+    Grid,
+    Layout,
+    Method,
+    Partition,
+    Plan,
+    Source,
+    main,
+    remembered,
+    whole,
+)
 
 
 @dataclass(frozen=True)
@@ -47,3 +54,6 @@ METHOD = Method(
     twin=twin,
     depends_on_qk=True,  # it does not; but others replace the plan of this method, and it costs nothing to make
 )
+
+if __name__ == "__main__":
+    main(METHOD)

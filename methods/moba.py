@@ -11,16 +11,27 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from attnbench.kernels.cuts import Cut, route
-from attnbench.kernels.errors import BadInput
-from attnbench.kernels.grid import Grid, Layout
-from attnbench.kernels.partition import partition_ranges
-from attnbench.kernels.pattern import RoutedPattern
-from attnbench.kernels.plan import MeanSelection, Plan
-from attnbench.kernels.rule import causal
-from attnbench.methods.base import Call, Method, Source, as_ints, shrink_axis
-from attnbench.methods.density import DensitySetting, share_of
-from attnbench.methods.text import route_text
+from attnbench.methods.kit import (
+    BadInput,
+    Call,
+    Cut,
+    DensitySetting,
+    Grid,
+    Layout,
+    MeanSelection,
+    Method,
+    Plan,
+    RoutedPattern,
+    Source,
+    as_ints,
+    causal,
+    main,
+    partition_ranges,
+    route,
+    route_text,
+    share_of,
+    shrink_axis,
+)
 
 
 @dataclass(frozen=True)
@@ -100,3 +111,6 @@ METHOD = Method(
     twin=twin,
     density_setting=DensitySetting(("topk",), topk_at),
 )
+
+if __name__ == "__main__":
+    main(METHOD)

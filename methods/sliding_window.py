@@ -10,15 +10,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attnbench.kernels.errors import BadInput
-from attnbench.kernels.grid import Grid, Layout
-from attnbench.kernels.partition import Partition, partition_cuboids, partition_ranges
-from attnbench.kernels.pattern import BlockPattern
-from attnbench.kernels.plan import Plan, bounding_boxes
-from attnbench.kernels.remember import remembered
-from attnbench.kernels.rule import Rule, band, window
-from attnbench.methods.base import Call, Method, Source, as_ints
-from attnbench.methods.density import DensitySetting, nearest
+from attnbench.methods.kit import (
+    BadInput,
+    BlockPattern,
+    Call,
+    DensitySetting,
+    Grid,
+    Layout,
+    Method,
+    Partition,
+    Plan,
+    Rule,
+    Source,
+    as_ints,
+    band,
+    bounding_boxes,
+    main,
+    nearest,
+    partition_cuboids,
+    partition_ranges,
+    remembered,
+    window,
+)
 
 Triple = tuple[int, int, int]
 
@@ -168,3 +181,6 @@ METHOD = Method(
     density_setting=DensitySetting(("window", "width"), window_at),
     depends_on_qk=False,
 )
+
+if __name__ == "__main__":
+    main(METHOD)

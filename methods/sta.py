@@ -12,15 +12,25 @@ from operator import index
 import torch
 from torch import Tensor
 
-from attnbench.kernels.errors import BadInput
-from attnbench.kernels.grid import Grid, Layout
-from attnbench.kernels.partition import Partition, partition_cuboids
-from attnbench.kernels.pattern import BlockPattern
-from attnbench.kernels.plan import Plan
-from attnbench.kernels.remember import remembered
-from attnbench.methods.base import Call, Method, Source, as_ints, shrink_axis
-from attnbench.methods.density import DensitySetting, nearest
-from attnbench.methods.text import keep_text
+from attnbench.methods.kit import (
+    BadInput,
+    BlockPattern,
+    Call,
+    DensitySetting,
+    Grid,
+    Layout,
+    Method,
+    Partition,
+    Plan,
+    Source,
+    as_ints,
+    keep_text,
+    main,
+    nearest,
+    partition_cuboids,
+    remembered,
+    shrink_axis,
+)
 
 Triple = tuple[int, int, int]
 
@@ -144,3 +154,6 @@ METHOD = Method(
     density_setting=DensitySetting(("window",), window_at),
     depends_on_qk=False,
 )
+
+if __name__ == "__main__":
+    main(METHOD)

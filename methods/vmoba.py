@@ -18,15 +18,27 @@ from typing import Any
 
 from torch import Tensor
 
-from attnbench.kernels.cuts import Cut, route
-from attnbench.kernels.errors import BadInput
-from attnbench.kernels.grid import Grid, Layout
-from attnbench.kernels.partition import partition_cuboids
-from attnbench.kernels.pattern import RoutedPattern
-from attnbench.kernels.plan import MeanSelection, Plan
-from attnbench.methods.base import Call, Method, Source, as_choice, as_ints, shrink_axis
-from attnbench.methods.density import DensitySetting, share_of
-from attnbench.methods.text import route_text
+from attnbench.methods.kit import (
+    BadInput,
+    Call,
+    Cut,
+    DensitySetting,
+    Grid,
+    Layout,
+    MeanSelection,
+    Method,
+    Plan,
+    RoutedPattern,
+    Source,
+    as_choice,
+    as_ints,
+    main,
+    partition_cuboids,
+    route,
+    route_text,
+    share_of,
+    shrink_axis,
+)
 
 Triple = tuple[int, int, int]
 Partitions = tuple[int, tuple[int, int], Triple]
@@ -179,3 +191,6 @@ METHOD = Method(
     twin=twin,
     density_setting=DensitySetting(("threshold", "topk"), cut_at),
 )
+
+if __name__ == "__main__":
+    main(METHOD)

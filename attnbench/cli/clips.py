@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnbench.cli.options import JsonOption, SetOption, parse_settings, parse_value
+from attnbench.cli.options import JsonOption, SetOption, parse_settings
 
 if TYPE_CHECKING:
     from attnbench.clips.request import ClipsRequest
@@ -164,6 +164,7 @@ def _prompts(model: str, prompt: list[str] | None, file: Path | None, classes: s
 
 def _number(text: str) -> int | float:
     from attnbench.kernels.errors import BadInput
+    from attnbench.methods.values import parse_value
 
     value = parse_value(text)
     if isinstance(value, bool) or not isinstance(value, (int, float)):

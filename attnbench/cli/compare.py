@@ -127,7 +127,7 @@ def _training(
     grouped = by_method(load_training(paths[0], methods, seeds), baseline)
     tables = [loss_table(grouped, baseline, seconds), clips_table(grouped, baseline)]
     if curves is not None:
-        from attnbench.report.charts.curve import svg_bytes
+        from attnbench.methods.draw import svg_bytes
         from attnbench.report.charts.training import training_figure
         from attnbench.results.files import write_whole
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import json
 from typing import Annotated, Any
 
 import typer
@@ -46,6 +44,7 @@ def parse_settings(pairs: list[str] | None, methods: list[str]) -> dict[str, dic
         BadInput: for a text without "=", a method that is not run, or a bare name with several methods.
     """
     from attnbench.kernels.errors import BadInput
+    from attnbench.methods.values import parse_value
 
     settings: dict[str, dict[str, Any]] = {method: {} for method in methods}
     for pair in pairs or ():
@@ -61,20 +60,6 @@ def parse_settings(pairs: list[str] | None, methods: list[str]) -> dict[str, dic
             raise BadInput(f"--set {pair!r} is for method {owner!r}, which is not run; run: {', '.join(methods)}")
         settings[owner][setting] = parse_value(text)
     return settings
-
-
-def parse_value(text: str) -> Any:
-    """Read one value: JSON, a Python literal, or the text itself."""
-    words = {"none": None, "null": None, "true": True, "false": False}
-    stripped = text.strip()
-    if stripped.lower() in words:
-        return words[stripped.lower()]
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(stripped)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            continue
-    return stripped
 
 
 def unique_methods(names: list[str] | None) -> list[str]:

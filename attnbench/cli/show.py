@@ -14,7 +14,7 @@ from attnbench.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from attnbench.kernels.plan import Plan
-    from attnbench.report.charts.examples import Example
+    from attnbench.methods.examples import Example
 
 
 def show(
@@ -39,7 +39,7 @@ def show(
     from attnbench.kernels.errors import BadInput
     from attnbench.kernels.grid import Grid
     from attnbench.methods.draw import draw_plan, png_bytes
-    from attnbench.report.charts.examples import examples
+    from attnbench.methods.examples import examples
     from attnbench.results.files import write_whole
 
     methods = list(dict.fromkeys(method))
@@ -71,13 +71,14 @@ def show(
 def _record(example: Example, plan: Plan, head: int, seed: int, picture: Path) -> dict[str, Any]:
     """Return what the terminal is told of one head, with the keys of the middle query by their place in grid order."""
     from attnbench.methods.draw import keys_of, middle_query
+    from attnbench.results.records.cells import canonical_json
 
     layout, mask = plan.layout, plan.token_mask()[0, head]
     kept, pairs, query = int(mask.sum()), mask.numel(), middle_query(layout)
     keys = keys_of(mask, layout, query).flatten().nonzero().flatten()
     return {
-        "method": example.method, "layer": example.layer, "head": head, "seed": seed, "grid": str(layout.grid),
-        "settings": json.loads(example.canonical), "kept": kept, "pairs": pairs, "density": kept / pairs,
+        "method": example.method.name, "layer": example.layer, "head": head, "seed": seed, "grid": str(layout.grid),
+        "settings": json.loads(canonical_json(example.resolved)), "kept": kept, "pairs": pairs, "density": kept / pairs,
         "query": query, "keys": keys.tolist(), "picture": str(picture),
     }  # fmt: skip
 
@@ -94,7 +95,10 @@ def _told(example: Example, plan: Plan, head: int) -> str:
         middle_query,
         panels_text,
     )
+    from attnbench.report.words import short_settings
+    from attnbench.results.records.cells import canonical_json
 
+    settings = short_settings(canonical_json(example.resolved), 200)
     width = max(20, min(shutil.get_terminal_size((96, 24)).columns, 160))
     fancy = _can_print(SHADES + "".join(CELLS.values()) + "×…")
     layout, mask = plan.layout, plan.token_mask()[0, head]
@@ -111,7 +115,7 @@ def _told(example: Example, plan: Plan, head: int) -> str:
     )
     lines = [
         f"{example.name}, grid {layout.grid}: {kept:,} of {pairs:,} pairs kept, density {kept / pairs:.4g}",
-        *([f"settings: {example.told}"] if example.told else []),
+        *([f"settings: {settings}"] if settings else []),
         "",
         f"all pairs (down: queries, across: keys; from none to all kept: {' '.join(repr(shade) for shade in shades)})",
         picture,
@@ -130,7 +134,7 @@ def _place(out: Path | None, example: Example, *, alone: bool) -> Path:
     if out is not None and out.suffix.lower() == ".png" and not out.is_dir():
         return out
     layer = "" if alone else f"-layer{example.layer}"
-    return (out or Path("reports")) / f"show-{file_stem(example.method)}{layer}.png"
+    return (out or Path("reports")) / f"show-{file_stem(example.method.name)}{layer}.png"
 
 
 def _can_print(text: str) -> bool:

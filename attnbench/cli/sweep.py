@@ -131,7 +131,8 @@ def _interrupted(progress: Progress, folder: str | None) -> None:
 def _show(made: Sweep, folder: Path, as_json: bool) -> set[str]:
     """Print the curves and write the picture; return the verdicts of all cells."""
     from attnbench.bench.sweep.session import load_sweep
-    from attnbench.report.charts.curve import curve_figure, svg_bytes
+    from attnbench.methods.draw import svg_bytes
+    from attnbench.report.charts.curve import curve_figure
     from attnbench.report.terminal.curves import curve_table, notes, records, sentence, shown
     from attnbench.report.terminal.summary import summary_records
     from attnbench.results.break_even import curves

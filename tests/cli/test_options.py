@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.cli.options import parse_settings, parse_value, unique_methods
+from attnbench.cli.options import parse_settings, unique_methods
 from attnbench.kernels.errors import BadInput
+from attnbench.methods.values import parse_value
 
 
 @pytest.mark.parametrize(

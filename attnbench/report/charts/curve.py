@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -58,16 +57,6 @@ def curve_figure(curves: Sequence[Curve], title: str) -> Figure | None:
     _plain_log(below, "x")
     above.legend(fontsize=8.5, frameon=False, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
-
-
-def svg_bytes(figure: Figure) -> bytes:
-    """Return ``figure`` as an SVG file; equal figures give equal bytes."""
-    from matplotlib import rc_context
-
-    buffer = io.BytesIO()
-    with rc_context({"svg.hashsalt": "attnbench", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
 
 
 def _lines(axes: Axes, curves: Sequence[Curve], of: Callable[[CurvePoint], Ratio]) -> None:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from attnbench.methods.draw import png_bytes
+from attnbench.methods.draw import png_bytes, svg_bytes
 from attnbench.report.cases import Case
 from attnbench.report.finding import speedup_range
 from attnbench.report.words import number, times
@@ -25,12 +25,7 @@ LOG_FROM = 20.0
 
 def svg_uri(figure: Figure) -> str:
     """Return ``figure`` as an SVG data URI; equal figures give equal text."""
-    from matplotlib import rc_context
-
-    buffer = io.BytesIO()
-    with rc_context({"svg.hashsalt": "attnbench", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return _data_uri("image/svg+xml", buffer)
+    return _data_uri("image/svg+xml", svg_bytes(figure))
 
 
 def png_uri(figure: Figure, dpi: int = 120) -> str:
@@ -40,7 +35,7 @@ def png_uri(figure: Figure, dpi: int = 120) -> str:
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(png_bytes(figure, dpi))) as image:
         image.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
-    return _data_uri("image/png", buffer)
+    return _data_uri("image/png", buffer.getvalue())
 
 
 def latency_figure(case: Case) -> Figure:
@@ -134,8 +129,8 @@ def tradeoff_words(case: Case) -> str:
     return f"Density against speed-up: {'; '.join(parts)}. The ideal line is 1 / density, break-even is 1."
 
 
-def _data_uri(mime: str, buffer: io.BytesIO) -> str:
-    return f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _data_uri(mime: str, content: bytes) -> str:
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
 
 
 def plain_figure(height: float) -> tuple[Figure, Axes]:

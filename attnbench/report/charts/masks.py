@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from attnbench.report.charts.examples import Example, examples
+from attnbench.methods.examples import Example, examples
 from attnbench.report.charts.latency import png_uri
-from attnbench.report.words import grid_words, number
+from attnbench.report.words import grid_words, number, short_settings
+from attnbench.results.records.cells import canonical_json
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ def mask_pictures(methods: Iterable[str]) -> list[Picture]:
 def _picture(example: Example) -> Picture:
     from attnbench.methods.draw import draw_plan
 
-    plan = example.plan()
+    plan, settings = example.plan(), short_settings(canonical_json(example.resolved), 200)
     density = number(plan.density)
     how = "scaled down, as the defaults keep everything on so small a grid" if example.scaled else "default settings"
     return Picture(
         png_uri(draw_plan(plan, example.name)),
         f"Mask of {example.name}: density {density}; beside it the keys that one query keeps in each frame.",
         f"{example.name}: density {density} on {grid_words(str(example.grid))} tokens, {how}"
-        + (f": {example.told}." if example.told else "."),
+        + (f": {settings}." if settings else "."),
     )

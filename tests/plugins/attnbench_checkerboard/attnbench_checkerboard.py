@@ -6,13 +6,21 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from attnbench.kernels.grid import Grid, Layout, coordinates
-from attnbench.kernels.partition import partition_cuboids
-from attnbench.kernels.pattern import BlockPattern
-from attnbench.kernels.plan import Plan
-from attnbench.methods import Call, Method, Source
-from attnbench.methods.base import as_ints, shrink_axis
-from attnbench.methods.text import keep_text
+from attnbench.methods.kit import (
+    BlockPattern,
+    Call,
+    Grid,
+    Layout,
+    Method,
+    Plan,
+    Source,
+    as_ints,
+    coordinates,
+    keep_text,
+    main,
+    partition_cuboids,
+    shrink_axis,
+)
 
 Triple = tuple[int, int, int]
 
@@ -52,8 +60,7 @@ def twin(settings: Checkerboard, layout: Layout, layer: int) -> tuple[Checkerboa
     """Keep each axis as ragged as it is, with up to 3 blocks of at most 4 tokens."""
     axes = [shrink_axis(n, size) for n, size in zip(layout.grid.shape, settings.block, strict=True)]
     (t, block_t), (h, block_h), (w, block_w) = axes
-    text = (min(layout.text[0], 5), min(layout.text[1], 5))
-    return Checkerboard((block_t, block_h, block_w)), Layout(Grid(t, h, w), text)
+    return Checkerboard((block_t, block_h, block_w)), Layout(Grid(t, h, w), layout.few_text)
 
 
 METHOD = Method(
@@ -64,4 +71,8 @@ METHOD = Method(
     plan=plan,
     resolve=resolve,
     twin=twin,
+    depends_on_qk=False,
 )
+
+if __name__ == "__main__":
+    main(METHOD)

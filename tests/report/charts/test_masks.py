@@ -5,7 +5,7 @@ import torch
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
-from attnbench.report.charts.examples import SMALL_GRID, examples, smooth_inputs
+from attnbench.methods.examples import SMALL_GRID, examples, smooth_inputs
 from attnbench.report.charts.masks import mask_pictures
 
 

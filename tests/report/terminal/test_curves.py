@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from attnbench.report.charts.curve import curve_figure, svg_bytes
+from attnbench.methods.draw import svg_bytes
+from attnbench.report.charts.curve import curve_figure
 from attnbench.report.terminal.curves import label, notes, records, sentence, shown
 from attnbench.results.break_even import curves
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from attnbench.kernels.grid import Grid, Layout
-from attnbench.methods import get_method, make_settings
+from attnbench.kernels.plan import Plan
+from attnbench.methods.base import Call, Method
 from attnbench.methods.draw import MAX_TOKENS, check_small
-from attnbench.report.words import short_settings
-from attnbench.results.records.cells import canonical_json
-
-if TYPE_CHECKING:
-    from attnbench.kernels.plan import Plan
+from attnbench.methods.planning import make_plan
+from attnbench.methods.registry import find_method, make_settings
 
 SMALL_GRID = Grid(6, 8, 12)
 USUAL_GRID = Grid(21, 30, 52)  # Wan 2.1: 81 frames of 480p
@@ -29,7 +27,7 @@ class Example:
     """A case small enough to draw.
 
     Attributes:
-        method: name of the method.
+        method: whose plans it shows.
         layer: which of its layers.
         grid: token grid, at most 4,096 tokens.
         settings: those given to the method.
@@ -37,7 +35,7 @@ class Example:
         scaled: whether the method itself made grid and settings smaller.
     """
 
-    method: str
+    method: Method
     layer: int
     grid: Grid
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -47,17 +45,12 @@ class Example:
     @property
     def name(self) -> str:
         """Method, and layer where the method's layers differ."""
-        return self.method if self.layers == 1 else f"{self.method} · layer {self.layer}"
+        return self.method.name if self.layers == 1 else f"{self.method.name} · layer {self.layer}"
 
     @property
-    def told(self) -> str:
-        """The settings in words, with what the method fills in for the grid."""
-        return short_settings(self.canonical, 200)
-
-    @property
-    def canonical(self) -> str:
-        """The settings as canonical JSON, with what the method fills in for the grid."""
-        return canonical_json(dataclasses.asdict(_resolved(self.method, self.grid, self.settings)))
+    def resolved(self) -> dict[str, Any]:
+        """The settings with what the method fills in for the grid."""
+        return dataclasses.asdict(_resolved(self.method, self.grid, self.settings))
 
     def plan(self, heads: int = 1, seed: int = 0) -> Plan:
         """Return what the method keeps for ``smooth_inputs``.
@@ -65,15 +58,18 @@ class Example:
         Raises:
             BadInput: if the grid is over 4,096 tokens, or the method does not take the settings.
         """
-        from attnbench.api import select
-
-        check_small(Layout(self.grid))
+        layout = Layout(self.grid)
+        check_small(layout)
         q, k = smooth_inputs(self.grid, heads, seed=seed)
-        return select(q, k, method=self.method, grid=self.grid, layer=self.layer, **self.settings)
+        settings = _resolved(self.method, self.grid, self.settings)
+        with torch.no_grad():
+            plan = make_plan(self.method, settings, q, k, Call(layout, self.layer))
+        plan.check()
+        return plan
 
 
 def examples(
-    method: str, grid: Grid | None = None, layer: int | None = None, settings: Mapping[str, Any] | None = None
+    method: str | Method, grid: Grid | None = None, layer: int | None = None, settings: Mapping[str, Any] | None = None
 ) -> list[Example]:
     """Return what to draw of ``method``: one example for each layer that differs, or for ``layer`` alone.
 
@@ -83,11 +79,11 @@ def examples(
     Raises:
         BadInput: for a method or setting that is not known, or a grid over 4,096 tokens.
     """
-    chosen, given = get_method(method), dict(settings or {})
+    chosen, given = find_method(method), dict(settings or {})
     check_small(Layout(grid or SMALL_GRID))
-    kinds = chosen.distinct_layers(_resolved(method, grid or SMALL_GRID, given), USUAL_LAYERS)
+    kinds = chosen.distinct_layers(_resolved(chosen, grid or SMALL_GRID, given), USUAL_LAYERS)
     found = [
-        Example(method, each, grid or SMALL_GRID, given, len(kinds)) for each in (kinds if layer is None else (layer,))
+        Example(chosen, each, grid or SMALL_GRID, given, len(kinds)) for each in (kinds if layer is None else (layer,))
     ]
     return found if grid or given else [_telling(example) for example in found]
 
@@ -112,15 +108,14 @@ def smooth_inputs(grid: Grid, heads: int = 1, head_dim: int = 32, seed: int = 0)
 
 def _telling(example: Example) -> Example:
     """Return ``example``, or the method's twin where ``example`` keeps every pair and the twin does not."""
-    chosen, usual = get_method(example.method), Layout(USUAL_GRID)
-    if chosen.twin is None or example.plan().density < 1:
+    method, usual = example.method, Layout(USUAL_GRID)
+    if method.twin is None or example.plan().density < 1:
         return example
-    settings, layout = chosen.twin(_resolved(example.method, USUAL_GRID, {}), usual, example.layer)
+    settings, layout = method.twin(_resolved(method, USUAL_GRID, {}), usual, example.layer)
     given = {part.name: getattr(settings, part.name) for part in dataclasses.fields(settings)}
     twin = dataclasses.replace(example, grid=layout.grid, settings=given, scaled=True)
     return twin if layout.tokens <= MAX_TOKENS and twin.plan().density < 1 else example
 
 
-def _resolved(method: str, grid: Grid, settings: Mapping[str, Any]) -> Any:
-    chosen = get_method(method)
-    return chosen.resolve(make_settings(chosen, settings), Layout(grid))
+def _resolved(method: Method, grid: Grid, settings: Mapping[str, Any]) -> Any:
+    return method.resolve(make_settings(method, settings), Layout(grid))

@@ -1,0 +1,27 @@
+"""All that the author of a method imports: grids, blocks, patterns, selection from q and k, settings, and ``main``.
+
+``main(METHOD)`` at the end of a method's file lets ``python FILE.py`` draw which pairs it keeps.
+"""
+
+from attnbench.kernels import selection_ops
+from attnbench.kernels.cuts import Cut, route
+from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.grid import Grid, Layout, coordinates
+from attnbench.kernels.partition import Partition, partition_cuboids, partition_ranges, whole
+from attnbench.kernels.pattern import BlockPattern, RoutedPattern
+from attnbench.kernels.phases import phase
+from attnbench.kernels.plan import MeanSelection, Plan, bounding_boxes
+from attnbench.kernels.remember import remembered
+from attnbench.kernels.rule import Rule, band, causal, window
+from attnbench.methods.base import Call, Method, Source, as_choice, as_ints, shrink_axis
+from attnbench.methods.density import DensitySetting, nearest, share_of
+from attnbench.methods.mask_command import main
+from attnbench.methods.text import keep_text, route_text
+
+__all__ = [
+    "BadInput", "BlockPattern", "Call", "Cut", "DensitySetting", "Grid", "Layout", "MeanSelection", "Method",
+    "Partition", "Plan", "RoutedPattern", "Rule", "Source", "Unsupported", "as_choice", "as_ints", "band",
+    "bounding_boxes", "causal", "coordinates", "keep_text", "main", "nearest", "partition_cuboids",
+    "partition_ranges", "phase", "remembered", "route", "route_text", "selection_ops", "share_of", "shrink_axis",
+    "whole", "window",
+]  # fmt: skip
