@@ -10,25 +10,17 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 
 import torch
-from torch import Tensor
 
-from attnbench import api
 from attnbench.bench.baseline import Attempt, find_dense
-from attnbench.bench.calls import Call, forward_call, training_call
+from attnbench.bench.calls import Call
+from attnbench.bench.check import check_trial
 from attnbench.bench.jobs import Agenda, Job
 from attnbench.bench.rounds import LEAST_ROUNDS, heads_within, one_round, rounds_within
-from attnbench.bench.trial import PlanFacts, Trial, classified, dense_job
-from attnbench.bench.verify import (
-    TwinSpec,
-    check_rows,
-    check_selection,
-    check_twin,
-)
-from attnbench.inputs.make import Inputs, make_inputs
-from attnbench.kernels.engines import Task, choose_engine, get_engine
+from attnbench.bench.trial import Trial, classified, dense_job
+from attnbench.bench.workload import Workload
+from attnbench.inputs.make import Inputs
+from attnbench.kernels.engines import choose_engine
 from attnbench.kernels.errors import Unsupported
-from attnbench.kernels.plan import Plan
-from attnbench.machine.memory import measure_peak
 from attnbench.machine.stopwatch import Stopwatch
 from attnbench.machine.telemetry import read
 from attnbench.results.records.cells import Row, Sample
@@ -40,8 +32,7 @@ class Bench:
 
     Attributes:
         agenda: the checked request.
-        heads: how many heads are timed.
-        inputs: q, k and v with that many heads.
+        workload: the tensors that are timed.
         stopwatch: of the device.
         trials: one of every cell.
         todo: those that still need a row; see ``leave_out``.
@@ -51,14 +42,22 @@ class Bench:
     def __init__(self, agenda: Agenda, progress: Progress) -> None:
         self.agenda, self.progress = agenda, progress
         self.started = time.perf_counter()
-        self.heads = agenda.shape.heads if agenda.device.type == "cuda" else 1
         progress.step(f"inputs: {agenda.request.inputs}", 0, 1, None)
-        self.inputs = self._make_inputs(self.heads)
+        self.workload = Workload.make(agenda, agenda.shape.heads if agenda.device.type == "cuda" else 1)
         self.stopwatch = Stopwatch(agenda.device)
         self.trials = self._trials()
         self.todo = self.trials
         self.baseline: Trial | None = None
-        self._d_output: Tensor | None = None
+
+    @property
+    def heads(self) -> int:
+        """How many heads are timed."""
+        return self.workload.heads
+
+    @property
+    def inputs(self) -> Inputs:
+        """q, k and v that are timed."""
+        return self.workload.inputs
 
     def leave_out(self, cell_ids: Collection[str]) -> None:
         """Neither verify nor time these cells: they have their rows."""
@@ -84,12 +83,6 @@ class Bench:
         """CPU threads that torch uses; None where they do not matter."""
         return torch.get_num_threads() if self.agenda.device.type == "cpu" else None
 
-    def _make_inputs(self, heads: int) -> Inputs:
-        agenda, request = self.agenda, self.agenda.request
-        return make_inputs(
-            request.inputs, agenda.shape, heads=heads, dtype=agenda.dtype, device=agenda.device, seed=request.seed
-        )
-
     def _trials(self) -> list[Trial]:
         """Plan every job once to learn which engine runs it.
 
@@ -100,44 +93,15 @@ class Bench:
         for job in self.agenda.jobs:
             name = self.agenda.request.engine
             with classified() as failure:
-                plan = self._plan(job)
-                name = choose_engine(name, plan, self._task()).name
+                name = choose_engine(name, self.workload.plan(job), self.workload.task).name
             trials.append(Trial(job, self.agenda.cell(job, name), verdict=failure.verdict, reason=failure.reason))
         if all(trial.verdict == "unsupported" for trial in trials):
             raise Unsupported("; ".join(dict.fromkeys(trial.reason for trial in trials)))
         return trials
 
-    def _task(self) -> Task:
-        shape, backward = self.agenda.shape, self.agenda.direction == "fwdbwd"
-        return Task(
-            self.agenda.device,
-            self.agenda.dtype,
-            shape.head_dim,
-            shape.heads,
-            shape.kv_heads,
-            backward,
-            return_lse=False,
-        )
-
-    def _plan(self, job: Job) -> Plan:
-        arguments = job.arguments(self.agenda.shape)
-        return api.select(self.inputs.q, self.inputs.k, **arguments)
-
     def call(self, job: Job, engine: str) -> Call:
         """Return the call that users make, on this run's tensors."""
-        arguments = job.arguments(self.agenda.shape) | {"engine": engine}
-        qkv = (self.inputs.q, self.inputs.k, self.inputs.v)
-        if self.agenda.direction == "fwd":
-            return forward_call(*qkv, arguments)
-        return training_call(*qkv, self._gradient_of_output(), arguments)
-
-    def _gradient_of_output(self) -> Tensor:
-        """Return the gradient that backward passes start from, made once for the tensors of this run."""
-        q = self.inputs.q
-        if self._d_output is None or self._d_output.shape != q.shape:
-            generator = torch.Generator().manual_seed(self.agenda.request.seed)
-            self._d_output = torch.randn(q.shape, generator=generator).to(q.device, q.dtype)
-        return self._d_output
+        return self.workload.call(job, engine)
 
     def prepare(self, baseline: str | None = None) -> None:
         """Find the dense baseline, then run, measure and verify every trial once.
@@ -154,49 +118,7 @@ class Bench:
 
     def check(self, trial: Trial) -> None:
         """Run a trial's call for the first time and verify what came out; on failure set its verdict."""
-        with classified() as failure:
-            problem = self._first_call(trial)
-            if problem:
-                trial.fail("incorrect", problem)
-            elif trial.rows is not None and trial.rows.vacuous:
-                trial.fail("unsupported", trial.rows.vacuous)
-        if failure.verdict is not None:
-            trial.fail(failure.verdict, failure.reason)
-
-    def _first_call(self, trial: Trial) -> str:
-        """Run a trial's call, note what it needs, and return what is wrong with its results; "" if nothing is."""
-        job, engine, inputs, shape = trial.job, trial.cell.engine, self.inputs, self.agenda.shape
-        plan = self._plan(job)
-        trial.facts = PlanFacts(
-            plan.density, plan.pairs, plan.nbytes, plan.selection_flops, get_engine(engine).executed_pairs(plan)
-        )
-        call = self.call(job, engine)
-        start = time.perf_counter()
-        output, peak = measure_peak(call.run, self.agenda.device)
-        trial.seconds = time.perf_counter() - start
-        given = [output, *(leaf.grad for leaf in call.leaves if leaf.grad is not None)]
-        trial.peak_extra = None if peak is None else max(0, peak - sum(x.nbytes for x in given))
-        trial.rows = check_rows(
-            inputs.q, inputs.k, inputs.v, output, plan, shape.head_dim**-0.5, self.agenda.request.seed,
-            finishes=job.method.finish is not None,
-        )  # fmt: skip
-        trial.selection = check_selection(inputs.q, inputs.k, plan, job.arguments(shape))
-        if trial.twin is None:
-            trial.twin = check_twin(self._twin(job, engine))
-        finite = all(bool(x.isfinite().all()) for x in given)
-        if self.agenda.device.type == "cuda":  # the first call compiled kernels
-            timings = [self.stopwatch.time(call.run, call.prepare) for _ in range(2)]
-            trial.seconds = min(timing.cold_ms for timing in timings) / 1e3
-        checks = (trial.rows, trial.selection, trial.twin)
-        problem = next((check.problem for check in checks if check is not None and check.problem), None)
-        return problem or ("" if finite else "the gradients are not finite")
-
-    def _twin(self, job: Job, engine: str) -> TwinSpec:
-        agenda, shape = self.agenda, self.agenda.shape
-        return TwinSpec(
-            job.method, job.settings, shape.layout, job.layer, None, shape.batch, shape.heads, shape.kv_heads,
-            shape.head_dim, agenda.dtype, agenda.device, engine, agenda.direction == "fwdbwd", agenda.request.seed,
-        )  # fmt: skip
+        check_trial(trial, self.workload, self.stopwatch)
 
     def _find_baseline(self, chosen: str | None) -> Trial | None:
         """Return the fastest dense engine that verifies; None, and a note, if there is none."""
@@ -210,8 +132,7 @@ class Bench:
             self.check(trial)
             return Attempt(trial.seconds, "" if trial.verdict is None else trial.reason or trial.verdict)
 
-        tensors = (self.inputs.q, self.inputs.k, self.inputs.v)
-        found = find_dense(self._plan(dense), self._task(), tensors, attempt, chosen)
+        found = find_dense(self.workload.plan(dense), self.workload.task, self.workload.qkv, attempt, chosen)
         if found.engine is None:
             self.progress.note(f"no dense baseline, so no speed-ups: {found.complaint}")
             return None
@@ -254,7 +175,7 @@ class Bench:
         """Make the tensors of so many heads; return whether they are others than before."""
         if heads == self.heads:
             return False
-        self.heads, self.inputs = heads, self._make_inputs(heads)
+        self.workload = Workload.make(self.agenda, heads)
         return True
 
     def choose_rounds(self) -> int:

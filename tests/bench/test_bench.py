@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from attnbench import api
-from attnbench.bench import bench as runner
-from attnbench.bench import rows, verify
+from attnbench.bench import check, rows, verify
 from attnbench.bench.bench import Bench
 from attnbench.bench.jobs import make_agenda
 from attnbench.bench.request import Request
@@ -155,7 +154,7 @@ def test_what_is_timed_are_the_very_tensors_that_were_verified(heads: int, monke
         verified[str(len(verified))] = (q.data_ptr(), k.data_ptr(), v.data_ptr(), q.shape[1])
         return real(q, k, v, output, *arguments, **named)
 
-    monkeypatch.setattr(runner, "check_rows", check_rows)
+    monkeypatch.setattr(check, "check_rows", check_rows)
     of.prepare()
     first = of.inputs.hash
     of.use_heads(heads)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 import attnbench
 from attnbench.bench import bench as runner
-from attnbench.bench import session
+from attnbench.bench import check, session
 from attnbench.bench.profile import call as profile_module
 from attnbench.bench.profile import cells as run_module
 from attnbench.bench.profile.cells import CPU_REPEATS, GPU_REPEATS, known_phases, profile_rows, repeats_for
@@ -113,14 +113,14 @@ def test_the_journal_says_pass_and_its_kind(profiled: Any, tmp_path: Path) -> No
 
 def test_only_cells_with_a_latency_are_profiled(profiled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        runner, "check_rows", lambda *given, **options: dataclasses.replace(CHECK(*given, **options), error=1.0)
+        check, "check_rows", lambda *given, **options: dataclasses.replace(CHECK(*given, **options), error=1.0)
     )
     outcome, written, _ = profiled({"moba": {"blocks": 5, "topk": 2}})
     assert [row.verdict for row in outcome.rows] == ["incorrect"]
     assert written == []
 
 
-CHECK = runner.check_rows
+CHECK = check.check_rows
 
 
 def test_a_cell_that_fails_under_the_profiler_leaves_the_others(profiled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
