@@ -21,9 +21,7 @@ attnbench() { python3 -c 'from attnbench.cli import main; main()' "$@"; }
     failed=()
     python3 -m pytest --rootdir "$root" -c "$root/pyproject.toml" -p no:cacheprovider "$root/tests/gpu" \
         || failed+=("tests/gpu")
-    for script in bench_selection bench_kernels; do
-        python3 "$root/scripts/$script.py" || failed+=("$script")
-    done
+    python3 "$root/scripts/time_kernels.py" || failed+=("time_kernels")
     for dtype in bfloat16 float16 float32; do
         for direction in fwd fwdbwd; do
             attnbench run --grid 5x13x18 --heads 4 --kv-heads 2 --head-dim 64 --dtype $dtype --direction $direction \
