@@ -27,7 +27,6 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import attnbench
-from attnbench import load_phases, load_results
 from attnbench.cost.waterfall import ZERO, Bar, Span, Waterfall
 from attnbench.inputs.make import make_inputs
 from attnbench.inputs.shapes import Shape, resolve_shape
@@ -35,7 +34,7 @@ from attnbench.inputs.structure import locality, union_density
 from attnbench.report.charts.waterfall import waterfall_figure
 from attnbench.report.html.phases import waterfall_of
 from attnbench.report.terminal.flops import model_markdown, paper_markdown
-from attnbench.results.load import load_steps, read_phases, read_rows
+from attnbench.results.load import load_steps, read
 from attnbench.results.records.cells import Environment, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow
 from attnbench.results.records.steps import StepRecord
@@ -182,10 +181,10 @@ LOSSES = ("selection", "permute", "index", "merge", "padding", "kernel inefficie
 
 def waterfalls(name: str, method: str) -> list[tuple[Row, Waterfall]]:
     """Return the rows of a method in a profiled table, by layer, and where the time of each goes."""
-    path = PROFILES / f"{name}.jsonl"
-    phases = read_phases(load_phases(path))
+    results = read(PROFILES / f"{name}.jsonl")
+    phases = results.phases_by_row
     found = []
-    for row in sorted(read_rows(load_results(path)), key=lambda row: row.layer):
+    for row in sorted(results.rows, key=lambda row: row.layer):
         waterfall = waterfall_of(row, phases[row.row_id]) if row.method == method else None
         if waterfall is not None:
             found.append((row, waterfall))

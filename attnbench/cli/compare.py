@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from attnbench.report.word_table import WordTable
     from attnbench.results.compare import CellChange, Comparison
+    from attnbench.results.load import Results
 
 _COLORS = {"broken": "red", "slower": "red", "unclear": "yellow", "faster": "green"}
 
@@ -65,10 +66,12 @@ def compare(
 
         raise BadInput(f"{typed[0]} is for training runs, and {str(paths[0])!r} holds none")
     else:
-        found = _latencies(paths, threshold, as_json)
-        if found is not None:
-            raise typer.Exit(found)
-        tables = _clips(paths)
+        from attnbench.results.load import read
+
+        results = [read(path) for path in paths]
+        if any(found.rows for found in results) or not all(found.quality for found in results):
+            raise typer.Exit(_latencies(paths, results, threshold, as_json))
+        tables = _clips(paths, results)
     if as_json:
         import json
 
@@ -78,19 +81,15 @@ def compare(
         print("\n\n".join("\n".join(table.markdown()) for table in tables))
 
 
-def _latencies(paths: list[Path], threshold: float, as_json: bool) -> int | None:
-    """Compare two latency tables and return the exit code; None if the paths hold no latencies, but clips."""
+def _latencies(paths: list[Path], results: list[Results], threshold: float, as_json: bool) -> int:
+    """Compare two latency tables and return the exit code."""
     from attnbench.results.compare import compare_tables
-    from attnbench.results.load import load_quality, load_results
 
-    tables = [load_results(path) for path in paths]
-    if not any(map(len, tables)) and all(len(load_quality(path)) for path in paths):
-        return None
     if len(paths) != 2:
         from attnbench.kernels.errors import BadInput
 
         raise BadInput(f"latency tables are compared in pairs, A and B: {len(paths)} given")
-    result = compare_tables(tables[0], tables[1], threshold)
+    result = compare_tables(results[0], results[1], threshold)
     if as_json:
         import json
 
@@ -101,10 +100,10 @@ def _latencies(paths: list[Path], threshold: float, as_json: bool) -> int | None
     return result.exit_code
 
 
-def _clips(paths: list[Path]) -> list[WordTable]:
+def _clips(paths: list[Path], results: list[Results]) -> list[WordTable]:
     from attnbench.report.terminal.gaps import clip_run, comparison_table
 
-    return [comparison_table([clip_run(path) for path in paths])]
+    return [comparison_table([clip_run(path, found) for path, found in zip(paths, results, strict=True)])]
 
 
 def _training(

@@ -165,12 +165,12 @@ def _others(words: list[str]) -> list[str]:
 def _show(folder: Path, rows: tuple[Row, ...], phases: list[PhaseRow], as_json: bool) -> None:
     from attnbench.report.terminal.summary import summary_records, summary_table
     from attnbench.results.journal import JOURNAL
-    from attnbench.results.load import load_results
+    from attnbench.results.load import read
 
-    frame = load_results(folder / JOURNAL)
+    stored = read(folder / JOURNAL).rows
     if as_json:
         own = [phase.model_dump(mode="json", by_alias=True) for phase in phases]
-        document = {"folder": str(folder), "rows": summary_records(frame), "phases": own}
+        document = {"folder": str(folder), "rows": summary_records(stored), "phases": own}
         print(json.dumps(document, allow_nan=False))
         return
     from rich.console import Console
@@ -180,6 +180,6 @@ def _show(folder: Path, rows: tuple[Row, ...], phases: list[PhaseRow], as_json: 
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
-    console.print(summary_table(frame))
+    console.print(summary_table(stored))
     console.print(phase_tables(rows, phases))
     console.print(f"Rows, phases, traces: {folder}\nA page of them: attnbench report {folder}", markup=False)

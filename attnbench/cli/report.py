@@ -31,20 +31,20 @@ def report(
     from attnbench.kernels.errors import BadInput
     from attnbench.report.html.page import make_report
     from attnbench.report.html.write import newest_run, report_path, write_report
-    from attnbench.results.load import find_traces, load_clips, load_phases, load_quality, load_results, load_steps
+    from attnbench.results.load import read
 
     if path is None and not LATEST.exists():
-        raise BadInput(
-            f"there is no {str(LATEST)!r} here: run `attnbench run` first, or name a file or a folder of results"
-        )
-    table, quality = load_results(path or LATEST), load_quality(path or LATEST)
-    steps = load_steps(path or LATEST)
-    if not len(table) and not len(quality) and not steps:
+        if LATEST.is_symlink():
+            gone = f"{str(LATEST)!r} is a link to {os.readlink(LATEST)!r}, which does not exist"
+        else:
+            gone = f"there is no {str(LATEST)!r} here"
+        raise BadInput(f"{gone}: run `attnbench run` first, or name a file or a folder of results")
+    results = read(path or LATEST)
+    if not results.runs:
         raise BadInput(f"{str(path or LATEST)!r} holds no finished rows yet: nothing can be shown")
-    rows = table if len(table) else quality
-    place = report_path(out, newest_run(rows) if len(rows) else steps[-1].run_id)
-    traces = {cell: os.path.relpath(trace, place.parent) for cell, trace in find_traces(path or LATEST).items()}
-    made = make_report(table, load_phases(path or LATEST), traces, quality, load_clips(path or LATEST), steps)
+    place = report_path(out, newest_run(results))
+    traces = {cell: os.path.relpath(trace, place.parent) for cell, trace in results.traces.items()}
+    made = make_report(results, traces)
     written = write_report(made.html, place)
     if as_json:
         print(

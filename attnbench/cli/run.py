@@ -103,16 +103,16 @@ def run(
 def _show(folder: Path, as_json: bool) -> None:
     from attnbench.report.terminal.summary import summary_records, summary_table
     from attnbench.results.journal import JOURNAL
-    from attnbench.results.load import load_results
+    from attnbench.results.load import read
 
-    frame = load_results(folder / JOURNAL)
+    rows = read(folder / JOURNAL).rows
     if as_json:
-        print(json.dumps({"folder": str(folder), "rows": summary_records(frame)}, allow_nan=False))
+        print(json.dumps({"folder": str(folder), "rows": summary_records(rows)}, allow_nan=False))
         return
     from rich.console import Console
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
-    console.print(summary_table(frame))
+    console.print(summary_table(rows))
     console.print(f"Rows, samples, environment: {folder}\nA page of them: attnbench report {folder}", markup=False)

@@ -130,27 +130,28 @@ def _interrupted(progress: Progress, folder: str | None) -> None:
 
 def _show(made: Sweep, folder: Path, as_json: bool) -> set[str]:
     """Print the curves and write the picture; return the verdicts of all cells."""
-    from attnbench.bench.sweep.session import load_sweep
+    from attnbench.bench.sweep.session import sweep_table
     from attnbench.methods.draw import svg_bytes
     from attnbench.report.charts.curve import curve_figure
     from attnbench.report.terminal.curves import curve_table, notes, records, sentence, shown
     from attnbench.report.terminal.summary import summary_records
     from attnbench.results.break_even import curves
     from attnbench.results.files import write_whole
+    from attnbench.results.load import read
 
-    table = load_sweep(folder)
-    found = curves(table, "density" if made.over == "density" else "tokens")
-    first = table.iloc[0]
-    heads = f"{first['heads']} head{'s' if first['heads'] > 1 else ''} of {first['head_dim']}"
-    figure = curve_figure(found, f"{first['device']}: {heads}, {first['dtype']}, {first['direction']}")
+    measured = read(folder)
+    found = curves(sweep_table(measured), "density" if made.over == "density" else "tokens")
+    first = measured.rows[0]
+    heads = f"{first.heads} head{'s' if first.heads > 1 else ''} of {first.head_dim}"
+    figure = curve_figure(found, f"{first.device}: {heads}, {first.dtype}, {first.direction}")
     picture = None if figure is None else str(write_whole(svg_bytes(figure), folder / PICTURE))
     if as_json:
         document = {
             "folder": str(folder), "over": made.over, "picture": picture, "curves": records(found, made.over),
-            "notes": notes(found), "rows": summary_records(table),
+            "notes": notes(found), "rows": summary_records(measured.rows),
         }  # fmt: skip
         print(json.dumps(document, allow_nan=False))
-        return set(table["verdict"])
+        return {row.verdict for row in measured.rows}
     from rich.console import Console
 
     console = Console()
@@ -162,4 +163,4 @@ def _show(made: Sweep, folder: Path, as_json: bool) -> set[str]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     drawn = "" if picture is None else f"\nPicture: {picture}"
     console.print(f"Rows, samples, environment: {folder}{drawn}", markup=False, highlight=False, soft_wrap=True)
-    return set(table["verdict"])
+    return {row.verdict for row in measured.rows}

@@ -1,16 +1,15 @@
-"""Rows of a results table, read back from a data frame and grouped into cases that may be compared."""
+"""Rows of a results table, grouped into cases that may be compared."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from attnbench.report.words import differing_settings
 from attnbench.results.records.cells import PhaseRow, Provenance, Row
 
-if TYPE_CHECKING:
-    pass
+NO_ROWS = "the results hold no rows: run `attnbench run` first, or name another file or folder"
 
 # Not heads_timed: a cell that is unsupported timed none.
 CASE_FIELDS = (

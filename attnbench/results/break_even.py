@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbench.kernels.errors import BadInput
+from attnbench.results.frames import plain_rows
 from attnbench.results.intervals import MIN_BOOTSTRAP, RESAMPLES
-from attnbench.results.load import plain
 from attnbench.results.records import cells as schema
 
 if TYPE_CHECKING:
@@ -336,7 +336,7 @@ def _checked(table: pd.DataFrame, axis: Axis) -> list[dict[str, Any]]:
     lacking = [name for name in _NEEDED if name not in table.columns]
     if lacking:
         raise BadInput(f"the table has no column {', '.join(lacking)}; give rows as attnbench.load_results does")
-    rows = [{str(name): plain(value) for name, value in row.items()} for row in table.to_dict("records")]
+    rows = plain_rows(table)
     for name in (*SAME, *(("grid",) if axis == "density" else ())):
         values = list(dict.fromkeys(repr(row.get(name)) for row in rows))
         if len(values) > 1:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from attnbench.kernels.errors import BadInput
 from attnbench.results.intervals import Interval, geometric_mean, ratio_interval
-from attnbench.results.records.cells import Cell, Row
+from attnbench.results.load import Results
+from attnbench.results.records.cells import Cell, Environment, Row
 from attnbench.results.records.cells import Interval as IntervalKind
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Change = Literal["broken", "slower", "unclear", "faster", "same", "not comparable", "skipped", "only in A", "only in B"]
 
@@ -33,7 +31,6 @@ _SEVERITY: tuple[Change, ...] = (
     "only in B",
 )
 _COMPARED: tuple[Change, ...] = ("slower", "unclear", "faster", "same")
-_COLUMNS = {*Cell.model_fields, *MUST_AGREE, "run_id", "cell_id", "verdict", "latency_ms", "samples_ms"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +94,19 @@ class Comparison:
         }
 
 
-def compare_tables(a: pd.DataFrame, b: pd.DataFrame, threshold: float = THRESHOLD) -> Comparison:
-    """Compare table ``b`` with table ``a``, both as `load_results` returns them; of a cell the newest run counts.
+def compare_tables(a: Results, b: Results, threshold: float = THRESHOLD) -> Comparison:
+    """Compare the latency table of ``b`` with that of ``a``; of a cell the newest run counts.
 
     With r = B's latency over A's, a cell is slower if all of r's interval lies above 1 + threshold, faster if all lies
     below 1 / (1 + threshold), the same if all lies between the two, otherwise unclear. A cell that was ok in A and is
     not in B is broken, and so is any cell that is incorrect in B.
 
     Raises:
-        BadInput: if the threshold is not in [0, 1), or a table lacks a column.
+        BadInput: if the threshold is not in [0, 1).
     """
     if not 0 <= threshold < 1:
         raise BadInput(f"threshold {threshold!r} must be a fraction from 0 to below 1, as 0.03 for 3 %")
-    rows_a, rows_b = _newest_rows(a, "A"), _newest_rows(b, "B")
+    rows_a, rows_b = _newest_rows(a), _newest_rows(b)
     devices_a, devices_b = _devices(rows_a), _devices(rows_b)
     if rows_a and rows_b and not devices_a & devices_b:
         names = [" and ".join(sorted(devices)) for devices in (devices_a, devices_b)]
@@ -131,92 +128,78 @@ def change_of(ratio: Interval, threshold: float) -> Change:
     return "same" if ratio.lo >= 1 / (1 + threshold) and ratio.hi <= 1 + threshold else "unclear"
 
 
-def _compare_cell(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None, threshold: float) -> CellChange:
-    known = a if a is not None else b
+def _compare_cell(a: Row | None, b: Row | None, threshold: float) -> CellChange:
+    known = a or b
     assert known is not None
     identity: dict[str, Any] = {
-        "cell_id": known["cell_id"],
-        "cell": {name: known[name] for name in Cell.model_fields},
-        "a_ms": a and a["latency_ms"],
-        "b_ms": b and b["latency_ms"],
+        "cell_id": known.cell_id,
+        "cell": {name: getattr(known, name) for name in Cell.model_fields},
+        "a_ms": a and a.latency_ms,
+        "b_ms": b and b.latency_ms,
     }
-    if b is not None and b["verdict"] == "incorrect":
-        before = "not in A" if a is None else f"{a['verdict']} in A"
+    if b is not None and b.verdict == "incorrect":
+        before = "not in A" if a is None else f"{a.verdict} in A"
         return CellChange(**identity, change="broken", reason=_because(f"{before}, incorrect in B", b))
     if a is None:
         return CellChange(**identity, change="only in B")
     if b is None:
         return CellChange(**identity, change="only in A")
-    if a["verdict"] != "ok":
-        return CellChange(**identity, change="skipped", reason=_because(f"{a['verdict']} in A", a))
-    if b["verdict"] != "ok":
-        return CellChange(**identity, change="broken", reason=_because(f"ok in A, {b['verdict']} in B", b))
-    different = [f"{name}: {a[name]} in A, {b[name]} in B" for name in MUST_AGREE if a[name] != b[name]]
+    if a.verdict != "ok":
+        return CellChange(**identity, change="skipped", reason=_because(f"{a.verdict} in A", a))
+    if b.verdict != "ok":
+        return CellChange(**identity, change="broken", reason=_because(f"ok in A, {b.verdict} in B", b))
+    pairs = {name: (getattr(a, name), getattr(b, name)) for name in MUST_AGREE}
+    different = [f"{name}: {before} in A, {after} in B" for name, (before, after) in pairs.items() if before != after]
     if different:
         return CellChange(**identity, change="not comparable", reason="; ".join(different))
-    ratio = ratio_interval(a["samples_ms"], b["samples_ms"])
+    ratio = ratio_interval(a.samples_ms, b.samples_ms)
     change, reason = change_of(ratio, threshold), ""
-    if min(len(a["samples_ms"]), len(b["samples_ms"])) < 2:
+    if min(len(a.samples_ms), len(b.samples_ms)) < 2:
         change, reason = "unclear", "a single sample says nothing about the noise"
     return CellChange(
         **identity, change=change, reason=reason, ratio=ratio.median, lo=ratio.lo, hi=ratio.hi, interval=ratio.kind
     )
 
 
-def _because(what: str, row: Mapping[str, Any]) -> str:
-    return f"{what}: {row['reason']}" if row.get("reason") else what
+def _because(what: str, row: Row) -> str:
+    return f"{what}: {row.reason}" if row.reason else what
 
 
-def _newest_rows(table: pd.DataFrame, name: str) -> dict[str, dict[str, Any]]:
+def _newest_rows(results: Results) -> dict[str, Row]:
     """Return the row of each cell that was measured last, by cell_id, in the order of the table."""
-    if table.empty:
-        return {}
-    missing = sorted(_COLUMNS - set(table.columns))
-    if missing:
-        raise BadInput(f"table {name} is not a latency table: it has no column {', '.join(missing)}")
-    environments = table.attrs.get("environments", {})
-    newest: dict[str, dict[str, Any]] = {}
+    started = {run: _started(environment) for run, environment in results.environments.items()}
+    newest: dict[str, Row] = {}
     ages: dict[str, datetime] = {}
-    for record in table.to_dict("records"):
-        row = _plain(record)
-        key, started = row["cell_id"], _started(environments.get(row["run_id"], {}))
-        if key not in newest or started >= ages[key]:
-            newest[key], ages[key] = row, started
+    for row in results.rows:
+        age = started.get(row.run_id, _UNKNOWN)
+        if row.cell_id not in newest or age >= ages[row.cell_id]:
+            newest[row.cell_id], ages[row.cell_id] = row, age
     return newest
 
 
-def _plain(record: Mapping[Hashable, Any]) -> dict[str, Any]:
-    """Return the values as the row had them: pandas knows None as NaN, whole numbers beside it as floats."""
-    values: dict[str, Any] = {}
-    for name, value in record.items():
-        plain = value.tolist() if hasattr(value, "tolist") else value
-        if isinstance(plain, float):
-            plain = None if plain != plain else int(plain) if str(name) in _WHOLE and plain.is_integer() else plain
-        values[str(name)] = plain
-    return values
+_UNKNOWN = datetime.min.replace(tzinfo=UTC)
 
 
-_WHOLE = {name for name, field in Row.model_fields.items() if field.annotation in (int, int | None)}
-
-
-def _started(environment: Mapping[str, Any]) -> datetime:
+def _started(environment: Environment) -> datetime:
     """Return when a run was started; a run that does not say is older than any that does."""
-    text = environment.get("started_at")
-    started = datetime.fromisoformat(text) if text else datetime.min
+    try:
+        started = datetime.fromisoformat(environment.started_at)
+    except ValueError:
+        return _UNKNOWN
     return started if started.tzinfo else started.replace(tzinfo=UTC)
 
 
-def _devices(rows: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    return {row["device"] for row in rows.values()}
+def _devices(rows: Mapping[str, Row]) -> set[str]:
+    return {row.device for row in rows.values()}
 
 
-def _used_environments(table: pd.DataFrame, rows: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    environments = table.attrs.get("environments", {})
-    return [environments[run] for run in sorted({row["run_id"] for row in rows.values()}) if run in environments]
+def _used_environments(results: Results, rows: Mapping[str, Row]) -> list[Environment]:
+    environments = results.environments
+    return [environments[run] for run in sorted({row.run_id for row in rows.values()}) if run in environments]
 
 
-def _environment_changes(a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return one line for each version that is not the same in both tables: a reason to look for before any other."""
+def _environment_changes(a: Iterable[Environment], b: Iterable[Environment]) -> list[str]:
+    """Return one line for each version that differs between the two: look here first for the reason of a change."""
     before, after = _versions(a), _versions(b)
     changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     return [f"{name}: {_list(before.get(name))} in A, {_list(after.get(name))} in B" for name in changed]
@@ -226,11 +209,11 @@ def _list(values: set[str] | None) -> str:
     return ", ".join(sorted(values)) if values else "none"
 
 
-def _versions(environments: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
+def _versions(environments: Iterable[Environment]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for environment in environments:
-        named = {name: environment.get(name) for name in ("driver", "python", "platform", "git_commit")}
-        for name, value in {**named, **environment.get("packages", {})}.items():
+        named = {name: getattr(environment, name) for name in ("driver", "python", "platform", "git_commit")}
+        for name, value in {**named, **environment.packages}.items():
             if value is not None:
-                found.setdefault(name, set()).add(str(value))
+                found.setdefault(name, set()).add(value)
     return found

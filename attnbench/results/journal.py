@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,9 +19,6 @@ from attnbench.kernels.errors import BadInput
 from attnbench.results.records.cells import SCHEMA_VERSION, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow
 from attnbench.results.records.steps import StepRecord
-
-if TYPE_CHECKING:
-    pass
 
 JOURNAL = "journal.jsonl"
 TRAINING_LOG = "train.jsonl"
@@ -191,7 +188,7 @@ def command_of(header: RunHeader) -> str:
 
 
 def read_journal(path: Path) -> Iterator[JournalRecord]:
-    """Yield the records of a journal in order.
+    """Yield the records of a journal in order. Empty lines and a byte-order mark are skipped.
 
     Warns:
         TornLine: if the last line is cut off; it is left out.
@@ -204,9 +201,10 @@ def read_journal(path: Path) -> Iterator[JournalRecord]:
     except NOT_READ as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else "it is not a whole gzip file"
         raise BadInput(f"cannot read {str(path)!r} as a results journal: {why}") from error
-    *lines, rest = text.split("\n")
+    *lines, rest = (line.strip(_BLANK) for line in text.split("\n"))
     for number, line in enumerate(lines, 1):
-        yield _parse(path, number, line)
+        if line:
+            yield _parse(path, number, line)
     if _is_torn(rest) and (lines or rest.startswith("{")):
         message = f"{path}: the last line (line {len(lines) + 1}, {len(rest)} characters) is torn and was left out"
         warnings.warn(message, TornLine, stacklevel=2)
@@ -214,6 +212,7 @@ def read_journal(path: Path) -> Iterator[JournalRecord]:
         yield _parse(path, len(lines) + 1, rest)
 
 
+_BLANK = " \t\r\N{ZERO WIDTH NO-BREAK SPACE}"  # the last is the byte-order mark that some editors put first
 NOT_READ = (OSError, EOFError, zlib.error)
 """What ``unpacked`` raises of a file that is missing, may not be read, or is torn."""
 
@@ -226,25 +225,47 @@ def unpacked(path: Path) -> bytes:
 
 def _is_torn(rest: str) -> bool:
     """Whether what follows the last line break is a part of a line only: no part of a JSON object is JSON."""
+    rest = rest.strip(_BLANK)
     try:
         json.loads(rest)
     except json.JSONDecodeError:
         return bool(rest)
+    except (ValueError, RecursionError):  # whole, but no record
+        return False
     return False
+
+
+class _NotFinite(Exception):
+    """A line holds NaN or an infinity, which JSON does not have."""
+
+
+def _refuse_constant(name: str) -> None:
+    raise _NotFinite(f"{name} is not a number of JSON; a value that is missing is null")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _parse(path: Path, number: int, line: str) -> JournalRecord:
     try:
-        fields: dict[str, Any] = json.loads(line)
+        fields: dict[str, Any] = _DECODER.decode(line)
         version = fields.get("schema_version", SCHEMA_VERSION)
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise BadInput(
                 f"{str(path)!r} has schema version {version}; this attnbench reads up to {SCHEMA_VERSION}: upgrade it"
             )
         return _KINDS[fields.pop("kind")].model_validate(fields)  # type: ignore[return-value]  # _KINDS holds these
+    except BadInput:
+        raise
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "row"
-        raise BadInput(f"{str(path)!r} line {number} is not a valid record: {where}: {first['msg']}") from error
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+        raise BadInput(f"{str(path)!r} line {number} is not a valid record: {first_fault(error)}") from error
+    except _NotFinite as error:
+        raise BadInput(f"{str(path)!r} line {number} is not a valid record: {error}") from error
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise BadInput(f"{str(path)!r} line {number} is not a record of a results journal: {line[:60]!r}") from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return the first thing that is wrong with a record, as "latency_ms: Input should be greater than 0"."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc']) or 'row'}: {first['msg']}"

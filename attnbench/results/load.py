@@ -1,40 +1,137 @@
-"""Read results back, as data frames and as records."""
+"""Read results: every journal is opened once, and every record validated once."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import ValidationError
-
-from attnbench.kernels.errors import BadInput
-from attnbench.results.journal import TRAINING_LOG, read_journal
-from attnbench.results.records.cells import PhaseRow, Row, RunHeader
+from attnbench.results.find import find_results
+from attnbench.results.journal import JournalRecord, read_journal
+from attnbench.results.records.cells import Environment, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow, still_true
 from attnbench.results.records.steps import StepRecord
+from attnbench.results.run import usable_samples
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
-def find_journals(path: Path) -> list[Path]:
-    """Return the journals, gzipped or not, that a file or folder, read recursively but for training logs, stands for.
+
+@dataclass(frozen=True)
+class Results:
+    """What a file or a folder of results holds. What was written twice counts once, as last written.
+
+    Attributes:
+        headers: of the runs, in the order of the journals.
+        rows: of the latency table, one per cell of a run.
+        phases: where the time of cells went.
+        quality: metrics of clips.
+        clips: the clips, each with the folder that its files are named from.
+        steps: whole transformer steps.
+        samples: of each run, by run_id, those that its latencies may rest on.
+        traces: the Chrome traces of cells, by cell_id.
+    """
+
+    headers: tuple[RunHeader, ...] = ()
+    rows: tuple[Row, ...] = ()
+    phases: tuple[PhaseRow, ...] = ()
+    quality: tuple[QualityRow, ...] = ()
+    clips: tuple[tuple[Path, ClipRow], ...] = ()
+    steps: tuple[StepRecord, ...] = ()
+    samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict)
+    traces: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def environments(self) -> dict[str, Environment]:
+        """Where each run was measured, by run_id."""
+        return {header.run_id: header.environment for header in self.headers}
+
+    @property
+    def phases_by_row(self) -> dict[str, list[PhaseRow]]:
+        """The phases of each cell that was profiled, by row_id."""
+        found: dict[str, list[PhaseRow]] = {}
+        for phase in self.phases:
+            found.setdefault(phase.row_id, []).append(phase)
+        return found
+
+    @property
+    def runs(self) -> list[str]:
+        """The run_id of every run that left rows, metrics of clips, or steps, in this order."""
+        shown: tuple[Row | QualityRow | StepRecord, ...] = (*self.rows, *self.quality, *self.steps)
+        return list(dict.fromkeys(record.run_id for record in shown))
+
+
+def read(path: str | os.PathLike[str]) -> Results:
+    """Read a journal, or all journals below a folder.
+
+    Args:
+        path: a journal, or a folder that is searched recursively for ``*.jsonl`` and ``*.jsonl.gz``. Links are
+            followed; names that begin with a dot and training logs are skipped.
+
+    Warns:
+        TornLine: if the last line of a journal is cut off; it is left out.
+        LostLink: if a link to a folder leads nowhere.
 
     Raises:
-        BadInput: if there is none.
+        BadInput: if there is no journal, or a record is not valid or of a newer schema; the message names the file and
+            the line.
     """
-    if os.path.isfile(path):
-        return [path]
-    if not os.path.exists(path):  # False also for names that the system refuses
-        raise BadInput(
-            f"no such file or folder: {str(path)!r}; it must be a results journal or a folder that holds some"
-        )
-    every = [*path.rglob("*.jsonl"), *path.rglob("*.jsonl.gz")]
-    found = sorted(each for each in every if each.name.removesuffix(".gz") != TRAINING_LOG)
-    if not found:
-        raise BadInput(f"no results in {str(path)!r}: it holds no .jsonl journal")
-    return found
+    journals, traces = find_results(path)
+    merged = _Merged()
+    for journal in journals:
+        merged.add(journal.parent, list(read_journal(journal)))
+    return Results(
+        headers=tuple(merged.headers.values()),
+        rows=tuple(merged.rows.values()),
+        phases=tuple(merged.phases.values()),
+        quality=tuple(still_true(merged.quality.values())),
+        clips=tuple(merged.clips.values()),
+        steps=tuple(merged.steps),
+        samples=merged.samples,
+        traces=traces,
+    )
+
+
+class _Merged:
+    """The records of several journals by what tells them apart, in the order in which they were last written."""
+
+    def __init__(self) -> None:
+        self.headers: dict[str, RunHeader] = {}
+        self.rows: dict[str, Row] = {}
+        self.phases: dict[tuple[str | None, ...], PhaseRow] = {}
+        self.quality: dict[tuple[object, ...], QualityRow] = {}
+        self.clips: dict[tuple[str, str], tuple[Path, ClipRow]] = {}
+        self.steps: list[StepRecord] = []
+        self.samples: dict[str, tuple[Sample, ...]] = {}
+
+    def add(self, folder: Path, records: list[JournalRecord]) -> None:
+        for record in records:
+            match record:
+                case RunHeader():
+                    self.headers[record.run_id] = record
+                case Row():
+                    _put_last(self.rows, record.row_id, record)
+                case PhaseRow():
+                    _put_last(self.phases, record.key, record)
+                case QualityRow():
+                    _put_last(self.quality, record.key, record)
+                case ClipRow():
+                    _put_last(self.clips, (record.run_id, record.clip_id), (folder, record))
+                case StepRecord():
+                    self.steps.append(record)
+                case Sample():
+                    pass
+        if header := next((record for record in records if isinstance(record, RunHeader)), None):
+            self.samples[header.run_id] = tuple(usable_samples(records))
+
+
+def _put_last(known: dict[Key, Value], key: Key, value: Value) -> None:
+    known.pop(key, None)
+    known[key] = value
 
 
 def load_results(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -49,25 +146,15 @@ def load_results(path: str | os.PathLike[str]) -> pd.DataFrame:
         environment of the run.
 
     Warns:
-        TornLine: if a journal's last line is cut off; it is left out.
+        TornLine: if the last line of a journal is cut off; it is left out.
 
     Raises:
         BadInput: if nothing is there, or a file is not a journal or of a newer schema.
     """
-    import pandas as pd
+    from attnbench.results.frames import frame_of
 
-    rows: dict[str, dict[str, Any]] = {}
-    environments: dict[str, dict[str, Any]] = {}
-    for journal in find_journals(Path(path)):
-        for record in read_journal(journal):
-            if isinstance(record, RunHeader):
-                environments[record.run_id] = record.environment.model_dump()
-            elif isinstance(record, Row):
-                rows.pop(record.row_id, None)
-                rows[record.row_id] = record.model_dump()
-    frame = pd.DataFrame(list(rows.values()), columns=list(Row.model_fields))
-    frame.attrs["environments"] = environments
-    return frame
+    found = read(path)
+    return frame_of(Row, found.rows, found.environments)
 
 
 def load_phases(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -82,23 +169,14 @@ def load_phases(path: str | os.PathLike[str]) -> pd.DataFrame:
         A phase written twice counts once, as last written. Without profiles the table has no rows.
 
     Warns:
-        TornLine: if a journal's last line is cut off; it is left out.
+        TornLine: if the last line of a journal is cut off; it is left out.
 
     Raises:
         BadInput: if nothing is there, or a file is not a journal or of a newer schema.
     """
-    import pandas as pd
+    from attnbench.results.frames import frame_of
 
-    rows: dict[tuple[str | None, ...], dict[str, Any]] = {}
-    for journal in find_journals(Path(path)):
-        for record in read_journal(journal):
-            if isinstance(record, PhaseRow):
-                key = record.row_id, record.pass_, record.phase, record.parent, record.provenance, record.engine
-                rows.pop(key, None)
-                rows[key] = record.model_dump(by_alias=True)
-    return pd.DataFrame(
-        list(rows.values()), columns=[field.alias or name for name, field in PhaseRow.model_fields.items()]
-    )
+    return frame_of(PhaseRow, read(path).phases)
 
 
 def load_quality(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -113,25 +191,17 @@ def load_quality(path: str | os.PathLike[str]) -> pd.DataFrame:
         to the environment of the run. Without clips the table has no rows.
 
     Warns:
-        TornLine: if a journal's last line is cut off; it is left out.
+        TornLine: if the last line of a journal is cut off; it is left out.
 
     Raises:
         BadInput: if nothing is there, or a file is not a journal or of a newer schema.
     """
-    import pandas as pd
+    from attnbench.results.frames import frame_of
 
-    rows: dict[tuple[object, ...], QualityRow] = {}
-    environments: dict[str, dict[str, Any]] = {}
-    for journal in find_journals(Path(path)):
-        for record in read_journal(journal):
-            if isinstance(record, RunHeader):
-                environments[record.run_id] = record.environment.model_dump()
-            elif isinstance(record, QualityRow):
-                rows.pop(record.key, None)
-                rows[record.key] = record
-    frame = pd.DataFrame([row.model_dump() for row in still_true(rows.values())], columns=list(QualityRow.model_fields))
-    frame.attrs["environments"] = {run: environments[run] for run in frame["run_id"].unique() if run in environments}
-    return frame
+    found = read(path)
+    runs = dict.fromkeys(row.run_id for row in found.quality)
+    environments = found.environments
+    return frame_of(QualityRow, found.quality, {run: environments[run] for run in runs if run in environments})
 
 
 def load_clips(path: str | os.PathLike[str]) -> list[tuple[Path, ClipRow]]:
@@ -140,13 +210,7 @@ def load_clips(path: str | os.PathLike[str]) -> list[tuple[Path, ClipRow]]:
     Raises:
         BadInput: as ``load_quality``.
     """
-    found: dict[tuple[str, str], tuple[Path, ClipRow]] = {}
-    for journal in find_journals(Path(path)):
-        for record in read_journal(journal):
-            if isinstance(record, ClipRow):
-                found.pop((record.run_id, record.clip_id), None)
-                found[record.run_id, record.clip_id] = (journal.parent, record)
-    return list(found.values())
+    return list(read(path).clips)
 
 
 def load_steps(path: str | os.PathLike[str]) -> list[StepRecord]:
@@ -155,70 +219,4 @@ def load_steps(path: str | os.PathLike[str]) -> list[StepRecord]:
     Raises:
         BadInput: as ``load_results``.
     """
-    records = (record for journal in find_journals(Path(path)) for record in read_journal(journal))
-    return [record for record in records if isinstance(record, StepRecord)]
-
-
-def find_traces(path: str | os.PathLike[str]) -> dict[str, Path]:
-    """Return the Chrome traces of the cells below a folder, or beside a journal, by cell_id."""
-    root = Path(path)
-    folder = root if root.is_dir() else root.parent
-    return {trace.name.removesuffix(".json.gz"): trace for trace in sorted(folder.rglob("traces/*.json.gz"))}
-
-
-def read_quality(table: pd.DataFrame | None) -> list[QualityRow]:
-    """Return the rows of a table as ``load_quality`` returns it.
-
-    Raises:
-        BadInput: if a row does not fit the schema.
-    """
-    rows = []
-    for place, record in enumerate([] if table is None else table.to_dict("records")):
-        fields = {str(name): value for name, value in record.items() if isinstance(value, list) or value == value}
-        try:
-            rows.append(QualityRow.model_validate({name: value for name, value in fields.items() if value is not None}))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the row"
-            raise BadInput(f"row {place} of the metrics is not valid: {where}: {first['msg']}") from error
-    return rows
-
-
-def read_phases(table: pd.DataFrame | None) -> dict[str, list[PhaseRow]]:
-    """Return the phases of a table as ``load_phases`` returns it, by row_id."""
-    found: dict[str, list[PhaseRow]] = {}
-    for record in [] if table is None else table.to_dict("records"):
-        fields = {name: value for name, value in record.items() if value is not None and value == value}
-        row = PhaseRow.model_validate(fields)
-        found.setdefault(row.row_id, []).append(row)
-    return found
-
-
-def read_rows(table: pd.DataFrame) -> list[Row]:
-    """Return the rows of a results table, checked against the schema; other columns are left out.
-
-    Raises:
-        BadInput: if the table is empty, or a row does not fit the schema.
-    """
-    rows = []
-    for number, record in enumerate(table.to_dict("records")):
-        fields = {name: plain(record[name]) for name in Row.model_fields if name in record}
-        present = {name: value for name, value in fields.items() if value is not None}
-        try:
-            rows.append(Row.model_validate(present))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the row"
-            raise BadInput(f"row {number} of the results is not valid: {where}: {first['msg']}") from error
-    if not rows:
-        raise BadInput("the results hold no rows: run `attnbench run` first, or name another file or folder")
-    return rows
-
-
-def plain(value: Any) -> Any:
-    """Return a plain Python value; what pandas uses for "missing" becomes None."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, (list, tuple)):
-        return list(value)
-    return None if value is None or value != value or str(value) in ("NaT", "<NA>") else value
+    return list(read(path).steps)

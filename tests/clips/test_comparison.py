@@ -18,7 +18,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.mini.config import PRESETS
 from attnbench.report.gap_words import estimate_words
 from attnbench.report.terminal.gaps import clip_run, comparison_table
-from attnbench.results.load import read_quality
+from attnbench.results.load import read
 
 Ask = Callable[..., ClipsRequest]
 Table = Callable[..., list[str]]
@@ -31,7 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def table() -> Table:
     def lines(*runs: Path) -> list[str]:
-        return comparison_table([clip_run(path) for path in runs]).markdown()
+        return comparison_table([clip_run(path, read(path)) for path in runs]).markdown()
 
     return lines
 
@@ -50,7 +50,7 @@ def test_the_table_of_a_run(table: Table, ask: Ask, tmp_path: Path, quiet: Any) 
     plan = attnbench.select(q, q, method="sta", grid=grid, layer=0, **METHODS["sta"])
     kept = plan.pairs / (PRESETS["tiny"].heads * grid.tokens**2)
     assert cells(lines[2])[1] == f"{kept:.3f}"
-    found = {(gap.method, gap.metric): gap for gap in gaps(read_quality(attnbench.load_quality(tmp_path / "run")))}
+    found = {(gap.method, gap.metric): gap for gap in gaps(read(tmp_path / "run").quality)}
     for line, method in zip(lines[2:4], METHODS, strict=True):
         for cell, metric in zip(cells(line)[2:], ("psnr", "ssim"), strict=True):
             gap = found[method, metric]

@@ -10,7 +10,6 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 
@@ -22,7 +21,10 @@ from attnbench.report.gap_words import difference_words, ends_words, mean_words,
 from attnbench.report.html.clips import clips_sections
 from attnbench.report.html.clips_players import MOST, players_of
 from attnbench.report.html.page import make_report
+from attnbench.results.frames import frame_of, records_of
 from attnbench.results.gaps import gaps
+from attnbench.results.load import Results
+from attnbench.results.records.cells import Environment, RunHeader
 from attnbench.results.records.clips import ClipRow, QualityRow
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -63,13 +65,15 @@ def clip(folder: Path, seed: int, player: str, **changes: Any) -> tuple[Path, Cl
     return folder, ClipRow(**fields | changes)
 
 
-def frame(found: list[QualityRow], **environment: str) -> pd.DataFrame:
-    table = pd.DataFrame([each.model_dump() for each in found], columns=list(QualityRow.model_fields))
-    table.attrs["environments"] = {"run": {"device": "Test CPU", "started_at": "2026-01-02T03:04:05Z", **environment}}
-    return table
+ENVIRONMENT = Environment(
+    device="Test CPU", device_kind="cpu", cores=2, memory_gib=8.0, python="3.11", platform="Linux", packages={},
+    started_at="2026-01-02T03:04:05Z",
+)  # fmt: skip
 
 
-NO_ROWS = pd.DataFrame()
+def results(found: list[QualityRow], *clips: tuple[Path, ClipRow]) -> Results:
+    header = RunHeader(run_id="run", environment=ENVIRONMENT, request={})
+    return Results(headers=(header,), quality=tuple(found), clips=clips)
 
 
 @pytest.fixture
@@ -85,7 +89,7 @@ def quick_masks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_section_says_how_far_the_clips_moved_and_beside_what(played: tuple[Path, ClipRow]) -> None:
-    (section,) = clips_sections(rows(), [played], {"run": {"device": "Test CPU"}})
+    (section,) = clips_sections(rows(), [played], {"run": ENVIRONMENT})
     assert section.title == "Clips of mini: vmoba"
     (sentence,) = section.finding
     assert sentence.startswith("vmoba: psnr from full attention's clips 30.88 dB [")
@@ -152,7 +156,7 @@ def test_words_of_users_are_never_tags(tmp_path: Path) -> None:
         row("method", None, metric="lpips", prompt=HOSTILE, reason=HOSTILE),
     ]
     failed = clip(tmp_path, 0, "", status="failed", clip_hash="", reason=HOSTILE, prompt=HOSTILE, weights=HOSTILE)
-    html = make_report(NO_ROWS, quality=frame(found), clips=[failed]).html
+    html = make_report(results(found, failed)).html
     assert "<script>alert" not in html
     assert "<img src=x>" not in html
     assert "{{ 7 * 7 }}" in html
@@ -161,16 +165,16 @@ def test_words_of_users_are_never_tags(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick_masks")
 def test_a_page_of_clips_alone_speaks_of_clips_only() -> None:
-    html = make_report(NO_ROWS, quality=frame(rows())).html
+    html = make_report(results(rows())).html
     assert "Sparse attention on Test CPU" in html
     assert "what vmoba does to clips" in html
     assert "Speed-up" not in html
     assert "2026-01-02 03:04 UTC" in html
     with pytest.raises(BadInput, match="hold no rows"):
-        make_report(NO_ROWS, quality=frame([]))
-    broken = frame(rows()).assign(metric_kind="size")
+        make_report(results([]))
+    broken = frame_of(QualityRow, rows()).assign(metric_kind="size")
     with pytest.raises(BadInput, match="metric_kind"):
-        make_report(NO_ROWS, quality=broken)
+        records_of(QualityRow, broken)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +219,7 @@ addEventListener("load", () => setTimeout(() => {
 @pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on this machine")
 def test_the_players_play_in_a_browser(played: tuple[Path, ClipRow], tmp_path: Path) -> None:
     assert BROWSER is not None
-    html = make_report(NO_ROWS, quality=frame(rows()), clips=[played]).html
+    html = make_report(results(rows(), played)).html
     copy = html.replace("style-src 'unsafe-inline'", "style-src 'unsafe-inline'; script-src 'unsafe-inline'")
     page = tmp_path / "page.html"
     page.write_text(copy.replace("</body>", PROBE + "</body>"), encoding="utf-8")

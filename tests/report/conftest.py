@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pandas as pd
 import pytest
 
-from attnbench.results.records.cells import Cell, Environment, Row, canonical_json, digest
+from attnbench.results.load import Results
+from attnbench.results.records.cells import Cell, Environment, Row, RunHeader, canonical_json, digest
 
 BASELINE_MS = 100.0
 
@@ -41,22 +41,22 @@ def make_row(
     return Row.model_validate(cell | rest)
 
 
-def environment(**given: Any) -> dict[str, Any]:
-    """Return the environment of a run as ``load_results`` gives it."""
+def environment(**given: Any) -> Environment:
+    """Return the environment of a run."""
     fields: dict[str, Any] = {
         "device": "Test CPU", "device_kind": "cpu", "cores": 2, "memory_gib": 7.6, "python": "3.11.9",
         "platform": "Linux",
         "packages": {"torch": "2.11.0", "numpy": "2.1.0"}, "git_commit": "a" * 40, "git_dirty": True,
         "command": ["attnbench", "run", "--method", "sta"], "started_at": "2026-01-02T03:04:05Z",
     }  # fmt: skip
-    return Environment.model_validate(fields | given).model_dump()
+    return Environment.model_validate(fields | given)
 
 
-def make_table(rows: Sequence[Row], **environments: dict[str, Any]) -> pd.DataFrame:
-    """Return rows as ``load_results`` does; every run without a given environment gets the default one."""
-    table = pd.DataFrame([row.model_dump() for row in rows])
-    table.attrs["environments"] = {row.run_id: environment() for row in rows} | environments
-    return table
+def make_table(rows: Sequence[Row], **environments: Environment) -> Results:
+    """Return rows as results; every run without a given environment gets the default one."""
+    known = {row.run_id: environment() for row in rows} | environments
+    headers = (RunHeader(run_id=run, environment=each, request={}) for run, each in known.items())
+    return Results(headers=tuple(headers), rows=tuple(rows))
 
 
 @pytest.fixture
@@ -65,17 +65,17 @@ def row_of() -> Callable[..., Row]:
 
 
 @pytest.fixture
-def table_of() -> Callable[..., pd.DataFrame]:
+def table_of() -> Callable[..., Results]:
     return make_table
 
 
 @pytest.fixture
-def environment_of() -> Callable[..., dict[str, Any]]:
+def environment_of() -> Callable[..., Environment]:
     return environment
 
 
 @pytest.fixture(scope="session")
-def table() -> pd.DataFrame:
+def table() -> Results:
     """A run with the dense baseline, two sparse methods, three layers of one of them, and an unsupported cell."""
     vmoba = {
         "partition": [3, [5, 13], [7, 5, 13]],

@@ -10,32 +10,28 @@ import pytest
 
 from attnbench.kernels.errors import BadInput
 from attnbench.report.cases import cases_of
-from attnbench.results.load import read_rows
+from attnbench.results.frames import frame_of, records_of
+from attnbench.results.records.cells import Row
 
 Maker = Callable[..., Any]
 
 
-def test_rows_survive_the_data_frame(row_of: Maker, table_of: Maker) -> None:
+def test_rows_survive_the_data_frame(row_of: Maker) -> None:
     rows = [row_of("sta"), row_of("moba", verdict="oom", reason="too large", density=None), row_of("vmoba", step=7)]
-    assert read_rows(table_of(rows)) == rows
+    assert records_of(Row, frame_of(Row, rows)) == rows
 
 
-def test_rows_survive_json_and_columns_that_are_not_of_the_schema(row_of: Maker, table_of: Maker) -> None:
+def test_rows_survive_json_and_columns_that_are_not_of_the_schema(row_of: Maker) -> None:
     rows = [row_of("sta"), row_of("moba", verdict="timeout", density=None)]
-    table = pd.DataFrame(json.loads(table_of(rows).to_json(orient="records")))
-    assert read_rows(table.assign(note="mine")) == rows
+    table = pd.DataFrame(json.loads(frame_of(Row, rows).to_json(orient="records")))
+    assert records_of(Row, table.assign(note="mine")) == rows
 
 
-def test_a_table_without_rows_is_refused(table_of: Maker) -> None:
-    with pytest.raises(BadInput, match="attnbench run"):
-        read_rows(table_of([]))
-
-
-def test_a_row_that_breaks_the_schema_is_named(row_of: Maker, table_of: Maker) -> None:
-    table = table_of([row_of("sta"), row_of("moba")])
+def test_a_row_that_breaks_the_schema_is_named(row_of: Maker) -> None:
+    table = frame_of(Row, [row_of("sta"), row_of("moba")])
     table.loc[1, "density"] = 1.5
     with pytest.raises(BadInput, match=r"row 1.*density"):
-        read_rows(table)
+        records_of(Row, table)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -9,13 +9,13 @@ import sys
 import warnings
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from attnbench.cli import app, main
 from attnbench.kernels.errors import BadInput
+from attnbench.results.load import Results
 
 
 def call(*words: str) -> Result:
@@ -34,14 +34,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def loaded(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def loaded(table: Results, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Let every path hold the made-up table, and remember the paths that were read; leave the mask pictures out."""
     paths: list[Path] = []
-    monkeypatch.setattr("attnbench.results.load.load_results", lambda path: paths.append(path) or table)
-    monkeypatch.setattr("attnbench.results.load.load_phases", lambda path: None)
-    monkeypatch.setattr("attnbench.results.load.load_steps", lambda path: [])
-    monkeypatch.setattr("attnbench.results.load.load_quality", lambda path: pd.DataFrame())
-    monkeypatch.setattr("attnbench.results.load.load_clips", lambda path: [])
+    monkeypatch.setattr("attnbench.results.load.read", lambda path: paths.append(path) or table)
     monkeypatch.setattr("attnbench.report.html.page.mask_pictures", lambda methods: [])
     return paths
 
@@ -56,22 +52,20 @@ def test_without_any_run_report_says_what_to_do(here: Path) -> None:
 
 
 def test_report_takes_the_newest_run_and_prints_where_the_page_is(
-    here: Path, loaded: list[Path], table: pd.DataFrame
+    here: Path, loaded: list[Path], table: Results
 ) -> None:
     (here / "results" / "latest").mkdir(parents=True)
     result = call("report")
     assert loaded == [Path("results/latest")]
-    assert result.output.strip() == f"reports/{table['run_id'][0]}.html"
+    assert result.output.strip() == f"reports/{table.rows[0].run_id}.html"
     assert (here / result.output.strip()).read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 @pytest.mark.parametrize(("out", "file"), [("deep/er", "deep/er/{run}.html"), ("mine.html", "mine.html")])
-def test_report_writes_where_it_is_told(
-    here: Path, loaded: list[Path], table: pd.DataFrame, out: str, file: str
-) -> None:
+def test_report_writes_where_it_is_told(here: Path, loaded: list[Path], table: Results, out: str, file: str) -> None:
     call("report", "some/results", "--out", out)
     assert loaded == [Path("some/results")]
-    assert (here / file.format(run=table["run_id"][0])).is_file()
+    assert (here / file.format(run=table.rows[0].run_id)).is_file()
 
 
 def test_report_to_a_place_that_cannot_be_written(here: Path, loaded: list[Path]) -> None:
@@ -136,7 +130,7 @@ def test_show_in_a_terminal_that_knows_ascii_only(here: Path) -> None:
 
 
 def test_report_tells_machines_where_the_page_is_and_what_is_on_it(
-    here: Path, loaded: list[Path], table: pd.DataFrame
+    here: Path, loaded: list[Path], table: Results
 ) -> None:
     document = json.loads(call("report", "some/results", "--json", "--out", "a.html").output)
     assert document["path"] == "a.html"
@@ -147,7 +141,7 @@ def test_report_tells_machines_where_the_page_is_and_what_is_on_it(
     assert section["title"] in page
     assert section["finding"][0].startswith("Fastest sparse method here: sta")
     assert section["facts"]["Dense baseline"] == "full/sdpa (torch 2.11.0), 100 ms"
-    assert sorted(section["row_ids"]) == sorted(table["row_id"])
+    assert sorted(section["row_ids"]) == sorted(row.row_id for row in table.rows)
 
 
 def test_show_tells_machines_what_it_draws(here: Path) -> None:

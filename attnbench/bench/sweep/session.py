@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,9 @@ from attnbench.bench.trial import dense_job
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.results import run
 from attnbench.results.files import write_whole
-from attnbench.results.journal import JOURNAL, read_journal
-from attnbench.results.load import find_journals, load_results
+from attnbench.results.frames import frame_of
+from attnbench.results.journal import JOURNAL
+from attnbench.results.load import Results, read
 from attnbench.results.records.cells import Cell, Row, Sample, canonical_json
 from attnbench.results.run import Progress
 
@@ -111,21 +113,20 @@ def load_sweep(folder: Path) -> pd.DataFrame:
     Raises:
         BadInput: as ``load_results``.
     """
+    return sweep_table(read(folder))
+
+
+def sweep_table(found: Results) -> pd.DataFrame:
+    """Return the table of ``load_sweep`` for results that were read already."""
     import pandas as pd
 
-    table = load_results(folder)
-    samples: dict[str, list[float]] = {}
-    for journal in find_journals(folder):
-        records = list(read_journal(journal))
-        usable = run.usable_samples(records)
-        for row in (record for record in records if isinstance(record, Row)):
-            samples[row.row_id] = _baseline_samples(row, usable)
-    column = [samples[row_id] or None for row_id in table["row_id"]]
+    table = frame_of(Row, found.rows, found.environments)
+    column = [_baseline_samples(row, found.samples.get(row.run_id, ())) or None for row in found.rows]
     table["baseline_samples_ms"] = pd.Series(column, index=table.index, dtype=object)
     return table
 
 
-def _baseline_samples(row: Row, samples: list[Sample]) -> list[float]:
+def _baseline_samples(row: Row, samples: Sequence[Sample]) -> list[float]:
     """Return the samples that the dense baseline of ``row`` has in the same journal, on the same tensors."""
     if row.baseline is None:
         return []

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from attnbench.report.charts.clips import curve_figure, curve_words, gap_figure, gap_words
 from attnbench.report.charts.latency import svg_uri
@@ -23,10 +22,8 @@ from attnbench.report.html.clips_players import Player, players_of
 from attnbench.report.words import short_settings
 from attnbench.results.gaps import Gap, gaps
 from attnbench.results.intervals import wilson
+from attnbench.results.records.cells import Environment
 from attnbench.results.records.clips import ClipRow, QualityRow
-
-if TYPE_CHECKING:
-    pass
 
 CURVE = "psnr"
 """The metric that is drawn frame by frame, and named first."""
@@ -94,7 +91,7 @@ class ClipsSection:
 
 
 def clips_sections(
-    rows: Sequence[QualityRow], clips: Clips, environments: Mapping[str, Mapping[str, Any]]
+    rows: Sequence[QualityRow], clips: Clips, environments: Mapping[str, Environment]
 ) -> list[ClipsSection]:
     """Return a section for each run and model that made clips, in order of appearance.
 
@@ -112,7 +109,7 @@ def clips_sections(
             title = _title(mine, told)
             if any(_title(other, told) == title for other in alike):
                 title += f", run {run}"
-        sections.append(_section(title, mine, made, environments.get(run) or {}))
+        sections.append(_section(title, mine, made, environments.get(run)))
     return sections
 
 
@@ -123,7 +120,7 @@ def _title(rows: Sequence[QualityRow], names: Mapping[tuple[str, str, str], str]
     return f"Clips of {rows[0].model}: {', '.join(words) or 'full attention'}"
 
 
-def _section(title: str, rows: list[QualityRow], clips: Clips, environment: Mapping[str, Any]) -> ClipsSection:
+def _section(title: str, rows: list[QualityRow], clips: Clips, environment: Environment | None) -> ClipsSection:
     found = gaps(rows)
     names = names_of([row for row in rows if row.role == "method"])
     scenes, left_out = _scenes(rows, clips, names)
@@ -154,7 +151,7 @@ def _finding(found: Sequence[Gap]) -> list[str]:
     return [f"{gap.sentence}." for gap in chosen if gap.metric == chosen[0].metric]
 
 
-def _facts(rows: Sequence[QualityRow], clips: Clips, environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(rows: Sequence[QualityRow], clips: Clips, environment: Environment | None) -> list[tuple[str, str]]:
     first = rows[0]
     prompts = list(dict.fromkeys(row.prompt for row in rows))
     seeds = sorted({row.seed for row in rows if row.role in ("method", "exact")})
@@ -180,7 +177,7 @@ def _facts(rows: Sequence[QualityRow], clips: Clips, environment: Mapping[str, A
     facts += [
         ("Full attention", exact or ""),
         ("Kernel floor", floor or "none"),
-        ("Device", str(environment.get("device") or "")),
+        ("Device", environment.device if environment else ""),
         ("Run", first.run_id),
     ]
     return [(name, value) for name, value in facts if value]

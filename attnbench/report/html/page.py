@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench.report.cases import Case, cases_of
+from attnbench.kernels.errors import BadInput
+from attnbench.report.cases import NO_ROWS, Case, cases_of
 from attnbench.report.charts.latency import (
     latency_figure,
     latency_words,
@@ -26,13 +26,10 @@ from attnbench.report.html.columns import COLUMNS
 from attnbench.report.html.phases import PhaseTable, phase_table, waterfall_of
 from attnbench.report.html.steps import StepSection, step_sections
 from attnbench.report.words import DIRECTIONS, NONE, grid_words, number, short_settings
-from attnbench.results.load import read_phases, read_quality, read_rows
-from attnbench.results.records.cells import PhaseRow, Row
-from attnbench.results.records.clips import ClipRow
-from attnbench.results.records.steps import StepRecord
+from attnbench.results.load import Results
+from attnbench.results.records.cells import Environment, PhaseRow, Row
 
 if TYPE_CHECKING:
-    import pandas as pd
     from jinja2 import Template
 
 
@@ -98,38 +95,23 @@ class Report:
     parts: list[Part]
 
 
-def make_report(
-    table: pd.DataFrame,
-    phases: pd.DataFrame | None = None,
-    traces: Mapping[str, str] | None = None,
-    quality: pd.DataFrame | None = None,
-    clips: Sequence[tuple[Path, ClipRow]] = (),
-    steps: Sequence[StepRecord] = (),
-) -> Report:
+def make_report(results: Results, traces: Mapping[str, str] | None = None) -> Report:
     """Make the report of results: one HTML page that loads nothing from outside, and what its sections say.
 
     Args:
-        table: as `load_results` returns it; ``table.attrs["environments"]`` maps run ids to environments.
-        phases: as `load_phases` returns it.
+        results: as ``attnbench.results.load.read`` returns them.
         traces: a link to the Chrome trace of a cell, by cell_id.
-        quality: as `load_quality` returns it.
-        clips: as `load_clips` returns them.
-        steps: as `load_steps` returns them.
 
     Raises:
-        BadInput: if there are neither rows nor metrics of clips nor steps, or one does not fit the schema.
+        BadInput: if there are neither rows nor metrics of clips nor steps.
     """
-    taken = read_quality(quality)
-    rows = read_rows(table) if len(table) or not (taken or steps) else []
-    environments: dict[str, dict[str, Any]] = {
-        **(table.attrs.get("environments") or {}),
-        **((quality.attrs.get("environments") if quality is not None else None) or {}),
-    }
+    rows, taken, steps, environments = results.rows, results.quality, results.steps, results.environments
+    if not rows and not taken and not steps:
+        raise BadInput(NO_ROWS)
     cases = cases_of(rows)
-    made_by = [*(row.run_id for row in rows), *(row.run_id for row in taken), *(step.run_id for step in steps)]
-    runs = list(dict.fromkeys(made_by))
+    runs = results.runs
     several = len(cases) > 1
-    by_row = read_phases(phases)
+    by_row = results.phases_by_row
     methods = list(
         dict.fromkeys(
             [
@@ -139,7 +121,7 @@ def make_report(
             ]
         )
     )
-    found, whole = clips_sections(taken, clips, environments), step_sections(steps)
+    found, whole = clips_sections(taken, results.clips, environments), step_sections(steps)
     sections = [_section(case, several, environments.get(case.first.run_id), by_row, traces or {}) for case in cases]
     devices = _devices(rows, [environments[run] for run in runs if run in environments])
     html = _template().render(
@@ -186,7 +168,7 @@ def _parts(clips: Sequence[ClipsSection], steps: Sequence[StepSection], cases: S
 def _section(
     case: Case,
     several: bool,
-    environment: Mapping[str, Any] | None,
+    environment: Environment | None,
     phases: Mapping[str, list[PhaseRow]],
     traces: Mapping[str, str],
 ) -> Section:
@@ -243,7 +225,7 @@ def _same_settings(row: Row, other: Row) -> bool:
     return (row.method, row.settings) == (other.method, other.settings)
 
 
-def _case_facts(case: Case, environment: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def _case_facts(case: Case, environment: Environment | None) -> list[tuple[str, str]]:
     first = case.first
     text = sum(first.text_tokens)
     shape = f"{grid_words(first.grid)} = {first.tokens - text:,} video tokens" + (
@@ -303,28 +285,25 @@ def _figures(case: Case) -> list[Figure]:
     return figures
 
 
-def _devices(rows: Sequence[Row], environments: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys([row.device for row in rows] or [str(each["device"]) for each in environments]))
+def _devices(rows: Sequence[Row], environments: Sequence[Environment]) -> list[str]:
+    return list(dict.fromkeys([row.device for row in rows] or [each.device for each in environments]))
 
 
-def _date(environment: Mapping[str, Any] | None) -> str:
-    started = str((environment or {}).get("started_at") or "")
+def _date(environment: Environment | None) -> str:
+    started = environment.started_at if environment else ""
     return started[:16].replace("T", " ") + " UTC" if started else ""
 
 
-def _facts_of(environment: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def _facts_of(environment: Environment | None) -> list[tuple[str, str]]:
     """Return an environment as name and text, in the order of the schema."""
-    if not environment:
+    if environment is None:
         return [("environment", "not recorded")]
-    commit = str(environment.get("git_commit") or "") + (" with local changes" if environment.get("git_dirty") else "")
     texts = {
-        **{name: value for name, value in environment.items() if name not in ("git_commit", "git_dirty")},
-        "memory_gib": number(environment.get("memory_gib")),
-        "packages": ", ".join(
-            f"{name} {version}" for name, version in sorted((environment.get("packages") or {}).items())
-        ),
-        "git_commit": commit,
-        "command": " ".join(str(word) for word in environment.get("command") or []),
+        **{name: value for name, value in environment if name not in ("git_commit", "git_dirty")},
+        "memory_gib": number(environment.memory_gib),
+        "packages": ", ".join(f"{name} {version}" for name, version in sorted(environment.packages.items())),
+        "git_commit": (environment.git_commit or "") + (" with local changes" if environment.git_dirty else ""),
+        "command": " ".join(environment.command),
     }
     return [
         (name.replace("_gib", ", GiB").replace("_", " "), str(value))

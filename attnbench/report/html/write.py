@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from attnbench.report.words import file_stem
 from attnbench.results.files import write_whole
-
-if TYPE_CHECKING:
-    import pandas as pd
+from attnbench.results.load import Results
 
 
 def write_report(html: str, path: Path) -> Path:
@@ -17,11 +14,18 @@ def write_report(html: str, path: Path) -> Path:
     return write_whole(html.encode(), path)
 
 
-def newest_run(table: pd.DataFrame) -> str:
-    """Return the run_id of the run that started last; without start times, of the last row."""
-    environments = table.attrs.get("environments") or {}
-    runs = [str(run) for run in dict.fromkeys(table["run_id"])]
-    return max(runs, key=lambda run: (str((environments.get(run) or {}).get("started_at") or ""), runs.index(run)))
+def newest_run(results: Results) -> str:
+    """Return the run_id that names a report: of rows, else of metrics of clips, the run that started last.
+
+    A run without a start time counts as older, and of equal ones the later in order wins. Of steps alone it is the
+    last one's run.
+    """
+    records = results.rows or results.quality
+    if not records:
+        return results.steps[-1].run_id
+    environments = results.environments
+    runs = list(dict.fromkeys(record.run_id for record in records))
+    return max(runs, key=lambda run: (environments[run].started_at if run in environments else "", runs.index(run)))
 
 
 def report_path(out: Path | None, run_id: str) -> Path:

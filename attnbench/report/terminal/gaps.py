@@ -13,7 +13,7 @@ from attnbench.report.gap_words import LEGEND, estimate_words, floor_of, metric_
 from attnbench.report.word_table import WordTable
 from attnbench.report.words import NONE
 from attnbench.results.gaps import Gap, gaps
-from attnbench.results.load import load_clips, load_quality, read_quality
+from attnbench.results.load import Results
 from attnbench.results.means import Estimate
 from attnbench.results.records.clips import ClipRow, QualityRow
 
@@ -66,13 +66,9 @@ class ClipRun:
     clips: Sequence[ClipRow]
 
 
-def clip_run(path: Path) -> ClipRun:
-    """Read the runs of clips in a file or folder.
-
-    Raises:
-        BadInput: if nothing is there, or a file cannot be read.
-    """
-    return ClipRun(str(path), read_quality(load_quality(path)), [clip for _, clip in load_clips(path)])
+def clip_run(path: Path, results: Results) -> ClipRun:
+    """Return the runs of clips among the results that were read from ``path``."""
+    return ClipRun(str(path), results.quality, [clip for _, clip in results.clips])
 
 
 def comparison_table(runs: Sequence[ClipRun]) -> WordTable:

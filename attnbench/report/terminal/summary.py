@@ -2,47 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from attnbench.report.cases import Case, cases_of
+from attnbench.kernels.errors import BadInput
+from attnbench.report.cases import NO_ROWS, Case, cases_of
 from attnbench.report.words import DIRECTIONS, INTERVALS, differing_settings, grid_words, number, span, times, tiny
-from attnbench.results.load import read_rows
 from attnbench.results.records.cells import Row
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
 
 _STYLES = {"ok": "green", "incorrect": "bold red", "error": "bold red"}
 
 
-def summary_records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of a results table as plain records without the samples, in the order of ``summary_table``.
+def summary_records(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Return rows as plain dictionaries without the samples, in the order of ``summary_table``.
 
     Raises:
-        BadInput: if the table is empty or does not fit the schema.
+        BadInput: if there are no rows.
     """
-    rows = (row for case in cases_of(read_rows(table)) for row in case.rows)
-    return [row.model_dump(mode="json", exclude={"samples_ms"}) for row in rows]
+    ordered = (row for case in _cases(rows) for row in case.rows)
+    return [row.model_dump(mode="json", exclude={"samples_ms"}) for row in ordered]
 
 
-def summary_table(table: pd.DataFrame) -> Table:
-    """Return a results table as a rich Table, one part a case, for a terminal of about 120 columns.
+def summary_table(rows: Iterable[Row]) -> Table:
+    """Return rows as a rich Table, one part per case, for a terminal of about 120 columns.
 
-    In a narrower one the least needed columns are left out, and a line below the table says which.
+    In a narrower terminal the least needed columns are left out, and a line below the table says which.
 
     Raises:
-        BadInput: if the table is empty or does not fit the schema.
+        BadInput: if there are no rows.
     """
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 0, 1, 0))
-    for case in cases_of(read_rows(table)):
+    for case in _cases(rows):
         grid.add_row(_Fitted(case))
     return grid
+
+
+def _cases(rows: Iterable[Row]) -> list[Case]:
+    cases = cases_of(rows)
+    if not cases:
+        raise BadInput(NO_ROWS)
+    return cases
 
 
 @dataclass(frozen=True)

@@ -237,3 +237,8 @@ class PhaseRow(Record):
     bandwidth: float | None = Field(default=None, ge=0, description="tbs over the datasheet's memory bandwidth")
     bandwidth_probe: float | None = Field(default=None, ge=0, description="tbs over a copy of the same run")
     note: str = Field(default="", description="how a time that is not measured came about, and what it leaves open")
+
+    @property
+    def key(self) -> tuple[str | None, ...]:
+        """What two rows share that say the same thing: the later one counts."""
+        return self.row_id, self.pass_, self.phase, self.parent, self.provenance, self.engine

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -20,14 +19,14 @@ from attnbench.report.charts.latency import (
     tradeoff_figure,
     tradeoff_words,
 )
-from attnbench.results.load import read_rows
+from attnbench.results.load import Results
 
 Maker = Callable[..., Any]
 
 
 @pytest.fixture
-def case(table: pd.DataFrame) -> Case:
-    (case,) = cases_of(read_rows(table))
+def case(table: Results) -> Case:
+    (case,) = cases_of(table.rows)
     return case
 
 

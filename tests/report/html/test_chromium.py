@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from html import escape, unescape
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from attnbench.report.html.page import make_report
+from attnbench.results.load import Results
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(
@@ -92,16 +92,16 @@ def look(html: str, folder: Path, width: int = 1280) -> Seen:
 
 
 @pytest.fixture(scope="module")
-def html(table: pd.DataFrame) -> str:
+def html(table: Results) -> str:
     return make_report(table).html
 
 
-def test_the_report_opens_without_a_complaint(html: str, table: pd.DataFrame, tmp_path: Path) -> None:
+def test_the_report_opens_without_a_complaint(html: str, table: Results, tmp_path: Path) -> None:
     seen = look(html, tmp_path)
     assert seen.problems == []
     assert len(seen.pictures) == 2 + 6  # two charts; full, sta, moba and three layers of vmoba
-    assert seen.rows == len(table)
-    for method in table["method"]:
+    assert seen.rows == len(table.rows)
+    for method in {row.method for row in table.rows}:
         assert any(text.startswith(method) for text in seen.cells)
     assert any("flash4 needs a GPU" in text for text in seen.cells)
     assert seen.styled == "solid"

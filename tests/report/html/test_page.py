@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from attnbench.kernels.errors import BadInput
 from attnbench.report.html.page import make_report
+from attnbench.results.load import Results
 
 Maker = Callable[..., Any]
 
@@ -45,13 +46,13 @@ def quick_masks() -> Iterator[None]:
 
 
 @pytest.fixture
-def page(table: pd.DataFrame, quick_masks: None) -> Page:
+def page(table: Results, quick_masks: None) -> Page:
     return Page(make_report(table).html)
 
 
-def test_every_row_is_in_the_table_with_its_verdict(page: Page, table: pd.DataFrame) -> None:
+def test_every_row_is_in_the_table_with_its_verdict(page: Page, table: Results) -> None:
     rows = [attributes["data-row"] for attributes in page.all("tr") if "data-row" in attributes]
-    assert sorted(rows) == sorted(table["row_id"])
+    assert sorted(rows) == sorted(row.row_id for row in table.rows)
     assert "unsupported" in page.words
     assert "flash4 needs a GPU" in page.words
 
@@ -126,8 +127,7 @@ def test_a_run_without_a_single_latency_still_makes_a_page(row_of: Maker, table_
 
 
 def test_an_environment_that_is_not_recorded_is_said_so(row_of: Maker, table_of: Maker, quick_masks: None) -> None:
-    table = table_of([row_of()])
-    table.attrs.clear()
+    table = replace(table_of([row_of()]), headers=())
     assert "not recorded" in Page(make_report(table).html).words
 
 
@@ -148,6 +148,6 @@ def test_the_contents_tell_runs_apart_by_what_was_measured(row_of: Maker, table_
     assert "– run b full on unfused" in words
 
 
-def test_figures_are_written_by_one_macro(table: pd.DataFrame, quick_masks: None) -> None:
+def test_figures_are_written_by_one_macro(table: Results, quick_masks: None) -> None:
     html = make_report(table).html
     assert html.count("<figure>") == html.count("<figcaption>") == html.count('<div class="pane"><img ') == 2

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ def test_the_newest_run_is_the_one_that_started_last(row_of: Maker, table_of: Ma
     times = {"a": "2026-03-01T00:00:00Z", "b": "2026-02-01T00:00:00Z", "c": "2026-01-01T00:00:00Z"}
     table = table_of(rows, **{run: environment_of(started_at=time) for run, time in times.items()})
     assert newest_run(table) == "a"
-    table.attrs.clear()
-    assert newest_run(table) == "c"
+    assert newest_run(replace(table, headers=())) == "c"
 
 
 def test_where_the_report_goes(tmp_path: Path) -> None:

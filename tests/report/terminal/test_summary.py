@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -36,25 +35,24 @@ def row(method: str, ms: float | None, **given: Any) -> Row:
 
 
 @pytest.fixture
-def table() -> pd.DataFrame:
-    rows = [
+def table() -> list[Row]:
+    return [
         row("moba", None, verdict="unsupported", reason="needs [bold]a GPU[/bold] of 9.0", density=None),
         row("vmoba", 30.0, layer=1),
         row("vmoba", 31.0, layer=0),
         row("full", 60.0, engine="cudnn", density=1.0),
         row("sliding-window", 24.3),
     ]
-    return pd.DataFrame([entry.model_dump() for entry in rows])
 
 
-def printed(table: pd.DataFrame, width: int = 120) -> str:
+def printed(table: list[Row], width: int = 120) -> str:
     console = Console(width=width, color_system=None)
     with console.capture() as capture:
         console.print(summary_table(table))
     return capture.get()
 
 
-def test_every_row_is_there_dense_first_and_the_rest_by_speed(table: pd.DataFrame) -> None:
+def test_every_row_is_there_dense_first_and_the_rest_by_speed(table: list[Row]) -> None:
     lines = [line.split() for line in printed(table).splitlines()]
     names = ("full", "sliding-window", "vmoba", "moba")
     assert [line[:2] for line in lines if line and line[0] in names] == [
@@ -62,14 +60,14 @@ def test_every_row_is_there_dense_first_and_the_rest_by_speed(table: pd.DataFram
     ]  # fmt: skip
 
 
-def test_a_row_has_its_figures(table: pd.DataFrame) -> None:
+def test_a_row_has_its_figures(table: list[Row]) -> None:
     line = next(line for line in printed(table).splitlines() if "sliding-window" in line)
     assert line.split() == [
         "sliding-window", "0", "triton", "ok", "0.200", "24.3", "[24.1,", "24.5]", "2.47×", "0.494", "0.00210", "0.310",
     ]  # fmt: skip
 
 
-def test_what_is_measured_and_against_what_is_said(table: pd.DataFrame) -> None:
+def test_what_is_measured_and_against_what_is_said(table: list[Row]) -> None:
     text = printed(table)
     for words in ("Test GPU", "run-1", "75,600 tokens", "1 of 12 heads timed", "bfloat16", "forward", "video inputs"):
         assert words in text
@@ -77,22 +75,21 @@ def test_what_is_measured_and_against_what_is_said(table: pd.DataFrame) -> None:
     assert "min–max" in text
 
 
-def test_a_reason_is_shown_as_it_is(table: pd.DataFrame) -> None:
+def test_a_reason_is_shown_as_it_is(table: list[Row]) -> None:
     assert "moba: unsupported: needs [bold]a GPU[/bold] of 9.0" in printed(table)
 
 
-def test_it_fits_120_columns_with_long_names_and_numbers(table: pd.DataFrame) -> None:
+def test_it_fits_120_columns_with_long_names_and_numbers(table: list[Row]) -> None:
     long = row("a-method-with-quite-a-long-name", 123456.0, engine="reference", settings='{"window":[3,3,3]}')
     other = row("a-method-with-quite-a-long-name", 234567.0, engine="reference", settings='{"window":[5,5,5]}')
-    wide = pd.concat([table, pd.DataFrame([long.model_dump(), other.model_dump()])], ignore_index=True)
-    text = printed(wide)
+    text = printed([*table, long, other])
     assert max(map(len, text.splitlines())) <= 120
     assert "123,456 [122,221, 124,691]" in text
     assert "…" not in text
 
 
 @pytest.mark.parametrize("width", [66, 80, 96])
-def test_a_narrow_terminal_loses_whole_columns_and_is_told_which(table: pd.DataFrame, width: int) -> None:
+def test_a_narrow_terminal_loses_whole_columns_and_is_told_which(table: list[Row], width: int) -> None:
     text = printed(table, width)
     assert max(map(len, text.splitlines())) <= width
     line = next(line for line in text.splitlines() if "sliding-window" in line)
@@ -104,13 +101,13 @@ def test_a_narrow_terminal_loses_whole_columns_and_is_told_which(table: pd.DataF
     assert "left out" not in printed(table, 120)
 
 
-def test_several_runs_are_shown_one_below_the_other(table: pd.DataFrame) -> None:
+def test_several_runs_are_shown_one_below_the_other(table: list[Row]) -> None:
     other = row("sta", 12.0, run_id="run-2", device="Another GPU")
-    text = printed(pd.concat([table, pd.DataFrame([other.model_dump()])], ignore_index=True))
+    text = printed([*table, other])
     assert text.index("run-1") < text.index("Another GPU – run run-2") < text.index("sta")
 
 
-def test_records_are_json_in_the_order_of_the_table(table: pd.DataFrame) -> None:
+def test_records_are_json_in_the_order_of_the_table(table: list[Row]) -> None:
     records = json.loads(json.dumps(summary_records(table), allow_nan=False))
     assert [(record["method"], record["layer"]) for record in records] == [
         ("full", 0), ("sliding-window", 0), ("vmoba", 0), ("vmoba", 1), ("moba", 0),
@@ -122,4 +119,4 @@ def test_records_are_json_in_the_order_of_the_table(table: pd.DataFrame) -> None
 
 def test_an_empty_table_is_bad_input() -> None:
     with pytest.raises(BadInput, match="no rows"):
-        summary_table(pd.DataFrame())
+        summary_table([])

@@ -1,0 +1,136 @@
+"""Which files a path of results stands for: journals and traces, through links, each file once."""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from attnbench.kernels.errors import BadInput
+from attnbench.results.journal import TRAINING_LOG
+
+_TRACE = ".json.gz"
+_SPECIAL: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+class LostLink(UserWarning):
+    """A link below a folder of results leads nowhere; whatever it led to was not read."""
+
+
+def find_journals(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the journals, ``*.jsonl`` and ``*.jsonl.gz``, that a file or a folder stands for.
+
+    A folder is read recursively. Links to files and folders are followed, and each real file is returned once. Names
+    that begin with a dot are skipped, and so are training logs.
+
+    Warns:
+        LostLink: if a link to a folder leads nowhere.
+
+    Raises:
+        BadInput: if there is no journal, a link to one leads nowhere, a journal is a named pipe or a device, or a
+            folder cannot be read.
+    """
+    return find_results(path)[0]
+
+
+def find_results(path: str | os.PathLike[str]) -> tuple[list[Path], dict[str, Path]]:
+    """Return the journals as ``find_journals`` does, and the Chrome traces of cells by cell_id.
+
+    Of a single journal the traces are those in the folder ``traces`` beside it.
+
+    Raises:
+        BadInput: as ``find_journals``.
+    """
+    root = Path(path)
+    if not os.path.exists(root):  # False also for names that the system refuses
+        if os.path.islink(root):
+            raise BadInput(_lost(root))
+        raise BadInput(
+            f"no such file or folder: {str(path)!r}; it must be a results journal or a folder that holds some"
+        )
+    if root.is_dir():
+        files = sorted(_below(root))
+        journals, traces = [each for each in files if _is_journal(each.name)], list(filter(_is_trace, files))
+    else:
+        journals, traces = [root], sorted(root.parent.glob(f"traces/*{_TRACE}"))
+    if not journals:
+        raise BadInput(f"no results in {str(path)!r}: it holds no .jsonl journal")
+    for each in journals:
+        _check_file(each)
+    return journals, {each.name.removesuffix(_TRACE): each for each in traces}
+
+
+def _check_file(journal: Path) -> None:
+    if not os.path.exists(journal):
+        raise BadInput(_lost(journal))
+    mode = journal.stat().st_mode
+    for is_kind, kind in _SPECIAL:
+        if is_kind(mode):
+            raise BadInput(f"{str(journal)!r} is {kind}; a results journal must be a file")
+
+
+def _is_journal(name: str) -> bool:
+    return name.endswith((".jsonl", ".jsonl.gz")) and name.removesuffix(".gz") != TRAINING_LOG
+
+
+def _is_trace(place: Path) -> bool:
+    return place.name.endswith(_TRACE) and place.parent.name == "traces"
+
+
+def _lost(link: Path) -> str:
+    return f"{str(link)!r} is a link to {os.readlink(link)!r}, which does not exist"
+
+
+def _below(root: Path) -> Iterator[Path]:
+    """Yield the journals and traces below a folder. Links are followed last: a real path wins over a link to it."""
+    seen: set[tuple[int, int]] = set()
+    folders, linked_folders, linked_files = [root], list[Path](), list[Path]()
+    while folders or linked_folders:
+        folder = folders.pop() if folders else linked_folders.pop(0)
+        if not _is_new(folder, seen):
+            continue
+        for place, is_link in _entries(folder):
+            if os.path.isdir(place):
+                (linked_folders if is_link else folders).append(place)
+            elif is_link:
+                linked_files.append(place)
+            elif (_is_journal(place.name) or _is_trace(place)) and _is_new(place, seen):
+                yield place
+    for link in sorted(linked_files):
+        if os.path.exists(link):
+            if (_is_journal(link.name) or _is_trace(link)) and _is_new(link, seen):
+                yield link
+        elif _is_journal(link.name):
+            yield link
+        elif not link.suffix:
+            warnings.warn(_lost(link), LostLink, stacklevel=2)
+
+
+def _entries(folder: Path) -> list[tuple[Path, bool]]:
+    """Return what a folder holds, in order, and whether each is a link; names that begin with a dot are left out."""
+    try:
+        with os.scandir(folder) as found:
+            names = sorted((entry.name, entry.is_symlink()) for entry in found if not entry.name.startswith("."))
+    except OSError as error:
+        raise BadInput(f"cannot read the folder {str(folder)!r}: {error.strerror}") from error
+    return [(folder / name, is_link) for name, is_link in names]
+
+
+def _is_new(place: Path, seen: set[tuple[int, int]]) -> bool:
+    """Whether a file or folder is seen for the first time, by whatever path; not if it was deleted meanwhile."""
+    try:
+        status = place.stat()
+    except FileNotFoundError:
+        return False
+    key = (status.st_dev, status.st_ino)
+    if key in seen:
+        return False
+    seen.add(key)
+    return True
