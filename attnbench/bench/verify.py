@@ -161,14 +161,14 @@ def check_selection(q: Tensor, k: Tensor, plan: Plan, arguments: dict[str, Any])
         for h in range(plan.heads):
             kv = h // group
             exact = api.select(q[b : b + 1, h : h + 1].double(), k[b : b + 1, kv : kv + 1].double(), **arguments)
-            if not _same_blocks(plan, exact, b, h):
+            if not same_blocks(plan, exact, b, h):
                 return None
             differing += int((plan.keep_of(b, h) ^ exact.keep_of(0, 0)).sum())
     blocks = plan.pattern.keep.shape[3]
     return SelectionCheck(differing, plan.batch * plan.heads * plan.layout.grid.tokens * blocks)
 
 
-def _same_blocks(plan: Plan, exact: Plan, b: int, h: int) -> bool:
+def same_blocks(plan: Plan, exact: Plan, b: int, h: int) -> bool:
     """Whether one head's keys are cut into the same blocks by both plans, and its queries in the same order."""
     if not torch.equal(plan.pattern.k_offsets, exact.pattern.k_offsets):
         return False

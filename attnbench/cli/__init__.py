@@ -10,6 +10,7 @@ from typing import Annotated, TextIO
 import typer
 
 from attnbench.cli.capture import capture
+from attnbench.cli.check import check
 from attnbench.cli.clips import clips
 from attnbench.cli.compare import compare
 from attnbench.cli.doctor import doctor
@@ -50,7 +51,7 @@ def root(
     """Compare sparse attention for video diffusion: speed, cost, and what it does to the video."""
 
 
-for command in (run, profile, step, sweep, report, compare, clips, capture, train, flops, ls, show, doctor):
+for command in (run, profile, step, sweep, report, compare, clips, capture, train, flops, ls, show, check, doctor):
     app.command()(command)
 app.add_typer(vbench)
 

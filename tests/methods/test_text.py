@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 import attnbench
+from attnbench.bench.conformance import Subject, text_stays_dense
 from attnbench.kernels.grid import Layout
+from attnbench.methods import get_method
 from attnbench.methods.registry import BUILT_IN
 
 Helper = Callable[..., Any]  # a fixture that is a function, see conftest.py
@@ -43,19 +45,11 @@ def test_text_stays_dense_and_leaves_the_video_as_it_is(
     given_settings: dict[str, Any],
     data: st.DataObject,
     layouts: Helper,
-    tensors: Helper,
 ) -> None:
     layout: Layout = data.draw(layouts(text=3))
-    q, k = tensors(layout, 2, 1)
-    mask = attnbench.select(q, k, method=method, grid=layout.grid, text=layout.text, **given_settings).token_mask()
-    video = torch.zeros(layout.tokens, dtype=torch.bool)
-    video[layout.video] = True
-    assert bool(mask[..., ~video].all())
-    assert bool(mask[..., ~video, :].all())
-    alone = attnbench.select(
-        q[:, :, layout.video], k[:, :, layout.video], method=method, grid=layout.grid, **given_settings
-    )
-    assert torch.equal(mask[:, :, video][..., video], alone.token_mask())
+    layer = given_settings.get("layer", 0)
+    given_settings = {name: value for name, value in given_settings.items() if name != "layer"}
+    text_stays_dense(Subject(get_method(method), given_settings), layout, layer)
 
 
 @each_variant

@@ -18,12 +18,19 @@ def turn(name: str, given: Mapping[str, Any], layout: Layout, density: float) ->
     Raises:
         BadInput: for a method without a density setting, a density out of (0, 1], or a value given for that setting.
     """
-    method, setting = get_method(name), get_density_setting(name)
+    get_density_setting(name)
+    return turn_method(get_method(name), given, layout, density)
+
+
+def turn_method(method: Method, given: Mapping[str, Any], layout: Layout, density: float) -> dict[str, Any]:
+    """Do as ``turn``, for a method that has a density setting and need not be registered."""
+    setting = density_setting(method)
+    assert setting is not None
     if not 0 < density <= 1:
         raise BadInput(f"density {density!r} must be above 0 and at most 1")
     taken = [moved for moved in setting.names if moved in given]
     if taken:
-        raise BadInput(f"{name}.{taken[0]}={given[taken[0]]!r}: the sweep over density sets it; leave it out")
+        raise BadInput(f"{method.name}.{taken[0]}={given[taken[0]]!r}: the sweep over density sets it; leave it out")
     chosen = setting.choose(method.resolve(make_settings(method, given), layout), layout, density)
     return {**given, **json.loads(json.dumps(chosen))}  # as settings are stored: lists, no tuples
 

@@ -1,0 +1,425 @@
+"""What is asked of every method, as checks that any registered one can be put through (docs/adding-a-method.md).
+
+Each check is a function of a ``Subject``. It returns in a few words what it looked at, raises ``Failed`` with the
+reason, or raises ``Skipped`` where it does not apply. The method makes every plan anew: none is remembered.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from attnbench.bench.sweep.knobs import density_setting, turn_method
+from attnbench.bench.verify import SelectionCheck, TwinSpec, check_twin, same_blocks, twin_case
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import Grid, Layout
+from attnbench.kernels.plan import Plan
+from attnbench.methods import Call, Method, make_settings
+
+LAYOUTS = (
+    Layout(Grid(1, 1, 1)),
+    Layout(Grid(1, 1, 7), (1, 0)),
+    Layout(Grid(5, 1, 1)),
+    Layout(Grid(1, 6, 1), (0, 2)),
+    Layout(Grid(2, 3, 4)),
+    Layout(Grid(3, 5, 7), (2, 1)),
+    Layout(Grid(4, 6, 8)),
+    Layout(Grid(5, 7, 11), (0, 3)),
+)
+"""Small layouts: one token, one frame, lines, primes, even sides, with text before and after and without."""
+
+LARGE = (Layout(Grid(21, 30, 52)), Layout(Grid(21, 45, 80), (226, 0)), Layout(Grid(13, 17, 19), (0, 256)))
+"""Large layouts, for which only settings are resolved and twins are made."""
+
+LAYERS = 30
+HEADS, KV_HEADS, HEAD_DIM = 4, 2, 16
+MOST_TWIN_TOKENS = 4096
+
+Verdict = Literal["pass", "fail", "skip"]
+
+
+class Failed(Exception):
+    """The method does not do what is asked of it."""
+
+
+class Skipped(Exception):
+    """The check does not apply to the method."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check found: a name, the verdict, and what was looked at or why it failed."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A method under examination, with the settings that were given for it, and the seed of its q and k."""
+
+    method: Method
+    given: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def settings(self, layout: Layout) -> Any:
+        """Return the settings resolved for a layout."""
+        return self.method.resolve(make_settings(self.method, self.given), layout)
+
+    def layers(self, layout: Layout) -> tuple[int, ...]:
+        """Return one layer of each kind that differs."""
+        return self.method.distinct_layers(self.settings(layout), LAYERS)
+
+    def inputs(
+        self, layout: Layout, *, batch: int = 1, heads: int = HEADS, kv_heads: int = KV_HEADS, other: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Return random q and k, float32 on the CPU; another number ``other`` gives others."""
+        generator = torch.Generator().manual_seed(self.seed + 7919 * other)
+        q = torch.randn(batch, heads, layout.tokens, HEAD_DIM, generator=generator)
+        return q, torch.randn(batch, kv_heads, layout.tokens, HEAD_DIM, generator=generator)
+
+    def plan(self, q: Tensor, k: Tensor, layout: Layout, layer: int = 0) -> Plan:
+        """Return the method's plan, made anew and checked.
+
+        Raises:
+            Failed: if it is no plan for these tensors.
+        """
+        with torch.no_grad():
+            plan = self.method.plan(self.settings(layout), q, k, Call(layout, layer))
+        if not isinstance(plan, Plan):
+            raise Failed(f"planned a {type(plan).__name__}; it must return an attnbench Plan")
+        made, wanted = (plan.layout, plan.batch, plan.heads), (layout, q.shape[0], q.shape[1])
+        if made != wanted:
+            raise Failed(f"the plan is for {made[0]}, batch {made[1]} and {made[2]} heads, not for {wanted}")
+        plan.check()
+        return plan
+
+
+@contextmanager
+def at(layout: Layout, layer: int | None = None) -> Iterator[None]:
+    """Say of an error inside where it happened; every kind of error is a failure of the method."""
+    text = f" with text {layout.text[0]}+{layout.text[1]}" if layout.text != (0, 0) else ""
+    where = f"grid {layout.grid}{text}" + ("" if layer is None else f", layer {layer}")
+    try:
+        yield
+    except Failed as error:
+        raise Failed(f"{where}: {error}") from error
+    except (Skipped, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise Failed(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def cases(subject: Subject) -> list[tuple[Layout, int]]:
+    """Return the small layouts with each distinct layer; layouts whose grid the given settings refuse are left out.
+
+    Raises:
+        Failed: if the defaults are refused anywhere, or the given settings everywhere.
+    """
+    found, refusal = [], ""
+    for layout in LAYOUTS:
+        with at(layout):
+            try:
+                found += [(layout, layer) for layer in subject.layers(layout)]
+            except BadInput as error:
+                refusal = str(error)
+                if not subject.given:
+                    raise Failed(f"the default settings are refused: {error}") from error
+    if not found:
+        raise Failed(f"the settings are refused on every small grid: {refusal}")
+    return found
+
+
+# For one layout and layer
+
+
+def text_stays_dense(subject: Subject, layout: Layout, layer: int = 0) -> None:
+    """Text tokens keep all keys and are kept by all, and the video's pairs are those without text.
+
+    Raises:
+        Failed: if they are not.
+    """
+    q, k = subject.inputs(layout)
+    mask = subject.plan(q, k, layout, layer).token_mask()
+    video = torch.zeros(layout.tokens, dtype=torch.bool)
+    video[layout.video] = True
+    if not bool(mask[..., ~video].all()):
+        raise Failed("a query drops a text token")
+    if not bool(mask[..., ~video, :].all()):
+        raise Failed("a text token drops a key")
+    alone = subject.plan(q[:, :, layout.video], k[:, :, layout.video], Layout(layout.grid), layer)
+    _require_same(mask[:, :, video][..., video], alone.token_mask(), "the video's pairs are others than without text")
+
+
+def heads_are_independent(subject: Subject, layout: Layout, layer: int = 0) -> None:
+    """A head of a batch item keeps what it keeps alone.
+
+    Raises:
+        Failed: if it does not.
+    """
+    q, k = subject.inputs(layout, batch=2)
+    mask = subject.plan(q, k, layout, layer).token_mask()
+    for b in range(2):
+        for h in range(HEADS):
+            kv = h * KV_HEADS // HEADS
+            alone = subject.plan(q[b : b + 1, h : h + 1], k[b : b + 1, kv : kv + 1], layout, layer)
+            _require_same(mask[b, h], alone.token_mask()[0, 0], f"batch item {b}, head {h} keeps others than alone")
+
+
+def agrees_in_float64(subject: Subject, layout: Layout, layer: int = 0) -> None:
+    """A head's plan is that of the same values in float64, but for what rounding explains.
+
+    Raises:
+        Failed: if it is not.
+        Skipped: if the blocks themselves depend on q and k.
+    """
+    q, k = subject.inputs(layout)
+    plan, differing, pairs = subject.plan(q, k, layout, layer), 0, 0
+    for h in range(HEADS):
+        kv = h * KV_HEADS // HEADS
+        exact = subject.plan(q[:, h : h + 1].double(), k[:, kv : kv + 1].double(), layout, layer)
+        if not same_blocks(plan, exact, 0, h):
+            raise Skipped("its blocks differ in float64, so pairs of blocks cannot be compared")
+        differing += int((plan.keep_of(0, h) ^ exact.keep_of(0, 0)).sum())
+        pairs += plan.keep_of(0, h).numel()
+    if problem := SelectionCheck(differing, pairs).problem:
+        raise Failed(problem)
+
+
+# For the method as a whole
+
+
+def _card(subject: Subject) -> str:
+    method = subject.method
+    for name, text in (("summary", method.summary), ("source.title", method.source.title)):
+        if not text.strip() or "\n" in text:
+            raise Failed(f"{name} is {text!r}; it must be one line")
+    if not method.source.url.startswith(("https://", "http://")):
+        raise Failed(f"source.url is {method.source.url!r}; it must be the address of the publication")
+    return f"{method.source.title}, {method.source.url}"
+
+
+def _settings(subject: Subject) -> str:
+    method = subject.method
+    layouts = list(dict.fromkeys(layout for layout, _ in cases(subject))) + list(LARGE)
+    for layout in layouts:
+        with at(layout):
+            resolved = subject.settings(layout)
+            if method.resolve(resolved, layout) != resolved:
+                raise Failed(f"resolve changes what it returned, {resolved}, to {method.resolve(resolved, layout)}")
+            stored = json.dumps(dataclasses.asdict(resolved), allow_nan=False)
+            read = make_settings(method, json.loads(stored))
+            if read != resolved or hash(read) != hash(resolved):
+                raise Failed(f"{resolved} is {read} after it was stored as JSON; lists must do for tuples")
+    return f"resolved once and for all on {len(layouts)} grids, and the same after JSON"
+
+
+def _grids(subject: Subject) -> str:
+    found = cases(subject)
+    for layout, layer in found:
+        with at(layout, layer):
+            subject.plan(*subject.inputs(layout, batch=2), layout, layer)
+    return f"{len({layout for layout, _ in found})} grids, {len({layer for _, layer in found})} layers that differ"
+
+
+def _text(subject: Subject) -> str:
+    found = [(layout, layer) for layout, layer in cases(subject) if layout.text != (0, 0)]
+    for layout, layer in found:
+        with at(layout, layer):
+            text_stays_dense(subject, layout, layer)
+    return f"dense, and the video as without it, in {len(found)} cases"
+
+
+def _layers(subject: Subject) -> str:
+    layout = _middle(subject)
+    with at(layout):
+        for count in (1, 2, 3, LAYERS):
+            kinds = subject.method.distinct_layers(subject.settings(layout), count)
+            if not kinds or len(set(kinds)) < len(kinds) or not all(0 <= layer < count for layer in kinds):
+                raise Failed(f"distinct_layers of {count} layers is {kinds}; it must name some of them, each once")
+    kinds = subject.layers(layout)
+    if len(kinds) > 1:
+        return f"{len(kinds)} kinds: {', '.join(map(str, kinds))}"
+    q, k = subject.inputs(layout)
+    first = subject.plan(q, k, layout).token_mask()
+    for layer in (1, 2, 3, 7, LAYERS - 1):
+        with at(layout, layer):
+            mask = subject.plan(q, k, layout, layer).token_mask()
+            _require_same(mask, first, "keeps others than layer 0, and distinct_layers names layer 0 alone")
+    return "all alike"
+
+
+def _repeats(subject: Subject) -> str:
+    found = cases(subject)
+    for layout, layer in found:
+        with at(layout, layer):
+            first, second = (subject.plan(*subject.inputs(layout), layout, layer).token_mask() for _ in range(2))
+            _require_same(first, second, "two plans for the same q and k differ")
+    return f"the same plan twice, in {len(found)} cases"
+
+
+def _ties(subject: Subject) -> str:
+    found = cases(subject)
+    for layout, layer in found:
+        with at(layout, layer):
+            q, k = subject.inputs(layout)
+            for name, queries, keys in (
+                ("q and k are 0", q * 0, k * 0),
+                ("all keys are equal", q, k[:, :, :1].expand_as(k)),
+                ("keys repeat in pairs", q, k[:, :, torch.arange(layout.tokens) // 2]),
+            ):
+                first, second = (subject.plan(queries, keys, layout, layer).token_mask() for _ in range(2))
+                _require_same(first, second, f"where {name}, two plans differ")
+    return f"equal scores give the same plan, in {3 * len(found)} cases"
+
+
+def _heads(subject: Subject) -> str:
+    found = cases(subject)
+    for layout, layer in found:
+        with at(layout, layer):
+            heads_are_independent(subject, layout, layer)
+    return f"each as alone, with {KV_HEADS} KV heads for {HEADS} heads, in {len(found)} cases"
+
+
+def _inputs(subject: Subject) -> str:
+    found = cases(subject)
+    for layout, layer in found:
+        with at(layout, layer):
+            q, k = subject.inputs(layout)
+            kept, versions = (q.clone(), k.clone()), (q._version, k._version)
+            mask = subject.plan(q, k, layout, layer).token_mask()
+            if not (torch.equal(q, kept[0]) and torch.equal(k, kept[1])) or versions != (q._version, k._version):
+                raise Failed("plan writes into q or k")
+            q, k = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k))
+            _require_same(subject.plan(q, k, layout, layer).token_mask(), mask, "other strides give another plan")
+    return f"left as they are, whatever their strides, in {len(found)} cases"
+
+
+def _dtypes(subject: Subject) -> str:
+    found = cases(subject)
+    for layout, layer in found:
+        with at(layout, layer):
+            agrees_in_float64(subject, layout, layer)
+            q, k = subject.inputs(layout)
+            for dtype in (torch.bfloat16, torch.float16):
+                subject.plan(q.to(dtype), k.to(dtype), layout, layer)
+    return f"float32 as float64, and half precision planned, in {len(found)} cases"
+
+
+def _static(subject: Subject) -> str:
+    found, differ = cases(subject), False
+    for layout, layer in found:
+        with at(layout, layer):
+            q, k = subject.inputs(layout)
+            mask = subject.plan(q, k, layout, layer).token_mask()
+            for others in (subject.inputs(layout, other=1), (q * 0, k * 0), (q.double(), k.double())):
+                same = torch.equal(subject.plan(*others, layout, layer).token_mask(), mask)
+                if not same and not subject.method.depends_on_qk:
+                    raise Failed("depends_on_qk is False, and another q and k, or dtype, give another plan")
+                differ |= not same
+    if not subject.method.depends_on_qk:
+        return "the plan is the same whatever q and k"
+    if differ:
+        raise Skipped("the plan depends on q and k")
+    raise Skipped("depends_on_qk is True, but no plan differed: False would let the plan be made once")
+
+
+def _twin(subject: Subject) -> str:
+    if subject.method.twin is None:
+        raise Skipped("none; verification tries the settings on a small part of the grid")
+    sizes = []
+    for layout in LARGE:
+        for layer in subject.layers(layout):
+            with at(layout, layer):
+                settings, small = twin_case(subject.method, subject.settings(layout), layout, layer)
+                if not isinstance(settings, subject.method.settings) or not isinstance(small, Layout):
+                    raise Failed(f"twin returned {settings!r} and {small!r}; it must be settings and a layout")
+                if small.tokens > MOST_TWIN_TOKENS:
+                    raise Failed(f"the twin has {small.tokens:,} tokens; it must have at most {MOST_TWIN_TOKENS:,}")
+                if [n > 0 for n in small.text] != [n > 0 for n in layout.text]:
+                    raise Failed(f"the twin has text {small.text}; it must have some exactly where the case has")
+                subject.method.resolve(settings, small)
+                sizes.append(small.tokens)
+    return f"of {len(sizes)} large cases, with {min(sizes)} to {max(sizes)} tokens"
+
+
+def _output(subject: Subject) -> str:
+    worst, count = 0.0, 0
+    for layout in LARGE:
+        for layer in subject.layers(layout):
+            with at(layout, layer):
+                spec = TwinSpec(
+                    subject.method, subject.settings(layout), layout, layer, None, 1, HEADS, KV_HEADS, HEAD_DIM,
+                    torch.float32, torch.device("cpu"), "reference", True, subject.seed,
+                )  # fmt: skip
+                found = check_twin(spec)
+                if found.problem:
+                    raise Failed(found.problem)
+                worst, count = max(worst, found.worst), count + 1
+    return f"output and gradients of {count} small cases as exact as rounding allows: {worst:.2g} of it at worst"
+
+
+def _density(subject: Subject) -> str:
+    setting = density_setting(subject.method)
+    if setting is None:
+        raise Skipped("no density setting: a sweep over density refuses the method")
+    layout, wanted = Layout(Grid(6, 10, 16)), (0.1, 0.3, 0.6, 1.0)
+    given = {name: value for name, value in subject.given.items() if name not in setting.names}
+    with at(layout):
+        densities = []
+        for density in wanted:
+            turned = dataclasses.replace(subject, given=turn_method(subject.method, given, layout, density))
+            q, k = turned.inputs(layout, heads=1, kv_heads=1)
+            plans = [turned.plan(q, k, layout, layer) for layer in turned.layers(layout)]
+            densities.append(sum(plan.density for plan in plans) / len(plans))
+        shown = ", ".join(f"{density:g} gives {got:.2g}" for density, got in zip(wanted, densities, strict=True))
+        if densities != sorted(densities):
+            raise Failed(f"more is asked for and less is kept: {shown}")
+    return shown
+
+
+def _middle(subject: Subject) -> Layout:
+    """Return a layout of the middle size that the settings take."""
+    layouts = list(dict.fromkeys(layout for layout, _ in cases(subject)))
+    return layouts[-1]
+
+
+def _require_same(mask: Tensor, other: Tensor, problem: str) -> None:
+    if not torch.equal(mask, other):
+        raise Failed(f"{problem}: {int((mask ^ other).sum()):,} of {mask.numel():,} pairs differ")
+
+
+CHECKS: Mapping[str, Callable[[Subject], str]] = MappingProxyType(
+    {
+        "source": _card, "settings": _settings, "any grid": _grids, "text": _text, "layers": _layers,
+        "determinism": _repeats, "ties": _ties, "batch and heads": _heads, "q and k": _inputs, "dtypes": _dtypes,
+        "static": _static, "twin": _twin, "output": _output, "density": _density,
+    }
+)  # fmt: skip
+"""The checks by name, in the order in which they are made."""
+
+
+def run_check(name: str, subject: Subject) -> Outcome:
+    """Make one check. What the method raises is a failure, with the reason."""
+    try:
+        return Outcome(name, "pass", CHECKS[name](subject))
+    except Skipped as reason:
+        return Outcome(name, "skip", str(reason))
+    except Failed as problem:
+        return Outcome(name, "fail", str(problem))
+    except Exception as error:
+        return Outcome(name, "fail", f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def run_checks(subject: Subject) -> Iterator[Outcome]:
+    """Make all checks, one after another."""
+    return (run_check(name, subject) for name in CHECKS)

@@ -1,0 +1,44 @@
+"""``attnbench check``: whether a method does what is asked of every method."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Annotated
+
+import typer
+
+from attnbench.cli.options import JsonOption, SeedOption, SetOption
+
+
+def check(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="Name of a registered method.")],
+    settings: SetOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a method on small grids: any grid, text, ties, float64, twin, settings as JSON, and more.
+
+    Exit codes: 0 all passed, 1 a check failed, 2 bad input.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors are tiny: threads would only wait for one another
+    from attnbench.bench.conformance import CHECKS, Subject, run_checks
+    from attnbench.cli.options import parse_settings
+    from attnbench.methods import get_method, make_settings
+
+    chosen = get_method(method)
+    given = parse_settings(settings, [method])[method]
+    make_settings(chosen, given)
+    outcomes = []
+    width = max(map(len, CHECKS))
+    for outcome in run_checks(Subject(chosen, given, seed)):
+        outcomes.append(outcome)
+        if not as_json:
+            print(f"{outcome.verdict}  {outcome.name:<{width}}  {outcome.detail}", flush=True)
+    failed = [outcome.name for outcome in outcomes if outcome.verdict == "fail"]
+    if as_json:
+        checks = [{"name": o.name, "verdict": o.verdict, "detail": o.detail} for o in outcomes]
+        print(json.dumps({"method": method, "settings": given, "passed": not failed, "checks": checks}))
+    else:
+        print(f"{method}: {'failed ' + ', '.join(failed) if failed else 'nothing failed'}")
+    raise typer.Exit(1 if failed else 0)
