@@ -20,7 +20,7 @@ _LEAST = 1e-150  # stands for 0 where sizes divide; its square is still a float6
 class Rounding:
     """Unit roundoffs: of the tensors' dtype, and of the accumulator an engine may use for it.
 
-    ``step`` is the distance of the dtype's numbers near 0: below its normal range roundings do not shrink further.
+    ``step`` is the distance between the dtype's numbers near 0: below its normal range, rounding errors stay as large.
     """
 
     storage: float
@@ -89,7 +89,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, r
 
 
 def _weights_variance(q: Tensor, k: Tensor, scale: float, rounding: Rounding) -> Tensor:
-    """Expected squared relative error of a weight, by query row: its own rounding, and that of its score and exp."""
+    """Return the expected squared relative error of a weight, by query row: its rounding, its score's and exp's."""
     reach = abs(scale) * q.norm(dim=-1) * k.norm(dim=-1).amax(-1, keepdim=True)
     variance: Tensor = rounding.storage**2 / 3 + (rounding.accumulator * (reach + 2)) ** 2
     return variance
@@ -117,7 +117,7 @@ def gradients(
 
     u, w = rounding.storage, rounding.accumulator
     weight = _weights_variance(q, k, scale, rounding)[..., None]
-    # Of dS = P (dP - delta): its own rounding and P's, and delta's, which engines compute from the rounded output.
+    # For dS = P (dP - delta): its own rounding, P's, and delta's, since engines compute delta from the rounded output.
     delta_variance = u**2 / 3 * (d_output.square() * output.square()).sum(-1, keepdim=True)
     size = (d_output.norm(dim=-1, keepdim=True) * v.norm(dim=-1).amax(-1)[..., None, None] + delta.abs()) ** 2
     s_variance = weight * d_s.square() + p.square() * (delta_variance + w**2 * size)

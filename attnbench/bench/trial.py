@@ -83,15 +83,16 @@ def classified() -> Iterator[Failure]:
     except Unsupported as error:
         failure.verdict, failure.reason = "unsupported", str(error)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        failure.verdict, failure.reason = "oom", _first_line(error)
+        failure.verdict, failure.reason = "oom", first_line(error)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     except Exception as error:
         failure.verdict = "oom" if lacks_memory(error) else "error"
-        failure.reason = _first_line(error)
+        failure.reason = first_line(error)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the kind of an error and the first line of its message."""
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
 
 

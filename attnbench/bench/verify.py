@@ -1,8 +1,9 @@
 """Verification before timing: no latency without a match with the oracle.
 
-Three checks. On the very tensors that are timed, 64 query rows a head against float64 attention over exactly the keys
-the plan names; there too, where queries pick blocks for themselves, every pair against the same method's plan in
-float64. On a small twin of the cell, as ragged as the cell, every row (and dq, dk, dv) against the fully masked oracle.
+There are three checks. On the tensors that are timed, 64 query rows of each head are compared with float64 attention
+over exactly the keys that the plan keeps. Where each query picks blocks, every pair is also compared with the same
+method's plan in float64. On a small twin of the cell, as ragged as the cell, every row (and dq, dk, dv) is compared
+with the fully masked oracle.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ LARGEST_TOLERANCE = 0.1
 
 
 LARGEST_SELECTION_DIFFERENCE = 1e-5
-"""Of the (video token, block) pairs that could be selected, the share that rounding may decide otherwise."""
+"""The share of the (video token, block) pairs that rounding may decide otherwise."""
 
 LEAST_SELECTION_DIFFERENCE = 2
-"""Pairs that may differ in a cell however small: at a near tie rounding exchanges one pair for another."""
+"""Pairs that may differ in a cell of any size: at a near tie, rounding exchanges one pair for another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,8 @@ def check_rows(
     """Compare sampled rows of ``output`` [B, H, N, D] with float64 attention over the plan's keys, and with full
     attention.
 
-    With ``finishes`` the method adds a branch of its own to the output, so only the twin, which runs without it, can be
-    compared with the plan; the error is then that of nothing, 0.
+    With ``finishes`` the method adds a branch of its own to the output. Only the twin, which runs without it, can be
+    compared with the plan then, and the error is 0.
     """
     rounding = oracle.Rounding.of(q.dtype)
     group = q.shape[1] // k.shape[1]
@@ -142,8 +143,8 @@ class SelectionCheck:
 def check_selection(q: Tensor, k: Tensor, plan: Plan, arguments: dict[str, Any]) -> SelectionCheck | None:
     """Compare a routed plan with the plan that the same method makes of the same values in float64.
 
-    A head of a batch item at a time, so that memory stays small: a method that selects for a head by what is in another
-    would be found to differ.
+    This plans one head of one batch item at a time, to save memory. So a method that selects for a head by what is in
+    another one will differ.
 
     Args:
         q: [B, H, N, D].
@@ -152,7 +153,7 @@ def check_selection(q: Tensor, k: Tensor, plan: Plan, arguments: dict[str, Any])
         arguments: the keyword arguments of ``select`` that made it.
 
     Returns:
-        None for a plan that is not routed, or whose blocks themselves are not those of the plan in float64.
+        None for a plan that is not routed, or whose blocks differ from those of the plan in float64.
     """
     if not isinstance(plan.pattern, RoutedPattern):
         return None
@@ -205,7 +206,7 @@ class TwinCheck:
 
 @dataclass(frozen=True, slots=True)
 class TwinSpec:
-    """What of a cell the twin keeps."""
+    """What the twin has in common with its cell."""
 
     method: Method
     settings: Any

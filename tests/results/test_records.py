@@ -24,7 +24,7 @@ FIXED_COLUMNS = {
     "device", "model", "tokens", "grid", "text_tokens", "batch", "heads", "heads_timed", "kv_heads", "head_dim",
     "dtype", "direction", "inputs", "inputs_hash", "seed", "density", "latency_ms", "latency_lo_ms",
     "latency_hi_ms", "latency_warm_ms", "samples_ms", "timer", "threads", "baseline", "speedup", "translation",
-    "flops_dense", "flops_algorithmic", "flops_executed", "numerical_error", "approximation_error",
+    "flops_dense", "flops_algorithmic", "flops_executed", "executed_pairs", "numerical_error", "approximation_error",
     "peak_extra_mib", "schema_version",
 }  # fmt: skip
 

@@ -48,7 +48,7 @@ class Work:
 
 @dataclass(frozen=True)
 class GpuCall:
-    """What one call made the GPU do, and the launches of which the profiler kept no work."""
+    """What one call made the GPU do, and the launches whose work the profiler did not keep."""
 
     work: tuple[Work, ...]
     dropped: tuple[Event, ...]
@@ -68,7 +68,7 @@ def gpu_calls(events: Sequence[Event]) -> list[GpuCall]:
     for event in events:
         if event.kind == "work":
             made[event.correlation].append(event)
-    # Where the runtime's call and the driver's within it are both recorded, they have one number; the outer one counts.
+    # If both a runtime call and the driver call inside it are recorded, they share a number; the outer one counts.
     launches = list({event.correlation: event for event in reversed(events) if event.kind == "launch"}.values())[::-1]
     calls = []
     for repeat in repeats_of(events):
@@ -137,7 +137,7 @@ def peak_bytes(events: Sequence[Event]) -> dict[Key, int]:
 
 
 def _levels(events: Sequence[Event], timeline: Timeline) -> Iterator[tuple[int, int, str]]:
-    """Yield moment, change in bytes and phase, of allocations and of entering a phase, which changes nothing."""
+    """Yield (moment, change in bytes, phase) for allocations, and for entering a phase, which changes no bytes."""
     for event in events:
         if event.kind == "memory":
             yield event.start, event.nbytes, timeline.at(event.thread, event.start)

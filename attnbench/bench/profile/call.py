@@ -27,6 +27,7 @@ from attnbench.bench.profile.attribute import (
 )
 from attnbench.bench.profile.events import Event, read_events
 from attnbench.bench.profile.timeline import OTHER
+from attnbench.bench.trial import first_line
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.phases import PARENTS, PHASES, Range
 from attnbench.machine.stopwatch import cache_bytes
@@ -101,7 +102,7 @@ def profile_call(
         prepare: run before each call, not profiled.
         device: where the call computes.
         repeats: recorded calls, at least 1; one more goes before them, since a session drops events when it begins.
-        latency_ms: the unprofiled median of the same call; phases that do not add up to it are complained of.
+        latency_ms: the unprofiled median of the same call; the profile complains if its phases do not add up to it.
         trace: where to write a Chrome trace, gzipped if the name ends in ".gz".
         memory: on CUDA, find the peak memory of phases too, by a recording of its own.
 
@@ -117,8 +118,8 @@ def profile_call(
     try:
         if memory:
             peaks = peak_bytes(_record(call, prepare, device, 1, memory=True)[0])  # apart: recording them takes time
-    except Exception as error:  # the times stand all the same
-        notes += (f"the memory of phases is not known: {_first_line(error)}",)
+    except Exception as error:  # the times are right without it
+        notes += (f"the memory of phases is not known: {first_line(error)}",)
     return replace(gpu_profile(events, repeats, latency_ms=latency_ms, peaks=peaks), notes=notes)
 
 
@@ -162,18 +163,18 @@ def _record(
     try:
         session.export_chrome_trace(str(trace))
         _check_whole(trace)
-    except Exception as error:  # the times stand without it
+    except Exception as error:  # the times are right without it
         with suppress(OSError):
             trace.unlink(missing_ok=True)
-        return events, (f"no trace was written: {_first_line(error)}",)
+        return events, (f"no trace was written: {first_line(error)}",)
     return events, ()
 
 
 def _check_whole(trace: Path) -> None:
-    """Check that a trace ends as JSON does: torch says nothing of a disk that is full.
+    """Check that a trace ends as JSON does: torch does not report a full disk.
 
     Raises:
-        OSError: if not.
+        OSError: if it does not.
     """
     end = b""
     with gzip.open(trace) if trace.suffix == ".gz" else trace.open("rb") as stream:
@@ -181,10 +182,6 @@ def _check_whole(trace: Path) -> None:
             end = (end + piece)[-16:]
     if not end.rstrip().endswith(b"}"):
         raise OSError("it was cut off; is the disk full?")
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
 
 
 def gpu_profile(

@@ -46,10 +46,10 @@ def profile_rows(
         bench: of the run, all cells measured.
         journal: of the run, open.
         rows: of the run; phases are compared with their latencies.
-        progress: told what is done, which cells could not be profiled, and what work lies outside phases.
-        repeats: recorded calls a cell; None for as many as are worth their time.
-        traces: write a Chrome trace of each cell into the run's folder, as traces/<cell_id>.json.gz.
-        known: phases that an earlier part of the run wrote, in order; their cells are left alone.
+        progress: told what is done, which cells could not be profiled, and which work lies outside phases.
+        repeats: recorded calls per cell; None for as many as are worth their time.
+        traces: whether to write a Chrome trace of each cell into the run's folder, as traces/<cell_id>.json.gz.
+        known: phases that an earlier part of the run wrote, in order; their cells are not profiled again.
 
     Returns:
         the phases of all cells.
@@ -64,7 +64,7 @@ def profile_rows(
     todo = [t for t in bench.trials if t.cell.identity in timed and t.cell.identity not in done]
     if not todo:
         return found
-    journal.command = "profile"  # only that goes on from here; run would find nothing left to do
+    journal.command = "profile"  # from here only profile can go on; run would find nothing left to do
     folder = journal.folder / TRACES if traces else None
     if folder is not None:
         _make(folder)

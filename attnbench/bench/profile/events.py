@@ -17,11 +17,11 @@ _RUNTIME = re.compile(r"cu(da)?[A-Z]")
 _WAIT = re.compile(r"(Context|Event|Stream) (Sync|Wait)")
 _BACKWARD_SCOPE = 1
 _FRAME = "autograd::engine::"
-"""Begins the names of what the engine does around a gradient, which carries the same number."""
+"""Prefix of what autograd's engine does around a gradient; these events carry the gradient's sequence number."""
 
-_NO_THREAD = 2**62  # torch's mark of events that no thread of its own made is above
+_NO_THREAD = 2**62  # torch marks events that none of its threads made with numbers above this
 UNKNOWN_THREAD = -1
-"""The thread of a launch of which the profiler does not tell it."""
+"""Stands for the thread of a launch whose thread the profiler does not report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,13 @@ class Event:
         kind: "range" is one of ours, on the CPU; "launch" the CPU's call that makes the GPU work, "work" a kernel, copy
             or fill on the GPU; "operator" an operator of the forward pass and "gradient" its node in the backward pass;
             "memory" an allocation of the GPU's memory or, with a negative size, its end.
-        name: as the profiler has it, of ranges without "attnbench::".
+        name: as the profiler has it; ranges without the prefix "attnbench::".
         start, end: when.
-        thread: the CPU thread, or ``UNKNOWN_THREAD``; of no meaning for "work".
-        correlation: what a launch and its work have in common, above 0.
-        sequence: what an operator and its gradient have in common, from 0 on.
-        forward_thread: of a gradient, the thread of its operator.
-        nbytes: of memory.
+        thread: the CPU thread, or ``UNKNOWN_THREAD``; meaningless for "work".
+        correlation: the number that a launch and its work share, above 0.
+        sequence: the number that an operator and its gradient share, from 0.
+        forward_thread: for a gradient, the thread of its operator.
+        nbytes: size of an allocation.
     """
 
     kind: Kind
@@ -64,7 +64,7 @@ def read_events(raw: Iterable[Any]) -> list[Event]:
 class _Threads:
     """How to find the thread of a launch: by the operator it was made in, or by the system's number of the thread.
 
-    A launch carries no thread of its own. One that a library makes outside all operators belongs to none either.
+    A launch does not carry its thread, and a launch that a library makes outside all operators belongs to no operator.
     """
 
     by_operator: Mapping[int, int]
@@ -86,7 +86,7 @@ class _Threads:
 
 
 def _ask(e: Any, what: str, default: Any) -> Any:
-    """Return what an event says of itself, or the default where this version of torch does not tell."""
+    """Return what an event reports, or the default where this version of torch does not report it."""
     return getattr(e, what, lambda: default)()
 
 

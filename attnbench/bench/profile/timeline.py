@@ -10,7 +10,7 @@ from attnbench.bench.profile.events import UNKNOWN_THREAD, Event
 from attnbench.kernels.phases import PHASES
 
 OTHER = "other"
-"""The phase of what lies in no range."""
+"""The phase of time outside all ranges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class Timeline:
     def of(cls, events: Iterable[Event]) -> Timeline:
         """Lay out the ranges of a profile, and the gradients of operators that lie in ranges.
 
-        A gradient runs on a thread of autograd's, with no range of the forward pass around it: it belongs to the phase
-        in which its operator was called, unless a range was opened in the backward pass itself.
+        A gradient runs on one of autograd's threads, outside the ranges of the forward pass. It belongs to the phase in
+        which its operator was called, unless a range was opened in the backward pass itself.
         """
         events = list(events)
         ranges: dict[int, list[tuple[int, int, str]]] = {}
@@ -73,7 +73,7 @@ class Timeline:
             if event.kind != "gradient":
                 continue
             candidates = operators.get((event.forward_thread, event.sequence), [])
-            # The last one made the node: those before it only saw the number that was next.
+            # The last operator made the node; earlier ones only saw the sequence number that came next.
             made_by = max((o for o in candidates if o.start < event.start), key=lambda o: o.start, default=None)
             phase = OTHER if made_by is None else forward.at(made_by.thread, made_by.start)
             if phase != OTHER:
@@ -83,7 +83,7 @@ class Timeline:
     def at(self, thread: int, moment: int) -> str:
         """Return the innermost phase of a thread at a moment, or "other".
 
-        Of an unknown thread it is that of whichever thread is in a phase, of several the one that entered it last.
+        For an unknown thread, it is the phase of whichever thread is in one; of several, the one entered last.
         """
         threads = self.threads if thread == UNKNOWN_THREAD else (thread,)
         found = [segment for one in threads if (segment := self._segment(one, moment)) is not None]
