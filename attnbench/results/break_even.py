@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbench.kernels.errors import BadInput
+from attnbench.results.bootstrap import MIN_BOOTSTRAP, TAIL, ends, generator_of, resampled_medians
 from attnbench.results.frames import plain_rows
-from attnbench.results.intervals import MIN_BOOTSTRAP, RESAMPLES
 from attnbench.results.records import cells as schema
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ SAME = ("device", "model", "batch", "heads", "kv_heads", "head_dim", "dtype", "d
 
 _NEEDED = ("method", "run_id", "layer", "verdict", "tokens", "grid", "density", "samples_ms", "baseline_ms")
 _SEED = 20240
-_TAIL = 0.025
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +197,10 @@ def break_even(x: Floats, value: Floats, draws: Floats, kind: Ends) -> BreakEven
     faster: Literal["above", "below"] | None = None
     if (value[0] > 0) != (value[-1] > 0):
         faster = "above" if value[-1] > 0 else "below"
-    ends = [_first_last(log_x, draw, faster) for draw in draws]
-    firsts, lasts = (np.sort([pair[side] for pair in ends if pair is not None]) for side in (0, 1))
-    tail = 0 if kind == "band" else int(_TAIL * len(firsts))
-    lo, hi = firsts[tail] if len(firsts) else -math.inf, lasts[-1 - tail] if len(lasts) else math.inf
+    passed = [pair for draw in draws if (pair := _first_last(log_x, draw, faster)) is not None]
+    tail = 0 if kind == "band" else TAIL
+    lo = ends([first for first, _ in passed], tail)[0] if passed else -math.inf
+    hi = ends([last for _, last in passed], tail)[1] if passed else math.inf
     return BreakEven(
         "crosses" if len(found) == 1 else "several",
         found[0] if len(found) == 1 else None,
@@ -250,14 +249,14 @@ def _curve(
             tokens = int(next(iter(cells.values()))["tokens"])
             left_out += [f"layer {layer} at {tokens:,} tokens: not measured" for layer in missing]
     measured.sort(key=lambda point: point.x)
-    generator = np.random.default_rng(_SEED)
+    generator = generator_of(_SEED)
     draws = [_draws(point, generator) for point in measured]
     points = tuple(_point(point, mine) for point, mine in zip(measured, draws, strict=True))
     x = np.asarray([point.x for point in points], dtype=np.float64)
     value = np.log([point.speedup.value for point in points])
     if any(point.few for point in measured):
-        ends = [[ratio.lo, ratio.hi] for ratio in (point.speedup for point in points)]
-        found = break_even(x, value, np.log(np.transpose(ends)), "band")
+        band = [[point.speedup.lo, point.speedup.hi] for point in points]
+        found = break_even(x, value, np.log(np.transpose(band)), "band")
     else:
         found = break_even(x, value, np.stack(draws, axis=1) if draws else np.empty((0, 0)), "bootstrap95")
     return Curve(method, layers[0] if len(layers) == 1 else None, layers, axis, points, found, tuple(left_out))
@@ -289,8 +288,10 @@ def _draws(point: _Measured, generator: np.random.Generator) -> Floats:
         low = _log_ratio(point.dense.min(), [series.max() for series in point.layers])
         high = _log_ratio(point.dense.max(), [series.min() for series in point.layers])
         return np.asarray([low, high], dtype=np.float64)
-    dense = _medians(point.dense, generator)  # one draw of the baseline serves all layers of a point: they share it
-    draws: Floats = _log_ratio(dense, [_medians(series, generator) for series in point.layers])
+    dense = resampled_medians(
+        point.dense, generator
+    )  # one draw of the baseline serves all layers of a point: they share it
+    draws: Floats = _log_ratio(dense, [resampled_medians(series, generator) for series in point.layers])
     return draws
 
 
@@ -298,18 +299,10 @@ def _log_ratio(dense: Any, layers: Sequence[Any]) -> Any:
     return np.log(dense) - np.log(np.mean(np.asarray(layers), axis=0))
 
 
-def _medians(samples: Floats, generator: np.random.Generator) -> Floats:
-    ordered = np.sort(samples)  # so that the order they came in cannot matter
-    picks = generator.integers(0, ordered.size, size=(RESAMPLES, ordered.size))
-    medians: Floats = np.median(ordered[picks], axis=1)
-    return medians
-
-
 def _point(point: _Measured, draws: Floats) -> CurvePoint:
-    ordered = np.sort(draws)
-    tail = 0 if point.few else int(_TAIL * ordered.size)
+    lo, hi = ends(draws, 0 if point.few else TAIL)
     value = float(_log_ratio(np.median(point.dense), [np.median(series) for series in point.layers]))
-    speedup = Ratio(*(math.exp(y) for y in (value, min(value, ordered[tail]), max(value, ordered[-1 - tail]))))
+    speedup = Ratio(*(math.exp(y) for y in (value, min(value, lo), max(value, hi))))
     first = point.rows[0]
     density = float(np.mean([row["density"] for row in point.rows]))
     heads = first.get("heads_timed")

@@ -7,21 +7,22 @@ clock, another neighbour on the machine or another place in memory.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from attnbench.kernels.errors import BadInput
+from attnbench.results.bootstrap import MIN_BOOTSTRAP, ends, generator_of, resampled_medians
 from attnbench.results.records import cells as schema
 
-RESAMPLES = 4000
-MIN_BOOTSTRAP = 6  # with fewer samples the resampled medians take too few values to make percentiles of
-_SEED = 20240
-_TAIL = 0.025
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-Samples = Sequence[float] | npt.NDArray[np.float64]
+    Samples = Sequence[float] | npt.NDArray[np.float64]
+
+_SEED = 20240
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,10 @@ def median_interval(samples: Samples) -> Interval:
         BadInput: if there is no sample, or one is not a finite number.
     """
     values = _checked(samples)
-    median = float(np.median(values))
-    if values.size < MIN_BOOTSTRAP:
-        return Interval(median, float(values[0]), float(values[-1]), "min-max")
-    return Interval(median, *_percentiles(_resampled_medians(values, np.random.default_rng(_SEED))), "bootstrap95")
+    median = statistics.median(values)
+    if len(values) < MIN_BOOTSTRAP:
+        return Interval(median, values[0], values[-1], "min-max")
+    return Interval(median, *_percentiles(resampled_medians(values, generator_of(_SEED))), "bootstrap95")
 
 
 def ratio_interval(a: Samples, b: Samples) -> Interval:
@@ -63,13 +64,13 @@ def ratio_interval(a: Samples, b: Samples) -> Interval:
     below, above = _checked(a), _checked(b)
     for values in (below, above):
         if values[0] <= 0:
-            raise BadInput(f"sample {float(values[0])!r} must be above 0 to make a ratio")
-    ratio = float(np.median(above) / np.median(below))
-    if min(below.size, above.size) < MIN_BOOTSTRAP:
-        return Interval(ratio, float(above[0] / below[-1]), float(above[-1] / below[0]), "min-max")
-    generator = np.random.default_rng(_SEED)
-    medians_below = _resampled_medians(below, generator)
-    return Interval(ratio, *_percentiles(_resampled_medians(above, generator) / medians_below), "bootstrap95")
+            raise BadInput(f"sample {values[0]!r} must be above 0 to make a ratio")
+    ratio = statistics.median(above) / statistics.median(below)
+    if min(len(below), len(above)) < MIN_BOOTSTRAP:
+        return Interval(ratio, above[0] / below[-1], above[-1] / below[0], "min-max")
+    generator = generator_of(_SEED)
+    medians_below = resampled_medians(below, generator)
+    return Interval(ratio, *_percentiles(resampled_medians(above, generator) / medians_below), "bootstrap95")
 
 
 def geometric_mean(ratios: Sequence[float]) -> float | None:
@@ -77,33 +78,27 @@ def geometric_mean(ratios: Sequence[float]) -> float | None:
     return math.exp(math.fsum(math.log(ratio) for ratio in ratios) / len(ratios)) if ratios else None
 
 
-def _checked(samples: Samples) -> npt.NDArray[np.float64]:
+def _checked(samples: Samples) -> list[float]:
     """Return the samples in rising order, so that the order they came in cannot matter."""
-    values = np.sort(np.asarray(samples, dtype=np.float64).ravel())
-    if values.size == 0:
+    values = sorted(map(float, samples))
+    if not values:
         raise BadInput("no samples: a median needs at least one")
-    if not np.isfinite(values).all():
-        raise BadInput(f"samples {values[~np.isfinite(values)].tolist()} must be finite numbers")
+    if strange := [value for value in values if not math.isfinite(value)]:
+        raise BadInput(f"samples {strange} must be finite numbers")
     return values
 
 
-def _resampled_medians(values: npt.NDArray[np.float64], generator: np.random.Generator) -> npt.NDArray[np.float64]:
-    picks = generator.integers(0, values.size, size=(RESAMPLES, values.size))
-    medians: npt.NDArray[np.float64] = np.median(values[picks], axis=1)
-    return medians
-
-
-def _percentiles(resampled: npt.NDArray[np.float64]) -> tuple[float, float]:
+def _percentiles(resampled: Any) -> tuple[float, float]:
     """Return the 2.5 % and 97.5 % points, each moved outwards to the next value that occurs.
 
     The median of an odd number of samples can only be one of them, so the percentile jumps from sample to sample;
     without the move, intervals of 7 or 15 samples would hold the true median only 88 % of the time.
     """
+    import numpy as np
+
     values = np.unique(resampled)
-    ordered = np.sort(resampled)
-    tail = int(_TAIL * ordered.size)
-    lo = np.searchsorted(values, ordered[tail]) - 1
-    hi = np.searchsorted(values, ordered[-1 - tail]) + 1
+    below, above = ends(resampled)
+    lo, hi = np.searchsorted(values, below) - 1, np.searchsorted(values, above) + 1
     return float(values[max(lo, 0)]), float(values[min(hi, values.size - 1)])
 
 

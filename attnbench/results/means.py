@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.intervals import MIN_BOOTSTRAP, RESAMPLES
+from attnbench.results.bootstrap import MIN_BOOTSTRAP, RESAMPLES, TAIL, drawn, ends, generator_of
 from attnbench.results.records import cells as schema
 
 Key = tuple[str, int]
@@ -21,7 +21,6 @@ Values = Mapping[Key, float]
 Floats = npt.NDArray[np.float64]
 
 _SEED = 20241
-_TAIL = 0.025
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +71,8 @@ def mean_estimate(values: Values) -> Estimate:
     by_prompt = MIN_BOOTSTRAP <= prompts.size < numbers.size
     units = groups if by_prompt else np.arange(numbers.size)
     sums, counts = np.bincount(units, weights=numbers), np.bincount(units).astype(np.float64)
-    picks = np.random.default_rng(_SEED).integers(0, sums.size, size=(RESAMPLES, sums.size))
-    lo, hi = _ends(sums[picks].sum(axis=1) / counts[picks].sum(axis=1), sums.size)
+    picks = drawn(np.arange(sums.size), generator_of(_SEED))
+    lo, hi = ends(sums[picks].sum(axis=1) / counts[picks].sum(axis=1), _tail(sums.size))
     return Estimate(mean, lo, hi, "bootstrap95", numbers.size, "prompts" if by_prompt else "pairs")
 
 
@@ -101,8 +100,7 @@ def distance_floor(distances: Sequence[float], pairs: int) -> Estimate:
         return Estimate(mean, None, None, None, 1, reason="1 pair: a floor needs at least 2")
     if numbers.size < MIN_BOOTSTRAP:
         return Estimate(mean, float(numbers.min()), float(numbers.max()), "min-max", numbers.size)
-    picks = np.random.default_rng(_SEED).integers(0, numbers.size, size=(RESAMPLES, pairs))
-    lo, hi = _ends(numbers[picks].mean(axis=1), numbers.size)
+    lo, hi = ends(drawn(numbers, generator_of(_SEED), pairs).mean(axis=1), _tail(numbers.size))
     return Estimate(mean, lo, hi, "bootstrap95", numbers.size)
 
 
@@ -120,10 +118,10 @@ def difference_floor(differences: Sequence[float], pairs: int) -> Estimate:
     if numbers.size < MIN_BOOTSTRAP:
         most = float(np.abs(numbers).max())
         return Estimate(0.0, -most, most, "min-max", numbers.size)
-    generator = np.random.default_rng(_SEED)
-    picks = generator.integers(0, numbers.size, size=(RESAMPLES, pairs))
+    generator = generator_of(_SEED)
+    noise = drawn(numbers, generator, pairs)
     signs = generator.choice([-1.0, 1.0], size=(RESAMPLES, pairs))
-    lo, hi = _ends((numbers[picks] * signs).mean(axis=1), numbers.size)
+    lo, hi = ends((noise * signs).mean(axis=1), _tail(numbers.size))
     most = max(-lo, hi)
     return Estimate(0.0, -most, most, "bootstrap95", numbers.size)
 
@@ -137,13 +135,6 @@ def _checked(values: Sequence[float]) -> Floats:
     return numbers
 
 
-def _ends(resampled: Floats, samples: int) -> tuple[float, float]:
-    """Return the two ends that leave out the same number of resamples on either side, so that signs may be turned."""
-    ordered = np.sort(resampled)
-    left_out = int(_tail(samples) * ordered.size)
-    return float(ordered[left_out]), float(ordered[-1 - left_out])
-
-
 def _tail(samples: int) -> float:
     """Return the share of resamples to leave out on each side for a 95 % interval of a mean of so many values.
 
@@ -151,7 +142,7 @@ def _tail(samples: int) -> float:
     distribution for Student's; widened tails mend both (Hesterberg 2014, arXiv 1411.5279). The quantile of Student's
     distribution is the usual series in 1 / degrees of freedom (Abramowitz and Stegun 26.7.5).
     """
-    z = -NormalDist().inv_cdf(_TAIL)
+    z = -NormalDist().inv_cdf(TAIL)
     freedom = samples - 1
     terms = (
         z,
