@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -303,3 +305,20 @@ def test_latency_tables_come_in_pairs_and_know_no_training(
     result = CliRunner().invoke(app, ["compare", *words])
     assert isinstance(result.exception, BadInput)
     assert said in str(result.exception)
+
+
+def test_command_needs_neither_torch_nor_pandas_nor_numpy() -> None:
+    runs = Path(__file__).resolve().parents[2] / "results" / "intel-xeon-2-cores"
+    blocked = ["torch", "pandas", "numpy", "matplotlib"]
+    program = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({blocked}))  # an import of one of these raises ImportError\n"
+        f"sys.argv = ['attnbench', 'compare', {str(runs)!r}, {str(runs)!r}, '--json']\n"
+        "from attnbench.cli import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    found = json.loads(done.stdout)
+    assert found["counts"] == {"unclear": 7}
+    assert found["geometric_mean"] == pytest.approx(1.0)
