@@ -24,6 +24,7 @@ SELECT_PASSES = {"head": 4, "query": 1}
 
 _ITEMSIZES = (2, 4)
 _WORD = 4  # int32 and float32
+_RECORD = 6 * _WORD  # what the kernels read of a tile's record
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +238,7 @@ def _routed_index(plan: Plan, sizes: _Sizes, work: TileWork) -> Traffic:
     from attnbench.kernels.gpu.routing import CHUNK
 
     places, slots = work.tiles * work.rows * _WORD, sizes.rows * sizes.tokens * work.groups * _WORD
-    records = work.tiles * 24
+    records = work.tiles * _RECORD
     order = min(_stored(plan.q_order), work.entries * 8)  # of queries that keep nothing no token is looked up
     least = _stored(plan.pattern.keep) + order + places + records + slots
     words = -(-sizes.tokens // 32)
@@ -265,7 +266,7 @@ def _blocked_index(plan: Plan, work: TileWork) -> Traffic:
     order = plan.q_order
     orders = heads if order is not None and order.dim() == 3 else 1
     places = orders * (work.tiles // heads) * work.rows * _WORD
-    segments, records = work.segments * 2 * _WORD, work.tiles * 24
+    segments, records = work.segments * 2 * _WORD, work.tiles * _RECORD
     least = _stored(pattern.keep) + _stored(order) + places + segments + records
     states = work.lists * lines * columns
     modelled = (
@@ -291,7 +292,7 @@ def _attend(sizes: _Sizes, work: TileWork) -> Traffic:
     least = work.active_queries * row + work.active_keys * 2 * width + work.entries * out
     modelled = (
         work.tiles * work.rows * _WORD
-        + work.tiles * 24
+        + work.tiles * _RECORD
         + work.entries * row
         + work.steps * work.keys * 2 * width
         + (work.tiles * work.rows if work.groups else work.entries) * out
