@@ -13,17 +13,11 @@ from attnbench.methods.registry import BUILT_IN
 ROOT = Path(__file__).resolve().parents[1]
 
 MEASURES = ("attnbench/bench", "attnbench/cost", "kernels")
-CHOOSES = ("attnbench/bench/sweep",)
-"""Picks the settings that are asked for, before anything is measured."""
-PUBLISHED = ("attnbench/cost/flops/paper.py", "attnbench/cost/flops/vmoba_tables.py")
-"""Figures of papers, which are of the methods they are of."""
-
 SPARSE = {name for name in BUILT_IN if name != "full"}  # full is the dense baseline of every measurement
 
 
 def sources() -> list[Path]:
-    files = [path for room in MEASURES for path in sorted((ROOT / room).rglob("*.py"))]
-    return [path for path in files if not path.relative_to(ROOT).as_posix().startswith((*CHOOSES, *PUBLISHED))]
+    return [path for room in MEASURES for path in sorted((ROOT / room).rglob("*.py"))]
 
 
 def of_a_method(source: str) -> Iterator[str]:
