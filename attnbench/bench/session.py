@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from attnbench.bench.bench import Bench
-from attnbench.bench.jobs import make_agenda
+from attnbench.bench.jobs import Agenda, make_agenda
 from attnbench.bench.request import Request, read_request
 from attnbench.bench.rows import make_row, withdraw_throttled
 from attnbench.bench.trial import Trial, dense_job
+from attnbench.inputs.spec import check_inputs_spec
 from attnbench.kernels.engines import dense_engines
-from attnbench.kernels.errors import BadInput
 from attnbench.machine.environment import collect_environment
+from attnbench.results.conditions import contents_of, require_same
 from attnbench.results.journal import Journal, JournalRecord
-from attnbench.results.records.cells import Environment, Row, RunHeader, Sample
-from attnbench.results.run import DEFAULT_ROOT, Progress, check_writable, finished, point_latest, usable_samples
+from attnbench.results.records.cells import Environment, Row, Sample
+from attnbench.results.run import Progress, begin, choose_place, finished, reopen, usable_samples
 
 
 @dataclass(frozen=True)
@@ -45,24 +44,11 @@ def start(request: Request, out: Path | None, progress: Progress, after: After |
         BadInput: for a request or a folder that cannot be used; nothing is written then.
     """
     agenda = make_agenda(request)
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-    folder = out if out is not None else DEFAULT_ROOT / "runs" / run_id
-    check_writable(folder)
+    place = choose_place(out)
+    contents = _contents(request)
     bench = Bench(agenda, progress)
-    kind = "cuda" if agenda.device.type == "cuda" else "cpu"
-    header = RunHeader(
-        run_id=run_id,
-        environment=collect_environment(kind, sys.argv),  # type: ignore[arg-type]  # one of the two
-        request=request.model_dump(mode="json"),
-    )
-    with Journal.create(folder, header) as journal:
-        if out is None:
-            try:
-                point_latest(DEFAULT_ROOT, folder)
-            except OSError as error:
-                progress.note(f"{str(DEFAULT_ROOT / 'latest')!r} does not point to this run: {error.strerror}")
-        progress.started(str(folder))
-        outcome = _measure(bench, journal, header, progress, ())
+    with begin(place, _environment(agenda), request.model_dump(mode="json"), progress, contents) as journal:
+        outcome = _measure(bench, journal, place.run_id, progress, ())
         if after is not None:
             after(bench, journal, outcome.rows)
         return outcome
@@ -79,30 +65,17 @@ def resume(folder: Path, progress: Progress, after: After | None = None) -> Outc
     Raises:
         BadInput: if there is no run, or it was made on another device.
     """
-    journal, records = Journal.resume(folder)
+    journal, header, records = reopen(folder)
     with journal:
-        header = next(record for record in records if isinstance(record, RunHeader))
-        agenda = make_agenda(read_request(**header.request))
-        kind = "cuda" if agenda.device.type == "cuda" else "cpu"
-        here = collect_environment(kind, sys.argv)  # type: ignore[arg-type]  # one of the two
-        if here.device != header.environment.device:
-            raise BadInput(
-                f"{str(folder)!r} was measured on {header.environment.device!r} and this is {here.device!r}: "
-                "one run cannot hold both; start a new one"
-            )
+        request = read_request(**header.request)
+        agenda = make_agenda(request)
         bench = Bench(agenda, progress)
-        before, now = _conditions(header.environment), _conditions(here)
-        used = {record.threads for record in records if isinstance(record, (Row, Sample))}
-        if used:
-            before["threads"], now["threads"] = ", ".join(map(str, sorted(used, key=str))), str(bench.threads)
-        changed = sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
-        if changed:
-            old, new = (", ".join(f"{name} {values[name]}" for name in changed) for values in (before, now))
-            raise BadInput(
-                f"{str(folder)!r} was measured with {old} and this is {new}: one run cannot hold both; start a new one"
-            )
+        used = [record.threads for record in records if isinstance(record, (Row, Sample))]
+        require_same(
+            folder, header, _environment(agenda), _contents(request), progress.note, threads=(used, bench.threads)
+        )
         progress.started(str(folder))
-        outcome = _measure(bench, journal, header, progress, records)
+        outcome = _measure(bench, journal, header.run_id, progress, records)
         if after is not None:
             bench.reopen(outcome.rows)
             after(bench, journal, outcome.rows)
@@ -110,7 +83,7 @@ def resume(folder: Path, progress: Progress, after: After | None = None) -> Outc
 
 
 def _measure(
-    bench: Bench, journal: Journal, header: RunHeader, progress: Progress, records: Iterable[JournalRecord]
+    bench: Bench, journal: Journal, run_id: str, progress: Progress, records: Iterable[JournalRecord]
 ) -> Outcome:
     rows = {record.cell_id: record for record in records if isinstance(record, Row)}
     done = {cell_id: row for cell_id, row in rows.items() if finished(row)}
@@ -121,7 +94,7 @@ def _measure(
 
     def write(trials: Iterable[Trial]) -> None:
         for trial in trials:
-            row = make_row(bench, trial, header.run_id)
+            row = make_row(bench, trial, run_id)
             journal.append(row)
             done[row.cell_id] = row
 
@@ -161,10 +134,13 @@ def _earlier_baseline(bench: Bench, rows: Iterable[Row], samples: Iterable[Sampl
     return min(timed, key=lambda name: identities[name] in asked, default=None)
 
 
-def _conditions(environment: Environment) -> dict[str, str]:
-    """Return what must not change within a run: versions, the code, and what of the machine bears on time."""
-    fields = environment.model_dump(include={"python", "driver", "cores", "git_commit", "git_dirty"})
-    return {**environment.packages, **{name: str(value) for name, value in fields.items()}}
+def _environment(agenda: Agenda) -> Environment:
+    return collect_environment("cuda" if agenda.device.type == "cuda" else "cpu", sys.argv)
+
+
+def _contents(request: Request) -> dict[str, str]:
+    """Return the digest of the file that inputs are read from, where there is one."""
+    return contents_of({"inputs": check_inputs_spec(request.inputs).path})
 
 
 def _reuse(bench: Bench, samples: list[Sample]) -> int:

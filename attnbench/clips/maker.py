@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -44,6 +45,7 @@ class Maker(Protocol):
     Attributes:
         model: its name.
         weights: where they came from.
+        weights_path: the file or folder they were read from.
         steps: denoising steps of a clip.
         dense_steps: the first of them, in which methods and the kernel floor leave the exact kernel in place.
         dtype: of products and attention.
@@ -55,6 +57,7 @@ class Maker(Protocol):
 
     model: str
     weights: str
+    weights_path: Path
     steps: int
     dense_steps: int
     dtype: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +24,7 @@ from attnbench.mini.flow import generate, usual_sampler
 from attnbench.mini.model import Attend, MiniTransformer, attend_by
 from attnbench.mini.prompts import mini_prompt
 from attnbench.mini.stored import load_mini, shipped
+from attnbench.results.conditions import content_digest
 
 _HOW = "train it with: attnbench train, and give its file with --weights"
 
@@ -42,7 +42,7 @@ class MiniMaker:
         place = resolve_device(request.device)
         path = Path(request.weights) if request.weights is not None else shipped("mini.safetensors", _HOW)
         self.network = load_mini(path, place)
-        self.model, self.device = "mini", place.type
+        self.model, self.device, self.weights_path = "mini", place.type, path
         self.weights = f"{path if request.weights is not None else path.name} {_digest(path)}"
         self.sampler = usual_sampler(request.steps)
         self.steps, self.dense_steps = self.sampler.steps, dense_of(request, self.sampler.steps)
@@ -132,10 +132,7 @@ class _Remembering(nn.Module):
 
 
 def _digest(path: Path) -> str:
-    try:
-        return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
-    except OSError as error:
-        raise BadInput(f"weights {str(path)!r} cannot be read: {error.strerror}") from error
+    return f"sha256:{content_digest(path)[:16]}"
 
 
 def _default_dtype(device: torch.device) -> torch.dtype:

@@ -36,6 +36,7 @@ class PipelineMaker:
             )
         self.loaded = load(request.model, request.weights, request.device, request.dtype)
         self.model, self.weights = self.loaded.name, str(self.loaded.weights)
+        self.weights_path = self.loaded.weights
         self.steps = self.loaded.steps if request.steps is None else request.steps
         self.size = {"frames": request.frames, "height": request.height, "width": request.width}
         self.loaded.check(steps=self.steps, **self.size)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,11 @@ from attnbench.clips.request import MINI, NO_FLOOR, ClipsRequest, Shot, read_req
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.machine.environment import collect_environment
 from attnbench.machine.memory import lacks_memory
-from attnbench.results import run
+from attnbench.results.conditions import contents_of, require_same
 from attnbench.results.journal import Journal, JournalRecord
-from attnbench.results.records.cells import RunHeader, canonical_json, digest
+from attnbench.results.records.cells import Environment, canonical_json, digest
 from attnbench.results.records.clips import ClipRow, QualityRow, still_true
-from attnbench.results.run import Progress
+from attnbench.results.run import Progress, begin, choose_place, reopen
 
 _FAILURES = (AttnbenchError, MemoryError, RuntimeError)
 """What may cost one clip only; of a RuntimeError, if it says that memory ran out."""
@@ -58,19 +56,12 @@ def start(request: ClipsRequest, out: Path | None, progress: Progress) -> Outcom
             cannot be made, or the disk is full: what was made before is kept.
         Unsupported: for an engine that is not available.
     """
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-    folder = out if out is not None else run.DEFAULT_ROOT / "runs" / f"{run_id}-clips"
-    run.check_writable(folder)
+    place = choose_place(out, "-clips")
     maker = make_maker(request, progress)
-    environment = collect_environment("cuda" if maker.device == "cuda" else "cpu", sys.argv)
-    header = RunHeader(run_id=run_id, environment=environment, request=request.model_dump(mode="json"))
-    with Journal.create(folder, header) as journal:
-        if out is None:
-            try:
-                run.point_latest(run.DEFAULT_ROOT, folder)
-            except OSError as error:
-                progress.note(f"{str(run.DEFAULT_ROOT / 'latest')!r} does not point to this run: {error.strerror}")
-        return _Run(journal, header, request, maker, progress).go(())
+    with begin(
+        place, _environment(maker), request.model_dump(mode="json"), progress, _contents(request, maker)
+    ) as journal:
+        return _Run(journal, place.run_id, request, maker, progress).go(())
 
 
 def resume(folder: Path, progress: Progress) -> Outcome:
@@ -80,23 +71,28 @@ def resume(folder: Path, progress: Progress) -> Outcome:
         BadInput: if there is no run of clips, or it was made by other code, weights or on another device.
         Unsupported: as ``start``.
     """
-    journal, records = Journal.resume(folder, "clips")
+    journal, header, records = reopen(folder, "clips")
     with journal:
-        header = next(record for record in records if isinstance(record, RunHeader))
         request = read_request(**header.request)
         maker = make_maker(request, progress)
-        here = collect_environment("cuda" if maker.device == "cuda" else "cpu", sys.argv)
-        before = header.environment
-        facts = [("device", before.device, here.device), ("commit", before.git_commit, here.git_commit)]
-        facts += [(name, before.packages.get(name), here.packages.get(name)) for name in ("torch", "attnbench")]
-        facts += [("weights", row.weights, maker.weights) for row in records if isinstance(row, ClipRow)][:1]
-        for name, old, new in facts:
-            if old != new:
-                raise BadInput(
-                    f"{str(folder)!r} was made with {name} {old} and this is {new}: one run cannot hold both; start a "
-                    "new one"
-                )
-        return _Run(journal, header, request, maker, progress).go(records)
+        require_same(folder, header, _environment(maker), _contents(request, maker), progress.note)
+        made_with = {row.weights for row in records if isinstance(row, ClipRow)} - {maker.weights}
+        if made_with:
+            raise BadInput(
+                f"{str(folder)!r} was made with weights {made_with.pop()} and this is {maker.weights}: one run cannot "
+                "hold both; start a new one"
+            )
+        progress.started(str(folder))
+        return _Run(journal, header.run_id, request, maker, progress).go(records)
+
+
+def _environment(maker: Maker) -> Environment:
+    return collect_environment("cuda" if maker.device == "cuda" else "cpu", sys.argv)
+
+
+def _contents(request: ClipsRequest, maker: Maker) -> dict[str, str]:
+    """Return the digest of the weights that clips are made with."""
+    return contents_of({"weights": maker.weights_path})
 
 
 def make_maker(request: ClipsRequest, progress: Progress) -> Maker:
@@ -121,7 +117,7 @@ class _Run:
     """One run on its way."""
 
     journal: Journal
-    header: RunHeader
+    run_id: str
     request: ClipsRequest
     maker: Maker
     progress: Progress
@@ -148,7 +144,6 @@ class _Run:
                 self.clips[record.clip_id] = record
         shots = [(place, shot) for place, prompt in enumerate(self.request.prompts) for shot in self._shots(prompt)]
         self.total = sum(self.maker.passes(shot) for place, shot in shots if self._kept(shot) is None)
-        self.progress.started(str(self.journal.folder))
         if problem := can_encode():
             self.encodes = False
             self.progress.note(f"no players: {problem}")
@@ -188,7 +183,7 @@ class _Run:
                     reference.clip, self.maker.model, shot.method, prompt, shot.seed, row.engine, row.settings
                 )
                 pair = Pair(lost, reference)
-                self._append(missing_rows(pair, self.maker.metrics, run_id=self.header.run_id, reason=row.reason))
+                self._append(missing_rows(pair, self.maker.metrics, run_id=self.run_id, reason=row.reason))
         for seed, of in seed_pairs(self.request):
             self._measure(Pair(exact[seed], exact[of], "seed-floor"))
 
@@ -246,7 +241,7 @@ class _Run:
     def _facts(self, shot: Shot) -> dict[str, Any]:
         exact = shot.role == "exact"
         return {
-            "run_id": self.header.run_id, "clip_id": self._id(shot), "role": shot.role, "model": self.maker.model,
+            "run_id": self.run_id, "clip_id": self._id(shot), "role": shot.role, "model": self.maker.model,
             "weights": self.maker.weights, "method": shot.method, "engine": shot.engine, "prompt": shot.prompt,
             "seed": shot.seed, "steps": self.maker.steps,
             "dense_steps": self.maker.steps if exact else self.maker.dense_steps,
@@ -273,7 +268,7 @@ class _Run:
         metrics = [metric for metric in self.maker.metrics if not self._has(pair, metric)]
         for metric in metrics:
             self._tell(f"{metric.name} of {pair.clip.words}")
-            self._append(measure_pairs([pair], [metric], run_id=self.header.run_id, scores=self.scores))
+            self._append(measure_pairs([pair], [metric], run_id=self.run_id, scores=self.scores))
 
     def _has(self, pair: Pair, metric: Metric) -> bool:
         ours, theirs = pair.clip, pair.reference

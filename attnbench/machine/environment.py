@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import platform
 import subprocess
 import tomllib
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -42,7 +45,7 @@ def collect_environment(device_kind: DeviceKind, command: list[str]) -> Environm
     Raises:
         Unsupported: if ``device_kind`` is "cuda" and there is no CUDA device.
     """
-    commit, dirty = _git_state(Path(__file__).resolve().parents[1])
+    git = _git_state(Path(__file__).resolve().parents[1])
     return Environment(
         device=device_name(device_kind),
         device_kind=device_kind,
@@ -52,8 +55,9 @@ def collect_environment(device_kind: DeviceKind, command: list[str]) -> Environm
         python=platform.python_version(),
         platform=platform.platform(),
         packages=_versions(device_kind),
-        git_commit=commit,
-        git_dirty=dirty,
+        git_commit=git.commit,
+        git_dirty=git.dirty,
+        git_changes=git.changes,
         command=[Path(command[0]).name, *command[1:]] if command else [],
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -116,20 +120,46 @@ def _memory_bytes(device_kind: DeviceKind) -> int:
     return min(total, int(limit)) if limit.isdecimal() else total
 
 
-def _git_state(package: Path) -> tuple[str | None, bool | None]:
-    """Return (commit, dirty) of the checkout that ``package`` runs from.
+@dataclass(frozen=True, slots=True)
+class _Git:
+    """The code that runs: its commit, whether it differs from it, and a digest of the difference."""
+
+    commit: str | None = None
+    dirty: bool | None = None
+    changes: str | None = None
+
+
+def _git_state(package: Path) -> _Git:
+    """Describe the checkout that ``package`` runs from.
 
     If it is installed elsewhere, the commit is what ATTNBENCH_COMMIT says, for code that travels without git. Dirty
     means that the code differs from the commit, new files included; results and reports do not count.
     """
+    root = package.parent
     top = _git(package, "rev-parse", "--show-toplevel")
-    if top is None or Path(top) != package.parent or not _is_project(package.parent):
-        return os.environ.get("ATTNBENCH_COMMIT") or None, None
-    commit = _git(package.parent, "rev-parse", "--verify", "--quiet", "HEAD")
+    if top is None or Path(top) != root or not _is_project(root):
+        return _Git(os.environ.get("ATTNBENCH_COMMIT") or None)
+    commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
     if commit is None:
-        return None, None
-    changes = _git(package.parent, "status", "--porcelain", "--", *_CODE)
-    return commit, None if changes is None else changes != ""
+        return _Git()
+    status = _git(root, "status", "--porcelain", "--", *_CODE)
+    if not status:
+        return _Git(commit, None if status is None else False)
+    return _Git(commit, True, _changes(root))
+
+
+def _changes(root: Path) -> str | None:
+    """Return a digest of what differs from the commit: of the diff, and of the names and contents of new files."""
+    diff = _git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--", *_CODE)
+    new = _git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", *_CODE)
+    if diff is None or new is None:
+        return None
+    digest = hashlib.sha256(diff.encode(errors="surrogateescape"))
+    for name in filter(None, new.split("\0")):
+        digest.update(f"\0{name}\0".encode(errors="surrogateescape"))
+        with contextlib.suppress(OSError):
+            digest.update((root / name).read_bytes())
+    return digest.hexdigest()
 
 
 def _is_project(root: Path) -> bool:
@@ -148,6 +178,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
             ["git", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,
+            errors="surrogateescape",
             timeout=20,
             check=True,
             env=inherited,

@@ -3,16 +3,95 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.journal import JOURNAL, JournalRecord
-from attnbench.results.records.cells import Row, Sample
+from attnbench.results.journal import JOURNAL, Journal, JournalRecord
+from attnbench.results.records.cells import Environment, Row, RunHeader, Sample
 
 DEFAULT_ROOT = Path("results")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a new run goes.
+
+    Attributes:
+        run_id: start of the run, UTC, and four random digits.
+        folder: of the run.
+        usual: whether it is the default folder, to which results/latest then points.
+    """
+
+    run_id: str
+    folder: Path
+    usual: bool
+
+
+def choose_place(out: Path | None, suffix: str = "") -> Place:
+    """Return where a new run goes: to ``out``, or to results/runs/<run id><suffix>. Nothing is written.
+
+    Raises:
+        BadInput: if nothing can be written there, or a run is there already.
+    """
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    folder = out if out is not None else DEFAULT_ROOT / "runs" / f"{run_id}{suffix}"
+    check_writable(folder)
+    return Place(run_id, folder, out is None)
+
+
+def begin(
+    place: Place,
+    environment: Environment,
+    request: Mapping[str, Any],
+    progress: Progress,
+    contents: Mapping[str, str] | None = None,
+) -> Journal:
+    """Begin a run: open its journal, write the first line, let results/latest point to it, and say where it is.
+
+    Args:
+        place: where it goes.
+        environment: of this machine.
+        request: what ``--resume`` repeats.
+        progress: told where the journal is.
+        contents: of the files that the run reads, by ``conditions.contents_of``.
+
+    Raises:
+        BadInput: if the folder cannot be written, or holds a run by now.
+    """
+    header = RunHeader(
+        run_id=place.run_id, environment=environment, request=dict(request), contents=dict(contents or {})
+    )
+    journal = Journal.create(place.folder, header)
+    announce(place, progress)
+    return journal
+
+
+def announce(place: Place, progress: Progress) -> None:
+    """Let results/latest point to a run in the default folder, and tell where the run is."""
+    if place.usual:
+        try:
+            point_latest(DEFAULT_ROOT, place.folder)
+        except OSError as error:
+            progress.note(f"{str(DEFAULT_ROOT / 'latest')!r} does not point to this run: {error.strerror}")
+    progress.started(str(place.folder))
+
+
+def reopen(folder: Path, command: str = "run") -> tuple[Journal, RunHeader, list[JournalRecord]]:
+    """Open the journal of a run to go on with it; also return its first line and all of its records.
+
+    Whether the run may go on is for ``conditions.require_same`` to say.
+
+    Raises:
+        BadInput: as ``Journal.resume``.
+    """
+    journal, records = Journal.resume(folder, command)
+    return journal, next(record for record in records if isinstance(record, RunHeader)), records
 
 
 def check_writable(folder: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import statistics
 from collections import Counter
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -504,7 +506,11 @@ def test_what_failed_is_tried_again_and_what_is_incorrect_is_not(
     ("field", "value", "said"),
     [
         ("device", "another machine", "was measured on 'another machine' and this is"),
-        ("packages", {"torch": "1.0", "gone": "3"}, "was measured with torch 1.0 and this is torch "),
+        (
+            "packages",
+            {"torch": "1.0", "gone": "3"},
+            "with .*gone 3.*torch 1.0.* and this is .*gone absent",
+        ),
     ],
 )
 def test_results_of_another_device_or_torch_are_not_gone_on_with(
@@ -523,13 +529,46 @@ def test_results_of_another_device_or_torch_are_not_gone_on_with(
     assert path.read_text() == text
 
 
-def test_packages_that_came_or_went_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_that_came_or_went_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted(tmp_path, 2)
     here = collect_environment("cpu", [])
     more = here.model_copy(update={"packages": {**here.packages, "transformers-of-tomorrow": "9"}})
     monkeypatch.setattr(session, "collect_environment", lambda kind, command: more)
-    session.resume(tmp_path, Quiet())
+    said = "was measured with transformers-of-tomorrow absent and this is transformers-of-tomorrow 9"
+    with pytest.raises(BadInput, match=said):
+        session.resume(tmp_path, Quiet())
+
+
+def test_a_run_of_an_older_attnbench_goes_on_where_what_it_says_agrees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(tmp_path, 2)
+    path = tmp_path / JOURNAL
+    first, *others = path.read_text().splitlines()
+    header = json.loads(first) | {"schema_version": 1}
+    del header["contents"], header["environment"]["git_changes"], header["environment"]["packages"]["numpy"]
+    path.write_text("\n".join([json.dumps(header), *others]) + "\n")
+    quiet = Quiet()
+    session.resume(tmp_path, quiet)
+    assert any("whether files that it reads were replaced since cannot be told" in note for note in quiet.notes)
     assert_whole(tmp_path, 2, 3)
+
+
+def test_inputs_that_were_replaced_are_not_gone_on_with(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    bundled = Path(str(resources.files("attnbench.inputs.data") / "big_buck_bunny.mp4"))
+    shutil.copy(bundled, clip)
+    interrupted(tmp_path / "run", 2, inputs=f"video:{clip}")
+    written = (tmp_path / "run" / JOURNAL).read_bytes()
+    clip.write_bytes(bundled.read_bytes() + bytes(8))
+    with pytest.raises(
+        BadInput, match=r"was measured with content of inputs \w{12} and this is content of inputs \w{12}"
+    ):
+        session.resume(tmp_path / "run", Quiet())
+    assert (tmp_path / "run" / JOURNAL).read_bytes() == written
+    shutil.copy(bundled, clip)
+    session.resume(tmp_path / "run", Quiet())
+    assert_whole(tmp_path / "run", 2, 3)
 
 
 def test_a_request_that_this_version_does_not_know_is_refused(tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +13,12 @@ from attnbench.bench import session
 from attnbench.bench.sweep.points import SCHEMA_VERSION, Sweep
 from attnbench.bench.trial import dense_job
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.results import run
 from attnbench.results.files import write_whole
 from attnbench.results.frames import frame_of
 from attnbench.results.journal import JOURNAL
 from attnbench.results.load import Results, read
 from attnbench.results.records.cells import Cell, Row, Sample, canonical_json
-from attnbench.results.run import Progress
+from attnbench.results.run import Progress, announce, choose_place
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,18 +54,13 @@ def start(sweep: Sweep, out: Path | None, progress: Progress) -> Path:
         BadInput: for a folder that cannot be used; nothing is written then.
         Unsupported: if no point can be measured.
     """
-    name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}-sweep"
-    folder = out if out is not None else run.DEFAULT_ROOT / "runs" / name
-    run.check_writable(folder)
+    place = choose_place(out, "-sweep")
+    folder = place.folder
     held = next((path for path in (*folder.rglob("*.jsonl"), folder / PLAN) if os.path.exists(path)), None)
     if held is not None:
         raise BadInput(f"{str(folder)!r} holds {held.name} already; choose another --out, or finish it with --resume")
     write_whole(sweep.model_dump_json(indent=1).encode(), folder / PLAN)
-    if out is None:
-        try:
-            run.point_latest(run.DEFAULT_ROOT, folder)
-        except OSError as error:
-            progress.note(f"{str(run.DEFAULT_ROOT / 'latest')!r} does not point to this sweep: {error.strerror}")
+    announce(place, progress)
     _measure(sweep, folder, progress)
     return folder
 
@@ -81,6 +73,7 @@ def resume(folder: Path, progress: Progress) -> Sweep:
         Unsupported: if no point can be measured.
     """
     sweep = read_sweep(folder)
+    progress.started(str(folder))
     _measure(sweep, folder, progress)
     return sweep
 
@@ -144,7 +137,6 @@ def _baseline_samples(row: Row, samples: Sequence[Sample]) -> list[float]:
 
 
 def _measure(sweep: Sweep, folder: Path, progress: Progress) -> None:
-    progress.started(str(folder))
     refused: list[Unsupported] = []
     for number, point in enumerate(sweep.points, 1):
         place, told = folder / point.name, PointProgress(progress, point.name, number, len(sweep.points))

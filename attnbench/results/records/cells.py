@@ -168,6 +168,7 @@ class Environment(Record):
         default=None, description="commit of the checkout that ran, or of an installed package as ATTNBENCH_COMMIT says"
     )
     git_dirty: bool | None = Field(default=None, description="whether the checkout had uncommitted changes")
+    git_changes: str | None = Field(default=None, description="digest of the uncommitted changes, new files included")
     command: list[str] = Field(default_factory=list, description="the command line as typed")
     started_at: str = Field(description="UTC, ISO 8601")
 
@@ -179,6 +180,9 @@ class RunHeader(Record):
     run_id: str = Field(description="start of the run, UTC, and four random digits")
     environment: Environment = Field(description="where the run was measured")
     request: dict[str, Any] = Field(description="the arguments that `attnbench run --resume` repeats")
+    contents: dict[str, str] = Field(
+        default_factory=dict, description="SHA-256 of the files and folders that the run reads, as inputs and weights"
+    )
 
 
 class Sample(Record):
