@@ -18,7 +18,7 @@ from attnbench.machine.environment import collect_environment
 from attnbench.results.conditions import contents_of, require_same
 from attnbench.results.journal import Journal, JournalRecord
 from attnbench.results.records.cells import Environment, Row, Sample
-from attnbench.results.run import Progress, begin, choose_place, finished, reopen, usable_samples
+from attnbench.results.run import Progress, announce, begin, choose_place, finished, reopen, usable_samples
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ def start(request: Request, out: Path | None, progress: Progress, after: After |
     place = choose_place(out)
     contents = _contents(request)
     bench = Bench(agenda, progress)
-    with begin(place, _environment(agenda), request.model_dump(mode="json"), progress, contents) as journal:
+    with begin(place, _environment(agenda), request.model_dump(mode="json"), contents) as journal:
+        announce(place, progress)
         outcome = _measure(bench, journal, place.run_id, progress, ())
         if after is not None:
             after(bench, journal, outcome.rows)

@@ -22,7 +22,7 @@ from attnbench.results.conditions import contents_of, require_same
 from attnbench.results.journal import Journal, JournalRecord
 from attnbench.results.records.cells import Environment, canonical_json, digest
 from attnbench.results.records.clips import ClipRow, QualityRow, still_true
-from attnbench.results.run import Progress, begin, choose_place, reopen
+from attnbench.results.run import Progress, announce, begin, choose_place, reopen
 
 _FAILURES = (AttnbenchError, MemoryError, RuntimeError)
 """What may cost one clip only; of a RuntimeError, if it says that memory ran out."""
@@ -58,9 +58,8 @@ def start(request: ClipsRequest, out: Path | None, progress: Progress) -> Outcom
     """
     place = choose_place(out, "-clips")
     maker = make_maker(request, progress)
-    with begin(
-        place, _environment(maker), request.model_dump(mode="json"), progress, _contents(request, maker)
-    ) as journal:
+    with begin(place, _environment(maker), request.model_dump(mode="json"), _contents(maker)) as journal:
+        announce(place, progress)
         return _Run(journal, place.run_id, request, maker, progress).go(())
 
 
@@ -75,7 +74,7 @@ def resume(folder: Path, progress: Progress) -> Outcome:
     with journal:
         request = read_request(**header.request)
         maker = make_maker(request, progress)
-        require_same(folder, header, _environment(maker), _contents(request, maker), progress.note)
+        require_same(folder, header, _environment(maker), _contents(maker), progress.note)
         made_with = {row.weights for row in records if isinstance(row, ClipRow)} - {maker.weights}
         if made_with:
             raise BadInput(
@@ -90,7 +89,7 @@ def _environment(maker: Maker) -> Environment:
     return collect_environment("cuda" if maker.device == "cuda" else "cpu", sys.argv)
 
 
-def _contents(request: ClipsRequest, maker: Maker) -> dict[str, str]:
+def _contents(maker: Maker) -> dict[str, str]:
     """Return the digest of the weights that clips are made with."""
     return contents_of({"weights": maker.weights_path})
 

@@ -26,7 +26,7 @@ def content_digest(path: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+        files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
         for file in files:
             if file != path:
                 digest.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0".encode())

@@ -46,19 +46,14 @@ def choose_place(out: Path | None, suffix: str = "") -> Place:
 
 
 def begin(
-    place: Place,
-    environment: Environment,
-    request: Mapping[str, Any],
-    progress: Progress,
-    contents: Mapping[str, str] | None = None,
+    place: Place, environment: Environment, request: Mapping[str, Any], contents: Mapping[str, str] | None = None
 ) -> Journal:
-    """Begin a run: open its journal, write the first line, let results/latest point to it, and say where it is.
+    """Begin a run: open its journal and write the first line.
 
     Args:
         place: where it goes.
         environment: of this machine.
         request: what ``--resume`` repeats.
-        progress: told where the journal is.
         contents: of the files that the run reads, by ``conditions.contents_of``.
 
     Raises:
@@ -67,9 +62,7 @@ def begin(
     header = RunHeader(
         run_id=place.run_id, environment=environment, request=dict(request), contents=dict(contents or {})
     )
-    journal = Journal.create(place.folder, header)
-    announce(place, progress)
-    return journal
+    return Journal.create(place.folder, header)
 
 
 def announce(place: Place, progress: Progress) -> None:

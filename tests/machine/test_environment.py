@@ -70,6 +70,22 @@ def test_changed_or_new_code_makes_the_checkout_dirty(checkout: Path, changed: s
     assert state()[1] is True
 
 
+@pytest.mark.parametrize("changed", ["attnbench/file.py", "methods/new.py"])
+def test_two_dirty_trees_are_told_apart_and_one_is_itself(checkout: Path, changed: str) -> None:
+    def digest() -> str | None:
+        return collect_environment("cpu", []).git_changes
+
+    assert digest() is None
+    (checkout / changed).write_text("x = 2\n")
+    first = digest()
+    assert first is not None
+    assert digest() == first
+    (checkout / changed).write_text("x = 3\n")
+    assert digest() not in (None, first)
+    (checkout / changed).write_text("x = 2\n")
+    assert digest() == first
+
+
 def test_a_new_result_does_not_make_the_checkout_dirty(checkout: Path) -> None:
     (checkout / "results" / "table.json").write_text("{}")
     assert state()[1] is False

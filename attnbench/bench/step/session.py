@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,8 @@ from attnbench.machine.environment import collect_environment
 from attnbench.machine.memory import lacks_memory
 from attnbench.models.random_wan import SIZES as WAN_SIZES
 from attnbench.results.journal import JOURNAL, Journal
-from attnbench.results.records.cells import RunHeader
 from attnbench.results.records.steps import StepRecord
-from attnbench.results.run import DEFAULT_ROOT, Progress, check_writable, point_latest
+from attnbench.results.run import Progress, announce, begin, choose_place
 
 COMMAND = "step"
 """What the first line of the journal says of the command; such a run is not resumed."""
@@ -82,30 +79,21 @@ def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tupl
     """
     device = resolve_device(request.device)
     case = case_of(request, device)
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-    folder = out if out is not None else DEFAULT_ROOT / "runs" / run_id
-    check_writable(folder)
+    place = choose_place(out)
     what = f"a step of Wan {case.size} at {case.token_grid}"
     progress.note(f"{what}, {case.direction}, {case.rounds} round{'s' if case.rounds != 1 else ''}")
-    kind = "cuda" if device.type == "cuda" else "cpu"
-    header = RunHeader(
-        run_id=run_id,
-        environment=collect_environment(kind, sys.argv),  # type: ignore[arg-type]  # one of the two
-        request={"command": COMMAND, **{name: value for name, value in vars(request).items() if value is not None}},
-    )
-    with _taken(folder, header) as journal:
+    environment = collect_environment("cuda" if device.type == "cuda" else "cpu", sys.argv)
+    asked = {"command": COMMAND, **{name: value for name, value in vars(request).items() if value is not None}}
+    fresh = not place.folder.exists()
+    with _whole(begin(place, environment, asked), fresh) as journal:
         with _fitting(what):
             records = measure_step(
-                request.methods, case, run_id=run_id, observe=_observer(device, progress),
+                request.methods, case, run_id=place.run_id, observe=_observer(device, progress),
                 tell=lambda label, done, total: progress.step(label, done, total, None),
             )  # fmt: skip
         journal.append(*records)
-    if out is None:
-        try:
-            point_latest(DEFAULT_ROOT, folder)
-        except OSError as error:
-            progress.note(f"{str(DEFAULT_ROOT / 'latest')!r} does not point to this run: {error.strerror}")
-    return folder, records
+    announce(place, progress)
+    return place.folder, records
 
 
 def _observer(device: torch.device, progress: Progress) -> Observer:
@@ -126,17 +114,16 @@ def _observer(device: torch.device, progress: Progress) -> Observer:
 
 
 @contextmanager
-def _taken(folder: Path, header: RunHeader) -> Iterator[Journal]:
-    """Begin a journal, so that the folder is taken while the step is measured; remove it if that fails."""
-    fresh = not folder.exists()
-    with Journal.create(folder, header) as journal:
+def _whole(journal: Journal, fresh: bool) -> Iterator[Journal]:
+    """Hold a journal while the step is measured, and remove it, with a fresh folder, if that fails."""
+    with journal:
         try:
             yield journal
         except BaseException:
             with suppress(OSError):
-                (folder / JOURNAL).unlink()
+                (journal.folder / JOURNAL).unlink()
                 if fresh:
-                    folder.rmdir()
+                    journal.folder.rmdir()
             raise
 
 
