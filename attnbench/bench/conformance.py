@@ -228,7 +228,8 @@ def _grids(subject: Subject) -> str:
     for layout, layer in found:
         with at(layout, layer):
             subject.plan(*subject.inputs(layout, batch=2), layout, layer)
-    return f"{len({layout for layout, _ in found})} grids, {len({layer for _, layer in found})} layers that differ"
+    kinds = len({layer for _, layer in found})
+    return f"{len({layout for layout, _ in found})} grids, {kinds} kind{'s' if kinds > 1 else ''} of layers"
 
 
 def _text(subject: Subject) -> str:

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import attnbench
+from attnbench.bench.conformance import CHECKS
 from attnbench.kernels.engines import ENGINES
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
@@ -101,7 +102,13 @@ def test_the_method_of_the_page_meets_what_the_page_asks(dilated: ModuleType) ->
 
 def test_the_entry_point_of_the_page_is_the_one_that_is_looked_for() -> None:
     (code,) = code_blocks("adding-a-method.md", "toml")
-    assert tomllib.loads(code)["project"]["entry-points"] == {GROUP: {"dilated-frames": "your_module:METHOD"}}
+    assert tomllib.loads(code)["project"]["entry-points"] == {GROUP: {"dilated-frames": "dilated_frames:METHOD"}}
+
+
+def test_the_page_explains_every_check() -> None:
+    text = (DOCS / "adding-a-method.md").read_text(encoding="utf-8").partition("## Checking it")[2]
+    rows = re.findall(r"^\| ([\w ,]+) \| (?!what is asked)", text, flags=re.MULTILINE)
+    assert [name for row in rows for name in row.split(", ")] == list(CHECKS)
 
 
 def test_every_engine_has_its_row_and_they_are_in_the_order_of_auto() -> None:
