@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from attnbench.results.records.cells import Row
@@ -103,3 +103,9 @@ def _setting(value: object) -> str:
         nested = any(isinstance(part, Sequence) and not isinstance(part, str) for part in value)
         return (" | " if nested else "×").join(_setting(part) for part in value)
     return str(value)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Write names as "a, b and c"."""
+    *most, last = list(names) or [""]
+    return f"{', '.join(most)} and {last}" if most else last

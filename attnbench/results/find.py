@@ -1,4 +1,4 @@
-"""Which files a path of results stands for: journals and traces, through links, each file once."""
+"""Which files a path of results stands for: journals, traces and training logs, through links, each file once."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def find_results(path: str | os.PathLike[str]) -> tuple[list[Path], dict[str, Pa
             f"no such file or folder: {str(path)!r}; it must be a results journal or a folder that holds some"
         )
     if root.is_dir():
-        files = sorted(_below(root))
+        files = sorted(_below(root, _is_result))
         journals, traces = [each for each in files if _is_journal(each.name)], list(filter(_is_trace, files))
     else:
         journals, traces = [root], sorted(root.parent.glob(f"traces/*{_TRACE}"))
@@ -65,6 +65,23 @@ def find_results(path: str | os.PathLike[str]) -> tuple[list[Path], dict[str, Pa
     for each in journals:
         _check_file(each)
     return journals, {each.name.removesuffix(_TRACE): each for each in traces}
+
+
+def has_journals(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a file, or a folder that holds a journal."""
+    return not os.path.isdir(path) or any(_below(Path(path), lambda place: _is_journal(place.name)))
+
+
+def find_training_logs(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the training logs below a folder, as ``find_journals`` returns journals; none for any other path.
+
+    Warns:
+        LostLink: as ``find_journals``.
+
+    Raises:
+        BadInput: if a folder cannot be read.
+    """
+    return sorted(_below(Path(path), _is_training_log)) if os.path.isdir(path) else []
 
 
 def _check_file(journal: Path) -> None:
@@ -80,6 +97,14 @@ def _is_journal(name: str) -> bool:
     return name.endswith((".jsonl", ".jsonl.gz")) and name.removesuffix(".gz") != TRAINING_LOG
 
 
+def _is_training_log(place: Path) -> bool:
+    return place.name.removesuffix(".gz") == TRAINING_LOG
+
+
+def _is_result(place: Path) -> bool:
+    return _is_journal(place.name) or _is_trace(place)
+
+
 def _is_trace(place: Path) -> bool:
     return place.name.endswith(_TRACE) and place.parent.name == "traces"
 
@@ -88,8 +113,8 @@ def _lost(link: Path) -> str:
     return f"{str(link)!r} is a link to {os.readlink(link)!r}, which does not exist"
 
 
-def _below(root: Path) -> Iterator[Path]:
-    """Yield the journals and traces below a folder. Links are followed last: a real path wins over a link to it."""
+def _below(root: Path, wanted: Callable[[Path], bool]) -> Iterator[Path]:
+    """Yield the wanted files below a folder. Links are followed last: a real path wins over a link to it."""
     seen: set[tuple[int, int]] = set()
     folders, linked_folders, linked_files = [root], list[Path](), list[Path]()
     while folders or linked_folders:
@@ -101,13 +126,13 @@ def _below(root: Path) -> Iterator[Path]:
                 (linked_folders if is_link else folders).append(place)
             elif is_link:
                 linked_files.append(place)
-            elif (_is_journal(place.name) or _is_trace(place)) and _is_new(place, seen):
+            elif wanted(place) and _is_new(place, seen):
                 yield place
     for link in sorted(linked_files):
         if os.path.exists(link):
-            if (_is_journal(link.name) or _is_trace(link)) and _is_new(link, seen):
+            if wanted(link) and _is_new(link, seen):
                 yield link
-        elif _is_journal(link.name):
+        elif wanted(link) and _is_journal(link.name):
             yield link
         elif not link.suffix:
             warnings.warn(_lost(link), LostLink, stacklevel=2)

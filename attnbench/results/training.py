@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.kernels.errors import BadInput
+from attnbench.results.find import find_training_logs
 from attnbench.results.journal import NOT_READ, TRAINING_LOG, unpacked
 
 CONFIG, CARD = "config.json", "mini.json"
@@ -72,12 +73,14 @@ class TrainingRun:
 
 
 def find_training(path: str | os.PathLike[str]) -> list[Path]:
-    """Return the folders of training runs at or below a folder, in order; none for a file or a missing folder.
+    """Return the folders of training runs at or below a folder, in order; none for any other path.
 
     A run is a folder with ``config.json`` and ``train.jsonl`` or ``train.jsonl.gz``.
+
+    Raises:
+        BadInput: if a folder cannot be read.
     """
-    found = {log.parent for name in (TRAINING_LOG, f"{TRAINING_LOG}.gz") for log in Path(path).rglob(name)}
-    return sorted(folder for folder in found if (folder / CONFIG).is_file())
+    return sorted({log.parent for log in find_training_logs(path) if (log.parent / CONFIG).is_file()})
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -227,3 +230,42 @@ def common_limits(runs: Sequence[TrainingRun]) -> tuple[int, float]:
         names = ", ".join(run.name for run in late or runs)
         raise BadInput(f"{names}: no checkpoint where every other run has one: train with more checkpoints")
     return max(common), seconds
+
+
+@dataclass(frozen=True)
+class TrainingGroup:
+    """The training runs in one folder, which are compared, and why others there are left out."""
+
+    folder: Path
+    runs: tuple[TrainingRun, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def training_groups(path: str | os.PathLike[str]) -> list[TrainingGroup]:
+    """Read all training runs at or below a folder, those of each folder together.
+
+    A run that cannot be read or has no checkpoint yet is left out, and so is one whose method and seed a later folder
+    has too.
+
+    Raises:
+        BadInput: if a folder cannot be read.
+    """
+    by_folder: dict[Path, list[Path]] = {}
+    for folder in find_training(path):
+        by_folder.setdefault(folder.parent, []).append(folder)
+    return [_group(parent, folders) for parent, folders in by_folder.items()]
+
+
+def _group(parent: Path, folders: Sequence[Path]) -> TrainingGroup:
+    kept: dict[str, tuple[Path, TrainingRun]] = {}
+    left_out: list[str] = []
+    for folder in folders:
+        try:
+            run = read_training(folder)
+        except BadInput as error:
+            left_out.append(str(error))
+            continue
+        if run.name in kept:
+            left_out.append(f"{str(kept[run.name][0])!r} has the method and seed of {str(folder)!r}")
+        kept[run.name] = folder, run
+    return TrainingGroup(parent, tuple(run for _, run in kept.values()), tuple(left_out))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attnbench.kernels.errors import BadInput
 from attnbench.report.cases import NO_ROWS, Case, cases_of
@@ -25,9 +25,11 @@ from attnbench.report.html.clips import ClipsSection, clips_sections
 from attnbench.report.html.columns import COLUMNS
 from attnbench.report.html.phases import PhaseTable, phase_table, waterfall_of
 from attnbench.report.html.steps import StepSection, step_sections
-from attnbench.report.words import DIRECTIONS, NONE, grid_words, number, short_settings
+from attnbench.report.html.training import TrainingSection, trained_methods, trained_on, training_sections
+from attnbench.report.words import DIRECTIONS, NONE, grid_words, listed, number, short_settings
 from attnbench.results.load import Results
 from attnbench.results.records.cells import Environment, PhaseRow, Row
+from attnbench.results.training import TrainingGroup
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -68,10 +70,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Part:
-    """What a section of the page says in words: a "case" of latencies, the "clips" of a run, or a whole "step".
+    """What a section of the page says in words: a "case" of latencies, "clips", a whole "step", or "training" runs.
 
     Attributes:
-        kind: which of the three.
+        kind: which of the four.
         anchor: the section's id on the page.
         title: its heading.
         finding: what was found, in sentences.
@@ -95,18 +97,22 @@ class Report:
     parts: list[Part]
 
 
-def make_report(results: Results, traces: Mapping[str, str] | None = None) -> Report:
+def make_report(
+    results: Results, traces: Mapping[str, str] | None = None, training: Sequence[TrainingGroup] = ()
+) -> Report:
     """Make the report of results: one HTML page that loads nothing from outside, and what its sections say.
 
     Args:
         results: as ``attnbench.results.load.read`` returns them.
         traces: a link to the Chrome trace of a cell, by cell_id.
+        training: as ``attnbench.results.training.training_groups`` returns them.
 
     Raises:
-        BadInput: if there are neither rows nor metrics of clips nor steps.
+        BadInput: if there are neither rows nor metrics of clips nor steps nor training runs.
     """
     rows, taken, steps, environments = results.rows, results.quality, results.steps, results.environments
-    if not rows and not taken and not steps:
+    trained = training_sections(training)
+    if not rows and not taken and not steps and not trained:
         raise BadInput(NO_ROWS)
     cases = cases_of(rows)
     runs = results.runs
@@ -118,22 +124,24 @@ def make_report(results: Results, traces: Mapping[str, str] | None = None) -> Re
                 *(method for case in cases for method in case.methods),
                 *(row.method for row in taken),
                 *(step.name.split("/")[0] for step in steps if "/" in step.name),
+                *trained_methods(training),
             ]
         )
     )
     found, whole = clips_sections(taken, results.clips, environments), step_sections(steps)
     sections = [_section(case, several, environments.get(case.first.run_id), by_row, traces or {}) for case in cases]
-    devices = _devices(rows, [environments[run] for run in runs if run in environments])
+    devices = _devices(rows, [environments[run] for run in runs if run in environments]) or trained_on(training)
     html = _template().render(
         css=_resource("page.css"),
         title=" – ".join(["attnbench report", *devices]),
-        devices=_listed(devices),
-        dates=_listed(dict.fromkeys(filter(None, (_date(environments.get(run)) for run in runs)))),
-        runs=_listed(runs),
-        methods=_listed(method for method in methods if method != "full"),
+        devices=listed(devices),
+        dates=listed(dict.fromkeys(filter(None, (_date(environments.get(run)) for run in runs)))),
+        runs=listed(runs or [section.title for section in trained]),
+        methods=listed(method for method in methods if method != "full"),
         sections=sections,
         clips=found,
         steps=whole,
+        training=trained,
         columns=COLUMNS,
         groups=[
             (name, len(list(group))) for name, group in itertools.groupby(COLUMNS, key=lambda column: column.group)
@@ -141,15 +149,24 @@ def make_report(results: Results, traces: Mapping[str, str] | None = None) -> Re
         pictures=mask_pictures(methods),
         environments=[(run, _facts_of(environments.get(run))) for run in runs],
     )
-    return Report(html, _parts(found, whole, sections))
+    return Report(html, _parts(found, trained, whole, sections))
 
 
-def _parts(clips: Sequence[ClipsSection], steps: Sequence[StepSection], cases: Sequence[Section]) -> list[Part]:
+def _parts(
+    clips: Sequence[ClipsSection],
+    training: Sequence[TrainingSection],
+    steps: Sequence[StepSection],
+    cases: Sequence[Section],
+) -> list[Part]:
     """Return the sections in words, in the order of the page."""
     return [
         *(
             Part("clips", f"clips-{place}", each.title, each.finding, dict(each.facts), [])
             for place, each in enumerate(clips, 1)
+        ),
+        *(
+            Part("training", f"training-{place}", each.title, each.finding, dict(each.facts), [])
+            for place, each in enumerate(training, 1)
         ),
         *(
             Part("step", f"step-{place}", each.title, [each.finding], {"Step": each.facts}, [])
@@ -218,7 +235,7 @@ def _about(case: Case) -> str:
     engines: dict[str, list[str]] = {}
     for row in rows:
         engines.setdefault(row.engine, []).append(row.method)
-    return ", ".join(f"{_listed(dict.fromkeys(names))} on {engine}" for engine, names in engines.items())
+    return ", ".join(f"{listed(dict.fromkeys(names))} on {engine}" for engine, names in engines.items())
 
 
 def _same_settings(row: Row, other: Row) -> bool:
@@ -310,12 +327,6 @@ def _facts_of(environment: Environment | None) -> list[tuple[str, str]]:
         for name, value in texts.items()
         if value not in (None, "", NONE)
     ]
-
-
-def _listed(names: Any) -> str:
-    """Write names as "a, b and c"."""
-    *most, last = list(names) or [""]
-    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _resource(name: str) -> str:
