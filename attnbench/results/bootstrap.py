@@ -6,13 +6,14 @@ numpy is imported on the first draw, so that intervals of few samples, which are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     Floats = npt.NDArray[np.float64]
+    Number = TypeVar("Number", bound=np.generic)
 
 RESAMPLES = 4000
 MIN_BOOTSTRAP = 6  # with fewer values the resampled statistics take too few values to make percentiles of
@@ -27,7 +28,7 @@ def generator_of(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def drawn(values: Floats, generator: np.random.Generator, count: int | None = None) -> Floats:
+def drawn(values: npt.NDArray[Number], generator: np.random.Generator, count: int | None = None) -> npt.NDArray[Number]:
     """Return values drawn with replacement, [RESAMPLES, count]; by default as many as there are.
 
     Args:

@@ -53,7 +53,7 @@ def require_same(
     here: Environment,
     contents: Mapping[str, str],
     note: Callable[[str], None],
-    threads: tuple[Iterable[int | None], int] | None = None,
+    threads: tuple[Iterable[int | None], int | None] | None = None,
 ) -> None:
     """Refuse to go on with a run under other conditions than it began with.
 

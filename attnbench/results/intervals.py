@@ -98,7 +98,7 @@ def _percentiles(resampled: Any) -> tuple[float, float]:
 
     values = np.unique(resampled)
     below, above = ends(resampled)
-    lo, hi = np.searchsorted(values, below) - 1, np.searchsorted(values, above) + 1
+    lo, hi = int(np.searchsorted(values, below)) - 1, int(np.searchsorted(values, above)) + 1
     return float(values[max(lo, 0)]), float(values[min(hi, values.size - 1)])
 
 
