@@ -20,7 +20,7 @@ def counted(count: int, name: str) -> str:
 
 
 def value_words(value: float) -> str:
-    """Write a value with three digits, a small one as 4.0e-05, and just below 1 what is missing: 0.99987."""
+    """Write a value with three digits, 4.0e-05 if it is small; just below 1 with the digits that show it: 0.99987."""
     short = 1 - abs(value)
     if 5e-7 < short < 0.01:
         return f"{value:.{1 - math.floor(math.log10(short))}f}"
@@ -36,17 +36,17 @@ def difference_words(value: float) -> str:
 
 
 def mean_words(estimate: Estimate | None, *, signed: bool = False) -> str:
-    """Write a mean: "14.2", with ``signed`` "+0.120", and "–" where there is none."""
+    """Write a mean as "14.2", with ``signed`` as "+0.120", and as "–" if there is none."""
     return NONE if estimate is None else (difference_words if signed else value_words)(estimate.mean)
 
 
 def floor_of(estimate: Estimate | None, kind: str) -> Estimate | None:
-    """Return a noise floor, None where it tells nothing: of one pair of clips, a score's difference to either side."""
+    """Return a noise floor, or None if it tells nothing, as the floor of a score from a single pair of clips."""
     return None if estimate is not None and kind == "score" and estimate.lo is None else estimate
 
 
 def ends_words(estimate: Estimate | None, *, signed: bool = False) -> str:
-    """Write an interval: "[13.1, 15.3]", "extremes" before it where it is no more; nothing where there is none."""
+    """Write an interval as "[13.1, 15.3]", after the word "extremes" if it is only those; "" if there is none."""
     if estimate is None or estimate.lo is None or estimate.hi is None:
         return ""
     write = difference_words if signed else value_words
@@ -66,7 +66,7 @@ LEGEND = "[ ]: 95 % bootstrap interval; ( ): extremes, of fewer than six pairs; 
 
 
 def metric_words(gap: Gap) -> str:
-    """Write a metric with its unit and which way is better: "psnr, dB ↑"; with Δ where it is shown as a difference."""
+    """Write a metric with its unit and an arrow to the better side: "psnr, dB ↑"; with Δ if it is a difference."""
     unit = f", {gap.unit}" if gap.unit else ""
     return f"{'Δ ' if gap.kind == 'score' else ''}{gap.metric}{unit} {ARROWS[gap.better]}"
 

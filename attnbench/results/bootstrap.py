@@ -36,8 +36,12 @@ def drawn(values: npt.NDArray[Number], generator: np.random.Generator, count: in
         generator: of the draws.
         count: how many values to draw for each resample.
     """
-    picks = generator.integers(0, values.size, size=(RESAMPLES, values.size if count is None else count))
-    return values[picks]
+    return values[picks(values.size, generator, count)]
+
+
+def picks(size: int, generator: np.random.Generator, count: int | None = None) -> npt.NDArray[np.int64]:
+    """Return places below ``size``, drawn with replacement, [RESAMPLES, count]; by default ``size`` of them."""
+    return generator.integers(0, size, size=(RESAMPLES, size if count is None else count))
 
 
 def resampled_medians(samples: Sequence[float] | Floats, generator: np.random.Generator) -> Floats:

@@ -54,7 +54,7 @@ class CurvePoint:
         x: tokens, or density.
         tokens: length of the sequence, text included.
         density: mean over the layers of the curve.
-        engines: who ran the layers, each once.
+        engines: the engines that ran the layers, each named once.
         heads_timed: heads that were timed.
         baseline: method/engine of the dense baseline.
         latency_ms: mean over the layers of the median latencies.
@@ -86,8 +86,8 @@ class BreakEven:
     Attributes:
         outcome: "crosses" once; "faster" or "slower" at every point; "several" crossings; "none": no point at all.
         at: x of the crossing; None unless there is exactly one.
-        lo, hi: interval of the crossing, or of the first and the last of several; None where it is open, that is,
-            reaches beyond the measured points, and where nothing crosses.
+        lo, hi: interval of the crossing, or of the first and the last of several; None where it reaches beyond the
+            measured points, and where nothing crosses.
         faster: on which side of ``at`` the method is the faster one.
         crossings: all of them, rising.
         interval: what ``lo`` and ``hi`` are: "bootstrap95", 95 % of resampled curves; "band", where a point has too few

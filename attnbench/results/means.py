@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.bootstrap import MIN_BOOTSTRAP, RESAMPLES, TAIL, drawn, ends, generator_of
+from attnbench.results.bootstrap import MIN_BOOTSTRAP, RESAMPLES, TAIL, drawn, ends, generator_of, picks
 from attnbench.results.records import cells as schema
 
 Key = tuple[str, int]
@@ -51,11 +51,11 @@ class Estimate:
 
 
 def mean_estimate(values: Values) -> Estimate:
-    """Return the mean with its 95 % interval, which equal values in any order give again.
+    """Return the mean with its 95 % interval. Equal values in any order give the same interval.
 
     From six values on, the interval is the percentile bootstrap, its tails widened for small samples (see ``_tail``).
-    Seeds of one prompt are no independent witnesses: with six prompts or more, of which one has several seeds, prompts
-    are drawn instead of single values. Below six values the ends are the extremes, and one value has no interval.
+    Seeds of one prompt are not independent: with six or more prompts, of which at least one has several seeds, whole
+    prompts are drawn instead of single values. Below six values the ends are the extremes; one value has no interval.
 
     Raises:
         BadInput: if there is no value, or one is not a finite number.
@@ -71,8 +71,8 @@ def mean_estimate(values: Values) -> Estimate:
     by_prompt = MIN_BOOTSTRAP <= prompts.size < numbers.size
     units = groups if by_prompt else np.arange(numbers.size)
     sums, counts = np.bincount(units, weights=numbers), np.bincount(units).astype(np.float64)
-    picks = drawn(np.arange(sums.size), generator_of(_SEED))
-    lo, hi = ends(sums[picks].sum(axis=1) / counts[picks].sum(axis=1), _tail(sums.size))
+    chosen = picks(sums.size, generator_of(_SEED))
+    lo, hi = ends(sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1), _tail(sums.size))
     return Estimate(mean, lo, hi, "bootstrap95", numbers.size, "prompts" if by_prompt else "pairs")
 
 
@@ -89,7 +89,7 @@ def paired_difference(a: Values, b: Values) -> Estimate:
 
 
 def distance_floor(distances: Sequence[float], pairs: int) -> Estimate:
-    """Return where the mean of ``pairs`` distances falls that are noise alone, given examples of such distances.
+    """Return where the mean of ``pairs`` distances falls if they are noise alone, given examples of such distances.
 
     Raises:
         BadInput: if there is no distance, or one is not a finite number.
@@ -105,7 +105,7 @@ def distance_floor(distances: Sequence[float], pairs: int) -> Estimate:
 
 
 def difference_floor(differences: Sequence[float], pairs: int) -> Estimate:
-    """Return where the mean of ``pairs`` differences falls that are noise alone: an interval around 0.
+    """Return where the mean of ``pairs`` differences falls if they are noise alone: an interval around 0.
 
     Which of two exact clips is subtracted from which is arbitrary, so each difference is taken with either sign.
 

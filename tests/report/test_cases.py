@@ -1,37 +1,14 @@
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from typing import Any
 
-import pandas as pd
 import pytest
 
-from attnbench.kernels.errors import BadInput
 from attnbench.report.cases import cases_of
-from attnbench.results.frames import frame_of, records_of
-from attnbench.results.records.cells import Row
 
 Maker = Callable[..., Any]
-
-
-def test_rows_survive_the_data_frame(row_of: Maker) -> None:
-    rows = [row_of("sta"), row_of("moba", verdict="oom", reason="too large", density=None), row_of("vmoba", step=7)]
-    assert records_of(Row, frame_of(Row, rows)) == rows
-
-
-def test_rows_survive_json_and_columns_that_are_not_of_the_schema(row_of: Maker) -> None:
-    rows = [row_of("sta"), row_of("moba", verdict="timeout", density=None)]
-    table = pd.DataFrame(json.loads(frame_of(Row, rows).to_json(orient="records")))
-    assert records_of(Row, table.assign(note="mine")) == rows
-
-
-def test_a_row_that_breaks_the_schema_is_named(row_of: Maker) -> None:
-    table = frame_of(Row, [row_of("sta"), row_of("moba")])
-    table.loc[1, "density"] = 1.5
-    with pytest.raises(BadInput, match=r"row 1.*density"):
-        records_of(Row, table)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -19,7 +19,7 @@ KERNEL, SEED = "#8d98a5", "#e3c27a"
 
 
 def gap_figure(gaps: Sequence[Gap]) -> Figure:
-    """Draw the gaps of one metric, a line for each method, on bands where another kernel and another seed fall.
+    """Draw the gaps of one metric, one line per method, on bands that show where another kernel and seed fall.
 
     Args:
         gaps: of one metric and run; at least one.

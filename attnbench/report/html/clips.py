@@ -95,7 +95,7 @@ def clips_sections(
 ) -> list[ClipsSection]:
     """Return a section for each run and model that made clips, in order of appearance.
 
-    Sections of the same model and methods say in their titles which settings differ, and else which run it is.
+    If sections have the same model and methods, their titles say which settings differ, or else which run it is.
     """
     by_key: dict[tuple[str, str], list[QualityRow]] = {}
     for row in rows:
@@ -143,7 +143,7 @@ def _section(title: str, rows: list[QualityRow], clips: Clips, environment: Envi
 
 
 def _finding(found: Sequence[Gap]) -> list[str]:
-    """Return what the leading metric says of each method; scores have the last word where nothing else is there."""
+    """Return what the leading metric says of each method; scores are used if there is no distance."""
     leading = [gap for gap in found if gap.metric == CURVE] or [gap for gap in found if gap.kind == "distance"]
     chosen = leading or list(found)
     if not chosen:

@@ -1,4 +1,4 @@
-"""What each phase computes, moves and reaches, with the parts of attend: one line a value and provenance."""
+"""What each phase computes, moves and reaches, with the parts of attend: one line per value and provenance."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PhaseDetail:
         modelled: whether the time rests on a model: shown hatched.
         cells: value and small note of each of ``COLUMNS``.
         provenance: how the time is known.
-        note: what the time leaves open, or the least times there could be.
+        note: what the time leaves open, or the least times that are possible.
     """
 
     label: str

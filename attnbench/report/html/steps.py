@@ -1,4 +1,4 @@
-"""Whole transformer steps in words and tables: what self-attention is of a step, and what methods make of it."""
+"""Whole transformer steps in words and tables: the share of self-attention in a step, and what methods change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLUMNS = ("density", "step, ms", "speed-up", "self-attention, ms", "speed-up", 
 
 @dataclass(frozen=True)
 class StepLine:
-    """A line of the table: the name, its settings, its phases in words, value and small note of each of ``COLUMNS``."""
+    """A line of the table: name, settings, phases in words, and for each of ``COLUMNS`` the value and a small note."""
 
     name: str
     settings: str
@@ -28,7 +28,7 @@ class StepLine:
 
 @dataclass(frozen=True)
 class StepSection:
-    """One step: what it is, what self-attention is of it, and its lines."""
+    """One step: what it is, the share of self-attention in it, and its lines."""
 
     title: str
     facts: str
@@ -72,8 +72,8 @@ def _section(records: Sequence[StepRecord]) -> StepSection:
     ]
     return StepSection(
         title=f"{words} of Wan 2.1 {size}, {grid_words(first.grid)} tokens",
-        facts=f"{', '.join(facts)}. Weights are random, so methods that choose by content keep other shares than in a "
-        "trained model.",
+        facts=f"{', '.join(facts)}. Weights are random, so methods that choose by content keep another density than in "
+        "a trained model.",
         finding=_finding(records),
         lines=tuple(_line(record) for record in records),
     )
