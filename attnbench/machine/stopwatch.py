@@ -11,9 +11,10 @@ import torch
 
 from attnbench.results.records.cells import Timer
 
-_MOST_FLUSH = 256 * 2**20
+MOST_FLUSH = 256 * 2**20
+"""Bytes written at most to make the cache cold."""
 
-_HEAD_START = 10**8
+HEAD_START = 10**8
 """GPU cycles, about 50 ms, that the GPU is kept waiting while the CPU enqueues a call. Ours take 2 to 13 ms."""
 
 
@@ -46,7 +47,7 @@ class Stopwatch:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.timer: Timer = "cuda_events" if device.type == "cuda" else "perf_counter"
-        self._flush = torch.empty(min(2 * cache_bytes(device), _MOST_FLUSH), dtype=torch.int8, device=device)
+        self._flush = torch.empty(min(2 * cache_bytes(device), MOST_FLUSH), dtype=torch.int8, device=device)
 
     def time(
         self, call: Callable[[], object], prepare: Callable[[], object] = lambda: None, *, warm: bool = True
@@ -73,7 +74,7 @@ class Stopwatch:
             self._flush.fill_(1)
         torch.cuda.synchronize(self.device)
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda._sleep(_HEAD_START)
+        torch.cuda._sleep(HEAD_START)
         start.record()
         begun = time.perf_counter()
         call()

@@ -30,14 +30,12 @@ from attnbench.bench.profile.timeline import OTHER
 from attnbench.bench.trial import first_line
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.phases import PARENTS, PHASES, Range
-from attnbench.machine.stopwatch import cache_bytes
+from attnbench.machine.stopwatch import HEAD_START, MOST_FLUSH, cache_bytes
 from attnbench.results.intervals import Interval, median_interval
 
 TOLERANCE = 0.05
 """Share by which phases may differ from the unprofiled latency, and calls from one another, without a complaint."""
 
-_HEAD_START = 10**8  # GPU cycles, as the stopwatch's: the CPU runs ahead, and gaps are the GPU's own
-_MOST_FLUSH = 256 * 2**20
 _ORDER = (*PHASES, OTHER, GAP)
 
 
@@ -133,7 +131,7 @@ def _record(
     trace: Path | None = None,
 ) -> tuple[list[Event], tuple[str, ...]]:
     """Return what was recorded, and what went wrong with the trace."""
-    flush = torch.empty(min(2 * cache_bytes(device), _MOST_FLUSH), dtype=torch.int8, device=device)
+    flush = torch.empty(min(2 * cache_bytes(device), MOST_FLUSH), dtype=torch.int8, device=device)
     on_gpu = device.type == "cuda"
 
     def wait() -> None:
@@ -149,7 +147,7 @@ def _record(
             flush.fill_(1)
             wait()
             if on_gpu:
-                torch.cuda._sleep(_HEAD_START)
+                torch.cuda._sleep(HEAD_START)  # the CPU runs ahead, so that gaps are the GPU's own
             with Range(REPEAT):
                 call()
             wait()
