@@ -32,7 +32,7 @@ def _load(point: EntryPoint) -> Engine:
         engine = check_engine(point.name, load_plugin("engine", point))
     except BadInput as error:
         return _unusable(point.name, str(error))
-    return replace(engine, available=lambda: _available(engine))
+    return replace(engine, available=lambda: _available(engine), version=lambda: _version(engine))
 
 
 def check_engine(name: str, loaded: object) -> Engine:
@@ -53,6 +53,13 @@ def _available(engine: Engine) -> str | None:
         return engine.available()
     except Exception as error:  # a package that is broken must not hide the other engines
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _version(engine: Engine) -> str:
+    try:
+        return engine.version()
+    except Exception:
+        return "unknown"
 
 
 def _unusable(name: str, reason: str) -> Engine:

@@ -145,6 +145,11 @@ def test_a_broken_package_hides_no_other_engine(
     assert found["broken"].remedy == reason
 
 
+def test_a_version_that_cannot_be_told_is_unknown(register: Register) -> None:
+    register(theirs=theirs(version=raising))
+    assert get_engine("theirs").version() == "unknown"
+
+
 def test_a_typing_error_is_answered_with_its_name(register: Register) -> None:
     register(theirs=theirs())
     with pytest.raises(BadInput, match="unknown engine 'theris': did you mean 'theirs'"):
