@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -83,7 +84,7 @@ def read(path: str | os.PathLike[str]) -> Results:
     journals, traces = find_results(path)
     merged = _Merged()
     for journal in journals:
-        merged.add(journal.parent, list(read_journal(journal)))
+        merged.add(journal.parent, read_journal(journal))
     return Results(
         headers=tuple(merged.headers.values()),
         rows=tuple(merged.rows.values()),
@@ -108,8 +109,13 @@ class _Merged:
         self.steps: list[StepRecord] = []
         self.samples: dict[str, tuple[Sample, ...]] = {}
 
-    def add(self, folder: Path, records: list[JournalRecord]) -> None:
+    def add(self, folder: Path, records: Iterable[JournalRecord]) -> None:
+        by_run: dict[str, list[JournalRecord]] = {}
+        mine: list[JournalRecord] = []
         for record in records:
+            if isinstance(record, RunHeader):  # several in a file that joins the journals of several runs
+                mine = by_run.setdefault(record.run_id, [])
+            mine.append(record)
             match record:
                 case RunHeader():
                     self.headers[record.run_id] = record
@@ -125,8 +131,7 @@ class _Merged:
                     self.steps.append(record)
                 case Sample():
                     pass
-        if header := next((record for record in records if isinstance(record, RunHeader)), None):
-            self.samples[header.run_id] = tuple(usable_samples(records))
+        self.samples |= {run: tuple(usable_samples(each)) for run, each in by_run.items()}
 
 
 def _put_last(known: dict[Key, Value], key: Key, value: Value) -> None:

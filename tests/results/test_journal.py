@@ -204,6 +204,16 @@ def test_a_line_that_lacks_only_its_end_is_whole(folder: Path) -> None:
     assert records(folder) == [header(), sample(0), sample(1), row(), sample(7)]
 
 
+@pytest.mark.parametrize("end", ["\n", "", "\n\n  "])
+def test_a_journal_that_an_editor_saved_can_go_on(folder: Path, end: str) -> None:
+    path = folder / JOURNAL
+    path.write_text("\ufeff" + "\r\n\r\n".join(path.read_text().splitlines()) + end, encoding="utf-8", newline="")
+    journal, found = Journal.resume(folder)
+    with journal:
+        journal.append(sample(7))
+    assert records(folder) == [*found, sample(7)] == [header(), sample(0), sample(1), row(), sample(7)]
+
+
 @pytest.mark.parametrize("garbage", [b"\0\0\0\0", b"\xff\xfe{", b'{"kind": "sample", "cell'])
 def test_whatever_a_crash_left_at_the_end_is_cut_away(folder: Path, garbage: bytes) -> None:
     with (folder / JOURNAL).open("ab") as stream:

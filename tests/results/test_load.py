@@ -169,6 +169,16 @@ def test_empty_lines_and_a_byte_order_mark_are_skipped(
     assert not recwarn.list
 
 
+def test_runs_that_were_joined_into_one_file_keep_their_own_samples(tmp_path: Path) -> None:
+    parts = [H100 / name for name in ("480p-gaussian-fwd.jsonl", "576p-gaussian-fwd.jsonl")]
+    (tmp_path / "both.jsonl").write_text("".join(part.read_text() for part in parts))
+    apart = [read(part) for part in parts]
+    joined = read(tmp_path / "both.jsonl")
+    assert joined.rows == apart[0].rows + apart[1].rows
+    assert joined.samples == apart[0].samples | apart[1].samples
+    assert len(joined.samples) == 2
+
+
 def test_line_numbers_count_empty_lines(write: Callable[[str], Path]) -> None:
     with pytest.raises(BadInput, match="line 4 is not a record"):
         read(write(f"\n{LINES[0]}\n\nhello\n"))
