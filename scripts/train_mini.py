@@ -44,7 +44,7 @@ from attnbench.mini.score import score as judge
 from attnbench.mini.stored import load_mini
 from attnbench.mini.train import WEIGHTS, Trained, fresh_state, prepare, resume, start, take_step
 from attnbench.mini.workers import ALONE, Workers, joined
-from attnbench.results.files import write_atomically
+from attnbench.results.files import write_whole
 from attnbench.results.run import NoProgress
 from attnbench.results.training import CARD, CONFIG
 
@@ -273,7 +273,7 @@ def write_score(folder: Path, sampler: Sampler, found: Score, **more: object) ->
         "wrong_motion": (~found.motion_right).nonzero().flatten().tolist(),
         **more,
     }
-    write_atomically(card, (json.dumps({**json.loads(card.read_text()), "score": about}, indent=1) + "\n").encode())
+    write_whole((json.dumps({**json.loads(card.read_text()), "score": about}, indent=1) + "\n").encode(), card, "")
 
 
 def judge_classes(options: argparse.Namespace, device: torch.device) -> None:

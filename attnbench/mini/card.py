@@ -13,7 +13,7 @@ from attnbench.kernels.engines import Task, choose_engine
 from attnbench.mini.checkpoint import State
 from attnbench.mini.config import FPS, PRESETS, TrainConfig
 from attnbench.mini.data import CLASSES, DIRECTIONS
-from attnbench.results.files import write_atomically
+from attnbench.results.files import write_whole
 from attnbench.results.records.cells import Environment
 from attnbench.results.training import CARD, read_log
 
@@ -62,7 +62,7 @@ def write_card(
             if "held_out" in line
         ],
     }
-    write_atomically(folder / CARD, (json.dumps(card, indent=1, allow_nan=False) + "\n").encode())
+    write_whole((json.dumps(card, indent=1, allow_nan=False) + "\n").encode(), folder / CARD, "")
 
 
 def training_engines(config: TrainConfig, device: torch.device) -> str:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.files import write_atomically
+from attnbench.results.files import write_whole
 from attnbench.results.journal import TRAINING_LOG
 from attnbench.results.training import read_log
 
@@ -18,7 +18,7 @@ def cut_log(folder: Path, step: int) -> None:
         BadInput: if the log cannot be read or written.
     """
     kept = [json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step]
-    write_atomically(folder / TRAINING_LOG, "".join(kept).encode())
+    write_whole("".join(kept).encode(), folder / TRAINING_LOG, "")
 
 
 class Log:

@@ -16,7 +16,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.machine.safe_weights import check_safetensors
 from attnbench.mini.config import ModelConfig
 from attnbench.mini.model import MiniTransformer
-from attnbench.results.files import write_atomically
+from attnbench.results.files import write_whole
 
 _KIND = "attnbench-kind"
 """Header entry that says what a file of ours is."""
@@ -37,7 +37,7 @@ def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], about: M
 
     header = {_KIND: kind, **{name: json.dumps(value) for name, value in about.items()}}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(plain, metadata=header))
+    write_whole(save(plain, metadata=header), path, "")
 
 
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from attnbench.kernels.engines import get_engine
@@ -39,22 +39,17 @@ from attnbench.mini.model import Attend, MiniTransformer, attend_by, attend_on
 from attnbench.mini.muon import Muon
 from attnbench.mini.stored import save_mini
 from attnbench.mini.workers import ALONE, Workers
-from attnbench.results.files import alone, write_atomically
+from attnbench.results.conditions import require_same
+from attnbench.results.files import alone, write_whole
 from attnbench.results.intervals import mean_interval
 from attnbench.results.journal import TRAINING_LOG
+from attnbench.results.records.cells import RunHeader
+from attnbench.results.run import Progress
 from attnbench.results.training import CONFIG
 
 WEIGHTS = "mini.safetensors"
-
-
-class Progress(Protocol):
-    """Where a training run reports to; ``attnbench.cli.progress.TerminalProgress`` is one."""
-
-    def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
-        """Show what is worked on."""
-
-    def note(self, text: str) -> None:
-        """Tell a remark that stays."""
+HEADER = "run.json"
+"""The conditions under which a run began, as the first line of a journal has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +86,7 @@ def start(
         Unsupported: if the engine cannot train the method here.
     """
     _check(config, device, seconds)
-    with _led(workers, partial(_begin, config, folder, first)):
+    with _led(workers, partial(_begin, config, folder, device, first)):
         try:
             return _go(config, folder, device, progress, seconds, workers)
         except AttnbenchError:
@@ -123,7 +118,11 @@ def _led(workers: Workers, prepare: Callable[[contextlib.ExitStack], object]) ->
 
 
 def _begin(
-    config: TrainConfig, folder: Path, first: Callable[[TrainConfig], State] | None, held: contextlib.ExitStack
+    config: TrainConfig,
+    folder: Path,
+    device: torch.device,
+    first: Callable[[TrainConfig], State] | None,
+    held: contextlib.ExitStack,
 ) -> None:
     """Write what a run begins with, into a folder that is this process's own until ``held`` is left."""
     begun = None if first is None else first(config)
@@ -135,10 +134,11 @@ def _begin(
     if (folder / CONFIG).exists():
         raise BadInput(f"{str(folder)!r} holds a training run already: choose another --out, or go on with --resume")
     try:
-        write_atomically(folder / TRAINING_LOG, b"")
+        write_whole(b"", folder / TRAINING_LOG, "")
+        write_whole((_header(config, device).model_dump_json(indent=1) + "\n").encode(), folder / HEADER, "")
         if begun is not None:
             save_state(begun, config, folder)
-        write_atomically(folder / CONFIG, (json.dumps(config.as_json(), indent=1) + "\n").encode())
+        write_whole((json.dumps(config.as_json(), indent=1) + "\n").encode(), folder / CONFIG, "")
     except AttnbenchError:
         _leave_nothing_to_go_on_with(folder)
         raise
@@ -148,10 +148,35 @@ def _leave_nothing_to_go_on_with(folder: Path) -> None:
     """Remove the files of a run that has taken no step."""
     if (folder / CHECKPOINT).exists() and (folder / TRAINING_LOG).stat().st_size:
         return
-    for name in (CONFIG, TRAINING_LOG, CHECKPOINT):
+    for name in (CONFIG, HEADER, TRAINING_LOG, CHECKPOINT):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+def _header(config: TrainConfig, device: torch.device) -> RunHeader:
+    """Describe the conditions under which a run begins."""
+    environment = collect_environment("cuda" if device.type == "cuda" else "cpu", sys.argv)
+    request = {"command": "train", "threads": torch.get_num_threads(), **config.as_json()}
+    return RunHeader(run_id=environment.started_at, environment=environment, request=request)
+
+
+def _go_on(
+    config: TrainConfig, folder: Path, device: torch.device, progress: Progress, held: contextlib.ExitStack
+) -> None:
+    """Take a folder for this process, if the conditions are those under which its run began."""
+    held.enter_context(alone(folder, "training in"))
+    path = folder / HEADER
+    try:
+        began = RunHeader.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        progress.note("an older attnbench began this run: whether its conditions changed since cannot be told")
+        return
+    except (OSError, ValidationError) as error:
+        raise BadInput(f"{str(path)!r} does not describe how a run began: {str(error).splitlines()[0]}") from error
+    here = _header(config, device)
+    threads = ([began.request.get("threads")], torch.get_num_threads())
+    require_same(folder, began, here.environment, {}, progress.note, threads)
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -179,13 +204,14 @@ def resume(
     Arguments as of ``start``.
 
     Raises:
-        BadInput: if the folder holds no run, a damaged one, or one that another process is training.
+        BadInput: if the folder holds no run, a damaged one, one that another process is training, or one that began
+            under other conditions.
     """
     config = read_config(folder)
     _check(config, device, seconds)
     if (folder / WEIGHTS).exists() and not (folder / CHECKPOINT).exists():
         raise BadInput(f"{str(folder)!r} holds no checkpoint any more, only what came of the run: nothing can go on")
-    with _led(workers, lambda held: held.enter_context(alone(folder, "training in"))):
+    with _led(workers, partial(_go_on, config, folder, device, progress)):
         return _go(config, folder, device, progress, seconds, workers)
 
 

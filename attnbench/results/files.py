@@ -1,4 +1,4 @@
-"""Keep a second process out of a folder that one is writing."""
+"""Files that are whole at every moment, and folders that one process writes at a time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,25 @@ from pathlib import Path
 from attnbench.kernels.errors import BadInput
 
 
+def hold(handle: int, busy: str) -> None:
+    """Lock an open file or folder against other processes; the system frees it when all that have it open are gone.
+
+    On a file system that has no locks, nothing is held.
+
+    Raises:
+        BadInput: saying ``busy``, if another process holds it.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise BadInput(busy) from error
+    except OSError:
+        return
+
+
 @contextlib.contextmanager
 def alone(folder: Path, doing: str) -> Iterator[None]:
-    """Hold a folder while it is written; the system frees it when this process ends, however it does.
-
-    Nothing is left in the folder. On a file system that has no locks, nothing is held.
+    """Hold a folder while it is written. Nothing is left in the folder.
 
     Args:
         folder: an existing one.
@@ -29,52 +43,45 @@ def alone(folder: Path, doing: str) -> Iterator[None]:
     except OSError as error:
         raise BadInput(f"cannot write {str(folder)!r}: {error.strerror}") from error
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BadInput(f"another process is {doing} {str(folder)!r}; wait for it to end") from error
-        except OSError:
-            pass
+        hold(handle, f"another process is {doing} {str(folder)!r}; wait for it to end")
         yield
     finally:
         os.close(handle)
 
 
-def write_whole(content: bytes, path: Path) -> Path:
-    """Write ``content`` to ``path`` so that the file is at every moment the old one or the new one, whole.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a file to write. When it is on disk, it takes the place of ``path``; after an error it is gone.
 
     Raises:
-        BadInput: if the place cannot be written.
+        OSError: if the file cannot be flushed or moved.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
         os.replace(partial, path)
-    except OSError as error:
+    finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise BadInput(
-            f"cannot write {str(path)!r}: {error.strerror or error}; name another place with --out"
-        ) from error
-    return path
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that at every moment either the old or the new one is there whole.
+def write_whole(content: bytes, path: Path, advice: str = "name another place with --out") -> Path:
+    """Write ``content`` so that at every moment the file is the old one or the new one, whole. Return ``path``.
+
+    Folders that are missing are made.
+
+    Args:
+        advice: what to do if that fails; empty for nothing.
 
     Raises:
         BadInput: if the place cannot be written, or is full.
     """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(fresh, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
+        with replacing(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        raise BadInput(f"cannot write {str(path)!r}: {error.strerror}") from error
+        raise BadInput(f"cannot write {str(path)!r}: {error.strerror or error}{advice and f'; {advice}'}") from error
+    return path

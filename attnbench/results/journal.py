@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import json
 import os
@@ -16,6 +15,7 @@ from typing import IO, Any
 from pydantic import BaseModel, ValidationError
 
 from attnbench.kernels.errors import BadInput
+from attnbench.results.files import hold
 from attnbench.results.records.cells import SCHEMA_VERSION, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow
 from attnbench.results.records.steps import StepRecord
@@ -124,10 +124,10 @@ class Journal:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            hold(self._stream.fileno(), f"another process is writing {str(self.folder)!r}; wait for it to end")
+        except BadInput:
             self._stream.close()
-            raise BadInput(f"another process is writing {str(self.folder)!r}; wait for it to end") from error
+            raise
 
     def append(self, *records: JournalRecord) -> None:
         """Write records that belong together: all of them, or none.

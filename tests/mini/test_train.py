@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,36 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**config, "batch": 3}))
     with pytest.raises(BadInput, match="a run with other settings"):
         resume(tmp_path, CPU, Silent())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda header: header["environment"]["packages"].update(torch="1.0"), "with torch 1.0 and this is torch"),
+        (lambda header: header["environment"].update(git_changes="0" * 64), "uncommitted changes 0"),
+        (lambda header: header["environment"].update(device="another"), "on 'another' and this is"),
+        (lambda header: header["request"].update(threads=64), "with threads 64 and this is threads 1"),
+    ],
+)
+def test_a_run_does_not_go_on_under_other_conditions(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    start(SMALL, tmp_path, CPU, Silent(), seconds=1e-6)
+    header = json.loads((tmp_path / "run.json").read_text())
+    change(header)
+    (tmp_path / "run.json").write_text(json.dumps(header))
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(BadInput, match=said):
+        resume(tmp_path, CPU, Silent())
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+def test_a_run_of_an_older_attnbench_goes_on_and_says_so(tmp_path: Path) -> None:
+    start(SMALL, tmp_path, CPU, Silent(), seconds=1e-6)
+    (tmp_path / "run.json").unlink()
+    silent = Silent()
+    assert resume(tmp_path, CPU, silent).finished
+    assert "an older attnbench began this run" in silent.notes[0]
 
 
 def test_two_cannot_train_in_one_folder(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from attnbench.mini.classifier import load_classifier
 from attnbench.mini.config import PRESETS
 from attnbench.mini.model import MiniTransformer
 from attnbench.mini.stored import load_mini, read_card, read_tensors, save_mini, shipped, write_tensors
-from attnbench.results.files import write_atomically
+from attnbench.results.files import write_whole
 
 
 @pytest.fixture
@@ -141,14 +141,14 @@ def test_sizes_that_the_tensors_do_not_have_are_refused_at_once(
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    write_atomically(path, b"old")
+    write_whole(b"old", path)
 
     def full(number: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(BadInput, match="No space left"):
-        write_atomically(path, b"new")
+        write_whole(b"new", path)
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 

@@ -7,7 +7,6 @@ when it is whole.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +19,7 @@ from attnbench.clips.metrics.encode import h264_encoder
 from attnbench.clips.metrics.frames import Clip, require_alike
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.safe_weights import save_tensors
+from attnbench.results.files import replacing
 
 PLAYER_SIDE = 256
 """A clip whose shorter side is smaller is scaled up for players, by a whole number, nearest pixel."""
@@ -141,15 +141,12 @@ def _panel(frames: Tensor) -> Tensor:
 
 def _whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` make a file beside ``path`` and move it there; remove it if that fails."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        write(part)
-        os.replace(part, path)
+        with replacing(path) as part:
+            write(part)
     except OSError as error:
         raise BadInput(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":  # its class is known only where the package is installed
             raise
         raise BadInput(f"{str(path)!r} cannot be written: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)

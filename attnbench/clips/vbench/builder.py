@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from attnbench.clips.vbench.environment import (
     python_of,
 )
 from attnbench.kernels.errors import BadInput
+from attnbench.results.files import hold, replacing
 
 PYTHON = "3.11"
 """The version of Python that the lock was tried with; numpy 1.26 and decord end at 3.12."""
@@ -104,12 +104,9 @@ def _alone(folder: Path) -> Iterator[int]:
     """
     path = folder.with_name(folder.name + ".lock")
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise BadInput(f"process {owner} is building {str(folder)!r} right now; wait for it") from error
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        hold(file.fileno(), f"process {owner} is building {str(folder)!r} right now; wait for it")
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -185,9 +182,8 @@ def _finish(partial: Path) -> None:
         "imports": answer["imports"],
     }
     text = json.dumps(marker, indent=2)
-    written = partial / f"{MARKER}.partial"
-    written.write_text(text + "\n", encoding="utf-8")
-    os.replace(written, partial / MARKER)
+    with replacing(partial / MARKER) as written:
+        written.write_text(text + "\n", encoding="utf-8")
 
 
 def _disk_full(folder: Path) -> BadInput:

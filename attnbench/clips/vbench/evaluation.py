@@ -21,7 +21,7 @@ from attnbench.clips.vbench.results import link_name, read_scores, skipped
 from attnbench.clips.vbench.videos import Clip
 from attnbench.clips.vbench.weights_layout import Found, lay_out, look_all
 from attnbench.kernels.errors import BadInput
-from attnbench.results.files import alone
+from attnbench.results.files import alone, replacing
 
 RECORD = "vbench.json"
 """The file that an evaluation writes last."""
@@ -93,7 +93,8 @@ def evaluate(
                 allow_pickle,
             )  # fmt: skip
             made = _evaluate(job, dimensions, say)
-            _write(out / RECORD, json.dumps(made.to_dict(), indent=2, allow_nan=False) + "\n")
+            with replacing(out / RECORD) as partial:
+                partial.write_text(json.dumps(made.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         why = "the disk is full" if full else str(error)
@@ -114,16 +115,6 @@ def _evaluate(job: _Job, dimensions: Sequence[Dimension], say: Callable[[str], N
         lock=job.environment.lock,
         python=job.environment.python_version,
     )
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _score(job: _Job, dimension: Dimension) -> tuple[tuple[Score, ...], DimensionRun]:

@@ -12,6 +12,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Layout
 from attnbench.machine.safe_weights import save_tensors
 from attnbench.models.capture.collect import Point, Qkv
+from attnbench.results.files import replacing
 
 
 def check_target(path: Path) -> None:
@@ -71,14 +72,11 @@ def write_capture(path: Path, found: Mapping[Point, Qkv], layout: Layout, about:
         "points": ",".join(map(str, found)),
         **{name: str(value) for name, value in about.items()},
     }
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_tensors(tensors, fresh, header)
-        os.replace(fresh, path)
+        with replacing(path) as fresh:
+            save_tensors(tensors, fresh, header)
     except (OSError, SafetensorError) as error:
         raise BadInput(f"--out {str(path)!r} cannot be written: {_cause(error)}") from error
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def _cause(error: Exception) -> str:
