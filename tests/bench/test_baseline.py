@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attnbench import api
+from attnbench.bench import baseline
 from attnbench.bench.baseline import Attempt, Found, find_dense
 from attnbench.kernels import engines
 from attnbench.kernels.engines import Engine, Task
@@ -69,3 +70,14 @@ def test_without_dense_engines_that_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(engines, "ENGINES", {"reference": dataclasses.replace(REFERENCE, dense=False)})
     found, tried = search({})
     assert (found.engine, found.complaint, tried) == (None, "no engine runs it here", [])
+
+
+def test_on_a_gpu_all_that_come_close_get_a_full_size_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU small trials are too rough to choose by. Here they are made up, of tensors on no device."""
+    seconds = {"near": 3.9, "fastest": 1.0, "far": 4.1}
+    monkeypatch.setattr(engines, "ENGINES", {name: slowed(name, 0.0) for name in seconds})
+    monkeypatch.setattr(baseline, "_small_trials", lambda names, qkv, *, backward: seconds)
+    q, k, v = torch.empty(3, 1, 2, 64, 16, device="meta")
+    plan = api.select(*torch.randn(2, 1, 2, 64, 16), method="full", grid=(4, 4, 4))
+    whole = {"near": Attempt(1.0), "fastest": Attempt(2.0)}
+    assert find_dense(plan, Task.of(q, k, v), (q, k, v), whole.__getitem__) == Found("near", ())
