@@ -1,4 +1,4 @@
-"""Builds of our attention kernel with parts left out, to see what each part takes. Their results mean nothing.
+"""Builds of our attention kernel with parts left out, to see how long each part takes. Their results are meaningless.
 
 An attention call never runs one. It only notes its launches while ``recorded`` is open, and a launch that was noted can
 be repeated in any build, on outputs of its own.

@@ -1,4 +1,4 @@
-"""Remember what is costly to make: from shapes alone, or from tensors that do not change."""
+"""Remember results that are costly to make: from shapes alone, or from tensors that do not change."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The tiles of our attention kernels for a plan, counted by torch alone: what their lists of work would hold.
+"""Count the tiles that our attention kernels would run for a plan, with torch alone.
 
-The kernels make these lists on the GPU; the sizes of tiles and steps are taken from their modules. Only whether small
-tiles run in pairs, which Hopper does, is read off the lists themselves.
+The kernels make their lists of tiles on the GPU. Here the numbers are computed from the plan, with the sizes of tiles
+and steps from the kernels' modules. Only whether small tiles run in pairs, as on Hopper, is read from the lists
+themselves.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class TileWork:
 
     @property
     def executed_pairs(self) -> int:
-        """Pairs that are computed, those in tiles and steps that are not full included."""
+        """Pairs that are computed, including those in tiles and steps that are not full."""
         return self.steps * self.rows * self.keys
 
 

@@ -53,7 +53,7 @@ def tile_mask(plan: Plan, tile: Tile) -> Tensor | None:
 
 
 def executed_pairs(plan: Plan) -> int:
-    """Count the pairs in all tiles, those that a rule then discards included."""
+    """Count the pairs in all tiles, including those that a rule then discards."""
     same_b, same_h = plan.shared_by
     total = 0
     for b in range(1 if same_b else plan.batch):

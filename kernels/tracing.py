@@ -1,4 +1,4 @@
-"""What torch.compile is told about our functions: which of them it may call while it traces."""
+"""Tell torch.compile which of our functions it may call while it traces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes that a forward pass moves, by phase: the least there is to move, and what our kernels ask for.
+"""Bytes that each phase of a forward pass moves: the minimum, and what our kernels request.
 
 **Minimum**: every input of the phase read once, every output written once, nothing else. No implementation with these
 inputs and outputs moves less. **Modelled**: what each program of our kernels asks the L2 cache for, read again by every
@@ -112,7 +112,7 @@ def phase_traffic(
 
 
 def least_bytes(plan: Plan, head_dim: int, itemsize: int, *, kv_heads: int | None = None) -> int:
-    """Return the bytes that any attention call of this shape moves at least: q, k and v read once, output written once.
+    """Return the fewest bytes that an attention call of this shape can move: q, k and v read once, output written once.
 
     Arguments and errors as of ``phase_traffic``.
     """
@@ -140,7 +140,7 @@ def _sizes(plan: Plan, head_dim: int, itemsize: int, kv_heads: int) -> _Sizes:
 
 
 def selected_by_means(plan: Plan, head_dim: int, kv_heads: int) -> bool:
-    """Whether the plan says that it was made by block means of k, scores of q and a cut, and did nothing besides.
+    """Return whether the plan was made by block means of k, scores of q and a cut, and by nothing else.
 
     Its selection FLOPs tell: where they are not those of means and scores, the phases cannot be told apart.
 

@@ -1,4 +1,4 @@
-"""The waterfall: from the time that a density promises to the time that was measured, one bar for each loss.
+"""The waterfall: from the ideal time at a density to the measured time, with one bar for each loss.
 
 The promise is the dense baseline times the density. Each bar is what a group of phases took, or what the attention
 kernel took beyond the promise, split by a model into padding and the rest. What all bars leave over is a bar of its
@@ -62,7 +62,7 @@ ZERO = Span(0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One loss: what it cost, and whether that was measured or rests on a model."""
+    """One loss: its time, and whether that was measured or modelled."""
 
     name: str
     span: Span

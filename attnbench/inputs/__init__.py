@@ -1,1 +1,1 @@
-"""Where q, k and v come from: shapes, what may stand after ``--inputs``, and the tensors themselves (``make``)."""
+"""Where q, k and v come from: shapes, the values of ``--inputs``, and the tensors themselves (``make``)."""

@@ -1,4 +1,4 @@
-"""From a video file to one feature vector a token: decode, patchify on the token grid, standardise."""
+"""From a video file to one feature vector per token: decode, patchify on the token grid, standardise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BUNDLED = "big_buck_bunny.mp4"
 
 @contextmanager
 def clip_path(path: Path | None) -> Iterator[Path]:
-    """Give ``path``, or the path of the bundled excerpt of Big Buck Bunny if None."""
+    """Return ``path``, or the path of the bundled excerpt of Big Buck Bunny if None."""
     if path is not None:
         yield path
         return
@@ -36,7 +36,7 @@ def clip_path(path: Path | None) -> Iterator[Path]:
 
 
 def read_frames(path: Path, count: int, height: int, width: int) -> Iterator[Tensor]:
-    """Give the first ``count`` frames of a video, area-averaged: uint8 RGB [height, width, 3].
+    """Return the first ``count`` frames of a video, area-averaged: uint8 RGB [height, width, 3].
 
     Raises:
         BadInput: if the file is missing, is not a video, is damaged, or has fewer frames.
@@ -92,7 +92,7 @@ def patches(path: Path, grid: Grid) -> Tensor:
 
 
 def features(cells: Tensor) -> Tensor:
-    """Return one content vector a token, float32 [T·H·W, 102], from ``patches``.
+    """Return one content vector per token, float32 [T·H·W, 102], from ``patches``.
 
     Four groups of features: the token's cells (48 numbers), their change since the token frame before (48; 0 in the
     first), and the mean colour around the token in squares of 5 and of 13 tokens over three token frames (3 each).

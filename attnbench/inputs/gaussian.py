@@ -1,4 +1,4 @@
-"""Gaussian inputs: the unstructured case, of which a sparse method can make nothing."""
+"""Gaussian inputs: the unstructured case, in which a sparse method finds nothing to choose by."""
 
 from __future__ import annotations
 

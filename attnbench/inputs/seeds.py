@@ -1,4 +1,4 @@
-"""Random numbers by name: each tensor has a generator of its own, so none depends on what else is made."""
+"""Random numbers by name: each tensor has its own generator, so it does not depend on what else is made."""
 
 from __future__ import annotations
 

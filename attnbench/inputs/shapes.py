@@ -1,4 +1,4 @@
-"""Attention shapes: what a model, a resolution and a number of frames make of heads, head_dim and a token grid."""
+"""Attention shapes: the heads, head_dim and token grid of a model at a resolution and number of frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may stand after ``--inputs``."""
+"""The values of ``--inputs``."""
 
 from __future__ import annotations
 

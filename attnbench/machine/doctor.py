@@ -1,4 +1,4 @@
-"""What of this machine and this installation attnbench can use, and how to get the rest. Nothing here raises."""
+"""Which parts of this machine and installation attnbench can use, and how to get the rest. Nothing here raises."""
 
 from __future__ import annotations
 

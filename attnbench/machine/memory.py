@@ -1,4 +1,4 @@
-"""Peak memory of a call beyond what it was given: the allocator's on CUDA, the process's resident peak on Linux."""
+"""Peak memory of a call beyond its inputs: of the allocator on CUDA, of the process (resident) on Linux."""
 
 from __future__ import annotations
 

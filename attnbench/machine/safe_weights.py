@@ -1,4 +1,4 @@
-"""Files of safetensors: looked at before they are read, and written for all who may read other files."""
+"""Files of safetensors: checked before they are read, and written with the usual permissions."""
 
 from __future__ import annotations
 

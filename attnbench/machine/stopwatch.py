@@ -1,4 +1,4 @@
-"""One timed call: on the CPU by perf_counter, on CUDA by events, with a cold cache and then a warm one."""
+"""Time one call, by perf_counter on the CPU and by events on CUDA, first with a cold cache and then with a warm one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The three FLOP counts of a cell: dense-equivalent, algorithmic and executed. The formulas stand here only.
+"""The three FLOP counts of a cell: dense, algorithmic and executed.
 
-2 for a multiply-add. Softmax, scaling, masks, sorting, gathers and merges are not counted: they are no matrix products.
+A multiply-add counts as 2. Only matrix products are counted: no softmax, scaling, masks, sorting, gathers and merges.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Counts:
     Attributes:
         dense: of full attention on the same shape.
         algorithmic: of the kept pairs only.
-        selection: of choosing them, as the plan states it: pooling and scores.
-        executed: of what the engine runs: the pairs of whole tiles, padding included, and the selection.
+        selection: of choosing the kept pairs, as the plan states it: pooling and scores.
+        executed: of what the engine runs: the pairs of whole tiles, including padding, and the selection.
     """
 
     dense: int
@@ -42,15 +42,15 @@ def attention_counts(
     selection_flops: int,
     direction: str = "fwd",
 ) -> Counts:
-    """Return the counts of a call from the pairs it is about, each summed over batch items and heads.
+    """Return the counts of a call from its numbers of pairs, each summed over batch items and heads.
 
-    Selection counts once in either direction: it has no backward pass.
+    The selection counts once in either direction, because it has no backward pass.
 
     Args:
-        head_dim: channels a head.
+        head_dim: channels per head.
         dense_pairs: B·H·N².
         pairs: those the plan keeps.
-        executed_pairs: those the engine computes, thrown away or not.
+        executed_pairs: those the engine computes, including those it throws away.
         selection_flops: what the plan states for its selection.
         direction: "fwd" or "fwdbwd".
 
@@ -79,13 +79,13 @@ def counts_of(plan: Plan, *, head_dim: int, executed_pairs: int, direction: str 
 
 @dataclass(frozen=True, slots=True)
 class CellFlops:
-    """The counts of one cell, the whole batch and all heads, as if every head kept what the first one keeps.
+    """The counts of one cell over the batch and all heads, as if every head kept as much as the first one.
 
     Attributes:
         method: its name.
         settings: canonical JSON.
         layer: the layer it is planned for.
-        engine: whose tiles ``counts.executed`` is of.
+        engine: the engine whose tiles ``counts.executed`` counts.
         density: of the first head.
         pairs: kept pairs.
         counts: floating-point operations.
@@ -102,7 +102,7 @@ class CellFlops:
 
 @dataclass(frozen=True, slots=True)
 class PassFlops:
-    """One forward pass whose self-attention is a method's, the mean over the layers that were counted.
+    """One forward pass with a method's self-attention, from the mean over the layers that were counted.
 
     Attributes:
         method: its name.

@@ -47,14 +47,14 @@ _ATTENTION = "scaled_dot_product_attention"
 
 @dataclass(frozen=True, slots=True)
 class ModuleCount:
-    """What a counter finds in one forward pass, 2 for a multiply-add.
+    """What a counter finds in one forward pass; a multiply-add counts as 2.
 
     Attributes:
         counter: its name.
         parts: operations by the parts of ``ForwardFlops``; None for a part that the counter does not see.
         others: what it counts beside matrix products, by operator, in its own unit.
         outside: operations of matrix products that are in no part.
-        unseen: calls of operators that it skips, where it tells them.
+        unseen: calls of operators that it skips, if it lists them.
     """
 
     counter: str

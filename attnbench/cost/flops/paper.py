@@ -1,8 +1,8 @@
-"""The FLOPs tables of the VMoBA paper, each printed value computed again by the paper's own closed form.
+"""The FLOPs tables of the VMoBA paper, each printed value recomputed by the paper's own closed form.
 
-The form is that of ``src/cal_theo_flops.py`` in the paper's repository (KwaiVGI/VMoBA), written anew: one forward pass
-of the 30 layers of Wan 2.1 1.3B, 2 for a multiply-add, 300 text tokens. It leaves out embeddings and head, and counts
-nothing for sorting, softmax, gathering and merging.
+The form is that of ``src/cal_theo_flops.py`` in the paper's repository (KwaiVGI/VMoBA), in our own code: one forward
+pass of the 30 layers of Wan 2.1 1.3B with 300 text tokens; a multiply-add counts as 2. It leaves out embeddings and
+head, and counts nothing for sorting, softmax, gathering and merging.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from attnbench.kernels.grid import Grid
 LAYERS, WIDTH, FFN, TEXT = 30, 1536, 8960, 300
 
 TOLERANCE = 5e-4
-"""Relative difference up to which a value agrees. Printed digits alone make up to 1.2e-4; what is between is settings
-that differ a little, as the number of blocks that queries are scored against."""
+"""Relative difference up to which a value agrees. Rounding to the printed digits explains up to 1.2e-4. The rest comes
+from slightly different settings, such as the number of blocks that queries are scored against."""
 
 FACTOR_ROUNDING = 0.005 + 1e-9
 """Half a unit of the second decimal, to which reduction factors are printed."""
@@ -41,7 +41,7 @@ class LayerKind:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One way to fill in the closed form: in words, and the kinds of layers that take turns."""
+    """One way to fill in the closed form: a description, and the kinds of layers that alternate."""
 
     words: str
     shares: tuple[LayerKind, ...]
@@ -116,7 +116,7 @@ class Recomputed:
 
     @property
     def difference(self) -> float:
-        """Printed less ours, in TFLOP."""
+        """The printed value minus ours, in TFLOP."""
         return self.printed.tflop - self.tflop
 
     @property
@@ -130,7 +130,7 @@ def paper_tflop(tokens: int, shares: Sequence[LayerKind]) -> float:
 
     Args:
         tokens: video tokens.
-        shares: the kinds of layers that take turns, equally many of each.
+        shares: the kinds of layers, of which the model has equally many each.
     """
     projections = 4 * 2 * tokens * WIDTH**2
     cross = 2 * 2 * (tokens + TEXT) * WIDTH**2 + 4 * tokens * TEXT * WIDTH
@@ -145,7 +145,7 @@ def verdict_of(printed: float, ours: float) -> Verdict:
 
 
 def recompute(row: Printed, full_tflop: float) -> Recomputed:
-    """Compute a row again; ``full_tflop`` is ours for full attention at its size."""
+    """Recompute a row; ``full_tflop`` is our value for full attention at its size."""
     ours = paper_tflop(row.tokens, row.reading.shares)
     factor = None if row.factor is None else full_tflop / ours
     same = factor is not None and row.factor is not None and abs(row.factor - factor) <= FACTOR_ROUNDING
@@ -161,5 +161,5 @@ def recompute(row: Printed, full_tflop: float) -> Recomputed:
 
 
 def recompute_all(rows: Sequence[Printed]) -> list[Recomputed]:
-    """Compute every row again, in the order given."""
+    """Recompute every row, in the given order."""
     return [recompute(row, paper_tflop(row.tokens, (LayerKind(),))) for row in rows]

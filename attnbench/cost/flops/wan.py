@@ -1,7 +1,7 @@
-"""One forward pass of a Wan 2.1 transformer in closed form, part by part, 2 for a multiply-add.
+"""One forward pass of a Wan 2.1 transformer in closed form, part by part; a multiply-add counts as 2.
 
-Counted are the matrix products and the patch convolution, as torch's FlopCounterMode counts them on the real modules.
-Norms, activations, rotary embedding, softmax and modulation are not.
+It counts the matrix products and the patch convolution, as torch's FlopCounterMode does on the real modules. Norms,
+activations, rotary embedding, softmax and modulation are not counted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class WanConfig:
         name: as in ``attnbench.inputs.shapes.MODELS``.
         layers: transformer blocks.
         heads: attention heads; ``width`` is heads · head_dim.
-        head_dim: channels a head.
+        head_dim: channels per head.
         ffn_dim: channels between the two products of the feed-forward part.
         source: where the numbers are from.
         text_dim: channels of the text encoder.
@@ -96,7 +96,7 @@ class ForwardFlops:
     Attributes:
         patch_embedding: the convolution that makes tokens.
         time_embedding: two products and the six modulation vectors.
-        text_embedding: two products a text token.
+        text_embedding: two products per text token.
         self_projections: q, k, v and output of self-attention.
         self_pairs: scores and weighted sum of self-attention, every pair.
         cross_projections: q and output for video tokens, k and v for text tokens.

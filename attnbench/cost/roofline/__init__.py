@@ -1,4 +1,4 @@
-"""Bytes, peaks and bounds: what a call moves, what the device could do at most, and what a measured time comes to."""
+"""Bytes, peaks and bounds: what a call moves, the limits of the device, and how close a measured time comes to them."""
 
 from attnbench.cost.roofline.bounds import (
     Achieved,

@@ -1,4 +1,4 @@
-"""Least times of attention on a GPU, what a measured time achieves, and a model of what a fused kernel spends it on."""
+"""Least times of attention on a GPU, what a measured time achieves, and a model of how a fused kernel spends it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ subtracts, the addition to the row's sum, and half of a conversion to 16 bits, a
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Least milliseconds of one call by each unit of the GPU, if nothing else were in the way.
+    """The least milliseconds that one call takes on each unit of the GPU by itself.
 
     Attributes:
         tensor_ms: the matrix products on the tensor cores.
@@ -35,17 +35,17 @@ class Bounds:
 
     @property
     def binding(self) -> str:
-        """The unit that binds: "tensor", "exponentials" or "memory"."""
+        """The unit with the largest bound: "tensor", "exponentials" or "memory"."""
         return max(("tensor", "exponentials", "memory"), key=lambda unit: float(getattr(self, f"{unit}_ms")))
 
     @property
     def ms(self) -> float:
-        """The largest of the three: all units at work at once, none ever waiting."""
+        """The largest of the three: all units work at once and none ever waits."""
         return max(self.tensor_ms, self.exponentials_ms, self.memory_ms)
 
     @property
     def serial_ms(self) -> float:
-        """Products and exponentials one after the other, or the memory if that takes longer: no overlap."""
+        """Products and exponentials one after the other, without overlap, or the memory if that takes longer."""
         return max(self.tensor_ms + self.exponentials_ms, self.memory_ms)
 
 
@@ -63,9 +63,9 @@ def attend_bounds(
     Args:
         gpu: what the device can do.
         pairs: pairs that are executed, all batch items and heads.
-        head_dim: channels as executed, those that are padding included.
+        head_dim: channels as executed, including padding.
         nbytes: bytes that have to move, ``Traffic.min_bytes``.
-        products: matrix products a pair.
+        products: matrix products per pair.
         clock_mhz: SM clock that was measured; tensor cores and exponentials scale with it. Default: that of the peak.
 
     Raises:
@@ -94,11 +94,11 @@ def exponential_ceiling_tflops(gpu: Peak, head_dim: int, *, products: int = FORW
 
 @dataclass(frozen=True, slots=True)
 class Achieved:
-    """What a measured time comes to. A fraction is None where there is nothing known to divide by.
+    """What a measured time achieves. A fraction is None where the peak is not known.
 
     Attributes:
-        tflops: operations a second, TFLOP/s.
-        tbs: bytes a second, TB/s.
+        tflops: operations per second, TFLOP/s.
+        tbs: bytes per second, TB/s.
         mfu: ``tflops`` as a fraction of the datasheet's tensor peak.
         mfu_probe: the same of the matrix product measured in the run.
         bandwidth: ``tbs`` as a fraction of the datasheet's memory bandwidth.
@@ -165,7 +165,7 @@ def split_attend(
     """Split the measured time of a fused forward attend into Q Kᵀ, softmax and P V.
 
     Each part would take the time of its unit, alone: the products their FLOPs on the tensor cores, half each; softmax
-    one exponential a pair on the special function units, then ``PAIR_INSTRUCTIONS`` and the rescaling of the
+    one exponential per pair on the special function units, then ``PAIR_INSTRUCTIONS`` and the rescaling of the
     accumulator on the float32 lanes. If the measured time is longer than these together, all are stretched alike:
     waiting falls on them in proportion. If it is shorter, products and softmax overlapped, and each gets half of the
     overlap. A time below that of one unit alone means a clock above the assumed one; both are shortened to fit.

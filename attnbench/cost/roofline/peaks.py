@@ -1,4 +1,4 @@
-"""What GPUs can do at most, with the source of every figure.
+"""The limits of GPUs, with the source of every figure.
 
 A device that is not listed has no peak, so nothing is compared with a guess.
 """

@@ -1,4 +1,4 @@
-"""Peaks as this machine reaches them, in the run itself: a large matrix product and a large copy."""
+"""Peaks that this machine reaches in the run itself, with a large matrix product and a large copy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Probe:
     """What a product and a copy reached.
 
     Attributes:
-        matmul_tflops: of the product, 2 operations a multiply-add, TFLOP/s.
+        matmul_tflops: of the product, 2 operations per multiply-add, TFLOP/s.
         copy_tbs: bytes read plus bytes written, TB/s (10^12 bytes).
     """
 
