@@ -1,8 +1,8 @@
 """The steps of selection as torch operators: what torch.compile, FLOP counters and profilers see of it.
 
 On CUDA the operators run the Triton kernels of ``kernels.gpu``. Elsewhere, for float64 tensors and for shapes that the
-kernels do not support, they run the torch functions of ``kernels.selection``, which give the same results up to rounding.
-None has a gradient, because the choice of pairs has none.
+kernels do not support, they run the torch functions of ``kernels.selection``, which give the same results up to
+rounding. None has a gradient, because the choice of pairs has none.
 """
 
 from __future__ import annotations
