@@ -24,11 +24,12 @@ class LostLink(UserWarning):
     """A link below a folder of results leads nowhere; whatever it led to was not read."""
 
 
-def find_journals(path: str | os.PathLike[str]) -> list[Path]:
-    """Return the journals, ``*.jsonl`` and ``*.jsonl.gz``, that a file or a folder stands for.
+def find_results(path: str | os.PathLike[str]) -> tuple[list[Path], dict[str, Path]]:
+    """Return the journals that a file or a folder stands for, and the Chrome traces of cells by cell_id.
 
-    A folder is read recursively. Links to files and folders are followed, and each real file is returned once. Names
-    that begin with a dot are skipped, and so are training logs.
+    A folder is read recursively: journals are ``*.jsonl`` and ``*.jsonl.gz``, traces ``traces/*.json.gz``. Links to
+    files and folders are followed, and each real file is returned once. Names that begin with a dot are skipped, and so
+    are training logs. Of a single journal the traces are those in the folder ``traces`` beside it.
 
     Warns:
         LostLink: if a link to a folder leads nowhere.
@@ -36,17 +37,6 @@ def find_journals(path: str | os.PathLike[str]) -> list[Path]:
     Raises:
         BadInput: if there is no journal, a link to one leads nowhere, a journal is a named pipe or a device, or a
             folder cannot be read.
-    """
-    return find_results(path)[0]
-
-
-def find_results(path: str | os.PathLike[str]) -> tuple[list[Path], dict[str, Path]]:
-    """Return the journals as ``find_journals`` does, and the Chrome traces of cells by cell_id.
-
-    Of a single journal the traces are those in the folder ``traces`` beside it.
-
-    Raises:
-        BadInput: as ``find_journals``.
     """
     root = Path(path)
     if not os.path.exists(root):  # False also for names that the system refuses
@@ -73,10 +63,10 @@ def has_journals(path: str | os.PathLike[str]) -> bool:
 
 
 def find_training_logs(path: str | os.PathLike[str]) -> list[Path]:
-    """Return the training logs below a folder, as ``find_journals`` returns journals; none for any other path.
+    """Return the training logs below a folder, as ``find_results`` returns journals; none for any other path.
 
     Warns:
-        LostLink: as ``find_journals``.
+        LostLink: as ``find_results``.
 
     Raises:
         BadInput: if a folder cannot be read.

@@ -10,7 +10,11 @@ import pytest
 
 import attnbench
 from attnbench.kernels.errors import BadInput
-from attnbench.results.find import LostLink, find_journals, find_results
+from attnbench.results.find import LostLink, find_results
+
+
+def find_journals(path: Path) -> list[Path]:
+    return find_results(path)[0]
 
 
 @pytest.fixture
@@ -97,7 +101,7 @@ def test_pipes_sockets_and_devices_are_refused_at_once(root: Path, monkeypatch: 
         with pytest.raises(BadInput, match=r"s\.jsonl' is a socket"):
             find_journals(root)
     with pytest.raises(BadInput, match="'/dev/zero' is a device"):
-        find_journals("/dev/zero")
+        find_journals(Path("/dev/zero"))
 
 
 def test_traces_are_found_with_the_journals(root: Path, tmp_path: Path) -> None:

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from attnbench.methods.examples import Example, examples
 from attnbench.report.charts.latency import png_uri
+from attnbench.report.charts.picture import Picture
 from attnbench.report.words import grid_words, number, short_settings
 from attnbench.results.records.cells import canonical_json
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture, or the reason why there is none.
-
-    Attributes:
-        uri: PNG data URI; empty where the method could not be drawn.
-        alt: the picture in words.
-        caption: what it shows, or why it is missing.
-    """
-
-    uri: str
-    alt: str
-    caption: str
 
 
 def mask_pictures(methods: Iterable[str]) -> list[Picture]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from attnbench.report.charts.clips import curve_figure, curve_words, gap_figure, gap_words
 from attnbench.report.charts.latency import svg_uri
+from attnbench.report.charts.picture import Picture
 from attnbench.report.gap_words import (
     counted,
     ends_words,
@@ -34,15 +35,6 @@ _MOST_CHARTS = 3
 Clips = Sequence[tuple[Path, ClipRow]]
 Name = tuple[str, str, str]
 """Method, settings, engine."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A chart: data URI, the same in words, and what it shows."""
-
-    uri: str
-    alt: str
-    caption: str
 
 
 @dataclass(frozen=True)

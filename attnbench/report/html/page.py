@@ -19,6 +19,7 @@ from attnbench.report.charts.latency import (
     tradeoff_words,
 )
 from attnbench.report.charts.masks import mask_pictures
+from attnbench.report.charts.picture import Picture
 from attnbench.report.charts.waterfall import waterfall_figure, waterfall_words
 from attnbench.report.finding import finding
 from attnbench.report.html.clips import ClipsSection, clips_sections
@@ -33,15 +34,6 @@ from attnbench.results.training import TrainingGroup
 
 if TYPE_CHECKING:
     from jinja2 import Template
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart: data URI, the same in words, and what the reader should know about it."""
-
-    uri: str
-    alt: str
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -63,9 +55,9 @@ class Section:
     facts: list[tuple[str, str]]
     finding: list[str]
     lines: list[Line]
-    figures: list[Figure]
+    figures: list[Picture]
     phases: PhaseTable | None
-    waterfalls: list[Figure]
+    waterfalls: list[Picture]
 
 
 @dataclass(frozen=True)
@@ -214,7 +206,7 @@ def _section(
     )
 
 
-def _waterfalls(case: Case, phases: Mapping[str, list[PhaseRow]]) -> list[Figure]:
+def _waterfalls(case: Case, phases: Mapping[str, list[PhaseRow]]) -> list[Picture]:
     figures = []
     for row in case.timed:
         waterfall = waterfall_of(row, phases.get(row.row_id, ()))
@@ -225,7 +217,7 @@ def _waterfalls(case: Case, phases: Mapping[str, list[PhaseRow]]) -> list[Figure
             "bars rest on a model. Unexplained is what all bars leave over: "
             f"{waterfall.unexplained_share:.1%} of the latency."
         )
-        figures.append(Figure(svg_uri(waterfall_figure(waterfall)), waterfall_words(waterfall), caption))
+        figures.append(Picture(svg_uri(waterfall_figure(waterfall)), waterfall_words(waterfall), caption))
     return figures
 
 
@@ -272,7 +264,7 @@ def _baseline(case: Case) -> str:
     return f"{case.baseline}" + (f" ({version})" if version else "") + f", {number(case.baseline_ms)} ms"
 
 
-def _figures(case: Case) -> list[Figure]:
+def _figures(case: Case) -> list[Picture]:
     if not case.timed:
         return []
     kinds = {row.interval for row in case.timed if row.interval}
@@ -283,7 +275,7 @@ def _figures(case: Case) -> list[Figure]:
         )
     )
     figures = [
-        Figure(
+        Picture(
             svg_uri(latency_figure(case)),
             latency_words(case),
             "Latency: dots are medians with a cold cache"
@@ -298,7 +290,7 @@ def _figures(case: Case) -> list[Figure]:
             "the time; below break-even the method is slower than dense attention. Whiskers come from the latency "
             "intervals of the method and of the baseline."
         )
-        figures.append(Figure(svg_uri(tradeoff), tradeoff_words(case), caption))
+        figures.append(Picture(svg_uri(tradeoff), tradeoff_words(case), caption))
     return figures
 
 
