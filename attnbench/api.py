@@ -108,7 +108,10 @@ def select(
     state: Any = None,
     **settings: Any,
 ) -> Plan:
-    """Return the plan that ``attention`` would run: arguments and errors as there."""
+    """Return the plan that ``attention`` would run: arguments and errors as there.
+
+    The plan may serve other calls too, so do not write into its tensors.
+    """
     chosen, values, call = _prepare(q, k, method, grid, text, layer, step, state, None, settings)
     plan = _plan(chosen, values, q, k, call)
     plan.check()
