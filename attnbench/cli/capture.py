@@ -14,14 +14,14 @@ from attnbench.cli.options import JsonOption
 def capture(
     model: Annotated[str, typer.Option(help="mini, wan, hunyuan, cogvideox, ltx or mochi.")] = "mini",
     prompt: Annotated[
-        str, typer.Option(help="What the clip shows; of the mini model a class and a direction.")
+        str, typer.Option(help="What the clip shows; for the mini model a class and a direction.")
     ] = "3 moving north-east",
-    layers: Annotated[str, typer.Option(help="Layers to save, from 0, as 0,10.")] = "0",
-    steps: Annotated[str, typer.Option(help="Denoising steps to save, from 0, as 0,25.")] = "0",
+    layers: Annotated[str, typer.Option(help="Layers to save, counted from 0, such as 0,10.")] = "0",
+    steps: Annotated[str, typer.Option(help="Denoising steps to save, counted from 0, such as 0,25.")] = "0",
     out: Annotated[Path, typer.Option(help="The file to write; it must not exist.")] = Path("capture.safetensors"),
     weights: Annotated[
         Path | None,
-        typer.Option(help="Folder of a diffusers pipeline with safetensors; of the mini model a file, or none."),
+        typer.Option(help="Folder of a diffusers pipeline with safetensors; for the mini model a file, or none."),
     ] = None,
     sampler_steps: Annotated[
         int | None, typer.Option(help="Denoising steps of the whole clip. Default: the model's own.")
@@ -51,7 +51,7 @@ def capture(
         if res not in RESOLUTIONS:
             raise unknown_name("resolution", res, RESOLUTIONS)
         if model == MINI:
-            raise BadInput(f"--res {res} cannot be asked of the mini model: its clips have one size")
+            raise BadInput(f"--res {res} does not apply to the mini model: all of its clips have one size")
         if height is not None or width is not None:
             raise BadInput(f"--res {res} already says height and width: drop them, or drop --res")
         chosen = RESOLUTIONS[res]

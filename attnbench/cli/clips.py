@@ -32,40 +32,40 @@ def clips(
     method: Annotated[
         list[str] | None, typer.Option("--method", "-m", help="A method's name; repeat for several. Default: vmoba.")
     ] = None,
-    model: Annotated[str, typer.Option(help="mini, or of diffusers: wan, hunyuan, cogvideox, ltx, mochi.")] = "mini",
+    model: Annotated[str, typer.Option(help="mini, or wan, hunyuan, cogvideox, ltx or mochi of diffusers.")] = "mini",
     weights: Annotated[
-        str | None, typer.Option(help="Local weights: a folder of diffusers, or for mini a .safetensors file.")
+        str | None, typer.Option(help="Local weights: a folder in diffusers' layout, or for mini a .safetensors file.")
     ] = None,
     prompt: Annotated[
         list[str] | None,
-        typer.Option(help="What clips show; of mini as '3 moving north-east'. Repeat for several."),
+        typer.Option(help="What the clips show, for mini such as '3 moving north-east'. Repeat for several."),
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt a line.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt per line.")] = None,
     classes: Annotated[
-        str | None, typer.Option(help="Prompts of mini by class, as 3,circle or 3:north,circle:west; or all.")
+        str | None, typer.Option(help="Prompts for mini by class: 3,circle or 3:north,circle:west, or all.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds of each prompt.")] = 2,
-    seed: Annotated[int, typer.Option(help="The first of them.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: the model's own.")] = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds for each prompt.")] = 2,
+    seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: the model's own number.")] = None,
     dense_steps: Annotated[
-        str | None, typer.Option(help="First steps that stay dense: a number, or a share as 0.25. Default: 0.25.")
+        str | None, typer.Option(help="First steps that stay dense: a number, or a share such as 0.25. Default: 0.25.")
     ] = None,
     dense_layer: Annotated[list[int] | None, typer.Option(help="A layer that stays dense. Repeat for several.")] = None,
     settings: SetOption = None,
-    engine: Annotated[str, typer.Option(help="Who runs the methods; auto takes the first that serves.")] = "auto",
+    engine: Annotated[str, typer.Option(help="Engine that runs the methods; auto takes the first that can.")] = "auto",
     floor_engine: Annotated[
         str | None,
-        typer.Option(help="Exact kernel of the kernel floor, or none. Default: the first there is."),
+        typer.Option(help="Exact engine for the kernel floor, or none. Default: the first available one."),
     ] = None,
     metric: Annotated[
-        list[str] | None, typer.Option(help="A metric to take; repeat for several. Default: all.")
+        list[str] | None, typer.Option(help="A metric to measure; repeat for several. Default: all.")
     ] = None,
     players: Annotated[
-        int | None, typer.Option(min=0, help="Write H.264 of the first N prompts and seeds only. Default: of all.")
+        int | None, typer.Option(min=0, help="Write H.264 for the first N prompts and seeds only. Default: for all.")
     ] = None,
-    frames: Annotated[int | None, typer.Option(help="Frames of a clip, where the model can choose.")] = None,
-    height: Annotated[int | None, typer.Option(help="Height of a clip in pixels, likewise.")] = None,
-    width: Annotated[int | None, typer.Option(help="Width of a clip in pixels, likewise.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames, for models that let you choose.")] = None,
+    height: Annotated[int | None, typer.Option(help="Height in pixels, for models that let you choose.")] = None,
+    width: Annotated[int | None, typer.Option(help="Width in pixels, for models that let you choose.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="Default: bfloat16 on a GPU, and for mini on a CPU that is fast at it.")
     ] = None,
@@ -81,7 +81,9 @@ def clips(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make clips with full attention and with each method, and measure how far they differ, beside two noise floors.
+    """Make clips with full attention and with each method, and measure how far they differ.
+
+    Each difference is shown with two noise floors: another exact kernel, and another seed.
 
     Exit codes: 0 fine, 1 a method's clip could not be made, 2 bad input, 130 interrupted.
     """
@@ -168,7 +170,7 @@ def _number(text: str) -> int | float:
 
     value = parse_value(text)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise BadInput(f"--dense-steps {text!r} must be a whole number, or a share below 1, as 0.25")
+        raise BadInput(f"--dense-steps {text!r} must be a whole number, or a share below 1 such as 0.25")
     return value
 
 

@@ -17,54 +17,55 @@ _ON_RESUME = ("--resume", "--seconds", "--device")
 
 
 def train(
-    method: Annotated[str, typer.Option("--method", "-m", help="The method of the self-attention.")] = "full",
+    method: Annotated[str, typer.Option("--method", "-m", help="Method of the self-attention.")] = "full",
     steps: Annotated[int, typer.Option(help="Optimiser steps; the learning rate falls towards the last.")] = 8000,
     seconds: Annotated[
-        float | None, typer.Option(help="Stop after about so long, with a checkpoint; go on with --resume.")
+        float | None, typer.Option(help="Stop after about so many seconds, with a checkpoint; continue with --resume.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Clips a step.")] = 16,
+    batch: Annotated[int, typer.Option(help="Clips per step.")] = 16,
     coarse: Annotated[
         list[str] | None,
         typer.Option(
-            help="STEPSxCLIPS: steps that come first, on clips of half the frames and side. Twice: quarter, half."
+            help="STEPSxCLIPS: first steps, on clips with half of the frames and side. Twice: a quarter, then half."
         ),
     ] = None,
     dense_coarse: Annotated[
-        bool, typer.Option("--dense-coarse", help="Full attention on those smaller clips, whatever the method.")
+        bool, typer.Option("--dense-coarse", help="Use full attention on those smaller clips, whatever the method.")
     ] = False,
     coarse_from: Annotated[
-        Path | None, typer.Option(help="With --dense-coarse: take those steps over from the run in this folder.")
+        Path | None, typer.Option(help="With --dense-coarse: take those steps from the run in this folder.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, clips and noise.")] = 0,
     settings: SetOption = None,
-    engine: Annotated[str, typer.Option(help="Attention engine; auto takes the first that serves.")] = "auto",
+    engine: Annotated[str, typer.Option(help="Attention engine; auto takes the first that can.")] = "auto",
     model: Annotated[str, typer.Option(help="mini, or tiny: 128 tokens a clip, to try things out.")] = "mini",
-    muon_lr: Annotated[float, typer.Option(help="Peak of the learning rate of the matrices in the blocks.")] = 0.02,
-    lr: Annotated[float, typer.Option(help="Peak of the learning rate of all other parameters.")] = 3e-3,
+    muon_lr: Annotated[float, typer.Option(help="Peak learning rate of the matrices in the blocks.")] = 0.02,
+    lr: Annotated[float, typer.Option(help="Peak learning rate of all other parameters.")] = 3e-3,
     warmup: Annotated[int, typer.Option(help="Steps until the peak.")] = 100,
     dtype: Annotated[
-        str | None, typer.Option(help="Of products and attention: bfloat16 or float32. Default: bfloat16 on a GPU.")
+        str | None,
+        typer.Option(help="Of products and attention: bfloat16 or float32. Default: bfloat16 on a GPU."),
     ] = None,
     held_out: Annotated[
-        int | None, typer.Option(help="Clips of the held-out loss. Default: 120 on a GPU, 8 on a CPU.")
+        int | None, typer.Option(help="Clips for the held-out loss. Default: 120 on a GPU, 8 on a CPU.")
     ] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
     compile: Annotated[
         bool,
         typer.Option(
             "--compile",
-            help="Let torch.compile fuse what stands between the attention calls; on a GPU replay CUDA graphs.",
+            help="Let torch.compile fuse the code between the attention calls; on a GPU, replay CUDA graphs.",
         ),
     ] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU where there is one.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run. Default: results/runs/<time>-train-<method>.")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the training run in this folder.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the training run in this folder.")] = None,
 ) -> None:
-    """Train the mini model: log loss, step time and memory, keep checkpoints, go on after a stop or a kill.
+    """Train the mini model. Losses, step times and memory are logged, and a stopped run can be resumed.
 
-    Under torchrun (torchrun --nproc-per-node 4 --no-python attnbench train …) the processes share every batch.
+    Under torchrun (torchrun --nproc-per-node 4 --no-python attnbench train …), the processes share every batch.
 
     Exit codes: 0 all steps done or seconds used up, 2 bad input, 130 interrupted (with a checkpoint).
     """
@@ -97,7 +98,7 @@ def train(
             )  # fmt: skip
             folder = _fresh(method, workers.agree(time.time())) if out is None else out
             if dense_coarse and not config.coarse:
-                raise BadInput("--dense-coarse is about the steps of --coarse, and there are none")
+                raise BadInput("--dense-coarse needs --coarse, which says the steps that it is about")
             first = None if coarse_from is None else partial(taken_over, coarse_from)
             done = start(config, folder, own, progress, seconds, workers, first)
     if done.finished:
@@ -117,7 +118,7 @@ def _stages(given: list[str] | None) -> tuple[tuple[int, int], ...]:
     for text in given or ():
         match = re.fullmatch(r"(\d{1,9})[x×](\d{1,9})", text.strip())
         if match is None:
-            raise BadInput(f"--coarse {text!r} must be steps and clips a step, as 2000x64")
+            raise BadInput(f"--coarse {text!r} must be steps and clips per step, such as 2000x64")
         stages.append((int(match[1]), int(match[2])))
     return tuple(stages)
 

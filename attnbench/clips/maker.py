@@ -1,4 +1,4 @@
-"""What makes clips: the same few words of every model."""
+"""What makes clips: the interface that every model shares."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def dense_of(request: ClipsRequest, steps: int) -> int:
     asked = DENSE_SHARE if request.dense_steps is None else request.dense_steps
     number = whole_number(asked)
     if (number is None and not 0 <= asked < 1) or (number is not None and number < 0):
-        raise BadInput(f"dense steps {asked!r} must be a whole number of at least 0, or a share below 1, as 0.25")
+        raise BadInput(f"dense steps {asked!r} must be a whole number of at least 0, or a share below 1 such as 0.25")
     chosen = dense_steps(steps, asked) if number is None else number
     if chosen >= steps:
         raise BadInput(f"dense steps {chosen} leave none of {steps} steps to the methods")
@@ -117,7 +117,7 @@ def floor_of(request: ClipsRequest, exact: str, dense: str, q: Tensor, grid: Gri
     Args:
         request: what was asked for.
         exact: the engine of the exact clips.
-        dense: the engine that ``exact`` is at heart: no floor but by request.
+        dense: the engine that ``exact`` is built on; it makes a floor only if asked for.
         q: zeros of the model's heads, dtype and device.
         grid: the tokens of q.
 
@@ -132,7 +132,7 @@ def floor_of(request: ClipsRequest, exact: str, dense: str, q: Tensor, grid: Gri
         others = (name for name in dense_engines() if name != dense)
         return next((name for name in others if get_engine(name).supports(plan, task) is None), None)
     if request.floor_engine == exact:
-        raise BadInput(f"floor engine {exact!r} makes the exact clips too: another exact kernel is needed, or none")
+        raise BadInput(f"floor engine {exact!r} also makes the exact clips: name another exact engine, or none")
     engine = get_engine(request.floor_engine)
     if problem := engine.supports(plan, task):
         raise Unsupported(f"floor engine {engine.name!r} cannot make the kernel floor: it {problem}")

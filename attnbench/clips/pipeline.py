@@ -31,8 +31,8 @@ class PipelineMaker:
         """
         if request.weights is None:
             raise BadInput(
-                f"model {request.model!r} needs its weights: give --weights FOLDER, as save_pretrained of diffusers "
-                "writes it"
+                f"model {request.model!r} needs its weights: give --weights FOLDER, in the layout that diffusers' "
+                "save_pretrained writes"
             )
         self.loaded = load(request.model, request.weights, request.device, request.dtype)
         self.model, self.weights = self.loaded.name, str(self.loaded.weights)

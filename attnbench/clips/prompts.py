@@ -9,7 +9,7 @@ from attnbench.models.prompt_text import check_text
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Return the prompts of a text file, one a line; empty lines are left out.
+    """Return the prompts of a text file, one per line. Empty lines are skipped.
 
     Raises:
         BadInput: if it cannot be read, or holds no prompt.
@@ -17,24 +17,24 @@ def read_prompts(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # without the mark that some editors put first
     except UnicodeDecodeError as error:
-        raise BadInput(f"prompts {str(path)!r} are not text in UTF-8; give one prompt a line") from error
+        raise BadInput(f"prompts {str(path)!r} are not text in UTF-8; give one prompt per line") from error
     except OSError as error:
         raise BadInput(f"prompts {str(path)!r} cannot be read: {error.strerror}") from error
     prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
-        raise BadInput(f"prompts {str(path)!r} are empty; give one prompt a line")
+        raise BadInput(f"prompts {str(path)!r} are empty; give one prompt per line")
     return prompts
 
 
 def check_prompts(prompts: list[str]) -> None:
-    """Refuse prompts that are empty, no text, or come twice: clips are told apart by prompt and seed.
+    """Refuse prompts that are empty, not text, or repeated: clips are identified by prompt and seed.
 
     Raises:
         BadInput: quoting the prompt.
     """
     for place, prompt in enumerate(prompts):
         if not prompt.strip():
-            raise BadInput(f"prompt number {place + 1} is empty; say what the clip shall show")
+            raise BadInput(f"prompt number {place + 1} is empty; say what the clip is to show")
         check_text(prompt)
         if prompt in prompts[:place]:
-            raise BadInput(f"prompt {prompt!r} comes twice; give each once, and more --seeds for more clips of it")
+            raise BadInput(f"prompt {prompt!r} is given twice; give it once, and raise --seeds for more clips of it")

@@ -1,4 +1,4 @@
-"""A method that tells what it did: with which settings it planned, how dense the plans were, and who ran them."""
+"""A method that records its settings, how dense its plans were, and which engines ran them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attnbench.results.records.cells import canonical_json
 
 
 class Recording:
-    """Wraps a method; plans are made once, as ever.
+    """Wraps a method; each plan is still made once.
 
     Attributes:
         method: the method to run.

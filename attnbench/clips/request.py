@@ -54,7 +54,7 @@ class Shot:
     """One clip to make.
 
     Attributes:
-        prompt: what it shall show.
+        prompt: what it is to show.
         seed: of its noise.
         role: "exact", full attention; "kernel-floor", by another exact kernel; "method".
         method: name of the method.
@@ -77,7 +77,7 @@ class Shot:
 
 
 def read_request(**fields: Any) -> ClipsRequest:
-    """Return the request of these fields, checked as far as it can be without the model.
+    """Return the request of these fields, checked as far as possible without the model.
 
     Raises:
         BadInput: quoting what cannot be used.
@@ -109,12 +109,12 @@ def read_request(**fields: Any) -> ClipsRequest:
 def _mini_prompts(request: ClipsRequest) -> list[str]:
     for name in ("frames", "height", "width"):
         if getattr(request, name) is not None:
-            raise BadInput(f"{name} {getattr(request, name)} cannot be chosen: the mini model has one size")
+            raise BadInput(f"{name} {getattr(request, name)} cannot be chosen: clips of the mini model have one size")
     return [mini_prompt(text)[0] for text in request.prompts] or [MINI_PROMPT]
 
 
 def metrics_of(request: ClipsRequest) -> tuple[Metric, ...]:
-    """Return the metrics asked for, or all that there are for the model.
+    """Return the metrics asked for, or all that the model has.
 
     Raises:
         BadInput: for one that does not exist, with the closest name.
@@ -134,7 +134,7 @@ def seeds_of(request: ClipsRequest) -> list[int]:
 
 
 def shots_of(request: ClipsRequest, prompt: str, exact_engine: str, floor_engine: str | None) -> Iterator[Shot]:
-    """Give the clips of a prompt in the order they are made: of each seed the exact one, the floor's, each method's.
+    """Yield the clips of a prompt in the order they are made: for each seed the exact one, the floor, each method.
 
     A single seed has an exact clip of the next seed beside it, for the seed floor.
     """
@@ -149,7 +149,7 @@ def shots_of(request: ClipsRequest, prompt: str, exact_engine: str, floor_engine
 
 
 def seed_pairs(request: ClipsRequest) -> list[tuple[int, int]]:
-    """Return which two seeds' exact clips are held against each other: each with the next, the last with the first.
+    """Return which seeds' exact clips are compared: each with the next one, and the last with the first.
 
     Two seeds make one pair, not two: seen from either side it is the same.
     """

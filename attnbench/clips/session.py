@@ -64,7 +64,7 @@ def start(request: ClipsRequest, out: Path | None, progress: Progress) -> Outcom
 
 
 def resume(folder: Path, progress: Progress) -> Outcome:
-    """Finish an interrupted run: its clips and values stay, the rest is made. Skipped metrics are tried once more.
+    """Finish an interrupted run: keep its clips and values, make the rest, and retry skipped metrics.
 
     Raises:
         BadInput: if there is no run of clips, or it was made by other code, weights or on another device.
@@ -187,7 +187,7 @@ class _Run:
             self._measure(Pair(exact[seed], exact[of], "seed-floor"))
 
     def _clip(self, shot: Shot, place: int, reference: Clip | None) -> Labelled | None:
-        """Return a clip, made now or before; None if it cannot be made, which is not allowed of an exact one."""
+        """Return a clip, made now or before; None if it cannot be made, which ends the run for an exact one."""
         kept = self._kept(shot)
         if kept is not None:
             clip = read_take(self.journal.folder, kept.raw, kept.clip_hash)
@@ -230,7 +230,7 @@ class _Run:
         return self._labelled(row, take.clip)
 
     def _plays(self, place: int, seed: int) -> bool:
-        """Whether H.264 is written of a prompt and seed."""
+        """Whether H.264 is written for a prompt and seed."""
         most = self.request.players
         return self.encodes and (most is None or place * self.request.seeds + seed - self.request.seed < most)
 
@@ -292,7 +292,7 @@ class _Run:
                 self._note(row)
 
     def _tell(self, label: str, *, always: bool = False) -> None:
-        """Tell progress, at most once a second but for what must be told."""
+        """Report progress, at most once a second except for what must be told."""
         now = time.perf_counter()
         if not always and now - self.told < 1:
             return

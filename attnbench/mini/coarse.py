@@ -28,18 +28,18 @@ def taken_over(source: Path, config: TrainConfig) -> State:
         BadInput: if ``source`` holds no such run, or its coarse stages are not those of ``config``.
     """
     if not config.dense_coarse or not config.coarse:
-        raise BadInput("only coarse stages with full attention are the same for every method: ask for --dense-coarse")
+        raise BadInput("only coarse stages with full attention are the same for every method: add --dense-coarse")
     other = read_config(source)
     there, here = other.as_json(), config.as_json()
     differing = [name for name in here if name not in NOT_COARSE and there[name] != here[name]]
     if differing:
         said = ", ".join(f"{name} {there[name]!r} for {here[name]!r}" for name in differing)
-        raise BadInput(f"{str(source)!r} has other coarse stages than are asked for: {said}")
+        raise BadInput(f"{str(source)!r} has other coarse stages than those asked for: {said}")
     state = fresh_state(config, torch.device("cpu"))
     load_state(state, other, source)
     if state.step != config.coarse_steps:
         raise BadInput(
-            f"{str(source)!r} is at step {state.step} and its coarse stages take {config.coarse_steps}: give a run "
-            "whose steps are all coarse and done"
+            f"{str(source)!r} is at step {state.step} and its coarse stages take {config.coarse_steps} steps: give "
+            "a run that ended with its coarse stages"
         )
     return state

@@ -154,7 +154,7 @@ class TrainConfig:
             raise BadInput(f"as_layer is {self.as_layer!r}; it must be a whole number of at least 0, or None")
         if self.coarse_steps > self.steps:
             raise BadInput(
-                f"coarse stages take {self.coarse_steps} steps; that must not be above the {self.steps} of all"
+                f"coarse stages take {self.coarse_steps} steps, more than the {self.steps} steps of the whole run"
             )
         if len(self.coarse) >= len(PRESETS[self.model].sizes):
             raise BadInput(
@@ -202,4 +202,4 @@ def _pairs(given: object) -> tuple[tuple[int, int], ...]:
         pairs = [tuple(map(whole_number, pair)) if isinstance(pair, (tuple, list)) else () for pair in given]
         if all(len(pair) == 2 and all(number is not None and number > 0 for number in pair) for pair in pairs):
             return tuple((int(pair[0] or 0), int(pair[1] or 0)) for pair in pairs)
-    raise BadInput(f"coarse is {given!r}; it must be pairs of steps and clips a step, as [[3000, 128], [2000, 64]]")
+    raise BadInput(f"coarse is {given!r}; it must be pairs of steps and clips per step: [[3000, 128], [2000, 64]]")

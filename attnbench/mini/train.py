@@ -210,7 +210,9 @@ def resume(
     config = read_config(folder)
     _check(config, device, seconds)
     if (folder / WEIGHTS).exists() and not (folder / CHECKPOINT).exists():
-        raise BadInput(f"{str(folder)!r} holds no checkpoint any more, only what came of the run: nothing can go on")
+        raise BadInput(
+            f"{str(folder)!r} holds no checkpoint any more, only the weights of the finished run: it cannot be resumed"
+        )
     with _led(workers, partial(_go_on, config, folder, device, progress)):
         return _go(config, folder, device, progress, seconds, workers)
 

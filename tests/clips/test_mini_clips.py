@@ -93,7 +93,7 @@ def test_the_kernels_of_this_machine_are_told_apart(ask: Ask) -> None:
     assert (maker.exact_engine, maker.floor_engine) == ("sdpa", "reference")
     assert MiniMaker(ask(floor_engine="none")).floor_engine is None
     assert MiniMaker(ask(floor_engine="auto")).floor_engine == "reference"
-    with pytest.raises(BadInput, match="makes the exact clips too"):
+    with pytest.raises(BadInput, match="also makes the exact clips"):
         MiniMaker(ask(floor_engine="sdpa"))
     with pytest.raises(
         Unsupported, match="floor engine 'two-call' cannot make the kernel floor: it runs plans in which"

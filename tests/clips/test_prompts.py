@@ -39,7 +39,7 @@ def test_a_mark_that_some_editors_put_first_is_no_part_of_a_prompt(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("prompts", "said"),
-    [(["a", " "], "is empty"), (["a", "b", "a"], "comes twice"), (["caf\udce9"], "not text in UTF-8")],
+    [(["a", " "], "is empty"), (["a", "b", "a"], "is given twice"), (["caf\udce9"], "not text in UTF-8")],
 )
 def test_prompts_that_are_empty_come_twice_or_are_no_text_are_refused(prompts: list[str], said: str) -> None:
     with pytest.raises(BadInput, match=said):

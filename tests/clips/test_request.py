@@ -61,7 +61,7 @@ def test_the_mini_model_has_a_prompt_of_its_own() -> None:
         ({"seed": -1}, "seed -1"),
         ({"steps": "many"}, "steps 'many'"),
         ({"frames": 1}, "one size"),
-        ({"prompts": ["ring west", "ring moving west"]}, "comes twice"),
+        ({"prompts": ["ring west", "ring moving west"]}, "is given twice"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_the_words_of_the_user(changes: dict[str, Any], said: str) -> None:

@@ -61,7 +61,7 @@ def test_methods_share_coarse_stages(call: Call) -> None:
     code, _, said = call(*TINY, *asked, *sparse, "--out", "run")
     assert (code, "'run' holds a training run already" in said) == (2, True)
     code, _, said = call(*TINY, "--coarse", "2x3", *sparse, "--out", "other")
-    assert (code, "ask for --dense-coarse" in said) == (2, True)
+    assert (code, "add --dense-coarse" in said) == (2, True)
     assert not Path("other").exists()
 
 
@@ -112,8 +112,8 @@ def test_without_out_a_run_goes_among_the_others(call: Call) -> None:
         (("--method", "vmbo"), "unknown method 'vmbo': did you mean 'vmoba'?"),
         (("--steps", "0"), "steps is 0; it must be a whole number of at least 1"),
         (("--model", "huge"), "unknown preset 'huge'"),
-        (("--coarse", "3"), "--coarse '3' must be steps and clips a step, as 2000x64"),
-        (("--coarse", "10x2", "--steps", "9"), "must not be above the 9 of all"),
+        (("--coarse", "3"), "--coarse '3' must be steps and clips per step, such as 2000x64"),
+        (("--coarse", "10x2", "--steps", "9"), "more than the 9 steps of the whole run"),
         (("--seconds", "-1"), "seconds is -1.0; it must be above 0"),
         (("--set", "nothing=3"), "nothing"),
         (("--engine", "warp"), "unknown engine 'warp'"),

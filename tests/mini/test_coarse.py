@@ -81,11 +81,11 @@ def test_without_it_coarse_clips_take_the_method_too(source: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"seed": 1}, "other coarse stages than are asked for: seed 0 for 1"),
+        ({"seed": 1}, "other coarse stages than those asked for: seed 0 for 1"),
         ({"coarse": ((4, 4),)}, r"coarse \[\[5, 4\]\] for \[\[4, 4\]\]"),
         ({"coarse": ((6, 4),)}, r"coarse \[\[5, 4\]\] for \[\[6, 4\]\]"),
-        ({"dense_coarse": False}, "ask for --dense-coarse"),
-        ({"coarse": ()}, "ask for --dense-coarse"),
+        ({"dense_coarse": False}, "add --dense-coarse"),
+        ({"coarse": ()}, "add --dense-coarse"),
         ({"method": "vmoab"}, "vmoba"),
         ({"settings": {"block": 8}}, "block"),
         ({"engine": "trito"}, "triton"),

@@ -223,7 +223,7 @@ def test_muon_moves_queries_keys_and_values_each_for_itself() -> None:
         ({"steps": 0}, "steps is 0"),
         ({"lr": 2.0}, "lr is 2.0"),
         ({"dtype": "float8"}, "unknown dtype"),
-        ({"coarse": ((9, 2),)}, "must not be above the 8 of all"),
+        ({"coarse": ((9, 2),)}, "more than the 8 steps of the whole run"),
         ({"coarse": ((1, 2),) * 2}, "only 1 times"),
         ({"coarse": ((1, 0),)}, "pairs of steps and clips"),
     ],

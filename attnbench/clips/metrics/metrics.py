@@ -39,7 +39,7 @@ class Metric:
 
     def __post_init__(self) -> None:
         if [self.distance, self.score, self.fidelity].count(None) != 2:
-            raise BadInput(f"metric {self.name!r} must have one of a distance, a score and a fidelity")
+            raise BadInput(f"metric {self.name!r} must have exactly one of distance, score and fidelity")
 
     @property
     def kind(self) -> Kind:

@@ -1,4 +1,4 @@
-"""Make a clip for the sake of its q, k and v: with a pipeline of diffusers, or with the mini model."""
+"""Make a clip to collect its q, k and v, with a diffusers pipeline or with the mini model."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class PipelineSource:
         """
         if request.weights is None:
             raise BadInput(
-                f"model {request.model!r} needs its weights: give --weights FOLDER, as save_pretrained of diffusers "
-                "writes it"
+                f"model {request.model!r} needs its weights: give --weights FOLDER, in the layout that diffusers' "
+                "save_pretrained writes"
             )
         self._request = request
         self._loaded = load(request.model, request.weights, request.device, request.dtype)
@@ -88,7 +88,7 @@ class MiniSource:
 
         for name, value in (("frames", request.frames), ("height", request.height), ("width", request.width)):
             if value is not None:
-                raise BadInput(f"{name} {value} cannot be asked of the mini model: its clips have one size")
+                raise BadInput(f"{name} {value} does not apply to the mini model: all of its clips have one size")
         place = resolve_device(request.device)
         self._dtype = resolve_dtype(request.dtype, place)
         if self._dtype not in (torch.float32, torch.bfloat16):

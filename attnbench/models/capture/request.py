@@ -23,8 +23,8 @@ class CaptureRequest:
         layers, steps: what to keep: every layer in every step, from 0.
         weights: a file of the mini model, None for the one that comes with it; a folder for the others.
         sampler_steps: denoising steps of the clip; None is the model's default.
-        frames, height, width: size of the clip; None likewise.
-        guidance: scale of the guidance; None likewise.
+        frames, height, width: size of the clip; None is the model's default.
+        guidance: scale of the guidance; None is the model's default.
         seed: of the noise.
         dtype, device: None is the model's default.
         video_only: leave joint text tokens out.
@@ -53,11 +53,11 @@ class CaptureRequest:
             raise unknown_name("model", self.model, (MINI, *MODEL_NAMES))
         check_text(self.prompt)
         if not self.prompt.strip():
-            raise BadInput("the prompt is empty; say what the clip shall show")
+            raise BadInput("the prompt is empty; say what the clip is to show")
         check_numbers(self.seed, self.guidance)
         for name, numbers in (("layers", self.layers), ("steps", self.steps)):
             if not numbers or min(numbers) < 0:
-                raise BadInput(f"{name} {list(numbers)} must be whole numbers from 0, as 0,10")
+                raise BadInput(f"{name} {list(numbers)} must be whole numbers of at least 0, such as 0,10")
 
     def check(self, layers: int, steps: int) -> None:
         """Refuse layers and steps that the model does not have.
@@ -71,7 +71,7 @@ class CaptureRequest:
 
 
 def read_numbers(option: str, text: str) -> tuple[int, ...]:
-    """Read whole numbers with commas between them.
+    """Read whole numbers separated by commas.
 
     Raises:
         BadInput: quoting ``text``.
@@ -79,4 +79,4 @@ def read_numbers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError as error:
-        raise BadInput(f"{option} {text!r} must be whole numbers with commas between them, as 0,10") from error
+        raise BadInput(f"{option} {text!r} must be whole numbers separated by commas, such as 0,10") from error

@@ -1,4 +1,4 @@
-"""What a family of video transformers is: where its self-attention is, and how tokens come to it and leave it."""
+"""A family of video transformers: where its self-attention is, and how tokens enter and leave it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Output = Tensor | tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in the model and in denoising an attention call stands.
+    """Where an attention call is, in the model and in denoising.
 
     Attributes:
         layer: index of the layer.
@@ -48,7 +48,7 @@ class Family:
     Attributes:
         name: what users type.
         transformer: the class, with its module.
-        processor: the attention processor that can be replaced truly, with its module.
+        processor: the attention processor that can be replaced faithfully, with its module.
         attentions: (transformer) -> its self-attention modules by layer.
         grid: (transformer, arguments of its forward call by name) -> the token grid, or None where they do not say it.
         project: (attention module, tokens of the video [B, N, C], of the text or None, rotary embedding or None) ->

@@ -57,8 +57,8 @@ def _check(transformer: Any, family: Family) -> None:
         own = own_processor(attn)
         if class_name(type(own)) != family.processor:
             raise Unsupported(
-                f"the self-attention of layer {layer} has a {type(own).__name__}, which another would not replace "
-                f"truly: supported is diffusers' {_last(family.processor)}"
+                f"the self-attention of layer {layer} has a {type(own).__name__}, which cannot be "
+                f"replaced faithfully: only diffusers' {_last(family.processor)} is supported"
             )
         if getattr(own, "_parallel_config", None) is not None:
             raise Unsupported("a model whose tokens are spread over devices cannot be patched: methods need all tokens")

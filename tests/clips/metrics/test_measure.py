@@ -204,9 +204,9 @@ def test_a_metric_is_found_by_its_name_and_an_unknown_one_refused() -> None:
 
 
 def test_a_metric_is_a_distance_or_a_score() -> None:
-    with pytest.raises(BadInput, match="must have one of"):
+    with pytest.raises(BadInput, match="must have exactly one of"):
         Metric("both", "higher", distance=difference, score=brightness)
-    with pytest.raises(BadInput, match="must have one of"):
+    with pytest.raises(BadInput, match="must have exactly one of"):
         Metric("neither", "higher")
 
 

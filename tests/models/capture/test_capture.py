@@ -383,4 +383,4 @@ def test_the_size_of_the_mini_model_is_refused_in_the_words_of_the_user(mini: Pa
         app, ["--weights", str(mini), "--res", "480p", "--out", str(tmp_path / "q.safetensors")]
     )
     assert isinstance(result.exception, BadInput)
-    assert "--res 480p cannot be asked of the mini model" in str(result.exception)
+    assert "--res 480p does not apply to the mini model" in str(result.exception)
