@@ -109,9 +109,16 @@ class Plan:
                 return ""  # traced or without data: there is nothing to count
             if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
                 return ""
-            if pattern.rule is not None and self.layout.tokens > _MOST_SHOWN:
-                return ""  # counted pair by pair where blocks do not fill their boxes
+            if pattern.rule is not None and self.layout.tokens > _MOST_SHOWN and not self._counts_by_boxes():
+                return ""  # every pair would be looked at
         return f"{self.density:.3g}".removeprefix("0") or "0"
+
+    def _counts_by_boxes(self) -> bool:
+        """Whether pairs under the rule are counted in closed form, block by block and alike for all heads."""
+        orders = (self.q_order, self.k_order)
+        if isinstance(self.pattern, RoutedPattern) or any(order is not None and order.dim() == 3 for order in orders):
+            return False
+        return self.boxes("q", 0, 0).filled and self.boxes("k", 0, 0).filled
 
     def check(self) -> None:
         """Check what construction does not, because it synchronises with the device: offsets, orders, fullness.

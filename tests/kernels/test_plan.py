@@ -126,6 +126,15 @@ def test_the_line_of_a_large_plan_counts_no_pair_one_by_one() -> None:
     assert repr(plan) == "Plan 1×1×8193, 1 head, density .0011, routed, 1 block, band(4)"
 
 
+def test_the_line_of_a_large_plan_counts_blocks_that_fill_their_boxes() -> None:
+    layout = Layout(Grid(4, 40, 60))
+    partition = partition_cuboids(layout, (4, 8, 8), CPU)
+    keep = keep_all(1, 1, partition.blocks, partition.blocks)
+    pattern = BlockPattern(partition.offsets, partition.offsets, keep, window(3, 39, 59))
+    plan = Plan(layout, 1, 2, pattern, partition.order, partition.order)
+    assert repr(plan) == "Plan 4×40×60, 2 heads, density 1, blocks, 40 × 40 blocks, window(3, 39, 59)"
+
+
 def test_a_shared_pattern_counts_once_for_every_batch_item_and_head() -> None:
     keep = torch.tensor([[[[True, False], [True, True]]]])
     shared = Plan(LAYOUT, 3, 5, BlockPattern(blocks(10, 14), blocks(4, 20), keep))
