@@ -122,8 +122,10 @@ def _training(
         raise BadInput(f"training runs are compared within one folder: leave out {str(paths[1])!r}")
     if curves is not None and curves.suffix.lower() != ".svg":
         raise BadInput(f"--curves {str(curves)!r} must end in .svg")
-    baseline = baseline or BASELINE
+    asked, baseline = baseline, baseline or BASELINE
     grouped = by_method(load_training(paths[0], methods, seeds), baseline)
+    if asked is not None and asked not in grouped:
+        raise BadInput(f"--baseline {asked!r} is not one of the methods that are compared: {', '.join(grouped)}")
     tables = [loss_table(grouped, baseline, seconds), clips_table(grouped, baseline)]
     if curves is not None:
         from attnbench.methods.draw import svg_bytes

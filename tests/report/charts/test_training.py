@@ -51,6 +51,8 @@ def test_curves_are_drawn_of_methods_with_several_seeds(call: Call, tmp_path: Pa
 def test_curves_that_cannot_be_drawn_are_refused(call: Call, tmp_path: Path) -> None:
     code, said = call(RUNS, tmp_path / "d.png")
     assert (code, "d.png' must end in .svg" in said) == (2, True)
+    code, said = call(RUNS, tmp_path / "d.svg", "--method", "full", "--method", "sta", "--baseline", "vmoba")
+    assert (code, "--baseline 'vmoba' is not one of the methods that are compared: full, sta" in said) == (2, True)
     (tmp_path / "file").touch()
     code, said = call(RUNS, tmp_path / "file" / "d.svg")
     assert (code, "cannot write" in said) == (2, True)
