@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from attnbench.bench.rows import make_row, withdraw_throttled
 from attnbench.bench.trial import Trial, dense_job
 from attnbench.inputs.spec import check_inputs_spec
 from attnbench.kernels.engines import dense_engines
+from attnbench.machine.command import typed_command
 from attnbench.machine.environment import collect_environment
 from attnbench.results.conditions import contents_of, require_same
 from attnbench.results.journal import Journal, JournalRecord
@@ -136,7 +136,7 @@ def _earlier_baseline(bench: Bench, rows: Iterable[Row], samples: Iterable[Sampl
 
 
 def _environment(agenda: Agenda) -> Environment:
-    return collect_environment("cuda" if agenda.device.type == "cuda" else "cpu", sys.argv)
+    return collect_environment("cuda" if agenda.device.type == "cuda" else "cpu", typed_command())
 
 
 def _contents(request: Request) -> dict[str, str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
+from typer.core import TyperGroup
 
 from attnbench.cli.capture import capture
 from attnbench.cli.check import check
@@ -24,11 +25,28 @@ from attnbench.cli.step import step
 from attnbench.cli.sweep import sweep
 from attnbench.cli.train import train
 from attnbench.cli.vbench import vbench
+from attnbench.machine.command import recorded_as
+
+
+class _Commands(TyperGroup):
+    """Records with a run what was typed, also where another program calls the commands."""
+
+    def make_context(self, info_name: str | None, args: list[str], *given: Any, **more: Any) -> typer.Context:
+        typed = [info_name or "attnbench", *args]
+        ctx = super().make_context(info_name, args, *given, **more)
+        ctx.meta[__name__] = typed
+        return ctx
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        with recorded_as(ctx.meta[__name__]):
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
     name="attnbench",
+    cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnbench.cli.options import JsonOption, SetOption, parse_settings
+from attnbench.cli.options import JsonOption, SetOption, parse_settings, refuse_others
 
 if TYPE_CHECKING:
     from attnbench.clips.request import ClipsRequest
@@ -104,9 +104,7 @@ def clips(
     from attnbench.kernels.errors import BadInput
 
     if resume is not None:
-        flags = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("-")]
-        if others := [flag for flag in flags if flag not in _ON_RESUME]:
-            raise BadInput(f"--resume goes on with the run as it was asked for; leave out {', '.join(others)}")
+        refuse_others(ctx, "--resume goes on with the run as it was asked for", *_ON_RESUME)
     elif vbench is not None:
         raise BadInput(f"--vbench {str(vbench)!r} needs the run whose videos were scored: add --resume FOLDER")
     with TerminalProgress() as progress:

@@ -19,6 +19,7 @@ from attnbench.cli.options import (
     ResOption,
     SetOption,
     parse_settings,
+    refuse_others,
     unique_methods,
 )
 
@@ -65,12 +66,12 @@ def flops(
     where --check finds that a counter differs, 2 bad input.
     """
     if paper is not None:
-        _refuse_others(ctx, f"--paper {paper} prints what the paper has", "--paper", "--json")
+        refuse_others(ctx, f"--paper {paper} prints what the paper has", "--paper", "--json")
         _show_paper(paper, as_json)
         return
     if check:
         why = "--check counts one forward pass with full attention"
-        _refuse_others(ctx, why, "--check", "--model", "--res", "--frames", "--grid", "--batch", "--json")
+        refuse_others(ctx, why, "--check", "--model", "--res", "--frames", "--grid", "--batch", "--json")
         _show_check(res, frames, model, grid, batch, as_json)
         return
     from attnbench.bench.flops import count_cells
@@ -86,18 +87,6 @@ def flops(
         )
     )  # fmt: skip
     _show_cells(agenda, count_cells(agenda), as_json)
-
-
-def _refuse_others(ctx: typer.Context, why: str, *kept: str) -> None:
-    from attnbench.kernels.errors import BadInput
-
-    typed = [
-        parameter.opts[0]
-        for parameter in ctx.command.params
-        if (source := ctx.get_parameter_source(parameter.name or "")) and source.name == "COMMANDLINE"
-    ]
-    if others := [option for option in typed if option not in kept]:
-        raise BadInput(f"{why}; leave out {', '.join(others)}")
 
 
 def _show_check(

@@ -1,10 +1,21 @@
-"""Options that several commands share, and how ``--set`` is read."""
+"""Options that several commands share, which of them were typed, and how ``--set`` is read."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
+
+if TYPE_CHECKING:
+    from attnbench.bench.request import Request
+
+Result = TypeVar("Result")
 
 MethodOption = Annotated[
     list[str] | None,
@@ -32,6 +43,119 @@ HeadsOption = Annotated[int | None, typer.Option(help="Query heads.")]
 LayerOption = Annotated[
     list[int] | None, typer.Option(help="Layer to measure; repeat for several. Default: one of each kind.")
 ]
+RoundsOption = Annotated[int | None, typer.Option(help="Rounds of timing. Default: 3 to 20, as the budget allows.")]
+BudgetOption = Annotated[
+    float,
+    typer.Option(help="Seconds for timing: on a CPU it decides how many heads are timed, never fewer than one."),
+]
+OutOption = Annotated[Path | None, typer.Option(help="Folder of the run. Default: results/runs/<time>.")]
+ResumeOption = Annotated[Path | None, typer.Option(help="Finish the interrupted run in this folder.")]
+
+
+@dataclass(frozen=True)
+class CaseOptions:
+    """What ``run``, ``profile``, ``sweep`` and ``step`` all take: which methods, and on what."""
+
+    method: MethodOption = None
+    settings: SetOption = None
+    res: ResOption = None
+    frames: FramesOption = None
+    model: ModelOption = None
+    grid: GridOption = None
+    batch: BatchOption = 1
+    dtype: DtypeOption = None
+    direction: DirectionOption = "fwd"
+    engine: EngineOption = "auto"
+    device: DeviceOption = None
+    seed: SeedOption = 0
+
+
+@dataclass(frozen=True)
+class CellOptions(CaseOptions):
+    """What ``run``, ``profile`` and ``sweep`` take: a case, its heads, its inputs, and how long to time it."""
+
+    heads: HeadsOption = None
+    kv_heads: KvHeadsOption = None
+    head_dim: HeadDimOption = None
+    inputs: InputsOption = "video"
+    layer: LayerOption = None
+    rounds: RoundsOption = None
+    budget: BudgetOption = 240.0
+
+    def request(self, default: list[str] | None = None) -> Request:
+        """Return the request that these options make.
+
+        Args:
+            default: methods if none is named; None takes the built-in ones.
+
+        Raises:
+            BadInput: quoting the first value that cannot be one.
+        """
+        from attnbench.bench.request import read_request
+
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(CellOptions)}
+        method, settings, layers = (fields.pop(name) for name in ("method", "settings", "layer"))
+        return read_request(
+            methods=parse_settings(settings, unique_methods(method or default)), layers=layers, **fields
+        )
+
+
+def takes_options(command: Callable[..., Result]) -> Callable[..., Result]:
+    """Let a command take the fields of its dataclass parameters as options of their own.
+
+    typer reads one option from each parameter. Where ``command(asked: CellOptions, out: …)`` is decorated, the options
+    are the fields of CellOptions and then ``--out``, and the command gets a CellOptions of what was typed.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, type[Any]] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        annotation = hints[name]
+        if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+            groups[name] = annotation
+            fields = get_type_hints(annotation, include_extras=True)
+            parameters += [
+                inspect.Parameter(
+                    field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=fields[field.name]
+                )
+                for field in dataclasses.fields(annotation)
+            ]
+        else:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation))
+
+    @functools.wraps(command)
+    def called(**values: Any) -> Result:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
+        return command(**values)
+
+    del called.__wrapped__  # type: ignore[attr-defined]  # typer would read the options of the command itself
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what inspect.signature reads
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return called
+
+
+def typed_options(ctx: typer.Context) -> list[str]:
+    """Return the options that were given on the command line, by their long names, in the order of ``--help``."""
+    found = []
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            negated = parameter.secondary_opts and ctx.params[parameter.name or ""] is False
+            found.append(max(parameter.secondary_opts if negated else parameter.opts, key=len))
+    return found
+
+
+def refuse_others(ctx: typer.Context, why: str, *kept: str) -> None:
+    """Refuse the options that were given beside ``kept``.
+
+    Raises:
+        BadInput: ``why``, and which to leave out.
+    """
+    from attnbench.kernels.errors import BadInput
+
+    if others := [option for option in typed_options(ctx) if option not in kept]:
+        raise BadInput(f"{why}; leave out {', '.join(others)}")
 
 
 def parse_settings(pairs: list[str] | None, methods: list[str]) -> dict[str, dict[str, Any]]:

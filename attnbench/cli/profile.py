@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attnbench.cli.options import (
-    BatchOption,
-    DeviceOption,
-    DirectionOption,
-    DtypeOption,
-    EngineOption,
-    FramesOption,
-    GridOption,
-    HeadDimOption,
-    HeadsOption,
-    InputsOption,
+    CellOptions,
     JsonOption,
-    KvHeadsOption,
-    LayerOption,
-    MethodOption,
-    ModelOption,
-    ResOption,
-    SeedOption,
-    SetOption,
-    parse_settings,
-    unique_methods,
+    OutOption,
+    refuse_others,
+    takes_options,
 )
 
 if TYPE_CHECKING:
@@ -38,31 +22,10 @@ if TYPE_CHECKING:
     from attnbench.results.records.cells import PhaseRow, Row
 
 
+@takes_options
 def profile(
-    method: MethodOption = None,
-    res: ResOption = None,
-    frames: FramesOption = None,
-    model: ModelOption = None,
-    grid: GridOption = None,
-    heads: HeadsOption = None,
-    kv_heads: KvHeadsOption = None,
-    head_dim: HeadDimOption = None,
-    batch: BatchOption = 1,
-    dtype: DtypeOption = None,
-    direction: DirectionOption = "fwd",
-    inputs: InputsOption = "video",
-    engine: EngineOption = "auto",
-    device: DeviceOption = None,
-    seed: SeedOption = 0,
-    settings: SetOption = None,
-    layer: LayerOption = None,
-    rounds: Annotated[
-        int | None, typer.Option(help="Rounds of timing. Default: 3 to 20, as the budget allows; of a step 3 to 7.")
-    ] = None,
-    budget: Annotated[
-        float,
-        typer.Option(help="Seconds for timing: on a CPU it decides how many heads are timed, never fewer than one."),
-    ] = 240.0,
+    ctx: typer.Context,
+    asked: CellOptions,
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Profiled calls a cell. Default: 7, on a CPU 1 to 5 by their length.")
     ] = None,
@@ -77,7 +40,7 @@ def profile(
         bool | None,
         typer.Option(help="End to end: run blocks forward again in the backward pass. Default: 1.3B in training."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: results/runs/<time>.")] = None,
+    out: OutOption = None,
     resume: Annotated[
         Path | None, typer.Option(help="Finish the run in this folder, and profile those of its cells that are not.")
     ] = None,
@@ -90,26 +53,22 @@ def profile(
     Exit codes: 0 fine, 1 an incorrect cell, an error in one, or no latency at all, 2 bad input, 130 interrupted.
     """
     from attnbench.bench.profile.cells import known_phases, profile_rows
-    from attnbench.bench.request import read_request
     from attnbench.bench.session import resume as resume_run
     from attnbench.bench.session import start
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
 
     if end_to_end:
-        from attnbench.cli.step import step
+        from attnbench.cli.step import measure_and_show, step_request
 
-        _refuse_others(sys.argv[1:])
-        step(
-            method=method, res=res, frames=frames, model=model, grid=grid, batch=batch, dtype=dtype,
-            direction=direction, engine=engine, device=device, seed=seed, settings=settings,
-            checkpointing=checkpointing, rounds=rounds, out=out, as_json=as_json,
-        )  # fmt: skip
+        refuse_others(ctx, "--end-to-end measures a whole step", *_STEP_OPTIONS)
+        measure_and_show(step_request(asked, checkpointing), out, as_json)
         return
     if checkpointing is not None:
         raise BadInput("--checkpointing is for --end-to-end")
-    if resume is not None and (others := _others(sys.argv[1:])):
-        raise BadInput(f"--resume repeats the run as it was asked for; leave out {', '.join(others)}")
+    if resume is not None:
+        kept = ("--resume", "--json", "--repeats", "--trace", "--no-trace")
+        refuse_others(ctx, "--resume repeats the run as it was asked for", *kept)
     phases: list[PhaseRow] = []
     with TerminalProgress() as progress:
 
@@ -121,13 +80,7 @@ def profile(
             if resume is not None:
                 outcome = resume_run(resume, progress, after)
             else:
-                request = read_request(
-                    methods=parse_settings(settings, unique_methods(method)), res=res, frames=frames, model=model,
-                    grid=grid, heads=heads, kv_heads=kv_heads, head_dim=head_dim, batch=batch, dtype=dtype,
-                    direction=direction, inputs=inputs, seed=seed, engine=engine, device=device, layers=layer,
-                    rounds=rounds, budget=budget,
-                )  # fmt: skip
-                outcome = start(request, out, progress, after)
+                outcome = start(asked.request(), out, progress, after)
         except KeyboardInterrupt:
             progress.interrupted("profile")
             raise typer.Exit(130) from None
@@ -140,26 +93,6 @@ _STEP_OPTIONS = (
     "--end-to-end", "--checkpointing", "--no-checkpointing", "--method", "--res", "--frames", "--model", "--grid",
     "--batch", "--dtype", "--direction", "--engine", "--device", "--rounds", "--seed", "--set", "--out", "--json",
 )  # fmt: skip
-
-
-def _refuse_others(words: list[str]) -> None:
-    """Refuse the options of a profile that a whole step does not have.
-
-    Raises:
-        BadInput: naming them.
-    """
-    from attnbench.kernels.errors import BadInput
-
-    words = [word.split("=")[0] for word in words if word.startswith("-") and not word[1:2].isdigit()]
-    words = [word for word in words if word.startswith("--") or not word.startswith("-m")]  # -msta is -m sta
-    if others := [word for word in words if word not in _STEP_OPTIONS]:
-        raise BadInput(f"--end-to-end measures a whole step; leave out {', '.join(others)}")
-
-
-def _others(words: list[str]) -> list[str]:
-    """Return the options among words that cannot go with --resume."""
-    kept = ("--resume", "--json", "--repeats", "--trace", "--no-trace")
-    return [word for word in words if word.startswith("-") and word.split("=")[0] not in kept]
 
 
 def _show(folder: Path, rows: tuple[Row, ...], phases: list[PhaseRow], as_json: bool) -> None:

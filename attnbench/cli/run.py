@@ -3,95 +3,34 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from attnbench.cli.options import (
-    BatchOption,
-    DeviceOption,
-    DirectionOption,
-    DtypeOption,
-    EngineOption,
-    FramesOption,
-    GridOption,
-    HeadDimOption,
-    HeadsOption,
-    InputsOption,
-    JsonOption,
-    KvHeadsOption,
-    LayerOption,
-    MethodOption,
-    ModelOption,
-    ResOption,
-    SeedOption,
-    SetOption,
-    parse_settings,
-    unique_methods,
-)
+from attnbench.cli.options import CellOptions, JsonOption, OutOption, ResumeOption, refuse_others, takes_options
 
 
+@takes_options
 def run(
-    method: MethodOption = None,
-    res: ResOption = None,
-    frames: FramesOption = None,
-    model: ModelOption = None,
-    grid: GridOption = None,
-    heads: HeadsOption = None,
-    kv_heads: KvHeadsOption = None,
-    head_dim: HeadDimOption = None,
-    batch: BatchOption = 1,
-    dtype: DtypeOption = None,
-    direction: DirectionOption = "fwd",
-    inputs: InputsOption = "video",
-    engine: EngineOption = "auto",
-    device: DeviceOption = None,
-    seed: SeedOption = 0,
-    settings: SetOption = None,
-    layer: LayerOption = None,
-    rounds: Annotated[
-        int | None, typer.Option(help="Rounds of timing. Default: 3 to 20, as the budget allows.")
-    ] = None,
-    budget: Annotated[
-        float,
-        typer.Option(help="Seconds for the run: on a CPU it decides how many heads are timed, never fewer than one."),
-    ] = 240.0,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: results/runs/<time>.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Finish the interrupted run in this folder.")] = None,
+    ctx: typer.Context,
+    asked: CellOptions,
+    out: OutOption = None,
+    resume: ResumeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure methods: verify each against the oracle, time it beside the dense baseline, journal the rows.
 
     Exit codes: 0 fine, 1 an incorrect cell, an error in one, or no latency at all, 2 bad input, 130 interrupted.
     """
-    from attnbench.bench.session import Outcome, start
     from attnbench.bench.session import resume as resume_run
+    from attnbench.bench.session import start
     from attnbench.cli.progress import TerminalProgress
-    from attnbench.kernels.errors import BadInput
 
     if resume is not None:
-        others = [
-            flag for flag in sys.argv[1:] if flag.startswith("-") and flag.split("=")[0] not in ("--resume", "--json")
-        ]
-        if others:
-            raise BadInput(f"--resume repeats the run as it was asked for; leave out {', '.join(others)}")
+        refuse_others(ctx, "--resume repeats the run as it was asked for", "--resume", "--json")
     with TerminalProgress() as progress:
         try:
-            outcome: Outcome
-            if resume is not None:
-                outcome = resume_run(resume, progress)
-            else:
-                from attnbench.bench.request import read_request
-
-                chosen = unique_methods(method)
-                request = read_request(
-                    methods=parse_settings(settings, chosen), res=res, frames=frames, model=model, grid=grid,
-                    heads=heads, kv_heads=kv_heads, head_dim=head_dim, batch=batch, dtype=dtype, direction=direction,
-                    inputs=inputs, seed=seed, engine=engine, device=device, layers=layer, rounds=rounds, budget=budget,
-                )  # fmt: skip
-                outcome = start(request, out, progress)
+            outcome = resume_run(resume, progress) if resume is not None else start(asked.request(), out, progress)
         except KeyboardInterrupt:
             progress.interrupted()
             raise typer.Exit(130) from None

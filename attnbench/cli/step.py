@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attnbench.cli.options import (
-    BatchOption,
-    DeviceOption,
-    DirectionOption,
-    DtypeOption,
-    EngineOption,
-    FramesOption,
-    GridOption,
+    CaseOptions,
+    CellOptions,
     JsonOption,
-    MethodOption,
-    ResOption,
-    SeedOption,
-    SetOption,
+    OutOption,
     parse_settings,
+    takes_options,
     unique_methods,
 )
 
@@ -30,28 +24,25 @@ if TYPE_CHECKING:
     from attnbench.results.records.steps import StepRecord
 
 
-def step(
-    method: MethodOption = None,
-    res: ResOption = None,
-    frames: FramesOption = None,
+@dataclass(frozen=True)
+class StepOptions(CaseOptions):
+    """What a step is measured on."""
+
     model: Annotated[
         str | None, typer.Option(help="wan2.1-1.3b, the default on a GPU, or tiny, the default on a CPU.")
-    ] = None,
-    grid: GridOption = None,
-    batch: BatchOption = 1,
-    dtype: DtypeOption = None,
-    direction: DirectionOption = "fwd",
-    engine: EngineOption = "auto",
-    device: DeviceOption = None,
-    seed: SeedOption = 0,
-    settings: SetOption = None,
+    ] = None
+    rounds: Annotated[int | None, typer.Option(help="Rounds of timing. Default: 3 to 7, by model and direction.")] = (
+        None
+    )
+
+
+@takes_options
+def step(
+    asked: StepOptions,
     checkpointing: Annotated[
         bool | None, typer.Option(help="Run blocks forward again in the backward pass. Default: 1.3B in training.")
     ] = None,
-    rounds: Annotated[
-        int | None, typer.Option(help="Rounds of timing. Default: 3 to 7, by model and direction.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: results/runs/<time>.")] = None,
+    out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a whole step of Wan with random weights, and how much of it self-attention is.
@@ -61,14 +52,23 @@ def step(
 
     Exit codes: 0 fine, 2 bad input, 130 interrupted.
     """
+    measure_and_show(step_request(asked, checkpointing), out, as_json)
+
+
+def step_request(asked: StepOptions | CellOptions, checkpointing: bool | None) -> StepRequest:
+    """Return the request that options make, those of ``profile`` too.
+
+    Raises:
+        BadInput: for an unknown method or a setting that cannot be read.
+    """
     from attnbench.bench.step.session import StepRequest
 
-    methods = parse_settings(settings, unique_methods(method))
-    request = StepRequest(
-        methods, model=model, res=res, frames=frames, grid=grid, batch=batch, dtype=dtype, device=device,
-        direction=direction, checkpointing=checkpointing, engine=engine, rounds=rounds, seed=seed,
+    methods = parse_settings(asked.settings, unique_methods(asked.method))
+    return StepRequest(
+        methods, model=asked.model, res=asked.res, frames=asked.frames, grid=asked.grid, batch=asked.batch,
+        dtype=asked.dtype, device=asked.device, direction=asked.direction, checkpointing=checkpointing,
+        engine=asked.engine, rounds=asked.rounds, seed=asked.seed,
     )  # fmt: skip
-    measure_and_show(request, out, as_json)
 
 
 def measure_and_show(request: StepRequest, out: Path | None, as_json: bool) -> None:

@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attnbench.cli.options import (
-    BatchOption,
-    DeviceOption,
-    DirectionOption,
-    DtypeOption,
-    EngineOption,
-    FramesOption,
-    GridOption,
-    HeadDimOption,
-    InputsOption,
+    CellOptions,
     JsonOption,
-    KvHeadsOption,
-    LayerOption,
-    MethodOption,
-    ModelOption,
-    SeedOption,
-    SetOption,
-    parse_settings,
-    unique_methods,
+    refuse_others,
+    takes_options,
 )
 
 if TYPE_CHECKING:
@@ -37,37 +23,32 @@ if TYPE_CHECKING:
 PICTURE = "curve.svg"
 
 
+@dataclass(frozen=True)
+class SweepOptions(CellOptions):
+    """What the points of a sweep share."""
+
+    res: Annotated[
+        str | None, typer.Option(help="Resolution whose proportions to take: 480p, 576p or 720p. Default: 480p.")
+    ] = None
+    heads: Annotated[int | None, typer.Option(help="Query heads. Default: the model's; on a CPU 1.")] = None
+    rounds: Annotated[
+        int | None, typer.Option(help="Rounds of timing a point. Default: 3 to 20, as the budget allows.")
+    ] = None
+    budget: Annotated[float, typer.Option(help="Seconds for each point; three rounds are made in any case.")] = 20.0
+
+
+@takes_options
 def sweep(
+    ctx: typer.Context,
+    *,
     over: Annotated[str | None, typer.Option(help="What is varied: tokens, density or frames.")] = None,
-    method: MethodOption = None,
+    asked: SweepOptions,
     points: Annotated[
         str | None, typer.Option(help="The points, as 4000,8000,16000: tokens, frames (4k+1) or densities.")
     ] = None,
     low: Annotated[float | None, typer.Option("--from", help="The smallest point, where they are not listed.")] = None,
     high: Annotated[float | None, typer.Option("--to", help="The largest point.")] = None,
     count: Annotated[int | None, typer.Option(help="How many points from the one to the other. Default: 5.")] = None,
-    res: Annotated[
-        str | None, typer.Option(help="Resolution whose proportions to take: 480p, 576p or 720p. Default: 480p.")
-    ] = None,
-    frames: FramesOption = None,
-    model: ModelOption = None,
-    grid: GridOption = None,
-    heads: Annotated[int | None, typer.Option(help="Query heads. Default: the model's; on a CPU 1.")] = None,
-    kv_heads: KvHeadsOption = None,
-    head_dim: HeadDimOption = None,
-    batch: BatchOption = 1,
-    dtype: DtypeOption = None,
-    direction: DirectionOption = "fwd",
-    inputs: InputsOption = "video",
-    engine: EngineOption = "auto",
-    device: DeviceOption = None,
-    seed: SeedOption = 0,
-    settings: SetOption = None,
-    layer: LayerOption = None,
-    rounds: Annotated[
-        int | None, typer.Option(help="Rounds of timing a point. Default: 3 to 20, as the budget allows.")
-    ] = None,
-    budget: Annotated[float, typer.Option(help="Seconds for each point; three rounds are made in any case.")] = 20.0,
     out: Annotated[Path | None, typer.Option(help="Folder of the sweep. Default: results/runs/<time>-sweep.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Finish the interrupted sweep in this folder.")] = None,
     as_json: JsonOption = False,
@@ -76,18 +57,13 @@ def sweep(
 
     Exit codes: 0 fine, 1 an incorrect cell, an error in one, or no latency at all, 2 bad input, 130 interrupted.
     """
-    from attnbench.bench.request import read_request
     from attnbench.bench.sweep import session as go
     from attnbench.bench.sweep.points import OVERS, default_methods, make_sweep
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
 
     if resume is not None:
-        others = [
-            flag for flag in sys.argv[1:] if flag.startswith("-") and flag.split("=")[0] not in ("--resume", "--json")
-        ]
-        if others:
-            raise BadInput(f"--resume repeats the sweep as it was asked for; leave out {', '.join(others)}")
+        refuse_others(ctx, "--resume repeats the sweep as it was asked for", "--resume", "--json")
     elif over is None:
         raise BadInput(f"--over is missing: give what to vary, one of {', '.join(OVERS)}")
     with TerminalProgress() as progress:
@@ -95,15 +71,8 @@ def sweep(
             if resume is not None:
                 folder, made = resume, go.resume(resume, progress)
             else:
-                chosen = unique_methods(method or default_methods(over or ""))
-                request = read_request(
-                    methods=parse_settings(settings, chosen), res=res, frames=frames, model=model, grid=grid,
-                    heads=heads, kv_heads=kv_heads, head_dim=head_dim, batch=batch, dtype=dtype, direction=direction,
-                    inputs=inputs, seed=seed, engine=engine, device=device, layers=layer, rounds=rounds, budget=budget,
-                )  # fmt: skip
-                made = make_sweep(
-                    over or "", request, values=_numbers(points), low=low, high=high, count=count
-                )  # fmt: skip
+                request = asked.request(default_methods(over or ""))
+                made = make_sweep(over or "", request, values=_numbers(points), low=low, high=high, count=count)
                 folder = go.start(made, out, progress)
         except KeyboardInterrupt:
             _interrupted(progress, progress.folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import Annotated
 
 import typer
 
-from attnbench.cli.options import SetOption, parse_settings
+from attnbench.cli.options import SetOption, parse_settings, refuse_others
 
 _ON_RESUME = ("--resume", "--seconds", "--device")
 
 
 def train(
+    ctx: typer.Context,
     method: Annotated[str, typer.Option("--method", "-m", help="Method of the self-attention.")] = "full",
     steps: Annotated[int, typer.Option(help="Optimiser steps; the learning rate falls towards the last.")] = 8000,
     seconds: Annotated[
@@ -81,9 +81,7 @@ def train(
 
     place = resolve_device(device)
     if resume is not None:
-        flags = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("-")]
-        if others := [flag for flag in flags if flag not in _ON_RESUME]:
-            raise BadInput(f"--resume goes on with the run as it was asked for; leave out {', '.join(others)}")
+        refuse_others(ctx, "--resume goes on with the run as it was asked for", *_ON_RESUME)
     on_gpu = place.type == "cuda"
     with joined(place) as (workers, own), TerminalProgress() if workers.leads else NoProgress() as progress:
         if resume is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from attnbench.clips.metrics.measure import Labelled, Pair, Scores, measure_pair
 from attnbench.clips.metrics.metrics import Metric
 from attnbench.clips.request import MINI, NO_FLOOR, ClipsRequest, Shot, read_request, seed_pairs, shots_of
 from attnbench.kernels.errors import AttnbenchError, BadInput
+from attnbench.machine.command import typed_command
 from attnbench.machine.environment import collect_environment
 from attnbench.machine.memory import lacks_memory
 from attnbench.results.conditions import contents_of, require_same
@@ -86,7 +86,7 @@ def resume(folder: Path, progress: Progress) -> Outcome:
 
 
 def _environment(maker: Maker) -> Environment:
-    return collect_environment("cuda" if maker.device == "cuda" else "cpu", sys.argv)
+    return collect_environment("cuda" if maker.device == "cuda" else "cpu", typed_command())
 
 
 def _contents(maker: Maker) -> dict[str, str]:

@@ -8,7 +8,6 @@ import json
 import math
 import resource
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from attnbench.kernels.engines import get_engine
 from attnbench.kernels.errors import AttnbenchError, BadInput
+from attnbench.machine.command import typed_command
 from attnbench.machine.environment import collect_environment
 from attnbench.machine.memory import lacks_memory
 from attnbench.methods import make_settings
@@ -156,7 +156,7 @@ def _leave_nothing_to_go_on_with(folder: Path) -> None:
 
 def _header(config: TrainConfig, device: torch.device) -> RunHeader:
     """Describe the conditions under which a run begins."""
-    environment = collect_environment("cuda" if device.type == "cuda" else "cpu", sys.argv)
+    environment = collect_environment("cuda" if device.type == "cuda" else "cpu", typed_command())
     request = {"command": "train", "threads": torch.get_num_threads(), **config.as_json()}
     return RunHeader(run_id=environment.started_at, environment=environment, request=request)
 
@@ -278,7 +278,7 @@ def _compiler_errors() -> tuple[type[Exception], ...]:
 def _train(
     config: TrainConfig, folder: Path, device: torch.device, progress: Progress, seconds: float | None, workers: Workers
 ) -> Trained:
-    environment = collect_environment("cuda" if device.type == "cuda" else "cpu", sys.argv)
+    environment = collect_environment("cuda" if device.type == "cuda" else "cpu", typed_command())
     state = fresh_state(config, device)
     if (folder / CHECKPOINT).exists():
         load_state(state, config, folder)

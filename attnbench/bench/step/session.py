@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from attnbench.inputs.seeds import SEEDS
 from attnbench.inputs.shapes import resolve_shape
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
+from attnbench.machine.command import typed_command
 from attnbench.machine.device import resolve_device
 from attnbench.machine.environment import collect_environment
 from attnbench.machine.memory import lacks_memory
@@ -82,7 +82,7 @@ def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tupl
     place = choose_place(out)
     what = f"a step of Wan {case.size} at {case.token_grid}"
     progress.note(f"{what}, {case.direction}, {case.rounds} round{'s' if case.rounds != 1 else ''}")
-    environment = collect_environment("cuda" if device.type == "cuda" else "cpu", sys.argv)
+    environment = collect_environment("cuda" if device.type == "cuda" else "cpu", typed_command())
     asked = {"command": COMMAND, **{name: value for name, value in vars(request).items() if value is not None}}
     fresh = not place.folder.exists()
     with _whole(begin(place, environment, asked), fresh) as journal:
