@@ -137,13 +137,7 @@ def clips(
 def _draw(ctx: typer.Context, picture: Path, runs: list[Path], as_json: bool) -> None:
     from attnbench.clips.gallery import write_gallery
 
-    typed = [
-        each for each in ctx.command.params if str(ctx.get_parameter_source(each.name or "")).endswith("COMMANDLINE")
-    ]
-    if others := [max(each.opts, key=len) for each in typed if each.name not in ("gallery", "runs", "as_json")]:
-        from attnbench.kernels.errors import BadInput
-
-        raise BadInput(f"--gallery makes no run; leave out {', '.join(others)}")
+    refuse_others(ctx, "--gallery makes no run", "--gallery", "runs", "--json")
     written = write_gallery(picture, runs)
     print(json.dumps({"picture": str(written)}) if as_json else written)
 
