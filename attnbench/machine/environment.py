@@ -45,11 +45,14 @@ def collect_environment(device_kind: DeviceKind, command: list[str]) -> Environm
     Raises:
         Unsupported: if ``device_kind`` is "cuda" and there is no CUDA device.
     """
+    import torch
+
     git = _git_state(Path(__file__).resolve().parents[1])
     return Environment(
         device=device_name(device_kind),
         device_kind=device_kind,
         cores=_usable_cores(),
+        threads=torch.get_num_threads(),
         memory_gib=round(_memory_bytes(device_kind) / _GIB, 1),
         driver=driver_version(),
         python=platform.python_version(),

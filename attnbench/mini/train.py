@@ -157,7 +157,9 @@ def _leave_nothing_to_go_on_with(folder: Path) -> None:
 def _header(config: TrainConfig, device: torch.device) -> RunHeader:
     """Describe the conditions under which a run begins."""
     environment = collect_environment("cuda" if device.type == "cuda" else "cpu", typed_command())
-    request = {"command": "train", "threads": torch.get_num_threads(), **config.as_json()}
+    if device.type == "cuda":  # there they do not bear on training, and torchrun changes them
+        environment = environment.model_copy(update={"threads": None})
+    request = {"command": "train", **config.as_json()}
     return RunHeader(run_id=environment.started_at, environment=environment, request=request)
 
 
@@ -174,9 +176,7 @@ def _go_on(
         return
     except (OSError, ValidationError) as error:
         raise BadInput(f"{str(path)!r} does not describe how a run began: {str(error).splitlines()[0]}") from error
-    here = _header(config, device)
-    threads = ([began.request.get("threads")], torch.get_num_threads())
-    require_same(folder, began, here.environment, {}, progress.note, threads)
+    require_same(folder, began, _header(config, device).environment, {}, progress.note)
 
 
 def read_config(folder: Path) -> TrainConfig:

@@ -93,6 +93,8 @@ def _conditions(environment: Environment, contents: Mapping[str, str]) -> dict[s
     """Return versions, the code, what of the machine bears on time, and what the run reads, each by a short name."""
     fields = environment.model_dump(include={"python", "driver", "cores", "git_commit", "git_dirty"})
     found = {**environment.packages, **{name: str(value) for name, value in fields.items()}}
+    if environment.threads is not None:
+        found["threads"] = str(environment.threads)
     if environment.git_changes is not None:
         found["uncommitted changes"] = environment.git_changes[:_SHOWN]
     return found | {f"content of {name}": digest[:_SHOWN] for name, digest in contents.items()}

@@ -269,12 +269,37 @@ def test_a_run_is_not_finished_with_other_weights_or_by_another_command(
     shutil.copy(weights, own)
     session.start(ask(weights=str(own)), tmp_path / "run", quiet)
     shutil.copy(other_weights, own)
-    with pytest.raises(BadInput, match="one run cannot hold both"):
+    with pytest.raises(BadInput, match=r"content of weights \w{12} and this is content of weights \w{12}: one run"):
         session.resume(tmp_path / "run", quiet)
     with pytest.raises(BadInput, match="begun by attnbench clips"):
         attnbench.bench.session.resume(tmp_path / "run", quiet)
     with pytest.raises(BadInput, match="nothing to resume"):
         session.resume(tmp_path / "nowhere", quiet)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"packages": {"gone": "3"}}, "gone 3.* and this is .*gone absent"),
+        ({"python": "2.7"}, "python 2.7 and this is python 3"),
+        ({"threads": 64}, "threads 64 and this is threads 1"),
+        ({"git_dirty": True, "git_changes": "0" * 64}, "uncommitted changes 0{12}"),
+        ({"device": "another"}, "on 'another' and this is"),
+    ],
+)
+def test_a_run_is_not_finished_under_other_conditions(
+    changes: dict[str, Any], said: str, ask: Ask, tmp_path: Path, quiet: Any
+) -> None:
+    session.start(ask(), tmp_path / "run", quiet)
+    path = tmp_path / "run" / JOURNAL
+    first, *rest = path.read_text().splitlines(keepends=True)
+    header = json.loads(first)
+    header["environment"] |= changes
+    text = "".join([json.dumps(header) + "\n", *rest])
+    path.write_text(text)
+    with pytest.raises(BadInput, match=said):
+        session.resume(tmp_path / "run", quiet)
+    assert path.read_text() == text
 
 
 def test_players_show_three_abreast_and_videos_have_their_prompts(

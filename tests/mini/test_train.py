@@ -267,7 +267,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         (lambda header: header["environment"]["packages"].update(torch="1.0"), "with torch 1.0 and this is torch"),
         (lambda header: header["environment"].update(git_changes="0" * 64), "uncommitted changes 0"),
         (lambda header: header["environment"].update(device="another"), "on 'another' and this is"),
-        (lambda header: header["request"].update(threads=64), "with threads 64 and this is threads 1"),
+        (lambda header: header["environment"].update(threads=64), "with threads 64 and this is threads 1"),
     ],
 )
 def test_a_run_does_not_go_on_under_other_conditions(

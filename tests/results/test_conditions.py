@@ -14,15 +14,16 @@ from attnbench.results.conditions import content_digest, contents_of, require_sa
 from attnbench.results.records.cells import Environment, RunHeader
 
 BASE: dict[str, Any] = {
-    "device": "GPU", "device_kind": "cuda", "cores": 8, "memory_gib": 80.0, "driver": "580", "python": "3.11",
-    "platform": "Linux", "packages": {"torch": "2", "numpy": "2"}, "git_commit": "abc", "git_dirty": True,
-    "git_changes": "d1", "started_at": "2026-01-01T00:00:00+00:00",
+    "device": "GPU", "device_kind": "cuda", "cores": 8, "threads": 8, "memory_gib": 80.0, "driver": "580",
+    "python": "3.11", "platform": "Linux", "packages": {"torch": "2", "numpy": "2"}, "git_commit": "abc",
+    "git_dirty": True, "git_changes": "d1", "started_at": "2026-01-01T00:00:00+00:00",
 }  # fmt: skip
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "device": ({"device": "another GPU"}, "on 'GPU' and this is 'another GPU'"),
     "driver": ({"driver": "590"}, "driver 580 and this is driver 590"),
     "python": ({"python": "3.12"}, "python 3.11 and this is python 3.12"),
     "cores": ({"cores": 4}, "cores 8 and this is cores 4"),
+    "threads": ({"threads": 4}, "threads 8 and this is threads 4"),
     "commit": ({"git_commit": "def"}, "git_commit abc and this is git_commit def"),
     "cleaned": ({"git_dirty": False, "git_changes": None}, "uncommitted changes d1 and this is git_dirty False, uncom"),
     "another dirty tree": ({"git_changes": "d2"}, "uncommitted changes d1 and this is uncommitted changes d2"),

@@ -159,6 +159,7 @@ class Environment(Record):
     device: str = Field(description="name of the GPU or CPU")
     device_kind: Literal["cpu", "cuda"] = Field(description="what the run measures on")
     cores: int = Field(description="CPU cores this process may use")
+    threads: int | None = Field(default=None, description="CPU threads used by torch")
     memory_gib: float = Field(description="memory of the GPU, or of the machine")
     driver: str | None = Field(default=None, description="version of the NVIDIA driver")
     python: str = Field(description="version of Python")

@@ -151,6 +151,16 @@ def test_a_profiled_run_can_be_read_and_resumed_like_any_other(profiled: Any, tm
     assert again.rows == first.rows
 
 
+def test_a_profiled_run_does_not_go_on_under_other_conditions(profiled: Any, tmp_path: Path) -> None:
+    profiled({"sta": {"tile": (2, 2, 2)}})
+    path = tmp_path / "run" / JOURNAL
+    changed = path.read_bytes().replace(b'"packages": {', b'"packages": {"gone": "3", ', 1)
+    path.write_bytes(changed)
+    with pytest.raises(BadInput, match="with gone 3 and this is gone absent"):
+        session.resume(tmp_path / "run", Quiet(), lambda *given: pytest.fail("profiled all the same"))
+    assert path.read_bytes() == changed
+
+
 def test_resuming_profiles_the_cells_that_are_not_profiled_yet(
     profiled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import statistics
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,25 @@ def test_an_interrupted_sweep_goes_on_where_it_was(call: Call, small: Path, monk
     for path in small.rglob(JOURNAL):
         rounds = [record.round for record in read_journal(path) if isinstance(record, Sample)]
         assert sorted(rounds) == sorted([*range(6)] * 2)  # the method and the baseline, no round twice
+
+
+def test_a_sweep_does_not_go_on_under_other_conditions(call: Call, small: Path) -> None:
+    clip = small / "clip.mp4"
+    bundled = resources.files("attnbench.inputs.data") / "big_buck_bunny.mp4"
+    clip.write_bytes(bundled.read_bytes())
+    call(*SMALL, *TOKENS, "--inputs", f"video:{clip}", "--out", "mine")
+    journals = {path: path.read_bytes() for path in small.rglob(JOURNAL)}
+    assert len(journals) == 2
+    clip.write_bytes(bundled.read_bytes() + bytes(8))
+    code, _, err = call("sweep", "--resume", "mine")
+    assert code == 2
+    assert "content of inputs" in err
+    clip.write_bytes(bundled.read_bytes())
+    last = sorted(journals)[-1]
+    last.write_bytes(journals[last].replace(b'"packages": {', b'"packages": {"gone": "3", ', 1))
+    code, _, err = call("sweep", "--resume", "mine")
+    assert code == 2
+    assert "with gone 3 and this is gone absent" in err
 
 
 def test_over_density_the_curve_is_over_density(call: Call, small: Path) -> None:
