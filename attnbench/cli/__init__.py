@@ -29,15 +29,18 @@ from attnbench.machine.command import recorded_as
 
 
 class _Commands(TyperGroup):
-    """Records with a run what was typed, also where another program calls the commands."""
+    """Records with a run what was typed, also where another program calls the commands.
 
-    def make_context(self, info_name: str | None, args: list[str], *given: Any, **more: Any) -> typer.Context:
+    A context is Any here: its class is typer's own or click's, as typer's version has it.
+    """
+
+    def make_context(self, info_name: str | None, args: list[str], *given: Any, **more: Any) -> Any:
         typed = [info_name or "attnbench", *args]
         ctx = super().make_context(info_name, args, *given, **more)
         ctx.meta[__name__] = typed
         return ctx
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         with recorded_as(ctx.meta[__name__]):
             return super().invoke(ctx)
 

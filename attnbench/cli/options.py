@@ -123,14 +123,14 @@ def takes_options(command: Callable[..., Result]) -> Callable[..., Result]:
         else:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation))
 
-    @functools.wraps(command)
     def called(**values: Any) -> Result:
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
         return command(**values)
 
-    del called.__wrapped__  # type: ignore[attr-defined]  # typer would read the options of the command itself
-    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what inspect.signature reads
+    functools.update_wrapper(called, command)
+    del called.__dict__["__wrapped__"]  # by it typer would find the parameters of the command itself
+    called.__dict__["__signature__"] = inspect.Signature(parameters)
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return called
 
