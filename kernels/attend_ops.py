@@ -1,8 +1,8 @@
 """Attention over a plan as torch operators: what torch.compile, autograd, FLOP counters and profilers see of it.
 
 An operator takes tensors and numbers, so a plan travels taken apart and is put together again inside. Forward and
-backward are one operator each; the backward pass makes its lists of work anew from the kept blocks, which costs less
-than keeping them.
+backward are one operator each; the backward pass finds the lists of work of the forward pass with the kept blocks,
+where ``remember.kept_with`` holds them, and makes them anew where it does not.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from attnbench.kernels.flop_formulas import flop_formula
 from attnbench.kernels.grid import Grid, Layout
+from attnbench.kernels.operators import operator
 from attnbench.kernels.pattern import BlockPattern, RoutedPattern
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.rule import Rule
@@ -63,7 +63,7 @@ def _together(
     return Plan(whole, q.shape[0], q.shape[1], pattern, q_order, k_order)
 
 
-@custom_op("attnbench::attend", mutates_args=())
+@operator("attnbench::attend")
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, keep: Tensor, q_offsets: Tensor | None, k_offsets: Tensor, q_order: Tensor | None,
     k_order: Tensor | None, layout: list[int], rule: str, bounds: list[int], scale: float,
@@ -78,7 +78,7 @@ def _attend(
         return run(q, k, v, plan, scale)
 
 
-@custom_op("attnbench::attend_backward", mutates_args=())
+@operator("attnbench::attend_backward")
 def _attend_backward(
     q: Tensor, k: Tensor, v: Tensor, output: Tensor, lse: Tensor, d_output: Tensor, d_lse: Tensor | None, keep: Tensor,
     q_offsets: Tensor | None, k_offsets: Tensor, q_order: Tensor | None, k_order: Tensor | None, layout: list[int],

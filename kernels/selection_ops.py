@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from attnbench.kernels import selection
 from attnbench.kernels.flop_formulas import flop_formula
+from attnbench.kernels.operators import operator
 from attnbench.kernels.phases import phase
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -51,7 +51,7 @@ def uses_kernels(x: Tensor) -> bool:
     return there and x.dtype in KERNEL_DTYPES
 
 
-@custom_op("attnbench::pool_means", mutates_args=())
+@operator("attnbench::pool_means")
 def _pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
     if uses_kernels(k):
         from attnbench.kernels.gpu.selection import pooling
@@ -68,7 +68,7 @@ def _(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
     return k.new_empty(*k.shape[:2], offsets.shape[0] - 1, k.shape[3], dtype=wide)
 
 
-@custom_op("attnbench::score_blocks", mutates_args=())
+@operator("attnbench::score_blocks")
 def _score_blocks(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
     if uses_kernels(q) and means.dtype == torch.float32 and q.shape[3] <= MOST_CHANNELS:
         from attnbench.kernels.gpu.selection import scoring
@@ -86,7 +86,7 @@ def _(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
     return scores, q.new_empty(q.shape[0] * q.shape[1], 2, dtype=torch.int32)
 
 
-@custom_op("attnbench::cut_threshold_head", mutates_args=())
+@operator("attnbench::cut_threshold_head")
 def _cut_threshold_head(scores: Tensor, own: Tensor, extremes: Tensor | None, threshold: float) -> Tensor:
     if uses_kernels(scores):
         from attnbench.kernels.gpu.selection import cut_heads as cut
@@ -97,7 +97,7 @@ def _cut_threshold_head(scores: Tensor, own: Tensor, extremes: Tensor | None, th
         return selection.threshold_per_head(scores, own, threshold)
 
 
-@custom_op("attnbench::cut_top_k_head", mutates_args=())
+@operator("attnbench::cut_top_k_head")
 def _cut_top_k_head(scores: Tensor, own: Tensor, extremes: Tensor | None, k: int) -> Tensor:
     if uses_kernels(scores):
         from attnbench.kernels.gpu.selection import cut_heads as cut
@@ -108,7 +108,7 @@ def _cut_top_k_head(scores: Tensor, own: Tensor, extremes: Tensor | None, k: int
         return selection.top_k_per_head(scores, own, k)
 
 
-@custom_op("attnbench::cut_threshold_query", mutates_args=())
+@operator("attnbench::cut_threshold_query")
 def _cut_threshold_query(scores: Tensor, own: Tensor, threshold: float) -> Tensor:
     if uses_kernels(scores) and scores.shape[-1] <= MOST_BLOCKS:
         from attnbench.kernels.gpu.selection import cut_queries as rows
@@ -119,7 +119,7 @@ def _cut_threshold_query(scores: Tensor, own: Tensor, threshold: float) -> Tenso
         return selection.threshold_per_query(scores, own, threshold)
 
 
-@custom_op("attnbench::cut_top_k_query", mutates_args=())
+@operator("attnbench::cut_top_k_query")
 def _cut_top_k_query(scores: Tensor, own: Tensor, k: int) -> Tensor:
     if uses_kernels(scores) and scores.shape[-1] <= MOST_BLOCKS:
         from attnbench.kernels.gpu.selection import cut_queries as rows
