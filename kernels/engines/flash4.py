@@ -38,12 +38,16 @@ MOST_WASTE_WITH_RULE = 1.5
 FILLER = -2
 
 
-def _available() -> str | None:
+@cache  # "auto" asks at each call, and to look for a package takes 0.1 ms
+def _installed() -> bool:
     try:
-        found = importlib.util.find_spec("flash_attn.cute") is not None
+        return importlib.util.find_spec("flash_attn.cute") is not None
     except ImportError:
-        found = False
-    if not found:
+        return False
+
+
+def _available() -> str | None:
+    if not _installed():
         return "flash-attn-4 is not installed: pip install 'attnbench[flash]'"
     if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] < 9:
         return "it needs an NVIDIA GPU of compute capability 9.0 (Hopper) or newer"
