@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attnbench.kernels.gpu.backward_keys import KeysTuning, backward_keys
 from attnbench.kernels.gpu.backward_queries import QueriesTuning, backward_queries
+from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.widen import jit
 
 __all__ = [
@@ -36,8 +37,9 @@ def delta_of(output: Tensor, d_output: Tensor, d_lse: Tensor | None) -> Tensor:
     batch, heads, n, d = output.shape
     delta = torch.empty(batch, heads, n, dtype=torch.float32, device=output.device)
     from_lse = delta if d_lse is None else d_lse
-    _delta[(triton.cdiv(n, 32), batch * heads)](
-        output, d_output, from_lse, delta, *output.stride()[:3], *d_output.stride()[:3], *from_lse.stride(), heads, n,
+    launch(
+        _delta, (triton.cdiv(n, 32), batch * heads), (output, d_output, from_lse, delta),
+        (*output.stride()[:3], *d_output.stride()[:3], *from_lse.stride(), heads, n),
         D=d, WIDTH=triton.next_power_of_2(d), ROWS=32, HAS_LSE=d_lse is not None, num_warps=4,
     )  # fmt: skip
     return delta

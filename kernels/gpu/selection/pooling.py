@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.widen import check_dtype, check_unit_stride, jit
 
 PROGRAMS = 2112  # 16 for each of an H100's 132 multiprocessors
@@ -38,12 +39,12 @@ def pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
     splits = max(1, min(-(-PROGRAMS // (blocks * rows)), n // (blocks * ROWS)))
     columns = triton.next_power_of_2(dim)
     partial = k.new_empty(rows, blocks, splits, dim, dtype=torch.float32)
-    _partial_sums[(blocks * splits, rows)](
-        k, order if order is not None else offsets, offsets, partial, k.stride(0), k.stride(1), k.stride(2),
-        heads, splits, dim, HAS_ORDER=order is not None, ROWS=ROWS, COLUMNS=columns, num_warps=4,
+    launch(
+        _partial_sums, (blocks * splits, rows), (k, order if order is not None else offsets, offsets, partial),
+        (*k.stride()[:3], heads, splits, dim), HAS_ORDER=order is not None, ROWS=ROWS, COLUMNS=columns, num_warps=4,
     )  # fmt: skip
     means = k.new_empty(batch, heads, blocks, dim, dtype=torch.float32)
-    _means[(blocks, rows)](partial, offsets, means, splits, dim, COLUMNS=columns, num_warps=1)
+    launch(_means, (blocks, rows), (partial, offsets, means), (splits, dim), COLUMNS=columns, num_warps=1)
     return means
 
 

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
+from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.widen import INTERPRETED, check_dtype, check_unit_stride, jit, order_image
 
 LEAST_IMAGE = -(2**31)
@@ -54,9 +55,9 @@ def score(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
     exact = q.dtype == torch.bfloat16
     rows = ROWS_EXACT if exact else ROWS_FLOAT32
     width = 16 if blocks <= 16 else 32
-    _score[(triton.cdiv(n, rows), batch * heads)](
-        q, means, scores, extremes, q.stride(0), q.stride(1), q.stride(2),
-        means.stride(0), means.stride(1), means.stride(2), heads, heads // kv_heads, n, blocks, dim,
+    launch(
+        _score, (triton.cdiv(n, rows), batch * heads), (q, means, scores, extremes),
+        (*q.stride()[:3], *means.stride()[:3], heads, heads // kv_heads, n, blocks, dim),
         EXACT=exact, WIDE=INTERPRETED, ROWS=rows, WIDTH=width, DIM=max(16, triton.next_power_of_2(dim)),
         num_warps=4, num_stages=2,
     )  # fmt: skip
