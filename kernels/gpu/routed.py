@@ -2,11 +2,15 @@
 
 Queries that chose the same pattern of a group of blocks share a tile, so a tile computes exactly what its queries keep.
 Grouping also means that a query has one partial result a group instead of one a block: with 72 blocks at density .2 it
-is 10.9 instead of 14.5 with groups of 4. Heads are taken a few at a time, or batch items where these are small, so that
-partial results stay below a budget whatever is selected; the bound follows from shapes alone, and nothing can overflow.
+is 10.9 instead of 14.5 with groups of 4. Where all heads at once could need more partial results than a budget allows,
+they are taken a few at a time. The bound holds whatever is selected, and follows from shapes alone.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import TypeVar
 
 import torch
 import triton
@@ -17,6 +21,7 @@ from attnbench.kernels.gpu.arrange import arrange, padded_width
 from attnbench.kernels.gpu.attend import attend_tiles
 from attnbench.kernels.gpu.hopper import is_hopper
 from attnbench.kernels.gpu.key_rows import fits_in_place
+from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.routing import Routes, build_routes, most_tiles
 from attnbench.kernels.gpu.rule_arrays import rows_of, rule_arrays
 from attnbench.kernels.gpu.widen import jit
@@ -24,10 +29,15 @@ from attnbench.kernels.gpu.work import KEYS, ROWS, Tiles
 from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
-from attnbench.kernels.remember import remembered
+from attnbench.kernels.remember import kept_with, remembered
+
+Result = TypeVar("Result")
 
 PARTIAL_BUDGET = 850 * 2**20
-"""Bytes of partial results, at the worst selection, above which heads are taken fewer at a time."""
+"""Bytes of partial results, at the worst selection, above which heads are taken fewer at a time on a small device."""
+
+PARTIAL_SHARE = 20
+"""On a large one the budget is this part of its memory, 4 GiB of 80: fewer turns are fewer launches."""
 
 FEW_BLOCKS = 12
 """Up to so many blocks are not grouped: at 8 blocks groups of 2 took 0.1 ms more than they saved in the merge."""
@@ -48,15 +58,42 @@ def bytes_per_head(tokens: int, blocks: int, head_dim: int) -> int:
     return most_tiles(1, tokens, blocks, group_of(blocks), ROWS) * ROWS * (2 * padded_width(head_dim) + 4)
 
 
+_scarce: set[torch.device] = set()
+"""Devices whose memory did not hold the partial results of a large budget."""
+
+
+def most_partial(device: torch.device) -> int:
+    """Return the bytes of partial results, at the worst selection, that a turn may take."""
+    if device.type != "cuda" or device in _scarce:
+        return PARTIAL_BUDGET
+    return max(PARTIAL_BUDGET, _memory(device) // PARTIAL_SHARE)
+
+
+@cache
+def _memory(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def with_less_where_scarce(run: Callable[[], Result], device: torch.device) -> Result:
+    """Run something in turns; where memory does not suffice, again, and from then on, in more of them."""
+    try:
+        return run()
+    except torch.OutOfMemoryError:
+        if most_partial(device) == PARTIAL_BUDGET:
+            raise
+        _scarce.add(device)
+    return run()
+
+
 def turns(
-    batch: int, heads: int, kv_group: int, bytes_a_head: int, *, whole: bool = False
+    batch: int, heads: int, kv_group: int, bytes_a_head: int, budget: int, *, whole: bool = False
 ) -> list[tuple[slice, slice]]:
-    """Return the batch items and heads of each turn, so that a turn needs at most ``PARTIAL_BUDGET``.
+    """Return the batch items and heads of each turn, so that a turn needs at most ``budget`` bytes.
 
     A turn takes several items with all their heads, or of one item whole groups of a kv head. Where the budget holds
     only a part of a group, parts that divide it, or with ``whole`` a group all the same.
     """
-    fit = max(1, min(PARTIAL_BUDGET // bytes_a_head, MOST_ROWS))
+    fit = max(1, min(budget // bytes_a_head, MOST_ROWS))
     if fit >= heads:
         return [(items, slice(0, heads)) for items in _equal(batch, fit // heads)]
     at_once = -(-heads // -(-heads // fit))
@@ -94,35 +131,35 @@ def attend_routed(
         output [B, H, N, D] in grid order, and the log-sum-exp float32 [B, H, N]. Queries without a block give 0 and
         -inf.
     """
-    pattern = plan.pattern
-    assert isinstance(pattern, RoutedPattern)
+    return with_less_where_scarce(lambda: _attend_in_turns(q, k, v, plan, scale, hopper), q.device)
+
+
+def _attend_in_turns(
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, hopper: bool | None
+) -> tuple[Tensor, Tensor]:
     batch, heads, n, d = q.shape
-    blocks, width = pattern.keep.shape[3], padded_width(d)
-    keep = pattern.keep.expand(batch, heads, n, blocks)
+    blocks, width = plan.pattern.keep.shape[3], padded_width(d)
     hopper = is_hopper(q.device) if hopper is None else hopper
     with phase("index"):
         rule = rule_arrays(plan)
-        segments, table = segments_of(pattern.k_offsets, group_of(blocks), masked=rule is not None)
     with phase("permute"):
         if not (hopper and plan.k_order is None and fits_in_place(q, k, v, scale, rule, ROWS, KEYS)):
             k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
     output = torch.empty(batch, heads, n, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, n, dtype=torch.float32, device=q.device)
     kv_group = heads // k.shape[1]
-    for items, some in turns(batch, heads, kv_group, bytes_per_head(n, blocks, d)):
+    for items, some in turns(batch, heads, kv_group, bytes_per_head(n, blocks, d), most_partial(q.device)):
         kv, rows = slice(some.start // kv_group, -(-some.stop // kv_group)), rows_of_turn(heads, items, some)
         with phase("index"):
-            routes = build_routes(keep[items, some], group_of(blocks), tile=ROWS)
-            order = order_of_rows(plan.q_order, items, some)
-            tiles, slots = describe(routes, rows.stop - rows.start, segments, table, n, blocks, order)
+            routes = routes_of(plan, items, some)
             own_rule = rows_of(rule, rows)
         with phase("attend"):
             partial, partial_lse = attend_tiles(
-                q[items, some], k[items, kv], v[items, kv], tiles, scale, rule=own_rule, hopper=hopper
+                q[items, some], k[items, kv], v[items, kv], tiles_of(routes), scale, rule=own_rule, hopper=hopper
             )
         with phase("merge"):
-            _merge_heads(slots, partial, partial_lse, output.view(-1, n, d)[rows], lse.view(-1, n)[rows])
-        del routes, tiles, slots, partial, partial_lse  # before those of the next heads are made
+            _merge_heads(routes.slots, partial, partial_lse, output.view(-1, n, d)[rows], lse.view(-1, n)[rows])
+        del routes, partial, partial_lse  # before those of the next heads are made
     return output, lse
 
 
@@ -131,15 +168,12 @@ def executed_pairs(plan: Plan) -> int:
     pattern = plan.pattern
     assert isinstance(pattern, RoutedPattern)
     batch, heads, blocks = plan.batch, plan.heads, pattern.keep.shape[3]
-    _, table = segments_of(pattern.k_offsets, group_of(blocks))
-    steps, total = table[..., 1].flatten(), 0
+    runs, total = segments_of(pattern.k_offsets, group_of(blocks)), 0
     keep = pattern.keep
     for b in range(keep.shape[0]):
         for h in range(keep.shape[1]):
-            routes = build_routes(keep[b : b + 1, h : h + 1], group_of(blocks), tile=ROWS)
-            tiles = routes.tiles[: int(routes.count)].long()
-            chosen = tiles[:, 1] // routes.group * 2**routes.group + tiles[:, 2]
-            total += int(steps[chosen].sum()) * ROWS * KEYS
+            routes = build_routes(keep[b : b + 1, h : h + 1], group_of(blocks), tile=ROWS, runs=runs)
+            total += int(tiles_of(routes).steps()) * ROWS * KEYS
     return total * (batch // keep.shape[0]) * (heads // keep.shape[1])
 
 
@@ -148,37 +182,34 @@ def order_of_rows(order: Tensor | None, items: slice, some: slice) -> Tensor | N
     return order[items, some].flatten(0, 1) if order is not None and order.dim() == 3 else order
 
 
-def describe(
-    routes: Routes, rows: int, segments: Tensor, table: Tensor, n: int, blocks: int, order: Tensor | None = None
-) -> tuple[Tiles, Tensor]:
-    """Turn routes into tiles, and note for every (head, query, group) where its partial result will be.
+def routes_of(plan: Plan, items: slice, some: slice) -> Routes:
+    """Return the routes of some heads of some batch items, described as work.
 
-    Args:
-        routes: of ``rows`` heads and ``n`` queries.
-        rows: heads.
-        segments, table: as from ``segments_of``, for the group of the routes.
-        n: tokens. blocks: key blocks.
-        order: the query token at each arranged position, int64 [N] or [rows, N]; None means grid order.
-
-    Returns:
-        tiles, whose queries are tokens; and int32 [rows, N, groups], queries by token: a place, -1 for none.
+    Those of all heads stay as long as the kept pairs, so that the backward pass finds those of the forward pass.
     """
-    groups = triton.cdiv(blocks, routes.group)
-    records = torch.empty(routes.capacity, 8, dtype=torch.int32, device=segments.device)
-    slots = torch.full((rows, n, groups), -1, dtype=torch.int32, device=segments.device)
-    queries = routes.queries if order is None else torch.empty_like(routes.queries)
-    order_row = order.stride(0) if order is not None and order.dim() == 2 else 0
-    programs = min(routes.capacity, 2048)
-    _describe_tiles[(programs,)](
-        routes.tiles, routes.queries, routes.count, table, segments, records, slots, order, queries, n, groups,
-        order_row, 1 if order is None else order.stride(-1), GROUP=routes.group, ROWS=ROWS, ORDER=order is not None,
-        num_warps=4,
-    )  # fmt: skip
-    return Tiles(queries, records, routes.count, segments), slots
+    pattern = plan.pattern
+    group = group_of(pattern.keep.shape[3])
+    tensors = (pattern.keep, pattern.k_offsets, plan.q_order)
+
+    def make() -> Routes:
+        runs = segments_of(pattern.k_offsets, group, masked=pattern.rule is not None)
+        keep = pattern.keep.expand(plan.batch, plan.heads, -1, -1)[items, some]
+        return build_routes(keep, group, tile=ROWS, runs=runs, order=order_of_rows(plan.q_order, items, some))
+
+    if rows_of_turn(plan.heads, items, some) != slice(0, plan.batch * plan.heads):
+        return make()
+    return kept_with(tensors, ("routes", plan.batch, plan.heads, group, pattern.rule is not None), make)
+
+
+def tiles_of(routes: Routes) -> Tiles:
+    """Return routes as the work of the attention kernels."""
+    return Tiles(routes.queries, routes.records, routes.count, routes.segments)
 
 
 def segments_of(offsets: Tensor, group: int, *, masked: bool = False) -> tuple[Tensor, Tensor]:
     """List the segments of every (group, pattern): runs of neighbouring blocks, in the arranged order.
+
+    They stay as long as the offsets.
 
     Args:
         offsets: int64 [blocks + 1].
@@ -189,6 +220,10 @@ def segments_of(offsets: Tensor, group: int, *, masked: bool = False) -> tuple[T
         segments int32 [segments + 1, 2] as in ``Tiles``, and int32 [groups, 2^group, 2]: for every pattern its first
         segment, and its steps of 128 keys.
     """
+    return kept_with((offsets,), ("segments", group, masked), lambda: _segments(offsets, group, masked))
+
+
+def _segments(offsets: Tensor, group: int, masked: bool) -> tuple[Tensor, Tensor]:
     blocks = offsets.shape[0] - 1
     groups = triton.cdiv(blocks, group)
     runs = _runs(group, offsets.device)
@@ -223,42 +258,14 @@ def _runs(group: int, device: torch.device) -> Tensor:
     return torch.tensor(table, device=device)
 
 
-@jit
-def _describe_tiles(
-    tiles: tl.tensor, queries: tl.tensor, count: tl.tensor, table: tl.tensor, segments: tl.tensor, records: tl.tensor,
-    slots: tl.tensor, order: tl.tensor, tokens: tl.tensor, n: tl.tensor, groups: tl.tensor, order_row: tl.tensor,
-    order_token: tl.tensor, GROUP: tl.constexpr, ROWS: tl.constexpr, ORDER: tl.constexpr,
-) -> None:  # fmt: skip
-    for tile in range(tl.program_id(0), tl.load(count), tl.num_programs(0)):
-        row = tl.load(tiles + tile * 4)
-        group = tl.load(tiles + tile * 4 + 1) // GROUP
-        pattern = tl.load(tiles + tile * 4 + 2)
-        place = tl.load(tiles + tile * 4 + 3)
-        entry = table + (group * (1 << GROUP) + pattern) * 2
-        segment = tl.load(entry)
-        record = records + tile * 8
-        tl.store(record, row)
-        tl.store(record + 1, place)
-        tl.store(record + 2, segment)
-        tl.store(record + 3, tl.load(segments + segment * 2))
-        tl.store(record + 4, tl.load(segments + segment * 2 + 1))
-        tl.store(record + 5, tl.load(entry + 1))
-        at = place + tl.arange(0, ROWS)
-        query = tl.load(queries + at)
-        if ORDER:
-            where = order + row.to(tl.int64) * order_row + query.to(tl.int64) * order_token
-            query = tl.load(where, mask=query >= 0, other=-1).to(tl.int32)
-            tl.store(tokens + at, query)
-        tl.store(slots + (row.to(tl.int64) * n + query) * groups + group, at, mask=query >= 0)
-
-
 def _merge_heads(slots: Tensor, partial: Tensor, partial_lse: Tensor, output: Tensor, lse: Tensor) -> None:
     """Merge the partial results of every query into output [H, N, D] and lse [H, N]."""
-    heads, n, groups = slots.shape
+    heads, groups, n = slots.shape
     few = groups < 4
     rows, warps, stages = (32, 4, 1) if few else (16, 2, 3)
-    _merge[(triton.cdiv(n, rows), heads)](
-        slots, partial, partial_lse, output, lse, n, groups, output.stride(0), output.stride(1), lse.stride(0),
+    launch(
+        _merge, (triton.cdiv(n, rows), heads), (slots, partial, partial_lse, output, lse),
+        (n, groups, output.stride(0), output.stride(1), lse.stride(0)),
         ROWS=rows, D=partial.shape[1], HEAD_DIM=output.shape[2], STAGES=stages, num_warps=warps,
     )  # fmt: skip
 
@@ -273,12 +280,12 @@ def _merge(
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, D)
     inside = row < n
-    at = slots + (head * n + row) * groups
+    at = slots + head * groups * n + row
     top = tl.full([ROWS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, D], tl.float32)
     for group in tl.range(0, groups, num_stages=STAGES):
-        slot = tl.load(at + group, mask=inside, other=-1)
+        slot = tl.load(at + group * n, mask=inside, other=-1)
         there = slot >= 0
         part_lse = tl.load(partial_lse + slot, mask=there, other=-float("inf"))
         part = tl.load(partial + slot.to(tl.int64)[:, None] * D + column[None], mask=there[:, None], other=0.0)

@@ -18,19 +18,22 @@ from torch import Tensor
 from attnbench.kernels.gpu.arrange import arrange, padded_width
 from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
 from attnbench.kernels.gpu.hopper import is_hopper
+from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.routed import (
     bytes_per_head,
-    describe,
     group_of,
+    most_partial,
     order_of_rows,
+    routes_of,
     rows_of_turn,
-    segments_of,
+    tiles_of,
     turns,
+    with_less_where_scarce,
 )
-from attnbench.kernels.gpu.routing import Routes, build_routes, list_of, most_tiles
+from attnbench.kernels.gpu.routing import Routes, list_of, most_tiles
 from attnbench.kernels.gpu.rule_arrays import rows_of, rule_arrays
 from attnbench.kernels.gpu.widen import jit
-from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS, KeyTiles, RuleArrays, Tiles
+from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS, KeyTiles, RuleArrays
 from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
@@ -63,8 +66,8 @@ def backward_routed(
     given = _Given(q, k, v, d_output, lse, delta, plan, scale, rule, hopper)
     dk, dv = (torch.empty(*k.shape[:3], d, dtype=k.dtype, device=k.device) for _ in range(2))
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    _differentiate_queries(given, dq)
-    _differentiate_keys(given, dk, dv)
+    with_less_where_scarce(lambda: _differentiate_queries(given, dq), q.device)
+    with_less_where_scarce(lambda: _differentiate_keys(given, dk, dv), q.device)
     with phase("merge"):
         return dq, sum_groups(dk, kv_heads), sum_groups(dv, kv_heads)
 
@@ -106,33 +109,22 @@ class _Given:
         """Return the rule of some heads of some batch items."""
         return rows_of(self.rule, rows_of_turn(self.plan.heads, items, some))
 
-    def routes(self, items: slice, some: slice) -> Routes:
-        """Return the routes of some heads of some batch items."""
-        keep = self.plan.pattern.keep.expand(self.plan.batch, self.plan.heads, -1, -1)
-        return build_routes(keep[items, some], group_of(self.blocks), tile=ROWS)
-
-    def tiles(self, routes: Routes, items: slice, some: slice) -> tuple[Tiles, Tensor]:
-        """Return the tiles of some heads of some batch items, and where each query's partial results are."""
-        offsets, n = self.plan.pattern.k_offsets, self.plan.layout.tokens
-        segments, table = segments_of(offsets, routes.group, masked=self.rule is not None)
-        rows = rows_of_turn(self.plan.heads, items, some)
-        order = order_of_rows(self.plan.q_order, items, some)
-        return describe(routes, rows.stop - rows.start, segments, table, n, self.blocks, order)
-
 
 def _differentiate_queries(given: _Given, dq: Tensor) -> None:
     """Write dq [B, H, N, D], a few heads or batch items at a time, whose partial results fit the budget."""
     batch, heads, n, d = given.q.shape
-    for items, some in turns(batch, heads, given.kv_group, bytes_per_head(n, given.blocks, d)):
+    budget = most_partial(dq.device)
+    for items, some in turns(batch, heads, given.kv_group, bytes_per_head(n, given.blocks, d), budget):
         with phase("index"):
-            tiles, slots = given.tiles(given.routes(items, some), items, some)
+            routes = routes_of(given.plan, items, some)
         with phase("attend"):
             partial = backward_queries(
-                *given.tensors(items, some), tiles, given.scale, rule=given.rule_of(items, some), hopper=given.hopper
-            )
+                *given.tensors(items, some), tiles_of(routes), given.scale, rule=given.rule_of(items, some),
+                hopper=given.hopper,
+            )  # fmt: skip
         with phase("merge"):
-            _sum_partial(slots, partial, dq.view(-1, n, d)[rows_of_turn(heads, items, some)])
-        del tiles, slots, partial  # before those of the next heads are made
+            _sum_partial(routes.slots, partial, dq.view(-1, n, d)[rows_of_turn(heads, items, some)])
+        del routes, partial  # before those of the next heads are made
 
 
 def _differentiate_keys(given: _Given, dk: Tensor, dv: Tensor) -> None:
@@ -140,13 +132,12 @@ def _differentiate_keys(given: _Given, dk: Tensor, dv: Tensor) -> None:
     batch, heads, n = given.q.shape[:3]
     plan = given.plan
     lists = 4 * ROWS * most_tiles(1, n, given.blocks, group_of(given.blocks), ROWS)
-    for items, some in turns(batch, heads, given.kv_group, lists, whole=True):
+    for items, some in turns(batch, heads, given.kv_group, lists, most_partial(dk.device), whole=True):
         kv = given.kv_of(some)
         with phase("index"):
-            routes = given.routes(items, some)
-            queries = routes.queries if plan.q_order is None else given.tiles(routes, items, some)[0].queries
+            routes = routes_of(plan, items, some)
             masked = given.rule is not None
-            key_tiles = key_tiles_of(routes, queries, plan.pattern.k_offsets, n, given.kv_group, masked=masked)
+            key_tiles = key_tiles_of(routes, plan.pattern.k_offsets, n, given.kv_group, masked=masked)
         with phase("attend"):
             backward_keys(
                 *given.tensors(items, some), key_tiles, given.scale, rule=given.rule_of(items, some),
@@ -161,14 +152,11 @@ def keys_of_a_tile(n: int, blocks: int) -> int:
     return min(KEYS, max(16, enough))
 
 
-def key_tiles_of(
-    routes: Routes, queries: Tensor, offsets: Tensor, n: int, kv_group: int = 1, *, masked: bool = False
-) -> KeyTiles:
+def key_tiles_of(routes: Routes, offsets: Tensor, n: int, kv_group: int = 1, *, masked: bool = False) -> KeyTiles:
     """List, for the keys of every block, the places of the queries that chose it; blocks of many queries first.
 
     Args:
         routes: of some heads, whole groups of ``kv_group``.
-        queries: int32, the query token at each place of the routes.
         offsets: int64 [blocks + 1], where each block begins in the arranged order.
         n: tokens.
         kv_group: query heads that share a kv head.
@@ -183,15 +171,16 @@ def key_tiles_of(
     segments = torch.empty(rows * blocks * half + 1, 2, dtype=torch.int32, device=offsets.device)
     found = torch.empty(rows, blocks, 3, dtype=torch.int32, device=offsets.device)
     records = torch.zeros(rows, capacity, 8, dtype=torch.int32, device=offsets.device)
-    _list_places[(blocks, rows)](
-        routes.starts, routes.totals, routes.ranks, segments, found, blocks, triton.cdiv(blocks, routes.group),
+    launch(
+        _list_places, (blocks, rows), (routes.starts, routes.totals, routes.ranks, segments, found),
+        (blocks, triton.cdiv(blocks, routes.group)),
         GROUP=routes.group, HALF=half, TILE=routes.tile, STEP=PLACES, SIGN=-1 if masked else 1, num_warps=1,
     )  # fmt: skip
-    _lay_key_tiles[(blocks, rows)](
-        offsets, found, records, capacity, kv_group, HALF=half, KEYS=keys,
+    launch(
+        _lay_key_tiles, (blocks, rows), (offsets, found, records), (capacity, kv_group), HALF=half, KEYS=keys,
         WIDTH=min(256, triton.next_power_of_2(blocks)), num_warps=1,
     )  # fmt: skip
-    return KeyTiles(queries, records, segments, keys)
+    return KeyTiles(routes.queries, records, segments, keys)
 
 
 @jit
@@ -253,11 +242,12 @@ def _lay_key_tiles(
 
 def _sum_partial(slots: Tensor, partial: Tensor, result: Tensor) -> None:
     """Add the partial rows of every query into result [H, N, D]."""
-    heads, n, groups = slots.shape
+    heads, groups, n = slots.shape
     rows, warps, stages = (32, 4, 1) if groups < 4 else (16, 2, 3)
     d = result.shape[2]
-    _sum_rows[(triton.cdiv(n, rows), heads)](
-        slots, partial, result, n, groups, result.stride(0), result.stride(1), ROWS=rows, D=d,
+    launch(
+        _sum_rows, (triton.cdiv(n, rows), heads), (slots, partial, result),
+        (n, groups, result.stride(0), result.stride(1)), ROWS=rows, D=d,
         WIDTH=triton.next_power_of_2(d), STAGES=stages, num_warps=warps,
     )  # fmt: skip
 
@@ -271,10 +261,10 @@ def _sum_rows(
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     inside = row < n
-    at = slots + (head * n + row) * groups
+    at = slots + head * groups * n + row
     acc = tl.zeros([ROWS, WIDTH], tl.float32)
     for group in tl.range(0, groups, num_stages=STAGES):
-        slot = tl.load(at + group, mask=inside, other=-1)
+        slot = tl.load(at + group * n, mask=inside, other=-1)
         there = (slot >= 0)[:, None] & (column < D)[None]
         acc += tl.load(partial + slot.to(tl.int64)[:, None] * D + column[None], mask=there, other=0.0).to(tl.float32)
     where = result + head * out_head + row.to(tl.int64)[:, None] * out_token + column[None]

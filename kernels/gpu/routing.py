@@ -4,8 +4,9 @@ With groups of G blocks a list belongs to a group and a pattern of its blocks, s
 exactly the same blocks; G = 1 is the plain case. Lists of many blocks come first: their tiles are the most work.
 
 Four steps: pack the pairs into a bit for each query, turned so that a block's queries are neighbours; count each list's
-queries in every chunk, as prefix sums; lay the lists out one after another, in tiles; scatter. Launches depend on
-shapes alone, and nothing waits for the device. The result does not depend on the order in which programs run.
+queries in every chunk, as prefix sums; lay the lists out one after another, in tiles; scatter the queries, describe the
+tiles, and note where the partial result of each query and group will be. Launches depend on shapes alone, and nothing
+waits for the device. The result does not depend on the order in which programs run.
 
 Predicted for 12 heads of 55,296 queries × 72 blocks, a fifth kept: 48 MB of pairs read once, 6 MB of bits written once
 and read twice, 36 MB of lists written: 0.04 ms at 3 TB/s, and four launches.
@@ -21,6 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.widen import check_dtype, jit, popcount
 from attnbench.kernels.remember import remembered
 
@@ -34,15 +36,18 @@ class Routes:
     """Which queries chose which blocks, in tiles of ``tile`` queries that chose the same blocks.
 
     Attributes:
-        queries: int32 [capacity · tile]; tile ``i`` is from ``i · tile`` on. A list ascends; -1 fills its last tile.
-            What lies behind the last tile is undefined.
+        queries: int32 [capacity · tile], tokens; tile ``i`` is from ``i · tile`` on. A list follows the order of the
+            queries; -1 fills its last tile. What lies behind the last tile is undefined.
         tiles: int32 [capacity, 4]: row of ``keep`` (b · H + h), first block of the group, pattern (bit ``i`` is block
-            first + i), and where the tile starts in ``queries``. Tiles of many blocks first.
+            first + i), and where the tile starts in ``queries``. Tiles of many blocks first. Empty with ``runs``.
         count: int32 [1], number of tiles, on the device.
         overflow: int32 [1], 1 if there were more tiles than ``capacity``: the tiles that fit are right, others missing.
         starts: int32 [lists], the first tile of each list, numbered by ``list_of``.
         totals: int32 [lists], its queries.
         ranks: int32 [2^group - 1, 3], what ``list_of`` reads.
+        records: int32 [capacity, 8], the tiles as ``work.Tiles`` has them; empty without ``runs``.
+        segments: int32, as ``work.Tiles`` has them; with ``runs``.
+        slots: int32 [rows, groups, N], the place of each query token in a group, -1 for none; empty without ``runs``.
         group: blocks of a group.
         tile: queries of a tile.
     """
@@ -54,13 +59,16 @@ class Routes:
     starts: Tensor
     totals: Tensor
     ranks: Tensor
+    records: Tensor
+    segments: Tensor
+    slots: Tensor
     group: int
     tile: int
 
     @property
     def capacity(self) -> int:
         """Number of tiles there is room for."""
-        return len(self.tiles)
+        return len(self.queries) // self.tile
 
 
 def most_tiles(rows: int, n: int, blocks: int, group: int, tile: int = TILE) -> int:
@@ -73,7 +81,15 @@ def most_tiles(rows: int, n: int, blocks: int, group: int, tile: int = TILE) -> 
     return rows * total
 
 
-def build_routes(keep: Tensor, group: int = 1, *, tile: int = TILE, capacity: int | None = None) -> Routes:
+def build_routes(
+    keep: Tensor,
+    group: int = 1,
+    *,
+    tile: int = TILE,
+    capacity: int | None = None,
+    runs: tuple[Tensor, Tensor] | None = None,
+    order: Tensor | None = None,
+) -> Routes:
     """Collect, for every block or group of blocks, the queries that chose it.
 
     Args:
@@ -81,6 +97,8 @@ def build_routes(keep: Tensor, group: int = 1, *, tile: int = TILE, capacity: in
         group: neighbouring blocks that make a group, 1 to 6.
         tile: queries of a tile, a power of two.
         capacity: tiles to make room for; default: as many as the shapes can need.
+        runs: the keys of each pattern as ``routed.segments_of`` lists them; with it the tiles are described as work.
+        order: the query token at each arranged position, int64 [N] or [rows, N]; None means grid order.
 
     Returns:
         The routes, as tensors on the device of ``keep``.
@@ -115,25 +133,35 @@ def build_routes(keep: Tensor, group: int = 1, *, tile: int = TILE, capacity: in
         ints(lists),
         ints(2),
     )
-    queries, tiles = ints(capacity * tile), ints(capacity, 4)
+    queries = ints(capacity * tile)
+    described = runs is not None
+    tiles, records = ints(0 if described else capacity, 4), ints(capacity if described else 0, 8)
+    slots = ints(rows if described else 0, groups, n)
+    segments, table = (queries, queries) if runs is None else runs
     ranks = _pattern_ranks(group, keep.device)
+    order_row = order.stride(0) if order is not None and order.dim() == 2 else 0
     shape = {"GROUP": group, "CHUNK": CHUNK}
 
-    _pack[(triton.cdiv(words, 4), triton.cdiv(blocks, 32), rows)](
-        keep.view(torch.uint8), bits, *keep.stride(), heads, n, blocks, words, WORDS=4, WIDTH=32, num_warps=4
-    )
-    _count[(groups, rows)](
-        bits, ranks, before, totals, words, blocks, chunks, **shape, CHUNKS=min(64, triton.next_power_of_2(chunks)),
+    launch(
+        _pack, (triton.cdiv(words, 4), triton.cdiv(blocks, 32), rows), (keep.view(torch.uint8), bits),
+        (*keep.stride(), heads, n, blocks, words), WORDS=4, WIDTH=32, num_warps=4,
+    )  # fmt: skip
+    launch(
+        _count, (patterns, groups, rows), (bits, ranks, before, totals), (words, blocks, chunks), **shape,
+        CHUNKS=min(64, triton.next_power_of_2(chunks)),
         num_warps=4,
     )  # fmt: skip
-    _lay_out[(1,)](
-        totals, starts, ends, lists, capacity, TILE=tile, WIDTH=min(4096, triton.next_power_of_2(lists)), num_warps=8
-    )
-    _scatter[(chunks, groups, rows)](
-        bits, ranks, before, totals, starts, queries, tiles, words, blocks, chunks, capacity, **shape, TILE=tile,
-        num_warps=4,
+    launch(
+        _lay_out, (1,), (totals, starts, ends), (lists, capacity), TILE=tile,
+        WIDTH=min(4096, triton.next_power_of_2(lists)), num_warps=8,
     )  # fmt: skip
-    return Routes(queries, tiles, ends[:1], ends[1:], starts, totals, ranks, group, tile)
+    tensors = (bits, ranks, before, totals, starts, segments, table, queries if order is None else order)
+    launch(
+        _scatter, (chunks, groups, rows), (*tensors, queries, tiles, records, slots),
+        (n, words, blocks, chunks, capacity, order_row, 1 if order is None else order.stride(-1)),
+        **shape, TILE=tile, ORDER=order is not None, DESCRIBE=described, num_warps=8,
+    )  # fmt: skip
+    return Routes(queries, tiles, ends[:1], ends[1:], starts, totals, ranks, records, segments, slots, group, tile)
 
 
 @remembered(32)
@@ -199,18 +227,17 @@ def _count(
     bits: tl.tensor, ranks: tl.tensor, before: tl.tensor, totals: tl.tensor, words: tl.tensor, blocks: tl.tensor,
     chunks: tl.tensor, GROUP: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Count the queries of each list of a group: all of them, and those before each chunk."""
-    group, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    for pattern in range(1, 1 << GROUP):
-        number = list_of(ranks, pattern, row, tl.num_programs(1), group, tl.num_programs(0))
-        so_far = tl.full([], 0, tl.int32)
-        for first in range(0, chunks, CHUNKS):
-            chunk = first + tl.arange(0, CHUNKS)
-            at = chunk[:, None] * CHUNK + tl.arange(0, CHUNK)[None, :]
-            found = tl.sum(popcount(_matching(bits, at, row, group, pattern, words, blocks, GROUP)), 1)
-            tl.store(before + number * chunks + chunk, so_far + tl.cumsum(found, 0) - found, mask=chunk < chunks)
-            so_far += tl.sum(found, 0)
-        tl.store(totals + number, so_far)
+    """Count the queries of a list: all of them, and those before each chunk."""
+    pattern, group, row = tl.program_id(0) + 1, tl.program_id(1), tl.program_id(2).to(tl.int64)
+    number = list_of(ranks, pattern, row, tl.num_programs(2), group, tl.num_programs(1))
+    so_far = tl.full([], 0, tl.int32)
+    for first in range(0, chunks, CHUNKS):
+        chunk = first + tl.arange(0, CHUNKS)
+        at = chunk[:, None] * CHUNK + tl.arange(0, CHUNK)[None, :]
+        found = tl.sum(popcount(_matching(bits, at, row, group, pattern, words, blocks, GROUP)), 1)
+        tl.store(before + number * chunks + chunk, so_far + tl.cumsum(found, 0) - found, mask=chunk < chunks)
+        so_far += tl.sum(found, 0)
+    tl.store(totals + number, so_far)
 
 
 @jit
@@ -231,36 +258,92 @@ def _lay_out(
 
 @jit
 def _scatter(
-    bits: tl.tensor, ranks: tl.tensor, before: tl.tensor, totals: tl.tensor, starts: tl.tensor, queries: tl.tensor,
-    tiles: tl.tensor, words: tl.tensor, blocks: tl.tensor, chunks: tl.tensor, capacity: tl.tensor,
-    GROUP: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr,
+    bits: tl.tensor, ranks: tl.tensor, before: tl.tensor, totals: tl.tensor, starts: tl.tensor, segments: tl.tensor,
+    table: tl.tensor, order: tl.tensor, queries: tl.tensor, tiles: tl.tensor, records: tl.tensor, slots: tl.tensor,
+    n: tl.tensor, words: tl.tensor, blocks: tl.tensor, chunks: tl.tensor, capacity: tl.tensor, order_row: tl.tensor,
+    order_token: tl.tensor, GROUP: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr, ORDER: tl.constexpr,
+    DESCRIBE: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Write the queries of a chunk into the lists of a group; the first chunk also describes the lists' tiles."""
+    """Write the queries of a chunk into the lists of a group, and the tiles of every chunks-th of those lists."""
     chunk, group, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    word = tl.arange(0, CHUNK)
-    lane = tl.arange(0, 32)
-    for pattern in range(1, 1 << GROUP):
-        number = list_of(ranks, pattern, row, tl.num_programs(2), group, tl.num_programs(1))
-        match = _matching(bits, chunk * CHUNK + word, row, group, pattern, words, blocks, GROUP)
-        found = popcount(match)
-        start = tl.load(starts + number)
-        rank = tl.load(before + number * chunks + chunk) + tl.cumsum(found, 0) - found
-        lower = match[:, None] & ((1 << lane) - 1)[None, :]
-        place = start.to(tl.int64) * TILE + rank[:, None] + popcount(lower)
-        query = (chunk * CHUNK + word[:, None]) * 32 + lane[None, :]
-        chosen = ((match[:, None] >> lane[None, :]) & 1 != 0) & (place < capacity * TILE)
-        tl.store(queries + place, query, mask=chosen)
-        if chunk == 0:
-            total = tl.load(totals + number)
-            needed = (total + TILE - 1) // TILE
-            for first in range(0, needed, 128):
-                step = first + tl.arange(0, 128)
-                record = tiles + (start + step).to(tl.int64) * 4
-                fits = (step < needed) & (start + step < capacity)
-                tl.store(record, tl.zeros([128], tl.int32) + row.to(tl.int32), mask=fits)
-                tl.store(record + 1, tl.zeros([128], tl.int32) + group * GROUP, mask=fits)
-                tl.store(record + 2, tl.zeros([128], tl.int32) + pattern, mask=fits)
-                tl.store(record + 3, (start + step) * TILE, mask=fits)
-            rest = total + tl.arange(0, TILE)
-            padded = (rest < needed * TILE) & (start + needed <= capacity)
-            tl.store(queries + start.to(tl.int64) * TILE + rest, tl.full([TILE], -1, tl.int32), mask=padded)
+    rows, groups = tl.num_programs(2), tl.num_programs(1)
+    query = chunk * (CHUNK * 32) + tl.arange(0, CHUNK * 32)
+    pattern = tl.zeros([CHUNK * 32], tl.int32)
+    for i in tl.static_range(GROUP):
+        block = group * GROUP + i
+        known = (query < n) & (block < blocks)
+        word = tl.load(bits + (row * blocks + block) * words + query // 32, mask=known, other=0)
+        pattern = pattern | (((word >> (query % 32)) & 1) << i)
+    rank = _rank_in_chunk(pattern, GROUP, CHUNK)
+    some = pattern > 0
+    number = list_of(ranks, tl.maximum(pattern, 1), row, rows, group, groups)
+    rank += tl.load(before + number * chunks + chunk, mask=some, other=0)
+    place = tl.load(starts + number, mask=some, other=0).to(tl.int64) * TILE + rank
+    fits = some & (place < capacity * TILE)
+    token = query
+    if ORDER:
+        where = order + row * order_row + query.to(tl.int64) * order_token
+        token = tl.load(where, mask=query < n, other=0).to(tl.int32)
+    tl.store(queries + place, token, mask=fits)
+    if DESCRIBE:
+        tl.store(slots + (row * groups + group) * n + token, tl.where(fits, place, -1).to(tl.int32), mask=query < n)
+
+    for own in range(chunk + 1, 1 << GROUP, chunks):
+        lists = (starts, totals, queries, tiles, records)
+        _describe(lists, ranks, segments, table, own, row, group, capacity, GROUP, TILE, DESCRIBE)
+
+
+@jit
+def _describe(
+    lists: tl.tensor, ranks: tl.tensor, segments: tl.tensor, table: tl.tensor, pattern: tl.tensor, row: tl.tensor,
+    group: tl.tensor, capacity: tl.tensor, GROUP: tl.constexpr, TILE: tl.constexpr, DESCRIBE: tl.constexpr,
+) -> None:  # fmt: skip
+    """Describe the tiles of a list, and fill its last one."""
+    starts, totals, queries, tiles, records = lists
+    number = list_of(ranks, pattern, row, tl.num_programs(2), group, tl.num_programs(1))
+    start, total = tl.load(starts + number), tl.load(totals + number)
+    needed = (total + TILE - 1) // TILE
+    if DESCRIBE:
+        entry = table + (group * (1 << GROUP) + pattern) * 2
+        segment, steps = tl.load(entry), tl.load(entry + 1)
+        begin, end = tl.load(segments + segment * 2), tl.load(segments + segment * 2 + 1)
+    zeros = tl.zeros([128], tl.int32)
+    for first in range(0, needed, 128):
+        step = first + tl.arange(0, 128)
+        tile = (start + step).to(tl.int64)
+        there = (step < needed) & (tile < capacity)
+        if DESCRIBE:
+            tl.store(records + tile * 8, zeros + row.to(tl.int32), mask=there)
+            tl.store(records + tile * 8 + 1, (tile * TILE).to(tl.int32), mask=there)
+            tl.store(records + tile * 8 + 2, zeros + segment, mask=there)
+            tl.store(records + tile * 8 + 3, zeros + begin, mask=there)
+            tl.store(records + tile * 8 + 4, zeros + end, mask=there)
+            tl.store(records + tile * 8 + 5, zeros + steps, mask=there)
+        else:
+            tl.store(tiles + tile * 4, zeros + row.to(tl.int32), mask=there)
+            tl.store(tiles + tile * 4 + 1, zeros + group * GROUP, mask=there)
+            tl.store(tiles + tile * 4 + 2, zeros + pattern, mask=there)
+            tl.store(tiles + tile * 4 + 3, (tile * TILE).to(tl.int32), mask=there)
+    rest = total + tl.arange(0, TILE)
+    padded = (rest < needed * TILE) & (start + needed <= capacity)
+    tl.store(queries + start.to(tl.int64) * TILE + rest, tl.full([TILE], -1, tl.int32), mask=padded)
+
+
+@jit
+def _rank_in_chunk(pattern: tl.tensor, GROUP: tl.constexpr, CHUNK: tl.constexpr) -> tl.tensor:
+    """Count, for each query, those before it in the chunk that have its pattern.
+
+    Five patterns are counted at once, in 12 bits each: a chunk has fewer than 2^12 queries.
+    """
+    tl.static_assert(CHUNK * 32 < 4096)
+    rank = tl.zeros(pattern.shape, tl.int32)
+    if GROUP == 1:
+        rank = tl.cumsum(pattern, 0) - 1
+    else:
+        one = tl.full(pattern.shape, 1, tl.int64)
+        for first in tl.static_range(1, 1 << GROUP, 5):
+            own = (pattern >= first) & (pattern < first + 5)
+            shift = tl.where(own, (pattern - first) * 12, 0).to(tl.int64)
+            counted = tl.cumsum(tl.where(own, one << shift, 0), 0)
+            rank = tl.where(own, ((counted >> shift) & 0xFFF).to(tl.int32) - 1, rank)
+    return rank

@@ -83,7 +83,7 @@ def test_a_launch_that_was_noted_writes_to_outputs_of_its_own(device: torch.devi
 
 def test_every_launch_of_a_routed_plan_is_noted(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
     plan, (q, k, v) = _routes(device, 60), _tensors(device, 60)
-    monkeypatch.setattr("attnbench.kernels.gpu.routed.PARTIAL_BUDGET", 1)
+    monkeypatch.setattr("attnbench.kernels.gpu.routed.most_partial", lambda device: 1)
     with recorded() as launches:
         attend_routed(q, k, v, plan, SCALE, hopper=False)
     assert len(launches) == 2  # a head at a time

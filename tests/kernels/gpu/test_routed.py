@@ -80,7 +80,7 @@ def test_many_blocks_are_taken_in_groups_and_more_queries_than_a_tile_holds(devi
 def test_heads_are_taken_few_at_a_time_when_partial_results_are_large(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routed, "PARTIAL_BUDGET", 1)
+    monkeypatch.setattr(routed, "most_partial", lambda device: 1)
     generator = torch.Generator().manual_seed(1)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     q = torch.randn(1, 4, 90, 64, generator=generator).to(device, dtype)
@@ -99,9 +99,7 @@ def test_turns_take_every_row_once_and_as_many_as_fit(
     batch: int, heads: tuple[int, int], budget: int, whole: bool
 ) -> None:
     count, kv_group = heads
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(routed, "PARTIAL_BUDGET", budget)
-        found = routed.turns(batch, count, kv_group, 3, whole=whole)
+    found = routed.turns(batch, count, kv_group, 3, budget, whole=whole)
     rows = [routed.rows_of_turn(count, *turn) for turn in found]
     assert [row for turn in rows for row in range(turn.start, turn.stop)] == list(range(batch * count))
     for items, some in found:
@@ -158,7 +156,7 @@ def test_equals_whole_matrices_for_any_order_rule_and_head_dim(
     q_order, k_order = (None if order is None else order.to(device) for order in (plan.q_order, plan.k_order))
     moved = RoutedPattern(pattern.k_offsets.to(device), pattern.keep.to(device), pattern.rule)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(routed, "PARTIAL_BUDGET", budget)
+        patch.setattr(routed, "most_partial", lambda device: budget)
         output, lse = routed.attend_routed(
             q, k, v, Plan(plan.layout, plan.batch, plan.heads, moved, q_order, k_order), 0.2
         )

@@ -87,7 +87,7 @@ def _moved(plan: Plan, device: torch.device) -> Plan:
 def test_one_head_at_a_time_of_several_that_share_keys(
     ordered: bool, oracle: Oracle, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routed, "PARTIAL_BUDGET", 1)
+    monkeypatch.setattr(routed, "most_partial", lambda device: 1)
     plan = _plan(1, [20, 30, 10], (1, 4), 0.5, ordered)
     _check(_moved(plan, device), plan.token_mask(), 2, 64, oracle, device, 1.0)
 
@@ -152,7 +152,7 @@ def test_key_tiles_hold_the_kept_pairs(
     keep = torch.rand(1, 2, n, blocks, generator=generator) < chances
     offsets = torch.tensor([0, *sizes]).cumsum(0)
     routes = build_routes(keep.to(device), group, tile=16)
-    work = key_tiles_of(routes, routes.queries, offsets.to(device), n, kv_group, masked=masked)
+    work = key_tiles_of(routes, offsets.to(device), n, kv_group, masked=masked)
     queries, segments = work.queries.tolist(), work.segments.tolist()
     found = torch.zeros(2, n, n, dtype=torch.int64)
     for head, records in enumerate(work.records.tolist()):
