@@ -1,20 +1,20 @@
 """The cuts over all (query, block) pairs of a head: by a threshold on their shares, or by a number of pairs.
 
-No sort. Weights are integers (see ``widen``); a bracket of weights that certainly holds the cut is narrowed level by
-level: one pass over the scores counts the pairs of the bracket in 128 bins and adds up exactly what lies above it; the
-bins' edges then bound the sum above each bin, and the bins between "certainly reached" and "possibly reached" are the
-next bracket. When at most ``capacity`` pairs are left in it, a head is settled and later levels skip it. Then one pass
-writes all pairs but those of the bracket, and collects these; one program a head ranks them exactly, by score and then
-by (query, block), and writes them. Where ``levels`` do not suffice (many equal scores), that program works on the
-scores themselves: slow, but as exact.
+No sort. Weights are integers (see ``widen``). A bracket of weights that almost always holds the cut is guessed from a
+sample, and one pass over the scores writes what lies outside it and collects what lies inside (see ``bracket``). What
+was collected is narrowed level by level: the pairs of the bracket are counted in 128 bins, and what lies above it is
+added up exactly; the bins' edges bound the sum above each bin, and the bins between "certainly reached" and "possibly
+reached" are the next bracket. When at most ``capacity`` pairs are left in it, a head is settled and later levels skip
+it. Then all pairs but those of the bracket are written, and one program a head ranks these exactly, by score and then
+by (query, block). A head whose cut is not in the bracket that was guessed is narrowed over all of its pairs. Where
+``levels`` do not suffice (many equal scores), the last program works on the scores themselves: slow, but as exact.
 
-Nothing waits for the device, and launches depend on shapes alone. Sums are of integers, so results are reproducible bit
-for bit, although atomics collect them.
+The last program of a launch that is done with a head narrows its bracket. Nothing waits for the device, and launches
+depend on shapes alone. Sums are of integers, so results are reproducible bit for bit, although atomics collect them.
 
-Predicted for 12 heads of 55,296 queries × 72 blocks on an H100: 191 MB a pass, 0.064 ms at 3 TB/s, three passes (two
-levels settle spread-out scores) and 48 MB of results, 0.21 ms if memory were the limit. But the compiled loops take
-about 80 instructions a pair, half of them the warp histogram's votes and population counts, and 0.13 ms a pass: 0.4 ms
-at 72 blocks, 0.24 ms as the mean of 8, 48 and 72. Halving the bins would save a tenth of that and risk a third level.
+Predicted for 12 heads of 55,296 queries × 72 blocks on an H100: an eleventh of 191 MB for the sample, 191 MB read and
+48 MB written by the pass, 0.09 ms at 3 TB/s, and some 40 instructions a pair, 0.13 ms; what was collected is a
+twentieth. Narrowing all pairs took two passes of 0.2 ms before one of 0.18 ms that wrote them.
 """
 
 from __future__ import annotations
@@ -27,23 +27,30 @@ import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.gpu.launch import launch
+from attnbench.kernels.gpu.selection.bracket import divide_pairs, sample_bracket
 from attnbench.kernels.gpu.selection.pairs import (
     ABOVE,
+    BASE,
     CEILING,
     CURSOR,
     FLOOR,
     INSIDE,
     LIMIT,
+    LISTED,
     OVER,
-    OWN,
     SELECTED,
     SHIFT,
     SLOTS,
     TARGET,
-    TOTAL,
+    TICKETS,
     add_weights,
+    fresh,
+    is_last,
+    read_members,
     read_pairs,
     scaling_of,
+    shift_for,
 )
 from attnbench.kernels.gpu.selection.ranking import rank_bracket
 from attnbench.kernels.gpu.selection.scoring import new_extremes
@@ -55,20 +62,26 @@ class Tuning:
     """Sizes that change the speed of the cuts and never their result.
 
     Attributes:
-        tile: pairs a program handles at once, a power of two.
+        tile: pairs a program handles at once, a power of two from 4 on.
         programs: programs a pass is divided into, about.
         capacity: pairs of a head that may be left to rank, a power of two.
         levels: most narrowing passes, 1 to 6; settled heads skip the rest.
         log_bins: binary logarithm of the number of bins, at least 5.
         block: pairs the ranking program handles at once, a power of two.
+        stride: the sample is every so-manieth query; no divisor of what widths of grids are made of.
+        margin: of all weight, on either side of the sample's cut, that the first bracket holds.
+        room: the part of its pairs that a program of the first pass can collect is 1 ÷ this.
     """
 
-    tile: int = 2048
+    tile: int = 1024
     programs: int = 1056
-    capacity: int = 16384
-    levels: int = 4
+    capacity: int = 512
+    levels: int = 3
     log_bins: int = 7
     block: int = 512
+    stride: int = 11
+    margin: float = 0.015
+    room: int = 8
 
 
 DEFAULT = Tuning()
@@ -155,39 +168,45 @@ def _cut(scores: Tensor, own: Tensor, amount: int, count: bool, extremes: Tensor
     tiles = triton.cdiv(pairs, tuning.tile)
     steps = max(1, tiles * rows // tuning.programs)
     grid = (triton.cdiv(tiles, steps), rows)
-    zeros = torch.zeros(rows * slots + levels * rows * bins // 2, dtype=torch.int64, device=scores.device)
+    zeros = torch.zeros(rows * slots + (levels + 1) * rows * bins // 2, dtype=torch.int64, device=scores.device)
     state, counts = zeros[: rows * slots], zeros[rows * slots :].view(torch.int32)
     if extremes is None:
         extremes = new_extremes(rows, scores.device)
-        _extremes[grid](scores, extremes, pairs, steps, TILE=tuning.tile, num_warps=8)
+        launch(_extremes, grid, (scores, extremes), (pairs, steps), TILE=tuning.tile, num_warps=8)
     keep = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
-    values = scores.new_empty(rows, capacity)
-    places = torch.empty(rows, capacity, dtype=torch.int32, device=scores.device)
-    settings = {"COUNT": count, "CAPACITY": capacity}
-    for level in range(levels):
-        narrowing = settings | {"LEVEL": level, "LOG_BINS": tuning.log_bins}
-        _tally[grid](
-            scores,
-            own,
-            extremes,
-            state,
-            counts,
-            pairs,
-            steps,
-            BLOCKS=blocks,
-            TILE=tuning.tile,
-            **narrowing,
-            num_warps=8,
-        )
-        _narrow[(rows,)](state, counts, amount, **narrowing, num_warps=1)
     kept = keep.view(torch.uint8)
-    _write[grid](
-        scores, own, extremes, state, kept, values, places, pairs, steps,
-        BLOCKS=blocks, TILE=tuning.tile, **settings, num_warps=8,
+    room = triton.cdiv(steps * tuning.tile, tuning.room)
+    values, last_values = scores.new_empty(rows, grid[0], room), scores.new_empty(rows, capacity)
+    places, last_places, taken = (
+        torch.empty(shape, dtype=torch.int32, device=scores.device)
+        for shape in ((rows, grid[0], room), (rows, capacity), (rows, grid[0]))
+    )
+    sampled = triton.cdiv(n, tuning.stride) * blocks
+    parts = max(1, min(grid[0], triton.cdiv(sampled, tuning.tile)))
+    given = (scores, own, extremes, state)
+    common = {"BLOCKS": blocks, "COUNT": count}
+    launch(
+        sample_bracket, (parts, rows), (*given, counts),
+        (amount, pairs, sampled, triton.cdiv(sampled, parts * tuning.tile)), **common,
+        LOG_BINS=tuning.log_bins, STRIDE=tuning.stride, MARGIN=tuning.margin, TILE=tuning.tile, num_warps=8,
     )  # fmt: skip
-    rank_bracket[(rows,)](
-        scores, own, extremes, state, kept, values, places, pairs,
-        BLOCKS=blocks, BLOCK=tuning.block, **settings, num_warps=8,
+    launch(
+        divide_pairs, grid, (*given, kept, values, places, taken), (amount, pairs, steps, room), **common,
+        LOG_BINS=tuning.log_bins, TILE=tuning.tile, num_warps=8,
+    )  # fmt: skip
+    common["CAPACITY"] = capacity
+    for level in range(levels):
+        launch(
+            _narrow, grid, (*given, counts, values, places, taken), (pairs, steps, room), **common, LEVEL=level,
+            LOG_BINS=tuning.log_bins, TILE=tuning.tile, num_warps=8,
+        )  # fmt: skip
+    launch(
+        _write, grid, (*given, kept, values, places, taken, last_values, last_places), (pairs, steps, room), **common,
+        TILE=tuning.tile, num_warps=8,
+    )  # fmt: skip
+    launch(
+        rank_bracket, (rows,), (*given, kept, last_values, last_places), (pairs,), **common, BLOCK=tuning.block,
+        num_warps=8,
     )  # fmt: skip
     return keep
 
@@ -209,141 +228,139 @@ def _extremes(scores: tl.tensor, extremes: tl.tensor, pairs: tl.tensor, steps: t
 
 
 @jit
-def _tally(
-    scores: tl.tensor, own: tl.tensor, extremes: tl.tensor, state: tl.tensor, counts: tl.tensor, pairs: tl.tensor,
-    steps: tl.tensor, BLOCKS: tl.constexpr, COUNT: tl.constexpr, CAPACITY: tl.constexpr, LEVEL: tl.constexpr,
-    LOG_BINS: tl.constexpr, TILE: tl.constexpr,
+def _narrow(
+    scores: tl.tensor, own: tl.tensor, extremes: tl.tensor, state: tl.tensor, counts: tl.tensor, values: tl.tensor,
+    places: tl.tensor, taken: tl.tensor, pairs: tl.tensor, steps: tl.tensor, room: tl.tensor, BLOCKS: tl.constexpr,
+    COUNT: tl.constexpr, CAPACITY: tl.constexpr, LEVEL: tl.constexpr, LOG_BINS: tl.constexpr, TILE: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Count the pairs in each bin of the bracket, and add up the weights above it (at level 0, of all and of own)."""
+    """Count the pairs of the bracket in bins, add up the weights above it, and take the bins that may hold the cut."""
     head = tl.program_id(1).to(tl.int64)
-    scaling = scaling_of(extremes, head)
     state += head * SLOTS
+    if tl.load(state + INSIDE) > CAPACITY:
+        part = head * tl.num_programs(0) + tl.program_id(0)
+        scaling = scaling_of(extremes, head)
+        source = (scores + head * pairs, own, values + part * room, places + part * room)
+        counts += ((LEVEL + 1) * tl.num_programs(1) + head) * (1 << LOG_BINS)
+        if tl.load(state + LISTED) > 0:
+            size = tl.load(taken + part)
+            _count(source, state, counts, 0, size, size, scaling, BLOCKS, COUNT, LEVEL, LOG_BINS, TILE, True)
+        else:
+            first = tl.program_id(0) * steps * TILE
+            end = first + steps * TILE
+            _count(source, state, counts, first, end, pairs, scaling, BLOCKS, COUNT, LEVEL, LOG_BINS, TILE, False)
+        if is_last(state + TICKETS + 2 + LEVEL):
+            _take_bins(state, counts, COUNT, LEVEL, LOG_BINS)
+
+
+@jit
+def _count(
+    source: tl.tensor, state: tl.tensor, counts: tl.tensor, start: tl.tensor, end: tl.tensor, size: tl.tensor,
+    scaling: tl.tensor, BLOCKS: tl.constexpr, COUNT: tl.constexpr, LEVEL: tl.constexpr, LOG_BINS: tl.constexpr,
+    TILE: tl.constexpr, COLLECTED: tl.constexpr,
+) -> None:  # fmt: skip
     BINS: tl.constexpr = 1 << LOG_BINS
-    if LEVEL == 0:
-        floor = tl.full([], 0, tl.int32)
-        ceiling = tl.full([], LIMIT, tl.int32)
-        shift = tl.full([], 30 - LOG_BINS, tl.int32)
-    else:
-        floor = tl.load(state + FLOOR).to(tl.int32)
-        ceiling = tl.load(state + CEILING).to(tl.int32)
-        shift = tl.load(state + SHIFT).to(tl.int32)
-        steps = tl.where(tl.load(state + INSIDE) > CAPACITY, steps, 0)
+    floor, ceiling = tl.load(state + FLOOR).to(tl.int32), tl.load(state + CEILING).to(tl.int32)
+    shift = tl.load(state + SHIFT).to(tl.int32)
     found = tl.zeros([BINS], tl.int32)
-    total = tl.full([], 0, tl.int64)
-    mine = tl.full([], 0, tl.int64)
-    for step in range(steps):
-        at = (tl.program_id(0) * steps + step) * TILE + tl.arange(0, TILE)
-        _, weight, is_own, rival = read_pairs(scores + head * pairs, own, at, pairs, scaling, BLOCKS)
-        inside = rival & (weight >= floor) & (weight < ceiling)
+    above = tl.full([], 0, tl.int64)
+    for first in range(start, end, TILE):
+        at = first + tl.arange(0, TILE)
+        _, weight, _, rival = read_members(source, (floor, LIMIT), at, size, scaling, BLOCKS, COLLECTED)
+        inside = rival & (weight < ceiling)
         bins = tl.minimum(tl.where(inside, weight - floor, 0) >> shift, BINS - 1)
         found += tl.histogram(bins, BINS, mask=inside)
         if not COUNT:
-            if LEVEL == 0:
-                total += add_weights(tl.where(rival | is_own, weight, 0))
-                mine += add_weights(tl.where(is_own, weight, 0))
-            else:
-                total += add_weights(tl.where(rival & (weight >= ceiling), weight, 0))
-    place = (LEVEL * tl.num_programs(1) + head) * BINS + tl.arange(0, BINS)
-    tl.atomic_add(counts + place, found, mask=found > 0, sem="relaxed")
+            above += add_weights(tl.where(rival & (weight >= ceiling), weight, 0))
+    tl.atomic_add(counts + tl.arange(0, BINS), found, mask=found > 0, sem="relaxed")
     if not COUNT:
-        if LEVEL == 0:
-            tl.atomic_add(state + TOTAL, total, mask=total > 0, sem="relaxed")
-            tl.atomic_add(state + OWN, mine, mask=mine > 0, sem="relaxed")
-        else:
-            tl.atomic_add(state + ABOVE + LEVEL, total, mask=total > 0, sem="relaxed")
+        tl.atomic_add(state + ABOVE + LEVEL, above, mask=above > 0, sem="relaxed")
 
 
 @jit
-def _target(total: tl.tensor, mine: tl.tensor, amount: tl.tensor) -> tl.tensor:
-    """Return max(threshold · total - mine, 0) rounded up, where ``amount`` is the threshold · 2^60."""
-    one = tl.full([], 1 << 60, tl.int64)
-    missing = total.to(tl.float64) * (amount.to(tl.float64) / one.to(tl.float64)) - mine.to(tl.float64)
-    whole = tl.maximum(missing, 0.0).to(tl.int64)
-    whole += (whole.to(tl.float64) < missing).to(tl.int64)
-    return tl.where(amount >= one, tl.maximum(total - mine, 0), whole)
-
-
-@jit
-def _narrow(
-    state: tl.tensor, counts: tl.tensor, amount: tl.tensor, COUNT: tl.constexpr, CAPACITY: tl.constexpr,
-    LEVEL: tl.constexpr, LOG_BINS: tl.constexpr,
-) -> None:  # fmt: skip
+def _take_bins(
+    state: tl.tensor, counts: tl.tensor, COUNT: tl.constexpr, LEVEL: tl.constexpr, LOG_BINS: tl.constexpr
+) -> None:
     """Replace the bracket of a head by those of its bins that may hold the cut."""
-    head = tl.program_id(0)
-    state += head * SLOTS
     BINS: tl.constexpr = 1 << LOG_BINS
     one = tl.full([], 1, tl.int64)
-    if LEVEL == 0:
-        pending = head >= 0
-        floor = one * 0
-        ceiling = one * LIMIT
-        shift = one * (30 - LOG_BINS)
-        target = one * amount if COUNT else _target(tl.load(state + TOTAL), tl.load(state + OWN), one * amount)
-        tl.store(state + TARGET, target)
+    floor, ceiling, shift = tl.load(state + FLOOR), tl.load(state + CEILING), tl.load(state + SHIFT)
+    target, over = tl.load(state + TARGET), tl.load(state + OVER)
+    bins = tl.arange(0, BINS).to(tl.int64)
+    found = fresh(counts + tl.arange(0, BINS)).to(tl.int64)
+    first = floor + (bins << shift)
+    last = tl.where(bins == BINS - 1, ceiling, tl.minimum(first + (one << shift), ceiling)) - 1
+    number = over + tl.cumsum(found, 0, reverse=True)
+    if COUNT:
+        least = number
+        most = number
     else:
-        pending = tl.load(state + INSIDE) > CAPACITY
-        floor, ceiling, shift = tl.load(state + FLOOR), tl.load(state + CEILING), tl.load(state + SHIFT)
-        target = tl.load(state + TARGET)
-    if pending:
-        bins = tl.arange(0, BINS).to(tl.int64)
-        found = tl.load(counts + (LEVEL * tl.num_programs(0) + head) * BINS + bins).to(tl.int64)
-        first = floor + (bins << shift)
-        last = tl.where(bins == BINS - 1, ceiling, tl.minimum(first + (one << shift), ceiling)) - 1
-        over = tl.load(state + OVER)
-        number = over + tl.cumsum(found, 0, reverse=True)
-        if COUNT:
-            least = number
-            most = number
-        else:
-            above = tl.load(state + ABOVE + LEVEL)  # zero at level 0: nothing is above the first bracket
-            least = above + tl.cumsum(found * first, 0, reverse=True)
-            most = above + tl.cumsum(found * last, 0, reverse=True)
-        high = tl.max(tl.where((most >= target) & (number > 0), bins, 0), 0)  # the cut is certainly not above this bin
-        low = tl.max(tl.where((least >= target) & (number > 0), bins, 0), 0)  # nor below this one
-        inside = tl.sum(tl.where((bins >= low) & (bins <= high), found, 0), 0)
-        over += tl.sum(tl.where(bins > high, found, 0), 0)
-        ceiling = tl.max(tl.where(bins == high, last, 0), 0) + 1
-        floor += low << shift
-        if COUNT:
-            none = target == 0  # keep no other pair: a bracket above all weights
-            floor = tl.where(none, one * LIMIT, floor)
-            ceiling = tl.where(none, one * LIMIT, ceiling)
-            inside = tl.where(none, 0, inside)
-        shift = one * 0
-        while ((ceiling - floor - 1) >> shift) >= BINS:
-            shift += 1
-        tl.store(state + FLOOR, floor)
-        tl.store(state + CEILING, ceiling)
-        tl.store(state + SHIFT, shift)
-        tl.store(state + INSIDE, inside)
-        tl.store(state + OVER, over)
+        above = tl.load(state + BASE) + fresh(state + ABOVE + LEVEL)
+        least = above + tl.cumsum(found * first, 0, reverse=True)
+        most = above + tl.cumsum(found * last, 0, reverse=True)
+    high = tl.max(tl.where((most >= target) & (number > 0), bins, 0), 0)  # the cut is certainly not above this bin
+    low = tl.max(tl.where((least >= target) & (number > 0), bins, 0), 0)  # nor below this one
+    ceiling = tl.max(tl.where(bins == high, last, 0), 0) + 1
+    floor += low << shift
+    tl.store(state + FLOOR, floor)
+    tl.store(state + CEILING, ceiling)
+    tl.store(state + SHIFT, shift_for(floor, ceiling, LOG_BINS))
+    tl.store(state + INSIDE, tl.sum(tl.where((bins >= low) & (bins <= high), found, 0), 0))
+    tl.store(state + OVER, over + tl.sum(tl.where(bins > high, found, 0), 0))
 
 
 @jit
 def _write(
     scores: tl.tensor, own: tl.tensor, extremes: tl.tensor, state: tl.tensor, keep: tl.tensor, values: tl.tensor,
-    places: tl.tensor, pairs: tl.tensor, steps: tl.tensor,
-    BLOCKS: tl.constexpr, COUNT: tl.constexpr, CAPACITY: tl.constexpr, TILE: tl.constexpr,
+    places: tl.tensor, taken: tl.tensor, last_values: tl.tensor, last_places: tl.tensor, pairs: tl.tensor,
+    steps: tl.tensor, room: tl.tensor, BLOCKS: tl.constexpr, COUNT: tl.constexpr, CAPACITY: tl.constexpr,
+    TILE: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Write own pairs and those above the bracket as kept, all others as not; collect those inside if there is room."""
+    """Write the pairs above the last bracket as kept, where they are not yet, and collect those inside if they fit."""
     head = tl.program_id(1).to(tl.int64)
-    scaling = scaling_of(extremes, head)
     state += head * SLOTS
+    scaling = scaling_of(extremes, head)
+    part = head * tl.num_programs(0) + tl.program_id(0)
+    source = (scores + head * pairs, own, values + part * room, places + part * room)
+    target = (keep + head * pairs, last_values + head * CAPACITY, last_places + head * CAPACITY)
+    if tl.load(state + LISTED) > 0:
+        size = tl.load(taken + part)
+        _write_members(source, target, state, 0, size, size, scaling, BLOCKS, COUNT, CAPACITY, TILE, True)
+        if tl.program_id(0) == 0:
+            tl.atomic_add(state + SELECTED, tl.load(state + BASE), sem="relaxed")
+    else:
+        first = tl.program_id(0) * steps * TILE
+        end = first + steps * TILE
+        _write_members(source, target, state, first, end, pairs, scaling, BLOCKS, COUNT, CAPACITY, TILE, False)
+
+
+@jit
+def _write_members(
+    source: tl.tensor, target: tl.tensor, state: tl.tensor, start: tl.tensor, end: tl.tensor, size: tl.tensor,
+    scaling: tl.tensor, BLOCKS: tl.constexpr, COUNT: tl.constexpr, CAPACITY: tl.constexpr, TILE: tl.constexpr,
+    COLLECTED: tl.constexpr,
+) -> None:  # fmt: skip
+    keep, last_values, last_places = target
     floor, ceiling = tl.load(state + FLOOR).to(tl.int32), tl.load(state + CEILING).to(tl.int32)
-    room = tl.load(state + INSIDE) <= CAPACITY
+    fits_all = tl.load(state + INSIDE) <= CAPACITY
     total = tl.full([], 0, tl.int64)
-    for step in range(steps):
-        at = (tl.program_id(0) * steps + step) * TILE + tl.arange(0, TILE)
-        x, weight, is_own, rival = read_pairs(scores + head * pairs, own, at, pairs, scaling, BLOCKS)
-        above = rival & (weight >= ceiling)
-        tl.store(keep + head * pairs + at, (is_own | above).to(tl.uint8), mask=at < pairs)
+    one = tl.full([TILE], 1, tl.int64)
+    for first in range(start, end, TILE):
+        at = first + tl.arange(0, TILE)
+        if COLLECTED:
+            x, weight, place, rival = read_members(source, (floor, LIMIT), at, size, scaling, BLOCKS, True)
+            above = rival & (weight >= ceiling)
+            tl.store(keep + place, one.to(tl.uint8), mask=above)
+        else:
+            x, weight, is_own, rival = read_pairs(source[0], source[1], at, size, scaling, BLOCKS)
+            place = at
+            above = rival & (weight >= ceiling)
+            tl.store(keep + at, (is_own | above).to(tl.uint8), mask=at < size)
         if not COUNT:
             total += add_weights(tl.where(above, weight, 0))
-        inside = room & rival & (weight >= floor) & (weight < ceiling)
-        one = tl.full([TILE], 1, tl.int64)
+        inside = fits_all & rival & (weight >= floor) & (weight < ceiling)
         slot = tl.atomic_add(state + CURSOR + tl.zeros([TILE], tl.int32), one, mask=inside, sem="relaxed")
         fits = inside & (slot < CAPACITY)
-        tl.store(values + head * CAPACITY + slot, x, mask=fits)
-        tl.store(places + head * CAPACITY + slot, at, mask=fits)
+        tl.store(last_values + slot, x, mask=fits)
+        tl.store(last_places + slot, place, mask=fits)
     if not COUNT:
         tl.atomic_add(state + SELECTED, total, mask=total > 0, sem="relaxed")

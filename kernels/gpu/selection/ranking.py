@@ -11,6 +11,7 @@ import triton.language as tl
 
 from attnbench.kernels.gpu.selection.pairs import (
     CEILING,
+    CURSOR,
     FLOOR,
     INSIDE,
     OVER,
@@ -20,7 +21,7 @@ from attnbench.kernels.gpu.selection.pairs import (
     read_members,
     scaling_of,
 )
-from attnbench.kernels.gpu.widen import jit
+from attnbench.kernels.gpu.widen import jit, order_image
 
 
 @jit
@@ -37,7 +38,7 @@ def rank_bracket(
     source = (scores + head * pairs, own, values + head * CAPACITY, places + head * CAPACITY)
     inside = tl.load(state + INSIDE)
     if inside <= CAPACITY:
-        _rank(source, state, keep, inside.to(tl.int32), scaling, BLOCKS, COUNT, BLOCK, True)
+        _rank(source, state, keep, tl.load(state + CURSOR).to(tl.int32), scaling, BLOCKS, COUNT, BLOCK, True)
     else:
         _rank(source, state, keep, pairs, scaling, BLOCKS, COUNT, BLOCK, False)
 
@@ -56,7 +57,8 @@ def _rank(
     least = tl.full([BLOCK], 0x7FFFFFFF, tl.int32)
     most = tl.full([BLOCK], -0x80000000, tl.int32)
     for first in range(0, size, BLOCK):
-        image, _, _, inside = read_members(source, band, first + lanes, size, scaling, BLOCKS, COLLECTED)
+        x, _, _, inside = read_members(source, band, first + lanes, size, scaling, BLOCKS, COLLECTED)
+        image = order_image(x)
         least = tl.where(inside, tl.minimum(least, image), least)
         most = tl.where(inside, tl.maximum(most, image), most)
     cut = tl.min(least, 0).to(tl.int64)
@@ -71,7 +73,8 @@ def _rank(
         numbers = tl.zeros([16, BLOCK], tl.int32)
         weights = tl.zeros([16, BLOCK], tl.int64)
         for first in range(0, size, BLOCK):
-            image, weight, _, inside = read_members(source, band, first + lanes, size, scaling, BLOCKS, COLLECTED)
+            x, weight, _, inside = read_members(source, band, first + lanes, size, scaling, BLOCKS, COLLECTED)
+            image = order_image(x)
             beats = inside[None, :] & (image.to(tl.int64)[None, :] >= pivots[:, None])
             numbers += beats.to(tl.int32)
             if not COUNT:
@@ -86,7 +89,8 @@ def _rank(
     beyond = tl.zeros([BLOCK], tl.int64)
     each = tl.zeros([BLOCK], tl.int32)
     for first in range(0, size, BLOCK):
-        image, weight, _, inside = read_members(source, band, first + lanes, size, scaling, BLOCKS, COLLECTED)
+        x, weight, _, inside = read_members(source, band, first + lanes, size, scaling, BLOCKS, COLLECTED)
+        image = order_image(x)
         better += (inside & (image > cut)).to(tl.int32)
         equal += (inside & (image == cut)).to(tl.int32)
         beyond += tl.where(inside & (image > cut), 1 if COUNT else weight, 0)
@@ -106,13 +110,15 @@ def _rank(
             pivots = end + digits * step
             numbers = tl.zeros([16, BLOCK], tl.int32)
             for first in range(0, size, BLOCK):
-                image, _, place, inside = read_members(source, band, first + lanes, size, scaling, BLOCKS, COLLECTED)
+                x, _, place, inside = read_members(source, band, first + lanes, size, scaling, BLOCKS, COLLECTED)
+                image = order_image(x)
                 tied = inside & (image == cut)
                 numbers += (tied[None, :] & (place.to(tl.int64)[None, :] < pivots[:, None])).to(tl.int32)
             end += step * tl.max(tl.where(tl.sum(numbers, 1) <= needed, digits, 0), 0)
             step = step // 16
 
     for first in range(0, size, BLOCK):
-        image, _, place, inside = read_members(source, band, first + lanes, size, scaling, BLOCKS, COLLECTED)
+        x, _, place, inside = read_members(source, band, first + lanes, size, scaling, BLOCKS, COLLECTED)
+        image = order_image(x)
         kept = inside & ((image > cut) | ((image == cut) & (place < end)))
         tl.store(keep + place, tl.full([BLOCK], 1, tl.uint8), mask=kept)

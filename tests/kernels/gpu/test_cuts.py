@@ -23,9 +23,10 @@ from attnbench.kernels.gpu.selection.cut_queries import cut_threshold_query, cut
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TUNINGS = [
-    Tuning(tile=16, programs=4, capacity=64, levels=2, log_bins=5, block=32),
-    Tuning(tile=32, programs=3, capacity=4, levels=3, log_bins=5, block=16),
-    Tuning(tile=16, programs=1, capacity=1, levels=1, log_bins=6, block=16),
+    Tuning(tile=16, programs=4, capacity=64, levels=2, log_bins=5, block=32, stride=1, room=1),
+    Tuning(tile=32, programs=3, capacity=4, levels=3, log_bins=5, block=16, stride=3, room=2),
+    Tuning(tile=16, programs=1, capacity=1, levels=1, log_bins=6, block=16, stride=2, margin=0.2, room=1),
+    Tuning(tile=16, programs=2, capacity=2, levels=3, log_bins=5, block=16, stride=5, margin=0.0),
 ]
 PLAIN = TUNINGS[0]
 Cut = Callable[[Tensor, Tensor, float], Tensor]
