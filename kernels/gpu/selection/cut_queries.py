@@ -1,11 +1,13 @@
 """The cuts of each query apart: by a threshold on the shares of its blocks, or by a number of blocks.
 
-A row is short, so it stays in registers: one read of the scores, one write of the result. Thirty-two steps find the
-cut, bit by bit, as the largest image of a score at or above which enough of the row lies: work grows with the blocks,
-not with their square. Among equal scores at the cut the first blocks are kept.
+A row is short, so it stays in registers: one read of the scores, one write of the result. The cut is found bit by bit,
+the largest weight of a score at or above which enough of the row lies: work grows with the blocks, not with their
+square. Weights spread the scores of a row evenly, so that 17 bits nearly always leave one score at the cut; where they
+leave more, 32 bits of the images of scores part all that are not equal. Among equal scores the first blocks are kept.
 
-Predicted for 12 × 55,296 queries of 72 blocks on an H100: 191 + 48 MB, 0.08 ms at 3 TB/s, but 32 × 128 padded lanes ×
-3 (count) or 8 (threshold) instructions a row: 0.3 and 0.8 ms. The kernels are bound by instructions.
+Predicted for 12 × 55,296 queries of 72 blocks on an H100: 191 + 48 MB, 0.08 ms at 3 TB/s. But a step takes 3 (count) or
+8 (threshold) instructions a padded lane and some ten a row: 0.6 and 1.0 ms in place of 1.1 and more with 32 steps. The
+kernels are bound by instructions.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
+from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.selection.cut_heads import check_scores
 from attnbench.kernels.gpu.widen import jit, order_image, weigh, weight_scale
 
 LANES = 1024  # pairs a program holds
+BITS = 17  # of a weight, that nearly always tell the scores around the cut apart
 
 
 def cut_threshold_query(scores: Tensor, own: Tensor, threshold: float) -> Tensor:
@@ -70,17 +74,24 @@ def _cut(scores: Tensor, own: Tensor, amount: int, count: bool) -> Tensor:
     keep = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
     columns = triton.next_power_of_2(blocks)
     rows = max(1, LANES // columns)
-    _cut_rows[(triton.cdiv(batch * heads * n, rows),)](
-        scores, own, keep.view(torch.uint8), batch * heads * n, n, blocks, amount,
-        COUNT=count, ROWS=rows, COLUMNS=columns, num_warps=4,
+    launch(
+        _cut_rows, (triton.cdiv(batch * heads * n, rows),), (scores, own, keep.view(torch.uint8)),
+        (batch * heads * n, n, blocks, amount), COUNT=count, ROWS=rows, COLUMNS=columns, BITS=BITS, num_warps=4,
     )  # fmt: skip
     return keep
 
 
 @jit
+def _add_up(weight: tl.tensor) -> tl.tensor:
+    """Add up the weights of each row exactly, int64: in halves of 15 and 16 bits, as 32-bit integers reduce fastest."""
+    upper = tl.sum(weight >> 16, 1).to(tl.int64)
+    return (upper << 16) + tl.sum(weight & 0xFFFF, 1).to(tl.int64)
+
+
+@jit
 def _cut_rows(
     scores: tl.tensor, own: tl.tensor, keep: tl.tensor, rows: tl.tensor, n: tl.tensor, blocks: tl.tensor,
-    amount: tl.tensor, COUNT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    amount: tl.tensor, COUNT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr,
 ) -> None:  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
@@ -89,43 +100,60 @@ def _cut_rows(
     x = tl.load(scores + at, mask=exists, other=-float("inf"))
     is_own = tl.load(own + row % n, mask=row < rows, other=-1)[:, None] == column[None, :]
     rival = (x > -float("inf")) & ~is_own
-    # No score has the image of the least integer, so what is no rival is never counted.
-    image = tl.where(rival, order_image(x), -0x80000000)
+    low = tl.min(tl.where(exists & (x > -float("inf")), x, float("inf")), 1)
+    high = tl.max(x, 1)
+    some = low <= high
+    low, high = tl.where(some, low, 0.0), tl.where(some, high, 0.0)
+    first, second = weight_scale(low, high)
+    weight = weigh(tl.where(x > -float("inf"), x, low[:, None]), low[:, None], first[:, None], second[:, None])
+    key = tl.where(rival, weight, -1)
     if COUNT:
-        weight = rival.to(tl.int32)
         target = tl.zeros([ROWS], tl.int32) + amount
     else:
-        low = tl.min(tl.where(exists, x, float("inf")), 1)
-        high = tl.max(x, 1)
-        low, high = tl.where(row < rows, low, 0.0), tl.where(row < rows, high, 0.0)
-        first, second = weight_scale(low, high)
-        weight = weigh(tl.where(exists, x, low[:, None]), low[:, None], first[:, None], second[:, None])
-        weight = tl.where(exists, weight, 0).to(tl.int64)
-        total, mine = tl.sum(weight, 1), tl.sum(tl.where(is_own, weight, 0), 1)
-        weight = tl.where(rival, weight, 0)
+        total, mine = _add_up(tl.where(exists, weight, 0)), _add_up(tl.where(is_own, weight, 0))
         one = tl.full([], 1 << 60, tl.int64)
         # A whole number reaches the threshold where it reaches the next whole number.
         missing = total.to(tl.float64) * ((one * 0 + amount).to(tl.float64) / one.to(tl.float64)) - mine.to(tl.float64)
         target = tl.maximum(missing, 0.0).to(tl.int64)
         target += (target.to(tl.float64) < missing).to(tl.int64)
         target = tl.where(amount >= one, tl.maximum(total - mine, 0), target)
-    cut = tl.full([ROWS], -0x80000000, tl.int64)
-    step = tl.full([], 1 << 31, tl.int64)
-    for _ in range(32):
-        pivot = cut + step
-        beats = image >= pivot.to(tl.int32)[:, None]
-        reached = tl.sum(tl.where(beats, weight, 0), 1) >= target
-        if not COUNT:
-            reached = reached & (tl.max(beats.to(tl.int32), 1) > 0)
-        cut = tl.where(reached, pivot, cut)
-        step = step >> 1
-    cut_image = cut.to(tl.int32)[:, None]
-    better = rival & (image > cut_image)
-    tied = rival & (image == cut_image)
-    missing_still = target - tl.sum(tl.where(better, weight, 0), 1)
+
+    # Bit by bit the highest weight, of those with these bits alone, at or above which enough lies.
+    cut = tl.zeros([ROWS], tl.int32)
+    for step in tl.static_range(BITS):
+        pivot = cut + (1 << (29 - step))
+        cut = tl.where(_reached(key >= pivot[:, None], weight, target, COUNT), pivot, cut)
+    end = tl.where(cut == (1 << 30) - (1 << (30 - BITS)), 0x7FFFFFFF, cut + (1 << (30 - BITS)))
+    better = key >= end[:, None]
+    tied = (key >= cut[:, None]) & ~better
+    if tl.max(tl.sum(tied.to(tl.int32), 1), 0) > 1:
+        # Some row has several pairs there: the same search over the images of all scores, which parts all but equals.
+        # No score has the image of the least integer, so what is no rival is never counted.
+        image = tl.where(rival, order_image(x), -0x80000000)
+        cut = tl.full([ROWS], -0x80000000, tl.int32)
+        bit = tl.full([], -0x80000000, tl.int32)
+        for _ in range(32):
+            pivot = cut + bit
+            cut = tl.where(_reached(image >= pivot[:, None], weight, target, COUNT), pivot, cut)
+            bit = (bit >> 1) & 0x7FFFFFFF
+        better = rival & (image > cut[:, None])
+        tied = rival & (image == cut[:, None])
+    number = tl.sum(better.to(tl.int32), 1)
     before = tl.cumsum(tied.to(tl.int32), 1) - 1
-    needed = before * weight < missing_still[:, None]
-    if not COUNT:
-        lonely = tl.max(better.to(tl.int32), 1) == 0
-        needed = needed | ((before == 0) & lonely[:, None])
+    if COUNT:
+        needed = before < (target - number)[:, None]
+    else:
+        missing_still = target - _add_up(tl.where(better, weight, 0))
+        needed = before * weight.to(tl.int64) < missing_still[:, None]
+        needed = needed | ((before == 0) & (number == 0)[:, None])
     tl.store(keep + at, (is_own | better | (tied & needed)).to(tl.uint8), mask=exists)
+
+
+@jit
+def _reached(beats: tl.tensor, weight: tl.tensor, target: tl.tensor, COUNT: tl.constexpr) -> tl.tensor:
+    """Whether the pairs of each row that beat a pivot are enough, and are one at least where shares count."""
+    number = tl.sum(beats.to(tl.int32), 1)
+    if COUNT:
+        return number >= target
+    else:  # noqa: RET505  # Triton compiles one branch of a compile-time condition only where both are written out
+        return (_add_up(tl.where(beats, weight, 0)) >= target) & (number > 0)
