@@ -31,8 +31,7 @@ def attend_by_kernels(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float)
     Returns:
         output [B, H, N, D] in grid order, and the log-sum-exp float32 [B, H, N]; both differentiable.
     """
-    output: tuple[Tensor, Tensor] = _attend(q, k, v, *_apart(plan), scale)
-    return output
+    return _attend(q, k, v, *(*_apart(plan), scale))
 
 
 def _apart(plan: Plan) -> tuple[Any, ...]:

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnbench.kernels.gpu import routed
+from attnbench.kernels.attend_ops import attend_by_kernels
+from attnbench.kernels.gpu import routed, routed_backward
 from attnbench.kernels.gpu.routed_backward import backward_routed, key_tiles_of
 from attnbench.kernels.gpu.routing import build_routes
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.plan import Plan
+from attnbench.kernels.selection_ops import interpreted
 
 Oracle = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
@@ -87,9 +89,48 @@ def _moved(plan: Plan, device: torch.device) -> Plan:
 def test_one_head_at_a_time_of_several_that_share_keys(
     ordered: bool, oracle: Oracle, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routed, "most_partial", lambda device: 1)
+    monkeypatch.setattr(routed_backward, "most_partial", lambda device: 1)
     plan = _plan(1, [20, 30, 10], (1, 4), 0.5, ordered)
     _check(_moved(plan, device), plan.token_mask(), 2, 64, oracle, device, 1.0)
+
+
+@pytest.mark.parametrize(("budget", "made"), [(2**30, 1), (1, 6)])
+def test_routes_of_the_forward_pass_are_found_again(
+    budget: int, made: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+    build = routed.build_routes
+
+    def noted(*args: Any, **more: Any) -> Any:
+        built.append(args)
+        return build(*args, **more)
+
+    monkeypatch.setattr(routed, "build_routes", noted)
+    for module in (routed, routed_backward):
+        monkeypatch.setattr(module, "most_partial", lambda device: budget)
+    plan = _moved(_plan(5, [20, 20, 10], (1, 2), 0.5), device)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    q, k, v = (torch.ones(1, 2, 50, 64, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
+    with interpreted():
+        output, _ = attend_by_kernels(q, k, v, plan, 0.125)
+    torch.autograd.grad(output.sum(), (q, k, v))
+    assert len(built) == made  # two heads, one a turn: forward, for the queries, and for the keys
+
+
+def test_where_memory_is_scarce_turns_are_smaller_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, budgets = torch.device("cuda", 99), []
+    monkeypatch.setattr(routed, "_memory", lambda device: 2**40)
+    monkeypatch.setattr(routed, "_scarce", set())
+
+    def run() -> int:
+        budgets.append(routed.most_partial(device))
+        if budgets[-1] > routed.PARTIAL_BUDGET:
+            raise torch.OutOfMemoryError("none left")
+        return 7
+
+    assert routed.with_less_where_scarce(run, device) == 7
+    assert routed.with_less_where_scarce(run, device) == 7
+    assert budgets == [2**40 // routed.PARTIAL_SHARE, routed.PARTIAL_BUDGET, routed.PARTIAL_BUDGET]
 
 
 def test_blocks_longer_than_a_tile_and_large_scores(oracle: Oracle, device: torch.device) -> None:
