@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -106,6 +107,8 @@ def get_engine(name: str) -> Engine:
 def choose_engine(name: str, plan: Plan, task: Task) -> Engine:
     """Return the engine asked for, or for "auto" the first that serves.
 
+    Where that is the reference engine on a GPU, a warning says why, once for each reason.
+
     Raises:
         BadInput: if there is no engine of that name.
         Unsupported: if the engine cannot serve the plan and task; never falls back to another.
@@ -121,9 +124,26 @@ def choose_engine(name: str, plan: Plan, task: Task) -> Engine:
         if problem is None and not engine.tested:
             problem = "was never tested: ask for it by name"
         if problem is None:
+            if engine.name == "reference" and task.device.type == "cuda":
+                _say_that_it_is_slow(problems.get("triton", "cannot be used here"))
             return engine
         problems[engine.name] = problem
     raise Unsupported("no engine can serve: " + "; ".join(f"{name} {why}" for name, why in problems.items()))
+
+
+@constant
+def _say_that_it_is_slow(why: str) -> None:
+    if why not in _said:
+        _said.add(why)
+        warnings.warn(
+            f"attention runs on engine 'reference', plain torch and slow, for engine 'triton' {why}; "
+            "engine='reference' asks for it without a warning",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+_said: set[str] = set()
 
 
 def dense_engines() -> list[str]:

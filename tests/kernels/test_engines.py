@@ -57,6 +57,17 @@ def test_auto_takes_the_first_engine_that_serves() -> None:
     assert choose_engine("reference", make_plan(full=True), TASK).name == "reference"
 
 
+def test_auto_says_once_why_a_gpu_runs_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuses = replace(ENGINES["triton"], available=lambda: None, supports=lambda plan, task: "runs head_dim up to 128")
+    monkeypatch.setattr("attnbench.kernels.engines.ENGINES", {"triton": refuses, "reference": ENGINES["reference"]})
+    monkeypatch.setattr("attnbench.kernels.engines._said", set())
+    on_gpu = replace(TASK, device=torch.device("cuda"))
+    with pytest.warns(RuntimeWarning, match="on engine 'reference'.* for engine 'triton' runs head_dim up to 128"):
+        assert choose_engine("auto", make_plan(full=False), on_gpu).name == "reference"
+    assert choose_engine("auto", make_plan(full=False), on_gpu).name == "reference"  # warnings are errors
+    assert choose_engine("reference", make_plan(full=False), on_gpu).name == "reference"
+
+
 def test_sdpa_refuses_what_it_cannot_run() -> None:
     with pytest.raises(Unsupported, match="'sdpa' runs full attention only, and this plan is sparse"):
         choose_engine("sdpa", make_plan(full=False), TASK)
