@@ -17,21 +17,29 @@ from attnbench.kernels.engines import get_engine
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.device import device_name, dtype_name, resolve_device, resolve_dtype
 from attnbench.methods import Method, get_method, make_settings
+from attnbench.methods.entries import Entry
+from attnbench.report.words import differing_settings
 from attnbench.results.records.cells import Cell, canonical_json
 
 
 @dataclass(frozen=True)
 class Job:
-    """One cell to be: a method with settled settings, and the layer it is planned for."""
+    """One cell to be: a method with settled settings, and the layer it is planned for.
+
+    Attributes:
+        told: the settings that tell it from other cells of its method, in words; empty if there are none.
+    """
 
     method: Method
     settings: Any
     layer: int
+    told: str = ""
 
     @property
     def label(self) -> str:
         """Short name for progress lines."""
-        return self.method.name if self.layer == 0 else f"{self.method.name} layer {self.layer}"
+        layer = "" if self.layer == 0 else f"layer {self.layer}"
+        return " ".join(filter(None, [self.method.name, layer, self.told]))
 
     def arguments(self, shape: Shape) -> dict[str, Any]:
         """Return the keyword arguments of ``attnbench.attention``."""
@@ -106,13 +114,38 @@ def make_agenda(request: Request) -> Agenda:
         raise BadInput(f"budget {request.budget:g} must be a number of seconds above 0")
     check_inputs_spec(request.inputs)
     _check_size(shape, dtype)
-    jobs = [job for name, given in request.methods.items() for job in _jobs(name, given, shape, request.layers)]
-    return Agenda(request, shape, dtype, device, request.direction, tuple(jobs))  # type: ignore[arg-type]  # checked above
+    return Agenda(request, shape, dtype, device, request.direction, tuple(_jobs(request, shape)))  # type: ignore[arg-type]  # checked above
 
 
-def _jobs(name: str, given: dict[str, Any], shape: Shape, layers: list[int] | None) -> list[Job]:
-    method = get_method(name)
-    settings = method.resolve(make_settings(method, given), shape.layout)
+def _jobs(request: Request, shape: Shape) -> list[Job]:
+    """Return the cells of all entries; settings that come to the same are measured once."""
+    jobs: list[Job] = []
+    for entry in request.methods:
+        jobs += [job for job in _jobs_of(entry, shape, request.layers) if job not in jobs]
+    several = {method for method in {job.method.name for job in jobs} if _settings_differ(method, jobs)}
+    return [
+        dataclasses.replace(job, told=differing_settings(_canonical(job), _others(job, jobs)))
+        if job.method.name in several
+        else job
+        for job in jobs
+    ]
+
+
+def _settings_differ(method: str, jobs: list[Job]) -> bool:
+    return len({_canonical(job) for job in jobs if job.method.name == method}) > 1
+
+
+def _others(job: Job, jobs: list[Job]) -> list[str]:
+    return [_canonical(other) for other in jobs if other.method.name == job.method.name]
+
+
+def _canonical(job: Job) -> str:
+    return canonical_json(dataclasses.asdict(job.settings))
+
+
+def _jobs_of(entry: Entry, shape: Shape, layers: list[int] | None) -> list[Job]:
+    method = get_method(entry.method)
+    settings = method.resolve(make_settings(method, entry.settings), shape.layout)
     for layer in layers or ():
         if not 0 <= layer < max(shape.layers, 1) and shape.model is not None:
             raise BadInput(f"layer {layer} is not one of the {shape.layers} layers of {shape.model}")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from attnbench.kernels.errors import BadInput
+from attnbench.methods.entries import Entry, as_entries
 from attnbench.results.records.cells import Record
 
 
 class Request(Record):
     """The arguments of a run, as typed; None means the default."""
 
-    methods: dict[str, dict[str, Any]] = Field(description="settings by method, as given")
+    methods: Annotated[list[Entry], BeforeValidator(as_entries)] = Field(description="methods with their settings")
     res: str | None = None
     frames: int | None = None
     model: str | None = None

@@ -23,11 +23,11 @@ def check(
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors are tiny: threads would only wait for one another
     from attnbench.bench.conformance import CHECKS, Subject, run_checks
-    from attnbench.cli.options import parse_settings
+    from attnbench.cli.options import asked_methods
     from attnbench.methods import get_method, make_settings
 
-    chosen = get_method(method)
-    given = parse_settings(settings, [method])[method]
+    (entry,) = asked_methods([method], settings)
+    chosen, given = get_method(entry.method), entry.settings
     make_settings(chosen, given)
     outcomes = []
     width = max(map(len, CHECKS))

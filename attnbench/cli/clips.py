@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnbench.cli.options import JsonOption, SetOption, parse_settings, refuse_others
+from attnbench.cli.options import JsonOption, SetOption, asked_methods, refuse_others
 
 if TYPE_CHECKING:
     from attnbench.clips.request import ClipsRequest
@@ -116,11 +116,12 @@ def clips(
             elif resume is not None:
                 outcome = session.resume(resume, progress)
             else:
-                chosen = [name for name in dict.fromkeys(method or _METHODS) if name != "full"]  # it is always there
+                asked = asked_methods(method, settings, _METHODS)
+                chosen = [entry for entry in asked if entry.method != "full"]  # it is always there
                 if not chosen:
                     raise BadInput("--method full alone compares nothing: name a method besides")
                 request: ClipsRequest = read_request(
-                    methods=parse_settings(settings, chosen), model=model, weights=weights,
+                    methods=chosen, model=model, weights=weights,
                     prompts=_prompts(model, prompt, prompts, classes), seeds=seeds, seed=seed, steps=steps,
                     dense_steps=None if dense_steps is None else _number(dense_steps), dense_layers=dense_layer or [],
                     engine=engine, floor_engine=floor_engine, metrics=metric, players=players, frames=frames,

@@ -18,9 +18,8 @@ from attnbench.cli.options import (
     ModelOption,
     ResOption,
     SetOption,
-    parse_settings,
+    asked_methods,
     refuse_others,
-    unique_methods,
 )
 
 if TYPE_CHECKING:
@@ -78,11 +77,10 @@ def flops(
     from attnbench.bench.jobs import make_agenda
     from attnbench.bench.request import read_request
 
-    chosen = unique_methods(method or ["full"])
     agenda = make_agenda(
         read_request(
-            methods=parse_settings(settings, chosen), res=res, frames=frames, model=model, grid=grid, heads=heads,
-            head_dim=head_dim, batch=batch, direction=direction, inputs=inputs, seed=seed, engine=engine,
+            methods=asked_methods(method, settings, ["full"]), res=res, frames=frames, model=model, grid=grid,
+            heads=heads, head_dim=head_dim, batch=batch, direction=direction, inputs=inputs, seed=seed, engine=engine,
             device=device, layers=layer,
         )
     )  # fmt: skip

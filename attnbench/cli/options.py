@@ -13,13 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from attnbench.bench.request import Request
+    from attnbench.methods.entries import Entry
 
 Result = TypeVar("Result")
 
 MethodOption = Annotated[
     list[str] | None,
-    typer.Option("--method", "-m", help="A method's name; repeat for several. Default: the built-in ones."),
+    typer.Option(
+        "--method",
+        "-m",
+        help="NAME or NAME:setting=value,…; may be repeated. Default: the built-in methods.",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -95,9 +102,7 @@ class CellOptions(CaseOptions):
 
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(CellOptions)}
         method, settings, layers = (fields.pop(name) for name in ("method", "settings", "layer"))
-        return read_request(
-            methods=parse_settings(settings, unique_methods(method or default)), layers=layers, **fields
-        )
+        return read_request(methods=asked_methods(method, settings, default), layers=layers, **fields)
 
 
 def takes_options(command: Callable[..., Result]) -> Callable[..., Result]:
@@ -158,44 +163,26 @@ def refuse_others(ctx: typer.Context, why: str, *kept: str) -> None:
         raise BadInput(f"{why}; leave out {', '.join(others)}")
 
 
-def parse_settings(pairs: list[str] | None, methods: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the settings of each of ``methods`` from ``name=value`` or ``method.name=value`` texts.
+def asked_methods(
+    names: list[str] | None, pairs: list[str] | None, default: Iterable[str] | None = None
+) -> list[Entry]:
+    """Return the methods of ``--method`` with the settings of ``--set``, equal ones once.
 
-    Values are read as JSON, then as Python literals, and otherwise stay text: 8, 0.25, true, 3,6,8, (3, (6, 8), (8,
-    12, 8)).
-
-    Raises:
-        BadInput: for a text without "=", a method that is not run, or a bare name with several methods.
-    """
-    from attnbench.kernels.errors import BadInput
-    from attnbench.methods.values import parse_value
-
-    settings: dict[str, dict[str, Any]] = {method: {} for method in methods}
-    for pair in pairs or ():
-        name, equals, text = pair.partition("=")
-        owner, dot, setting = name.strip().rpartition(".")
-        if not equals or not setting:
-            raise BadInput(f"--set {pair!r} must be name=value or method.name=value")
-        if not dot:
-            if len(methods) != 1:
-                raise BadInput(f"--set {pair!r} names no method and {len(methods)} are run: write METHOD.{pair}")
-            owner = methods[0]
-        if owner not in settings:
-            raise BadInput(f"--set {pair!r} is for method {owner!r}, which is not run; run: {', '.join(methods)}")
-        settings[owner][setting] = parse_value(text)
-    return settings
-
-
-def unique_methods(names: list[str] | None) -> list[str]:
-    """Return the methods asked for, each once, or the built-in ones.
+    Args:
+        names: as typed, ``NAME`` or ``NAME:setting=value,…``.
+        pairs: as typed, ``name=value`` or ``method.name=value``. Values are read as JSON, then as Python literals, and
+            otherwise stay text: 8, 0.25, true, 3,6,8, (3, (6, 8), (8, 12, 8)).
+        default: names if none is typed; None takes the built-in methods.
 
     Raises:
-        BadInput: for an unknown method, with the closest known name.
+        BadInput: for an unknown method, with the closest known name; for a text that cannot be read, a method that is
+            not run, or a bare name with several methods.
     """
     from attnbench.methods import get_method
+    from attnbench.methods.entries import distinct, parse_entry, with_settings
     from attnbench.methods.registry import BUILT_IN
 
-    chosen = list(dict.fromkeys(names or BUILT_IN))
-    for name in chosen:
-        get_method(name)
-    return chosen
+    entries = [parse_entry(name) for name in names or (BUILT_IN if default is None else default)]
+    for entry in entries:
+        get_method(entry.method)
+    return distinct(with_settings(entries, pairs or ()))

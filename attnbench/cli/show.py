@@ -35,19 +35,17 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Draw which (query, key) pairs a method keeps, on a small grid with made-up smooth q and k."""
-    from attnbench.cli.options import parse_settings
+    from attnbench.cli.options import asked_methods
     from attnbench.kernels.errors import BadInput
     from attnbench.kernels.grid import Grid
     from attnbench.methods.draw import draw_plan, png_bytes
     from attnbench.methods.examples import examples
     from attnbench.results.files import write_whole
 
-    methods = list(dict.fromkeys(method))
-    given = parse_settings(settings or [], methods)
     drawn = [
         example
-        for name in methods
-        for example in examples(name, None if grid is None else Grid.of(grid), layer, given.get(name, {}))
+        for entry in asked_methods(method, settings)
+        for example in examples(entry.method, None if grid is None else Grid.of(grid), layer, entry.settings)
     ]
     if out is not None and out.suffix.lower() == ".png" and len(drawn) > 1:
         raise BadInput(

@@ -14,9 +14,8 @@ from attnbench.cli.options import (
     CellOptions,
     JsonOption,
     OutOption,
-    parse_settings,
+    asked_methods,
     takes_options,
-    unique_methods,
 )
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def step_request(asked: StepOptions | CellOptions, checkpointing: bool | None) -
     """
     from attnbench.bench.step.session import StepRequest
 
-    methods = parse_settings(asked.settings, unique_methods(asked.method))
+    methods = asked_methods(asked.method, asked.settings)
     return StepRequest(
         methods, model=asked.model, res=asked.res, frames=asked.frames, grid=asked.grid, batch=asked.batch,
         dtype=asked.dtype, device=asked.device, direction=asked.direction, checkpointing=checkpointing,

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from attnbench.cli.options import SetOption, parse_settings, refuse_others
+from attnbench.cli.options import SetOption, asked_methods, refuse_others
 
 _ON_RESUME = ("--resume", "--seconds", "--device")
 
@@ -87,14 +87,15 @@ def train(
         if resume is not None:
             done = resume_training(resume, own, progress, seconds, workers)
         else:
+            (asked,) = asked_methods([method], settings)
             config = TrainConfig(
-                model=model, method=method, settings=parse_settings(settings, [method])[method], engine=engine,
+                model=model, method=asked.method, settings=asked.settings, engine=engine,
                 steps=steps, batch=batch, coarse=_stages(coarse), dense_coarse=dense_coarse, seed=seed,
                 muon_lr=muon_lr, lr=lr, warmup=warmup, checkpoint_every=checkpoint_every,
                 held_out=held_out if held_out is not None else (120 if on_gpu else 8),
                 dtype=dtype if dtype is not None else ("bfloat16" if on_gpu else "float32"), compile=compile,
             )  # fmt: skip
-            folder = _fresh(method, workers.agree(time.time())) if out is None else out
+            folder = _fresh(asked.method, workers.agree(time.time())) if out is None else out
             if dense_coarse and not config.coarse:
                 raise BadInput("--dense-coarse needs --coarse, which says the steps that it is about")
             first = None if coarse_from is None else partial(taken_over, coarse_from)

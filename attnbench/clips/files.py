@@ -32,6 +32,7 @@ def stem_of(shot: Shot, number: int) -> str:
     """Return the name that the files of a clip begin with: prompt, seed, method and for full attention the engine."""
     words = re.sub(r"[^a-z0-9]+", "-", shot.prompt.lower()).strip("-")[:40].strip("-")
     method = shot.method if shot.role == "method" else f"{shot.method}-{shot.engine}"
+    method += f"-{shot.number + 1}" if shot.number else ""
     return f"{number:03d}-{words or 'prompt'}-seed{shot.seed}-{re.sub(r'[^A-Za-z0-9_-]+', '-', method)}"
 
 

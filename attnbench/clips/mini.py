@@ -58,9 +58,9 @@ class MiniMaker:
         q = torch.zeros(shape, device=self.device, dtype=self.torch_dtype)
         self.exact_engine = choose_engine("auto", select(q, q, method="full", grid=config.grid), Task.of(q, q, q)).name
         self.floor_engine = floor_of(request, self.exact_engine, self.exact_engine, q, config.grid)
-        for name, settings in request.methods.items():
-            method = find_method(name)
-            method.resolve(make_settings(method, settings), Layout(self.network.config.grid))
+        for entry in request.methods:
+            method = find_method(entry.method)
+            method.resolve(make_settings(method, entry.settings), Layout(self.network.config.grid))
         self.metrics = metrics_of(request)
         self._memory = _Remembering(self.network, self.dense_steps)
         self._of: tuple[str, int] | None = None

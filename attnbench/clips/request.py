@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from attnbench.clips.fidelity import MINI_METRICS
 from attnbench.clips.metrics.metrics import METRICS, Metric
@@ -14,6 +14,7 @@ from attnbench.clips.prompts import check_prompts
 from attnbench.inputs.seeds import SEEDS
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.methods import make_settings
+from attnbench.methods.entries import Entry, as_entries
 from attnbench.methods.registry import find_method
 from attnbench.mini.prompts import mini_prompt
 from attnbench.models import MODEL_NAMES
@@ -31,7 +32,7 @@ class ClipsRequest(Record):
     command: Literal["clips"] = "clips"
     model: str = MINI
     weights: str | None = None
-    methods: dict[str, dict[str, Any]] = Field(description="settings by method, as given")
+    methods: Annotated[list[Entry], BeforeValidator(as_entries)] = Field(description="methods with their settings")
     prompts: list[str] = Field(default_factory=list)
     seeds: int = 2
     seed: int = Field(default=0, description="the first seed")
@@ -60,6 +61,7 @@ class Shot:
         method: name of the method.
         engine: who runs the plans, "auto" for the first that can.
         settings: of the method, as given.
+        number: which of the request's entries of this method it is, from 0.
     """
 
     prompt: str
@@ -68,6 +70,7 @@ class Shot:
     method: str = "full"
     engine: str = "auto"
     settings: dict[str, Any] = field(default_factory=dict)
+    number: int = 0
 
     @property
     def label(self) -> str:
@@ -96,8 +99,8 @@ def read_request(**fields: Any) -> ClipsRequest:
     elif not request.prompts:
         raise BadInput(f"model {request.model!r} needs a prompt: give --prompt TEXT, or --prompts FILE")
     check_prompts(request.prompts)
-    for name, settings in request.methods.items():
-        make_settings(find_method(name), settings)
+    for entry in request.methods:
+        make_settings(find_method(entry.method), entry.settings)
     metrics_of(request)
     if not 1 <= request.seeds < SEEDS:
         raise BadInput(f"seeds {request.seeds} must be from 1 to {SEEDS - 1}")
@@ -142,8 +145,9 @@ def shots_of(request: ClipsRequest, prompt: str, exact_engine: str, floor_engine
         yield Shot(prompt, seed, "exact", engine=exact_engine)
         if floor_engine is not None:
             yield Shot(prompt, seed, "kernel-floor", engine=floor_engine)
-        for method, settings in request.methods.items():
-            yield Shot(prompt, seed, "method", method, request.engine, settings)
+        for place, entry in enumerate(request.methods):
+            number = sum(other.method == entry.method for other in request.methods[:place])
+            yield Shot(prompt, seed, "method", entry.method, request.engine, entry.settings, number)
     if request.seeds == 1:
         yield Shot(prompt, request.seed + 1, "exact", engine=exact_engine)
 

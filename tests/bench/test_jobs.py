@@ -16,6 +16,7 @@ from attnbench.kernels.engines import dense_engines
 from attnbench.kernels.engines.reference import REFERENCE
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.machine.device import DTYPES, dtype_name, resolve_device, resolve_dtype
+from attnbench.methods.entries import Entry
 
 
 def request(**changes: Any) -> Request:
@@ -180,3 +181,22 @@ def test_the_default_dtype_is_that_of_the_device() -> None:
     for name in ("bfloat16", "bf16"):
         assert resolve_dtype(name, torch.device("cpu")) == torch.bfloat16
     assert [dtype_name(dtype) for dtype in DTYPES.values()] == list(DTYPES)
+
+
+def test_one_method_several_times_is_told_apart_and_measured_once_where_it_comes_to_the_same() -> None:
+    tile = {"tile": (1, 1, 1), "window": (1, 1, 1)}
+    entries = [Entry("sta"), Entry("sta", tile), Entry("sta", {**tile, "window": (1, 1, 1)}), Entry("full")]
+    agenda = make_agenda(request(methods=entries))
+    assert [job.method.name for job in agenda.jobs] == ["sta", "sta", "full"]
+    first, second, full = (job.label for job in agenda.jobs)
+    assert first != second
+    assert "tile" in first
+    assert "tile" in second
+    assert full == "full"
+    assert len({agenda.cell(job, "sdpa").identity for job in agenda.jobs}) == 3
+
+
+def test_a_request_of_an_older_run_names_settings_by_method() -> None:
+    old = read_request(**{**request().model_dump(), "methods": {"sta": {"window": [1, 1, 1]}, "full": {}}})
+    assert old.methods == [Entry("sta", {"window": [1, 1, 1]}), Entry("full")]
+    assert read_request(**old.model_dump(mode="json")) == old

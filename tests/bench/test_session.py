@@ -278,7 +278,11 @@ def test_rows_say_what_the_journal_holds(tmp_path: Path) -> None:
     assert progress.folder == str(outcome.folder) == str(tmp_path / "run")
     records = journal(tmp_path / "run")
     assert isinstance(records[0], RunHeader)
-    assert records[0].request["methods"] == {"full": {}, "moba": {"blocks": 5, "topk": 2}, "sta": {"tile": [2, 2, 2]}}
+    assert records[0].request["methods"] == [
+        {"method": "full", "settings": {}},
+        {"method": "moba", "settings": {"blocks": 5, "topk": 2}},
+        {"method": "sta", "settings": {"tile": [2, 2, 2]}},
+    ]
     by_cell: dict[str, list[float]] = {}
     for sample in samples(tmp_path / "run"):
         by_cell.setdefault(sample.cell_id, []).append(sample.cold_ms)

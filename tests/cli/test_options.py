@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.cli.options import parse_settings, unique_methods
+from attnbench.cli.options import asked_methods
 from attnbench.kernels.errors import BadInput
 from attnbench.methods.values import parse_value
 
@@ -51,17 +52,49 @@ def test_absurd_nesting_stays_text() -> None:
     assert parse_value(deep) == deep
 
 
+def asked(names: list[str] | None, pairs: list[str] | None = None) -> list[tuple[str, dict[str, Any]]]:
+    return [(entry.method, entry.settings) for entry in asked_methods(names, pairs)]
+
+
 def test_settings_go_to_the_method_they_name() -> None:
-    assert parse_settings(None, ["moba", "sta"]) == {"moba": {}, "sta": {}}
-    assert parse_settings(["topk=8", "causal=true"], ["moba"]) == {"moba": {"topk": 8, "causal": True}}
+    assert asked(["moba", "sta"]) == [("moba", {}), ("sta", {})]
+    assert asked(["moba"], ["topk=8", "causal=true"]) == [("moba", {"topk": 8, "causal": True})]
     pairs = ["moba.topk=8", "sliding-window.width=3", " moba.blocks = 4"]
-    expected: dict[str, Any] = {"moba": {"topk": 8, "blocks": 4}, "sliding-window": {"width": 3}, "sta": {}}
-    assert parse_settings(pairs, ["moba", "sliding-window", "sta"]) == expected
+    expected = [("moba", {"topk": 8, "blocks": 4}), ("sliding-window", {"width": 3}), ("sta", {})]
+    assert asked(["moba", "sliding-window", "sta"], pairs) == expected
 
 
 def test_the_last_of_equal_settings_counts_and_values_may_hold_equals_signs() -> None:
-    assert parse_settings(["topk=8", "topk=9"], ["moba"]) == {"moba": {"topk": 9}}
-    assert parse_settings(["select=a=b"], ["vmoba"]) == {"vmoba": {"select": "a=b"}}
+    assert asked(["moba"], ["topk=8", "topk=9"]) == [("moba", {"topk": 9})]
+    assert asked(["vmoba"], ["select=a=b"]) == [("vmoba", {"select": "a=b"})]
+
+
+def test_one_method_may_come_several_times_with_settings_of_its_own() -> None:
+    assert asked(["vmoba", "vmoba:scope=query,select=topk"]) == [
+        ("vmoba", {}), ("vmoba", {"scope": "query", "select": "topk"}),
+    ]  # fmt: skip
+    assert asked(["sta:tile=(2,2,3),window=[1,3,5]", "sta: tile = 1"]) == [
+        ("sta", {"tile": (2, 2, 3), "window": [1, 3, 5]}), ("sta", {"tile": 1}),
+    ]  # fmt: skip
+    assert asked(["vmoba:partition=(3, (6, 8), (8, 12, 8)),select='a,b'"]) == [
+        ("vmoba", {"partition": (3, (6, 8), (8, 12, 8)), "select": "a,b"})
+    ]
+
+
+def test_a_setting_goes_to_each_entry_that_does_not_set_it() -> None:
+    entries = ["vmoba:topk=3", "vmoba", "vmoba:select=topk", "sta"]
+    expected: list[tuple[str, dict[str, Any]]] = [
+        ("vmoba", {"topk": 3}), ("vmoba", {"topk": 9}), ("vmoba", {"topk": 9, "select": "topk"}), ("sta", {}),
+    ]  # fmt: skip
+    assert asked(entries, ["vmoba.topk=9"]) == expected
+    assert asked(entries[:2], ["topk=9"]) == expected[:2]
+    assert asked(["vmoba", "vmoba:topk=9", "vmoba:topk=9"], ["topk=9"]) == [("vmoba", {"topk": 9})]
+
+
+@pytest.mark.parametrize("text", ["vmoba:", "vmoba:topk", "vmoba:=3", "vmoba:topk=3,,select=topk"])
+def test_an_entry_that_cannot_be_read_is_quoted(text: str) -> None:
+    with pytest.raises(BadInput, match=f"method {re.escape(repr(text))}: .* must be setting=value"):
+        asked([text])
 
 
 @pytest.mark.parametrize(
@@ -76,11 +109,11 @@ def test_the_last_of_equal_settings_counts_and_values_may_hold_equals_signs() ->
 )
 def test_settings_that_belong_nowhere_are_quoted(pair: str, methods: list[str], said: str) -> None:
     with pytest.raises(BadInput, match=said):
-        parse_settings([pair], methods)
+        asked(methods, [pair])
 
 
 def test_methods_are_those_asked_for_each_once_or_the_built_in_ones() -> None:
-    assert unique_methods(["sta", "moba", "sta"]) == ["sta", "moba"]
-    assert unique_methods(None) == unique_methods([]) == ["full", "moba", "vmoba", "sliding-window", "sta"]
+    assert [name for name, _ in asked(["sta", "moba", "sta"])] == ["sta", "moba"]
+    assert [name for name, _ in asked(None)] == ["full", "moba", "vmoba", "sliding-window", "sta"]
     with pytest.raises(BadInput, match=r"unknown method 'mob': did you mean 'moba'\?"):
-        unique_methods(["sta", "mob"])
+        asked(["sta", "mob"])

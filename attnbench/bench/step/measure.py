@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from attnbench.kernels.errors import BadInput
 from attnbench.machine.device import device_name, dtype_name
 from attnbench.machine.stopwatch import Stopwatch
 from attnbench.methods import get_method, make_settings
+from attnbench.methods.entries import Entry
+from attnbench.report.words import differing_settings
 from attnbench.results.intervals import Interval, median_interval, ratio_interval
 from attnbench.results.records.steps import StepRecord
 
@@ -26,7 +29,7 @@ Teller = Callable[[str, int, int], None]
 
 
 def measure_step(
-    methods: Mapping[str, Mapping[str, Any]],
+    methods: Sequence[Entry],
     case: StepCase,
     *,
     run_id: str = "",
@@ -40,7 +43,7 @@ def measure_step(
     those of a trained model; look at the records' ``density``.
 
     Args:
-        methods: settings by method.
+        methods: with the settings that were given.
         case: what the step is a step of.
         run_id: of the run that the records belong to.
         observe: profiles a step with its attention in place; called for each once all rounds are done.
@@ -53,8 +56,8 @@ def measure_step(
         BadInput: for methods or settings that cannot be used.
         Unsupported: without diffusers, or if an engine cannot serve a method. All are tried before the first sample.
     """
-    for name, given in methods.items():
-        make_settings(get_method(name), given)
+    for entry in methods:
+        make_settings(get_method(entry.method), entry.settings)
     tell(f"Wan {case.size} with random weights", 0, 1)
     of, stopwatch = StepModel.make(case), Stopwatch(case.torch_device)
     variants, without = _variants(of, methods, stopwatch, tell), no_attention(of)
@@ -66,16 +69,23 @@ def measure_step(
     return [_record(variant, baseline, shared, profiles.get(variant.name)) for variant in variants]
 
 
-def _variants(
-    of: StepModel, methods: Mapping[str, Mapping[str, Any]], stopwatch: Stopwatch, tell: Teller
-) -> list[Variant]:
+def _variants(of: StepModel, methods: Sequence[Entry], stopwatch: Stopwatch, tell: Teller) -> list[Variant]:
     """Return what is compared: the two dense kinds of attention, and the methods."""
     tell("dense engines", 0, 1)
     variants = [own_attention(of), dense_baseline(of, stopwatch)]
-    for name, given in methods.items():
-        tell(f"plans of {name}", 0, 1)
-        variants.append(with_method(of, name, given))
-    return variants
+    for entry in methods:
+        tell(f"plans of {entry.method}", 0, 1)
+        variants.append(with_method(of, entry.method, entry.settings))
+    return _told_apart(variants)
+
+
+def _told_apart(variants: list[Variant]) -> list[Variant]:
+    """Return variants whose names differ: those of one method and engine say which settings they differ by."""
+    settings = {name: [each.settings for each in variants if each.name == name] for name in {v.name for v in variants}}
+    return [
+        dataclasses.replace(each, name=f"{each.name} {differing_settings(each.settings, settings[each.name])}".strip())
+        for each in variants
+    ]
 
 
 def _run_first(variants: Sequence[Variant], of: StepModel, tell: Teller) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,6 +22,7 @@ from attnbench.machine.command import typed_command
 from attnbench.machine.device import resolve_device
 from attnbench.machine.environment import collect_environment
 from attnbench.machine.memory import lacks_memory
+from attnbench.methods.entries import Entry
 from attnbench.models.random_wan import SIZES as WAN_SIZES
 from attnbench.results.journal import JOURNAL, Journal
 from attnbench.results.records.steps import StepRecord
@@ -47,7 +48,7 @@ class StepRequest:
     """What a step is asked to be; None means the default.
 
     Attributes:
-        methods: settings by method.
+        methods: with the settings that were given.
         model: "wan2.1-1.3b", the default on a GPU, or "tiny", the default on a CPU.
         res, frames, grid: as of ``attnbench run``; default 480p, and 3x8x8 where the model is tiny.
         batch: sequences.
@@ -55,7 +56,7 @@ class StepRequest:
         checkpointing: by default on for training steps of 1.3B, whose activations do not fit a GPU of 80 GB.
     """
 
-    methods: Mapping[str, Mapping[str, Any]]
+    methods: Sequence[Entry]
     model: str | None = None
     res: str | None = None
     frames: int | None = None
@@ -83,7 +84,7 @@ def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tupl
     what = f"a step of Wan {case.size} at {case.token_grid}"
     progress.note(f"{what}, {case.direction}, {case.rounds} round{'s' if case.rounds != 1 else ''}")
     environment = collect_environment("cuda" if device.type == "cuda" else "cpu", typed_command())
-    asked = {"command": COMMAND, **{name: value for name, value in vars(request).items() if value is not None}}
+    asked = {"command": COMMAND, **{name: x for name, x in dataclasses.asdict(request).items() if x is not None}}
     fresh = not place.folder.exists()
     with _whole(begin(place, environment, asked), fresh) as journal:
         with _fitting(what):

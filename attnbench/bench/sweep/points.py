@@ -15,6 +15,7 @@ from attnbench.inputs.shapes import FRAME_GROUP, Shape, resolve_shape
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.machine.device import resolve_device
+from attnbench.methods.entries import Entry, distinct
 from attnbench.methods.registry import BUILT_IN
 from attnbench.results.records.cells import Record
 
@@ -96,8 +97,8 @@ def make_sweep(
     if over == "frames" and request.frames is not None:
         raise BadInput(f"--frames {request.frames}: the sweep over frames sets it; give --to {request.frames}")
     if over == "density":
-        for method in request.methods:
-            get_density_setting(method)
+        for entry in request.methods:
+            get_density_setting(entry.method)
     kind = "cuda" if resolve_device(request.device).type == "cuda" else "cpu"
     shape = _shape(request)
     if kind == "cpu" and request.heads is None and request.kv_heads is None:
@@ -156,14 +157,11 @@ def _on(request: Request, shape: Shape, grid: Grid) -> Request:
 def _density_points(request: Request, layout: Layout, densities: Sequence[float]) -> list[Point]:
     """Return a point for each density at which at least one method has settings that no earlier point has."""
     points: dict[str, Point] = {}
-    seen: dict[str, list[object]] = {name: [] for name in request.methods}
+    seen: list[Entry] = []
     for density in densities:
-        methods = {}
-        for name, given in request.methods.items():
-            settings = turn(name, given, layout, density)
-            if settings not in seen[name]:
-                seen[name].append(settings)
-                methods[name] = settings
+        turned = [Entry(each.method, turn(each.method, each.settings, layout, density)) for each in request.methods]
+        methods = [entry for entry in distinct(turned) if entry not in seen]
+        seen += methods
         if methods:
             label = f"density-{density:.4g}"
             points[label] = Point(name=label, request=request.model_copy(update={"methods": methods}))

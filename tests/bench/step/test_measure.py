@@ -22,6 +22,7 @@ from attnbench.kernels.grid import Grid
 from attnbench.kernels.plan import Plan
 from attnbench.machine import stopwatch as timing
 from attnbench.methods import Call, get_method
+from attnbench.methods.entries import Entry
 from attnbench.models.families.family import Place
 from attnbench.models.patch import patch
 from attnbench.models.random_wan import make_inputs, make_wan
@@ -74,7 +75,7 @@ def known_times(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.usefixtures("known_times")
 def test_known_times_give_the_known_shares_and_speed_ups(options: dict[str, Any], forwards: int) -> None:
-    records = measure_step({"sliding-window": {"window": (0, 1, 1)}}, StepCase(rounds=2, **SMALL, **options))
+    records = measure_step([Entry("sliding-window", {"window": (0, 1, 1)})], StepCase(rounds=2, **SMALL, **options))
     own, dense, window = records
     assert [record.name for record in records] == ["own", "full/sdpa", "sliding-window/reference"]
     milliseconds = 1e3 * forwards * 3  # three layers
@@ -96,7 +97,7 @@ def test_known_times_give_the_known_shares_and_speed_ups(options: dict[str, Any]
 
 def test_a_real_step_is_measured() -> None:
     case = StepCase(rounds=2, direction="fwdbwd", **SMALL)
-    records = measure_step({"vmoba": {}, "sta": {"tile": (1, 2, 2)}}, case, run_id="mine")
+    records = measure_step([Entry("vmoba"), Entry("sta", {"tile": (1, 2, 2)})], case, run_id="mine")
     own, dense, *sparse = (record.name for record in records)
     assert own == "own"
     assert dense in ("full/sdpa", "full/reference")
@@ -120,7 +121,7 @@ def test_a_step_without_a_dense_engine_that_is_right_is_refused(monkeypatch: pyt
     check_rows = variants.check_rows
     monkeypatch.setattr(variants, "check_rows", wrong)
     with pytest.raises(Unsupported, match=r"no dense engine runs the step's self-attention: .*sampled rows differ"):
-        measure_step({}, StepCase(rounds=1, **SMALL))
+        measure_step([], StepCase(rounds=1, **SMALL))
 
 
 @pytest.mark.parametrize(
@@ -131,13 +132,13 @@ def test_a_step_without_a_dense_engine_that_is_right_is_refused(monkeypatch: pyt
         ({"batch": 1.5}, BadInput, "batch is 1.5"),
         ({"direction": "bwd"}, BadInput, "direction is 'bwd'"),
         ({"checkpointing": True}, BadInput, "direction fwdbwd"),
-        ({"methods": {"vmoba": {"tile": 1}}}, BadInput, "unknown setting"),
+        ({"methods": [Entry("vmoba", {"tile": 1})]}, BadInput, "unknown setting"),
         ({"engine": "sdpa"}, Unsupported, "runs full attention only"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(given: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        measure_step(given.pop("methods", {"vmoba": {}}), StepCase(**{**SMALL, **given}))
+        measure_step(given.pop("methods", [Entry("vmoba")]), StepCase(**{**SMALL, **given}))
 
 
 def test_what_is_captured_is_what_methods_see() -> None:
@@ -195,3 +196,11 @@ def test_amdahls_law() -> None:
 def test_the_share_of_what_was_left_out_has_its_ends_in_order() -> None:
     share = share_removed([10.0, 11.0, 12.0], [5.0, 5.5, 6.0])
     assert (share.median, share.lo, share.hi) == pytest.approx((0.5, 1 - 6 / 10, 1 - 5 / 12))
+
+
+def test_one_method_twice_is_told_apart_by_its_settings() -> None:
+    pytest.importorskip("diffusers")
+    entries = [Entry("sta", {"tile": (1, 2, 2)}), Entry("sta", {"tile": (1, 1, 2)})]
+    names = [record.name for record in measure_step(entries, StepCase(rounds=1, **SMALL))]
+    assert len(set(names)) == len(names) == 4
+    assert sum(name.startswith("sta/") and "tile" in name for name in names) == 2

@@ -14,6 +14,7 @@ from attnbench.bench.sweep.points import default_methods, make_sweep, scaled
 from attnbench.inputs.shapes import frames_at
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
+from attnbench.methods.entries import Entry
 
 
 def ask(methods: dict[str, dict[str, Any]] | None = None, **fields: Any) -> Request:
@@ -68,7 +69,7 @@ def test_over_frames_only_the_first_axis_grows() -> None:
 def test_over_density_each_method_turns_its_own_knob() -> None:
     methods: dict[str, dict[str, Any]] = {"moba": {"blocks": 10}, "vmoba": {}}
     sweep = make_sweep("density", ask(methods, grid="8x12x16"), values=[0.1, 0.11, 0.5])
-    asked = [point.request.methods for point in sweep.points]
+    asked = [{entry.method: entry.settings for entry in point.request.methods} for point in sweep.points]
     assert asked[0] == {"moba": {"blocks": 10, "topk": 1}, "vmoba": {"threshold": 0.1}}
     assert asked[1] == {"vmoba": {"threshold": 0.11}}  # moba would be the same again
     assert asked[2] == {"moba": {"blocks": 10, "topk": 5}, "vmoba": {"threshold": 0.5}}
@@ -86,7 +87,7 @@ def test_what_the_points_share_stays() -> None:
         shape = make_agenda(point.request).shape
         assert (shape.model, shape.layout.text, shape.heads, shape.head_dim) == ("hunyuan", (0, 256), 2, 32)
         assert (point.request.direction, point.request.rounds) == ("fwdbwd", 4)
-        assert point.request.methods == {"sta": {"tile": (2, 2, 2)}}
+        assert point.request.methods == [Entry("sta", {"tile": (2, 2, 2)})]
     bare = make_sweep("tokens", ask(grid="4x8x8"), values=[100]).points[0]
     assert make_agenda(bare.request).shape.model is None
 

@@ -1,0 +1,94 @@
+"""What a run is asked to measure: methods with the settings that were given, one method also several times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from attnbench.kernels.errors import BadInput
+from attnbench.methods.values import parse_value
+
+_OPENING, _CLOSING = "([{", ")]}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method, and the settings that were given for it; the others have their defaults."""
+
+    method: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def as_entries(given: Any) -> Any:
+    """Return entries for what older requests have: settings by method. Anything else is returned as it is."""
+    if isinstance(given, Mapping):
+        return [Entry(name, settings) for name, settings in given.items()]
+    return given
+
+
+def parse_entry(text: str) -> Entry:
+    """Read ``NAME`` or ``NAME:setting=value,…``; commas inside brackets or quotes do not separate.
+
+    Raises:
+        BadInput: for a setting without a name or a value.
+    """
+    name, colon, rest = text.partition(":")
+    settings: dict[str, Any] = {}
+    for part in _parts(rest) if colon else ():
+        setting, equals, value = part.partition("=")
+        if not equals or not setting.strip():
+            raise BadInput(f"method {text!r}: {part.strip()!r} must be setting=value, as vmoba:scope=query,select=topk")
+        settings[setting.strip()] = parse_value(value)
+    return Entry(name.strip(), settings)
+
+
+def with_settings(entries: Sequence[Entry], pairs: Iterable[str]) -> list[Entry]:
+    """Return entries with settings from ``name=value`` or ``method.name=value`` texts.
+
+    A setting applies to each entry of its method that does not set it itself; of equal texts the last one counts.
+
+    Raises:
+        BadInput: for a text without "=", a method that is not run, or a bare name with several methods.
+    """
+    names = list(dict.fromkeys(entry.method for entry in entries))
+    shared: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        owner, dot, setting = name.strip().rpartition(".")
+        if not equals or not setting:
+            raise BadInput(f"--set {pair!r} must be name=value or method.name=value")
+        if not dot:
+            if len(names) != 1:
+                raise BadInput(f"--set {pair!r} names no method and {len(names)} are run: write METHOD.{pair}")
+            owner = names[0]
+        if owner not in shared:
+            raise BadInput(f"--set {pair!r} is for method {owner!r}, which is not run; run: {', '.join(names)}")
+        shared[owner][setting] = parse_value(text)
+    return [Entry(entry.method, {**shared[entry.method], **entry.settings}) for entry in entries]
+
+
+def distinct(entries: Iterable[Entry]) -> list[Entry]:
+    """Return entries in their order, equal ones once."""
+    found: list[Entry] = []
+    for entry in entries:
+        if entry not in found:
+            found.append(entry)
+    return found
+
+
+def _parts(text: str) -> list[str]:
+    """Cut a text at its commas, but not inside brackets or quotes."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        else:
+            depth += (character in _OPENING) - (character in _CLOSING)
+            if character == "," and depth == 0:
+                parts.append("")
+                continue
+        parts[-1] += character
+    return parts
