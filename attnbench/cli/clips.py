@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnbench.cli.options import JsonOption, SetOption, asked_methods, refuse_others
+from attnbench.cli.options import JsonOption, SetOption, asked_methods, refuse_others, takes_options
+from attnbench.cli.suite import SuiteOptions, run_suite
 
 if TYPE_CHECKING:
     from attnbench.clips.request import ClipsRequest
@@ -21,8 +22,10 @@ _ON_RESUME = ("--resume", "--vbench", "--json")
 _METHODS = ("vmoba",)
 
 
+@takes_options
 def clips(
     ctx: typer.Context,
+    suite: SuiteOptions,
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -87,6 +90,10 @@ def clips(
 
     Exit codes: 0 fine, 1 a method's clip could not be made, 2 bad input, 130 interrupted.
     """
+    if suite.suite is not None:
+        run_suite(ctx, suite, out, resume, as_json)
+        return
+    suite.check_alone()
     if gallery is not None:
         _draw(ctx, gallery, runs or [], as_json)
         return

@@ -15,6 +15,7 @@ from attnbench.cli.options import (
     refuse_others,
     takes_options,
 )
+from attnbench.cli.suite import SuiteOptions, run_suite
 
 if TYPE_CHECKING:
     from attnbench.bench.bench import Bench
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 def profile(
     ctx: typer.Context,
     asked: CellOptions,
+    suite: SuiteOptions,
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Profiled calls a cell. Default: 7, on a CPU 1 to 5 by their length.")
     ] = None,
@@ -58,6 +60,10 @@ def profile(
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
 
+    if suite.suite is not None:
+        run_suite(ctx, suite, out, resume, as_json)
+        return
+    suite.check_alone()
     if end_to_end:
         from attnbench.cli.step import measure_and_show, step_request
 

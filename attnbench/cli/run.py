@@ -8,12 +8,14 @@ from pathlib import Path
 import typer
 
 from attnbench.cli.options import CellOptions, JsonOption, OutOption, ResumeOption, refuse_others, takes_options
+from attnbench.cli.suite import SuiteOptions, run_suite
 
 
 @takes_options
 def run(
     ctx: typer.Context,
     asked: CellOptions,
+    suite: SuiteOptions,
     out: OutOption = None,
     resume: ResumeOption = None,
     as_json: JsonOption = False,
@@ -26,6 +28,10 @@ def run(
     from attnbench.bench.session import start
     from attnbench.cli.progress import TerminalProgress
 
+    if suite.suite is not None:
+        run_suite(ctx, suite, out, resume, as_json)
+        return
+    suite.check_alone()
     if resume is not None:
         refuse_others(ctx, "--resume repeats the run as it was asked for", "--resume", "--json")
     with TerminalProgress() as progress:

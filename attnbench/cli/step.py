@@ -17,6 +17,7 @@ from attnbench.cli.options import (
     asked_methods,
     takes_options,
 )
+from attnbench.cli.suite import SuiteOptions, run_suite
 
 if TYPE_CHECKING:
     from attnbench.bench.step.session import StepRequest
@@ -37,7 +38,9 @@ class StepOptions(CaseOptions):
 
 @takes_options
 def step(
+    ctx: typer.Context,
     asked: StepOptions,
+    suite: SuiteOptions,
     checkpointing: Annotated[
         bool | None, typer.Option(help="Run blocks forward again in the backward pass. Default: 1.3B in training.")
     ] = None,
@@ -51,6 +54,10 @@ def step(
 
     Exit codes: 0 fine, 2 bad input, 130 interrupted.
     """
+    if suite.suite is not None:
+        run_suite(ctx, suite, out, None, as_json)
+        return
+    suite.check_alone()
     measure_and_show(step_request(asked, checkpointing), out, as_json)
 
 

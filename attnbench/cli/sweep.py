@@ -15,6 +15,7 @@ from attnbench.cli.options import (
     refuse_others,
     takes_options,
 )
+from attnbench.cli.suite import SuiteOptions, run_suite
 
 if TYPE_CHECKING:
     from attnbench.bench.sweep.points import Sweep
@@ -43,6 +44,7 @@ def sweep(
     *,
     over: Annotated[str | None, typer.Option(help="What is varied: tokens, density or frames.")] = None,
     asked: SweepOptions,
+    suite: SuiteOptions,
     points: Annotated[
         str | None, typer.Option(help="The points, as 4000,8000,16000: tokens, frames (4k+1) or densities.")
     ] = None,
@@ -62,6 +64,10 @@ def sweep(
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
 
+    if suite.suite is not None:
+        run_suite(ctx, suite, out, resume, as_json)
+        return
+    suite.check_alone()
     if resume is not None:
         refuse_others(ctx, "--resume repeats the sweep as it was asked for", "--resume", "--json")
     elif over is None:

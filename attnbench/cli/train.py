@@ -10,13 +10,16 @@ from typing import Annotated
 
 import typer
 
-from attnbench.cli.options import SetOption, asked_methods, refuse_others
+from attnbench.cli.options import SetOption, asked_methods, refuse_others, takes_options
+from attnbench.cli.suite import SuiteOptions, run_suite
 
 _ON_RESUME = ("--resume", "--seconds", "--device")
 
 
+@takes_options
 def train(
     ctx: typer.Context,
+    suite: SuiteOptions,
     method: Annotated[str, typer.Option("--method", "-m", help="Method of the self-attention.")] = "full",
     steps: Annotated[int, typer.Option(help="Optimiser steps; the learning rate falls towards the last.")] = 8000,
     seconds: Annotated[
@@ -79,6 +82,10 @@ def train(
     from attnbench.mini.workers import joined
     from attnbench.results.run import NoProgress
 
+    if suite.suite is not None:
+        run_suite(ctx, suite, out, resume, False)
+        return
+    suite.check_alone()
     place = resolve_device(device)
     if resume is not None:
         refuse_others(ctx, "--resume goes on with the run as it was asked for", *_ON_RESUME)

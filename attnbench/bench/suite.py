@@ -1,0 +1,172 @@
+"""A suite: a TOML file of cells, each of which is one call of a command."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shlex
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from attnbench.kernels.errors import BadInput, unknown_name
+
+OWN_KEYS = ("command", "name")
+_FILE_INPUTS = ("video:", "capture:")
+
+
+@dataclass(frozen=True)
+class SuiteOption:
+    """An option of a command, as far as a suite needs it.
+
+    Attributes:
+        word: as on the command line, ``--kv-heads``.
+        negation: of a flag, ``--no-trace``; empty if it has none.
+        flag: whether it takes no value.
+        several: whether it may be repeated.
+        path: whether its value is a file or folder.
+    """
+
+    word: str
+    negation: str = ""
+    flag: bool = False
+    several: bool = False
+    path: bool = False
+
+
+Options = Mapping[str, Mapping[str, SuiteOption]]
+"""The options of each command, by the keys of a suite: long names with underscores."""
+
+
+@dataclass(frozen=True)
+class SuiteCell:
+    """One call of a command: where its results go below the suite's folder, and its words."""
+
+    name: str
+    command: str
+    words: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """The call as it would be typed."""
+        return shlex.join(["attnbench", self.command, *self.words])
+
+
+def read_suite(path: Path, options: Options, command: str) -> list[SuiteCell]:
+    """Return the cells of a suite file, lists multiplied out.
+
+    Args:
+        path: a TOML file with ``[defaults]`` and ``[[cells]]``; paths in it are relative to its folder.
+        options: of the commands that a cell may call.
+        command: of cells that name none.
+
+    Raises:
+        BadInput: if the file cannot be read, a key or value cannot be used, or two cells have one name.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"suite {str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"suite {str(path)!r} is not TOML: {error}") from error
+    for key in document:
+        if key not in ("defaults", "cells"):
+            raise unknown_name(f"table of suite {str(path)!r}", key, ("defaults", "cells"))
+    defaults, cells = document.get("defaults", {}), document.get("cells", [])
+    if not isinstance(defaults, dict) or not isinstance(cells, list) or not all(isinstance(x, dict) for x in cells):
+        raise BadInput(f"suite {str(path)!r} must have one table [defaults] and tables [[cells]]")
+    if not cells:
+        raise BadInput(f"suite {str(path)!r} has no [[cells]]")
+    found: dict[str, SuiteCell] = {}
+    for number, cell in enumerate(cells, 1):
+        for made in _expanded(path, number, defaults, cell, options, command):
+            if made.name in found:
+                raise BadInput(f"suite {str(path)!r} has two cells named {made.name!r}: give each a name of its own")
+            found[made.name] = made
+    return list(found.values())
+
+
+def _expanded(
+    path: Path, number: int, defaults: Mapping[str, Any], cell: Mapping[str, Any], options: Options, command: str
+) -> Iterator[SuiteCell]:
+    """Yield a call for each combination of the values that a cell lists."""
+    where = f"cell {number} of suite {str(path)!r}"
+    called = str(cell.get("command", defaults.get("command", command)))
+    if called not in options:
+        raise unknown_name(f"command in {where}", called, options)
+    known = options[called]
+    for key in cell:
+        if key not in known and key not in OWN_KEYS:
+            raise unknown_name(f"key in {where}", key, (*known, *OWN_KEYS))
+    for key in defaults:
+        if key not in OWN_KEYS and not any(key in each for each in options.values()):
+            raise unknown_name(f"key in [defaults] of suite {str(path)!r}", key, {*itertools.chain(*options.values())})
+    values = {key: value for key, value in {**defaults, **cell}.items() if key in known}
+    axes = [[(key, one) for one in _axis(where, key, value, known[key])] for key, value in values.items()]
+    template = cell.get("name", defaults.get("name"))
+    for place, chosen in enumerate(itertools.product(*axes), 1):
+        words = [word for key, value in chosen for word in _words(path, known[key], value)]
+        several = [_text(value) for (key, value), axis in zip(chosen, axes, strict=True) if len(axis) > 1]
+        given = {key: _text(value) for key, value in chosen}
+        name = _name(where, template, given) if template is not None else _default_name(called, number, place, several)
+        yield SuiteCell(name, called, tuple(words))
+
+
+def _axis(where: str, key: str, value: Any, option: SuiteOption) -> list[Any]:
+    """Return the values of a key that multiply out: of an option that takes several values, the lists in its list."""
+    if option.several:
+        listed = value if isinstance(value, list) else [value]
+        axis = listed if listed and all(isinstance(each, list) for each in listed) else [listed]
+    else:
+        axis = value if isinstance(value, list) else [value]
+    if not axis:
+        raise BadInput(f"{key} in {where} is an empty list: leave it out, or give a value")
+    for one in axis:
+        for each in one if isinstance(one, list) and option.several else [one]:
+            if not isinstance(each, (str, int, float)) or isinstance(each, bool) != option.flag:
+                wanted = "true or false" if option.flag else "text or a number"
+                raise BadInput(f"{key} {each!r} in {where} must be {wanted}")
+    return axis
+
+
+def _words(path: Path, option: SuiteOption, value: Any) -> list[str]:
+    """Return how an option with this value is typed."""
+    if option.flag:
+        return [option.word] if value else [option.negation] if option.negation else []
+    values = value if isinstance(value, list) else [value]
+    return [word for each in values for word in (option.word, _located(path, option, str(each)))]
+
+
+def _located(path: Path, option: SuiteOption, text: str) -> str:
+    """Return a value with its path, where it is one, seen from the current folder."""
+    prefix = next((kind for kind in _FILE_INPUTS if option.word == "--inputs" and text.startswith(kind)), "")
+    if not prefix and not option.path:
+        return text
+    return prefix + os.path.normpath(path.parent / Path(text.removeprefix(prefix)).expanduser())
+
+
+def _text(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _default_name(command: str, number: int, place: int, several: Iterable[str]) -> str:
+    words = [re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip("-") for text in several]
+    return "-".join(filter(None, [f"{number:02d}-{command}", *words])) if words else f"{number:02d}-{command}"
+
+
+def _name(where: str, template: Any, values: Mapping[str, str]) -> str:
+    if not isinstance(template, str):
+        raise BadInput(f"name {template!r} in {where} must be text")
+    try:
+        name = template.format_map(dict(values))
+    except KeyError as error:
+        raise BadInput(f"name {template!r} in {where} uses {error}, which the cell does not set") from error
+    except (ValueError, IndexError, AttributeError) as error:
+        raise BadInput(f"name {template!r} in {where} cannot be filled in: {error}") from error
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith(("/", "~")) or any(part in ("..", ".") for part in parts):
+        raise BadInput(f"name {name!r} in {where} must be a folder below --out")
+    return name

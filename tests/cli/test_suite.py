@@ -1,0 +1,109 @@
+"""``--suite``: cells become calls, a failing one costs itself only, and an interrupted suite goes on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import attnbench
+from attnbench.cli import main
+from attnbench.machine import stopwatch as timing
+
+Call = Callable[..., tuple[int, str, str]]
+
+SUITE = """
+[defaults]
+grid = "2x3x4"
+heads = 1
+head_dim = 32
+inputs = "gaussian"
+rounds = 3
+device = "cpu"
+
+[[cells]]
+name = "small-{seed}"
+method = ["sta", "sta:tile=(1,1,2),window=(1,1,1)"]
+seed = [0, 1]
+
+[[cells]]
+name = "refused"
+method = "sta"
+dtype = "float7"
+"""
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(timing, "cache_bytes", lambda device: 2**16)
+    (tmp_path / "suite.toml").write_text(SUITE)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["attnbench", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        code: Any = ended.value.code
+        return int(code), said.out, said.err
+
+    return run
+
+
+def test_every_cell_is_a_run_and_one_that_is_refused_costs_itself_only(call: Call, tmp_path: Path) -> None:
+    code, out, err = call("run", "--suite", "suite.toml", "--out", "made")
+    assert code == 2
+    assert "refused: unknown dtype 'float7'" in err
+    assert "2 of 3 cells are fine: made" in out
+    table = attnbench.load_results(tmp_path / "made")
+    assert sorted(table["seed"]) == [0, 0, 1, 1]
+    assert set(table["verdict"]) == {"ok"}
+    header = json.loads((tmp_path / "made" / "small-0" / "journal.jsonl").read_text().splitlines()[0])
+    assert header["environment"]["command"][:2] == ["attnbench", "run"]
+    assert "--seed" in header["environment"]["command"]
+    before = [(path, path.read_bytes()) for path in sorted((tmp_path / "made").rglob("journal.jsonl"))]
+    (tmp_path / "suite.toml").write_text(SUITE.replace("float7", "float32"))
+    code, out, err = call("run", "--suite", "suite.toml", "--resume", "made", "--json")
+    document = json.loads(out)
+    assert (code, [cell["exit_code"] for cell in document["cells"]]) == (0, [0, 0, 0])
+    assert [(path, path.read_bytes()) for path, _ in before] == before
+    assert len(attnbench.load_results(tmp_path / "made")) == 5
+
+
+def test_a_dry_run_prints_the_calls_and_writes_nothing(call: Call, tmp_path: Path) -> None:
+    code, out, _ = call("profile", "--suite", "suite.toml", "--dry-run", "--only", "small-1")
+    assert code == 0
+    (line,) = out.splitlines()
+    assert line.startswith("small-1: attnbench profile --grid 2x3x4 --heads 1")
+    assert [path.name for path in tmp_path.iterdir()] == ["suite.toml"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--suite", "suite.toml", "--heads", "3"], "--suite says what is measured; leave out --heads"),
+        (["--suite", "suite.toml", "--only", "smal-0"], "unknown cell 'smal-0': did you mean 'small-0'"),
+        (["--suite", "suite.toml", "--resume", "nowhere"], "nothing to resume: 'nowhere' is not a folder"),
+        (["--suite", "suite.toml", "--resume", ".", "--out", "x"], "leave out --out"),
+        (["--only", "x"], "--only is for --suite"),
+        (["--dry-run"], "--dry-run is for --suite"),
+        (["--suite", "missing.toml"], "'missing.toml' cannot be read"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(call: Call, words: list[str], said: str, tmp_path: Path) -> None:
+    code, out, err = call("run", *words)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["suite.toml"]
+
+
+def test_a_folder_that_holds_a_cell_is_not_written_again(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "made" / "small-1").mkdir(parents=True)
+    code, _, err = call("run", "--suite", "suite.toml", "--out", "made")
+    assert code == 2
+    assert "holds 'small-1' already; choose another --out, or go on with --resume made" in err
