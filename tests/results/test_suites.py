@@ -1,0 +1,107 @@
+"""Each committed table has a suite beside it, and a suite asks for what its tables' journals say was asked for."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from attnbench.bench.request import read_request
+from attnbench.bench.step.session import StepRequest
+from attnbench.bench.suite import SuiteCell, read_suite
+from attnbench.cli import app
+from attnbench.cli.suite import suite_options
+from attnbench.clips.request import read_request as read_clips_request
+from attnbench.results.journal import TRAINING_LOG
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+DEVICES = [folder for folder in RESULTS.iterdir() if folder.is_dir() and folder.name not in ("runs", "latest")]
+STARTS = {
+    "run": "attnbench.bench.session.start",
+    "profile": "attnbench.bench.session.start",
+    "step": "attnbench.bench.step.session.run_step",
+    "clips": "attnbench.clips.session.start",
+}
+"""What each command hands its request to."""
+
+
+def place_of(journal: Path) -> Path:
+    """Return what a suite calls a journal: the file without its ending, or its folder."""
+    name = journal.name.removesuffix(".gz").removesuffix(".jsonl")
+    return journal.parent if name == "journal" else journal.with_name(name)
+
+
+def lines_of(journal: Path) -> list[dict[str, Any]]:
+    content = journal.read_bytes()
+    text = (gzip.decompress(content) if journal.suffix == ".gz" else content).decode()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def as_recorded(request: Any) -> Any:
+    """Return a request as JSON holds it: tuples are lists."""
+    return json.loads(json.dumps(vars(request), default=vars))
+
+
+CELLS = [
+    (suite.parent / cell.name, cell)
+    for folder in DEVICES
+    for suite in folder.rglob("*.toml")
+    for cell in read_suite(suite, suite_options(get_command(app)), "run")
+]
+JOURNALS = sorted(
+    journal
+    for folder in DEVICES
+    for journal in folder.rglob("*.jsonl*")
+    if journal.name.removesuffix(".gz") != TRAINING_LOG
+)
+
+
+def test_each_journal_is_named_by_one_cell_and_nothing_else_is() -> None:
+    places = [place for place, _ in CELLS]
+    assert len(places) == len(set(places)) > 40
+    assert set(places) == set(map(place_of, JOURNALS))
+
+
+@pytest.fixture
+def asked_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[SuiteCell], Any]:
+    """Call the command of a cell; return the request that it would have measured."""
+
+    class _Begun(Exception):
+        pass
+
+    def call(cell: SuiteCell) -> Any:
+        def begin(request: Any, *rest: object) -> None:
+            requests.append(request)
+            raise _Begun
+
+        requests: list[Any] = []
+        monkeypatch.setattr(STARTS[cell.command], begin)
+        done = CliRunner().invoke(app, [cell.command, *cell.words])
+        assert isinstance(done.exception, _Begun), done.output
+        return requests[0]
+
+    return call
+
+
+@pytest.mark.parametrize("journal", JOURNALS, ids=lambda path: str(path.relative_to(RESULTS)))
+def test_a_cell_asks_for_what_its_journal_records(journal: Path, asked_for: Callable[[SuiteCell], Any]) -> None:
+    header, *records = lines_of(journal)
+    (cell,) = (cell for place, cell in CELLS if place == place_of(journal))
+    kinds = {record["kind"] for record in records}
+    measured = {"step": "step", "clip": "clips", "phase": "profile"}
+    assert cell.command == next((command for kind, command in measured.items() if kind in kinds), "run")
+    recorded = dict(header["request"])
+    command = recorded.pop("command", None)
+    if command is None:
+        expected: Any = read_request(**recorded)
+    elif command == "clips":
+        expected = read_clips_request(**recorded)
+    else:
+        expected = StepRequest(**recorded | {"methods": read_request(methods=recorded["methods"]).methods})
+    assert as_recorded(asked_for(cell)) == as_recorded(expected)
