@@ -182,7 +182,7 @@ LOSSES = ("selection", "permute", "index", "merge", "padding", "kernel inefficie
 
 def waterfalls(name: str, method: str) -> list[tuple[Row, Waterfall]]:
     """Return the rows of a method in a profiled table, by layer, and where the time of each goes."""
-    results = read(PROFILES / f"{name}.jsonl")
+    results = read(PROFILES / f"{name}.jsonl.gz")
     phases = results.phases_by_row
     found = []
     for row in sorted(results.rows, key=lambda row: row.layer):
@@ -277,7 +277,7 @@ def step_table(name: str) -> list[str]:
         "| self-attention | step | attention alone | its speed-up | predicted for the step | speed-up of the step |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    steps = load_steps(PROFILES / f"{name}.jsonl")
+    steps = load_steps(PROFILES / f"{name}.jsonl.gz")
     for step in steps:
         figures = (step.attention_speedup, step.predicted_speedup, step.step_speedup)
         times = f"{step.step_ms:.0f} ms | {step.attention_ms:.0f} ms"

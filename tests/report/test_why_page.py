@@ -27,8 +27,8 @@ def test_the_page_says_what_was_measured(script: dict[str, Callable[..., Any]]) 
 
 
 def test_little_of_our_engines_is_unexplained(script: dict[str, Callable[..., Any]]) -> None:
-    journals = (ROOT / "results" / "h100" / "profiles").glob("*-fwd*.jsonl")
-    tables = [path.stem for path in journals if "-step-" not in path.stem]
+    journals = (ROOT / "results" / "h100" / "profiles").glob("*-fwd*.jsonl.gz")
+    tables = [path.name.removesuffix(".jsonl.gz") for path in journals if "-step-" not in path.name]
     cells = [
         (waterfall.unexplained_share, table, row.method, row.layer)
         for table in tables

@@ -21,7 +21,7 @@ H100 = Path(__file__).resolve().parents[2] / "results" / "h100"
 
 @pytest.fixture(scope="module")
 def profile() -> Results:
-    return read(H100 / "profiles" / "480p-fwd.jsonl")
+    return read(H100 / "profiles" / "480p-fwd.jsonl.gz")
 
 
 def test_records_survive_the_data_frame(profile: Results) -> None:

@@ -62,21 +62,28 @@ def validated(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return found
 
 
-def kinds_in(journal: Path) -> Counter[str]:
+def text_of(journal: Path) -> str:
     content = journal.read_bytes()
-    text = (gzip.decompress(content) if journal.suffix == ".gz" else content).decode()
-    return Counter(json.loads(line)["kind"] for line in text.splitlines())
+    return (gzip.decompress(content) if journal.suffix == ".gz" else content).decode()
+
+
+def kinds_in(journal: Path) -> Counter[str]:
+    return Counter(json.loads(line)["kind"] for line in text_of(journal).splitlines())
 
 
 @pytest.fixture(scope="module")
 def some(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a part of the committed results, in which there is every kind of record."""
+    """A folder with a part of the committed results, some of it unzipped, in which there is every kind of record."""
     folder = tmp_path_factory.mktemp("some")
-    kept = [*H100.glob("480p-*.jsonl"), *H100.glob("profiles/480p-*.jsonl"), H100 / "clips/fifth/journal.jsonl.gz"]
+    names = ("480p-*.jsonl.gz", "profiles/480p-*.jsonl.gz", "clips/fifth/journal.jsonl.gz")
+    kept = [journal for name in names for journal in H100.glob(name)]
     for each in kept:
         place = folder / each.relative_to(H100)
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(each.read_bytes())
+        if each.parent == H100:
+            place.with_suffix("").write_text(text_of(each))
+        else:
+            place.write_bytes(each.read_bytes())
     return folder
 
 
@@ -123,7 +130,7 @@ def test_the_tables_are_made_of_the_records_that_are_read(some: Path) -> None:
     assert load_steps(some) == list(found.steps)
 
 
-LINES = (H100 / "profiles" / "480p-step-fwd.jsonl").read_text().splitlines()
+LINES = text_of(H100 / "profiles" / "480p-step-fwd.jsonl.gz").splitlines()
 
 
 @pytest.fixture
@@ -170,8 +177,8 @@ def test_empty_lines_and_a_byte_order_mark_are_skipped(
 
 
 def test_runs_that_were_joined_into_one_file_keep_their_own_samples(tmp_path: Path) -> None:
-    parts = [H100 / name for name in ("480p-gaussian-fwd.jsonl", "576p-gaussian-fwd.jsonl")]
-    (tmp_path / "both.jsonl").write_text("".join(part.read_text() for part in parts))
+    parts = [H100 / name for name in ("480p-gaussian-fwd.jsonl.gz", "576p-gaussian-fwd.jsonl.gz")]
+    (tmp_path / "both.jsonl").write_text("".join(map(text_of, parts)))
     apart = [read(part) for part in parts]
     joined = read(tmp_path / "both.jsonl")
     assert joined.rows == apart[0].rows + apart[1].rows
