@@ -29,7 +29,7 @@ from attnbench.kernels.gpu.work import KEYS, ROWS, Tiles
 from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
-from attnbench.kernels.remember import kept_with, remembered
+from attnbench.kernels.remember import capturing, kept_with, remembered
 
 Result = TypeVar("Result")
 
@@ -185,7 +185,8 @@ def order_of_rows(order: Tensor | None, items: slice, some: slice) -> Tensor | N
 def routes_of(plan: Plan, items: slice, some: slice) -> Routes:
     """Return the routes of some heads of some batch items, described as work.
 
-    Those of all heads stay as long as the kept pairs, so that the backward pass finds those of the forward pass.
+    Those of all heads stay as long as the kept pairs, so that the backward pass finds those of the forward pass. A CUDA
+    graph makes its own: it may be replayed when others are gone, or with other pairs in the same tensor.
     """
     pattern = plan.pattern
     group = group_of(pattern.keep.shape[3])
@@ -196,7 +197,7 @@ def routes_of(plan: Plan, items: slice, some: slice) -> Routes:
         keep = pattern.keep.expand(plan.batch, plan.heads, -1, -1)[items, some]
         return build_routes(keep, group, tile=ROWS, runs=runs, order=order_of_rows(plan.q_order, items, some))
 
-    if rows_of_turn(plan.heads, items, some) != slice(0, plan.batch * plan.heads):
+    if capturing() or rows_of_turn(plan.heads, items, some) != slice(0, plan.batch * plan.heads):
         return make()
     return kept_with(tensors, ("routes", plan.batch, plan.heads, group, pattern.rule is not None), make)
 
