@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attnbench.api import attention, select
+    from attnbench.bench.functions import list_methods, profile, run
     from attnbench.kernels.errors import AttnbenchError, BadInput, Unsupported
     from attnbench.kernels.grid import Grid
     from attnbench.kernels.plan import Plan
     from attnbench.models.patch import patch
+    from attnbench.report.html.write import write_report
     from attnbench.results.load import load_phases, load_quality, load_results
 
 __version__ = "0.1.0"
@@ -27,6 +29,10 @@ _HOMES = {
     "load_quality": "attnbench.results.load",
     "load_results": "attnbench.results.load",
     "patch": "attnbench.models.patch",
+    "run": "attnbench.bench.functions",
+    "profile": "attnbench.bench.functions",
+    "list_methods": "attnbench.bench.functions",
+    "write_report": "attnbench.report.html.write",
 }
 
 __all__ = [
@@ -36,11 +42,15 @@ __all__ = [
     "Plan",
     "Unsupported",
     "attention",
+    "list_methods",
     "load_phases",
     "load_quality",
     "load_results",
     "patch",
+    "profile",
+    "run",
     "select",
+    "write_report",
 ]
 
 

@@ -44,27 +44,43 @@ def parse_entry(text: str) -> Entry:
 
 
 def with_settings(entries: Sequence[Entry], pairs: Iterable[str]) -> list[Entry]:
-    """Return entries with settings from ``name=value`` or ``method.name=value`` texts.
-
-    A setting applies to each entry of its method that does not set it itself; of equal texts the last one counts.
+    """Return entries with settings from ``name=value`` or ``method.name=value`` texts; see ``with_values``.
 
     Raises:
         BadInput: for a text without "=", a method that is not run, or a bare name with several methods.
     """
-    names = list(dict.fromkeys(entry.method for entry in entries))
-    shared: dict[str, dict[str, Any]] = {name: {} for name in names}
+    values = []
     for pair in pairs:
         name, equals, text = pair.partition("=")
-        owner, dot, setting = name.strip().rpartition(".")
-        if not equals or not setting:
+        if not equals or not name.strip().rpartition(".")[2]:
             raise BadInput(f"--set {pair!r} must be name=value or method.name=value")
+        values.append((name.strip(), parse_value(text), f"--set {pair!r}"))
+    return _given(entries, values)
+
+
+def with_values(entries: Sequence[Entry], values: Iterable[tuple[str, Any]]) -> list[Entry]:
+    """Return entries with settings by ``name`` or ``method.name``.
+
+    A setting applies to each entry of its method that does not set it itself; of equal names the last one counts.
+
+    Raises:
+        BadInput: for a method that is not run, or a bare name with several methods.
+    """
+    return _given(entries, [(name, value, f"setting {name!r}") for name, value in values])
+
+
+def _given(entries: Sequence[Entry], values: Iterable[tuple[str, Any, str]]) -> list[Entry]:
+    names = list(dict.fromkeys(entry.method for entry in entries))
+    shared: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for name, value, quoted in values:
+        owner, dot, setting = name.rpartition(".")
         if not dot:
             if len(names) != 1:
-                raise BadInput(f"--set {pair!r} names no method and {len(names)} are run: write METHOD.{pair}")
+                raise BadInput(f"{quoted} names no method and {len(names)} are run: write METHOD.{name}")
             owner = names[0]
         if owner not in shared:
-            raise BadInput(f"--set {pair!r} is for method {owner!r}, which is not run; run: {', '.join(names)}")
-        shared[owner][setting] = parse_value(text)
+            raise BadInput(f"{quoted} is for method {owner!r}, which is not run; run: {', '.join(names)}")
+        shared[owner][setting] = value
     return [Entry(entry.method, {**shared[entry.method], **entry.settings}) for entry in entries]
 
 

@@ -103,7 +103,7 @@ def test_an_entry_that_cannot_be_read_is_quoted(text: str) -> None:
         ("topk", ["moba"], "--set 'topk' must be name=value or method.name=value"),
         ("=8", ["moba"], "--set '=8' must be"),
         ("moba.=8", ["moba"], "--set 'moba.=8' must be"),
-        ("topk=8", ["moba", "vmoba"], "names no method and 2 are run: write METHOD.topk=8"),
+        ("topk=8", ["moba", "vmoba"], "names no method and 2 are run: write METHOD.topk"),
         ("sta.tile=8", ["moba"], "is for method 'sta', which is not run; run: moba"),
     ],
 )

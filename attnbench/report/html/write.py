@@ -1,17 +1,65 @@
-"""Where a report goes, and how it gets there whole."""
+"""From results on disk to a page on disk: what is read, where the page goes, and how it gets there whole."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
+from attnbench.kernels.errors import BadInput
+from attnbench.report.html.page import Part, make_report
 from attnbench.report.words import file_stem
 from attnbench.results.files import write_whole
-from attnbench.results.load import Results
+from attnbench.results.find import has_journals
+from attnbench.results.load import Results, read
+from attnbench.results.training import training_groups
+
+LATEST = Path("results/latest")
 
 
-def write_report(html: str, path: Path) -> Path:
-    """Write a page; see ``write_whole``."""
-    return write_whole(html.encode(), path)
+@dataclass(frozen=True)
+class Written:
+    """A page on disk, and what its sections say in words."""
+
+    path: Path
+    parts: tuple[Part, ...]
+
+
+def write_report(path: str | os.PathLike[str] | None = None, out: str | os.PathLike[str] | None = None) -> Path:
+    """Write results as one HTML page that needs no network, and return where it is.
+
+    Args:
+        path: a file or folder of results; default the newest run, results/latest.
+        out: FILE.html, or a folder; default reports/<run>.html.
+
+    Raises:
+        BadInput: if there are no results, or the page cannot be written.
+    """
+    return render(None if path is None else Path(path), None if out is None else Path(out)).path
+
+
+def render(path: Path | None, out: Path | None) -> Written:
+    """Write a page, as ``write_report``, and also return what its sections say.
+
+    Raises:
+        BadInput: as ``write_report``.
+    """
+    if path is None and not LATEST.exists():
+        if LATEST.is_symlink():
+            gone = f"{str(LATEST)!r} is a link to {os.readlink(LATEST)!r}, which does not exist"
+        else:
+            gone = f"there is no {str(LATEST)!r} here"
+        raise BadInput(f"{gone}: run `attnbench run` first, or name a file or a folder of results")
+    source = path or LATEST
+    training = training_groups(source)
+    results = read(source) if not training or has_journals(source) else Results()
+    if not results.runs and not any(group.runs for group in training):
+        reasons = [reason for group in training for reason in group.left_out] or ["nothing can be shown"]
+        raise BadInput(f"{str(source)!r} holds no finished rows yet: {reasons[0]}")
+    place = report_path(out, newest_run(results) if results.runs else f"training-{training[0].folder.resolve().name}")
+    traces = {cell: os.path.relpath(trace, place.parent) for cell, trace in results.traces.items()}
+    made = make_report(results, traces, training)
+    return Written(write_whole(made.html.encode(), place), tuple(made.parts))
 
 
 def newest_run(results: Results) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from attnbench.kernels.errors import BadInput
-from attnbench.report.html.write import newest_run, report_path, write_report
+from attnbench.report.html.write import newest_run, report_path
+from attnbench.results.files import write_whole
 
 Maker = Callable[..., Any]
 
@@ -33,21 +34,21 @@ def test_where_the_report_goes(tmp_path: Path) -> None:
 
 def test_a_report_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "new" / "page.html"
-    write_report("old ×", path)
-    write_report("new ×", path)
+    write_whole("old ×".encode(), path)
+    write_whole("new ×".encode(), path)
     assert path.read_text(encoding="utf-8") == "new ×"
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_failure_keeps_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_report("old", tmp_path / "page.html")
+    path = write_whole(b"old", tmp_path / "page.html")
 
     def full_disk(source: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full_disk)
     with pytest.raises(BadInput, match="No space left"):
-        write_report("new", path)
+        write_whole(b"new", path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -55,4 +56,4 @@ def test_a_failure_keeps_the_old_report(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_place_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="--out"):
-        write_report("page", tmp_path / "file" / "page.html")
+        write_whole(b"page", tmp_path / "file" / "page.html")

@@ -1,0 +1,169 @@
+"""``attnbench.run`` and ``attnbench.profile``: the commands of that name as functions, with rows as data frames."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from attnbench.bench.request import Request, read_request
+from attnbench.kernels.errors import BadInput
+from attnbench.methods.entries import Entry, distinct, parse_entry, with_values
+from attnbench.methods.registry import BUILT_IN, get_method
+from attnbench.results.run import NoProgress, Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from attnbench.bench.bench import Bench
+    from attnbench.results.journal import Journal
+    from attnbench.results.records.cells import Row
+
+Methods = str | Entry | Sequence[str | Entry] | None
+
+
+class RunOptions(TypedDict, total=False):
+    """The options of ``attnbench run``, by their long names; each has the command's default."""
+
+    res: str | None
+    frames: int | None
+    model: str | None
+    grid: str | None
+    heads: int | None
+    kv_heads: int | None
+    head_dim: int | None
+    batch: int
+    dtype: str | None
+    direction: str
+    inputs: str
+    engine: str
+    device: str | None
+    seed: int
+    layer: int | Sequence[int] | None
+    rounds: int | None
+    budget: float
+
+
+def run(
+    method: Methods = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[RunOptions],
+) -> pd.DataFrame:
+    """Verify and time methods, as ``attnbench run`` does, and journal the rows.
+
+    Args:
+        method: a method's name, ``"vmoba:scope=query,select=topk"``, or several of them; default the built-in methods.
+        settings: as ``--set``: ``{"topk": 8}``, or ``{"moba.topk": 8}`` with several methods.
+        out: folder of the run; default results/runs/<time>.
+        resume: finish the interrupted run in this folder instead.
+        progress: told what is done; by default nothing is printed.
+        options: as of the command, by their long names: ``res="720p"``, ``heads=12``, ``layer=[0, 1]``.
+
+    Returns:
+        the rows, as ``attnbench.load_results`` reads them; ``attrs["folder"]`` is the run's folder.
+
+    Raises:
+        BadInput: for anything that cannot be used.
+        Unsupported: for an engine that is not available.
+    """
+    from attnbench.bench import session
+    from attnbench.results.load import load_results
+
+    told = progress if progress is not None else NoProgress()
+    if resume is not None:
+        _alone(method, settings, out, options)
+        folder = session.resume(Path(resume), told).folder
+    else:
+        folder = session.start(_request(method, settings, options), None if out is None else Path(out), told).folder
+    frame = load_results(folder)
+    frame.attrs["folder"] = str(folder)
+    return frame
+
+
+def profile(
+    method: Methods = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    repeats: int | None = None,
+    trace: bool = True,
+    **options: Unpack[RunOptions],
+) -> pd.DataFrame:
+    """Measure methods and where their time goes, as ``attnbench profile`` does.
+
+    Args:
+        method, settings, out, resume, progress, options: as of ``run``.
+        repeats: profiled calls a cell; default 7, on a CPU 1 to 5 by their length.
+        trace: write a Chrome trace of each cell into the run's folder.
+
+    Returns:
+        the phases, as ``attnbench.load_phases`` reads them; ``attrs["folder"]`` is the run's folder, of which
+        ``attnbench.load_results`` has the rows.
+
+    Raises:
+        BadInput: for anything that cannot be used.
+        Unsupported: for an engine that is not available.
+    """
+    from attnbench.bench import session
+    from attnbench.bench.profile.cells import known_phases, profile_rows
+    from attnbench.results.load import load_phases
+
+    if repeats is not None and repeats < 1:
+        raise BadInput(f"repeats {repeats} must be at least 1")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler prints two lines each time it is used
+    told = progress if progress is not None else NoProgress()
+
+    def after(bench: Bench, journal: Journal, rows: tuple[Row, ...]) -> None:
+        known = known_phases(journal.folder) if resume is not None else ()
+        profile_rows(bench, journal, rows, told, repeats=repeats, traces=trace, known=known)
+
+    if resume is not None:
+        _alone(method, settings, out, options)
+        folder = session.resume(Path(resume), told, after).folder
+    else:
+        request = _request(method, settings, options)
+        folder = session.start(request, None if out is None else Path(out), told, after).folder
+    frame = load_phases(folder)
+    frame.attrs["folder"] = str(folder)
+    return frame
+
+
+def list_methods() -> list[str]:
+    """Return the names of all registered methods, built-in ones first."""
+    from attnbench.methods import method_names
+
+    return list(method_names())
+
+
+def _request(method: Methods, settings: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Request:
+    several = isinstance(method, Sequence) and not isinstance(method, str)
+    given = list(BUILT_IN) if method is None else list(method) if several else [method]  # type: ignore[arg-type]
+    entries = [each if isinstance(each, Entry) else parse_entry(_text(each)) for each in given]
+    for entry in entries:
+        get_method(entry.method)
+    fields = {**options, "layers": options.get("layer")}
+    fields.pop("layer", None)
+    if isinstance(fields["layers"], int):
+        fields["layers"] = [fields["layers"]]
+    if unknown := sorted(fields.keys() - Request.model_fields.keys()):
+        raise BadInput(f"{unknown[0]!r} is not an option of a run; known: {', '.join(RunOptions.__annotations__)}")
+    return read_request(methods=distinct(with_values(entries, (settings or {}).items())), **fields)
+
+
+def _text(name: object) -> str:
+    if not isinstance(name, str):
+        raise BadInput(f"method {name!r} must be a name")
+    return name
+
+
+def _alone(method: Methods, settings: object, out: object, options: Mapping[str, Any]) -> None:
+    given = {"method": method, "settings": settings, "out": out, **options}
+    if others := [name for name, value in given.items() if value is not None]:
+        raise BadInput(f"resume repeats the run as it was asked for; leave out {', '.join(others)}")
