@@ -31,6 +31,7 @@ from attnbench.clips.recording import Recording
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.methods.registry import find_method
 from attnbench.mini.batch import Batch, make_batch
+from attnbench.mini.begin import WEIGHTS
 from attnbench.mini.checkpoint import CHECKPOINT
 from attnbench.mini.classifier import load_classifier, save_classifier, train_classifier
 from attnbench.mini.coarse import taken_over
@@ -42,7 +43,7 @@ from attnbench.mini.model import FULL, Attend, MiniTransformer, attend_by
 from attnbench.mini.score import Score
 from attnbench.mini.score import score as judge
 from attnbench.mini.stored import load_mini
-from attnbench.mini.train import WEIGHTS, Trained, fresh_state, prepare, resume, start, take_step
+from attnbench.mini.train import Trained, fresh_state, prepare, resume, start, take_step
 from attnbench.mini.workers import ALONE, Workers, joined
 from attnbench.results.files import write_whole
 from attnbench.results.run import NoProgress

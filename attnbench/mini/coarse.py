@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from attnbench.kernels.errors import BadInput
+from attnbench.mini.begin import read_config
 from attnbench.mini.checkpoint import State, load_state
 from attnbench.mini.config import TrainConfig
-from attnbench.mini.train import fresh_state, read_config
+from attnbench.mini.train import fresh_state
 
 NOT_COARSE = ("method", "settings", "engine", "as_layer", "steps", "batch", "held_out", "checkpoint_every", "compile")
 """What two runs that share coarse stages may differ in."""

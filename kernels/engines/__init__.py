@@ -118,7 +118,7 @@ def choose_engine(name: str, plan: Plan, task: Task) -> Engine:
         if problem := engine.supports(plan, task):
             raise Unsupported(f"engine {name!r} {problem}")
         return engine
-    problems = {}
+    problems: dict[str, str] = {}
     for engine in _candidates():
         problem = _unavailable(engine.name) or engine.unsuitable(plan, task) or engine.supports(plan, task)
         if problem is None and not engine.tested:

@@ -1,0 +1,129 @@
+"""How a training run begins, and whether it may go on: its folder, its lock, its conditions."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from attnbench.kernels.errors import AttnbenchError, BadInput
+from attnbench.machine.command import typed_command
+from attnbench.machine.environment import collect_environment
+from attnbench.mini.checkpoint import CHECKPOINT, State, save_state
+from attnbench.mini.config import TrainConfig
+from attnbench.mini.workers import Workers
+from attnbench.results.conditions import require_same
+from attnbench.results.files import alone, write_whole
+from attnbench.results.journal import TRAINING_LOG
+from attnbench.results.records.cells import RunHeader
+from attnbench.results.run import Progress
+from attnbench.results.training import CONFIG
+
+WEIGHTS = "mini.safetensors"
+HEADER = "run.json"
+"""The conditions under which a run began, as the first line of a journal has them."""
+
+
+@contextlib.contextmanager
+def led(workers: Workers, prepare: Callable[[contextlib.ExitStack], object]) -> Iterator[None]:
+    """Let the first process prepare while the others wait; if it cannot, none goes on.
+
+    Args:
+        prepare: gets what holds its locks until all is done.
+    """
+    if not workers.leads:
+        if not workers.agree(False):
+            raise BadInput(f"process {workers.rank + 1} ends with the first one, which says why")
+        yield
+        return
+    with contextlib.ExitStack() as held:
+        try:
+            prepare(held)
+        except AttnbenchError:
+            workers.agree(False)
+            raise
+        workers.agree(True)
+        yield
+
+
+def begin(
+    config: TrainConfig,
+    folder: Path,
+    device: torch.device,
+    first: Callable[[TrainConfig], State] | None,
+    held: contextlib.ExitStack,
+) -> None:
+    """Write what a run begins with, into a folder that is this process's own until ``held`` is left."""
+    begun = None if first is None else first(config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot write {str(folder)!r}: {error.strerror}") from error
+    held.enter_context(alone(folder, "training in"))
+    if (folder / CONFIG).exists():
+        raise BadInput(f"{str(folder)!r} holds a training run already: choose another --out, or go on with --resume")
+    try:
+        write_whole(b"", folder / TRAINING_LOG, "")
+        write_whole((header_of(config, device).model_dump_json(indent=1) + "\n").encode(), folder / HEADER, "")
+        if begun is not None:
+            save_state(begun, config, folder)
+        write_whole((json.dumps(config.as_json(), indent=1) + "\n").encode(), folder / CONFIG, "")
+    except AttnbenchError:
+        leave_nothing(folder)
+        raise
+
+
+def leave_nothing(folder: Path) -> None:
+    """Remove the files of a run that has taken no step."""
+    if (folder / CHECKPOINT).exists() and (folder / TRAINING_LOG).stat().st_size:
+        return
+    for name in (CONFIG, HEADER, TRAINING_LOG, CHECKPOINT):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def header_of(config: TrainConfig, device: torch.device) -> RunHeader:
+    """Describe the conditions under which a run begins."""
+    environment = collect_environment("cuda" if device.type == "cuda" else "cpu", typed_command())
+    if device.type == "cuda":  # there they do not bear on training, and torchrun changes them
+        environment = environment.model_copy(update={"threads": None})
+    request = {"command": "train", **config.as_json()}
+    return RunHeader(run_id=environment.started_at, environment=environment, request=request)
+
+
+def go_on(
+    config: TrainConfig, folder: Path, device: torch.device, progress: Progress, held: contextlib.ExitStack
+) -> None:
+    """Take a folder for this process, if the conditions are those under which its run began."""
+    held.enter_context(alone(folder, "training in"))
+    path = folder / HEADER
+    try:
+        began = RunHeader.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        progress.note("an older attnbench began this run: whether its conditions changed since cannot be told")
+        return
+    except (OSError, ValidationError) as error:
+        raise BadInput(f"{str(path)!r} does not describe how a run began: {str(error).splitlines()[0]}") from error
+    require_same(folder, began, header_of(config, device).environment, {}, progress.note)
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """Return the configuration of the run in a folder.
+
+    Raises:
+        BadInput: if there is none, or a damaged one.
+    """
+    path = folder / CONFIG
+    try:
+        return TrainConfig.from_json(json.loads(path.read_text()))
+    except OSError as error:
+        raise BadInput(f"{str(folder)!r} holds no training run to resume: {path.name} cannot be read") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{str(path)!r} is not the configuration of a training run") from error
