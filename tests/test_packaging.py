@@ -47,6 +47,8 @@ def test_commands_import_only_typer_and_the_standard_library_at_the_top() -> Non
     [
         [],
         ["--help"],
+        ["--version"],
+        ["report", "--help"],
         ["run", "--help"],
         ["compare", "--help"],
         *(["ls", kind] for kind in ("shapes", "models", "inputs")),
@@ -61,6 +63,12 @@ def test_help_and_plain_import_load_nothing_heavy(arguments: list[str]) -> None:
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
     assert "attnbench" in loaded
     assert loaded.isdisjoint(HEAVY)
+
+
+def test_words_of_the_report_load_nothing_heavy() -> None:
+    program = "import json, sys, attnbench.report.words; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert set(json.loads(done.stdout)).isdisjoint(HEAVY)
 
 
 def test_every_exported_name_is_there() -> None:
