@@ -74,7 +74,7 @@ def read_suite(path: Path, options: Options, command: str) -> list[SuiteCell]:
         raise BadInput(f"suite {str(path)!r} is not TOML: {error}") from error
     for key in document:
         if key not in ("defaults", "cells"):
-            raise unknown_name(f"table of suite {str(path)!r}", key, ("defaults", "cells"))
+            raise _unknown("table", key, f"suite {str(path)!r}", ("defaults", "cells"))
     defaults, cells = document.get("defaults", {}), document.get("cells", [])
     if not isinstance(defaults, dict) or not isinstance(cells, list) or not all(isinstance(x, dict) for x in cells):
         raise BadInput(f"suite {str(path)!r} must have one table [defaults] and tables [[cells]]")
@@ -96,14 +96,14 @@ def _expanded(
     where = f"cell {number} of suite {str(path)!r}"
     called = str(cell.get("command", defaults.get("command", command)))
     if called not in options:
-        raise unknown_name(f"command in {where}", called, options)
+        raise _unknown("command", called, where, options)
     known = options[called]
     for key in cell:
         if key not in known and key not in OWN_KEYS:
-            raise unknown_name(f"key in {where}", key, (*known, *OWN_KEYS))
+            raise _unknown("key", key, where, (*known, *OWN_KEYS))
     for key in defaults:
         if key not in OWN_KEYS and not any(key in each for each in options.values()):
-            raise unknown_name(f"key in [defaults] of suite {str(path)!r}", key, {*itertools.chain(*options.values())})
+            raise _unknown("key", key, f"[defaults] of suite {str(path)!r}", {*itertools.chain(*options.values())})
     values = {key: value for key, value in {**defaults, **cell}.items() if key in known}
     axes = [[(key, one) for one in _axis(where, key, value, known[key])] for key, value in values.items()]
     template = cell.get("name", defaults.get("name"))
@@ -113,6 +113,10 @@ def _expanded(
         given = {key: _text(value) for key, value in chosen}
         name = _name(where, template, given) if template is not None else _default_name(called, number, place, several)
         yield SuiteCell(name, called, tuple(words))
+
+
+def _unknown(kind: str, name: str, where: str, known: Iterable[str]) -> BadInput:
+    return BadInput(f"{where}: {unknown_name(kind, name, list(known))}")
 
 
 def _axis(where: str, key: str, value: Any, option: SuiteOption) -> list[Any]:

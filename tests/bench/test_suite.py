@@ -78,9 +78,9 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("", "has no"),
-        ("[[cells]]\nhead = 3", "unknown key in cell 1 of suite .*'head': did you mean 'heads'"),
-        ("[defaults]\nhead = 3\n[[cells]]", r"unknown key in \[defaults\].*'head'.*did you mean 'heads'"),
-        ('[[cells]]\ncommand = "sweeps"', "unknown command in cell 1 .*'sweeps': did you mean 'sweep'"),
+        ("[[cells]]\nhead = 3", "cell 1 of suite .*: unknown key 'head': did you mean 'heads'"),
+        ("[defaults]\nhead = 3\n[[cells]]", r"\[defaults\] of suite .*: unknown key 'head'.*did you mean 'heads'"),
+        ('[[cells]]\ncommand = "sweeps"', "cell 1 .*: unknown command 'sweeps': did you mean 'sweep'"),
         ("[[cells]]\nheads = []", "heads in cell 1 .* is an empty list"),
         ("[[cells]]\nheads = {a = 1}", "heads {'a': 1} in cell 1 .* must be text or a number"),
         ("[[cells]]\nheads = true", "heads True in cell 1 .* must be text or a number"),
