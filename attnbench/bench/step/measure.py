@@ -16,7 +16,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.machine.device import device_name, dtype_name
 from attnbench.machine.stopwatch import Stopwatch
 from attnbench.methods import get_method, make_settings
-from attnbench.methods.entries import Entry
+from attnbench.methods.entries import Entry, as_entries
 from attnbench.report.words import differing_settings
 from attnbench.results.intervals import Interval, median_interval, ratio_interval
 from attnbench.results.records.steps import StepRecord
@@ -29,7 +29,7 @@ Teller = Callable[[str, int, int], None]
 
 
 def measure_step(
-    methods: Sequence[Entry],
+    methods: Sequence[Entry] | Mapping[str, Mapping[str, Any]],
     case: StepCase,
     *,
     run_id: str = "",
@@ -43,7 +43,7 @@ def measure_step(
     those of a trained model; look at the records' ``density``.
 
     Args:
-        methods: with the settings that were given.
+        methods: with their settings; a mapping gives settings by method.
         case: what the step is a step of.
         run_id: of the run that the records belong to.
         observe: profiles a step with its attention in place; called for each once all rounds are done.
@@ -56,11 +56,12 @@ def measure_step(
         BadInput: for methods or settings that cannot be used.
         Unsupported: without diffusers, or if an engine cannot serve a method. All are tried before the first sample.
     """
-    for entry in methods:
+    entries: Sequence[Entry] = as_entries(methods)
+    for entry in entries:
         make_settings(get_method(entry.method), entry.settings)
     tell(f"Wan {case.size} with random weights", 0, 1)
     of, stopwatch = StepModel.make(case), Stopwatch(case.torch_device)
-    variants, without = _variants(of, methods, stopwatch, tell), no_attention(of)
+    variants, without = _variants(of, entries, stopwatch, tell), no_attention(of)
     _run_first([*variants, without], of, tell)
     _take_samples([*variants, without], of, stopwatch, tell)
     profiles = {} if observe is None else _profiles(variants, of, observe)
