@@ -31,7 +31,7 @@ def parse_entry(text: str) -> Entry:
     """Read ``NAME`` or ``NAME:setting=value,…``; commas inside brackets or quotes do not separate.
 
     Raises:
-        BadInput: for a setting without a name or a value.
+        BadInput: for a setting without a name or a value, or one that comes twice.
     """
     name, colon, rest = text.partition(":")
     settings: dict[str, Any] = {}
@@ -39,6 +39,8 @@ def parse_entry(text: str) -> Entry:
         setting, equals, value = part.partition("=")
         if not equals or not setting.strip():
             raise BadInput(f"method {text!r}: {part.strip()!r} must be setting=value, as vmoba:scope=query,select=topk")
+        if setting.strip() in settings:
+            raise BadInput(f"method {text!r} sets {setting.strip()!r} twice")
         settings[setting.strip()] = parse_value(value)
     return Entry(name.strip(), settings)
 

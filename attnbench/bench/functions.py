@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypedDict, Unpack
 
 from attnbench.bench.request import Request, read_request
 from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import Grid, whole_number
 from attnbench.methods.entries import Entry, distinct, parse_entry, with_values
 from attnbench.methods.registry import BUILT_IN, get_method
+from attnbench.results.journal import JOURNAL
 from attnbench.results.run import NoProgress, Progress
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class RunOptions(TypedDict, total=False):
     res: str | None
     frames: int | None
     model: str | None
-    grid: str | None
+    grid: str | tuple[int, int, int] | None
     heads: int | None
     kv_heads: int | None
     head_dim: int | None
@@ -79,8 +81,8 @@ def run(
         _alone(method, settings, out, options)
         folder = session.resume(Path(resume), told).folder
     else:
-        folder = session.start(_request(method, settings, options), None if out is None else Path(out), told).folder
-    frame = load_results(folder)
+        folder = session.start(_request(method, settings, options), _place(out), told).folder
+    frame = load_results(folder / JOURNAL)
     frame.attrs["folder"] = str(folder)
     return frame
 
@@ -115,8 +117,8 @@ def profile(
     from attnbench.bench.profile.cells import known_phases, profile_rows
     from attnbench.results.load import load_phases
 
-    if repeats is not None and repeats < 1:
-        raise BadInput(f"repeats {repeats} must be at least 1")
+    if repeats is not None and (isinstance(repeats, bool) or (whole_number(repeats) or 0) < 1):
+        raise BadInput(f"repeats {repeats!r} must be a whole number of at least 1")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler prints two lines each time it is used
     told = progress if progress is not None else NoProgress()
 
@@ -129,8 +131,8 @@ def profile(
         folder = session.resume(Path(resume), told, after).folder
     else:
         request = _request(method, settings, options)
-        folder = session.start(request, None if out is None else Path(out), told, after).folder
-    frame = load_phases(folder)
+        folder = session.start(request, _place(out), told, after).folder
+    frame = load_phases(folder / JOURNAL)
     frame.attrs["folder"] = str(folder)
     return frame
 
@@ -148,13 +150,24 @@ def _request(method: Methods, settings: Mapping[str, Any] | None, options: Mappi
     entries = [each if isinstance(each, Entry) else parse_entry(_text(each)) for each in given]
     for entry in entries:
         get_method(entry.method)
-    fields = {**options, "layers": options.get("layer")}
-    fields.pop("layer", None)
-    if isinstance(fields["layers"], int):
-        fields["layers"] = [fields["layers"]]
-    if unknown := sorted(fields.keys() - Request.model_fields.keys()):
+    if unknown := sorted(options.keys() - RunOptions.__annotations__.keys()):
         raise BadInput(f"{unknown[0]!r} is not an option of a run; known: {', '.join(RunOptions.__annotations__)}")
+    if settings is not None and not (isinstance(settings, Mapping) and all(isinstance(name, str) for name in settings)):
+        raise BadInput(f"settings {settings!r} must map names to values, as {{'topk': 8}}")
+    fields: dict[str, Any] = {name: value for name, value in options.items() if name != "layer"}
+    layer = options.get("layer")
+    fields["layers"] = [layer] if isinstance(layer, SupportsIndex) else layer
+    if isinstance(fields.get("grid"), (tuple, list, Grid)):
+        fields["grid"] = str(Grid.of(fields["grid"]))
     return read_request(methods=distinct(with_values(entries, (settings or {}).items())), **fields)
+
+
+def _place(out: str | os.PathLike[str] | None) -> Path | None:
+    if out is None:
+        return None
+    if not os.fspath(out) or "\0" in os.fspath(out):
+        raise BadInput(f"out {out!r} names no folder")
+    return Path(out)
 
 
 def _text(name: object) -> str:

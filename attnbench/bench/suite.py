@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 import shlex
@@ -15,6 +16,8 @@ from typing import Any
 from attnbench.kernels.errors import BadInput, unknown_name
 
 OWN_KEYS = ("command", "name")
+MOST_CELLS = 10_000
+_LONGEST = 255  # bytes of a file name
 _FILE_INPUTS = ("video:", "capture:")
 
 
@@ -70,7 +73,7 @@ def read_suite(path: Path, options: Options, command: str) -> list[SuiteCell]:
         document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"suite {str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInput(f"suite {str(path)!r} is not TOML: {error}") from error
     for key in document:
         if key not in ("defaults", "cells"):
@@ -85,8 +88,15 @@ def read_suite(path: Path, options: Options, command: str) -> list[SuiteCell]:
         for made in _expanded(path, number, defaults, cell, options, command):
             if made.name in found:
                 raise BadInput(f"suite {str(path)!r} has two cells named {made.name!r}: give each a name of its own")
+            inner = next((name for name in found if _within(name, made.name) or _within(made.name, name)), "")
+            if inner:
+                raise BadInput(f"suite {str(path)!r}: {made.name!r} and {inner!r} would be one inside the other")
             found[made.name] = made
     return list(found.values())
+
+
+def _within(name: str, folder: str) -> bool:
+    return name.startswith(f"{folder}/")
 
 
 def _expanded(
@@ -106,6 +116,8 @@ def _expanded(
             raise _unknown("key", key, f"[defaults] of suite {str(path)!r}", {*itertools.chain(*options.values())})
     values = {key: value for key, value in {**defaults, **cell}.items() if key in known}
     axes = [[(key, one) for one in _axis(where, key, value, known[key])] for key, value in values.items()]
+    if (count := math.prod(map(len, axes))) > MOST_CELLS:
+        raise BadInput(f"{where} multiplies out to {count:,} cells; {MOST_CELLS:,} are the most")
     template = cell.get("name", defaults.get("name"))
     for place, chosen in enumerate(itertools.product(*axes), 1):
         words = [word for key, value in chosen for word in _words(path, known[key], value)]
@@ -126,7 +138,7 @@ def _axis(where: str, key: str, value: Any, option: SuiteOption) -> list[Any]:
         axis = listed if listed and all(isinstance(each, list) for each in listed) else [listed]
     else:
         axis = value if isinstance(value, list) else [value]
-    if not axis:
+    if not axis or axis == [[]] or (option.several and not all(axis)):
         raise BadInput(f"{key} in {where} is an empty list: leave it out, or give a value")
     for one in axis:
         for each in one if isinstance(one, list) and option.several else [one]:
@@ -162,15 +174,15 @@ def _default_name(command: str, number: int, place: int, several: Iterable[str])
 
 
 def _name(where: str, template: Any, values: Mapping[str, str]) -> str:
+    """Return a name with its keys filled in, as a path below the suite's folder."""
     if not isinstance(template, str):
         raise BadInput(f"name {template!r} in {where} must be text")
-    try:
-        name = template.format_map(dict(values))
-    except KeyError as error:
-        raise BadInput(f"name {template!r} in {where} uses {error}, which the cell does not set") from error
-    except (ValueError, IndexError, AttributeError) as error:
-        raise BadInput(f"name {template!r} in {where} cannot be filled in: {error}") from error
+    if missing := [key for key in re.findall(r"\{(\w*)\}", template) if key not in values]:
+        raise BadInput(f"name {template!r} in {where} uses {missing[0]!r}, which the cell does not set")
+    name = re.sub(r"\{(\w+)\}", lambda found: values[found[1]], template)
     parts = PurePosixPath(name).parts
-    if not parts or name.startswith(("/", "~")) or any(part in ("..", ".") for part in parts):
-        raise BadInput(f"name {name!r} in {where} must be a folder below --out")
-    return name
+    if not parts or name.startswith(("/", "~")) or any(part.startswith(".") for part in parts):
+        raise BadInput(f"name {name!r} in {where} must be a folder below --out that does not begin with a dot")
+    if not name.isprintable() or any(len(part.encode()) > _LONGEST for part in parts):
+        raise BadInput(f"name {name[:80]!r} in {where} cannot be a folder: too long, or with unprintable characters")
+    return str(PurePosixPath(name))

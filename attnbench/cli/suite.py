@@ -16,6 +16,8 @@ import typer
 from attnbench.cli.options import refuse_others
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from attnbench.bench.suite import Options, SuiteCell
 
 COMMANDS = ("run", "profile", "step", "sweep", "clips", "train")
@@ -74,12 +76,14 @@ def run_suite(ctx: typer.Context, asked: SuiteOptions, out: Path | None, resume:
         raise typer.Exit(0)
     folder = _folder(out, resume, cells)
     codes: dict[str, tuple[int, str]] = {}
-    for number, cell in enumerate(cells, 1):
-        print(f"attnbench: cell {number} of {len(cells)}: {cell.name}", file=sys.stderr, flush=True)
-        codes[cell.name] = _call(group, cell, folder, quiet=as_json)
-        if codes[cell.name][0] in (129, 130, 143):
-            print(f"attnbench: go on with: attnbench {ctx.info_name} --suite {path} --resume {folder}", file=sys.stderr)
-            raise typer.Exit(codes[cell.name][0])
+    with _taken(folder):
+        for number, cell in enumerate(cells, 1):
+            print(f"attnbench: cell {number} of {len(cells)}: {cell.name}", file=sys.stderr, flush=True)
+            codes[cell.name] = _call(group, cell, folder, quiet=as_json)
+            if codes[cell.name][0] in (129, 130, 143):
+                again = f"attnbench {ctx.info_name} --suite {path} --resume {folder}"
+                print(f"attnbench: go on with: {again}", file=sys.stderr)
+                raise typer.Exit(codes[cell.name][0])
     _tell(folder, cells, codes, as_json)
     found = {code for code, _ in codes.values()}
     raise typer.Exit(1 if 1 in found else max(found))
@@ -128,6 +132,20 @@ def _folder(out: Path | None, resume: Path | None, cells: list[SuiteCell]) -> Pa
     return folder
 
 
+@contextlib.contextmanager
+def _taken(folder: Path) -> Iterator[None]:
+    """Keep other suites out of a folder while this one runs in it: two at once would disturb each other's timing."""
+    from attnbench.kernels.errors import BadInput
+    from attnbench.results.files import alone
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot write results to {str(folder)!r}: {error.strerror}; choose another --out") from error
+    with alone(folder, "running a suite in"):
+        yield
+
+
 def _call(group: Any, cell: SuiteCell, folder: Path, *, quiet: bool) -> tuple[int, str]:
     """Run a cell; return its exit code, and the sentence of an error that is its own."""
     from attnbench.kernels.errors import AttnbenchError
@@ -136,8 +154,11 @@ def _call(group: Any, cell: SuiteCell, folder: Path, *, quiet: bool) -> tuple[in
     words = [cell.command, *cell.words, "--out", str(place)]
     if _begun(place):
         if cell.command == "step":
-            return 0, "measured before"
-        words = [cell.command, "--resume", str(place)]
+            if _has_steps(place):
+                return 0, "measured before"
+            (place / "journal.jsonl").unlink()  # of a step that was killed: it is not resumed, but measured anew
+        else:
+            words = [cell.command, "--resume", str(place)]
     silence = contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext()
     try:
         with silence:
@@ -152,6 +173,13 @@ def _call(group: Any, cell: SuiteCell, folder: Path, *, quiet: bool) -> tuple[in
         print(f"attnbench: {cell.name}: {said()}", file=sys.stderr)
         return 2, str(said())
     return (code if isinstance(code, int) else 0), ""
+
+
+def _has_steps(place: Path) -> bool:
+    from attnbench.results.journal import read_journal
+    from attnbench.results.records.steps import StepRecord
+
+    return any(isinstance(record, StepRecord) for record in read_journal(place / "journal.jsonl"))
 
 
 def _begun(place: Path) -> bool:

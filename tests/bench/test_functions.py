@@ -59,6 +59,11 @@ def test_methods_are_listed() -> None:
         ({"method": "stb"}, "unknown method 'stb': did you mean 'sta'"),
         ({"heads": "many"}, "heads 'many' cannot be used"),
         ({"settings": {"moba.topk": 3}, "method": "sta"}, "setting 'moba.topk' is for method 'moba', which is not run"),
+        ({"settings": [1], "method": "sta"}, r"settings \[1\] must map names to values"),
+        ({"settings": {1: 2}, "method": "sta"}, "must map names to values"),
+        ({"methods": ["sta"]}, "'methods' is not an option of a run"),
+        ({"method": "sta", "out": ""}, "out '' names no folder"),
+        ({"method": "sta:window=1,window=2"}, "sets 'window' twice"),
         ({"resume": "x", "heads": 2}, "resume repeats the run as it was asked for; leave out heads"),
     ],
 )
@@ -66,6 +71,14 @@ def test_what_cannot_be_used_is_quoted(arguments: dict[str, Any], said: str, tmp
     for function in (attnbench.run, attnbench.profile):
         with pytest.raises(BadInput, match=said):
             function(**arguments)
-    with pytest.raises(BadInput, match="repeats 0 must be at least 1"):
-        attnbench.profile(repeats=0)
+    for repeats in (0, 2.5, "3", True, float("nan")):
+        with pytest.raises(BadInput, match=r"repeats .* must be a whole number of at least 1"):
+            attnbench.profile(repeats=repeats)  # type: ignore[arg-type]  # that is the test
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_run_itself_is_returned(tmp_path: Path) -> None:
+    attnbench.run("sta", out=tmp_path / "outer" / "inner", **SMALL)
+    frame = attnbench.run("full", out=tmp_path / "outer", **{**SMALL, "grid": (2, 3, 4)})
+    assert list(frame["method"]) == ["full"]
+    assert list(frame["grid"]) == ["2x3x4"]

@@ -13,6 +13,7 @@ import pytest
 import attnbench
 from attnbench.cli import main
 from attnbench.machine import stopwatch as timing
+from attnbench.results.files import alone
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -107,3 +108,29 @@ def test_a_folder_that_holds_a_cell_is_not_written_again(call: Call, tmp_path: P
     code, _, err = call("run", "--suite", "suite.toml", "--out", "made")
     assert code == 2
     assert "holds 'small-1' already; choose another --out, or go on with --resume made" in err
+
+
+def test_a_step_that_was_killed_is_measured_anew(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("diffusers")
+    monkeypatch.setattr("attnbench.bench.profile.call.cache_bytes", lambda device: 2**16, raising=False)
+    (tmp_path / "step.toml").write_text(
+        '[[cells]]\nname = "s"\ncommand = "step"\nmethod = "sta"\nset = ["tile=1,2,2"]\n'
+        'grid = "2x3x4"\ndevice = "cpu"\nrounds = 1\n'
+    )
+    code, _, _ = call("step", "--suite", "step.toml", "--out", "made")
+    assert code == 0
+    journal = tmp_path / "made" / "s" / "journal.jsonl"
+    whole = journal.read_text().splitlines(keepends=True)
+    journal.write_text(whole[0])
+    code, _, _ = call("run", "--suite", "step.toml", "--resume", "made")
+    assert code == 0
+    assert len(journal.read_text().splitlines()) == len(whole)
+
+
+def test_two_suites_are_not_run_in_one_folder_at_once(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    with alone(tmp_path / "made", "running a suite in"):
+        code, _, err = call("run", "--suite", "suite.toml", "--resume", "made")
+    assert code == 2
+    assert "another process is running a suite in 'made'; wait for it to end" in err
+    assert list((tmp_path / "made").iterdir()) == []
