@@ -84,19 +84,17 @@ def read_suite(path: Path, options: Options, command: str) -> list[SuiteCell]:
     if not cells:
         raise BadInput(f"suite {str(path)!r} has no [[cells]]")
     found: dict[str, SuiteCell] = {}
+    folders: set[str] = set()
     for number, cell in enumerate(cells, 1):
         for made in _expanded(path, number, defaults, cell, options, command):
             if made.name in found:
                 raise BadInput(f"suite {str(path)!r} has two cells named {made.name!r}: give each a name of its own")
-            inner = next((name for name in found if _within(name, made.name) or _within(made.name, name)), "")
-            if inner:
-                raise BadInput(f"suite {str(path)!r}: {made.name!r} and {inner!r} would be one inside the other")
+            above = [str(folder) for folder in PurePosixPath(made.name).parents]
+            if made.name in folders or not found.keys().isdisjoint(above):
+                raise BadInput(f"suite {str(path)!r}: {made.name!r} and another cell would be one inside the other")
             found[made.name] = made
+            folders.update(above)
     return list(found.values())
-
-
-def _within(name: str, folder: str) -> bool:
-    return name.startswith(f"{folder}/")
 
 
 def _expanded(
