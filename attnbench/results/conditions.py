@@ -26,8 +26,7 @@ def content_digest(path: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-        for file in files:
+        for file in _files_below(path) if path.is_dir() else [path]:
             if file != path:
                 digest.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0".encode())
             with file.open("rb") as stream:
@@ -36,6 +35,17 @@ def content_digest(path: Path) -> str:
     except OSError as error:
         raise BadInput(f"{str(path)!r} cannot be read: {error.strerror}") from error
     return digest.hexdigest()
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Return all files below a folder, also through links; each real folder is entered once."""
+    found: list[Path] = []
+    entered: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        entered.add(os.path.realpath(place))
+        folders[:] = [each for each in folders if os.path.realpath(os.path.join(place, each)) not in entered]
+        found += [Path(place, name) for name in names if os.path.isfile(os.path.join(place, name))]
+    return sorted(found)
 
 
 def contents_of(files: Mapping[str, str | os.PathLike[str] | None]) -> dict[str, str]:

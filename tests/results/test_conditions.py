@@ -92,7 +92,14 @@ def test_the_digest_of_a_folder_sees_names_and_contents(tmp_path: Path) -> None:
     digests.append(content_digest(folder))
     (folder / "c").write_bytes(b"")
     digests.append(content_digest(folder))
-    assert len(set(digests)) == 4
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "d").write_bytes(b"linked")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "vae" / "loop").symlink_to(folder)
+    digests.append(content_digest(folder))
+    (tmp_path / "elsewhere" / "d").write_bytes(b"replaced")
+    digests.append(content_digest(folder))
+    assert len(set(digests)) == 6
     with pytest.raises(BadInput, match="cannot be read"):
         content_digest(tmp_path / "missing" / "file")
 
