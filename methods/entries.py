@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnbench.kernels.errors import BadInput
+from attnbench.methods.registry import get_method
 from attnbench.methods.values import parse_value
 
 _OPENING, _CLOSING = "([{", ")]}"
@@ -43,6 +44,22 @@ def parse_entry(text: str) -> Entry:
             raise BadInput(f"method {text!r} sets {setting.strip()!r} twice")
         settings[setting.strip()] = parse_value(value)
     return Entry(name.strip(), settings)
+
+
+def named(names: Iterable[object]) -> list[Entry]:
+    """Return the entry of each name, ``NAME`` or ``NAME:setting=value,…``; entries are taken as they are.
+
+    Raises:
+        BadInput: for what is no text, what ``parse_entry`` refuses, and an unknown method, with the closest known name.
+    """
+    entries = []
+    for name in names:
+        if not isinstance(name, (str, Entry)):
+            raise BadInput(f"method {name!r} must be a name")
+        entry = parse_entry(name) if isinstance(name, str) else name
+        get_method(entry.method)
+        entries.append(entry)
+    return entries
 
 
 def with_settings(entries: Sequence[Entry], pairs: Iterable[str]) -> list[Entry]:

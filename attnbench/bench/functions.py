@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypedDict, Unpack
 from attnbench.bench.request import Request, read_request
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, whole_number
-from attnbench.methods.entries import Entry, distinct, parse_entry, with_values
-from attnbench.methods.registry import BUILT_IN, get_method
+from attnbench.methods.entries import Entry, distinct, named, with_values
+from attnbench.methods.registry import BUILT_IN
 from attnbench.results.journal import JOURNAL
 from attnbench.results.run import NoProgress, Progress
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from attnbench.bench.bench import Bench
+    from attnbench.bench.session import After
     from attnbench.results.journal import Journal
     from attnbench.results.records.cells import Row
 
@@ -73,15 +74,9 @@ def run(
         BadInput: for anything that cannot be used.
         Unsupported: for an engine that is not available.
     """
-    from attnbench.bench import session
     from attnbench.results.load import load_results
 
-    told = progress if progress is not None else NoProgress()
-    if resume is not None:
-        _alone(method, settings, out, options)
-        folder = session.resume(Path(resume), told).folder
-    else:
-        folder = session.start(_request(method, settings, options), _place(out), told).folder
+    folder = _measured(method, settings, out, resume, progress or NoProgress(), options)
     frame = load_results(folder / JOURNAL)
     frame.attrs["folder"] = str(folder)
     return frame
@@ -113,25 +108,19 @@ def profile(
         BadInput: for anything that cannot be used.
         Unsupported: for an engine that is not available.
     """
-    from attnbench.bench import session
     from attnbench.bench.profile.cells import known_phases, profile_rows
     from attnbench.results.load import load_phases
 
     if repeats is not None and (isinstance(repeats, bool) or (whole_number(repeats) or 0) < 1):
         raise BadInput(f"repeats {repeats!r} must be a whole number of at least 1")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler prints two lines each time it is used
-    told = progress if progress is not None else NoProgress()
+    told = progress or NoProgress()
 
     def after(bench: Bench, journal: Journal, rows: tuple[Row, ...]) -> None:
         known = known_phases(journal.folder) if resume is not None else ()
         profile_rows(bench, journal, rows, told, repeats=repeats, traces=trace, known=known)
 
-    if resume is not None:
-        _alone(method, settings, out, options)
-        folder = session.resume(Path(resume), told, after).folder
-    else:
-        request = _request(method, settings, options)
-        folder = session.start(request, _place(out), told, after).folder
+    folder = _measured(method, settings, out, resume, told, options, after)
     frame = load_phases(folder / JOURNAL)
     frame.attrs["folder"] = str(folder)
     return frame
@@ -144,12 +133,30 @@ def list_methods() -> list[str]:
     return list(method_names())
 
 
+def _measured(
+    method: Methods,
+    settings: Mapping[str, Any] | None,
+    out: str | os.PathLike[str] | None,
+    resume: str | os.PathLike[str] | None,
+    progress: Progress,
+    options: Mapping[str, Any],
+    after: After | None = None,
+) -> Path:
+    """Begin a run, or finish the one to resume; return its folder."""
+    from attnbench.bench import session
+
+    if resume is not None:
+        _alone(method, settings, out, options)
+        return session.resume(Path(resume), progress, after).folder
+    return session.start(_request(method, settings, options), _place(out), progress, after).folder
+
+
 def _request(method: Methods, settings: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Request:
-    several = isinstance(method, Sequence) and not isinstance(method, str)
-    given = list(BUILT_IN) if method is None else list(method) if several else [method]  # type: ignore[arg-type]
-    entries = [each if isinstance(each, Entry) else parse_entry(_text(each)) for each in given]
-    for entry in entries:
-        get_method(entry.method)
+    if method is None:
+        names: Sequence[object] = list(BUILT_IN)
+    else:
+        names = method if isinstance(method, Sequence) and not isinstance(method, str) else [method]
+    entries = named(names)
     if unknown := sorted(options.keys() - RunOptions.__annotations__.keys()):
         raise BadInput(f"{unknown[0]!r} is not an option of a run; known: {', '.join(RunOptions.__annotations__)}")
     if settings is not None and not (isinstance(settings, Mapping) and all(isinstance(name, str) for name in settings)):
@@ -168,12 +175,6 @@ def _place(out: str | os.PathLike[str] | None) -> Path | None:
     if not os.fspath(out) or "\0" in os.fspath(out):
         raise BadInput(f"out {out!r} names no folder")
     return Path(out)
-
-
-def _text(name: object) -> str:
-    if not isinstance(name, str):
-        raise BadInput(f"method {name!r} must be a name")
-    return name
 
 
 def _alone(method: Methods, settings: object, out: object, options: Mapping[str, Any]) -> None:

@@ -178,11 +178,7 @@ def asked_methods(
         BadInput: for an unknown method, with the closest known name; for a text that cannot be read, a method that is
             not run, or a bare name with several methods.
     """
-    from attnbench.methods import get_method
-    from attnbench.methods.entries import distinct, parse_entry, with_settings
+    from attnbench.methods.entries import distinct, named, with_settings
     from attnbench.methods.registry import BUILT_IN
 
-    entries = [parse_entry(name) for name in names or (BUILT_IN if default is None else default)]
-    for entry in entries:
-        get_method(entry.method)
-    return distinct(with_settings(entries, pairs or ()))
+    return distinct(with_settings(named(names or (BUILT_IN if default is None else default)), pairs or ()))
