@@ -122,21 +122,8 @@ def _jobs(request: Request, shape: Shape) -> list[Job]:
     jobs: list[Job] = []
     for entry in request.methods:
         jobs += [job for job in _jobs_of(entry, shape, request.layers) if job not in jobs]
-    several = {method for method in {job.method.name for job in jobs} if _settings_differ(method, jobs)}
-    return [
-        dataclasses.replace(job, told=differing_settings(_canonical(job), _others(job, jobs)))
-        if job.method.name in several
-        else job
-        for job in jobs
-    ]
-
-
-def _settings_differ(method: str, jobs: list[Job]) -> bool:
-    return len({_canonical(job) for job in jobs if job.method.name == method}) > 1
-
-
-def _others(job: Job, jobs: list[Job]) -> list[str]:
-    return [_canonical(other) for other in jobs if other.method.name == job.method.name]
+    alike = {job.method.name: [_canonical(each) for each in jobs if each.method == job.method] for job in jobs}
+    return [dataclasses.replace(job, told=differing_settings(_canonical(job), alike[job.method.name])) for job in jobs]
 
 
 def _canonical(job: Job) -> str:
