@@ -90,10 +90,7 @@ def clips(
 
     Exit codes: 0 fine, 1 a method's clip could not be made, 2 bad input, 130 interrupted.
     """
-    if suite.suite is not None:
-        run_suite(ctx, suite, out, resume, as_json)
-        return
-    suite.check_alone()
+    run_suite(ctx, suite, out, resume, as_json)
     if gallery is not None:
         _draw(ctx, gallery, runs or [], as_json)
         return

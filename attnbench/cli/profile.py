@@ -60,10 +60,7 @@ def profile(
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
 
-    if suite.suite is not None:
-        run_suite(ctx, suite, out, resume, as_json)
-        return
-    suite.check_alone()
+    run_suite(ctx, suite, out, resume, as_json)
     if end_to_end:
         from attnbench.cli.step import measure_and_show, step_request
 

@@ -28,10 +28,7 @@ def run(
     from attnbench.bench.session import start
     from attnbench.cli.progress import TerminalProgress
 
-    if suite.suite is not None:
-        run_suite(ctx, suite, out, resume, as_json)
-        return
-    suite.check_alone()
+    run_suite(ctx, suite, out, resume, as_json)
     if resume is not None:
         refuse_others(ctx, "--resume repeats the run as it was asked for", "--resume", "--json")
     with TerminalProgress() as progress:

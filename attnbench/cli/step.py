@@ -54,10 +54,7 @@ def step(
 
     Exit codes: 0 fine, 2 bad input, 130 interrupted.
     """
-    if suite.suite is not None:
-        run_suite(ctx, suite, out, None, as_json)
-        return
-    suite.check_alone()
+    run_suite(ctx, suite, out, None, as_json)
     measure_and_show(step_request(asked, checkpointing), out, as_json)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,30 +38,24 @@ class SuiteOptions:
     ] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --suite: print the calls, and make none.")] = False
 
-    def check_alone(self) -> None:
-        """Refuse what only a suite has, where there is none.
-
-        Raises:
-            BadInput: naming the option.
-        """
-        from attnbench.kernels.errors import BadInput
-
-        if self.only or self.dry_run:
-            raise BadInput(f"{'--only' if self.only else '--dry-run'} is for --suite: name its file")
-
 
 def run_suite(ctx: typer.Context, asked: SuiteOptions, out: Path | None, resume: Path | None, as_json: bool) -> None:
-    """Run the cells of a suite one after the other, and end with the worst of their exit codes.
+    """Run the cells of the suite that is asked for, and end with the worst of their exit codes; without one, return.
 
     Raises:
-        BadInput: for a suite or a folder that cannot be used; nothing is measured then.
+        BadInput: for a suite or a folder that cannot be used, and for options of a suite without one; nothing is
+            measured then.
         typer.Exit: with the exit code.
     """
-    from attnbench.bench.suite import read_suite
-    from attnbench.kernels.errors import unknown_name
+    from attnbench.kernels.errors import BadInput, unknown_name
 
-    assert asked.suite is not None
     path, only = asked.suite, asked.only
+    if path is None:
+        if only or asked.dry_run:
+            raise BadInput(f"{'--only' if only else '--dry-run'} is for --suite: name its file")
+        return
+    from attnbench.bench.suite import read_suite
+
     kept = ("--suite", "--out", "--resume", "--only", "--dry-run", "--json")
     refuse_others(ctx, "--suite says what is measured", *kept)
     group: Any = ctx.find_root().command
@@ -149,14 +142,16 @@ def _taken(folder: Path) -> Iterator[None]:
 def _call(group: Any, cell: SuiteCell, folder: Path, *, quiet: bool) -> tuple[int, str]:
     """Run a cell; return its exit code, and the sentence of an error that is its own."""
     from attnbench.kernels.errors import AttnbenchError
+    from attnbench.results.journal import JOURNAL
+    from attnbench.results.load import read
 
     place = folder / cell.name
     words = [cell.command, *cell.words, "--out", str(place)]
     if _begun(place):
         if cell.command == "step":
-            if _has_steps(place):
+            if read(place / JOURNAL).steps:
                 return 0, "measured before"
-            (place / "journal.jsonl").unlink()  # of a step that was killed: it is not resumed, but measured anew
+            (place / JOURNAL).unlink()  # of a step that was killed: it is not resumed, but measured anew
         else:
             words = [cell.command, "--resume", str(place)]
     silence = contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext()
@@ -175,22 +170,13 @@ def _call(group: Any, cell: SuiteCell, folder: Path, *, quiet: bool) -> tuple[in
     return (code if isinstance(code, int) else 0), ""
 
 
-def _has_steps(place: Path) -> bool:
-    from attnbench.results.journal import read_journal
-    from attnbench.results.records.steps import StepRecord
-
-    return any(isinstance(record, StepRecord) for record in read_journal(place / "journal.jsonl"))
-
-
 def _begun(place: Path) -> bool:
-    """Whether a command has begun to write there; what holds nothing to go on with is cleared for a new start."""
-    if not place.exists():
-        return False
-    if any((place / name).exists() for name in ("journal.jsonl", "sweep.json", "config.json")):
-        return True
-    if place.is_dir() and not any(place.iterdir()):
-        shutil.rmtree(place)
-    return False
+    """Whether a command has begun to write there."""
+    from attnbench.bench.sweep.session import PLAN
+    from attnbench.results.journal import JOURNAL
+    from attnbench.results.training import CONFIG
+
+    return any((place / name).exists() for name in (JOURNAL, PLAN, CONFIG))
 
 
 def _tell(folder: Path, cells: list[SuiteCell], codes: dict[str, tuple[int, str]], as_json: bool) -> None:

@@ -64,10 +64,7 @@ def sweep(
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
 
-    if suite.suite is not None:
-        run_suite(ctx, suite, out, resume, as_json)
-        return
-    suite.check_alone()
+    run_suite(ctx, suite, out, resume, as_json)
     if resume is not None:
         refuse_others(ctx, "--resume repeats the sweep as it was asked for", "--resume", "--json")
     elif over is None:

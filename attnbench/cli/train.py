@@ -82,10 +82,7 @@ def train(
     from attnbench.mini.workers import joined
     from attnbench.results.run import NoProgress
 
-    if suite.suite is not None:
-        run_suite(ctx, suite, out, resume, False)
-        return
-    suite.check_alone()
+    run_suite(ctx, suite, out, resume, False)
     place = resolve_device(device)
     if resume is not None:
         refuse_others(ctx, "--resume goes on with the run as it was asked for", *_ON_RESUME)
