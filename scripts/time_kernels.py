@@ -31,10 +31,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from attnbench.kernels.plan import Plan
 
 HEADS, DIM, TOKENS = 12, 128, 55_296
 SECONDS = 90
@@ -113,12 +116,12 @@ class Problem:
     k: Tensor
     v: Tensor
     d_output: Tensor
-    plan: object
+    plan: Plan
 
     @property
     def pairs(self) -> int:
         """Kept pairs of all heads."""
-        return self.plan.pairs  # type: ignore[attr-defined,no-any-return]
+        return self.plan.pairs
 
 
 def tensors(batch: int, heads: int, kv_heads: int, n: int, dim: int) -> list[Tensor]:
@@ -196,7 +199,7 @@ def exact(problem: Problem, rows: Tensor, head: int, lse: Tensor, delta: Tensor)
     q, d_output = problem.q[0, head].double(), problem.d_output[0, head].double()
     k, v = problem.k[0, head // group].double(), problem.v[0, head // group].double()
     scale = q.shape[1] ** -0.5
-    kept = plan.key_mask_of(0, head, rows)  # type: ignore[attr-defined]
+    kept = plan.key_mask_of(0, head, rows)
     s = (q[rows] @ k.T * scale).masked_fill(~kept, -torch.inf)
     p = s.softmax(-1).nan_to_num(0.0)
     output = p @ v
@@ -208,7 +211,7 @@ def exact(problem: Problem, rows: Tensor, head: int, lse: Tensor, delta: Tensor)
     for other in range(head // group * group, head // group * group + group):
         q, d_output = problem.q[0, other].double(), problem.d_output[0, other].double()
         for queries in torch.arange(len(q), device="cuda").split(4096):
-            seen = plan.key_mask_of(0, other, queries)[:, rows]  # type: ignore[attr-defined]
+            seen = plan.key_mask_of(0, other, queries)[:, rows]
             p = (q[queries] @ k[rows].T * scale - lse[0, other, queries, None].double()).exp().masked_fill(~seen, 0.0)
             dv += p.T @ d_output[queries]
             ds = p * (d_output[queries] @ v[rows].T - delta[0, other, queries, None].double())
@@ -227,7 +230,7 @@ def run_case(name: str, kinds: list[str]) -> bool:
 
     problem = CASES[name]()
     q, k, v, d_output, plan = problem.q, problem.k, problem.v, problem.d_output, problem.plan
-    is_routed = isinstance(plan.pattern, RoutedPattern)  # type: ignore[attr-defined]
+    is_routed = isinstance(plan.pattern, RoutedPattern)
     attend, backward = (attend_routed, backward_routed) if is_routed else (attend_blocks, backward_blocks)
     scale = q.shape[3] ** -0.5
     flops = 4e-9 * q.shape[3] * problem.pairs

@@ -46,7 +46,7 @@ def opened() -> Iterator[list[str]]:
     """The files that were opened during the test, by name."""
     if not getattr(sys, "_attnbench_hears", False):
         sys.addaudithook(_hear)  # a hook stays for the life of the process
-        sys._attnbench_hears = True  # type: ignore[attr-defined]
+        sys._attnbench_hears = True  # type: ignore[attr-defined]  # audit hooks stay: one a process
     OPENED.clear()
     LISTENING.append(True)
     yield OPENED
