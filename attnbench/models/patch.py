@@ -73,7 +73,8 @@ def patch(
         method: name of a registered method, or a Method. It learns layer, token grid, text tokens and denoising step.
         dense_steps: the first denoising steps of each clip that run the model's own attention: a whole number, or a
             share of the steps as 0.25, rounded down. None is a quarter of a pipeline's steps, and 0 for a transformer
-            alone, which does not know how many there will be.
+            alone, which does not know how many there will be. Of a clip made from another one, the steps that run
+            count.
         dense_layers: layers that always run the model's own attention.
         engine: who runs the plans, as for ``attnbench.attention``.
         densities: also record the density of every plan; counting waits for the device.
@@ -81,6 +82,9 @@ def patch(
 
     Returns:
         The handle; as a context manager it gives its ``stats``.
+
+    Warns:
+        NeverCalled: in the forward call that begins a clip of a pipeline, if all steps of the clip are dense.
 
     Raises:
         BadInput: for a method, setting, engine, step or layer that does not exist.
@@ -107,7 +111,7 @@ def patch(
         return output
 
     def keeps_own(place: Place) -> bool:
-        own = warm_up.covers(place.step, stats.steps) or place.layer in dense
+        own = warm_up.covers(place.step, replacement.clock.clip_steps) or place.layer in dense
         stats.count(place, own=own)
         return own
 

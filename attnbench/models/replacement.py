@@ -45,7 +45,8 @@ class Replacement:
             Unsupported: see ``attnbench.models.families.find.find_transformers``.
         """
         self.family, transformers = find_transformers(model)
-        self.clock = StepClock(self.family.time_rises)
+        pipeline = None if isinstance(model, torch.nn.Module) else model
+        self.clock = StepClock(self.family.time_rises, pipeline)
         self.grid: Grid | None = None
         self.attend, self.keeps_own = attend, keeps_own
         self.lengths: tuple[int, ...] | None = None

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from numbers import Real
 from typing import Any
-
-from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import whole_number
@@ -27,8 +26,12 @@ def dense_steps(steps: int, share: float = DENSE_SHARE) -> int:
     return math.floor(round(share * steps, 9))
 
 
+class NeverCalled(UserWarning):
+    """A clip has so few steps that all of them are dense: the method will not be called in it."""
+
+
 class WarmUp:
-    """The dense steps that were asked for: a number of them, or a share of the steps that a pipeline makes."""
+    """The dense steps that were asked for: a number of them, or a share of the steps that a clip has."""
 
     def __init__(self, asked: object, model: Any) -> None:
         """Read what was asked for.
@@ -41,31 +44,51 @@ class WarmUp:
         Raises:
             BadInput: for anything else, or a share of a transformer's steps, which only its pipeline knows.
         """
-        self._scheduler = getattr(model, "scheduler", None)
+        alone = getattr(model, "scheduler", None) is None
         if asked is None:
-            asked = 0 if self._scheduler is None else DENSE_SHARE
+            asked = 0 if alone else DENSE_SHARE
         number = whole_number(asked)
         self._share = float(asked) if number is None and isinstance(asked, Real) else None
         if isinstance(asked, bool) or not (number or 0) >= 0 or (number is None and self._share is None):
             raise BadInput(f"dense_steps is {asked!r}; {_WANTED}")
         if self._share is not None and not 0 <= self._share <= 1:
             raise BadInput(f"dense_steps is {asked!r}; {_WANTED}")
-        if self._share is not None and self._scheduler is None:
+        if self._share is not None and alone:
             raise BadInput(
                 f"dense_steps is {asked!r}, and a transformer alone does not know how many steps there will be: give a "
                 "whole number, or patch the pipeline"
             )
-        self._steps, self._clip = number or 0, 0
+        self._number = number or 0
+        self._warned_of: int | None = None
 
-    def covers(self, step: int, steps_seen: int) -> bool:
+    def covers(self, step: int, clip_steps: int | None) -> bool:
         """Say whether a step is dense.
 
         Args:
             step: its index in its clip.
-            steps_seen: steps of all clips so far; at the first of a clip the pipeline's timesteps are counted.
+            clip_steps: how many steps the clip has; None if that is not known.
+
+        Warns:
+            NeverCalled: if every step of the clip is dense; once for each number of steps.
+
+        Raises:
+            BadInput: for a share of an unknown number of steps.
         """
-        if self._share is not None and step == 0 and steps_seen != self._clip:
-            timesteps = getattr(self._scheduler, "timesteps", None)
-            distinct = len(set(timesteps.tolist())) if isinstance(timesteps, Tensor) else 0
-            self._steps, self._clip = dense_steps(distinct, self._share), steps_seen
-        return step < self._steps
+        if self._share is None:
+            dense = self._number
+        elif clip_steps is None:
+            raise BadInput(
+                f"dense_steps is {self._share!r}, and the pipeline's scheduler does not say its timesteps: give a "
+                "whole number"
+            )
+        else:
+            dense = dense_steps(clip_steps, self._share)
+        if step == 0 and clip_steps is not None and 0 < clip_steps <= dense and clip_steps != self._warned_of:
+            self._warned_of = clip_steps
+            warnings.warn(
+                f"the method is not called in this clip: it has {clip_steps} denoising step"
+                f"{'s' if clip_steps > 1 else ''}, and the first {dense} are dense; give a smaller dense_steps",
+                NeverCalled,
+                stacklevel=2,
+            )
+        return step < dense

@@ -11,6 +11,7 @@ import torch
 
 from attnbench.kernels.errors import Unsupported
 from attnbench.models.patch import patch
+from attnbench.models.warm_up import NeverCalled
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -79,6 +80,71 @@ def test_a_timestep_for_every_token_is_one_step(fresh_wan: Callable[..., Any]) -
     with patch(pipeline, "full", engine="sdpa") as stats:
         np.testing.assert_array_equal(generate(pipeline), before)
     assert stats.steps == 2
+
+
+def own_calls(pipeline: Any, make: Callable[[], Any], **options: Any) -> list[tuple[int, int]]:
+    """Return for each clip how often the first layer ran the method and its own attention."""
+    found, before = [], (0, 0)
+    with patch(pipeline, "full", engine="sdpa", **options) as stats:
+        for clip in make():
+            clip()
+            now = (stats.layers[0].calls, stats.layers[0].own_calls)
+            found.append((now[0] - before[0], now[1] - before[1]))
+            before = now
+    return found
+
+
+@pytest.mark.parametrize(("guidance", "calls"), [(1.0, 1), (5.0, 2)])
+def test_a_clip_of_one_step_leaves_the_next_clips_alone(
+    fresh_wan: Callable[..., Any], guidance: float, calls: int
+) -> None:
+    pipeline = make_pipeline(fresh_wan())
+    found = own_calls(
+        pipeline,
+        lambda: [
+            lambda steps=steps: generate(pipeline, num_inference_steps=steps, guidance_scale=guidance)
+            for steps in (8, 1, 8, 1, 1, 8)
+        ],
+    )
+    eight, one = (6 * calls, 2 * calls), (calls, 0)
+    assert found == [eight, one, eight, one, one, eight]
+
+
+def test_three_clips_of_one_step_are_three_steps(fresh_wan: Callable[..., Any]) -> None:
+    pipeline = make_pipeline(fresh_wan())
+    with patch(pipeline, "full", engine="sdpa", dense_steps=0) as stats:
+        for _ in range(3):
+            generate(pipeline, num_inference_steps=1)
+    assert (stats.steps, stats.layers[0].steps) == (3, 3)
+
+
+@pytest.mark.parametrize(("strength", "ran", "dense"), [(0.5, 4, 1), (0.25, 2, 0), (1.0, 8, 2), (0.125, 1, 0)])
+def test_of_video_to_video_a_quarter_of_the_steps_that_run_is_dense(
+    fresh_wan: Callable[..., Any], strength: float, ran: int, dense: int
+) -> None:
+    whole = make_pipeline(fresh_wan())
+    pipeline = diffusers.WanVideoToVideoPipeline(
+        tokenizer=None, text_encoder=None, transformer=whole.transformer, vae=whole.vae, scheduler=whole.scheduler
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    video = torch.rand(FRAMES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(4))
+    embeddings = torch.randn(1, 7, 16, generator=torch.Generator().manual_seed(2))
+    with patch(pipeline, "full", engine="sdpa") as stats:
+        pipeline(
+            video=video, prompt_embeds=embeddings, height=SIDE, width=SIDE, num_inference_steps=8, strength=strength,
+            guidance_scale=1.0, generator=torch.Generator().manual_seed(3),
+        )  # fmt: skip
+    assert (stats.steps, stats.layers[0].own_calls, stats.layers[0].calls) == (ran, dense, ran - dense)
+
+
+def test_a_clip_in_which_the_method_is_never_called_is_said_to_be_one(fresh_wan: Callable[..., Any]) -> None:
+    pipeline = make_pipeline(fresh_wan())
+    with (
+        patch(pipeline, "full", engine="sdpa", dense_steps=4) as stats,
+        pytest.warns(NeverCalled, match="it has 2 denoising steps, and the first 4 are dense"),
+    ):
+        generate(pipeline)
+    assert stats.layers[0].calls == 0
 
 
 def test_a_pipeline_without_a_transformer_is_refused() -> None:

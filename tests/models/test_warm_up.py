@@ -5,10 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from attnbench.kernels.errors import BadInput
-from attnbench.models.warm_up import WarmUp, dense_steps
+from attnbench.models.warm_up import NeverCalled, WarmUp, dense_steps
 
 
 @pytest.mark.parametrize(
@@ -19,28 +18,33 @@ def test_a_share_is_rounded_down(steps: int, share: float, dense: int) -> None:
     assert dense_steps(steps, share) == dense
 
 
+PIPELINE = SimpleNamespace(scheduler=SimpleNamespace())
+
+
 def test_a_quarter_is_the_default_of_a_pipeline_and_none_that_of_a_transformer() -> None:
-    pipeline = SimpleNamespace(scheduler=SimpleNamespace(timesteps=torch.linspace(1000, 10, 8)))
-    warm_up = WarmUp(None, pipeline)
-    assert [warm_up.covers(step, step + 1) for step in range(8)] == [True] * 2 + [False] * 6
-    assert not WarmUp(None, SimpleNamespace()).covers(0, 1)
+    warm_up = WarmUp(None, PIPELINE)
+    assert [warm_up.covers(step, 8) for step in range(8)] == [True] * 2 + [False] * 6
+    assert not WarmUp(None, SimpleNamespace()).covers(0, None)
 
 
-def test_each_clip_has_steps_of_its_own() -> None:
-    pipeline = SimpleNamespace(scheduler=SimpleNamespace(timesteps=torch.linspace(1000, 10, 4)))
-    warm_up, seen = WarmUp(0.5, pipeline), 0
-    for steps in (4, 10):
-        pipeline.scheduler.timesteps = torch.linspace(1000, 10, steps)
-        dense = [warm_up.covers(step, seen := seen + 1) for step in range(steps)]
-        assert sum(dense) == steps // 2
-        assert dense[0]
-        assert not dense[-1]
+@pytest.mark.parametrize("clips", [(4, 10), (1, 8), (8, 1, 8), (1, 1, 1)])
+def test_each_clip_has_steps_of_its_own(clips: tuple[int, ...]) -> None:
+    warm_up = WarmUp(0.5, PIPELINE)
+    for steps in clips:
+        assert sum(warm_up.covers(step, steps) for step in range(steps)) == steps // 2
 
 
-def test_a_timestep_that_comes_twice_is_one_step() -> None:
-    pipeline = SimpleNamespace(scheduler=SimpleNamespace(timesteps=torch.tensor([900, 700, 700, 500, 500, 100.0])))
-    warm_up = WarmUp(0.5, pipeline)
-    assert [warm_up.covers(step, step + 1) for step in range(4)] == [True, True, False, False]
+def test_a_share_of_an_unknown_number_of_steps_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"0\.25, and the pipeline's scheduler does not say its timesteps"):
+        WarmUp(None, PIPELINE).covers(0, None)
+
+
+@pytest.mark.parametrize(("asked", "steps"), [(2, 2), (4, 1), (1.0, 3)])
+def test_a_clip_whose_steps_are_all_dense_is_told_once(asked: float, steps: int) -> None:
+    warm_up = WarmUp(asked, PIPELINE)
+    with pytest.warns(NeverCalled, match=f"it has {steps} denoising step.* dense_steps"):
+        assert warm_up.covers(0, steps)
+    assert warm_up.covers(0, steps)
 
 
 @pytest.mark.parametrize("asked", [-1, -0.1, 1.5, "3", True, float("nan"), (1,)])
