@@ -14,6 +14,8 @@ from types import ModuleType
 import pytest
 
 import attnbench
+from attnbench.cli import COMMANDS
+from attnbench.cli.lazy import LazyCommands
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "triton", "numpy", "pandas", "pyarrow", "matplotlib", "av", "jinja2")
@@ -42,19 +44,8 @@ def test_commands_import_only_typer_and_the_standard_library_at_the_top() -> Non
         assert {name for name in names if name.partition(".")[0] not in light} == set(), path.name
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["--help"],
-        ["--version"],
-        ["report", "--help"],
-        ["run", "--help"],
-        ["compare", "--help"],
-        *(["ls", kind] for kind in ("shapes", "models", "inputs")),
-    ],
-)
-def test_help_and_plain_import_load_nothing_heavy(arguments: list[str]) -> None:
+def loaded_by(arguments: list[str]) -> set[str]:
+    """The modules of a process that imported attnbench and ran this command, if any."""
     call = f"sys.argv = ['attnbench', *{arguments!r}]\nfrom attnbench.cli import main\nmain()" if arguments else ""
     program = (
         f"import atexit, json, sys, attnbench\natexit.register(lambda: print(json.dumps(sorted(sys.modules))))\n{call}"
@@ -62,7 +53,32 @@ def test_help_and_plain_import_load_nothing_heavy(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
     assert "attnbench" in loaded
-    assert loaded.isdisjoint(HEAVY)
+    return loaded
+
+
+@pytest.mark.parametrize("arguments", [[], *(["ls", kind] for kind in ("shapes", "models", "inputs"))])
+def test_lists_and_plain_import_load_nothing_heavy(arguments: list[str]) -> None:
+    assert loaded_by(arguments).isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["report", "--help"], ["run", "--help"], ["compare", "--help"]]
+)
+def test_help_loads_nothing_heavy_nor_what_reads_options(arguments: list[str]) -> None:
+    assert loaded_by(arguments).isdisjoint((*HEAVY, "pydantic"))
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["compare", "--help"], ["ls", "shapes"]])
+def test_a_command_imports_no_other_command(arguments: list[str]) -> None:
+    commands = {f"attnbench.cli.{name}" for name in COMMANDS}
+    assert loaded_by(arguments) & commands == {f"attnbench.cli.{name}" for name in arguments[:1] if name in COMMANDS}
+
+
+def test_each_file_of_the_command_line_is_a_command_or_shared() -> None:
+    files = {path.stem for path in room_files("attnbench/cli")}
+    assert files == {*COMMANDS, "__init__", "lazy", "options", "progress", "suite"}
+    for name in COMMANDS:
+        assert LazyCommands([name])[name].name == name
 
 
 def test_words_of_the_report_load_nothing_heavy() -> None:

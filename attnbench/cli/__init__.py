@@ -10,29 +10,52 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
-from attnbench.cli.capture import capture
-from attnbench.cli.check import check
-from attnbench.cli.clips import clips
-from attnbench.cli.compare import compare
-from attnbench.cli.doctor import doctor
-from attnbench.cli.flops import flops
-from attnbench.cli.ls import ls
-from attnbench.cli.profile import profile
-from attnbench.cli.report import report
-from attnbench.cli.run import run
-from attnbench.cli.show import show
-from attnbench.cli.step import step
-from attnbench.cli.sweep import sweep
-from attnbench.cli.train import train
-from attnbench.cli.vbench import vbench
+from attnbench.cli.lazy import LazyCommands
 from attnbench.machine.command import recorded_as
+
+COMMANDS = (
+    "run",
+    "profile",
+    "step",
+    "sweep",
+    "report",
+    "compare",
+    "clips",
+    "capture",
+    "train",
+    "flops",
+    "ls",
+    "show",
+    "check",
+    "doctor",
+    "vbench",
+)
+"""In the order of ``--help``; each is the file of its name in this folder."""
+
+
+_COMMAND_FIRST = f"{__name__}.command_first"
 
 
 class _Commands(TyperGroup):
-    """Records with a run what was typed, also where another program calls the commands.
+    """Imports a command when it is asked for, and records with a run what was typed, whoever calls the commands.
 
     A context is Any here: its class is typer's own or click's, as typer's version has it.
     """
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands: Any = LazyCommands(COMMANDS)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        ctx.meta[_COMMAND_FIRST] = bool(args) and not args[0].startswith("-")
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        # Where a command comes first no option of the group is given, and typer would import pydantic to read that.
+        return [] if ctx.meta.get(_COMMAND_FIRST) else super().get_params(ctx)
 
     def make_context(self, info_name: str | None, args: list[str], *given: Any, **more: Any) -> Any:
         typed = [info_name or "attnbench", *args]
@@ -70,11 +93,6 @@ def root(
     ] = False,
 ) -> None:
     """Compare sparse attention for video diffusion: speed, cost, and what it does to the video."""
-
-
-for command in (run, profile, step, sweep, report, compare, clips, capture, train, flops, ls, show, check, doctor):
-    app.command()(command)
-app.add_typer(vbench)
 
 
 class _Warnings:

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from attnbench.clips.vbench.records import Evaluation
     from attnbench.machine.doctor import Finding
 
-vbench = typer.Typer(name="vbench", no_args_is_help=True, help="Score clips with VBench, in an environment of its own.")
+vbench = typer.Typer(
+    name="vbench",
+    no_args_is_help=True,
+    add_completion=False,  # it is the whole command line that completes
+    help="Score clips with VBench, in an environment of its own.",
+)
 
 EnvOption = Annotated[
     Path | None,

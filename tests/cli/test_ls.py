@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from attnbench.cli import ls as listing
 from attnbench.cli import main
 from attnbench.inputs.shapes import MODELS, RESOLUTIONS
 from attnbench.inputs.spec import INPUT_SOURCES
@@ -18,7 +18,6 @@ from attnbench.kernels.errors import BadInput
 from attnbench.methods import get_method, method_names
 
 Call = Callable[..., str]
-listing = importlib.import_module("attnbench.cli.ls")  # the name in attnbench.cli is the command's
 
 
 @pytest.fixture
