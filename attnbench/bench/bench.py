@@ -19,11 +19,11 @@ from attnbench.bench.rounds import LEAST_ROUNDS, heads_within, one_round, rounds
 from attnbench.bench.trial import Trial, classified, dense_job
 from attnbench.bench.workload import Workload
 from attnbench.inputs.make import Inputs
-from attnbench.kernels.engines import choose_engine
+from attnbench.kernels.engines import choose_engine, dense_engines
 from attnbench.kernels.errors import Unsupported
 from attnbench.machine.stopwatch import Stopwatch
 from attnbench.machine.telemetry import read
-from attnbench.results.records.cells import Row, Sample
+from attnbench.results.records.cells import Cell, Row, Sample
 from attnbench.results.run import Progress
 
 
@@ -99,6 +99,12 @@ class Bench:
             raise Unsupported("; ".join(dict.fromkeys(trial.reason for trial in trials)))
         return trials
 
+    def dense_cells(self) -> dict[str, Cell]:
+        """Return the cell that dense attention is on each engine: the one asked for, where it is, otherwise its own."""
+        dense = dense_job()
+        asked = {trial.cell.engine: trial.cell for trial in self.trials if trial.job.method is dense.method}
+        return {name: asked.get(name) or self.agenda.cell(dense, name, name) for name in dense_engines()}
+
     def call(self, job: Job, engine: str) -> Call:
         """Return the call that users make, on this run's tensors."""
         return self.workload.call(job, engine)
@@ -127,7 +133,7 @@ class Bench:
 
         def attempt(name: str) -> Attempt:
             asked = (t for t in self.todo if t.job.method is dense.method and t.cell.engine == name)
-            trial = tried[name] = next(asked, None) or Trial(dense, self.agenda.cell(dense, name))
+            trial = tried[name] = next(asked, None) or Trial(dense, self.agenda.cell(dense, name, name))
             self.progress.step(f"dense baseline: {dense.label}/{name}", 0, 1, None)
             self.check(trial)
             return Attempt(trial.seconds, "" if trial.verdict is None else trial.reason or trial.verdict)

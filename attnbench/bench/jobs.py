@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,8 @@ from attnbench.machine.device import device_name, dtype_name, resolve_device, re
 from attnbench.methods import Method, get_method, make_settings
 from attnbench.methods.entries import Entry
 from attnbench.report.words import differing_settings
-from attnbench.results.records.cells import Cell, canonical_json
+from attnbench.results.conditions import contents_of
+from attnbench.results.records.cells import Cell, canonical_json, inputs_content
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,14 @@ class Job:
 
     Attributes:
         told: the settings that tell it from other cells of its method, in words; empty if there are none.
+        given: canonical JSON of the settings that were asked for. Jobs that come to the same are equal without it.
     """
 
     method: Method
     settings: Any
     layer: int
     told: str = ""
+    given: str = dataclasses.field(default="{}", compare=False)
 
     @property
     def label(self) -> str:
@@ -59,11 +63,26 @@ class Agenda:
     direction: Literal["fwd", "fwdbwd"]
     jobs: tuple[Job, ...]
 
-    def cell(self, job: Job, engine: str) -> Cell:
-        """Return the identity of a job when that engine runs it."""
+    @cached_property
+    def contents(self) -> dict[str, str]:
+        """The digest of the file that inputs are read from, where there is one."""
+        return contents_of({"inputs": check_inputs_spec(self.request.inputs).path})
+
+    def cell(self, job: Job, engine: str, asked: str | None = None) -> Cell:
+        """Return the cell of a job when that engine runs it.
+
+        Args:
+            job: one of the agenda's, or the dense baseline.
+            engine: who runs it.
+            asked: the engine that was asked for; by default the request's.
+        """
         shape = self.shape
+        asked = asked or self.request.engine
         return Cell(
             method=job.method.name,
+            settings_given=job.given,
+            engine_asked=None if asked == "auto" else asked,
+            inputs_content=inputs_content(self.contents.get("inputs"), check_inputs_spec(self.request.inputs).part),
             settings=canonical_json(dataclasses.asdict(job.settings)),
             layer=job.layer,
             grid=str(shape.layout.grid),
@@ -132,14 +151,16 @@ def _canonical(job: Job) -> str:
 
 def _jobs_of(entry: Entry, shape: Shape, layers: list[int] | None) -> list[Job]:
     method = get_method(entry.method)
-    settings = method.resolve(make_settings(method, entry.settings), shape.layout)
+    asked = make_settings(method, entry.settings)
+    settings = method.resolve(asked, shape.layout)
+    given = canonical_json({name: getattr(asked, name) for name in entry.settings})
     for layer in layers or ():
         if not 0 <= layer < max(shape.layers, 1) and shape.model is not None:
             raise BadInput(f"layer {layer} is not one of the {shape.layers} layers of {shape.model}")
     # A bare grid names no model; three layers show every partition of the methods that take turns.
     count = shape.layers if shape.model is not None else 3
     chosen = layers or method.distinct_layers(settings, count)
-    return [Job(method, settings, layer) for layer in dict.fromkeys(chosen)]
+    return [Job(method, settings, layer, given=given) for layer in dict.fromkeys(chosen)]
 
 
 def _check_size(shape: Shape, dtype: torch.dtype) -> None:

@@ -10,14 +10,13 @@ from attnbench.bench.bench import Bench
 from attnbench.bench.jobs import Agenda, make_agenda
 from attnbench.bench.request import Request, read_request
 from attnbench.bench.rows import make_row, withdraw_throttled
-from attnbench.bench.trial import Trial, dense_job
-from attnbench.inputs.spec import check_inputs_spec
-from attnbench.kernels.engines import dense_engines
+from attnbench.bench.trial import Trial
 from attnbench.machine.command import typed_command
 from attnbench.machine.environment import collect_environment
-from attnbench.results.conditions import contents_of, require_same
+from attnbench.results.conditions import require_same
 from attnbench.results.journal import Journal, JournalRecord
 from attnbench.results.records.cells import Environment, Row, Sample
+from attnbench.results.records.older import with_cells
 from attnbench.results.run import Progress, announce, begin, choose_place, finished, reopen, usable_samples
 
 
@@ -45,9 +44,8 @@ def start(request: Request, out: Path | None, progress: Progress, after: After |
     """
     agenda = make_agenda(request)
     place = choose_place(out)
-    contents = _contents(request)
     bench = Bench(agenda, progress)
-    with begin(place, _environment(agenda), request.model_dump(mode="json"), contents) as journal:
+    with begin(place, _environment(agenda), request.model_dump(mode="json"), agenda.contents) as journal:
         announce(place, progress)
         outcome = _measure(bench, journal, place.run_id, progress, ())
         if after is not None:
@@ -73,7 +71,7 @@ def resume(folder: Path, progress: Progress, after: After | None = None) -> Outc
         bench = Bench(agenda, progress)
         used = [record.threads for record in records if isinstance(record, (Row, Sample))]
         require_same(
-            folder, header, _environment(agenda), _contents(request), progress.note, threads=(used, bench.threads)
+            folder, header, _environment(agenda), agenda.contents, progress.note, threads=(used, bench.threads)
         )
         progress.started(str(folder))
         outcome = _measure(bench, journal, header.run_id, progress, records)
@@ -99,7 +97,7 @@ def _measure(
             journal.append(row)
             done[row.cell_id] = row
 
-    old = usable_samples(records)
+    old = with_cells(usable_samples(records), _older_names(bench))
     bench.prepare(_earlier_baseline(bench, rows.values(), old))
     heads = {sample.heads_timed for sample in old}
     bench.use_heads(heads.pop() if len(heads) == 1 else bench.choose_heads())
@@ -129,19 +127,20 @@ def _earlier_baseline(bench: Bench, rows: Iterable[Row], samples: Iterable[Sampl
             return row.baseline.removeprefix("full/")
     asked = {trial.cell.identity for trial in bench.todo}
     sampled = {sample.cell_id for sample in samples}
-    identities = {name: bench.agenda.cell(dense_job(), name).identity for name in dense_engines()}
+    identities = {name: cell.identity for name, cell in bench.dense_cells().items()}
     timed = [name for name, identity in identities.items() if identity in sampled]
     # The first round begins with the baseline, unless it is one of the cells asked for.
     return min(timed, key=lambda name: identities[name] in asked, default=None)
 
 
+def _older_names(bench: Bench) -> dict[str, str]:
+    """Return the cell_id of each cell of this run by the one that journals before schema 3 have."""
+    cells = [*bench.dense_cells().values(), *(trial.cell for trial in bench.trials)]
+    return {cell.legacy_identity: cell.identity for cell in cells}
+
+
 def _environment(agenda: Agenda) -> Environment:
     return collect_environment("cuda" if agenda.device.type == "cuda" else "cpu", typed_command())
-
-
-def _contents(request: Request) -> dict[str, str]:
-    """Return the digest of the file that inputs are read from, where there is one."""
-    return contents_of({"inputs": check_inputs_spec(request.inputs).path})
 
 
 def _reuse(bench: Bench, samples: list[Sample]) -> int:

@@ -18,6 +18,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.results.files import hold
 from attnbench.results.records.cells import SCHEMA_VERSION, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow
+from attnbench.results.records.older import brought_up
 from attnbench.results.records.steps import StepRecord
 
 JOURNAL = "journal.jsonl"
@@ -98,7 +99,7 @@ class Journal:
         journal = cls(folder, stream, command)
         journal._lock()
         try:
-            records = list(read_journal(path))
+            records = read_journal(path)
             header = next((record for record in records if isinstance(record, RunHeader)), None)
             if header is None:
                 raise BadInput(
@@ -187,8 +188,10 @@ def command_of(header: RunHeader) -> str:
     return str(header.request.get("command", "run"))
 
 
-def read_journal(path: Path) -> Iterator[JournalRecord]:
-    """Yield the records of a journal in order. Empty lines and a byte-order mark are skipped.
+def read_journal(path: Path) -> list[JournalRecord]:
+    """Return the records of a journal in order, those of older schemas brought up to date.
+
+    Empty lines and a byte-order mark are skipped.
 
     Warns:
         TornLine: if the last line is cut off; it is left out.
@@ -196,6 +199,10 @@ def read_journal(path: Path) -> Iterator[JournalRecord]:
     Raises:
         BadInput: if the file cannot be read, is not a journal, or is of a newer schema.
     """
+    return brought_up(_records(path))
+
+
+def _records(path: Path) -> Iterator[JournalRecord]:
     try:
         text = unpacked(path).decode(errors="replace")  # what is torn need not be text
     except NOT_READ as error:

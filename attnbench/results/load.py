@@ -93,8 +93,14 @@ def read(path: str | os.PathLike[str]) -> Results:
         clips=tuple(merged.clips.values()),
         steps=tuple(merged.steps),
         samples=merged.samples,
-        traces=traces,
+        traces=_by_cell(traces, merged.rows.values()),
     )
+
+
+def _by_cell(traces: dict[str, Path], rows: Iterable[Row]) -> dict[str, Path]:
+    """Return traces by cell_id: the files of older runs are named after the cell_id of then."""
+    names = {row.legacy_identity: row.cell_id for row in rows if row.schema_version < 3} if traces else {}
+    return {names.get(name, name): trace for name, trace in traces.items()}
 
 
 class _Merged:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,13 +51,25 @@ def test_settings_are_settled_in_the_cell() -> None:
     )  # fmt: skip
 
 
-def test_equal_requests_make_equal_cells_and_other_ones_do_not() -> None:
-    def identity(**changes: Any) -> str:
-        agenda = make_agenda(request(**changes))
-        return agenda.cell(agenda.jobs[0], "reference").identity
+def identity(ran: str = "reference", **changes: Any) -> str:
+    agenda = make_agenda(request(**changes))
+    return agenda.cell(agenda.jobs[0], ran).identity
 
-    assert identity() == identity() == identity(methods={"sta": {"window": [3, 3, 3]}}) == identity(dtype="fp32")
-    assert len({identity(), identity(seed=1), identity(dtype="bf16"), identity(direction="fwdbwd")}) == 4
+
+def test_equal_requests_make_equal_cells_and_other_ones_do_not() -> None:
+    window = identity(methods={"sta": {"window": [3, 3, 3]}})
+    assert identity() == identity() == identity(dtype="fp32") == identity("sdpa")
+    assert window == identity(methods={"sta": {"window": (3, 3, 3)}})
+    others = [window, identity(seed=1), identity(dtype="bf16"), identity(direction="fwdbwd"), identity(engine="sdpa")]
+    assert len({identity(), *others}) == 6
+
+
+def test_inputs_are_known_by_what_the_file_holds(tmp_path: Path) -> None:
+    def of(name: str, content: bytes) -> str:
+        (tmp_path / name).write_bytes(content)
+        return identity(inputs=f"video:{tmp_path / name}")
+
+    assert of("a.mp4", b"one") == of("b.mp4", b"one") != of("a.mp4", b"two")
 
 
 @pytest.mark.parametrize(

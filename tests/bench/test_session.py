@@ -19,6 +19,7 @@ from torch import Tensor
 
 from attnbench.bench import baseline, session
 from attnbench.bench import bench as runner
+from attnbench.bench.jobs import make_agenda
 from attnbench.bench.request import Request
 from attnbench.kernels import engines
 from attnbench.kernels.engines import Engine
@@ -404,6 +405,44 @@ def test_an_interrupted_run_is_finished_with_the_samples_it_had(
     assert_whole(tmp_path, len(methods), 3)
     assert count == 0 or f"resumed: {count} of {count} earlier samples count" in progress.notes
     assert len({row.baseline_ms for row in outcome.rows}) == 1
+
+
+def age(folder: Path, of: Request) -> None:
+    """Write a journal as an attnbench before schema 3 did: cells are known by what ran."""
+    bench = runner.Bench(make_agenda(of), Quiet())
+    cells = {cell.identity: cell for cell in (*bench.dense_cells().values(), *(each.cell for each in bench.trials))}
+    lines = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+    for line in lines:
+        if "cell_id" in line:
+            line["cell_id"] = cells[line["cell_id"]].legacy_identity
+        if "schema_version" in line:
+            line["schema_version"] = 2
+        for name in ("settings_given", "engine_asked", "inputs_content"):
+            line.pop(name, None)
+    (folder / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize("count", [1, 5, 8])
+@pytest.mark.parametrize("methods", [TWO, {"full": {}, **TWO}])
+def test_a_run_that_an_older_attnbench_began_is_finished_with_its_samples(
+    count: int, methods: dict[str, Any], tmp_path: Path
+) -> None:
+    interrupted(tmp_path, count, methods=methods)
+    age(tmp_path, request(methods=methods))
+    progress = Quiet()
+    rows = session.resume(tmp_path, progress).rows
+    assert [row.verdict for row in rows] == ["ok"] * len(methods)
+    assert f"resumed: {count} of {count} earlier samples count" in progress.notes
+    assert len(samples(tmp_path)) == 9, "two cells and the baseline, three rounds"
+
+
+def test_rows_of_an_older_attnbench_are_not_measured_again(tmp_path: Path) -> None:
+    before = run(tmp_path)
+    age(tmp_path, request())
+    progress = Quiet()
+    after = session.resume(tmp_path, progress).rows
+    assert [row.cell_id for row in after] == [row.cell_id for row in before]
+    assert progress.notes == ["nothing left to do: every cell of this run has its row"]
 
 
 def test_a_run_is_interrupted_and_resumed_until_it_is_whole(tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ from attnbench.kernels.errors import BadInput
 from attnbench.results.compare import Comparison, change_of, compare_tables
 from attnbench.results.intervals import Interval
 from attnbench.results.load import Results
-from attnbench.results.records.cells import Environment, Row, RunHeader, digest
+from attnbench.results.records.cells import Cell, Environment, Row, RunHeader
 
 CELL: dict[str, Any] = {
     "method": "moba",
+    "settings_given": "{}",
     "settings": '{"blocks":60}',
     "layer": 0,
     "step": None,
@@ -32,7 +33,9 @@ CELL: dict[str, Any] = {
     "dtype": "bfloat16",
     "direction": "fwd",
     "inputs": "video",
+    "inputs_content": "",
     "seed": 0,
+    "engine_asked": None,
     "engine": "reference",
     "device": "CPU one (2 cores)",
 }
@@ -44,7 +47,7 @@ def row(samples: list[float] | None = None, run: str = "run-1", **changes: Any) 
     verdict = changes.get("verdict", "ok")
     samples = (STEADY if samples is None else samples) if verdict == "ok" else []
     cell = {**CELL, **{name: value for name, value in changes.items() if name in CELL}}
-    cell_id = digest({**cell, "text_tokens": list(cell["text_tokens"])})
+    cell_id = Cell.model_validate(cell).identity
     measured = {"latency_ms": sorted(samples)[len(samples) // 2] if samples else None, "samples_ms": samples}
     fixed = {"row_id": f"{run}-{cell_id}", "run_id": run, "cell_id": cell_id, "verdict": verdict, "tokens": 75600}
     setup = {"heads_timed": 1, "engine_version": "1", "inputs_hash": "abc", "threads": 2, "timer": "perf_counter"}

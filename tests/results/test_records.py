@@ -25,7 +25,7 @@ FIXED_COLUMNS = {
     "dtype", "direction", "inputs", "inputs_hash", "seed", "density", "latency_ms", "latency_lo_ms",
     "latency_hi_ms", "latency_warm_ms", "samples_ms", "timer", "threads", "baseline", "speedup", "translation",
     "flops_dense", "flops_algorithmic", "flops_executed", "executed_pairs", "numerical_error", "approximation_error",
-    "peak_extra_mib", "schema_version",
+    "peak_extra_mib", "schema_version", "settings_given", "engine_asked",
 }  # fmt: skip
 
 
@@ -73,21 +73,41 @@ def test_canonical_json_refuses_what_is_not_json() -> None:
         canonical_json({"x": float("nan")})
 
 
-def test_every_field_of_a_cell_counts_in_its_identity() -> None:
-    other: dict[str, Any] = {
-        "method": "moba", "settings": '{"a":1}', "layer": 1, "step": 0, "grid": "3x5x8", "text_tokens": (0, 1),
-        "batch": 2, "heads": 4, "kv_heads": 1, "head_dim": 64, "dtype": "bfloat16", "direction": "fwdbwd",
-        "inputs": "video", "seed": 1, "engine": "sdpa", "device": "another machine",
-    }  # fmt: skip
-    assert other.keys() == Cell.model_fields.keys()
-    identities = {cell().identity, *(cell(**{name: value}).identity for name, value in other.items())}
-    assert len(identities) == 1 + len(other)
-    assert cell().identity == cell().identity
+ASKED: dict[str, Any] = {
+    "method": "moba", "settings_given": '{"a":1}', "layer": 1, "step": 0, "grid": "3x5x8", "text_tokens": (0, 1),
+    "batch": 2, "heads": 4, "kv_heads": 1, "head_dim": 64, "dtype": "bfloat16", "direction": "fwdbwd",
+    "inputs": "video", "inputs_content": "0123456789abcdef", "seed": 1, "engine_asked": "sdpa",
+    "device": "another machine",
+}  # fmt: skip
+CAME_TO: dict[str, Any] = {"settings": '{"a":2}', "engine": "sdpa"}
 
 
-def test_identity_has_not_changed_since_tables_were_first_written() -> None:
+def test_a_cell_is_what_was_asked_and_not_what_that_came_to() -> None:
+    assert {*ASKED, *CAME_TO} == Cell.model_fields.keys()
+    known = cell(settings_given="{}", inputs_content="")
+    identities = {known.identity, *(known.model_copy(update={name: value}).identity for name, value in ASKED.items())}
+    assert len(identities) == 1 + len(ASKED)
+    assert {known.model_copy(update={name: value}).identity for name, value in CAME_TO.items()} == {known.identity}
+
+
+def test_inputs_are_told_by_kind_and_content_where_that_is_known() -> None:
+    def identity(inputs: str, content: str | None) -> str:
+        return cell(settings_given="{}", inputs=inputs, inputs_content=content).identity
+
+    assert identity("video:a.mp4", "1") == identity("video:/b/c.mp4", "1") != identity("video:a.mp4", "2")
+    assert identity("video:a.mp4", "1") != identity("capture:a.mp4", "1")
+    assert identity("video:a.mp4", None) != identity("video:b.mp4", None), "all that is known of them is the path"
+
+
+def test_where_it_is_not_known_what_was_asked_what_ran_stands_in_for_it() -> None:
+    assert cell().identity == cell(settings_given="{}", engine_asked="reference").identity
+    assert cell().identity != cell(engine="sdpa").identity
+
+
+def test_neither_identity_has_changed_since_tables_were_first_written() -> None:
     """Committed tables are compared by it: a change makes every cell of them a stranger."""
-    assert cell().identity == digest(json.loads(cell().model_dump_json())) == "96faa5d998105220"
+    assert cell().legacy_identity == "96faa5d998105220"
+    assert cell(settings_given="{}", inputs_content="").identity == "37df462150042d73"
 
 
 def test_the_fixed_columns_are_there() -> None:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from attnbench.bench import session
 from attnbench.bench.sweep.points import SCHEMA_VERSION, Sweep
-from attnbench.bench.trial import dense_job
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.results.files import write_whole
 from attnbench.results.frames import frame_of
 from attnbench.results.journal import JOURNAL
 from attnbench.results.load import Results, read
-from attnbench.results.records.cells import Cell, Row, Sample, canonical_json
+from attnbench.results.pairs import baseline_samples
+from attnbench.results.records.cells import Row
 from attnbench.results.run import Progress, announce, choose_place
 
 if TYPE_CHECKING:
@@ -114,26 +113,10 @@ def sweep_table(found: Results) -> pd.DataFrame:
     import pandas as pd
 
     table = frame_of(Row, found.rows, found.environments)
-    column = [_baseline_samples(row, found.samples.get(row.run_id, ())) or None for row in found.rows]
+    taken = (baseline_samples(row, found.samples.get(row.run_id, ())) for row in found.rows)
+    column = [[sample.cold_ms for sample in each] or None for each in taken]
     table["baseline_samples_ms"] = pd.Series(column, index=table.index, dtype=object)
     return table
-
-
-def _baseline_samples(row: Row, samples: Sequence[Sample]) -> list[float]:
-    """Return the samples that the dense baseline of ``row`` has in the same journal, on the same tensors."""
-    if row.baseline is None:
-        return []
-    dense: dict[str, Any] = row.cell().model_dump() | {
-        "method": "full", "settings": canonical_json({}), "layer": dense_job().layer, "step": None,
-        "engine": row.baseline.removeprefix("full/"),
-    }  # fmt: skip
-    identity = Cell(**dense).identity
-    conditions = (row.inputs_hash, row.heads_timed, row.threads)
-    return [
-        sample.cold_ms
-        for sample in samples
-        if sample.cell_id == identity and (sample.inputs_hash, sample.heads_timed, sample.threads) == conditions
-    ]
 
 
 def _measure(sweep: Sweep, folder: Path, progress: Progress) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from attnbench.kernels.flop_formulas import flops_per_pair
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Verdict = Literal["ok", "incorrect", "unsupported", "oom", "timeout", "throttled", "error"]
 Timer = Literal["perf_counter", "cuda_events"]
@@ -29,6 +29,16 @@ def digest(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 
 
+def inputs_content(content: str | None, part: str | None) -> str:
+    """Return what a cell says of the file of its inputs: a digest and the part that was taken, empty without a file.
+
+    Args:
+        content: SHA-256 of the file.
+        part: of a capture that holds several.
+    """
+    return "" if content is None else content[:16] + (f"@{part}" if part else "")
+
+
 class Record(BaseModel):
     """Base of everything in the journal: unknown fields are an error, values are frozen, NaN and Inf are refused."""
 
@@ -36,9 +46,16 @@ class Record(BaseModel):
 
 
 class Cell(Record):
-    """What is measured. Equal cells of two runs have equal ``identity``, stored as cell_id: the fields' digest."""
+    """What was asked, and what that came to: the engine that ran, settings with their defaults, inputs as typed.
+
+    Cells of which the same was asked have equal ``identity``, stored as cell_id. What it came to is no part of that: a
+    change of engine or default is a change of one cell, not another cell.
+    """
 
     method: str = Field(description="name of the method")
+    settings_given: str | None = Field(
+        default=None, description="canonical JSON of the settings that were asked for; null if that is not known"
+    )
     settings: str = Field(description="canonical JSON of the method's settings, defaults filled in for the grid")
     layer: int = Field(ge=0, description="transformer layer; some methods differ by layer")
     step: int | None = Field(default=None, description="denoising step, for methods that differ by it")
@@ -51,14 +68,35 @@ class Cell(Record):
     dtype: str = Field(description="type of q, k, v: bfloat16, float16, float32 or float64")
     direction: Literal["fwd", "fwdbwd"] = Field(description="forward, or forward and backward")
     inputs: str = Field(description="where q, k, v come from, as typed after --inputs")
+    inputs_content: str | None = Field(
+        default=None,
+        description="digest of the file that inputs come from, and the part of a capture; empty if they need no file",
+    )
     seed: int = Field(description="seed of the inputs and of the sampled rows")
+    engine_asked: str | None = Field(default=None, description="the engine asked for by name; null: auto")
     engine: str = Field(description="who ran the plan")
     device: str = Field(description="name of the GPU or CPU")
 
     @property
     def identity(self) -> str:
-        """Digest of all fields: the ``cell_id``."""
-        return digest(self.model_dump(mode="json"))
+        """Digest of what was asked: the ``cell_id``. Where that is not known, what ran stands in for it."""
+        known = self.settings_given is not None
+        spelled = self.inputs_content is None
+        asked = self.model_dump(mode="json", include=set(Cell.model_fields) - _NOT_ASKED) | {
+            "settings_given": self.settings_given if known else self.settings,
+            "engine_asked": self.engine_asked if known else self.engine,
+            "inputs": [self.inputs if spelled else self.inputs.partition(":")[0], self.inputs_content],
+        }
+        return digest(asked)
+
+    @property
+    def legacy_identity(self) -> str:
+        """The ``cell_id`` that journals before schema 3 have: a digest of what ran."""
+        return digest(self.model_dump(mode="json", include=set(Cell.model_fields) - _SINCE_3))
+
+
+_NOT_ASKED = {"settings", "engine", "inputs", "inputs_content"}
+_SINCE_3 = {"settings_given", "engine_asked", "inputs_content"}
 
 
 class Row(Cell):
@@ -67,7 +105,7 @@ class Row(Cell):
     schema_version: int = Field(default=SCHEMA_VERSION, description="version of these columns")
     row_id: str = Field(description="digest of run_id and cell_id")
     run_id: str = Field(description="start of the run, UTC, and four random digits")
-    cell_id: str = Field(description="digest of what was measured: equal in two runs of the same cell")
+    cell_id: str = Field(description="digest of what was asked: equal in two runs of the same cell")
     verdict: Verdict = Field(description="ok, or why there is no latency")
     reason: str = Field(default="", description="why the verdict is not ok, in one sentence")
 
@@ -133,7 +171,7 @@ class Row(Cell):
             raise ValueError(f"a latency with verdict {self.verdict!r}")
         if self.verdict == "ok" and (self.latency_ms is None or not self.samples_ms):
             raise ValueError("verdict 'ok' without a latency")
-        if self.cell_id != self.cell().identity:
+        if self.cell_id != self.identity and not (self.schema_version < 3 and self.cell_id == self.legacy_identity):
             raise ValueError(f"cell_id {self.cell_id!r} is not the digest of the cell's fields")
         return self
 
@@ -191,6 +229,10 @@ class Sample(Record):
 
     cell_id: str = Field(description="what was timed")
     round: int = Field(ge=0, description="number of the round, from 0")
+    group: str = Field(
+        default="", description="whose rounds: empty for cells that share a process, cell_id of one with its own"
+    )
+    input_set: int = Field(default=0, ge=0, description="which of the rotating input sets the round used")
     cold_ms: float = Field(gt=0, description="time of the call with a cold cache")
     warm_ms: float | None = Field(default=None, gt=0, description="time of the same call right after; CUDA only")
     host_ms: float | None = Field(

@@ -1,0 +1,57 @@
+"""Samples of a cell beside those that the dense baseline took in the same rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from attnbench.results.records.cells import Row, Sample, canonical_json
+
+DENSE = "full"
+
+Round = tuple[str, int]
+"""Whose rounds, and the number of the round: what a sample shares with the baseline's that it is paired with."""
+
+
+def by_round(samples: Iterable[Sample]) -> dict[Round, Sample]:
+    """Return samples of one cell by their rounds; of two in one round the last one counts."""
+    return {(sample.group, sample.round): sample for sample in samples}
+
+
+def own_samples(row: Row, samples: Iterable[Sample]) -> list[Sample]:
+    """Return those samples of a run that the latency of ``row`` rests on."""
+    return [sample for sample in samples if sample.cell_id == row.cell_id and _conditions(sample) == _conditions(row)]
+
+
+def baseline_samples(row: Row, samples: Iterable[Sample]) -> list[Sample]:
+    """Return the samples that the dense baseline of ``row`` has in the same run, on the same tensors."""
+    names = set(baseline_ids(row))
+    return [sample for sample in samples if sample.cell_id in names and _conditions(sample) == _conditions(row)]
+
+
+def baseline_ids(row: Row) -> tuple[str, ...]:
+    """Return the cell_ids that the dense baseline of ``row`` may have: of its own, asked for, and before schema 3."""
+    if row.baseline is None:
+        return ()
+    engine = row.baseline.removeprefix(f"{DENSE}/")
+    dense = row.cell().model_copy(
+        update={"method": DENSE, "settings": _NONE, "settings_given": _NONE, "layer": 0, "step": None, "engine": engine}
+    )
+    chosen, asked = (dense.model_copy(update={"engine_asked": each}) for each in (engine, row.engine_asked))
+    return chosen.identity, asked.identity, dense.legacy_identity
+
+
+def paired(row: Row, samples: Sequence[Sample]) -> dict[Round, tuple[Sample, Sample]]:
+    """Return by round the samples of ``row`` and of its dense baseline, for rounds that have both."""
+    return joined(by_round(own_samples(row, samples)), by_round(baseline_samples(row, samples)))
+
+
+def joined(own: Mapping[Round, Sample], dense: Mapping[Round, Sample]) -> dict[Round, tuple[Sample, Sample]]:
+    """Return the samples of the rounds that two cells share."""
+    return {round: (own[round], dense[round]) for round in sorted(own.keys() & dense.keys())}
+
+
+_NONE = canonical_json({})
+
+
+def _conditions(of: Row | Sample) -> tuple[object, ...]:
+    return of.inputs_hash, of.heads_timed, of.threads

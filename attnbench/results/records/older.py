@@ -1,0 +1,107 @@
+"""Bring records of older schemas up to date: before schema 3 a cell was known by what ran, not by what was asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from attnbench.results.records.cells import (
+    PhaseRow,
+    Record,
+    Row,
+    RunHeader,
+    Sample,
+    canonical_json,
+    digest,
+    inputs_content,
+)
+
+Kind = TypeVar("Kind", bound=Record)
+
+
+def brought_up(records: Iterable[Kind]) -> list[Kind]:
+    """Return the records of a journal, with those that name a cell by what ran naming it by what was asked.
+
+    What was asked stands in the run record; where it does not, the cell keeps what ran in its place. Samples of cells
+    that have no row keep their cell_id.
+    """
+    found: list[Kind] = []
+    header: RunHeader | None = None
+    for record in records:
+        if isinstance(record, RunHeader):
+            header = record
+        found.append(_with_asked(record, header) if _is_old(record) else record)  # type: ignore[arg-type,type-var]  # a row
+    cells = {row.legacy_identity: row for row in found if isinstance(row, Row) and row.schema_version < 3}
+    return [_renamed(record, cells) for record in found] if cells else found
+
+
+def with_cells(samples: Iterable[Sample], names: Mapping[str, str]) -> list[Sample]:
+    """Return samples with their cell_id looked up in ``names``; those that are not there stay as they are."""
+    return [sample.model_copy(update={"cell_id": names.get(sample.cell_id, sample.cell_id)}) for sample in samples]
+
+
+def _is_old(record: Record) -> bool:
+    return isinstance(record, Row) and record.schema_version < 3 and record.settings_given is None
+
+
+def _with_asked(row: Row, header: RunHeader | None) -> Row:
+    request = {} if header is None else header.request
+    given = _settings_given(row, request.get("methods"))
+    asked = request.get("engine", row.engine)
+    update: dict[str, Any] = {"inputs_content": _content(row.inputs, {} if header is None else header.contents)}
+    if given is None:
+        update |= {"settings_given": row.settings, "engine_asked": row.engine}
+    else:
+        update |= {"settings_given": canonical_json(given), "engine_asked": None if asked == "auto" else asked}
+    fresh = row.model_copy(update=update)
+    cell_id = fresh.identity
+    return fresh.model_copy(update={"cell_id": cell_id, "row_id": digest([row.run_id, cell_id])})
+
+
+def _settings_given(row: Row, methods: object) -> dict[str, Any] | None:
+    """Return the settings that were given for the entry that came to this row; None if that is not clear."""
+    entries = [entry for method, entry in _entries(methods) if method == row.method]
+    if not entries:
+        return None
+    settings = json.loads(row.settings)
+    fitting = [entry for entry in entries if all(settings.get(name) == value for name, value in entry.items())]
+    most = max((len(entry) for entry in fitting), default=0)
+    best = [entry for entry in fitting if len(entry) == most]
+    if len(entries) > 1 and len(best) != 1:
+        return None
+    entry = best[0] if best else entries[0]  # a setting may have been clipped to the grid
+    return {name: settings[name] if settings.get(name) == value else value for name, value in entry.items()}
+
+
+def _entries(methods: object) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return method and settings of what a request lists: settings by method, or entries."""
+    if isinstance(methods, Mapping):
+        return [(name, given) for name, given in methods.items() if isinstance(given, Mapping)]
+    found = []
+    for entry in methods if isinstance(methods, Sequence) and not isinstance(methods, str) else ():
+        if isinstance(entry, Mapping) and isinstance(entry.get("settings"), Mapping):
+            found.append((str(entry.get("method")), entry["settings"]))
+    return found
+
+
+def _content(inputs: str, contents: Mapping[str, str]) -> str | None:
+    """Return ``inputs_content`` of an older row; None if it names a file whose content was not noted."""
+    kind, colon, name = inputs.partition(":")
+    if not colon:
+        return ""
+    if "inputs" not in contents:
+        return None
+    file, at, part = name.rpartition("@")
+    return inputs_content(
+        contents["inputs"], part if kind == "capture" and at and file.endswith(".safetensors") else None
+    )
+
+
+def _renamed(record: Kind, cells: Mapping[str, Row]) -> Kind:
+    if isinstance(record, (Sample, PhaseRow)) and (row := cells.get(record.cell_id)) is not None:
+        update = {"cell_id": row.cell_id}
+        if isinstance(record, PhaseRow) and record.run_id == row.run_id:
+            update["row_id"] = row.row_id
+        return record.model_copy(update=update)
+    return record
