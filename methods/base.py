@@ -1,4 +1,4 @@
-"""What a method is: settings, a token order, a selection, and where it comes from. It never runs attention."""
+"""The definition of a method: settings, a token order, a selection, and a source. A method never runs attention."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Call:
-    """What a method knows of the attention call it plans for, besides q and k.
+    """What a method knows about the attention call that it plans, besides q and k.
 
     Attributes:
         layout: token grid and text tokens.
         layer: index of the transformer layer.
         step: index of the denoising step, or None.
-        state: what the method keeps between steps or layers, made by itself.
+        state: what the method itself keeps between steps or layers.
         params: learned tensors of methods that have them.
     """
 
@@ -65,17 +65,18 @@ class Method:
         source: the publication.
         settings: a frozen dataclass; its fields are the settings users give, its ``__post_init__`` checks them.
         plan: (settings, q [B, H, N, D], k [B, KV heads, N, D], call) -> Plan: arrange the tokens, select the pattern.
-            Runs without recording gradients: which pairs are kept has none.
+            Runs without recording gradients, because the choice of pairs has none.
         resolve: fills in defaults that depend on the grid and checks what depends on it.
-        distinct_layers: (settings, number of layers) -> one layer of each kind that differs.
-        twin: (resolved settings, layout, layer) -> a small case of the same raggedness, for verification; None if the
-            method offers none, in which case the settings are tried on a small grid.
-        finish: (settings, call, q, k, v, output) -> output, for an extra branch beside attention.
-        density_setting: the setting by which the method keeps more or less, for sweeps over density: its name if its
-            value is the density itself, a number in (0, 1], otherwise a ``DensitySetting``. None: no setting does that.
-        depends_on_qk: whether the plan depends on the values of q and k. A plan that does not is made once and then
-            remembered for each combination of settings, layout, device, batch, heads, KV heads, head_dim, and what
-            ``plan`` reads of the call; ``plan`` must then look at nothing else.
+        distinct_layers: (settings, number of layers) -> one layer of each kind.
+        twin: (resolved settings, layout, layer) -> a small case that is just as ragged, for verification. If it is
+            None, the settings are tried on a small grid.
+        finish: (settings, call, q, k, v, output) -> output; adds a branch beside attention.
+        density_setting: the setting that makes the method keep more or less, for sweeps over density. It is a name if
+            the value is the density itself, a number in (0, 1], otherwise a ``DensitySetting``. None if there is no
+            such setting.
+        depends_on_qk: whether the plan depends on the values of q and k. A plan that does not is made once for each
+            combination of settings, layout, device, batch, heads, KV heads, head_dim, and what ``plan`` reads of the
+            call. ``plan`` must then look at nothing else.
     """
 
     name: str
@@ -92,7 +93,7 @@ class Method:
 
 
 def as_ints(name: str, value: object, *, length: int | None = None, low: int = 1) -> Any:
-    """Return ``value`` as an int, or with ``length`` as a tuple of that many ints, each at least ``low``.
+    """Return ``value`` as an int or, with ``length``, as a tuple of that many ints, each at least ``low``.
 
     Raises:
         BadInput: quoting the value.
@@ -117,9 +118,9 @@ def as_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
 
 
 def shrink_axis(length: int, block: int, *, most_blocks: int = 3, most_block: int = 4) -> tuple[int, int]:
-    """Return a (length, block) that is ragged in the same way but small: for a method's ``twin``.
+    """Return a small (length, block) that is ragged in the same way, for a method's ``twin``.
 
-    A last block that is whole stays whole, a short one stays short, one block stays one block.
+    A whole last block stays whole, a short one stays short, and a single block stays a single block.
     """
     block = min(block, length)
     blocks = -(-length // block)

@@ -1,7 +1,7 @@
-"""What ``ls methods`` shows of a method: its card.
+"""Cards: what ``ls methods`` shows of each method.
 
-The card of a built-in method is read from the text of its file, since importing that loads torch. A file that does not
-state its card as plain values is imported.
+The card of a built-in method is read from the source of its file, because importing the file loads torch. If a file
+does not state its card as plain values, it is imported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from attnbench.methods.registry import BUILT_IN, get_method
 
 @dataclass(frozen=True)
 class Card:
-    """A method in short.
+    """A short description of a method.
 
     Attributes:
         name: what users type.
@@ -51,7 +51,7 @@ def card_of(method: Method) -> Card:
 
 
 def _written(name: str) -> Card | None:
-    """Read the card of a built-in method from its file, or return None where that takes running it."""
+    """Read the card of a built-in method from its file; return None if the file would have to run."""
     module, _, attribute = BUILT_IN[name].partition(":")
     spec = importlib.util.find_spec(module)
     text = getattr(spec.loader, "get_source", lambda module: None)(module) if spec is not None else None

@@ -1,4 +1,4 @@
-"""How dense a method's plans are to be: which setting says so, and what to give it for a density."""
+"""The settings that control the density of a method's plans, and their values for a given density."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _STEPS = 400
 
 @dataclass(frozen=True)
 class DensitySetting:
-    """The settings by which a method keeps more or less, for those whose value is not the density itself.
+    """Settings that make a method keep more or less, if their values are not the density itself.
 
     Attributes:
         names: the settings. A sweep over density sets them, so users cannot.
-        choose: (resolved settings, layout, density in (0, 1]) -> values for one or more of ``names``, with which about
-            that share of the pairs is kept: the more, the higher the density.
+        choose: (resolved settings, layout, density in (0, 1]) -> values for one or more of ``names`` that keep about
+            that share of the pairs. A higher density must not keep less.
     """
 
     names: tuple[str, ...]
@@ -36,11 +36,11 @@ def nearest(axes: Sequence[Sequence[tuple[int, float]]], density: float) -> tupl
     """Choose a size for each axis so that the product of their densities is nearest to ``density``.
 
     Args:
-        axes: for each axis its sizes and their densities, both rising.
+        axes: the sizes of each axis and their densities, both ascending.
         density: in (0, 1].
 
-    Only sizes that keep about the same fraction of each axis are combined: a fraction is raised in small steps, and on
-    each axis the sizes next to it, below and above, are tried.
+    Only sizes that keep about the same fraction of each axis are combined. A fraction is raised in small steps, and the
+    sizes just below and above it are tried on each axis.
     """
     best: tuple[float, tuple[int, ...]] | None = None
     for step in range(_STEPS + 1):

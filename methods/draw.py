@@ -1,4 +1,4 @@
-"""Pictures of what a plan keeps: the whole mask, and the keys of one query frame by frame. For small grids."""
+"""Draw what a plan keeps on a small grid: the whole mask, and the keys of one query frame by frame."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def local_density(mask: Tensor, rows: int, columns: int) -> Tensor:
 def mask_text(mask: Tensor, width: int = 64, *, shades: str = SHADES) -> str:
     """Return bool [N, M] ``mask`` as lines of at most ``width`` characters, darker where more pairs are kept.
 
-    ``shades`` runs from nothing kept, by equal steps, to nearly everything kept; only an empty rectangle is blank.
-    A character is taken as twice as high as wide.
+    ``shades`` goes in equal steps from nothing kept to nearly everything kept. Only an empty rectangle is blank. A
+    character is assumed to be twice as high as wide.
     """
     columns = min(width, 2 * mask.shape[1])
     rows = max(1, round(columns * mask.shape[0] / mask.shape[1] / 2))
@@ -60,9 +60,10 @@ def mask_text(mask: Tensor, width: int = 64, *, shades: str = SHADES) -> str:
 
 
 def panels_text(keys: Tensor, query: tuple[int, int, int], width: int = 80, *, cells: dict[str, str] = CELLS) -> str:
-    """Return the kept keys [T, H, W] of the token ``query`` as one small picture a frame, side by side in ``width``.
+    """Return the kept keys [T, H, W] of the token ``query`` as small pictures of the frames, side by side in ``width``.
 
-    Frames too wide for ``width`` are drawn with one character a key, and cut with "…" where even that is too wide.
+    Frames that are too wide for ``width`` are drawn with one character for each key, and cut off with "…" if that is
+    still too wide.
     """
     frames, height, wide = keys.shape
     size = 2 if 2 * wide <= width else 1
@@ -85,7 +86,7 @@ def panels_text(keys: Tensor, query: tuple[int, int, int], width: int = 80, *, c
 
 
 def mask_figure(mask: Tensor, title: str, grid: Grid, text: tuple[int, int] = (0, 0)) -> Figure:
-    """Draw bool [N, N] ``mask`` (grid order) beside the keys that the middle query keeps, one panel a frame.
+    """Draw bool [N, N] ``mask`` (grid order) beside the keys that the middle query keeps, one panel for each frame.
 
     Raises:
         BadInput: if ``mask`` is not [N, N] for the grid and text tokens, or N is over 4,096.
@@ -138,7 +139,7 @@ def svg_bytes(figure: Figure) -> bytes:
 
 
 def check_small(layout: Layout) -> None:
-    """Raise BadInput where a token × token picture would be too large to draw or to read."""
+    """Raise BadInput if a picture of all pairs of tokens would be too large to draw or to read."""
     if layout.tokens > MAX_TOKENS:
         raise BadInput(
             f"grid {layout.grid} has {layout.tokens:,} tokens: a mask is drawn token by token, "

@@ -1,4 +1,4 @@
-"""What a run is asked to measure: methods with the settings that were given, one method also several times."""
+"""The methods that a run measures, each with the settings that were given. A method may occur several times."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _OPENING, _CLOSING = "([{", ")]}"
 
 @dataclass(frozen=True)
 class Entry:
-    """A method, and the settings that were given for it; the others have their defaults."""
+    """A method, and the settings that were given for it. All other settings have their defaults."""
 
     method: str
     settings: dict[str, Any] = field(default_factory=dict)
 
 
 def as_entries(given: Any) -> Any:
-    """Return entries for what older requests have: settings by method. Anything else is returned as it is."""
+    """Convert settings by method, which older requests have, to entries. Anything else is returned unchanged."""
     if isinstance(given, Mapping):
         return [Entry(name, settings) for name, settings in given.items()]
     return given
@@ -32,14 +32,14 @@ def parse_entry(text: str) -> Entry:
     """Read ``NAME`` or ``NAME:setting=value,…``; commas inside brackets or quotes do not separate.
 
     Raises:
-        BadInput: for a setting without a name or a value, or one that comes twice.
+        BadInput: for a setting without a name or a value, or one that is given twice.
     """
     name, colon, rest = text.partition(":")
     settings: dict[str, Any] = {}
     for part in _parts(rest) if colon else ():
         setting, equals, value = part.partition("=")
         if not equals or not setting.strip():
-            raise BadInput(f"method {text!r}: {part.strip()!r} must be setting=value, as vmoba:scope=query,select=topk")
+            raise BadInput(f"method {text!r}: {part.strip()!r} must be setting=value, such as scope=query")
         if setting.strip() in settings:
             raise BadInput(f"method {text!r} sets {setting.strip()!r} twice")
         settings[setting.strip()] = parse_value(value)
@@ -47,10 +47,11 @@ def parse_entry(text: str) -> Entry:
 
 
 def named(names: Iterable[object]) -> list[Entry]:
-    """Return the entry of each name, ``NAME`` or ``NAME:setting=value,…``; entries are taken as they are.
+    """Return the entry of each name, ``NAME`` or ``NAME:setting=value,…``. Entries are returned unchanged.
 
     Raises:
-        BadInput: for what is no text, what ``parse_entry`` refuses, and an unknown method, with the closest known name.
+        BadInput: for anything that is not text, for text that ``parse_entry`` refuses, and for an unknown method; the
+            message names the closest one.
     """
     entries = []
     for name in names:
@@ -63,7 +64,7 @@ def named(names: Iterable[object]) -> list[Entry]:
 
 
 def with_settings(entries: Sequence[Entry], pairs: Iterable[str]) -> list[Entry]:
-    """Return entries with settings from ``name=value`` or ``method.name=value`` texts; see ``with_values``.
+    """Add settings from texts ``name=value`` or ``method.name=value`` to entries; see ``with_values``.
 
     Raises:
         BadInput: for a text without "=", a method that is not run, or a bare name with several methods.
@@ -78,9 +79,10 @@ def with_settings(entries: Sequence[Entry], pairs: Iterable[str]) -> list[Entry]
 
 
 def with_values(entries: Sequence[Entry], values: Iterable[tuple[str, Any]]) -> list[Entry]:
-    """Return entries with settings by ``name`` or ``method.name``.
+    """Add settings to entries, by ``name`` or ``method.name``.
 
-    A setting applies to each entry of its method that does not set it itself; of equal names the last one counts.
+    A setting applies to each entry of its method that does not set it itself. If a name is given twice, the last one
+    counts.
 
     Raises:
         BadInput: for a method that is not run, or a bare name with several methods.
@@ -104,7 +106,7 @@ def _given(entries: Sequence[Entry], values: Iterable[tuple[str, Any, str]]) -> 
 
 
 def distinct(entries: Iterable[Entry]) -> list[Entry]:
-    """Return entries in their order, equal ones once."""
+    """Return entries in their order, without duplicates."""
     found: list[Entry] = []
     for entry in entries:
         if entry not in found:
@@ -113,7 +115,7 @@ def distinct(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def _parts(text: str) -> list[str]:
-    """Cut a text at its commas, but not inside brackets or quotes."""
+    """Split a text at its commas, but not inside brackets or quotes."""
     parts, depth, quote = [""], 0, ""
     for character in text:
         if quote:

@@ -1,4 +1,4 @@
-"""Cases small enough to draw token by token, for every method and each of its layers that differ."""
+"""Cases that are small enough to draw token by token, for every method and each of its kinds of layers."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ USUAL_LAYERS = 30
 
 @dataclass(frozen=True)
 class Example:
-    """A case small enough to draw.
+    """A case that is small enough to draw.
 
     Attributes:
-        method: whose plans it shows.
-        layer: which of its layers.
+        method: the method whose plans it shows.
+        layer: the layer of the method.
         grid: token grid, at most 4,096 tokens.
-        settings: those given to the method.
-        layers: how many layers of the method differ.
-        scaled: whether the method itself made grid and settings smaller.
+        settings: the settings that are given to the method.
+        layers: how many kinds of layers the method has.
+        scaled: whether the method itself reduced the grid and the settings.
     """
 
     method: Method
@@ -44,12 +44,12 @@ class Example:
 
     @property
     def name(self) -> str:
-        """Method, and layer where the method's layers differ."""
+        """The method, and the layer if the method's layers differ."""
         return self.method.name if self.layers == 1 else f"{self.method.name} · layer {self.layer}"
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """The settings with what the method fills in for the grid."""
+        """The settings, with those that the method fills in for the grid."""
         return dataclasses.asdict(_resolved(self.method, self.grid, self.settings))
 
     def plan(self, heads: int = 1, seed: int = 0) -> Plan:
@@ -71,10 +71,11 @@ class Example:
 def examples(
     method: str | Method, grid: Grid | None = None, layer: int | None = None, settings: Mapping[str, Any] | None = None
 ) -> list[Example]:
-    """Return what to draw of ``method``: one example for each layer that differs, or for ``layer`` alone.
+    """Return what to draw of ``method``: one example for each kind of layer, or for ``layer`` alone.
 
-    Without a grid it is ``SMALL_GRID``. Where the method's defaults keep every pair of that, as tiles as large as the
-    grid do, it is the method's own small twin of its defaults on ``USUAL_GRID``, if that leaves something out.
+    The default grid is ``SMALL_GRID``. If the method's defaults keep every pair there, for example because a tile is as
+    large as the grid, the example is the method's twin of its defaults on ``USUAL_GRID``, provided that it drops
+    something.
 
     Raises:
         BadInput: for a method or setting that is not known, or a grid over 4,096 tokens.
@@ -89,10 +90,11 @@ def examples(
 
 
 def smooth_inputs(grid: Grid, heads: int = 1, head_dim: int = 32, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return seeded q and k, float32 [1, heads, T·H·W, head_dim], that are alike where tokens are near each other.
+    """Return seeded q and k, float32 [1, heads, T·H·W, head_dim], that are alike for tokens near each other.
 
-    Methods that choose by content have nothing to choose in white noise. Here every feature is Gaussian noise blurred
-    over the grid, and k is q with a little noise of its own, so a query is drawn to its neighbours and to look-alikes.
+    In white noise, methods that choose by content have nothing to choose. Here, every feature is Gaussian noise that is
+    blurred over the grid, and k is q with a little noise added, so a query scores its neighbours and similar tokens
+    high.
     """
     generator = torch.Generator().manual_seed(seed)
     smooth = torch.randn(heads, head_dim, *grid.shape, generator=generator, dtype=torch.float64)
@@ -107,7 +109,7 @@ def smooth_inputs(grid: Grid, heads: int = 1, head_dim: int = 32, seed: int = 0)
 
 
 def _telling(example: Example) -> Example:
-    """Return ``example``, or the method's twin where ``example`` keeps every pair and the twin does not."""
+    """Return ``example``, or the method's twin if ``example`` keeps every pair and the twin does not."""
     method, usual = example.method, Layout(USUAL_GRID)
     if method.twin is None or example.plan().density < 1:
         return example

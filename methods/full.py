@@ -52,7 +52,7 @@ METHOD = Method(
     settings=Full,
     plan=plan,
     twin=twin,
-    depends_on_qk=True,  # it does not; but others replace the plan of this method, and it costs nothing to make
+    depends_on_qk=True,  # it does not; but callers replace the plan of this method, and it costs nothing to make
 )
 
 if __name__ == "__main__":

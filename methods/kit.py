@@ -1,4 +1,4 @@
-"""All that the author of a method imports: grids, blocks, patterns, selection from q and k, settings, and ``main``.
+"""All that the author of a method imports: grids, blocks, patterns, selection by q and k, settings, and ``main``.
 
 ``main(METHOD)`` at the end of a method's file lets ``python FILE.py`` draw which pairs it keeps.
 """

@@ -16,14 +16,14 @@ from attnbench.methods.values import parse_value
 
 
 def main(method: Method, arguments: Sequence[str] | None = None) -> None:
-    """Draw the masks of a method on a small grid, one picture for each layer that differs, and print where they are.
+    """Draw the masks of a method on a small grid, one picture for each kind of layer, and print their paths.
 
     Args:
-        method: what to draw; it need not be registered.
-        arguments: of the command line; default: those of this process.
+        method: the method to draw. It need not be registered.
+        arguments: the arguments of the command line; by default those of this process.
 
     Raises:
-        SystemExit: with code 2 after a sentence on standard error, if something given cannot be used.
+        SystemExit: with code 2, after a sentence on standard error, if an argument cannot be used.
     """
     try:
         _draw(check_method(method.name, method), _parser(method).parse_args(arguments))
@@ -37,7 +37,7 @@ def _parser(method: Method) -> argparse.ArgumentParser:
     parser.add_argument(
         "--grid", metavar="TxHxW", help="token grid, at most 4,096 tokens; default 6x8x12, or a smaller case"
     )
-    parser.add_argument("--layer", type=int, help="layer; default: one of each kind that differs")
+    parser.add_argument("--layer", type=int, help="layer; default: one of each kind")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="setting; repeat for several")
     parser.add_argument("--head", type=int, default=0, help="head to draw, from 0")
     parser.add_argument("--seed", type=int, default=0, help="seed of the made-up q and k")

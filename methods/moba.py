@@ -1,8 +1,8 @@
-"""MoBA, Mixture of Block Attention: each query keeps the blocks of keys whose mean it scores highest.
+"""MoBA, Mixture of Block Attention: each query keeps the key blocks whose means it scores highest.
 
-Blocks are ranges of the raster order. A query's own block is always kept and counts among its ``topk``. For video
-there is no causal order, and the last, possibly shorter, block is a candidate like any other; with ``causal`` a query
-chooses among earlier blocks only and sees its own block up to itself, as published for language models.
+Blocks are ranges of the raster order. A query's own block is always kept and counts among its ``topk``. A video has no
+causal order, so the last block, which may be shorter, is a candidate like any other. With ``causal``, a query chooses
+among earlier blocks only and sees its own block up to itself, as published for language models.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class MoBA:
 
     Attributes:
         blocks: number of blocks; their size is N / blocks, rounded up. Default 60, as in VMoBA's comparison.
-        block_size: tokens of a block, instead of ``blocks``.
-        topk: blocks each query keeps, its own included; more than there are means all.
+        block_size: tokens in a block, instead of ``blocks``.
+        topk: blocks that each query keeps, its own included. A number larger than that of the blocks means all.
         causal: keep only keys at or before the query.
     """
 
@@ -83,7 +83,7 @@ def plan(settings: MoBA, q: Tensor, k: Tensor, call: Call) -> Plan:
 
 
 def topk_at(settings: MoBA, layout: Layout, density: float) -> dict[str, int]:
-    """Keep that share of the blocks."""
+    """Keep the share ``density`` of the blocks."""
     assert settings.block_size is not None
     return {"topk": share_of(-(-layout.grid.tokens // settings.block_size), density)}
 

@@ -1,8 +1,8 @@
-"""From a method to a plan. A plan that does not depend on q and k is made once, and then remembered.
+"""Make plans. A plan that does not depend on q and k is made once and then remembered.
 
-What it was made from is its key: the settings, the layout, the device, the numbers of batch items, heads, KV heads and
-channels, and whatever the method read of the call. So a method that never looks at the layer has one plan for all
-layers, and one that looks at the step has one for each step.
+It is found again by what it was made from: the settings, the layout, the device, the numbers of batch items, heads, KV
+heads and channels, and whatever the method read of the call. So a method that never looks at the layer has one plan for
+all layers, and a method that looks at the step has one for each step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from attnbench.methods.base import Call, Method
 
 MOST_PLANS = 64
 MOST_BYTES = 2**28
-"""How many plans are remembered, and how many bytes of them; the latest is remembered whatever its size."""
+"""How many plans, and how many bytes of plans, are remembered. The latest one is remembered whatever its size."""
 
 _NOTED = frozenset(field.name for field in dataclasses.fields(Call)) - {"layout"}  # the layout is always in the key
 
@@ -32,14 +32,14 @@ def make_plan(method: Method, settings: Any, q: Tensor, k: Tensor, call: Call) -
     """Return the method's plan: a remembered one if the method says that its plans do not depend on q and k.
 
     Args:
-        method: whose plan it is.
-        settings: resolved for the layout of ``call``.
+        method: the method that plans.
+        settings: its settings, resolved for the layout of ``call``.
         q: [B, H, N, D].
         k: [B, KV heads, N, D].
         call: the rest of the attention call.
 
     Raises:
-        BadInput: if the method returns something else than a Plan.
+        BadInput: if the method returns something other than a Plan.
     """
     if method.depends_on_qk or torch.compiler.is_compiling() or type(q) not in (Tensor, torch.nn.Parameter):
         return _made(method, settings, q, k, call)
@@ -49,7 +49,7 @@ def make_plan(method: Method, settings: Any, q: Tensor, k: Tensor, call: Call) -
     if found is not None:
         keep_for_graphs(found)
         return found
-    if capturing():  # what is made now holds nothing until the graph is replayed
+    if capturing():  # what is made now has no contents until the graph is replayed
         return _made(method, settings, q, k, call)
     watched = _WatchedCall(**{field.name: getattr(call, field.name) for field in dataclasses.fields(Call)})
     with torch.inference_mode(False), torch.no_grad():
@@ -62,14 +62,14 @@ def make_plan(method: Method, settings: Any, q: Tensor, k: Tensor, call: Call) -
 
 
 def forget_plans() -> None:
-    """Forget every remembered plan, and so free its memory."""
+    """Forget every remembered plan, which frees its memory."""
     with _lock:
         _plans.clear()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Remembered:
-    """A plan and what it was made from; ``versions`` tell whether somebody wrote into its tensors since."""
+    """A plan and what it was made from. ``versions`` tell whether its tensors were written to since."""
 
     key: object
     read: dict[str, Any]
@@ -82,7 +82,7 @@ class _Remembered:
 
 
 class _WatchedCall(Call):
-    """A call that notes which of its attributes are read."""
+    """A call that records which of its attributes are read."""
 
     def __getattribute__(self, name: str) -> Any:
         if name in _NOTED:
@@ -91,13 +91,13 @@ class _WatchedCall(Call):
 
     @cached_property
     def names_read(self) -> set[str]:
-        """The attributes that were read since the call was made."""
+        """The attributes that have been read."""
         return set()
 
 
 _lock = threading.Lock()
 _plans: list[_Remembered] = []
-"""Plans in the order of their last use, the latest at the end."""
+"""Plans in the order of their last use, the most recent one last."""
 
 
 def _made(method: Method, settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
@@ -143,7 +143,7 @@ def _remember(entry: _Remembered) -> None:
 
 
 def _is_plain(plan: Plan) -> bool:
-    """Whether the plan holds numbers: tensors of tracing or of inference mode cannot serve another call."""
+    """Whether the plan holds plain tensors: those of tracing or of inference mode cannot serve another call."""
     return all(type(tensor) is Tensor and not tensor.is_inference() for tensor in plan.tensors)
 
 

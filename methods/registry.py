@@ -44,7 +44,7 @@ def get_method(name: str) -> Method:
     """Return the method of that name.
 
     Raises:
-        BadInput: if there is none, or if what is registered under it is not a valid method.
+        BadInput: if there is none, or if the object that is registered under the name is not a valid method.
     """
     if name in BUILT_IN:
         module, attribute = BUILT_IN[name].split(":")
@@ -57,10 +57,11 @@ def get_method(name: str) -> Method:
 
 
 def find_method(method: str | Method) -> Method:
-    """Return the method of that name, or the given one if it is valid; torch.compile can trace this.
+    """Return the method of that name, or ``method`` itself if it is a valid Method. torch.compile can trace this.
 
     Raises:
-        BadInput: as ``get_method`` and ``check_method``, or if ``method`` is neither a name nor a Method.
+        BadInput: for the same reasons as ``get_method`` and ``check_method``, and if ``method`` is neither a name nor a
+            Method.
     """
     import torch  # here: naming methods needs none of it
 
@@ -77,7 +78,7 @@ def find_method(method: str | Method) -> Method:
 
 
 class _Attached:
-    """Holds methods as attributes, where torch.compile can tell whether they are still the same."""
+    """Holds methods as attributes, so that torch.compile can tell whether they are still the same."""
 
 
 _attached = _Attached()
@@ -96,8 +97,8 @@ def check_method(name: str, loaded: object) -> Method:
     """Check that ``loaded`` is a method that can be registered as ``name``, and return it.
 
     Raises:
-        BadInput: if it is not a Method, bears another name, has settings that are not a frozen dataclass, that use a
-            reserved name, or that lack a default, or if its density setting is none of them.
+        BadInput: if it is not a Method or has another name; if its settings are not a frozen dataclass, use a reserved
+            name, or lack a default; or if its density setting is not one of its settings.
     """
     if not isinstance(loaded, Method):
         raise BadInput(f"method {name!r} is a {type(loaded).__name__}; it must be an attnbench.methods.Method")

@@ -40,16 +40,16 @@ _BLOCK: Triple = (
     2,
     8,
     8,
-)  # 128 tokens; measured at 720p: executed 1.33 times the kept pairs, least of the shapes tried
+)  # 128 tokens; measured at 720p: 1.33 times the kept pairs are executed, the fewest of all shapes tried
 _RANGE = 128
 
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """Settings; at most one of them.
+    """Settings, of which at most one may be given.
 
     Attributes:
-        window: half-widths (t, h, w) in tokens; default those nearest to density .2 (``default_window``).
+        window: half-widths (t, h, w) in tokens; by default those that come nearest to density .2 (``default_window``).
         width: half-width in raster order.
     """
 
@@ -66,16 +66,16 @@ class SlidingWindow:
 
 
 def resolve(settings: SlidingWindow, layout: Layout) -> SlidingWindow:
-    """Choose the default half-widths where none are given."""
+    """Choose the default half-widths if none are given."""
     if settings.window is None and settings.width is None:
         return SlidingWindow(window=default_window(layout.grid))
     return settings
 
 
 def default_window(grid: Grid) -> Triple:
-    """Return the half-widths nearest to density .2 among those that cover about the same fraction of each axis.
+    """Return the half-widths that come nearest to density .2 and cover about the same fraction of each axis.
 
-    A fraction f is raised in small steps; for each f every rounding of (f·T, f·H, f·W) up or down is tried.
+    A fraction f is raised in small steps. For each f, every rounding of (f·T, f·H, f·W) up or down is tried.
     """
     shape, _ = Layout(grid).numbers
     return _default_window(*shape)
@@ -98,7 +98,7 @@ def _default_window(*sides: int) -> Triple:
 
 
 def _density(grid: Grid, half: Triple) -> float:
-    """The fraction of pairs within half-widths."""
+    """Return the fraction of pairs within the half-widths."""
     density = 1.0
     for n, side in zip(grid.shape, half, strict=True):
         density *= _axis_density(n, side)
@@ -106,13 +106,13 @@ def _density(grid: Grid, half: Triple) -> float:
 
 
 def _axis_density(n: int, half: int) -> float:
-    """The fraction of pairs within a half-width w of one another on an axis of n tokens: n(2w + 1) - w(w + 1) of n²."""
+    """Return the fraction of pairs within w of each other on an axis of n tokens: n(2w + 1) - w(w + 1) of n²."""
     w = min(half, n - 1)
     return (n * (2 * w + 1) - w * (w + 1)) / n**2
 
 
 def plan(settings: SlidingWindow, q: Tensor, k: Tensor, call: Call) -> Plan:
-    """Keep the blocks that the window touches, with the window as element rule; shared by batch and heads."""
+    """Keep the blocks that the window touches, with the window as element rule, for the whole batch and all heads."""
     settings = resolve(settings, call.layout)
     rule = _rule(settings.window, settings.width)
     partition, keep = _blocks(settings.window, settings.width, *call.layout.numbers, q.device)
@@ -131,7 +131,7 @@ def _rule(half: Triple | None, width: int | None) -> Rule:
 def _blocks(
     half: Triple | None, width: int | None, shape: Triple, text: tuple[int, int], device: torch.device
 ) -> tuple[Partition, Tensor]:
-    """Return the blocks of the grid, and which of them a window touches, bool [1, 1, blocks, blocks]."""
+    """Return the blocks of the grid, and which pairs of them a window touches, bool [1, 1, blocks, blocks]."""
     layout, rule = Layout(Grid(*shape), text), _rule(half, width)
     raster = rule.axes == "raster"
     partition = partition_ranges(layout, _RANGE, device) if raster else partition_cuboids(layout, _BLOCK, device)
@@ -153,7 +153,7 @@ def window_at(settings: SlidingWindow, layout: Layout, density: float) -> dict[s
 
 
 def twin(settings: SlidingWindow, layout: Layout, layer: int) -> tuple[SlidingWindow, Layout]:
-    """A grid of at most 6 × 7 × 19 tokens, ragged in the blocks used here, with half-widths in proportion."""
+    """A grid of at most 6 × 7 × 19 tokens that is ragged in the blocks used here, with half-widths in proportion."""
     sides = [min(n, most) for n, most in zip(layout.grid.shape, (6, 7, 19), strict=True)]
     text = layout.few_text
     small = Layout(Grid(*sides), text)

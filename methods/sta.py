@@ -1,7 +1,7 @@
-"""STA, Sliding Tile Attention: a query tile keeps the tiles of a window around it, the window shifted inside the grid.
+"""STA, Sliding Tile Attention: a query tile keeps a window of tiles around it, shifted to lie inside the grid.
 
-Tokens are arranged tile by tile. Along each axis the window of a query tile is centred on it; where it would stick
-out, its centre is clamped so that the whole window stays on the grid. So tiles are kept or dropped whole.
+Tokens are arranged tile by tile. Along each axis, the window is centred on the query tile. Near an edge, the centre is
+clamped so that the whole window stays on the grid. So every tile is kept or dropped as a whole.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class STA:
 
     Attributes:
         tile: tokens of a tile along (t, h, w), clipped to the grid.
-        window: tiles a query tile keeps along (t, h, w), clipped to the grid: odd, or at least the grid's number of
-        tiles.
+        window: tiles that a query tile keeps along (t, h, w), clipped to the grid. Each is odd, or at least the number
+            of tiles of the grid.
     """
 
     tile: Triple = (6, 8, 8)
@@ -70,7 +70,7 @@ def resolve(settings: STA, layout: Layout) -> STA:
 
 
 def plan(settings: STA, q: Tensor, k: Tensor, call: Call) -> Plan:
-    """Keep tiles by their clamped distance along each axis; the same for every batch item and head."""
+    """Keep tiles by their clamped distance along each axis, the same for every batch item and head."""
     settings = resolve(settings, call.layout)
     t, h, w = settings.tile
     partition, keep = _tiles((index(t), index(h), index(w)), settings.window, *call.layout.numbers, q.device)
@@ -82,7 +82,7 @@ def plan(settings: STA, q: Tensor, k: Tensor, call: Call) -> Plan:
 def _tiles(
     tile: Triple, window: Triple, shape: Triple, text: tuple[int, int], device: torch.device
 ) -> tuple[Partition, Tensor]:
-    """Return the tiles of the grid, and which tiles each of them keeps, bool [1, 1, tiles, tiles]."""
+    """Return the tiles of the grid, and which tiles each one keeps, bool [1, 1, tiles, tiles]."""
     layout = Layout(Grid(*shape), text)
     partition = partition_cuboids(layout, tile, device)
     counts = _counts(layout.grid, tile)
@@ -108,13 +108,13 @@ def _axis(tiles: int, size: int, device: torch.device) -> Tensor:
 
 
 def window_at(settings: STA, layout: Layout, density: float) -> dict[str, Triple]:
-    """Choose windows, odd or of all tiles, that cover about the same fraction of each axis."""
+    """Choose windows that cover about the same fraction of each axis: odd, or all tiles."""
     t, h, w = nearest([_windows(n, size) for n, size in zip(layout.grid.shape, settings.tile, strict=True)], density)
     return {"window": (t, h, w)}
 
 
 def _windows(tokens: int, tile: int) -> list[tuple[int, float]]:
-    """Return the windows of one axis in tiles, and the fraction of its pairs that each keeps."""
+    """Return the possible windows of one axis in tiles, and the fraction of its pairs that each one keeps."""
     lengths = [min(tile, tokens - start) for start in range(0, tokens, tile)]
     tiles = len(lengths)
     found = []
@@ -128,7 +128,7 @@ def _windows(tokens: int, tile: int) -> list[tuple[int, float]]:
 
 
 def twin(settings: STA, layout: Layout, layer: int) -> tuple[STA, Layout]:
-    """Keep each axis as ragged as it is, with up to 4 tiles of at most 3, and whole only where it is kept whole."""
+    """Keep each axis just as ragged, with up to 4 tiles of at most 3 tokens, and whole only if it is kept whole."""
     axes = [
         shrink_axis(n, b, most_blocks=4, most_block=3) for n, b in zip(layout.grid.shape, settings.tile, strict=True)
     ]

@@ -9,13 +9,13 @@ from attnbench.kernels.partition import Partition
 
 
 def keep_text(partition: Partition, video: Tensor) -> Tensor:
-    """Add text blocks, kept by all and keeping all, around the video blocks bool [B, H, q blocks, k blocks]."""
+    """Add text blocks, which keep all and are kept by all, around the video blocks bool [B, H, q blocks, k blocks]."""
     before, after = partition.text
     return pad(video, (before, after, before, after), value=True)
 
 
 def route_text(partition: Partition, text: tuple[int, int], video: Tensor) -> Tensor:
-    """Add text tokens that keep every block, and text blocks kept by all, around routes bool [B, H, tokens, blocks]."""
+    """Add text tokens that keep every block, and text blocks that all keep, to routes bool [B, H, tokens, blocks]."""
     if text == (0, 0):
         return video
     return pad(video, (*partition.text, *text), value=True)

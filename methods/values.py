@@ -1,4 +1,4 @@
-"""Values of settings as they are typed: one text each."""
+"""Parse the values of settings that are typed as text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def parse_value(text: str) -> Any:
-    """Read one value: JSON, a Python literal, or the text itself."""
+    """Return one value: JSON, a Python literal, or else the text itself."""
     words = {"none": None, "null": None, "true": True, "false": False}
     stripped = text.strip()
     if stripped.lower() in words:

@@ -1,13 +1,12 @@
-"""VMoBA, Mixture of Block Attention for Video: blocks in one, two or three dimensions by layer, chosen for a whole
-head.
+"""VMoBA, Mixture of Block Attention for Video: 1-D, 2-D or 3-D blocks depending on the layer, chosen for a whole head.
 
 Layer l splits the grid by partition l mod 3: frames (1-D), patches through all frames (2-D), cuboids (3-D). Queries are
-scored against block means; a query's own block is always kept; the other (query, block) pairs are kept best first,
-either for the whole head together (scope "head", the paper's global selection) or for each query apart (scope "query",
-local), until their shares reach a threshold or a number of blocks is full.
+scored against block means. A query's own block is always kept. The other (query, block) pairs are kept from the best
+one on, until their shares reach a threshold or the number of blocks is reached. They are ranked for the whole head
+together (scope "head", the paper's global selection) or for each query separately (scope "query", local).
 
-The rule is that of the published code: shares are min-max normalised scores divided by their sum, not a softmax, and
-the pair that reaches the threshold is still kept.
+The rule is that of the published code. Shares are min-max normalised scores divided by their sum, not a softmax. The
+pair that reaches the threshold is still kept.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from attnbench.methods.kit import (
 Triple = tuple[int, int, int]
 Partitions = tuple[int, tuple[int, int], Triple]
 
-# Table 4 of the paper: partitions, and the blocks kept a query where it uses top-k.
+# Table 4 of the paper: partitions, and the blocks that a query keeps where the paper uses top-k.
 _PAPER: dict[Triple, tuple[Partitions, Triple | None]] = {
     (21, 30, 52): ((3, (5, 13), (7, 5, 13)), (2, 6, 18)),
     (21, 45, 80): ((3, (9, 10), (7, 15, 20)), (2, 10, 9)),
@@ -58,12 +57,12 @@ class VMoBA:
 
     Attributes:
         partition: block sizes (frames, (h, w), (t, h, w)) of layers 0, 1 and 2 mod 3. Default: the paper's for its four
-            grids, otherwise 3 frames; (⌈H/6⌉, ⌈W/8⌉); (⌈T/3⌉, ⌈H/3⌉, ⌈W/8⌉).
+            grids; otherwise 3 frames, (⌈H/6⌉, ⌈W/8⌉) and (⌈T/3⌉, ⌈H/3⌉, ⌈W/8⌉).
         select: "threshold" or "topk".
-        scope: "head" ranks all pairs of a head together, "query" those of each query apart.
+        scope: "head" ranks all pairs of a head together, "query" those of each query separately.
         threshold: the share to reach, in (0, 1].
-        topk: blocks a query keeps, its own included, one number or one for each partition; with scope "head" that many
-            on average. Default: the paper's where it states them, otherwise a quarter of the blocks.
+        topk: blocks that a query keeps, its own included; one number, or one for each partition. With scope "head" it
+            is the average. Default: the paper's numbers where it states them, otherwise a quarter of the blocks.
     """
 
     partition: Partitions | None = None
@@ -88,7 +87,7 @@ class VMoBA:
 
 
 def _as_partitions(value: object) -> Partitions:
-    wanted = "three blocks in the order 1-D, 2-D, 3-D, as (3, (6, 8), (8, 12, 8))"
+    wanted = "three blocks in the order 1-D, 2-D, 3-D, such as (3, (6, 8), (8, 12, 8))"
     if not isinstance(value, (tuple, list)) or len(value) != 3:
         raise BadInput(f"partition is {value!r}; it must be {wanted}")
     try:
@@ -114,7 +113,7 @@ def resolve(settings: VMoBA, layout: Layout) -> VMoBA:
 
 
 def cuboid(partition: Partitions, grid: Grid, layer: int) -> Triple:
-    """Return the block of a layer as (t, h, w) tokens, clipped to the grid."""
+    """Return the block size of a layer as (t, h, w) tokens, clipped to the grid."""
     frames, (h, w), (t3, h3, w3) = partition
     sizes: Triple = ((frames, grid.h, grid.w), (grid.t, h, w), (t3, h3, w3))[layer % 3]
     return min(sizes[0], grid.t), min(sizes[1], grid.h), min(sizes[2], grid.w)
@@ -126,7 +125,7 @@ def _blocks(grid: Grid, block: Triple) -> int:
 
 
 def plan(settings: VMoBA, q: Tensor, k: Tensor, call: Call) -> Plan:
-    """Pool keys, score every query against every block, cut."""
+    """Pool keys, score every query against every block, and cut."""
     settings = resolve(settings, call.layout)
     assert settings.partition is not None
     partition = partition_cuboids(call.layout, cuboid(settings.partition, call.layout.grid, call.layer), q.device)
@@ -146,12 +145,12 @@ def _cut(settings: VMoBA, layer: int) -> Cut:
 
 
 def distinct_layers(settings: VMoBA, layers: int) -> tuple[int, ...]:
-    """Three partitions take turns, so layers 0, 1 and 2 stand for all."""
+    """The three partitions take turns, so layers 0, 1 and 2 represent all."""
     return tuple(range(min(3, layers)))
 
 
 def cut_at(settings: VMoBA, layout: Layout, density: float) -> dict[str, Any]:
-    """Take the density as threshold, or with top-k that share of the blocks of each partition."""
+    """Use the density as the threshold or, with top-k, as the share of the blocks of each partition."""
     if settings.select == "threshold":
         return {"threshold": density}
     partition = settings.partition
@@ -161,7 +160,7 @@ def cut_at(settings: VMoBA, layout: Layout, density: float) -> dict[str, Any]:
 
 
 def twin(settings: VMoBA, layout: Layout, layer: int) -> tuple[VMoBA, Layout]:
-    """A grid as ragged in this layer's blocks, with blocks of at most 4 tokens an axis."""
+    """A grid that is just as ragged in this layer's blocks, which have at most 4 tokens on each axis."""
     assert settings.partition is not None
     block = cuboid(settings.partition, layout.grid, layer)
     axes = [shrink_axis(n, size) for n, size in zip(layout.grid.shape, block, strict=True)]

@@ -1,1 +1,1 @@
-"""Clips: full attention and each method from the same prompt and seed, two noise floors, and what became of them."""
+"""Make and compare clips: full attention and each method from the same prompt and seed, with two noise floors."""

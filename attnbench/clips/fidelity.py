@@ -1,4 +1,4 @@
-"""Whether a clip of the mini model shows what was asked for: metrics of its own classifier and tracker."""
+"""Metrics that tell whether a clip of the mini model shows what was asked for, by its classifier and tracker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def class_right(clip: Clip, prompt: str) -> Measured:
     """Return 1 if the classifier sees the asked class in the clip, else 0.
 
     Raises:
-        Skipped: if the classifier's weights are not here.
+        Skipped: if the classifier's weights are missing.
     """
     asked = mini_prompt(prompt)[1]
     try:
@@ -35,7 +35,7 @@ def class_right(clip: Clip, prompt: str) -> Measured:
 
 
 def motion_right(clip: Clip, prompt: str) -> Measured:
-    """Return 1 if the object moves in the asked direction, by the tracker, else 0.
+    """Return 1 if the tracker sees the object move in the asked direction, else 0.
 
     Raises:
         Skipped: for a clip of one frame, which has no motion.
@@ -50,7 +50,7 @@ MINI_METRICS = (
     Metric(CLASS, "higher", fidelity=class_right),
     Metric(MOTION, "higher", fidelity=motion_right),
 )
-"""1 or 0 a clip: their mean is the share of clips that show what was asked for."""
+"""Metrics that are 1 or 0 for each clip. Their mean is the share of clips that show what was asked for."""
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""Where the files of clips are, and how they get there."""
+"""The files of clips: their names, and how they are written and read."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from attnbench.results.files import write_whole
 
 RAW, VIDEOS, PLAYERS = "raw", "videos", "players"
 PROMPTS = "prompts.json"
-"""In the folder of videos: file name to prompt, as ``attnbench vbench run`` reads it."""
+"""File in the folder of videos that maps file names to prompts, as ``attnbench vbench run`` reads it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The files of one clip, named from the folder of the run; empty where there is none."""
+    """The files of one clip, relative to the folder of the run; empty where there is none."""
 
     raw: str
     video: str = ""
@@ -29,7 +29,7 @@ class Files:
 
 
 def stem_of(shot: Shot, number: int) -> str:
-    """Return the name that the files of a clip begin with: prompt, seed, method and for full attention the engine."""
+    """Return what the file names of a clip begin with: prompt, seed, method and, for full attention, the engine."""
     words = re.sub(r"[^a-z0-9]+", "-", shot.prompt.lower()).strip("-")[:40].strip("-")
     method = shot.method if shot.role == "method" else f"{shot.method}-{shot.engine}"
     method += f"-{shot.number + 1}" if shot.number else ""
@@ -37,7 +37,7 @@ def stem_of(shot: Shot, number: int) -> str:
 
 
 def can_encode() -> str:
-    """Return why no H.264 can be written here and how to get it; nothing if it can."""
+    """Return why H.264 cannot be written here and how to get it, or an empty string if it can."""
     try:
         h264_encoder()
     except Unsupported as error:
@@ -46,18 +46,18 @@ def can_encode() -> str:
 
 
 def write_take(folder: Path, stem: str, shot: Shot, clip: Clip, reference: Clip | None, *, encode: bool) -> Files:
-    """Write a clip's raw frames, and with ``encode`` its H.264 and the player that shows it beside its reference.
+    """Write the raw frames of a clip and, with ``encode``, its H.264 file and the player beside its reference.
 
     Args:
-        folder: of the run.
-        stem: what the names begin with.
-        shot: what the clip is, for the header of the raw frames.
+        folder: the folder of the run.
+        stem: what the file names begin with.
+        shot: the description of the clip, for the header of the raw frames.
         clip: the frames.
-        reference: the exact clip; None for that itself.
+        reference: the exact clip; None if this is the exact clip.
         encode: whether H.264 can be written.
 
     Raises:
-        BadInput: if a file cannot be written; it is absent then.
+        BadInput: if a file cannot be written. No part of it is left behind.
     """
     for name in (RAW, *((VIDEOS, PLAYERS) if encode else ())):
         try:
@@ -77,7 +77,7 @@ def write_take(folder: Path, stem: str, shot: Shot, clip: Clip, reference: Clip 
 
 
 def read_take(folder: Path, raw: str, digest: str) -> Clip | None:
-    """Return the clip of a file of raw frames; None if the file is not there, damaged, or of another clip."""
+    """Return the clip in a file of raw frames, or None if the file is missing, damaged, or of another clip."""
     try:
         clip = read_frames(folder / raw)[0]
     except BadInput:
@@ -86,7 +86,7 @@ def read_take(folder: Path, raw: str, digest: str) -> Clip | None:
 
 
 def write_prompts(folder: Path, prompts: dict[str, str]) -> None:
-    """Write which prompt each video has.
+    """Write the prompt of each video.
 
     Raises:
         BadInput: if it cannot be written.

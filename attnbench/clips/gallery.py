@@ -1,4 +1,4 @@
-"""Pictures of clips below one another: of runs of clips, of training runs, or of what the mini model can draw.
+"""Pictures that show clips below one another: of runs of clips, of training runs, or of the mini model's classes.
 
 A clip is shown as four of its frames, side by side.
 """
@@ -22,16 +22,16 @@ from attnbench.results.training import CARD
 
 KINDS = (".jpg", ".jpeg", ".png")
 LOOK = "look.npy"
-"""Clips that a training run left to look at."""
+"""File in which a training run leaves clips to look at."""
 FRAMES = 4
-"""Of a clip, from its first to its last."""
+"""Frames of a clip that are shown, from the first to the last."""
 COLUMNS = 3
 GAP = 6
 SHOWN = (1, 3, 7, 11, 13)
-"""Of the judged clips of a training run: two digits and three shapes, in four directions."""
+"""Judged clips of a training run that are shown: two digits and three shapes, in four directions."""
 
 Row = dict[str, tuple[str, Path]]
-"""Of each prompt its clip's digest, and the file of its raw frames."""
+"""For each prompt: the digest of its clip, and the file of its raw frames."""
 
 
 def write_gallery(picture: Path, folders: Sequence[Path] = ()) -> Path:
@@ -39,13 +39,13 @@ def write_gallery(picture: Path, folders: Sequence[Path] = ()) -> Path:
 
     Args:
         picture: a file that ends in .jpg or .png.
-        folders: runs of ``attnbench clips``: a column for the first seed of each prompt, a row for full attention and
-            one for each method of each run. Or training runs with a ``look.npy``: a row for each run. None: a clip of
-            each class, which the mini model that ships makes now.
+        folders: runs of ``attnbench clips``, drawn with a column for the first seed of each prompt, a row for full
+            attention, and a row for each method of each run; or training runs with a ``look.npy``, drawn with a row for
+            each run. Empty: a clip of each class, made now by the mini model that ships.
 
     Raises:
-        BadInput: for another kind of picture, before any work; for folders that hold nothing to show, or clips that do
-            not belong together; if the picture cannot be written.
+        BadInput: for another kind of picture, before any work is done; for folders that hold nothing to show, or clips
+            that do not belong together; if the picture cannot be written.
     """
     if picture.suffix.lower() not in KINDS:
         raise BadInput(f"--gallery {str(picture)!r} must end in .jpg or .png")
@@ -96,7 +96,7 @@ def _look_of(folder: Path) -> Tensor:
 
 
 def _of_runs(folders: Sequence[Path]) -> Tensor:
-    """Return the picture of runs of clips; they must have the same clips of full attention, to the bit."""
+    """Return the picture of runs of clips, whose clips of full attention must be identical bit for bit."""
     exact, methods = _rows_of(folders[0])
     for folder in folders[1:]:
         other, more = _rows_of(folder)

@@ -1,4 +1,4 @@
-"""What makes clips: the interface that every model shares."""
+"""The interface of everything that makes clips, whatever the model."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class Maker(Protocol):
         model: its name.
         weights: where they came from.
         weights_path: the file or folder they were read from.
-        steps: denoising steps of a clip.
-        dense_steps: the first of them, in which methods and the kernel floor leave the exact kernel in place.
-        dtype: of products and attention.
+        steps: number of denoising steps of a clip.
+        dense_steps: how many of the first steps always run the exact kernel, also for methods and the kernel floor.
+        dtype: the dtype of matrix products and attention.
         device: "cpu" or "cuda".
         exact_engine: who runs full attention.
         floor_engine: another exact kernel, for the kernel floor; None for no floor.
-        metrics: what is taken of the clips.
+        metrics: the metrics that can be taken of the clips.
     """
 
     model: str
@@ -76,15 +76,15 @@ class Maker(Protocol):
         ...
 
     def passes(self, shot: Shot) -> int:
-        """Return how many steps of the clip will be computed: what progress counts."""
+        """Return how many steps of the clip will be computed, which is what progress counts."""
         ...
 
 
 def dense_of(request: ClipsRequest, steps: int) -> int:
-    """Return how many steps are dense: as asked, or the first quarter.
+    """Return how many steps are dense: what was asked for, by default a quarter.
 
     Raises:
-        BadInput: if it is no number of steps or share, or leaves the methods no step.
+        BadInput: if it is neither a number of steps nor a share, or leaves no step to the methods.
     """
     asked = DENSE_SHARE if request.dense_steps is None else request.dense_steps
     number = whole_number(asked)
@@ -100,7 +100,7 @@ def layers_of(request: ClipsRequest, layers: int) -> frozenset[int]:
     """Return the layers that stay dense.
 
     Raises:
-        BadInput: for one that the model does not have, or if they are all.
+        BadInput: for a layer that the model does not have, or if no layer is left.
     """
     for layer in request.dense_layers:
         if not 0 <= layer < layers:
@@ -112,17 +112,17 @@ def layers_of(request: ClipsRequest, layers: int) -> frozenset[int]:
 
 
 def floor_of(request: ClipsRequest, exact: str, dense: str, q: Tensor, grid: Grid) -> str | None:
-    """Return the engine of the kernel floor: as asked, or the first that can make it; None for no floor.
+    """Return the engine of the kernel floor: what was asked for, by default the first that works; None for no floor.
 
     Args:
         request: what was asked for.
         exact: the engine of the exact clips.
-        dense: the engine that ``exact`` is built on; it makes a floor only if asked for.
+        dense: the engine that ``exact`` is built on. It makes the floor only if it was asked for.
         q: zeros of the model's heads, dtype and device.
         grid: the tokens of q.
 
     Raises:
-        BadInput: if it is the exact clips' own.
+        BadInput: if it is the engine of the exact clips.
         Unsupported: if it is not available, or cannot run full attention.
     """
     if request.floor_engine == NO_FLOOR:

@@ -30,7 +30,7 @@ _HOW = "train it with: attnbench train, and give its file with --weights"
 
 
 class MiniMaker:
-    """The mini model as a ``Maker``. Steps that methods leave dense are computed once a prompt and seed."""
+    """The mini model as a ``Maker``. The dense steps of methods are computed once for each prompt and seed."""
 
     def __init__(self, request: ClipsRequest) -> None:
         """Load the weights and check the request against them.
@@ -66,7 +66,7 @@ class MiniMaker:
         self._of: tuple[str, int] | None = None
 
     def passes(self, shot: Shot) -> int:
-        """Return how many steps are computed for a clip: all of an exact one, of others those that are not dense."""
+        """Return how many steps are computed: all for an exact clip, otherwise those that are not dense."""
         return self.steps if shot.role == "exact" else self.steps - self.dense_steps
 
     def make(self, shot: Shot, after_step: AfterStep) -> Take:
@@ -111,7 +111,7 @@ class _Remembering(nn.Module):
         self._said: dict[tuple[Any, ...], Tensor] = {}
 
     def forget(self) -> None:
-        """Begin with another prompt or seed."""
+        """Forget the steps, before another prompt or seed."""
         self._said.clear()
 
     def forward(

@@ -1,4 +1,4 @@
-"""Clips of video models through diffusers, with weights that are on this machine."""
+"""Clips of video models in diffusers, with weights from this machine."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from attnbench.models.patch import patch
 from attnbench.models.weights import load
 
 OWN = "own"
-"""The engine of exact clips: whatever the model brings, untouched. In diffusers that is torch's SDPA."""
+"""The engine of exact clips: the model's own attention, which is torch's SDPA in diffusers."""
 
 
 class PipelineMaker:
-    """A pipeline as a ``Maker``. Every clip is made from the beginning."""
+    """A pipeline as a ``Maker``. Every clip is computed from the first step."""
 
     def __init__(self, request: ClipsRequest) -> None:
         """Load the pipeline and check the request against it.

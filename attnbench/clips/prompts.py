@@ -1,4 +1,4 @@
-"""What clips are asked to show: lines of a file, or a class and a direction of the mini model."""
+"""The prompts of clips: lines of a file, or a class and a direction for the mini model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_prompts(prompts: list[str]) -> None:
     """
     for place, prompt in enumerate(prompts):
         if not prompt.strip():
-            raise BadInput(f"prompt number {place + 1} is empty; say what the clip is to show")
+            raise BadInput(f"prompt number {place + 1} is empty; say what the clip should show")
         check_text(prompt)
         if prompt in prompts[:place]:
             raise BadInput(f"prompt {prompt!r} is given twice; give it once, and raise --seeds for more clips of it")

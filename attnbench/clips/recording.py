@@ -19,7 +19,7 @@ class Recording:
     """Wraps a method; each plan is still made once.
 
     Attributes:
-        method: the method to run.
+        method: the method that runs, which records its plans.
     """
 
     def __init__(self, method: Method, engine: str) -> None:
@@ -37,11 +37,11 @@ class Recording:
 
     @property
     def engines(self) -> str:
-        """Who ran the plans, several with a plus between them; empty before the first."""
+        """The engines that ran the plans, joined by a plus; empty before the first plan."""
         return "+".join(self._engines)
 
     def densities(self, layers: int) -> list[float | None]:
-        """Return the mean density of each layer's plans, None where the method never ran."""
+        """Return the mean density of each layer's plans; None for layers in which the method never ran."""
         return [sum(seen) / len(seen) if (seen := self._densities.get(layer)) else None for layer in range(layers)]
 
     def _plan(self, settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:

@@ -1,4 +1,4 @@
-"""What was asked for, as typed, and the clips that follow from it."""
+"""The request as it was typed, and the clips that follow from it."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ class Shot:
     """One clip to make.
 
     Attributes:
-        prompt: what it is to show.
-        seed: of its noise.
+        prompt: what the clip should show.
+        seed: seed of the noise.
         role: "exact", full attention; "kernel-floor", by another exact kernel; "method".
         method: name of the method.
-        engine: who runs the plans, "auto" for the first that can.
-        settings: of the method, as given.
-        number: which of the request's entries of this method it is, from 0.
+        engine: the engine that runs the plans; "auto" for the first that can.
+        settings: the settings that were given for the method.
+        number: the number of this entry among the request's entries of the method, from 0.
     """
 
     prompt: str
@@ -74,16 +74,16 @@ class Shot:
 
     @property
     def label(self) -> str:
-        """Short name for progress lines."""
+        """Short name for lines of progress."""
         name = f"{self.method}/{self.engine}" if self.role != "method" else self.method
         return f"{name}, {self.prompt!r}, seed {self.seed}"
 
 
 def read_request(**fields: Any) -> ClipsRequest:
-    """Return the request of these fields, checked as far as possible without the model.
+    """Return the request with these fields, checked as far as that is possible without the model.
 
     Raises:
-        BadInput: quoting what cannot be used.
+        BadInput: if a field cannot be used; the message quotes it.
         Unsupported: for an engine that is not available.
     """
     try:
@@ -120,7 +120,7 @@ def metrics_of(request: ClipsRequest) -> tuple[Metric, ...]:
     """Return the metrics asked for, or all that the model has.
 
     Raises:
-        BadInput: for one that does not exist, with the closest name.
+        BadInput: for a metric that does not exist; the message names the closest one.
     """
     known = {metric.name: metric for metric in (*METRICS, *(MINI_METRICS if request.model == MINI else ()))}
     if request.metrics is None:
@@ -139,7 +139,7 @@ def seeds_of(request: ClipsRequest) -> list[int]:
 def shots_of(request: ClipsRequest, prompt: str, exact_engine: str, floor_engine: str | None) -> Iterator[Shot]:
     """Yield the clips of a prompt in the order they are made: for each seed the exact one, the floor, each method.
 
-    A single seed has an exact clip of the next seed beside it, for the seed floor.
+    If there is a single seed, an exact clip of the next seed is added for the seed floor.
     """
     for seed in seeds_of(request):
         yield Shot(prompt, seed, "exact", engine=exact_engine)
@@ -153,9 +153,9 @@ def shots_of(request: ClipsRequest, prompt: str, exact_engine: str, floor_engine
 
 
 def seed_pairs(request: ClipsRequest) -> list[tuple[int, int]]:
-    """Return which seeds' exact clips are compared: each with the next one, and the last with the first.
+    """Return the pairs of seeds whose exact clips are compared: each with the next, and the last with the first.
 
-    Two seeds make one pair, not two: seen from either side it is the same.
+    Two seeds make one pair, because the order within a pair does not matter.
     """
     first = seeds_of(request)
     if len(first) == 1:

@@ -1,4 +1,4 @@
-"""A run of clips: start it, interrupt it, resume it. What is finished is on disk before the next clip begins."""
+"""Runs of clips: start one, interrupt it, resume it. A finished clip is on disk before the next one begins."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from attnbench.results.records.clips import ClipRow, QualityRow, still_true
 from attnbench.results.run import Progress, announce, begin, choose_place, reopen
 
 _FAILURES = (AttnbenchError, MemoryError, RuntimeError)
-"""What may cost one clip only; of a RuntimeError, if it says that memory ran out."""
+"""Errors that lose one clip only. A RuntimeError is one of them if it says that memory ran out."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a run's journal is, all of its rows, and the labels of the clips that could not be made."""
+    """The journal of a run, all of its rows, and the clips that could not be made."""
 
     folder: Path
     rows: tuple[QualityRow, ...]
@@ -52,8 +52,8 @@ def start(request: ClipsRequest, out: Path | None, progress: Progress) -> Outcom
         progress: told what happens.
 
     Raises:
-        BadInput: for a request or a folder that cannot be used; nothing is written then. Also if full attention's clip
-            cannot be made, or the disk is full: what was made before is kept.
+        BadInput: for a request or a folder that cannot be used, before anything is written; also if the clip of full
+            attention cannot be made or the disk is full, in which case what was made before is kept.
         Unsupported: for an engine that is not available.
     """
     place = choose_place(out, "-clips")
@@ -67,8 +67,8 @@ def resume(folder: Path, progress: Progress) -> Outcome:
     """Finish an interrupted run: keep its clips and values, make the rest, and retry skipped metrics.
 
     Raises:
-        BadInput: if there is no run of clips, or it was made by other code, weights or on another device.
-        Unsupported: as ``start``.
+        BadInput: if there is no run of clips, or it was made with other code or weights or on another device.
+        Unsupported: for the same reasons as ``start``.
     """
     journal, header, records = reopen(folder, "clips")
     with journal:
@@ -98,7 +98,7 @@ def make_maker(request: ClipsRequest, progress: Progress) -> Maker:
     """Load the model that was asked for.
 
     Raises:
-        BadInput: for an unknown model, or anything of the request that does not fit it.
+        BadInput: for an unknown model, or if the request does not fit the model.
         Unsupported: for an engine or package that is not available.
     """
     progress.step(f"load {request.model}", 0, 1, None)
@@ -113,7 +113,7 @@ def make_maker(request: ClipsRequest, progress: Progress) -> Maker:
 
 @dataclass
 class _Run:
-    """One run on its way."""
+    """A run in progress."""
 
     journal: Journal
     run_id: str
@@ -127,12 +127,12 @@ class _Run:
     done: int = 0
     """Steps computed."""
     total: int = 0
-    """Steps to compute, as far as it is known."""
+    """Number of steps to compute, as far as it is known."""
     encodes: bool = True
     taken: set[tuple[object, ...]] = field(default_factory=set)
-    """Which metrics have a value, by what decides it."""
+    """Metrics that have a value already, by everything that decides the value."""
     told: float = 0.0
-    """When progress was last told."""
+    """When progress was last reported."""
 
     def go(self, records: Iterable[JournalRecord]) -> Outcome:
         """Make and measure what is not in ``records`` yet."""
@@ -156,7 +156,7 @@ class _Run:
         except BadInput as error:
             if "--resume" in str(error):
                 raise
-            again = f"what was made before is kept, go on with: attnbench clips --resume {self.journal.folder}"
+            again = f"what was made before is kept; continue with: attnbench clips --resume {self.journal.folder}"
             raise BadInput(f"{error}; {again}") from error
         return Outcome(self.journal.folder, tuple(still_true(self.rows.values())), failures(self.clips.values()))
 
@@ -187,7 +187,7 @@ class _Run:
             self._measure(Pair(exact[seed], exact[of], "seed-floor"))
 
     def _clip(self, shot: Shot, place: int, reference: Clip | None) -> Labelled | None:
-        """Return a clip, made now or before; None if it cannot be made, which ends the run for an exact one."""
+        """Return a clip, made now or earlier. If it cannot be made, return None; for an exact clip, the run ends."""
         kept = self._kept(shot)
         if kept is not None:
             clip = read_take(self.journal.folder, kept.raw, kept.clip_hash)
@@ -230,7 +230,7 @@ class _Run:
         return self._labelled(row, take.clip)
 
     def _plays(self, place: int, seed: int) -> bool:
-        """Whether H.264 is written for a prompt and seed."""
+        """Return whether H.264 is written for a prompt and seed."""
         most = self.request.players
         return self.encodes and (most is None or place * self.request.seeds + seed - self.request.seed < most)
 
@@ -263,7 +263,7 @@ class _Run:
         self.clips[row.clip_id] = row
 
     def _measure(self, pair: Pair) -> None:
-        """Take the metrics of a pair that have no value yet."""
+        """Take those metrics of a pair that have no value yet."""
         metrics = [metric for metric in self.maker.metrics if not self._has(pair, metric)]
         for metric in metrics:
             self._tell(f"{metric.name} of {pair.clip.words}")
@@ -292,7 +292,7 @@ class _Run:
                 self._note(row)
 
     def _tell(self, label: str, *, always: bool = False) -> None:
-        """Report progress, at most once a second except for what must be told."""
+        """Report progress, at most once a second unless the message must be shown."""
         now = time.perf_counter()
         if not always and now - self.told < 1:
             return

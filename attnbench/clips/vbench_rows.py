@@ -1,4 +1,4 @@
-"""VBench's scores of a run's videos as rows of the run, so that they get the same pairs, floors and intervals."""
+"""Add VBench's scores of a run's videos to the run, so that they get the same pairs, floors and intervals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STAND_IN = "_with_random_weights"
 
 
 class VbenchScore(BaseModel):
-    """A score as ``vbench.json`` has it: a value, or the reason why there is none."""
+    """A score in ``vbench.json``: a value, or the reason why there is none."""
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
@@ -45,11 +45,11 @@ def add_vbench(folder: Path, scores: Path) -> Outcome:
     """Append the scores that ``attnbench vbench run FOLDER/videos --out SCORES`` left, and return the run's rows.
 
     Args:
-        folder: of a run of clips.
-        scores: folder with a ``vbench.json``.
+        folder: the folder of a run of clips.
+        scores: the folder that holds ``vbench.json``.
 
     Raises:
-        BadInput: if there is no run or no scores, or they are of other videos.
+        BadInput: if there is no run, there are no scores, or the scores belong to other videos.
     """
     found = read_scores(scores)
     journal, records = Journal.resume(folder, "clips")
@@ -73,7 +73,7 @@ def read_scores(folder: Path) -> list[VbenchScore]:
     """Return the scores of a ``vbench.json``.
 
     Raises:
-        BadInput: if it cannot be read, is another file, or has a score that is none.
+        BadInput: if it cannot be read, is another kind of file, or holds a damaged score.
     """
     path = folder / RECORD
     try:
@@ -96,12 +96,12 @@ def _read_score(path: Path, video: str, fields: dict[str, object]) -> VbenchScor
 
 
 def vbench_rows(scores: list[VbenchScore], clips: list[ClipRow], request: ClipsRequest) -> Iterator[QualityRow]:
-    """Give a row for each score of a clip, and for the seed floor one more of each pair of exact clips.
+    """Yield a row for each score of a clip and, for the seed floor, another one for each pair of exact clips.
 
     Args:
-        scores: as ``read_scores`` returns them; those of other videos are left out.
-        clips: of one run.
-        request: what it was asked for.
+        scores: what ``read_scores`` returns. Scores of other videos are ignored.
+        clips: the clips of one run.
+        request: the request of that run.
     """
     by_video = {Path(clip.video).name: clip for clip in clips if clip.video}
     exact = {(clip.prompt, clip.seed): clip for clip in clips if clip.role == "exact"}

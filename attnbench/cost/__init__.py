@@ -1,1 +1,1 @@
-"""What a plan should cost: operations, bytes, bounds."""
+"""What a plan should cost: operations, bytes and bounds."""

@@ -1,1 +1,1 @@
-"""Where q, k and v come from: shapes, the values of ``--inputs``, and the tensors themselves (``make``)."""
+"""Sources of q, k and v: shapes, the values of ``--inputs``, and the tensors themselves (``make``)."""

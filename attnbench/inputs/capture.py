@@ -15,9 +15,9 @@ def read_capture(path: Path, shape: Shape, part: str | None = None) -> tuple[Ten
     """Return q [B, heads, N, head_dim] and k, v [B, kv_heads, N, head_dim] from a safetensors file, in its own dtype.
 
     Args:
-        path: a file with tensors q, k and v, or one of ``attnbench capture`` with several layers and steps.
-        shape: what the tensors must have; also the token grid and the text tokens, where the file says them.
-        part: which layer and step of several, as "layer0.step25".
+        path: a file with tensors q, k and v, or a file of ``attnbench capture`` with several layers and steps.
+        shape: the shape that the tensors must have. Token grid and text tokens are compared if the file states them.
+        part: the layer and step to read if there are several, such as "layer0.step25".
 
     Raises:
         BadInput: if the file cannot be read, lacks q, k, v or the part, does not fit ``shape``, or holds NaN or Inf.
@@ -56,7 +56,7 @@ def _names(path: Path, names: list[str], part: str | None) -> list[str]:
 
 
 def _check_layout(path: Path, header: dict[str, str], shape: Shape) -> None:
-    """Compare the token grid and text tokens with those asked for, where the file says them."""
+    """Compare the token grid and text tokens with those that were asked for, if the file states them."""
     layout = shape.layout
     for name, wanted in (("grid", str(layout.grid)), ("text", f"{layout.text[0]},{layout.text[1]}")):
         found = header.get(name, wanted)
@@ -80,7 +80,7 @@ def refuse_non_finite(path: Path, name: str, tensor: Tensor) -> None:
     """Raise if ``tensor`` holds NaN or Inf.
 
     Raises:
-        BadInput: saying how many, and in which dtype.
+        BadInput: naming their number and the dtype.
     """
     bad = sum(int((~torch.isfinite(head.double())).sum()) for item in tensor for head in item)
     if bad:

@@ -1,4 +1,4 @@
-"""From a video file to one feature vector per token: decode, patchify on the token grid, standardise."""
+"""Turn a video file into a feature vector for each token: decode, patchify on the token grid, standardise."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid
 
 CELLS = 4
-"""A token's 16 × 16 pixels are averaged in CELLS × CELLS cells."""
+"""The 16 × 16 pixels of a token are averaged in CELLS × CELLS cells."""
 
 SURROUNDINGS = (5, 13)
-"""Widths, in tokens, of the squares over which colour is averaged as context."""
+"""Widths, in tokens, of the squares over which colour is averaged for context."""
 
 BUNDLED = "big_buck_bunny.mp4"
 
@@ -36,7 +36,7 @@ def clip_path(path: Path | None) -> Iterator[Path]:
 
 
 def read_frames(path: Path, count: int, height: int, width: int) -> Iterator[Tensor]:
-    """Return the first ``count`` frames of a video, area-averaged: uint8 RGB [height, width, 3].
+    """Return the first ``count`` frames of a video, averaged by area: uint8 RGB [height, width, 3] each.
 
     Raises:
         BadInput: if the file is missing, is not a video, is damaged, or has fewer frames.
@@ -51,7 +51,7 @@ def read_frames(path: Path, count: int, height: int, width: int) -> Iterator[Ten
     done = 0
     try:
         with av.open(str(path.absolute())) as container:
-            if not container.streams.video or container.format.name == "tty":  # tty: FFmpeg draws text files as video
+            if not container.streams.video or container.format.name == "tty":  # tty: FFmpeg renders text files as video
                 raise BadInput(f"video {str(path)!r} has no picture stream: give a file such as an .mp4 video")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
@@ -77,11 +77,11 @@ def read_frames(path: Path, count: int, height: int, width: int) -> Iterator[Ten
 def patches(path: Path, grid: Grid) -> Tensor:
     """Return the mean RGB, 0 to 1, of each cell of each token, float32 [T, H, W, CELLS, CELLS, 3].
 
-    Frames are scaled to the token grid whatever their aspect ratio. As in the Wan VAE, the first frame is a token
-    frame by itself and each further one is the mean of four.
+    Frames are scaled to the token grid whatever their aspect ratio. As in the Wan VAE, the first frame becomes a token
+    frame by itself, and each further token frame is the mean of four.
 
     Raises:
-        BadInput: as ``read_frames``.
+        BadInput: for the same reasons as ``read_frames``.
     """
     frames = read_frames(path, (grid.t - 1) * FRAME_GROUP + 1, grid.h * CELLS, grid.w * CELLS)
     groups = [next(frames).float()]
@@ -106,7 +106,7 @@ def features(cells: Tensor) -> Tensor:
 
 
 def _mean_around(colour: Tensor, size: int) -> Tensor:
-    """Average ``colour`` [3, T, H, W] over 3 × size × size tokens, fewer at the edges; returns [T, H, W, 3]."""
+    """Average ``colour`` [3, T, H, W] over 3 × size × size tokens, fewer at the edges. The result is [T, H, W, 3]."""
 
     def window(x: Tensor) -> Tensor:
         reach = size // 2
@@ -116,7 +116,7 @@ def _mean_around(colour: Tensor, size: int) -> Tensor:
 
 
 def _standardise(group: Tensor) -> Tensor:
-    """Return columns of mean 0 and equal variance that adds up to 1/4; a constant column becomes 0."""
+    """Return columns with mean 0 and equal variances that add up to 1/4. A constant column becomes 0."""
     columns = group.double()
     columns = columns - columns.mean(dim=0)
     spread = columns.square().mean(dim=0).sqrt()

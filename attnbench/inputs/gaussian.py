@@ -1,4 +1,4 @@
-"""Gaussian inputs: the unstructured case, in which a sparse method finds nothing to choose by."""
+"""Gaussian inputs: the unstructured case, in which a sparse method has nothing to choose by."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attnbench.inputs.seeds import normal
 
 @dataclass(frozen=True, slots=True)
 class GaussianSource:
-    """Standard normal q, k and v for every token, float32 [N, head_dim] a head."""
+    """Standard normal q, k and v for every token, float32 [N, head_dim] for each head."""
 
     tokens: int
     head_dim: int

@@ -19,7 +19,7 @@ from attnbench.kernels.errors import BadInput
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
-    """q [B, h, N, D], k and v [B, h or a divisor of it, N, D], and 16 hex digits that identify their very bytes."""
+    """q [B, h, N, D], k and v [B, h or a divisor of it, N, D], and 16 hex digits that identify their bytes."""
 
     q: Tensor
     k: Tensor
@@ -43,21 +43,22 @@ class InputSource(Protocol):
 def make_inputs(spec: str, shape: Shape, *, heads: int, dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
     """Make q, k and v for the first ``heads`` heads of ``shape``.
 
-    A head is the same however many heads are made and wherever they go: each has its own random numbers, is made on
-    the CPU in float32, and is cast and moved last. The ``seed`` does not touch captured inputs.
+    A head is the same whatever the number of heads, the dtype and the device: each has its own random numbers, is made
+    on the CPU in float32, and is cast and moved last. The ``seed`` has no effect on captured inputs.
 
     Args:
-        spec: ``video``, ``video:PATH``, ``gaussian`` or ``capture:FILE.safetensors``, with ``@layer0.step25`` after it
-            where the capture has several layers or steps.
+        spec: ``video``, ``video:PATH``, ``gaussian`` or ``capture:FILE.safetensors``, followed by ``@layer0.step25`` if
+            the capture has several layers or steps.
         shape: the whole shape, of which ``heads`` may be a part.
-        heads: query heads to make, 1 to ``shape.heads``; with fewer kv heads than heads, whole groups of query heads,
-            or a part of the first. The kv heads made are max(1, heads · kv_heads // shape.heads).
-        dtype: of the result.
-        device: of the result.
-        seed: whole number from which all random numbers come.
+        heads: query heads to make, 1 to ``shape.heads``. With fewer kv heads than heads, they must be whole groups of
+            query heads, or a part of the first group. The number of kv heads is max(1, heads · kv_heads //
+            shape.heads).
+        dtype: dtype of the result.
+        device: device of the result.
+        seed: whole number from which all random numbers are derived.
 
     Raises:
-        BadInput: if ``heads`` or ``spec`` is not possible, or the file it names cannot be used for ``shape``.
+        BadInput: if ``heads`` or ``spec`` is not valid, or the file that ``spec`` names cannot be used for ``shape``.
         Unsupported: if the capture's reader is not installed.
     """
     wanted = check_inputs_spec(spec)

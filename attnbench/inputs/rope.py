@@ -13,13 +13,13 @@ THETA = 10_000.0
 
 
 def frequencies(head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the rotation frequencies (radians a token) of the channel pairs that turn with t, with h and with w.
+    """Return the rotation frequencies, in radians per token, of the channel pairs that turn with t, with h and with w.
 
     h and w get ``head_dim // 6`` pairs each and t the rest; within an axis of n pairs, pair i turns by
     ``THETA ** (-i / n)``. Float64.
 
     Raises:
-        BadInput: if ``head_dim`` is odd: channels are rotated in pairs.
+        BadInput: if ``head_dim`` is odd, because channels are rotated in pairs.
     """
     if head_dim % 2:
         raise BadInput(f"head_dim {head_dim} must be even for video inputs: 3-D RoPE rotates channels in pairs")

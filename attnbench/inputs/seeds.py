@@ -1,4 +1,4 @@
-"""Random numbers by name: each tensor has its own generator, so it does not depend on what else is made."""
+"""Random numbers by name. Each tensor has its own generator, so it does not depend on what else is made."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 SEEDS = 2**32
-"""Seeds are below this, so that every generator takes them and every JSON reader keeps them exact."""
+"""Upper bound of seeds: below it, every generator accepts them and every JSON reader keeps them exact."""
 
 
 def normal(size: tuple[int, ...], *key: int | str) -> Tensor:

@@ -8,15 +8,15 @@ from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.kernels.grid import Grid, Layout
 
 PATCH = 16
-"""Pixels a token covers in height and in width: 8 by the VAE, 2 by the patch embedding."""
+"""Pixels that a token covers in height and in width: a factor of 8 by the VAE and of 2 by the patch embedding."""
 
 FRAME_GROUP = 4
-"""Frames a token covers, but for the first frame, which has tokens of its own."""
+"""Frames that a token covers. The first frame is an exception: it has tokens of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """A video format: pixels, and the frames that are usual at this size."""
+    """A video format: its size in pixels, and the usual number of frames."""
 
     height: int
     width: int
@@ -50,8 +50,8 @@ RESOLUTIONS: dict[str, Resolution] = {
 class ModelPreset:
     """The attention shape of a model.
 
-    ``text`` is the text tokens that its self-attention joins, before and after the video. ``grid`` is set for a model
-    that has one grid only; ``source`` says where the numbers are from.
+    ``text`` is the number of text tokens that its self-attention joins before and after the video. ``grid`` is set for
+    a model that has only one grid. ``source`` says where the numbers are from.
     """
 
     name: str
@@ -128,7 +128,7 @@ DEFAULT_RESOLUTION = "480p"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The shape of one attention call, and the model it is from (None: from no model).
+    """The shape of one attention call, and the model that it comes from (None if it comes from no model).
 
     Raises:
         BadInput: if a count is not a whole number of at least 1, or ``kv_heads`` does not divide ``heads``.
@@ -175,21 +175,21 @@ def resolve_shape(
     """Return the shape that these options ask for.
 
     The token grid is ``grid``, else the model's only grid (``mini``), else that of ``res`` and ``frames``. Heads and
-    head_dim are the model's unless given; if ``heads`` is given, ``kv_heads`` is the same unless given too. A ``grid``
-    without a model has no text tokens and one layer, and takes heads and head_dim from ``wan2.1-1.3b``.
+    head_dim default to the model's. If ``heads`` is given, ``kv_heads`` defaults to the same number. A ``grid`` without
+    a model has no text tokens and one layer, and takes heads and head_dim from ``wan2.1-1.3b``.
 
     Args:
         res: a name of ``RESOLUTIONS``; default 480p.
         frames: number of frames, of the form 4k+1; default: the resolution's.
         model: a name of ``MODELS``; default wan2.1-1.3b.
-        grid: tokens as "21x45x80".
+        grid: tokens, such as "21x45x80".
         heads: query heads.
         kv_heads: key and value heads, a divisor of ``heads``.
         head_dim: channels a head.
         batch: sequences.
 
     Raises:
-        BadInput: for an unknown name, a count out of range, or options that exclude each other.
+        BadInput: for an unknown name, a number out of range, or options that exclude each other.
     """
     if model is not None and model not in MODELS:
         raise unknown_name("model", model, MODELS)
@@ -222,5 +222,5 @@ def resolve_shape(
 
 
 def frames_at(layout_tokens: float, text: int, grid: Grid) -> float:
-    """Return the video frames at which a sequence has ``layout_tokens`` tokens, on frames as large as those of grid."""
+    """Return the video frames at which a sequence has ``layout_tokens`` tokens, with frames as large as the grid's."""
     return FRAME_GROUP * ((layout_tokens - text) / (grid.h * grid.w) - 1) + 1

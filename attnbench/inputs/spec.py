@@ -18,7 +18,7 @@ INPUT_SOURCES: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class InputsSpec:
-    """A kind of inputs, the file it reads if any, and the part of a capture with several."""
+    """A kind of inputs, the file that it reads, and the part of a capture with several parts."""
 
     kind: str
     path: Path | None
@@ -26,7 +26,7 @@ class InputsSpec:
 
 
 def check_inputs_spec(spec: str) -> InputsSpec:
-    """Read ``--inputs``: the kind must be known, and the file, where one is named, must be there.
+    """Read ``--inputs``. The kind must be known, and a file that is named must exist.
 
     Raises:
         BadInput: quoting ``spec``.
@@ -40,13 +40,13 @@ def check_inputs_spec(spec: str) -> InputsSpec:
         raise BadInput(f"inputs {spec!r} names no file: write {INPUT_SOURCES[kind].partition(': ')[0]}")
     if not name:
         return InputsSpec(kind, None)
-    path = Path(os.path.expanduser(name))  # as typed where there is no such user
+    path = Path(os.path.expanduser(name))  # unchanged if there is no such user
     file, at, part = name.rpartition("@")
     if kind == "capture" and at and part and not os.path.isfile(path):
         name, path = file, Path(os.path.expanduser(file))
         if os.path.isfile(path):
             return InputsSpec(kind, path, part)
-    if not os.path.isfile(path):  # False also for names that the system refuses
+    if not os.path.isfile(path):  # also False for names that the system refuses
         problem = "is not a file" if os.path.exists(path) else "does not exist"
         raise BadInput(f"inputs {spec!r}: {name!r} {problem}")
     return InputsSpec(kind, path)

@@ -1,4 +1,4 @@
-"""Numbers that say how structured inputs are: attention near the query, and agreement of neighbouring queries."""
+"""Measures of how structured inputs are: attention near the query, and agreement of neighbouring queries."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from attnbench.kernels.plan import Plan
 def locality(
     q: Tensor, k: Tensor, grid: Grid, *, half_widths: tuple[int, int, int] = (2, 4, 4), queries: int = 64, seed: int = 0
 ) -> float:
-    """Return the share of full attention's mass that lies within a window around the query, mean over sampled queries.
+    """Return the share of full attention's mass within a window around the query, the mean over sampled queries.
 
     Args:
         q, k: one head, [T·H·W, head_dim] in grid order; scores are scaled by 1/√head_dim and computed in float64.
         grid: the token grid.
-        half_widths: of the window in (t, h, w), cut off at the edges of the grid.
-        queries: how many queries are sampled, without replacement; all of them if there are fewer.
-        seed: of the sample.
+        half_widths: half-widths (t, h, w) of the window, which is cut off at the edges of the grid.
+        queries: number of queries that are sampled, without replacement; all of them if there are fewer.
+        seed: seed of the sample.
     """
     where = coordinates(grid, q.device)
     rows = torch.randperm(grid.tokens, generator=torch.Generator().manual_seed(seed))[:queries].to(q.device)
@@ -31,10 +31,11 @@ def locality(
 
 
 def union_density(plan: Plan, *, tile: int = 128) -> float:
-    """Return the fraction of pairs that is computed if ``tile`` queries share every key block that one of them keeps.
+    """Return the fraction of pairs that are computed if ``tile`` queries share every key block that one of them keeps.
 
-    Queries are taken in the order of the keys, so that a tile holds neighbours of the same block as far as possible;
-    the last tile may be smaller. The density itself if all queries of a tile agree; 1 if each tile wants everything.
+    Queries are taken in the order of the keys, so that a tile holds neighbours of the same block as far as possible.
+    The last tile may be smaller. The result is the density if all queries of a tile agree, and 1 if each tile needs
+    everything.
 
     Raises:
         BadInput: if the plan's pattern is not routed, or has a rule.

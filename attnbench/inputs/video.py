@@ -16,16 +16,16 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 
 RANK = 8
-"""A head sees the content through this many directions, so that heads look at different things."""
+"""Number of directions through which a head sees the content, so that heads look at different things."""
 
 SHARED = 0.7
-"""Correlation of the directions of a head's q, and of its k, with common ones; with each other they have SHARED²."""
+"""Correlation of the directions of a head's q, and of its k, with common directions. With each other it is SHARED²."""
 
 POSITION = (0.1, 0.8)
-"""Least and greatest share of position in a head's q and k; content has the rest."""
+"""Smallest and largest share of position in a head's q and k. Content has the rest."""
 
 GAIN = (1.0, 2.0)
-"""Least and greatest logit gain of a head: logits reach at most gain · sqrt(head_dim)."""
+"""Smallest and largest logit gain of a head. Logits reach at most gain · sqrt(head_dim)."""
 
 AXIS_SPREAD = 0.5
 """Standard deviation of the logarithm of a head's weight for position in t, in h and in w."""
@@ -33,7 +33,7 @@ AXIS_SPREAD = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Character:
-    """What sets a head apart from the others: its share of position (0 to 1), and its logit gain."""
+    """What distinguishes a head from the others: its share of position (0 to 1) and its logit gain."""
 
     position: float
     gain: float
@@ -42,7 +42,7 @@ class Character:
 def character(head: int) -> Character:
     """Return the character of a head.
 
-    Heads fill the rectangle ``POSITION`` × ``GAIN`` evenly however many there are: they are the points of the
+    Heads fill the rectangle ``POSITION`` × ``GAIN`` evenly, whatever their number. They are the points of the
     two-dimensional additive recurrence whose steps are the first two powers of the inverse plastic number.
     """
     plastic = 1.324717957244746
@@ -55,10 +55,10 @@ def character(head: int) -> Character:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoSource:
-    """q, k and v of a video for one layout, float32 [N, head_dim] a head.
+    """q, k and v of a video for one layout, float32 [N, head_dim] for each head.
 
-    ``content`` is [T·H·W, features] and ``turns`` the rotary embedding; ``group`` is the query heads a kv head serves.
-    A query head shares content directions, position and character with its kv head.
+    ``content`` is [T·H·W, features], ``turns`` is the rotary embedding, and ``group`` is the number of query heads that
+    share a kv head. A query head shares content directions, position and character with its kv head.
     """
 
     layout: Layout
@@ -77,7 +77,7 @@ class VideoSource:
         return self._queries_or_keys(batch, kv_head, kv_head, "k")
 
     def v(self, batch: int, kv_head: int) -> Tensor:
-        """Return the values of one kv head: content alone, of RMS 1."""
+        """Return the values of one kv head: content alone, with RMS 1."""
         weights = normal((self.content.shape[1], self.head_dim), self.seed, batch, kv_head, "v")
         return self._with_text(_unit(self.content @ weights), 1.0, batch, kv_head, "v")
 
@@ -100,10 +100,11 @@ class VideoSource:
 
 
 def position_vector(grid: Grid, head_dim: int, seed: int, batch: int, kv_head: int) -> Tensor:
-    """Return the vector of RMS 1 that a head adds to every q and k, float32 [head_dim].
+    """Return the vector with RMS 1 that a head adds to every q and k, float32 [head_dim].
 
-    After rotation its product with itself is a sum of cosines of the distance: the head attends near. It is Gaussian,
-    with a weight for each axis, in the pairs that turn by at least one radian over the grid, and 0 in the slower ones.
+    After rotation, its product with itself is a sum of cosines of the distance, so the head attends to nearby tokens.
+    It is Gaussian, with a weight for each axis, in the pairs that turn by at least one radian over the grid, and 0 in
+    the slower ones.
     """
     axis_weights = (AXIS_SPREAD * normal((3,), seed, batch, kv_head, "axes")).exp()
     by_pair = [
@@ -117,7 +118,8 @@ def video_source(path: Path | None, layout: Layout, *, head_dim: int, group: int
     """Read a video, the bundled one if ``path`` is None, for ``layout``.
 
     Raises:
-        BadInput: if the video cannot be used, is too short for the grid or is of one colour, or ``head_dim`` is odd.
+        BadInput: if the video cannot be used, is too short for the grid or has a single colour, or if ``head_dim`` is
+            odd.
     """
     turns = rotations(layout.grid, head_dim)
     with clip_path(path) as readable:

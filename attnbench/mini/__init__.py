@@ -1,1 +1,1 @@
-"""A small video diffusion transformer with its data, training and scores: real clips with nothing to download."""
+"""A small video diffusion transformer with its data, training and scores: real clips without a download."""

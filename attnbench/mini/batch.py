@@ -1,4 +1,4 @@
-"""What a training step learns from: made from the seed and the number of the step, on a stream of its own."""
+"""Batches of training, made from the seed and the number of the step, on a stream of their own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from attnbench.mini.workers import ALONE, Workers
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one step learns from: clips and noise [B, 3, F, H, W], and the times, classes and directions [B]."""
+    """The inputs of one step: clips and noise [B, 3, F, H, W], and times, classes and directions [B]."""
 
     video: Tensor
     noise: Tensor
@@ -28,14 +28,15 @@ class Batch:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All of them, in the order in which ``flow.losses`` takes them."""
+        """All tensors, in the order in which ``flow.losses`` takes them."""
         return self.video, self.noise, self.t, self.label, self.direction
 
 
 def make_batch(config: TrainConfig, step: int, device: torch.device, workers: Workers = ALONE) -> Batch:
-    """Return this process's share of a step's batch, which depends on the seed and the step only.
+    """Return this process's share of the batch of a step, which depends only on the seed and the step.
 
-    All of it is made, so that a clip does not depend on the number of processes; making it takes little.
+    Every process makes the whole batch, so that a clip does not depend on the number of processes. That takes little
+    time.
     """
     halved, count = config.stage(step)
     sizes, shift = (
@@ -56,7 +57,7 @@ def make_batch(config: TrainConfig, step: int, device: torch.device, workers: Wo
 def made_aside(
     config: TrainConfig, step: int, device: torch.device, aside: torch.cuda.Stream | None, workers: Workers
 ) -> Batch:
-    """Return the batch of a step, made on a stream of its own: copies to the GPU wait for all work on their stream."""
+    """Return the batch of a step, made on a stream of its own: a copy to the GPU waits for all work on its stream."""
     if aside is None:
         return make_batch(config, step, device, workers)
     with torch.cuda.stream(aside):
@@ -64,5 +65,5 @@ def made_aside(
     reader = torch.cuda.current_stream(device)
     reader.wait_stream(aside)
     for tensor in batch.tensors:
-        tensor.record_stream(reader)  # so that its memory is not given away before the step has read it
+        tensor.record_stream(reader)  # so that its memory is not reused before the step has read it
     return batch

@@ -1,4 +1,4 @@
-"""How a training run begins, and whether it may go on: its folder, its lock, its conditions."""
+"""Begin or resume a training run: its folder, its lock, and its conditions."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from attnbench.results.training import CONFIG
 
 WEIGHTS = "mini.safetensors"
 HEADER = "run.json"
-"""The conditions under which a run began, as the first line of a journal has them."""
+"""File with the conditions under which a run began, in the form of the first line of a journal."""
 
 
 @contextlib.contextmanager
 def led(workers: Workers, prepare: Callable[[contextlib.ExitStack], object]) -> Iterator[None]:
-    """Let the first process prepare while the others wait; if it cannot, none goes on.
+    """Let the first process prepare while the others wait. If it fails, all of them stop.
 
     Args:
-        prepare: gets what holds its locks until all is done.
+        prepare: is given the exit stack that holds its locks until everything is done.
     """
     if not workers.leads:
         if not workers.agree(False):
@@ -57,7 +57,7 @@ def begin(
     first: Callable[[TrainConfig], State] | None,
     held: contextlib.ExitStack,
 ) -> None:
-    """Write what a run begins with, into a folder that is this process's own until ``held`` is left."""
+    """Write the first files of a run into a folder, which is locked for this process until ``held`` is closed."""
     begun = None if first is None else first(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def begin(
         raise BadInput(f"cannot write {str(folder)!r}: {error.strerror}") from error
     held.enter_context(alone(folder, "training in"))
     if (folder / CONFIG).exists():
-        raise BadInput(f"{str(folder)!r} holds a training run already: choose another --out, or go on with --resume")
+        raise BadInput(f"{str(folder)!r} holds a training run already: choose another --out, or use --resume")
     try:
         write_whole(b"", folder / TRAINING_LOG, "")
         write_whole((header_of(config, device).model_dump_json(indent=1) + "\n").encode(), folder / HEADER, "")
@@ -90,7 +90,7 @@ def leave_nothing(folder: Path) -> None:
 def header_of(config: TrainConfig, device: torch.device) -> RunHeader:
     """Describe the conditions under which a run begins."""
     environment = collect_environment("cuda" if device.type == "cuda" else "cpu", typed_command())
-    if device.type == "cuda":  # there they do not bear on training, and torchrun changes them
+    if device.type == "cuda":  # on a GPU they have no influence on training, and torchrun changes them
         environment = environment.model_copy(update={"threads": None})
     request = {"command": "train", **config.as_json()}
     return RunHeader(run_id=environment.started_at, environment=environment, request=request)
@@ -99,13 +99,13 @@ def header_of(config: TrainConfig, device: torch.device) -> RunHeader:
 def go_on(
     config: TrainConfig, folder: Path, device: torch.device, progress: Progress, held: contextlib.ExitStack
 ) -> None:
-    """Take a folder for this process, if the conditions are those under which its run began."""
+    """Lock a folder for this process, if the conditions are those under which its run began."""
     held.enter_context(alone(folder, "training in"))
     path = folder / HEADER
     try:
         began = RunHeader.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        progress.note("an older attnbench began this run: whether its conditions changed since cannot be told")
+        progress.note("an older attnbench began this run, so it is unknown whether its conditions have changed since")
         return
     except (OSError, ValidationError) as error:
         raise BadInput(f"{str(path)!r} does not describe how a run began: {str(error).splitlines()[0]}") from error
@@ -116,7 +116,7 @@ def read_config(folder: Path) -> TrainConfig:
     """Return the configuration of the run in a folder.
 
     Raises:
-        BadInput: if there is none, or a damaged one.
+        BadInput: if there is none, or it is damaged.
     """
     path = folder / CONFIG
     try:

@@ -1,4 +1,4 @@
-"""The model card: what a mini model was trained on, how, for how long, and what came of it."""
+"""The model card: what a mini model was trained on, how, for how long, and with what result."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from attnbench.results.records.cells import Environment
 from attnbench.results.training import CARD, read_log
 
 _POINTS = 200
-"""Points of the loss curve at most; each is the mean over its share of the steps."""
+"""Largest number of points of the loss curve. Each is the mean over its share of the steps."""
 
 
 def write_card(
     folder: Path, config: TrainConfig, state: State, device: torch.device, processes: int, environment: Environment
 ) -> None:
-    """Write the card beside the weights of a run, of which each of so many processes had a device like this one.
+    """Write the card beside the weights of a run, each of whose processes had a device like this one.
 
-    The environment is that of its last piece.
+    The environment is the one in which the run ended.
 
     Raises:
-        BadInput: if the log cannot be read or the card not be written.
+        BadInput: if the log cannot be read or the card cannot be written.
     """
     lines = read_log(folder)
     only_coarse = config.dense_coarse and state.step <= config.coarse_steps
@@ -66,10 +66,10 @@ def write_card(
 
 
 def training_engines(config: TrainConfig, device: torch.device) -> str:
-    """Return who runs the self-attention of full clips in training, several with a plus between them.
+    """Return the engines that run the self-attention of full clips in training, joined by a plus.
 
     Raises:
-        Unsupported: if no engine can.
+        Unsupported: if no engine can run it.
     """
     sizes = PRESETS[config.model]
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32

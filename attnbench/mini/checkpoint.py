@@ -1,4 +1,4 @@
-"""Everything a training run needs to go on: one file, replaced whole."""
+"""Checkpoints: one file with everything that a training run needs to continue, replaced as a whole."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class State:
     """A training run between two steps.
 
     Attributes:
-        model: what is trained, float32.
-        ema: its averaged weights, in a model of their own.
+        model: the model that is trained, float32.
+        ema: a second model with its averaged weights.
         muon: the optimiser of the matrices in the blocks.
-        adam: that of all other parameters.
-        step: optimiser steps taken.
-        seconds: time these steps took, in all pieces of the run together.
+        adam: the optimiser of all other parameters.
+        step: number of optimiser steps taken.
+        seconds: time that these steps took, over all parts of an interrupted run.
     """
 
     model: MiniTransformer
@@ -42,10 +42,10 @@ class State:
 
 
 def save_state(state: State, config: TrainConfig, folder: Path) -> None:
-    """Write the state into a folder, where it replaces the one before.
+    """Write the state to a folder, where it replaces the previous one.
 
     Raises:
-        BadInput: if it cannot be written; the one before stays.
+        BadInput: if it cannot be written. The previous one is kept.
     """
     tensors: dict[str, Tensor] = {}
     for prefix, module in (("model", state.model), ("ema", state.ema)):
@@ -83,12 +83,13 @@ def load_state(state: State, config: TrainConfig, folder: Path) -> None:
 
 
 def _complete(written: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration with the fields that came after it was written."""
+    """Return a configuration with those fields added that did not exist when it was written."""
     return TrainConfig.from_json(written).as_json()
 
 
 def _moments(state: State) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter, tuple[str, ...]]]:
-    """Yield each parameter's name, its optimiser, itself, and the names of the tensors that this one keeps about it."""
+    """Yield for each parameter its name, its optimiser, itself, and the names of the tensors the optimiser keeps for
+    it."""
     names = {parameter: name for name, parameter in state.model.named_parameters()}
     for optimiser, moments in ((state.muon, ("momentum",)), (state.adam, ("exp_avg", "exp_avg_sq"))):
         for group in optimiser.param_groups:

@@ -1,4 +1,4 @@
-"""A small convolutional classifier of what a clip shows. It learns from made clips, never from generated ones."""
+"""A small convolutional classifier of what a clip shows. It is trained on drawn clips, never on generated ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from attnbench.mini.stored import fill, read_tensors, shipped, write_tensors
 _KIND = "mini-classifier"
 _WIDTHS = (16, 32, 64, 96)
 _LOOKS = 4
-"""Frames of a clip that are judged: the first, the last, and two between."""
+"""Number of frames of a clip that are judged: the first, the last, and two between them."""
 
 
 class Classifier(nn.Module):
@@ -72,7 +72,7 @@ def train_classifier(
     """Train on frames of the training split, with a little noise and blur so that edges alone do not decide.
 
     Args:
-        steps, batch, lr: of AdamW with a one-cycle rate; a batch is so many clips, one frame of each.
+        steps, batch, lr: steps, clips in a batch (one frame of each), and peak rate of AdamW with a one-cycle schedule.
         progress: called with each step and its loss.
 
     Returns:
@@ -84,7 +84,7 @@ def train_classifier(
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps)
     for step in range(steps):
-        # Two frames a clip are enough: where the object is, all frames of a clip say much the same.
+        # Two frames of each clip are enough, since the frames of a clip differ little except in the object's position.
         clips = make_clips(step * batch, batch, seed=seed, frames=2, device=device)
         frames = _blemished(clips.video[:, :, step % 2], seed, step)
         loss = functional.cross_entropy(model.frames(frames), clips.label, label_smoothing=0.05)
@@ -105,7 +105,7 @@ def _blemished(frames: Tensor, seed: int, step: int) -> Tensor:
 
 
 def save_classifier(model: Classifier, path: Path, about: dict[str, Any]) -> None:
-    """Write a classifier's weights with what is known about it.
+    """Write the weights of a classifier, with facts about its training.
 
     Raises:
         BadInput: if the file cannot be written.
@@ -115,7 +115,7 @@ def save_classifier(model: Classifier, path: Path, about: dict[str, Any]) -> Non
 
 
 def load_classifier(path: Path | None = None, device: torch.device | str = "cpu") -> Classifier:
-    """Return a trained classifier; None takes the one that comes with the package.
+    """Return a trained classifier. None loads the one of this package.
 
     Raises:
         BadInput: if the file is missing, truncated, pickled, or of another model.

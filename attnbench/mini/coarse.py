@@ -1,4 +1,4 @@
-"""Coarse stages that several runs share: with full attention they are the same whatever the method."""
+"""Coarse stages that several runs share. With full attention they are the same for every method."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from attnbench.mini.config import TrainConfig
 from attnbench.mini.train import fresh_state
 
 NOT_COARSE = ("method", "settings", "engine", "as_layer", "steps", "batch", "held_out", "checkpoint_every", "compile")
-"""What two runs that share coarse stages may differ in."""
+"""Fields in which two runs that share coarse stages may differ."""
 
 
 def taken_over(source: Path, config: TrainConfig) -> State:
-    """Return the state at the end of the coarse stages of another run, for a new one to begin with.
+    """Return the state of another run at the end of its coarse stages, from which a new run can begin.
 
-    The other run must have stopped there, as one does whose steps are all coarse.
+    The other run must have stopped there, as a run does if all of its steps are coarse.
 
     Args:
-        source: folder of the other run.
-        config: of the new run.
+        source: the folder of the other run.
+        config: the configuration of the new run.
 
     Raises:
         BadInput: if ``source`` holds no such run, or its coarse stages are not those of ``config``.

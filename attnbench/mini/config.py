@@ -1,4 +1,4 @@
-"""What fixes a mini model: its sizes, how it is trained, and the presets."""
+"""The configuration of a mini model: its sizes, its training, and the presets."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ class ModelConfig:
 
     @property
     def dim(self) -> int:
-        """Width of the transformer."""
+        """The width of the transformer."""
         return self.heads * self.head_dim
 
     @property
     def sizes(self) -> tuple[ModelConfig, ...]:
-        """This model, then the same on clips of half as many frames, rows and columns, and so on: three at most."""
+        """This model, then the same on clips with half as many frames, rows and columns, and so on; at most three."""
         found = [self]
         while len(found) < _SIZES and not any(
             side % (2 * patch)
@@ -83,32 +83,35 @@ PRESETS = {
     "mini": ModelConfig(),
     "tiny": ModelConfig(frames=4, size=16, layers=3, heads=2, head_dim=16, ffn=64),
 }
-"""``mini`` is the model that ships; ``tiny`` has 128 tokens and shows in seconds that everything runs."""
+"""The presets.
+
+``mini`` is the model that ships; ``tiny`` has 128 tokens and shows within seconds that everything runs.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Everything that decides what a training run computes, so that it can go on where it stopped.
+    """Everything that decides what a training run computes, so that it can continue where it stopped.
 
     Attributes:
         model: name of a preset.
         method, settings, engine: the self-attention, as for ``attnbench.attention``.
-        as_layer: the place in the model that every layer's attention is told, where a method differs by it; None tells
-            each its own.
-        steps, batch, seed: optimiser steps, clips a step, and what data and weights are drawn from.
-        coarse: (steps, clips a step) of the stages that come first and count among the steps. Each takes clips of half
-            the frames and side of the next one's, an eighth of the tokens, and the last takes full clips: what to draw
-            and how it moves is learned at little cost.
-        dense_coarse: whether attention is full on coarse clips, whatever the method: on a few hundred tokens a sparse
-            one costs more than it saves.
-        muon_lr, lr: peak of the learning rate of the matrices in the blocks, by Muon, and of the rest, by AdamW.
-        warmup, weight_decay, clip: steps until the peaks, decay of the matrices, largest norm of the gradient.
+        as_layer: the layer number that the method is given in every layer, for methods that differ by layer; None for
+            the actual number.
+        steps, batch, seed: number of optimiser steps, clips in a step, and the seed of data and weights.
+        coarse: (steps, clips in a step) of the stages that come first and count among the steps. The clips of a stage
+            have half the frames and side of the next one's, and so an eighth of the tokens. Full clips follow the last
+            stage. In this way the model learns at little cost what to draw and how it moves.
+        dense_coarse: whether attention is full on coarse clips, whatever the method. On a few hundred tokens, a sparse
+            method costs more than it saves.
+        muon_lr, lr: peak learning rates of Muon, for the matrices in the blocks, and of AdamW, for the rest.
+        warmup, weight_decay, clip: steps until the peaks, decay of the matrices, and largest norm of the gradient.
         ema: decay of the averaged weights.
         drop: fraction of clips whose class and direction are hidden, for guidance.
-        held_out: clips of the held-out loss.
+        held_out: number of clips for the held-out loss.
         checkpoint_every: steps between checkpoints.
         dtype: of matrix products and attention, "bfloat16" or "float32"; weights are float32.
-        compile: whether torch.compile fuses what stands between the attention calls, and a GPU replays CUDA graphs.
+        compile: whether torch.compile fuses the code between the attention calls, and a GPU replays CUDA graphs.
 
     Raises:
         BadInput: for a number out of range, or an unknown preset or dtype.
@@ -167,11 +170,11 @@ class TrainConfig:
 
     @property
     def coarse_steps(self) -> int:
-        """Steps before the first one of full clips."""
+        """Number of steps before the first step on full clips."""
         return sum(steps for steps, _ in self.coarse)
 
     def stage(self, step: int) -> tuple[int, int]:
-        """Return how often the clips of a step are halved, and how many it takes."""
+        """Return how often the clips of a step are halved, and their number."""
         for place, (steps, batch) in enumerate(self.coarse):
             if step < steps:
                 return len(self.coarse) - place, batch
@@ -179,7 +182,7 @@ class TrainConfig:
         return 0, self.batch
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields as JSON keeps them."""
+        """Return the fields as values for JSON."""
         read: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return read
 

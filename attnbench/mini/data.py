@@ -1,4 +1,4 @@
-"""Clips made from a seed: a handwritten digit or a textured shape moves over a still background at a known velocity."""
+"""Draw clips from a seed: a handwritten digit or a textured shape moves over a still background at a known velocity."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from attnbench.mini.draws import uniform
 from attnbench.mini.shapes import SHAPES, glyph_cover, shape_cover
 
 CLASSES = (*(str(digit) for digit in range(10)), *SHAPES)
-"""What is drawn, by label."""
+"""The classes, by label."""
 DIRECTIONS = ("east", "north-east", "north", "north-west", "west", "south-west", "south", "south-east")
-"""Where it moves, by label: label × 45° from east, anticlockwise as one sees it."""
+"""The directions, by label: label × 45° from east, anticlockwise on the screen."""
 
 _COMBINATIONS = len(CLASSES) * len(DIRECTIONS)
 _STRIDE = 49
-"""Prime to the number of combinations: neighbours differ in class and direction, and 120 in a row hold each once."""
+"""Coprime to the number of combinations: neighbours differ in class and direction, and 120 in a row hold each once."""
 _JITTER = math.radians(6)
 _NUMBERS = 32
 _UNIT = 64
-"""Lengths below are for clips of this size; others scale them."""
+"""Size of clips for which the lengths below are given. They scale with the size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clips:
-    """Clips and all that was decided about them. Places are in pixels, x to the right, y downwards.
+    """Clips, and everything that was drawn for them. Positions are in pixels, x to the right, y downwards.
 
     The centre of the first pixel is (0, 0).
 
@@ -55,7 +55,7 @@ class Clips:
 
 
 def labels_of(first: int, count: int) -> tuple[Tensor, Tensor]:
-    """Return class and direction [count] of the clips numbered from ``first``: 120 in a row hold each pair once."""
+    """Return class and direction [count] of the clips from number ``first`` on. 120 in a row hold each pair once."""
     pair = (torch.arange(first, first + count) * _STRIDE) % _COMBINATIONS
     return pair % len(CLASSES), pair // len(CLASSES)
 
@@ -72,12 +72,12 @@ def make_clips(
 ) -> Clips:
     """Return the clips numbered ``first`` to ``first + count - 1`` of a seed and split.
 
-    All decisions are drawn on the CPU, so that every device renders the same clips up to rounding. The splits share
+    All random numbers are drawn on the CPU, so every device renders the same clips up to rounding. The splits share
     neither glyphs nor random numbers.
 
     Args:
-        first, count: which clips; their classes and directions follow from their numbers.
-        seed: what everything else is drawn from, together with ``split``, ``first`` and ``count``.
+        first, count: the numbers of the clips. Their classes and directions follow from their numbers.
+        seed: with ``split``, ``first`` and ``count``, the seed of everything else.
         frames, size: a clip is ``frames`` frames of ``size`` × ``size`` pixels.
     """
     u = uniform((count, _NUMBERS), "clips", split, seed, first, count)
@@ -94,12 +94,12 @@ def make_clips(
     middle = (size - 1) / 2 + (torch.stack((next(draw), next(draw)), dim=1) - 0.5) * slack
     centre = middle[:, None] + velocity[:, None] * (torch.arange(frames)[:, None] - steps / 2)
 
-    side = torch.where(next(draw) < 0.5, -1.0, 1.0)[:, None]  # a dark object on a light ground, or the reverse
+    side = torch.where(next(draw) < 0.5, -1.0, 1.0)[:, None]  # a dark object on a light background, or the reverse
     ground = side * _between(torch.stack([next(draw) for _ in range(3)], dim=1), 0.4, 0.9)
     paint = -side * _between(torch.stack([next(draw) for _ in range(3)], dim=1), 0.4, 0.9)
     ground_wave = _Wave.drawn(draw, 24, 60, scale)
     paint_wave = _Wave.drawn(draw, 6, 12, scale)
-    ground_depth = torch.where(next(draw) < 0.5, 0.0, 0.1)  # half of the grounds are plain
+    ground_depth = torch.where(next(draw) < 0.5, 0.0, 0.1)  # half of the backgrounds are plain
     paint_depth = torch.where(label >= 10, 0.45, 0.0)
 
     glyph = _glyphs(label, next(draw), split)
@@ -129,7 +129,7 @@ def _between(u: Tensor, low: float, high: float) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Wave:
-    """One sinusoid a clip: pixels a cycle, angle and phase, each [B]."""
+    """A sinusoid for each clip: pixels in a cycle, angle and phase, each [B]."""
 
     length: Tensor
     angle: Tensor
@@ -137,7 +137,7 @@ class _Wave:
 
     @classmethod
     def drawn(cls, draw: Iterator[Tensor], low: float, high: float, scale: float) -> _Wave:
-        """Take three numbers: the length lies between ``low`` and ``high``."""
+        """Make waves from three random numbers each, with lengths between ``low`` and ``high``."""
         return cls(_between(next(draw), low, high) * scale, next(draw) * math.tau, next(draw) * math.tau)
 
     def to(self, device: torch.device | str) -> _Wave:
@@ -145,13 +145,13 @@ class _Wave:
         return _Wave(self.length.to(device), self.angle.to(device), self.phase.to(device))
 
     def at(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return its value at places [B or 1, ..., H, W], between -1 and 1."""
+        """Return its values at positions [B or 1, ..., H, W], between -1 and 1."""
         length, angle, phase = (part.view(-1, *[1] * (x.dim() - 1)) for part in (self.length, self.angle, self.phase))
         return torch.sin((x * angle.cos() + y * angle.sin()) * (math.tau / length) + phase)
 
 
 def _glyphs(label: Tensor, u: Tensor, split: Split) -> Tensor:
-    """Return a glyph of each digit by its place in the split, int64 [B]; -1 for shapes."""
+    """Return the index of a glyph in the split for each digit, int64 [B]; -1 for shapes."""
     digits = load_digits(split)
     chosen = torch.full_like(label, -1)
     for digit in range(10):
@@ -162,7 +162,7 @@ def _glyphs(label: Tensor, u: Tensor, split: Split) -> Tensor:
 
 
 def _cover(label: Tensor, glyph: Tensor, dx: Tensor, dy: Tensor, radius: Tensor, split: Split) -> Tensor:
-    """Return how much of each pixel is the object, [B, F, H, W]; labels and glyphs are on the CPU."""
+    """Return how much of each pixel the object covers, [B, F, H, W]. Labels and glyphs are on the CPU."""
     cover = torch.empty_like(dx)
     reach = radius[:, None, None, None]
     rows = (glyph >= 0).nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""Handwritten digits of 8 × 8 pixels, and which of them are held out (ATTRIBUTION.md beside this file says whose)."""
+"""Handwritten digits of 8 × 8 pixels, some of them held out. ATTRIBUTION.md beside this file names their authors."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Digits:
     index: Tensor
 
     def of(self, digit: int) -> Tensor:
-        """Return where in this split ``digit`` is drawn, int64 [count]."""
+        """Return the indices of ``digit`` in this split, int64 [count]."""
         return (self.labels == digit).nonzero().squeeze(1)
 
 
 @lru_cache(maxsize=2)
 def load_digits(split: Split) -> Digits:
-    """Return the glyphs of a split: every fifth one is held out, the others are for training.
+    """Return the glyphs of a split. Every fifth one is held out; the others are for training.
 
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, 1998 (CC BY 4.0).
     """

@@ -1,4 +1,4 @@
-"""Random numbers by name, made on the CPU: every device, batch and resumed run sees the same ones."""
+"""Random numbers by name, made on the CPU, so that every device, batch and resumed run sees the same ones."""
 
 from __future__ import annotations
 

@@ -23,19 +23,19 @@ Velocity = Callable[[Tensor, float, int], Tensor]
 
 
 MOST_STEPS = 10_000
-"""Denoising steps of a clip at most: more is a slip of the hand, and costs hours before anybody notices."""
+"""Largest number of denoising steps of a clip. More would be a typing mistake that costs hours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """How a clip is made out of noise.
+    """How a clip is made from noise.
 
     Attributes:
-        steps: number of steps; "euler" costs one forward pass each, "heun" two, but one in the last step.
-        shift: of the steps' times towards noise; 1 leaves them equal.
+        steps: number of steps. Each costs one forward pass with "euler", and two with "heun" except for the last step.
+        shift: shift of the times of the steps towards noise; 1 leaves them equally spaced.
         solver: "euler" or "heun".
-        guidance: 1 is none; any other doubles the cost of a step.
-        guided: how many steps are guided, from the first; None guides all.
+        guidance: scale of the guidance. 1 means none; any other value doubles the cost of a step.
+        guided: how many of the first steps are guided; None for all.
 
     Raises:
         BadInput: for a number out of range or an unknown solver.
@@ -69,8 +69,8 @@ class Sampler:
 def usual_sampler(steps: int | None = None, guidance: float | None = None) -> Sampler:
     """Return the sampler that was chosen for the weights that ship, with another number of steps or guidance if given.
 
-    Of the samplers that ``scripts/train_mini.py`` tries it is the cheapest that did well, chosen before the clips that
-    the card counts were made. Half of its steps are guided, fewer if there are not so many.
+    It is the cheapest of those samplers in ``scripts/train_mini.py`` that did well, and was chosen before the clips of
+    the card were made. Its first four steps are guided, or all if there are fewer.
     """
     steps = 8 if steps is None else steps
     return Sampler(steps=steps, guidance=3.0 if guidance is None else guidance, guided=min(4, max(steps, 0)))
@@ -100,7 +100,7 @@ def losses(
 
 
 def integrate(velocity: Velocity, noise: Tensor, sampler: Sampler) -> Tensor:
-    """Follow ``velocity`` from noise at t = 1 to t = 0; returns noise's shape, float32."""
+    """Follow ``velocity`` from noise at t = 1 to t = 0. The result is float32 and has the shape of the noise."""
     x, times = noise.float(), sampler.times
     for step, (now, then) in enumerate(itertools.pairwise(times)):
         slope = velocity(x, now, step)
@@ -124,12 +124,14 @@ def generate(
 ) -> Tensor:
     """Return clips, float32 [B, 3, F, H, W] in [-1, 1] on the model's device.
 
-    A clip depends on its own class, direction and seed, on no other clip of the batch; noise is drawn on the CPU.
+    A clip depends only on its own class, direction and seed, not on other clips of the batch. Noise is drawn on the
+    CPU.
 
     Args:
-        labels, directions, seeds: of each clip; places in CLASSES and DIRECTIONS.
+        labels, directions, seeds: one of each for every clip. Labels and directions are indices into CLASSES and
+            DIRECTIONS.
         sampler: ``usual_sampler()`` if None.
-        attend: the self-attention; it learns layer, grid and denoising step.
+        attend: the self-attention. It is given the layer, the grid and the denoising step.
         dtype: of matrix products and attention, float32 or bfloat16.
         after_step: called with the number of each finished step.
 
@@ -140,7 +142,7 @@ def generate(
     if not len(labels) == len(directions) == len(seeds) or not seeds:
         raise BadInput(
             f"{len(labels)} classes, {len(directions)} directions and {len(seeds)} seeds do not make clips: "
-            "give one of each a clip"
+            "give one of each for every clip"
         )
     for name, given, known in (("class", labels, CLASSES), ("direction", directions, DIRECTIONS)):
         if wrong := [value for value in given if not 0 <= value < len(known)]:

@@ -1,7 +1,7 @@
-"""Gradients of a batch: call by call, or as a CUDA graph that is captured once and replayed.
+"""Compute the gradients of a batch, call by call or as a CUDA graph that is captured once and replayed.
 
-A step of a small model takes the CPU longer than the GPU: with full attention some 50 ms on an H200 at any number of
-clips, with VMoBA more. A replay costs one launch.
+A step of a small model takes the CPU longer than the GPU: about 50 ms on the host of an H200 with full attention,
+whatever the number of clips, and more with VMoBA. A replay costs one launch.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from attnbench.mini.flow import losses
 from attnbench.mini.model import Attend, MiniTransformer
 
 WARM_UP = 3
-"""Steps of a shape that run call by call before it is captured: they compile, and fill what is remembered."""
+"""Number of steps of a shape that run call by call before it is captured. They compile and fill caches."""
 
 
 class Gradients(Protocol):
     """Computes the gradients of a model."""
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Set ``.grad`` of every parameter, whatever was there, and return the mean loss on the device."""
+        """Set ``.grad`` of every parameter, replacing what was there, and return the mean loss on the device."""
         ...
 
 
@@ -59,15 +59,15 @@ class _Captured:
 
 
 class ReplayedGradients:
-    """Captures ``DirectGradients`` into a CUDA graph at the fourth batch of a shape, and replays it from then on.
+    """Captures ``DirectGradients`` in a CUDA graph at the fourth batch of a shape and replays it from then on.
 
-    Where something cannot be captured, as an engine that waits for the device, all goes on call by call.
+    If something cannot be captured, such as an engine that waits for the device, everything runs call by call.
     """
 
     def __init__(self, direct: DirectGradients, device: torch.device, note: Callable[[str], None]) -> None:
-        """Run on ``device``; ``note`` is told if nothing can be captured."""
+        """Run on ``device``; ``note`` is called if nothing can be captured."""
         self._direct, self._note = direct, note
-        # Capturing needs a stream of its own, and what autograd keeps must not remember another one.
+        # Capturing needs a stream of its own, and what autograd keeps must not refer to another one.
         self._stream = torch.cuda.Stream(device)
         self._shape: torch.Size | None = None
         self._seen = 0
@@ -92,7 +92,7 @@ class ReplayedGradients:
         return loss
 
     def _capture(self, batch: Batch) -> _Captured | None:
-        """Capture a batch of this shape, if that is possible."""
+        """Capture a batch of this shape if that is possible."""
         own = Batch(*(tensor.clone() for tensor in batch.tensors))
         graph = torch.cuda.CUDAGraph()
         try:

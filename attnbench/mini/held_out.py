@@ -1,4 +1,4 @@
-"""The loss on clips that training never sees: the same clips, noise and times for every method and seed."""
+"""The loss on clips that training never sees, with the same clips, noise and times for every method and seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal of a training run: one JSON object a line, cut back to the checkpoint when the run goes on."""
+"""The log of a training run: one JSON object on each line. It is cut back to the checkpoint when the run is resumed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attnbench.results.training import read_log
 
 
 def cut_log(folder: Path, step: int) -> None:
-    """Forget what was logged after ``step``.
+    """Remove everything that was logged after ``step``.
 
     Raises:
         BadInput: if the log cannot be read or written.
@@ -22,10 +22,10 @@ def cut_log(folder: Path, step: int) -> None:
 
 
 class Log:
-    """Appends to a run's log; every line is written out at once.
+    """Appends to the log of a run. Every line is written at once.
 
     Raises:
-        BadInput: if the file cannot be opened or written, as on a full disk.
+        BadInput: if the file cannot be opened or written, for example because the disk is full.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,7 +36,7 @@ class Log:
             raise BadInput(f"cannot write {str(self._path)!r}: {error.strerror}") from error
 
     def add(self, **values: object) -> None:
-        """Append one line, numbers to six digits."""
+        """Append one line, with numbers rounded to six digits."""
         line = {name: _short(value) for name, value in values.items()}
         try:
             self._file.write(json.dumps(line, allow_nan=False) + "\n")

@@ -1,9 +1,9 @@
 """The mini video diffusion transformer: Wan's block without text, on patches of pixels.
 
-What leaves the last layer is not the velocity itself. With clips of root mean square σ the best linear guess of the
-velocity from x_t = (1 - t)·clip + t·noise is known, and what it misses has the variance σ² / ((1 - t)²·σ² + t²). The
-network draws only that remainder, in units of its deviation (Karras et al., 2022, table 1, for a straight path): near
-t = 1 this is the clip with its sign turned, and noise need not pass through the layers.
+The output of the last layer is not the velocity itself. For clips with root mean square σ, the best linear guess of the
+velocity from x_t = (1 - t)·clip + t·noise is known, and its error has the variance σ² / ((1 - t)²·σ² + t²). The network
+predicts only this error, in units of its standard deviation (Karras et al., 2022, table 1, for a straight path). Near t
+= 1 that is the negative clip, so noise does not have to pass through the layers.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from attnbench.mini.rope import rotate, rotations
 from attnbench.mini.times import shifted
 
 HIDDEN_CLASS = len(CLASSES)
-"""The label that says nothing about the class."""
+"""The label that hides the class."""
 HIDDEN_DIRECTION = len(DIRECTIONS)
-"""The label that says nothing about the direction."""
+"""The label that hides the direction."""
 
 SIGMA = 0.65
 """Root mean square of the data's pixels (0.656 over 120 of its clips)."""
@@ -41,14 +41,14 @@ class Attend(Protocol):
     """Self-attention: q, k, v and the result are [B, heads, N, head_dim] in grid order."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, grid: Grid, layer: int, step: int | None) -> Tensor:
-        """Attend; ``step`` is the denoising step from 0, and None in training."""
+        """Attend. ``step`` is the denoising step, from 0, or None in training."""
         ...
 
 
 def attend_by(method: str | Method, engine: str = "auto", *, as_layer: int | None = None, **settings: object) -> Attend:
-    """Return the self-attention of a method: ``attnbench.attention`` with everything but the tensors given.
+    """Return the self-attention of a method: ``attnbench.attention`` with all arguments set except the tensors.
 
-    With ``as_layer`` every layer attends as the one of that number would.
+    With ``as_layer``, every layer attends as the layer with that number would.
     """
     own: Attend = partial(attention, method=method, engine=engine, **settings)
     if as_layer is None:
@@ -64,7 +64,7 @@ FULL: Attend = attend_by("full")
 
 
 def attend_on(own: Grid, attend: Attend, elsewhere: Attend = FULL) -> Attend:
-    """Return the self-attention that is ``attend`` on the grid ``own``, and ``elsewhere`` on any other."""
+    """Return a self-attention that runs ``attend`` on the grid ``own`` and ``elsewhere`` on any other grid."""
 
     def chosen(q: Tensor, k: Tensor, v: Tensor, *, grid: Grid, layer: int, step: int | None) -> Tensor:
         return (attend if grid == own else elsewhere)(q, k, v, grid=grid, layer=layer, step=step)
@@ -93,7 +93,7 @@ class MiniTransformer(nn.Module):
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
         self.table = nn.Parameter(torch.zeros(2, dim))
         self.head = nn.Linear(dim, channels)
-        for layer in (self.project, self.head):  # each block begins as the identity, and the model as zero
+        for layer in (self.project, self.head):  # each block begins as the identity, and the model with output zero
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         for embedding in (self.classes, self.directions):
@@ -107,16 +107,16 @@ class MiniTransformer(nn.Module):
         Args:
             x: noisy clips [B, 3, F, H, W], of the model's size, or of another in ``config.sizes``.
             t: [B], 0 for a clip and 1 for noise.
-            label, direction: int64 [B]; HIDDEN_CLASS and HIDDEN_DIRECTION say nothing.
+            label, direction: int64 [B]; HIDDEN_CLASS and HIDDEN_DIRECTION hide them.
             attend: the self-attention.
             step: the denoising step, for methods that differ by it.
 
         Raises:
-            BadInput: if the clips are of another size than the model's.
+            BadInput: if the model does not take clips of this size.
         """
         grid, stretch = self._grid_of(x)
-        # A pixel of a smaller clip is the mean of 8 or 64, so as much noise hides less: the model is told of the time
-        # that hides as much in a full clip.
+        # A pixel of a smaller clip is the mean of 8 or 64, so the same noise hides less. The model is given the time at
+        # which noise hides as much in a full clip.
         told = shifted(t.float(), math.sqrt(stretch**3))
         condition = self.time_out(functional.silu(self.time_in(_waves(told))))
         condition = (condition + self.classes(label) + self.directions(direction)).float()
@@ -133,13 +133,13 @@ class MiniTransformer(nn.Module):
         return (at - (1 - at) * SIGMA**2) / variance * x + SIGMA * variance.rsqrt() * drawn
 
     def fuse(self) -> None:
-        """Let torch.compile fuse what stands before and after the attention, which itself stays as it is."""
+        """Let torch.compile fuse the code before and after the attention. The attention itself is not compiled."""
         for block in self.blocks:
             for name in ("before", "after"):
                 setattr(block, name, torch.compile(getattr(block, name), dynamic=False))
 
     def _grid_of(self, x: Tensor) -> tuple[Grid, int]:
-        """Return the token grid of clips, and how many of the model's tokens one of theirs spans on each axis."""
+        """Return the token grid of clips, and how many of the model's tokens one of their tokens spans on each axis."""
         given = tuple(x.shape[1:])
         for halved, config in enumerate(self.config.sizes):
             if given == (3, config.frames, config.size, config.size):
@@ -180,7 +180,7 @@ class _Block(nn.Module):
         return q_bhnd, k_bhnd, v.unflatten(2, self.heads).transpose(1, 2)
 
     def after(self, x: Tensor, output_bhnd: Tensor, modulation: Tensor) -> Tensor:
-        """Add what attention gave, and the feed-forward layer, to x [B, N, dim]."""
+        """Add the output of attention and of the feed-forward layer to x [B, N, dim]."""
         _, _, gate, shift, scale, gate_wide = (self.table + modulation).unsqueeze(2).unbind(1)
         x = torch.addcmul(x, gate, self.out(output_bhnd.transpose(1, 2).flatten(2)).float())
         wide = functional.gelu(self.widen(_modulated(x, shift, scale)), approximate="tanh")
@@ -188,7 +188,7 @@ class _Block(nn.Module):
 
 
 def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Return x [B, N, dim] with every token normalised, then scaled and shifted by [B, 1, dim]."""
+    """Normalise every token of x [B, N, dim], then scale and shift by [B, 1, dim]."""
     return torch.addcmul(shift, functional.layer_norm(x, x.shape[-1:]), 1 + scale)
 
 
@@ -198,7 +198,7 @@ def _rms_norm(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _waves(t: Tensor) -> Tensor:
-    """Return sinusoids of t [B], float32 [B, 256]; t is told apart to about a thousandth."""
+    """Return sinusoids of t [B], float32 [B, 256]. They resolve t to about a thousandth."""
     half = _TIME_CHANNELS // 2
     rates = torch.exp(torch.arange(half, device=t.device) * (-math.log(10_000.0) / half))
     angles = 1000 * t.float()[:, None] * rates

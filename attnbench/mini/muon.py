@@ -1,11 +1,11 @@
-"""Muon: momentum whose singular values are all made one, for the matrices inside the blocks.
+"""Muon, the optimiser of the matrices inside the blocks: momentum whose singular values are all set to one.
 
 On clips of 4 × 16 × 16 pixels, it reached in 130 steps the loss that AdamW reached in 200.
 
 ``torch.optim.Muon`` (as of torch 2.13) has the same iteration and the same scale, but lacks three things that training
-relies on here. It takes the stacked matrix of queries, keys and values for one matrix. It iterates over one matrix at a
-time, where this one takes all of one shape together. And it iterates in bfloat16 only, where this one takes float32 on
-a CPU.
+relies on here. It treats the stacked matrix of queries, keys and values as one matrix. It iterates over one matrix at a
+time, while the class below processes all matrices of one shape together. And it iterates in bfloat16 only, while the
+class below uses float32 on a CPU.
 
 Source: Jordan et al., Muon: an optimizer for hidden layers, 2024, https://kellerjordan.github.io/posts/muon.
 """
@@ -33,8 +33,8 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         matrices: parameters with two dimensions.
-        lr: size of a step; a matrix with more rows than columns takes √(rows / columns) of it.
-        weight_decay: as AdamW's.
+        lr: size of a step, times √(rows / columns) for a matrix with more rows than columns.
+        weight_decay: as in AdamW.
     """
 
     def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float) -> None:

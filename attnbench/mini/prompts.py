@@ -6,28 +6,30 @@ from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.mini.data import CLASSES, DIRECTIONS
 
 _TURN = 3
-"""Directions between one class and the next, where none is asked for: prime to 8, so that all come up."""
+"""Directions between one class and the next if none is asked for: coprime to 8, so that all occur."""
 
 
 def mini_prompt(text: str) -> tuple[str, int, int]:
-    """Read a prompt of the mini model, as "3 moving north-east"; "moving" may be left out.
+    """Read a prompt of the mini model, such as "3 moving north-east". "moving" may be left out.
 
     Returns:
-        The prompt as it is recorded, and the places of class and direction in CLASSES and DIRECTIONS.
+        The prompt as it is recorded, and the indices of class and direction in CLASSES and DIRECTIONS.
 
     Raises:
-        BadInput: if it is no class and direction, with the closest names.
+        BadInput: if it is not a class and a direction; the message names the closest ones.
     """
     words = [word for word in text.lower().split() if word != "moving"]
     if len(words) != 2:
-        raise BadInput(f"prompt {text!r} must be a class and a direction for the mini model, as '3 moving north-east'")
+        raise BadInput(
+            f"prompt {text!r} must be a class and a direction for the mini model, like '3 moving north-east'"
+        )
     return _mini(*words)
 
 
 def class_prompts(text: str) -> list[str]:
-    """Return the prompts of classes with commas between them, as "3,circle:north", or of "all" fifteen.
+    """Return the prompts of a list of classes such as "3,circle:north", or of "all" fifteen.
 
-    A class without a direction gets one by its place among the classes.
+    A class without a direction gets one that follows from its label.
 
     Raises:
         BadInput: for an unknown class or direction.

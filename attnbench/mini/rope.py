@@ -10,11 +10,11 @@ from torch import Tensor
 from attnbench.kernels.grid import Grid, coordinates
 
 _BASE = 100.0
-"""Wan's is 10,000, for longer axes: with it most channels hardly turn over 8 to 32 tokens."""
+"""Base of the angles. Wan's is 10,000, for longer axes; with it, most channels hardly turn over 8 to 32 tokens."""
 
 
 def shares(head_dim: int) -> tuple[int, int, int]:
-    """Return the channels of time, height and width: 24, 20 and 20 of 64."""
+    """Return the number of channels for time, height and width: 24, 20 and 20 of 64."""
     side = 2 * (head_dim // 6)
     return head_dim - 2 * side, side, side
 
@@ -23,7 +23,7 @@ def shares(head_dim: int) -> tuple[int, int, int]:
 def rotations(grid: Grid, head_dim: int, device: torch.device, stretch: int = 1) -> tuple[Tensor, Tensor]:
     """Return cosine and sine of every token's angles, float32 [N, head_dim / 2].
 
-    With a ``stretch`` of 2 each token stands in the middle of two by two by two of a grid without.
+    With a ``stretch`` of 2, each token stands in the middle of 2 × 2 × 2 tokens of an unstretched grid.
     """
     places = coordinates(grid, torch.device("cpu")).double() * stretch + (stretch - 1) / 2
     angles = []

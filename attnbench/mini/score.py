@@ -1,4 +1,4 @@
-"""How many clips show what was asked for, and move where they should."""
+"""Count the clips that show what was asked for and move in the right direction."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _AT_ONCE = 32
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Clips against what was asked for.
+    """The judgement of clips against what was asked for.
 
     Attributes:
-        class_right, motion_right: bool [B] on the CPU, for comparisons clip by clip.
+        class_right, motion_right: bool [B] on the CPU, so that runs can be compared clip by clip.
     """
 
     class_right: Tensor
@@ -28,18 +28,18 @@ class Score:
 
     @property
     def class_share(self) -> HitShare:
-        """Clips in which the classifier sees the asked class."""
+        """The share of clips in which the classifier sees the asked class."""
         return HitShare(int(self.class_right.sum()), len(self.class_right))
 
     @property
     def motion_share(self) -> HitShare:
-        """Clips whose object moves in the asked direction, by the tracker."""
+        """The share of clips whose object moves in the asked direction according to the tracker."""
         return HitShare(int(self.motion_right.sum()), len(self.motion_right))
 
 
 @torch.no_grad()
 def score(video: Tensor, label: Tensor, direction: Tensor, classifier: Classifier) -> Score:
-    """Judge clips by classifier and tracker.
+    """Judge clips with the classifier and the tracker.
 
     Args:
         video: [B, 3, F, H, W] from -1 to 1.

@@ -1,4 +1,4 @@
-"""How much of each pixel an object covers: handwritten glyphs, and shapes by their signed distance."""
+"""Compute how much of each pixel an object covers: handwritten glyphs, and shapes by their signed distance."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.nn import functional
 
 _EDGE = 2.5
-"""Gain of a glyph's soft threshold: at 4 to 5 pixels a glyph pixel the edge is about 2 pixels wide."""
+"""Gain of a glyph's soft threshold. If a glyph pixel takes 4 to 5 pixels, the edge is about 2 pixels wide."""
 
 
 def glyph_cover(glyph: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Return how much a glyph covers each place.
+    """Return how much of each position a glyph covers.
 
     Args:
         glyph: [B, 8, 8] from 0 to 1.
-        x, y: [B, F, H, W], places relative to the glyph's centre, where its square reaches from -1 to 1.
+        x, y: [B, F, H, W], positions relative to the glyph's centre, in units in which its square reaches from -1 to 1.
 
     Returns:
         [B, F, H, W] from 0 to 1, antialiased.
@@ -38,7 +38,7 @@ def _square(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _triangle(x: Tensor, y: Tensor) -> Tensor:
-    # Equilateral, a corner up, about its centroid: the rows of a picture count downwards.
+    # Equilateral, about its centroid, with a corner up: rows of a picture count downwards.
     return torch.maximum(x.abs() * (math.sqrt(3) / 2) - y / 2, y) - 0.5
 
 
@@ -59,11 +59,14 @@ SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ring": _ring,
     "cross": _cross,
 }
-"""Distance of a point (x, y) to the shape's edge, negative inside; each lies in the square from -1 to 1."""
+"""Signed distance of a point (x, y) to the edge of each shape, negative inside.
+
+Each shape lies in the square from -1 to 1.
+"""
 
 
 def shape_cover(name: str, x: Tensor, y: Tensor, pixel: Tensor) -> Tensor:
-    """Return how much a shape covers each place: x, y and the result are [B, F, H, W]; ``pixel`` is a pixel's width.
+    """Return how much of each position a shape covers, [B, F, H, W] like x and y; ``pixel`` is the width of a pixel.
 
     Coordinates are those in which the shape's radius is 1.
     """

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors only, written whole or not at all, and refused where they are not what was asked for."""
+"""Weights on disk: safetensors only, written completely or not at all, and refused if they are something else."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from attnbench.mini.model import MiniTransformer
 from attnbench.results.files import write_whole
 
 _KIND = "attnbench-kind"
-"""Header entry that says what a file of ours is."""
+"""Header entry that says what kind of file it is."""
 _MINI = "mini-transformer"
 _FACTOR = ":factor"
 
 
 def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors and a few JSON values about them as one safetensors file.
+    """Write tensors, and a few JSON values about them, to one safetensors file.
 
     Args:
-        kind: what the file is; ``read_tensors`` asks for it.
+        kind: the kind of file, which ``read_tensors`` checks.
 
     Raises:
         BadInput: if the file cannot be written.
@@ -44,7 +44,7 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     """Return the tensors and the JSON values that ``write_tensors`` wrote.
 
     Raises:
-        BadInput: if the file is missing, pickled, truncated, no safetensors file, or of another kind.
+        BadInput: if the file is missing, pickled, truncated, not a safetensors file, or of another kind.
     """
     check_safetensors(path)
     from safetensors import SafetensorError, safe_open
@@ -65,7 +65,7 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
 
 
 def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy tensors into a module of the same names and shapes, in the module's dtypes.
+    """Copy tensors into a module with the same names and shapes, in the module's dtypes.
 
     Raises:
         BadInput: if a name is missing or unknown, a shape differs, or a value is NaN or Inf.
@@ -91,7 +91,7 @@ def _check_fit(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Pat
 def save_mini(model: MiniTransformer, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a mini model's weights: ``tensors`` by the names of ``model.state_dict()``.
 
-    Matrices are kept as whole numbers from -127 to 127 with a factor for each row, all else in bfloat16.
+    Matrices are stored as integers from -127 to 127 with a factor for each row, everything else in bfloat16.
 
     Raises:
         BadInput: if the file cannot be written.
@@ -99,7 +99,7 @@ def save_mini(model: MiniTransformer, tensors: Mapping[str, Tensor], path: Path)
     narrow: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name.endswith(".weight") and tensor.dim() == 2:
-            # A row with NaN or Inf stays visible: its factor is not finite, and reading refuses it.
+            # A row with NaN or Inf is still noticed: its factor is not finite, and reading refuses it.
             factor = tensor.float().abs().amax(1).clamp(min=1e-12) / 127
             narrow[name] = (tensor.float() / factor[:, None]).round().nan_to_num().to(torch.int8)
             narrow[name + _FACTOR] = factor
@@ -109,10 +109,10 @@ def save_mini(model: MiniTransformer, tensors: Mapping[str, Tensor], path: Path)
 
 
 def _widened(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Undo what ``save_mini`` did to matrices.
+    """Convert the matrices that ``save_mini`` wrote back to floating point.
 
     Raises:
-        BadInput: for whole numbers whose factors are missing, or do not fit them.
+        BadInput: for integers whose factors are missing or do not fit them.
     """
     wide = {name: tensor for name, tensor in tensors.items() if not name.endswith(_FACTOR)}
     for name, factor in tensors.items():
@@ -121,7 +121,7 @@ def _widened(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
             wide[name.removesuffix(_FACTOR)] = matrix.float() * factor.float()[:, None]
     for name, tensor in wide.items():
         if not tensor.is_floating_point():
-            raise BadInput(f"weights {str(path)!r}: {name} is in whole numbers and has no factor for each row")
+            raise BadInput(f"weights {str(path)!r}: {name} holds integers without a factor for each row")
     return wide
 
 
@@ -129,7 +129,7 @@ def load_mini(path: Path | None = None, device: torch.device | str = "cpu") -> M
     """Return a mini model ready to generate, with float32 weights.
 
     Args:
-        path: a file of ``save_mini``; None takes the weights that come with the package.
+        path: a file of ``save_mini``; None for the weights of this package.
 
     Raises:
         BadInput: if the file is missing, truncated, pickled, or of another model.
@@ -144,7 +144,7 @@ def load_mini(path: Path | None = None, device: torch.device | str = "cpu") -> M
         raise BadInput(f"weights {str(chosen)!r} say {config.layers} layers and hold {len(tensors)} tensors")
     wide = _widened(tensors, chosen)
     try:
-        with torch.device("meta"):  # so that sizes which the tensors do not have cost no memory
+        with torch.device("meta"):  # so that sizes that the tensors do not have cost no memory
             twin = MiniTransformer(config)
     except (RuntimeError, TypeError, OverflowError) as error:
         raise BadInput(f"weights {str(chosen)!r} say sizes that no model can have: {about['config']}") from error
@@ -158,7 +158,7 @@ def read_card(path: Path | None = None) -> dict[str, Any]:
     """Return the model card beside a file of weights: data, steps, curve, seed, licence.
 
     Args:
-        path: the weights; None for those that come with the package.
+        path: the weights; None for those of this package.
 
     Raises:
         BadInput: if there is no card, or it is not JSON.
@@ -178,7 +178,7 @@ def shipped(name: str, otherwise: str) -> Path:
     """Return the path of a file of weights in the package.
 
     Raises:
-        BadInput: if it is not there; ``otherwise`` says what to do.
+        BadInput: if it is missing; ``otherwise`` says what to do then.
     """
     path = Path(str(files("attnbench.mini").joinpath("weights", name)))
     if not path.is_file():

@@ -1,8 +1,8 @@
 """Times of flow matching, 0 for a clip and 1 for noise.
 
-Most of the path decides nothing. With 960 clips of the training data and the exact posterior over them, class and
-direction are guesses above t = 0.985 and certain below 0.95. So times are shifted towards noise, both in training and
-in sampling: t' = s·t / (1 + (s - 1)·t).
+Most of the path decides nothing. For 960 clips of the training data and the exact posterior over them, class and
+direction can only be guessed above t = 0.985 and are certain below 0.95. So times are shifted towards noise, both in
+training and in sampling: t' = s·t / (1 + (s - 1)·t).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Time = TypeVar("Time", float, Tensor)
 
 
 def shifted(t: Time, shift: float) -> Time:
-    """Return a time, or a tensor of them, moved towards noise by ``shift``; 0 and 1 stay, and a shift of 1 is none."""
+    """Shift a time, or a tensor of times, towards noise. 0 and 1 stay, and a shift of 1 changes nothing."""
     return shift * t / (1 + (shift - 1) * t)
 
 
 def draw_times(count: int, *key: int | str, shift: float = TRAIN_SHIFT) -> Tensor:
-    """Return training times, float32 [count]: logit-normal with width 1.6, then shifted, one from each equal share."""
+    """Return training times, float32 [count]: logit-normal with width 1.6, stratified, then shifted."""
     source = generator(*key)
     share = (torch.randperm(count, generator=source) + torch.rand(count, generator=source)) / count
     u = torch.special.ndtri(share.double().clamp(1e-6, 1 - 1e-6)) * TRAIN_WIDTH

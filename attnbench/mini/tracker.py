@@ -1,4 +1,4 @@
-"""Where the object of a clip moves, read without anything learned: centroids of what differs from the ground."""
+"""Find the motion of a clip's object without a learned model: centroids of what differs from the background."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from attnbench.kernels.errors import BadInput
 from attnbench.mini.data import DIRECTIONS
 
 NOTHING = -1
-"""The direction of a clip in which nothing moves."""
+"""The direction that stands for a clip in which nothing moves."""
 
 _RIM = 2
 _SLOWEST = 0.25
-"""Pixels a frame, at 64 pixels a side, below which a clip stands still; the data moves by 1 to 2."""
+"""Velocity, in pixels per frame at 64 pixels a side, below which a clip counts as still.
+
+Objects of the data move by 1 to 2.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Motion:
-    """What was read off clips.
+    """The motion that was found in clips.
 
     Attributes:
         direction: int64 [B], index into DIRECTIONS; -1 where nothing moves.
         velocity: float32 [B, 2], pixels a frame, x to the right and y downwards.
         centre: float32 [B, F, 2], the centroid of each frame.
-        residual: float32 [B], root mean square distance of the centroids from the straight path, in pixels.
+        residual: float32 [B], root mean square distance of the centroids from a straight path, in pixels.
     """
 
     direction: Tensor
@@ -39,9 +42,9 @@ class Motion:
 def track(video: Tensor) -> Motion:
     """Fit a constant velocity to the object's centroids.
 
-    The ground's colour is the median of a clip's rim, two pixels wide, over all frames. A pixel weighs as much as the
-    square of what it differs from that, beyond a quarter of the largest difference. The centroids are fitted by least
-    squares over time; the nearest of the 8 directions is the answer.
+    The colour of the background is the median of the clip's rim, two pixels wide, over all frames. The weight of a
+    pixel is the square of its difference from that colour, beyond a quarter of the largest difference. The centroids
+    are fitted by least squares over time, and the result is the nearest of the 8 directions.
 
     Args:
         video: [B, 3, F, H, W] from -1 to 1, two frames or more.
@@ -52,7 +55,7 @@ def track(video: Tensor) -> Motion:
     if video.dim() != 5 or video.shape[1] != 3 or video.shape[2] < 2 or min(video.shape[3:]) <= 2 * _RIM:
         raise BadInput(f"clips are {list(video.shape)}; they must be [batch, 3, two frames or more, height, width]")
     if not torch.isfinite(video).all():
-        raise BadInput("a clip holds NaN or Inf, so nothing can be tracked in it")
+        raise BadInput("a clip holds NaN or Inf, so its object cannot be tracked")
     x = video.float()
     frames, height, width = x.shape[2:]
     rim = torch.ones(height, width, dtype=torch.bool, device=x.device)

@@ -1,4 +1,7 @@
-"""Train a mini model with any differentiable method: in pieces if need be, each going on exactly where one stopped."""
+"""Train a mini model with any differentiable method.
+
+A run can be interrupted and continues exactly where it stopped.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ from attnbench.results.run import Progress
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Where a piece of training stopped, and why: all steps done, seconds used up, or interrupted."""
+    """Where training stopped, and why: all steps done, out of seconds, or interrupted."""
 
     folder: Path
     step: int
@@ -53,7 +56,7 @@ class Trained:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done."""
+        """Whether all steps have been taken."""
         return self.step >= self.steps
 
 
@@ -64,15 +67,16 @@ def start(
     """Train from the beginning.
 
     Args:
-        folder: gets config.json, train.jsonl, checkpoint.safetensors, and at the end mini.safetensors with its card.
-        seconds: stop cleanly after about so long; None trains to the last step.
-        workers: the processes that share each batch; all of them call this. The weights depend on their number by
-            rounding only.
-        first: makes the state to begin with, as ``coarse.taken_over`` does; None begins with untrained weights.
+        folder: where config.json, train.jsonl, checkpoint.safetensors and, at the end, mini.safetensors and its card
+            are written.
+        seconds: stop cleanly after about this time; None trains until the last step.
+        workers: the processes that share each batch. All of them call this function. Their number changes the weights
+            by rounding only.
+        first: returns the state to begin with, as ``coarse.taken_over`` does; None begins with untrained weights.
 
     Raises:
-        BadInput: for a folder that holds a run or cannot be written, an unknown method, setting or engine, or too
-            little memory; what ``first`` raises.
+        BadInput: for a folder that holds a run or cannot be written, for an unknown method, setting or engine, and if
+            memory does not suffice; also whatever ``first`` raises.
         Unsupported: if the engine cannot train the method here.
     """
     _check(config, device, seconds)
@@ -88,13 +92,13 @@ def start(
 def resume(
     folder: Path, device: torch.device, progress: Progress, seconds: float | None = None, workers: Workers = ALONE
 ) -> Trained:
-    """Go on with a run from its last checkpoint: on a CPU with the bits it would have had without the stop.
+    """Continue a run from its last checkpoint. On a CPU, the result is bit for bit that of an uninterrupted run.
 
-    Arguments as of ``start``.
+    The arguments are those of ``start``.
 
     Raises:
-        BadInput: if the folder holds no run, a damaged one, one that another process is training, or one that began
-            under other conditions.
+        BadInput: if the folder holds no run or a damaged one, if another process is training it, or if it began under
+            other conditions.
     """
     config = read_config(folder)
     _check(config, device, seconds)
@@ -107,7 +111,7 @@ def resume(
 
 
 def _check(config: TrainConfig, device: torch.device, seconds: float | None) -> None:
-    """Find out before the first step, coarse ones included, what full clips cannot be trained with."""
+    """Find out, before any step, coarse or not, whether full clips can be trained like this."""
     if seconds is not None and not seconds > 0:
         raise BadInput(f"seconds is {seconds!r}; it must be above 0")
     make_settings(find_method(config.method), config.settings)
@@ -117,7 +121,7 @@ def _check(config: TrainConfig, device: torch.device, seconds: float | None) -> 
 
 
 def fresh_state(config: TrainConfig, device: torch.device) -> State:
-    """Return the state before the first step; weights depend on the seed, not on the method or the device."""
+    """Return the state before the first step. The weights depend on the seed, not on the method or the device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator("weights", config.seed).initial_seed())
         model = MiniTransformer(PRESETS[config.model])
@@ -130,9 +134,9 @@ def fresh_state(config: TrainConfig, device: torch.device) -> State:
 
 
 def rate_share(config: TrainConfig, step: int) -> float:
-    """Return the share of its peak that the rate of a step has: a linear warm-up, then half a cosine down to 0.01.
+    """Return the learning rate of a step as a share of its peak: a linear warm-up, then half a cosine down to 0.01.
 
-    The cosine begins with the full clips: coarse ones are all taken at the peak.
+    The cosine begins with the full clips. All coarse steps after the warm-up are taken at the peak.
     """
     warm = min(1.0, (step + 1) / max(config.warmup, 1))
     flat = max(config.warmup, config.coarse_steps)
@@ -174,7 +178,7 @@ def _train(
     if workers.leads:
         cut_log(folder, state.step)
     if state.step < config.steps:
-        held_out_set(state.ema.config, config.held_out)  # they are kept: too many are told before a step is taken
+        held_out_set(state.ema.config, config.held_out)  # kept: too many are noticed before a step is taken
     attend, gradients = prepare(state, config, device, progress.note, workers)
     aside = torch.cuda.Stream(device) if device.type == "cuda" else None
     log, begun, first = Log(folder) if workers.leads else None, time.perf_counter(), state.step
@@ -189,12 +193,12 @@ def _train(
             values = take_step(
                 state, config, batch or make_batch(config, state.step, device, workers), gradients, workers
             )
-            # While the GPU is at it: asking for the loss waits for the step.
+            # While the GPU is busy: reading the loss waits for the step.
             following = state.step + 1
             batch = made_aside(config, following, device, aside, workers) if following < config.steps else None
             loss, norm = torch.stack(values).tolist()
             took = time.perf_counter() - before
-            last, expected = took, min(last, took)  # the first step of a stage compiles: the next one will not
+            last, expected = took, min(last, took)  # the first step of a stage compiles, the next one does not
             if not math.isfinite(loss + norm):
                 raise BadInput(
                     f"the loss of step {state.step + 1} is {loss}: a lower --lr may help; the last checkpoint is kept"
@@ -220,14 +224,14 @@ def _train(
     if state.step and workers.leads:
         save_mini(state.model, state.ema.state_dict(), folder / WEIGHTS)
         write_card(folder, config, state, device, workers.count, environment)
-    workers.agree(True)  # that all is written
+    workers.agree(True)  # so that everything is written
     return Trained(folder, state.step, config.steps, stopped)
 
 
 def prepare(
     state: State, config: TrainConfig, device: torch.device, note: Callable[[str], None], workers: Workers = ALONE
 ) -> tuple[Attend, Gradients]:
-    """Return the self-attention of a run and what computes its gradients, compiled and replayed if it asks for that."""
+    """Return the self-attention of a run and its gradients, compiled and replayed if it asks for that."""
     if config.compile:
         state.model.fuse()
     attend = attend_by(config.method, config.engine, as_layer=config.as_layer, **config.settings)
@@ -242,7 +246,7 @@ def prepare(
 def take_step(
     state: State, config: TrainConfig, batch: Batch, gradients: Gradients, workers: Workers = ALONE
 ) -> tuple[Tensor, Tensor]:
-    """Take one optimiser step; return its loss and the norm of its gradient, on the device."""
+    """Take one optimiser step. Return its loss and the norm of its gradient, on the device."""
     loss = workers.average(state.model.parameters(), gradients(batch))
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
     share = rate_share(config, state.step)
@@ -266,7 +270,7 @@ def _keep(state: State, config: TrainConfig, folder: Path, log: Log, attend: Att
 
 
 def _peak_mib(device: torch.device) -> float:
-    """Return the most memory so far: allocated on a GPU, resident in this process on a CPU."""
+    """Return the peak of memory so far: allocated on a GPU, or resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
@@ -274,7 +278,10 @@ def _peak_mib(device: torch.device) -> float:
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Give a function that tells whether Ctrl-C came: the first lets the step finish, a second does not."""
+    """Yield a function that returns whether Ctrl-C was pressed.
+
+    The first Ctrl-C lets the step finish, the second does not.
+    """
     came = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield came.is_set

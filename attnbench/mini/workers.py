@@ -1,4 +1,7 @@
-"""Training on several devices: one process for each, all with the same weights, each with its share of a batch."""
+"""Training on several devices, with one process for each.
+
+All have the same weights, and each has its share of a batch.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ from attnbench.kernels.errors import BadInput
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """The processes of a run, and which of them this is. The first one leads: it alone writes and reports.
+    """The processes of a run, and the rank of this one. Only the first one, the leader, writes and reports.
 
     Attributes:
-        rank: place of this process, from 0.
-        count: how many there are.
+        rank: number of this process, from 0.
+        count: number of processes.
     """
 
     rank: int = 0
@@ -27,14 +30,14 @@ class Workers:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this process writes and reports."""
         return self.rank == 0
 
     def share(self, clips: int) -> slice:
-        """Return the clips of a batch that are for this process.
+        """Return the share of a batch's clips that is for this process.
 
         Raises:
-            BadInput: if they cannot be shared out evenly.
+            BadInput: if they cannot be shared evenly.
         """
         if clips % self.count:
             raise BadInput(
@@ -44,7 +47,7 @@ class Workers:
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def average(self, parameters: Iterable[nn.Parameter], value: Tensor) -> Tensor:
-        """Replace the gradients of parameters, and return a scalar, by the mean over all processes."""
+        """Replace the gradients of the parameters by their mean over all processes, and return the mean of a scalar."""
         if self.count == 1:
             return value
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -56,7 +59,7 @@ class Workers:
         return flat[0]
 
     def agree(self, value: float) -> float:
-        """Return what the leading process gave."""
+        """Return the value of the first process."""
         if self.count == 1:
             return value
         told = torch.tensor([value], dtype=torch.float64)
@@ -65,16 +68,16 @@ class Workers:
 
 
 ALONE = Workers()
-"""One process, which is all of them."""
+"""The only process of a run."""
 
 
 _TOLD = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What ``torchrun`` tells its processes."""
+"""Environment variables that ``torchrun`` sets."""
 
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[tuple[Workers, torch.device]]:
-    """Join the processes that ``torchrun`` started, and give this one a GPU of its own where there are GPUs.
+    """Join the processes that ``torchrun`` started, and give this one a GPU of its own if there are GPUs.
 
     Raises:
         BadInput: if there are more processes than GPUs.

@@ -1,4 +1,4 @@
-"""Attention methods inside real models: load them, swap their self-attention, and time one step."""
+"""Methods inside real models: load a model, and replace its self-attention."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from attnbench.models.weights import load
 
 MODEL_NAMES = ("wan", "hunyuan", "cogvideox", "ltx", "mochi")
-"""Families of models, as ``load`` and the command line name them."""
+"""Names of the model families that ``load`` and the command line accept."""
 
 _HOMES = {"load": "attnbench.models.weights", "Loaded": "attnbench.models.loaded"}
 

@@ -1,4 +1,4 @@
-"""A loaded model: from a prompt to frames."""
+"""A loaded model, which makes frames from a prompt."""
 
 from __future__ import annotations
 
@@ -68,20 +68,20 @@ class Loaded:
     ) -> Tensor:
         """Return a clip, float32 [T, H, W, 3] in [0, 1] on the CPU, as the decoder gives it.
 
-        The noise is drawn on the CPU, so that it is the same on every device. None is the pipeline's own default.
+        The noise is drawn on the CPU, so that it is the same on every device. None stands for the pipeline's default.
 
         Args:
-            prompt: what to show.
-            seed: of the noise.
-            steps: denoising steps.
-            frames, height, width: size of the clip; pixels.
+            prompt: what the clip should show.
+            seed: seed of the noise.
+            steps: number of denoising steps.
+            frames, height, width: size of the clip in frames and pixels.
             guidance: scale of the guidance.
-            negative: what not to show.
+            negative: what the clip should not show.
             after_step: called with the number of each finished step, from 0.
 
         Raises:
-            BadInput: for sizes that the pipeline cannot make: they are not rounded; for a prompt that is no text, and
-                a seed or guidance that is no number.
+            BadInput: for sizes that the pipeline cannot make (they are not rounded), a prompt that is not text, and a
+                seed or guidance that is not a number.
         """
         check_text(prompt)
         self.check(steps=steps, frames=frames, height=height, width=width)
@@ -128,10 +128,10 @@ class Loaded:
 
 
 def check_numbers(seed: object, guidance: object) -> None:
-    """Refuse a seed that generators do not take, and a guidance that is no number.
+    """Refuse a seed that generators do not accept, and a guidance that is not a number.
 
     Raises:
-        BadInput: quoting it.
+        BadInput: quoting the value.
     """
     if not 0 <= (-1 if (number := whole_number(seed)) is None else number) < SEEDS:
         raise BadInput(f"seed {seed!r} must be a whole number from 0 to {SEEDS - 1}")

@@ -1,4 +1,4 @@
-"""``attnbench.patch``: run a method inside a model, until the model is restored."""
+"""``attnbench.patch``: run a method inside a model until the model is restored."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from attnbench.models.warm_up import WarmUp
 
 
 class Patch:
-    """A patched model: ``with`` restores it at the end, and so does ``restore``.
+    """A patched model. ``restore`` or the end of a ``with`` block restores it.
 
     Attributes:
-        stats: what the model did so far.
+        stats: what the model has done so far.
     """
 
     def __init__(self, replacement: Replacement, stats: Stats) -> None:
         self._replacement, self.stats = replacement, stats
 
     def restore(self) -> None:
-        """Give the model back its own self-attention, or that of the patch around this one; a second call does nothing.
+        """Give the model back its own self-attention, or that of an outer patch. A second call does nothing.
 
         Raises:
             BadInput: if a newer patch of the same model is still in effect.
@@ -63,33 +63,36 @@ def patch(
     densities: bool = False,
     **settings: Any,
 ) -> Patch:
-    """Let a method do the self-attention of a model from now on, until it is restored.
+    """Replace the self-attention of a model by a method until the model is restored.
 
-    ``with attnbench.patch(model, "vmoba") as stats:`` restores at the end of the block, also after an exception;
-    ``handle = attnbench.patch(model, "vmoba")`` does so at ``handle.restore()``. Cross-attention is never touched.
+    ``with attnbench.patch(model, "vmoba") as stats:`` restores the model at the end of the block, also after an
+    exception. ``handle = attnbench.patch(model, "vmoba")`` restores it with ``handle.restore()``. Cross-attention is
+    never changed.
 
     Args:
-        model: a transformer of Wan, HunyuanVideo, CogVideoX, LTX-Video or Mochi in diffusers, or a pipeline with it.
-        method: name of a registered method, or a Method. It learns layer, token grid, text tokens and denoising step.
-        dense_steps: the first denoising steps of each clip that run the model's own attention: a whole number, or a
-            share of the steps as 0.25, rounded down. None is a quarter of a pipeline's steps, and 0 for a transformer
-            alone, which does not know how many there will be. Of a clip made from another one, the steps that run
-            count.
+        model: a diffusers transformer of Wan, HunyuanVideo, CogVideoX, LTX-Video or Mochi, or a pipeline that contains
+            one.
+        method: name of a registered method, or a Method. It is given the layer, token grid, text tokens and denoising
+            step.
+        dense_steps: how many of the first denoising steps of each clip run the model's own attention: a whole number,
+            or a share of the steps such as 0.25, rounded down. None stands for a quarter of a pipeline's steps, and for
+            0 with a transformer alone, which does not know how many steps there will be. For a clip made from another one, the steps
+            that run count.
         dense_layers: layers that always run the model's own attention.
-        engine: who runs the plans, as for ``attnbench.attention``.
-        densities: also record the density of every plan; counting waits for the device.
+        engine: the engine that runs the plans, as in ``attnbench.attention``.
+        densities: also record the density of every plan. Counting waits for the device.
         **settings: the method's settings.
 
     Returns:
-        The handle; as a context manager it gives its ``stats``.
+        The handle. As a context manager, it yields its ``stats``.
 
     Warns:
         NeverCalled: in the forward call that begins a clip of a pipeline, if all steps of the clip are dense.
 
     Raises:
         BadInput: for a method, setting, engine, step or layer that does not exist.
-        Unsupported: for another model, or an engine that is not available here. An engine that cannot run the plan says
-            so in the model's forward call.
+        Unsupported: for another model, or an engine that is not available here. If the engine cannot run the plan, the
+            model's forward call raises it.
     """
     chosen = find_method(method)
     make_settings(chosen, settings)
@@ -122,7 +125,7 @@ def patch(
 
 def _layers(given: object, layers: int) -> frozenset[int]:
     if not isinstance(given, Iterable):
-        raise BadInput(f"dense_layers is {given!r}; it must be a list of layers, as (0, 1)")
+        raise BadInput(f"dense_layers is {given!r}; it must be a list of layers, such as (0, 1)")
     found = set()
     for layer in given:
         number = whole_number(layer)
@@ -133,11 +136,11 @@ def _layers(given: object, layers: int) -> frozenset[int]:
 
 
 def _counting(method: Method, tallies: tuple[Tally, ...]) -> Method:
-    """Return the method with a plan that also notes its density: the plan itself is made once, as ever."""
+    """Return the method with a plan that also records its density. Each plan is still made once."""
 
     def plan(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
         made = make_plan(method, settings, q, k, call)
         tallies[call.layer].densities.append(made.density)
         return made
 
-    return dataclasses.replace(method, plan=plan, depends_on_qk=True)  # to be told of every plan, remembered or not
+    return dataclasses.replace(method, plan=plan, depends_on_qk=True)  # called for every plan

@@ -1,4 +1,4 @@
-"""What every model asks of a prompt."""
+"""Checks of prompts that apply to every model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from attnbench.kernels.errors import BadInput
 
 
 def check_text(prompt: object) -> None:
-    """Refuse a prompt that is no text, as one typed in another encoding than the terminal's.
+    """Refuse a prompt that is not valid text, for example because it was typed in another encoding than the terminal's.
 
     Raises:
         BadInput: quoting the prompt.

@@ -1,4 +1,4 @@
-"""Whole pipelines of a few megabytes with random weights, on disk as real ones are: to try everything, no download."""
+"""Tiny pipelines with random weights, in the layout of real ones, for trying everything without a download."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def write_random(name: str, folder: Path | str, seed: int = 0) -> Path:
-    """Write a tiny pipeline with random weights, its text encoder and tokenizer too, and return its folder.
+    """Write a tiny pipeline with random weights, including text encoder and tokenizer, and return its folder.
 
-    ``attnbench.models.load(name, folder)`` reads it. Its clips are noise. The global generators stay as they are.
+    ``attnbench.models.load(name, folder)`` reads it. Its clips are noise. Global random generators are not changed.
 
     Args:
         name: a name of ``attnbench.models.MODEL_NAMES``.
-        folder: is made; must not hold a pipeline already.
-        seed: of the weights.
+        folder: is created if necessary; must not hold a pipeline.
+        seed: seed of the weights.
 
     Raises:
-        BadInput: for an unknown name or a folder that holds one.
+        BadInput: for an unknown name, or a folder that holds a pipeline.
         Unsupported: without diffusers and transformers.
     """
     if name not in _MAKERS:

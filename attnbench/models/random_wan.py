@@ -1,4 +1,4 @@
-"""Wan transformers with random weights, to measure with: time does not depend on what the weights are worth."""
+"""Wan transformers with random weights, for measurements: the time of a step does not depend on the weights' values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from attnbench.kernels.grid import Grid
 SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "1.3b": WAN_MODELS["wan2.1-1.3b"].arguments,
-        # Made for tests on a CPU: every part of the large one, three layers for methods that take turns by three.
+        # For tests on a CPU: every part of the large model, and three layers for methods with three kinds of layers.
         "tiny": {
             "patch_size": (1, 2, 2),
             "num_attention_heads": 2,
@@ -39,9 +39,9 @@ SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 
 def make_wan(size: str, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
-    """Return a WanTransformer3DModel with random weights, made on ``device``; the global generators stay as they are.
+    """Return a WanTransformer3DModel with random weights on ``device``. Global random generators are not changed.
 
-    What diffusers keeps in float32 when it loads a checkpoint is float32 here too.
+    Parameters that diffusers keeps in float32 when it loads a checkpoint are float32 here too.
 
     Raises:
         BadInput: for an unknown size.
@@ -60,7 +60,7 @@ def make_wan(size: str, device: torch.device, dtype: torch.dtype, seed: int = 0)
 
 
 def narrow(model: Any, dtype: torch.dtype) -> Any:
-    """Cast the parameters of a model of diffusers, but for those that it keeps in float32, and return it."""
+    """Cast the parameters of a diffusers model, except those that diffusers keeps in float32, and return the model."""
     wide = set(model._keep_in_fp32_modules or ())
     for name, weight in model.named_parameters():
         if wide.isdisjoint(name.split(".")):

@@ -1,4 +1,4 @@
-"""Put another self-attention in the place of a model's own, and take it out again."""
+"""Replace the self-attention of a model, and restore it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from attnbench.models.text_lengths import TextLengths
 
 
 class Replacement:
-    """Another self-attention in a model, until ``restore``; also a context manager.
+    """Another self-attention in a model until ``restore`` is called; also a context manager.
 
-    Projections, norms, rotary embedding and the output projection stay the model's. Cross-attention is not touched.
-    Replacements nest: the newest one is in effect, and they are taken out in the reverse order.
+    Projections, norms, rotary embedding and the output projection remain the model's. Cross-attention is not changed.
+    Replacements nest: the newest one is in effect, and they are restored in reverse order.
 
     Attributes:
-        family: of the model.
+        family: the family of the model.
         layers: number of its self-attentions.
-        clock: counts the denoising steps.
+        clock: the counter of denoising steps.
         grid: token grid of the last forward call; None before the first.
     """
 
@@ -37,9 +37,10 @@ class Replacement:
 
         Args:
             model: a transformer of a known family, or a pipeline with one or two of them, which share the clock.
-            attend: what runs instead. Padding of joint text is cut off before it, and where batch items have different
-                amounts of it, each item is a call.
-            keeps_own: where the model's own attention runs all the same; asked once a layer and forward call.
+            attend: the function that runs instead. Padding of joint text is cut off before the call. If batch items
+                have different amounts of padding, it is called once for each item.
+            keeps_own: returns whether the model's own attention runs at a place. It is called once for each layer and
+                forward call.
 
         Raises:
             Unsupported: see ``attnbench.models.families.find.find_transformers``.
@@ -63,15 +64,15 @@ class Replacement:
                 attn.processor = _Processor(self, layer, own_processor(attn))
 
     def restore(self) -> None:
-        """Put back what was there before; a second call does nothing.
+        """Restore what was there before. A second call does nothing.
 
         Raises:
-            BadInput: if the self-attention was replaced once more since, and that is still in effect.
+            BadInput: if the self-attention was replaced again since then, and that replacement is still in effect.
         """
         for attn, _ in self._before:
             if getattr(attn.processor, "replacement", None) is not self:
                 raise BadInput(
-                    "the model's self-attention was replaced once more since this patch: restore the newest first"
+                    "the model's self-attention was replaced again after this patch: restore the newest first"
                 )
         for attn, processor in self._before:
             attn.processor = processor
@@ -81,7 +82,7 @@ class Replacement:
 
     @property
     def restored(self) -> bool:
-        """Whether the model is as it was."""
+        """Whether the model has been restored."""
         return not self._before
 
     def __enter__(self) -> Replacement:
@@ -93,7 +94,7 @@ class Replacement:
         self.restore()
 
     def place(self, layer: int, text: int) -> Place:
-        """Return where a call of ``layer`` in the present forward call stands, with ``text`` joint text tokens.
+        """Return the place of a call of ``layer`` in the current forward call, with ``text`` joint text tokens.
 
         Raises:
             Unsupported: before the first forward call.
@@ -103,7 +104,10 @@ class Replacement:
         return Place(layer, self.grid, self.clock.step, (text, 0) if self.family.text_first else (0, text))
 
     def _enter(self, transformer: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-        """Read token grid, step and text off the arguments of a forward call; the model refuses wrong ones itself."""
+        """Read the token grid, step and text from the arguments of a forward call.
+
+        The model itself refuses wrong ones.
+        """
         given = dict(zip(self._names, args, strict=False)) | kwargs
         timestep, mask = given.get("timestep"), given.get(self.family.text_mask or "")
         grid = self.family.grid(transformer, given)
@@ -115,7 +119,7 @@ class Replacement:
 
 
 class _Processor:
-    """Takes the place of a family's attention processor in one self-attention."""
+    """Replaces a family's attention processor in one self-attention."""
 
     def __init__(self, replacement: Replacement, layer: int, own: Any) -> None:
         self.replacement, self.layer, self.own = replacement, layer, own
@@ -143,7 +147,7 @@ class _Processor:
         return family.finish(attn, self._attend(qkv, place, text), text)
 
     def _attend(self, qkv: Qkv, place: Place, text: int) -> Tensor:
-        """Attend without the padding of text, whose own outputs nothing reads: they are 0."""
+        """Attend without the padding of text. Its outputs are 0; nothing reads them."""
         replacement, batch = self.replacement, qkv[0].shape[0]
         lengths = replacement.lengths or (text,) * batch
         if len(set(lengths)) == 1:

@@ -1,4 +1,4 @@
-"""What a patched model did: calls, steps and densities by layer."""
+"""Statistics of a patched model: calls, steps and densities by layer."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from attnbench.models.replacement import Replacement
 
 @dataclass(frozen=True, slots=True)
 class LayerStats:
-    """What one layer did since the model was patched.
+    """What one layer has done since the model was patched.
 
     Attributes:
         layer: its index.
         calls: calls of the method.
         own_calls: calls of the model's own attention, in dense steps or as a dense layer.
         steps: denoising steps in which the method ran.
-        density: of the last plan; None unless densities were asked for and the method ran.
-        mean_density: mean over the plans; None likewise.
+        density: density of the last plan; None unless densities are recorded and the method ran.
+        mean_density: mean density of the plans; None under the same condition.
     """
 
     layer: int
@@ -41,26 +41,26 @@ class Tally:
     densities: list[float] = field(default_factory=list)
 
     def of(self, layer: int) -> LayerStats:
-        """Return the counts as they are now."""
+        """Return the current counts."""
         seen = self.densities
         mean = sum(seen) / len(seen) if seen else None
         return LayerStats(layer, self.calls, self.own_calls, self.steps, seen[-1] if seen else None, mean)
 
 
 class Stats:
-    """A live view of a patched model; it stays readable after the model is restored."""
+    """A live view of a patched model, which stays readable after the model is restored."""
 
     def __init__(self, replacement: Replacement, tallies: tuple[Tally, ...]) -> None:
         self._replacement, self._tallies = replacement, tallies
 
     @property
     def steps(self) -> int:
-        """Denoising steps seen, of all clips."""
+        """Number of denoising steps seen, over all clips."""
         return self._replacement.clock.steps
 
     @property
     def step(self) -> int | None:
-        """Index of the present denoising step of this clip; None before the first forward call."""
+        """Index of the current denoising step in its clip; None before the first forward call."""
         return self._replacement.clock.step
 
     @property
@@ -70,17 +70,17 @@ class Stats:
 
     @property
     def layers(self) -> tuple[LayerStats, ...]:
-        """The counts of every layer; of a pipeline with two transformers those of both together."""
+        """The counts of every layer. Those of a pipeline with two transformers are added up."""
         return tuple(tally.of(layer) for layer, tally in enumerate(self._tallies))
 
     @property
     def density(self) -> float | None:
-        """Mean density of all plans; None unless densities were asked for and the method ran."""
+        """Mean density of all plans; None unless densities are recorded and the method ran."""
         seen = [density for tally in self._tallies for density in tally.densities]
         return sum(seen) / len(seen) if seen else None
 
     def count(self, place: Place, *, own: bool) -> None:
-        """Note a call at ``place``, of the method or of the model's own attention."""
+        """Count a call at ``place``, of the method or of the model's own attention."""
         tally = self._tallies[place.layer]
         if own:
             tally.own_calls += 1

@@ -1,4 +1,4 @@
-"""How many text tokens of each batch item are no padding, read off a mask as seldom as possible."""
+"""Count the text tokens of each batch item that are not padding, reading the mask as seldom as possible."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor
 from attnbench.kernels.errors import Unsupported
 
 _KEPT = 4
-"""Masks remembered: guidance takes turns with two."""
+"""Number of masks that are remembered. Guidance alternates between two."""
 
 
 class TextLengths:
-    """Reads text masks, each tensor once: samplers pass the same ones in every step."""
+    """Reads text masks, each tensor once, because samplers pass the same ones in every step."""
 
     def __init__(self, counts: bool) -> None:
-        """Start with nothing read; with ``counts``, where in the mask text stands does not matter."""
+        """Begin with nothing read. With ``counts``, the position of text in the mask does not matter."""
         self._counts = counts
         self._read: list[tuple[Tensor, int, tuple[int, ...]]] = []
 
@@ -22,10 +22,10 @@ class TextLengths:
         """Return the number of text tokens of each batch item.
 
         Args:
-            mask: [B, text tokens], not 0 for text.
+            mask: [B, text tokens], nonzero for text.
 
         Raises:
-            Unsupported: if padding stands before text.
+            Unsupported: if padding comes before text.
         """
         version = -1 if mask.is_inference() else mask._version
         for seen, at, lengths in self._read:

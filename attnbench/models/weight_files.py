@@ -1,4 +1,4 @@
-"""Look at a folder of weights before anything is loaded: whole, safetensors only, of the model asked for."""
+"""Check a folder of weights before anything is loaded: complete, safetensors only, and of the right model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LIBRARIES = ("diffusers", "transformers")
 
 
 def read_index(path: Path, pipeline: str) -> dict[str, Any]:
-    """Return ``model_index.json`` of a pipeline's folder.
+    """Return the contents of ``model_index.json`` in a pipeline's folder.
 
     Args:
         path: the folder.
-        pipeline: the class that it must be of.
+        pipeline: the class that the pipeline must have.
 
     Raises:
-        BadInput: if it is missing, no pipeline's folder, or of another class.
+        BadInput: if it is missing, if the folder is not that of a pipeline, or if the class differs.
     """
     if not path.exists():
         raise BadInput(
@@ -44,12 +44,13 @@ def read_index(path: Path, pipeline: str) -> dict[str, Any]:
 
 
 def components(path: Path, index: dict[str, Any]) -> dict[str, str]:
-    """Return the class of each model that a pipeline has, by name, with its library: "diffusers.AutoencoderKLWan".
+    """Return the class of each model in a pipeline, by name, with its library, such as "diffusers.AutoencoderKLWan".
 
     Tokenizers and schedulers have no weights and are left out.
 
     Raises:
-        BadInput: if a part has no folder, a tokenizer no words, or a part is of a library whose code it would run.
+        BadInput: if a part has no folder, a tokenizer has no vocabulary, or a part comes from a library that may run
+            code.
     """
     models = {}
     for name, entry in index.items():
@@ -72,17 +73,17 @@ def components(path: Path, index: dict[str, Any]) -> dict[str, str]:
 
 
 def _check_tokenizer(folder: Path) -> None:
-    """Refuse a tokenizer without its words: transformers would make an empty one of it."""
+    """Refuse a tokenizer without a vocabulary, because transformers would make an empty one."""
     if not any(next(folder.glob(words), None) for words in ("tokenizer.json", "*.model", "vocab.*")):
         raise BadInput(f"weights {str(folder)!r} have no tokenizer.json: copy all of them")
 
 
 def check_model(folder: Path, kind: str) -> None:
-    """Look at the weights of one model: its configuration, and each file's header and length.
+    """Check the weights of one model: its configuration, and the header and length of each file.
 
     Args:
-        folder: of the model.
-        kind: its class, without library.
+        folder: the folder of the model.
+        kind: its class, without the library.
 
     Raises:
         BadInput: if a file is missing, truncated, pickled, or of another model.

@@ -1,4 +1,4 @@
-"""``attnbench.models.load``: a model from a local folder, and from nowhere else."""
+"""``attnbench.models.load``: read a model from a local folder, never from the network."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from attnbench.models.weight_files import check_model, components, read_index
 
 
 def load(name: str, weights: Path | str, device: str | None = None, dtype: str | None = None) -> Loaded:
-    """Read a text-to-video pipeline from a local folder; the network is never asked.
+    """Read a text-to-video pipeline from a local folder. The network is never used.
 
-    Every file is looked at before the first is loaded, so that a folder that cannot be used is refused in a moment.
+    Every file is checked before the first one is loaded, so that an unusable folder is refused at once.
 
     Args:
         name: a name of ``attnbench.models.MODEL_NAMES``.
-        weights: a folder as diffusers' ``save_pretrained`` writes it, with safetensors.
-        device: "cpu" or "cuda"; default the GPU where there is one.
-        dtype: default bfloat16 on a GPU and float32 on a CPU; Wan's VAE is float32 always.
+        weights: a folder in the layout of diffusers' ``save_pretrained``, with safetensors.
+        device: "cpu" or "cuda"; by default the GPU if there is one.
+        dtype: by default bfloat16 on a GPU and float32 on a CPU. Wan's VAE is always float32.
 
     Raises:
-        BadInput: for an unknown name; weights that are missing, truncated, pickled, of another model, or that bring
-            code; one sentence each.
+        BadInput: for an unknown name, and for weights that are missing, truncated, pickled, of another model, or that
+            contain code.
         Unsupported: without diffusers, transformers or the device.
     """
     if name not in RECIPES:
@@ -79,10 +79,10 @@ def _load_part(folder: Path, kind: str, dtype: torch.dtype, recipe: Recipe) -> A
 
 
 def _fill(model_class: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, list[str], list[str]]:
-    """Do what ``from_pretrained`` does, without accelerate, which that needs for some models.
+    """Fill a model as ``from_pretrained`` does, but without accelerate, which that needs for some models.
 
     Returns:
-        The model, and the names of tensors that its files lack, and that it does not know.
+        The model, the names of tensors that its files lack, and the names that the model does not know.
     """
     from safetensors.torch import load_file
 
@@ -117,7 +117,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the libraries' own bars and notes off the terminal; what is wrong is told by ``load``."""
+    """Keep the progress bars and notes of the libraries off the terminal. ``load`` reports errors itself."""
     libraries = [importlib.import_module(f"{name}.utils.logging") for name in ("diffusers", "transformers")]
     levels = [logging.get_verbosity() for logging in libraries]
     bars = [logging.is_progress_bar_enabled() for logging in libraries]

@@ -86,7 +86,7 @@ def test_parts_of_the_attention_kernel_do_not_count_twice() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"phases": {"tea": Span.of(1.0)}}, "no loss is made of the phase 'tea'"),
+        ({"phases": {"tea": Span.of(1.0)}}, "no loss contains the phase 'tea'"),
         ({"density": 0.0}, "density is 0.0; it must be above 0 and at most 1"),
         ({"kept_share": 1.5}, "kept_share is 1.5"),
     ],

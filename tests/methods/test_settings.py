@@ -32,7 +32,7 @@ def test_published_defaults() -> None:
         *(("vmoba", "topk", value, "3 whole numbers of at least 1") for value in ((1, 2), [1, 2, 0], (1, 2, 3, 4), ())),
         *(("vmoba", "select", value, "one of threshold, topk") for value in ("best", None, 1)),
         *(("vmoba", "scope", value, "one of head, query") for value in ("heads", "global", True)),
-        *(("vmoba", "partition", value, "three blocks in the order 1-D, 2-D, 3-D, as (3, (6, 8), (8, 12, 8))")
+        *(("vmoba", "partition", value, "three blocks in the order 1-D, 2-D, 3-D, such as (3, (6, 8), (8, 12, 8))")
           for value in (3, "3", (3, (6, 8)), (3, (6, 8), (8, 12)), ((6, 8), 3, (8, 12, 8)), (0, (6, 8), (8, 12, 8)),
                         (3, (6, -8), (8, 12, 8)), (3, (6, 8), (8, 12, 8.0)), (3, (6, 8), (8, True, 8)),
                         ((3, 3), (6, 8), (8, 12, 8)), {"1d": 3})),

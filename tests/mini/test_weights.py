@@ -117,7 +117,7 @@ def rewritten(weights: Path, tensors: dict[str, torch.Tensor | None], config: di
 @pytest.mark.parametrize("factor", [None, torch.ones(3)])
 def test_whole_numbers_without_their_factors_are_refused(weights: Path, factor: torch.Tensor | None) -> None:
     path = rewritten(weights, {"embed.weight:factor": factor}, {})
-    refused(path, "embed.weight is in whole numbers and has no factor for each row")
+    refused(path, "embed.weight holds integers without a factor for each row")
 
 
 @pytest.mark.parametrize(

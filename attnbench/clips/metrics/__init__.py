@@ -1,4 +1,4 @@
-"""What a method does to the pictures: metrics of clips, their records, and the statistics over prompts and seeds."""
+"""What a method does to the pictures: metrics of clips, their records, and statistics over prompts and seeds."""
 
 from attnbench.clips.metrics.frames import Clip, as_clip
 from attnbench.clips.metrics.measure import Labelled, Pair, measure_pair, measure_pairs

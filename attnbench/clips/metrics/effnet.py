@@ -1,8 +1,8 @@
-"""Two measures on the features of EfficientNet-Lite0, under names of their own.
+"""Two measures on the features of EfficientNet-Lite0, with names of their own.
 
 The network and its ImageNet weights are two small packages (Apache-2.0) that need no torchvision. The first measure has
-the form of LPIPS but no learned heads, the second the formula of VBench's consistency dimensions but another network:
-neither can be compared with numbers of those.
+the form of LPIPS but no learned heads. The second has the formula of VBench's consistency dimensions but another
+network. So neither can be compared with values of LPIPS or VBench.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from attnbench.clips.metrics.published_weights import read_weights
 GET_IT = "pip install attnbench[quality] (18 MB)"
 WEIGHTS_DIGEST = "57934424"
 SIDE = 224
-"""Side in pixels of the pictures that the network was trained on."""
+"""Side, in pixels, of the pictures that the network was trained on."""
 
 BLOCKS = (0, 2, 4, 10, 15)
 """Blocks whose outputs are compared: the last at each of the scales 1/2 … 1/32, as LPIPS does with AlexNet."""
@@ -57,8 +57,8 @@ def effnet_lite0_perceptual(clip: Clip, reference: Clip) -> Measured:
 def effnet_lite0_frame_consistency(clip: Clip) -> Measured:
     """Return how alike the frames of one clip are, 0 to 1: a clip that stands still has 1.
 
-    For each frame but the first, the mean of two cosines, with the frame before and with the first frame, each at least
-    0; then the mean over frames. Pictures are squeezed to 224 × 224.
+    The value of a frame is the mean of its cosine with the frame before and its cosine with the first frame, each at
+    least 0. The first frame has none. The result is the mean over frames. Pictures are squeezed to 224 × 224.
 
     Raises:
         Skipped: if the clip has one frame, or the packages are not installed, or their weights are not the published
@@ -76,13 +76,13 @@ def effnet_lite0_frame_consistency(clip: Clip) -> Measured:
 
 
 def _batches(*clips: Clip) -> Iterator[tuple[Tensor, ...]]:
-    """Give float batches, split so that small frames scaled up still fit in memory."""
+    """Yield float batches that are small enough to fit in memory after small frames are scaled up."""
     for batch in float_batches(*clips):
         yield from zip(*(tensor.split(16) for tensor in batch), strict=True)
 
 
 def _stages(model: Any, x: Tensor) -> Iterator[Tensor]:
-    """Give the outputs of the BLOCKS for pictures [B, 3, H, W] of 0 … 255, one after the other."""
+    """Yield the outputs of each of the BLOCKS for pictures [B, 3, H, W] of 0 … 255."""
     x = _normalised(x)
     x = model._swish(model._bn0(model._conv_stem(x)))
     for number, block in enumerate(model._blocks):
@@ -103,7 +103,7 @@ def _normalised(x: Tensor) -> Tensor:
 
 
 def _at_least(x: Tensor) -> Tensor:
-    """Scale pictures up whose shorter side is under SIDE."""
+    """Scale up pictures whose shorter side is under SIDE."""
     factor = SIDE / min(x.shape[-2:])
     return _resized(x, round(x.shape[-2] * factor), round(x.shape[-1] * factor)) if factor > 1 else x
 

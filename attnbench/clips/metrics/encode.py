@@ -1,4 +1,4 @@
-"""H.264 by PyAV, or where it has no libx264 by an ffmpeg that has."""
+"""Write H.264 with PyAV or, where PyAV lacks libx264, with an ffmpeg that has it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attnbench.kernels.errors import BadInput, Unsupported
 GET_IT = "pip install av, or install an ffmpeg that has libx264"
 
 Encode = Callable[[Path, Tensor, Fraction], None]
-"""(file, frames uint8 [T, H, W, 3] with even sides, frames a second) -> None; an mp4 is at the file."""
+"""(file, frames uint8 [T, H, W, 3] with even sides, frames a second) -> None. Writes an mp4 to the file."""
 
 _X264 = {"crf": "18", "preset": "medium", "threads": "1"}  # one thread: the same clip gives the same file
 _BT709 = 1  # the number of BT.709 in H.264's tables of colour
@@ -23,10 +23,10 @@ _BT709 = 1  # the number of BT.709 in H.264's tables of colour
 
 @lru_cache(maxsize=1)
 def h264_encoder() -> Encode:
-    """Return what writes H.264 here: yuv420p, BT.709, the index in front.
+    """Return a function that writes H.264 on this machine: yuv420p, BT.709, the index in front.
 
     Raises:
-        Unsupported: if neither PyAV nor an ffmpeg with libx264 is here; the message says how to get one.
+        Unsupported: if neither PyAV nor an ffmpeg with libx264 is available. The message says how to get one.
     """
     try:
         import av

@@ -15,7 +15,7 @@ _SECONDS = 600
 
 
 def programs() -> Iterator[str]:
-    """Give the paths of the ffmpegs that are here: the one imageio-ffmpeg brings, then the one on the PATH."""
+    """Yield the paths of the ffmpegs on this machine: the one of imageio-ffmpeg, then the one on the PATH."""
     with contextlib.suppress(ImportError, RuntimeError):  # RuntimeError: it is installed, but found no program
         yield importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()
     on_path = shutil.which("ffmpeg")
@@ -24,7 +24,7 @@ def programs() -> Iterator[str]:
 
 
 def listed(program: str, option: str) -> list[str]:
-    """Return the names that ``-filters`` or ``-encoders`` lists."""
+    """Return the names in the output of ``-filters`` or ``-encoders``."""
     lines = _said([program, "-hide_banner", option]).splitlines()
     return [words[1] for line in lines if len(words := line.split()) > 1]
 
@@ -43,14 +43,14 @@ def _said(command: list[str]) -> str:
 
 
 def feed(command: list[str], pieces: Iterable[bytes], folder: Path | None = None) -> str:
-    """Run ffmpeg with ``pieces`` as its standard input; return what went wrong, or nothing.
+    """Run ffmpeg with ``pieces`` as its standard input; return what went wrong, or an empty string.
 
     Args:
-        command: the call.
+        command: the command line.
         pieces: raw frames.
-        folder: where it runs.
+        folder: the working folder.
     """
-    with tempfile.TemporaryFile() as said:  # a file, as a full pipe of messages would block the writer
+    with tempfile.TemporaryFile() as said:  # a file: a pipe full of messages would block the writer
         try:
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, cwd=folder

@@ -1,4 +1,4 @@
-"""Clips as the decoder gave them: uint8 RGB frames, checked, and batches of them that fit in memory."""
+"""Clips as they leave the decoder: checked uint8 RGB frames, and batches of them that fit in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from attnbench.kernels.errors import BadInput
 
 PIXELS_AT_ONCE = 2**20
-"""Pixels that a metric turns to float at once: 2 frames of 480 × 832, or 256 of 64 × 64."""
+"""Number of pixels that a metric converts to float at once: 2 frames of 480 × 832, or 256 of 64 × 64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,10 +26,10 @@ class Clip:
 
     Attributes:
         frames: uint8 RGB [T, H, W, 3] on the CPU, contiguous.
-        fps: frames a second, which no metric but players and VBench need.
+        fps: frames a second. Players and VBench need it; no other metric does.
 
     Raises:
-        BadInput: for another shape or dtype, no frame, an empty frame, or an fps that is not above 0.
+        BadInput: for another shape or dtype, no frames, empty frames, or an fps that is not above 0.
     """
 
     frames: Tensor
@@ -71,7 +71,7 @@ class Clip:
 
     @cached_property
     def digest(self) -> str:
-        """The first 16 hex digits of the SHA-256 of shape and pixels: equal frames, equal digest."""
+        """The first 16 hex digits of the SHA-256 of shape and pixels. Equal frames have equal digests."""
         made = hashlib.sha256(f"{tuple(self.frames.shape)}\n".encode())
         made.update(self.frames.numpy().data)
         return made.hexdigest()[:16]
@@ -80,19 +80,21 @@ class Clip:
 def as_clip(
     frames: Tensor | npt.NDArray[np.generic], fps: float = 16.0, *, low: float = 0.0, high: float = 1.0
 ) -> Clip:
-    """Make a clip of decoder output.
+    """Make a clip from the output of a decoder.
 
-    Floats are mapped from [low, high] to 0 … 255 and rounded to the nearest. A decoder may overshoot a little: values
-    outside are clamped, unless they lie farther outside than half the range, which says that the range is wrong.
+    Floats are mapped from [low, high] to 0 … 255 and rounded to the nearest. A decoder may overshoot a little, so
+    values outside the range are clamped. Values that lie outside by more than half the range are refused, because the
+    range must be wrong.
 
     Args:
-        frames: [T, H, W, 3], uint8 or floating point; a leading axis of 1 (a batch) is taken off.
+        frames: [T, H, W, 3], uint8 or floating point; a leading axis of 1 (a batch) is removed.
         fps: frames a second.
         low: the value of black in floating-point input.
         high: the value of full brightness in floating-point input.
 
     Raises:
-        BadInput: as ``Clip``, or for NaN, Inf, another dtype, or values that do not fit the range.
+        BadInput: for the same reasons as ``Clip``, and for NaN, Inf, another dtype, or values that do not fit the
+            range.
     """
     if not isinstance(frames, (Tensor, np.ndarray)):
         raise BadInput(f"frames are a {type(frames).__name__}; a tensor or array [frames, height, width, 3] is needed")
@@ -121,7 +123,7 @@ def _is_finite(value: object) -> bool:
 
 
 def require_alike(clip: Clip, reference: Clip) -> None:
-    """Raise unless two clips have frames of the same size and as many.
+    """Raise unless two clips have the same number of frames and frames of the same size.
 
     Raises:
         BadInput: naming both sizes.
@@ -131,7 +133,7 @@ def require_alike(clip: Clip, reference: Clip) -> None:
 
 
 def float_batches(*clips: Clip) -> Iterator[tuple[Tensor, ...]]:
-    """Give the clips a few frames at a time, as float32 [frames, 3, H, W] of 0 … 255, the same frames of each."""
+    """Yield the clips a few frames at a time, the same frames of each, as float32 [frames, 3, H, W] of 0 … 255."""
     count = max(1, PIXELS_AT_ONCE // (clips[0].height * clips[0].width))
     for start in range(0, clips[0].length, count):
         yield tuple(clip.frames[start : start + count].permute(0, 3, 1, 2).float() for clip in clips)

@@ -1,6 +1,6 @@
 """PSNR (by torchmetrics), SSIM and MS-SSIM of a clip against its reference, frame by frame.
 
-The range of pixels is 255 whatever the pixels are. Frames are pictures of their own: no window spans time.
+The range of pixels is always 255. Each frame is a picture by itself: no window spans time.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from attnbench.clips.metrics.measured import Measured, Skipped, mean_of, version
 from attnbench.clips.metrics.structure import ms_ssim_of, ssim_of
 
 PSNR_CAP_DB = 100.0
-"""PSNR of identical frames, and the most any frame or clip may have: one lost pixel would otherwise weigh too much."""
+"""PSNR of identical frames, and the largest of any frame or clip: a single wrong pixel would otherwise weigh too
+much."""
 
 SSIM_MIN_SIDE = 11
 """The window of SSIM: 11 × 11, a Gaussian of sigma 1.5 (Wang et al. 2004)."""
 
 MS_SSIM_MIN_SIDE = 176
-"""Five scales of that window: 11 pixels must be left of a side at 1/16."""
+"""Smallest side for five scales of that window: at 1/16 of the size, 11 pixels must be left."""
 
 _RANGE = 255.0
 _STRUCTURE = version_of("attnbench")
@@ -51,7 +52,7 @@ def psnr(clip: Clip, reference: Clip) -> Measured:
 def psnr_pooled(clip: Clip, reference: Clip) -> Measured:
     """Return the PSNR in dB of the mean squared error over all frames together, capped at 100 dB.
 
-    Never above the mean over frames, as the logarithm is taken last: the worst frames decide.
+    It is never above the mean over frames, because the logarithm is taken last: the worst frames decide.
 
     Raises:
         BadInput: if the clips differ in size or length.
@@ -70,7 +71,7 @@ def psnr_pooled(clip: Clip, reference: Clip) -> Measured:
 def ssim(clip: Clip, reference: Clip) -> Measured:
     """Return the mean over frames of SSIM (Wang et al. 2004), each the mean over its pixels and three channels.
 
-    Pixels at the edge count too, with the frame mirrored beyond it.
+    Pixels at the edge count too; the frame is mirrored beyond it.
 
     Raises:
         BadInput: if the clips differ in size or length.
@@ -96,7 +97,7 @@ def ms_ssim(clip: Clip, reference: Clip) -> Measured:
 def _per_frame(
     clip: Clip, reference: Clip, of_batch: Callable[[Tensor, Tensor], Tensor], *, identical: float, made_by: str
 ) -> Measured:
-    """Average over frames; identical frames have the value ``identical`` by definition, not by rounding."""
+    """Average over frames. Identical frames get the value ``identical`` by definition, whatever rounding would give."""
     values: list[float] = []
     equal = 0
     for a, b in float_batches(clip, reference):
@@ -119,5 +120,5 @@ def _torchmetrics() -> ModuleType:
     try:
         import torchmetrics.functional.image as functional
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit torch breaks it
-        raise Skipped(f"torchmetrics cannot be imported ({error}): take out or mend torchvision") from error
+        raise Skipped(f"torchmetrics cannot be imported ({error}): uninstall or repair torchvision") from error
     return functional

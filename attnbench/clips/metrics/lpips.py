@@ -1,7 +1,7 @@
-"""LPIPS (Zhang et al. 2018, arXiv 1801.03924) on AlexNet, version 0.1, without the package that needs torchvision.
+"""LPIPS (Zhang et al. 2018, arXiv 1801.03924), version 0.1 on AlexNet, without torchvision.
 
-The trunk is the convolutional part of torchvision's AlexNet (Krizhevsky 2014, arXiv 1404.5997), the five heads are
-those of the authors' package. Both files are used where they are found and are never downloaded.
+The trunk is the convolutional part of torchvision's AlexNet (Krizhevsky 2014, arXiv 1404.5997), and the five heads are
+those of the authors' package. Both files are used if they are found and are never downloaded.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ GET_TRUNK = (
 GET_HEADS = "pip install --no-deps lpips==0.1.4 (54 KB)"
 
 MIN_SIDE = 31
-"""Below this AlexNet's second pooling has nothing left to pool."""
+"""Smallest side of a frame: below it, AlexNet's second pooling has nothing left to pool."""
 
 _CHANNELS = (64, 192, 384, 256, 256)
 _EPSILON = 1e-10
 
 
 class Lpips(nn.Module):
-    """The distance of two batches of pictures, [B, 3, H, W] in -1 … 1: one number a picture, 0 for equal ones."""
+    """The distance of two batches of pictures, [B, 3, H, W] in -1 … 1: a number for each pair, 0 if they are equal."""
 
     shift: Tensor
     scale: Tensor
@@ -101,12 +101,12 @@ def lpips(clip: Clip, reference: Clip) -> Measured:
 
 
 def trunk_path() -> Path:
-    """Return where AlexNet's weights are looked for: the checkpoint folder of torch's hub, which TORCH_HOME moves."""
+    """Return the path of AlexNet's weights in the checkpoint folder of torch's hub, which follows TORCH_HOME."""
     return Path(torch.hub.get_dir()) / "checkpoints" / TRUNK_FILE
 
 
 def heads_path() -> Path:
-    """Return where the heads are: in the folder of the lpips package, which is not imported as it needs torchvision.
+    """Return the path of the heads in the lpips package, which is not imported because it needs torchvision.
 
     Raises:
         Skipped: if that package is not installed.

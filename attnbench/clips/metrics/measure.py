@@ -1,4 +1,4 @@
-"""From pairs of clips to rows: every metric of every pair, with a reason wherever there is no value."""
+"""Turn pairs of clips into rows: every metric of every pair, with a reason wherever there is no value."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from attnbench.kernels.errors import BadInput
 from attnbench.results.records.clips import QualityRow, Role, clip_words
 
 OnProgress = Callable[[int, int, str], None]
-"""Called after each metric of each pair: how many are done, how many there are, and the name of the last."""
+"""Called after each metric of each pair with the number done, the total, and the name of the last one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
-    """A clip and what made it.
+    """A clip, and how it was made.
 
     Attributes:
         clip: the frames.
         model: name of the model.
         method: name of the method.
         prompt: what was asked for.
-        seed: of the noise.
+        seed: seed of the noise.
         engine: who ran the plan.
         settings: canonical JSON of the method's settings.
     """
@@ -46,11 +46,11 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pair:
-    """A clip, and the full-attention clip of the same model and prompt that it is held against.
+    """A clip, and the full-attention clip of the same model and prompt that it is compared with.
 
     Attributes:
-        clip: of a method; or, for a noise floor, of full attention once more.
-        reference: of full attention.
+        clip: the clip of a method or, for a noise floor, another clip of full attention.
+        reference: the clip of full attention.
         role: "method"; "kernel-floor" for another exact dense kernel with the same seed; "seed-floor" for another seed.
 
     Raises:
@@ -67,7 +67,7 @@ class Pair:
         for name in ("model", "prompt"):
             mine, other = getattr(ours, name), getattr(theirs, name)
             if mine != other:
-                raise BadInput(f"clips of {name} {mine!r} and {other!r} are no pair: the {name} must be the same")
+                raise BadInput(f"clips of {name} {mine!r} and {other!r} are not a pair: the {name} must be the same")
         if self.role == "exact":
             raise BadInput("a pair has the role 'method', 'kernel-floor' or 'seed-floor'; 'exact' is its reference")
         if (ours.seed != theirs.seed) != (self.role == "seed-floor"):
@@ -77,7 +77,10 @@ class Pair:
 
 @dataclass(slots=True)
 class Scores:
-    """Scores already taken: a full-attention clip stands in several pairs. Given again, it carries them over calls."""
+    """Scores that were taken already, since a full-attention clip is part of several pairs.
+
+    Pass it again to keep them.
+    """
 
     taken: dict[tuple[str, str, str], Measured | str] = field(default_factory=dict)
     written: set[tuple[str, ...]] = field(default_factory=set)
@@ -92,18 +95,18 @@ def measure_pairs(
     scores: Scores | None = None,
     on_progress: OnProgress | None = None,
 ) -> Iterator[QualityRow]:
-    """Take every metric of every pair; give the rows of one pair after the other.
+    """Take every metric of every pair, and yield the rows pair by pair.
 
-    Pairs may come from a generator, so that not all clips need be in memory. A metric that cannot be taken, or fails,
-    gives a row with status "skipped" and the reason; the others go on. A score is also given once for each reference
-    clip, with the role "exact".
+    Pairs may come from a generator, so that not all clips need to be in memory. A metric that cannot be taken or fails
+    gives a row with status "skipped" and the reason, and the others continue. A score is also taken once of each
+    reference clip, with the role "exact".
 
     Args:
         pairs: the clips.
-        metrics: what is taken.
-        run_id: of the rows.
+        metrics: the metrics to take.
+        run_id: the run that the rows belong to.
         total: number of pairs, for progress; needed only if ``pairs`` has no length.
-        scores: those of earlier calls, where the pairs of one run come in several.
+        scores: the scores of earlier calls, if the pairs of one run come in several calls.
         on_progress: called after each metric of each pair.
     """
     count = total if total is not None else len(pairs) if isinstance(pairs, Sequence) else 0
@@ -117,12 +120,15 @@ def measure_pairs(
 
 
 def measure_pair(pair: Pair, metrics: Sequence[Metric] = METRICS, *, run_id: str) -> list[QualityRow]:
-    """Take every metric of one pair, as ``measure_pairs``."""
+    """Take every metric of one pair; see ``measure_pairs``."""
     return list(measure_pairs([pair], metrics, run_id=run_id))
 
 
 def missing_rows(pair: Pair, metrics: Sequence[Metric], *, run_id: str, reason: str) -> list[QualityRow]:
-    """Return a row for every metric of a pair whose clip could not be made; its own clip here is the reference's."""
+    """Return a row for every metric of a pair whose clip could not be made.
+
+    The pair holds the reference in its place.
+    """
     rows = [_row(pair, pair.role, metric, run_id, f"skipped: {reason}") for metric in metrics]
     return [row.model_copy(update={"clip_hash": ""}) for row in rows]
 
@@ -152,7 +158,7 @@ def _outcome(metric: Metric, ours: Labelled, theirs: Labelled) -> Measured | str
         measured = metric.take(ours.clip, theirs.clip, ours.prompt)
     except Skipped as error:
         return f"skipped: {error}"
-    except Exception as error:  # a metric of others may fail in any way, and the rest of the table must go on
+    except Exception as error:  # a metric from elsewhere may fail in any way, and the rest of the table must continue
         return f"failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
     bad = [value for value in (measured.value, *measured.per_frame) if not math.isfinite(value)]
     return f"failed: the metric gave {bad[0]}" if bad else measured

@@ -1,4 +1,4 @@
-"""What a metric gives: a number with the numbers of its frames, or the reason why there is none."""
+"""The result of a metric: a value with the values of its frames, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from attnbench.kernels.errors import Unsupported
 
 
 class Skipped(Unsupported):
-    """A metric that cannot be taken here or of this clip; the message says why, and how to get what is missing."""
+    """Raised by a metric that cannot be taken here or of this clip.
+
+    The message says why, and how to get what is missing.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One value of one clip.
+    """The value of one metric of one clip.
 
     Attributes:
-        value: in the unit of the metric.
-        per_frame: the values it is the mean of, one a frame, or one a pair of frames; empty for pooled metrics.
-        identical_frames: frames equal to the reference's in every pixel, where the metric counts them.
-        made_by: package and version, or model, that took the value.
+        value: the value in the unit of the metric.
+        per_frame: the values whose mean it is, one for each frame or pair of frames; empty for pooled metrics.
+        identical_frames: number of frames that equal the reference in every pixel, if the metric counts them.
+        made_by: the package and version, or the model, that computed the value.
     """
 
     value: float
@@ -35,7 +38,7 @@ def mean_of(per_frame: list[float], made_by: str, identical_frames: int | None =
 
 
 def version_of(package: str) -> str:
-    """Return "package version" as installed, or the name alone where its version is not known."""
+    """Return "package version" as installed, or the name alone if its version is not known."""
     try:
         return f"{package} {metadata.version(package)}"
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The metrics by name: what each compares, which way it improves, and what takes it."""
+"""The metrics by name: what each compares, which way it improves, and the function that takes it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Metric:
     """A metric of clips. Exactly one of ``distance``, ``score`` and ``fidelity`` is given.
 
     Attributes:
-        name: as in the table.
+        name: its name in the table.
         better: "higher" or "lower".
-        unit: of the value; empty for plain numbers.
+        unit: the unit of the value; empty for plain numbers.
         distance: takes a clip and its reference.
         score: takes a clip alone.
-        fidelity: takes a clip and its prompt: a score of how well it shows what was asked for.
-        pooled: taken over all frames at once, not averaged over them.
+        fidelity: takes a clip and its prompt, and scores how well the clip shows what was asked for.
+        pooled: whether it is taken over all frames at once instead of averaged over them.
 
     Raises:
         BadInput: if several functions are given, or none.
@@ -47,7 +47,7 @@ class Metric:
         return "score" if self.distance is None else "distance"
 
     def take(self, clip: Clip, reference: Clip, prompt: str = "") -> Measured:
-        """Return the value of ``clip``; a score does not look at the reference, and only a fidelity at the prompt.
+        """Return the value of ``clip``. A score ignores the reference, and only a fidelity looks at the prompt.
 
         Raises:
             BadInput: if the metric compares and the clips differ in size or length.

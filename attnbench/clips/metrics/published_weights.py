@@ -1,4 +1,4 @@
-"""Weights that others publish: looked for, checked, read without running any code in them, never downloaded."""
+"""Read weights that others publish. They are checked, no code in them runs, and nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def read_weights(path: Path, *, digest: str, get_it: str) -> dict[str, Tensor]:
     Such a file is a pickle; torch reads it with ``weights_only=True``, which refuses everything but tensors.
 
     Args:
-        path: where the file is looked for.
-        digest: how the SHA-256 of the file begins, in hex digits.
-        get_it: what a user does to have the file, as the end of a sentence.
+        path: the file.
+        digest: the first hex digits of the file's SHA-256.
+        get_it: how a user gets the file; becomes the end of a sentence.
 
     Raises:
-        Skipped: if the file is missing, is another one, or holds more than tensors.
+        Skipped: if the file is missing, is another file, or holds more than tensors.
     """
     try:
         with path.open("rb") as file:
@@ -38,7 +38,7 @@ def read_weights(path: Path, *, digest: str, get_it: str) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise Skipped(f"weights {str(path)!r} hold more than tensors, or are no such file: {get_it}") from error
+        raise Skipped(f"weights {str(path)!r} hold more than tensors, or are not weights: {get_it}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise Skipped(f"weights {str(path)!r} are no table of tensors: {get_it}")
+        raise Skipped(f"weights {str(path)!r} are not a table of tensors: {get_it}")
     return state

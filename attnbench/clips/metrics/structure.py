@@ -1,9 +1,9 @@
 """SSIM and MS-SSIM of batches of pictures, in float64.
 
 The definition is that of torchmetrics: Gaussian window, pictures mirrored at their edges, the mean over pixels and
-channels. Its code is not used: in float32 its window adds up to 1 + 1e-6, which takes up to 0.0013 off the SSIM of
-pictures that hardly differ, where they are flat and bright; in float64, one frame of 480 × 832 takes it 14 s on a CPU
-core. This one takes less than 1 s.
+channels. Its code is not used for two reasons. In float32, its window adds up to 1 + 1e-6, which lowers the SSIM of
+nearly equal pictures that are flat and bright by up to 0.0013. In float64, it takes 14 s for a frame of 480 × 832 on a
+CPU core, where the code below takes less than 1 s.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def ssim_of(a: Tensor, b: Tensor) -> Tensor:
 def ms_ssim_of(a: Tensor, b: Tensor) -> Tensor:
     """Return the MS-SSIM of each pair of pictures, float64 [B].
 
-    The contrast of four scales, without the mirrored edge, and the SSIM of the last; a negative mean counts as 0.
+    It combines the contrast of four scales, without the mirrored edge, with the SSIM of the last. A negative mean
+    counts as 0.
     """
     result = torch.ones(a.shape[0], dtype=torch.float64)
     for scale, weight in enumerate(SCALE_WEIGHTS):

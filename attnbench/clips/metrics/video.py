@@ -1,7 +1,7 @@
-"""Clips on disk: raw frames for metrics, H.264 for players, and a clip of what differs.
+"""Clips on disk: raw frames for metrics, H.264 for players, and clips of differences.
 
-A player's file is lossy and may be scaled up: no metric reads it. Each file is written beside its place and moved there
-when it is whole.
+A player's file is lossy and may be scaled up, so no metric reads it. Each file is written under another name and
+renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from attnbench.machine.safe_weights import save_tensors
 from attnbench.results.files import replacing
 
 PLAYER_SIDE = 256
-"""A clip whose shorter side is smaller is scaled up for players, by a whole number, nearest pixel."""
+"""Shorter side, in pixels, that players need. Smaller clips are scaled up by a whole number, to the nearest pixel."""
 
 GAIN = 4.0
-"""What a difference is multiplied by, so that it can be seen: from 64 of 255 on it is white."""
+"""Factor that makes a difference visible. A difference of 64 or more of 255 is white."""
 
 PANEL_SIDE = 512
-"""A panel of three abreast is at most so wide: larger clips are averaged down, by whole pixels."""
+"""Largest width of a panel in a player. Larger clips are averaged down, by whole pixels."""
 
 _GUTTER = 8
 
@@ -39,10 +39,10 @@ def write_frames(path: Path, clip: Clip, label: dict[str, str] | None = None) ->
     Args:
         path: ending in .safetensors; its folder exists.
         clip: the frames.
-        label: further words for the header, as method or prompt.
+        label: further entries of the header, such as method and prompt.
 
     Raises:
-        BadInput: if the file cannot be written; nothing is left of it then.
+        BadInput: if the file cannot be written. No part of it is left behind.
     """
     words = {"format": "attnbench clip", "fps": repr(float(clip.fps)), "label": json.dumps(label or {})}
     _whole(path, lambda part: save_tensors({"frames": clip.frames}, part, words))
@@ -73,10 +73,10 @@ def read_frames(path: Path) -> tuple[Clip, dict[str, str]]:
 def write_mp4(path: Path, clip: Clip) -> None:
     """Write a clip for players: H.264, yuv420p, BT.709, the index in front, its fps kept.
 
-    Small clips are scaled up, and an odd side gets its last row or column twice, as yuv420p needs even sizes.
+    Small clips are scaled up. The last row or column of an odd side is repeated, because yuv420p needs even sizes.
 
     Raises:
-        BadInput: if the file cannot be written; nothing is left of it then.
+        BadInput: if the file cannot be written. No part of it is left behind.
         Unsupported: if neither PyAV nor an ffmpeg with libx264 is here.
     """
     encode = h264_encoder()
@@ -85,7 +85,7 @@ def write_mp4(path: Path, clip: Clip) -> None:
 
 
 def for_players(frames: Tensor) -> Tensor:
-    """Return frames, uint8 [T, H, W, 3], scaled up to PLAYER_SIDE by whole pixels, and with even sides."""
+    """Return frames, uint8 [T, H, W, 3], scaled up to PLAYER_SIDE by whole pixels, with even sides."""
     factor = -(-PLAYER_SIDE // min(frames.shape[1:3]))
     if factor > 1:
         frames = frames.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
@@ -115,13 +115,13 @@ def difference_clip(clip: Clip, reference: Clip, gain: float = GAIN) -> Clip:
 
 
 def abreast(clips: Sequence[Clip]) -> Clip:
-    """Return one clip with several side by side, as a player shows them in step: clips for ``write_mp4`` only.
+    """Return one clip that shows several side by side, in step. It is for ``write_mp4``, not for metrics.
 
     Raises:
         BadInput: if the clips differ in size or length, or there is none.
     """
     if not clips:
-        raise BadInput("no clips to set side by side")
+        raise BadInput("there are no clips to show side by side")
     for clip in clips[1:]:
         require_alike(clip, clips[0])
     panels = [_panel(clip.frames) for clip in clips]
@@ -140,7 +140,7 @@ def _panel(frames: Tensor) -> Tensor:
 
 
 def _whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` make a file beside ``path`` and move it there; remove it if that fails."""
+    """Let ``write`` make a temporary file beside ``path``, and rename it to ``path``; remove it if that fails."""
     try:
         with replacing(path) as part:
             write(part)

@@ -1,7 +1,7 @@
-"""VMAF by ffmpeg's libvmaf: both clips in one pipe of raw pixels, so that no codec comes between.
+"""VMAF by ffmpeg's libvmaf. Both clips go through one pipe of raw pixels, so no codec is involved.
 
-VMAF (Netflix, model v0.6.1) predicts what viewers say of compressed films at 1080p. It knows nothing of generated
-video: a clip that diverged is to it a badly damaged one.
+VMAF (Netflix, model v0.6.1) predicts how viewers rate compressed films at 1080p. It knows nothing about generated
+video: it rates a clip that diverged like one that is badly damaged.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from attnbench.clips.metrics.measured import Measured, Skipped, mean_of
 GET_IT = "pip install attnbench[quality], or install an ffmpeg that has the libvmaf filter"
 MODEL = "vmaf_v0.6.1"
 MIN_SIDE = 32
-"""The smallest side that ran; libvmaf 3 ended with a crash at 16."""
+"""The smallest side that works; libvmaf 3 crashes at 16."""
 
 _TO_YUV = "scale=out_color_matrix=bt709:out_range=tv,format=yuv444p"  # 4:4:4 takes odd sizes; VMAF reads luma only
 
 
 def vmaf(clip: Clip, reference: Clip) -> Measured:
-    """Return the mean over frames of VMAF, 0 to 100. Equal clips have about 97 to 100, not always 100.
+    """Return the mean over frames of VMAF, 0 to 100. Equal clips get about 97 to 100, not always 100.
 
     Raises:
         BadInput: if the clips differ in size or length.
@@ -50,10 +50,10 @@ def vmaf(clip: Clip, reference: Clip) -> Measured:
 
 @lru_cache(maxsize=1)
 def find_ffmpeg() -> tuple[str, str]:
-    """Return path and version of an ffmpeg with libvmaf: the one imageio-ffmpeg brings, else the one on the PATH.
+    """Return path and version of an ffmpeg with libvmaf: the one of imageio-ffmpeg, else the one on the PATH.
 
     Raises:
-        Skipped: if neither is there with libvmaf.
+        Skipped: if neither has libvmaf.
     """
     for program in programs():
         if "libvmaf" in listed(program, "-filters"):
@@ -62,7 +62,7 @@ def find_ffmpeg() -> tuple[str, str]:
 
 
 def _command(program: str, clip: Clip, log: str) -> list[str]:
-    """Return the call: frames come with the clip in the upper half and the reference in the lower."""
+    """Return the command line. Each frame has the clip in its upper half and the reference in its lower half."""
     height, width = clip.height, clip.width
     graph = (
         f"[0:v]split[up][down];[up]crop={width}:{height}:0:0,{_TO_YUV}[main];"

@@ -1,4 +1,7 @@
-"""VBench in an environment of its own: set up, looked at and run as a subprocess. Nothing here imports vbench."""
+"""VBench in an environment of its own: set it up, examine it, and run it as a subprocess.
+
+Nothing here imports vbench.
+"""
 
 from __future__ import annotations
 

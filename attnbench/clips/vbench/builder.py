@@ -1,4 +1,4 @@
-"""Builds VBench's environment: pinned, in one step for whoever looks, and continued where it was interrupted."""
+"""Build VBench's environment: pinned, visible only when it is complete, and continued after an interruption."""
 
 from __future__ import annotations
 
@@ -28,26 +28,29 @@ from attnbench.kernels.errors import BadInput
 from attnbench.results.files import hold, replacing
 
 PYTHON = "3.11"
-"""The version of Python that the lock was tried with; numpy 1.26 and decord end at 3.12."""
+"""The version of Python that the lock was tested with. numpy 1.26 and decord support up to 3.12."""
 
 NEEDED_GIB = 3.0
-"""Free disk that a build wants: 2.0 GiB with a CPU build of torch. One for CUDA takes several more."""
+"""Free disk space that a build needs.
+
+It takes 2.0 GiB with a CPU build of torch, and several more with one for CUDA.
+"""
 
 
 def build(folder: Path, python: str | None = None, say: Callable[[str], None] = lambda line: None) -> Environment:
-    """Build the environment, or return the one that is there.
+    """Build the environment, or return the existing one.
 
-    It grows in ``<folder>.partial``, gets its marker last and is then renamed, so that ``folder`` is either whole or
-    absent. A partial one of the same lock is gone on with. Two builds of one folder cannot run at once.
+    It is built in ``<folder>.partial``, gets its marker last and is then renamed, so ``folder`` is either complete or
+    absent. A partial environment of the same lock is continued. Two builds of one folder cannot run at once.
 
     Args:
-        folder: where it shall be.
-        python: the Python to build it with; None for this one, or ``python3.11`` on the path.
-        say: gets a line at the start of each step.
+        folder: the folder of the environment.
+        python: the Python to build it with; None for this one if it is 3.11, else ``python3.11`` on the path.
+        say: called with a line at the start of each step.
 
     Raises:
-        BadInput: if ``folder`` is something else, another build runs, no fitting Python is found, the disk is full, or
-            a step of pip fails; its log stays in the partial environment.
+        BadInput: if ``folder`` is something else, another build is running, no suitable Python is found, the disk is
+            full, or a step of pip fails. The log of pip stays in the partial environment.
     """
     folder = folder.absolute()
     if folder.exists():
@@ -63,7 +66,7 @@ def build(folder: Path, python: str | None = None, say: Callable[[str], None] = 
             _install(partial, lock, say)
             say("importing every dimension")
             _finish(partial)
-            os.rename(partial, folder)  # only scripts in bin/ hold the old path, and none of them is called
+            os.rename(partial, folder)  # only the scripts in bin/ contain the old path, and none of them is called
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise _disk_full(folder) from error
@@ -75,14 +78,14 @@ def pick_python(python: str | None) -> str:
     """Return the interpreter to build with.
 
     Raises:
-        BadInput: if it cannot be run, or is not of version 3.11; without ``python``, if there is none on the path.
+        BadInput: if it cannot be run or is not version 3.11; without ``python``, if there is none on the path.
     """
     if python is None:
         mine = f"{sys.version_info.major}.{sys.version_info.minor}" == PYTHON
         python = sys.executable if mine else shutil.which(f"python{PYTHON}")
         if python is None:
             raise BadInput(
-                f"VBench's packages need Python {PYTHON}, and there is no python{PYTHON}; give it as --python"
+                f"VBench's packages need Python {PYTHON}, and there is no python{PYTHON}; give one with --python"
             )
     ask = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
@@ -91,16 +94,16 @@ def pick_python(python: str | None) -> str:
         raise BadInput(f"python {python!r} cannot be run: {error}") from error
     version = done.stdout.strip()
     if version != PYTHON:
-        raise BadInput(f"python {python!r} is of version {version or 'unknown'}; VBench's packages need {PYTHON}")
+        raise BadInput(f"python {python!r} is version {version or 'unknown'}; VBench's packages need {PYTHON}")
     return python
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[int]:
-    """Hold a lock beside the folder, and yield its file descriptor.
+    """Hold a lock beside the folder and yield its file descriptor.
 
-    The system frees the lock when every process that has the descriptor is gone: pip gets it too, as it may outlive
-    this process.
+    The system releases the lock when every process that has the descriptor is gone. pip gets it too, because it may
+    outlive this process.
     """
     path = folder.with_name(folder.name + ".lock")
     with path.open("a+") as file:
@@ -120,18 +123,18 @@ def _check_disk(folder: Path) -> None:
 
 
 def _partial(folder: Path, base: str, say: Callable[[str], None]) -> Path:
-    """Return the folder that the environment grows in, with an interpreter in it."""
+    """Return the folder in which the environment is built, with an interpreter in it."""
     partial = folder.with_name(folder.name + ".partial")
     pins = partial / "lock.txt"
     if pins.is_file() and pins.read_text(encoding="utf-8") == lock_text() and os.access(python_of(partial), os.X_OK):
-        say("going on with a build that was interrupted")
+        say("continuing an interrupted build")
         for package in partial.glob("lib/python*/site-packages/*.dist-info"):
-            if not (package / "RECORD").exists():  # pip writes it last, and takes the package for installed without it
+            if not (package / "RECORD").exists():  # pip writes it last, and takes a package without it for installed
                 shutil.rmtree(package)
         return partial
     if partial.exists():
         shutil.rmtree(partial)
-    say(f"making an environment with {base}")
+    say(f"creating an environment with {base}")
     done = subprocess.run([base, "-m", "venv", str(partial)], capture_output=True, text=True, env=child_environ())
     if done.returncode != 0:
         said = " ".join((done.stdout + done.stderr).split()) or f"exit code {done.returncode}"
@@ -141,7 +144,7 @@ def _partial(folder: Path, base: str, say: Callable[[str], None]) -> Path:
 
 
 def _install(partial: Path, lock: int, say: Callable[[str], None]) -> None:
-    """Install torch with what its build needs, then the other pins without dependencies, as VBench's own disagree."""
+    """Install torch with its dependencies, then the other pins without theirs, because those of VBench conflict."""
     pins = partial / "lock.txt"
     torch = next(line for line in lock_text().splitlines() if line.startswith("torch=="))
     say(f"installing {torch}")
@@ -165,7 +168,7 @@ def _pip(partial: Path, lock: int, *arguments: str) -> None:
         raise _disk_full(partial)
     errors = [line.strip() for line in said.splitlines() if line.startswith("ERROR")]
     why = errors[-1] if errors else f"exit code {done.returncode}"
-    raise BadInput(f"pip failed ({why}); its log is {str(log)!r}, and setup goes on from here when called again")
+    raise BadInput(f"pip failed ({why}); its log is {str(log)!r}, and setup continues from here when it is run again")
 
 
 def _finish(partial: Path) -> None:
@@ -174,7 +177,7 @@ def _finish(partial: Path) -> None:
         answer = ask_imports(python_of(partial), list(DIMENSIONS), Path(scratch))
     problem = answer["error"] or answer["imports"][ALWAYS]
     if problem:
-        raise BadInput(f"the VBench environment in {str(partial)!r} was installed, but does not work: {problem}")
+        raise BadInput(f"the VBench environment in {str(partial)!r} was installed but does not work: {problem}")
     marker = {
         "lock": lock_digest(),
         "python": answer["versions"]["python"],

@@ -1,4 +1,4 @@
-"""What of VBench can be used here: its environment, and of each dimension the import and the weights."""
+"""Find out what VBench can do here: its environment, and the import and the weights of each dimension."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from attnbench.machine.doctor import Finding
 
 
 def examine(folder: Path, weights: Path) -> list[Finding]:
-    """Look at the environment, let it import every dimension, and look for the weights. Nothing here raises.
+    """Examine the environment, let it import every dimension, and look for the weights. Nothing here raises.
 
     Args:
-        folder: of the environment.
-        weights: folder of VBench's weights.
+        folder: the folder of the environment.
+        weights: the folder of VBench's weights.
     """
     environment, imports, finding = _environment(folder)
     usable = environment is not None

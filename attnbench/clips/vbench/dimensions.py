@@ -1,7 +1,7 @@
 """The dimensions of VBench that attnbench runs, and the weights that each of them reads.
 
-Files and addresses are those of vbench 0.1.5 (``vbench/utils.py``). Sizes are rounded. Checksums are known where the
-publisher writes them into the address or the file name; of the other files only the presence can be checked.
+Files and addresses are those of vbench 0.1.5 (``vbench/utils.py``). Sizes are rounded. A checksum is known if the
+publisher puts it into the address or the file name. For other files, only their presence can be checked.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class Weight:
     """One file that a dimension reads, or one folder.
 
     Attributes:
-        path: where VBench looks for it, under the weights folder (``VBENCH_CACHE_DIR``).
+        path: where VBench looks for it below the weights folder (``VBENCH_CACHE_DIR``).
         url: where its authors publish it.
         about_mb: its size in MB, rounded.
-        digest: how its SHA-256 begins, in hex digits; empty where no publisher tells.
-        inside: of a folder, the file that must be in it; empty for a file.
+        digest: the first hex digits of its SHA-256; empty if it is not published.
+        inside: for a folder, the file that must be in it; empty for a file.
     """
 
     path: str
@@ -39,13 +39,13 @@ class Dimension:
     """One score of VBench.
 
     Attributes:
-        name: VBench's name of it.
+        name: VBench's name for it.
         model: the network behind it.
-        meaning: what the value of a clip is.
-        weights: what it reads; empty where it needs no network.
+        meaning: what the value of a clip means.
+        weights: the files that it reads; empty if it needs no network.
         prompts: whether it compares the clip with a prompt.
-        scale: factor from the number that VBench writes for a clip to the scale of its published mean.
-        least_frames: fewest frames of a clip.
+        scale: factor from the number that VBench writes for a clip to the scale of its published means.
+        least_frames: the fewest frames that a clip may have.
     """
 
     name: str
@@ -146,13 +146,13 @@ DIMENSIONS = {dimension.name: dimension for dimension in _ALL}
 """Every dimension that attnbench runs, by VBench's name."""
 
 ALWAYS = "temporal_flickering"
-"""The dimension that needs no weights, and so is always run."""
+"""The dimension that always runs, because it needs no weights."""
 
 PAPER_DIMENSIONS = tuple(dimension.name for dimension in _ALL[:5])
 """The five dimensions of the VMoBA paper's tables (arXiv:2506.23858)."""
 
 DEFAULT_DIMENSIONS = (*PAPER_DIMENSIONS, ALWAYS)
-"""What is run where nothing else is asked for."""
+"""The dimensions that run by default."""
 
 _REFUSED = {
     "object_class", "multiple_objects", "scene", "appearance_style", "color", "spatial_relationship",
@@ -161,13 +161,13 @@ _NOT_SET_UP = {"aesthetic_quality", "temporal_style", "human_action"}
 
 
 def choose(names: Sequence[str] | None) -> tuple[Dimension, ...]:
-    """Return the dimensions asked for, each once, and ``temporal_flickering`` if it is not among them.
+    """Return the dimensions that were asked for, each once, and ``temporal_flickering`` in any case.
 
     Args:
         names: VBench's names; None for the default set.
 
     Raises:
-        BadInput: if one is no dimension, or one that VBench computes on its own prompts only.
+        BadInput: if a name is unknown, or belongs to a dimension that VBench computes on its own prompts only.
     """
     wanted = list(dict.fromkeys(DEFAULT_DIMENSIONS if names is None else names))
     for name in wanted:

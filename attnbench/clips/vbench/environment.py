@@ -1,4 +1,4 @@
-"""VBench's environment: where it is, whether it is whole, and how a script is run in it."""
+"""VBench's environment: where it is, whether it is complete, and how to run a script in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from attnbench.kernels.errors import BadInput
 
 MARKER = "attnbench-vbench.json"
-"""Written last into an environment, before it gets its name: a folder without it is something else."""
+"""File that is written last into an environment. A folder without it is not an environment."""
 
 FOLDER_VARIABLE = "ATTNBENCH_VBENCH_ENV"
 """Environment variable that names the folder of the environment."""
@@ -29,10 +29,10 @@ class Environment:
     """A finished environment.
 
     Attributes:
-        folder: holds it.
-        lock: digest of the lock file it was built from.
-        python_version: as 3.11.7.
-        imports: what kept each dimension from being imported when it was built; None where nothing did.
+        folder: the folder of the environment.
+        lock: digest of the lock file that it was built from.
+        python_version: such as 3.11.7.
+        imports: for each dimension, the error of its import when the environment was built; None if it succeeded.
     """
 
     folder: Path
@@ -42,28 +42,29 @@ class Environment:
 
     @property
     def python(self) -> Path:
-        """The interpreter."""
+        """The path of the interpreter."""
         return python_of(self.folder)
 
 
 def python_of(folder: Path) -> Path:
-    """Return where the interpreter of an environment lies."""
+    """Return the path of the interpreter of an environment."""
     return folder / "bin" / "python"
 
 
 def lock_text() -> str:
-    """Return the lock file that ships with the package: one pinned package a line."""
+    """Return the text of the lock file of this package: one pinned package on each line."""
     return resources.files("attnbench.clips.vbench").joinpath("lock.txt").read_text(encoding="utf-8")
 
 
 def lock_digest() -> str:
-    """Return 8 hex digits that identify the pins, comments left out."""
+    """Return 8 hex digits that identify the pins, without comments."""
     pins = sorted(line for line in lock_text().splitlines() if line and not line.startswith("#"))
     return hashlib.sha256("\n".join(pins).encode()).hexdigest()[:8]
 
 
 def default_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder of the environment: ``ATTNBENCH_VBENCH_ENV``, or one in the user's cache named by the lock."""
+    """Return the environment's folder: ``ATTNBENCH_VBENCH_ENV``, or one in the user's cache that is named after the
+    lock."""
     if named := environ.get(FOLDER_VARIABLE):
         return Path(named)
     cache = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -74,12 +75,12 @@ def find(folder: Path) -> Environment:
     """Return the finished environment in ``folder``.
 
     Raises:
-        BadInput: if there is none, the folder is something else, it is of another version of attnbench, or its Python
-            is gone.
+        BadInput: if there is none, the folder is something else, it belongs to another version of attnbench, or its
+            Python is gone.
     """
     folder = folder.absolute()
     if folder.exists() and not folder.is_dir():
-        raise BadInput(f"{str(folder)!r} is a file; give another folder as --env")
+        raise BadInput(f"{str(folder)!r} is a file; give another folder with --env")
     if not folder.is_dir():
         raise BadInput(f"there is no VBench environment in {str(folder)!r}; {_SET_UP}")
     try:
@@ -87,7 +88,7 @@ def find(folder: Path) -> Environment:
         found = Environment(folder, marker["lock"], marker["python"], marker["imports"])
     except FileNotFoundError:
         raise BadInput(
-            f"{str(folder)!r} is no VBench environment: it has no {MARKER}; give another folder as --env"
+            f"{str(folder)!r} is not a VBench environment: it has no {MARKER}; give another folder with --env"
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{MARKER} in {str(folder)!r} cannot be read; remove the folder and {_SET_UP}") from error
@@ -105,22 +106,22 @@ def find(folder: Path) -> Environment:
 
 
 def child_environ(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the variables for a process in the environment: the user's, without what would lend it other packages."""
+    """Return the variables for a process in the environment: the user's, except those that would add other packages."""
     kept = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     return {**kept, "PYTHONNOUSERSITE": "1", "HF_HUB_OFFLINE": "1", **(extra or {})}
 
 
 def ask_imports(python: Path, dimensions: list[str], scratch: Path, timeout: float = 600.0) -> dict[str, Any]:
-    """Let an environment import dimensions; return the worker's answer to a check.
+    """Import dimensions in an environment, and return the worker's answer.
 
     Args:
-        python: its interpreter.
+        python: the interpreter of the environment.
         dimensions: VBench's names.
-        scratch: an existing folder, written to.
+        scratch: an existing folder for temporary files.
         timeout: seconds.
 
     Raises:
-        BadInput: if the interpreter does not start, or answers nothing in time.
+        BadInput: if the interpreter does not start or does not answer in time.
     """
     answer, request = scratch / "answer.json", scratch / "request.json"
     asked = {"do": "check", "dimensions": dimensions, "answer": str(answer)}

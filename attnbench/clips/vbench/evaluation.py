@@ -1,4 +1,4 @@
-"""Scores a folder of clips: each dimension in a process of its own, so that one that fails costs only itself."""
+"""Score a folder of clips. Each dimension runs in a process of its own, so a failure costs only that dimension."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ RECORD = "vbench.json"
 """The file that an evaluation writes last."""
 
 LOGS = "logs"
-"""The folder of what VBench printed. An evaluation that was interrupted leaves no more than this."""
+"""The folder of VBench's output. An interrupted evaluation leaves nothing but this."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What is the same for every dimension."""
+    """What all dimensions of an evaluation share."""
 
     folder: Path
     clips: tuple[Clip, ...]
@@ -59,26 +59,26 @@ def evaluate(
     allow_pickle: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Evaluation:
-    """Let VBench score clips, and write the scores to ``out`` as ``vbench.json``, logs beside it.
+    """Let VBench score clips, and write the scores to ``vbench.json`` in ``out``, with logs beside it.
 
-    A dimension without its weights is skipped and never started. One that fails or takes too long is skipped with the
-    cause. Nothing is downloaded, and nothing is written to the folders of the clips and of the weights.
+    A dimension whose weights are missing is skipped without being started. One that fails or takes too long is skipped
+    with the cause. Nothing is downloaded, and nothing is written to the folders of the clips and the weights.
 
     Args:
-        folder: holds the clips.
-        clips: as ``read_folder`` describes them.
-        dimensions: as ``choose`` returns them.
-        environment: as ``find`` returns it.
-        weights: folder of VBench's weights.
-        out: a folder that does not exist, is empty, or is what an interrupted evaluation left.
-        prompts: of every clip, by file name; None skips the dimensions that need them.
-        device: "cpu" or "cuda"; None for the GPU if the environment's torch finds one.
-        timeout: seconds for a dimension.
-        allow_pickle: let torch load weights that hold more than tensors, which can run code.
-        say: gets a line at the start of each dimension.
+        folder: the folder of the clips.
+        clips: what ``read_folder`` returns.
+        dimensions: what ``choose`` returns.
+        environment: what ``find`` returns.
+        weights: the folder of VBench's weights.
+        out: a folder that does not exist, is empty, or was left by an interrupted evaluation.
+        prompts: the prompt of every clip, by file name; None skips the dimensions that need prompts.
+        device: "cpu" or "cuda"; None for the GPU if the environment's torch finds one, else the CPU.
+        timeout: the most seconds that a dimension may take.
+        allow_pickle: let torch load weights that hold more than tensors. They can run code.
+        say: called with a line at the start of each dimension.
 
     Raises:
-        BadInput: if ``out`` is not empty, cannot be written to or is written by another process, or the disk is full.
+        BadInput: if ``out`` is not empty, cannot be written, or is in use by another process, or if the disk is full.
     """
     try:
         if out.exists() and not out.is_dir():
@@ -147,7 +147,7 @@ def _score(job: _Job, dimension: Dimension) -> tuple[tuple[Score, ...], Dimensio
 
 
 def _why_not(job: _Job, dimension: Dimension, found: Sequence[Found]) -> str:
-    """Say why a dimension is not worth starting; empty if it is."""
+    """Return why a dimension cannot be started; empty if it can."""
     wrong = [one.sentence for one in found if not one.usable]
     if wrong:
         return "; ".join(wrong)
@@ -163,10 +163,10 @@ def _why_not(job: _Job, dimension: Dimension, found: Sequence[Found]) -> str:
 
 
 def _call(job: _Job, dimension: Dimension, scratch: Path) -> tuple[dict[str, Any], str]:
-    """Run the worker on a private view of clips and weights; return its answer, and why there is none."""
+    """Run the worker on a private view of clips and weights; return its answer, or why there is none."""
     view, answer = scratch / "clips", scratch / "answer.json"
     view.mkdir()
-    for number, clip in enumerate(job.clips):  # VBench takes every picture in a folder for a clip, and wants ".mp4"
+    for number, clip in enumerate(job.clips):  # VBench takes every image in a folder for a clip, and expects ".mp4"
         (view / link_name(number)).symlink_to(job.folder / clip.name)
     (scratch / "cache").mkdir()
     lay_out(dimension, job.weights, scratch / "cache", scratch / "torch")
@@ -200,17 +200,17 @@ def _call(job: _Job, dimension: Dimension, scratch: Path) -> tuple[dict[str, Any
         found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        hint = ", out of memory perhaps" if code == -signal.SIGKILL else ""
+        hint = ", perhaps because memory ran out" if code == -signal.SIGKILL else ""
         return {}, f"{dimension.name} ended with {how}{hint}; see {log.name}"
     if found["error"] and "weights_only" in found["error"].lower().replace(" ", "_"):
-        return found, f"the weights of {dimension.name} hold more than tensors; --allow-pickle loads them all the same"
+        return found, f"the weights of {dimension.name} hold more than tensors; --allow-pickle loads them anyway"
     return found, f"{dimension.name} failed: {found['error']}" if found["error"] else ""
 
 
 def _run_worker(python: Path, request: Path, log: Path, environ: dict[str, str], timeout: float) -> int | None:
     """Run the worker with its output in ``log``; return its exit code, or None if it took too long.
 
-    It leads a process group of its own: whatever it starts ends with it, also when the user interrupts.
+    The worker leads a process group of its own, so everything that it starts ends with it, also after Ctrl-C.
     """
     command = [str(python), "-P", str(Path(__file__).with_name("worker.py")), str(request)]
     with log.open("wb") as file:

@@ -1,4 +1,4 @@
-"""The prompts of the clips: a JSON object from file name to prompt."""
+"""Read the prompts of clips from a JSON object that maps file names to prompts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attnbench.kernels.errors import BadInput
 
-_WANTED = 'a JSON object from file name to prompt, as {"cat.mp4": "a cat on a sofa"}'
+_WANTED = 'a JSON object that maps file names to prompts, such as {"cat.mp4": "a cat on a sofa"}'
 
 
 def read_prompts(path: Path, videos: Sequence[str]) -> dict[str, str]:
@@ -19,7 +19,7 @@ def read_prompts(path: Path, videos: Sequence[str]) -> dict[str, str]:
         videos: file names of the clips.
 
     Raises:
-        BadInput: if it cannot be read, is something else, or lacks a clip.
+        BadInput: if it cannot be read, is not such an object, or lacks a clip.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")  # without the mark that some editors put first
@@ -30,11 +30,11 @@ def read_prompts(path: Path, videos: Sequence[str]) -> dict[str, str]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise BadInput(f"prompts {str(path)!r} are no JSON ({error}); wanted: {_WANTED}") from error
+        raise BadInput(f"prompts {str(path)!r} are not JSON ({error}); wanted: {_WANTED}") from error
     if not isinstance(found, dict) or not all(isinstance(prompt, str) for prompt in found.values()):
         raise BadInput(f"prompts {str(path)!r} are something else; wanted: {_WANTED}")
     missing = [video for video in videos if not found.get(video, "").strip()]
     if missing:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise BadInput(f"prompts {str(path)!r} have none for clip {missing[0]!r}{others}")
+        raise BadInput(f"prompts {str(path)!r} have no prompt for clip {missing[0]!r}{others}")
     return {video: found[video] for video in videos}

@@ -1,4 +1,4 @@
-"""What an evaluation gives: a score of each clip in each dimension, and how it was taken."""
+"""The result of an evaluation: a score of each clip in each dimension, and how it was computed."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ VBENCH_VERSION = "0.1.5"
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One clip in one dimension.
+    """The score of one clip in one dimension.
 
     Attributes:
-        dimension: VBench's name of the dimension.
+        dimension: VBench's name for the dimension.
         video: file name of the clip.
-        value: on the scale of VBench's published means, mostly 0 to 1; None where there is none.
+        value: the score on the scale of VBench's published means, mostly 0 to 1; None if there is none.
         status: ok, or skipped.
         reason: why there is no value, in one sentence.
-        stand_in: whether random weights stood in for the published ones: then the value means nothing.
+        stand_in: whether random weights stood in for the published ones, in which case the value means nothing.
     """
 
     dimension: str
@@ -43,14 +43,14 @@ class DimensionRun:
     """One dimension over all clips.
 
     Attributes:
-        dimension: VBench's name of the dimension.
+        dimension: VBench's name for the dimension.
         status: ok if at least one clip has a value.
-        mean: of the values of the clips; VBench's own means weigh by frames in two dimensions.
-        seconds: of the subprocess, start and imports included; 0 where it was not started.
+        mean: the unweighted mean over clips. In two dimensions, VBench's own mean weights clips by their frames.
+        seconds: time of the subprocess, including its start and imports; 0 if it was not started.
         reason: why it was skipped, in one sentence.
         stand_in: whether random weights stood in for the published ones.
-        log: file with what VBench printed, relative to the folder of the evaluation; empty where nothing ran.
-        versions: packages, and the device, as the subprocess named them.
+        log: file with VBench's output, relative to the folder of the evaluation; empty if nothing ran.
+        versions: the packages and the device that the subprocess reported.
     """
 
     dimension: str
@@ -70,8 +70,8 @@ class Evaluation:
     Attributes:
         scores: one for each clip and dimension, dimensions in the order asked for.
         runs: one for each dimension.
-        clips: what was scored: frames a second and codec move the scores, so they are part of the record.
-        prompts: the prompt of each clip, by file name; None where none were given.
+        clips: the clips that were scored, with fps and codec, which influence the scores.
+        prompts: the prompt of each clip, by file name; None if none were given.
         lock: digest of the environment's lock file.
         python: version of Python in the environment.
     """
@@ -84,5 +84,5 @@ class Evaluation:
     python: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        """Return the evaluation as plain values for JSON."""
         return {"vbench": VBENCH_VERSION, **asdict(self)}

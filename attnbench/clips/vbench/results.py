@@ -1,4 +1,4 @@
-"""Reads what VBench writes: one number for each clip, brought to one scale."""
+"""Read VBench's results: one number for each clip, on one scale."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attnbench.clips.vbench.videos import Clip
 
 
 def link_name(number: int) -> str:
-    """Return the name under which VBench sees clip ``number``."""
+    """Return the file name that VBench sees for clip ``number``."""
     return f"clip{number:05d}.mp4"
 
 
@@ -25,9 +25,8 @@ def skipped(dimension: Dimension, clips: Sequence[Clip], reason: str, stand_in: 
 def read_scores(written: Path, dimension: Dimension, clips: Sequence[Clip], stand_in: bool) -> tuple[Score, ...]:
     """Return a score of every clip from VBench's ``*_eval_results.json``.
 
-    Clips carry the names that ``link_name`` gave them, in their order. Truth values become 1 and 0, and
-    ``imaging_quality`` is divided by 100 as VBench does with its mean. A clip that VBench left out, or gave NaN, is
-    skipped.
+    Clips have the names that ``link_name`` gave them, in order. Truth values become 1 and 0. ``imaging_quality`` is
+    divided by 100, as VBench does with its mean. A clip that VBench left out or scored as NaN is skipped.
     """
     try:
         _, rows = json.loads(written.read_text(encoding="utf-8"))[dimension.name]

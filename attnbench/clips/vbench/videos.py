@@ -1,4 +1,4 @@
-"""The clips to score: read, described and checked before VBench sees them."""
+"""Read, describe and check the clips before VBench scores them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Clip:
 
     Attributes:
         name: file name.
-        frames: frames in the file.
+        frames: number of frames in the file.
         height: pixels.
         width: pixels.
-        fps: frames a second as a fraction, as "16" or "30000/1001".
-        codec: as FFmpeg names it.
-        pixel_format: as FFmpeg names it.
+        fps: frames a second as a fraction, such as "16" or "30000/1001".
+        codec: FFmpeg's name for the codec.
+        pixel_format: FFmpeg's name for the pixel format.
         bytes: size of the file.
     """
 
@@ -37,10 +37,10 @@ class Clip:
 
 
 def read_clip(path: Path) -> Clip:
-    """Describe one mp4 file; frames are counted by their packets, without decoding.
+    """Describe one mp4 file. Frames are counted by their packets, without decoding.
 
     Raises:
-        BadInput: if it is no video, or has a single frame.
+        BadInput: if it is not a video, or has only one frame.
     """
     import av
 
@@ -56,27 +56,27 @@ def read_clip(path: Path) -> Clip:
     except (av.FFmpegError, OSError) as error:
         raise BadInput(f"clip {str(path)!r} cannot be read as a video: {error}") from error
     if frames < LEAST_FRAMES:
-        raise BadInput(f"clip {str(path)!r} has {frames} frame(s); VBench compares frames, and needs {LEAST_FRAMES}")
+        raise BadInput(f"clip {str(path)!r} has {frames} frame(s); VBench compares frames and needs {LEAST_FRAMES}")
     if not rate:
         raise BadInput(f"clip {str(path)!r} does not say how many frames a second it has")
     return Clip(path.name, frames, height, width, str(rate), codec, pixel_format, path.stat().st_size)
 
 
 def read_folder(folder: Path, fps: float | None = None) -> tuple[Clip, ...]:
-    """Describe the mp4 files of a folder, by name; other files are left alone.
+    """Describe the mp4 files of a folder, sorted by name; other files are ignored.
 
-    Frames a second and codec change what VBench computes (``dynamic_degree`` takes frames by them), so all clips must
-    agree.
+    The fps and the codec influence VBench's scores (``dynamic_degree`` chooses frames by the fps), so all clips must
+    agree in them.
 
     Args:
-        folder: holds the clips; folders in it are not read.
+        folder: the folder of the clips; its subfolders are not read.
         fps: frames a second that the clips must have; None for any that they share.
 
     Raises:
-        BadInput: if there are none, one cannot be read, or they differ.
+        BadInput: if there are no clips, one cannot be read, or they differ.
     """
     if not folder.is_dir():
-        raise BadInput(f"{str(folder)!r} is no folder; give the folder that holds the clips as mp4 files")
+        raise BadInput(f"{str(folder)!r} is not a folder; give the folder that holds the clips as mp4 files")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".mp4" and path.is_file())
     if not paths:
         raise BadInput(f"there is no mp4 file in {str(folder)!r}")
@@ -98,7 +98,7 @@ def _check_alike(clips: Sequence[Clip]) -> None:
             if mine != theirs:
                 raise BadInput(
                     f"clips differ in {what}, which changes their scores: {first.name!r} has {mine}, "
-                    f"{clip.name!r} has {theirs}; encode all alike"
+                    f"{clip.name!r} has {theirs}; encode all clips in the same way"
                 )
 
 

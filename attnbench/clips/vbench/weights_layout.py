@@ -1,4 +1,4 @@
-"""The weights that VBench reads: looked for before it is called, and laid out as it wants them. Never downloaded."""
+"""Find the weights that VBench reads, and lay them out as it expects them. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from attnbench.clips.vbench.dimensions import Dimension, Weight
 State = Literal["present", "stand-in", "missing", "wrong"]
 
 STAND_IN_SUFFIX = ".stand-in"
-"""An empty file named like the weights with this suffix says that they are random: for tests of the code alone."""
+"""An empty file named like the weights with this suffix marks them as random, for tests of the code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One file of weights as it was found. ``sentence`` says what is wrong with it and where to get it."""
+    """What was found of one file of weights. ``sentence`` says what is wrong with it and where to get it."""
 
     weight: Weight
     state: State
@@ -27,7 +27,7 @@ class Found:
 
     @property
     def usable(self) -> bool:
-        """Whether a dimension can be run with it."""
+        """Whether a dimension can run with it."""
         return self.state in ("present", "stand-in")
 
 
@@ -37,7 +37,7 @@ def weights_folder(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def look(weight: Weight, folder: Path) -> Found:
-    """Look for one file of weights, and compare its SHA-256 where one is published."""
+    """Look for one file of weights, and compare its SHA-256 if one is published."""
     path = folder / weight.path
     get_it = f"get it from {weight.url}"
     needed = path / weight.inside if weight.inside else path
@@ -58,19 +58,19 @@ def look(weight: Weight, folder: Path) -> Found:
 
 
 def look_all(dimension: Dimension, folder: Path) -> tuple[Found, ...]:
-    """Look for all weights of a dimension; empty if it reads none."""
+    """Look for all weights of a dimension. The result is empty if it reads none."""
     return tuple(look(weight, folder) for weight in dimension.weights)
 
 
 def lay_out(dimension: Dimension, folder: Path, cache: Path, torch_home: Path) -> None:
-    """Link the weights of one dimension into a cache folder of VBench's, so that the user's own is only read.
+    """Link the weights of one dimension into a cache folder for VBench, so that the user's folder is only read.
 
-    torch.hub gets a second link: the entry point of DINO's repository ignores the path that VBench passes, and loads
-    the checkpoint from torch's own cache under the name of the file.
+    torch.hub gets a second link, because the entry point of DINO's repository ignores the path that VBench passes. It
+    loads the checkpoint by its file name from torch's own cache.
 
     Args:
-        dimension: the dimension, all of whose weights were found.
-        folder: where they were found.
+        dimension: a dimension of which all weights were found.
+        folder: the folder in which they were found.
         cache: the new ``VBENCH_CACHE_DIR``.
         torch_home: the new ``TORCH_HOME``.
     """

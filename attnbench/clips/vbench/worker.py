@@ -1,14 +1,14 @@
-"""Runs inside VBench's environment, as a script: imports or evaluates dimensions, and writes one answer as JSON.
+"""A script that runs inside VBench's environment. It imports or evaluates dimensions and writes one answer as JSON.
 
-It may import nothing of attnbench, which that environment does not have. Called as ``python -P worker.py REQUEST``,
+It must not import attnbench, which that environment does not have. It is called as ``python -P worker.py REQUEST``,
 where the file REQUEST holds one of
 
     {"do": "check", "dimensions": [names], "answer": path}
     {"do": "evaluate", "dimension": name, "clips": folder, "prompts": null or {file name: prompt}, "output": folder,
      "device": null or name, "answer": path}
 
-The answer is {"error": null or one line, "versions": {}}, of a check also {"imports": {name: null or one line}}. Of an
-evaluation VBench's own ``clips_eval_results.json`` lies in the output folder.
+The answer is {"error": null or one line, "versions": {}}. The answer to a check also has {"imports": {name: null or one
+line}}. An evaluation leaves VBench's ``clips_eval_results.json`` in the output folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 _kept: list[Any] = []
-"""What must not be freed while torchvision is in use."""
+"""Objects that must not be freed while torchvision is in use."""
 
 
 def main(request_file: str) -> int:
@@ -53,10 +53,10 @@ def main(request_file: str) -> int:
 
 
 def import_torchvision() -> str:
-    """Import torchvision, and return whether its compiled operators are there: native or absent.
+    """Import torchvision, and return "native" if its compiled operators are there, else "absent".
 
-    The wheel of torchvision is built for CUDA. Beside a CPU build of torch its library does not load, and its import
-    fails as two operators that nothing here calls are undefined; declaring them is enough for the rest.
+    The wheel of torchvision is built for CUDA. With a CPU build of torch, its library does not load, and the import
+    fails because two operators are undefined. Nothing here calls them, so declaring them is enough.
     """
     try:
         importlib.import_module("torchvision")
@@ -75,7 +75,10 @@ def import_torchvision() -> str:
 
 
 def place_vocabulary() -> None:
-    """Link CLIP's vocabulary to where VBench wants it: it would fetch the file that openai-clip already ships."""
+    """Link CLIP's vocabulary to where VBench expects it.
+
+    VBench would download the file, although openai-clip ships it.
+    """
     cache, clip = os.environ.get("VBENCH_CACHE_DIR"), importlib.util.find_spec("clip")
     if not cache or clip is None or clip.origin is None:
         return
@@ -87,7 +90,7 @@ def place_vocabulary() -> None:
 
 
 def import_problem(dimension: str) -> str | None:
-    """Return what keeps a dimension from being imported, or None."""
+    """Return the error of a dimension's import, or None if it succeeds."""
     try:
         importlib.import_module(f"vbench.{dimension}")
     except Exception as error:
@@ -97,14 +100,17 @@ def import_problem(dimension: str) -> str | None:
 
 
 def pick_device(name: str | None) -> str:
-    """Return the device asked for, or the GPU where torch finds one."""
+    """Return the device that was asked for, by default the GPU if torch finds one."""
     if name is not None:
         return name
     return "cuda" if importlib.import_module("torch").cuda.is_available() else "cpu"
 
 
 def evaluate(request: dict[str, Any], device: str) -> None:
-    """Let VBench score a folder of clips in one dimension; it writes ``clips_eval_results.json`` into the output."""
+    """Let VBench score a folder of clips in one dimension.
+
+    It writes ``clips_eval_results.json`` to the output folder.
+    """
     torch, vbench = importlib.import_module("torch"), importlib.import_module("vbench")
     judge = vbench.VBench(torch.device(device), "", request["output"])
     judge.evaluate(
@@ -119,7 +125,7 @@ def evaluate(request: dict[str, Any], device: str) -> None:
 
 
 def versions(operators: str, device: str) -> dict[str, str]:
-    """Return what the numbers depend on: Python, packages, the device."""
+    """Return what the scores depend on: the versions of Python and packages, and the device."""
     found = {"python": platform.python_version(), "device": device, "torchvision operators": operators}
     if device.startswith("cuda"):
         found["gpu"] = str(importlib.import_module("torch").cuda.get_device_name(device))
@@ -132,7 +138,7 @@ def versions(operators: str, device: str) -> dict[str, str]:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error as its type and the first line of what it says."""
+    """Return the type of an error and the first line of its message."""
     said = str(error).strip().splitlines()
     return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 

@@ -1,4 +1,4 @@
-"""Floating-point operations in closed form: of a cell, of a whole Wan forward pass, and as a paper counts them."""
+"""Floating-point operations in closed form: of a cell, of a Wan forward pass, and in the tables of a paper."""
 
 from attnbench.cost.flops.counts import Counts, attention_counts, counts_of
 from attnbench.cost.flops.wan import WAN_MODELS, ForwardFlops, WanConfig, forward_flops

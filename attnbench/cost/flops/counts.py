@@ -17,10 +17,10 @@ class Counts:
     """Floating-point operations of one attention call.
 
     Attributes:
-        dense: of full attention on the same shape.
-        algorithmic: of the kept pairs only.
-        selection: of choosing the kept pairs, as the plan states it: pooling and scores.
-        executed: of what the engine runs: the pairs of whole tiles, including padding, and the selection.
+        dense: operations of full attention on the same shape.
+        algorithmic: operations of the kept pairs only.
+        selection: operations of choosing the kept pairs (pooling and scores), as the plan states them.
+        executed: operations that the engine runs: the pairs of whole tiles, including padding, and the selection.
     """
 
     dense: int
@@ -49,9 +49,9 @@ def attention_counts(
     Args:
         head_dim: channels per head.
         dense_pairs: B·H·N².
-        pairs: those the plan keeps.
-        executed_pairs: those the engine computes, including those it throws away.
-        selection_flops: what the plan states for its selection.
+        pairs: pairs that the plan keeps.
+        executed_pairs: pairs that the engine computes, including those that it discards.
+        selection_flops: operations that the plan states for its selection.
         direction: "fwd" or "fwdbwd".
 
     Raises:
@@ -83,10 +83,10 @@ class CellFlops:
 
     Attributes:
         method: its name.
-        settings: canonical JSON.
+        settings: canonical JSON of its settings.
         layer: the layer it is planned for.
         engine: the engine whose tiles ``counts.executed`` counts.
-        density: of the first head.
+        density: density of the first head.
         pairs: kept pairs.
         counts: floating-point operations.
     """
@@ -102,13 +102,13 @@ class CellFlops:
 
 @dataclass(frozen=True, slots=True)
 class PassFlops:
-    """One forward pass with a method's self-attention, from the mean over the layers that were counted.
+    """One forward pass with a method's self-attention, computed from the mean over the layers that were counted.
 
     Attributes:
         method: its name.
         layers: the layers counted, each standing for its share of the model's.
-        density: the mean over them.
-        flops: the pass; ``self_pairs`` holds kept pairs and selection.
+        density: the mean over these layers.
+        flops: operations of the pass. ``self_pairs`` holds kept pairs and selection.
     """
 
     method: str

@@ -1,8 +1,8 @@
-"""A Wan forward pass as two counters see it on diffusers' real modules, beside the closed form.
+"""Count a Wan forward pass with two counters on diffusers' real modules, and compare with the closed form.
 
-The modules are on the meta device: they have shapes and no numbers, so that a pass of any size takes seconds and no
-memory. Only the patch embedding has numbers, since fvcore traces with TorchScript, and a convolution cannot be traced
-on the meta device.
+The modules are on the meta device: they have shapes but no values, so a pass of any size takes seconds and no memory.
+Only the patch embedding has values, because fvcore traces with TorchScript, which cannot trace a convolution on the
+meta device.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from attnbench.kernels.errors import Unsupported
 from attnbench.kernels.grid import Grid
 
 TOLERANCE = 1e-4
-"""Relative difference up to which a counter agrees with the closed form. On the modules of diffusers 0.42 it is 0."""
+"""Relative difference up to which a counter agrees with the closed form. With diffusers 0.42 the difference is 0."""
 
 PARTS = {
     "patch_embedding": (("patch_embedding",), "product"),
@@ -35,10 +35,10 @@ PARTS = {
     "ffn": (("blocks.*.ffn",), "product"),
     "head": (("proj_out",), "product"),
 }
-"""The parts of ``ForwardFlops``: the modules that hold each, and which of their operators it is."""
+"""The parts of ``ForwardFlops``: the modules that contain each part, and the operators that belong to it."""
 
 _KINDS = {
-    # as FlopCounterMode names operators, and as fvcore does
+    # the names of operators in FlopCounterMode and in fvcore
     "addmm": "product", "mm": "product", "convolution": "product", "linear": "product", "conv": "product",
     "bmm": "pairs", "baddbmm": "pairs", "matmul": "pairs", "scaled_dot_product_attention": "pairs",
 }  # fmt: skip
@@ -47,14 +47,14 @@ _ATTENTION = "scaled_dot_product_attention"
 
 @dataclass(frozen=True, slots=True)
 class ModuleCount:
-    """What a counter finds in one forward pass; a multiply-add counts as 2.
+    """The result of a counter for one forward pass; a multiply-add counts as 2.
 
     Attributes:
         counter: its name.
-        parts: operations by the parts of ``ForwardFlops``; None for a part that the counter does not see.
-        others: what it counts beside matrix products, by operator, in its own unit.
-        outside: operations of matrix products that are in no part.
-        unseen: calls of operators that it skips, if it lists them.
+        parts: operations of each part of ``ForwardFlops``; None for a part that the counter does not see.
+        others: what it counts besides matrix products, by operator, in its own unit.
+        outside: operations of matrix products that belong to no part.
+        unseen: numbers of calls of operators that it skips, if it lists them.
     """
 
     counter: str
@@ -65,7 +65,7 @@ class ModuleCount:
 
     @property
     def total(self) -> int:
-        """All matrix products that it sees."""
+        """Operations of all matrix products that it sees."""
         return self.outside + sum(count for count in self.parts.values() if count is not None)
 
     def difference(self, ours: ForwardFlops, part: str) -> float | None:
@@ -86,7 +86,7 @@ class ModuleCount:
 def count_modules(
     config: WanConfig, grid: Grid, *, text_tokens: int = TEXT_TOKENS, batch: int = 1
 ) -> tuple[ModuleCount, ModuleCount]:
-    """Count one forward pass of diffusers' Wan transformer with torch's FlopCounterMode and with fvcore.
+    """Count one forward pass of diffusers' Wan transformer with torch's FlopCounterMode and fvcore.
 
     Args:
         config: the model.
@@ -109,7 +109,7 @@ def count_modules(
 
 
 class _Pass(torch.nn.Module):
-    """A transformer called by position, which fvcore needs, and which returns its tensor."""
+    """A transformer whose call takes positional arguments, as fvcore needs, and returns a tensor."""
 
     def __init__(self, transformer: Any) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class _Pass(torch.nn.Module):
 def _import(package: str, name: str, command: str) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what these packages import in turn
+            warnings.simplefilter("ignore")  # of what these packages import themselves
             return getattr(importlib.import_module(package), name)
     except ImportError as error:
         raise Unsupported(f"counting real modules needs {package.partition('.')[0]}: {command}") from error
@@ -145,7 +145,7 @@ def _count_by_torch(model: _Pass, inputs: tuple[Tensor, ...]) -> ModuleCount:
 
     with FlopCounterMode(display=False) as counter:
         model(*inputs)
-    # Modules are named from the class of the one that was called: _Pass.transformer.blocks.0
+    # Names of modules begin with the class of the module that was called: _Pass.transformer.blocks.0
     counts = {
         name.partition(".")[2]: Counter({str(operator).rpartition(".")[2]: flops for operator, flops in found.items()})
         for name, found in counter.get_flop_counts().items()

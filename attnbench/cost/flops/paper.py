@@ -1,8 +1,8 @@
-"""The FLOPs tables of the VMoBA paper, each printed value recomputed by the paper's own closed form.
+"""Recompute each printed value in the FLOPs tables of the VMoBA paper with the paper's own closed form.
 
-The form is that of ``src/cal_theo_flops.py`` in the paper's repository (KwaiVGI/VMoBA), in our own code: one forward
-pass of the 30 layers of Wan 2.1 1.3B with 300 text tokens; a multiply-add counts as 2. It leaves out embeddings and
-head, and counts nothing for sorting, softmax, gathering and merging.
+The form is that of ``src/cal_theo_flops.py`` in the paper's repository (KwaiVGI/VMoBA), in our own code. It describes
+one forward pass of the 30 layers of Wan 2.1 1.3B with 300 text tokens, and a multiply-add counts as 2. It leaves out
+embeddings and head, and does not count sorting, softmax, gathering and merging.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from attnbench.kernels.grid import Grid
 LAYERS, WIDTH, FFN, TEXT = 30, 1536, 8960, 300
 
 TOLERANCE = 5e-4
-"""Relative difference up to which a value agrees. Rounding to the printed digits explains up to 1.2e-4. The rest comes
-from slightly different settings, such as the number of blocks that queries are scored against."""
+"""Relative difference up to which a value agrees.
+
+Rounding to the printed digits explains up to 1.2e-4. The rest comes from slightly different settings, such as the
+number of blocks that queries are scored against.
+"""
 
 FACTOR_ROUNDING = 0.005 + 1e-9
-"""Half a unit of the second decimal, to which reduction factors are printed."""
+"""Rounding of the printed reduction factors: half a unit of the second decimal."""
 
 Verdict = Literal["agrees", "differs"]
 
@@ -32,7 +35,7 @@ class LayerKind:
 
     Attributes:
         density: fraction of pairs kept.
-        blocks: block means that every query is scored against; 0 means no scoring.
+        blocks: number of block means that every query is scored against; 0 means no scoring.
     """
 
     density: float = 1.0
@@ -41,7 +44,7 @@ class LayerKind:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One way to fill in the closed form: a description, and the kinds of layers that alternate."""
+    """One reading of a row: a description, and the kinds of layers that alternate."""
 
     words: str
     shares: tuple[LayerKind, ...]
@@ -58,14 +61,14 @@ class Printed:
 
     Attributes:
         table: number of the table.
-        size: video as frames × height × width.
-        method: as the paper names it.
+        size: size of the video as frames × height × width.
+        method: the paper's name for the method.
         tflop: FLOPs of one forward pass in units of 10^12.
         reading: the settings that the paper, or its code, states for the row.
-        density: as printed; None for full attention.
-        factor: full attention's FLOPs over these, as printed; None where the table has none.
-        others: other settings that the row might mean.
-        note: what is known of a difference.
+        density: the printed density; None for full attention.
+        factor: the printed ratio of full attention's FLOPs to these; None if the table has none.
+        others: other settings that might be meant.
+        note: what is known about a difference.
     """
 
     table: int
@@ -80,14 +83,14 @@ class Printed:
 
     @property
     def tokens(self) -> int:
-        """Video tokens of the size."""
+        """Number of video tokens."""
         frames, height, width = (int(side) for side in self.size.split("×"))
         return Grid((frames - 1) // 4 + 1, height // 16, width // 16).tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """What another reading of a row gives, in TFLOP."""
+    """The result of another reading of a row, in TFLOP."""
 
     words: str
     tflop: float
@@ -96,14 +99,14 @@ class Other:
 
 @dataclass(frozen=True, slots=True)
 class Recomputed:
-    """A printed row beside ours.
+    """A printed row and our recomputed values.
 
     Attributes:
         printed: the row.
-        tflop: ours.
+        tflop: our value.
         verdict: whether the printed FLOPs agree with ours within ``TOLERANCE``.
-        factor: ours; None where none is printed.
-        factor_verdict: whether the printed factor is ours, rounded; None where none is printed.
+        factor: our ratio; None if none is printed.
+        factor_verdict: whether the printed factor is ours, rounded; None if none is printed.
         others: the row's other readings.
     """
 
@@ -126,11 +129,11 @@ class Recomputed:
 
 
 def paper_tflop(tokens: int, shares: Sequence[LayerKind]) -> float:
-    """Return the paper's count of a forward pass in TFLOP.
+    """Return the paper's count of a forward pass, in TFLOP.
 
     Args:
         tokens: video tokens.
-        shares: the kinds of layers, of which the model has equally many each.
+        shares: the kinds of layers. The model has equally many of each.
     """
     projections = 4 * 2 * tokens * WIDTH**2
     cross = 2 * 2 * (tokens + TEXT) * WIDTH**2 + 4 * tokens * TEXT * WIDTH

@@ -1,10 +1,10 @@
-"""What the VMoBA paper prints (arXiv 2506.23858v1, tables 1, 2 and 5): FLOPs, densities and reduction factors.
+"""The printed values of the VMoBA paper (arXiv 2506.23858v1, tables 1, 2 and 5): FLOPs, densities and factors.
 
-The paper heads the densities "Sparsity"; they are fractions of pairs kept. Settings of a row are those of its table 4,
-and for MoBA (15 of 60 blocks) and SVG (counted as 32 of 64 scored blocks) those of ``src/cal_theo_flops.py`` in its
-repository. DiTFastAttn is in neither: its density without scores gives what is printed. Other readings, where no table
-is named, are ours, found by trying which settings give the printed value. The pretrained model's rows repeat full
-attention's FLOPs and are left out.
+The paper calls the densities "Sparsity", but they are fractions of pairs kept. The settings of a row are those of the
+paper's table 4. For MoBA (15 of 60 blocks) and SVG (counted as 32 of 64 scored blocks) they are those of
+``src/cal_theo_flops.py`` in its repository. DiTFastAttn is in neither; its density without scores gives the printed
+value. Other readings that name no table are ours, found by trying which settings give the printed value. The rows of
+the pretrained model repeat the FLOPs of full attention and are left out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FULL = Reading("every pair", (LayerKind(),))
 _DITFASTATTN = Reading("half the pairs, no scores", (LayerKind(0.5),))
 _SVG = Reading("32 of 64 blocks, scored", (LayerKind(0.5, 64),))
 
-# Blocks of table 4: 1-D, 2-D, 3-D. It has none for 81×320×512, which is taken to have those of 81×480×832.
+# Blocks of table 4: 1-D, 2-D, 3-D. It has none for 81×320×512, which is assumed to have those of 81×480×832.
 _BLOCKS = {_480P: (7, 24, 72), _720P: (7, 40, 36), _576P: (8, 48, 72), _LONG: (7, 24, 36), _320P: (7, 24, 72)}
 
 
@@ -31,7 +31,7 @@ def _vmoba(density: float, blocks: tuple[int, ...]) -> Reading:
 
 
 def _topk(kept: tuple[int, ...], blocks: tuple[int, ...]) -> Reading:
-    """Read the row as top-k: so many of so many blocks in layers 0, 1 and 2 mod 3."""
+    """Read the row as top-k: numbers of kept and of all blocks in layers 0, 1 and 2 mod 3."""
     shares = tuple(LayerKind(k / count, count) for k, count in zip(kept, blocks, strict=True))
     words = " of ".join("/".join(str(number) for number in numbers) for numbers in (kept, blocks))
     return Reading(f"{words} blocks", shares)

@@ -1,4 +1,4 @@
-"""One forward pass of a Wan 2.1 transformer in closed form, part by part; a multiply-add counts as 2.
+"""The operations of a Wan 2.1 forward pass in closed form, part by part; a multiply-add counts as 2.
 
 It counts the matrix products and the patch convolution, as torch's FlopCounterMode does on the real modules. Norms,
 activations, rotary embedding, softmax and modulation are not counted.
@@ -15,15 +15,15 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, whole_number
 
 TEXT_TOKENS = 512
-"""Length that Wan pads its text to: text_len of wan/configs/shared_config.py."""
+"""Length to which Wan pads its text: text_len of wan/configs/shared_config.py."""
 
 
 @dataclass(frozen=True, slots=True)
 class WanConfig:
-    """What the FLOPs of a Wan transformer depend on.
+    """Everything on which the FLOPs of a Wan transformer depend.
 
     Attributes:
-        name: as in ``attnbench.inputs.shapes.MODELS``.
+        name: its name in ``attnbench.inputs.shapes.MODELS``.
         layers: transformer blocks.
         heads: attention heads; ``width`` is heads · head_dim.
         head_dim: channels per head.
@@ -32,7 +32,7 @@ class WanConfig:
         text_dim: channels of the text encoder.
         freq_dim: channels of the sinusoidal time embedding.
         channels: latent channels, in and out.
-        patch: latent voxels a token covers.
+        patch: latent voxels that a token covers.
     """
 
     name: str
@@ -53,7 +53,10 @@ class WanConfig:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Arguments of diffusers' WanTransformer3DModel; those that change no product are of wan/modules/model.py."""
+        """Arguments of diffusers' WanTransformer3DModel.
+
+        Those that change no product come from wan/modules/model.py.
+        """
         return {
             "patch_size": self.patch,
             "num_attention_heads": self.heads,
@@ -94,15 +97,15 @@ class ForwardFlops:
     """Floating-point operations of one forward pass, all layers together.
 
     Attributes:
-        patch_embedding: the convolution that makes tokens.
+        patch_embedding: the convolution that makes the tokens.
         time_embedding: two products and the six modulation vectors.
         text_embedding: two products per text token.
         self_projections: q, k, v and output of self-attention.
-        self_pairs: scores and weighted sum of self-attention, every pair.
+        self_pairs: scores and weighted sum of self-attention over every pair.
         cross_projections: q and output for video tokens, k and v for text tokens.
         cross_pairs: scores and weighted sum, video queries by text keys.
         ffn: the two products of the feed-forward part.
-        head: the product that makes latent voxels of tokens.
+        head: the product that turns tokens into latent voxels.
     """
 
     patch_embedding: int
@@ -122,11 +125,11 @@ class ForwardFlops:
 
     @property
     def total(self) -> int:
-        """All parts."""
+        """The sum of all parts."""
         return sum(self.parts.values())
 
     def with_self_pairs(self, flops: int) -> ForwardFlops:
-        """Return the same pass with ``flops`` for the pairs of self-attention, those of its selection included."""
+        """Return the same pass with ``flops`` for the pairs of self-attention, including its selection."""
         return dataclasses.replace(self, self_pairs=flops)
 
 
@@ -137,7 +140,7 @@ def forward_flops(config: WanConfig, grid: Grid, *, text_tokens: int = TEXT_TOKE
         config: the model.
         grid: video tokens after patching, T × H × W.
         text_tokens: text tokens that cross-attention sees.
-        batch: videos; guidance that runs the model twice is a batch of 2.
+        batch: number of videos. Guidance that runs the model twice is a batch of 2.
 
     Raises:
         BadInput: if ``text_tokens`` or ``batch`` is not a whole number of at least 1.

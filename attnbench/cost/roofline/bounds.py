@@ -1,4 +1,5 @@
-"""Least times of attention on a GPU, what a measured time achieves, and a model of how a fused kernel spends it."""
+"""The least times of attention on a GPU, what a measured time achieves, and a model of what a fused kernel does in
+it."""
 
 from __future__ import annotations
 
@@ -9,24 +10,29 @@ from attnbench.cost.roofline.probe import Probe
 from attnbench.kernels.errors import BadInput
 
 FORWARD_PRODUCTS = 2
-"""Matrix products a pair: Q Kᵀ and P V. A backward pass takes 5 in one sweep, 7 in the two of our kernels."""
+"""Matrix products for each pair: Q Kᵀ and P V.
+
+A backward pass takes 5 in one sweep, and 7 in the two of our kernels.
+"""
 
 STEP_KEYS = 128
-"""Keys between two rescalings of the accumulator, as in our kernels."""
+"""Number of keys between two rescalings of the accumulator in our kernels."""
 
 PAIR_INSTRUCTIONS = 4.0
-"""Float32 instructions of the softmax a pair besides its exponential: the maximum, one multiply-add that scales and
-subtracts, the addition to the row's sum, and half of a conversion to 16 bits, at half the rate."""
+"""Float32 instructions of softmax for each pair, besides its exponential.
+
+They are the maximum, a multiply-add that scales and subtracts, the addition to the row's sum, and half of a conversion
+to 16 bits, which runs at half the rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The least milliseconds that one call takes on each unit of the GPU by itself.
+    """The least milliseconds that a call takes on each unit of the GPU by itself.
 
     Attributes:
-        tensor_ms: the matrix products on the tensor cores.
-        exponentials_ms: the exponentials on the special function units.
-        memory_ms: the bytes at the bandwidth of the memory.
+        tensor_ms: time of the matrix products on the tensor cores.
+        exponentials_ms: time of the exponentials on the special function units.
+        memory_ms: time of the bytes at the bandwidth of the memory.
     """
 
     tensor_ms: float
@@ -40,12 +46,12 @@ class Bounds:
 
     @property
     def ms(self) -> float:
-        """The largest of the three: all units work at once and none ever waits."""
+        """The largest of the three, which assumes that all units work at once and never wait."""
         return max(self.tensor_ms, self.exponentials_ms, self.memory_ms)
 
     @property
     def serial_ms(self) -> float:
-        """Products and exponentials one after the other, without overlap, or the memory if that takes longer."""
+        """The time of products and exponentials one after the other, or of the memory if that takes longer."""
         return max(self.tensor_ms + self.exponentials_ms, self.memory_ms)
 
 
@@ -62,11 +68,11 @@ def attend_bounds(
 
     Args:
         gpu: what the device can do.
-        pairs: pairs that are executed, all batch items and heads.
-        head_dim: channels as executed, including padding.
-        nbytes: bytes that have to move, ``Traffic.min_bytes``.
+        pairs: number of executed pairs, over all batch items and heads.
+        head_dim: channels that are computed, including padding.
+        nbytes: bytes that must be moved, ``Traffic.min_bytes``.
         products: matrix products per pair.
-        clock_mhz: SM clock that was measured; tensor cores and exponentials scale with it. Default: that of the peak.
+        clock_mhz: measured SM clock, with which tensor cores and exponentials scale. Default: the clock of the peak.
 
     Raises:
         BadInput: for a negative number, head_dim or products below 1, or a clock that is not above 0.
@@ -84,9 +90,11 @@ def attend_bounds(
 
 
 def exponential_ceiling_tflops(gpu: Peak, head_dim: int, *, products: int = FORWARD_PRODUCTS) -> float:
-    """Return the TFLOP/s of attention at which the special function units are full: the ceiling of softmax.
+    """Return the TFLOP/s of attention at which the special function units are busy all the time: the ceiling of
+    softmax.
 
-    Args and errors as of ``attend_bounds``. It rises with ``head_dim``, since a pair has one exponential at any.
+    Arguments and errors are those of ``attend_bounds``. The ceiling rises with ``head_dim``, because a pair takes one
+    exponential whatever ``head_dim`` is.
     """
     _check_least(head_dim=head_dim, products=products)
     return 2 * products * head_dim * gpu.exponentials_per_s / 1e12
@@ -94,15 +102,15 @@ def exponential_ceiling_tflops(gpu: Peak, head_dim: int, *, products: int = FORW
 
 @dataclass(frozen=True, slots=True)
 class Achieved:
-    """What a measured time achieves. A fraction is None where the peak is not known.
+    """What a measured time achieves. A fraction is None if the peak is not known.
 
     Attributes:
         tflops: operations per second, TFLOP/s.
         tbs: bytes per second, TB/s.
         mfu: ``tflops`` as a fraction of the datasheet's tensor peak.
-        mfu_probe: the same of the matrix product measured in the run.
+        mfu_probe: ``tflops`` as a fraction of the matrix product measured in the run.
         bandwidth: ``tbs`` as a fraction of the datasheet's memory bandwidth.
-        bandwidth_probe: the same of the copy measured in the run.
+        bandwidth_probe: ``tbs`` as a fraction of the copy measured in the run.
     """
 
     tflops: float
@@ -116,14 +124,14 @@ class Achieved:
 def achieved(
     time_ms: float, *, flops: int, nbytes: int, gpu: Peak | None = None, probe: Probe | None = None
 ) -> Achieved:
-    """Return what ``flops`` operations and ``nbytes`` bytes in ``time_ms`` come to.
+    """Return the rates of ``flops`` operations and ``nbytes`` bytes in ``time_ms``, and their fractions of the peaks.
 
     Args:
         time_ms: measured milliseconds.
-        flops: operations that count, 2 for a multiply-add. For an MFU, those of kept pairs only.
-        nbytes: bytes that count, minimum or modelled.
-        gpu: the datasheet's peak, None if the device is not listed.
-        probe: the peaks measured in the same run, None if there are none.
+        flops: operations to count, 2 for a multiply-add. For an MFU, count those of kept pairs only.
+        nbytes: bytes to count, minimum or modelled.
+        gpu: the datasheet's peak; None if the device is not listed.
+        probe: the peaks measured in the same run; None if there are none.
 
     Raises:
         BadInput: if the time is not above 0, or a number is negative.
@@ -143,7 +151,10 @@ def achieved(
 
 @dataclass(frozen=True, slots=True)
 class TimeShare:
-    """A part of a fused time, milliseconds, with the range that the assumptions leave. Its provenance is "modelled"."""
+    """A part of a fused time in milliseconds, with the range that the assumptions allow.
+
+    Its provenance is "modelled".
+    """
 
     ms: float
     lo_ms: float
@@ -152,7 +163,7 @@ class TimeShare:
 
 @dataclass(frozen=True, slots=True)
 class AttendSplit:
-    """A model of what a fused forward kernel spends its time on. The three values of ``ms`` add up to the time."""
+    """A model of how a fused forward kernel spends its time. The three values of ``ms`` add up to the time."""
 
     qk: TimeShare
     softmax: TimeShare
@@ -164,26 +175,27 @@ def split_attend(
 ) -> AttendSplit:
     """Split the measured time of a fused forward attend into Q Kᵀ, softmax and P V.
 
-    Each part would take the time of its unit, alone: the products their FLOPs on the tensor cores, half each; softmax
-    one exponential per pair on the special function units, then ``PAIR_INSTRUCTIONS`` and the rescaling of the
-    accumulator on the float32 lanes. If the measured time is longer than these together, all are stretched alike:
-    waiting falls on them in proportion. If it is shorter, products and softmax overlapped, and each gets half of the
-    overlap. A time below that of one unit alone means a clock above the assumed one; both are shortened to fit.
+    By itself, each part would take the time of its unit. The two products share their FLOPs on the tensor cores
+    equally. Softmax takes one exponential per pair on the special function units, then ``PAIR_INSTRUCTIONS`` and the
+    rescaling of the accumulator on the float32 lanes. If the measured time is longer than the sum, all parts are
+    stretched by the same factor, as if waiting were spread over them in proportion. If it is shorter, products and
+    softmax overlap, and each gets half of the overlap. A time below that of one unit means that the clock was higher
+    than assumed; both parts are then shortened to fit.
 
-    The range is what a single time cannot tell apart. At one end softmax is hidden behind the products entirely, and
-    they take all of the time. At the other the products keep to the peak and all the rest is softmax, or all of the
-    overlap counts as softmax, whichever is more. Memory is not part of the model: where the kernel waits for it, the
-    wait is in all three parts.
+    The range covers the cases between which a single time cannot distinguish. At one end, softmax is entirely hidden
+    behind the products, which take all of the time. At the other end, the products run at the peak and everything else
+    is softmax, or all of the overlap counts as softmax, whichever is more. Memory is not part of the model: time that
+    the kernel waits for it is contained in all three parts.
 
     Args:
         time_ms: measured milliseconds of attend.
         gpu: what the device can do.
-        pairs: executed pairs, at least 1.
-        head_dim: channels as executed.
-        clock_mhz: SM clock that was measured. Default: that of the peak.
+        pairs: number of executed pairs, at least 1.
+        head_dim: channels that are computed.
+        clock_mhz: measured SM clock. Default: the clock of the peak.
 
     Raises:
-        BadInput: as ``attend_bounds``, and if the time is not above 0 or there are no pairs.
+        BadInput: for the same reasons as ``attend_bounds``, and if the time is not above 0 or there are no pairs.
     """
     _check_time(time_ms)
     _check_least(pairs=pairs)

@@ -14,13 +14,13 @@ def phase_flops(
 ) -> dict[str, int]:
     """Return the operations of each phase of one pass, 2 for a multiply-add, all batch items and heads.
 
-    Forward: ``attend``, its products ``qk`` and ``av``, and ``pool`` and ``score`` where the plan was made by block
-    means. Backward: ``attend``. A phase that is not in the result has none, or nobody counted them.
+    Forward: ``attend``, its products ``qk`` and ``av``, and ``pool`` and ``score`` if the plan was made by block means.
+    Backward: ``attend``. A phase that is missing from the result has no operations, or they are unknown.
 
     Args:
         plan: any plan.
         head_dim: channels of a head.
-        direction: the pass.
+        direction: the pass, "fwd" or "bwd".
         kv_heads: heads of k and v; default: those of the plan.
     """
     forward = flops_per_pair(head_dim) * plan.pairs

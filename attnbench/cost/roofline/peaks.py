@@ -14,16 +14,16 @@ class Peak:
     """Figures of one GPU.
 
     Attributes:
-        name: what people call it.
+        name: its usual name.
         pattern: regular expression that the whole of ``torch.cuda.get_device_name()`` matches.
         tensor_tflops: dense bfloat16 and float16 tensor cores with float32 accumulation, TFLOP/s.
         memory_tbs: bandwidth of the memory, TB/s (10^12 bytes).
         sms: multiprocessors.
         clock_mhz: SM clock at which ``tensor_tflops`` holds. Some GPUs run higher where power allows.
         flops_per_clock: of the tensor cores of a multiprocessor, 2 for a multiply-add.
-        exponentials_per_clock: results a multiprocessor's special function units give a clock.
-        fp32_per_clock: float32 instructions, as multiply-adds, a multiprocessor finishes a clock.
-        source: document and place of the figures above, and which of them were computed.
+        exponentials_per_clock: results of a multiprocessor's special function units in a clock.
+        fp32_per_clock: float32 instructions, such as multiply-adds, that a multiprocessor finishes in a clock.
+        source: the documents of the figures above, and which figures were computed.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Peak:
 
     @property
     def exponentials_per_s(self) -> float:
-        """Exponentials a second, all multiprocessors."""
+        """Exponentials per second of all multiprocessors."""
         return self.sms * self.clock_mhz * 1e6 * self.exponentials_per_clock
 
 
@@ -102,7 +102,7 @@ def peak_of(device_name: str) -> Peak | None:
     """Return the peak of a device, or None if it is not listed.
 
     Args:
-        device_name: as ``torch.cuda.get_device_name()`` gives it. CPUs, parts of a GPU (MIG) and related models that
-            share a beginning, such as laptop versions, match nothing.
+        device_name: what ``torch.cuda.get_device_name()`` returns. CPUs, parts of a GPU (MIG) and related models with
+            the same beginning, such as laptop versions, match nothing.
     """
     return next((peak for peak in PEAKS if re.fullmatch(peak.pattern, device_name)), None)

@@ -1,4 +1,4 @@
-"""Peaks that this machine reaches in the run itself, with a large matrix product and a large copy."""
+"""Measure what this machine reaches in the run itself, with a large matrix product and a large copy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CUDA_SIDE, CPU_SIDE = 8192, 1024
 """Side of the square matrices: bfloat16 on CUDA, float32 on a CPU."""
 
 CUDA_BYTES, CPU_BYTES = 2**30, 64 * 2**20
-"""Bytes that are copied; twice that is moved."""
+"""Bytes that are copied. Twice as many are moved."""
 
 REPEATS = 5
 _WARM_UPS = 2
@@ -23,10 +23,10 @@ _WARM_UPS = 2
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a product and a copy reached.
+    """The rates that a matrix product and a copy reached.
 
     Attributes:
-        matmul_tflops: of the product, 2 operations per multiply-add, TFLOP/s.
+        matmul_tflops: rate of the product in TFLOP/s, 2 operations per multiply-add.
         copy_tbs: bytes read plus bytes written, TB/s (10^12 bytes).
     """
 
@@ -35,13 +35,14 @@ class Probe:
 
 
 def measure_peaks(stopwatch: Stopwatch) -> Probe:
-    """Measure a product and a copy with a cold cache, the median of five each.
+    """Measure a matrix product and a copy with a cold cache; each rate is the median of five.
 
-    On CUDA: bfloat16 matrices of 8192 × 8192 of standard normal numbers, and 1 GiB; 2.4 GiB of memory are taken and
-    given back to PyTorch. On a CPU: float32 matrices of 1024 × 1024 and 64 MiB, with torch's number of threads.
+    On CUDA, the product multiplies bfloat16 matrices of 8192 × 8192 standard normal numbers, and the copy has 1 GiB.
+    2.4 GiB of memory are taken and given back to PyTorch. On a CPU, the matrices are float32 and 1024 × 1024, the copy
+    has 64 MiB, and torch's number of threads is used.
 
     Args:
-        stopwatch: of the device to measure.
+        stopwatch: the stopwatch of the device to measure.
     """
     device = stopwatch.device
     on_cuda = device.type == "cuda"

@@ -16,12 +16,12 @@ Qkv = tuple[Tensor, Tensor, Tensor]
 
 
 class Complete(Exception):
-    """Raised inside the model once everything was collected: the rest of the clip need not be made."""
+    """Raised inside the model when everything has been collected, so that the rest of the clip is not made."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Point:
-    """A layer in a denoising step, both from 0."""
+    """A layer in a denoising step, both counted from 0."""
 
     layer: int
     step: int
@@ -36,14 +36,14 @@ def points_of(layers: Iterable[int], steps: Iterable[int]) -> tuple[Point, ...]:
 
 
 class Collector:
-    """Takes q, k and v of the first call at each point, of its last batch item.
+    """Collects q, k and v of the first call at each point, from its last batch item.
 
-    With classifier-free guidance that is the conditional half: where both halves are one batch it comes last, and where
-    they are two calls it comes first.
+    With classifier-free guidance, that is the conditional half: it comes last if both halves are one batch, and first
+    if they are two calls.
 
     Attributes:
-        found: what was collected, on the CPU in the model's dtype.
-        layouts: token grid and text of each.
+        found: the tensors collected so far, on the CPU in the model's dtype.
+        layouts: the token grid and text tokens of each.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Collector:
         """Start with nothing.
 
         Args:
-            points: what to collect.
+            points: the points to collect.
             video_only: leave joint text tokens out.
-            room: called once, after the first call was collected, with the bytes that all points will take; raises if
-                there is no place for them.
+            room: called once, after the first call was collected, with the bytes that all points will take. It raises
+                if there is no space for them.
         """
         self.found: dict[Point, Qkv] = {}
         self.layouts: dict[Point, Layout] = {}
@@ -64,7 +64,7 @@ class Collector:
         self._video_only, self._room = video_only, room
 
     def begin(self, layer: int, step: int) -> bool:
-        """Say whether the call of ``layer`` that comes now is to be collected.
+        """Return whether the call of ``layer`` that begins now must be collected.
 
         Raises:
             Complete: if nothing is left to collect.
@@ -80,7 +80,7 @@ class Collector:
     def take(
         self, q: Tensor, k: Tensor, v: Tensor, *, grid: Grid, text: tuple[int, int] = (0, 0), layer: int, step: int
     ) -> None:
-        """Keep q, k and v [B, heads, N, head_dim] of a call that ``begin`` asked for; of several, those of the last."""
+        """Keep q, k and v [B, heads, N, head_dim] of a call that ``begin`` asked for, from the last batch item."""
         point, first = Point(layer, step), not self.found
         kept = Layout(grid, text).video if self._video_only else slice(None)
         self.layouts[point] = Layout(grid, (0, 0) if self._video_only else text)
@@ -92,7 +92,7 @@ class Collector:
         """Return the layout of everything collected.
 
         Raises:
-            BadInput: if a point is missing, or one has other tokens than another.
+            BadInput: if a point is missing, or if points differ in their tokens.
         """
         if missing := sorted(self._points - self.found.keys()):
             raise BadInput(f"the clip was made without a call of {missing[0]}: it has fewer layers or steps")
@@ -105,10 +105,10 @@ class Collector:
         return first
 
     def refuse_overflow(self) -> None:
-        """Refuse what was collected if it holds NaN or Inf: nothing can be measured on that.
+        """Refuse collected tensors that hold NaN or Inf, because nothing can be measured on them.
 
         Raises:
-            BadInput: naming the first tensor and its layer and step.
+            BadInput: naming the first such tensor, its layer and its step.
         """
         for point in sorted(self.found):
             for name, tensor in zip("qkv", self.found[point], strict=True):
@@ -120,7 +120,7 @@ class Collector:
 
 
 def _finite(x: Tensor) -> bool:
-    return all(bool(torch.isfinite(head).all()) for item in x for head in item)  # not all at once: it takes memory
+    return all(bool(torch.isfinite(head).all()) for item in x for head in item)  # not all at once, to save memory
 
 
 def _keep(x: Tensor, tokens: slice) -> Tensor:

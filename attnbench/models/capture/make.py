@@ -1,4 +1,4 @@
-"""From a request to a file."""
+"""Make a capture: from a request to a file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from attnbench.models.capture.write import check_target, room_for, write_capture
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """What a capture wrote.
+    """A capture that was written.
 
     Attributes:
         path: the file.
-        points: layers and steps in it.
+        points: the layers and steps in the file.
         layout: token grid and text tokens.
-        heads, kv_heads, head_dim: of the tensors.
-        dtype: of the tensors, as "bfloat16".
+        heads, kv_heads, head_dim: sizes of the tensors.
+        dtype: dtype of the tensors, such as "bfloat16".
     """
 
     path: Path
@@ -37,13 +37,13 @@ class Captured:
     dtype: str
 
     def inputs(self, point: Point) -> str:
-        """Return what ``--inputs`` takes for a point of the file."""
+        """Return the value of ``--inputs`` for a point of the file."""
         return f"capture:{self.path}" + (f"@{point}" if len(self.points) > 1 else "")
 
     def run_options(self, point: Point) -> str | None:
-        """Return the options of ``attnbench run`` that fit a point of the file; None if its joint text fits no model.
+        """Return the options of ``attnbench run`` for a point of the file, or None if its joint text fits no model.
 
-        ``attnbench run`` takes as many text tokens as ``--model`` has, and without it none.
+        ``attnbench run`` uses the number of text tokens that ``--model`` has, and none without it.
         """
         model = ""
         if self.layout.text != (0, 0):
@@ -59,17 +59,18 @@ class Captured:
 def capture(
     request: CaptureRequest, out: Path, after_step: Callable[[int, int], object] = lambda step, steps: None
 ) -> Captured:
-    """Make a clip with full attention, and write q, k and v of the layers and steps asked for.
+    """Make a clip with full attention, and write q, k and v of the requested layers and steps.
 
-    The clip is not made to its end: once everything is collected, the rest is left out. An exception leaves no file.
+    The clip stops once everything is collected. An exception leaves no file behind.
 
     Args:
-        request: what to make and to keep.
-        out: the file, .safetensors, which must not exist.
-        after_step: called with each finished step and the number of steps that are needed.
+        request: the clip to make, and what to keep.
+        out: a .safetensors file that does not exist yet.
+        after_step: called with the number of each finished step and the number of steps that are needed.
 
     Raises:
-        BadInput: for a request, weights or a file that cannot be used, a model that gives NaN, or too little memory.
+        BadInput: for a request, weights or a file that cannot be used, a model that gives NaN, or if memory does not
+            suffice.
         Unsupported: without diffusers.
     """
     check_target(out)

@@ -1,4 +1,4 @@
-"""Make a clip to collect its q, k and v, with a diffusers pipeline or with the mini model."""
+"""Make a clip and collect its q, k and v, with a diffusers pipeline or the mini model."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from attnbench.models.families.family import Place
 from attnbench.models.replacement import Replacement
 
 AfterStep = Callable[[int], object]
-"""Called with the number of each finished step."""
+"""A function that is called with the number of each finished step."""
 
 
 class PipelineSource:
-    """A pipeline of diffusers with weights from a local folder.
+    """A diffusers pipeline with weights from a local folder.
 
     Attributes:
-        layers, steps: how many the clip has.
+        layers, steps: number of layers of the model and of steps of the clip.
     """
 
     def __init__(self, request: CaptureRequest) -> None:
@@ -70,10 +70,10 @@ class PipelineSource:
 
 
 class MiniSource:
-    """The mini model; its prompts are a class and a direction.
+    """The mini model, whose prompts are a class and a direction.
 
     Attributes:
-        layers, steps: how many the clip has.
+        layers, steps: number of layers of the model and of steps of the clip.
     """
 
     def __init__(self, request: CaptureRequest) -> None:

@@ -1,4 +1,4 @@
-"""What a capture is asked for."""
+"""The request of a capture."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ MINI = "mini"
 
 @dataclass(frozen=True, slots=True)
 class CaptureRequest:
-    """A clip to make, and the calls to keep.
+    """A clip to make, and the attention calls to keep.
 
     Attributes:
         model: "mini" or a name of ``attnbench.models.MODEL_NAMES``.
         prompt: what the clip shows.
-        layers, steps: what to keep: every layer in every step, from 0.
-        weights: a file of the mini model, None for the one that comes with it; a folder for the others.
-        sampler_steps: denoising steps of the clip; None is the model's default.
-        frames, height, width: size of the clip; None is the model's default.
-        guidance: scale of the guidance; None is the model's default.
-        seed: of the noise.
-        dtype, device: None is the model's default.
+        layers, steps: the calls to keep, every layer in every step, counted from 0.
+        weights: a file for the mini model, or None for the weights that ship; a folder for other models.
+        sampler_steps: denoising steps of the clip; None for the model's default.
+        frames, height, width: size of the clip; None for the model's default.
+        guidance: scale of the guidance; None for the model's default.
+        seed: seed of the noise.
+        dtype, device: None for the model's default.
         video_only: leave joint text tokens out.
 
     Raises:
-        BadInput: for an unknown model, an empty prompt, no layer or step, or a seed or guidance that is no number.
+        BadInput: for an unknown model, an empty prompt, no layer or step, or a seed or guidance that is not a number.
     """
 
     model: str
@@ -53,7 +53,7 @@ class CaptureRequest:
             raise unknown_name("model", self.model, (MINI, *MODEL_NAMES))
         check_text(self.prompt)
         if not self.prompt.strip():
-            raise BadInput("the prompt is empty; say what the clip is to show")
+            raise BadInput("the prompt is empty; say what the clip should show")
         check_numbers(self.seed, self.guidance)
         for name, numbers in (("layers", self.layers), ("steps", self.steps)):
             if not numbers or min(numbers) < 0:
@@ -63,7 +63,7 @@ class CaptureRequest:
         """Refuse layers and steps that the model does not have.
 
         Raises:
-            BadInput: naming the first, and what there is.
+            BadInput: naming the first one, and those that exist.
         """
         for name, asked, count in (("layer", self.layers, layers), ("step", self.steps, steps)):
             if wrong := [number for number in asked if number >= count]:

@@ -1,4 +1,4 @@
-"""Write a capture: whole, or not at all."""
+"""Write a capture, completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from attnbench.results.files import replacing
 
 
 def check_target(path: Path) -> None:
-    """Refuse a place where a capture could not be written, before a clip is made for it.
+    """Refuse a path to which a capture could not be written, before a clip is made for it.
 
     Raises:
-        BadInput: if the name does not end in .safetensors, is taken, or the folder does not exist or is not writable.
+        BadInput: if the name does not end in .safetensors or exists, or if the folder does not exist or is not
+            writable.
     """
     if path.suffix != ".safetensors":
         raise BadInput(f"--out {str(path)!r} must end in .safetensors")
@@ -33,10 +34,10 @@ def check_target(path: Path) -> None:
 
 
 def room_for(path: Path) -> Callable[[int], None]:
-    """Return what refuses a number of bytes that the disk of ``path`` has no room for.
+    """Return a function that refuses a number of bytes for which the disk of ``path`` has no space.
 
     Raises:
-        BadInput: when called.
+        BadInput: raised by that function.
     """
 
     def check(size: int) -> None:
@@ -50,13 +51,13 @@ def room_for(path: Path) -> Callable[[int], None]:
 
 
 def write_capture(path: Path, found: Mapping[Point, Qkv], layout: Layout, about: Mapping[str, Any]) -> None:
-    """Write q, k and v of every point, and what they are.
+    """Write q, k and v of every point, with a header that describes them.
 
-    One point is written as tensors ``q``, ``k`` and ``v``; several as ``layer0.step25.q`` and so on. The header says
-    the token grid, the text tokens and ``about``.
+    A single point is written as tensors ``q``, ``k`` and ``v``, several as ``layer0.step25.q`` and so on. The header
+    holds the token grid, the text tokens and ``about``.
 
     Raises:
-        BadInput: if the file cannot be written, as when the disk is full; nothing is left of it then.
+        BadInput: if the file cannot be written, for example because the disk is full. No part of it is left behind.
     """
     from safetensors import SafetensorError
 

@@ -1,1 +1,1 @@
-"""One file a family of models: where its attention is, and what it passes to it."""
+"""One file for each family of models: where its attention is, and what the model passes to it."""

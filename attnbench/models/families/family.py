@@ -1,4 +1,4 @@
-"""A family of video transformers: where its self-attention is, and how tokens enter and leave it."""
+"""The description of a family of video transformers: where its self-attention is, and how tokens enter and leave it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Output = Tensor | tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an attention call is, in the model and in denoising.
+    """The place of an attention call in the model and in denoising.
 
     Attributes:
         layer: index of the layer.
         grid: token grid of the video.
-        step: denoising step of this clip, from 0.
+        step: denoising step of the clip, from 0.
         text: text tokens before and after the video.
     """
 
@@ -38,27 +38,30 @@ class Place:
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, Place], Tensor]
-"""(q, k, v, place) -> output, all [B, heads, N, head_dim] in grid order; N is ``place``'s tokens, text included."""
+"""(q, k, v, place) -> output, all [B, heads, N, head_dim] in grid order; N is the number of tokens of ``place``, text
+included."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The transformers of one class in diffusers.
+    """A class of transformers in diffusers.
 
     Attributes:
         name: what users type.
         transformer: the class, with its module.
         processor: the attention processor that can be replaced faithfully, with its module.
         attentions: (transformer) -> its self-attention modules by layer.
-        grid: (transformer, arguments of its forward call by name) -> the token grid, or None where they do not say it.
+        grid: (transformer, arguments of its forward call by name) -> the token grid, or None if they do not determine
+            it.
         project: (attention module, tokens of the video [B, N, C], of the text or None, rotary embedding or None) ->
             q, k and v as the family's own processor makes them.
         finish: (attention module, attention's output [B, heads, N, head_dim], text tokens) -> what the family's own
             processor returns.
-        text_first: whether joint text stands before the video; None where text never joins.
-        text_mask: argument of the forward call that tells text from padding, [B, text tokens]; None where there is
+        text_first: whether joint text comes before the video; None if text is never joined.
+        text_mask: argument of the forward call that distinguishes text from padding, [B, text tokens]; None if there is
             none.
-        mask_counts: whether the model takes the first tokens for text, as many as the mask has, wherever it has them.
+        mask_counts: whether the model treats the first tokens as text, as many as the mask marks, wherever it marks
+            them.
         time_rises: whether timesteps rise from noise to clip.
     """
 
@@ -76,12 +79,12 @@ class Family:
 
 
 def class_name(kind: type) -> str:
-    """Return a class with its module, as ``Family`` names them."""
+    """Return the name of a class with its module, in the form that ``Family`` uses."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def grid_of(video: object, patch: tuple[int, int, int]) -> Grid | None:
-    """Return the token grid of latents [B, C, T, H, W]; None for anything else, which the model is left to refuse."""
+    """Return the token grid of latents [B, C, T, H, W], or None for anything else, which the model itself refuses."""
     if not isinstance(video, Tensor) or video.dim() != 5:
         return None
     sides = [side // size for side, size in zip(video.shape[2:], patch, strict=True)]

@@ -1,4 +1,4 @@
-"""The families of models that can be patched, and how they are told from others."""
+"""Find the family of a model that can be patched."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from attnbench.models.families import cogvideox, hunyuan, ltx, mochi, wan
 from attnbench.models.families.family import Family, class_name
 
 FAMILIES: tuple[Family, ...] = (wan.FAMILY, hunyuan.FAMILY, cogvideox.FAMILY, ltx.FAMILY, mochi.FAMILY)
-"""One a class of transformers in diffusers."""
+"""All families, one for each class of transformers in diffusers."""
 
 
 def find_family(transformer: Any) -> Family | None:
-    """Return the family of a transformer, or None: told by its class, so that nothing need be imported."""
+    """Return the family of a transformer, or None. It is recognised by its class, so nothing has to be imported."""
     known = {family.transformer: family for family in FAMILIES}
     return next((known[name] for name in map(class_name, type(transformer).__mro__) if name in known), None)
 
 
 def find_transformers(model: Any) -> tuple[Family, tuple[Any, ...]]:
-    """Return the family of ``model``, and the transformer it is or those that a pipeline has, in the order they run.
+    """Return the family of ``model``, and its transformers: the model itself, or those of a pipeline in the order they
+    run.
 
     Raises:
-        Unsupported: for any other model, one that is compiled or spread over devices, and other attention processors.
+        Unsupported: for any other model, for a model that is compiled or spread over devices, and for other attention
+            processors.
     """
     if isinstance(model, torch.nn.Module):
         found = (model,)
@@ -65,7 +67,7 @@ def _check(transformer: Any, family: Family) -> None:
 
 
 def own_processor(attn: Any) -> Any:
-    """Return the processor that an attention module came with, whatever replaces it now."""
+    """Return the original processor of an attention module, even if it is replaced at the moment."""
     processor = attn.processor
     return getattr(processor, "own", processor)
 

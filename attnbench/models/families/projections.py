@@ -1,4 +1,4 @@
-"""Steps from tokens to q, k and v that several families share."""
+"""Steps from tokens to q, k and v that are common to several families."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ def split_heads(attn: Any, *tensors: Tensor) -> list[Tensor]:
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotate each pair of neighbouring channels of ``x``; the products keep the wider dtype.
+    """Rotate each pair of neighbouring channels of ``x``. The products keep the wider dtype.
 
     Args:
         x: [..., channels], an even number.
-        cosines, sines: of a shape that broadcasts with x's, every value twice.
+        cosines, sines: tensors that broadcast with ``x``, with every value twice.
     """
     return rotate_pairs(x, cosines[..., ::2], sines[..., 1::2])
 
 
 def rotate_pairs(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotate as ``rotate`` does, by tables with one value for each pair of channels."""
+    """Rotate like ``rotate``, with tables that hold one value for each pair of channels."""
     even, odd = x[..., ::2], x[..., 1::2]
     turned = torch.empty_like(x)
     turned[..., ::2] = even * cosines - odd * sines
@@ -33,14 +33,14 @@ def rotate_pairs(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 
 def rotate_in_float32(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotate as ``rotate`` does, in float32 whatever the dtype of ``x``."""
+    """Rotate like ``rotate``, in float32 whatever the dtype of ``x``."""
     return rotate(x.float(), cosines, sines).to(x.dtype)
 
 
 def in_autocast_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return the tensors as torch's own attention would take them under autocast; unchanged where there is none.
+    """Cast the tensors to the dtype that torch's own attention would use under autocast; unchanged without autocast.
 
-    Some norms give float32 there and the projection of v does not.
+    Under autocast, some norms return float32, but the projection of v does not.
     """
     kind = tensors[0].device.type
     if not torch.is_autocast_enabled(kind) or any(x.dtype == torch.float64 for x in tensors):

@@ -1,4 +1,4 @@
-"""How the pipeline of each family makes a clip: its class, the sizes it can make, and how fast its clips play."""
+"""Recipes of the pipelines: their classes, the sizes that they can make, and how fast their clips play."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Text to clip with one family.
+    """How the pipeline of a family makes a clip from text.
 
     Attributes:
         pipeline: class in diffusers.
-        temporal, spatial: the pipeline's attributes with the frames and pixels that a latent covers.
-        side: pixels that height and width must be a multiple of, in latents.
+        temporal, spatial: names of the pipeline's attributes with the frames and pixels that a latent covers.
+        side: the number of latents of which height and width must be a multiple.
         fps: frames a second at which clips play.
-        wide_vae: whether the VAE stays in float32, as its authors have it.
-        tiled: whether the VAE decodes large clips in tiles, as diffusers' example of the pipeline has it.
-        least_steps: denoising steps that the pipeline needs.
+        wide_vae: whether the VAE stays in float32, as in its authors' code.
+        tiled: whether the VAE decodes large clips in tiles, as in diffusers' example of the pipeline.
+        least_steps: fewest denoising steps with which the pipeline works.
     """
 
     pipeline: str
@@ -32,7 +32,10 @@ class Recipe:
     least_steps: int = 1
 
     def problem(self, pipeline: Any, frames: int | None, height: int | None, width: int | None) -> str | None:
-        """Say in a sentence why a pipeline cannot make clips of this size; None if it can. None is its default."""
+        """Return why a pipeline cannot make clips of this size, or None if it can.
+
+        Sizes that are None have their defaults.
+        """
         group, pixels = getattr(pipeline, self.temporal), getattr(pipeline, self.spatial) * self.side
         if frames is not None and (frames < 1 or (frames - 1) % group):
             below = max(frames - 1, 0) // group * group + 1
@@ -69,5 +72,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
     }
 )
-"""Recipes by family. Frames a second: diffusers' examples of Wan and CogVideoX, the default ``frame_rate`` of
-LTXPipeline, and what the authors of HunyuanVideo and Mochi save their clips at."""
+"""Recipes by family.
+
+Frames a second are those of diffusers' examples for Wan and CogVideoX, the default ``frame_rate`` of LTXPipeline, and
+those at which the authors of HunyuanVideo and Mochi save their clips."""

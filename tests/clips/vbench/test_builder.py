@@ -92,7 +92,7 @@ def test_a_second_build_finds_the_first(bench: Bench) -> None:
 
 def test_a_build_that_failed_is_gone_on_with(bench: Bench) -> None:
     bench.trouble.write_text("ERROR: No matching distribution found for vbench==0.1.5\n")
-    with pytest.raises(BadInput, match=r"pip failed \(ERROR: No matching distribution .*goes on from here"):
+    with pytest.raises(BadInput, match=r"pip failed \(ERROR: No matching distribution .*continues from here"):
         bench.build()
     assert not bench.folder.exists()
     assert "No matching distribution" in (bench.partial / "pip.log").read_text()
@@ -196,20 +196,20 @@ def test_a_python_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "python"
     other.write_text("#!/bin/sh\necho 3.9\n")
     other.chmod(0o755)
-    with pytest.raises(BadInput, match=r"is of version 3\.9; VBench's packages need 3\.11"):
+    with pytest.raises(BadInput, match=r"is version 3\.9; VBench's packages need 3\.11"):
         pick_python(str(other))
 
 
 def test_without_a_fitting_python_the_option_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder, "PYTHON", "3.0")
-    with pytest.raises(BadInput, match=r"there is no python3\.0; give it as --python"):
+    with pytest.raises(BadInput, match=r"there is no python3\.0; give one with --python"):
         pick_python(None)
 
 
 def test_a_folder_that_is_something_else_is_left_alone(bench: Bench) -> None:
     bench.folder.mkdir(parents=True)
     (bench.folder / "mine.txt").touch()
-    with pytest.raises(BadInput, match=r"is no VBench environment: .* give another folder as --env") as error:
+    with pytest.raises(BadInput, match=r"is not a VBench environment: .* give another folder with --env") as error:
         bench.build()
     assert "remove" not in str(error.value), "it is the user's, and may hold anything"
     assert [path.name for path in bench.folder.iterdir()] == ["mine.txt"]
@@ -218,7 +218,7 @@ def test_a_folder_that_is_something_else_is_left_alone(bench: Bench) -> None:
 def test_a_file_in_the_place_of_the_environment_is_left_alone(bench: Bench) -> None:
     bench.folder.parent.mkdir(parents=True, exist_ok=True)
     bench.folder.write_text("mine")
-    with pytest.raises(BadInput, match="is a file; give another folder as --env"):
+    with pytest.raises(BadInput, match="is a file; give another folder with --env"):
         bench.build()
     assert bench.folder.read_text() == "mine"
 

@@ -47,7 +47,7 @@ def test_frames_a_second_are_checked_against_what_is_asked_for(tmp_path: Path, m
 
 
 def test_what_is_no_clip_is_refused(tmp_path: Path, make_clip: MakeClip) -> None:
-    with pytest.raises(BadInput, match="is no folder"):
+    with pytest.raises(BadInput, match="is not a folder"):
         read_folder(tmp_path / "nowhere")
     with pytest.raises(BadInput, match="there is no mp4 file"):
         read_folder(tmp_path)
@@ -64,11 +64,11 @@ def test_what_is_no_clip_is_refused(tmp_path: Path, make_clip: MakeClip) -> None
     ("text", "said"),
     [
         ("", "are empty; wanted: a JSON object"),
-        ("{", "are no JSON"),
+        ("{", "are not JSON"),
         ("[]", "are something else"),
         ('{"a.mp4": 1}', "are something else"),
-        ('{"b.mp4": "x"}', "have none for clip 'a.mp4'"),
-        ('{"a.mp4": " "}', "have none for clip 'a.mp4'"),
+        ('{"b.mp4": "x"}', "have no prompt for clip 'a.mp4'"),
+        ('{"a.mp4": " "}', "have no prompt for clip 'a.mp4'"),
     ],
 )
 def test_prompts_that_say_nothing_are_refused(text: str, said: str, tmp_path: Path) -> None:
