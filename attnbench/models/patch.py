@@ -76,8 +76,8 @@ def patch(
             step.
         dense_steps: how many of the first denoising steps of each clip run the model's own attention: a whole number,
             or a share of the steps such as 0.25, rounded down. None stands for a quarter of a pipeline's steps, and for
-            0 with a transformer alone, which does not know how many steps there will be. For a clip made from another one, the steps
-            that run count.
+            0 with a transformer alone, which does not know how many steps there will be. For a clip that is made from
+            another one, the steps that run count.
         dense_layers: layers that always run the model's own attention.
         engine: the engine that runs the plans, as in ``attnbench.attention``.
         densities: also record the density of every plan. Counting waits for the device.
