@@ -134,11 +134,6 @@ class Progress(Protocol):
         """Say where the journal is, as soon as there is one."""
 
 
-def finished(row: Row) -> bool:
-    """Whether a resumed run leaves this row as it is; what failed for want of memory, time or luck is tried again."""
-    return row.verdict in ("ok", "incorrect", "unsupported")
-
-
 class NoProgress:
     """Shows nothing: where several processes do the same, one of them tells."""
 
@@ -158,3 +153,26 @@ class NoProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pass
+
+
+class PartProgress:
+    """Passes on the progress of one part of a whole, as of a point of a sweep, and says which part that is."""
+
+    def __init__(self, whole: Progress, name: str, place: str) -> None:
+        self.whole, self.name, self.place = whole, name, place
+
+    def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
+        """Pass on, after the part's place."""
+        self.whole.step(f"{self.place}: {label}", done, total, seconds_left)
+
+    def note(self, text: str) -> None:
+        """Pass on, after the part's name."""
+        self.whole.note(f"{self.name}: {text}")
+
+    def started(self, folder: str) -> None:
+        """Keep quiet: the whole has said where it is written."""
+
+
+def finished(row: Row) -> bool:
+    """Whether a resumed run leaves this row as it is; what failed for want of memory, time or luck is tried again."""
+    return row.verdict in ("ok", "incorrect", "unsupported")

@@ -20,12 +20,10 @@ from attnbench.methods.entries import Entry, as_entries
 from attnbench.report.words import differing_settings
 from attnbench.results.intervals import Interval, median_interval, ratio_interval
 from attnbench.results.records.steps import StepRecord
+from attnbench.results.run import NoProgress, Progress
 
 Observer = Callable[[str, Callable[[], object], Callable[[], None], float], Profile | None]
 """Takes a variant's name, its step, what clears the step's gradients, and the median of its samples in milliseconds."""
-
-Teller = Callable[[str, int, int], None]
-"""Told what is worked on, how many of all parts are done, and how many there are."""
 
 
 def measure_step(
@@ -34,7 +32,7 @@ def measure_step(
     *,
     run_id: str = "",
     observe: Observer | None = None,
-    tell: Teller = lambda label, done, total: None,
+    progress: Progress | None = None,
 ) -> list[StepRecord]:
     """Measure one step of a Wan transformer with random weights, text cross-attention included.
 
@@ -47,7 +45,7 @@ def measure_step(
         case: what the step is a step of.
         run_id: of the run that the records belong to.
         observe: profiles a step with its attention in place; called for each once all rounds are done.
-        tell: told of the progress.
+        progress: told what is worked on.
 
     Returns:
         one record for each kind of self-attention, the dense ones first.
@@ -59,23 +57,24 @@ def measure_step(
     entries: Sequence[Entry] = as_entries(methods)
     for entry in entries:
         make_settings(get_method(entry.method), entry.settings)
-    tell(f"Wan {case.size} with random weights", 0, 1)
+    told = progress or NoProgress()
+    told.step(f"Wan {case.size} with random weights", 0, 1, None)
     of, stopwatch = StepModel.make(case), Stopwatch(case.torch_device)
-    variants, without = _variants(of, entries, stopwatch, tell), no_attention(of)
-    _run_first([*variants, without], of, tell)
-    _take_samples([*variants, without], of, stopwatch, tell)
+    variants, without = _variants(of, entries, stopwatch, told), no_attention(of)
+    _run_first([*variants, without], of, told)
+    _take_samples([*variants, without], of, stopwatch, told)
     profiles = {} if observe is None else _profiles(variants, of, observe)
     shared = _shared_fields(of, stopwatch, variants[:2], without, run_id)
     baseline = next(variant for variant in variants if variant.name == shared["baseline"])
     return [_record(variant, baseline, shared, profiles.get(variant.name)) for variant in variants]
 
 
-def _variants(of: StepModel, methods: Sequence[Entry], stopwatch: Stopwatch, tell: Teller) -> list[Variant]:
+def _variants(of: StepModel, methods: Sequence[Entry], stopwatch: Stopwatch, progress: Progress) -> list[Variant]:
     """Return what is compared: the two dense kinds of attention, and the methods."""
-    tell("dense engines", 0, 1)
+    progress.step("dense engines", 0, 1, None)
     variants = [own_attention(of), dense_baseline(of, stopwatch)]
     for entry in methods:
-        tell(f"plans of {entry.method}", 0, 1)
+        progress.step(f"plans of {entry.method}", 0, 1, None)
         variants.append(with_method(of, entry.method, entry.settings))
     return _told_apart(variants)
 
@@ -89,10 +88,10 @@ def _told_apart(variants: list[Variant]) -> list[Variant]:
     ]
 
 
-def _run_first(variants: Sequence[Variant], of: StepModel, tell: Teller) -> None:
+def _run_first(variants: Sequence[Variant], of: StepModel, progress: Progress) -> None:
     """Run everything once: kernels are compiled, and what cannot run fails before the first sample."""
     for place, variant in enumerate(variants):
-        tell(f"first step with {variant.name}", place, len(variants))
+        progress.step(f"first step with {variant.name}", place, len(variants), None)
         with variant.swap():
             of.clear()
             of.step()
@@ -100,10 +99,10 @@ def _run_first(variants: Sequence[Variant], of: StepModel, tell: Teller) -> None
             variant.alone()
 
 
-def _take_samples(variants: Sequence[Variant], of: StepModel, stopwatch: Stopwatch, tell: Teller) -> None:
+def _take_samples(variants: Sequence[Variant], of: StepModel, stopwatch: Stopwatch, progress: Progress) -> None:
     for turn in interleave(variants, of.case.rounds):
         variant = turn.item
-        tell(f"{turn.label}: {variant.name}", turn.done, turn.total)
+        progress.step(f"{turn.label}: {variant.name}", turn.done, turn.total, None)
         with variant.swap():
             variant.step_ms.append(stopwatch.time(of.step, of.clear, warm=False).cold_ms)
         of.clear()

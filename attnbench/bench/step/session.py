@@ -89,9 +89,8 @@ def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tupl
     with _whole(begin(place, environment, asked), fresh) as journal:
         with _fitting(what):
             records = measure_step(
-                request.methods, case, run_id=place.run_id, observe=_observer(device, progress),
-                tell=lambda label, done, total: progress.step(label, done, total, None),
-            )  # fmt: skip
+                request.methods, case, run_id=place.run_id, observe=_observer(device, progress), progress=progress
+            )
         journal.append(*records)
     announce(place, progress)
     return place.folder, records

@@ -17,30 +17,12 @@ from attnbench.results.journal import JOURNAL
 from attnbench.results.load import Results, read
 from attnbench.results.pairs import baseline_samples
 from attnbench.results.records.cells import Row
-from attnbench.results.run import Progress, announce, choose_place
+from attnbench.results.run import PartProgress, Progress, announce, choose_place
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PLAN = "sweep.json"
-
-
-class PointProgress:
-    """Says which point of a sweep the progress of a run is about."""
-
-    def __init__(self, inner: Progress, name: str, number: int, count: int) -> None:
-        self.inner, self.name, self.place = inner, name, f"point {number} of {count}, {name}"
-
-    def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
-        """Pass on, after the point's place."""
-        self.inner.step(f"{self.place}: {label}", done, total, seconds_left)
-
-    def note(self, text: str) -> None:
-        """Pass on, after the point's name."""
-        self.inner.note(f"{self.name}: {text}")
-
-    def started(self, folder: str) -> None:
-        """Keep quiet: the sweep has said where it is written."""
 
 
 def start(sweep: Sweep, out: Path | None, progress: Progress) -> Path:
@@ -122,7 +104,8 @@ def sweep_table(found: Results) -> pd.DataFrame:
 def _measure(sweep: Sweep, folder: Path, progress: Progress) -> None:
     refused: list[Unsupported] = []
     for number, point in enumerate(sweep.points, 1):
-        place, told = folder / point.name, PointProgress(progress, point.name, number, len(sweep.points))
+        place = folder / point.name
+        told = PartProgress(progress, point.name, f"point {number} of {len(sweep.points)}, {point.name}")
         try:
             if os.path.exists(place / JOURNAL):
                 session.resume(place, told)

@@ -27,17 +27,7 @@ from attnbench.report.html.steps import step_sections
 from attnbench.results.journal import JOURNAL, Journal, read_journal
 from attnbench.results.load import load_steps
 from attnbench.results.records.steps import StepRecord
-
-
-class Quiet:
-    def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
-
-    def started(self, folder: str) -> None:
-        pass
+from attnbench.results.run import NoProgress
 
 
 def made_up(case: StepCase, run_id: str, profile: Profile | None, share: float = 0.6) -> list[StepRecord]:
@@ -70,9 +60,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         with phase("attend"):
             time.sleep(0.02)
 
-    def measure(methods: Any, case: StepCase, run_id: str, observe: Any, tell: Any) -> list[StepRecord]:
+    def measure(methods: Any, case: StepCase, run_id: str, observe: Any, progress: Any) -> list[StepRecord]:
         found.append({"methods": methods, **vars(case)})
-        tell("round 1 of 2: vmoba/triton", 0, 2)
+        progress.step("round 1 of 2: vmoba/triton", 0, 2, None)
         return made_up(case, run_id, observe("vmoba/triton", step, lambda: None, 62.0))
 
     monkeypatch.setattr(end_to_end, "measure_step", measure)
@@ -82,7 +72,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def test_records_say_what_was_measured_and_are_read_back(asked: list[dict[str, Any]], tmp_path: Path) -> None:
     request = StepRequest({"vmoba": {"threshold": 0.3}}, device="cpu", direction="fwdbwd", rounds=2, seed=3)
-    folder, records = run_step(request, tmp_path / "run", Quiet())
+    folder, records = run_step(request, tmp_path / "run", NoProgress())
     assert asked == [
         {"methods": {"vmoba": {"threshold": 0.3}}, "size": "tiny", "grid": grid_of(request, "cpu"),
          "text_tokens": 512, "batch": 1, "dtype": None, "device": "cpu", "direction": "fwdbwd", "checkpointing": False,
@@ -101,7 +91,7 @@ def test_records_say_what_was_measured_and_are_read_back(asked: list[dict[str, A
     with pytest.raises(BadInput, match="attnbench step, which is not resumed"):
         Journal.resume(folder)
     with pytest.raises(BadInput, match="holds a run already"):
-        run_step(request, folder, Quiet())
+        run_step(request, folder, NoProgress())
     assert len(asked) == 1  # refused before anything was measured
 
 
@@ -133,14 +123,14 @@ def test_a_training_step_of_the_large_model_runs_blocks_again_unless_told_not_to
 ) -> None:
     for place, given in enumerate(({}, {"checkpointing": False}, {"direction": "fwd"})):
         fields: dict[str, Any] = {"model": "wan2.1-1.3b", "device": "cpu", "direction": "fwdbwd", **given}
-        run_step(StepRequest({}, **fields), tmp_path / str(place), Quiet())
+        run_step(StepRequest({}, **fields), tmp_path / str(place), NoProgress())
     assert [each["checkpointing"] for each in asked] == [True, False, False]
     assert [each["rounds"] for each in asked] == [3, 3, 5]
 
 
 def test_the_page_says_what_share_self_attention_is(asked: list[dict[str, Any]], tmp_path: Path) -> None:
     _, records = run_step(
-        StepRequest({}, model="wan2.1-1.3b", device="cpu", direction="fwdbwd"), tmp_path / "a", Quiet()
+        StepRequest({}, model="wan2.1-1.3b", device="cpu", direction="fwdbwd"), tmp_path / "a", NoProgress()
     )
     (section,) = step_sections(records)
     assert section.title == "A training step of Wan 2.1 1.3B, 21×30×52 tokens"
@@ -250,14 +240,14 @@ def test_the_folder_is_taken_before_anything_is_measured_and_given_back_if_that_
     def fail(*given: Any, **options: Any) -> list[StepRecord]:
         (taken,) = (path.parent for path in tmp_path.rglob(JOURNAL))
         with pytest.raises(BadInput, match="holds a run already"):
-            run_step(StepRequest({}, device="cpu"), taken, Quiet())  # a second one at the same time
+            run_step(StepRequest({}, device="cpu"), taken, NoProgress())  # a second one at the same time
         raise KeyboardInterrupt
 
     (tmp_path / "mine").mkdir()
     monkeypatch.setattr(end_to_end, "measure_step", fail)
     for name in ("run", "mine"):
         with pytest.raises(KeyboardInterrupt):
-            run_step(StepRequest({}, device="cpu"), tmp_path / name, Quiet())
+            run_step(StepRequest({}, device="cpu"), tmp_path / name, NoProgress())
     assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
 
 
@@ -277,7 +267,7 @@ def test_a_step_that_does_not_fit_is_said_in_one_sentence(
 
     monkeypatch.setattr(end_to_end, "measure_step", fail)
     with pytest.raises(BadInput, match=f"a step of Wan tiny at 3x8x8 runs {said}.*smaller --res or --grid"):
-        run_step(StepRequest({}, device="cpu"), tmp_path / "run", Quiet())
+        run_step(StepRequest({}, device="cpu"), tmp_path / "run", NoProgress())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -293,9 +283,9 @@ def test_what_the_model_cannot_be_asked_for_is_refused_at_once(
     asked: list[dict[str, Any]], tmp_path: Path, given: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(BadInput, match=said):
-        run_step(StepRequest({}, device="cpu", **given), tmp_path / "run", Quiet())
+        run_step(StepRequest({}, device="cpu", **given), tmp_path / "run", NoProgress())
     assert asked == []
-    run_step(StepRequest({}, device="cpu", grid="1x128x1"), tmp_path / "run", Quiet())
+    run_step(StepRequest({}, device="cpu", grid="1x128x1"), tmp_path / "run", NoProgress())
 
 
 def test_a_method_may_stand_right_after_its_short_option(
