@@ -19,6 +19,8 @@ OWN_KEYS = ("command", "name")
 MOST_CELLS = 10_000
 _LONGEST = 255  # bytes of a file name
 _FILE_INPUTS = ("video:", "capture:")
+_OF_CELL = "cell:"
+"""What begins a path that is the folder of another cell."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,19 @@ Options = Mapping[str, Mapping[str, SuiteOption]]
 
 @dataclass(frozen=True)
 class SuiteCell:
-    """One call of a command: where its results go below the suite's folder, and its words."""
+    """One call of a command.
+
+    Attributes:
+        name: where its results go, below the suite's folder.
+        command: of attnbench.
+        words: what is typed after the command.
+        needs: names of earlier cells whose results it begins with.
+    """
 
     name: str
     command: str
     words: tuple[str, ...]
+    needs: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
@@ -58,16 +68,18 @@ class SuiteCell:
         return shlex.join(["attnbench", self.command, *self.words])
 
 
-def read_suite(path: Path, options: Options, command: str) -> list[SuiteCell]:
+def read_suite(path: Path, options: Options, command: str, out: Path) -> list[SuiteCell]:
     """Return the cells of a suite file, lists multiplied out.
 
     Args:
         path: a TOML file with ``[defaults]`` and ``[[cells]]``; paths in it are relative to its folder.
         options: of the commands that a cell may call.
         command: of cells that name none.
+        out: folder of the suite's results; a path "cell:NAME" is the folder of that cell below it.
 
     Raises:
-        BadInput: if the file cannot be read, a key or value cannot be used, or two cells have one name.
+        BadInput: if the file cannot be read, a key or value cannot be used, two cells have one name, or a cell begins
+            with the results of one that does not come before it.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -86,7 +98,10 @@ def read_suite(path: Path, options: Options, command: str) -> list[SuiteCell]:
     found: dict[str, SuiteCell] = {}
     folders: set[str] = set()
     for number, cell in enumerate(cells, 1):
-        for made in _expanded(path, number, defaults, cell, options, command):
+        for made in _expanded(path, out, number, defaults, cell, options, command):
+            if missing := [name for name in made.needs if name not in found]:
+                told = unknown_name("earlier cell", missing[0], list(found))
+                raise BadInput(f"cell {number} of suite {str(path)!r}: {told}")
             if made.name in found:
                 raise BadInput(f"suite {str(path)!r} has two cells named {made.name!r}: give each a name of its own")
             above = [str(folder) for folder in PurePosixPath(made.name).parents]
@@ -98,8 +113,9 @@ def read_suite(path: Path, options: Options, command: str) -> list[SuiteCell]:
 
 
 def _expanded(
-    path: Path, number: int, defaults: Mapping[str, Any], cell: Mapping[str, Any], options: Options, command: str
-) -> Iterator[SuiteCell]:
+    path: Path, out: Path, number: int, defaults: Mapping[str, Any], cell: Mapping[str, Any], options: Options,
+    command: str,
+) -> Iterator[SuiteCell]:  # fmt: skip
     """Yield a call for each combination of the values that a cell lists."""
     where = f"cell {number} of suite {str(path)!r}"
     called = str(cell.get("command", defaults.get("command", command)))
@@ -118,11 +134,20 @@ def _expanded(
         raise BadInput(f"{where} multiplies out to {count:,} cells; {MOST_CELLS:,} are the most")
     template = cell.get("name", defaults.get("name"))
     for place, chosen in enumerate(itertools.product(*axes), 1):
-        words = [word for key, value in chosen for word in _words(path, known[key], value)]
         several = [_text(value) for (key, value), axis in zip(chosen, axes, strict=True) if len(axis) > 1]
         given = {key: _text(value) for key, value in chosen}
+        needs = {
+            key: _name(where, value.removeprefix(_OF_CELL), given, key)
+            for key, value in chosen
+            if known[key].path and isinstance(value, str) and value.startswith(_OF_CELL)
+        }
+        words = [
+            word
+            for key, value in chosen
+            for word in ([known[key].word, str(out / needs[key])] if key in needs else _words(path, known[key], value))
+        ]
         name = _name(where, template, given) if template is not None else _default_name(called, number, place, several)
-        yield SuiteCell(name, called, tuple(words))
+        yield SuiteCell(name, called, tuple(words), tuple(needs.values()))
 
 
 def _unknown(kind: str, name: str, where: str, known: Iterable[str]) -> BadInput:
@@ -171,16 +196,16 @@ def _default_name(command: str, number: int, place: int, several: Iterable[str])
     return "-".join(filter(None, [f"{number:02d}-{command}", *words])) if words else f"{number:02d}-{command}"
 
 
-def _name(where: str, template: Any, values: Mapping[str, str]) -> str:
-    """Return a name with its keys filled in, as a path below the suite's folder."""
+def _name(where: str, template: Any, values: Mapping[str, str], key: str = "name") -> str:
+    """Return the name of a cell with its keys filled in, as a path below the suite's folder."""
     if not isinstance(template, str):
-        raise BadInput(f"name {template!r} in {where} must be text")
-    if missing := [key for key in re.findall(r"\{(\w*)\}", template) if key not in values]:
-        raise BadInput(f"name {template!r} in {where} uses {missing[0]!r}, which the cell does not set")
+        raise BadInput(f"{key} {template!r} in {where} must be text")
+    if missing := [used for used in re.findall(r"\{(\w*)\}", template) if used not in values]:
+        raise BadInput(f"{key} {template!r} in {where} uses {missing[0]!r}, which the cell does not set")
     name = re.sub(r"\{(\w+)\}", lambda found: values[found[1]], template)
     parts = PurePosixPath(name).parts
     if not parts or name.startswith(("/", "~")) or any(part.startswith(".") for part in parts):
-        raise BadInput(f"name {name!r} in {where} must be a folder below --out that does not begin with a dot")
+        raise BadInput(f"{key} {name!r} in {where} must be a folder below --out that does not begin with a dot")
     if not name.isprintable() or any(len(part.encode()) > _LONGEST for part in parts):
-        raise BadInput(f"name {name[:80]!r} in {where} cannot be a folder: too long, or with unprintable characters")
+        raise BadInput(f"{key} {name[:80]!r} in {where} cannot be a folder: too long, or with unprintable characters")
     return str(PurePosixPath(name))

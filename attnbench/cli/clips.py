@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnbench.cli.options import JsonOption, SetOption, asked_methods, refuse_others, takes_options
-from attnbench.cli.suite import SuiteOptions, run_suite
+from attnbench.cli.suite import SuiteOptions, check_only, run_suite
 
 if TYPE_CHECKING:
     from attnbench.clips.request import ClipsRequest
@@ -111,6 +111,21 @@ def clips(
         refuse_others(ctx, "--resume goes on with the run as it was asked for", *_ON_RESUME)
     elif vbench is not None:
         raise BadInput(f"--vbench {str(vbench)!r} needs the run whose videos were scored: add --resume FOLDER")
+
+    def request() -> ClipsRequest:
+        asked = asked_methods(method, settings, _METHODS)
+        chosen = [entry for entry in asked if entry.method != "full"]  # it is always there
+        if not chosen:
+            raise BadInput("--method full alone compares nothing: name a method besides")
+        return read_request(
+            methods=chosen, model=model, weights=weights,
+            prompts=_prompts(model, prompt, prompts, classes), seeds=seeds, seed=seed, steps=steps,
+            dense_steps=None if dense_steps is None else _number(dense_steps), dense_layers=dense_layer or [],
+            engine=engine, floor_engine=floor_engine, metrics=metric, players=players, frames=frames,
+            height=height, width=width, dtype=dtype, device=device,
+        )  # fmt: skip
+
+    check_only(ctx, request)
     with TerminalProgress() as progress:
         try:
             if resume is not None and vbench is not None:
@@ -120,18 +135,7 @@ def clips(
             elif resume is not None:
                 outcome = session.resume(resume, progress)
             else:
-                asked = asked_methods(method, settings, _METHODS)
-                chosen = [entry for entry in asked if entry.method != "full"]  # it is always there
-                if not chosen:
-                    raise BadInput("--method full alone compares nothing: name a method besides")
-                request: ClipsRequest = read_request(
-                    methods=chosen, model=model, weights=weights,
-                    prompts=_prompts(model, prompt, prompts, classes), seeds=seeds, seed=seed, steps=steps,
-                    dense_steps=None if dense_steps is None else _number(dense_steps), dense_layers=dense_layer or [],
-                    engine=engine, floor_engine=floor_engine, metrics=metric, players=players, frames=frames,
-                    height=height, width=width, dtype=dtype, device=device,
-                )  # fmt: skip
-                outcome = session.start(request, out, progress)
+                outcome = session.start(request(), out, progress)
         except KeyboardInterrupt:
             progress.interrupted("clips")
             raise typer.Exit(130) from None

@@ -15,7 +15,7 @@ from attnbench.cli.options import (
     refuse_others,
     takes_options,
 )
-from attnbench.cli.suite import SuiteOptions, run_suite
+from attnbench.cli.suite import SuiteOptions, check_only, run_suite
 
 if TYPE_CHECKING:
     from attnbench.bench.bench import Bench
@@ -54,6 +54,7 @@ def profile(
 
     Exit codes: 0 fine, 1 an incorrect cell, an error in one, or no latency at all, 2 bad input, 130 interrupted.
     """
+    from attnbench.bench.jobs import make_agenda
     from attnbench.bench.profile.cells import known_phases, profile_rows
     from attnbench.bench.session import resume as resume_run
     from attnbench.bench.session import start
@@ -72,6 +73,7 @@ def profile(
     if resume is not None:
         kept = ("--resume", "--json", "--repeats", "--trace", "--no-trace")
         refuse_others(ctx, "--resume repeats the run as it was asked for", *kept)
+    check_only(ctx, lambda: make_agenda(asked.request()))
     phases: list[PhaseRow] = []
     with TerminalProgress() as progress:
 

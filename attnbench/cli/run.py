@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from attnbench.cli.options import CellOptions, JsonOption, OutOption, ResumeOption, refuse_others, takes_options
-from attnbench.cli.suite import SuiteOptions, run_suite
+from attnbench.cli.suite import SuiteOptions, check_only, run_suite
 
 
 @takes_options
@@ -24,6 +24,7 @@ def run(
 
     Exit codes: 0 fine, 1 an incorrect cell, an error in one, or no latency at all, 2 bad input, 130 interrupted.
     """
+    from attnbench.bench.jobs import make_agenda
     from attnbench.bench.session import resume as resume_run
     from attnbench.bench.session import start
     from attnbench.cli.progress import TerminalProgress
@@ -31,6 +32,7 @@ def run(
     run_suite(ctx, suite, out, resume, as_json)
     if resume is not None:
         refuse_others(ctx, "--resume repeats the run as it was asked for", "--resume", "--json")
+    check_only(ctx, lambda: make_agenda(asked.request()))
     with TerminalProgress() as progress:
         try:
             outcome = resume_run(resume, progress) if resume is not None else start(asked.request(), out, progress)

@@ -17,7 +17,7 @@ from attnbench.cli.options import (
     asked_methods,
     takes_options,
 )
-from attnbench.cli.suite import SuiteOptions, run_suite
+from attnbench.cli.suite import SuiteOptions, check_only, run_suite
 
 if TYPE_CHECKING:
     from attnbench.bench.step.session import StepRequest
@@ -54,8 +54,12 @@ def step(
 
     Exit codes: 0 fine, 2 bad input, 130 interrupted.
     """
+    from attnbench.bench.step.session import check_request
+
     run_suite(ctx, suite, out, None, as_json)
-    measure_and_show(step_request(asked, checkpointing), out, as_json)
+    request = step_request(asked, checkpointing)
+    check_only(ctx, lambda: check_request(request))
+    measure_and_show(request, out, as_json)
 
 
 def step_request(asked: StepOptions | CellOptions, checkpointing: bool | None) -> StepRequest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import sys
 from dataclasses import dataclass
@@ -15,13 +16,15 @@ import typer
 from attnbench.cli.options import refuse_others
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from attnbench.bench.suite import Options, SuiteCell
 
 COMMANDS = ("run", "profile", "step", "sweep", "clips", "train")
 _NOT_IN_SUITES = ("out", "resume", "json", "suite", "only", "dry_run", "end_to_end", "help", "gallery")
 _PATHS = ("weights", "prompts", "coarse_from")
+_ONLY_CHECK = object()
+"""What a context holds while a suite checks its cells before the first one runs."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +62,22 @@ def run_suite(ctx: typer.Context, asked: SuiteOptions, out: Path | None, resume:
     kept = ("--suite", "--out", "--resume", "--only", "--dry-run", "--json")
     refuse_others(ctx, "--suite says what is measured", *kept)
     group: Any = ctx.find_root().command
-    cells = read_suite(path, suite_options(group), str(ctx.info_name))
+    folder = _folder(out, resume)
+    cells = read_suite(path, suite_options(group), str(ctx.info_name), folder)
     for name in only or ():
         if name not in {cell.name for cell in cells}:
             raise unknown_name("cell", name, [cell.name for cell in cells])
-    cells = [cell for cell in cells if not only or cell.name in only]
+    if only:
+        wanted = {*only, *(need for cell in cells if cell.name in only for need in cell.needs)}
+        cells = [cell for cell in cells if cell.name in wanted]
     if asked.dry_run:
         print("\n".join(f"{cell.name}: {cell.line}" for cell in cells))
         raise typer.Exit(0)
-    folder = _folder(out, resume, cells)
+    if resume is None:
+        _refuse_held(folder, cells)
+    for cell in cells:
+        if not _begun(folder / cell.name):
+            _check(group, path, cell, folder)
     codes: dict[str, tuple[int, str]] = {}
     with _taken(folder):
         for number, cell in enumerate(cells, 1):
@@ -103,8 +113,54 @@ def suite_options(group: Any) -> Options:
     return found
 
 
-def _folder(out: Path | None, resume: Path | None, cells: list[SuiteCell]) -> Path:
-    """Return the suite's folder, with nothing of its cells in it unless the suite goes on.
+def check_only(ctx: typer.Context, check: Callable[[], object]) -> None:
+    """Where a suite calls a command to check its cell, call ``check`` and end; otherwise return.
+
+    Args:
+        check: raises for anything of the request that cannot be used.
+
+    Raises:
+        typer.Exit: with code 0.
+    """
+    if ctx.obj is _ONLY_CHECK:
+        check()
+        raise typer.Exit(0)
+
+
+def _check(group: Any, path: Path, cell: SuiteCell, folder: Path) -> None:
+    """Check a cell before the first one runs.
+
+    What only this machine lacks, as an engine, is told when the cell comes: it costs that cell only.
+
+    Raises:
+        BadInput: naming the file and the cell, if its command could not use what it is asked.
+    """
+    from attnbench.kernels.errors import BadInput, Unsupported
+
+    with contextlib.suppress(Unsupported):
+        try:
+            words = [cell.command, *cell.words, "--out", str(folder / cell.name)]
+            group.main(args=words, prog_name="attnbench", standalone_mode=False, obj=_ONLY_CHECK)
+        except Unsupported:
+            raise
+        except Exception as error:
+            if (said := _own_sentence(error)) is None:
+                raise
+            raise BadInput(f"suite {str(path)!r}, cell {cell.name!r}: {said}") from error
+
+
+def _own_sentence(error: Exception) -> str | None:
+    """Return the sentence of an error of ours, or of what typer did not understand; None for any other."""
+    from attnbench.kernels.errors import AttnbenchError
+
+    if isinstance(error, AttnbenchError):
+        return str(error)
+    said = getattr(error, "format_message", None)
+    return None if said is None else str(said())
+
+
+def _folder(out: Path | None, resume: Path | None) -> Path:
+    """Return the suite's folder.
 
     Raises:
         BadInput: for a folder that cannot be used.
@@ -118,11 +174,20 @@ def _folder(out: Path | None, resume: Path | None, cells: list[SuiteCell]) -> Pa
         if not resume.is_dir():
             raise BadInput(f"nothing to resume: {str(resume)!r} is not a folder")
         return resume
-    folder = choose_place(out, "-suite").folder
+    return choose_place(out, "-suite").folder
+
+
+def _refuse_held(folder: Path, cells: list[SuiteCell]) -> None:
+    """Refuse a folder that holds something of the suite's cells.
+
+    Raises:
+        BadInput: naming the first such cell.
+    """
+    from attnbench.kernels.errors import BadInput
+
     held = next((cell.name for cell in cells if (folder / cell.name).exists()), None)
     if held is not None:
         raise BadInput(f"{str(folder)!r} holds {held!r} already; choose another --out, or go on with --resume {folder}")
-    return folder
 
 
 @contextlib.contextmanager
@@ -141,7 +206,6 @@ def _taken(folder: Path) -> Iterator[None]:
 
 def _call(group: Any, cell: SuiteCell, folder: Path, *, quiet: bool) -> tuple[int, str]:
     """Run a cell; return its exit code, and the sentence of an error that is its own."""
-    from attnbench.kernels.errors import AttnbenchError
     from attnbench.results.journal import JOURNAL
     from attnbench.results.load import read
 
@@ -153,21 +217,25 @@ def _call(group: Any, cell: SuiteCell, folder: Path, *, quiet: bool) -> tuple[in
                 return 0, "measured before"
             (place / JOURNAL).unlink()  # of a step that was killed: it is not resumed, but measured anew
         else:
-            words = [cell.command, "--resume", str(place)]
+            words = [cell.command, "--resume", str(place), *_kept(cell)]
     silence = contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext()
     try:
         with silence:
             code = group.main(args=words, prog_name="attnbench", standalone_mode=False)
-    except AttnbenchError as error:
-        print(f"attnbench: {cell.name}: {error}", file=sys.stderr)
-        return 2, str(error)
     except Exception as error:
-        said = getattr(error, "format_message", None)  # of what typer did not understand
-        if said is None:
+        if (said := _own_sentence(error)) is None:
             raise
-        print(f"attnbench: {cell.name}: {said()}", file=sys.stderr)
-        return 2, str(said())
+        print(f"attnbench: {cell.name}: {said}", file=sys.stderr)
+        return 2, said
     return (code if isinstance(code, int) else 0), ""
+
+
+def _kept(cell: SuiteCell) -> Iterator[str]:
+    """Yield what a training run is told again when it goes on: where, and for how long."""
+    if cell.command == "train":
+        for word, value in itertools.pairwise(cell.words):
+            if word in ("--device", "--seconds"):
+                yield from (word, value)
 
 
 def _begun(place: Path) -> bool:

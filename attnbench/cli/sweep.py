@@ -15,7 +15,7 @@ from attnbench.cli.options import (
     refuse_others,
     takes_options,
 )
-from attnbench.cli.suite import SuiteOptions, run_suite
+from attnbench.cli.suite import SuiteOptions, check_only, run_suite
 
 if TYPE_CHECKING:
     from attnbench.bench.sweep.points import Sweep
@@ -69,13 +69,18 @@ def sweep(
         refuse_others(ctx, "--resume repeats the sweep as it was asked for", "--resume", "--json")
     elif over is None:
         raise BadInput(f"--over is missing: give what to vary, one of {', '.join(OVERS)}")
+
+    def asked_sweep() -> Sweep:
+        request = asked.request(default_methods(over or ""))
+        return make_sweep(over or "", request, values=_numbers(points), low=low, high=high, count=count)
+
+    check_only(ctx, asked_sweep)
     with TerminalProgress() as progress:
         try:
             if resume is not None:
                 folder, made = resume, go.resume(resume, progress)
             else:
-                request = asked.request(default_methods(over or ""))
-                made = make_sweep(over or "", request, values=_numbers(points), low=low, high=high, count=count)
+                made = asked_sweep()
                 folder = go.start(made, out, progress)
         except KeyboardInterrupt:
             _interrupted(progress, progress.folder)

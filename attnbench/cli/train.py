@@ -6,12 +6,15 @@ import re
 import time
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attnbench.cli.options import SetOption, asked_methods, refuse_others, takes_options
-from attnbench.cli.suite import SuiteOptions, run_suite
+from attnbench.cli.suite import SuiteOptions, check_only, run_suite
+
+if TYPE_CHECKING:
+    import torch
 
 _ON_RESUME = ("--resume", "--seconds", "--device")
 
@@ -38,12 +41,26 @@ def train(
     coarse_from: Annotated[
         Path | None, typer.Option(help="With --dense-coarse: take those steps from the run in this folder.")
     ] = None,
+    full_seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="The run is done after so many seconds on full clips; compiling comes before and is not counted."
+        ),
+    ] = None,
+    judge: Annotated[
+        int, typer.Option(metavar="CLIPS", help="When done, make so many clips and count how many show what was asked.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of weights, clips and noise.")] = 0,
     settings: SetOption = None,
     engine: Annotated[str, typer.Option(help="Attention engine; auto takes the first that can.")] = "auto",
+    as_layer: Annotated[
+        int | None,
+        typer.Option(help="Let every layer attend as the one of this number would, where a method's differ."),
+    ] = None,
     model: Annotated[str, typer.Option(help="mini, or tiny: 128 tokens a clip, to try things out.")] = "mini",
     muon_lr: Annotated[float, typer.Option(help="Peak learning rate of the matrices in the blocks.")] = 0.02,
     lr: Annotated[float, typer.Option(help="Peak learning rate of all other parameters.")] = 3e-3,
+    ema: Annotated[float, typer.Option(help="Decay a step of the averaged weights, which the run leaves.")] = 0.999,
     warmup: Annotated[int, typer.Option(help="Steps until the peak.")] = 100,
     dtype: Annotated[
         str | None,
@@ -77,8 +94,8 @@ def train(
     from attnbench.machine.device import resolve_device
     from attnbench.mini.coarse import taken_over
     from attnbench.mini.config import TrainConfig
+    from attnbench.mini.train import check_config, start
     from attnbench.mini.train import resume as resume_training
-    from attnbench.mini.train import start
     from attnbench.mini.workers import joined
     from attnbench.results.run import NoProgress
 
@@ -87,31 +104,54 @@ def train(
     if resume is not None:
         refuse_others(ctx, "--resume goes on with the run as it was asked for", *_ON_RESUME)
     on_gpu = place.type == "cuda"
+
+    def config() -> TrainConfig:
+        (asked,) = asked_methods([method], settings)
+        if dense_coarse and not coarse:
+            raise BadInput("--dense-coarse needs --coarse, which says the steps that it is about")
+        return TrainConfig(
+            model=model, method=asked.method, settings=asked.settings, engine=engine, as_layer=as_layer,
+            steps=steps, batch=batch, coarse=_stages(coarse), dense_coarse=dense_coarse, seed=seed,
+            muon_lr=muon_lr, lr=lr, ema=ema, warmup=warmup, full_seconds=full_seconds, judge=judge,
+            checkpoint_every=checkpoint_every,
+            held_out=held_out if held_out is not None else (120 if on_gpu else 8),
+            dtype=dtype if dtype is not None else ("bfloat16" if on_gpu else "float32"), compile=compile,
+        )  # fmt: skip
+
+    check_only(ctx, lambda: check_config(config(), place, seconds))
     with joined(place) as (workers, own), TerminalProgress() if workers.leads else NoProgress() as progress:
         if resume is not None:
             done = resume_training(resume, own, progress, seconds, workers)
         else:
-            (asked,) = asked_methods([method], settings)
-            config = TrainConfig(
-                model=model, method=asked.method, settings=asked.settings, engine=engine,
-                steps=steps, batch=batch, coarse=_stages(coarse), dense_coarse=dense_coarse, seed=seed,
-                muon_lr=muon_lr, lr=lr, warmup=warmup, checkpoint_every=checkpoint_every,
-                held_out=held_out if held_out is not None else (120 if on_gpu else 8),
-                dtype=dtype if dtype is not None else ("bfloat16" if on_gpu else "float32"), compile=compile,
-            )  # fmt: skip
+            asked = config()
             folder = _fresh(asked.method, workers.agree(time.time())) if out is None else out
-            if dense_coarse and not config.coarse:
-                raise BadInput("--dense-coarse needs --coarse, which says the steps that it is about")
             first = None if coarse_from is None else partial(taken_over, coarse_from)
-            done = start(config, folder, own, progress, seconds, workers, first)
+            done = start(asked, folder, own, progress, seconds, workers, first)
     if done.finished:
-        said = f"{done.steps} steps done: {done.folder / 'mini.safetensors'}"
+        said = f"{done.step} steps done: {done.folder / 'mini.safetensors'}"
     else:
         why = "interrupted" if done.interrupted else "time is up"
         said = f"{why} after step {done.step} of {done.steps}; go on with: attnbench train --resume {done.folder}"
     if workers.leads:
         print(said)
+        if done.finished and not done.interrupted:
+            _judge(done.folder, own)
     raise typer.Exit(130 if done.interrupted else 0)
+
+
+def _judge(folder: Path, device: torch.device) -> None:
+    """Judge the clips that a finished run asks for, and print what was counted."""
+    from attnbench.cli.progress import TerminalProgress
+    from attnbench.clips.judging import judge_run
+
+    with TerminalProgress() as progress:
+        try:
+            found = judge_run(folder, device, lambda made, count: progress.step("judged clips", made, count, None))
+        except KeyboardInterrupt:
+            progress.note(f"interrupted; the weights are kept. Judge them with: attnbench train --resume {folder}")
+            raise typer.Exit(130) from None
+    if found is not None:
+        print(f"class right: {found.class_share}\nmotion right: {found.motion_share}")
 
 
 def _stages(given: list[str] | None) -> tuple[tuple[int, int], ...]:

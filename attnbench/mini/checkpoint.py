@@ -31,6 +31,7 @@ class State:
         adam: the optimiser of all other parameters.
         step: number of optimiser steps taken.
         seconds: time that these steps took, over all parts of an interrupted run.
+        full_seconds: time since the first step on full clips, with held-out losses, over all parts.
     """
 
     model: MiniTransformer
@@ -39,6 +40,7 @@ class State:
     adam: torch.optim.AdamW
     step: int = 0
     seconds: float = 0.0
+    full_seconds: float = 0.0
 
 
 def save_state(state: State, config: TrainConfig, folder: Path) -> None:
@@ -52,7 +54,9 @@ def save_state(state: State, config: TrainConfig, folder: Path) -> None:
         tensors |= {f"{prefix}.{name}": x for name, x in module.state_dict().items()}
     for name, optimiser, parameter, moments in _moments(state):
         tensors |= {f"{moment}.{name}": optimiser.state[parameter][moment] for moment in moments}
-    about = {"step": state.step, "seconds": state.seconds, "config": config.as_json()}
+    about = {
+        "step": state.step, "seconds": state.seconds, "full_seconds": state.full_seconds, "config": config.as_json(),
+    }  # fmt: skip
     write_tensors(folder / CHECKPOINT, _KIND, tensors, about)
 
 
@@ -80,6 +84,7 @@ def load_state(state: State, config: TrainConfig, folder: Path) -> None:
         step = {"step": torch.tensor(float(about["step"]))} if optimiser is state.adam else {}
         optimiser.state[parameter] = {**step, **own}
     state.step, state.seconds = int(about["step"]), float(about["seconds"])
+    state.full_seconds = float(about.get("full_seconds", 0.0))
 
 
 def _complete(written: dict[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,12 @@ from attnbench.kernels.errors import BadInput
 from attnbench.mini.begin import read_config
 from attnbench.mini.checkpoint import State, load_state
 from attnbench.mini.config import TrainConfig
-from attnbench.mini.train import fresh_state
+from attnbench.mini.steps import fresh_state
 
-NOT_COARSE = ("method", "settings", "engine", "as_layer", "steps", "batch", "held_out", "checkpoint_every", "compile")
+NOT_COARSE = (
+    "method", "settings", "engine", "as_layer", "steps", "batch", "held_out", "checkpoint_every", "full_seconds",
+    "judge", "compile",
+)  # fmt: skip
 """Fields in which two runs that share coarse stages may differ."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -111,6 +112,10 @@ class TrainConfig:
         held_out: number of clips for the held-out loss.
         checkpoint_every: steps between checkpoints.
         dtype: of matrix products and attention, "bfloat16" or "float32"; weights are float32.
+        full_seconds: the run ends after this many seconds of training on full clips, with held-out losses, even if
+            steps are left; None takes all steps. Steps of another run compile everything before, so compiling does not count.
+        judge: number of clips to make with the run's own attention, and to judge, once the run is done. Training itself
+            makes none.
         compile: whether torch.compile fuses the code between the attention calls, and a GPU replays CUDA graphs.
 
     Raises:
@@ -137,6 +142,8 @@ class TrainConfig:
     held_out: int = 120
     checkpoint_every: int = 500
     dtype: str = "bfloat16"
+    full_seconds: float | None = None
+    judge: int = 0
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -148,7 +155,8 @@ class TrainConfig:
         for name in ("dense_coarse", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise BadInput(f"{name} is {getattr(self, name)!r}; it must be true or false")
-        for name, least in (("steps", 1), ("batch", 1), ("held_out", 2), ("checkpoint_every", 1), ("warmup", 0)):
+        least_of = {"steps": 1, "batch": 1, "held_out": 2, "checkpoint_every": 1, "warmup": 0, "judge": 0}
+        for name, least in least_of.items():
             value = getattr(self, name)
             number = whole_number(value)
             if number is None or number < least:
@@ -164,9 +172,11 @@ class TrainConfig:
                 f"{len(self.coarse)} coarse stages; clips of model {self.model!r} can be halved only "
                 f"{len(PRESETS[self.model].sizes) - 1} times"
             )
-        for name in ("lr", "muon_lr"):
+        for name in ("lr", "muon_lr", "ema"):
             if not 0 < getattr(self, name) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)!r}; it must lie between 0 and 1")
+        if self.full_seconds is not None and not 0 < self.full_seconds < math.inf:
+            raise BadInput(f"full_seconds is {self.full_seconds!r}; it must be a number of seconds above 0")
 
     @property
     def coarse_steps(self) -> int:

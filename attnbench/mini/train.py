@@ -6,7 +6,7 @@ A run can be interrupted and continues exactly where it stopped.
 from __future__ import annotations
 
 import contextlib
-import copy
+import json
 import math
 import resource
 import signal
@@ -19,7 +19,6 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from torch import Tensor, nn
 
 from attnbench.kernels.engines import get_engine
 from attnbench.kernels.errors import AttnbenchError, BadInput
@@ -28,36 +27,38 @@ from attnbench.machine.environment import collect_environment
 from attnbench.machine.memory import lacks_memory
 from attnbench.methods import make_settings
 from attnbench.methods.registry import find_method
-from attnbench.mini.batch import Batch, made_aside, make_batch
+from attnbench.mini.batch import made_aside, make_batch
 from attnbench.mini.begin import WEIGHTS, begin, go_on, leave_nothing, led, read_config
 from attnbench.mini.card import training_engines, write_card
 from attnbench.mini.checkpoint import CHECKPOINT, State, load_state, save_state
-from attnbench.mini.config import PRESETS, TrainConfig
-from attnbench.mini.draws import generator
-from attnbench.mini.gradients import DirectGradients, Gradients, ReplayedGradients
+from attnbench.mini.config import TrainConfig
 from attnbench.mini.held_out import held_out_losses, held_out_set
 from attnbench.mini.log import Log, cut_log
-from attnbench.mini.model import Attend, MiniTransformer, attend_by, attend_on
-from attnbench.mini.muon import Muon
+from attnbench.mini.model import Attend
+from attnbench.mini.steps import fresh_state, prepare, rate_share, seconds_a_step, take_step
 from attnbench.mini.stored import save_mini
 from attnbench.mini.workers import ALONE, Workers
 from attnbench.results.intervals import mean_interval
 from attnbench.results.run import Progress
+from attnbench.results.training import CARD
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Where training stopped, and why: all steps done, out of seconds, or interrupted."""
+    """Where training stopped, and why.
+
+    Attributes:
+        folder: folder of the run.
+        step, steps: number of steps taken, and of all steps.
+        interrupted: whether Ctrl-C stopped it.
+        finished: whether the run has taken all its steps, or has used up its seconds of full clips.
+    """
 
     folder: Path
     step: int
     steps: int
     interrupted: bool
-
-    @property
-    def finished(self) -> bool:
-        """Whether all steps have been taken."""
-        return self.step >= self.steps
+    finished: bool
 
 
 def start(
@@ -79,7 +80,7 @@ def start(
             memory does not suffice; also whatever ``first`` raises.
         Unsupported: if the engine cannot train the method here.
     """
-    _check(config, device, seconds)
+    check_config(config, device, seconds)
     with led(workers, partial(begin, config, folder, device, first)):
         try:
             return _go(config, folder, device, progress, seconds, workers)
@@ -101,7 +102,7 @@ def resume(
             other conditions.
     """
     config = read_config(folder)
-    _check(config, device, seconds)
+    check_config(config, device, seconds)
     if (folder / WEIGHTS).exists() and not (folder / CHECKPOINT).exists():
         raise BadInput(
             f"{str(folder)!r} holds no checkpoint any more, only the weights of the finished run: it cannot be resumed"
@@ -110,38 +111,19 @@ def resume(
         return _go(config, folder, device, progress, seconds, workers)
 
 
-def _check(config: TrainConfig, device: torch.device, seconds: float | None) -> None:
-    """Find out, before any step, coarse or not, whether full clips can be trained like this."""
+def check_config(config: TrainConfig, device: torch.device, seconds: float | None = None) -> None:
+    """Find out, before any step, coarse or not, whether full clips can be trained like this.
+
+    Raises:
+        BadInput: for an unknown method, setting or engine, or seconds that are none.
+        Unsupported: if the engine cannot train the method here.
+    """
     if seconds is not None and not seconds > 0:
         raise BadInput(f"seconds is {seconds!r}; it must be above 0")
     make_settings(find_method(config.method), config.settings)
     if config.engine != "auto":
         get_engine(config.engine)
     training_engines(config, device)
-
-
-def fresh_state(config: TrainConfig, device: torch.device) -> State:
-    """Return the state before the first step. The weights depend on the seed, not on the method or the device."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator("weights", config.seed).initial_seed())
-        model = MiniTransformer(PRESETS[config.model])
-    model.to(device)
-    matrices = [layer.weight for layer in model.blocks.modules() if isinstance(layer, nn.Linear)]
-    others = [parameter for parameter in model.parameters() if all(parameter is not matrix for matrix in matrices)]
-    adam = torch.optim.AdamW(others, lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0)
-    muon = Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay)
-    return State(model, copy.deepcopy(model).requires_grad_(False), muon, adam)
-
-
-def rate_share(config: TrainConfig, step: int) -> float:
-    """Return the learning rate of a step as a share of its peak: a linear warm-up, then half a cosine down to 0.01.
-
-    The cosine begins with the full clips. All coarse steps after the warm-up are taken at the peak.
-    """
-    warm = min(1.0, (step + 1) / max(config.warmup, 1))
-    flat = max(config.warmup, config.coarse_steps)
-    rest = min(1.0, max(0.0, (step - flat) / max(config.steps - flat, 1)))
-    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * rest)))
 
 
 def _go(
@@ -175,9 +157,14 @@ def _train(
     state = fresh_state(config, device)
     if (folder / CHECKPOINT).exists():
         load_state(state, config, folder)
+    done = partial(_is_done, config, state)
+    if workers.agree(done() and _is_written(folder, state.step)):
+        return Trained(folder, state.step, config.steps, interrupted=False, finished=True)
     if workers.leads:
         cut_log(folder, state.step)
-    if state.step < config.steps:
+    if not workers.agree(done()):
+        if config.full_seconds is not None and (config.compile or device.type == "cuda"):
+            seconds_a_step(config, max(state.step, config.coarse_steps), device, progress.note, workers)
         held_out_set(state.ema.config, config.held_out)  # kept: too many are noticed before a step is taken
     attend, gradients = prepare(state, config, device, progress.note, workers)
     aside = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -188,7 +175,7 @@ def _train(
         return seconds is not None and state.step > first and time.perf_counter() - begun + expected > seconds
 
     with contextlib.closing(log) if log else contextlib.nullcontext(), _interrupts() as interrupted:
-        while state.step < config.steps and not workers.agree(interrupted() or out_of_time()):
+        while not workers.agree(done() or interrupted() or out_of_time()):
             before = time.perf_counter()
             values = take_step(
                 state, config, batch or make_batch(config, state.step, device, workers), gradients, workers
@@ -205,6 +192,8 @@ def _train(
                 )
             state.step += 1
             state.seconds += last
+            if state.step > config.coarse_steps:
+                state.full_seconds += last
             if log is None:
                 continue
             log.add(
@@ -213,51 +202,38 @@ def _train(
             )  # fmt: skip
             left = (time.perf_counter() - begun) / (state.step - first) * (config.steps - state.step)
             left = left if seconds is None else min(left, max(0.0, seconds - (time.perf_counter() - begun)))
-            if state.step % 10 == 0 or state.step == config.steps or last > 5:
+            if config.full_seconds is not None and state.full_seconds:
+                left = min(left, max(0.0, config.full_seconds - state.full_seconds))
+            if state.step % 10 == 0 or done() or last > 5:
                 progress.step(f"step {state.step}, loss {loss:.4f}", state.step, config.steps, left)
-            if state.step % config.checkpoint_every == 0 and state.step < config.steps:
+            if state.step % config.checkpoint_every == 0 and not done():
+                before = time.perf_counter()
                 _keep(state, config, folder, log, attend, progress)
                 kept = state.step
+                if state.step > config.coarse_steps:
+                    state.full_seconds += time.perf_counter() - before
         if state.step > kept and log is not None:
             _keep(state, config, folder, log, attend, progress)
         stopped = interrupted()
     if state.step and workers.leads:
         save_mini(state.model, state.ema.state_dict(), folder / WEIGHTS)
         write_card(folder, config, state, device, workers.count, environment)
-    workers.agree(True)  # so that everything is written
-    return Trained(folder, state.step, config.steps, stopped)
+    finished = bool(workers.agree(done()))  # and everything is written
+    return Trained(folder, state.step, config.steps, stopped, finished)
 
 
-def prepare(
-    state: State, config: TrainConfig, device: torch.device, note: Callable[[str], None], workers: Workers = ALONE
-) -> tuple[Attend, Gradients]:
-    """Return the self-attention of a run and its gradients, compiled and replayed if it asks for that."""
-    if config.compile:
-        state.model.fuse()
-    attend = attend_by(config.method, config.engine, as_layer=config.as_layer, **config.settings)
-    dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    in_training = attend_on(PRESETS[config.model].grid, attend) if config.dense_coarse else attend
-    direct = DirectGradients(state.model, in_training, dtype)
-    if config.compile and device.type == "cuda" and workers.count == 1:
-        return attend, ReplayedGradients(direct, device, note)
-    return attend, direct
+def _is_done(config: TrainConfig, state: State) -> bool:
+    """Whether a run has taken all of its steps, or used up its seconds of full clips."""
+    used_up = config.full_seconds is not None and state.full_seconds >= config.full_seconds
+    return state.step >= config.steps or used_up
 
 
-def take_step(
-    state: State, config: TrainConfig, batch: Batch, gradients: Gradients, workers: Workers = ALONE
-) -> tuple[Tensor, Tensor]:
-    """Take one optimiser step. Return its loss and the norm of its gradient, on the device."""
-    loss = workers.average(state.model.parameters(), gradients(batch))
-    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
-    share = rate_share(config, state.step)
-    for optimiser, peak in ((state.muon, config.muon_lr), (state.adam, config.lr)):
-        for group in optimiser.param_groups:
-            group["lr"] = peak * share
-        optimiser.step()
-    decay = min(config.ema, (1 + state.step) / (10 + state.step))
-    with torch.no_grad():
-        torch._foreach_lerp_(list(state.ema.parameters()), list(state.model.parameters()), 1 - decay)
-    return loss, norm
+def _is_written(folder: Path, step: int) -> bool:
+    """Whether weights and card are there, and the card counts so many steps."""
+    try:
+        return (folder / WEIGHTS).is_file() and json.loads((folder / CARD).read_text())["steps"] == step
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _keep(state: State, config: TrainConfig, folder: Path, log: Log, attend: Attend, progress: Progress) -> None:

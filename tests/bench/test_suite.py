@@ -24,7 +24,7 @@ OPTIONS = {"run": RUN, "sweep": {"over": SuiteOption("--over"), "res": SuiteOpti
 def cells(tmp_path: Path, text: str, command: str = "run") -> list[SuiteCell]:
     path = tmp_path / "suite.toml"
     path.write_text(text)
-    return read_suite(path, OPTIONS, command)
+    return read_suite(path, OPTIONS, command, Path("out"))
 
 
 def test_keys_are_the_long_options(tmp_path: Path) -> None:
@@ -74,9 +74,24 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert plain.words == ("--inputs", "gaussian")
 
 
+def test_a_path_may_be_the_folder_of_an_earlier_cell(tmp_path: Path) -> None:
+    first = '[[cells]]\nname = "first/{heads}"\nheads = [1, 2]\n'
+    *_, one, two = cells(
+        tmp_path, f'{first}[[cells]]\nname = "{{heads}}"\nheads = [1, 2]\nweights = "cell:first/{{heads}}"'
+    )
+    assert (one.words, one.needs) == (("--heads", "1", "--weights", "out/first/1"), ("first/1",))
+    assert (two.words, two.needs) == (("--heads", "2", "--weights", "out/first/2"), ("first/2",))
+    (plain,) = cells(tmp_path, '[[cells]]\ninputs = "cell:first"')  # no path
+    assert (plain.words, plain.needs) == (("--inputs", "cell:first"), ())
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ('[[cells]]\nname = "a"\n[[cells]]\nweights = "cell:b"', "cell 2 .*: unknown earlier cell 'b': .*known: a"),
+        ('[[cells]]\nname = "a"\nweights = "cell:a"', "unknown earlier cell 'a'"),
+        ('[[cells]]\nname = "a"\nweights = "cell:../a"', "weights '../a' in cell 1 .* must be a folder below --out"),
+        ('[[cells]]\nname = "a"\nweights = "cell:{res}"', "weights '{res}' in cell 1 .* uses 'res'"),
         ("", "has no"),
         ("[[cells]]\nhead = 3", "cell 1 of suite .*: unknown key 'head': did you mean 'heads'"),
         ("[defaults]\nhead = 3\n[[cells]]", r"\[defaults\] of suite .*: unknown key 'head'.*did you mean 'heads'"),
@@ -114,7 +129,7 @@ def test_what_cannot_be_used_is_quoted(tmp_path: Path, text: str, said: str) -> 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"missing\.toml' cannot be read: No such file"):
-        read_suite(tmp_path / "missing.toml", OPTIONS, "run")
+        read_suite(tmp_path / "missing.toml", OPTIONS, "run", tmp_path)
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="cannot be read"):
-        read_suite(tmp_path / "bytes.toml", OPTIONS, "run")
+        read_suite(tmp_path / "bytes.toml", OPTIONS, "run", tmp_path)

@@ -55,10 +55,11 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return run
 
 
-def test_every_cell_is_a_run_and_one_that_is_refused_costs_itself_only(call: Call, tmp_path: Path) -> None:
+def test_every_cell_is_a_run_and_one_that_cannot_run_here_costs_itself_only(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "suite.toml").write_text(SUITE.replace('dtype = "float7"', 'engine = "flash4"'))
     code, out, err = call("run", "--suite", "suite.toml", "--out", "made")
     assert code == 2
-    assert "refused: unknown dtype 'float7'" in err
+    assert "refused: engine 'flash4'" in err
     assert "2 of 3 cells are fine: made" in out
     table = attnbench.load_results(tmp_path / "made")
     assert sorted(table["seed"]) == [0, 0, 1, 1]
@@ -81,6 +82,35 @@ def test_a_dry_run_prints_the_calls_and_writes_nothing(call: Call, tmp_path: Pat
     (line,) = out.splitlines()
     assert line.startswith("small-1: attnbench profile --grid 2x3x4 --heads 1")
     assert [path.name for path in tmp_path.iterdir()] == ["suite.toml"]
+
+
+BAD = {
+    "run": [
+        ("dtype = 'float7'", "unknown dtype 'float7'"), ("res = '500p'", "unknown resolution '500p'"),
+        ("method = 'vmbo'", "did you mean 'vmoba'"), ("set = ['tile=9']", "tile"), ("engine = 'warp'", "'warp'"),
+        ("rounds = 'many'", "--rounds"), ("inputs = 'video:absent.mp4'", "absent.mp4"),
+    ],
+    "profile": [("repeats = 0", "--repeats"), ("checkpointing = true", "--checkpointing is for")],
+    "step": [("set = ['tile=9']", "tile"), ("model = 'wan9'", "wan9"), ("method = 'vmbo'", "did you mean 'vmoba'")],
+    "sweep": [("over = 'token'", "did you mean 'tokens'"), ("over = 'tokens'\npoints = 'x'", "--points 'x'")],
+    "clips": [("metric = 'psn'", "did you mean 'psnr'"), ("method = 'full'", "--method full alone")],
+    "train": [("coarse = ['3']", "--coarse '3'"), ("seconds = -1", "seconds"), ("judge = -1", "judge is -1")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "line", "said"), [(name, *each) for name, all_ in BAD.items() for each in all_])
+def test_a_cell_that_cannot_be_used_is_named_before_the_first_one_runs(
+    call: Call, tmp_path: Path, command: str, line: str, said: str
+) -> None:
+    method = "" if line.startswith("method") else 'method = "sta"\n'
+    good = '[[cells]]\nname = "good"\ncommand = "run"\nmethod = "sta"\ngrid = "2x3x4"\nheads = 1\nrounds = 3\n'
+    text = f'{good}[[cells]]\nname = "bad"\ncommand = "{command}"\ndevice = "cpu"\n{method}{line}\n'
+    (tmp_path / "suite.toml").write_text(text)
+    code, out, err = call("run", "--suite", "suite.toml", "--out", "made")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("attnbench: suite 'suite.toml', cell 'bad': ")
+    assert said in err
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize(
@@ -128,6 +158,7 @@ def test_a_step_that_was_killed_is_measured_anew(call: Call, tmp_path: Path, mon
 
 
 def test_two_suites_are_not_run_in_one_folder_at_once(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "suite.toml").write_text(SUITE.replace("float7", "float32"))
     (tmp_path / "made").mkdir()
     with alone(tmp_path / "made", "running a suite in"):
         code, _, err = call("run", "--suite", "suite.toml", "--resume", "made")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from attnbench.cli import main
@@ -65,6 +66,47 @@ def test_methods_share_coarse_stages(call: Call) -> None:
     assert not Path("other").exists()
 
 
+def test_a_run_of_so_many_seconds_is_done_then_and_judged_by_its_own_attention(call: Call) -> None:
+    asked = ("--method", "vmoba", "--set", "partition=1,(4,4),(2,4,4)", "--as-layer", "1", "--steps", "100000")
+    limited = ("--coarse", "2x3", "--dense-coarse", "--full-seconds", "0.000001", "--judge", "16", "--ema", "0.9")
+    code, said, _ = call(*TINY, *asked, *limited, "--out", "run")
+    assert code == 0
+    first, *shares = said.splitlines()
+    assert first == "3 steps done: run/mini.safetensors"  # two coarse ones, which do not count, and one of full clips
+    card = json.loads(Path("run/mini.json").read_text())
+    assert card["training"]["as_layer"] == 1
+    score = card["score"]
+    assert (score["clips"], score["engine"]) == (16, "reference")
+    assert score["class"][0] == 16 - len(score["wrong_class"])
+    assert shares[0].startswith(f"class right: {score['class'][0]} of 16 = ")
+    assert shares[1].startswith(f"motion right: {score['motion'][0]} of 16 = ")
+    assert np.load("run/look.npy").shape == (15, 3, 4, 16, 16)
+    before = {path.name: path.read_bytes() for path in Path("run").iterdir()}
+    code, said, _ = call("train", "--resume", "run", "--device", "cpu")  # it is done: nothing changes
+    assert (code, said.splitlines()) == (0, [first])
+    assert {path.name: path.read_bytes() for path in Path("run").iterdir()} == before
+    card.pop("score")
+    Path("run/mini.json").write_text(json.dumps(card))  # as of a run that was killed while its clips were judged
+    code, said, _ = call("train", "--resume", "run", "--device", "cpu")
+    assert (code, said.splitlines()) == (0, [first, *shares])
+    assert json.loads(Path("run/mini.json").read_text())["score"] == score
+
+
+def test_every_layer_attends_as_the_one_that_is_named(call: Call) -> None:
+    asked = ("--method", "vmoba", "--set", "partition=1,(4,4),(2,4,4)", "--steps", "9", "--lr", "0.1")
+    for name, more in (("own", ()), ("first", ("--as-layer", "0")), ("third", ("--as-layer", "2"))):
+        assert call(*TINY, *asked, *more, "--out", name)[0] == 0
+    last = {name: Path(name, "train.jsonl").read_text().splitlines()[8] for name in ("own", "first", "third")}
+    assert len({json.loads(line)["loss"] for line in last.values()}) == 3
+
+
+def test_averaged_weights_follow_the_decay(call: Call) -> None:
+    for decay in ("0.001", "0.999"):
+        assert call(*TINY, "--steps", "12", "--lr", "0.1", "--ema", decay, "--out", decay)[0] == 0
+    losses = [json.loads(Path(decay, "train.jsonl").read_text().splitlines()[-1]) for decay in ("0.001", "0.999")]
+    assert losses[0]["held_out"] != losses[1]["held_out"]
+
+
 def test_under_torchrun_two_processes_make_one_run(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     train = [sys.executable, "-c", "from attnbench.cli import main; main()", *TINY, "--steps", "3"]
@@ -116,6 +158,10 @@ def test_without_out_a_run_goes_among_the_others(call: Call) -> None:
         (("--coarse", "10x2", "--steps", "9"), "more than the 9 steps of the whole run"),
         (("--seconds", "-1"), "seconds is -1.0; it must be above 0"),
         (("--set", "nothing=3"), "nothing"),
+        (("--full-seconds", "0"), "full_seconds is 0.0; it must be a number of seconds above 0"),
+        (("--judge", "-1"), "judge is -1; it must be a whole number of at least 0"),
+        (("--ema", "1"), "ema is 1.0; it must lie between 0 and 1"),
+        (("--as-layer", "-1"), "as_layer is -1"),
         (("--engine", "warp"), "unknown engine 'warp'"),
         (("--resume", "nowhere"), "holds no training run to resume"),
         (("--dtype", "float8"), "unknown dtype of training 'float8'"),

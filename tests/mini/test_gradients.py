@@ -11,7 +11,7 @@ from torch import Tensor
 from attnbench.mini.batch import make_batch
 from attnbench.mini.config import TrainConfig
 from attnbench.mini.gradients import WARM_UP
-from attnbench.mini.train import fresh_state, prepare, take_step
+from attnbench.mini.steps import fresh_state, prepare, take_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 

@@ -21,8 +21,9 @@ from attnbench.mini.batch import make_batch
 from attnbench.mini.checkpoint import CHECKPOINT, State
 from attnbench.mini.config import PRESETS, TrainConfig
 from attnbench.mini.muon import Muon, orthogonal
+from attnbench.mini.steps import fresh_state, rate_share
 from attnbench.mini.stored import load_mini, read_card, read_tensors
-from attnbench.mini.train import fresh_state, rate_share, resume, start
+from attnbench.mini.train import resume, start
 from attnbench.mini.workers import Workers, joined
 from attnbench.results.training import read_log
 

@@ -18,15 +18,20 @@ from attnbench.bench.suite import SuiteCell, read_suite
 from attnbench.cli import app
 from attnbench.cli.suite import suite_options
 from attnbench.clips.request import read_request as read_clips_request
+from attnbench.mini.coarse import NOT_COARSE
 from attnbench.results.journal import TRAINING_LOG
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 DEVICES = [folder for folder in RESULTS.iterdir() if folder.is_dir() and folder.name not in ("runs", "latest")]
+TRAINING = sorted(
+    log.parent for folder in DEVICES for log in folder.rglob("*.jsonl*") if log.name.removesuffix(".gz") == TRAINING_LOG
+)
 STARTS = {
     "run": "attnbench.bench.session.start",
     "profile": "attnbench.bench.session.start",
     "step": "attnbench.bench.step.session.run_step",
     "clips": "attnbench.clips.session.start",
+    "train": "attnbench.mini.train.start",
 }
 """What each command hands its request to."""
 
@@ -52,7 +57,7 @@ CELLS = [
     (suite.parent / cell.name, cell)
     for folder in DEVICES
     for suite in folder.rglob("*.toml")
-    for cell in read_suite(suite, suite_options(get_command(app)), "run")
+    for cell in read_suite(suite, suite_options(get_command(app)), "run", suite.parent)
 ]
 JOURNALS = sorted(
     journal
@@ -62,10 +67,13 @@ JOURNALS = sorted(
 )
 
 
-def test_each_journal_is_named_by_one_cell_and_nothing_else_is() -> None:
+def test_each_table_is_named_by_one_cell_and_nothing_else_is() -> None:
     places = [place for place, _ in CELLS]
     assert len(places) == len(set(places)) > 40
-    assert set(places) == set(map(place_of, JOURNALS))
+    tables = {*map(place_of, JOURNALS), *TRAINING}
+    begun_with = {place.parents[cell.name.count("/")] / need for place, cell in CELLS for need in cell.needs}
+    assert set(places) - begun_with == tables
+    assert not begun_with & tables  # made on the way; a table that others begin with would be in both
 
 
 @pytest.fixture
@@ -105,3 +113,28 @@ def test_a_cell_asks_for_what_its_journal_records(journal: Path, asked_for: Call
     else:
         expected = StepRequest(**recorded | {"methods": read_request(methods=recorded["methods"]).methods})
     assert as_recorded(asked_for(cell)) == as_recorded(expected)
+
+
+@pytest.mark.parametrize("folder", TRAINING, ids=lambda path: str(path.relative_to(RESULTS)))
+def test_a_cell_asks_for_what_its_training_run_records(folder: Path, asked_for: Callable[[SuiteCell], Any]) -> None:
+    (cell,) = (cell for place, cell in CELLS if place == folder)
+    config, card = (json.loads((folder / name).read_text()) for name in ("config.json", "mini.json"))
+    asked = asked_for(cell).as_json()
+    assert {name: asked[name] for name in config} == config
+    typed = card["environment"]["command"]  # what its configuration did not hold yet
+    assert asked["full_seconds"] == float(typed[typed.index("--seconds") + 1])
+    assert asked["judge"] == int(typed[typed.index("--clips") + 1]) == card["score"]["clips"]
+
+
+@pytest.mark.parametrize("folder", TRAINING, ids=lambda path: str(path.relative_to(RESULTS)))
+def test_a_training_run_begins_where_the_cell_that_its_own_names_ends(
+    folder: Path, asked_for: Callable[[SuiteCell], Any]
+) -> None:
+    (cell,) = (cell for place, cell in CELLS if place == folder)
+    (need,) = cell.needs
+    (source,) = (each for place, each in CELLS if each.name == need and folder.is_relative_to(place.parents[1]))
+    coarse, own = asked_for(source), asked_for(cell)
+    begun = next(line["step"] for line in lines_of(folder / f"{TRAINING_LOG}.gz"))
+    assert begun == coarse.steps + 1 == own.coarse_steps + 1
+    there, here = coarse.as_json(), own.as_json()
+    assert [name for name in here if name not in NOT_COARSE and there[name] != here[name]] == []

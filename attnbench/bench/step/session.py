@@ -22,6 +22,7 @@ from attnbench.machine.command import typed_command
 from attnbench.machine.device import resolve_device
 from attnbench.machine.environment import collect_environment
 from attnbench.machine.memory import lacks_memory
+from attnbench.methods import get_method, make_settings
 from attnbench.methods.entries import Entry
 from attnbench.models.random_wan import SIZES as WAN_SIZES
 from attnbench.results.journal import JOURNAL, Journal
@@ -94,6 +95,17 @@ def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tupl
         journal.append(*records)
     announce(place, progress)
     return place.folder, records
+
+
+def check_request(request: StepRequest) -> None:
+    """Find out before anything is measured what a step cannot be measured with.
+
+    Raises:
+        BadInput: for a request that cannot be used.
+    """
+    case_of(request, resolve_device(request.device))
+    for entry in request.methods:
+        make_settings(get_method(entry.method), entry.settings)
 
 
 def _observer(device: torch.device, progress: Progress) -> Observer:

@@ -160,7 +160,10 @@ def test_weights_that_are_more_than_tensors_are_told_apart(judge: Judge, fake: A
     ("does", "reason"),
     [
         ({"raise": "no such layer\nand more"}, "motion_smoothness failed: RuntimeError: no such layer"),
-        ({"kill": True}, "motion_smoothness ended with signal 9, perhaps because memory ran out; see motion_smoothness.log"),
+        (
+            {"kill": True},
+            "motion_smoothness ended with signal 9, perhaps because memory ran out; see motion_smoothness.log",
+        ),
         ({"values": [float("nan")] * 3}, "VBench gave nan"),
         ({"values": []}, "VBench left the clip out"),
         ({"text": "{"}, "VBench's result cannot be read: JSONDecodeError"),
