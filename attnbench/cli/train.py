@@ -146,7 +146,7 @@ def _judge(folder: Path, device: torch.device) -> None:
 
     with TerminalProgress() as progress:
         try:
-            found = judge_run(folder, device, lambda made, count: progress.step("judged clips", made, count, None))
+            found = judge_run(folder, device, progress)
         except KeyboardInterrupt:
             progress.note(f"interrupted; the weights are kept. Judge them with: attnbench train --resume {folder}")
             raise typer.Exit(130) from None

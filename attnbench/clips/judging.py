@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from attnbench.mini.model import FULL, Attend, MiniTransformer, attend_by
 from attnbench.mini.score import Score, score
 from attnbench.mini.stored import load_mini
 from attnbench.results.files import replacing, write_whole
+from attnbench.results.run import NoProgress, Progress
 from attnbench.results.training import CARD
 
 FIRST_SEED = 20_000
@@ -32,14 +32,14 @@ KEPT = 15
 _AT_ONCE = 30
 
 
-def judge_run(folder: Path, device: torch.device, tell: Callable[[int, int], None]) -> Score | None:
+def judge_run(folder: Path, device: torch.device, progress: Progress) -> Score | None:
     """Judge the clips that a finished run asks for, made with its own attention in every step and layer.
 
     The card gets the score, with the density and the engines of the attention, and ``look.npy`` the first clips. A run
     that asks for none, or whose card has its score, is left as it is.
 
     Args:
-        tell: is told how many clips of how many are made.
+        progress: told how many clips are made.
 
     Raises:
         BadInput: if the folder holds no run with its weights and card, or cannot be written.
@@ -51,7 +51,9 @@ def judge_run(folder: Path, device: torch.device, tell: Callable[[int, int], Non
     attend = attend_by(recording.method, config.engine, as_layer=config.as_layer, **config.settings)
     model = load_mini(folder / WEIGHTS, device)
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    found, video = judged(model, usual_sampler(), config.judge, FIRST_SEED, attend=attend, dtype=dtype, tell=tell)
+    found, video = judged(
+        model, usual_sampler(), config.judge, FIRST_SEED, attend=attend, dtype=dtype, progress=progress
+    )
     save_look(folder, video[:KEPT])
     densities = [each for each in recording.densities(model.config.layers) if each is not None]
     about = {"density": statistics.fmean(densities), "engine": recording.engines}
@@ -67,7 +69,7 @@ def judged(
     *,
     attend: Attend = FULL,
     dtype: torch.dtype = torch.bfloat16,
-    tell: Callable[[int, int], None] = lambda done, count: None,
+    progress: Progress | None = None,
 ) -> tuple[Score, Tensor]:
     """Return the score of clips of every class and direction in turn, with seeds from ``seed``, and the clips.
 
@@ -75,11 +77,12 @@ def judged(
     """
     label, direction = labels_of(0, count)
     device = next(model.parameters()).device
-    parts: list[Tensor] = []
+    told, parts = progress or NoProgress(), list[Tensor]()
     for rows in torch.arange(count).split(_AT_ONCE):
         asked = (label[rows].tolist(), direction[rows].tolist(), (seed + rows).tolist())
         parts.append(generate(model, *asked, sampler=sampler, attend=attend, dtype=dtype).cpu())
-        tell(sum(map(len, parts)), count)
+        made = sum(map(len, parts))
+        told.step(f"judged clips: {made} of {count}", made, count, None)
     video = torch.cat(parts)
     return score(video.to(device), label, direction, load_classifier(device=device)), video
 

@@ -113,7 +113,8 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints.
         dtype: of matrix products and attention, "bfloat16" or "float32"; weights are float32.
         full_seconds: the run ends after this many seconds of training on full clips, with held-out losses, even if
-            steps are left; None takes all steps. Steps of another run compile everything before, so compiling does not count.
+            steps are left; None takes all steps. Steps of another run compile everything before, so that
+            compiling does not count.
         judge: number of clips to make with the run's own attention, and to judge, once the run is done. Training itself
             makes none.
         compile: whether torch.compile fuses the code between the attention calls, and a GPU replays CUDA graphs.
