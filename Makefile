@@ -1,7 +1,8 @@
-# make demo   install, run the five methods at 720p on this machine, write the report
-# make test   everything that continuous integration runs
-# make lint   the quick part of it: style only
-# make clean  remove the environment and all caches; results and reports stay
+# make demo      install, run the five methods at 720p on this machine, write the report
+# make test      style, the wheel and its types, and all tests but the slow ones
+# make test-slow the tests marked slow; each has a small version in make test
+# make lint      style only
+# make clean     remove the environment and all caches; results and reports stay
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -24,7 +25,7 @@ CREATED := $(VENV)/.created
 INSTALLED := $(VENV)/.installed
 INSTALLED_TEST := $(VENV)/.installed-test
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-slow lint clean
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
@@ -36,6 +37,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED_TEST) lint
 	$(BIN)/python scripts/check_wheel.py
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-slow: $(INSTALLED_TEST)
+	$(BIN)/python -m pytest -m slow --numprocesses $(WORKERS)
 
 lint: $(INSTALLED_TEST)
 	$(BIN)/ruff check .
