@@ -5,8 +5,8 @@ No test of results shows either. No GPU is needed.
 python tests/gpu/test_hopper_build.py [NAME…]
 
 prints the shared memory, the spilled bytes and ptxas's warnings of each kernel and variant, or of those named. The exit
-code is 1 if ptxas serialises the products of a kernel ("Potential Performance Loss", C75xx), which then waits after every
-instruction, or if a kernel spills more than the few registers around its loops.
+code is 1 if ptxas serialises the products of a kernel ("Potential Performance Loss", C75xx), which then waits after
+every instruction, or if a kernel spills more than the few registers around its loops.
 """
 
 from __future__ import annotations
