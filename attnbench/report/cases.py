@@ -1,4 +1,4 @@
-"""Rows of a results table, grouped into cases that may be compared."""
+"""Group the rows of a results table into cases that may be compared."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Case:
 
     @property
     def first(self) -> Row:
-        """A row to read the shared fields from."""
+        """A row from which shared fields can be read."""
         return self.rows[0]
 
     @property
@@ -45,7 +45,7 @@ class Case:
 
     @property
     def baseline_row(self) -> Row | None:
-        """The row of the dense baseline itself, where it is in the table."""
+        """The row of the dense baseline itself, if it is in the table."""
         return next((row for row in self.timed if f"{row.method}/{row.engine}" == self.baseline), None)
 
     @property
@@ -61,7 +61,7 @@ class Case:
 
     @property
     def heads_timed(self) -> str:
-        """How many heads were timed, "1" or "1 or 12"; empty where it was all of them, or none."""
+        """How many heads were timed, "1" or "1 or 12"; empty if it was all of them, or none."""
         counts = sorted({row.heads_timed for row in self.timed})
         return "" if counts in ([], [self.first.heads]) else " or ".join(map(str, counts))
 
@@ -71,7 +71,7 @@ class Case:
         return list(dict.fromkeys(row.method for row in self.rows))
 
     def label(self, row: Row, among: Iterable[Row] | None = None) -> str:
-        """Return the shortest name that tells ``row`` from the other rows, or those of ``among``."""
+        """Return the shortest name that distinguishes ``row`` from the other rows, or from those of ``among``."""
         same = [other for other in among or self.rows if other.method == row.method]
         parts = [row.method]
         if len({other.layer for other in same}) > 1:
@@ -85,7 +85,7 @@ class Case:
 
 
 def cases_of(rows: Iterable[Row]) -> list[Case]:
-    """Group rows into cases, in the order in which they come."""
+    """Group rows into cases, in order of appearance."""
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(getattr(row, name) for name in CASE_FIELDS), []).append(row)
@@ -101,7 +101,7 @@ def _ordered(rows: list[Row]) -> list[Row]:
 
 
 def parts_below(phases: Sequence[PhaseRow]) -> list[PhaseRow]:
-    """Return phases with their parts right below them, the best known first."""
+    """Return phases with their parts directly below them, those known best first."""
     ordered: list[PhaseRow] = []
     for phase in (p for p in phases if p.parent is None):
         ordered.append(phase)

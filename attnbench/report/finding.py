@@ -1,4 +1,4 @@
-"""The main finding of a case in plain sentences, worked out from its rows."""
+"""The main finding of a case in plain sentences, derived from its rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from attnbench.results.records.cells import Row
 
 
 def finding(case: Case) -> list[str]:
-    """Return what a reader should take away from ``case``, one sentence an item."""
+    """Return what a reader should remember of ``case``, a list of sentences."""
     return [*_speed(case), *_reference(case), *_heads(case), *_missing(case)]
 
 

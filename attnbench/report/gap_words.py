@@ -1,4 +1,4 @@
-"""How gaps between clips are written, in the report and in the terminal."""
+"""Write gaps between clips in words, for the report and the terminal."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _LEAST, _NOTHING = 5e-5, 1e-12
 
 
 def counted(count: int, name: str) -> str:
-    """Write how many there are: "1 frame", "16 frames"."""
+    """Write a count with its noun: "1 frame", "16 frames"."""
     return f"{count} {name}{'' if count == 1 else 's'}"
 
 
 def value_words(value: float) -> str:
-    """Write a value with three digits, 4.0e-05 if it is small; just below 1 with the digits that show it: 0.99987."""
+    """Write a value with three digits, as 4.0e-05 if it is small; just below 1 with more digits: 0.99987."""
     short = 1 - abs(value)
     if 5e-7 < short < 0.01:
         return f"{value:.{1 - math.floor(math.log10(short))}f}"
@@ -41,12 +41,13 @@ def mean_words(estimate: Estimate | None, *, signed: bool = False) -> str:
 
 
 def floor_of(estimate: Estimate | None, kind: str) -> Estimate | None:
-    """Return a noise floor, or None if it tells nothing, as the floor of a score from a single pair of clips."""
+    """Return a noise floor, or None if it says nothing, like the floor of a score from a single pair of clips."""
     return None if estimate is not None and kind == "score" and estimate.lo is None else estimate
 
 
 def ends_words(estimate: Estimate | None, *, signed: bool = False) -> str:
-    """Write an interval as "[13.1, 15.3]", after the word "extremes" if it is only those; "" if there is none."""
+    """Write an interval as "[13.1, 15.3]", with "extremes" before it if its ends are only those; "" if there is
+    none."""
     if estimate is None or estimate.lo is None or estimate.hi is None:
         return ""
     write = difference_words if signed else value_words
@@ -66,13 +67,13 @@ LEGEND = "[ ]: 95 % bootstrap interval; ( ): extremes, of fewer than six pairs; 
 
 
 def metric_words(gap: Gap) -> str:
-    """Write a metric with its unit and an arrow to the better side: "psnr, dB ↑"; with Δ if it is a difference."""
+    """Write a metric with its unit and an arrow in the better direction: "psnr, dB ↑"; with Δ if it is a difference."""
     unit = f", {gap.unit}" if gap.unit else ""
     return f"{'Δ ' if gap.kind == 'score' else ''}{gap.metric}{unit} {ARROWS[gap.better]}"
 
 
 def skipped_words(rows: Iterable[QualityRow]) -> list[str]:
-    """Return a line for every reason why metrics have no value, with the metrics that share it."""
+    """Return a line for each reason why metrics have no value, with the metrics that share it."""
     reasons: dict[str, dict[str, None]] = {}
     for row in rows:
         if row.status == "skipped":
@@ -81,7 +82,7 @@ def skipped_words(rows: Iterable[QualityRow]) -> list[str]:
 
 
 def names_of(gaps: Sequence[Gap] | Sequence[QualityRow]) -> dict[tuple[str, str, str], str]:
-    """Return the shortest name that tells each method, settings and engine from the others."""
+    """Return the shortest names that distinguish methods, settings and engines."""
     from attnbench.report.words import differing_settings
 
     keys = list(dict.fromkeys((each.method, each.settings, each.engine) for each in gaps))

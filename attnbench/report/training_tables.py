@@ -1,9 +1,9 @@
-"""Training runs side by side: what a step costs, what it brings after equal steps and equal seconds, and the clips.
+"""Tables of training runs: the cost of a step, the loss after equal steps and equal seconds, and the clips.
 
 Equal steps: the last number at which every run has a checkpoint. Equal seconds: as many as every run has, or fewer.
 Losses are those of held-out clips, the same for every method and seed, and so runs are compared clip by clip. So are
-the clips that the weights at the end of each run make. Brackets hold 95 % intervals: Wilson's for a share of clips,
-otherwise over the clips, each with all its seeds. A range over the seeds follows where there are several.
+the clips that are made with the final weights of each run. Brackets hold 95 % intervals: Wilson's for a share of clips,
+otherwise over the clips, each with all its seeds. If there are several seeds, the range over them follows.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def rights(runs: Runs, what: str) -> Values:
 
 
 def difference(mine: Values, theirs: Values) -> Estimate | None:
-    """Return the mean of mine - theirs by clip and seed; None where they have none in common."""
+    """Return the mean of mine - theirs by clip and seed; None if they have no clip and seed in common."""
     return paired_difference(mine, theirs) if mine.keys() & theirs.keys() else None
 
 
@@ -55,7 +55,7 @@ def loss_table(grouped: Mapping[str, Runs], baseline: str = BASELINE, seconds: f
     Args:
         grouped: as ``by_method`` returns it.
         baseline: the method that the others are compared with.
-        seconds: where equal seconds end; by default as late as every run allows.
+        seconds: where equal seconds end; by default, when the shortest run ends.
 
     Raises:
         BadInput: if the runs have no step or no seconds in common, or ``seconds`` is not among those.
@@ -63,9 +63,9 @@ def loss_table(grouped: Mapping[str, Runs], baseline: str = BASELINE, seconds: f
     steps, seconds = limits(grouped, seconds)
     after_seconds = {run.name: run.after_seconds(seconds) for own in grouped.values() for run in own}
     header = (
-        "method", "engine", "density", "seeds", "ms a step", "peak GiB", f"held-out loss after {steps} steps",
-        f"less {baseline}'s", f"steps in {seconds:.0f} s", f"held-out loss after {seconds:.0f} s",
-        f"less {baseline}'s",
+        "method", "engine", "density", "seeds", "ms per step", "peak GiB", f"held-out loss after {steps} steps",
+        f"minus {baseline}'s", f"steps in {seconds:.0f} s", f"held-out loss after {seconds:.0f} s",
+        f"minus {baseline}'s",
     )  # fmt: skip
     rows = []
     for method, own in grouped.items():
@@ -106,7 +106,7 @@ def limits(grouped: Mapping[str, Runs], seconds: float | None = None) -> tuple[i
 
 
 def clips_table(grouped: Mapping[str, Runs], baseline: str = BASELINE) -> WordTable | None:
-    """Return the table of the clips that the weights at the end of each run make; None if none were judged."""
+    """Return the table of the clips made with the final weights of each run; None if none were judged."""
     if not any(rights(own, "class") for own in grouped.values()):
         return None
     rows = []
@@ -117,13 +117,13 @@ def clips_table(grouped: Mapping[str, Runs], baseline: str = BASELINE) -> WordTa
             mine = rights(own, what)
             row += [_share_words(mine), _difference_words(mine, rights(others, what), 3)]
         rows.append(tuple(row))
-    less = f"less {baseline}'s"
+    less = f"minus {baseline}'s"
     header = ("method", "steps at the end", "class right", less, "motion right", less)
     return WordTable(header, tuple(rows), frozenset({1}))
 
 
 def _others(grouped: Mapping[str, Runs], baseline: str, method: str) -> Runs:
-    """Return the runs of the baseline, for any other method."""
+    """Return the runs of the baseline, if this is another method."""
     return () if method == baseline else grouped.get(baseline, ())
 
 
@@ -139,12 +139,12 @@ def _mean_words(values: Values) -> str:
 
 
 def _share_words(values: Values) -> str:
-    """Return how many are right, with the Wilson interval."""
+    """Return how many clips are right, with the Wilson interval."""
     return str(HitShare(round(sum(values.values())), len(values))) if values else NONE
 
 
 def _difference_words(mine: Values, theirs: Values, digits: int) -> str:
-    """Return the mean difference with its interval, and the least and most of single seeds where there are several."""
+    """Return the mean difference with its interval and, if there are several seeds, their range."""
     gap = difference(mine, theirs)
     if gap is None:
         return NONE

@@ -1,4 +1,4 @@
-"""How numbers, settings and intervals are written, in the report and in the terminal."""
+"""Write numbers, settings and intervals, for the report and the terminal."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def places(value: float, digits: int = 3) -> int:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Write ``value`` with ``digits`` significant digits, "–" where there is none: 0.0123, 1.23, 123, 12,345."""
+    """Write ``value`` with ``digits`` significant digits, or "–" if there is none: 0.0123, 1.23, 123, 12,345."""
     return NONE if value is None else f"{value:,.{places(value, digits)}f}"
 
 
 def tiny(value: float | None) -> str:
-    """Write an error: 0.312 from a thousandth up, 3.1e-06 below."""
+    """Write an error: 0.312 from a thousandth on, 3.1e-06 below."""
     if value is None:
         return NONE
     return number(value) if value >= 0.001 or value == 0 else f"{value:.1e}"
 
 
 def span(row: Row) -> str:
-    """Write the latency interval with the decimals of the median: "[11.9, 12.8]", or nothing where there is none."""
+    """Write the latency interval with the decimals of the median: "[11.9, 12.8]", or nothing if there is none."""
     if row.latency_ms is None or row.latency_lo_ms is None or row.latency_hi_ms is None:
         return ""
     decimals = places(row.latency_ms)
@@ -41,7 +41,7 @@ def span(row: Row) -> str:
 
 
 def interval_kind(row: Row) -> str:
-    """Write what the interval is, or nothing where there is none."""
+    """Write the kind of the interval, or nothing if there is none."""
     return INTERVALS.get(row.interval or "", "")
 
 
@@ -58,7 +58,7 @@ def grid_words(grid: str) -> str:
 def short_settings(settings: str, most: int = 80) -> str:
     """Write canonical JSON settings in a few words, "tile 6×8×8, window 3×3×3", cut with "…" after ``most`` characters.
 
-    Settings that are null are left out. Text that is not a JSON object is shown as it is.
+    Settings that are null are left out. Text that is not a JSON object is returned unchanged.
     """
     values = _parsed(settings)
     if values is None:
@@ -69,7 +69,7 @@ def short_settings(settings: str, most: int = 80) -> str:
 
 
 def differing_settings(settings: str, others: Sequence[str], most: int = 80) -> str:
-    """Write those settings that are not the same in all ``others``, as ``short_settings`` does."""
+    """Write those settings that are not the same in all ``others``, like ``short_settings``."""
     values, all_values = _parsed(settings), [_parsed(other) for other in others]
     if values is None or None in all_values:
         return short_settings(settings, most) if any(other != settings for other in others) else ""

@@ -69,27 +69,28 @@ class Gap:
     @property
     def sentence(self) -> str:
         """The gap, its floors and the judgement in words."""
-        what = "from full attention's clips" if self.kind == "distance" else "against full attention"
+        what = "against full attention's clips" if self.kind == "distance" else "minus full attention's"
         pairs = f"{self.gap.pairs} pair{'s' if self.gap.pairs != 1 else ''}"
-        parts = [f"{self.method}: {self.metric} {what} {self._words(self.gap)}, {pairs}"]
+        parts = [f"{self.method}: {self.metric} {what} is {self._words(self.gap)} over {pairs}"]
         for name, floor in (("another kernel", self.kernel_floor), ("another seed", self.seed_floor)):
             if floor is not None:
                 parts.append(f"{name} {self._words(floor)}")
         return f"{'; '.join(parts)}: {self._conclusion()}"
 
     def _conclusion(self) -> str:
-        few = "" if self.gap.kind == "bootstrap95" else f", by only {self.gap.pairs} of them"
+        few = "" if self.gap.kind == "bootstrap95" else " (with few pairs)"
         if self.judgement == "indistinguishable":
             return f"indistinguishable from another exact kernel{few}"
         if self.judgement == "no floor":
-            return "no clips of another exact kernel to tell it from noise"
+            return "there are no clips of another exact kernel to compare with"
         if self.judgement == "undecided":
-            return f"outside the kernel floor, but its interval does not clear it{few}: more pairs are needed"
+            return f"outside the kernel floor, but its interval reaches the floor{few}: more pairs are needed"
         floor = self.seed_floor
         if floor is None or floor.lo is None or floor.hi is None:
-            return f"farther than another exact kernel{few}"
+            return f"farther from it than another exact kernel{few}"
         as_far = not _within(self.gap.mean, floor, self.kind, self.better, best=True)
-        return f"farther than another exact kernel, and {'as far as' if as_far else 'nearer than'} another seed{few}"
+        seed = "and as far as" if as_far else "but closer than"
+        return f"farther from it than another exact kernel, {seed} another seed{few}"
 
     def _words(self, estimate: Estimate) -> str:
         unit = f" {self.unit}" if self.unit else ""

@@ -55,7 +55,7 @@ def test_clips_are_made_and_shown(run: Run, weights: Path, monkeypatch: pytest.M
     code, out, err = run("clips", "--resume", "run", "--json")
     document = json.loads(out)
     assert (code, document["folder"], document["failed"]) == (0, "run", [])
-    assert document["gaps"][0]["sentence"].startswith("sta: psnr from full attention's clips")
+    assert document["gaps"][0]["sentence"].startswith("sta: psnr against full attention's clips is")
     assert len(document["rows"]) == len(load_quality("run"))
     code, out, _ = run("report", "run", "--out", "page.html")
     assert (code, out.strip()) == (0, "page.html")

@@ -92,8 +92,8 @@ def test_the_section_says_how_far_the_clips_moved_and_beside_what(played: tuple[
     (section,) = clips_sections(rows(), [played], {"run": ENVIRONMENT})
     assert section.title == "Clips of mini: vmoba"
     (sentence,) = section.finding
-    assert sentence.startswith("vmoba: psnr from full attention's clips 30.88 dB [")
-    assert "farther than another exact kernel, and nearer than another seed" in sentence
+    assert sentence.startswith("vmoba: psnr against full attention's clips is 30.88 dB [")
+    assert "farther from it than another exact kernel, but closer than another seed" in sentence
     facts = dict(section.facts)
     assert facts["Denoising steps"] == "10, of which the first 2 are dense"
     assert (facts["Full attention"], facts["Kernel floor"], facts["Seeds"]) == (
@@ -145,7 +145,7 @@ def test_players_are_limited_and_the_others_named(tmp_path: Path) -> None:
     keys = [(each.prompt, each.seed) for _, each in made]
     players, left = players_of(made, keys, {NAME: "vmoba"})
     assert sum(map(len, players.values())) == MOST
-    assert left == f"In {tmp_path} there are more: 3 players. Not where the run left them: 1 player."
+    assert left == f"In {tmp_path} there are more: 3 players. No longer where the run left them: 1 player."
     assert players[keys[0]][0].uri == "data:video/mp4;base64,Y2xpcA=="
 
 

@@ -217,8 +217,10 @@ def test_a_distance_stands_beside_its_two_floors() -> None:
     assert gap.beyond_kernel is not None
     assert (gap.beyond_kernel.mean, gap.beyond_kernel.pairs) == (-20, 3)
     assert gap.judgement == "distinguishable"
-    assert gap.sentence.endswith("farther than another exact kernel, and nearer than another seed, by only 3 of them")
-    assert "[20, 22, extremes], 3 pairs; another kernel 41.5" in gap.sentence
+    assert gap.sentence.endswith(
+        "farther from it than another exact kernel, but closer than another seed (with few pairs)"
+    )
+    assert "[20, 22, extremes] over 3 pairs; another kernel 41.5" in gap.sentence
 
 
 def test_a_method_as_far_as_another_seed_is_said_to_be() -> None:
@@ -231,7 +233,7 @@ def test_a_method_as_far_as_another_seed_is_said_to_be() -> None:
 def test_a_method_within_the_kernel_floor_is_indistinguishable() -> None:
     gap = only(table([40.5, 41.5], [40, 42], [10, 11]))
     assert gap.judgement == "indistinguishable"
-    assert gap.sentence.endswith("indistinguishable from another exact kernel, by only 2 of them")
+    assert gap.sentence.endswith("indistinguishable from another exact kernel (with few pairs)")
 
 
 def test_nothing_is_written_without_a_sign() -> None:
@@ -265,8 +267,8 @@ def test_a_score_is_compared_with_full_attention_of_the_same_seed() -> None:
     assert gap.seed_floor is not None
     assert (gap.kernel_floor.hi, gap.seed_floor.hi) == pytest.approx((0.01, 0.3))
     assert (gap.judgement, gap.beyond_kernel) == ("distinguishable", None)
-    assert "against full attention -0.1" in gap.sentence
-    assert "nearer than another seed" in gap.sentence
+    assert "minus full attention's is -0.1" in gap.sentence
+    assert "closer than another seed" in gap.sentence
 
 
 def test_rows_without_a_value_or_a_partner_are_counted_not_averaged() -> None:

@@ -1,4 +1,4 @@
-"""Charts of clips: the gap of each method beside its two floors, and PSNR frame by frame."""
+"""Charts of clips: the gap of each method with its two floors, and PSNR frame by frame."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ KERNEL, SEED = "#8d98a5", "#e3c27a"
 
 
 def gap_figure(gaps: Sequence[Gap]) -> Figure:
-    """Draw the gaps of one metric, one line per method, on bands that show where another kernel and seed fall.
+    """Draw the gaps of one metric, one line per method, on bands that show another kernel and another seed.
 
     Args:
-        gaps: of one metric and run; at least one.
+        gaps: at least one gap, all of the same metric and run.
     """
     names = names_of(gaps)
     figure, axes = plain_figure(1.35 + 0.36 * len(gaps))

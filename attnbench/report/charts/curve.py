@@ -19,10 +19,10 @@ _DASHES = (0, (4, 3))
 
 
 def curve_figure(curves: Sequence[Curve], title: str) -> Figure | None:
-    """Draw speed-up above translation, a line a method; None where no curve has a point.
+    """Draw speed-up above translation, a line for each method; None if no curve has a point.
 
-    Bars are the intervals of the points. A diamond on the dense line marks a break-even, the band around it its
-    interval, cut off at the measured points where it is open.
+    Bars are the intervals of the points. A diamond on the dense line marks a break-even, and the band around it is its
+    interval, cut off at the measured points if it is open.
     """
     from matplotlib.figure import Figure
 
@@ -101,7 +101,7 @@ def _calm(axes: Axes) -> None:
 
 
 def _plain_log(axes: Axes, side: str) -> None:
-    """Label a logarithmic axis with plain numbers, the closer together the less it spans."""
+    """Label a logarithmic axis with plain numbers, which are closer together if it spans less."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     low, high = axes.get_xlim() if side == "x" else axes.get_ylim()

@@ -1,4 +1,4 @@
-"""The report's charts, as data URIs that need nothing from outside the page."""
+"""The report's charts of latencies, as data URIs that need nothing from outside the page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOG_FROM = 20.0
 
 
 def svg_uri(figure: Figure) -> str:
-    """Return ``figure`` as an SVG data URI; equal figures give equal text."""
+    """Return ``figure`` as an SVG data URI. Equal figures give equal text."""
     return _data_uri("image/svg+xml", svg_bytes(figure))
 
 
@@ -77,7 +77,7 @@ def latency_figure(case: Case) -> Figure:
 
 
 def tradeoff_figure(case: Case) -> Figure | None:
-    """Draw density against speed-up with the ideal line and break-even; None where no row has both."""
+    """Draw density against speed-up, with the ideal line and break-even; None if no row has both."""
     rows = [row for row in case.sparse if row.speedup and row.density]
     if not rows:
         return None
@@ -164,5 +164,5 @@ def _plain_log(axes: Axes, side: str) -> None:
 
 
 def _cut(label: str, most: int = 40) -> str:
-    """Shorten a label, and keep matplotlib from reading a dollar sign as mathematics."""
+    """Shorten a label, and keep matplotlib from treating a dollar sign as mathematics."""
     return (label if len(label) <= most else label[: most - 1] + "…").replace("$", r"\$")

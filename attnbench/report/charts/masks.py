@@ -12,14 +12,12 @@ from attnbench.results.records.cells import canonical_json
 
 
 def mask_pictures(methods: Iterable[str]) -> list[Picture]:
-    """Draw every method, once for each distinct layer; where one cannot be drawn here, the caption says why."""
+    """Draw every method, once for each distinct layer. If one cannot be drawn here, its caption says why."""
     pictures = []
     for method in methods:
         try:
             pictures += [_picture(example) for example in examples(method)]
-        except (
-            Exception
-        ) as error:  # a method from elsewhere may fail in any way; the figures are worth reading all the same
+        except Exception as error:  # a method from elsewhere may fail in any way; the figures are still worth reading
             pictures.append(Picture("", "", f"{method}: no picture on this machine: {error or type(error).__name__}."))
     return pictures
 
@@ -29,7 +27,7 @@ def _picture(example: Example) -> Picture:
 
     plan, settings = example.plan(), short_settings(canonical_json(example.resolved), 200)
     density = number(plan.density)
-    how = "scaled down, as the defaults keep everything on so small a grid" if example.scaled else "default settings"
+    how = "scaled down, because the defaults keep all of such a small grid" if example.scaled else "default settings"
     return Picture(
         png_uri(draw_plan(plan, example.name)),
         f"Mask of {example.name}: density {density}; beside it the keys that one query keeps in each frame.",

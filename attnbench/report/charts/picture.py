@@ -1,4 +1,4 @@
-"""A picture as it stands on a page."""
+"""A picture on a page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Picture:
     """A picture, or the reason why there is none.
 
     Attributes:
-        uri: data URI; empty where nothing could be drawn.
+        uri: data URI; empty if nothing could be drawn.
         alt: the picture in words.
         caption: what it shows, or why it is missing.
     """

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SKIPPED = 0.1
-"""Share of the steps that is not drawn: the loss falls steeply there for every method alike."""
+"""Share of the first steps that is not drawn, because the loss of every method falls steeply there."""
 
 
 def drawn(grouped: Mapping[str, Sequence[TrainingRun]]) -> dict[str, Sequence[TrainingRun]]:
-    """Return the methods that are drawn: those with several seeds, or all where none has.
+    """Return the methods that are drawn: those with several seeds, or all if none has several.
 
-    Beside methods with several seeds, one with a single seed is an ablation, which the tables show.
+    If others have several seeds, a method with one seed is an ablation, which only the tables show.
 
     Raises:
-        BadInput: if there are more than can be told apart.
+        BadInput: if there are more methods than colours.
     """
     several = {method: own for method, own in grouped.items() if len(own) > 1}
     kept = several or dict(grouped)
@@ -53,7 +53,7 @@ def training_figure(grouped: Mapping[str, Sequence[TrainingRun]]) -> Figure:
 
 
 def training_words(grouped: Mapping[str, Sequence[TrainingRun]]) -> str:
-    """Return the chart in words: where each line begins and ends.
+    """Return the chart in words: the values at which each line begins and ends.
 
     Raises:
         BadInput: as ``drawn``.
@@ -67,7 +67,7 @@ def training_words(grouped: Mapping[str, Sequence[TrainingRun]]) -> str:
 
 
 def _draw(axes: Axes, runs: Mapping[str, Sequence[TrainingRun]], at: Callable[[Checkpoint], float]) -> None:
-    """Draw every method's loss over what ``at`` returns of a checkpoint."""
+    """Draw every method's loss over what ``at`` returns for a checkpoint."""
     from matplotlib.ticker import FormatStrFormatter
 
     for colour, (method, own) in zip(COLOURS, runs.items(), strict=False):

@@ -15,7 +15,8 @@ PROMISE, LOSS, GAIN, LEFT = "#009e73", "#d55e00", "#56b4e9", "#aab3bd"
 
 
 def waterfall_figure(waterfall: Waterfall) -> Figure:
-    """Draw the promise, each loss where the one before ends, what is unexplained, and the measured latency."""
+    """Draw the ideal time, each loss from where the previous one ends, what is unexplained, and the measured
+    latency."""
     steps = [("dense × density", 0.0, waterfall.ideal.ms, PROMISE, False)]
     at = waterfall.ideal.ms
     for bar in waterfall.bars:

@@ -1,4 +1,4 @@
-"""The report's part about clips: what was made, players, curves, and every gap beside its floors."""
+"""The sections of the report about clips: what was made, players, curves, and every gap with its floors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from attnbench.results.records.cells import Environment
 from attnbench.results.records.clips import ClipRow, QualityRow
 
 CURVE = "psnr"
-"""The metric that is drawn frame by frame, and named first."""
+"""The metric that is drawn frame by frame and named first."""
 
 _CHARTS = (CURVE, "ssim", "ms_ssim", "lpips", "effnet_lite0_perceptual", "vmaf")
 _MOST_CHARTS = 3
@@ -60,7 +60,7 @@ class GapLine:
 
 @dataclass(frozen=True)
 class Shares:
-    """How many clips show what was asked for: a metric and, for each maker of clips, the share with its interval."""
+    """How many clips show what was asked for: a metric and, for each method, the share with its interval."""
 
     metric: str
     lines: list[tuple[str, str, str]]
@@ -87,7 +87,7 @@ def clips_sections(
 ) -> list[ClipsSection]:
     """Return a section for each run and model that made clips, in order of appearance.
 
-    If sections have the same model and methods, their titles say which settings differ, or else which run it is.
+    If sections have the same model and methods, their titles name the settings that differ, or else the run.
     """
     by_key: dict[tuple[str, str], list[QualityRow]] = {}
     for row in rows:
@@ -106,7 +106,7 @@ def clips_sections(
 
 
 def _title(rows: Sequence[QualityRow], names: Mapping[tuple[str, str, str], str] | None = None) -> str:
-    """Return the title of a section: its methods, or with ``names`` what tells each from the others."""
+    """Return the title of a section: its methods, or with ``names`` what distinguishes them."""
     methods = [row for row in rows if row.role == "method"]
     words = dict.fromkeys(names[row.method, row.settings, row.engine] if names else row.method for row in methods)
     return f"Clips of {rows[0].model}: {', '.join(words) or 'full attention'}"
@@ -135,7 +135,7 @@ def _section(title: str, rows: list[QualityRow], clips: Clips, environment: Envi
 
 
 def _finding(found: Sequence[Gap]) -> list[str]:
-    """Return what the leading metric says of each method; scores are used if there is no distance."""
+    """Return what the first metric says about each method. Scores are used if there is no distance."""
     leading = [gap for gap in found if gap.metric == CURVE] or [gap for gap in found if gap.kind == "distance"]
     chosen = leading or list(found)
     if not chosen:
@@ -150,7 +150,7 @@ def _facts(rows: Sequence[QualityRow], clips: Clips, environment: Environment | 
     facts = [
         ("Model", first.model),
         ("Clips", f"{counted(first.frames, 'frame')} of {first.size.replace('x', ' × ')}, {first.fps:g} a second"),
-        ("Prompts", prompts[0] if len(prompts) == 1 else f"{len(prompts)}, as “{prompts[0]}”"),
+        ("Prompts", prompts[0] if len(prompts) == 1 else f"{len(prompts)}, such as “{prompts[0]}”"),
         ("Seeds", ", ".join(map(str, seeds)) if len(seeds) < 9 else f"{len(seeds)}: {seeds[0]} to {seeds[-1]}"),
     ]
     run = [clip for _, clip in clips if clip.role == "method"] or [clip for _, clip in clips]
@@ -211,7 +211,7 @@ def _charts(found: Sequence[Gap]) -> list[Picture]:
     for metric in _CHARTS:
         mine = [gap for gap in found if gap.metric == metric]
         if mine and len(charts) < _MOST_CHARTS:
-            caption = f"{metric}: mean of {counted(mine[0].gap.pairs, 'pair')} of clips, beside both noise floors."
+            caption = f"{metric}: mean of {counted(mine[0].gap.pairs, 'pair')} of clips, with both noise floors."
             charts.append(Picture(svg_uri(gap_figure(mine)), gap_words(mine), caption))
     return charts
 
@@ -239,7 +239,7 @@ def _line(gap: Gap, names: Mapping[Name, str], before: Gap | int) -> GapLine:
 
 
 def _shares(rows: Sequence[QualityRow], names: Mapping[Name, str]) -> list[Shares]:
-    """Return, for scores that are 1 or 0, how many clips of each maker have 1."""
+    """Return how many clips of each method have 1, for scores that are 1 or 0."""
     found = []
     for metric in dict.fromkeys(row.metric for row in rows if row.metric.endswith("_accuracy")):
         lines: dict[str, list[float]] = {}

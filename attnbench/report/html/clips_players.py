@@ -1,4 +1,4 @@
-"""The players of a report: clips inside the page, full attention, method and difference in step."""
+"""The players of a report: clips inside the page that show full attention, the method and their difference in step."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from attnbench.report.words import number
 from attnbench.results.records.clips import ClipRow
 
 MOST = 12
-"""Players on a page; the others are named."""
+"""Largest number of players on a page. Others are only named."""
 MOST_BYTES = 12 * 2**20
 MOST_SCENES = 8
-"""Prompts and seeds on a page that have no player, where curves stand alone."""
+"""Largest number of prompts and seeds on a page that have curves but no player."""
 
 
 @dataclass(frozen=True)
 class Player:
-    """One clip in the page: full attention on the left, the method, and what differs, four times as bright."""
+    """A clip in the page: full attention on the left, the method, and their difference, four times as bright."""
 
     name: str
     note: str
@@ -33,12 +33,12 @@ def players_of(
     keys: Sequence[tuple[str, int]],
     names: Mapping[tuple[str, str, str], str],
 ) -> tuple[dict[tuple[str, int], list[Player]], str]:
-    """Return the players of each prompt and seed that has room, and what is left out, in a sentence.
+    """Return the players of each prompt and seed that fits on the page, and a sentence about those left out.
 
     Args:
-        clips: folders and rows.
+        clips: clips with their folders.
         keys: prompts and seeds, in the order of the page.
-        names: of methods, by method, settings and engine.
+        names: names of the methods, by method, settings and engine.
     """
     found: dict[tuple[str, int], list[Player]] = {}
     count = size = missing = 0
@@ -60,7 +60,7 @@ def players_of(
         count, size = count + len(there), size + bytes_
         found[key] = [_player(path, clip, names) for path, clip in there]
     words = [f"In {left[0].parent} there are more: {counted(len(left), 'player')}." if left else ""]
-    words.append(f"Not where the run left them: {counted(missing, 'player')}." if missing else "")
+    words.append(f"No longer where the run left them: {counted(missing, 'player')}." if missing else "")
     return found, " ".join(filter(None, words))
 
 

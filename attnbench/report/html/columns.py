@@ -1,4 +1,4 @@
-"""The columns of the summary table: what each says, and how a row fills it."""
+"""The columns of the summary table: their meaning, and how a row fills them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Column:
         hint: what the figure is, in a few words.
         value: the text of a row's cell.
         note: a second, smaller text below it.
-        needs_latency: whether only a row with a latency has it, so that a reason may stand there instead.
+        needs_latency: whether only a row with a latency has it. Otherwise the reason is shown in its place.
     """
 
     name: str

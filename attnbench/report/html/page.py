@@ -1,4 +1,4 @@
-"""The report page: rows and environments in, HTML out."""
+"""Make the report page from rows and environments."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the summary table: the row, and the text and the small note of every column."""
+    """A line of the summary table: the row, and the text and the small note of every column."""
 
     row: Row
     settings: str
@@ -48,7 +48,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """One case on the page: facts, findings, table and charts, and where the time goes if it was profiled."""
+    """A case on the page: facts, findings, table and charts and, if it was profiled, where the time goes."""
 
     title: str
     about: str
@@ -62,10 +62,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Part:
-    """What a section of the page says in words: a "case" of latencies, "clips", a whole "step", or "training" runs.
+    """The words of a section of the page: a "case" of latencies, "clips", a whole "step", or "training" runs.
 
     Attributes:
-        kind: which of the four.
+        kind: one of these four.
         anchor: the section's id on the page.
         title: its heading.
         finding: what was found, in sentences.
@@ -92,12 +92,12 @@ class Report:
 def make_report(
     results: Results, traces: Mapping[str, str] | None = None, training: Sequence[TrainingGroup] = ()
 ) -> Report:
-    """Make the report of results: one HTML page that loads nothing from outside, and what its sections say.
+    """Make a report: one HTML page that loads nothing from outside, and the words of its sections.
 
     Args:
-        results: as ``attnbench.results.load.read`` returns them.
-        traces: a link to the Chrome trace of a cell, by cell_id.
-        training: as ``attnbench.results.training.training_groups`` returns them.
+        results: what ``attnbench.results.load.read`` returns.
+        traces: links to the Chrome traces of cells, by cell_id.
+        training: what ``attnbench.results.training.training_groups`` returns.
 
     Raises:
         BadInput: if there are neither rows nor metrics of clips nor steps nor training runs.
@@ -213,8 +213,8 @@ def _waterfalls(case: Case, phases: Mapping[str, list[PhaseRow]]) -> list[Pictur
         if waterfall is None:
             continue
         caption = (
-            f"{case.label(row, case.timed)} on {row.engine}: from what its density promises to what it takes. Hatched "
-            "bars rest on a model. Unexplained is what all bars leave over: "
+            f"{case.label(row, case.timed)} on {row.engine}: from the time that its density promises to the measured "
+            "time. Hatched bars rest on a model. Unexplained is what all bars leave over: "
             f"{waterfall.unexplained_share:.1%} of the latency."
         )
         figures.append(Picture(svg_uri(waterfall_figure(waterfall)), waterfall_words(waterfall), caption))
@@ -222,7 +222,10 @@ def _waterfalls(case: Case, phases: Mapping[str, list[PhaseRow]]) -> list[Pictur
 
 
 def _about(case: Case) -> str:
-    """Say which methods ran on which engines: runs of one shape are told apart by that. Dense ones if alone."""
+    """Name methods and their engines, which distinguishes runs of one shape.
+
+    Dense methods are named only if there are no others.
+    """
     rows = [row for row in case.rows if row.method != "full"] or case.rows
     engines: dict[str, list[str]] = {}
     for row in rows:
@@ -304,7 +307,7 @@ def _date(environment: Environment | None) -> str:
 
 
 def _facts_of(environment: Environment | None) -> list[tuple[str, str]]:
-    """Return an environment as name and text, in the order of the schema."""
+    """Return an environment as names and texts, in the order of the schema."""
     if environment is None:
         return [("environment", "not recorded")]
     texts = {

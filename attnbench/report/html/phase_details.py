@@ -1,4 +1,4 @@
-"""What each phase computes, moves and reaches, with the parts of attend: one line per value and provenance."""
+"""The details of phases: their work and rates, and the parts of attend, one line for each value and provenance."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class PhaseDetail:
     """A line of the table of details.
 
     Attributes:
-        label: of the row, on its first line only.
-        phase: its name; of a part with what it is part of.
-        ms, interval: time and its ends.
-        modelled: whether the time rests on a model: shown hatched.
+        label: the label of the row, on its first line only.
+        phase: its name; for a part also what it is part of.
+        ms, interval: the time, and the ends of its interval.
+        modelled: whether the time rests on a model, which is shown hatched.
         cells: value and small note of each of ``COLUMNS``.
         provenance: how the time is known.
-        note: what the time leaves open, or the least times that are possible.
+        note: what remains uncertain about the time, or the least possible times.
     """
 
     label: str
@@ -43,14 +43,14 @@ COLUMNS = ("TFLOP/s", "MFU", "TB/s", "of the bandwidth", "bytes", "peak MiB")
 
 
 def phase_details(row: Row, label: str, phases: Sequence[PhaseRow]) -> list[PhaseDetail]:
-    """Return the details of a profiled row: every phase in which something runs, parts below what they are part of."""
+    """Return the details of a profiled row: every phase in which something runs, with its parts below it."""
     several = len({p.pass_ for p in phases}) > 1
     running = [phase for phase in parts_below(phases) if phase.phase != "gap"]
     return [_detail(row, "" if place else label, phase, several) for place, phase in enumerate(running)]
 
 
 def memory_words(row: Row, phases: Sequence[PhaseRow]) -> str:
-    """Say what a row's call needs beyond inputs and output, and how much more that is than dense attention needs."""
+    """Return what a call needs beyond inputs and output, and how much more that is than dense attention needs."""
     if row.peak_extra_mib is None:
         return ""
     dense = next((p.peak_dense_mib for p in phases if p.peak_dense_mib is not None), None)
@@ -62,7 +62,7 @@ def memory_words(row: Row, phases: Sequence[PhaseRow]) -> str:
 
 
 def ceilings_words(phases: Mapping[str, Sequence[PhaseRow]]) -> str:
-    """Say what the matrix product and the copy of the run reached, as phases are compared with; "" if nothing."""
+    """Return in words what the matrix product and the copy of the run reached; "" if there are none."""
     every = [phase for own in phases.values() for phase in own]
     product = next((p.tflops / p.mfu_probe for p in every if p.tflops and p.mfu_probe), None)
     copy = next((p.tbs / p.bandwidth_probe for p in every if p.tbs and p.bandwidth_probe), None)
@@ -88,7 +88,7 @@ def _detail(row: Row, label: str, phase: PhaseRow, several: bool) -> PhaseDetail
     modelled = phase.provenance == "modelled"
     interval = f"{phase.time_lo_ms:,.{decimals}f} to {phase.time_hi_ms:,.{decimals}f}"
     bounds = bounds_of(row, phase) if phase.phase == "attend" and phase.provenance == "measured" else None
-    rated = phase.provenance != "ablated" or phase.phase not in DIFFERENCES  # older journals have rates there
+    rated = phase.provenance != "ablated" or phase.phase not in DIFFERENCES  # older journals have rates here
     notes = [phase.note, _bounds_words(bounds) if bounds is not None else ""]
     return PhaseDetail(
         label=label,
@@ -123,7 +123,7 @@ def _bounds_words(bounds: Bounds) -> str:
 
 
 def _shares(of_datasheet: float | None, of_probe: float | None) -> tuple[str, str]:
-    """Write a share of the datasheet's figure, and beneath it that of what was measured."""
+    """Write the share of the datasheet's figure and, below it, the share of what was measured."""
     if of_datasheet is None and of_probe is None:
         return NONE, ""
     measured = "" if of_probe is None else f"{of_probe:.0%} of measured"

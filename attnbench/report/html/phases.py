@@ -1,4 +1,4 @@
-"""Where the time of a case's rows goes: a table of phases, and a waterfall for each row that has a promise."""
+"""Where the time of a case's rows goes: a table of phases, and a waterfall for each sparse row."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PhaseLine:
-    """A line of the table: a row's label, pass, time of every phase with its share, memory, and what is wrong."""
+    """A line of the table: label and pass of a row, time of every phase with its share, memory, and complaint."""
 
     label: str
     pass_: str
@@ -42,8 +42,8 @@ class PhaseTable:
 
     Attributes:
         phases: the columns that any line has, in the order of a call.
-        lines: a row and pass each.
-        details: a phase and provenance each.
+        lines: one for each row and pass.
+        details: one for each phase and provenance.
         ceilings: what the run's matrix product and copy reached, in words.
     """
 
@@ -93,7 +93,7 @@ def phase_table(case: Case, phases: Mapping[str, Sequence[PhaseRow]], traces: Ma
 
 
 def waterfall_of(row: Row, phases: Iterable[PhaseRow]) -> Waterfall | None:
-    """Return the waterfall of a profiled row; None for a dense one, and where baseline or phases are missing."""
+    """Return the waterfall of a profiled row; None for a dense row, and if the baseline or phases are missing."""
     top = _top(phases)
     known = row.latency_ms and row.baseline_ms and row.density and row.flops_algorithmic and row.flops_executed
     if not known or not top or row.density == 1.0:
@@ -120,12 +120,15 @@ def waterfall_of(row: Row, phases: Iterable[PhaseRow]) -> Waterfall | None:
 
 
 def _top(phases: Iterable[PhaseRow]) -> list[PhaseRow]:
-    """Return the measured phases that are part of no other."""
+    """Return the measured phases that are not part of another."""
     return [phase for phase in phases if phase.parent is None and phase.provenance == "measured"]
 
 
 def _in_order(lists: Iterable[Sequence[PhaseRow]]) -> list[PhaseRow]:
-    """Return all phases, the longest list first: it shows the order of most of them; what is in no phase comes last."""
+    """Return all phases in order.
+
+    The longest list gives the order of most of them; time outside any phase comes last.
+    """
     joined = [phase for one in sorted(lists, key=len, reverse=True) for phase in one]
     return sorted(joined, key=lambda phase: phase.phase in ("other", "gap"))
 

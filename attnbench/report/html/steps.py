@@ -1,4 +1,4 @@
-"""Whole transformer steps in words and tables: the share of self-attention in a step, and what methods change."""
+"""Whole transformer steps in words and tables: the share of self-attention, and the effect of methods."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLUMNS = ("density", "step, ms", "speed-up", "self-attention, ms", "speed-up", 
 
 @dataclass(frozen=True)
 class StepLine:
-    """A line of the table: name, settings, phases in words, and for each of ``COLUMNS`` the value and a small note."""
+    """A line of the table: name, settings, phases in words, and the value and small note of each of ``COLUMNS``."""
 
     name: str
     settings: str
@@ -28,7 +28,7 @@ class StepLine:
 
 @dataclass(frozen=True)
 class StepSection:
-    """One step: what it is, the share of self-attention in it, and its lines."""
+    """A step: its description, the share of self-attention in it, and its lines."""
 
     title: str
     facts: str
@@ -72,8 +72,8 @@ def _section(records: Sequence[StepRecord]) -> StepSection:
     ]
     return StepSection(
         title=f"{words} of Wan 2.1 {size}, {grid_words(first.grid)} tokens",
-        facts=f"{', '.join(facts)}. Weights are random, so methods that choose by content keep another density than in "
-        "a trained model.",
+        facts=f"{', '.join(facts)}. Weights are random, so methods that choose by content keep a different density "
+        "than in a trained model.",
         finding=_finding(records),
         lines=tuple(_line(record) for record in records),
     )
@@ -83,7 +83,7 @@ def _finding(records: Sequence[StepRecord]) -> str:
     first = records[0]
     interval = f"{first.share_lo:.1%} to {first.share_hi:.1%}; timed by itself {first.share_alone:.1%}"
     if first.share <= 0:
-        return f"The share of self-attention in the step of {first.baseline} is lost in the noise ({interval})."
+        return f"The share of self-attention in the step of {first.baseline} is not above zero ({interval})."
     limit = f": no method can make it more than {times(1 / (1 - first.share))} as fast" if first.share < 1 else ""
     return (
         f"Self-attention is {first.share:.1%} of the step of {first.baseline} ({interval}). Without it the step takes "
@@ -109,7 +109,7 @@ def _line(record: StepRecord) -> StepLine:
 
 
 def _phases(record: StepRecord) -> str:
-    """Say what each phase takes in the step, both passes together, the rest of the model last."""
+    """Return the time of each phase in words, both passes together, with the rest of the model last."""
     total: dict[str, float] = {}
     for name, ms in record.phases_ms.items():
         phase = name.split(" ")[-1]

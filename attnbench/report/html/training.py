@@ -1,4 +1,4 @@
-"""Sections of the page about training runs: held-out losses, and what a step costs and brings."""
+"""Sections of the page about training runs: held-out losses, costs of a step, and clips."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class TrainingSection:
         facts: what was trained, where and with what, by name.
         curves: the chart as a data URI; empty where there is none.
         curves_words: the chart in words.
-        tables: each with its heading.
-        notes: what could not be shown, and why.
+        tables: tables with their headings.
+        notes: reasons why something is not shown.
     """
 
     title: str
@@ -39,7 +39,7 @@ class TrainingSection:
 
 
 def training_sections(groups: Sequence[TrainingGroup]) -> list[TrainingSection]:
-    """Return a section for the runs of each folder, except where none can be shown."""
+    """Return a section for the runs of each folder, unless none can be shown."""
     return [_section(group) for group in groups if group.runs]
 
 
@@ -62,12 +62,12 @@ def _section(group: TrainingGroup) -> TrainingSection:
     notes, tables, finding = list(group.left_out), [], []
     try:
         finding = _finding(grouped, baseline)
-        tables.append(("What a step costs, and the held-out loss", loss_table(grouped, baseline)))
+        tables.append(("Cost of a step, and held-out loss", loss_table(grouped, baseline)))
     except BadInput as error:
         notes.append(str(error))
     clips = clips_table(grouped, baseline)
     if clips is not None:
-        tables.append(("Clips that the weights at the end make", clips))
+        tables.append(("Clips made with the final weights", clips))
     curves = words = ""
     try:
         curves, words = svg_uri(training_figure(grouped)), training_words(grouped)
@@ -85,7 +85,7 @@ def _section(group: TrainingGroup) -> TrainingSection:
 
 
 def _finding(grouped: Mapping[str, Sequence[TrainingRun]], baseline: str) -> list[str]:
-    """Say after equal steps and after equal seconds how the losses compare with the baseline's."""
+    """Say how the losses compare with the baseline's after equal steps and after equal seconds."""
     steps, seconds = limits(grouped)
     others = {method: own for method, own in grouped.items() if method != baseline}
     if not others:
@@ -117,7 +117,7 @@ def _sentence(when: str, gaps: Mapping[str, Estimate | None], baseline: str) -> 
 
 
 def _facts(runs: Sequence[TrainingRun]) -> list[tuple[str, str]]:
-    """Return what the cards say, each value that occurs once."""
+    """Return the contents of the cards, without repetitions."""
 
     def each(*path: str) -> str:
         found: dict[str, None] = {}
@@ -133,7 +133,7 @@ def _facts(runs: Sequence[TrainingRun]) -> list[tuple[str, str]]:
         ("device", each("environment", "device")),
         ("runs", f"{len(runs)}, seeds {listed(sorted({str(run.seed) for run in runs}))}"),
         ("model", each("training", "model")),
-        ("clips a step", each("training", "batch")),
+        ("clips per step", each("training", "batch")),
         ("held-out clips", listed({str(len(run.checkpoints[-1].losses)): None for run in runs})),
         ("dtype", each("training", "dtype")),
         ("torch", each("environment", "packages", "torch")),

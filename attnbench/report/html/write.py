@@ -1,4 +1,4 @@
-"""From results on disk to a page on disk: what is read, where the page goes, and how it gets there whole."""
+"""Write a page of results: what is read, where the page goes, and how it is written as a whole."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ LATEST = Path("results/latest")
 
 @dataclass(frozen=True)
 class Written:
-    """A page on disk, and what its sections say in words."""
+    """A page on disk, and the words of its sections."""
 
     path: Path
     parts: tuple[Part, ...]
 
 
 def write_report(path: str | os.PathLike[str] | None = None, out: str | os.PathLike[str] | None = None) -> Path:
-    """Write results as one HTML page that needs no network, and return where it is.
+    """Write results as one HTML page that needs no network, and return its path.
 
     Args:
-        path: a file or folder of results; default the newest run, results/latest.
-        out: FILE.html, or a folder; default reports/<run>.html.
+        path: a file or folder of results; by default the newest run, results/latest.
+        out: FILE.html, or a folder; by default reports/<run>.html.
 
     Raises:
         BadInput: if there are no results, or the page cannot be written.
@@ -39,10 +39,10 @@ def write_report(path: str | os.PathLike[str] | None = None, out: str | os.PathL
 
 
 def render(path: Path | None, out: Path | None) -> Written:
-    """Write a page, as ``write_report``, and also return what its sections say.
+    """Write a page like ``write_report``, and also return the words of its sections.
 
     Raises:
-        BadInput: as ``write_report``.
+        BadInput: for the same reasons as ``write_report``.
     """
     if path is None and not LATEST.exists():
         if LATEST.is_symlink():
@@ -63,10 +63,10 @@ def render(path: Path | None, out: Path | None) -> Written:
 
 
 def newest_run(results: Results) -> str:
-    """Return the run_id that names a report: of rows, else of metrics of clips, the run that started last.
+    """Return the run_id that names a report: the latest run of rows, else of metrics of clips.
 
-    A run without a start time counts as older, and of equal ones the later in order wins. Of steps alone it is the
-    last one's run.
+    A run without a start time counts as older than others. Of runs that started at the same time, the later one in
+    order counts. If there are only steps, it is the run of the last one.
     """
     records = results.rows or results.quality
     if not records:

@@ -1,4 +1,4 @@
-"""What a sweep found, as a table and a sentence for each method, and as plain records."""
+"""The results of a sweep: a table and a sentence for each method, and plain records."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def label(curve: Curve) -> str:
 
 
 def shown(curves: Sequence[Curve]) -> list[Curve]:
-    """Return the curves to show first: the mean where a method has several layers, otherwise its one layer."""
+    """Return the curves to show first: the mean of a method with several layers, otherwise its only layer."""
     with_mean = {curve.method for curve in curves if curve.layer is None}
     return [curve for curve in curves if curve.layer is None or curve.method not in with_mean]
 
 
 def sentence(curve: Curve, over: str) -> str:
-    """Say where a method begins to beat the dense baseline, or that it does not, in one sentence."""
+    """Return a sentence that says from where on a method is faster than the dense baseline, or that it is not."""
     found, name = curve.break_even, label(curve)
     if found.outcome == "none":
         return f"{name}: no point has a latency and a dense baseline."
@@ -58,7 +58,7 @@ def sentence(curve: Curve, over: str) -> str:
 
 
 def notes(curves: Sequence[Curve]) -> list[str]:
-    """Return what a reader must know beside the figures."""
+    """Return what a reader must know besides the figures."""
     if not curves:
         return ["full attention is the dense baseline of every point and has no curve: its latencies are in the rows"]
     said = []

@@ -1,4 +1,4 @@
-"""The closed form of a model's FLOPs beside two counters on its real modules: a table, and records for machines."""
+"""Compare the closed form of a model's FLOPs with two counters on its real modules: a table, and plain records."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_table(ours: ForwardFlops, counts: Sequence[ModuleCount]) -> Table:
 
 
 def check_lines(ours: ForwardFlops, counts: Sequence[ModuleCount]) -> list[str]:
-    """Return what the table leaves to words: units, what a counter does not see, and the verdict."""
+    """Return the lines below the table: units, what a counter does not see, and the verdict."""
     lines = [
         "TFLOP of one forward pass, 2 for a multiply-add. The counters run diffusers' modules on the meta device.",
         "Neither the closed form nor FlopCounterMode counts norms, activations, softmax, rotary embedding and "
@@ -66,7 +66,7 @@ def check_lines(ours: ForwardFlops, counts: Sequence[ModuleCount]) -> list[str]:
 
 
 def check_records(ours: ForwardFlops, counts: Sequence[ModuleCount]) -> dict[str, Any]:
-    """Return the same as plain records; FLOPs are single operations, and null is not seen."""
+    """Return the same as plain records. FLOPs are single operations; null means not seen."""
     return {
         "tolerance": TOLERANCE,
         "agrees": all(count.agrees(ours) for count in counts),

@@ -1,4 +1,4 @@
-"""FLOPs as tables: records for machines, rich tables for the terminal, Markdown for docs/flops.md."""
+"""Tables of FLOPs: plain records, rich tables for the terminal, and Markdown for docs/flops.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PAPERS = {"vmoba": VMOBA_TABLES}
-"""Papers whose FLOPs are computed again, by the name of their method."""
+"""Papers whose FLOPs are recomputed, by the name of their method."""
 
 _PAPER_COLUMNS = (
     "table", "size", "method", "density", "printed", "ours", "difference", "verdict", "factor printed", "factor ours",
@@ -26,7 +26,7 @@ _PAPER_COLUMNS = (
 
 
 def paper_rows(paper: str) -> list[Recomputed]:
-    """Return every printed row of a paper beside ours.
+    """Return every printed row of a paper with our value.
 
     Raises:
         BadInput: for a paper that is not known.
@@ -37,7 +37,7 @@ def paper_rows(paper: str) -> list[Recomputed]:
 
 
 def paper_records(rows: Sequence[Recomputed]) -> list[dict[str, Any]]:
-    """Return rows as plain records; FLOPs in TFLOP, ``difference_tflop`` is printed less ours."""
+    """Return rows as plain records, FLOPs in TFLOP. ``difference_tflop`` is the printed value minus ours."""
     return [
         {
             "table": row.printed.table,
@@ -78,7 +78,7 @@ def paper_table(rows: Sequence[Recomputed]) -> Table:
 
 
 def paper_remarks(rows: Sequence[Recomputed]) -> list[str]:
-    """Return a line for every row of which there is something to say: other readings, and what is known."""
+    """Return a line for every row with remarks: other readings, and what is known about a difference."""
     return [
         f"table {row.printed.table}, {row.printed.size}, {row.printed.method}: {remark}"
         for row in rows
@@ -115,7 +115,7 @@ def cell_records(cells: Sequence[CellFlops]) -> list[dict[str, Any]]:
 
 
 def cell_table(cells: Sequence[CellFlops]) -> Table:
-    """Return cells as a rich Table, FLOPs in TFLOP; settings stand in a method's first row."""
+    """Return cells as a rich Table, FLOPs in TFLOP. Settings are in the first row of a method."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -181,7 +181,7 @@ def model_markdown() -> str:
 
 
 def tera(flops: int) -> str:
-    """Write FLOPs in units of 10^12, four digits; 0 as 0."""
+    """Write FLOPs in units of 10^12 with four digits; 0 as 0."""
     return number(flops / 1e12, 4) if flops else "0"
 
 
@@ -203,7 +203,7 @@ def _paper_cells(row: Recomputed) -> list[str]:
 
 
 def _difference(row: Recomputed) -> str:
-    """Write printed less ours, with the percentage where it shows in two decimals."""
+    """Write the printed value minus ours, with the percentage if two decimals show it."""
     if abs(row.difference) < 0.005:
         return "0.00"
     percent = f" ({row.relative:+.2%})" if abs(row.relative) >= 5e-5 else ""

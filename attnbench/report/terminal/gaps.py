@@ -1,4 +1,4 @@
-"""What methods did to clips: a table for the terminal, one that compares runs, and records for JSON."""
+"""Gaps of clips: a table for the terminal, a table that compares runs, and records for JSON."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 
 def gap_table(rows: Sequence[QualityRow]) -> Table:
-    """Return a line for every method and metric that has values: the judgement, the gap, both floors.
+    """Return a line for every method and metric with values: the judgement, the gap and both floors.
 
-    A distance is from full attention's clip of the same prompt and seed; a score is shown as its difference from it.
+    A distance is that from full attention's clip of the same prompt and seed. A score is shown as the difference from
+    that clip's score.
     """
     from rich.table import Table
     from rich.text import Text
@@ -59,7 +60,7 @@ Name = tuple[str, str, str]
 
 @dataclasses.dataclass(frozen=True)
 class ClipRun:
-    """What was read of the runs of clips in one place: its name in messages, its metrics, and its clips."""
+    """What was read from one place: its name in messages, and the metrics and clips of its runs."""
 
     place: str
     rows: Sequence[QualityRow]
@@ -76,7 +77,7 @@ def comparison_table(runs: Sequence[ClipRun]) -> WordTable:
 
     For each method it has the density and, for each metric, the gap to full attention with its interval. The density is
     the mean over the clips, layers and steps in which the method ran. Several runs, such as those of one method with
-    several settings, share a table if full attention's clips are the same to the bit.
+    several settings, share a table if full attention's clips are identical bit for bit.
 
     Raises:
         BadInput: if a place holds no run of clips, several, or one without a value; if runs compare with other clips
@@ -137,5 +138,5 @@ def _words(gap: Gap, estimate: Estimate | None) -> str:
 
 
 def _mark(gap: Gap) -> str:
-    """Return what is said of a gap that is not certain."""
+    """Return the remark on a gap that is not certain."""
     return "" if gap.judgement == "distinguishable" else f" ({gap.judgement})"

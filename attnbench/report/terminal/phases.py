@@ -1,4 +1,4 @@
-"""Phases in the terminal: one table a cell."""
+"""Phases in the terminal: a table for each cell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PASSES = {"fwd": "forward", "bwd": "backward"}
 
 
 def phase_tables(rows: Iterable[Row], phases: Sequence[PhaseRow]) -> Table:
-    """Return the phases of every cell that has some, beneath its method, layer, engine and latency."""
+    """Return a table of phases for every cell that has some, titled with its method, layer, engine and latency."""
     from rich.table import Table
     from rich.text import Text
 
@@ -34,7 +34,7 @@ def phase_tables(rows: Iterable[Row], phases: Sequence[PhaseRow]) -> Table:
 
 
 def shares(phases: Sequence[PhaseRow]) -> list[float | None]:
-    """Return what share each phase of a cell takes of the measured time of all; None of other provenances."""
+    """Return the share of each phase in the measured time of its cell; None for other provenances."""
     whole = sum(p.time_ms for p in phases if p.parent is None and p.provenance == "measured")
     return [p.time_ms / whole if p.provenance == "measured" and whole > 0 else None for p in phases]
 

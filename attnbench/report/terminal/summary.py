@@ -19,7 +19,7 @@ _STYLES = {"ok": "green", "incorrect": "bold red", "error": "bold red"}
 
 
 def summary_records(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Return rows as plain dictionaries without the samples, in the order of ``summary_table``.
+    """Return rows as plain dictionaries without samples, in the order of ``summary_table``.
 
     Raises:
         BadInput: if there are no rows.
@@ -31,7 +31,7 @@ def summary_records(rows: Iterable[Row]) -> list[dict[str, Any]]:
 def summary_table(rows: Iterable[Row]) -> Table:
     """Return rows as a rich Table, one part per case, for a terminal of about 120 columns.
 
-    In a narrower terminal the least needed columns are left out, and a line below the table says which.
+    In a narrower terminal, the least important columns are left out, and a line below the table names them.
 
     Raises:
         BadInput: if there are no rows.
@@ -53,7 +53,7 @@ def _cases(rows: Iterable[Row]) -> list[Case]:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A case that shows as many columns as there is room for."""
+    """A table of a case that shows as many columns as fit."""
 
     case: Case
 
@@ -70,7 +70,7 @@ class _Fitted:
             left_out.append(_LEAST_NEEDED[len(left_out)])
         yield Text(_heading(self.case), style="bold")
         yield table
-        notes = [f"left out for want of room: {', '.join(left_out)}"] if left_out else []
+        notes = [f"left out because the terminal is too narrow: {', '.join(left_out)}"] if left_out else []
         yield Text("\n".join([*_notes(self.case), *notes]))
 
 
@@ -129,7 +129,7 @@ def _heading(case: Case) -> str:
 
 
 def _notes(case: Case) -> list[str]:
-    """Return what stands below the table: the baseline, what the intervals are, and why cells have no latency."""
+    """Return the lines below the table: the baseline, the kind of intervals, and why cells have no latency."""
     notes = []
     if case.baseline is not None:
         version = next((f" ({row.baseline_version})" for row in case.rows if row.baseline_version), "")

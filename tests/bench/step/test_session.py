@@ -145,7 +145,7 @@ def test_the_page_says_what_share_self_attention_is(asked: list[dict[str, Any]],
     assert section.lines[0].phases == "attend 50.0 ms, gaps 0.500 ms, rest of the model 25.0 ms"
     lost = [record.model_copy(update={"share": -0.02}) for record in records]
     (section,) = step_sections(lost)
-    assert "lost in the noise" in section.finding
+    assert "is not above zero" in section.finding
     assert section.lines[2].cells[5] == ("–", "")
 
 

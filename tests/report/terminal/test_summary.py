@@ -95,7 +95,7 @@ def test_a_narrow_terminal_loses_whole_columns_and_is_told_which(table: list[Row
     line = next(line for line in text.splitlines() if "sliding-window" in line)
     assert "24.3 [24.1, 24.5]" in line
     assert "2.47×" in line
-    assert "left out for want of room: numerical error" in " ".join(text.split())
+    assert "left out because the terminal is too narrow: numerical error" in " ".join(text.split())
     assert "0.00210" not in text
     assert "…" not in text
     assert "left out" not in printed(table, 120)
