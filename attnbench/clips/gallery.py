@@ -17,6 +17,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.mini.data import CLASSES, DIRECTIONS
 from attnbench.mini.flow import generate
 from attnbench.mini.stored import load_mini
+from attnbench.results.files import open_file
 from attnbench.results.load import load_clips
 from attnbench.results.training import CARD
 
@@ -87,7 +88,8 @@ def _look_of(folder: Path) -> Tensor:
     """Read the clips [B, 3, F, H, W], uint8, that a training run left to look at."""
     path = folder / LOOK
     try:
-        look = np.load(path, allow_pickle=False)
+        with open_file(path) as file:
+            look = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise BadInput(f"{str(path)!r} cannot be read: give folders of judged training runs only") from error
     if look.dtype != np.uint8 or look.ndim != 5 or look.shape[0] <= max(SHOWN) or look.shape[2] < FRAMES:

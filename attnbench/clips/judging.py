@@ -21,7 +21,7 @@ from attnbench.mini.flow import Sampler, generate, usual_sampler
 from attnbench.mini.model import FULL, Attend, MiniTransformer, attend_by
 from attnbench.mini.score import Score, score
 from attnbench.mini.stored import load_mini
-from attnbench.results.files import replacing, write_whole
+from attnbench.results.files import read_file, replacing, write_whole
 from attnbench.results.run import NoProgress, Progress
 from attnbench.results.training import CARD
 
@@ -45,7 +45,7 @@ def judge_run(folder: Path, device: torch.device, progress: Progress) -> Score |
         BadInput: if the folder holds no run with its weights and card, or cannot be written.
     """
     config, card = read_config(folder), folder / CARD
-    if not config.judge or "score" in json.loads(card.read_text()):
+    if not config.judge or "score" in json.loads(read_file(card)):
         return None
     recording = Recording(find_method(config.method), config.engine)
     attend = attend_by(recording.method, config.engine, as_layer=config.as_layer, **config.settings)
@@ -110,4 +110,4 @@ def write_score(folder: Path, sampler: Sampler, found: Score, first_seed: int, *
         "wrong_motion": (~found.motion_right).nonzero().flatten().tolist(),
         **more,
     }
-    write_whole((json.dumps({**json.loads(card.read_text()), "score": about}, indent=1) + "\n").encode(), card, "")
+    write_whole((json.dumps({**json.loads(read_file(card)), "score": about}, indent=1) + "\n").encode(), card, "")

@@ -13,6 +13,7 @@ from attnbench.clips.request import ClipsRequest, read_request, seed_pairs
 from attnbench.clips.session import Outcome, failures
 from attnbench.clips.vbench.evaluation import RECORD
 from attnbench.kernels.errors import BadInput
+from attnbench.results.files import read_file
 from attnbench.results.journal import Journal
 from attnbench.results.records.cells import RunHeader
 from attnbench.results.records.clips import ClipRow, QualityRow, Role, clip_words, still_true
@@ -77,7 +78,7 @@ def read_scores(folder: Path) -> list[VbenchScore]:
     """
     path = folder / RECORD
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_file(path))
         version, scores = str(found["vbench"]), [(str(score["video"]), score) for score in found["scores"]]
     except OSError as error:
         raise BadInput(f"scores {str(path)!r} cannot be read: {error.strerror}") from error

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.machine.device import DeviceKind, device_name
+from attnbench.results.files import read_file
 from attnbench.results.records.cells import Environment
 
 PACKAGES = (
@@ -161,7 +162,7 @@ def _changes(root: Path) -> str | None:
     for name in filter(None, new.split("\0")):
         digest.update(f"\0{name}\0".encode(errors="surrogateescape"))
         with contextlib.suppress(OSError):
-            digest.update((root / name).read_bytes())
+            digest.update(read_file(root / name))
     return digest.hexdigest()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
+from attnbench.results.files import open_file
 
 
 def check_safetensors(path: Path) -> None:
@@ -19,7 +20,7 @@ def check_safetensors(path: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             start = file.read(2)
     except OSError as error:
         raise BadInput(f"weights {str(path)!r} cannot be read: {error.strerror}") from error

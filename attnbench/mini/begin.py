@@ -17,7 +17,7 @@ from attnbench.mini.checkpoint import CHECKPOINT, State, save_state
 from attnbench.mini.config import TrainConfig
 from attnbench.mini.workers import Workers
 from attnbench.results.conditions import require_same
-from attnbench.results.files import alone, write_whole
+from attnbench.results.files import alone, read_file, write_whole
 from attnbench.results.journal import TRAINING_LOG
 from attnbench.results.records.cells import RunHeader
 from attnbench.results.run import Progress
@@ -103,7 +103,7 @@ def go_on(
     held.enter_context(alone(folder, "training in"))
     path = folder / HEADER
     try:
-        began = RunHeader.model_validate_json(path.read_bytes())
+        began = RunHeader.model_validate_json(read_file(path))
     except FileNotFoundError:
         progress.note("an older attnbench began this run, so it is unknown whether its conditions have changed since")
         return
@@ -120,7 +120,7 @@ def read_config(folder: Path) -> TrainConfig:
     """
     path = folder / CONFIG
     try:
-        return TrainConfig.from_json(json.loads(path.read_text()))
+        return TrainConfig.from_json(json.loads(read_file(path)))
     except OSError as error:
         raise BadInput(f"{str(folder)!r} holds no training run to resume: {path.name} cannot be read") from error
     except (ValueError, TypeError, AttributeError) as error:

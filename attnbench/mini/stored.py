@@ -16,7 +16,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.machine.safe_weights import check_safetensors
 from attnbench.mini.config import ModelConfig
 from attnbench.mini.model import MiniTransformer
-from attnbench.results.files import write_whole
+from attnbench.results.files import read_file, write_whole
 
 _KIND = "attnbench-kind"
 """Header entry that says what kind of file it is."""
@@ -166,7 +166,7 @@ def read_card(path: Path | None = None) -> dict[str, Any]:
     weights = shipped("mini.safetensors", "train it with: attnbench train --method full") if path is None else path
     card = weights.with_suffix(".json")
     try:
-        read: dict[str, Any] = json.loads(card.read_text())
+        read: dict[str, Any] = json.loads(read_file(card))
     except OSError as error:
         raise BadInput(f"model card {str(card)!r} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -38,6 +38,7 @@ from attnbench.mini.model import Attend
 from attnbench.mini.steps import fresh_state, prepare, rate_share, seconds_a_step, take_step
 from attnbench.mini.stored import save_mini
 from attnbench.mini.workers import ALONE, Workers
+from attnbench.results.files import read_file
 from attnbench.results.intervals import mean_interval
 from attnbench.results.run import Progress
 from attnbench.results.training import CARD
@@ -231,7 +232,7 @@ def _is_done(config: TrainConfig, state: State) -> bool:
 def _is_written(folder: Path, step: int) -> bool:
     """Whether weights and card are there, and the card counts so many steps."""
     try:
-        return (folder / WEIGHTS).is_file() and json.loads((folder / CARD).read_text())["steps"] == step
+        return (folder / WEIGHTS).is_file() and json.loads(read_file(folder / CARD))["steps"] == step
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.safe_weights import check_safetensors
+from attnbench.results.files import read_file
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _LIBRARIES = ("diffusers", "transformers")
@@ -113,7 +114,7 @@ def check_model(folder: Path, kind: str) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        read = json.loads(read_file(path))
     except (OSError, ValueError) as error:
         raise BadInput(f"weights: {str(path)!r} is truncated, or not JSON") from error
     if not isinstance(read, dict):

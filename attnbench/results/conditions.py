@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from attnbench.kernels.errors import BadInput
+from attnbench.results.files import open_file
 from attnbench.results.records.cells import Environment, RunHeader
 
 ABSENT = "absent"
@@ -29,7 +30,7 @@ def content_digest(path: Path) -> str:
         for file in _files_below(path) if path.is_dir() else [path]:
             if file != path:
                 digest.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0".encode())
-            with file.open("rb") as stream:
+            with open_file(file) as stream:
                 while chunk := stream.read(_CHUNK):
                     digest.update(chunk)
     except OSError as error:

@@ -3,12 +3,55 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from attnbench.kernels.errors import BadInput
+
+_SPECIAL: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISDIR, "a folder"),
+)
+
+
+def special_kind(mode: int) -> str:
+    """Return what is at a path that is no file, such as "a named pipe"; empty for a file.
+
+    Args:
+        mode: ``st_mode`` of the path.
+    """
+    return next((kind for is_kind, kind in _SPECIAL if is_kind(mode)), "")
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """Open a file for reading that was found in a folder, where its name alone does not say that it is a file.
+
+    Reading a named pipe waits for a writer, and a device may never end, so neither is opened.
+
+    Raises:
+        OSError: if it cannot be opened; ``strerror`` says what it is, if it is no file.
+    """
+    if kind := special_kind(path.stat().st_mode):
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+    return path.open("rb")
+
+
+def read_file(path: Path) -> bytes:
+    """Return what a file holds that was found in a folder.
+
+    Raises:
+        OSError: as ``open_file``.
+    """
+    with open_file(path) as stream:
+        return stream.read()
 
 
 def hold(handle: int, busy: str) -> None:

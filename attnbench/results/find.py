@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import os
-import stat
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from attnbench.kernels.errors import BadInput
+from attnbench.results.files import special_kind
 from attnbench.results.journal import TRAINING_LOG
 
 _TRACE = ".json.gz"
-_SPECIAL: tuple[tuple[Callable[[int], bool], str], ...] = (
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
 
 
 class LostLink(UserWarning):
-    """A link below a folder of results leads nowhere; whatever it led to was not read."""
+    """A link below a folder of results leads nowhere. What it led to was not read."""
 
 
 def find_results(path: str | os.PathLike[str]) -> tuple[list[Path], dict[str, Path]]:
@@ -32,11 +26,11 @@ def find_results(path: str | os.PathLike[str]) -> tuple[list[Path], dict[str, Pa
     are training logs. Of a single journal the traces are those in the folder ``traces`` beside it.
 
     Warns:
-        LostLink: if a link to a folder leads nowhere.
+        LostLink: if a link below the folder leads nowhere.
 
     Raises:
-        BadInput: if there is no journal, a link to one leads nowhere, a journal is a named pipe or a device, or a
-            folder cannot be read.
+        BadInput: if there is no journal, the path itself is a link that leads nowhere, a journal is a named pipe or a
+            device, or a folder cannot be read.
     """
     root = Path(path)
     if not os.path.exists(root):  # False also for names that the system refuses
@@ -75,12 +69,8 @@ def find_training_logs(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def _check_file(journal: Path) -> None:
-    if not os.path.exists(journal):
-        raise BadInput(_lost(journal))
-    mode = journal.stat().st_mode
-    for is_kind, kind in _SPECIAL:
-        if is_kind(mode):
-            raise BadInput(f"{str(journal)!r} is {kind}; a results journal must be a file")
+    if kind := special_kind(journal.stat().st_mode):
+        raise BadInput(f"{str(journal)!r} is {kind}; a results journal must be a file")
 
 
 def _is_journal(name: str) -> bool:
@@ -122,9 +112,7 @@ def _below(root: Path, wanted: Callable[[Path], bool]) -> Iterator[Path]:
         if os.path.exists(link):
             if wanted(link) and _is_new(link, seen):
                 yield link
-        elif wanted(link) and _is_journal(link.name):
-            yield link
-        elif not link.suffix:
+        elif wanted(link) or not link.suffix:
             warnings.warn(_lost(link), LostLink, stacklevel=2)
 
 

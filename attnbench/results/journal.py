@@ -15,7 +15,7 @@ from typing import IO, Any
 from pydantic import BaseModel, ValidationError
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.files import hold
+from attnbench.results.files import hold, read_file
 from attnbench.results.records.cells import SCHEMA_VERSION, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow
 from attnbench.results.records.older import brought_up
@@ -111,7 +111,7 @@ class Journal:
                 raise BadInput(
                     f"{str(folder)!r} was begun by attnbench {began}: go on with: attnbench {began} --resume {folder}"
                 )
-            *lines, rest = path.read_bytes().split(b"\n")
+            *lines, rest = read_file(path).split(b"\n")
             if _is_torn(rest.decode(errors="replace")):
                 stream.truncate(sum(len(line) + 1 for line in lines))
                 rest = b""
@@ -226,7 +226,7 @@ NOT_READ = (OSError, EOFError, zlib.error)
 
 def unpacked(path: Path) -> bytes:
     """Return what a file holds; of NAME.gz what was packed."""
-    packed = path.read_bytes()
+    packed = read_file(path)
     return gzip.decompress(packed) if path.suffix == ".gz" else packed
 
 

@@ -75,7 +75,7 @@ def read(path: str | os.PathLike[str]) -> Results:
 
     Warns:
         TornLine: if the last line of a journal is cut off; it is left out.
-        LostLink: if a link to a folder leads nowhere.
+        LostLink: if a link below the folder leads nowhere.
 
     Raises:
         BadInput: if there is no journal, or a record is not valid or of a newer schema; the message names the file and

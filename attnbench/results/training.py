@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.kernels.errors import BadInput
+from attnbench.results.files import read_file
 from attnbench.results.find import find_training_logs
 from attnbench.results.journal import NOT_READ, TRAINING_LOG, unpacked
 
@@ -133,7 +134,7 @@ def read_training(folder: Path) -> TrainingRun:
         BadInput: if the folder holds no run with a card and a checkpoint, or nothing names the method and seed.
     """
     try:
-        config, card = (json.loads((folder / name).read_text()) for name in (CONFIG, CARD))
+        config, card = (json.loads(read_file(folder / name)) for name in (CONFIG, CARD))
     except (OSError, ValueError) as error:
         raise BadInput(f"{str(folder)!r} holds no finished run: {CONFIG} or {CARD} cannot be read") from error
     method, seed = _named(folder, config)

@@ -69,24 +69,26 @@ def test_a_hidden_folder_that_is_named_is_read(tmp_path: Path) -> None:
     assert found(tmp_path / ".mine") == ["a.jsonl"]
 
 
-@pytest.mark.parametrize("target", ["gone.jsonl", "lost.jsonl"])
-def test_a_link_that_leads_nowhere_is_called_that(root: Path, target: str) -> None:
-    link = root / "lost.jsonl"
+@pytest.mark.parametrize(
+    ("name", "target"), [("lost.jsonl", "gone.jsonl"), ("lost.jsonl", "lost.jsonl"), ("disk", "/nowhere/at/all")]
+)
+def test_a_link_that_leads_nowhere_is_called_that_and_costs_nothing_else(root: Path, name: str, target: str) -> None:
+    link = root / name
     link.symlink_to(target)
-    for path in (root, link):
-        with pytest.raises(BadInput) as error:
-            find_journals(path)
-        assert str(error.value) == f"{str(link)!r} is a link to {target!r}, which does not exist"
-
-
-def test_a_folder_that_is_no_longer_there_is_warned_of(root: Path) -> None:
-    (root / "disk").symlink_to("/nowhere/at/all")
-    (root / "clip.mp4").symlink_to("/nowhere/clip.mp4")
+    (root / "clip.mp4").symlink_to("/nowhere/clip.mp4")  # no result
+    said = f"{str(link)!r} is a link to {target!r}, which does not exist"
     with pytest.warns(LostLink) as warned:
         assert found(root) == ["a.jsonl", "b/journal.jsonl"]
-    assert [str(each.message) for each in warned] == [
-        f"{str(root / 'disk')!r} is a link to '/nowhere/at/all', which does not exist"
-    ]
+    assert [str(each.message) for each in warned] == [said]
+    with pytest.raises(BadInput) as error:
+        find_journals(link)
+    assert str(error.value) == said
+
+
+def test_a_folder_of_lost_links_alone_holds_no_results(tmp_path: Path) -> None:
+    (tmp_path / "lost.jsonl").symlink_to("gone.jsonl")
+    with pytest.warns(LostLink), pytest.raises(BadInput, match="no results in"):
+        find_journals(tmp_path)
 
 
 def test_pipes_sockets_and_devices_are_refused_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

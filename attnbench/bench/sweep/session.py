@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from attnbench.bench import session
 from attnbench.bench.sweep.points import SCHEMA_VERSION, Sweep
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.results.files import write_whole
+from attnbench.results.files import read_file, write_whole
 from attnbench.results.frames import frame_of
 from attnbench.results.journal import JOURNAL
 from attnbench.results.load import Results, read
@@ -67,7 +67,7 @@ def read_sweep(folder: Path) -> Sweep:
     """
     path = folder / PLAN
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"nothing to resume: {str(folder)!r} has no {PLAN}") from error
     try:

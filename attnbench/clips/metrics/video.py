@@ -19,7 +19,7 @@ from attnbench.clips.metrics.encode import h264_encoder
 from attnbench.clips.metrics.frames import Clip, require_alike
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.safe_weights import save_tensors
-from attnbench.results.files import replacing
+from attnbench.results.files import open_file, replacing
 
 PLAYER_SIDE = 256
 """Shorter side, in pixels, that players need. Smaller clips are scaled up by a whole number, to the nearest pixel."""
@@ -57,6 +57,7 @@ def read_frames(path: Path) -> tuple[Clip, dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        open_file(path).close()  # safetensors would wait for a named pipe
         with safe_open(str(path), framework="pt") as file:
             words = file.metadata() or {}
             if words.get("format") != "attnbench clip" or "frames" not in file.keys():  # noqa: SIM118 (no container)

@@ -1,0 +1,89 @@
+"""Whatever reads a file that it found in a folder refuses a named pipe, a socket or a device at once."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attnbench.bench.sweep.session import PLAN, read_sweep
+from attnbench.clips.gallery import LOOK, write_gallery
+from attnbench.clips.metrics.video import read_frames
+from attnbench.clips.vbench_rows import RECORD, read_scores
+from attnbench.kernels.errors import BadInput
+from attnbench.machine.safe_weights import check_safetensors
+from attnbench.mini.begin import WEIGHTS, read_config
+from attnbench.mini.checkpoint import CHECKPOINT
+from attnbench.mini.stored import read_card, read_tensors
+from attnbench.results.conditions import content_digest
+from attnbench.results.find import find_results
+from attnbench.results.journal import JOURNAL, TRAINING_LOG, Journal, read_journal
+from attnbench.results.training import CARD, CONFIG, read_log, read_training
+
+READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "journal": (JOURNAL, lambda folder: list(read_journal(folder / JOURNAL))),
+    "journals below": (JOURNAL, find_results),
+    "resumed journal": (JOURNAL, Journal.resume),
+    "training log": (TRAINING_LOG, read_log),
+    "packed training log": (f"{TRAINING_LOG}.gz", read_log),
+    "configuration": (CONFIG, read_config),
+    "configuration of a log": (CONFIG, read_training),
+    "card of a log": (CARD, read_training),
+    "card of weights": (CARD, lambda folder: read_card(folder / WEIGHTS)),
+    "checkpoint": (CHECKPOINT, lambda folder: read_tensors(folder / CHECKPOINT, "mini-checkpoint")),
+    "weights": (WEIGHTS, lambda folder: check_safetensors(folder / WEIGHTS)),
+    "sweep": (PLAN, read_sweep),
+    "scores": (RECORD, read_scores),
+    "look": (LOOK, lambda folder: write_gallery(folder / "made.png", [folder])),
+    "frames": ("a.safetensors", lambda folder: read_frames(folder / "a.safetensors")),
+    "inputs": ("a.mp4", lambda folder: content_digest(folder / "a.mp4")),
+}
+"""The file that each reads, and how it is called with the file's folder."""
+
+
+def refusal_of(call: Callable[[], Any]) -> BaseException | None:
+    """Return what a call raises; fail if it is still waiting after half a minute."""
+    raised: list[BaseException | None] = []
+
+    def go() -> None:
+        try:
+            call()
+        except BaseException as error:
+            raised.append(error)
+        else:
+            raised.append(None)
+
+    thread = threading.Thread(target=go, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert raised, "it waits"
+    return raised[0]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "linked pipe", "socket", "device"])
+@pytest.mark.parametrize("reader", READERS)
+def test_what_is_no_file_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, kind: str
+) -> None:
+    name, read = READERS[reader]
+    if reader == "card of a log":
+        (tmp_path / CONFIG).write_text("{}")
+    monkeypatch.chdir(tmp_path)  # the path of a socket has to be short
+    if kind == "pipe":
+        os.mkfifo(name)
+    elif kind == "linked pipe":
+        os.mkfifo("pipe")
+        os.symlink("pipe", name)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(name)
+    else:
+        os.symlink("/dev/zero", name)
+    error = refusal_of(lambda: read(tmp_path))
+    assert isinstance(error, BadInput), error
+    assert name in str(error)
