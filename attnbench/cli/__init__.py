@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from attnbench.cli.lazy import LazyCommands
+from attnbench.cli.terminal import say, sturdy_streams
 from attnbench.machine.command import recorded_as
 
 COMMANDS = (
@@ -115,9 +116,10 @@ class _Warnings:
         text = str(message) if ours else warnings.formatwarning(message, category, filename, lineno, line).rstrip()
         if text not in self.said:
             self.said.add(text)
-            print(f"attnbench: {text}" if ours else text, file=file or sys.stderr)
+            say(f"attnbench: {text}" if ours else text, error=True)
 
 
+@sturdy_streams()
 def main() -> None:
     """Run the command line; turn a user's error into one sentence and exit code 2, an interrupt into 130."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler prints two lines each time it is used
@@ -126,11 +128,8 @@ def main() -> None:
             warnings.showwarning = _Warnings().show
             code = app(prog_name="attnbench", standalone_mode=False)
     except KeyboardInterrupt:
-        print("attnbench: interrupted", file=sys.stderr)
+        say("attnbench: interrupted", error=True)
         sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
         from attnbench.kernels.errors import AttnbenchError
 
@@ -138,7 +137,7 @@ def main() -> None:
         if usage is None and not isinstance(error, AttnbenchError):
             raise
         if usage != "":
-            print(f"attnbench: {usage or error}", file=sys.stderr)
+            say(f"attnbench: {usage or error}", error=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from attnbench.cli.options import JsonOption
+from attnbench.cli.terminal import say
 
 
 def capture(
@@ -69,9 +70,9 @@ def capture(
         layout = {"grid": str(done.layout.grid), "text_tokens": list(done.layout.text)}
         print(json.dumps({"path": str(done.path), **layout, **shape, "points": points}))
         return
-    print(f"{', '.join(map(str, done.points))} of a clip on the token grid {done.layout.grid}: {done.path}")
+    say(f"{', '.join(map(str, done.points))} of a clip on the token grid {done.layout.grid}: {done.path}")
     options = done.run_options(done.points[0])
     if options is None:
-        print(f"It holds {sum(done.layout.text)} tokens of joint text, as no model of attnbench run: use --video-only")
+        say(f"It holds {sum(done.layout.text)} tokens of joint text, as no model of attnbench run: use --video-only")
         return
-    print(f"Measure with it: attnbench run {options}")
+    say(f"Measure with it: attnbench run {options}")

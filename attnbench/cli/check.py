@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from attnbench.cli.options import JsonOption, SeedOption, SetOption
+from attnbench.cli.terminal import say
 
 
 def check(
@@ -34,11 +35,11 @@ def check(
     for outcome in run_checks(Subject(chosen, given, seed)):
         outcomes.append(outcome)
         if not as_json:
-            print(f"{outcome.verdict}  {outcome.name:<{width}}  {outcome.detail}", flush=True)
+            say(f"{outcome.verdict}  {outcome.name:<{width}}  {outcome.detail}")
     failed = [outcome.name for outcome in outcomes if outcome.verdict == "fail"]
     if as_json:
         checks = [{"name": o.name, "verdict": o.verdict, "detail": o.detail} for o in outcomes]
         print(json.dumps({"method": method, "settings": given, "passed": not failed, "checks": checks}))
     else:
-        print(f"{method}: {'failed ' + ', '.join(failed) if failed else 'nothing failed'}")
+        say(f"{method}: {'failed ' + ', '.join(failed) if failed else 'nothing failed'}")
     raise typer.Exit(1 if failed else 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -13,6 +12,7 @@ import typer
 
 from attnbench.cli.options import JsonOption, SetOption, asked_methods, refuse_others, takes_options
 from attnbench.cli.suite import SuiteOptions, check_only, run_suite
+from attnbench.cli.terminal import say
 
 if TYPE_CHECKING:
     from attnbench.clips.request import ClipsRequest
@@ -148,7 +148,7 @@ def _draw(ctx: typer.Context, picture: Path, runs: list[Path], as_json: bool) ->
 
     refuse_others(ctx, "--gallery makes no run", "--gallery", "runs", "--json")
     written = write_gallery(picture, runs)
-    print(json.dumps({"picture": str(written)}) if as_json else written)
+    say(json.dumps({"picture": str(written)}) if as_json else written)
 
 
 def _prompts(model: str, prompt: list[str] | None, file: Path | None, classes: str | None) -> list[str]:
@@ -186,15 +186,11 @@ def _show(outcome: Outcome, as_json: bool) -> None:
         }  # fmt: skip
         print(json.dumps(document, allow_nan=False))
         return
-    from rich.console import Console
+    from attnbench.report.terminal.console import console
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # arrows, in a terminal that knows ASCII only
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
-    console.print(gap_table(outcome.rows))
+    out = console(140)
+    out.print(gap_table(outcome.rows))
     for line in skipped_words(outcome.rows):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
     words = f"Clips, rows, environment: {outcome.folder}\nA page of them: attnbench report {outcome.folder}"
-    console.print(words, markup=False, highlight=False, soft_wrap=True)
+    out.print(words, soft_wrap=True)

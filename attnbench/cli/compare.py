@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attnbench.cli.terminal import say
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -78,7 +80,7 @@ def compare(
         document = {"paths": [str(path) for path in paths], "tables": [table.plain() for table in tables]}
         print(json.dumps(document, indent=2, allow_nan=False))
     else:
-        print("\n\n".join("\n".join(table.markdown()) for table in tables))
+        say("\n\n".join("\n".join(table.markdown()) for table in tables))
 
 
 def _latencies(paths: list[Path], results: list[Results], threshold: float, as_json: bool) -> int:
@@ -137,24 +139,22 @@ def _training(
 
 
 def _show(result: Comparison) -> None:
-    import sys
+    from attnbench.report.terminal.console import console
 
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    out = console(160)
     if result.refusal is not None:
-        console.print(f"Not compared: {result.refusal}.", markup=False, soft_wrap=True)
+        out.print(f"Not compared: {result.refusal}.", soft_wrap=True)
         return
     if result.cells:
-        console.print(_table(result))
+        out.print(_table(result))
     counts = ", ".join(f"{count} {change}" for change, count in result.counts.items()) or "no cells"
-    console.print(f"{counts}; threshold {result.threshold:.1%}", markup=False, soft_wrap=True)
+    out.print(f"{counts}; threshold {result.threshold:.1%}", soft_wrap=True)
     if result.geometric_mean is not None:
-        console.print(f"geometric mean of B / A: {result.geometric_mean:.3f} (above 1 is slower)", soft_wrap=True)
+        out.print(f"geometric mean of B / A: {result.geometric_mean:.3f} (above 1 is slower)", soft_wrap=True)
     if result.exit_code == 4:
-        console.print("Not compared: the two tables have no comparable cell.", soft_wrap=True)
+        out.print("Not compared: the two tables have no comparable cell.", soft_wrap=True)
     for change in result.environment_changes:
-        console.print(f"differs  {change}", markup=False, soft_wrap=True)
+        out.print(f"differs  {change}", soft_wrap=True)
 
 
 def _table(result: Comparison) -> Table:

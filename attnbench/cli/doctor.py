@@ -28,11 +28,11 @@ def doctor(
 
 
 def _show(findings: list[Finding]) -> None:
-    import sys
 
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from attnbench.report.terminal.console import console
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("", "name", "usable"):
@@ -45,4 +45,4 @@ def _show(findings: list[Finding]) -> None:
         heading = Text(finding.group if finding.group != group else "", style="bold")
         table.add_row(heading, finding.name, mark, Text(finding.detail), Text(finding.remedy))
         group = finding.group
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    console(160).print(table)

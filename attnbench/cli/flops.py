@@ -159,10 +159,8 @@ def _show_cells(agenda: Agenda, cells: list[CellFlops], as_json: bool) -> None:
 
 
 def _print(table: Table, text: str) -> None:
-    from rich.console import Console
+    from attnbench.report.terminal.console import console
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
-    console.print(table)
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    out = console(200)
+    out.print(table)
+    out.print(text, soft_wrap=True)

@@ -32,17 +32,17 @@ def ls(
     if as_json:
         print(json.dumps(listing))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from attnbench.report.terminal.console import console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in listing[0]:
         table.add_column(column, overflow="fold")
     for row in listing:
         table.add_row(*(Text(str(value)) for value in row.values()))
-    console = Console()
-    (console if console.is_terminal else Console(width=200)).print(table)
+    console(200).print(table)
 
 
 Listing = list[dict[str, Any]]

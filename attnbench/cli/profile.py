@@ -111,13 +111,10 @@ def _show(folder: Path, rows: tuple[Row, ...], phases: list[PhaseRow], as_json: 
         document = {"folder": str(folder), "rows": summary_records(stored), "phases": own}
         print(json.dumps(document, allow_nan=False))
         return
-    from rich.console import Console
-
+    from attnbench.report.terminal.console import console
     from attnbench.report.terminal.phases import phase_tables
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    console.print(summary_table(stored))
-    console.print(phase_tables(rows, phases))
-    console.print(f"Rows, phases, traces: {folder}\nA page of them: attnbench report {folder}", markup=False)
+    out = console(120)
+    out.print(summary_table(stored))
+    out.print(phase_tables(rows, phases))
+    out.print(f"Rows, phases, traces: {folder}\nA page of them: attnbench report {folder}")

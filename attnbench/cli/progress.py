@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+from attnbench.cli.terminal import say
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -14,15 +15,16 @@ class TerminalProgress:
     """Shows steps as a live bar on a terminal, and as one plain line each elsewhere."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
-        self.console = Console(stderr=True)
+        from attnbench.report.terminal.console import console
+
+        self.console = console(stderr=True)
         self.bar: Progress = RichProgress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[left]}", markup=False),
             console=self.console,
             transient=True,
         )
@@ -31,17 +33,19 @@ class TerminalProgress:
 
     def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
         """Show what is worked on."""
+        from attnbench.report.terminal.shown import shown
+
         left = "" if seconds_left is None else f"about {duration(seconds_left)} left"
         if not self.console.is_terminal:
-            print(f"attnbench: {label}{', ' + left if left else ''}", file=sys.stderr, flush=True)
+            say(f"attnbench: {label}{', ' + left if left else ''}", error=True)
             return
         if self.task is None:
             self.task = self.bar.add_task(label, total=total, left=left)
-        self.bar.update(self.task, description=label, completed=done, total=total, left=left)
+        self.bar.update(self.task, description=shown(label), completed=done, total=total, left=left)
 
     def note(self, text: str) -> None:
         """Print a remark that stays."""
-        self.console.print(f"attnbench: {text}", markup=False, highlight=False, soft_wrap=True)
+        self.console.print(f"attnbench: {text}", soft_wrap=True)
 
     def started(self, folder: str) -> None:
         """Remember where the run is written."""

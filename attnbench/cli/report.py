@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from attnbench.cli.options import JsonOption
+from attnbench.cli.terminal import say
 
 
 def report(
@@ -35,7 +36,7 @@ def report(
             )
         )
     else:
-        print(written.path)
+        say(written.path)
     if open_page:
         import webbrowser
 

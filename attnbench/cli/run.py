@@ -53,10 +53,8 @@ def _show(folder: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"folder": str(folder), "rows": summary_records(rows)}, allow_nan=False))
         return
-    from rich.console import Console
+    from attnbench.report.terminal.console import console
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    console.print(summary_table(rows))
-    console.print(f"Rows, samples, environment: {folder}\nA page of them: attnbench report {folder}", markup=False)
+    out = console(120)
+    out.print(summary_table(rows))
+    out.print(f"Rows, samples, environment: {folder}\nA page of them: attnbench report {folder}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnbench.cli.options import JsonOption
+from attnbench.cli.terminal import say
 
 if TYPE_CHECKING:
     from attnbench.kernels.plan import Plan
@@ -55,13 +56,13 @@ def show(
     for example in drawn:
         plan = example.plan(head + 1, seed)
         if not as_json:
-            print(_told(example, plan, head))
+            say(_told(example, plan, head))
         place = _place(out, example, alone=sum(other.method == example.method for other in drawn) == 1)
         picture = write_whole(png_bytes(draw_plan(plan, example.name, head)), place)
         if as_json:
             records.append(_record(example, plan, head, seed, picture))
         else:
-            print(f"picture: {picture}\n")
+            say(f"picture: {picture}\n")
     if as_json:
         print(json.dumps({"pictures": records}, allow_nan=False))
 

@@ -97,17 +97,14 @@ def measure_and_show(request: StepRequest, out: Path | None, as_json: bool) -> N
 
 
 def _print(folder: Path, records: list[StepRecord]) -> None:
-    from rich.console import Console
-
     from attnbench.report.html.steps import step_sections, step_table
+    from attnbench.report.terminal.console import console
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    out = console(140)
     for section in step_sections(records):
-        console.print(step_table(section))
-        console.print(section.finding, markup=False, highlight=False)
+        out.print(step_table(section))
+        out.print(section.finding)
         for line in section.lines:
             if line.phases:
-                console.print(f"{line.name}: {line.phases}", markup=False, highlight=False)
-    console.print(f"Records: {folder}\nA page of them: attnbench report {folder}", markup=False)
+                out.print(f"{line.name}: {line.phases}")
+    out.print(f"Records: {folder}\nA page of them: attnbench report {folder}")

@@ -6,7 +6,6 @@ import contextlib
 import io
 import itertools
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnbench.cli.options import refuse_others
+from attnbench.cli.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,7 +71,7 @@ def run_suite(ctx: typer.Context, asked: SuiteOptions, out: Path | None, resume:
         wanted = {*only, *(need for cell in cells if cell.name in only for need in cell.needs)}
         cells = [cell for cell in cells if cell.name in wanted]
     if asked.dry_run:
-        print("\n".join(f"{cell.name}: {cell.line}" for cell in cells))
+        say("\n".join(f"{cell.name}: {cell.line}" for cell in cells))
         raise typer.Exit(0)
     if resume is None:
         _refuse_held(folder, cells)
@@ -81,11 +81,11 @@ def run_suite(ctx: typer.Context, asked: SuiteOptions, out: Path | None, resume:
     codes: dict[str, tuple[int, str]] = {}
     with _taken(folder):
         for number, cell in enumerate(cells, 1):
-            print(f"attnbench: cell {number} of {len(cells)}: {cell.name}", file=sys.stderr, flush=True)
+            say(f"attnbench: cell {number} of {len(cells)}: {cell.name}", error=True)
             codes[cell.name] = _call(group, cell, folder, quiet=as_json)
             if codes[cell.name][0] in (129, 130, 143):
                 again = f"attnbench {ctx.info_name} --suite {path} --resume {folder}"
-                print(f"attnbench: go on with: {again}", file=sys.stderr)
+                say(f"attnbench: go on with: {again}", error=True)
                 raise typer.Exit(codes[cell.name][0])
     _tell(folder, cells, codes, as_json)
     found = {code for code, _ in codes.values()}
@@ -225,7 +225,7 @@ def _call(group: Any, cell: SuiteCell, folder: Path, *, quiet: bool) -> tuple[in
     except Exception as error:
         if (said := _own_sentence(error)) is None:
             raise
-        print(f"attnbench: {cell.name}: {said}", file=sys.stderr)
+        say(f"attnbench: {cell.name}: {said}", error=True)
         return 2, said
     return (code if isinstance(code, int) else 0), ""
 
@@ -256,6 +256,6 @@ def _tell(folder: Path, cells: list[SuiteCell], codes: dict[str, tuple[int, str]
         print(json.dumps({"folder": str(folder), "cells": made}))
         return
     failed = {name: reason or f"exit code {code}" for name, (code, reason) in codes.items() if code}
-    print(f"{len(cells) - len(failed)} of {len(cells)} cells are fine: {folder}")
+    say(f"{len(cells) - len(failed)} of {len(cells)} cells are fine: {folder}")
     for name, reason in failed.items():
-        print(f"{name}: {reason}")
+        say(f"{name}: {reason}")

@@ -129,15 +129,13 @@ def _show(made: Sweep, folder: Path, as_json: bool) -> set[str]:
         }  # fmt: skip
         print(json.dumps(document, allow_nan=False))
         return {row.verdict for row in measured.rows}
-    from rich.console import Console
+    from attnbench.report.terminal.console import console
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    out = console(120)
     for curve in shown(found):
-        console.print(curve_table(curve))
+        out.print(curve_table(curve))
     for line in [*(sentence(curve, made.over) for curve in found), "", *notes(found)]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
     drawn = "" if picture is None else f"\nPicture: {picture}"
-    console.print(f"Rows, samples, environment: {folder}{drawn}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"Rows, samples, environment: {folder}{drawn}", soft_wrap=True)
     return {row.verdict for row in measured.rows}

@@ -15,6 +15,7 @@ from attnbench.cli.suite import SuiteOptions, check_only, run_suite
 
 if TYPE_CHECKING:
     import torch
+from attnbench.cli.terminal import say
 
 _ON_RESUME = ("--resume", "--seconds", "--device")
 
@@ -133,7 +134,7 @@ def train(
         why = "interrupted" if done.interrupted else "time is up"
         said = f"{why} after step {done.step} of {done.steps}; go on with: attnbench train --resume {done.folder}"
     if workers.leads:
-        print(said)
+        say(said)
         if done.finished and not done.interrupted:
             _judge(done.folder, own)
     raise typer.Exit(130 if done.interrupted else 0)
@@ -151,7 +152,7 @@ def _judge(folder: Path, device: torch.device) -> None:
             progress.note(f"interrupted; the weights are kept. Judge them with: attnbench train --resume {folder}")
             raise typer.Exit(130) from None
     if found is not None:
-        print(f"class right: {found.class_share}\nmotion right: {found.motion_share}")
+        say(f"class right: {found.class_share}\nmotion right: {found.motion_share}")
 
 
 def _stages(given: list[str] | None) -> tuple[tuple[int, int], ...]:

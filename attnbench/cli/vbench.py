@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attnbench.cli.options import JsonOption
+from attnbench.cli.terminal import say
 
 if TYPE_CHECKING:
     from attnbench.clips.vbench.records import Evaluation
@@ -46,11 +46,11 @@ def setup(
     from attnbench.clips.vbench.builder import build
     from attnbench.clips.vbench.environment import default_folder
 
-    made = build(env or default_folder(), python, lambda line: print(f"attnbench: {line}", file=sys.stderr, flush=True))
-    print(f"VBench's environment is in {made.folder}")
+    made = build(env or default_folder(), python, lambda line: say(f"attnbench: {line}", error=True))
+    say(f"VBench's environment is in {made.folder}")
     for name, problem in made.imports.items():
         if problem:
-            print(f"attnbench: {name} cannot be imported there: {problem}", file=sys.stderr)
+            say(f"attnbench: {name} cannot be imported there: {problem}", error=True)
 
 
 @vbench.command()
@@ -113,7 +113,7 @@ def run(
     made = evaluate(
         folder, clips, chosen, find(env or default_folder()),
         weights=weights or weights_folder(), out=target, prompts=asked, device=device, timeout=timeout,
-        allow_pickle=allow_pickle, say=lambda line: print(f"attnbench: {line}", file=sys.stderr, flush=True),
+        allow_pickle=allow_pickle, say=lambda line: say(f"attnbench: {line}", error=True),
     )  # fmt: skip
     if as_json:
         print(json.dumps({"folder": str(target), **made.to_dict()}, allow_nan=False))
@@ -124,9 +124,10 @@ def run(
 
 
 def _show_findings(findings: list[Finding]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from attnbench.report.terminal.console import console
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("", "name", "usable"):
@@ -136,13 +137,14 @@ def _show_findings(findings: list[Finding]) -> None:
     for finding in findings:
         mark = Text("yes", style="green") if finding.usable else Text("no", style="yellow")
         table.add_row(finding.group, finding.name, mark, Text(finding.detail), Text(finding.remedy))
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
+    console(200).print(table)
 
 
 def _show_evaluation(made: Evaluation, folder: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from attnbench.report.terminal.console import console
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("dimension", no_wrap=True)
@@ -156,8 +158,8 @@ def _show_evaluation(made: Evaluation, folder: Path) -> None:
         table.add_row(
             one.dimension, mean, f"{count}/{len(made.clips)}", f"{one.seconds:.1f}", Text(one.reason or remark)
         )
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    console.print(table)
+    out = console(160)
+    out.print(table)
     clip = made.clips[0]
     encoded = f"{clip.fps} frames a second, {clip.codec}, {clip.pixel_format}"
-    console.print(f"{len(made.clips)} clips, {encoded}. Scores of each, versions, logs: {folder}", markup=False)
+    out.print(f"{len(made.clips)} clips, {encoded}. Scores of each, versions, logs: {folder}")
