@@ -79,7 +79,7 @@ class _Sturdy(io.TextIOWrapper):
 class _SturdyFile(io.FileIO):
     failed: int | None = None
 
-    def write(self, data: Any) -> int | None:  # bytes-like
+    def write(self, data: Any, /) -> int:  # bytes-like
         """Write what can be written, and say that all was."""
         if self.failed is None:
             try:

@@ -70,15 +70,17 @@ class StepClock:
         if self.step is not None and not another_clip and self._is_last(timestep):
             return self.step
         highest, before = self._highest_of(timestep), self._highest
-        first = self.step is None
-        if not first:
-            highest, before = float(highest), float(before)
         self._keep(timestep, highest)
-        if another_clip or first or highest > before:
+        if self.step is None or another_clip:
+            rises, falls = True, False
+        else:
+            now, last = float(highest), float(before)
+            self._highest, rises, falls = now, now > last, now < last
+        if rises:
             self.clip_steps = None if self._schedule is None else self._left(self._schedule, float(highest))
             return self._go(0, new=True)
         assert self.step is not None
-        return self._go(self.step + (highest < before))
+        return self._go(self.step + falls)
 
     def _go(self, step: int, new: bool = False) -> int:
         self.steps += new or step != self.step
