@@ -52,13 +52,14 @@ def profile(
 
     With --end-to-end this is the command step.
 
-    Exit codes: 0 fine, 1 an incorrect cell, an error in one, or no latency at all, 2 bad input, 130 interrupted.
+    Exit codes: 0 fine, 1 a cell that is wrong, failed, crashed or hung, or no latency, 2 bad input, 130 interrupted.
     """
     from attnbench.bench.jobs import make_agenda
     from attnbench.bench.profile.cells import known_phases, profile_rows
     from attnbench.bench.session import resume as resume_run
     from attnbench.bench.session import start
     from attnbench.cli.progress import TerminalProgress
+    from attnbench.results.run import exit_code
     from attnbench.kernels.errors import BadInput
 
     run_suite(ctx, suite, out, resume, as_json)
@@ -91,7 +92,7 @@ def profile(
             raise typer.Exit(130) from None
     _show(outcome.folder, outcome.rows, phases, as_json)
     verdicts = {row.verdict for row in outcome.rows}
-    raise typer.Exit(1 if verdicts & {"incorrect", "error"} or "ok" not in verdicts else 0)
+    raise typer.Exit(exit_code(verdicts))
 
 
 _STEP_OPTIONS = (

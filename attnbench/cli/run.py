@@ -22,12 +22,13 @@ def run(
 ) -> None:
     """Measure methods: verify each against the oracle, time it beside the dense baseline, journal the rows.
 
-    Exit codes: 0 fine, 1 an incorrect cell, an error in one, or no latency at all, 2 bad input, 130 interrupted.
+    Exit codes: 0 fine, 1 a cell that is wrong, failed, crashed or hung, or no latency, 2 bad input, 130 interrupted.
     """
     from attnbench.bench.jobs import make_agenda
     from attnbench.bench.session import resume as resume_run
     from attnbench.bench.session import start
     from attnbench.cli.progress import TerminalProgress
+    from attnbench.results.run import exit_code
 
     run_suite(ctx, suite, out, resume, as_json)
     if resume is not None:
@@ -41,7 +42,7 @@ def run(
             raise typer.Exit(130) from None
     _show(outcome.folder, as_json)
     verdicts = {row.verdict for row in outcome.rows}
-    raise typer.Exit(1 if verdicts & {"incorrect", "error"} or "ok" not in verdicts else 0)
+    raise typer.Exit(exit_code(verdicts))
 
 
 def _show(folder: Path, as_json: bool) -> None:

@@ -57,11 +57,12 @@ def sweep(
 ) -> None:
     """Measure a curve: speed-up and translation over tokens, frames or density, and where dense is beaten.
 
-    Exit codes: 0 fine, 1 an incorrect cell, an error in one, or no latency at all, 2 bad input, 130 interrupted.
+    Exit codes: 0 fine, 1 a cell that is wrong, failed, crashed or hung, or no latency, 2 bad input, 130 interrupted.
     """
     from attnbench.bench.sweep import session as go
     from attnbench.bench.sweep.points import OVERS, default_methods, make_sweep
     from attnbench.cli.progress import TerminalProgress
+    from attnbench.results.run import exit_code
     from attnbench.kernels.errors import BadInput
 
     run_suite(ctx, suite, out, resume, as_json)
@@ -86,7 +87,7 @@ def sweep(
             _interrupted(progress, progress.folder)
             raise typer.Exit(130) from None
     verdicts = _show(made, folder, as_json)
-    raise typer.Exit(1 if verdicts & {"incorrect", "error"} or "ok" not in verdicts else 0)
+    raise typer.Exit(exit_code(verdicts))
 
 
 def _numbers(text: str | None) -> list[float] | None:

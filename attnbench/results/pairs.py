@@ -19,13 +19,21 @@ def by_round(samples: Iterable[Sample]) -> dict[Round, Sample]:
 
 def own_samples(row: Row, samples: Iterable[Sample]) -> list[Sample]:
     """Return those samples of a run that the latency of ``row`` rests on."""
-    return [sample for sample in samples if sample.cell_id == row.cell_id and _conditions(sample) == _conditions(row)]
+    mine = beside(row.cell_id, samples)
+    return [sample for sample in mine if sample.cell_id == row.cell_id and _conditions(sample) == _conditions(row)]
 
 
 def baseline_samples(row: Row, samples: Iterable[Sample]) -> list[Sample]:
     """Return the samples that the dense baseline of ``row`` has in the same run, on the same tensors."""
     names = set(baseline_ids(row))
-    return [sample for sample in samples if sample.cell_id in names and _conditions(sample) == _conditions(row)]
+    return [sample for sample in beside(row.cell_id, samples) if sample.cell_id in names and _conditions(sample) == _conditions(row)]
+
+
+def beside(cell_id: str, samples: Iterable[Sample]) -> list[Sample]:
+    """Return the samples that were taken in the rounds of a cell: in its own process, or in the one that it shared."""
+    found = list(samples)
+    group = cell_id if any(sample.group == cell_id for sample in found) else ""
+    return [sample for sample in found if sample.group == group]
 
 
 def baseline_ids(row: Row) -> tuple[str, ...]:

@@ -111,14 +111,21 @@ def point_latest(root: Path, folder: Path) -> None:
 
 
 def usable_samples(records: Iterable[JournalRecord]) -> list[Sample]:
-    """Return the samples that may still make a latency: those before a row that will be measured anew may not."""
-    samples: dict[str, list[Sample]] = {}
+    """Return the samples that may still make a latency: those before a row that will be measured anew may not.
+
+    Nor may those that were taken beside such a row in the process of its cell, the dense baseline's.
+    """
+    samples: list[Sample] = []
     for record in records:
         if isinstance(record, Sample):
-            samples.setdefault(record.cell_id, []).append(record)
+            samples.append(record)
         elif isinstance(record, Row) and not finished(record):
-            samples.pop(record.cell_id, None)
-    return [sample for mine in samples.values() for sample in mine]
+            samples = [each for each in samples if not _was_taken_for(record.cell_id, each)]
+    return samples
+
+
+def _was_taken_for(cell_id: str, sample: Sample) -> bool:
+    return sample.group == cell_id or (sample.cell_id == cell_id and not sample.group)
 
 
 class Progress(Protocol):
@@ -176,3 +183,9 @@ class PartProgress:
 def finished(row: Row) -> bool:
     """Whether a resumed run leaves this row as it is; what failed for want of memory, time or luck is tried again."""
     return row.verdict in ("ok", "incorrect", "unsupported")
+
+
+def exit_code(verdicts: Iterable[str]) -> int:
+    """Return 1 if a cell is wrong, failed or hung, or if there is no latency at all; otherwise 0."""
+    found = set(verdicts)
+    return 1 if found & {"incorrect", "error", "crashed", "timeout"} or "ok" not in found else 0

@@ -12,7 +12,7 @@ from attnbench.kernels.flop_formulas import flops_per_pair
 
 SCHEMA_VERSION = 3
 
-Verdict = Literal["ok", "incorrect", "unsupported", "oom", "timeout", "throttled", "error"]
+Verdict = Literal["ok", "incorrect", "unsupported", "oom", "timeout", "crashed", "throttled", "error"]
 Timer = Literal["perf_counter", "cuda_events"]
 Interval = Literal["bootstrap95", "min-max"]
 Pass = Literal["fwd", "bwd"]
