@@ -59,8 +59,8 @@ def profile(
     from attnbench.bench.session import resume as resume_run
     from attnbench.bench.session import start
     from attnbench.cli.progress import TerminalProgress
-    from attnbench.results.run import exit_code
     from attnbench.kernels.errors import BadInput
+    from attnbench.results.run import exit_code
 
     run_suite(ctx, suite, out, resume, as_json)
     if end_to_end:

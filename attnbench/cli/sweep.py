@@ -62,8 +62,8 @@ def sweep(
     from attnbench.bench.sweep import session as go
     from attnbench.bench.sweep.points import OVERS, default_methods, make_sweep
     from attnbench.cli.progress import TerminalProgress
-    from attnbench.results.run import exit_code
     from attnbench.kernels.errors import BadInput
+    from attnbench.results.run import exit_code
 
     run_suite(ctx, suite, out, resume, as_json)
     if resume is not None:

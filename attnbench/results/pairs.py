@@ -25,8 +25,8 @@ def own_samples(row: Row, samples: Iterable[Sample]) -> list[Sample]:
 
 def baseline_samples(row: Row, samples: Iterable[Sample]) -> list[Sample]:
     """Return the samples that the dense baseline of ``row`` has in the same run, on the same tensors."""
-    names = set(baseline_ids(row))
-    return [sample for sample in beside(row.cell_id, samples) if sample.cell_id in names and _conditions(sample) == _conditions(row)]
+    names, mine = set(baseline_ids(row)), beside(row.cell_id, samples)
+    return [sample for sample in mine if sample.cell_id in names and _conditions(sample) == _conditions(row)]
 
 
 def beside(cell_id: str, samples: Iterable[Sample]) -> list[Sample]:
