@@ -18,10 +18,7 @@ from attnbench.results.run import NoProgress, Progress
 if TYPE_CHECKING:
     import pandas as pd
 
-    from attnbench.bench.bench import Bench
     from attnbench.bench.session import After
-    from attnbench.results.journal import Journal
-    from attnbench.results.records.cells import Row
 
 Methods = str | Entry | Sequence[str | Entry] | None
 
@@ -108,7 +105,7 @@ def profile(
         BadInput: for anything that cannot be used.
         Unsupported: for an engine that is not available.
     """
-    from attnbench.bench.profile.cells import known_phases, profile_rows
+    from attnbench.bench.profile.cells import ProfileAfter
     from attnbench.results.load import load_phases
 
     if repeats is not None and (isinstance(repeats, bool) or (whole_number(repeats) or 0) < 1):
@@ -116,11 +113,7 @@ def profile(
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler prints two lines each time it is used
     told = progress or NoProgress()
 
-    def after(bench: Bench, journal: Journal, rows: tuple[Row, ...]) -> None:
-        known = known_phases(journal.folder) if resume is not None else ()
-        profile_rows(bench, journal, rows, told, repeats=repeats, traces=trace, known=known)
-
-    folder = _measured(method, settings, out, resume, told, options, after)
+    folder = _measured(method, settings, out, resume, told, options, ProfileAfter(told, repeats, trace))
     frame = load_phases(folder / JOURNAL)
     frame.attrs["folder"] = str(folder)
     return frame

@@ -18,8 +18,6 @@ from attnbench.cli.options import (
 from attnbench.cli.suite import SuiteOptions, check_only, run_suite
 
 if TYPE_CHECKING:
-    from attnbench.bench.bench import Bench
-    from attnbench.results.journal import Journal
     from attnbench.results.records.cells import PhaseRow, Row
 
 
@@ -55,7 +53,7 @@ def profile(
     Exit codes: 0 fine, 1 a cell that is wrong, failed, crashed or hung, or no latency, 2 bad input, 130 interrupted.
     """
     from attnbench.bench.jobs import make_agenda
-    from attnbench.bench.profile.cells import known_phases, profile_rows
+    from attnbench.bench.profile.cells import ProfileAfter
     from attnbench.bench.session import resume as resume_run
     from attnbench.bench.session import start
     from attnbench.cli.progress import TerminalProgress
@@ -75,13 +73,8 @@ def profile(
         kept = ("--resume", "--json", "--repeats", "--trace", "--no-trace")
         refuse_others(ctx, "--resume repeats the run as it was asked for", *kept)
     check_only(ctx, lambda: make_agenda(asked.request()))
-    phases: list[PhaseRow] = []
     with TerminalProgress() as progress:
-
-        def after(bench: Bench, journal: Journal, rows: tuple[Row, ...]) -> None:
-            known = known_phases(journal.folder) if resume is not None else ()
-            phases.extend(profile_rows(bench, journal, rows, progress, repeats=repeats, traces=trace, known=known))
-
+        after = ProfileAfter(progress, repeats, trace)
         try:
             if resume is not None:
                 outcome = resume_run(resume, progress, after)
@@ -90,7 +83,7 @@ def profile(
         except KeyboardInterrupt:
             progress.interrupted("profile")
             raise typer.Exit(130) from None
-    _show(outcome.folder, outcome.rows, phases, as_json)
+    _show(outcome.folder, outcome.rows, after.phases, as_json)
     verdicts = {row.verdict for row in outcome.rows}
     raise typer.Exit(exit_code(verdicts))
 
@@ -103,19 +96,16 @@ _STEP_OPTIONS = (
 
 def _show(folder: Path, rows: tuple[Row, ...], phases: list[PhaseRow], as_json: bool) -> None:
     from attnbench.report.terminal.summary import summary_records, summary_table
-    from attnbench.results.journal import JOURNAL
-    from attnbench.results.load import read
 
-    stored = read(folder / JOURNAL).rows
     if as_json:
         own = [phase.model_dump(mode="json", by_alias=True) for phase in phases]
-        document = {"folder": str(folder), "rows": summary_records(stored), "phases": own}
+        document = {"folder": str(folder), "rows": summary_records(rows), "phases": own}
         print(json.dumps(document, allow_nan=False))
         return
     from attnbench.report.terminal.console import console
     from attnbench.report.terminal.phases import phase_tables
 
     out = console(120)
-    out.print(summary_table(stored))
+    out.print(summary_table(rows))
     out.print(phase_tables(rows, phases))
     out.print(f"Rows, phases, traces: {folder}\nA page of them: attnbench report {folder}")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from attnbench.cli.options import CellOptions, JsonOption, OutOption, ResumeOption, refuse_others, takes_options
 from attnbench.cli.suite import SuiteOptions, check_only, run_suite
+
+if TYPE_CHECKING:
+    from attnbench.results.records.cells import Row
 
 
 @takes_options
@@ -40,17 +44,14 @@ def run(
         except KeyboardInterrupt:
             progress.interrupted()
             raise typer.Exit(130) from None
-    _show(outcome.folder, as_json)
+    _show(outcome.folder, outcome.rows, as_json)
     verdicts = {row.verdict for row in outcome.rows}
     raise typer.Exit(exit_code(verdicts))
 
 
-def _show(folder: Path, as_json: bool) -> None:
+def _show(folder: Path, rows: tuple[Row, ...], as_json: bool) -> None:
     from attnbench.report.terminal.summary import summary_records, summary_table
-    from attnbench.results.journal import JOURNAL
-    from attnbench.results.load import read
 
-    rows = read(folder / JOURNAL).rows
     if as_json:
         print(json.dumps({"folder": str(folder), "rows": summary_records(rows)}, allow_nan=False))
         return

@@ -15,7 +15,7 @@ from typing import IO, Any
 from pydantic import BaseModel, ValidationError
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.files import hold, read_file
+from attnbench.results.files import hold, open_file, read_file
 from attnbench.results.records.cells import SCHEMA_VERSION, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow
 from attnbench.results.records.older import brought_up
@@ -37,10 +37,17 @@ class TornLine(UserWarning):
 
 
 class Journal:
-    """An open journal, locked against a second writer. Every line is on disk before ``append`` returns."""
+    """An open journal, locked against a second writer. Every line is on disk before ``append`` returns.
+
+    Attributes:
+        folder: where it is.
+        command: the command of attnbench that goes on with it.
+        earlier: the records that it held when it was resumed; none for a new one.
+    """
 
     def __init__(self, folder: Path, stream: IO[bytes], command: str = "run") -> None:
         self.folder, self.command = folder, command
+        self.earlier: tuple[JournalRecord, ...] = ()
         self._stream = stream
 
     @classmethod
@@ -55,9 +62,7 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             stream = (folder / JOURNAL).open("xb", buffering=0)
         except FileExistsError as error:
-            raise BadInput(
-                f"{str(folder)!r} holds a run already (or is a file); choose another --out, or finish it with --resume"
-            ) from error
+            raise BadInput(held_words(folder)) from error
         except OSError as error:
             raise BadInput(
                 f"cannot write results to {str(folder)!r}: {error.strerror}; choose another --out"
@@ -121,6 +126,7 @@ class Journal:
         except BaseException:
             journal.close()
             raise
+        journal.earlier = tuple(records)
         return journal, records
 
     def _lock(self) -> None:
@@ -181,6 +187,20 @@ JournalRecord = RunHeader | Sample | Row | PhaseRow | ClipRow | QualityRow | Ste
 def _line(record: JournalRecord) -> str:
     kind = next(kind for kind, model in _KINDS.items() if type(record) is model)
     return json.dumps({"kind": kind, **record.model_dump(mode="json", by_alias=True)}, allow_nan=False) + "\n"
+
+
+def held_words(folder: Path) -> str:
+    """Return what to say of a folder that a new run cannot be written to, because it holds a run or is a file."""
+    if not os.path.isdir(folder):
+        return f"{str(folder)!r} is a file; choose another --out"
+    try:
+        with open_file(folder / JOURNAL) as stream:
+            header = json.loads(stream.readline())
+        began = str(header["request"].get("command", "run"))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        began = ""
+    again = f", or go on with: attnbench {began} --resume {folder}" if began and began not in NOT_RESUMED else ""
+    return f"{str(folder)!r} holds a run already; choose another --out{again}"
 
 
 def command_of(header: RunHeader) -> str:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.journal import JOURNAL, Journal, JournalRecord
+from attnbench.results.journal import JOURNAL, Journal, JournalRecord, held_words
 from attnbench.results.records.cells import Environment, Row, RunHeader, Sample
 
 DEFAULT_ROOT = Path("results")
@@ -94,7 +94,7 @@ def check_writable(folder: Path) -> None:
         BadInput: if not.
     """
     if os.path.exists(folder / JOURNAL):  # False also for names that the system refuses
-        raise BadInput(f"{str(folder)!r} holds a run already; choose another --out, or finish it with --resume")
+        raise BadInput(held_words(folder))
     for place in (folder, *folder.parents):
         if os.path.exists(place):
             if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):

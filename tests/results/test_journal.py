@@ -20,6 +20,7 @@ from attnbench.results import journal as store
 from attnbench.results.journal import JOURNAL, Journal, TornLine, read_journal
 from attnbench.results.load import load_results
 from attnbench.results.records.cells import SCHEMA_VERSION, Cell, Environment, Row, RunHeader, Sample
+from attnbench.results.run import choose_place
 
 
 def header(run_id: str = "run") -> RunHeader:
@@ -81,6 +82,25 @@ def test_a_journal_is_never_overwritten(folder: Path) -> None:
         Journal.create(folder, header())
     assert repr(str(folder)) in str(error.value)
     assert len(records(folder)) == 4
+
+
+@pytest.mark.parametrize(
+    ("began", "again"),
+    [
+        (None, ", or go on with: attnbench run --resume {}"),
+        ("clips", ", or go on with: attnbench clips --resume {}"),
+        ("step", ""),
+        ("profile --end-to-end", ""),
+    ],
+)
+def test_a_folder_that_holds_a_run_says_what_goes_on_with_it(tmp_path: Path, began: str | None, again: str) -> None:
+    request = {} if began is None else {"command": began}
+    Journal.create(tmp_path, header().model_copy(update={"request": request})).close()
+    said = f"{str(tmp_path)!r} holds a run already; choose another --out{again.format(tmp_path)}"
+    for start in (lambda: choose_place(tmp_path), lambda: Journal.create(tmp_path, header())):
+        with pytest.raises(BadInput) as error:
+            start()
+        assert str(error.value) == said
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])

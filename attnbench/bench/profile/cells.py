@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from attnbench.cost.waterfall import DIFFERENCES
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.phases import PARENTS
 from attnbench.results.intervals import Interval
-from attnbench.results.journal import JOURNAL, Journal, read_journal
+from attnbench.results.journal import Journal
 from attnbench.results.records.cells import PhaseRow, Provenance, Row
 from attnbench.results.run import Progress
 
@@ -38,7 +39,6 @@ def profile_rows(
     *,
     repeats: int | None,
     traces: bool,
-    known: Iterable[PhaseRow] = (),
 ) -> list[PhaseRow]:
     """Profile every cell that was timed, on the tensors it was timed on, and append its phases to the journal.
 
@@ -49,17 +49,16 @@ def profile_rows(
         progress: told what is done, which cells could not be profiled, and which work lies outside phases.
         repeats: recorded calls per cell; None for as many as are worth their time.
         traces: whether to write a Chrome trace of each cell into the run's folder, as traces/<cell_id>.json.gz.
-        known: phases that an earlier part of the run wrote, in order; their cells are not profiled again.
 
     Returns:
-        the phases of all cells.
+        the phases of all cells. Those whose phases an earlier part of the run wrote are not profiled again.
 
     Raises:
         BadInput: if a trace or the journal cannot be written.
     """
     rows = list(rows)
     timed = {row.cell_id: row for row in rows if row.verdict == "ok"}
-    found = list(known)
+    found = [record for record in journal.earlier if isinstance(record, PhaseRow)]
     done = {phase.cell_id for phase in found}
     todo = [t for t in bench.trials if t.cell.identity in timed and t.cell.identity not in done]
     if not todo:
@@ -92,13 +91,23 @@ def profile_rows(
     return found
 
 
-def known_phases(folder: Path) -> list[PhaseRow]:
-    """Return the phases in the journal of a run's folder, in order.
+@dataclass
+class ProfileAfter:
+    """Profiles the cells of a run once all of them have their rows, as what a session calls after that.
 
-    Raises:
-        BadInput: if there is no journal.
+    Attributes:
+        progress, repeats, traces: as of ``profile_rows``.
+        phases: of all cells, once the session is over.
     """
-    return [record for record in read_journal(folder / JOURNAL) if isinstance(record, PhaseRow)]
+
+    progress: Progress
+    repeats: int | None = None
+    traces: bool = True
+    phases: list[PhaseRow] = field(default_factory=list)
+
+    def __call__(self, bench: Bench, journal: Journal, rows: tuple[Row, ...]) -> None:
+        """Profile the cells of these rows."""
+        self.phases = profile_rows(bench, journal, rows, self.progress, repeats=self.repeats, traces=self.traces)
 
 
 def _cell_rows(

@@ -37,9 +37,10 @@ def start(sweep: Sweep, out: Path | None, progress: Progress) -> Path:
     """
     place = choose_place(out, "-sweep")
     folder = place.folder
-    held = next((path for path in (*folder.rglob("*.jsonl"), folder / PLAN) if os.path.exists(path)), None)
+    held = next((path for path in (folder / PLAN, *folder.rglob("*.jsonl")) if os.path.exists(path)), None)
     if held is not None:
-        raise BadInput(f"{str(folder)!r} holds {held.name} already; choose another --out, or finish it with --resume")
+        again = f", or go on with: attnbench sweep --resume {folder}" if held.name == PLAN else ""
+        raise BadInput(f"{str(folder)!r} holds {held.name} already; choose another --out{again}")
     write_whole(sweep.model_dump_json(indent=1).encode(), folder / PLAN)
     announce(place, progress)
     _measure(sweep, folder, progress)

@@ -21,7 +21,7 @@ from attnbench.bench import bench as runner
 from attnbench.bench import check, session
 from attnbench.bench.profile import call as profile_module
 from attnbench.bench.profile import cells as run_module
-from attnbench.bench.profile.cells import CPU_REPEATS, GPU_REPEATS, known_phases, profile_rows, repeats_for
+from attnbench.bench.profile.cells import CPU_REPEATS, GPU_REPEATS, profile_rows, repeats_for
 from attnbench.bench.profile.parts import ablation_of
 from attnbench.bench.request import Request
 from attnbench.cli.profile import profile as profile_command
@@ -31,6 +31,7 @@ from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.machine import stopwatch as timing
 from attnbench.report.terminal.phases import shares
 from attnbench.results.journal import JOURNAL, Journal, read_journal
+from attnbench.results.load import read
 from attnbench.results.records.cells import PhaseRow, Row
 
 GRID = {"grid": "3x5x7", "heads": 2, "head_dim": 32, "inputs": "gaussian", "device": "cpu", "rounds": 3}
@@ -177,12 +178,11 @@ def test_resuming_profiles_the_cells_that_are_not_profiled_yet(
     with pytest.raises(KeyboardInterrupt):
         profiled(methods)
     folder = tmp_path / "run"
-    (kept,) = {phase.cell_id for phase in known_phases(folder)}
+    (kept,) = {phase.cell_id for phase in read(folder).phases}
     found: list[PhaseRow] = []
 
     def after(bench: runner.Bench, journal: Journal, rows: tuple[Row, ...]) -> None:
-        known = known_phases(folder)
-        found.extend(profile_rows(bench, journal, rows, Quiet(), repeats=2, traces=False, known=known))
+        found.extend(profile_rows(bench, journal, rows, Quiet(), repeats=2, traces=False))
 
     outcome = session.resume(folder, Quiet(), after)
     assert {phase.row_id for phase in found} == {row.row_id for row in outcome.rows}
@@ -225,10 +225,10 @@ def test_a_disk_that_fills_up_leaves_no_cell_with_half_of_its_phases(
         profiled({"sta": {"tile": (2, 2, 2)}})
     monkeypatch.undo()
     folder, found = tmp_path / "run", list[PhaseRow]()
-    assert known_phases(folder) == []
+    assert not read(folder).phases
 
     def after(bench: runner.Bench, journal: Journal, rows: tuple[Row, ...]) -> None:
-        found.extend(profile_rows(bench, journal, rows, Quiet(), repeats=1, traces=False, known=known_phases(folder)))
+        found.extend(profile_rows(bench, journal, rows, Quiet(), repeats=1, traces=False))
 
     session.resume(folder, Quiet(), after)
     assert {"index", "attend", "qk", "softmax", "av", "other"} <= {phase.phase for phase in found}
