@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from attnbench.cli.lazy import LazyCommands
 from attnbench.cli.terminal import say, sturdy_streams
 from attnbench.machine.command import recorded_as
+from attnbench.machine.signals import ending_as_interrupts, exit_code
 
 COMMANDS = (
     "run",
@@ -34,6 +35,7 @@ COMMANDS = (
 """In the order of ``--help``; each is the file of its name in this folder."""
 
 
+_COMPLETION = "_ATTNBENCH_COMPLETE"
 _COMMAND_FIRST = f"{__name__}.command_first"
 
 
@@ -121,15 +123,24 @@ class _Warnings:
 
 @sturdy_streams()
 def main() -> None:
-    """Run the command line; turn a user's error into one sentence and exit code 2, an interrupt into 130."""
+    """Run the command line; turn a user's error into one sentence and exit code 2, an interrupt into 130.
+
+    SIGTERM and SIGHUP end it as an interrupt does, with 143 and 129. Code of other packages cannot end it.
+    """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler prints two lines each time it is used
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _Warnings().show
-            code = app(prog_name="attnbench", standalone_mode=False)
-    except KeyboardInterrupt:
+            with ending_as_interrupts():
+                code = app(prog_name="attnbench", standalone_mode=False)
+    except KeyboardInterrupt as interrupt:
         say("attnbench: interrupted", error=True)
-        sys.exit(130)
+        sys.exit(exit_code(interrupt))
+    except SystemExit as error:
+        if _COMPLETION in os.environ:  # typer answers a shell that asks how to complete a word, and exits
+            raise
+        say(f"attnbench: code of another package called sys.exit({error.code!r}): that is no result", error=True)
+        sys.exit(1)
     except Exception as error:
         from attnbench.kernels.errors import AttnbenchError
 

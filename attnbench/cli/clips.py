@@ -106,6 +106,7 @@ def clips(
     from attnbench.clips import session
     from attnbench.clips.request import read_request
     from attnbench.kernels.errors import BadInput
+    from attnbench.machine.signals import exit_code as code_of
 
     if resume is not None:
         refuse_others(ctx, "--resume goes on with the run as it was asked for", *_ON_RESUME)
@@ -136,9 +137,9 @@ def clips(
                 outcome = session.resume(resume, progress)
             else:
                 outcome = session.start(request(), out, progress)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             progress.interrupted("clips")
-            raise typer.Exit(130) from None
+            raise typer.Exit(code_of(interrupt)) from None
     _show(outcome, as_json)
     raise typer.Exit(1 if outcome.failed else 0)
 

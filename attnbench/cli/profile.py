@@ -58,6 +58,7 @@ def profile(
     from attnbench.bench.session import start
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
+    from attnbench.machine.signals import exit_code as code_of
     from attnbench.results.run import exit_code
 
     run_suite(ctx, suite, out, resume, as_json)
@@ -80,9 +81,9 @@ def profile(
                 outcome = resume_run(resume, progress, after)
             else:
                 outcome = start(asked.request(), out, progress, after)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             progress.interrupted("profile")
-            raise typer.Exit(130) from None
+            raise typer.Exit(code_of(interrupt)) from None
     _show(outcome.folder, outcome.rows, after.phases, as_json)
     verdicts = {row.verdict for row in outcome.rows}
     raise typer.Exit(exit_code(verdicts))

@@ -32,6 +32,7 @@ def run(
     from attnbench.bench.session import resume as resume_run
     from attnbench.bench.session import start
     from attnbench.cli.progress import TerminalProgress
+    from attnbench.machine.signals import exit_code as code_of
     from attnbench.results.run import exit_code
 
     run_suite(ctx, suite, out, resume, as_json)
@@ -41,9 +42,9 @@ def run(
     with TerminalProgress() as progress:
         try:
             outcome = resume_run(resume, progress) if resume is not None else start(asked.request(), out, progress)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             progress.interrupted()
-            raise typer.Exit(130) from None
+            raise typer.Exit(code_of(interrupt)) from None
     _show(outcome.folder, outcome.rows, as_json)
     verdicts = {row.verdict for row in outcome.rows}
     raise typer.Exit(exit_code(verdicts))

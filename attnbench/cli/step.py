@@ -82,13 +82,14 @@ def measure_and_show(request: StepRequest, out: Path | None, as_json: bool) -> N
     """Measure a step, journal it and print its tables, or one JSON document."""
     from attnbench.bench.step.session import run_step
     from attnbench.cli.progress import TerminalProgress
+    from attnbench.machine.signals import exit_code as code_of
 
     with TerminalProgress() as progress:
         try:
             folder, records = run_step(request, out, progress)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             progress.note("interrupted; a step is written when all of it is measured, so nothing was")
-            raise typer.Exit(130) from None
+            raise typer.Exit(code_of(interrupt)) from None
     if as_json:
         own = [record.model_dump(mode="json") for record in records]
         print(json.dumps({"folder": str(folder), "steps": own}, allow_nan=False))

@@ -63,6 +63,7 @@ def sweep(
     from attnbench.bench.sweep.points import OVERS, default_methods, make_sweep
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
+    from attnbench.machine.signals import exit_code as code_of
     from attnbench.results.run import exit_code
 
     run_suite(ctx, suite, out, resume, as_json)
@@ -83,9 +84,9 @@ def sweep(
             else:
                 made = asked_sweep()
                 folder = go.start(made, out, progress)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             _interrupted(progress, progress.folder)
-            raise typer.Exit(130) from None
+            raise typer.Exit(code_of(interrupt)) from None
     verdicts = _show(made, folder, as_json)
     raise typer.Exit(exit_code(verdicts))
 

@@ -137,20 +137,21 @@ def train(
         say(said)
         if done.finished and not done.interrupted:
             _judge(done.folder, own)
-    raise typer.Exit(130 if done.interrupted else 0)
+    raise typer.Exit(128 + done.signal if done.interrupted else 0)
 
 
 def _judge(folder: Path, device: torch.device) -> None:
     """Judge the clips that a finished run asks for, and print what was counted."""
     from attnbench.cli.progress import TerminalProgress
     from attnbench.clips.judging import judge_run
+    from attnbench.machine.signals import exit_code as code_of
 
     with TerminalProgress() as progress:
         try:
             found = judge_run(folder, device, progress)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             progress.note(f"interrupted; the weights are kept. Judge them with: attnbench train --resume {folder}")
-            raise typer.Exit(130) from None
+            raise typer.Exit(code_of(interrupt)) from None
     if found is not None:
         say(f"class right: {found.class_share}\nmotion right: {found.motion_share}")
 

@@ -9,8 +9,6 @@ import contextlib
 import json
 import math
 import resource
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.machine.command import typed_command
 from attnbench.machine.environment import collect_environment
 from attnbench.machine.memory import lacks_memory
+from attnbench.machine.signals import SIGNALS, handled, interrupt_of
 from attnbench.methods import make_settings
 from attnbench.methods.registry import find_method
 from attnbench.mini.batch import made_aside, make_batch
@@ -51,8 +50,9 @@ class Trained:
     Attributes:
         folder: folder of the run.
         step, steps: number of steps taken, and of all steps.
-        interrupted: whether Ctrl-C stopped it.
+        interrupted: whether Ctrl-C, SIGTERM or SIGHUP stopped it.
         finished: whether the run has taken all its steps, or has used up its seconds of full clips.
+        signal: the number of the signal that stopped it; 0 if none did.
     """
 
     folder: Path
@@ -60,6 +60,7 @@ class Trained:
     steps: int
     interrupted: bool
     finished: bool
+    signal: int = 0
 
 
 def start(
@@ -215,12 +216,12 @@ def _train(
                     state.full_seconds += time.perf_counter() - before
         if state.step > kept and log is not None:
             _keep(state, config, folder, log, attend, progress)
-        stopped = interrupted()
+        stopped, number = interrupted(), interrupted.number
     if state.step and workers.leads:
         save_mini(state.model, state.ema.state_dict(), folder / WEIGHTS)
         write_card(folder, config, state, device, workers.count, environment)
     finished = bool(workers.agree(done()))  # and everything is written
-    return Trained(folder, state.step, config.steps, stopped, finished)
+    return Trained(folder, state.step, config.steps, stopped, finished, number)
 
 
 def _is_done(config: TrainConfig, state: State) -> bool:
@@ -253,24 +254,28 @@ def _peak_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-@contextlib.contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether Ctrl-C was pressed.
+@dataclass
+class _Interrupt:
+    """Tells whether a signal came that asks this process to end, and which."""
 
-    The first Ctrl-C lets the step finish, the second does not.
+    number: int = 0
+
+    def __call__(self) -> bool:
+        return bool(self.number)
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[_Interrupt]:
+    """Yield what tells whether Ctrl-C was pressed, or SIGTERM or SIGHUP came.
+
+    The first of them lets the step finish, the second does not.
     """
-    came = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield came.is_set
-        return
+    came = _Interrupt()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if came.is_set():
-            raise KeyboardInterrupt
-        came.set()
+        if came.number:
+            raise interrupt_of(number)
+        came.number = number
 
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield came.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with handled(note, *SIGNALS):
+        yield came
