@@ -24,9 +24,13 @@ def usual() -> Iterator[None]:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_is_an_interrupt_with_a_code_of_its_own(number: int, code: int) -> None:
-    with pytest.raises(KeyboardInterrupt) as caught, ending_as_interrupts():
-        os.kill(os.getpid(), number)
-        time.sleep(5)
+    def ended() -> None:
+        with ending_as_interrupts():
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        ended()
     assert isinstance(caught.value, Stopped)
     assert exit_code(caught.value) == code == exit_code(interrupt_of(number))
     assert signal.getsignal(number) == signal.SIG_DFL, "handlers are put back"
