@@ -290,6 +290,7 @@ def test_cuts_that_make_no_sense_are_refused(fields: tuple[Any, ...], message: s
         Cut(*fields)
 
 
+@settings(max_examples=40)
 @given(
     data=st.data(),
     sides=st.tuples(*[st.integers(1, 4)] * 3),
