@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import runpy
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -297,6 +298,21 @@ def picture(engine: str) -> str:
     return file.getvalue()
 
 
+# Claims, and the README's table: scripts/claims.py
+
+
+def claims_part(page: str, part: str) -> str:
+    """Return a generated part of docs/claims.md or of the README."""
+    parts = runpy.run_path(str(ROOT / "scripts" / "claims.py"))["PARTS"]
+    return str(parts[page][part]())
+
+
+CLAIMS = {
+    "claims.md": ("claims on FLOPs", "claims on latency", "claims on models", "clocks", "figures of the README"),
+    "../README.md": ("latencies",),
+}
+
+
 # What is written where
 
 
@@ -314,6 +330,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         **{name: lines_of(step_table, name) for name in STEPS},
     },
     "inputs.md": {"inputs": inputs_block},
+    **{page: {part: partial(claims_part, page, part) for part in parts} for page, parts in CLAIMS.items()},
 }
 """The generated parts of each page by name."""
 
