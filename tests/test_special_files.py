@@ -15,6 +15,9 @@ from attnbench.bench.sweep.session import PLAN, read_sweep
 from attnbench.clips.gallery import LOOK, write_gallery
 from attnbench.clips.metrics.video import read_frames
 from attnbench.clips.vbench_rows import RECORD, read_scores
+from attnbench.inputs.capture import read_capture
+from attnbench.inputs.clip import read_frames as video_frames
+from attnbench.inputs.shapes import resolve_shape
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.safe_weights import check_safetensors
 from attnbench.mini.begin import WEIGHTS, read_config
@@ -24,6 +27,8 @@ from attnbench.results.conditions import content_digest
 from attnbench.results.find import find_results
 from attnbench.results.journal import JOURNAL, TRAINING_LOG, Journal, read_journal
 from attnbench.results.training import CARD, CONFIG, read_log, read_training
+
+SHAPE = resolve_shape(grid="2x2x2", heads=1, head_dim=8)
 
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "journal": (JOURNAL, lambda folder: list(read_journal(folder / JOURNAL))),
@@ -41,6 +46,8 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "scores": (RECORD, read_scores),
     "look": (LOOK, lambda folder: write_gallery(folder / "made.png", [folder])),
     "frames": ("a.safetensors", lambda folder: read_frames(folder / "a.safetensors")),
+    "video": ("a.mp4", lambda folder: next(video_frames(folder / "a.mp4", 1, 4, 4))),
+    "captured inputs": ("a.safetensors", lambda folder: read_capture(folder / "a.safetensors", SHAPE)),
     "inputs": ("a.mp4", lambda folder: content_digest(folder / "a.mp4")),
 }
 """The file that each reads, and how it is called with the file's folder."""

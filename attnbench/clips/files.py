@@ -12,7 +12,7 @@ from attnbench.clips.metrics.frames import Clip
 from attnbench.clips.metrics.video import GAIN, abreast, difference_clip, read_frames, write_frames, write_mp4
 from attnbench.clips.request import Shot
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.results.files import write_whole
+from attnbench.results.files import inside, write_whole
 
 RAW, VIDEOS, PLAYERS = "raw", "videos", "players"
 PROMPTS = "prompts.json"
@@ -77,12 +77,13 @@ def write_take(folder: Path, stem: str, shot: Shot, clip: Clip, reference: Clip 
 
 
 def read_take(folder: Path, raw: str, digest: str) -> Clip | None:
-    """Return the clip in a file of raw frames, or None if the file is missing, damaged, or of another clip."""
+    """Return the clip in a file of raw frames, or None if it is not in the folder, damaged, or of another clip."""
     try:
-        clip = read_frames(folder / raw)[0]
+        place = inside(folder, raw)
+        clip = None if place is None else read_frames(place)[0]
     except BadInput:
         return None
-    return clip if clip.digest == digest else None
+    return clip if clip is not None and clip.digest == digest else None
 
 
 def write_prompts(folder: Path, prompts: dict[str, str]) -> None:

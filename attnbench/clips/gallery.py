@@ -17,7 +17,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.mini.data import CLASSES, DIRECTIONS
 from attnbench.mini.flow import generate
 from attnbench.mini.stored import load_mini
-from attnbench.results.files import open_file
+from attnbench.results.files import inside, open_file
 from attnbench.results.load import load_clips
 from attnbench.results.training import CARD
 
@@ -119,7 +119,9 @@ def _rows_of(folder: Path) -> tuple[Row, list[Row]]:
         if clip.status == "ok" and clip.role != "kernel-floor":
             name = (clip.method, clip.settings, clip.engine)
             row = exact if clip.role == "exact" else methods.setdefault(name, {})
-            row.setdefault(clip.prompt, (clip.clip_hash, place / clip.raw))
+            if (raw := inside(place, clip.raw)) is None:
+                raise BadInput(f"{str(folder)!r} names frames outside of its folder: {clip.raw!r}")
+            row.setdefault(clip.prompt, (clip.clip_hash, raw))
     if not exact:
         raise BadInput(f"{str(folder)!r} has no clip of full attention: give the folder of a run of attnbench clips")
     return exact, list(methods.values())

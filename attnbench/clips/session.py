@@ -19,6 +19,7 @@ from attnbench.machine.command import typed_command
 from attnbench.machine.environment import collect_environment
 from attnbench.machine.memory import lacks_memory
 from attnbench.results.conditions import contents_of, require_same
+from attnbench.results.files import inside
 from attnbench.results.journal import Journal, JournalRecord
 from attnbench.results.records.cells import Environment, canonical_json, digest
 from attnbench.results.records.clips import ClipRow, QualityRow, still_true
@@ -256,7 +257,10 @@ class _Run:
 
     def _kept(self, shot: Shot) -> ClipRow | None:
         row = self.clips.get(self._id(shot))
-        return row if row is not None and row.status == "ok" and (self.journal.folder / row.raw).is_file() else None
+        if row is None or row.status != "ok":
+            return None
+        raw = inside(self.journal.folder, row.raw)
+        return row if raw is not None and raw.is_file() else None
 
     def _keep(self, row: ClipRow) -> None:
         self.journal.append(row)

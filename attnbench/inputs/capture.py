@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attnbench.inputs.shapes import Shape
 from attnbench.kernels.errors import BadInput
+from attnbench.results.files import open_file
 
 
 def read_capture(path: Path, shape: Shape, part: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -25,6 +26,7 @@ def read_capture(path: Path, shape: Shape, part: str | None = None) -> tuple[Ten
     from safetensors import SafetensorError, safe_open
 
     try:
+        open_file(path).close()  # safetensors would wait for a named pipe
         with safe_open(str(path), framework="pt") as file:
             _check_layout(path, file.metadata() or {}, shape)
             q, k, v = (file.get_tensor(name) for name in _names(path, sorted(file.keys()), part))

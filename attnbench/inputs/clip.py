@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +17,16 @@ from torch.nn.functional import avg_pool3d, pad
 from attnbench.inputs.shapes import FRAME_GROUP
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid
+from attnbench.results.files import open_file
 
 CELLS = 4
 """The 16 × 16 pixels of a token are averaged in CELLS × CELLS cells."""
 
 SURROUNDINGS = (5, 13)
 """Widths, in tokens, of the squares over which colour is averaged for context."""
+
+MOST_PIXELS = 2**26
+"""In a frame of a video: twice those of 4320p."""
 
 BUNDLED = "big_buck_bunny.mp4"
 
@@ -38,8 +44,11 @@ def clip_path(path: Path | None) -> Iterator[Path]:
 def read_frames(path: Path, count: int, height: int, width: int) -> Iterator[Tensor]:
     """Return the first ``count`` frames of a video, averaged by area: uint8 RGB [height, width, 3] each.
 
+    Frames are turned and mirrored as players show them.
+
     Raises:
-        BadInput: if the file is missing, is not a video, is damaged, or has fewer frames.
+        BadInput: if the file is missing, is not a video, is damaged, has fewer frames, has more than MOST_PIXELS in a
+            frame, or is to be shown at an angle other than quarter turns.
         Unsupported: if PyAV is not installed; nothing else needs it.
     """
     try:
@@ -50,20 +59,25 @@ def read_frames(path: Path, count: int, height: int, width: int) -> Iterator[Ten
         ) from error
     done = 0
     try:
-        with av.open(str(path.absolute())) as container:
+        open_file(path).close()  # a named pipe would be waited for
+        with av.open(str(path.absolute()), metadata_errors="replace") as container:
             if not container.streams.video or container.format.name == "tty":  # tty: FFmpeg renders text files as video
                 raise BadInput(f"video {str(path)!r} has no picture stream: give a file such as an .mp4 video")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
+            if stream.codec_context.width * stream.codec_context.height > MOST_PIXELS:
+                raise BadInput(
+                    f"video {str(path)!r} has frames of {stream.codec_context.width}x{stream.codec_context.height} "
+                    f"pixels, and more than {MOST_PIXELS:,} are not read: scale it down"
+                )
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     raise BadInput(f"video {str(path)!r} is damaged after frame {done} of the {count} that are needed")
-                picture = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
-                yield torch.from_numpy(picture.to_ndarray())
+                yield _as_shown(path, frame, height, width)
                 done += 1
                 if done == count:
                     return
-    except (av.FFmpegError, OSError) as error:
+    except (av.FFmpegError, OSError, MemoryError) as error:
         if done:
             raise BadInput(
                 f"video {str(path)!r} is damaged after frame {done} of the {count} that are needed"
@@ -72,6 +86,32 @@ def read_frames(path: Path, count: int, height: int, width: int) -> Iterator[Ten
     fewer = (done - 1) // FRAME_GROUP * FRAME_GROUP + 1
     instead = f"give a longer video, or at most {fewer} frames" if done else "give another video"
     raise BadInput(f"video {str(path)!r} has {done} frames and {count} are needed: {instead}, or use gaussian inputs")
+
+
+def _as_shown(path: Path, frame: Any, height: int, width: int) -> Tensor:
+    """Return a frame, scaled, turned and mirrored as its display matrix says: uint8 RGB [height, width, 3]."""
+    a, b, c, d = _display_matrix(frame)
+    turned = a == 0 and d == 0
+    if not (turned and b and c) and not (b == 0 and c == 0 and a and d):
+        raise BadInput(
+            f"video {str(path)!r} is to be shown at an angle, and only quarter turns are read: encode it upright"
+        )
+    high, wide = (width, height) if turned else (height, width)
+    picture = torch.from_numpy(
+        frame.reformat(width=wide, height=high, format="rgb24", interpolation="AREA").to_ndarray()
+    )
+    across, down = (c, b) if turned else (a, d)
+    flips = [side for side, sign in enumerate((down, across)) if sign < 0]
+    return (picture.transpose(0, 1) if turned else picture).flip(flips)
+
+
+def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
+    """Return a, b, c, d: a pixel at column p and row q is shown at column a·p + c·q and row b·p + d·q."""
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data)[:36])
+            return a, b, c, d
+    return 1, 0, 0, 1
 
 
 def patches(path: Path, grid: Grid) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.safe_weights import check_safetensors
-from attnbench.results.files import read_file
+from attnbench.results.files import read_file, visible
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _LIBRARIES = ("diffusers", "transformers")
@@ -64,7 +64,7 @@ def components(path: Path, index: dict[str, Any]) -> dict[str, str]:
                 f"parts of {' and '.join(_LIBRARIES)} are taken"
             )
         folder = path / name
-        if not folder.is_dir() or not any(folder.iterdir()):
+        if not folder.is_dir() or not any(visible(folder.iterdir())):
             raise BadInput(f"weights {str(path)!r} have no {name}, which model_index.json names: copy all of them")
         if (folder / "tokenizer_config.json").is_file():
             _check_tokenizer(folder)
@@ -75,7 +75,7 @@ def components(path: Path, index: dict[str, Any]) -> dict[str, str]:
 
 def _check_tokenizer(folder: Path) -> None:
     """Refuse a tokenizer without a vocabulary, because transformers would make an empty one."""
-    if not any(next(folder.glob(words), None) for words in ("tokenizer.json", "*.model", "vocab.*")):
+    if not any(next(visible(folder.glob(words)), None) for words in ("tokenizer.json", "*.model", "vocab.*")):
         raise BadInput(f"weights {str(folder)!r} have no tokenizer.json: copy all of them")
 
 
@@ -96,15 +96,15 @@ def check_model(folder: Path, kind: str) -> None:
     found = [config["_class_name"]] if "_class_name" in config else config.get("architectures")
     if found and kind not in found:
         raise BadInput(f"weights {str(folder)!r} are of a {found[0]}, and a {kind} is needed")
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(visible(folder.glob("*.safetensors")))
     if not files:
-        if pickled := sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLED):
+        if pickled := sorted(file.name for file in visible(folder.iterdir()) if file.suffix in _PICKLED):
             raise BadInput(
                 f"weights {str(folder / pickled[0])!r} are pickled, which may run code when read: only safetensors are "
                 "taken"
             )
         raise BadInput(f"weights {str(folder)!r} have no .safetensors file: copy all of them")
-    for index_file in folder.glob("*.safetensors.index.json"):
+    for index_file in visible(folder.glob("*.safetensors.index.json")):
         named = set(_read_json(index_file).get("weight_map", {}).values())
         if missing := sorted(named - {file.name for file in files}):
             raise BadInput(f"weights {str(folder)!r} have no {missing[0]}, one of {len(named)} files: copy all of them")

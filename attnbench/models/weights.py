@@ -18,6 +18,7 @@ from attnbench.models.families.recipes import RECIPES, Recipe
 from attnbench.models.loaded import Loaded
 from attnbench.models.random_wan import narrow
 from attnbench.models.weight_files import check_model, components, read_index
+from attnbench.results.files import visible
 
 
 def load(name: str, weights: Path | str, device: str | None = None, dtype: str | None = None) -> Loaded:
@@ -88,7 +89,9 @@ def _fill(model_class: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, list
 
     model = model_class.from_config(model_class.load_config(str(folder), local_files_only=True))
     tensors = {
-        name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()
+        name: tensor
+        for file in sorted(visible(folder.glob("*.safetensors")))
+        for name, tensor in load_file(file).items()
     }
     lacking, unknown = model.load_state_dict(tensors, strict=False)
     ignored = model_class._keys_to_ignore_on_load_unexpected or ()

@@ -6,9 +6,8 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from attnbench.results.records.cells import Row
+from attnbench.results.records.cells import Row, settings_of
 
 NONE = "–"
 DIRECTIONS = {"fwd": "forward", "fwdbwd": "forward and backward"}
@@ -60,7 +59,7 @@ def short_settings(settings: str, most: int = 80) -> str:
 
     Settings that are null are left out. Text that is not a JSON object is returned unchanged.
     """
-    values = _parsed(settings)
+    values = settings_of(settings)
     if values is None:
         words = settings
     else:
@@ -70,7 +69,7 @@ def short_settings(settings: str, most: int = 80) -> str:
 
 def differing_settings(settings: str, others: Sequence[str], most: int = 80) -> str:
     """Write those settings that are not the same in all ``others``, like ``short_settings``."""
-    values, all_values = _parsed(settings), [_parsed(other) for other in others]
+    values, all_values = settings_of(settings), [settings_of(other) for other in others]
     if values is None or None in all_values:
         return short_settings(settings, most) if any(other != settings for other in others) else ""
     differ = {
@@ -84,14 +83,6 @@ def differing_settings(settings: str, others: Sequence[str], most: int = 80) -> 
 def file_stem(run_id: str) -> str:
     """Return a run id as a safe file name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", run_id).strip(".-") or "report"
-
-
-def _parsed(settings: str) -> dict[str, Any] | None:
-    try:
-        values = json.loads(settings)
-    except ValueError:
-        return None
-    return values if isinstance(values, dict) else None
 
 
 def _setting(value: object) -> str:

@@ -39,10 +39,12 @@ def content_digest(path: Path) -> str:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """Return all files below a folder, also through links; each real folder is entered once."""
+    """Return the files below a folder, also through links; names that begin with a dot are none of them."""
     found: list[Path] = []
     entered: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [each for each in folders if not each.startswith(".")]
+        names = [each for each in names if not each.startswith(".")]
         entered.add(os.path.realpath(place))
         folders[:] = [each for each in folders if os.path.realpath(os.path.join(place, each)) not in entered]
         found += [Path(place, name) for name in names if os.path.isfile(os.path.join(place, name))]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.files import special_kind
+from attnbench.results.files import special_kind, visible
 from attnbench.results.journal import TRAINING_LOG
 
 _TRACE = ".json.gz"
@@ -43,7 +43,7 @@ def find_results(path: str | os.PathLike[str]) -> tuple[list[Path], dict[str, Pa
         files = sorted(_below(root, _is_result))
         journals, traces = [each for each in files if _is_journal(each.name)], list(filter(_is_trace, files))
     else:
-        journals, traces = [root], sorted(root.parent.glob(f"traces/*{_TRACE}"))
+        journals, traces = [root], sorted(visible(root.parent.glob(f"traces/*{_TRACE}")))
     if not journals:
         raise BadInput(f"no results in {str(path)!r}: it holds no .jsonl journal")
     for each in journals:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import math
 import os
 import warnings
 import zlib
@@ -15,7 +17,7 @@ from typing import IO, Any
 from pydantic import BaseModel, ValidationError
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.files import hold, open_file, read_file
+from attnbench.results.files import hold, open_file, read_all, read_file
 from attnbench.results.records.cells import SCHEMA_VERSION, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow
 from attnbench.results.records.older import brought_up
@@ -195,9 +197,9 @@ def held_words(folder: Path) -> str:
         return f"{str(folder)!r} is a file; choose another --out"
     try:
         with open_file(folder / JOURNAL) as stream:
-            header = json.loads(stream.readline())
+            header = json.loads(stream.readline(2**20))
         began = str(header["request"].get("command", "run"))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         began = ""
     again = f", or go on with: attnbench {began} --resume {folder}" if began and began not in NOT_RESUMED else ""
     return f"{str(folder)!r} holds a run already; choose another --out{again}"
@@ -224,19 +226,20 @@ def read_journal(path: Path) -> list[JournalRecord]:
 
 def _records(path: Path) -> Iterator[JournalRecord]:
     try:
-        text = unpacked(path).decode(errors="replace")  # what is torn need not be text
+        content = unpacked(path)
     except NOT_READ as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else "it is not a whole gzip file"
         raise BadInput(f"cannot read {str(path)!r} as a results journal: {why}") from error
-    *lines, rest = (line.strip(_BLANK) for line in text.split("\n"))
-    for number, line in enumerate(lines, 1):
-        if line:
-            yield _parse(path, number, line)
-    if _is_torn(rest) and (lines or rest.startswith("{")):
-        message = f"{path}: the last line (line {len(lines) + 1}, {len(rest)} characters) is torn and was left out"
-        warnings.warn(message, TornLine, stacklevel=2)
-    elif rest:
-        yield _parse(path, len(lines) + 1, rest)
+    for number, line in enumerate(io.BytesIO(content), 1):
+        text = line.decode(errors="replace").strip(_BLANK)  # what is torn need not be text
+        if line.endswith(b"\n"):
+            if text := text.strip(f"{_BLANK}\n"):
+                yield _parse(path, number, text)
+        elif _is_torn(text) and (number > 1 or text.startswith("{")):
+            message = f"{path}: the last line (line {number}, {len(text)} characters) is torn and was left out"
+            warnings.warn(message, TornLine, stacklevel=2)
+        elif text:
+            yield _parse(path, number, text)
 
 
 _BLANK = " \t\r\N{ZERO WIDTH NO-BREAK SPACE}"  # the last is the byte-order mark that some editors put first
@@ -246,8 +249,10 @@ NOT_READ = (OSError, EOFError, zlib.error)
 
 def unpacked(path: Path) -> bytes:
     """Return what a file holds; of NAME.gz what was packed."""
-    packed = read_file(path)
-    return gzip.decompress(packed) if path.suffix == ".gz" else packed
+    if path.suffix != ".gz":
+        return read_file(path)
+    with open_file(path) as packed, gzip.open(packed) as stream:
+        return read_all(stream)
 
 
 def _is_torn(rest: str) -> bool:
@@ -262,34 +267,62 @@ def _is_torn(rest: str) -> bool:
     return False
 
 
-class _NotFinite(Exception):
-    """A line holds NaN or an infinity, which JSON does not have."""
+class _NoNumber(Exception):
+    """A line holds a number that JSON does not have, or that no figure of a run can be."""
 
 
 def _refuse_constant(name: str) -> None:
-    raise _NotFinite(f"{name} is not a number of JSON; a value that is missing is null")
+    raise _NoNumber(f"{name} is not a number of JSON; a value that is missing is null")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise _NoNumber(f"a whole number of {len(digits)} digits; no figure of a run has more than {_MOST_DIGITS}")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise _NoNumber(f"{digits[:20]} is too large for a number")
+    return value
+
+
+_MOST_DIGITS = 30
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_whole, parse_float=_finite)
+_VERSIONED = ("run", "row")
 
 
 def _parse(path: Path, number: int, line: str) -> JournalRecord:
     try:
         fields: dict[str, Any] = _DECODER.decode(line)
-        version = fields.get("schema_version", SCHEMA_VERSION)
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise BadInput(
-                f"{str(path)!r} has schema version {version}; this attnbench reads up to {SCHEMA_VERSION}: upgrade it"
-            )
+        if fields["kind"] in _VERSIONED:
+            fields["schema_version"] = _version(path, number, fields.get("schema_version", 1))
         return _KINDS[fields.pop("kind")].model_validate(fields)  # type: ignore[return-value]  # _KINDS holds these
     except BadInput:
         raise
     except ValidationError as error:
         raise BadInput(f"{str(path)!r} line {number} is not a valid record: {first_fault(error)}") from error
-    except _NotFinite as error:
+    except _NoNumber as error:
         raise BadInput(f"{str(path)!r} line {number} is not a valid record: {error}") from error
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise BadInput(f"{str(path)!r} line {number} is not a record of a results journal: {line[:60]!r}") from error
+
+
+def _version(path: Path, number: int, given: object) -> int:
+    """Return the schema version of a record, also of one that writes it as text. Without one it is the first."""
+    version = given if isinstance(given, int) and not isinstance(given, bool) else None
+    if isinstance(given, str) and given.isascii() and given.isdecimal() and len(given) < _MOST_DIGITS:
+        version = int(given)
+    if version is None or version < 1:
+        raise BadInput(
+            f"{str(path)!r} line {number}: schema_version is {str(given)[:60]!r}; it must be a number from 1"
+        )
+    if version > SCHEMA_VERSION:
+        raise BadInput(
+            f"{str(path)!r} has schema version {version}; this attnbench reads up to {SCHEMA_VERSION}: upgrade it"
+        )
+    return version
 
 
 def first_fault(error: ValidationError) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.files import read_file
+from attnbench.results.files import read_file, visible
 from attnbench.results.find import find_training_logs
 from attnbench.results.journal import NOT_READ, TRAINING_LOG, unpacked
 
@@ -88,7 +88,7 @@ def runs_in(folder: Path) -> list[Path]:
     """Return the folders of training runs directly in a folder, in order."""
     return sorted(
         path.parent
-        for path in folder.glob(f"*/{CONFIG}")
+        for path in visible(folder.glob(f"*/{CONFIG}"))
         if any((path.parent / name).is_file() for name in (TRAINING_LOG, f"{TRAINING_LOG}.gz"))
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from attnbench.clips.files import read_take
 from attnbench.clips.metrics.frames import Clip
 from attnbench.clips.metrics.video import abreast, write_mp4
 from attnbench.kernels.errors import BadInput
@@ -235,3 +237,32 @@ def test_the_players_play_in_a_browser(played: tuple[Path, ClipRow], tmp_path: P
     assert (seen["ready"], seen["size"], seen["pictures"]) == (4, [784, 256], True)
     assert seen["at"] > 0
     assert seen["wide"] <= seen["window"]
+
+
+@pytest.mark.usefixtures("quick_masks")
+@pytest.mark.parametrize("way", ["absolute", "upwards", "link to a file", "link to a folder", "itself", "null", "loop"])
+def test_a_clip_outside_of_its_journals_folder_is_never_read(way: str, tmp_path: Path) -> None:
+    secret, folder = tmp_path / "secret.mp4", tmp_path / "run"
+    secret.write_text("a secret")
+    folder.mkdir()
+    (folder / "file.mp4").symlink_to(secret)
+    (folder / "folder").symlink_to(tmp_path)
+    (folder / "loop").symlink_to(folder / "loop")
+    player = {
+        "absolute": str(secret), "upwards": "../secret.mp4", "link to a file": "file.mp4",
+        "link to a folder": "folder/secret.mp4", "itself": ".", "null": "a\0b", "loop": "loop/a.mp4",
+    }[way]  # fmt: skip
+    found, words = players_of([clip(folder, 0, player)], [("3 moving north", 0)], {})
+    assert found[("3 moving north", 0)] == []
+    assert words == "Outside of the run's folder and not read: 1 player."
+    assert read_take(folder, player, "") is None
+    page = make_report(results(rows(), clip(folder, 0, player))).html
+    assert "a secret" not in page
+    assert base64.b64encode(b"a secret").decode()[:8] not in page
+
+
+def test_a_run_that_is_reached_by_a_link_keeps_its_clips(played: tuple[Path, ClipRow], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    found, words = players_of([(tmp_path / "link", played[1])], [("3 moving north", 0)], {})
+    assert len(found[("3 moving north", 0)]) == 1
+    assert words == ""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from attnbench.inputs.clip import clip_path, features, patches, read_frames
 from attnbench.kernels.errors import BadInput, Unsupported
@@ -136,3 +138,66 @@ def test_without_pyav_only_videos_cannot_be_read(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "av", None)
     with clip_path(None) as path, pytest.raises(Unsupported, match="pip install av"):
         next(read_frames(path, 1, 4, 4))
+
+
+ONE = 2**16
+MATRICES: dict[str, tuple[tuple[int, int, int, int], Callable[[NDArray[np.uint8]], NDArray[np.uint8]]]] = {
+    "upright": ((ONE, 0, 0, ONE), lambda shown: shown),
+    "a quarter turn to the right": ((0, ONE, -ONE, 0), lambda shown: np.rot90(shown, -1)),
+    "a quarter turn to the left": ((0, -ONE, ONE, 0), lambda shown: np.rot90(shown, 1)),
+    "upside down": ((-ONE, 0, 0, -ONE), lambda shown: np.rot90(shown, 2)),
+    "mirrored": ((-ONE, 0, 0, ONE), lambda shown: shown[:, ::-1]),
+    "mirrored and turned": ((0, ONE, ONE, 0), lambda shown: shown.transpose(1, 0, 2)),
+}
+
+
+def make_mp4(path: Path, picture: NDArray[np.uint8], matrix: tuple[int, int, int, int], title: str = "") -> Path:
+    """Write one frame, uint8 [height, width, 3], that players show as the display matrix says."""
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = title
+        stream = container.add_stream("libx264", rate=16, options={"qp": "0"})
+        stream.height, stream.width = picture.shape[:2]
+        stream.pix_fmt = "yuv444p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    content = bytearray(path.read_bytes())
+    start = content.index(b"tkhd") + 4 + 40  # in a track header of version 0 the matrix begins there
+    a, b, c, d = matrix
+    content[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2**30)
+    path.write_bytes(content)
+    return path
+
+
+def blocks() -> NDArray[np.uint8]:
+    colours = np.random.default_rng(3).integers(30, 226, (3, 5, 3), dtype=np.uint8)
+    return colours.repeat(16, axis=0).repeat(16, axis=1)
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_a_clip_is_read_as_players_show_it(name: str, tmp_path: Path) -> None:
+    matrix, show = MATRICES[name]
+    expected = show(blocks())
+    height, width = expected.shape[0] // 4, expected.shape[1] // 4
+    (frame,) = read_frames(make_mp4(tmp_path / "clip.mp4", blocks(), matrix), 1, height, width)
+    assert frame.shape == (height, width, 3)
+    means = expected.reshape(height, 4, width, 4, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(frame.numpy(), means, atol=4)
+
+
+def test_a_clip_that_is_shown_at_an_angle_is_refused(tmp_path: Path) -> None:
+    path = make_mp4(tmp_path / "clip.mp4", blocks(), (46341, 46341, -46341, 46341))
+    with pytest.raises(BadInput, match="is to be shown at an angle, and only quarter turns are read"):
+        next(read_frames(path, 1, 4, 4))
+
+
+def test_metadata_that_is_not_text_does_not_matter(tmp_path: Path) -> None:
+    path = make_mp4(tmp_path / "clip.mp4", blocks(), (ONE, 0, 0, ONE), title="in latin-1")
+    assert b"in latin-1" in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(b"in latin-1", b"\xfcber \xff\xfe--"))
+    assert next(read_frames(path, 1, 4, 4)).shape == (4, 4, 3)
+
+
+def test_frames_that_are_too_large_are_refused(make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attnbench.inputs.clip.MOST_PIXELS", 100)
+    with pytest.raises(BadInput, match="has frames of 48x32 pixels, and more than 100 are not read: scale it down"):
+        next(read_frames(make_video(np.zeros((1, 32, 48, 3), dtype=np.uint8)), 1, 4, 4))

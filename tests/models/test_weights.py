@@ -245,3 +245,11 @@ def test_every_family_has_a_recipe() -> None:
     from attnbench.models.families.find import FAMILIES
 
     assert tuple(family.name for family in FAMILIES) == MODEL_NAMES == tuple(RECIPES)
+
+
+def test_what_macos_puts_beside_weights_does_not_matter(damaged: Path) -> None:
+    for part in ("", "transformer", "vae", "text_encoder", "tokenizer"):
+        for file in list((damaged / part).iterdir()):
+            if file.is_file():
+                (damaged / part / f"._{file.name}").write_bytes(b"\0\5\x16\7" + bytes(40))
+    assert load("wan", damaged).layers == load("wan", damaged).layers > 0

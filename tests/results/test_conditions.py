@@ -117,3 +117,12 @@ def test_what_an_older_run_does_not_say_is_noted() -> None:
     assert "cannot be told" in note
     with pytest.raises(BadInput, match="torch 2 and this is torch 3"):
         check(environment(packages={"torch": "3"}), schema=1)
+
+
+def test_what_macos_puts_into_a_folder_is_not_its_content(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("w")
+    before = content_digest(tmp_path)
+    (tmp_path / "._weights").write_text("x")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "lock").write_text("y")
+    assert content_digest(tmp_path) == before

@@ -402,3 +402,72 @@ def test_there_must_be_something_to_read(tmp_path: Path, name: str, said: str) -
     with pytest.raises(BadInput, match=said) as error:
         load_results(tmp_path / name)
     assert repr(str(tmp_path / name)) in str(error.value)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+def test_a_journal_that_is_too_large_is_refused_in_a_sentence(
+    packed: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attnbench.results.files.MOST_BYTES", 2**20)
+    content = b" " * 2**21
+    path = folder / ("bomb.jsonl.gz" if packed else "bomb.jsonl")
+    path.write_bytes(gzip.compress(content) if packed else content)
+    assert not packed or path.stat().st_size < 2**12
+    with pytest.raises(BadInput, match=r"cannot read '.*bomb.* as a results journal: it holds more than 1 MiB"):
+        read_journal(path)
+
+
+NUMBERS = {
+    "9" * 5000: "a whole number of 5000 digits",
+    "9" * 40: "a whole number of 40 digits",
+    "-" + "9" * 5000: "a whole number of 5001 digits",
+    "1e999": "1e999 is too large",
+    "-1e999": "-1e999 is too large",
+    "NaN": "NaN is not a number of JSON",
+    "Infinity": "Infinity is not a number of JSON",
+    "[" * 100_000 + "]" * 100_000: "not a record of a results journal",
+}
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number[:8])
+@pytest.mark.parametrize("place", ["round", "cold_ms"])
+def test_numbers_that_no_run_has_are_refused_in_a_sentence(number: str, place: str, folder: Path) -> None:
+    fields = {"kind": "sample", **sample(2).model_dump(mode="json"), place: "HERE"}
+    with (folder / JOURNAL).open("a") as stream:
+        stream.write(json.dumps(fields).replace('"HERE"', number) + "\n")
+    with pytest.raises(BadInput, match=NUMBERS[number]) as error:
+        read_journal(folder / JOURNAL)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("line", [0, 3], ids=["run", "row"])
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        (SCHEMA_VERSION + 1, "upgrade it"),
+        (str(SCHEMA_VERSION + 1), "upgrade it"),
+        ("99", "upgrade it"),
+        ("9" * 5000, "must be a number from 1"),
+        ("new", "must be a number from 1"),
+        (0, "must be a number from 1"),
+        (-1, "must be a number from 1"),
+        (1.5, "must be a number from 1"),
+        (True, "must be a number from 1"),
+        (None, "must be a number from 1"),
+        ([3], "must be a number from 1"),
+    ],
+)
+def test_a_schema_version_that_is_not_known_is_refused(line: int, version: Any, words: str, folder: Path) -> None:
+    edit(folder, line, lambda fields: fields.update(schema_version=version))
+    with pytest.raises(BadInput, match=words):
+        read_journal(folder / JOURNAL)
+
+
+@pytest.mark.parametrize("line", [0, 3], ids=["run", "row"])
+def test_a_schema_version_is_also_read_as_text_and_without_one_a_record_is_of_the_first(
+    line: int, folder: Path
+) -> None:
+    edit(folder, line, lambda fields: fields.update(schema_version=str(SCHEMA_VERSION)))
+    assert records(folder)[line].schema_version == SCHEMA_VERSION  # type: ignore[attr-defined]
+    edit(folder, line, lambda fields: fields.pop("schema_version"))
+    assert records(folder)[line].schema_version == 1  # type: ignore[attr-defined]

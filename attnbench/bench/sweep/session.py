@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from attnbench.bench import session
 from attnbench.bench.sweep.points import SCHEMA_VERSION, Sweep
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.results.files import read_file, write_whole
+from attnbench.results.files import read_file, visible, write_whole
 from attnbench.results.frames import frame_of
 from attnbench.results.journal import JOURNAL
 from attnbench.results.load import Results, read
@@ -37,7 +37,7 @@ def start(sweep: Sweep, out: Path | None, progress: Progress) -> Path:
     """
     place = choose_place(out, "-sweep")
     folder = place.folder
-    held = next((path for path in (folder / PLAN, *folder.rglob("*.jsonl")) if os.path.exists(path)), None)
+    held = next((path for path in (folder / PLAN, *visible(folder.rglob("*.jsonl"))) if os.path.exists(path)), None)
     if held is not None:
         again = f", or go on with: attnbench sweep --resume {folder}" if held.name == PLAN else ""
         raise BadInput(f"{str(folder)!r} holds {held.name} already; choose another --out{again}")

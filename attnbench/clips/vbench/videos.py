@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnbench.kernels.errors import BadInput
+from attnbench.results.files import visible
 
 LEAST_FRAMES = 2
 
@@ -45,7 +46,7 @@ def read_clip(path: Path) -> Clip:
     import av
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = next(iter(container.streams.video), None)
             if stream is None:
                 raise BadInput(f"clip {str(path)!r} has no video in it")
@@ -63,7 +64,7 @@ def read_clip(path: Path) -> Clip:
 
 
 def read_folder(folder: Path, fps: float | None = None) -> tuple[Clip, ...]:
-    """Describe the mp4 files of a folder, sorted by name; other files are ignored.
+    """Describe the mp4 files of a folder, sorted by name; other files and names that begin with a dot are ignored.
 
     The fps and the codec influence VBench's scores (``dynamic_degree`` chooses frames by the fps), so all clips must
     agree in them.
@@ -77,7 +78,7 @@ def read_folder(folder: Path, fps: float | None = None) -> tuple[Clip, ...]:
     """
     if not folder.is_dir():
         raise BadInput(f"{str(folder)!r} is not a folder; give the folder that holds the clips as mp4 files")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".mp4" and path.is_file())
+    paths = sorted(path for path in visible(folder.iterdir()) if path.suffix.lower() == ".mp4" and path.is_file())
     if not paths:
         raise BadInput(f"there is no mp4 file in {str(folder)!r}")
     clips = tuple(read_clip(path) for path in paths)

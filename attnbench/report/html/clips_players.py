@@ -9,6 +9,7 @@ from pathlib import Path
 
 from attnbench.report.gap_words import counted
 from attnbench.report.words import number
+from attnbench.results.files import inside
 from attnbench.results.records.clips import ClipRow
 
 MOST = 12
@@ -42,24 +43,28 @@ def players_of(
     """
     found: dict[tuple[str, int], list[Player]] = {}
     count = size = missing = 0
+    outside: set[str] = set()
     left: list[Path] = []
     for key in keys:
-        mine = [
-            (folder / clip.player, clip)
+        named = [
+            (inside(folder, clip.player), clip)
             for folder, clip in clips
             if clip.role == "method" and clip.player and (clip.prompt, clip.seed) == key
         ]
+        outside |= {clip.player for path, clip in named if path is None}
+        mine = [(path, clip) for path, clip in named if path is not None]
         there = [(path, clip) for path, clip in mine if path.is_file()]
         missing += len(mine) - len(there)
         bytes_ = sum(path.stat().st_size for path, _ in there)
         if not there and sum(not players for players in found.values()) >= MOST_SCENES:
             continue
-        if found and (count + len(there) > MOST or size + bytes_ > MOST_BYTES):
+        if (found and (count + len(there) > MOST or size + bytes_ > MOST_BYTES)) or bytes_ > 4 * MOST_BYTES:
             left += [path for path, _ in there]
             continue
         count, size = count + len(there), size + bytes_
         found[key] = [_player(path, clip, names) for path, clip in there]
     words = [f"In {left[0].parent} there are more: {counted(len(left), 'player')}." if left else ""]
+    words.append(f"Outside of the run's folder and not read: {counted(len(outside), 'player')}." if outside else "")
     words.append(f"No longer where the run left them: {counted(missing, 'player')}." if missing else "")
     return found, " ".join(filter(None, words))
 

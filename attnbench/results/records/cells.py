@@ -24,6 +24,15 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def settings_of(text: str) -> dict[str, Any] | None:
+    """Return the settings in a text of JSON; None if it holds no JSON object."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
 def digest(value: object) -> str:
     """Return 16 hex digits that identify ``value`` by its canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]

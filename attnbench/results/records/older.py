@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from attnbench.results.records.cells import (
     canonical_json,
     digest,
     inputs_content,
+    settings_of,
 )
 
 Kind = TypeVar("Kind", bound=Record)
@@ -64,7 +64,7 @@ def _settings_given(row: Row, methods: object) -> dict[str, Any] | None:
     entries = [entry for method, entry in _entries(methods) if method == row.method]
     if not entries:
         return None
-    settings = json.loads(row.settings)
+    settings = settings_of(row.settings) or {}
     fitting = [entry for entry in entries if all(settings.get(name) == value for name, value in entry.items())]
     most = max((len(entry) for entry in fitting), default=0)
     best = [entry for entry in fitting if len(entry) == most]

@@ -128,3 +128,12 @@ def test_a_score_has_a_value_or_a_reason() -> None:
         Score("temporal_flickering", "a.mp4", None, "ok")
     with pytest.raises(ValueError, match="status 'skipped' with value None and reason ''"):
         Score("temporal_flickering", "a.mp4", None, "skipped")
+
+
+def test_what_macos_puts_beside_clips_and_odd_metadata_do_not_matter(tmp_path: Path, make_clip: MakeClip) -> None:
+    make_clip(tmp_path / "one.mp4")
+    (tmp_path / "._one.mp4").write_bytes(b"\0\5\x16\7" + bytes(40))
+    content = (tmp_path / "one.mp4").read_bytes()
+    assert b"Lavf" in content
+    (tmp_path / "one.mp4").write_bytes(content.replace(b"Lavf", b"\xff\xfe\xfd\xfc"))
+    assert [clip.name for clip in read_folder(tmp_path)] == ["one.mp4"]
