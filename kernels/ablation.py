@@ -1,7 +1,9 @@
-"""Builds of our attention kernel with parts left out, to see how long each part takes. Their results are meaningless.
+"""Builds of our attention kernel with parts left out, which show how long each part takes.
 
-An attention call never runs one. It only notes its launches while ``recorded`` is open, and a launch that was noted can
-be repeated in any build, on outputs of its own.
+Their results are meaningless.
+
+An attention call never runs one. While ``recorded`` is open, it records its launches, and a recorded launch can be
+repeated in any build with outputs of its own.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from torch import Tensor
 Part = Literal["qk", "softmax", "whole"]
 
 UP_TO: dict[Part, int] = {"qk": 1, "softmax": 2, "whole": 3}
-"""The compile-time constant ``UP_TO`` of the kernels, by how far a build goes.
+"""The compile-time constant ``UP_TO`` of the kernels, for each build.
 
-1: only the scores. Products of all steps are added up in one accumulator, and each row's maximum of that is stored as
-its log-sum-exp, so that the compiler keeps them. No exponentials, no element rule, no load of V, no output.
+1: only the scores. The products of all steps are added up in one accumulator, and the maximum of each row is stored as
+its log-sum-exp, so that the compiler does not remove them. No exponentials, no element rule, no load of V, no output.
 2: scores and softmax, the log-sum-exp as in the whole kernel. No load of V, no second product, no output.
 3: everything.
 """
@@ -32,9 +34,9 @@ _noted: ContextVar[list[Launch] | None] = ContextVar("attend launches", default=
 
 @contextmanager
 def recorded() -> Iterator[list[Launch]]:
-    """Note the forward launches of our attention kernel that are made inside, in order.
+    """Record the forward launches of our attention kernel that are made inside the block, in order.
 
-    They keep the tensors that they read, so that they can be repeated later.
+    A record keeps the tensors that the launch read, so that it can be repeated later.
     """
     launches: list[Launch] = []
     token = _noted.set(launches)
@@ -45,12 +47,12 @@ def recorded() -> Iterator[list[Launch]]:
 
 
 def is_recording() -> bool:
-    """Whether launches are noted."""
+    """Whether launches are being recorded."""
     return _noted.get() is not None
 
 
 def note(launch: Launch) -> None:
-    """Note a launch where ``recorded`` is open."""
+    """Record a launch if ``recorded`` is open."""
     launches = _noted.get()
     if launches is not None:
         launches.append(launch)

@@ -1,8 +1,8 @@
-"""Attention over a plan as torch operators: what torch.compile, autograd, FLOP counters and profilers see of it.
+"""Attention over a plan as torch operators, which torch.compile, autograd, FLOP counters and profilers see.
 
-An operator takes tensors and numbers, so a plan travels taken apart and is put together again inside. Forward and
-backward are one operator each; the backward pass finds the lists of work of the forward pass with the kept blocks,
-where ``remember.kept_with`` holds them, and makes them anew where it does not.
+An operator takes tensors and numbers, so a plan is passed in parts and put together again inside. Forward and backward
+are one operator each. The backward pass reuses the lists of work of the forward pass if ``remember.kept_with`` still
+holds them with the kept blocks, and otherwise makes them again.
 """
 
 from __future__ import annotations
@@ -127,13 +127,13 @@ def _pairs(
     q: Tensor, keep: Tensor, q_offsets: Tensor | None, k_offsets: Tensor, q_order: Tensor | None,
     k_order: Tensor | None, layout: list[int], rule: str, bounds: list[int],
 ) -> int:  # fmt: skip
-    if isinstance(keep, torch._subclasses.FakeTensor):  # nothing to count: as if every pair were kept
+    if isinstance(keep, torch._subclasses.FakeTensor):  # nothing to count, so every pair counts as kept
         return q.shape[0] * q.shape[1] * q.shape[2] ** 2
     return _together(q, keep, q_offsets, k_offsets, q_order, k_order, layout, rule, bounds).pairs
 
 
 def _flops(q: Tensor, k: Tensor, v: Tensor, *plan: Any, out_val: Any = None, **_: Any) -> int:
-    """Two products of 2·D a kept pair; what is kept is read from the tensors, which waits for the device."""
+    """Count two products of 2·D for each kept pair. The pairs are read from the tensors, which waits for the device."""
     return 4 * q.shape[3] * _pairs(q, *plan[:8])
 
 
@@ -141,7 +141,7 @@ def _backward_flops(
     q: Tensor, k: Tensor, v: Tensor, output: Tensor, lse: Tensor, d_output: Tensor, d_lse: Tensor | None, *plan: Any,
     out_val: Any = None, **_: Any,
 ) -> int:  # fmt: skip
-    """Five products a kept pair: scores again, dP, dV, dK, dQ."""
+    """Count five products for each kept pair: scores again, dP, dV, dK, dQ."""
     return 10 * q.shape[3] * _pairs(q, *plan[:8])
 
 

@@ -1,4 +1,4 @@
-"""From q and k to kept (query, block) pairs: pool, score, cut."""
+"""Choose (query, block) pairs by q and k: pool, score, cut."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from attnbench.kernels.phases import phase
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How many pairs are kept, besides each query's own block.
+    """The rule that decides how many pairs are kept besides each query's own block.
 
     Attributes:
         select: "threshold" on the shares of the scores, or "topk", a number of blocks.
-        scope: "head" ranks all pairs of a head together, "query" those of each query apart.
-        amount: the threshold in (0, 1], or the blocks of a query, its own included.
-        causal: only blocks up to the query's own may be kept; with "topk" only.
+        scope: "head" ranks all pairs of a head together, "query" those of each query separately.
+        amount: the threshold in (0, 1], or the number of blocks of a query, its own included.
+        causal: keep only blocks up to the query's own; possible with "topk" only.
 
     Raises:
         BadInput: for other words, an amount out of range, or a causal threshold.
@@ -45,10 +45,10 @@ class Cut:
 
 
 def route(q: Tensor, k: Tensor, layout: Layout, partition: Partition, cut: Cut) -> tuple[Tensor, int]:
-    """Score the video queries against the means of the video blocks, and cut.
+    """Score the video queries against the means of the video blocks, and cut the scores.
 
-    On CUDA, in half precision or float32, by kernels that never wait for the device; otherwise by torch. No gradient is
-    recorded.
+    On CUDA, in half precision or float32, kernels run that never wait for the device; otherwise torch runs. No gradient
+    is recorded.
 
     Args:
         q: [B, H, N, D], any strides with the last 1.

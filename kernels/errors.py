@@ -1,4 +1,4 @@
-"""The errors a user can cause. Each message quotes what was given and says what would be right."""
+"""The errors that a user can cause. Each message quotes what was given and says what would be right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class AttnbenchError(Exception):
 
 
 class BadInput(AttnbenchError, ValueError):
-    """An argument, option or file that cannot be used; the command line answers it with exit code 2."""
+    """An argument, option or file that cannot be used. Commands exit with code 2."""
 
 
 class Unsupported(AttnbenchError, RuntimeError):
@@ -19,7 +19,7 @@ class Unsupported(AttnbenchError, RuntimeError):
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> BadInput:
-    """Return the error for ``name`` not being one of ``known``, with the closest known name where one is close."""
+    """Return the error for a ``name`` that is not one of ``known``, with the closest known name if there is one."""
     names = sorted(known)
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""

@@ -1,8 +1,8 @@
 """FLOP formulas of our operators, for torch's FlopCounterMode.
 
-``torch.utils.flop_counter`` imports Triton, which costs time and reads its settings then, so it is not loaded for this:
-formulas wait until it is loaded, or until ``register_flops`` is called. A counter knows the formulas that were
-registered before it was made.
+``torch.utils.flop_counter`` imports Triton, which takes time and reads its settings on import. So it is not loaded for
+this: formulas are registered when it is loaded, or when ``register_flops`` is called. A counter knows the formulas that
+were registered before it was made.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 from attnbench.kernels.errors import BadInput
 
 _PRODUCTS: dict[str, int] = {"fwd": 2, "fwdbwd": 7}
-"""Matrix products a kept pair takes part in: scores and AV; backward scores again, dP, dV, dK and dQ."""
+"""Matrix products of a kept pair: scores and AV forward; scores again, dP, dV, dK and dQ backward."""
 
 
 _waiting: list[tuple[str, Callable[..., int], bool]] = []
 
 
 def flop_formula(operator: str, formula: Callable[..., int], *, raw: bool = False) -> None:
-    """Give an operator of the namespace ``attnbench`` a formula.
+    """Register a formula for an operator of the namespace ``attnbench``.
 
     Args:
         operator: its name.
         formula: returns floating-point operations, 2 for a multiply-add, from the operator's arguments.
-        raw: hand the formula tensors, not only their shapes.
+        raw: pass the tensors to the formula instead of their shapes.
     """
     _waiting.append((operator, formula, raw))
     if "torch.utils.flop_counter" in sys.modules:
@@ -34,7 +34,7 @@ def flop_formula(operator: str, formula: Callable[..., int], *, raw: bool = Fals
 
 
 def register_flops() -> None:
-    """Teach FlopCounterMode our operators; counters that are made later know them."""
+    """Register our operators with FlopCounterMode, for counters that are made afterwards."""
     import torch
     from torch.utils.flop_counter import register_flop_formula
 

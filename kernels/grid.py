@@ -19,14 +19,14 @@ _WANTED = "must be three positive whole numbers, as 21x45x80 or (21, 45, 80)"
 
 
 def whole_number(value: object) -> int | None:
-    """Return ``value`` as an int if it is a whole number of any kind (numpy's too), but not a truth value."""
-    if isinstance(value, int):  # before the protocol, which takes 20 times as long
+    """Return ``value`` as an int if it is a whole number of any kind, including numpy's, but not a truth value."""
+    if isinstance(value, int):  # before the protocol check, which takes 20 times as long
         return None if isinstance(value, bool) else operator.index(value)
     if not isinstance(value, SupportsIndex):
         return None
     try:
         return operator.index(value)
-    except TypeError:  # as of arrays with more than one element
+    except TypeError:  # for example for arrays with more than one element
         return None
 
 
@@ -106,16 +106,17 @@ class Layout:
 
     @property
     def numbers(self) -> tuple[tuple[int, int, int], tuple[int, int]]:
-        """(T, H, W) and the text tokens: what stands for a layout where results are remembered.
+        """(T, H, W) and the text tokens, which identify a layout where results are remembered.
 
-        Definite numbers, also while torch.compile traces: it may leave them open once it has seen two layouts.
+        They are plain numbers even while torch.compile traces, which may make them symbolic after it has seen two
+        layouts.
         """
         index, (before, after) = operator.index, self.text
         return (index(self.grid.t), index(self.grid.h), index(self.grid.w)), (index(before), index(after))
 
     @property
     def few_text(self) -> tuple[int, int]:
-        """At most 5 text tokens before and after: for the small twin of a case."""
+        """The text tokens before and after, at most 5 each, for the small twin of a case."""
         return min(self.text[0], 5), min(self.text[1], 5)
 
     @property
@@ -127,7 +128,7 @@ class Layout:
 @lru_cache(maxsize=32)
 def coordinates(grid: Grid, device: torch.device) -> Tensor:
     """Return (t, h, w) of every video token, int64 [T·H·W, 3]."""
-    import torch  # here: listing shapes and methods needs grids, and no tensors
+    import torch  # imported here, because listing shapes and methods needs grids but no tensors
 
     axes = [torch.arange(side, device=device) for side in grid.shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)

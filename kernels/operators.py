@@ -1,7 +1,7 @@
-"""Torch operators that are called as plain functions where nothing looks at operators.
+"""Torch operators that are called as plain functions if nothing observes operators.
 
-Through the dispatcher and its Python layers a call takes 60 to 200 µs on the host of an H100, and a call of VMoBA has
-four of them, of some 2 ms in all.
+Going through the dispatcher and its Python layers takes 60 to 200 µs on the host of an H100. A call of VMoBA, which
+takes about 2 ms in total, has four operators.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Result = TypeVar("Result")
 
 
 class Operator(Generic[Arguments, Result]):
-    """A function, and the operator made of it. Calling this runs the operator, or the function where that is the same.
+    """A function and the operator made from it. A call runs the operator, or the function if that is equivalent.
 
-    It is the same where torch.compile does not trace, no mode such as a counter of FLOPs sees operators, every tensor
-    is a plain one, and none is to be differentiated.
+    It is equivalent if torch.compile does not trace, no mode such as a FLOP counter observes operators, every tensor is
+    a plain tensor, and none needs a gradient.
     """
 
     def __init__(self, name: str, function: Callable[Arguments, Result]) -> None:
@@ -38,17 +38,17 @@ class Operator(Generic[Arguments, Result]):
             return self.function(*args, **kwargs)
 
     def register_fake(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Say what the operator returns for tensors that stand for others."""
+        """Register what the operator returns for fake tensors."""
         registered: Callable[..., Any] = self.operator.register_fake(function)
         return registered
 
     def register_autograd(self, backward: Callable[..., Any], *, setup_context: Callable[..., Any]) -> None:
-        """Say how the operator is differentiated."""
+        """Register how the operator is differentiated."""
         self.operator.register_autograd(backward, setup_context=setup_context)
 
 
 def operator(name: str) -> Callable[[Callable[Arguments, Result]], Operator[Arguments, Result]]:
-    """Make an operator of a function that writes to none of its arguments and returns new tensors."""
+    """Make an operator from a function that does not write to its arguments and returns new tensors."""
     return lambda function: Operator(name, function)
 
 

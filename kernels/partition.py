@@ -14,7 +14,7 @@ from attnbench.kernels.remember import remembered
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """A token order in which every block is contiguous, and where the blocks begin.
+    """A token order in which every block is contiguous, with the offsets of the blocks.
 
     Attributes:
         order: int64 [N], the token at each position; None means grid order.
@@ -52,7 +52,7 @@ class Partition:
 
 
 def partition_cuboids(layout: Layout, block: tuple[int, int, int], device: torch.device) -> Partition:
-    """Split the grid into cuboids of ``block`` = (t, h, w) tokens, the last of each axis as short as it comes out.
+    """Split the grid into cuboids of ``block`` = (t, h, w) tokens. The last one of each axis may be shorter.
 
     Blocks are numbered T-major, and so are the tokens within a block. Text before and after the video is one block
     each.
@@ -66,7 +66,7 @@ def partition_ranges(layout: Layout, size: int, device: torch.device) -> Partiti
 
 
 def whole(layout: Layout, device: torch.device) -> Partition:
-    """Return the partition that is one block of all N tokens."""
+    """Return the partition with a single block of all N tokens."""
     return _whole(*layout.numbers, device)
 
 

@@ -21,8 +21,8 @@ class BlockPattern:
         k_offsets: int64 [k blocks + 1], likewise for keys.
         keep: bool [B or 1, H or 1, q blocks, k blocks]; a size of 1 is shared by the batch or by the heads.
         rule: which pairs of a kept block are kept; None means all of them.
-        is_full: this is full attention: one block, kept, no rule. Said by whoever makes the pattern, since looking at
-            ``keep`` would wait for the device.
+        is_full: this is full attention: one block that is kept, without a rule. Whoever makes the pattern states it,
+            because looking at ``keep`` would wait for the device.
 
     Raises:
         BadInput: if the shapes do not fit each other, or the pattern cannot be full.
@@ -60,7 +60,7 @@ class BlockPattern:
 
 @dataclass(frozen=True, eq=False)
 class RoutedPattern:
-    """Each single query picks key blocks, as in MoBA and VMoBA.
+    """Each single query chooses key blocks, as in MoBA and VMoBA.
 
     Attributes:
         k_offsets: int64 [k blocks + 1], where each key block begins in the arranged order, from 0 to N.
@@ -91,7 +91,7 @@ class RoutedPattern:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The offsets of the keys and the kept blocks; those of the queries are made when they are asked for."""
+        """The offsets of the keys, and the kept blocks. The offsets of the queries are made on demand."""
         return (self.k_offsets, self.keep)
 
     @property

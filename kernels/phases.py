@@ -1,4 +1,4 @@
-"""Phases: names for the parts of an attention call, as ranges that a profiler sees."""
+"""Phases: names for the parts of an attention call, marked as ranges that a profiler sees."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ PHASES = (
     "branch",
 )
 PARENTS = {"qk": "attend", "softmax": "attend", "av": "attend"}
-"""The phases that are parts of another, and of which."""
+"""Phases that are parts of another phase, and that phase."""
 
 PREFIX = "attnbench::"
-"""What the names of all ranges begin with."""
+"""The beginning of the names of all ranges."""
 
 _OFF = nullcontext()
 
 
 def phase(name: str) -> AbstractContextManager[None]:
-    """Mark what runs inside as the phase ``name``, one of PHASES.
+    """Mark what runs inside the block as the phase ``name``, one of PHASES.
 
-    Under torch.profiler it is a range named "attnbench::<name>" on the thread that opens it, and an NVTX range too once
-    CUDA is in use. Without a profiler, and while torch.compile traces, it does nothing.
+    Under torch.profiler, it is a range named "attnbench::<name>" on the thread that opens it and, once CUDA is in use,
+    also an NVTX range. Without a profiler, and while torch.compile traces, it does nothing.
 
     Raises:
         BadInput: if there is no phase of that name.
@@ -46,17 +46,17 @@ def phase(name: str) -> AbstractContextManager[None]:
     if name not in PHASES:
         raise unknown_name("phase", name, PHASES)
     if torch.compiler.is_compiling():
-        return nullcontext()  # made here: torch.compile follows the class, not an object from outside
+        return nullcontext()  # made here, because torch.compile can follow the class but not an object from outside
     return Range(name) if profiler._is_profiler_enabled else _OFF
 
 
 def during(direction: str) -> AbstractContextManager[None]:
-    """Mark a whole "forward" or "backward" pass: profiles tell by it which pass a phase is in."""
+    """Mark a whole "forward" or "backward" pass, so that profiles know to which pass a phase belongs."""
     return Range(direction) if profiler._is_profiler_enabled else _OFF
 
 
 class Range(AbstractContextManager[None]):
-    """The range "attnbench::<name>", whatever the name, for torch.profiler and on CUDA for NVTX."""
+    """The range "attnbench::<name>" for torch.profiler and, on CUDA, for NVTX. Any name is accepted."""
 
     __slots__ = ("_nvtx", "_recorded")
 

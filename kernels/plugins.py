@@ -1,4 +1,4 @@
-"""What other packages register under an entry-point group: found by name, loaded one at a time."""
+"""Objects that other packages register under an entry-point group: found by name, and loaded one at a time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def find_plugins(kind: str, group: str, taken: Mapping[str, str]) -> dict[str, E
     """Return the entry points of a group by name, without importing anything.
 
     Args:
-        kind: what they are, in the singular, for the message.
+        kind: what they are, in the singular, for messages.
         group: the entry-point group.
-        taken: names that are not free, and who has each.
+        taken: names that are already in use, and their owners.
 
     Raises:
-        BadInput: if two have the same name, or one has a name that is taken.
+        BadInput: if two have the same name, or one has a name that is already in use.
     """
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=group):
@@ -29,10 +29,10 @@ def find_plugins(kind: str, group: str, taken: Mapping[str, str]) -> dict[str, E
 
 
 def load_plugin(kind: str, point: EntryPoint) -> object:
-    """Import what an entry point names.
+    """Import the object that an entry point names.
 
     Raises:
-        BadInput: if that fails, in whatever way, with the reason in one sentence.
+        BadInput: if that fails in any way, with the reason in one sentence.
     """
     try:
         return point.load()

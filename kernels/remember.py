@@ -1,4 +1,4 @@
-"""Remember results that are costly to make: from shapes alone, or from tensors that do not change."""
+"""Remember results that take long to make: from shapes alone, or from tensors that do not change."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 _captured: dict[int, object] = {}
-"""What CUDA graphs read: it stays, whatever else is remembered since."""
+"""Objects that CUDA graphs read. They stay, whatever else is remembered later."""
 
 
 def remembered(maxsize: int) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """Remember what a function returned for its last ``maxsize`` arguments; torch.compile takes it as a constant.
+    """Remember the results of a function for its last ``maxsize`` arguments. torch.compile treats them as constants.
 
-    Not traced, functions may look at their tensors, and compiled code holds the finished ones. Arguments must be
-    numbers, tuples of them and devices: of those torch.compile can tell when they change. Tensors are made outside of
-    inference mode, so that training can use them later.
+    Since the functions are not traced, they may look at values of tensors, and compiled code holds the finished
+    tensors. Arguments must be numbers, tuples of numbers, and devices, because torch.compile notices when these change.
+    Tensors are made outside of inference mode, so that training can use them later.
 
     Raises:
-        Unsupported: by what is returned, if a CUDA graph is being captured and nothing is remembered for the
-            arguments: what was made then would hold nothing until the graph is replayed.
+        Unsupported: raised by the returned function if a CUDA graph is being captured and nothing is remembered for the
+            arguments. A result that was made now would have no contents until the graph is replayed.
     """
 
     def remember(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -53,26 +53,26 @@ def remembered(maxsize: int) -> Callable[[Callable[Arguments, Result]], Callable
 
 
 def keep_for_graphs(result: object) -> None:
-    """Keep ``result`` for good if a CUDA graph is being captured, which then reads it at every replay."""
+    """Keep ``result`` permanently if a CUDA graph is being captured, because the graph reads it at every replay."""
     if capturing():
         _captured[id(result)] = result
 
 
 def kept_with(tensors: tuple[Tensor | None, ...], key: Hashable, make: Callable[[], Result]) -> Result:
-    """Make something from tensors once, for as long as the first lives and none of them is written to.
+    """Make something from tensors once, and keep it as long as the first tensor lives and none of them is written to.
 
-    What a CUDA graph captures is not kept: it would hold nothing until the graph is replayed. Work on another stream
-    waits until it is made.
+    Results that are made while a CUDA graph is captured are not kept, because they have no contents until the graph is
+    replayed. Work on another stream waits until the result is made.
 
     Args:
-        tensors: what it is made from; the first not None.
-        key: tells apart what is made from the same tensors.
-        make: makes it, on the current stream.
+        tensors: what it is made from. The first one must not be None.
+        key: distinguishes results that are made from the same tensors.
+        make: makes the result, on the current stream.
     """
     first = tensors[0]
     assert first is not None
     if any(tensor is not None and tensor.is_inference() for tensor in tensors):
-        return make()  # nothing says when these are written to
+        return make()  # there is no way to know when these are written to
     versions = tuple(None if tensor is None else tensor._version for tensor in tensors)
     entry = _kept.get(first)
     if entry is None or not entry.is_of(tensors, versions):
@@ -98,7 +98,7 @@ class _Made:
     stream: int
 
     def is_ready(self) -> bool:
-        """Whether the current stream may read it, if need be after waiting for it."""
+        """Return whether the current stream may read it, if necessary after waiting for it."""
         if self.event is None or self.event.query():
             self.event = None
         elif capturing():
@@ -127,5 +127,5 @@ def _stream() -> int:
 
 
 def capturing() -> bool:
-    """Return whether a CUDA graph is being captured: what is made now holds nothing until the graph is replayed."""
+    """Return whether a CUDA graph is being captured. What is made now has no contents until the graph is replayed."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

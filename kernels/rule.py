@@ -17,8 +17,8 @@ UNBOUNDED = 2**30
 class Rule:
     """Keep a pair of video tokens iff ``low[a] <= key[a] - query[a] <= high[a]`` on every axis ``a``.
 
-    Pairs with a text token are always kept. On axes "grid" a token's coordinates are (t, h, w); on "raster" its one
-    coordinate is its position in raster order.
+    Pairs with a text token are always kept. With axes "grid", the coordinates of a token are (t, h, w). With "raster",
+    its only coordinate is its position in raster order.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Rule:
     high: tuple[int, ...]
 
     def positions(self, layout: Layout, device: torch.device) -> Tensor:
-        """Return the coordinates of every token, int64 [N, axes]; those of text tokens are 0 and mean nothing."""
+        """Return the coordinates of every token, int64 [N, axes]. Those of text tokens are 0 and have no meaning."""
         grid: Grid = layout.grid
         raster = torch.arange(grid.tokens, device=device)[:, None]
         video = coordinates(grid, device) if self.axes == "grid" else raster
@@ -45,14 +45,14 @@ class Rule:
         return kept
 
     def pack(self, layout: Layout, device: torch.device) -> PackedRule:
-        """Return the rule for these tokens in a form that tests a pair with five integer operations."""
+        """Return the rule for these tokens in a packed form, which tests a pair with five integer operations."""
         where = self.positions(layout, device)
         sides = layout.grid.shape if self.axes == "grid" else (layout.grid.tokens,)
         shift, guard = 0, 0
         low, high, packed = 0, 0, torch.zeros_like(where[:, 0])
         for axis, side in enumerate(sides):
             packed += where[:, axis] << shift
-            # No two coordinates differ by a whole side, so bounds beyond it keep all or nothing just as well.
+            # No two coordinates differ by a whole side, so clipping the bounds to it changes nothing.
             low += max(-side, min(-self.low[axis], side)) << shift
             high += max(-side, min(self.high[axis], side)) << shift
             shift += (2 * side).bit_length() + 1
@@ -64,13 +64,13 @@ class Rule:
     def classify(self, q_box: tuple[Tensor, Tensor], k_box: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return (any, all): whether some and whether every pair of two boxes of tokens is kept.
 
-        Boxes are (lowest, highest) coordinates [..., axes] that broadcast. ``any`` may be true for two sets of tokens
-        that only fill their boxes in part.
+        Boxes are (lowest, highest) coordinates [..., axes] that broadcast. If tokens do not fill their boxes, ``any``
+        may be true although no pair is kept.
         """
         least, most = k_box[0] - q_box[1], k_box[1] - q_box[0]
         some = torch.ones_like(least[..., 0], dtype=torch.bool)
         every = torch.ones_like(some)
-        for axis, (low, high) in enumerate(zip(self.low, self.high, strict=True)):  # numbers: a tensor would be copied
+        for axis, (low, high) in enumerate(zip(self.low, self.high, strict=True)):  # a tensor would be copied
             some &= (least[..., axis] <= high) & (most[..., axis] >= low)
             every &= (least[..., axis] >= low) & (most[..., axis] <= high)
         return some, every
@@ -89,10 +89,10 @@ class Rule:
 
 @dataclass(frozen=True, eq=False)
 class PackedRule:
-    """A rule with the coordinates of each token packed into one integer, a field an axis with a guard bit on top.
+    """A rule with the coordinates of each token packed into one integer, with a field and a guard bit for each axis.
 
-    Subtracting fields leaves an axis's guard bit set iff its difference is not negative, so both bounds of all axes are
-    tested at once. Measured on one AVX-512 core at 720p: comparing axis by axis took twice the time of the matrix
+    Subtracting fields leaves the guard bit of an axis set iff its difference is not negative, so both bounds of all
+    axes are tested at once. On one AVX-512 core at 720p, comparing axis by axis took twice the time of the matrix
     products.
     """
 

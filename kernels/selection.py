@@ -1,9 +1,10 @@
-"""Selection: block means, scores of queries against them, and the cuts that turn scores into routes.
+"""Selection in torch: block means, scores of queries against them, and the cuts that turn scores into routes.
 
-These torch functions are the rule; ``selection_ops`` has kernels beside them, and ``cuts`` puts the steps together.
+These functions define the rule. ``selection_ops`` adds kernels, and ``cuts`` combines the steps.
 
 Scores are [..., N, blocks]: one number for every (query, key block) pair. ``own`` [N] is each query's own block, which
-is always kept; the other pairs compete. Ties at a cut go to the pair that comes first in (query, block) order.
+is always kept; the other pairs compete. Among equal scores at a cut, the pair that comes first in (query, block) order
+wins.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def pool_blocks(x: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
         block = torch.empty_like(block).scatter_(0, order, block)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     sums = torch.zeros(*x.shape[:2], len(sizes), x.shape[3], dtype=wide, device=x.device)
-    for b in range(x.shape[0]):  # a head at a time: all of x is never there in the wider type
+    for b in range(x.shape[0]):  # one head at a time, so that x is never in memory as a whole in the wider dtype
         for h in range(x.shape[1]):
             sums[b, h].index_add_(0, block, x[b, h].to(wide))
     return sums / sizes[:, None]
@@ -47,7 +48,7 @@ def score_blocks(q: Tensor, means: Tensor) -> Tensor:
     """
     means = means.repeat_interleave(q.shape[1] // means.shape[1], dim=1)
     scores = means.new_empty(*q.shape[:3], means.shape[2])
-    # A head at a time: matmul copies all of q where strides of batch and heads cannot be merged, and so does a cast.
+    # One head at a time: matmul copies all of q if the strides of batch and heads cannot be merged, and so does a cast.
     for b in range(q.shape[0]):
         for h in range(q.shape[1]):
             scores[b, h] = q[b, h].to(means.dtype) @ means[b, h].T
@@ -55,14 +56,14 @@ def score_blocks(q: Tensor, means: Tensor) -> Tensor:
 
 
 def extremes_of(scores: Tensor) -> Tensor:
-    """Return where the scores of each head lie, as the kernels' cuts of whole heads want to know it.
+    """Return the range of the scores of each head, in the form that the kernels for cuts of whole heads need.
 
     Args:
         scores: [B, H, N, blocks].
 
     Returns:
-        int32 [B·H, 2]: of the highest score the image, of the lowest the complement of its image. The image of a score
-        is an int32 that sorts as its float32 does, -0 as 0.
+        int32 [B·H, 2]: the image of the highest score, and the complement of the image of the lowest. The image of a
+        score is an int32 that sorts like its float32, with -0 equal to 0.
     """
     ends = torch.stack(scores.flatten(2).flatten(0, 1).aminmax(dim=-1)[::-1], 1).float() + 0.0
     bits = ends.view(torch.int32)
@@ -71,7 +72,7 @@ def extremes_of(scores: Tensor) -> Tensor:
 
 
 def is_own(own: Tensor, blocks: int) -> Tensor:
-    """Return which (query, block) pairs are a query and its own block, bool [N, blocks]."""
+    """Return which (query, block) pairs consist of a query and its own block, bool [N, blocks]."""
     return own[:, None] == torch.arange(blocks, device=own.device)
 
 
@@ -85,7 +86,7 @@ def top_k_per_query(scores: Tensor, own: Tensor, k: int) -> Tensor:
 
 
 def top_k_per_head(scores: Tensor, own: Tensor, k: int) -> Tensor:
-    """Keep every own block and, over all queries of a head, the best other pairs: k a query on average."""
+    """Keep every own block and, over all queries of a head, the best other pairs: k per query on average."""
     own_pairs = is_own(own, scores.shape[-1])
     n, blocks = scores.shape[-2:]
     count = min(max(0, k - 1), blocks - 1) * n
@@ -127,7 +128,7 @@ def threshold_per_head(scores: Tensor, own: Tensor, threshold: float) -> Tensor:
 
 
 def _shares(scores: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Min-max normalise over ``dims`` and divide by the sum; equal scores share equally."""
+    """Normalise by minimum and maximum over ``dims``, and divide by the sum. Equal scores have equal shares."""
     low, high = scores.amin(dims, keepdim=True), scores.amax(dims, keepdim=True)
     spread = high - low
     normal = torch.where(spread > 0, (scores - low) / spread, torch.ones_like(scores))
@@ -135,17 +136,19 @@ def _shares(scores: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 
 def _needed(ranked: Tensor, remaining: Tensor) -> Tensor:
-    """Return how many of the descending shares [..., n] it takes to reach ``remaining`` [...], at least one."""
+    """Return how many of the descending shares [..., n] are needed to reach ``remaining`` [...], at least one."""
     total = ranked.clamp(min=0).cumsum(-1, dtype=torch.float64)
     short = (total < remaining.double().clamp(min=0)[..., None]).sum(-1)
     return short + 1
 
 
 def _first_of_best(values: Tensor, ranked: Tensor, count: Tensor) -> Tensor:
-    """Return the ``count`` [...] largest of ``values`` [..., n] as bool; among equals at the cut, the first ones.
+    """Return the ``count`` [...] largest of ``values`` [..., n] as bool.
 
-    ``ranked`` is ``values`` in descending order. Equal to marking a stable sort's first ``count`` indices, without
-    storing them: at 75,600 queries × 40 blocks that halves the memory.
+    Among equal values at the cut, the first ones are chosen.
+
+    ``ranked`` is ``values`` in descending order. The result is the same as marking the first ``count`` indices of a
+    stable sort, without storing them, which halves the memory at 75,600 queries × 40 blocks.
     """
     cut = ranked.gather(-1, (count - 1).clamp(min=0)[..., None])
     above = values > cut

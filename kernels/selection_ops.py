@@ -1,4 +1,4 @@
-"""The steps of selection as torch operators: what torch.compile, FLOP counters and profilers see of it.
+"""The steps of selection as torch operators, which torch.compile, FLOP counters and profilers see.
 
 On CUDA the operators run the Triton kernels of ``kernels.gpu``. Elsewhere, for float64 tensors and for shapes that the
 kernels do not support, they run the torch functions of ``kernels.selection``, which give the same results up to
@@ -32,7 +32,7 @@ _interpreting: ContextVar[bool] = ContextVar("attnbench_kernels_on_cpu", default
 
 @contextmanager
 def interpreted() -> Iterator[None]:
-    """Run the kernels on CPU tensors too, in Triton's interpreter, which must have been on when Triton was imported."""
+    """Also run the kernels on CPU tensors, in Triton's interpreter, which must be enabled before Triton is imported."""
     token = _interpreting.set(True)
     try:
         yield
@@ -46,7 +46,7 @@ def _has_triton() -> bool:
 
 
 def uses_kernels(x: Tensor) -> bool:
-    """Whether the operators run kernels on tensors like ``x``, as far as device and dtype decide it."""
+    """Return whether the operators run kernels on tensors like ``x``, as far as device and dtype decide."""
     there = (x.is_cuda and _has_triton()) or (x.device.type == "cpu" and _interpreting.get())
     return there and x.dtype in KERNEL_DTYPES
 
@@ -147,7 +147,7 @@ def pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
         offsets: int64 [blocks + 1], where each block begins in that order.
 
     Returns:
-        Means [B, KV heads, blocks, D], float32, for float64 keys float64.
+        Means [B, KV heads, blocks, D] in float32, or in float64 for float64 keys.
     """
     means: Tensor = _pool_means(k, order, offsets)
     return means
@@ -158,10 +158,10 @@ def score_blocks(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         q: [B, H, N, D], the last stride 1.
-        means: as ``pool_means`` returns them; KV heads divides H.
+        means: what ``pool_means`` returns; KV heads divides H.
 
     Returns:
-        Scores [B, H, N, blocks] in the dtype of ``means``, and the extremes of each head int32 [B·H, 2], see
+        Scores [B, H, N, blocks] in the dtype of ``means``, and the extremes of each head, int32 [B·H, 2]; see
         ``selection.extremes_of``.
     """
     scores, extremes = _score_blocks(q, means)
@@ -174,7 +174,7 @@ def cut_threshold_head(scores: Tensor, own: Tensor, extremes: Tensor | None, thr
     Args:
         scores: float32 or float64 [B, H, N, blocks], contiguous, finite.
         own: int64 [N], each query's own block.
-        extremes: as ``score_blocks`` returns them, if the scores are still the same; computed if None.
+        extremes: what ``score_blocks`` returned, if the scores have not changed since; computed if None.
         threshold: in (0, 1].
     """
     keep: Tensor = _cut_threshold_head(scores, own, extremes, threshold)
@@ -182,27 +182,27 @@ def cut_threshold_head(scores: Tensor, own: Tensor, extremes: Tensor | None, thr
 
 
 def cut_top_k_head(scores: Tensor, own: Tensor, extremes: Tensor | None, k: int) -> Tensor:
-    """Cut whole heads by a number of pairs, ``k`` a query on average; see ``selection.top_k_per_head``.
+    """Cut whole heads by a number of pairs, ``k`` per query on average; see ``selection.top_k_per_head``.
 
-    Arguments and result as of ``cut_threshold_head``; scores of -inf are never kept.
+    Arguments and result are those of ``cut_threshold_head``. Scores of -inf are never kept.
     """
     keep: Tensor = _cut_top_k_head(scores, own, extremes, k)
     return keep
 
 
 def cut_threshold_query(scores: Tensor, own: Tensor, threshold: float) -> Tensor:
-    """Cut each query apart by a threshold on shares; see ``selection.threshold_per_query``.
+    """Cut each query separately by a threshold on shares; see ``selection.threshold_per_query``.
 
-    Arguments and result as of ``cut_threshold_head``.
+    Arguments and result are those of ``cut_threshold_head``.
     """
     keep: Tensor = _cut_threshold_query(scores, own, threshold)
     return keep
 
 
 def cut_top_k_query(scores: Tensor, own: Tensor, k: int) -> Tensor:
-    """Cut each query apart by a number of blocks; see ``selection.top_k_per_query``.
+    """Cut each query separately by a number of blocks; see ``selection.top_k_per_query``.
 
-    Arguments and result as of ``cut_threshold_head``; scores of -inf are never kept.
+    Arguments and result are those of ``cut_threshold_head``. Scores of -inf are never kept.
     """
     keep: Tensor = _cut_top_k_query(scores, own, k)
     return keep

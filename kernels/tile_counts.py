@@ -1,8 +1,8 @@
 """Count the tiles that our attention kernels would run for a plan, with torch alone.
 
-The kernels make their lists of tiles on the GPU. Here the numbers are computed from the plan, with the sizes of tiles
-and steps from the kernels' modules. Only whether small tiles run in pairs, as on Hopper, is read from the lists
-themselves.
+The kernels make their lists of tiles on the GPU. Here, the numbers are computed from the plan, with the sizes of tiles
+and steps from the modules of the kernels. Only whether small tiles run in pairs, as they may on Hopper, is read from
+the lists themselves.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ class TileWork:
     """Tiles of all batch items and heads.
 
     Attributes:
-        rows: query places of a tile.
-        keys: keys of a step.
-        groups: groups of key blocks, each of which gives a query a partial result; 0 where rows are written directly.
-        tiles: tiles.
-        steps: steps of ``keys`` keys, summed over the tiles.
-        entries: places that hold a query.
-        segments: runs of neighbouring kept blocks in the lists of a plan of whole blocks; 0 for a routed plan.
-        lists: how many heads have lists of their own: B · H, or fewer where they share them.
-        active_queries: (head, query) pairs of which at least one tile reads the query.
-        active_keys: (kv head, key) pairs of which at least one tile reads the key; of query heads in place of kv heads
-            where each has a key order of its own.
+        rows: query places in a tile.
+        keys: keys in a step.
+        groups: number of groups of key blocks, each of which gives a query a partial result; 0 if rows are written
+            directly.
+        tiles: number of tiles.
+        steps: number of steps of ``keys`` keys, summed over the tiles.
+        entries: number of places that hold a query.
+        segments: number of runs of neighbouring kept blocks in the lists of a plan of whole blocks; 0 for a routed
+            plan.
+        lists: how many heads have lists of their own: B · H, or fewer if heads share them.
+        active_queries: number of (head, query) pairs whose query is read by at least one tile.
+        active_keys: number of (kv head, key) pairs whose key is read by at least one tile. If each query head has its
+            own key order, query heads count instead of kv heads.
     """
 
     rows: int
@@ -47,16 +49,16 @@ class TileWork:
 
     @property
     def executed_pairs(self) -> int:
-        """Pairs that are computed, including those in tiles and steps that are not full."""
+        """Number of pairs that are computed, including those in tiles and steps that are not full."""
         return self.steps * self.rows * self.keys
 
 
 def tile_work(plan: Plan, kv_heads: int) -> TileWork:
-    """Count the tiles of a plan. Waits for the device.
+    """Count the tiles of a plan. This waits for the device.
 
     Args:
         plan: any plan.
-        kv_heads: heads of k and v; divides those of the plan.
+        kv_heads: heads of k and v; divides the heads of the plan.
     """
     if isinstance(plan.pattern, RoutedPattern):
         return _routed(plan, plan.pattern, kv_heads)
@@ -72,7 +74,7 @@ def _routed(plan: Plan, pattern: RoutedPattern, kv_heads: int) -> TileWork:
     group = group_of(blocks)
     table = segments_of(pattern.k_offsets, group)[1]
     groups, patterns = table.shape[:2]
-    # Queries that chose the same blocks of a group make a list: bit i of a code says that block i of the group is kept.
+    # Queries that chose the same blocks of a group form a list. Bit i of a code says that block i of the group is kept.
     bits = 2 ** torch.arange(group, device=keep.device)
     base = torch.arange(groups, device=keep.device) * patterns
     tiles = steps = entries = 0
@@ -136,7 +138,7 @@ def _blocked(plan: Plan, pattern: BlockPattern, kv_heads: int) -> TileWork:
 
 
 def _paired(plan: Plan) -> tuple[int, int, int, int] | None:
-    """Return rows, keys, tiles and steps where small tiles run in pairs; None where they do not."""
+    """Return rows, keys, tiles and steps if small tiles run in pairs, otherwise None."""
     from attnbench.kernels.gpu.blocked import may_pair, parts_of
     from attnbench.kernels.gpu.hopper import is_hopper
 
@@ -152,7 +154,7 @@ def _own_orders(plan: Plan) -> bool:
 
 
 def arranged_heads(plan: Plan, kv_heads: int) -> int:
-    """Return the heads of the arranged keys of a batch item: those of the queries where each has its order."""
+    """Return the heads of the arranged keys of a batch item: the query heads if each has its own order."""
     return plan.heads if plan.k_order is not None and plan.k_order.dim() == 3 else kv_heads
 
 
@@ -164,9 +166,9 @@ def _active_keys(plan: Plan, read: Tensor, kv_heads: int) -> int:
 
 
 def _run_lengths(states: Tensor, sizes: Tensor) -> Tensor:
-    """Return the keys of each run of neighbouring blocks of one state, int64 [lines, columns], zeros behind the last.
+    """Return the keys of each run of neighbouring blocks of one state, int64 [lines, columns], followed by zeros.
 
-    A block that is dropped (state 0) is in no run.
+    A dropped block (state 0) is in no run.
     """
     before = torch.nn.functional.pad(states, (1, 0))[:, :-1]
     begins = (states > 0) & (states != before)
@@ -175,7 +177,7 @@ def _run_lengths(states: Tensor, sizes: Tensor) -> Tensor:
 
 
 def _states(plan: Plan, b: int, h: int) -> Tensor:
-    """Return for every pair of blocks 0 if it is dropped, 1 if kept whole, 2 if the rule decides pair by pair."""
+    """Return for every pair of blocks 0 if it is dropped, 1 if it is kept whole, 2 if the rule decides pair by pair."""
     keep, rule = plan.keep_of(b, h), plan.pattern.rule
     if rule is None:
         return keep.long()
@@ -188,7 +190,7 @@ def _states(plan: Plan, b: int, h: int) -> Tensor:
 
 
 def _all_text(plan: Plan, side: str, b: int, h: int) -> Tensor:
-    """Return which blocks of a side hold nothing but text, bool [blocks]."""
+    """Return which blocks of a side hold only text, bool [blocks]."""
     order = plan.order_of(side, b, h)
     text = plan.is_text if order is None else plan.is_text[order]
     offsets = plan.pattern.q_offsets if side == "q" else plan.pattern.k_offsets

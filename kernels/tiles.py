@@ -1,4 +1,4 @@
-"""Cut a plan into rectangles of (query tokens × key tokens) for engines that work through them one by one."""
+"""Cut a plan into rectangles of query tokens × key tokens, for engines that process them one by one."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
 
-# 512 queries × 4096 keys in float32 are 8 MiB of scores: on two AVX-512 cores tiles of 0.5 to 8 MiB run within 15 % of
-# one another (207 to 268 GFLOP/s), so the size is chosen for few Python steps.
+# 512 queries × 4096 keys in float32 are 8 MiB of scores. On two AVX-512 cores, tiles of 0.5 to 8 MiB run at 207 to 268
+# GFLOP/s, within 15 % of one another, so the size is chosen for few Python steps.
 ROWS = 512
 COLUMNS = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """Query tokens int64 [rows] and key tokens int64 [columns]; ``masked`` if a rule must be consulted."""
+    """Query tokens int64 [rows] and key tokens int64 [columns]; ``masked`` if a rule must be applied."""
 
     queries: Tensor
     keys: Tensor
@@ -27,11 +27,11 @@ class Tile:
 
 
 def tiles(plan: Plan, b: int, h: int) -> Iterator[Tile]:
-    """Yield the tiles of one batch item and head: every kept pair lies in exactly one."""
+    """Yield the tiles of one batch item and head. Every kept pair lies in exactly one of them."""
     parts = _block_parts(plan, b, h) if isinstance(plan.pattern, BlockPattern) else _routed_parts(plan, b, h)
     for queries, keys in parts:
         if plan.pattern.rule is None:
-            # Keys outside, so that all tiles of a chunk of keys follow one another and can share what was gathered.
+            # Keys in the outer loop: all tiles of a chunk of keys follow one another and can share gathered rows.
             for columns in keys.split(COLUMNS):
                 for rows in queries.split(ROWS):
                     yield Tile(rows, columns, False)
@@ -43,7 +43,7 @@ def tiles(plan: Plan, b: int, h: int) -> Iterator[Tile]:
 
 
 def tile_mask(plan: Plan, tile: Tile) -> Tensor | None:
-    """Return which pairs of a tile are kept, bool [rows, columns], or None for all."""
+    """Return which pairs of a tile are kept, bool [rows, columns], or None if all are."""
     if not tile.masked:
         return None
     mask = plan.packed_rule.allowed(tile.queries, tile.keys)
@@ -53,7 +53,7 @@ def tile_mask(plan: Plan, tile: Tile) -> Tensor | None:
 
 
 def executed_pairs(plan: Plan) -> int:
-    """Count the pairs in all tiles, including those that a rule then discards."""
+    """Count the pairs in all tiles, including those that a rule discards afterwards."""
     same_b, same_h = plan.shared_by
     total = 0
     for b in range(1 if same_b else plan.batch):
@@ -89,7 +89,7 @@ def _blocks(plan: Plan, side: str, b: int, h: int) -> tuple[Tensor, ...]:
 
 
 def _by_rule(plan: Plan, queries: Tensor, keys: Tensor) -> Iterator[tuple[Tensor, bool]]:
-    """Split keys into those that all of the queries keep and those that only some may keep; drop the rest."""
+    """Split keys into those that all queries keep and those that only some may keep, and drop the rest."""
     rule = plan.pattern.rule
     assert rule is not None
     where, text = plan.positions, plan.is_text

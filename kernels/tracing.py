@@ -1,4 +1,4 @@
-"""Tell torch.compile which of our functions it may call while it traces."""
+"""Tell torch.compile which of our functions it may call during tracing."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ Marked = TypeVar("Marked", bound=Callable[..., object])
 
 
 def constant(function: Marked) -> Marked:
-    """Let torch.compile call ``function`` instead of tracing it, and take what it returns as a constant.
+    """Let torch.compile call ``function`` instead of tracing it, and treat the result as a constant.
 
-    For what does not change within a process, and for functions of numbers, strings, tuples of them and devices: of
-    those torch.compile can tell when they change.
+    This is for results that do not change within a process, and for functions of numbers, strings, tuples of these, and
+    devices, because torch.compile notices when these change.
     """
-    # The mark of torch.compiler.assume_constant_result; calling that imports the whole compiler, over a second.
+    # The mark that torch.compiler.assume_constant_result sets. Calling that imports the whole compiler, over a second.
     function.__dict__["_dynamo_marked_constant"] = True
     return function

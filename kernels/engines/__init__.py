@@ -1,4 +1,4 @@
-"""Attention engines: each runs a plan on q, k, v and states what it supports."""
+"""Attention engines. Each runs a plan on q, k and v, and states what it supports."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from attnbench.kernels.errors import BadInput, Unsupported, unknown_name
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.tracing import constant
 
-# "auto" takes the first that is available, tested, supports the plan and suits it. Engines of other packages stand
-# before the reference: what a kernel of ours runs stays with it, whatever is installed.
+# "auto" takes the first engine that is available and tested, and that supports and suits the plan. Engines of other
+# packages come before the reference, so a plan that one of our kernels runs stays with it, whatever is installed.
 _ALL = (FLASH4, CUDNN, SDPA, TRITON, FLEX, FLASH3, FLASH2, REFERENCE, TWO_CALL, UNFUSED)
 ENGINES: Mapping[str, Engine] = MappingProxyType({engine.name: engine for engine in _ALL})
 
@@ -37,7 +37,7 @@ __all__ = [
 
 
 class _Others:
-    """Holds the engines of other packages, where torch.compile can tell whether they are still the same."""
+    """Holds the engines of other packages, so that torch.compile can tell whether they are still the same."""
 
     engines: Mapping[str, Engine] | None = None
 
@@ -46,10 +46,10 @@ _others = _Others()
 
 
 def known_engines() -> list[Engine]:
-    """Return every engine in the order of "auto", whether it can be used here or not.
+    """Return every engine in the order of "auto", whether or not it can be used here.
 
     Raises:
-        BadInput: if two packages name an engine alike.
+        BadInput: if two packages have an engine of the same name.
     """
     if problem := _load():
         raise BadInput(problem)
@@ -61,7 +61,7 @@ def known_engines() -> list[Engine]:
 
 
 def _find(name: str) -> Engine | None:
-    """Return the engine of that name, those of other packages last."""
+    """Return the engine of that name, looking at other packages last."""
     if name in ENGINES:
         return ENGINES[name]
     return {engine.name: engine for engine in known_engines()}.get(name)
@@ -75,7 +75,7 @@ def _named(name: str) -> Engine:
 
 @constant
 def _load() -> str | None:
-    """Load the engines of other packages at the first call; return why that is impossible."""
+    """Load the engines of other packages at the first call. Return the reason if that is impossible."""
     if _others.engines is None:
         try:
             _others.engines = load_others((*ENGINES, "auto"))
@@ -85,7 +85,7 @@ def _load() -> str | None:
 
 
 def engine_version(name: str) -> str:
-    """Return the version of an engine as rows carry it; empty where it is unknown or cannot be used here."""
+    """Return the version of an engine for rows; empty if the engine is unknown or cannot be used here."""
     engine = _find(name)
     return engine.version() if engine is not None and engine.available() is None else ""
 
@@ -105,13 +105,13 @@ def get_engine(name: str) -> Engine:
 
 
 def choose_engine(name: str, plan: Plan, task: Task) -> Engine:
-    """Return the engine asked for, or for "auto" the first that serves.
+    """Return the engine that was asked for or, for "auto", the first one that can run the plan.
 
-    Where that is the reference engine on a GPU, a warning says why, once for each reason.
+    If that is the reference engine on a GPU, a warning says why, once for each reason.
 
     Raises:
         BadInput: if there is no engine of that name.
-        Unsupported: if the engine cannot serve the plan and task; never falls back to another.
+        Unsupported: if the engine cannot serve the plan and task. It never falls back to another engine.
     """
     if name != "auto":
         engine = get_engine(name)
@@ -147,19 +147,22 @@ _said: set[str] = set()
 
 
 def dense_engines() -> list[str]:
-    """Return the tested engines that may be the dense baseline and can be used here."""
+    """Return the tested engines that can be used here and may be the dense baseline."""
     return [each.name for each in known_engines() if each.dense and each.tested and each.available() is None]
 
 
 def between_graphs(name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """Return what an engine runs, as torch.compile does not trace it: with fullgraph=True calling it is an error."""
+    """Return an engine's function in a form that torch.compile does not trace.
+
+    With fullgraph=True, calling it is an error.
+    """
     _attach(name)
     run: Callable[..., tuple[Tensor, Tensor | None]] = getattr(_untraced, name)
     return run
 
 
 class _Untraced:
-    """Holds functions as attributes, where torch.compile can tell whether they are still the same."""
+    """Holds functions as attributes, so that torch.compile can tell whether they are still the same."""
 
 
 _untraced = _Untraced()
@@ -176,7 +179,7 @@ def _attach(name: str) -> None:
 
 
 def _candidates() -> list[Engine]:
-    """Return the engines in the order of "auto"; in compiled code those come first that go into the graph."""
+    """Return the engines in the order of "auto". In compiled code, engines that can be part of the graph come first."""
     engines = known_engines()
     if not torch.compiler.is_compiling():
         return engines

@@ -1,4 +1,4 @@
-"""What an engine is: a name, what it supports, and a function that runs a plan."""
+"""The definition of an engine: a name, what it supports, and a function that runs a plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attnbench.kernels.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is asked of an engine, as far as support depends on it."""
+    """The properties of a call on which an engine's support depends."""
 
     device: torch.device
     dtype: torch.dtype
@@ -25,13 +25,13 @@ class Task:
 
     @classmethod
     def of(cls, q: Tensor, k: Tensor, v: Tensor, *, return_lse: bool = False) -> Task:
-        """Read the task off the tensors."""
+        """Read the task from the tensors."""
         needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
         return cls(q.device, q.dtype, q.shape[3], q.shape[1], k.shape[1], needs_grad, return_lse)
 
 
 def supports_dtype(task: Task) -> str | None:
-    """Support of an engine that runs every floating-point type that torch does arithmetic in."""
+    """Support of an engine that runs every floating-point dtype in which torch computes."""
     if task.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         return f"runs float64, float32, bfloat16 and float16, not {task.dtype}"
     return None
@@ -44,19 +44,19 @@ class Engine:
     Attributes:
         name: what users type.
         summary: one line.
-        available: returns None where it can be used, otherwise why not and how to get it.
+        available: returns None if it can be used here, otherwise why not and how to get it.
         version: returns the version that runs, for the results.
         supports: returns None if it can serve the plan and task, otherwise why not, in words that follow "engine x".
         attend: (q, k, v, plan, scale, return_lse) -> (output [B, H, N, D] in grid order, log-sum-exp [B, H, N], float32
             or for float64 inputs float64, or None).
-        executed_pairs: how many pairs it computes for a plan, those thrown away included.
+        executed_pairs: how many pairs it computes for a plan, including those that it discards.
         dense: whether it is a candidate for the dense baseline.
-        unsuitable: why "auto" passes it by for a plan that it supports, in words that follow "engine x", or None. Every
-            call of "auto" asks, before ``supports``.
-        tested: whether it was ever run and checked; "auto" and the search for the dense baseline pass by those that
-            do not say so.
-        traceable: whether torch.compile takes what it runs into a graph; others loop over what they read from tensors,
-            or compile themselves.
+        unsuitable: returns why "auto" should skip it for a plan that it supports, in words that follow "engine x", or
+            None. Every call of "auto" asks this before ``supports``.
+        tested: whether it was ever run and checked. "auto" and the search for the dense baseline skip engines that were
+            not.
+        traceable: whether torch.compile can take it into a graph. Other engines loop over values that they read from
+            tensors, or compile kernels themselves.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Convert a plan of whole blocks to masks on tiles of fixed size: which are empty, full, or kept in part.
 
-The conversion keeps exactly the plan's pairs. Nothing in it waits for the device: a tile counts its kept block pairs by
-differences of running sums.
+The conversion keeps exactly the plan's pairs. It never waits for the device: the kept block pairs of a tile are counted
+by differences of running sums.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from attnbench.kernels.engines.places import Places
 from attnbench.kernels.plan import Plan
 
 FAR = 2**40
-"""Beyond all coordinates and bounds of rules: the box of a tile without video tokens lies here, inside out."""
+"""A coordinate beyond all others and all bounds of rules, for the box of a tile without video tokens."""
 
 
 @dataclass(frozen=True, eq=False)
 class ElementRule:
-    """The element rule of a plan by place, packed as ``PackedRule``; [M] each, or [B, H, M] where heads have orders.
+    """The element rule of a plan by place, packed like ``PackedRule``; [M], or [B, H, M] if heads have their own
+    orders.
 
     A pair is kept if ``(k_low[k] - q_packed[q]) & (q_high[q] - k_packed[k]) & guard == guard``, or if one is text.
     """
@@ -41,10 +42,10 @@ class TileMask:
     """A plan on tiles.
 
     Attributes:
-        queries, keys: where tokens lie.
+        queries, keys: the places of the tokens.
         keep: the plan's kept blocks, bool [B or 1, H or 1, q blocks, k blocks].
-        full: bool [B or 1, H or 1, q tiles, k tiles], tiles of which every pair is kept.
-        partial: the same for tiles of which some pairs may be kept, and not all; all others are empty.
+        full: bool [B or 1, H or 1, q tiles, k tiles], tiles in which every pair is kept.
+        partial: the same for tiles in which some pairs, but not all, may be kept. All other tiles are empty.
         rule: the plan's element rule by place, or None.
     """
 
@@ -56,13 +57,13 @@ class TileMask:
     rule: ElementRule | None
 
     def executed_pairs(self, batch: int, heads: int) -> int:
-        """Count the pairs in tiles that are not empty, all of them and what lies beyond the last token included."""
+        """Count all pairs in tiles that are not empty, including those beyond the last token."""
         shared = batch * heads // (self.full.shape[0] * self.full.shape[1])
         return int((self.full | self.partial).sum()) * self.queries.tile * self.keys.tile * shared
 
 
 def convert(plan: Plan, queries: Places, keys: Places) -> TileMask:
-    """Convert a plan of a BlockPattern whose tokens lie at these places."""
+    """Convert a plan with a BlockPattern whose tokens lie at these places."""
     pattern = plan.pattern
     some, every = _count(pattern.keep, queries, keys)
     rule = None
@@ -71,7 +72,7 @@ def convert(plan: Plan, queries: Places, keys: Places) -> TileMask:
         some, every = some & rule_some, every & rule_every
         rule = _element_rule(plan, queries, keys)
     if keys.real is not None:
-        # A repeated key must not be seen twice; what repeated queries compute is thrown away.
+        # A repeated key must not be seen twice. The results of repeated queries are discarded.
         real = pad(keys.real, (0, -keys.size % keys.tile)).view(-1, keys.tile)
         every = every & real.all(-1)
     return TileMask(queries, keys, pattern.keep, some & every, some & ~every, rule)
@@ -81,11 +82,12 @@ def tile_lists(chosen: Tensor) -> tuple[Tensor, Tensor]:
     """List the chosen tiles of each row of bool [..., rows, columns].
 
     Returns:
-        Their counts, int32 [..., rows], and their columns, ascending, int32 [..., rows, columns]; the rest is 0.
+        Their counts, int32 [..., rows], and their columns in ascending order, int32 [..., rows, columns], followed by
+        0.
     """
     columns = chosen.shape[-1]
     running = chosen.cumsum(-1)
-    slot = torch.where(chosen, running - 1, columns)  # the last column takes what was not chosen
+    slot = torch.where(chosen, running - 1, columns)  # an extra last column takes those that were not chosen
     lists = torch.zeros(*chosen.shape[:-1], columns + 1, dtype=torch.int32, device=chosen.device)
     lists.scatter_(-1, slot, torch.arange(columns, dtype=torch.int32, device=chosen.device).expand_as(slot))
     return running[..., -1].to(torch.int32), lists[..., :columns].contiguous()
@@ -116,12 +118,12 @@ def element_mask(mask: TileMask) -> Callable[[Tensor, Tensor, Tensor, Tensor], T
 
 
 def expand_heads(x: Tensor, places: Places, heads: int) -> Tensor:
-    """Give every query head its own keys where its order differs from those of the heads that share them."""
+    """Give every query head its own keys if the orders of heads that share keys differ."""
     return x.repeat_interleave(heads // x.shape[1], 1) if places.by_head and x.shape[1] != heads else x
 
 
 def _count(keep: Tensor, queries: Places, keys: Places) -> tuple[Tensor, Tensor]:
-    """Return which tiles touch a kept pair of blocks, and of which tiles all pairs of blocks are kept."""
+    """Return which tiles touch a kept pair of blocks, and in which tiles all pairs of blocks are kept."""
     if queries.first is queries.last and keys.first is keys.last:
         kept_blocks = keep[:, :, queries.first][..., keys.first]
         return kept_blocks, kept_blocks
@@ -134,7 +136,7 @@ def _count(keep: Tensor, queries: Places, keys: Places) -> tuple[Tensor, Tensor]
 
 
 def _classify(plan: Plan, queries: Places, keys: Places) -> tuple[Tensor, Tensor]:
-    """Return of which tiles the rule may keep a pair, and of which it keeps all, by their bounding boxes."""
+    """Return in which tiles the rule may keep a pair, and in which it keeps all, according to their bounding boxes."""
     rule = plan.pattern.rule
     assert rule is not None
     q_box, k_box = _boxes(plan, queries), _boxes(plan, keys)
@@ -146,7 +148,7 @@ def _classify(plan: Plan, queries: Places, keys: Places) -> tuple[Tensor, Tensor
 
 
 def _boxes(plan: Plan, places: Places) -> tuple[Tensor, Tensor, Tensor]:
-    """Return lowest and highest coordinates of the video tokens of every tile, and which tiles hold text."""
+    """Return the lowest and highest coordinates of the video tokens of every tile, and which tiles hold text."""
     tiles = -(-places.size // places.tile)
     # Repeating the last token fills the last tile and changes no box.
     at = torch.arange(tiles * places.tile, device=plan.device).clamp(max=places.size - 1)

@@ -1,7 +1,7 @@
 """Element masks for flash-attn-4, which traces them into its kernels. Import only where flash-attn-4 is installed.
 
-Arguments are vectors of one int32 on the device: batch item, head, query place and key place; ``aux`` are the tensors
-that were passed along with the mask. A mask returns whether the pair is kept.
+The arguments are vectors of one int32 on the device: batch item, head, query place and key place. ``aux`` holds the
+tensors that were passed with the mask. A mask returns whether the pair is kept.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from flash_attn.cute.utils import scalar_to_ssa
 
 
 def key_is_real(batch: Any, head: Any, query: Any, key: Any, lengths: Any, aux: Any) -> Any:
-    """Drop keys that only fill a tile; aux: int32 [M], 1 for real keys."""
+    """Drop keys that only fill a tile. aux: int32 [M], 1 for real keys."""
     return _at(aux[0], key) > 0
 
 
 def rule_keeps(batch: Any, head: Any, query: Any, key: Any, lengths: Any, aux: Any) -> Any:
-    """Apply an element rule, as ``ElementRule`` does.
+    """Apply an element rule like ``ElementRule``.
 
     aux: int32 q_packed, q_high, q_text of the query places, k_packed, k_low, k_text of the key places, and the guard
     bits [1]. Text is 1 and video 0; keys that only fill a tile are -2, so that no sum with them counts as text.

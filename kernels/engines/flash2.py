@@ -1,4 +1,4 @@
-"""FlashAttention-2, where its package is installed: full attention, NVIDIA GPUs, half precision. Never tested."""
+"""FlashAttention-2, if its package is installed: full attention, NVIDIA GPUs, half precision. Never tested."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attnbench.kernels.plan import Plan
 
 def _available() -> str | None:
     try:
-        # flash-attn-4 is a package flash_attn too, without this module.
+        # flash-attn-4 is also a package named flash_attn, but without this module.
         found = importlib.util.find_spec("flash_attn.flash_attn_interface") is not None
     except ImportError:
         found = False

@@ -1,4 +1,4 @@
-"""FlashAttention-3, where its package is installed: full attention, NVIDIA Hopper, half precision. Never tested."""
+"""FlashAttention-3, if its package is installed: full attention, NVIDIA Hopper, half precision. Never tested."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _attend(
     from flash_attn_interface import flash_attn_func
 
     result = flash_attn_func(*(x.transpose(1, 2) for x in (q, k, v)), softmax_scale=scale)
-    # Some releases return the log-sum-exp beside the output, unasked.
+    # Some releases always return the log-sum-exp with the output.
     output: Tensor = result[0] if isinstance(result, tuple) else result
     return output.transpose(1, 2), None
 

@@ -22,23 +22,28 @@ from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
 
 TILE = 128
-"""Tokens of a tile on either side: what its backward pass on Hopper takes for every head_dim up to 128."""
+"""Tokens of a tile on either side, as its backward pass on Hopper needs for every head_dim up to 128."""
 
 MOST_PLACES = 2**17
-"""Places up to which blocks may be as small as they like, as they are where a method is verified on a small grid."""
+"""Number of places up to which blocks may have any size, so that methods can be verified on small grids."""
 
 MOST_WASTE = 1.1
-"""Computed pairs for a kept one, as far as block sizes decide, above which "auto" takes another engine for whole blocks
-that are differentiated. STA takes this one 19.6 ms on an H100 and our kernels 22.6 at 55,296 tokens, and 27.6 and 29.5
-at 75,600, of which it computes 1.08 times the pairs. Forward alone it is 5.2 and 5.1 ms, 7.3 and 6.7."""
+"""Computed pairs per kept pair above which "auto" takes another engine for plans of whole blocks that need gradients.
+
+On an H100 with STA, this engine takes 19.6 ms and our kernels 22.6 at 55,296 tokens, and 27.6 and 29.5 ms at 75,600,
+where it computes 1.08 times the pairs. The forward pass alone takes 5.2 and 5.1 ms, and 7.3 and 6.7.
+"""
 
 MOST_WASTE_WITH_RULE = 1.5
-"""The same for plans with an element rule: a window of density .2 takes it 19 ms forward, and our kernels 38."""
+"""The same limit for plans with an element rule.
+
+A window of density .2 takes this engine 19 ms forward, and our kernels 38.
+"""
 
 FILLER = -2
 
 
-@cache  # "auto" asks at each call, and to look for a package takes 0.1 ms
+@cache  # "auto" asks at each call, and looking for a package takes 0.1 ms
 def _installed() -> bool:
     try:
         return importlib.util.find_spec("flash_attn.cute") is not None
@@ -60,7 +65,7 @@ def _version() -> str:
 
 @cache
 def _flash_attn_func() -> Callable[..., tuple[Tensor, Tensor | None]]:
-    # Version 4.0.0b36 warns at each compilation about an argument of its own that it does not use.
+    # Version 4.0.0b36 warns at each compilation about one of its own arguments that it does not use.
     warnings.filterwarnings("ignore", message="Argument aux_data", category=UserWarning)
     from flash_attn.cute import flash_attn_func
 
@@ -93,12 +98,12 @@ def _call(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> tuple[Tensor, Tens
 
 
 def tiles_of(plan: Plan) -> TileMask:
-    """Convert a plan of blocks to tiles, every block beginning with a new one: whole blocks become whole tiles."""
+    """Convert a plan of blocks to tiles. Every block begins with a new tile, so whole blocks become whole tiles."""
     return convert(plan, aligned(plan, "q", TILE), aligned(plan, "k", TILE))
 
 
 def sparse_arguments(mask: TileMask, needs_grad: bool) -> dict[str, Any]:
-    """Return the arguments of flash_attn_func that say which tiles it computes, and which pairs of partial tiles."""
+    """Return the arguments of flash_attn_func that name the tiles to compute and the pairs of partial tiles to keep."""
     arguments: dict[str, Any] = {"block_sparse_tensors": _tile_tensors(mask, transposed=False), "pack_gqa": False}
     if needs_grad:
         arguments["block_sparse_tensors_bwd"] = _tile_tensors(mask, transposed=True)
@@ -129,7 +134,7 @@ def _tile_tensors(mask: TileMask, *, transposed: bool) -> Any:
     full, partial = (mask.full.mT, mask.partial.mT) if transposed else (mask.full, mask.partial)
     full_count, full_index = tile_lists(full)
     if mask.rule is None and mask.keys.real is None:
-        # No tile can be partial; the lists have to be there all the same.
+        # No tile can be partial, but the lists are required.
         partial_count = torch.zeros_like(full_count[:1, :1])
         partial_index = partial_count[..., None]
     else:
@@ -185,7 +190,7 @@ def _unsuitable(plan: Plan, task: Task) -> str | None:
 
 @cache
 def _without_sparse_tiles() -> str | None:
-    """Say why the installed version cannot be given tiles; None if it can."""
+    """Return why the installed version cannot be given tiles, or None if it can."""
     from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
 
     if "block_size" not in BlockSparseTensorsTorch._fields:

@@ -19,10 +19,10 @@ from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
 
 TILE = 128
-"""Tokens of a tile on either side, FlexAttention's default: its kernels' own tiles must divide it."""
+"""Tokens of a tile on either side, FlexAttention's default. The tiles of its kernels must divide it."""
 
 MOST_SHAPES = 256
-"""How many shapes may be compiled in one process; past torch's own limit of 8 a call would fail."""
+"""Number of shapes that may be compiled in one process. Beyond torch's own limit of 8, a call would fail."""
 
 
 def attend_with(
@@ -31,8 +31,8 @@ def attend_with(
     """Run a plan through ``flex``, which is ``flex_attention`` or what torch compiled from it."""
     from torch.nn.attention.flex_attention import AuxRequest
 
-    # Of the backends only TRITON is good for every length: AUTO decodes below 128 queries, and FLASH with flash-attn-4
-    # 4.0.0b36 leaves the block mask out.
+    # Only the backend TRITON works for every length: AUTO decodes below 128 queries, and FLASH with flash-attn-4
+    # 4.0.0b36 ignores the block mask.
     options: dict[str, Any] = {"scale": scale, "kernel_options": {"BACKEND": "TRITON"}}
     options["enable_gqa"] = q.shape[1] != k.shape[1]
     if return_lse:
@@ -84,7 +84,7 @@ def block_mask_of(mask: TileMask) -> Any:
 def _compiled() -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    # Shapes are few and worth a kernel each. A whole graph or an error: falling back to eager would hold all scores.
+    # There are few shapes, each worth a kernel. A fallback to eager mode would hold all scores, so it is an error.
     compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=False, fullgraph=True)
     return compiled
 

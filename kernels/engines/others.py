@@ -15,10 +15,10 @@ GROUP = "attnbench.engines"
 
 
 def load_others(taken: Iterable[str]) -> dict[str, Engine]:
-    """Return the engines of other packages by name, sorted. One that cannot be loaded is there, and not available.
+    """Return the engines of other packages by name, sorted. An engine that cannot be loaded is listed as not available.
 
     Args:
-        taken: names that are not free.
+        taken: names that are already in use.
 
     Raises:
         BadInput: if two engines have the same name.
@@ -39,7 +39,7 @@ def check_engine(name: str, loaded: object) -> Engine:
     """Check that ``loaded`` is an engine that can be registered as ``name``, and return it.
 
     Raises:
-        BadInput: if it is not an Engine, or has another name.
+        BadInput: if it is not an Engine or has another name.
     """
     if not isinstance(loaded, Engine):
         raise BadInput(f"engine {name!r} is a {type(loaded).__name__}; it must be an attnbench.kernels.engines.Engine")
@@ -51,7 +51,7 @@ def check_engine(name: str, loaded: object) -> Engine:
 def _available(engine: Engine) -> str | None:
     try:
         return engine.available()
-    except Exception as error:  # a package that is broken must not hide the other engines
+    except Exception as error:  # a broken package must not hide the other engines
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
@@ -63,7 +63,7 @@ def _version(engine: Engine) -> str:
 
 
 def _unusable(name: str, reason: str) -> Engine:
-    """Return an engine that is never available, for the same reason whatever is asked of it."""
+    """Return an engine that is never available, always for the same reason."""
 
     def refuse(*asked: object) -> NoReturn:
         raise Unsupported(reason)

@@ -1,8 +1,8 @@
-"""Where tokens lie when an engine with tiles of fixed size runs a plan of blocks, and moving tensors there and back.
+"""The places of tokens in an engine with tiles of fixed size, and moving tensors there and back.
 
-Tokens lie either in the plan's arranged order, one after another, or in that order with every block beginning at a
-multiple of the tile size. Then a tile lies within one block, so whole blocks become whole tiles whatever their size.
-The places left over at the end of a block repeat its last token; they are computed and thrown away.
+Tokens lie in the plan's arranged order. Either they follow one another, or every block begins at a multiple of the tile
+size. In the second case a tile lies within one block, so whole blocks become whole tiles whatever their size. The
+places left at the end of a block repeat its last token; their results are discarded.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from attnbench.kernels.plan import Plan
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """The places of one side of a plan, queries or keys; M is their number.
+    """The places of one side of a plan, queries or keys. M is their number.
 
     Attributes:
-        tile: places of a tile; the last tile may have fewer.
-        tokens: int64 [M] or [B, H, M], the token at each place; None means that place and token are the same.
-        place_of: int64 [N] or [B, H, N], the place of each token; None likewise.
+        tile: number of places in a tile; the last tile may have fewer.
+        tokens: int64 [M] or [B, H, M], the token at each place; None if place and token are the same.
+        place_of: int64 [N] or [B, H, N], the place of each token; None in the same case.
         block: int64 [M], the block of the token at each place.
         first: int64 [tiles], the first block of each tile.
-        last: the last one; the same tensor if a tile never lies in two blocks.
-        real: bool [M], which places are not repetitions; None if all are real, which is known without looking.
+        last: the last block of each tile; the same tensor if a tile never lies in two blocks.
+        real: bool [M], which places are not repetitions; None if all are known to be real.
     """
 
     tile: int
@@ -52,7 +52,7 @@ class Places:
 
 
 def consecutive(plan: Plan, side: str, tile: int) -> Places:
-    """Place the tokens of ``side`` ("q" or "k") one after another in the arranged order; nothing waits for a device."""
+    """Place the tokens of ``side`` ("q" or "k") one after another in the arranged order, without waiting."""
     n = plan.layout.tokens
     offsets = plan.pattern.q_offsets if side == "q" else plan.pattern.k_offsets
     order = plan.q_order if side == "q" else plan.k_order
@@ -63,9 +63,9 @@ def consecutive(plan: Plan, side: str, tile: int) -> Places:
 
 
 def aligned(plan: Plan, side: str, tile: int) -> Places:
-    """Place the tokens of ``side`` ("q" or "k") in the arranged order, every block beginning with a new tile.
+    """Place the tokens of ``side`` ("q" or "k") in the arranged order, and begin every block with a new tile.
 
-    The number of places depends on the block sizes, so offsets seen for the first time are read, once.
+    The number of places depends on the block sizes, so offsets that are seen for the first time are read once.
     """
     offsets = plan.pattern.q_offsets if side == "q" else plan.pattern.k_offsets
     order = plan.q_order if side == "q" else plan.k_order
@@ -81,13 +81,13 @@ def aligned(plan: Plan, side: str, tile: int) -> Places:
 
 
 def number_of_places(offsets: Tensor, tile: int) -> int:
-    """Return how many places ``aligned`` takes for blocks at these offsets; new offsets are read, once."""
+    """Return how many places ``aligned`` takes for blocks at these offsets. New offsets are read once."""
     return len(_alignment(offsets, tile).block)
 
 
 @dataclass(frozen=True, eq=False)
 class _Alignment:
-    """What the offsets say about aligned places: arranged position and block of each, place of each position."""
+    """What follows from the offsets: the arranged position and block of each place, and the place of each position."""
 
     position: Tensor
     place_of: Tensor
@@ -96,7 +96,7 @@ class _Alignment:
     real: Tensor | None
 
 
-# Partitions are cached objects, so the same offsets come with every call.
+# Partitions are cached, so every call has the same offsets.
 _alignments: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
@@ -109,7 +109,7 @@ def _alignment(offsets: Tensor, tile: int) -> _Alignment:
 
 
 def _align(offsets: Tensor, tile: int) -> _Alignment:
-    """Read the offsets and place every block; reading waits for the device."""
+    """Read the offsets, which waits for the device, and place every block."""
     device, starts = offsets.device, offsets.cpu()
     sizes = starts.diff()
     tiles = -(-sizes // tile)
@@ -129,9 +129,9 @@ def _align(offsets: Tensor, tile: int) -> _Alignment:
 
 
 def arrange(x: Tensor, places: Places) -> Tensor:
-    """Return x [B, H, N, D] as [B, H, M, D], every place holding its token; differentiable.
+    """Return x [B, H, N, D] as [B, H, M, D], with the token of every place; differentiable.
 
-    The gradient of a place that repeats a token is left out: it must be zero, as it is where nothing reads the place.
+    The gradient of a place that repeats a token is ignored. It must be zero, which it is if nothing reads the place.
     """
     if places.tokens is None:
         return x
@@ -148,7 +148,7 @@ def restore(x: Tensor, places: Places) -> Tensor:
 
 
 def restore_rows(x: Tensor, places: Places) -> Tensor:
-    """Return one number a query, x [B, H, M], as [B, H, N], tokens in grid order; not differentiable."""
+    """Return one number for each query, x [B, H, M], as [B, H, N], tokens in grid order; not differentiable."""
     if places.place_of is None:
         return x
     with phase("unpermute"):
@@ -184,7 +184,7 @@ class _Restore(torch.autograd.Function):
 
 
 def _spread(grad: Tensor, places: Places) -> Tensor:
-    """Return the gradient of tokens [B, H, N, D] as that of places [B, H, M, D]; repetitions have none."""
+    """Return the gradient of tokens [B, H, N, D] as that of places [B, H, M, D]. Repetitions have none."""
     place_of, tokens = places.place_of, places.tokens
     assert place_of is not None
     assert tokens is not None
@@ -197,9 +197,10 @@ def _spread(grad: Tensor, places: Places) -> Tensor:
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """Gather rows of x [B, H, rows, D] by int64 [M] or [B, H, M]; without its own order the heads of x may be fewer.
+    """Gather rows of x [B, H, rows, D] by int64 [M] or [B, H, M]. If heads share the order, x may have fewer heads.
 
-    On CUDA by a kernel at copy speed: torch's take 1.1 ms for q, k, v and output of 55,296 tokens, 12 heads of 128.
+    On CUDA, a kernel gathers at the speed of a copy. Those of torch take 1.1 ms for q, k, v and output of 55,296 tokens
+    and 12 heads of 128.
     """
     if x.is_cuda and x.shape[3] > 1:
         from attnbench.kernels.gpu.arrange import arrange as by_kernel

@@ -1,8 +1,8 @@
 """The reference engine: plain torch, any plan, any device, forward and backward, memory linear in N.
 
-It walks the plan's tiles with an online softmax in float32 (float64 for float64 inputs). The arrangement costs nothing
-apart: tiles name their tokens in grid order, so gathering a tile's rows is the permutation and scattering its output
-undoes it.
+It walks the plan's tiles with an online softmax in float32 (float64 for float64 inputs). The arrangement has no cost of
+its own: tiles name their tokens in grid order, so gathering the rows of a tile is the permutation, and scattering its
+output undoes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from attnbench.kernels.tiles import Tile, executed_pairs, tile_mask, tiles
 
 
 def _forward_head(q: Tensor, k: Tensor, v: Tensor, plan: Plan, b: int, h: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Attend for one head, [N, D] each, in the accumulation dtype. Rows that keep no key give 0, and lse -inf."""
+    """Attend for one head, [N, D] each, in the accumulation dtype. Rows that keep no key give 0 and an lse of -inf."""
     dtype = _accumulator(q.dtype)
     n, width = q.shape[0], v.shape[1]
     output = torch.zeros(n, width, dtype=dtype, device=q.device)
@@ -81,7 +81,7 @@ def _backward_head(
 
 
 def _listed(plan: Plan, b: int, h: int) -> Iterator[Tile]:
-    """Yield the tiles of one head; listing them is a phase of its own."""
+    """Yield the tiles of one head. Listing them is a phase of its own."""
     rest = tiles(plan, b, h)
     while True:
         with phase("index"):
@@ -92,7 +92,7 @@ def _listed(plan: Plan, b: int, h: int) -> Iterator[Tile]:
 
 
 class _Gather:
-    """Gathers a tile's keys and values, and keeps the last ones: neighbouring tiles often share them."""
+    """Gathers the keys and values of a tile and keeps the last ones, because neighbouring tiles often share them."""
 
     def __init__(self, k: Tensor, v: Tensor, dtype: torch.dtype) -> None:
         self.k, self.v, self.dtype = k, v, dtype
@@ -128,7 +128,7 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, output, lse = ctx.saved_tensors
         d_output, d_lse = grads
-        # The backward pass runs under the autocast of its caller, whose casts would not fit the accumulators.
+        # The backward pass runs under its caller's autocast, whose casts would not match the accumulators.
         with torch.autocast(q.device.type, enabled=False), phase("attend"):
             return _Attend._gradients(ctx, q, k, v, output, lse, d_output, d_lse)
 

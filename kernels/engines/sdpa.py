@@ -1,4 +1,4 @@
-"""torch's scaled_dot_product_attention: full attention only, torch picks the kernel."""
+"""torch's scaled_dot_product_attention: full attention only; torch chooses the kernel."""
 
 from __future__ import annotations
 

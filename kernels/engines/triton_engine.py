@@ -16,18 +16,18 @@ from attnbench.kernels.plan import Plan
 from attnbench.kernels.tracing import constant
 
 MOST_PARTIAL = 4 * 2**30
-"""Bytes of partial results of one head, at the worst selection, above which a routed plan is refused."""
+"""Bytes of partial results of one head, for the worst selection, above which a routed plan is refused."""
 
 MOST_LISTS = 4 * 2**30
-"""Bytes of lists of work, at the worst selection, above which a plan of whole blocks is refused."""
+"""Bytes of lists of work, for the worst selection, above which a plan of whole blocks is refused."""
 
 MOST_BLOCKS = 2**13
-"""Blocks on either side of a plan of whole blocks: one program holds a row of them."""
+"""Largest number of blocks on either side of a plan of whole blocks: one program holds a row of them."""
 
 MOST_HEAD_DIM = 128
 
 SHARED_MEMORY = 163_840
-"""Bytes that the kernels take of a multiprocessor with head_dim above 64 and tiles of 128 rows; half with 64."""
+"""Bytes of shared memory that the kernels use with head_dim above 64 and tiles of 128 rows; half with 64."""
 
 
 def _available() -> str | None:
@@ -38,7 +38,7 @@ def _available() -> str | None:
 
 @constant
 def _interpreted() -> bool:
-    # Triton's own switch, read without importing it: where there is no GPU it may not be installed.
+    # Triton's own switch, read without importing Triton, which may be missing if there is no GPU.
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -85,7 +85,7 @@ def _shared_memory(device: int | None) -> int:
     return _most_shared_memory(torch.cuda.current_device() if device is None else device)
 
 
-@cache  # the driver takes 1.1 ms to answer; torch.compile takes the mark above of plain functions only
+@cache  # the driver takes 1.1 ms to answer; torch.compile accepts the mark above on plain functions only
 def _most_shared_memory(index: int) -> int:
     from triton.runtime import driver
 

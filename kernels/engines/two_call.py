@@ -1,13 +1,13 @@
-"""The structure in which MoBA and VMoBA publish their attention, kept to be compared with: two calls and a merge.
+"""The structure in which MoBA and VMoBA were published, for comparison: two calls and a merge.
 
 Tokens are moved into the order of the blocks. One call of varlen attention runs every query with its own block; a
 second one runs all other kept (query, block) pairs, for which each block's queries are gathered into a sequence. The
 partial results of a query are merged by their log-sum-exps in float32 with index_add, and tokens are moved back. The
-lists come from ``nonzero``, so the CPU waits for the device, as it does there.
+lists come from ``nonzero``, so the CPU waits for the device, as in the published code.
 
-Where this differs from the published code it costs less or is more exact: heads are sequences in both calls, so rows
-are gathered from where the permutation puts them and keys are not copied a second time; the gradient of a query is
-summed in float32. Queries may keep any blocks, their own or not, and none.
+Every difference from the published code makes it cheaper or more exact. Heads are sequences in both calls, so rows are
+gathered from where the permutation puts them, and keys are not copied a second time. The gradient of a query is summed
+in float32. Queries may keep any blocks, with or without their own, or none.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ TILE = 128
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """One varlen call: its sequences, one a batch item, head and block, and the rows of its queries (None: all)."""
+    """A varlen call: its sequences, one for each batch item, head and block, and the rows of its queries (None:
+    all)."""
 
     rows: Tensor | None
     sequences: Sequences
@@ -47,7 +48,7 @@ class _Part:
 
 
 def _parts(plan: Plan) -> tuple[_Part, _Part]:
-    """List the queries of both calls: own blocks, and all other kept (query, block) pairs. Waits for the device.
+    """List the queries of both calls: own blocks, and all other kept (query, block) pairs. This waits for the device.
 
     A row is a batch item, a head and a position in the order of the keys' blocks.
     """
@@ -95,14 +96,14 @@ def _keep_in_block_order(plan: Plan) -> Tensor:
 
 
 def _at(x: Tensor, index: Tensor) -> Tensor:
-    """Return ``x[..., index]`` for [N] or [B, H, N] each."""
+    """Return ``x[..., index]``, where both are [N] or [B, H, N]."""
     if index.dim() == 1:
         return x[..., index]
     return x.expand_as(index).gather(-1, index)
 
 
 def _arranged(x: Tensor, order: Tensor | None, heads: int) -> Tensor:
-    """Return x [B, heads or kv heads, N, D] with every head its own rows, in the given order [N] or [B, H, N]."""
+    """Return the rows of x [B, heads or kv heads, N, D] for every query head, in the given order [N] or [B, H, N]."""
     if x.shape[1] != heads:
         x = x.repeat_interleave(heads // x.shape[1], 1)
     if order is None:
@@ -126,11 +127,11 @@ Partial = tuple[Tensor | None, Tensor, Tensor]
 
 
 def _merge(partials: list[Partial], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge partial softmaxes by their log-sum-exps; rows that have none give 0 and -inf.
+    """Merge partial softmaxes by their log-sum-exps. Rows without any give 0 and -inf.
 
     Args:
-        partials: see Partial; -inf is no valid log-sum-exp.
-        like: [all rows, D], for shape and dtype.
+        partials: see Partial; -inf is not a valid log-sum-exp.
+        like: [all rows, D], which gives shape and dtype.
 
     Returns:
         output [all rows, D] in the dtype of ``like``, log-sum-exp [all rows] in float32 or float64.
@@ -236,14 +237,14 @@ def _supports(plan: Plan, task: Task) -> str | None:
 
 
 def _executed_pairs(plan: Plan) -> int:
-    """Count the kept pairs, and with flash-attn-4 its whole tiles."""
+    """Count the kept pairs or, with flash-attn-4, its whole tiles."""
     if plan.device.type != "cuda" or flash_problem() is not None:
         return plan.pairs
     return pairs_in_tiles(plan, TILE)
 
 
 def pairs_in_tiles(plan: Plan, tile: int) -> int:
-    """Count the pairs of both calls in whole tiles of ``tile`` queries and keys, those beyond a sequence included."""
+    """Count the pairs of both calls in whole tiles of ``tile`` queries and keys, including those beyond a sequence."""
     total = 0
     for part in _parts(plan):
         queries, keys = (-(-x.diff().long() // tile) for x in (part.sequences.q_offsets, part.sequences.k_offsets))

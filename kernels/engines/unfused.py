@@ -1,8 +1,8 @@
-"""Attention as kernels of its own for each step: scores, mask and softmax, weighted sum. To see what each one costs.
+"""Attention with a kernel for each step: scores, mask and softmax, weighted sum. It shows the cost of each step.
 
-Scores are materialised in float32 (float64 for float64 inputs), as a fused kernel holds them in its registers: in
-bfloat16 a score of 8 is rounded by up to 2⁻⁶, which is 1.6 % of its weight, and the output could not be told from a
-wrong one. Weights have the dtype of the inputs, again as in fused kernels, so both products run on tensor cores.
+Scores are stored in float32 (float64 for float64 inputs), as a fused kernel holds them in its registers. In bfloat16, a
+score of 8 would be rounded by up to 2⁻⁶, which is 1.6 % of its weight, and the output could not be distinguished from a
+wrong one. Weights have the dtype of the inputs, also as in fused kernels, so both products run on tensor cores.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
 
 MOST_PAIRS = 2**30
-"""Scores of a call, 4 GiB of float32: one head of 32,760 tokens. With weights and mask up to 11 GiB are in use."""
+"""Most scores of a call, 4 GiB of float32: one head of 32,760 tokens.
+
+With weights and mask, up to 11 GiB are in use.
+"""
 
 _HALF = (torch.bfloat16, torch.float16)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Return a @ b for [batch, rows, inner] and [batch, inner, columns], in float32 or for float64 in float64."""
+    """Return a @ b for [batch, rows, inner] and [batch, inner, columns], in float32, or in float64 for float64."""
     dtype = wide(a.dtype)
     if a.is_cuda and a.dtype in _HALF:
         return torch.bmm(a, b, out_dtype=dtype)
@@ -33,9 +36,9 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _mask(plan: Plan) -> tuple[Tensor, Tensor] | None:
-    """Return which pairs are not kept, and which queries keep none; None for full attention.
+    """Return which pairs are not kept, and which queries keep no key; None for full attention.
 
-    A query that keeps none is given every key, so that its softmax is finite; what it computes is thrown away.
+    A query that keeps no key is given every key, so that its softmax is finite. Its result is discarded.
 
     Returns:
         bool [B or 1, H or 1, N, N] and bool [B or 1, H or 1, N].
@@ -60,7 +63,7 @@ class _Attend(torch.autograd.Function):
         batch, heads, n, _ = q.shape
         with phase("index"):
             masked = _mask(plan)
-        # Heads that share keys lie one after another, so that their queries are the rows of one product.
+        # Heads that share keys follow one another, so that their queries are the rows of one product.
         q, k, v = q.reshape(batch * k.shape[1], -1, q.shape[3]), k.flatten(0, 1), v.flatten(0, 1)
         with phase("qk"):
             scores = _product(q, k.mT)

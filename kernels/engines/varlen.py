@@ -1,9 +1,9 @@
 """Attention of many sequences that lie one after another, each query with the keys of its own sequence.
 
-By flash-attn-4 where it can be used and takes the tensors, otherwise sequence by sequence in plain torch. The backward
-pass takes the log-sum-exp of a softmax over more keys than the call holds, as where several calls are merged to one
-attention: a score's gradient is P (dP - delta), P and delta follow from the merged log-sum-exp and output alone, so
-each call yields its own share of the whole gradient.
+flash-attn-4 runs if it is available and takes the tensors; otherwise plain torch runs sequence by sequence. The
+backward pass accepts the log-sum-exp of a softmax over more keys than the call has, for several calls that are merged
+to one attention. The gradient of a score is P (dP - delta), where P and delta follow from the merged log-sum-exp and
+output alone, so each call yields its own share of the whole gradient.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from attnbench.kernels.engines import flash4
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """Where sequences lie among rows of queries and rows of keys; S is their number.
+    """The positions of sequences among rows of queries and rows of keys. S is their number.
 
     Attributes:
-        q_offsets: int32 [S + 1], where the queries of each begin; a sequence may have none.
+        q_offsets: int32 [S + 1], where the queries of each sequence begin; a sequence may have none.
         k_offsets: int32 [S + 1], the same for keys.
-        longest_q: no sequence has more queries.
-        longest_k: no sequence has more keys.
+        longest_q: upper bound of the queries of a sequence.
+        longest_k: upper bound of the keys of a sequence.
     """
 
     q_offsets: Tensor
@@ -37,7 +37,7 @@ class Sequences:
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the type of sums and log-sum-exps: float32, for float64 float64."""
+    """Return the dtype of sums and log-sum-exps: float32, or float64 for float64."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -50,7 +50,7 @@ def varlen_forward(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, scale:
         scale: factor of the scores.
 
     Returns:
-        output [query rows, D] in q's dtype, and the log-sum-exp [query rows], float32 or for float64 float64.
+        output [query rows, D] in q's dtype, and the log-sum-exp [query rows] in float32, or float64 for float64.
     """
     return _flash_forward(q, k, v, sequences, scale) if by_flash(q) else _plain_forward(q, k, v, sequences, scale)
 
@@ -59,12 +59,13 @@ def varlen_backward(
     q: Tensor, k: Tensor, v: Tensor, output: Tensor, lse: Tensor, d_output: Tensor, d_lse: Tensor | None,
     sequences: Sequences, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return what the pairs of these sequences add to the gradients of q, k and v.
+    """Return the contribution of these sequences' pairs to the gradients of q, k and v.
 
     Args:
         q, k, v, sequences, scale: as in ``varlen_forward``.
-        output, lse: of the whole softmax, [query rows, D] and [query rows], which may be over other keys too.
-        d_output, d_lse: gradients of that output and log-sum-exp.
+        output, lse: output and log-sum-exp of the whole softmax, [query rows, D] and [query rows], possibly over more
+            keys.
+        d_output, d_lse: gradients of this output and log-sum-exp.
 
     Returns:
         dq [query rows, D], dk and dv [key rows, D]: in q's dtype by flash-attn-4, else in the type of ``lse``.
@@ -74,13 +75,13 @@ def varlen_backward(
 
 
 def by_flash(x: Tensor) -> bool:
-    """Whether flash-attn-4 runs these rows."""
+    """Return whether flash-attn-4 runs these rows."""
     return x.is_cuda and flash_problem() is None
 
 
 @cache
 def flash_problem() -> str | None:
-    """Say why flash-attn-4 cannot be used here; None if it can."""
+    """Return why flash-attn-4 cannot be used here, or None if it can."""
     return flash4.FLASH4.available()
 
 
@@ -136,7 +137,7 @@ def _flash_backward(
     q: Tensor, k: Tensor, v: Tensor, output: Tensor, lse: Tensor, d_output: Tensor, d_lse: Tensor | None,
     sequences: Sequences, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    # The public function would use the log-sum-exp of its own call; the entry below it takes ours.
+    # The public function would use the log-sum-exp of its own call. The function below it takes ours.
     from flash_attn.cute.interface import _flash_attn_bwd
 
     dq, dk, dv = _flash_attn_bwd(
