@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from attnbench import api
+from attnbench.bench.burnt_in import slower
 from attnbench.bench.calls import Call, forward_call, training_call
 from attnbench.bench.jobs import Agenda, Job
 from attnbench.bench.verify import TwinSpec
 from attnbench.inputs.make import Inputs, make_inputs
 from attnbench.kernels.engines import Task
 from attnbench.kernels.plan import Plan
+from attnbench.results.pairs import DENSE
 
 
 @dataclass
@@ -70,8 +72,10 @@ class Workload:
         """Return the call that users make, on these tensors."""
         arguments = job.arguments(self.agenda.shape) | {"engine": engine}
         if self.backward:
-            return training_call(*self.qkv, self._d_output, arguments)
-        return forward_call(*self.qkv, arguments)
+            made = training_call(*self.qkv, self._d_output, arguments)
+        else:
+            made = forward_call(*self.qkv, arguments)
+        return made if job.method.name == DENSE else slower(made, self.agenda.request.burnt_in, self.agenda.device)
 
     def twin(self, job: Job, engine: str) -> TwinSpec:
         """Return the small case that stands for a job in verification."""

@@ -22,6 +22,7 @@ COMMANDS = (
     "sweep",
     "report",
     "compare",
+    "calibrate",
     "clips",
     "capture",
     "train",

@@ -1,0 +1,175 @@
+"""Measure the runs of a calibration: some without a change, some with calls that are slower on purpose."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from attnbench.bench import session
+from attnbench.bench.jobs import make_agenda
+from attnbench.bench.request import Request
+from attnbench.kernels.errors import BadInput
+from attnbench.machine.command import typed_command
+from attnbench.machine.device import resolve_device
+from attnbench.machine.environment import collect_environment
+from attnbench.results.calibration import LEAST_RUNS, Calibration, calibrate
+from attnbench.results.conditions import require_same
+from attnbench.results.files import alone, write_whole
+from attnbench.results.journal import JOURNAL
+from attnbench.results.load import Results, read
+from attnbench.results.records.cells import Record
+from attnbench.results.run import PartProgress, Progress, announce, choose_place
+
+PLAN = "calibration.json"
+SCHEMA_VERSION = 1
+DELAYS = (0.01, 0.02, 0.03, 0.05, 0.1)
+_DELAYED = ".delayed"
+"""Folder of the runs that are slower on purpose. No command reads what is in a folder whose name begins with a dot."""
+_SEED = 20244
+
+
+class Plan(Record):
+    """What a calibration measures."""
+
+    schema_version: int = Field(default=SCHEMA_VERSION, description="version of this file")
+    request: Request = Field(description="what each run measures")
+    runs: int = Field(ge=LEAST_RUNS, description="runs without a change")
+    delays: list[float] = Field(description="shares that calls are made slower by")
+    delayed_runs: int = Field(ge=1, description="runs of each delay")
+
+    def parts(self) -> list[tuple[str, float]]:
+        """Return the place and the delay of each run, in the order in which they are measured.
+
+        The order is random, so that what drifts on the machine bears on all kinds of runs alike.
+        """
+        made = [(f"same-{number:02}", 0.0) for number in range(1, self.runs + 1)]
+        for delay in self.delays:
+            made += [(_delayed_name(delay, number), delay) for number in range(1, self.delayed_runs + 1)]
+        random.Random(_SEED).shuffle(made)
+        return made
+
+
+def usual_case(request: Request) -> Request:
+    """Return the request with a case that suits many short runs, where none is named.
+
+    Raises:
+        BadInput: for a device that is not there.
+    """
+    if resolve_device(request.device).type != "cpu":
+        return request
+    heads = {} if request.heads is not None or request.model is not None else {"heads": 1}
+    named = (request.res, request.frames, request.model, request.grid)
+    grid = {} if any(each is not None for each in named) else {"grid": "6x16x24"}
+    return request.model_copy(update={**heads, **grid})
+
+
+def make_plan(request: Request, runs: int, delays: Sequence[float]) -> Plan:
+    """Check what is to be measured; a quarter as many runs are made of each delay as without one.
+
+    Raises:
+        BadInput: quoting what cannot be used.
+        Unsupported: for an engine that is not available.
+    """
+    if runs < LEAST_RUNS:
+        raise BadInput(f"--runs {runs} must be at least {LEAST_RUNS}: two to compare, two to know how much runs differ")
+    for delay in delays:
+        if not 0 < delay <= 1:
+            raise BadInput(f"a delay of {delay:.4g} must be a share of a call's time above 0 and up to 1, as 0.05")
+    jobs = make_agenda(request).jobs
+    if all(job.method.name == "full" for job in jobs):
+        raise BadInput("full attention alone is not compared with itself; name a method, as --method vmoba")
+    return Plan(request=request, runs=runs, delays=sorted(set(delays)), delayed_runs=max(1, runs // 4))
+
+
+def start(plan: Plan, out: Path | None, progress: Progress) -> Path:
+    """Measure a calibration from the beginning; return its folder.
+
+    Args:
+        out: the folder; by default results/runs/<time>-calibration.
+
+    Raises:
+        BadInput: for a folder that cannot be used; nothing is written then.
+    """
+    place = choose_place(out, "-calibration")
+    folder = place.folder
+    if folder.is_dir() and any(folder.iterdir()):
+        raise BadInput(f"{str(folder)!r} is not empty; choose another --out, or finish a calibration with --resume")
+    write_whole(plan.model_dump_json(indent=1).encode(), folder / PLAN)
+    announce(place, progress)
+    _measure(plan, folder, progress)
+    return folder
+
+
+def resume(folder: Path, progress: Progress) -> Plan:
+    """Finish an interrupted calibration: whole runs stay, the others are measured.
+
+    Raises:
+        BadInput: if there is none, or its runs were measured under other conditions.
+    """
+    plan = read_plan(folder)
+    progress.started(str(folder))
+    _measure(plan, folder, progress)
+    return plan
+
+
+def read_plan(folder: Path) -> Plan:
+    """Return what the calibration in ``folder`` measures.
+
+    Raises:
+        BadInput: if there is none, or one of a newer attnbench.
+    """
+    path = folder / PLAN
+    try:
+        plan = Plan.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BadInput(f"nothing to resume: {str(folder)!r} has no {PLAN}") from error
+    except ValidationError as error:
+        raise BadInput(f"{str(path)!r} is no plan of attnbench calibrate: {error.errors()[0]['msg']}") from error
+    if plan.schema_version > SCHEMA_VERSION:
+        raise BadInput(f"{str(path)!r} is of version {plan.schema_version}, newer than this attnbench: upgrade it")
+    return plan
+
+
+def judge_runs(plan: Plan, folder: Path) -> Calibration:
+    """Compare all runs of a finished calibration.
+
+    Raises:
+        BadInput: if a run cannot be read, or the runs say nothing of the noise.
+    """
+    found = {name: read(folder / name / JOURNAL) for name, _ in plan.parts()}
+    same = [found[name] for name, delay in sorted(plan.parts()) if not delay]
+    delayed = {d: [found[name] for name, delay in sorted(plan.parts()) if delay == d] for d in plan.delays}
+    last = max((header.environment.started_at for run in found.values() for header in run.headers), default="")
+    return calibrate(same, delayed, measured_at=last or datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _measure(plan: Plan, folder: Path, progress: Progress) -> None:
+    parts = plan.parts()
+    with alone(folder, "calibrating in"):
+        for number, (name, delay) in enumerate(parts, 1):
+            place = folder / name
+            if os.path.exists(place / JOURNAL):
+                _require_same(plan, read(place / JOURNAL), folder, progress)
+                continue
+            partial = place.parent / f".{place.name}.part"  # no run is finished halfway: it would be of two moments
+            shutil.rmtree(partial, ignore_errors=True)
+            told = PartProgress(progress, name, f"run {number} of {len(parts)}")
+            session.start(plan.request.model_copy(update={"burnt_in": delay}), partial, told)
+            os.rename(partial, place)
+
+
+def _require_same(plan: Plan, run: Results, folder: Path, progress: Progress) -> None:
+    agenda = make_agenda(plan.request)
+    here = collect_environment("cuda" if agenda.device.type == "cuda" else "cpu", typed_command())
+    for header in run.headers:
+        require_same(folder, header, here, agenda.contents, progress.note)
+
+
+def _delayed_name(delay: float, number: int) -> str:
+    return f"{_DELAYED}/{delay:g}-{number:02}"

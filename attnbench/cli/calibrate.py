@@ -1,0 +1,122 @@
+"""``attnbench calibrate``: how much runs differ on this machine, and how large a change comparisons find."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attnbench.cli.options import CellOptions, JsonOption, refuse_others, takes_options
+
+if TYPE_CHECKING:
+    from attnbench.results.calibration import Calibration
+
+MODEL = "noise.json"
+
+
+@dataclass(frozen=True)
+class CalibrateOptions(CellOptions):
+    """What each run of a calibration measures."""
+
+    res: Annotated[
+        str | None, typer.Option(help="Resolution: 480p, 576p or 720p. Default: 480p; on a CPU --grid 6x16x24.")
+    ] = None
+    heads: Annotated[int | None, typer.Option(help="Query heads. Default: the model's; on a CPU 1.")] = None
+    rounds: Annotated[int, typer.Option(help="Rounds of timing in each run.")] = 12
+    budget: Annotated[float, typer.Option(help="Seconds for timing in each run.")] = 20.0
+
+
+@takes_options
+def calibrate(
+    ctx: typer.Context,
+    *,
+    runs: Annotated[
+        int, typer.Option(help="Runs without a change, at least 4. A quarter as many are made of each delay.")
+    ] = 24,
+    delays: Annotated[
+        str, typer.Option(help="By how many percent calls are made slower on purpose, as 1,5; none for no delays.")
+    ] = "1,2,3,5,10",
+    asked: CalibrateOptions,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the calibration. Default: results/runs/<time>-calibration.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Finish the interrupted calibration in this folder.")] = None,
+    install: Annotated[
+        bool, typer.Option(help="Store the noise where compare and gate look for it, as well as in the folder.")
+    ] = True,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how much runs differ on this machine, and how large a change comparisons find.
+
+    The same cells are measured many times without a change, and a few times with calls that are slower by a known share
+    on purpose. All pairs of runs are compared as attnbench compare does. What runs differ by is stored for the device,
+    and compare and gate reckon with it. With the defaults it takes about half an hour.
+
+    Exit codes: 0 fine, 2 bad input, 130 interrupted.
+    """
+    from attnbench.bench import calibrate as go
+    from attnbench.cli.progress import TerminalProgress
+    from attnbench.results.noise import write_noise
+
+    if resume is not None:
+        kept = ("--resume", "--json", "--markdown", "--install", "--no-install")
+        refuse_others(ctx, "--resume repeats the calibration as it was asked for", *kept)
+    with TerminalProgress() as progress:
+        try:
+            if resume is not None:
+                folder, plan = resume, go.resume(resume, progress)
+            else:
+                plan = go.make_plan(go.usual_case(asked.request()), runs, _shares(delays))
+                folder = go.start(plan, out, progress)
+        except KeyboardInterrupt:
+            progress.interrupted("calibrate")
+            raise typer.Exit(130) from None
+        found = go.judge_runs(plan, folder)
+    stored = [write_noise(found.model, folder / MODEL), *([write_noise(found.model)] if install else [])]
+    _show(found, folder, stored[-1], markdown, as_json)
+
+
+def _shares(text: str) -> list[float]:
+    from attnbench.kernels.errors import BadInput
+
+    if text.strip() == "none":
+        return []
+    try:
+        return [float(part) / 100 for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise BadInput(f"--delays {text!r} must be percents with commas between them, as 1,5, or none") from None
+
+
+def _show(found: Calibration, folder: Path, stored: Path, markdown: bool, as_json: bool) -> None:
+    from attnbench.report.calibration_tables import delays_table, noise_sentence, unchanged_table
+
+    if as_json:
+        document = {
+            "folder": str(folder), "stored": str(stored), "noise": found.model.model_dump(mode="json"),
+            **found.to_dict(),
+        }  # fmt: skip
+        print(json.dumps(document, allow_nan=False))
+        return
+    tables = [table for table in (unchanged_table(found), delays_table(found)) if table is not None]
+    if markdown:
+        print("\n\n".join([noise_sentence(found), *("\n".join(table.markdown()) for table in tables)]))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    for words in tables:
+        shown = Table(box=None, header_style="bold", pad_edge=False)
+        for column, name in enumerate(words.header):
+            shown.add_column(name, justify="right" if column in words.right else "left")
+        for cells in words.rows:
+            shown.add_row(*map(Text, cells))
+        console.print(shown)
+        console.print()
+    for line in (noise_sentence(found), f"Stored: {stored}", f"Runs: {folder}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

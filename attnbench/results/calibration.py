@@ -1,0 +1,257 @@
+"""How well comparisons tell a change from noise: runs without a change, and with delays of known size, judged in pairs.
+
+Runs without a change give false alarms, how often intervals hold the truth, and the noise between runs. Runs whose
+calls were made slower on purpose give how often that is found. Each pair is judged by the noise of the *other* runs, so
+no run speaks for itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations, product
+from typing import Any
+
+import numpy as np
+
+from attnbench.kernels.errors import BadInput
+from attnbench.results.bootstrap import RESAMPLES
+from attnbench.results.compare import compare_tables
+from attnbench.results.estimates import Estimate, middle
+from attnbench.results.load import Results
+from attnbench.results.noise import NoiseModel, between_runs
+from attnbench.results.pairs import DENSE, own_samples, paired
+
+LEAST_RUNS = 4
+"""Two to compare, and two more that say how much runs differ."""
+
+_SEED = 20243
+
+
+@dataclass(frozen=True, slots=True)
+class CellJudged:
+    """What a comparison said of one cell.
+
+    Attributes:
+        change: slower, faster, same or unclear.
+        interval: of what the comparison judged by, B's latency over A's or the ratio of speed-ups; 1 is no change.
+    """
+
+    change: str
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One comparison: the cells that were judged, and its exit code."""
+
+    cells: tuple[CellJudged, ...]
+    exit_code: int
+
+
+Judge = Callable[[Results, Results, NoiseModel], Judged]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How often something happened: ``count`` times in ``of``, and the 95 % interval of the share.
+
+    Whole runs are resampled, since all pairs that share a run share its noise. Where it happened never or always that
+    says nothing; then the interval is the exact binomial one of as many cells as there are pairs without a common run.
+    """
+
+    count: int
+    of: int
+    lo: float
+    hi: float
+
+    @property
+    def value(self) -> float:
+        """The share; NaN of nothing."""
+        return self.count / self.of if self.of else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Delayed:
+    """What comparisons said of cells that a delay had made slower."""
+
+    delay: float
+    runs: int
+    slower: Share
+    unclear: Share
+    failed: Share
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a calibration found.
+
+    Attributes:
+        model: the noise between runs, of all runs without a change.
+        runs: without a change.
+        slower, faster: of cells in comparisons of those, called so: false alarms.
+        unclear: of the same cells.
+        covered: of their intervals, that hold 1.
+        failed: of whole comparisons, with exit code 1.
+        undecided: of whole comparisons, with exit code 3.
+        delayed: by the size of the delay.
+    """
+
+    model: NoiseModel
+    runs: int
+    slower: Share
+    faster: Share
+    unclear: Share
+    covered: Share
+    failed: Share
+    undecided: Share
+    delayed: tuple[Delayed, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, without the model."""
+        found = asdict(self)
+        del found["model"]
+        return found
+
+
+def judge(a: Results, b: Results, noise: NoiseModel) -> Judged:
+    """Compare two runs as ``attnbench compare`` does at its defaults, with this noise between runs."""
+    found = compare_tables(a, b)
+    cells = tuple(
+        CellJudged(cell.change, (cell.lo, cell.hi))
+        for cell in found.cells
+        if cell.lo is not None and cell.hi is not None and cell.cell["method"] != DENSE
+    )
+    return Judged(cells, found.exit_code)
+
+
+def calibrate(
+    same: Sequence[Results], delayed: Mapping[float, Sequence[Results]], judge: Judge = judge, *, measured_at: str = ""
+) -> Calibration:
+    """Judge all pairs of runs.
+
+    Args:
+        same: runs without a change, each with the same cells.
+        delayed: runs whose calls were made slower, by the share that they were slower by.
+        judge: how two runs are compared.
+        measured_at: when the last run was measured, for the model.
+
+    Raises:
+        BadInput: for fewer than four runs, and for runs that say nothing of the noise.
+    """
+    if len(same) < LEAST_RUNS:
+        raise BadInput(f"{len(same)} runs without a change are too few: {LEAST_RUNS} or more are needed")
+    speedups, latencies = [log_speedups(run) for run in same], [log_latencies(run) for run in same]
+    rows = [row for run in same for row in run.rows if row.verdict == "ok"]
+
+    def model(left_out: Iterable[int] = ()) -> NoiseModel:
+        kept = [number for number in range(len(same)) if number not in set(left_out)]
+        return NoiseModel(
+            device=rows[0].device if rows else "",
+            speedup_sd=between_runs([speedups[number] for number in kept]),
+            latency_sd=between_runs([latencies[number] for number in kept]),
+            runs=len(kept),
+            cells=max(map(len, latencies)),
+            provenance="measured",
+            note=f"attnbench calibrate: {len(kept)} runs of {max(map(len, latencies))} cells",
+            measured_at=measured_at,
+        )
+
+    pairs = list(combinations(range(len(same)), 2))
+    judged = [judge(same[i], same[j], model((i, j))) for i, j in pairs]
+    weights = _weights(len(same))
+    of_pairs = np.stack([weights[:, i] * weights[:, j] for i, j in pairs], axis=1)
+
+    def share(what: Callable[[CellJudged], bool]) -> Share:
+        return _share([[what(cell) for cell in each.cells] for each in judged], of_pairs, len(same) // 2)
+
+    def whole(code: int) -> Share:
+        return _share([[each.exit_code == code] for each in judged], of_pairs, len(same) // 2)
+
+    found = Calibration(
+        model=model(),
+        runs=len(same),
+        slower=share(lambda cell: cell.change == "slower"),
+        faster=share(lambda cell: cell.change == "faster"),
+        unclear=share(lambda cell: cell.change == "unclear"),
+        covered=share(lambda cell: cell.interval[0] <= 1 <= cell.interval[1]),
+        failed=whole(1),
+        undecided=whole(3),
+        delayed=tuple(
+            _delayed(delay, same, runs, judge, lambda i: model((i,)), weights)
+            for delay, runs in sorted(delayed.items())
+        ),
+    )
+    details = {"false_alarms": found.slower.value + found.faster.value, "covered": found.covered.value}
+    details |= {f"found_{each.delay:g}": each.slower.value for each in found.delayed}
+    known = {name: value for name, value in details.items() if math.isfinite(value)}
+    return replace(found, model=found.model.model_copy(update={"details": known}))
+
+
+def log_speedups(run: Results) -> dict[str, Estimate]:
+    """Return the estimate of each cell's log speed-up over the dense baseline, paired by round, by cell_id."""
+    found = {}
+    for row in run.rows:
+        rounds = paired(row, run.samples.get(row.run_id, ())) if row.verdict == "ok" and row.method != DENSE else {}
+        if rounds:
+            found[row.cell_id] = middle([math.log(dense.cold_ms / own.cold_ms) for own, dense in rounds.values()])
+    return found
+
+
+def log_latencies(run: Results) -> dict[str, Estimate]:
+    """Return the estimate of each cell's log latency, by cell_id."""
+    found = {}
+    for row in run.rows:
+        samples = own_samples(row, run.samples.get(row.run_id, ())) if row.verdict == "ok" else []
+        if samples:
+            found[row.cell_id] = middle([math.log(sample.cold_ms) for sample in samples])
+    return found
+
+
+def _delayed(
+    delay: float,
+    same: Sequence[Results],
+    runs: Sequence[Results],
+    judge: Judge,
+    model: Callable[[int], NoiseModel],
+    weights: np.ndarray[Any, np.dtype[np.float64]],
+) -> Delayed:
+    models = [model(number) for number in range(len(same))]
+    pairs = list(product(range(len(same)), range(len(runs))))
+    judged = [judge(same[i], runs[j], models[i]) for i, j in pairs]
+    mine = _weights(len(runs))
+    of_pairs = np.stack([weights[:, i] * mine[:, j] for i, j in pairs], axis=1)
+    apart = min(len(same), len(runs))
+
+    def share(change: str) -> Share:
+        return _share([[cell.change == change for cell in each.cells] for each in judged], of_pairs, apart)
+
+    failed = _share([[each.exit_code == 1] for each in judged], of_pairs, apart)
+    return Delayed(delay, len(runs), share("slower"), share("unclear"), failed)
+
+
+def _weights(runs: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return how often each run was drawn, [resamples, runs]."""
+    generator = np.random.default_rng(_SEED + runs)
+    return generator.multinomial(runs, np.full(runs, 1 / runs), size=RESAMPLES).astype(np.float64)
+
+
+def _share(happened: Sequence[Sequence[bool]], weights: np.ndarray[Any, np.dtype[np.float64]], apart: int) -> Share:
+    """Return a share over pairs of runs.
+
+    Args:
+        happened: of each pair, of each of its cells.
+        weights: how often each pair was drawn, [resamples, pairs].
+        apart: how many pairs there are that have no run in common.
+    """
+    counts, cells = np.array([sum(each) for each in happened]), np.array([len(each) for each in happened])
+    count, of = int(counts.sum()), int(cells.sum())
+    if not of:
+        return Share(0, 0, 0.0, 1.0)
+    if 0 < count < of:
+        drawn = weights @ cells
+        lo, hi = np.quantile((weights @ counts)[drawn > 0] / drawn[drawn > 0], [0.025, 0.975])
+        return Share(count, of, float(lo), float(hi))
+    least = 0.025 ** (1 / max(1.0, apart * of / len(happened)))
+    return Share(count, of, 0.0, 1 - least) if count == 0 else Share(count, of, least, 1.0)
