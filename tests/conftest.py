@@ -67,3 +67,9 @@ def power_law() -> Callable[..., pd.DataFrame]:
     """Return ``make_power_law`` of curves.py: a sweep whose true speed-up is known."""
     found: Callable[..., pd.DataFrame] = _beside("curves").make_power_law
     return found
+
+
+@pytest.fixture(scope="session")
+def hostile() -> ModuleType:
+    """Return hostile.py: journals and videos that something happened to, from a seed."""
+    return _beside("hostile")

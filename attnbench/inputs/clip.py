@@ -59,17 +59,8 @@ def read_frames(path: Path, count: int, height: int, width: int) -> Iterator[Ten
         ) from error
     done = 0
     try:
-        open_file(path).close()  # a named pipe would be waited for
-        with av.open(str(path.absolute()), metadata_errors="replace") as container:
-            if not container.streams.video or container.format.name == "tty":  # tty: FFmpeg renders text files as video
-                raise BadInput(f"video {str(path)!r} has no picture stream: give a file such as an .mp4 video")
-            stream = container.streams.video[0]
+        with video_in(path) as (container, stream):
             stream.thread_type = "AUTO"
-            if stream.codec_context.width * stream.codec_context.height > MOST_PIXELS:
-                raise BadInput(
-                    f"video {str(path)!r} has frames of {stream.codec_context.width}x{stream.codec_context.height} "
-                    f"pixels, and more than {MOST_PIXELS:,} are not read: scale it down"
-                )
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     raise BadInput(f"video {str(path)!r} is damaged after frame {done} of the {count} that are needed")
@@ -86,6 +77,35 @@ def read_frames(path: Path, count: int, height: int, width: int) -> Iterator[Ten
     fewer = (done - 1) // FRAME_GROUP * FRAME_GROUP + 1
     instead = f"give a longer video, or at most {fewer} frames" if done else "give another video"
     raise BadInput(f"video {str(path)!r} has {done} frames and {count} are needed: {instead}, or use gaussian inputs")
+
+
+@contextmanager
+def video_in(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Open the first picture stream of a video with PyAV: the container and the stream.
+
+    Nothing but the file is opened: a list of other files or addresses is not a video.
+
+    Raises:
+        BadInput: if it has no picture stream that can be decoded, or more than MOST_PIXELS in a frame.
+        OSError: if it cannot be opened; the errors of FFmpeg are among them or ``av.FFmpegError``.
+    """
+    import av
+
+    open_file(path).close()  # a named pipe would be waited for
+    with av.open(str(path.absolute()), metadata_errors="replace", options={"protocol_whitelist": "file"}) as container:
+        stream = next(iter(container.streams.video), None)
+        if stream is None or stream.codec_context is None or container.format.name in _NO_VIDEOS:
+            raise BadInput(f"video {str(path)!r} has no picture stream: give a file such as an .mp4 video")
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > MOST_PIXELS:
+            raise BadInput(
+                f"video {str(path)!r} has frames of {width}x{height} pixels, and more than {MOST_PIXELS:,} are not "
+                "read: scale it down"
+            )
+        yield container, stream
+
+
+_NO_VIDEOS = ("tty", "hls", "dash", "concat")  # FFmpeg renders text files as video, and follows lists of files
 
 
 def _as_shown(path: Path, frame: Any, height: int, width: int) -> Tensor:

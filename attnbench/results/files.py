@@ -8,6 +8,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from gzip import GzipFile
 from pathlib import Path
 from typing import IO
 
@@ -57,7 +58,7 @@ def read_file(path: Path) -> bytes:
         return read_all(stream)
 
 
-def read_all(stream: IO[bytes]) -> bytes:
+def read_all(stream: IO[bytes] | GzipFile) -> bytes:
     """Return the rest of a stream.
 
     Raises:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from attnbench.inputs.clip import video_in
 from attnbench.kernels.errors import BadInput
 from attnbench.results.files import visible
 
@@ -46,15 +47,12 @@ def read_clip(path: Path) -> Clip:
     import av
 
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            stream = next(iter(container.streams.video), None)
-            if stream is None:
-                raise BadInput(f"clip {str(path)!r} has no video in it")
+        with video_in(path) as (container, stream):
             context, rate = stream.codec_context, stream.average_rate
             height, width, codec = context.height, context.width, context.name
             pixel_format = context.pix_fmt or ""
             frames = sum(packet.size > 0 for packet in container.demux(stream))
-    except (av.FFmpegError, OSError) as error:
+    except (av.FFmpegError, OSError, MemoryError) as error:
         raise BadInput(f"clip {str(path)!r} cannot be read as a video: {error}") from error
     if frames < LEAST_FRAMES:
         raise BadInput(f"clip {str(path)!r} has {frames} frame(s); VBench compares frames and needs {LEAST_FRAMES}")
