@@ -31,7 +31,7 @@ def brought_up(records: Iterable[Kind]) -> list[Kind]:
     for record in records:
         if isinstance(record, RunHeader):
             header = record
-        found.append(_with_asked(record, header) if _is_old(record) else record)  # type: ignore[arg-type,type-var]  # a row
+        found.append(_with_asked(record, header) if _is_old(record) else record)  # type: ignore[arg-type]  # a row
     cells = {row.legacy_identity: row for row in found if isinstance(row, Row) and row.schema_version < 3}
     return [_renamed(record, cells) for record in found] if cells else found
 
@@ -99,9 +99,10 @@ def _content(inputs: str, contents: Mapping[str, str]) -> str | None:
 
 
 def _renamed(record: Kind, cells: Mapping[str, Row]) -> Kind:
-    if isinstance(record, (Sample, PhaseRow)) and (row := cells.get(record.cell_id)) is not None:
-        update = {"cell_id": row.cell_id}
-        if isinstance(record, PhaseRow) and record.run_id == row.run_id:
-            update["row_id"] = row.row_id
-        return record.model_copy(update=update)
-    return record
+    row = cells.get(record.cell_id) if isinstance(record, (Sample, PhaseRow)) else None
+    if row is None:
+        return record
+    update = {"cell_id": row.cell_id}
+    if isinstance(record, PhaseRow) and record.run_id == row.run_id:
+        update["row_id"] = row.row_id
+    return record.model_copy(update=update)
