@@ -73,3 +73,9 @@ def power_law() -> Callable[..., pd.DataFrame]:
 def hostile() -> ModuleType:
     """Return hostile.py: journals and videos that something happened to, from a seed."""
     return _beside("hostile")
+
+
+@pytest.fixture(scope="session")
+def histories() -> ModuleType:
+    """Return histories.py, which writes journals of the same cells over days."""
+    return _beside("histories")

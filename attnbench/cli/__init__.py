@@ -23,6 +23,7 @@ COMMANDS = (
     "report",
     "compare",
     "calibrate",
+    "history",
     "clips",
     "capture",
     "train",

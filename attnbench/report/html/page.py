@@ -5,9 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from typing import TYPE_CHECKING
 
 from attnbench.kernels.errors import BadInput
 from attnbench.report.cases import NO_ROWS, Case, cases_of
@@ -26,14 +23,12 @@ from attnbench.report.html.clips import ClipsSection, clips_sections
 from attnbench.report.html.columns import COLUMNS
 from attnbench.report.html.phases import PhaseTable, phase_table, waterfall_of
 from attnbench.report.html.steps import StepSection, step_sections
+from attnbench.report.html.templates import resource, template
 from attnbench.report.html.training import TrainingSection, trained_methods, trained_on, training_sections
 from attnbench.report.words import DIRECTIONS, NONE, grid_words, listed, number, short_settings
 from attnbench.results.load import Results
 from attnbench.results.records.cells import Environment, PhaseRow, Row
 from attnbench.results.training import TrainingGroup
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 
 @dataclass(frozen=True)
@@ -123,8 +118,8 @@ def make_report(
     found, whole = clips_sections(taken, results.clips, environments), step_sections(steps)
     sections = [_section(case, several, environments.get(case.first.run_id), by_row, traces or {}) for case in cases]
     devices = _devices(rows, [environments[run] for run in runs if run in environments]) or trained_on(training)
-    html = _template().render(
-        css=_resource("page.css"),
+    html = template("page.html").render(
+        css=resource("page.css"),
         title=" – ".join(["attnbench report", *devices]),
         devices=listed(devices),
         dates=listed(dict.fromkeys(filter(None, (_date(environments.get(run)) for run in runs)))),
@@ -322,18 +317,3 @@ def _facts_of(environment: Environment | None) -> list[tuple[str, str]]:
         for name, value in texts.items()
         if value not in (None, "", NONE)
     ]
-
-
-def _resource(name: str) -> str:
-    return resources.files("attnbench.report.html").joinpath(name).read_text(encoding="utf-8")
-
-
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("page.html")

@@ -1,0 +1,30 @@
+"""The templates and the style sheet that pages are made from."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Environment, Template
+
+
+def template(name: str) -> Template:
+    """Return the template of a file in this folder."""
+    return _templates().get_template(name)
+
+
+def resource(name: str) -> str:
+    """Return the text of a file in this folder."""
+    return resources.files("attnbench.report.html").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _templates() -> Environment:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    return Environment(
+        loader=FunctionLoader(resource), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip

@@ -1,0 +1,318 @@
+"""Cells over time: what each run of a folder measured of them, and where that changed.
+
+The speed-up over the dense baseline, paired by round, is what is followed; a cell without a speed-up, as the baseline
+itself, is followed by its latency. Errors hold the noise between runs, which more rounds do not make smaller.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Literal
+
+from attnbench.results.change_points import find_changes
+from attnbench.results.estimates import Estimate, difference, middle
+from attnbench.results.load import Results
+from attnbench.results.noise import NoiseModel, find_noise
+from attnbench.results.pairs import own_samples, paired
+from attnbench.results.records.cells import Environment, Row, Sample
+
+Measure = Literal["speed-up", "latency"]
+THRESHOLD = 0.03
+"""Changes below 3 % are not reported."""
+CONDITIONS = ("threads", "heads_timed", "timer", "inputs_hash")
+"""A latency means something else if one of these differs, so runs that differ in one make two series."""
+_ATTRIBUTES = ("engine", "engine_version", "settings", "baseline", "baseline_version")
+_SHOWN = 9
+_UNKNOWN = datetime.min.replace(tzinfo=UTC)
+_NOTHING = Estimate(0.0, 0.0, math.inf)
+
+
+@dataclass(frozen=True)
+class Run:
+    """When a run was made, and of which code.
+
+    Attributes:
+        run_id: of the run.
+        environment: None if its journal has no first line.
+    """
+
+    run_id: str
+    environment: Environment | None
+
+    @cached_property
+    def started(self) -> datetime:
+        """When it began; a run that does not say is older than any that does."""
+        try:
+            began = datetime.fromisoformat(self.environment.started_at if self.environment else "")
+        except ValueError:
+            return _UNKNOWN
+        return began if began.tzinfo else began.replace(tzinfo=UTC)
+
+    @property
+    def date(self) -> str:
+        """The day and minute in UTC, or "unknown"."""
+        return "unknown" if self.started == _UNKNOWN else f"{self.started.astimezone(UTC):%Y-%m-%d %H:%M}"
+
+    @property
+    def commit(self) -> str:
+        """The commit, shortened, with "+" after it if files were changed, or "unknown"."""
+        if self.environment is None or not self.environment.git_commit:
+            return "unknown"
+        return self.environment.git_commit[:_SHOWN] + ("+" if self.environment.git_dirty else "")
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one run measured of a cell.
+
+    Attributes:
+        run: the run.
+        row: the cell's row.
+        speedup: log of the speed-up over the dense baseline, by rounds that have both; None without such rounds.
+        latency: log of the latency in milliseconds.
+    """
+
+    run: Run
+    row: Row
+    speedup: Estimate | None
+    latency: Estimate
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A run that did not measure a cell's latency: ``what`` is its verdict there, "absent" or "other conditions"."""
+
+    run: Run
+    what: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A change of level between two runs that follow each other.
+
+    Attributes:
+        before, after: the points on both sides.
+        log_ratio: log of the new level over the old one, of the measure of the series.
+        p_value: how likely the noise alone makes such a change somewhere in the series.
+        slower: whether the cell became slower.
+    """
+
+    before: Point
+    after: Point
+    log_ratio: Estimate
+    p_value: float
+    slower: bool
+
+    @property
+    def ratio(self) -> tuple[float, float, float]:
+        """The new level over the old one, and the ends of its 95 % interval."""
+        return exponentials(self.log_ratio)
+
+    @property
+    def commits(self) -> str:
+        """The commits in between, as git takes them: OLD..NEW."""
+        return f"{self.before.run.commit}..{self.after.run.commit}"
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        """What else differs between the two runs: engine, baseline, defaults of settings, packages, driver."""
+        return tuple(
+            f"{name} {old} → {new}" for name, old, new in _differing(_attributes(self.before), _attributes(self.after))
+        )
+
+
+@dataclass(frozen=True)
+class Series:
+    """One cell over time.
+
+    Attributes:
+        points: runs that measured its latency, the oldest first.
+        gaps: runs that measured the cells beside it, but not its latency.
+        last: its newest row.
+        shifts: where its level changed.
+    """
+
+    points: tuple[Point, ...]
+    gaps: tuple[Gap, ...]
+    last: Row
+    shifts: tuple[Shift, ...] = ()
+
+    @property
+    def measure(self) -> Measure:
+        """What is followed: the speed-up where every point has one."""
+        return "speed-up" if self.points and all(point.speedup is not None for point in self.points) else "latency"
+
+    @property
+    def values(self) -> list[Estimate]:
+        """The log of the measure at each point."""
+        return [
+            point.latency if self.measure == "latency" or point.speedup is None else point.speedup
+            for point in self.points
+        ]
+
+    @property
+    def ended(self) -> Gap | None:
+        """The first of the runs since the last point, if the newest run has no latency of the cell."""
+        end = self.points[-1].run.started if self.points else _UNKNOWN
+        return next((gap for gap in self.gaps if gap.run.started > end), None)
+
+
+def history_of(
+    results: Results, threshold: float = THRESHOLD, noise: Callable[[str, str], NoiseModel] = find_noise
+) -> list[Series]:
+    """Return each cell of these results over time, in the order in which cells appear, with its changes of level.
+
+    Args:
+        results: of several runs.
+        threshold: the least change that is reported, as a share.
+        noise: gives the noise between runs of a device, by name and kind (cpu or cuda).
+
+    Raises:
+        Unsupported: without ruptures, if a cell was measured in three runs or more.
+    """
+    runs = runs_of(results)
+    rows = _rows_by_key(results.rows)
+    models: dict[tuple[str, str], NoiseModel] = {}
+
+    def model_of(run: Run, row: Row) -> NoiseModel:
+        kind = run.environment.device_kind if run.environment else "cpu" if row.timer == "perf_counter" else "cuda"
+        if (row.device, kind) not in models:
+            models[row.device, kind] = noise(row.device, kind)
+        return models[row.device, kind]
+
+    found = []
+    for mine in rows.values():
+        measured = [(run, mine[run.run_id]) for run in runs if run.run_id in mine]
+        points = [
+            _point(run, row, results.samples.get(run.run_id, ()), model_of(run, row))
+            for run, row in measured
+            if row.latency_ms is not None
+        ]
+        found.append(Series(tuple(points), tuple(_gaps(mine, runs, rows)), measured[-1][1]))
+    return with_shifts(found, threshold)
+
+
+def runs_of(results: Results) -> list[Run]:
+    """Return the runs that have rows, the oldest first."""
+    environments = results.environments
+    runs = [Run(run, environments.get(run)) for run in dict.fromkeys(row.run_id for row in results.rows)]
+    return sorted(runs, key=lambda run: run.started)
+
+
+def with_shifts(found: Sequence[Series], threshold: float = THRESHOLD) -> list[Series]:
+    """Return series with their changes of level; all of them are judged together.
+
+    Raises:
+        Unsupported: without ruptures, if a series has three points or more.
+    """
+    # A point of a single round says nothing of its noise, and is left out here.
+    known = [[place for place, value in enumerate(each.values) if math.isfinite(value.error)] for each in found]
+    values = [[each.values[place] for place in places] for each, places in zip(found, known, strict=True)]
+    changes = find_changes(values, math.log1p(threshold))
+    made = []
+    for each, places, mine in zip(found, known, changes, strict=True):
+        sign = 1 if each.measure == "latency" else -1
+        shifts = [
+            Shift(
+                each.points[places[change.index - 1]], each.points[places[change.index]], change.size, change.p_value,
+                slower=sign * change.size.value > 0,
+            )
+            for change in mine
+        ]  # fmt: skip
+        made.append(replace(each, shifts=tuple(shifts)))
+    return made
+
+
+def exponentials(log: Estimate) -> tuple[float, float, float]:
+    """Return the value and the two ends of the 95 % interval of what ``log`` is the logarithm of."""
+    lo, hi = log.interval()
+    return math.exp(log.value), math.exp(lo), math.exp(hi) if hi < math.inf else math.inf
+
+
+def _key(row: Row) -> tuple[object, ...]:
+    """Return what two runs of one cell share that can be compared. A row without samples has no conditions."""
+    return (row.cell_id, row.device, *(getattr(row, name) for name in CONDITIONS))
+
+
+def _rows_by_key(rows: Iterable[Row]) -> dict[tuple[object, ...], dict[str, Row]]:
+    """Return the rows of each series by run. A row without a latency belongs to every series of its cell."""
+    timed: dict[tuple[object, ...], dict[str, Row]] = {}
+    lost: dict[str, dict[str, Row]] = {}
+    order: dict[str, None] = {}
+    for row in rows:
+        order[row.cell_id] = None
+        if row.latency_ms is not None:
+            timed.setdefault(_key(row), {})[row.run_id] = row
+        else:
+            lost.setdefault(row.cell_id, {})[row.run_id] = row
+    found: dict[tuple[object, ...], dict[str, Row]] = {}
+    for cell_id in order:
+        own = {key: mine for key, mine in timed.items() if key[0] == cell_id} or {(cell_id,): {}}
+        found |= {key: {**lost.get(cell_id, {}), **mine} for key, mine in own.items()}
+    return found
+
+
+def _gaps(
+    mine: Mapping[str, Row], runs: Sequence[Run], rows: Mapping[tuple[object, ...], Mapping[str, Row]]
+) -> Iterable[Gap]:
+    """Yield the runs without a latency of a cell, from its first row on.
+
+    A run that lacks the cell is one of them only if it measured a cell that a run with it measured too: a folder may
+    hold runs of something else.
+    """
+    cells = {row.cell_id for other in rows.values() for run, row in other.items() if run in mine}
+    beside = {run for other in rows.values() for run, row in other.items() if row.cell_id in cells}
+    begun = False
+    for run in runs:
+        row = mine.get(run.run_id)
+        begun = begun or row is not None
+        if row is not None and row.latency_ms is None:
+            yield Gap(run, row.verdict, row.reason)
+        elif row is None and begun and run.run_id in beside:
+            yield _absent(run, mine, rows)
+
+
+def _absent(run: Run, mine: Mapping[str, Row], rows: Mapping[tuple[object, ...], Mapping[str, Row]]) -> Gap:
+    """Return the gap of a run that lacks a cell, or that measured it under other conditions."""
+    row = next(iter(mine.values()))
+    others = (each[run.run_id] for each in rows.values() if run.run_id in each)
+    other = next((each for each in others if each.cell_id == row.cell_id), None)
+    if other is None:
+        return Gap(run, "absent")
+    pairs = [(name, getattr(row, name), getattr(other, name)) for name in CONDITIONS]
+    told = "; ".join(f"{name} {old} → {new}" for name, old, new in pairs if old != new)
+    return Gap(run, "other conditions", told)
+
+
+def _point(run: Run, row: Row, samples: Sequence[Sample], noise: NoiseModel) -> Point:
+    pairs = paired(row, samples)
+    own = [sample.cold_ms for sample in own_samples(row, samples)] or row.samples_ms
+    latency = _with_noise(middle([math.log(ms) for ms in own]), noise.latency)
+    if not pairs or row.baseline == f"{row.method}/{row.engine}":
+        return Point(run, row, None, latency)
+    logs = [math.log(dense.cold_ms / mine.cold_ms) for mine, dense in pairs.values()]
+    return Point(run, row, _with_noise(middle(logs), noise.speedup), latency)
+
+
+def _with_noise(within: Estimate, between: Estimate) -> Estimate:
+    """Return an estimate of one run with the noise between runs. ``between`` is that of a difference of two runs."""
+    return difference(_NOTHING, within, replace(between, error=between.error / math.sqrt(2)))
+
+
+def _attributes(point: Point) -> dict[str, str]:
+    found = {name: str(getattr(point.row, name)) for name in _ATTRIBUTES}
+    if point.run.environment is not None:
+        found |= {"driver": str(point.run.environment.driver), "python": point.run.environment.python}
+        found |= point.run.environment.packages
+    return found
+
+
+def _differing(old: Mapping[str, str], new: Mapping[str, str]) -> Iterable[tuple[str, str, str]]:
+    for name in dict.fromkeys([*old, *new]):
+        if (before := old.get(name, "absent")) != (after := new.get(name, "absent")):
+            yield name, before, after
