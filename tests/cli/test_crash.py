@@ -20,7 +20,7 @@ from attnbench.machine import stopwatch as timing
 from attnbench.results.journal import JOURNAL, TornLine
 
 PROGRAM = [sys.executable, "-c", "from attnbench.cli import main; main()"]
-ROUNDS = 150
+ROUNDS = 80
 RUN = [
     "run", "--method", "moba", "--method", "sta", "--set", "moba.blocks=5", "--set", "sta.tile=2,2,2",
     "--grid", "3x5x7", "--heads", "2", "--head-dim", "32", "--inputs", "gaussian", "--device", "cpu",

@@ -300,11 +300,13 @@ def test_two_cannot_train_in_one_folder(tmp_path: Path) -> None:
         refusals: list[str]
 
         def note(self, text: str) -> None:
+            if hasattr(self, "refusals"):  # once: a process that imports torch takes seconds
+                return
             code = "import sys, torch; from pathlib import Path; from attnbench.mini.train import resume\n"
             code += "resume(Path(sys.argv[1]), torch.device('cpu'), None)"
             call = [sys.executable, "-c", code, str(tmp_path)]
             done = subprocess.run(call, capture_output=True, text=True, timeout=120)
-            self.refusals = [*getattr(self, "refusals", []), done.stderr.strip().splitlines()[-1]]
+            self.refusals = [done.stderr.strip().splitlines()[-1]]
 
     meddler = Meddler()
     assert resume(tmp_path, CPU, meddler).finished
