@@ -20,7 +20,7 @@ from attnbench.machine.device import resolve_device
 from attnbench.machine.environment import collect_environment
 from attnbench.results.calibration import LEAST_RUNS, Calibration, calibrate
 from attnbench.results.conditions import require_same
-from attnbench.results.files import alone, write_whole
+from attnbench.results.files import alone, read_file, write_whole
 from attnbench.results.journal import JOURNAL
 from attnbench.results.load import Results, read
 from attnbench.results.records.cells import Record
@@ -126,7 +126,7 @@ def read_plan(folder: Path) -> Plan:
     """
     path = folder / PLAN
     try:
-        plan = Plan.model_validate_json(path.read_bytes())
+        plan = Plan.model_validate_json(read_file(path))
     except OSError as error:
         raise BadInput(f"nothing to resume: {str(folder)!r} has no {PLAN}") from error
     except ValidationError as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import attnbench
 from attnbench.cli import main
 
 Call = Callable[..., tuple[int, str, str]]
@@ -102,6 +103,21 @@ def test_the_page_is_one_file_in_the_look_of_the_report(
     first = text
     call("history", stepped, "--out", "page.html")
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == first
+
+
+def test_committed_tables_of_every_schema_have_a_history(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ruptures", None)  # each cell was measured once or twice
+    folder = Path(__file__).resolve().parents[2] / "results"
+    code, said, _ = call("history", str(folder), "--json")
+    assert code == 0
+    cells = json.loads(said)["cells"]
+    timed = attnbench.load_results(folder).query("latency_ms.notna()")
+    assert sum(len(cell["points"]) for cell in cells) == len(timed)
+    by_cell = timed.groupby("cell_id")["latency_ms"].agg(list)
+    for cell in cells:
+        for point in cell["points"]:
+            near = [ms for ms in by_cell[cell["cell_id"]] if point["latency_ms"] == pytest.approx(ms, rel=0.1)]
+            assert near, cell["name"]
 
 
 def test_names_in_journals_are_only_text(call: Call, tmp_path: Path, histories: Any) -> None:

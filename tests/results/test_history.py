@@ -100,6 +100,42 @@ def test_noise_alone_is_no_step(tmp_path: Path, histories: Any) -> None:
     assert alarms <= 2
 
 
+def found_in(count: int, trials: int, step: float = 0.0, at: int = 0, noise: float = 0.015) -> list[list[int]]:
+    """Return where changes are found in series of so many values with a known error, which step up by ``step``."""
+    made = []
+    for seed in range(trials):
+        source = random.Random(seed)
+        values = [source.gauss(0, noise) + step * (place >= at) for place in range(count)]
+        (changes,) = find_changes([[Estimate(value, 0.015, 40) for value in values]], math.log(1.03))
+        made.append([change.index for change in changes])
+    return made
+
+
+def check_rates(count: int, trials: int) -> None:
+    """Check what docs/history.md says of series with as many values."""
+    alarms = sum(bool(places) for places in found_in(count, trials)) / trials
+    assert alarms <= 0.01 + 3 * math.sqrt(0.01 / trials)
+    middle = count // 2
+    steps = sum(places == [middle] for places in found_in(count, trials, 0.1, middle)) / trials
+    assert steps >= 0.97 - 3 * math.sqrt(0.03 / trials)
+    if count >= 8:  # the noise is twice as large as is known
+        alarms = sum(bool(places) for places in found_in(count, trials, noise=0.03)) / trials
+        assert alarms <= 0.06 + 3 * math.sqrt(0.06 / trials)
+
+
+@pytest.mark.parametrize("count", [3, 9])
+def test_how_often_steps_are_found_and_made_up(count: int) -> None:
+    pytest.importorskip("ruptures")
+    check_rates(count, 80)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [3, 5, 8, 15, 30])
+def test_how_often_steps_are_found_and_made_up_in_many_series(count: int) -> None:
+    pytest.importorskip("ruptures")
+    check_rates(count, 600)
+
+
 def test_small_steps_are_left_out_however_sure(tmp_path: Path) -> None:
     pytest.importorskip("ruptures")
     steps = [Estimate((place >= 5 and 0.02) or 0.0, 1e-4, math.inf) for place in range(10)]
