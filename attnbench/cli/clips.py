@@ -193,5 +193,5 @@ def _show(outcome: Outcome, as_json: bool) -> None:
     out.print(gap_table(outcome.rows))
     for line in skipped_words(outcome.rows):
         out.print(line, soft_wrap=True)
-    words = f"Clips, rows, environment: {outcome.folder}\nA page of them: attnbench report {outcome.folder}"
+    words = f"Clips, rows, environment: {outcome.folder}\nMake a page: attnbench report {outcome.folder}"
     out.print(words, soft_wrap=True)

@@ -109,4 +109,4 @@ def _show(folder: Path, rows: tuple[Row, ...], phases: list[PhaseRow], as_json: 
     out = console(120)
     out.print(summary_table(rows))
     out.print(phase_tables(rows, phases))
-    out.print(f"Rows, phases, traces: {folder}\nA page of them: attnbench report {folder}")
+    out.print(f"Rows, phases, traces: {folder}\nMake a page: attnbench report {folder}")

@@ -60,4 +60,4 @@ def _show(folder: Path, rows: tuple[Row, ...], as_json: bool) -> None:
 
     out = console(120)
     out.print(summary_table(rows))
-    out.print(f"Rows, samples, environment: {folder}\nA page of them: attnbench report {folder}")
+    out.print(f"Rows, samples, environment: {folder}\nMake a page: attnbench report {folder}")

@@ -108,4 +108,4 @@ def _print(folder: Path, records: list[StepRecord]) -> None:
         for line in section.lines:
             if line.phases:
                 out.print(f"{line.name}: {line.phases}")
-    out.print(f"Records: {folder}\nA page of them: attnbench report {folder}")
+    out.print(f"Records: {folder}\nMake a page: attnbench report {folder}")

@@ -14,17 +14,18 @@ from attnbench.kernels.gpu.widen import jit
 def arrange(
     x: Tensor, order: Tensor | None, width: int | None = None, *, users: Tensor | None = None, out: Tensor | None = None
 ) -> Tensor:
-    """Return x with token ``order[i]`` at place i, contiguous; x itself where nothing is to be done.
+    """Return x with token ``order[i]`` at place i, contiguous; x itself if nothing has to be done.
 
     Args:
         x: [B, heads, N, D], unit last stride.
         order: int64 [M] or [B, H, M], H a multiple of the heads of x; None for grid order, M = N.
-        width: columns of the result, at least D, those beyond D zero; default D.
-        users: int32 [1], or None. Where it is 0 on the device, the result may be left undefined.
-        out: with an order, where to write the result: of its shape and dtype, contiguous.
+        width: columns of the result, at least D; those beyond D are zero. Default: D.
+        users: int32 [1], or None. If it is 0 on the device, the result may be undefined.
+        out: with an order, the contiguous tensor to write the result to, of its shape and dtype.
 
     Returns:
-        [B, heads, M, width]; or [B, H, M, width] for an order of each head, every head of x in the orders of its group.
+        [B, heads, M, width], or [B, H, M, width] if each head has its own order; a head of x then appears in every
+        order of its group.
     """
     b, h, n, d = x.shape
     width = d if width is None else width
@@ -49,7 +50,7 @@ def arrange(
 
 
 def padded_width(head_dim: int) -> int:
-    """Return the columns that the attention kernels want for k and v: 64, or 128."""
+    """Return the columns that the attention kernels need for k and v: 64 or 128."""
     return 64 if head_dim <= 64 else 128
 
 

@@ -1,9 +1,9 @@
-"""Keys and values arranged by warps of the attention kernel itself, while the others attend.
+"""Keys and values that warps of the attention kernel itself arrange while the others attend.
 
-Attention leaves HBM idle, and tiles come head by head: keys and values of a head are copied while those before it are
-attended to. Only the first head is arranged beforehand, by all of the GPU. Thread blocks draw pieces of rows by a
-ticket and count, for each head, the pieces that are there: those that run copy all there is, and none waits for a
-thread block that has not begun.
+Attention leaves HBM idle, and tiles come head by head, so the keys and values of a head are copied while the kernel
+attends to earlier heads. Only the first head is arranged beforehand, by the whole GPU. Thread blocks take pieces of
+rows by ticket and count the finished pieces of each head. The running thread blocks copy everything, so none waits for
+a thread block that has not begun.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 WARPS = gl.constexpr(2)
 ROWS_AT_ONCE = gl.constexpr(16)
-"""Rows whose addresses are held at a time: with 32, at 32 registers a thread, addresses are spilled."""
+"""Number of rows whose addresses are held at a time. With 32, addresses are spilled at 32 registers per thread."""
 
 
 @gluon.jit
@@ -25,7 +25,8 @@ def arrange_rows(
 ):  # fmt: skip
     """Copy rows of k and v to where ``k_rows`` and ``v_rows`` point, KEYS of a head at a time, from head 1 on.
 
-    ``all_heads`` arranged heads of the batch together, ``kv_heads`` of one item, ``group`` from each head of k and v.
+    ``all_heads`` is the number of arranged heads in the batch, ``kv_heads`` that of one item, and ``group`` that from
+    each head of k and v.
     """
     pieces = (places + KEYS - 1) // KEYS
     total = gl.where(gl.load(tiles) > 0, (all_heads - 1) * pieces, 0)
@@ -33,7 +34,7 @@ def arrange_rows(
     while ticket < total:
         following = gl.atomic_add(progress, 1)  # long before it is needed
         head = 1 + ticket // pieces
-        first = gl.minimum(ticket % pieces * KEYS, places - KEYS)  # the last piece has some rows of the one before
+        first = gl.minimum(ticket % pieces * KEYS, places - KEYS)  # the last piece repeats rows of the one before
         b, h = head // kv_heads, head % kv_heads
         row = b * row_batch + h * row_head + first
         tokens = order + head.to(gl.int64) * order_row + first
@@ -53,7 +54,7 @@ def arrange_rows(
 
 @gluon.jit
 def _gather(source, tokens, pitch, buffer, KEYS: gl.constexpr, D: gl.constexpr):
-    """Copy KEYS rows into shared memory, for TMA to read there."""
+    """Copy KEYS rows to shared memory, from where TMA reads them."""
     LAYOUT: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [WARPS, 1], [1, 0])
     row = gl.arange(0, ROWS_AT_ONCE, gl.SliceLayout(1, LAYOUT))
     column = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, LAYOUT)), 0)
@@ -69,7 +70,7 @@ def _gather(source, tokens, pitch, buffer, KEYS: gl.constexpr, D: gl.constexpr):
 
 @gluon.jit
 def _finish_stores(number):
-    """Wait until what TMA stores has been written, ``store_wait`` only waits until it has been read, and publish it."""
+    """Wait until TMA has written what it stores, and publish it. ``store_wait`` only waits until it has been read."""
     gl.inline_asm_elementwise(
         "cp.async.bulk.wait_group 0; fence.proxy.async; fence.acq_rel.gpu; mov.u32 $0, $1;", "=r,r", [number], gl.int32,
         is_pure=False, pack=1,
@@ -78,7 +79,7 @@ def _finish_stores(number):
 
 @gluon.jit
 def wait_for_head(progress, head, before, places, KEYS: gl.constexpr):
-    """Wait, unless it is the head of ``before``, until all rows of a head are there to be read by TMA. Return it."""
+    """Wait until TMA can read all rows of a head, unless it is the head of ``before``. Return the head."""
     if head != before:
         pieces = (places + KEYS - 1) // KEYS
         there = gl.atomic_add(progress + head, 0, sem="acquire", scope="gpu")

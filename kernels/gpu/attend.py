@@ -1,7 +1,7 @@
-"""Attention over tiles: gathered queries, and the segments of keys that all queries of a tile keep.
+"""Attention over tiles of gathered queries and the segments of keys that all queries of a tile keep.
 
-The Triton kernel here runs everywhere; ``attend_hopper`` walks the same tiles. Thread blocks are persistent and draw
-tiles by a ticket, so that tiles of many steps and of few mix well.
+The Triton kernel here runs everywhere; ``attend_hopper`` walks the same tiles. Thread blocks are persistent and take
+tiles by ticket, so that tiles with many steps and with few are mixed well.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from attnbench.kernels.gpu.work import LOG2_E, RuleArrays, Tiles
 
 
 class Tuning(NamedTuple):
-    """How the kernel is launched: warps a thread block, stages of the pipeline, thread blocks a multiprocessor."""
+    """Launch parameters: warps per thread block, stages of the pipeline, thread blocks per multiprocessor."""
 
     warps: int
     stages: int
@@ -30,7 +30,7 @@ class Tuning(NamedTuple):
 
 
 def default_tuning(rows: int) -> Tuning:
-    """Return the launch parameters for tiles of so many rows: 224 KiB of shared memory on Hopper above 64 of 128."""
+    """Return the launch parameters for tiles with this many rows."""
     return Tuning(warps=8, stages=3, resident=1) if rows > 64 else Tuning(warps=4, stages=3, resident=4)
 
 
@@ -51,22 +51,23 @@ def attend_tiles(
 
     Args:
         q: [B, H, N, D], unit last stride, D at most that of k and v.
-        k, v: [B, KV heads, N, D], D a power of two from 16, in the arranged order, contiguous unless ``fits_in_place``
-            holds; where the D of q is smaller, the columns beyond it are zero.
-        tiles: the work; its rows and steps are at least 16.
+        k, v: [B, KV heads, N, D] in the arranged order, D a power of two from 16 on, contiguous unless
+            ``fits_in_place`` holds. If the D of q is smaller, the columns beyond it are zero.
+        tiles: the work, with at least 16 rows and 16 keys in a step.
         scale: factor of the scores.
-        rule: decides in masked segments. Without it, no segment may be masked.
-        direct: output [B, H, N, D of q] with unit last stride and log-sum-exp float32 [B, H, N] to write each row to,
-            at its token, the natural logarithm. Every token must have exactly one place.
-        hopper: run the Gluon kernel where it fits; it takes positive scales.
+        rule: the rule that decides in masked segments. Without it, no segment may be masked.
+        direct: output [B, H, N, D of q] with unit last stride, and log-sum-exp float32 [B, H, N] (natural logarithm),
+            to which each row is written at its token. Every token must have exactly one place.
+        hopper: run the Gluon kernel if it fits. It takes positive scales only.
         tuning: launch parameters of the Triton kernel.
-        source: what k and v are to be filled with, but for the first head of the first item, which is there; tiles come
-            head by head, and ``fits_in_place`` holds for the source. The Gluon kernel then runs.
+        source: keys and values with which k and v are filled, except for the first head of the first item, which is
+            already there. Tiles must come head by head, and ``fits_in_place`` must hold for the source. The Gluon
+            kernel then runs.
 
     Returns:
-        ``direct``; or without it normalised output rows [places, D of k] in q's dtype, and log2-sum-exp2 float32
-        [places]. Rows of places that hold no query, and those behind the last tile, are undefined. Rows that keep no
-        pair are 0 and minus infinity.
+        ``direct``, or without it normalised output rows [places, D of k] in q's dtype and log2-sum-exp2 float32
+        [places]. Rows of places without a query, and those after the last tile, are undefined. Rows that keep no pair
+        are 0 and minus infinity.
     """
     if is_recording():
         spare = None if direct is None else (torch.empty_like(direct[0]), torch.empty_like(direct[1]))
@@ -121,7 +122,7 @@ def _attend_tiles(
     KEYS: tl.constexpr, D: tl.constexpr, HEAD_DIM: tl.constexpr, RULE: tl.constexpr, DIRECT: tl.constexpr,
     WIDEN: tl.constexpr, UP_TO: tl.constexpr,
 ) -> None:  # fmt: skip
-    """UP_TO is as in ``ablation.UP_TO``: 1 scores only, 2 scores and softmax, 3 everything."""
+    """Run the kernel up to ``UP_TO``, see ``ablation.UP_TO``: 1 scores only, 2 scores and softmax, 3 everything."""
     count_tiles = tl.load(tiles)
     row = tl.arange(0, ROWS)
     step = tl.arange(0, KEYS)
@@ -159,7 +160,7 @@ def _attend_tiles(
         for i in range(count):
             masked = end < 0
             stop = tl.abs(end) if RULE else end
-            # Keys beyond the end of a segment are its last one again, so that loads need no mask.
+            # Keys beyond the end of a segment repeat its last key, so that loads need no mask.
             key = tl.minimum(start + step, stop - 1)
             keys = tl.load(k_head + key[:, None] * D + column[None])
             if UP_TO == 3:
@@ -181,7 +182,7 @@ def _attend_tiles(
                     )  # fmt: skip
                     s = tl.where(kept, s, -float("inf"))
                 new = tl.maximum(top, tl.max(s, 1))
-                # Only a rule can leave a row without a key so far, and then all differences must be minus infinity.
+                # Only with a rule can a row have no key yet, and then all differences must be minus infinity.
                 anchor = tl.where(new == -float("inf"), 0.0, new) if RULE else new
                 p = tl.exp2(s - anchor[:, None])
                 decay = tl.exp2(top - anchor)
@@ -189,7 +190,7 @@ def _attend_tiles(
                 if UP_TO == 3:
                     acc = tl.dot(p.to(values.dtype), values, acc * decay[:, None])
                 top = new
-            # Without a branch, and a segment ahead: keys are only loaded early if the step to them is that simple.
+            # Without a branch, and one segment ahead: keys are loaded early only if the step to them is this simple.
             start += KEYS
             over = start >= stop
             start = tl.where(over, next_start, start)

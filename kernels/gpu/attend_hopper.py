@@ -1,15 +1,15 @@
 """Attention over tiles on Hopper, in Gluon: two warpgroups compute, one gathers queries, one warp loads keys.
 
 A tile is 128 gathered queries and the segments of keys that all of them keep. Thread blocks are persistent and walk the
-tiles. Queries of the next tile are gathered into the other of two buffers, and two stages of K and V are in flight by
-TMA, by warps of their own: neither ever waits for the other. Each computing warpgroup owns 64 queries. It issues
-S = Q Kᵀ of the next keys and then P V of the last, and takes the softmax of S while P V runs; at the end of a tile the
-same pair spans two tiles, so the tensor cores do not drain there. Two more warps arrange keys and values, a head ahead
-of those that read them, see ``arrange_hopper``. Scores are in base 2: ``scale`` holds log2(e).
+tiles. Separate warps gather the queries of the next tile into the other of two buffers, and load K and V by TMA in two
+stages; neither waits for the other. Each computing warpgroup owns 64 queries. It issues S = Q Kᵀ of the next keys, then
+P V of the last ones, and computes the softmax of S while P V runs. At the end of a tile, the same pair spans two tiles,
+so the tensor cores do not run empty. Two more warps arrange keys and values one head ahead of those that read them; see
+``arrange_hopper``. Scores are in base 2: ``scale`` includes log2(e).
 
-A tile may be a pair of small ones, whose rows keep different keys of each segment: each warpgroup hides what its own do
-not. Of a step that reaches beyond its segment the scores are hidden too. But all 128 rows of V take part, with weights
-of 0: an infinity or a NaN there would show. The Triton kernel in ``attend`` reads no such rows.
+A tile may be a pair of small ones, whose rows keep different keys of each segment. Each warpgroup then hides the keys
+that its rows do not keep. Scores of a step beyond its segment are hidden as well. But all 128 rows of V take part with
+weights of 0, so an infinity or a NaN there reaches the output. The Triton kernel in ``attend`` does not read such rows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from attnbench.kernels.gpu.key_rows import KeyRows, RawKeys
 from attnbench.kernels.gpu.work import KEYS, LOG2_E, ROWS, Tiles
 
 STAGES = 2
-REGISTERS = 224  # of each computing warpgroup: with 232 the other warps spill, with 216 these do
+REGISTERS = 224  # of each computing warpgroup: with 232 the other warps spill, with 216 these
 
 
 def launch(
@@ -44,14 +44,14 @@ def launch(
 
     Args:
         q: [B, H, N, D] with unit last stride, D 64 or 128, bfloat16 or float16.
-        keys: k and v of the same D and dtype, aligned to 16 bytes.
-        source: what they are filled with on the way, see ``attend.attend_tiles``; or None.
-        tiles: of 128 rows and steps of 128 keys, without masked segments.
-        scale: factor of the scores, above 0.
+        keys: k and v with the same D and dtype, aligned to 16 bytes.
+        source: keys and values with which they are filled on the way, see ``attend.attend_tiles``; or None.
+        tiles: tiles of 128 rows with steps of 128 keys, without masked segments.
+        scale: factor of the scores, greater than 0.
         output: rows [places, D], or with ``direct`` [B, H, N, D]; unit last stride.
         lse: float32 [places], log2-sum-exp2, or with ``direct`` [B, H, N], natural, contiguous.
         direct: write each row where its query token is.
-        part: which build of the kernel, see ``ablation``; only with "whole" are there results.
+        part: the build of the kernel, see ``ablation``. Only "whole" has meaningful results.
     """
     assert (tiles.rows, tiles.keys) == (ROWS, KEYS)
     heads, n, d = q.shape[1:]
@@ -79,7 +79,7 @@ def launch(
 
 @gluon.jit
 def _advance(segments, segment, start, end, KEYS: gl.constexpr):
-    """Step to the next keys: in the segment, or at the beginning of the next one."""
+    """Step to the next keys, in the segment or at the beginning of the next one."""
     start += KEYS
     if start >= end:
         segment += 1
@@ -100,7 +100,7 @@ def _softmax(s, top, total, scale, OUT: gl.constexpr, WEIGHTS: gl.constexpr, DTY
 
 @gluon.jit
 def _limits(visible, segment, end, PART: gl.constexpr, PAIRED: gl.constexpr):
-    """Return between which keys of a segment this half of a tile keeps them."""
+    """Return the limits of the keys that this half of a tile keeps in a segment."""
     if PAIRED:
         return gl.load(visible + segment * 4 + PART * 2), gl.load(visible + segment * 4 + PART * 2 + 1)
     else:
@@ -113,7 +113,7 @@ def _hide(s, start, low, high, KEYS: gl.constexpr, SCORES: gl.constexpr, PAIRED:
     low -= start
     high -= start
     if PAIRED:
-        # Half a step is what most pairs hide where blocks have 64 tokens; its keys are known when this is compiled.
+        # If blocks have 64 tokens, most pairs hide half a step, whose keys are known at compile time.
         if (low <= 0) & (high == KEYS // 2):
             s = gl.where(key < KEYS // 2, s, -float("inf"))
         elif (low == KEYS // 2) & (high >= KEYS):
@@ -131,7 +131,7 @@ def _rest_of_tile(
     end, count, scale, SCORES: gl.constexpr, OUT: gl.constexpr, WEIGHTS: gl.constexpr, HALF: gl.constexpr,
     KEYS: gl.constexpr, STAGES: gl.constexpr, DTYPE: gl.constexpr, PART: gl.constexpr, PAIRED: gl.constexpr,
 ):  # fmt: skip
-    """Go through a tile's keys from the second step on; P V of the last step is left to the caller."""
+    """Process a tile's keys from the second step on. The caller computes P V of the last step."""
     zero = gl.full([HALF, KEYS], 0.0, gl.float32, SCORES)
     for _ in range(1, count):
         last, last_phase = step % STAGES, (step // STAGES) & 1
@@ -147,7 +147,7 @@ def _rest_of_tile(
         mbarrier.arrive(k_empty.index(stage), count=1)
         s = _hide(s, start, low, high, KEYS, SCORES, PAIRED)
         new_p, top, total, decay = _softmax(s, top, total, scale, OUT, WEIGHTS, DTYPE)
-        if start < 0:  # never: the end of a basic block, or ptxas moves the wait for P V ahead of the softmax
+        if start < 0:  # never taken; ends the basic block, or ptxas moves the wait for P V ahead of the softmax
             mbarrier.arrive(k_empty.index(stage), count=1)
         acc, p, new_p = warpgroup_mma_wait(0, deps=[acc, p, new_p])
         mbarrier.arrive(v_empty.index(last), count=1)
@@ -182,7 +182,7 @@ def _write(
 
 @gluon.jit
 def _record(records, tile, PART: gl.constexpr, HALF: gl.constexpr):
-    """Read a tile's record; a tile without steps takes one of no keys, which leaves its rows empty."""
+    """Read the record of a tile. A tile without steps gets one step without keys, which leaves its rows empty."""
     record = records + tile * 8
     count = gl.load(record + 5)
     start = gl.where(count > 0, gl.load(record + 3), 0)
@@ -273,7 +273,7 @@ def _without_values(
     scale, PART: gl.constexpr, ROWS: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
     DTYPE: gl.constexpr, DIRECT: gl.constexpr, PAIRED: gl.constexpr, UP_TO: gl.constexpr,
 ):  # fmt: skip
-    """In place of ``_compute`` in the builds that leave values out; UP_TO is as in ``ablation.UP_TO``."""
+    """Replace ``_compute`` in the builds without values; UP_TO is as in ``ablation.UP_TO``."""
     SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, KEYS, 16])
     OUT: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, D, 16])
     WEIGHTS: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=OUT, k_width=2)
@@ -316,7 +316,7 @@ def _gather(
     q_smem, q_full, q_empty, q, queries, records, tiles, q_batch, q_head, q_token, heads, ROWS: gl.constexpr,
     D: gl.constexpr,
 ):  # fmt: skip
-    """Copy the queries of each tile into its buffer; places of -1 become zeros."""
+    """Copy the queries of each tile to its buffer. Places of -1 become zeros."""
     LAYOUT: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])
     PIECE: gl.constexpr = 16
     HALF: gl.constexpr = ROWS // 2
@@ -346,7 +346,7 @@ def _load(
     row_batch, row_head, column_head, kv_heads, kv_group, KEYS: gl.constexpr, STAGES: gl.constexpr,
     ARRANGE: gl.constexpr, UP_TO: gl.constexpr,
 ):  # fmt: skip
-    """Copy the keys and values of each step into the next stage."""
+    """Copy the keys and values of each step to the next stage."""
     step = 0
     arranged = 0
     for tile in range(gl.program_id(0), gl.load(tiles), gl.num_programs(0)):

@@ -1,8 +1,9 @@
 """Backward pass of attention over tiles, given the forward pass's output and log-sum-exp.
 
-With P the probabilities and dP = dO Vᵀ, the scores' gradient is P · (dP - delta), where delta of a row is what the
-softmax's normalisation takes off. Queries are differentiated tile by tile and keys key tile by key tile: seven matrix
-products instead of five, but nothing is added to by more than one program, so results are the same bits every time.
+With the probabilities P and dP = dO Vᵀ, the gradient of the scores is P · (dP - delta), where delta of a row accounts
+for the normalisation of softmax. Gradients of queries are computed tile by tile, and those of keys key tile by key
+tile. This takes seven matrix products instead of five, but each result is written by one program only, so results are
+the same bits every time.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def delta_of(output: Tensor, d_output: Tensor, d_lse: Tensor | None) -> Tensor:
 
     Args:
         output, d_output: [B, H, N, D], any strides with unit last.
-        d_lse: [B, H, N], any strides; None where the log-sum-exp was not used.
+        d_lse: [B, H, N], any strides; None if the log-sum-exp was not used.
     """
     batch, heads, n, d = output.shape
     delta = torch.empty(batch, heads, n, dtype=torch.float32, device=output.device)
@@ -46,7 +47,7 @@ def delta_of(output: Tensor, d_output: Tensor, d_lse: Tensor | None) -> Tensor:
 
 
 def sum_groups(gradient: Tensor, kv_heads: int) -> Tensor:
-    """Add the gradients of the query heads of each kv head, if there is one a query head: [B, H, …] to [B, KV, …]."""
+    """Add up the gradients of the query heads of each kv head, if each query head has one: [B, H, …] to [B, KV, …]."""
     if gradient.shape[1] == kv_heads:
         return gradient
     grouped: Tensor = gradient.unflatten(1, (kv_heads, -1))

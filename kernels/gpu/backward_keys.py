@@ -1,9 +1,9 @@
-"""Gradients of keys and values over key tiles: four matrix products a step, a program for each kv head and key tile.
+"""Gradients of keys and values over key tiles: four matrix products per step, a program per kv head and key tile.
 
-Scores are computed turned, keys as rows: then probabilities and their gradients are left operands of the next products
-as they lie in registers. Queries of a step are gathered. A step that no query fills needs no mask: absent
-queries have a log-sum-exp of +inf, so their probability is 0; and keys beyond the tile's end repeat its last key in
-rows that are never stored.
+Scores are computed transposed, with keys as rows, so that probabilities and their gradients are left operands of the
+next products as they lie in registers. The queries of a step are gathered. A step that is not full needs no mask:
+absent queries have a log-sum-exp of +inf, so their probability is 0, and keys beyond the end of the tile repeat its
+last key in rows that are never stored.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class KeysTuning(NamedTuple):
     """Launch parameters of ``backward_keys``.
 
     Attributes:
-        step: query places of a step.
+        step: query places in a step.
         warps: warps of a program.
-        stages: of the loop over steps. Rows are gathered by tokens that are read first: with fewer than 5, no step's
-            rows are under way while another is computed.
+        stages: stages of the loop over steps. Rows are gathered by tokens that are read first. With fewer than 5
+            stages, no step's rows are in flight while another is computed.
     """
 
     step: int
@@ -36,10 +36,10 @@ class KeysTuning(NamedTuple):
 
 
 def keys_tuning(keys: int) -> KeysTuning:
-    """Return the launch parameters for tiles of so many keys.
+    """Return the launch parameters for tiles with this many keys.
 
-    For sm_90 and 128 columns ptxas reports 255 registers and 163 KiB at 128 keys; nothing is spilled, or, where heads
-    share keys, four registers around the loop. At 64 keys it is 254 and 82 KiB, so that two programs fit.
+    For sm_90 and 128 columns, ptxas reports 255 registers and 163 KiB at 128 keys. Nothing is spilled, except four
+    registers around the loop if heads share keys. At 64 keys, it reports 254 registers and 82 KiB, so two programs fit.
     """
     return KeysTuning(64, 8, 5) if keys > 64 else KeysTuning(32, 4, 5)
 
@@ -49,20 +49,20 @@ def backward_keys(
     rule: RuleArrays | None = None, token_of: Tensor | None = None, out: tuple[Tensor, Tensor] | None = None,
     hopper: bool = False, tuning: KeysTuning | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Differentiate by keys and values.
+    """Compute the gradients of keys and values.
 
     Args:
         q, k, v, d_output, lse, delta, scale: as for ``backward_queries``.
         key_tiles: keys and the places of their queries. Together the tiles of a head hold every key once.
-        rule: what decides in masked segments; needed iff there are any.
-        token_of: int64 [N] or [B · KV heads, N], the token that each arranged key is; None where they are the same.
+        rule: the rule that decides in masked segments; required iff there are any.
+        token_of: int64 [N] or [B · KV heads, N], the token of each arranged key; None if they are the same.
         out: contiguous tensors to write the results to.
-        hopper: run the Gluon kernel where it fits.
+        hopper: run the Gluon kernel if it fits.
         tuning: launch parameters of the Triton kernel.
 
     Returns:
-        (dk, dv), ``out`` if given, each [B, KV heads, N, head_dim] in k's dtype, by token. Keys that no query keeps
-        get 0.
+        (dk, dv), ``out`` if given, each [B, KV heads, N, head_dim] in k's dtype, by token; 0 for keys that no query
+        keeps.
     """
     batch, heads, n, head_dim = q.shape
     _, kv_heads, tokens, d = k.shape
@@ -92,7 +92,7 @@ def backward_keys(
 
 @jit
 def _count_steps(segments: tl.tensor, number: tl.tensor, STEP: tl.constexpr) -> tl.tensor:
-    """Return how many steps ``number`` segments take; an empty one takes one, in which nothing is inside."""
+    """Return how many steps ``number`` segments take. An empty segment takes one step, which contains nothing."""
     steps = tl.full([], 0, tl.int32)
     for first in range(0, number, 32):
         which = first + tl.arange(0, 32)
@@ -144,7 +144,7 @@ def _backward_keys(
         do_row = d_output + batch * do_batch + of_batch * do_head
         statistics = head.to(tl.int64) * n
         rule_row = head.to(tl.int64) * k_rule_row
-        # A plain range without an `if` for the next segment, so that loads are overlapped: see backward_queries.
+        # A plain range without an `if` for the next segment, so that loads overlap: see backward_queries.
         for _ in range(steps):
             where = place + tl.arange(0, STEP)
             token = tl.load(queries + where, mask=where < last, other=-1)
@@ -155,7 +155,7 @@ def _backward_keys(
                 here = here & (column < HEAD_DIM)[None]
             rows = tl.load(q_row + (token64 * q_token + column[None]), mask=here, other=0.0)
             grads = tl.load(do_row + (token64 * do_token + column[None]), mask=here, other=0.0)
-            # As columns that are summed over: plain rows would be gathered again by every thread that uses them.
+            # As columns that are summed, because every thread that uses plain rows would gather them again.
             row_lse = tl.load((lse + statistics + token)[:, None], mask=there[:, None], other=-float("inf"))
             row_delta = tl.load((delta + statistics + token)[:, None], mask=there[:, None], other=0.0)
             empty = row_lse == -float("inf")

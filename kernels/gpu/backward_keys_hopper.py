@@ -1,10 +1,11 @@
 """Gradients of keys and values on Hopper, in Gluon: two warpgroups compute, one gathers, two warps load.
 
-A key tile is 128 keys, 64 a computing warpgroup, and stays in shared memory while the queries that keep it pass by, 64
-a step. Scores are computed turned, so that probabilities and their gradients are left operands as they lie in
-registers. dK of the step before runs while P is computed, and dV while dS is. More in flight takes more registers than
-there are, and ptxas then waits after every instruction (its warning C7512). Queries and dO are gathered by cp.async,
-three steps in flight, with their log-sum-exp (base 2) and delta beside them. Absent queries have a log-sum-exp of +inf.
+A key tile is 128 keys, 64 for each computing warpgroup. It stays in shared memory while the queries that keep it pass
+by, 64 in a step. Scores are computed transposed, so that probabilities and their gradients are left operands as they
+lie in registers. dK of the previous step runs while P is computed, and dV runs while dS is computed. More work in
+flight would need more registers than there are, and ptxas would then wait after every instruction (its warning C7512).
+Queries and dO are gathered by cp.async, three steps in flight, together with their log-sum-exp (base 2) and delta.
+Absent queries have a log-sum-exp of +inf.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def launch(
     q: Tensor, k: Tensor, v: Tensor, d_output: Tensor, lse: Tensor, delta: Tensor, key_tiles: KeyTiles, scale: float,
     token_of: Tensor | None, dk: Tensor, dv: Tensor,
 ) -> None:  # fmt: skip
-    """Differentiate by keys and values; arguments as of ``backward_keys``, without a rule, head_dim 64 or 128."""
+    """Compute the gradients of keys and values.
+
+    Arguments are those of ``backward_keys``, without a rule, head_dim 64 or 128.
+    """
     batch, heads, n, d = q.shape
     kv_heads = k.shape[1]
     layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if k.dtype == torch.bfloat16 else gl.float16)
@@ -60,8 +64,9 @@ def _steps_of(records, first_head, kv_group, tile, tiles):
 
 @gluon.jit
 def _narrow(x, DTYPE: gl.constexpr):
-    """Convert float32 two numbers at a time: where a result has two uses, single conversions were compiled, at the
-    throughput of exponentials."""
+    """Convert float32 two numbers at a time.
+
+    If a result has two uses, the compiler emits single conversions, which run at the throughput of exponentials."""
     if DTYPE == gl.bfloat16:
         return gl.inline_asm_elementwise("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", [x], gl.bfloat16, True, 2)
     else:
@@ -72,7 +77,7 @@ def _narrow(x, DTYPE: gl.constexpr):
 def _probabilities(
     s, stats, stage, scale2, COLUMNS: gl.constexpr, WEIGHTS: gl.constexpr, DTYPE: gl.constexpr
 ):  # fmt: skip
-    """Return P of a step, turned, as a left operand."""
+    """Return P of a step, transposed, as a left operand."""
     lse = stats.index(stage * 2).load(COLUMNS)
     return gl.convert_layout(_narrow(gl.exp2(s * scale2 - gl.expand_dims(lse, 0)), DTYPE), WEIGHTS)
 
@@ -81,7 +86,7 @@ def _probabilities(
 def _gradient(
     p, dp, stats, stage, SCORES: gl.constexpr, COLUMNS: gl.constexpr, WEIGHTS: gl.constexpr, DTYPE: gl.constexpr
 ):  # fmt: skip
-    """Return dS of a step, turned, as a left operand."""
+    """Return dS of a step, transposed, as a left operand."""
     delta = stats.index(stage * 2 + 1).load(COLUMNS)
     p = gl.convert_layout(p, SCORES).to(gl.float32)
     return gl.convert_layout((p * (dp - gl.expand_dims(delta, 0))).to(DTYPE), WEIGHTS)
@@ -92,7 +97,7 @@ def _write_rows(
     dk, dv, dk_rows, dv_rows, begin, end, kv_head, token_of, token_row, tokens, OUT: gl.constexpr, HALF: gl.constexpr,
     D: gl.constexpr, ORDERED: gl.constexpr, DTYPE: gl.constexpr,
 ):  # fmt: skip
-    """Write the gradients of keys from ``begin`` on, those before ``end``, to their tokens."""
+    """Write the gradients of the keys from ``begin`` to before ``end`` to their tokens."""
     row = begin + gl.arange(0, HALF, gl.SliceLayout(1, OUT))
     column = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, OUT)), 0)
     there = row < end

@@ -1,8 +1,8 @@
-"""Gradient of queries over tiles: the same rows and segments as the forward pass, three matrix products a step.
+"""Gradient of queries over tiles: the same rows and segments as in the forward pass, three matrix products per step.
 
-A step covers fewer keys than in the forward pass, because scores and their gradients are in registers at once. So
-each segment is walked in whole multiples of the tile's step, as its record counts them; where the segment's end cuts a
-key off, the last key stands in for it and its probability is set to 0.
+A step covers fewer keys than in the forward pass, because scores and their gradients are in registers at the same time.
+So each segment is walked in whole multiples of the tile's step, as its record counts them. A key beyond the end of the
+segment is replaced by the last key, and its probability is set to 0.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class QueriesTuning(NamedTuple):
     """Launch parameters of ``backward_queries``.
 
     Attributes:
-        step: keys of a step; where tiles step by fewer keys, so many.
+        step: keys in a step, at most as many as in a step of the tiles.
         warps: warps of a program.
-        stages: steps of keys that are under way at once.
-        resident: programs a multiprocessor.
+        stages: steps of keys that are in flight at once.
+        resident: programs per multiprocessor.
     """
 
     step: int
@@ -36,10 +36,11 @@ class QueriesTuning(NamedTuple):
 
 
 def queries_tuning(rows: int) -> QueriesTuning:
-    """Return the launch parameters for tiles of so many rows.
+    """Return the launch parameters for tiles with this many rows.
 
-    For sm_90 and 128 columns ptxas reports 195 to 216 registers and 160 KiB at 128 rows (one program a multiprocessor),
-    171 and 80 KiB at 64 rows, so that two fit; nothing is spilled. Steps of 128 keys take all 255 registers.
+    For sm_90 and 128 columns, ptxas reports 195 to 216 registers and 160 KiB at 128 rows (one program per
+    multiprocessor), and 171 registers and 80 KiB at 64 rows, so two programs fit. Nothing is spilled. Steps of 128 keys
+    would take all 255 registers.
     """
     return QueriesTuning(64, 8, 3, 1) if rows > 64 else QueriesTuning(32, 4, 3, 2)
 
@@ -49,24 +50,25 @@ def backward_queries(
     rule: RuleArrays | None = None, direct: Tensor | None = None, hopper: bool = False,
     tuning: QueriesTuning | None = None,
 ) -> Tensor:  # fmt: skip
-    """Differentiate by the queries of each tile.
+    """Compute the gradients of the queries of each tile.
 
     Args:
         q, d_output: [B, H, N, head_dim], any strides with unit last, of one dtype.
-        k, v: [B, KV heads, N, D] in the arranged order, contiguous; D is a power of two, head_dim at most; what is
-            beyond head_dim is not read.
-        lse: natural log-sum-exp of whole rows, float32 [B, H, N]; -inf where a query keeps nothing.
+        k, v: [B, KV heads, N, D] in the arranged order, contiguous. D is a power of two; columns beyond head_dim are
+            not read.
+        lse: natural log-sum-exp of whole rows, float32 [B, H, N]; -inf for queries that keep nothing.
         delta: float32 [B, H, N], see ``delta_of``.
-        tiles: rows and keys. Each segment is cut into steps of ``tiles.keys``.
+        tiles: the rows and keys. Each segment is cut into steps of ``tiles.keys``.
         scale: factor of the scores.
         rule: what decides in masked segments; needed iff there are any.
-        direct: [B, H, N, head_dim] with unit last stride, which every row is written to at its token; rows of tiles
+        direct: [B, H, N, head_dim] with unit last stride, to which every row is written at its token. Rows of tiles
             without a step become 0.
         hopper: run the Gluon kernel where it fits.
         tuning: launch parameters of the Triton kernel.
 
     Returns:
-        ``direct`` if given, otherwise rows [places, head_dim] in q's dtype, those of places without a query undefined.
+        ``direct`` if given, otherwise rows [places, head_dim] in q's dtype; those of places without a query are
+        undefined.
     """
     _, heads, n, head_dim = q.shape
     result = torch.empty(len(tiles.queries), head_dim, dtype=q.dtype, device=q.device) if direct is None else direct
@@ -128,7 +130,7 @@ def _backward_queries(
         grads = tl.load(do_at, mask=here, other=0.0)
         row_lse = tl.load(lse + head.to(tl.int64) * n + token, mask=there, other=-float("inf"))
         row_delta = tl.load(delta + head.to(tl.int64) * n + token, mask=there, other=0.0)
-        # A row that keeps nothing: exp2(score - inf) is 0, whatever the score.
+        # For a row that keeps nothing, exp2(score - inf) is 0 whatever the score.
         empty = row_lse == -float("inf")
         lse2 = tl.where(empty, float("inf"), row_lse * 1.4426950408889634)
         row_delta = tl.where(empty, 0.0, row_delta)
@@ -141,8 +143,8 @@ def _backward_queries(
         masked = end < 0
         end = tl.abs(end)
         left = (end - start + KEYS - 1) // KEYS * KEYS
-        # Triton 3.6 overlaps loads with products only in a plain range (stages from the launch) whose next addresses
-        # do not come out of an `if`; so the next segment is selected.
+        # Triton 3.6 overlaps loads with products only in a plain range (stages from the launch) whose next addresses do
+        # not come from an `if`, so the next segment is selected.
         for _ in range(count):
             key = start + tl.arange(0, STEP)
             inside = key < end

@@ -1,9 +1,9 @@
 """Gradient of queries on Hopper, in Gluon: two warpgroups compute, one gathers queries and dO, one warp loads keys.
 
-A tile is 128 gathered queries, 64 a computing warpgroup; keys pass by in steps of 64. A step issues S and dP, then dS K
-of the step before, which runs while this step's dS is computed. No left operand is computed while a product that takes
-it is open: ptxas would wait after every instruction (its warning C7513). Queries and dO of the next tile are gathered
-into the other of two buffers, with their log-sum-exp (base 2) and delta.
+A tile is 128 gathered queries, 64 for each computing warpgroup, and keys pass by in steps of 64. A step issues S and
+dP, then dS K of the previous step, which runs while dS of this step is computed. No left operand is computed while a
+product that takes it is open, because ptxas would wait after every instruction (its warning C7513). Queries and dO of
+the next tile are gathered into the other of two buffers, with their log-sum-exp (base 2) and delta.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def launch(
     q: Tensor, k: Tensor, v: Tensor, d_output: Tensor, lse: Tensor, delta: Tensor, tiles: Tiles, scale: float,
     result: Tensor, direct: bool,
 ) -> None:  # fmt: skip
-    """Differentiate by queries; arguments as of ``backward_queries``, without a rule, head_dim 64 or 128.
+    """Compute the gradients of queries.
+
+    Arguments are those of ``backward_queries``, without a rule, head_dim 64 or 128.
 
     ``result`` is rows [places, D], or with ``direct`` dq [B, H, N, D]; unit last stride.
     """
@@ -53,7 +55,7 @@ def launch(
 
 @gluon.jit
 def _advance(segments, segment, start, end, left, STEP: gl.constexpr, KEYS: gl.constexpr):
-    """Step to the next keys; a segment takes whole multiples of KEYS, as the record counts them."""
+    """Step to the next keys. A segment takes whole multiples of KEYS, as the record counts them."""
     start += STEP
     left -= STEP
     if left <= 0:
@@ -66,7 +68,7 @@ def _advance(segments, segment, start, end, left, STEP: gl.constexpr, KEYS: gl.c
 
 @gluon.jit
 def _probabilities(s, lse, start, end, scale2, STEP: gl.constexpr, SCORES: gl.constexpr):
-    """Return P of a step in float32; keys beyond the segment have none."""
+    """Return P of a step in float32; 0 for keys beyond the segment."""
     p = gl.exp2(s * scale2 - gl.expand_dims(lse, 1))
     if start + STEP > end:
         key = start + gl.arange(0, STEP, gl.SliceLayout(0, SCORES))
@@ -157,7 +159,7 @@ def _gather(
     q_smem, do_smem, stats, q_full, q_empty, q, d_output, lse, delta, queries, records, tiles, q_batch, q_head, q_token,
     do_batch, do_head, do_token, heads, n, ROWS: gl.constexpr, D: gl.constexpr,
 ):  # fmt: skip
-    """Copy the queries of each tile, their dO, log-sum-exp and delta into its buffer."""
+    """Copy the queries of each tile, and their dO, log-sum-exp and delta, to its buffer."""
     LAYOUT: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])
     FLAT: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     HALF: gl.constexpr = ROWS // 2
@@ -199,7 +201,7 @@ def _load(
     k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments, kv_group, tokens,
     KEYS: gl.constexpr, STEP: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """Copy the keys and values of each step into the next stage."""
+    """Copy the keys and values of each step to the next stage."""
     step = 0
     for tile in range(gl.program_id(0), gl.load(tiles), gl.num_programs(0)):
         record = records + tile * 8

@@ -1,4 +1,4 @@
-"""States of pairs of blocks under an element rule: dropped, kept whole, or kept in part, found on the device."""
+"""The states of pairs of blocks under an element rule: dropped, kept whole, or kept in part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attnbench.kernels.plan import Plan
 
 
 def classify_blocks(plan: Plan) -> Tensor:
-    """Return the state of every pair of blocks under the plan's rule: dropped, whole, or in part."""
+    """Return the state of every pair of blocks under the plan's rule: dropped, kept whole, or kept in part."""
     pattern = plan.pattern
     assert isinstance(pattern, BlockPattern)
     assert pattern.rule is not None
@@ -38,9 +38,10 @@ def classify_blocks(plan: Plan) -> Tensor:
 
 
 def _bound_blocks(plan: Plan, order: Tensor | None, offsets: Tensor) -> Tensor:
-    """Bound the video tokens of every block: int32 [1 or B · H, blocks, 8].
+    """Return the bounds of the video tokens of every block: int32 [1 or B · H, blocks, 8].
 
-    Entries are the lowest and the highest coordinate of axis 0, 1 and 2, the number of text tokens, and that of others.
+    The entries are the lowest and the highest coordinate of axes 0, 1 and 2, the number of text tokens, and that of
+    others.
     """
     assert plan.pattern.rule is not None
     tokens = tokens_of(plan.pattern.rule, plan.layout, plan.device)
@@ -56,14 +57,14 @@ def _bound_blocks(plan: Plan, order: Tensor | None, offsets: Tensor) -> Tensor:
 
 
 def shared(plan: Plan) -> bool:
-    """Whether all heads keep the same pairs of blocks, and the rule keeps the same of them."""
+    """Return whether all heads keep the same pairs of blocks, and the rule keeps the same part of them."""
     pattern = plan.pattern
     orders = [order for order in (plan.q_order, plan.k_order) if order is not None and order.dim() == 3]
     return pattern.keep.shape[0] * pattern.keep.shape[1] == 1 and (pattern.rule is None or not orders)
 
 
 def rows_of_order(order: Tensor | None) -> tuple[Tensor | None, int, int]:
-    """Return an order as rows, how many of them differ, and the stride from one to the next."""
+    """Return an order as rows, the number of different rows, and the stride between them."""
     if order is None:
         return None, 1, 0
     n = order.shape[-1]
@@ -71,13 +72,13 @@ def rows_of_order(order: Tensor | None) -> tuple[Tensor | None, int, int]:
 
 
 def width_for(size: int, most: int) -> int:
-    """Return the power of two that a program works on: enough for ``size``, and ``most`` at most."""
+    """Return the power of two that a program works on: at least ``size``, but at most ``most``."""
     enough: int = triton.next_power_of_2(size)
     return min(most, enough)
 
 
 def warps_for(width: int) -> int:
-    """Return the warps of a program that works on so many elements."""
+    """Return the warps of a program that works on this many elements."""
     return max(1, min(8, width // 512))
 
 
@@ -117,7 +118,7 @@ def _classify(
     columns: tl.tensor, q_row: tl.tensor, k_row: tl.tensor, low_0: tl.tensor, low_1: tl.tensor, low_2: tl.tensor,
     high_0: tl.tensor, high_1: tl.tensor, high_2: tl.tensor, AXES: tl.constexpr, WIDTH: tl.constexpr,
 ) -> None:  # fmt: skip
-    """As ``Rule.classify``, with text: a block of nothing else keeps all, a mixed one is never sure to keep or drop."""
+    """Classify like ``Rule.classify``; text keeps everything, and a mixed block is never kept or dropped as a whole."""
     line, sheet = tl.program_id(0), tl.program_id(2).to(tl.int64)
     column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = column < columns

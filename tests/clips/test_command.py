@@ -50,7 +50,7 @@ def test_clips_are_made_and_shown(run: Run, weights: Path, monkeypatch: pytest.M
     assert "distinguishable" in out
     assert "( ): extremes, of fewer than six pairs" in out
     assert "vmaf skipped: VMAF needs frames of at least 32x32" in out
-    assert "A page of them: attnbench report run" in out
+    assert "Make a page: attnbench report run" in out
     assert "full/sdpa, '3 moving north-east', seed 1" in err
     code, out, err = run("clips", "--resume", "run", "--json")
     document = json.loads(out)
