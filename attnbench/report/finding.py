@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from attnbench.report.cases import Case
-from attnbench.report.words import number, span, times
+from attnbench.report.words import latency, number, times
 from attnbench.results.records.cells import Row
+from attnbench.results.speedups import speedup_of
 
 
 def finding(case: Case) -> list[str]:
@@ -13,8 +14,11 @@ def finding(case: Case) -> list[str]:
 
 
 def speedup_range(case: Case, row: Row) -> tuple[float, float] | None:
-    """Return the lowest and highest speed-up that the latency intervals of ``row`` and of the baseline allow."""
+    """Return the ends of the interval of the speed-up, by the judge of sweeps, or that latencies allow."""
     base = case.baseline_row
+    if base is not None and base.samples_ms and row.samples_ms:
+        found = speedup_of(base.samples_ms, [row.samples_ms])
+        return found.lo, found.hi
     low, high = (base.latency_lo_ms, base.latency_hi_ms) if base else (None, None)
     low, high = low or case.baseline_ms, high or case.baseline_ms
     if row.latency_ms is None or low is None or high is None:
@@ -27,14 +31,13 @@ def _speed(case: Case) -> list[str]:
         return ["No cell of this run has a latency: the table says why."]
     if not case.sparse:
         row = min(case.timed, key=_latency)
-        return [
-            f"Only dense attention was timed here: {_name(case, row)} takes {number(row.latency_ms)} ms {span(row)}."
-        ]
+        took, ends = latency(row)
+        return [f"Only dense attention was timed here: {_name(case, row)} takes {took} ms {ends}."]
     row = min(case.sparse, key=_latency)
     bounds = speedup_range(case, row)
     if bounds is None or row.speedup is None:
         return [
-            f"The lowest latency of a sparse method is {number(row.latency_ms)} ms, by {_name(case, row)}. "
+            f"The lowest latency of a sparse method is {latency(row)[0]} ms, by {_name(case, row)}. "
             "No dense baseline was measured in this run, so there is no speed-up."
         ]
     what = f"{_name(case, row)}, {times(row.speedup)} the speed of the dense baseline"

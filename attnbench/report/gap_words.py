@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from attnbench.report.words import NONE, number
+from attnbench.report.words import NONE, decimals_of, number
 from attnbench.results.gaps import Gap
 from attnbench.results.means import Estimate
 from attnbench.results.records.clips import QualityRow
@@ -37,7 +37,18 @@ def difference_words(value: float) -> str:
 
 def mean_words(estimate: Estimate | None, *, signed: bool = False) -> str:
     """Write a mean as "14.2", with ``signed`` as "+0.120", and as "–" if there is none."""
-    return NONE if estimate is None else (difference_words if signed else value_words)(estimate.mean)
+    return NONE if estimate is None else _written(estimate, estimate.mean, signed)
+
+
+def _written(estimate: Estimate, value: float, signed: bool) -> str:
+    """Write the mean or an end of an estimate, all three with the same decimals; tiny ones each by itself."""
+    if estimate.mean and abs(estimate.mean) < _LEAST:
+        return difference_words(value) if signed else value_words(value)
+    decimals = decimals_of(estimate.mean, estimate.lo, estimate.hi)
+    if abs(value) < _NOTHING:
+        return "0"
+    sign = ("+" if value > 0 else "−") if signed or value < 0 else ""
+    return f"{sign}{abs(value):,.{decimals}f}"
 
 
 def floor_of(estimate: Estimate | None, kind: str) -> Estimate | None:
@@ -50,8 +61,8 @@ def ends_words(estimate: Estimate | None, *, signed: bool = False) -> str:
     none."""
     if estimate is None or estimate.lo is None or estimate.hi is None:
         return ""
-    write = difference_words if signed else value_words
-    return f"{'' if estimate.kind == 'bootstrap95' else 'extremes '}[{write(estimate.lo)}, {write(estimate.hi)}]"
+    low, high = (_written(estimate, end, signed) for end in (estimate.lo, estimate.hi))
+    return f"{'' if estimate.kind == 'bootstrap95' else 'extremes '}[{low}, {high}]"
 
 
 def estimate_words(estimate: Estimate | None, *, signed: bool = False) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from attnbench.kernels.errors import BadInput
 from attnbench.report.word_table import WordTable
-from attnbench.report.words import NONE
+from attnbench.report.words import NONE, decimals_of
 from attnbench.results.intervals import HitShare
 from attnbench.results.means import Estimate, Values, mean_estimate, paired_difference
 from attnbench.results.training import TrainingRun, common_limits
@@ -135,7 +135,9 @@ def _density(runs: Runs) -> str:
 
 def _mean_words(values: Values) -> str:
     found = mean_estimate(values)
-    return f"{found.mean:.4f} [{found.lo:.4f}, {found.hi:.4f}]" if found.lo is not None else f"{found.mean:.4f}"
+    digits = max(4, decimals_of(found.mean, found.lo, found.hi, 1))
+    ends = "" if found.lo is None else f" [{found.lo:.{digits}f}, {found.hi:.{digits}f}]"
+    return f"{found.mean:.{digits}f}{ends}"
 
 
 def _share_words(values: Values) -> str:
@@ -148,6 +150,7 @@ def _difference_words(mine: Values, theirs: Values, digits: int) -> str:
     gap = difference(mine, theirs)
     if gap is None:
         return NONE
+    digits = max(digits, decimals_of(gap.mean, gap.lo, gap.hi, 1))
     ends = f" [{gap.lo:+z.{digits}f}, {gap.hi:+z.{digits}f}]" if gap.lo is not None else ""
     said = f"{gap.mean:+z.{digits}f}{ends}"
     seeds = sorted({seed for _, seed in mine.keys() & theirs.keys()})

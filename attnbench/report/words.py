@@ -31,12 +31,30 @@ def tiny(value: float | None) -> str:
     return number(value) if value >= 0.001 or value == 0 else f"{value:.1e}"
 
 
-def span(row: Row) -> str:
-    """Write the latency interval with the decimals of the median: "[11.9, 12.8]", or nothing if there is none."""
-    if row.latency_ms is None or row.latency_lo_ms is None or row.latency_hi_ms is None:
-        return ""
-    decimals = places(row.latency_ms)
-    return f"[{row.latency_lo_ms:,.{decimals}f}, {row.latency_hi_ms:,.{decimals}f}]"
+def decimals_of(value: float, low: float | None, high: float | None, digits: int = 3) -> int:
+    """Return how many decimals show a value and its interval.
+
+    They show so many significant digits of the value, and more where the ends would look alike without differing only
+    by rounding: then one digit of the interval's width.
+    """
+    usual = places(value, digits)
+    if low is None or high is None or not 1e-7 * max(abs(low), abs(high)) < high - low < math.inf:
+        return usual
+    return max(usual, places(high - low, 1))
+
+
+def with_interval(value: float, low: float | None, high: float | None) -> tuple[str, str]:
+    """Write a value and its interval with the same decimals: "11.34", "[11.31, 11.38]"; "" if there is no interval."""
+    decimals = decimals_of(value, low, high)
+    ends = "" if low is None or high is None else f"[{low:,.{decimals}f}, {high:,.{decimals}f}]"
+    return f"{value:,.{decimals}f}", ends
+
+
+def latency(row: Row) -> tuple[str, str]:
+    """Write the latency of a row and its interval; "–" and "" if there is none."""
+    if row.latency_ms is None:
+        return NONE, ""
+    return with_interval(row.latency_ms, row.latency_lo_ms, row.latency_hi_ms)
 
 
 def interval_kind(row: Row) -> str:

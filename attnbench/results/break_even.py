@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.bootstrap import MIN_BOOTSTRAP, TAIL, ends, generator_of, resampled_medians
+from attnbench.results.bootstrap import TAIL, ends, generator_of
 from attnbench.results.frames import plain_rows
 from attnbench.results.records import cells as schema
+from attnbench.results.speedups import Ratio, is_few, log_speedups, speedup_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,15 +36,6 @@ SAME = ("device", "model", "batch", "heads", "kv_heads", "head_dim", "dtype", "d
 
 _NEEDED = ("method", "run_id", "layer", "verdict", "tokens", "grid", "density", "samples_ms", "baseline_ms")
 _SEED = 20240
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """A ratio and its interval; ``CurvePoint.interval`` says what the ends are."""
-
-    value: float
-    lo: float
-    hi: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +126,7 @@ class _Measured:
 
     @property
     def few(self) -> bool:
-        known = (self.dense, *self.layers) if self.dense_known else self.layers
-        return min(series.size for series in known) < MIN_BOOTSTRAP
+        return is_few((self.dense, *self.layers) if self.dense_known else self.layers)
 
 
 def curves(table: pd.DataFrame, axis: Axis = "tokens") -> list[Curve]:
@@ -250,8 +241,8 @@ def _curve(
             left_out += [f"layer {layer} at {tokens:,} tokens: not measured" for layer in missing]
     measured.sort(key=lambda point: point.x)
     generator = generator_of(_SEED)
-    draws = [_draws(point, generator) for point in measured]
-    points = tuple(_point(point, mine) for point, mine in zip(measured, draws, strict=True))
+    draws = [log_speedups(point.dense, point.layers, point.few, generator) for point in measured]
+    points = tuple(map(_point, measured))
     x = np.asarray([point.x for point in points], dtype=np.float64)
     value = np.log([point.speedup.value for point in points])
     if any(point.few for point in measured):
@@ -282,27 +273,8 @@ def _dense_samples(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[Flo
     return np.asarray(own or [row["baseline_ms"]], dtype=np.float64), own is not None
 
 
-def _draws(point: _Measured, generator: np.random.Generator) -> Floats:
-    """Return log speed-ups of a point as they might have been: resampled, or the two extremes."""
-    if point.few:
-        low = _log_ratio(point.dense.min(), [series.max() for series in point.layers])
-        high = _log_ratio(point.dense.max(), [series.min() for series in point.layers])
-        return np.asarray([low, high], dtype=np.float64)
-    dense = resampled_medians(
-        point.dense, generator
-    )  # one draw of the baseline serves all layers of a point: they share it
-    draws: Floats = _log_ratio(dense, [resampled_medians(series, generator) for series in point.layers])
-    return draws
-
-
-def _log_ratio(dense: Any, layers: Sequence[Any]) -> Any:
-    return np.log(dense) - np.log(np.mean(np.asarray(layers), axis=0))
-
-
-def _point(point: _Measured, draws: Floats) -> CurvePoint:
-    lo, hi = ends(draws, 0 if point.few else TAIL)
-    value = float(_log_ratio(np.median(point.dense), [np.median(series) for series in point.layers]))
-    speedup = Ratio(*(math.exp(y) for y in (value, min(value, lo), max(value, hi))))
+def _point(point: _Measured) -> CurvePoint:
+    speedup = speedup_of(point.dense, point.layers, point.few)
     first = point.rows[0]
     density = float(np.mean([row["density"] for row in point.rows]))
     heads = first.get("heads_timed")

@@ -72,7 +72,7 @@ def test_nothing_timed_only_dense_and_no_baseline(row_of: Maker, dense: Row) -> 
 
 
 def test_the_speedup_range_pairs_the_extremes(row_of: Maker, dense: Row) -> None:
-    row = row_of("sta", latency_ms=50.0, latency_lo_ms=40.0, latency_hi_ms=60.0)
+    row = row_of("sta", latency_ms=50.0, latency_lo_ms=40.0, latency_hi_ms=60.0, samples_ms=[40.0, 50.0, 60.0])
     (case,) = cases_of([dense, row])
     low, high = speedup_range(case, row)
     assert low == pytest.approx(98.0 / 60.0)

@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.report.words import differing_settings, file_stem, number, short_settings, span, times, tiny
+from attnbench.report.gap_words import estimate_words
+from attnbench.report.words import (
+    differing_settings,
+    file_stem,
+    latency,
+    number,
+    short_settings,
+    times,
+    tiny,
+    with_interval,
+)
+from attnbench.results.means import Estimate
 
 Maker = Callable[..., Any]
 
@@ -36,10 +47,46 @@ def test_a_ratio_has_a_sign_and_a_missing_one_does_not() -> None:
     assert times(None) == "–"
 
 
-def test_the_interval_has_the_decimals_of_the_median(row_of: Maker) -> None:
-    assert span(row_of(latency_ms=12.34, latency_lo_ms=11.987, latency_hi_ms=13.0)) == "[12.0, 13.0]"
-    assert span(row_of(latency_ms=12.34, latency_lo_ms=None)) == ""
-    assert span(row_of(verdict="oom")) == ""
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [
+        ((11.987, 13.0), ("12.3", "[12.0, 13.0]")),
+        ((12.332, 12.352), ("12.34", "[12.33, 12.35]")),
+        ((12.3399, 12.3401), ("12.3400", "[12.3399, 12.3401]")),
+        ((12.34, 12.34 + 1e-13), ("12.3", "[12.3, 12.3]")),
+        ((12.34, 12.34), ("12.3", "[12.3, 12.3]")),
+        ((2.0, 30.0), ("12.3", "[2.0, 30.0]")),
+        ((None, 13.0), ("12.3", "")),
+    ],
+)
+def test_digits_follow_the_interval(
+    ends: tuple[float | None, float | None], text: tuple[str, str], row_of: Maker
+) -> None:
+    assert latency(row_of(latency_ms=12.34, latency_lo_ms=ends[0], latency_hi_ms=ends[1])) == text
+    assert latency(row_of(verdict="oom")) == ("–", "")
+
+
+@given(st.floats(1e-6, 1e6), st.floats(1e-5, 0.5), st.floats(1e-5, 0.5))
+def test_ends_that_differ_are_written_differently(value: float, below: float, above: float) -> None:
+    low, high = value * (1 - below), value * (1 + above)
+    written, ends = with_interval(value, low, high)
+    lo, hi = (float(end.replace(",", "")) for end in ends.strip("[]").split(", "))
+    assert lo < hi
+    assert abs(float(written.replace(",", "")) - value) <= 0.51 * (high - low)
+    assert len({len(text.partition(".")[2]) for text in (written, *ends.strip("[]").split(", "))}) == 1
+
+
+@pytest.mark.parametrize(
+    ("estimate", "signed", "text"),
+    [
+        (Estimate(30.9123, 30.91, 30.916, "bootstrap95", 8), False, "30.912 [30.910, 30.916]"),
+        (Estimate(0.9912, None, None, None, 1), False, "0.991"),
+        (Estimate(-0.12345, -0.13, -0.11, "bootstrap95", 8), True, "−0.123 [−0.130, −0.110]"),
+        (Estimate(2e-6, 1e-6, 3e-6, "min-max", 3), False, "2.0e-06 (1.0e-06, 3.0e-06)"),
+    ],
+)
+def test_estimates_are_written_by_the_same_rule(estimate: Estimate, signed: bool, text: str) -> None:
+    assert estimate_words(estimate, signed=signed) == text
 
 
 def test_settings_are_written_in_words() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from attnbench.report.words import interval_kind, number, span, times, tiny
+from attnbench.report.words import interval_kind, latency, number, times, tiny
 from attnbench.results.records.cells import Row
 
 
@@ -14,7 +14,7 @@ def _no_note(row: Row) -> str:
 
 
 def _interval(row: Row) -> str:
-    return f"{span(row)} {interval_kind(row)}".strip()
+    return f"{latency(row)[1]} {interval_kind(row)}".strip()
 
 
 def _tolerance(row: Row) -> str:
@@ -52,7 +52,7 @@ COLUMNS = (
         "latency, ms",
         "time",
         "median with a cold cache, and its interval",
-        lambda row: number(row.latency_ms),
+        lambda row: latency(row)[0],
         True,
         _interval,
     ),

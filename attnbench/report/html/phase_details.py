@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from attnbench.cost.roofline import Bounds, attend_bounds, peak_of
 from attnbench.cost.waterfall import DIFFERENCES
 from attnbench.report.cases import parts_below
-from attnbench.report.words import NONE, number, places
+from attnbench.report.words import NONE, decimals_of, number
 from attnbench.results.records.cells import PhaseRow, Row
 
 PASSES = {"fwd": "forward", "bwd": "backward"}
@@ -84,7 +84,7 @@ def bounds_of(row: Row, attend: PhaseRow) -> Bounds | None:
 
 
 def _detail(row: Row, label: str, phase: PhaseRow, several: bool) -> PhaseDetail:
-    decimals = places(phase.time_ms)
+    decimals = decimals_of(phase.time_ms, phase.time_lo_ms, phase.time_hi_ms)
     modelled = phase.provenance == "modelled"
     interval = f"{phase.time_lo_ms:,.{decimals}f} to {phase.time_hi_ms:,.{decimals}f}"
     bounds = bounds_of(row, phase) if phase.phase == "attend" and phase.provenance == "measured" else None
@@ -94,7 +94,7 @@ def _detail(row: Row, label: str, phase: PhaseRow, several: bool) -> PhaseDetail
         label=label,
         pass_=PASSES[phase.pass_] if several else "",
         phase=phase.phase if phase.parent is None else f"{phase.phase}, in {phase.parent}",
-        ms=number(phase.time_ms),
+        ms=f"{phase.time_ms:,.{decimals}f}",
         interval=interval,
         modelled=modelled,
         cells=(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attnbench.report.words import DIRECTIONS, grid_words, number, places, short_settings, times
+from attnbench.report.words import DIRECTIONS, grid_words, number, short_settings, times, with_interval
 from attnbench.results.records.steps import StepRecord
 
 if TYPE_CHECKING:
@@ -99,9 +99,9 @@ def _line(record: StepRecord) -> StepLine:
         complaint=record.complaint,
         cells=(
             (f"{record.density:.1%}", ""),
-            (number(record.step_ms), _range(record.step_ms, record.step_lo_ms, record.step_hi_ms)),
-            (times(record.step_speedup), _range(record.step_speedup, record.step_speedup_lo, record.step_speedup_hi)),
-            (number(record.attention_ms), _range(record.attention_ms, record.attention_lo_ms, record.attention_hi_ms)),
+            with_interval(record.step_ms, record.step_lo_ms, record.step_hi_ms),
+            _speedup(record),
+            with_interval(record.attention_ms, record.attention_lo_ms, record.attention_hi_ms),
             (times(record.attention_speedup), ""),
             (times(record.predicted_speedup if record.share > 0 else None), ""),
         ),
@@ -120,6 +120,6 @@ def _phases(record: StepRecord) -> str:
     return ", ".join(f"{words.get(phase, phase)} {number(total[phase])} ms" for phase in order)
 
 
-def _range(value: float, low: float, high: float) -> str:
-    decimals = places(value)
-    return f"[{low:,.{decimals}f}, {high:,.{decimals}f}]"
+def _speedup(record: StepRecord) -> tuple[str, str]:
+    value, ends = with_interval(record.step_speedup, record.step_speedup_lo, record.step_speedup_hi)
+    return f"{value}×", ends

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.inputs.shapes import frames_at
 from attnbench.kernels.grid import Grid
-from attnbench.report.words import INTERVALS, grid_words, number, places, times
+from attnbench.report.words import INTERVALS, grid_words, number, with_interval
 from attnbench.results.break_even import BreakEven, Curve, CurvePoint, Ratio
 
 if TYPE_CHECKING:
@@ -29,24 +29,41 @@ def shown(curves: Sequence[Curve]) -> list[Curve]:
 
 
 def sentence(curve: Curve, over: str) -> str:
-    """Return a sentence that says from where on a method is faster than the dense baseline, or that it is not."""
+    """Say where a method begins to beat the dense baseline, or that it does not, in one sentence.
+
+    A point whose interval holds 1 is neither faster nor slower.
+    """
     found, name = curve.break_even, label(curve)
     if found.outcome == "none":
         return f"{name}: no point has a latency and a dense baseline."
     first, last = (_place(curve, over, point.x) for point in (curve.points[0], curve.points[-1]))
     alone = len(curve.points) == 1
     measured = f"at {first}, the only point" if alone else f"from {first} to {last}"
+    unclear = [point.x for point in curve.points if point.speedup.side == "unclear"]
+    doubt = "" if not unclear else f"; the interval holds 1 at {_listed(curve, over, unclear)}"
+    sides = {point.speedup.side for point in curve.points}
+    if sides == {"unclear"}:
+        return (
+            f"{name} is neither clearly faster nor clearly slower than the dense baseline: the interval holds 1 "
+            f"{measured if alone else 'everywhere measured, ' + measured}."
+        )
     if found.outcome in ("faster", "slower"):
-        unclear = [point.x for point in curve.points if point.speedup.lo <= 1 <= point.speedup.hi]
-        doubt = "" if not unclear else f"; the interval holds 1 at {_listed(curve, over, unclear)}"
         if not alone:
             ends = f"from {first} on" if found.outcome == "faster" else f"up to {last}"
             measured = f"everywhere measured, {measured if curve.axis == 'density' else ends}"
         return f"{name} is {found.outcome} than the dense baseline {measured}{doubt}."
+    if "faster" not in sides:
+        return f"{name} is nowhere clearly faster than the dense baseline{doubt}; measured {measured}."
     if found.outcome == "several":
         return (
             f"{name} has no one break-even: its speed-up passes 1 at {_listed(curve, over, found.crossings)}"
-            f"{_interval(curve, over)}; measured {measured}."
+            f"{_interval(curve, over)}{doubt}; measured {measured}."
+        )
+    if "slower" not in sides:
+        clear = [point.x for point in curve.points if point.speedup.side == "faster"]
+        return (
+            f"{name} is faster than the dense baseline at {_listed(curve, over, clear)}, and nowhere clearly slower"
+            f"{doubt}; measured {measured}."
         )
     assert found.at is not None
     at = _place(curve, over, found.at)
@@ -54,7 +71,7 @@ def sentence(curve: Curve, over: str) -> str:
         side = f"{'above' if found.faster == 'above' else 'below'} {at}"
     else:
         side = f"from {at} on" if found.faster == "above" else f"up to {at} only"
-    return f"{name} beats the dense baseline {side}{_interval(curve, over)}; measured {measured}."
+    return f"{name} beats the dense baseline {side}{_interval(curve, over)}{doubt}; measured {measured}."
 
 
 def notes(curves: Sequence[Curve]) -> list[str]:
@@ -108,14 +125,14 @@ def _cells(point: CurvePoint) -> list[str]:
         number(point.density),
         number(point.baseline_ms),
         number(point.latency_ms),
-        f"{times(point.speedup.value)} {_span(point.speedup)}",
-        f"{number(point.translation.value)} {_span(point.translation)}",
+        _ratio(point.speedup, "×"),
+        _ratio(point.translation),
     ]
 
 
-def _span(ratio: Ratio) -> str:
-    decimals = places(ratio.value)
-    return f"[{ratio.lo:,.{decimals}f}, {ratio.hi:,.{decimals}f}]"
+def _ratio(ratio: Ratio, unit: str = "") -> str:
+    value, ends = with_interval(ratio.value, ratio.lo, ratio.hi)
+    return f"{value}{unit} {ends}"
 
 
 def _kinds(curves: Sequence[Curve]) -> str:

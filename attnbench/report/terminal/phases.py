@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from attnbench.report.cases import parts_below
-from attnbench.report.words import NONE, number, places
+from attnbench.report.words import NONE, decimals_of, number
 from attnbench.results.records.cells import PhaseRow, Row
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ def _cell_table(phases: Sequence[PhaseRow]) -> Table:
         table.add_column(name, justify="right")
     table.add_column("provenance")
     for phase, share in zip(phases, shares(phases), strict=True):
-        decimals = places(phase.time_ms)
+        decimals = decimals_of(phase.time_ms, phase.time_lo_ms, phase.time_hi_ms)
         name = phase.phase if phase.parent is None else f"  of {phase.parent}: {phase.phase}"
         cells = [
             *([_PASSES[phase.pass_]] if several else []),
             name,
-            number(phase.time_ms),
+            f"{phase.time_ms:,.{decimals}f}",
             f"{phase.time_lo_ms:,.{decimals}f}",
             f"{phase.time_hi_ms:,.{decimals}f}",
             NONE if share is None else f"{share:.1%}",

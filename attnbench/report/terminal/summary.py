@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.kernels.errors import BadInput
 from attnbench.report.cases import NO_ROWS, Case, cases_of
-from attnbench.report.words import DIRECTIONS, INTERVALS, differing_settings, grid_words, number, span, times, tiny
+from attnbench.report.words import DIRECTIONS, INTERVALS, differing_settings, grid_words, latency, number, times, tiny
 from attnbench.results.records.cells import Row
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "engine": lambda row: row.engine,
     "verdict": lambda row: row.verdict,
     "density": lambda row: number(row.density),
-    "latency, ms": lambda row: f"{number(row.latency_ms)} {span(row)}".strip(),
+    "latency, ms": lambda row: " ".join(latency(row)).strip(),
     "speed-up": lambda row: times(row.speedup),
     "translation": lambda row: number(row.translation),
     "numerical error": lambda row: tiny(row.numerical_error),

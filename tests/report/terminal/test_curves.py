@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 
 import pandas as pd
 import pytest
 
 from attnbench.methods.draw import svg_bytes
+from attnbench.report.cases import cases_of
 from attnbench.report.charts.curve import curve_figure
+from attnbench.report.finding import finding
 from attnbench.report.terminal.curves import label, notes, records, sentence, shown
 from attnbench.results.break_even import curves
+from attnbench.results.records.cells import Row
 
 PowerLaw = Callable[..., pd.DataFrame]
 
@@ -55,6 +59,57 @@ def test_an_interval_that_holds_1_is_told(power_law: PowerLaw) -> None:
     (curve,) = curves(table)
     assert curve.break_even.outcome == "faster"
     assert "; the interval holds 1 at 2,000" in sentence(curve, "tokens")
+
+
+def slowed(table: pd.DataFrame, factors: tuple[tuple[float, ...], ...]) -> pd.DataFrame:
+    """A table in which the method's samples are the dense baseline's median times these factors, a tuple a point."""
+    table["samples_ms"] = [
+        [dense * factor for factor in each] for dense, each in zip(table["baseline_ms"], factors, strict=True)
+    ]
+    return table
+
+
+WIDE, FAST, SLOW = (0.46, 0.9, 1.25), (0.5, 0.5, 0.5), (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("factors", "said"),
+    [
+        ((WIDE, WIDE, (0.8, 1.1, 1.3)), "sta is neither clearly faster nor clearly slower than the dense baseline: the "
+         "interval holds 1 everywhere measured, from 2,000 tokens to 8,000 tokens."),
+        ((WIDE, SLOW, SLOW), "sta is nowhere clearly faster than the dense baseline; the interval holds 1 at 2,000 "
+         "tokens; measured from 2,000 tokens to 8,000 tokens."),
+        ((FAST, (0.8, 1.1, 1.3), (0.8, 1.1, 1.3)), "sta is faster than the dense baseline at 2,000 tokens, and nowhere "
+         "clearly slower; the interval holds 1 at 4,000 and 8,000 tokens; measured from 2,000 tokens to 8,000 tokens."),
+    ],
+)  # fmt: skip
+def test_a_point_whose_interval_holds_1_is_no_win(
+    factors: tuple[tuple[float, ...], ...], said: str, power_law: PowerLaw
+) -> None:
+    (curve,) = curves(slowed(power_law(samples=3, tokens=(2000, 4000, 8000)), factors))
+    assert sentence(curve, "tokens") == said
+
+
+@pytest.mark.parametrize("samples", [3, 12])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_sweep_and_a_report_judge_the_same_samples_alike(
+    samples: int, seed: int, power_law: PowerLaw, row_of: Callable[..., Row]
+) -> None:
+    """On a method that is hardly faster, with noise: the words must agree whichever way it falls."""
+    table = power_law(at=3900.0, power=3.0, noise=0.08, samples=samples, tokens=(4000,), seed=seed)
+    (curve,) = curves(table)
+    own, dense = table.loc[0, "samples_ms"], table.loc[0, "baseline_samples_ms"]
+    rows = [
+        row_of(name, engine="sdpa", samples_ms=ms, latency_ms=statistics.median(ms), latency_lo_ms=min(ms),
+               latency_hi_ms=max(ms), baseline_ms=statistics.median(dense))
+        for name, ms in (("full", dense), ("sta", own))
+    ]  # fmt: skip
+    (case,) = cases_of(rows)
+    told = finding(case)[0]
+    said = sentence(curve, "tokens")
+    side = curve.points[0].speedup.side
+    assert ("neither clearly" in said) == ("intervals overlap" in told) == (side == "unclear")
+    assert ("is faster" in said) == told.startswith("Fastest sparse method") == (side == "faster")
 
 
 def test_layers_are_named_only_where_there_are_several(power_law: PowerLaw) -> None:
