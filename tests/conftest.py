@@ -14,6 +14,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from attnbench.machine.clock import Clock
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -53,6 +55,12 @@ def _beside(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def hand_clock() -> Callable[[list[float]], Clock]:
+    """Return what makes a clock whose hands stand where the first number of a list says, in seconds."""
+    return lambda now: Clock(lambda: round(now[0] * 1e9), lambda: round(now[0] * 1e9))
 
 
 @pytest.fixture(scope="session")

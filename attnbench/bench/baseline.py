@@ -6,7 +6,6 @@ One search serves ``attnbench run`` and whole steps. Small trials first show whi
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from attnbench.bench.rounds import interleave
 from attnbench.bench.trial import classified, dense_job
 from attnbench.kernels.engines import Task, dense_engines, get_engine
 from attnbench.kernels.plan import Plan
+from attnbench.machine.clock import CLOCK
 
 Qkv = tuple[Tensor, Tensor, Tensor]
 
@@ -99,13 +99,13 @@ def _small_trials(names: Sequence[str], qkv: Qkv, *, backward: bool) -> dict[str
     seconds: dict[str, float] = dict.fromkeys(names, math.inf)
     for turn in interleave(names, SMALL_TRIALS):
         with classified() as failure:
-            start = time.perf_counter()
+            start = CLOCK.now()
             output = output_of(api.attention(q, k, v, method=method, grid=grid, engine=turn.item))
             if backward:
                 output.sum().backward()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            seconds[turn.item] = min(seconds[turn.item], time.perf_counter() - start)
+            seconds[turn.item] = min(seconds[turn.item], CLOCK.since(start))
         if failure.verdict is not None:  # if no other engine is left, its full-size trial will say why
             seconds[turn.item] = math.inf
     return seconds

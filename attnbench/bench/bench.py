@@ -5,7 +5,6 @@ What is timed is ``attnbench.attention``: selection, permutation and all.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 
@@ -15,13 +14,14 @@ from attnbench.bench.baseline import Attempt, find_dense
 from attnbench.bench.calls import Call
 from attnbench.bench.check import check_trial
 from attnbench.bench.jobs import Agenda, Job
+from attnbench.bench.profile.cupti import make_stopwatch
 from attnbench.bench.rounds import LEAST_ROUNDS, heads_within, one_round, rounds_within
 from attnbench.bench.trial import Trial, classified, dense_job
 from attnbench.bench.workload import Workload
 from attnbench.inputs.make import Inputs
 from attnbench.kernels.engines import choose_engine, dense_engines
 from attnbench.kernels.errors import Unsupported
-from attnbench.machine.stopwatch import Stopwatch
+from attnbench.machine.clock import CLOCK
 from attnbench.machine.telemetry import read
 from attnbench.results.records.cells import Cell, Row, Sample
 from attnbench.results.run import Progress
@@ -41,10 +41,10 @@ class Bench:
 
     def __init__(self, agenda: Agenda, progress: Progress) -> None:
         self.agenda, self.progress = agenda, progress
-        self.started = time.perf_counter()
+        self.started = CLOCK.seconds()
         progress.step(f"inputs: {agenda.request.inputs}", 0, 1, None)
         self.workload = Workload.make(agenda, agenda.shape.heads if agenda.device.type == "cuda" else 1)
-        self.stopwatch = Stopwatch(agenda.device)
+        self.stopwatch = make_stopwatch(agenda.device, agenda.request.timer)
         self.trials = self._trials()
         self.todo = self.trials
         self.baseline: Trial | None = None
@@ -162,7 +162,7 @@ class Bench:
 
     def _seconds_left(self) -> float:
         """What is left of the budget."""
-        return self.agenda.request.budget - (time.perf_counter() - self.started)
+        return self.agenda.request.budget - (CLOCK.seconds() - self.started)
 
     def use_heads(self, heads: int) -> None:
         """Time ``heads`` heads: make their tensors and verify on the very tensors that will be timed."""

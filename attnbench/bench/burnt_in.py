@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 
 import torch
 from torch import Tensor
 
 from attnbench.bench.calls import Call
 from attnbench.kernels.errors import BadInput
-from attnbench.machine.stopwatch import HEAD_START
+from attnbench.machine.clock import CLOCK
+from attnbench.machine.timers import HEAD_START
 
 _TRIAL_CYCLES = 10**6
 """About half a millisecond of a GPU; long enough to tell its clock within 1 %."""
@@ -34,10 +34,10 @@ def slower(call: Call, share: float, device: torch.device) -> Call:
 
 def _slower_on_cpu(call: Call, share: float) -> Call:
     def run() -> Tensor:
-        begun = time.perf_counter()
+        begun = CLOCK.seconds()
         output = call.run()
-        end = begun + (1 + share) * (time.perf_counter() - begun)
-        while time.perf_counter() < end:
+        end = begun + (1 + share) * (CLOCK.seconds() - begun)
+        while CLOCK.seconds() < end:
             pass
         return output
 

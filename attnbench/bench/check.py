@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 from attnbench.bench.trial import PlanFacts, Trial, classified
 from attnbench.bench.verify import check_rows, check_selection, check_twin
 from attnbench.bench.workload import Workload
 from attnbench.kernels.engines import get_engine
+from attnbench.machine.clock import CLOCK
 from attnbench.machine.memory import measure_peak
 from attnbench.machine.stopwatch import Stopwatch
 
@@ -33,9 +32,9 @@ def _first_call(trial: Trial, workload: Workload, stopwatch: Stopwatch) -> str:
         plan.density, plan.pairs, plan.nbytes, plan.selection_flops, get_engine(engine).executed_pairs(plan)
     )
     call = workload.call(job, engine)
-    start = time.perf_counter()
+    start = CLOCK.now()
     output, peak = measure_peak(call.run, agenda.device)
-    trial.seconds = time.perf_counter() - start
+    trial.seconds = CLOCK.since(start)
     given = [output, *(leaf.grad for leaf in call.leaves if leaf.grad is not None)]
     trial.peak_extra = None if peak is None else max(0, peak - sum(x.nbytes for x in given))
     trial.rows = check_rows(

@@ -43,6 +43,7 @@ class RunOptions(TypedDict, total=False):
     layer: int | Sequence[int] | None
     rounds: int | None
     budget: float
+    timer: str | None
 
 
 def run(

@@ -17,6 +17,7 @@ from attnbench.inputs.spec import check_inputs_spec
 from attnbench.kernels.engines import get_engine
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.device import device_name, dtype_name, resolve_device, resolve_dtype
+from attnbench.machine.timers import check_timer
 from attnbench.methods import Method, get_method, make_settings
 from attnbench.methods.entries import Entry
 from attnbench.report.words import differing_settings
@@ -131,6 +132,8 @@ def make_agenda(request: Request) -> Agenda:
         raise BadInput(f"seed {request.seed} must be a whole number from 0 to {SEEDS - 1}")
     if not request.budget > 0:
         raise BadInput(f"budget {request.budget:g} must be a number of seconds above 0")
+    if request.timer is not None:
+        check_timer(request.timer, device)
     check_inputs_spec(request.inputs)
     _check_size(shape, dtype)
     return Agenda(request, shape, dtype, device, request.direction, tuple(_jobs(request, shape)))  # type: ignore[arg-type]  # checked above

@@ -35,6 +35,7 @@ class Request(Record):
     burnt_in: float = Field(
         default=0.0, ge=0, le=1, description="share that calls are made slower by on purpose; set by calibrate alone"
     )
+    timer: str | None = None
 
 
 def read_request(**fields: Any) -> Request:

@@ -11,6 +11,7 @@ import torch
 from attnbench.bench.jobs import Job
 from attnbench.bench.verify import RowCheck, SelectionCheck, TwinCheck
 from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.machine.clock import ClockFault
 from attnbench.machine.memory import lacks_memory
 from attnbench.machine.telemetry import Reading, Telemetry, summarise
 from attnbench.methods import get_method
@@ -86,6 +87,8 @@ def classified() -> Iterator[Failure]:
         failure.verdict, failure.reason = "oom", first_line(error)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+    except ClockFault as error:
+        failure.verdict, failure.reason = "error", str(error)
     except Exception as error:
         failure.verdict = "oom" if lacks_memory(error) else "error"
         failure.reason = first_line(error)

@@ -55,6 +55,10 @@ BudgetOption = Annotated[
     float,
     typer.Option(help="Seconds for timing: on a CPU it decides how many heads are timed, never fewer than one."),
 ]
+TimerOption = Annotated[
+    str | None,
+    typer.Option(help="events, cupti, graph or wall. Default: events on a GPU; a CPU has wall only."),
+]
 OutOption = Annotated[Path | None, typer.Option(help="Folder of the run. Default: results/runs/<time>.")]
 ResumeOption = Annotated[Path | None, typer.Option(help="Finish the interrupted run in this folder.")]
 
@@ -88,6 +92,7 @@ class CellOptions(CaseOptions):
     layer: LayerOption = None
     rounds: RoundsOption = None
     budget: BudgetOption = 240.0
+    timer: TimerOption = None
 
     def request(self, default: list[str] | None = None) -> Request:
         """Return the request that these options make.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from attnbench.clips.metrics.measure import Labelled, Pair, Scores, measure_pair
 from attnbench.clips.metrics.metrics import Metric
 from attnbench.clips.request import MINI, NO_FLOOR, ClipsRequest, Shot, read_request, seed_pairs, shots_of
 from attnbench.kernels.errors import AttnbenchError, BadInput
+from attnbench.machine.clock import CLOCK
 from attnbench.machine.command import typed_command
 from attnbench.machine.environment import collect_environment
 from attnbench.machine.memory import lacks_memory
@@ -124,7 +124,7 @@ class _Run:
     rows: dict[tuple[object, ...], QualityRow] = field(default_factory=dict)
     clips: dict[str, ClipRow] = field(default_factory=dict)
     scores: Scores = field(default_factory=Scores)
-    began: float = field(default_factory=time.perf_counter)
+    began: float = field(default_factory=CLOCK.seconds)
     done: int = 0
     """Steps computed."""
     total: int = 0
@@ -201,7 +201,7 @@ class _Run:
             self._tell(f"{shot.label}: step {number + 1} of {self.maker.steps}")
 
         self._tell(shot.label, always=True)
-        began = time.perf_counter()
+        began = CLOCK.seconds()
         try:
             take = self.maker.make(shot, after_step)
         except _FAILURES as error:
@@ -215,7 +215,7 @@ class _Run:
             self._keep(ClipRow(**self._facts(shot), status="failed", reason=reason, settings=settings))
             self.progress.note(f"{shot.label} failed: {reason}")
             return None
-        seconds = time.perf_counter() - began
+        seconds = CLOCK.seconds() - began
         self.done = before + passes
         if reference is not None and take.clip.frames.shape != reference.frames.shape:
             raise BadInput(f"{shot.label} gave {take.clip.words}, and full attention {reference.words}")
@@ -297,7 +297,7 @@ class _Run:
 
     def _tell(self, label: str, *, always: bool = False) -> None:
         """Report progress, at most once a second unless the message must be shown."""
-        now = time.perf_counter()
+        now = CLOCK.seconds()
         if not always and now - self.told < 1:
             return
         self.told, spent = now, now - self.began

@@ -1,37 +1,17 @@
-"""Time one call, by perf_counter on the CPU and by events on CUDA, first with a cold cache and then with a warm one."""
+"""Time calls on one device: with a cold cache and with a warm one, and back to back as a caller sees them."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from attnbench.results.records.cells import Timer
+from attnbench.machine.clock import CLOCK, Clock
+from attnbench.machine.timers import Action, Events, Timer, Timing, Wall, above_zero, finish
+from attnbench.results.records import cells as schema
 
 MOST_FLUSH = 256 * 2**20
 """Bytes written at most to make the cache cold."""
-
-HEAD_START = 10**8
-"""GPU cycles, about 50 ms, that the GPU is kept waiting while the CPU enqueues a call. Ours take 2 to 13 ms."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Milliseconds of one call.
-
-    Attributes:
-        cold_ms: with a cold cache.
-        warm_ms: of the same call right after; None where it is not taken.
-        host_ms: what the CPU took to enqueue the cold call; None where that is the call itself, or it waited for the
-            device.
-    """
-
-    cold_ms: float
-    warm_ms: float | None = None
-    host_ms: float | None = None
 
 
 class Stopwatch:
@@ -40,49 +20,47 @@ class Stopwatch:
     The cold cache is made by writing a buffer of twice the last-level cache (at most 256 MiB) before the call. The warm
     sample is taken on CUDA only: there a second call costs little, and phases such as pooling fit the cache.
 
-    On CUDA the GPU is kept busy until the whole call is enqueued, as it is in a model, where the CPU runs ahead of it;
-    what enqueuing takes is told apart. A call that waits for the device pays for its waits all the same.
+    Args:
+        device: where calls compute.
+        how: the timer; by default CUDA events on a GPU and the wall clock elsewhere.
+        clock: of the wall.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.timer: Timer = "cuda_events" if device.type == "cuda" else "perf_counter"
-        self._flush = torch.empty(min(2 * cache_bytes(device), MOST_FLUSH), dtype=torch.int8, device=device)
+    def __init__(self, device: torch.device, how: Timer | None = None, clock: Clock = CLOCK) -> None:
+        self.device, self.clock = device, clock
+        self._how: Timer = how or (Events(device, clock) if device.type == "cuda" else Wall(device, clock))
+        self._buffer = torch.empty(min(2 * cache_bytes(device), MOST_FLUSH), dtype=torch.int8, device=device)
 
-    def time(
-        self, call: Callable[[], object], prepare: Callable[[], object] = lambda: None, *, warm: bool = True
-    ) -> Timing:
-        """Take one sample; without ``warm`` only the cold one, for calls that take seconds."""
-        if self.timer == "perf_counter":
-            return Timing(self._cpu(call, prepare))
-        cold_ms, host_ms = self._cuda(call, prepare, flush=True)
-        warm_ms = self._cuda(call, prepare, flush=False)[0] if warm else None
-        return Timing(cold_ms, warm_ms, host_ms)
+    @property
+    def timer(self) -> schema.Timer:
+        """Name of the timer."""
+        return self._how.name
 
-    def _cpu(self, call: Callable[[], object], prepare: Callable[[], object]) -> float:
-        prepare()
-        self._flush.fill_(1)
-        start = time.perf_counter()
-        call()
-        return (time.perf_counter() - start) * 1e3
+    def time(self, call: Action, prepare: Action = lambda: None, *, warm: bool = True) -> Timing:
+        """Take one sample; without ``warm`` only the cold one, for calls that take seconds.
 
-    def _cuda(
-        self, call: Callable[[], object], prepare: Callable[[], object], *, flush: bool
-    ) -> tuple[float, float | None]:
-        prepare()
-        if flush:
-            self._flush.fill_(1)
-        torch.cuda.synchronize(self.device)
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda._sleep(HEAD_START)
-        start.record()
-        begun = time.perf_counter()
-        call()
-        host_ms = (time.perf_counter() - begun) * 1e3
-        end.record()
-        waited = start.query()
-        end.synchronize()
-        return float(start.elapsed_time(end)), None if waited else host_ms
+        Raises:
+            ClockFault: if a clock gave something impossible.
+            Unsupported: if the timer cannot time this call.
+        """
+        return self._how.time(call, prepare, lambda: self._buffer.fill_(1), warm=warm)
+
+    def back_to_back(self, call: Action, prepare: Action, count: int) -> float:
+        """Return the wall clock of ``count`` calls one after the other, in milliseconds a call.
+
+        A GPU is waited for once, at the end. Whatever the CPU does between its kernels is in the time, and so is
+        ``prepare``: it is what a caller without a CUDA graph sees.
+
+        Raises:
+            ClockFault: if the clock gave something impossible.
+        """
+        finish(self.device)
+        start = self.clock.now()
+        for _ in range(count):
+            prepare()
+            call()
+        finish(self.device)
+        return above_zero(self.clock.since(start) * 1e3) / count
 
 
 def cache_bytes(device: torch.device) -> int:

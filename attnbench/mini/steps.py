@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import math
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from attnbench.machine.clock import CLOCK
 from attnbench.mini.batch import Batch, make_batch
 from attnbench.mini.checkpoint import State
 from attnbench.mini.config import PRESETS, TrainConfig
@@ -93,9 +93,9 @@ def seconds_a_step(
     times = []
     batch = make_batch(config, step, device, workers)
     for _ in range(WARM_UP + 1 + count):
-        before = time.perf_counter()
+        before = CLOCK.seconds()
         values = take_step(state, config, batch, gradients, workers)
         batch = make_batch(config, step, device, workers)
         torch.stack(values).tolist()
-        times.append(time.perf_counter() - before)
+        times.append(CLOCK.seconds() - before)
     return workers.agree(statistics.median(times[-count:]))

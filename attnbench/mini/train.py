@@ -9,7 +9,6 @@ import contextlib
 import json
 import math
 import resource
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ import torch
 
 from attnbench.kernels.engines import get_engine
 from attnbench.kernels.errors import AttnbenchError, BadInput
+from attnbench.machine.clock import CLOCK
 from attnbench.machine.command import typed_command
 from attnbench.machine.environment import collect_environment
 from attnbench.machine.memory import lacks_memory
@@ -170,15 +170,15 @@ def _train(
         held_out_set(state.ema.config, config.held_out)  # kept: too many are noticed before a step is taken
     attend, gradients = prepare(state, config, device, progress.note, workers)
     aside = torch.cuda.Stream(device) if device.type == "cuda" else None
-    log, begun, first = Log(folder) if workers.leads else None, time.perf_counter(), state.step
+    log, begun, first = Log(folder) if workers.leads else None, CLOCK.seconds(), state.step
     last, expected, batch, kept = 0.0, 0.0, None, state.step
 
     def out_of_time() -> bool:
-        return seconds is not None and state.step > first and time.perf_counter() - begun + expected > seconds
+        return seconds is not None and state.step > first and CLOCK.seconds() - begun + expected > seconds
 
     with contextlib.closing(log) if log else contextlib.nullcontext(), _interrupts() as interrupted:
         while not workers.agree(done() or interrupted() or out_of_time()):
-            before = time.perf_counter()
+            before = CLOCK.seconds()
             values = take_step(
                 state, config, batch or make_batch(config, state.step, device, workers), gradients, workers
             )
@@ -186,7 +186,7 @@ def _train(
             following = state.step + 1
             batch = made_aside(config, following, device, aside, workers) if following < config.steps else None
             loss, norm = torch.stack(values).tolist()
-            took = time.perf_counter() - before
+            took = CLOCK.seconds() - before
             last, expected = took, min(last, took)  # the first step of a stage compiles, the next one does not
             if not math.isfinite(loss + norm):
                 raise BadInput(
@@ -202,18 +202,18 @@ def _train(
                 step=state.step, loss=loss, grad_norm=norm, rate=rate_share(config, state.step - 1), seconds=last,
                 total_seconds=state.seconds, peak_mib=_peak_mib(device),
             )  # fmt: skip
-            left = (time.perf_counter() - begun) / (state.step - first) * (config.steps - state.step)
-            left = left if seconds is None else min(left, max(0.0, seconds - (time.perf_counter() - begun)))
+            left = (CLOCK.seconds() - begun) / (state.step - first) * (config.steps - state.step)
+            left = left if seconds is None else min(left, max(0.0, seconds - (CLOCK.seconds() - begun)))
             if config.full_seconds is not None and state.full_seconds:
                 left = min(left, max(0.0, config.full_seconds - state.full_seconds))
             if state.step % 10 == 0 or done() or last > 5:
                 progress.step(f"step {state.step}, loss {loss:.4f}", state.step, config.steps, left)
             if state.step % config.checkpoint_every == 0 and not done():
-                before = time.perf_counter()
+                before = CLOCK.seconds()
                 _keep(state, config, folder, log, attend, progress)
                 kept = state.step
                 if state.step > config.coarse_steps:
-                    state.full_seconds += time.perf_counter() - before
+                    state.full_seconds += CLOCK.seconds() - before
         if state.step > kept and log is not None:
             _keep(state, config, folder, log, attend, progress)
         stopped, number = interrupted(), interrupted.number

@@ -24,7 +24,8 @@ from attnbench.kernels.engines.sdpa import SDPA
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.plan import Plan
 from attnbench.machine import stopwatch as timing
-from attnbench.machine.stopwatch import Timing
+from attnbench.machine.clock import CLOCK
+from attnbench.machine.timers import Timing
 from attnbench.methods import get_method
 from attnbench.results.records.cells import Sample
 
@@ -80,7 +81,7 @@ def bench(**changes: Any) -> Bench:
 class Recorder:
     """Stands for ``attnbench.attention`` and for the stopwatch: notes the calls, and which of them were timed."""
 
-    timer = "perf_counter"
+    timer = "wall"
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, of: Bench) -> None:
         self.calls: list[str] = []
@@ -190,7 +191,7 @@ def with_seconds(of: Bench, seconds: float, budget: float) -> Bench:
     for trial in of.live():
         trial.seconds = seconds
     of.agenda = dataclasses.replace(of.agenda, request=of.agenda.request.model_copy(update={"budget": budget}))
-    of.started = time.perf_counter()
+    of.started = CLOCK.seconds()
     return of
 
 

@@ -45,7 +45,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(burnt_in, "time", SimpleNamespace(perf_counter=made.look))
+    monkeypatch.setattr(burnt_in, "CLOCK", SimpleNamespace(seconds=made.look))
     return made
 
 

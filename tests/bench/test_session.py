@@ -29,8 +29,9 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.plan import Plan
 from attnbench.machine import stopwatch as timing
 from attnbench.machine.environment import collect_environment
-from attnbench.machine.stopwatch import Stopwatch, Timing
+from attnbench.machine.stopwatch import Stopwatch
 from attnbench.machine.telemetry import Reading
+from attnbench.machine.timers import Timing
 from attnbench.results.journal import JOURNAL, JournalRecord, read_journal
 from attnbench.results.load import load_results
 from attnbench.results.records.cells import Row, RunHeader, Sample
@@ -297,7 +298,7 @@ def test_rows_say_what_the_journal_holds(tmp_path: Path) -> None:
         assert row.latency_lo_ms is not None
         assert row.latency_hi_ms is not None
         assert min(row.samples_ms) <= row.latency_lo_ms <= row.latency_ms <= row.latency_hi_ms <= max(row.samples_ms)
-        assert (row.timer, row.threads, row.heads_timed, row.latency_warm_ms) == ("perf_counter", 1, 2, None)
+        assert (row.timer, row.threads, row.heads_timed, row.latency_warm_ms) == ("wall", 1, 2, None)
         assert (row.baseline, row.baseline_ms) == ("full/sdpa", full.latency_ms)
         assert row.baseline_ms is not None
         assert row.density is not None

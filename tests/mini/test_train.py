@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
+from attnbench.machine.clock import Clock
 from attnbench.mini import train
 from attnbench.mini.batch import make_batch
 from attnbench.mini.checkpoint import CHECKPOINT, State
@@ -70,7 +71,7 @@ def test_stopped_and_resumed_is_the_same_as_never_stopped(tmp_path: Path) -> Non
 
 
 def test_a_first_step_that_compiles_is_not_taken_for_a_usual_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hand_clock: Callable[[list[float]], Clock]
 ) -> None:
     now, take_step = [0.0], train.take_step
 
@@ -78,7 +79,7 @@ def test_a_first_step_that_compiles_is_not_taken_for_a_usual_one(
         now[0] += 1.0 if state.step else 30.0
         return take_step(state, *given)
 
-    monkeypatch.setattr(train.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(train, "CLOCK", hand_clock(now))
     monkeypatch.setattr(train, "take_step", slow_at_first)
     done = start(dataclasses.replace(SMALL, steps=40), tmp_path / "run", CPU, Silent(), seconds=35.0)
     assert done.step == 6

@@ -52,7 +52,7 @@ def run(number: int, generator: np.random.Generator, cells: int = 4, delay: floa
             Row(
                 **each.model_dump(), **setup, row_id=f"{name}-{layer}", run_id=name, cell_id=each.identity,
                 verdict="ok", tokens=8, latency_ms=float(np.median(own)), samples_ms=own.tolist(), engine_version="1",
-                timer="perf_counter", baseline="full/sdpa",
+                timer="wall", baseline="full/sdpa",
             )
         )  # fmt: skip
     for identity, values in times.items():

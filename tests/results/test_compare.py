@@ -50,7 +50,7 @@ def row(samples: list[float] | None = None, run: str = "run-1", **changes: Any) 
     cell_id = Cell.model_validate(cell).identity
     measured = {"latency_ms": sorted(samples)[len(samples) // 2] if samples else None, "samples_ms": samples}
     fixed = {"row_id": f"{run}-{cell_id}", "run_id": run, "cell_id": cell_id, "verdict": verdict, "tokens": 75600}
-    setup = {"heads_timed": 1, "engine_version": "1", "inputs_hash": "abc", "threads": 2, "timer": "perf_counter"}
+    setup = {"heads_timed": 1, "engine_version": "1", "inputs_hash": "abc", "threads": 2, "timer": "wall"}
     return Row.model_validate({**cell, **fixed, **measured, **setup, **changes})
 
 
@@ -155,7 +155,7 @@ def test_an_incorrect_cell_in_b_always_fails(before: list[dict[str, Any]]) -> No
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("threads", 8), ("heads_timed", 2), ("timer", "cuda_events"), ("inputs_hash", "def")]
+    ("field", "value"), [("threads", 8), ("heads_timed", 2), ("timer", "events"), ("inputs_hash", "def")]
 )
 def test_measured_otherwise_is_not_comparable(field: str, value: object) -> None:
     result = compare_tables(table(row()), table(row(scaled(3), **{field: value})))

@@ -30,7 +30,8 @@ from attnbench.bench.profile.timeline import OTHER
 from attnbench.bench.trial import first_line
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.phases import PARENTS, PHASES, Range
-from attnbench.machine.stopwatch import HEAD_START, MOST_FLUSH, cache_bytes
+from attnbench.machine.stopwatch import MOST_FLUSH, cache_bytes
+from attnbench.machine.timers import HEAD_START
 from attnbench.results.intervals import Interval, median_interval
 
 TOLERANCE = 0.05
@@ -109,29 +110,48 @@ def profile_call(
     """
     if repeats < 1:
         raise BadInput(f"repeats is {repeats!r}; a profile needs at least 1")
-    events, notes = _record(call, prepare, device, repeats, trace=trace)
+    flush = torch.empty(min(2 * cache_bytes(device), MOST_FLUSH), dtype=torch.int8, device=device)
+
+    def cool() -> None:
+        flush.fill_(1)
+
+    events, notes = record_calls(call, prepare, device, repeats, flush=cool, trace=trace)
     if device.type != "cuda":
         return replace(cpu_profile(events, repeats, latency_ms=latency_ms), notes=notes)
     peaks: dict[Key, int] = {}
     try:
         if memory:
-            peaks = peak_bytes(_record(call, prepare, device, 1, memory=True)[0])  # apart: recording them takes time
+            # Apart, since recording memory takes time.
+            peaks = peak_bytes(record_calls(call, prepare, device, 1, flush=cool, memory=True)[0])
     except Exception as error:  # the times are right without it
         notes += (f"the memory of phases is not known: {first_line(error)}",)
     return replace(gpu_profile(events, repeats, latency_ms=latency_ms, peaks=peaks), notes=notes)
 
 
-def _record(
+def record_calls(
     call: Callable[[], object],
     prepare: Callable[[], object],
     device: torch.device,
     repeats: int,
     *,
+    flush: Callable[[], object],
     memory: bool = False,
     trace: Path | None = None,
 ) -> tuple[list[Event], tuple[str, ...]]:
-    """Return what was recorded, and what went wrong with the trace."""
-    flush = torch.empty(min(2 * cache_bytes(device), MOST_FLUSH), dtype=torch.int8, device=device)
+    """Record calls, after one that is not in the range ``REPEAT``: a session may drop what comes at its beginning.
+
+    Args:
+        call: what is recorded.
+        prepare: run before each call.
+        device: where the call computes.
+        repeats: recorded calls.
+        flush: run after ``prepare``; makes the cache cold.
+        memory: whether allocations are recorded too.
+        trace: where to write a Chrome trace.
+
+    Returns:
+        what was recorded, and what went wrong with the trace.
+    """
     on_gpu = device.type == "cuda"
 
     def wait() -> None:
@@ -144,7 +164,7 @@ def _record(
         call()
         for _ in range(repeats):
             prepare()
-            flush.fill_(1)
+            flush()
             wait()
             if on_gpu:
                 torch.cuda._sleep(HEAD_START)  # the CPU runs ahead, so that gaps are the GPU's own

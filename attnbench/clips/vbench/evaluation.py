@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from attnbench.clips.vbench.results import link_name, read_scores, skipped
 from attnbench.clips.vbench.videos import Clip
 from attnbench.clips.vbench.weights_layout import Found, lay_out, look_all
 from attnbench.kernels.errors import BadInput
+from attnbench.machine.clock import CLOCK
 from attnbench.results.files import alone, replacing
 
 RECORD = "vbench.json"
@@ -123,10 +123,10 @@ def _score(job: _Job, dimension: Dimension) -> tuple[tuple[Score, ...], Dimensio
     reason = _why_not(job, dimension, found)
     if reason:
         return skipped(dimension, job.clips, reason), DimensionRun(dimension.name, "skipped", reason=reason)
-    start = time.perf_counter()
+    start = CLOCK.seconds()
     with tempfile.TemporaryDirectory(prefix="attnbench-vbench-") as scratch:
         answer, reason = _call(job, dimension, Path(scratch))
-        seconds = time.perf_counter() - start
+        seconds = CLOCK.seconds() - start
         if reason:
             scores = skipped(dimension, job.clips, reason, stand_in)
         else:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from attnbench.kernels.flop_formulas import flops_per_pair
 
 SCHEMA_VERSION = 3
 
 Verdict = Literal["ok", "incorrect", "unsupported", "oom", "timeout", "crashed", "throttled", "error"]
-Timer = Literal["perf_counter", "cuda_events"]
+Timer = Literal["wall", "events", "cupti", "graph"]
+TIMERS: tuple[Timer, ...] = get_args(Timer)
+_OLD_TIMERS = {"perf_counter": "wall", "cuda_events": "events"}
+ReadTimer = Annotated[Timer, BeforeValidator(lambda name: _OLD_TIMERS.get(str(name), name))]
+"""A timer as rows hold it; schemas 1 and 2 had other names for the same two."""
+
 Interval = Literal["bootstrap95", "min-max"]
 Pass = Literal["fwd", "bwd"]
 Provenance = Literal["measured", "instrumented", "ablated", "modelled"]
@@ -137,7 +142,7 @@ class Row(Cell):
         default=None, ge=0, description="median time the CPU takes to enqueue the call, not in the latency"
     )
     samples_ms: list[float] = Field(default_factory=list, description="every cold sample, in the order taken")
-    timer: Timer | None = Field(default=None, description="clock that took the samples")
+    timer: ReadTimer | None = Field(default=None, description="clock that took the samples")
     baseline: str | None = Field(default=None, description="method/engine of the fastest dense kernel of this run")
     baseline_version: str | None = Field(default=None, description="version of the baseline's engine")
     baseline_ms: float | None = Field(default=None, gt=0, description="median of the baseline in the same rounds")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from attnbench.results.records.cells import Record, Timer
+from attnbench.results.records.cells import ReadTimer, Record
 
 
 class StepRecord(Record):
@@ -24,7 +24,7 @@ class StepRecord(Record):
     checkpointing: bool = Field(description="whether blocks ran forward once more in the backward pass")
     engine_asked: str = Field(description="the engine asked for; auto takes the first that serves")
     seed: int = Field(description="seed of weights and inputs")
-    timer: Timer = Field(description="clock that took the samples")
+    timer: ReadTimer = Field(description="clock that took the samples")
     rounds: int = Field(ge=1, description="samples of each figure")
 
     baseline: str = Field(description="name of the record with the fastest dense step")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ import torch
 from attnbench.bench.profile.parts import ablation_of, measure_ablation, model_parts, record_launches
 from attnbench.cost.roofline import peak_of, split_attend
 from attnbench.kernels.ablation import Part
+from attnbench.machine.clock import Clock
 from attnbench.machine.stopwatch import Stopwatch
 
 
@@ -31,10 +32,9 @@ def test_a_build_that_is_slower_than_the_one_with_more_gives_no_time_below_zero_
     assert softmax.note.endswith("the difference was -1 ms")
 
 
-def test_builds_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builds_take_turns(monkeypatch: pytest.MonkeyPatch, hand_clock: Callable[[list[float]], Clock]) -> None:
     now, ran = [0.0], list[Part]()
     monkeypatch.setattr("attnbench.machine.stopwatch.cache_bytes", lambda device: 2**16)
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     seconds: dict[Part, float] = {"qk": 0.004, "softmax": 0.006, "whole": 0.011}
 
     def launch(part: Part) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,7 +42,7 @@ def test_builds_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         now[0] += seconds[part]
         return torch.empty(0), torch.empty(0)
 
-    found = measure_ablation([launch, launch], Stopwatch(torch.device("cpu")), 3)
+    found = measure_ablation([launch, launch], Stopwatch(torch.device("cpu"), clock=hand_clock(now)), 3)
     times = {part.phase: part.time.median for part in found.parts}
     assert times == {"qk": pytest.approx(8), "softmax": pytest.approx(4), "av": pytest.approx(10)}
     once = ["qk", "qk", "softmax", "softmax", "whole", "whole"]

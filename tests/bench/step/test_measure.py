@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid
 from attnbench.kernels.plan import Plan
 from attnbench.machine import stopwatch as timing
+from attnbench.machine.clock import Clock
 from attnbench.methods import Call, get_method
 from attnbench.methods.entries import Entry
 from attnbench.models.families.family import Place
@@ -36,7 +37,7 @@ SMALL: dict[str, Any] = {"text_tokens": 5, "grid": (2, 3, 4), "device": "cpu"}
 
 
 @pytest.fixture
-def known_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def known_times(monkeypatch: pytest.MonkeyPatch, hand_clock: Callable[[list[float]], Clock]) -> None:
     """A clock that only a feed-forward, torch's self-attention and a plan of sliding-window move."""
     now = [0.0]
 
@@ -56,7 +57,7 @@ def known_times(monkeypatch: pytest.MonkeyPatch) -> None:
     window = get_method("sliding-window")
     slow = dataclasses.replace(window, plan=moving(SPARSE, window.plan), depends_on_qk=True)  # to be called each time
     torch_attention = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(measure, "Stopwatch", partial(timing.Stopwatch, clock=hand_clock(now)))
     monkeypatch.setattr(timing, "cache_bytes", lambda device: 1000)
     monkeypatch.setattr(model, "make_wan", make)
     for place in (measure, variants):
@@ -92,7 +93,7 @@ def test_known_times_give_the_known_shares_and_speed_ups(options: dict[str, Any]
     assert window.attention_speedup == pytest.approx(DENSE / SPARSE)
     assert window.step_speedup == pytest.approx((REST + DENSE) / (REST + SPARSE))
     assert window.predicted_speedup == pytest.approx(window.step_speedup)
-    assert (window.layers, window.rounds, window.timer) == (3, 2, "perf_counter")
+    assert (window.layers, window.rounds, window.timer) == (3, 2, "wall")
 
 
 def test_a_real_step_is_measured() -> None:

@@ -35,7 +35,7 @@ def made_up(case: StepCase, run_id: str, profile: Profile | None, share: float =
         return StepRecord(
             run_id=run_id, size=case.size, grid=str(case.grid), text_tokens=512, batch=case.batch, layers=30,
             dtype="bfloat16", device="NVIDIA H100", direction=case.direction, checkpointing=case.checkpointing,
-            engine_asked=case.engine, seed=case.seed, timer="cuda_events", rounds=case.rounds,
+            engine_asked=case.engine, seed=case.seed, timer="events", rounds=case.rounds,
             baseline="full/flash4", without_ms=40.0, share=share, share_lo=0.9 * share, share_hi=1.1 * share,
             share_alone=0.58, name=name, settings='{"threshold":0.25}', density=density, step_ms=step,
             step_lo_ms=0.9 * step, step_hi_ms=1.1 * step, attention_ms=attention, attention_lo_ms=0.9 * attention,

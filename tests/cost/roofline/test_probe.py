@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from attnbench.cost.roofline import Probe, measure_peaks
-from attnbench.machine.stopwatch import Stopwatch, Timing
+from attnbench.machine.stopwatch import Stopwatch
+from attnbench.machine.timers import Timing
 
 CPU = torch.device("cpu")
 
