@@ -23,6 +23,7 @@ from attnbench.results.conditions import require_same
 from attnbench.results.files import alone, read_file, write_whole
 from attnbench.results.journal import JOURNAL
 from attnbench.results.load import Results, read
+from attnbench.results.noise import NoiseModel
 from attnbench.results.records.cells import Record
 from attnbench.results.run import PartProgress, Progress, announce, choose_place
 
@@ -65,7 +66,7 @@ def usual_case(request: Request) -> Request:
         return request
     heads = {} if request.heads is not None or request.model is not None else {"heads": 1}
     named = (request.res, request.frames, request.model, request.grid)
-    grid = {} if any(each is not None for each in named) else {"grid": "6x16x24"}
+    grid = {} if any(each is not None for each in named) else {"grid": "6x12x16"}
     return request.model_copy(update={**heads, **grid})
 
 
@@ -136,8 +137,8 @@ def read_plan(folder: Path) -> Plan:
     return plan
 
 
-def judge_runs(plan: Plan, folder: Path) -> Calibration:
-    """Compare all runs of a finished calibration.
+def judge_runs(plan: Plan, folder: Path, noise: NoiseModel | None = None) -> Calibration:
+    """Compare all runs of a finished calibration, by this noise or each pair by the noise of the other runs.
 
     Raises:
         BadInput: if a run cannot be read, or the runs say nothing of the noise.
@@ -146,7 +147,7 @@ def judge_runs(plan: Plan, folder: Path) -> Calibration:
     same = [found[name] for name, delay in sorted(plan.parts()) if not delay]
     delayed = {d: [found[name] for name, delay in sorted(plan.parts()) if delay == d] for d in plan.delays}
     last = max((header.environment.started_at for run in found.values() for header in run.headers), default="")
-    return calibrate(same, delayed, measured_at=last or datetime.now(UTC).isoformat(timespec="seconds"))
+    return calibrate(same, delayed, noise=noise, measured_at=last or datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def _measure(plan: Plan, folder: Path, progress: Progress) -> None:

@@ -22,7 +22,7 @@ class CalibrateOptions(CellOptions):
     """What each run of a calibration measures."""
 
     res: Annotated[
-        str | None, typer.Option(help="Resolution: 480p, 576p or 720p. Default: 480p; on a CPU --grid 6x16x24.")
+        str | None, typer.Option(help="Resolution: 480p, 576p or 720p. Default: 480p; on a CPU --grid 6x12x16.")
     ] = None
     heads: Annotated[int | None, typer.Option(help="Query heads. Default: the model's; on a CPU 1.")] = None
     rounds: Annotated[int, typer.Option(help="Rounds of timing in each run.")] = 12
@@ -35,7 +35,7 @@ def calibrate(
     *,
     runs: Annotated[
         int, typer.Option(help="Runs without a change, at least 4. A quarter as many are made of each delay.")
-    ] = 24,
+    ] = 28,
     delays: Annotated[
         str, typer.Option(help="By how many percent calls are made slower on purpose, as 1,5; none for no delays.")
     ] = "1,2,3,5,10",
@@ -47,6 +47,10 @@ def calibrate(
     install: Annotated[
         bool, typer.Option(help="Store the noise where compare and gate look for it, as well as in the folder.")
     ] = True,
+    noise: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Judge by this noise. Default: each pair by that of the other runs."),
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -60,11 +64,12 @@ def calibrate(
     """
     from attnbench.bench import calibrate as go
     from attnbench.cli.progress import TerminalProgress
-    from attnbench.results.noise import write_noise
+    from attnbench.results.noise import read_noise, write_noise
 
     if resume is not None:
-        kept = ("--resume", "--json", "--markdown", "--install", "--no-install")
+        kept = ("--resume", "--json", "--markdown", "--install", "--no-install", "--noise")
         refuse_others(ctx, "--resume repeats the calibration as it was asked for", *kept)
+    known = None if noise is None else read_noise(noise)
     with TerminalProgress() as progress:
         try:
             if resume is not None:
@@ -75,7 +80,7 @@ def calibrate(
         except KeyboardInterrupt:
             progress.interrupted("calibrate")
             raise typer.Exit(130) from None
-        found = go.judge_runs(plan, folder)
+        found = go.judge_runs(plan, folder, known)
     stored = [write_noise(found.model, folder / MODEL), *([write_noise(found.model)] if install else [])]
     _show(found, folder, stored[-1], markdown, as_json)
 

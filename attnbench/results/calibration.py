@@ -127,7 +127,12 @@ def judge(a: Results, b: Results, noise: NoiseModel) -> Judged:
 
 
 def calibrate(
-    same: Sequence[Results], delayed: Mapping[float, Sequence[Results]], judge: Judge = judge, *, measured_at: str = ""
+    same: Sequence[Results],
+    delayed: Mapping[float, Sequence[Results]],
+    judge: Judge = judge,
+    *,
+    noise: NoiseModel | None = None,
+    measured_at: str = "",
 ) -> Calibration:
     """Judge all pairs of runs.
 
@@ -135,6 +140,7 @@ def calibrate(
         same: runs without a change, each with the same cells.
         delayed: runs whose calls were made slower, by the share that they were slower by.
         judge: how two runs are compared.
+        noise: what to judge all pairs by; by default each pair is judged by the noise of the other runs.
         measured_at: when the last run was measured, for the model.
 
     Raises:
@@ -159,7 +165,7 @@ def calibrate(
         )
 
     pairs = list(combinations(range(len(same)), 2))
-    judged = [judge(same[i], same[j], model((i, j))) for i, j in pairs]
+    judged = [judge(same[i], same[j], noise or model((i, j))) for i, j in pairs]
     weights = _weights(len(same))
     of_pairs = np.stack([weights[:, i] * weights[:, j] for i, j in pairs], axis=1)
 
@@ -179,7 +185,7 @@ def calibrate(
         failed=whole(1),
         undecided=whole(3),
         delayed=tuple(
-            _delayed(delay, same, runs, judge, lambda i: model((i,)), weights)
+            _delayed(delay, same, runs, judge, lambda i: noise or model((i,)), weights)
             for delay, runs in sorted(delayed.items())
         ),
     )

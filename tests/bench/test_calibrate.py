@@ -87,7 +87,7 @@ def test_what_cannot_be_calibrated_is_refused(change: dict[str, Any], said: str)
 
 def test_a_cpu_gets_a_case_that_suits_it_unless_one_is_named() -> None:
     bare = Request(methods=[Entry("sta")], device="cpu")
-    assert (usual_case(bare).grid, usual_case(bare).heads) == ("6x16x24", 1)
+    assert (usual_case(bare).grid, usual_case(bare).heads) == ("6x12x16", 1)
     named = bare.model_copy(update={"res": "480p", "heads": 2})
     assert usual_case(named) == named
 
@@ -199,7 +199,7 @@ def test_the_command_measures_judges_and_stores(tmp_path: Path, capsys: pytest.C
     assert "| 100 % | " in text
     assert model.device in text
     assert not (tmp_path / "noise").exists()
-    assert call("calibrate", "--resume=mine", "--no-install") == 0
+    assert call("calibrate", "--resume=mine", "--no-install", "--noise=mine/noise.json") == 0
     assert "intervals that hold the truth" in capsys.readouterr().out
 
 
@@ -209,6 +209,7 @@ def test_the_command_measures_judges_and_stores(tmp_path: Path, capsys: pytest.C
         (["--delays=many"], "--delays 'many' must be percents"),
         (["--runs=2"], "--runs 2 must be at least 4"),
         (["--resume=mine", "--runs=5"], "leave out --runs"),
+        (["--noise=gone.json"], "noise model 'gone.json' cannot be read"),
     ],
 )
 def test_the_command_refuses_what_cannot_be(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,6 +114,20 @@ def test_a_pair_is_judged_by_the_noise_of_other_runs() -> None:
     assert max(sd for about, sd, _ in seen if about) < min(sd for about, sd, _ in seen if not about)
 
 
+def test_all_pairs_may_be_judged_by_a_noise_that_is_known() -> None:
+    generator = np.random.default_rng(7)
+    same, seen = [run(number, generator) for number in range(4)], []
+    known = NoiseModel(device=DEVICE, speedup_sd=0.5, latency_sd=0.5, runs=9, provenance="measured")
+
+    def watch(a: Results, b: Results, noise: NoiseModel) -> Judged:
+        seen.append(noise)
+        return by_speedups(a, b, noise)
+
+    found = calibrate(same, {0.1: same[:1]}, watch, noise=known)
+    assert seen == [known] * 10
+    assert (found.model.runs, found.slower.count) == (4, 0)
+
+
 def test_what_never_happened_may_yet_happen() -> None:
     generator = np.random.default_rng(2)
     found = calibrate(
