@@ -14,6 +14,7 @@ import attnbench
 from attnbench.cli import main
 from attnbench.machine import stopwatch as timing
 from attnbench.results.files import alone
+from attnbench.results.training import runs_in
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -165,3 +166,56 @@ def test_two_suites_are_not_run_in_one_folder_at_once(call: Call, tmp_path: Path
     assert code == 2
     assert "another process is running a suite in 'made'; wait for it to end" in err
     assert list((tmp_path / "made").iterdir()) == []
+
+
+TRAINING = """
+[defaults]
+command = "train"
+model = "tiny"
+batch = 2
+held_out = 2
+warmup = 2
+device = "cpu"
+coarse = ["2x3"]
+dense_coarse = true
+
+[[cells]]
+name = "coarse/{seed}"
+seed = [0, 1]
+steps = 2
+
+[[cells]]
+name = "{method}-{seed}"
+method = "vmoba"
+seed = 0
+steps = 100_000
+full_seconds = 0.000001
+judge = 3
+coarse_from = "cell:coarse/{seed}"
+"""
+
+
+def test_training_runs_begin_with_the_results_of_earlier_cells(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "native.toml").write_text(TRAINING)
+    code, out, _ = call("train", "--suite", "native.toml", "--out", "made", "--only", "vmoba-0")
+    assert code == 0
+    assert "2 of 2 cells are fine: made" in out
+    place = tmp_path / "made" / "vmoba-0"
+    steps = [json.loads(line)["step"] for line in (place / "train.jsonl").read_text().splitlines()]
+    assert steps == [3, 3]  # the one step that it took itself, and its held-out loss
+    assert json.loads((place / "mini.json").read_text())["score"]["clips"] == 3
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "made").rglob("*")) if path.is_file()}
+    code, out, _ = call("train", "--suite", "native.toml", "--resume", "made")
+    assert code == 0
+    assert "3 of 3 cells are fine: made" in out
+    assert {path: path.read_bytes() for path in before} == before
+    assert [run.name for run in runs_in(tmp_path / "made")] == ["vmoba-0"]  # the coarse ones are deeper
+
+
+def test_a_training_run_goes_on_where_and_as_long_as_its_cell_says(call: Call, tmp_path: Path) -> None:
+    text = TRAINING.replace("full_seconds = 0.000001\njudge = 3", "seconds = 0.000001").replace("[0, 1]", "0")
+    (tmp_path / "pieces.toml").write_text(text)
+    for taken in (1, 2):  # another step with each call, on the device of the cell
+        code, _, _ = call("train", "--suite", "pieces.toml", *(["--out"] if taken == 1 else ["--resume"]), "made")
+        assert code == 0
+        assert json.loads((tmp_path / "made" / "vmoba-0" / "mini.json").read_text())["steps"] == 2 + taken
