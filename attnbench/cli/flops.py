@@ -23,10 +23,9 @@ from attnbench.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from attnbench.bench.jobs import Agenda
     from attnbench.cost.flops.counts import CellFlops
+    from attnbench.report.terminal.fitted import Fitted
 
 
 def flops(
@@ -158,7 +157,7 @@ def _show_cells(agenda: Agenda, cells: list[CellFlops], as_json: bool) -> None:
     _print(cell_table(cells), "\n".join(lines))
 
 
-def _print(table: Table, text: str) -> None:
+def _print(table: Fitted, text: str) -> None:
     from attnbench.report.terminal.console import console
 
     out = console(200)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from attnbench.report.charts.latency import COLOURS, DENSE, FAINT, INK, MARKERS
 from attnbench.report.terminal.curves import label, shown
 from attnbench.report.words import number
-from attnbench.results.break_even import Curve, CurvePoint, Ratio
+from attnbench.results.break_even import Curve, CurvePoint
+from attnbench.results.speedups import Ratio
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from attnbench.report.words import DIRECTIONS, grid_words, number, short_setting
 from attnbench.results.records.steps import StepRecord
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from attnbench.report.terminal.fitted import Fitted
 
 COLUMNS = ("density", "step, ms", "speed-up", "self-attention, ms", "speed-up", "predicted for the step")
 
@@ -44,19 +44,21 @@ def step_sections(records: Sequence[StepRecord]) -> list[StepSection]:
     return [_section(own) for own in runs.values()]
 
 
-def step_table(section: StepSection) -> Table:
+def step_table(section: StepSection) -> Fitted:
     """Return a section's lines for the terminal."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    from attnbench.report.terminal.fitted import Fitted
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=section.title, title_justify="left")
     table.add_column("self-attention")
     for name in COLUMNS:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for line in section.lines:
         table.add_row(line.name, *(Text(f"{value} {note}".strip()) for value, note in line.cells))
-    return table
+    return Fitted(table, ("predicted for the step", "density", "self-attention, ms"))
 
 
 def _section(records: Sequence[StepRecord]) -> StepSection:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from attnbench.inputs.shapes import frames_at
 from attnbench.kernels.grid import Grid
 from attnbench.report.words import INTERVALS, grid_words, number, with_interval
-from attnbench.results.break_even import BreakEven, Curve, CurvePoint, Ratio
+from attnbench.results.break_even import BreakEven, Curve, CurvePoint
+from attnbench.results.speedups import Ratio
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from attnbench.report.terminal.fitted import Fitted
 
 
 def label(curve: Curve) -> str:
@@ -100,17 +101,19 @@ def notes(curves: Sequence[Curve]) -> list[str]:
     return said
 
 
-def curve_table(curve: Curve) -> Table:
-    """Return the points of one curve as a rich Table."""
+def curve_table(curve: Curve) -> Fitted:
+    """Return the points of one curve as a table of rich."""
     from rich import box
     from rich.table import Table
+
+    from attnbench.report.terminal.fitted import Fitted
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=label(curve), title_justify="left")
     for name in ("tokens", "grid", "density", "dense, ms", "latency, ms", "speed-up", "translation"):
         table.add_column(name, justify="right", no_wrap=True)
     for point in curve.points:
         table.add_row(*_cells(point))
-    return table
+    return Fitted(table, ("translation", "dense, ms", "grid", "density"))
 
 
 def records(curves: Sequence[Curve], over: str) -> list[dict[str, Any]]:

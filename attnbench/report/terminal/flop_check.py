@@ -10,13 +10,15 @@ from attnbench.cost.flops.wan import ForwardFlops
 from attnbench.report.terminal.flops import tera
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from attnbench.report.terminal.fitted import Fitted
 
 
-def check_table(ours: ForwardFlops, counts: Sequence[ModuleCount]) -> Table:
-    """Return the parts and the total as a rich Table, in TFLOP, each counter with its relative difference."""
+def check_table(ours: ForwardFlops, counts: Sequence[ModuleCount]) -> Fitted:
+    """Return the parts and the total as a table of rich, in TFLOP, each counter with its relative difference."""
     from rich import box
     from rich.table import Table
+
+    from attnbench.report.terminal.fitted import Fitted
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("part", no_wrap=True)
@@ -35,7 +37,7 @@ def check_table(ours: ForwardFlops, counts: Sequence[ModuleCount]) -> Table:
     for count in counts:
         totals += [tera(count.total), _percent(count.total_difference(ours))]
     table.add_row(*totals)
-    return table
+    return Fitted(table, ("difference",))
 
 
 def check_lines(ours: ForwardFlops, counts: Sequence[ModuleCount]) -> list[str]:

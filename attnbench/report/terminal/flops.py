@@ -15,7 +15,7 @@ from attnbench.kernels.errors import unknown_name
 from attnbench.report.words import NONE, number, short_settings
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from attnbench.report.terminal.fitted import Fitted
 
 PAPERS = {"vmoba": VMOBA_TABLES}
 """Papers whose FLOPs are recomputed, by the name of their method."""
@@ -60,11 +60,13 @@ def paper_records(rows: Sequence[Recomputed]) -> list[dict[str, Any]]:
     ]
 
 
-def paper_table(rows: Sequence[Recomputed]) -> Table:
-    """Return rows as a rich Table, FLOPs in TFLOP."""
+def paper_table(rows: Sequence[Recomputed]) -> Fitted:
+    """Return rows as a table of rich, FLOPs in TFLOP."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
+
+    from attnbench.report.terminal.fitted import Fitted
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in _PAPER_COLUMNS:
@@ -74,7 +76,7 @@ def paper_table(rows: Sequence[Recomputed]) -> Table:
         table.add_row(
             *(Text(cell, style="yellow" if cell == "differs" else "") for cell in _paper_cells(row)),
         )
-    return table
+    return Fitted(table, ("factor printed", "factor ours", "density", "table", "difference", "size"))
 
 
 def paper_remarks(rows: Sequence[Recomputed]) -> list[str]:
@@ -114,14 +116,16 @@ def cell_records(cells: Sequence[CellFlops]) -> list[dict[str, Any]]:
     ]
 
 
-def cell_table(cells: Sequence[CellFlops]) -> Table:
-    """Return cells as a rich Table, FLOPs in TFLOP. Settings are in the first row of a method."""
+def cell_table(cells: Sequence[CellFlops]) -> Fitted:
+    """Return cells as a table of rich, FLOPs in TFLOP. Settings are in the first row of a method."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    from attnbench.report.terminal.fitted import Fitted
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("method", max_width=40, overflow="fold")
+    table.add_column("method", max_width=30, overflow="fold")
     for name in ("layer", "density", "dense", "algorithmic", "selection", "executed"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("engine", no_wrap=True)
@@ -137,7 +141,7 @@ def cell_table(cells: Sequence[CellFlops]) -> Table:
             cell.engine,
         )
         above = cell.method
-    return table
+    return Fitted(table, ("engine", "selection", "dense", "density", "layer"))
 
 
 def pass_records(dense: ForwardFlops, passes: Sequence[PassFlops]) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from attnbench.results.means import Estimate
 from attnbench.results.records.clips import ClipRow, QualityRow
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from attnbench.report.terminal.fitted import Fitted
 
 
-def gap_table(rows: Sequence[QualityRow]) -> Table:
+def gap_table(rows: Sequence[QualityRow]) -> Fitted:
     """Return a line for every method and metric with values: the judgement, the gap and both floors.
 
     A distance is that from full attention's clip of the same prompt and seed. A score is shown as the difference from
@@ -30,12 +30,14 @@ def gap_table(rows: Sequence[QualityRow]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    from attnbench.report.terminal.fitted import Fitted
+
     table = Table(header_style="bold", pad_edge=False, box=None, caption=Text(LEGEND), caption_justify="left")
     for name in ("method", "metric"):
         table.add_column(name, overflow="fold")
     table.add_column("judgement")
     for name in ("gap", "another kernel", "another seed"):
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name, justify="right", no_wrap=True)
     found = gaps(rows)
     names = names_of(found)
     before = ""
@@ -46,7 +48,7 @@ def gap_table(rows: Sequence[QualityRow]) -> Table:
         words = ("" if name == before else name, metric_words(gap), gap.judgement, *cells)
         table.add_row(*map(Text, words))  # as Text: rich takes brackets for markup
         before = name
-    return table
+    return Fitted(table, ("another seed", "another kernel"))
 
 
 def gap_records(rows: Sequence[QualityRow]) -> list[dict[str, Any]]:

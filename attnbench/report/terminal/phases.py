@@ -12,6 +12,8 @@ from attnbench.results.records.cells import PhaseRow, Row
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from attnbench.report.terminal.fitted import Fitted
+
 _PASSES = {"fwd": "forward", "bwd": "backward"}
 
 
@@ -39,18 +41,20 @@ def shares(phases: Sequence[PhaseRow]) -> list[float | None]:
     return [p.time_ms / whole if p.provenance == "measured" and whole > 0 else None for p in phases]
 
 
-def _cell_table(phases: Sequence[PhaseRow]) -> Table:
+def _cell_table(phases: Sequence[PhaseRow]) -> Fitted:
     from rich import box
     from rich.table import Table
     from rich.text import Text
+
+    from attnbench.report.terminal.fitted import Fitted
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     several = len({phase.pass_ for phase in phases}) > 1
     for name in (["pass"] if several else []) + ["phase"]:
         table.add_column(name)
     for name in ("ms", "from", "to", "share", "kernels", "peak MiB", "TFLOP/s", "MFU", "TB/s"):
-        table.add_column(name, justify="right")
-    table.add_column("provenance")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("provenance", no_wrap=True)
     for phase, share in zip(phases, shares(phases), strict=True):
         decimals = decimals_of(phase.time_ms, phase.time_lo_ms, phase.time_hi_ms)
         name = phase.phase if phase.parent is None else f"  of {phase.parent}: {phase.phase}"
@@ -70,7 +74,7 @@ def _cell_table(phases: Sequence[PhaseRow]) -> Table:
         ]
         style = "dim" if phase.parent is not None else ""
         table.add_row(*(Text(cell) for cell in cells), style=style)
-    return table
+    return Fitted(table, ("TB/s", "MFU", "TFLOP/s", "peak MiB", "kernels", "share"))
 
 
 def _heading(row: Row) -> str:

@@ -58,19 +58,15 @@ class _Fitted:
     case: Case
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.measure import Measurement
         from rich.text import Text
 
-        left_out: list[str] = []
-        while True:
-            table = _case_table(self.case, [name for name in _COLUMNS if name not in left_out])
-            needed = Measurement.get(console, options.update(width=10_000), table).maximum
-            if needed <= options.max_width or len(left_out) == len(_LEAST_NEEDED):
-                break
-            left_out.append(_LEAST_NEEDED[len(left_out)])
+        from attnbench.report.terminal.fitted import fit, left_out_words
+
+        names = {_SHORT.get(name, name).replace("\n", " "): name for name in _LEAST_NEEDED}
+        table, left_out = fit(_case_table(self.case), tuple(names), console, options)
         yield Text(_heading(self.case), style="bold")
         yield table
-        notes = [f"left out because the terminal is too narrow: {', '.join(left_out)}"] if left_out else []
+        notes = [left_out_words([names[each] for each in left_out])] if left_out else []
         yield Text("\n".join([*_notes(self.case), *notes]))
 
 
@@ -93,14 +89,14 @@ _SHORT = {
 _LEAST_NEEDED = ("numerical error", "translation", "engine", "approximation error", "density")
 
 
-def _case_table(case: Case, names: list[str]) -> Table:
+def _case_table(case: Case) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("method", max_width=24, overflow="fold")
-    for name in names:
+    for name in _COLUMNS:
         table.add_column(
             _SHORT.get(name, name), justify="left" if name in ("engine", "verdict") else "right", no_wrap=True
         )
@@ -109,7 +105,7 @@ def _case_table(case: Case, names: list[str]) -> Table:
         settings = differing_settings(row.settings, same)
         cells = [
             Text(_COLUMNS[name](row), style=_STYLES.get(row.verdict, "yellow") if name == "verdict" else "")
-            for name in names
+            for name in _COLUMNS
         ]
         table.add_row(Text.assemble(row.method, (f" {settings}" if settings else "", "dim")), *cells)
     return table
