@@ -70,6 +70,7 @@ COMMANDS = [
     ["flops", "--paper", "vmoba"],
     ["compare", "a", "a"],
     ["compare", "a", "b"],
+    ["history", "."],
     ["show", "--method", "sta", "--out", "pictures"],
     ["doctor"],
     ["report", "a", "--out", "page.html"],
