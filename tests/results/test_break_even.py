@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.break_even import Curve, crossings, curves
+from attnbench.results.break_even import Curve, curves
+from attnbench.results.crossings import crossings
 
 PowerLaw = Callable[..., pd.DataFrame]
 

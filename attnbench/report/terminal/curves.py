@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from attnbench.inputs.shapes import frames_at
 from attnbench.kernels.grid import Grid
 from attnbench.report.words import INTERVALS, grid_words, number, with_interval
-from attnbench.results.break_even import BreakEven, Curve, CurvePoint
+from attnbench.results.break_even import Curve, CurvePoint
+from attnbench.results.crossings import BreakEven
 from attnbench.results.speedups import Ratio
 
 if TYPE_CHECKING:
