@@ -180,7 +180,7 @@ def history_of(
     models: dict[tuple[str, str], NoiseModel] = {}
 
     def model_of(run: Run, row: Row) -> NoiseModel:
-        kind = run.environment.device_kind if run.environment else "cpu" if row.timer == "perf_counter" else "cuda"
+        kind = run.environment.device_kind if run.environment else "cpu" if row.timer == "wall" else "cuda"
         if (row.device, kind) not in models:
             models[row.device, kind] = noise(row.device, kind)
         return models[row.device, kind]
