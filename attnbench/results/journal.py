@@ -306,7 +306,9 @@ def _parse(path: Path, number: int, line: str) -> JournalRecord:
     except _NoNumber as error:
         raise BadInput(f"{str(path)!r} line {number} is not a valid record: {error}") from error
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise BadInput(f"{str(path)!r} line {number} is not a record of a results journal: {line[:60]!r}") from error
+        raise BadInput(
+            f"{str(path)!r} line {number} is not a record of a results journal: {line[:_QUOTED]!r}"
+        ) from error
 
 
 def _version(path: Path, number: int, given: object) -> int:
@@ -316,7 +318,7 @@ def _version(path: Path, number: int, given: object) -> int:
         version = int(given)
     if version is None or version < 1:
         raise BadInput(
-            f"{str(path)!r} line {number}: schema_version is {str(given)[:60]!r}; it must be a number from 1"
+            f"{str(path)!r} line {number}: schema_version is {str(given)[:_QUOTED]!r}; it must be a number from 1"
         )
     if version > SCHEMA_VERSION:
         raise BadInput(
@@ -328,4 +330,8 @@ def _version(path: Path, number: int, given: object) -> int:
 def first_fault(error: ValidationError) -> str:
     """Return the first thing that is wrong with a record, as "latency_ms: Input should be greater than 0"."""
     first = error.errors(include_url=False)[0]
-    return f"{'.'.join(str(part) for part in first['loc']) or 'row'}: {first['msg']}"
+    place = ".".join(str(part)[:_QUOTED] for part in first["loc"])
+    return f"{place or 'row'}: {first['msg'][: 4 * _QUOTED]}"
+
+
+_QUOTED = 60

@@ -471,3 +471,13 @@ def test_a_schema_version_is_also_read_as_text_and_without_one_a_record_is_of_th
     assert records(folder)[line].schema_version == SCHEMA_VERSION  # type: ignore[attr-defined]
     edit(folder, line, lambda fields: fields.pop("schema_version"))
     assert records(folder)[line].schema_version == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "change", [{"x" * 9000: 1}, {"verdict": "x" * 9000}, {"cell_id": "x" * 9000}, {"kind": "x" * 9000}]
+)
+def test_a_sentence_about_a_record_is_short_whatever_it_holds(change: dict[str, Any], folder: Path) -> None:
+    edit(folder, 3, lambda fields: fields.update(change))
+    with pytest.raises(BadInput) as error:
+        read_journal(folder / JOURNAL)
+    assert len(str(error.value)) < len(str(folder)) + 500
