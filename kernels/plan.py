@@ -1,4 +1,7 @@
-"""A plan: token arrangement and pattern of one attention call. Says what is kept, whatever engine runs it."""
+"""A plan: the token arrangement and the pattern of one attention call.
+
+It says what is kept, whatever engine runs it.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,10 @@ _MOST_SHOWN = 8192
 
 @dataclass(frozen=True, slots=True)
 class MeanSelection:
-    """How a plan chose key blocks by their means: pool k block by block, score every video query against every video
-    block, and cut the scores.
+    """The selection of key blocks by their means: pool k, score every video query against every video block, and cut.
 
     Attributes:
-        scope: what the cut ranked together: "head", all pairs of a head, or "query", those of each query apart.
+        scope: what the cut ranked together: "head", all pairs of a head, or "query", those of each query separately.
 
     Raises:
         BadInput: for another scope.
@@ -39,18 +41,18 @@ class MeanSelection:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """What one attention call keeps. Its ``repr`` is one line; on a GPU that line waits for the device.
+    """What one attention call keeps. Its ``repr`` is one line, which waits for the device on a GPU.
 
     Attributes:
         layout: the grid and text tokens; N is its number of tokens.
         batch: B.
         heads: H, query heads.
         pattern: which blocks are kept, in the arranged order.
-        q_order: the query token at each arranged position, int64 [N] or [B, H, N]; None means grid order.
+        q_order: the query token at each arranged position, int64 [N] or [B, H, N]; None for grid order.
         k_order: the same for keys and values.
         selection_flops: floating-point operations spent on selection (pooling and scores, 2 per multiply-add).
-        selection: how the pairs were chosen, from which follows what choosing them computes and moves, phase by phase;
-            None if nothing was chosen by q and k, or if it was chosen in another way.
+        selection: how the pairs were chosen, which determines what the selection computes and moves in each phase; None
+            if nothing was chosen by q and k, or if it was chosen in another way.
     """
 
     layout: Layout
@@ -102,26 +104,26 @@ class Plan:
         return f"Plan {', '.join(parts)}"
 
     def _shown_density(self) -> str:
-        """Return the density to three digits; empty where counting is impossible or would take long."""
+        """Return the density to three digits; empty if counting is impossible or would take long."""
         if "pairs_by_head" not in self.__dict__:
             pattern = self.pattern
             if type(pattern.keep) is not Tensor or self.device.type == "meta":
-                return ""  # traced or without data: there is nothing to count
+                return ""  # traced, or without data: there is nothing to count
             if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
                 return ""
             if pattern.rule is not None and self.layout.tokens > _MOST_SHOWN and not self._counts_by_boxes():
-                return ""  # every pair would be looked at
+                return ""  # every pair would have to be examined
         return f"{self.density:.3g}".removeprefix("0") or "0"
 
     def _counts_by_boxes(self) -> bool:
-        """Whether pairs under the rule are counted in closed form, block by block and alike for all heads."""
+        """Return whether pairs under the rule are counted in closed form, block by block and equally for all heads."""
         orders = (self.q_order, self.k_order)
         if isinstance(self.pattern, RoutedPattern) or any(order is not None and order.dim() == 3 for order in orders):
             return False
         return self.boxes("q", 0, 0).filled and self.boxes("k", 0, 0).filled
 
     def check(self) -> None:
-        """Check what construction does not, because it synchronises with the device: offsets, orders, fullness.
+        """Check what construction does not check because it waits for the device: offsets, orders, fullness.
 
         Raises:
             BadInput: if offsets do not ascend from 0 to N without empty blocks, an order is not a permutation, or the
@@ -143,7 +145,7 @@ class Plan:
 
     @property
     def device(self) -> torch.device:
-        """Where the pattern lives."""
+        """The device of the pattern."""
         return self.pattern.keep.device
 
     @property
@@ -169,14 +171,14 @@ class Plan:
 
     @property
     def shared_by(self) -> tuple[bool, bool]:
-        """Whether the whole batch, and whether all heads, keep the same pairs."""
+        """Return whether the whole batch, and whether all heads, keep the same pairs."""
         orders = [order for order in (self.q_order, self.k_order) if order is not None and order.dim() == 3]
         keep = self.pattern.keep
         return keep.shape[0] == 1 and not orders, keep.shape[1] == 1 and not orders
 
     @cached_property
     def pairs_by_head(self) -> Tensor:
-        """Kept (query, key) pairs of each batch item and head, int64 [B, H] on the CPU."""
+        """Return the number of kept (query, key) pairs of each batch item and head, int64 [B, H] on the CPU."""
         same_b, same_h = self.shared_by
         counts = torch.tensor(
             [
@@ -188,7 +190,7 @@ class Plan:
 
     @property
     def pairs(self) -> int:
-        """Kept (query, key) pairs, all batch items and heads."""
+        """Number of kept (query, key) pairs, over all batch items and heads."""
         return int(self.pairs_by_head.sum())
 
     @property
@@ -209,7 +211,7 @@ class Plan:
         return torch.stack([torch.stack(heads) for heads in rows])
 
     def token_mask(self) -> Tensor:
-        """Return which keys every query keeps, bool [B, H, N, N], both in grid order. For small sizes.
+        """Return which keys every query keeps, bool [B, H, N, N], both in grid order. This is for small sizes.
 
         Raises:
             BadInput: if the mask would have more than 2^31 elements.
@@ -288,8 +290,10 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """Bounding boxes of blocks: lowest and highest coordinates int64 [blocks, axes], which blocks hold text (bool
-    [blocks]), and whether every video block fills its box (then pairs can be counted in closed form).
+    """Bounding boxes of blocks.
+
+    They hold the lowest and highest coordinates int64 [blocks, axes], which blocks hold text (bool [blocks]), and
+    whether every video block fills its box, so that pairs can be counted in closed form.
     """
 
     low: Tensor
@@ -299,7 +303,10 @@ class Boxes:
 
 
 def bounding_boxes(where: Tensor, text: Tensor, offsets: Tensor) -> Boxes:
-    """Bound the blocks given by ``offsets`` of tokens at coordinates ``where`` [N, axes]; blocks must not be empty."""
+    """Return the boxes of the blocks given by ``offsets``, of tokens at coordinates ``where`` [N, axes].
+
+    No block may be empty.
+    """
     sizes = offsets.diff()
     block = torch.repeat_interleave(sizes)[:, None].expand_as(where)
     shape = (len(sizes), where.shape[1])
@@ -313,7 +320,7 @@ def bounding_boxes(where: Tensor, text: Tensor, offsets: Tensor) -> Boxes:
 
 
 def _is_order(order: Tensor, batch: int, heads: int, n: int) -> bool:
-    # Number by number: torch.compile does not see that a tuple of sizes is among others.
+    # One by one, because torch.compile cannot tell whether a tuple of sizes is in a collection.
     if order.dim() == 1:
         return order.shape[0] == n
     return order.dim() == 3 and order.shape[0] == batch and order.shape[1] == heads and order.shape[2] == n

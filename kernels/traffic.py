@@ -1,9 +1,10 @@
-"""Bytes that each phase of a forward pass moves: the minimum, and what our kernels request.
+"""The bytes that each phase of a forward pass moves: the minimum, and what our kernels request.
 
-**Minimum**: every input of the phase read once, every output written once, nothing else. No implementation with these
-inputs and outputs moves less. **Modelled**: what each program of our kernels asks the L2 cache for, read again by every
-program that needs it; what a program reads twice counts once. Between the two lies what the memory really moves, since
-the L2 cache answers a part of what is asked twice. Left out on both sides: offsets, counters and element rules.
+**Minimum**: every input of the phase is read once, every output is written once, and nothing else. No implementation
+with these inputs and outputs moves less. **Modelled**: what each program of our kernels requests from the L2 cache. A
+number that several programs read counts for each of them; a number that one program reads twice counts once. What the
+memory really moves lies between the two, because the L2 cache serves a part of the repeated requests. Neither counts
+offsets, counters and element rules.
 """
 
 from __future__ import annotations
@@ -20,20 +21,23 @@ from attnbench.kernels.plan import MeanSelection, Plan
 from attnbench.kernels.tile_counts import TileWork, arranged_heads, tile_work
 
 SELECT_PASSES = {"head": 4, "query": 1}
-"""How often a cut reads the scores, by its scope: over a head three times to narrow and once to write, as measured."""
+"""How often a cut reads the scores, by its scope.
+
+Over a head, it was measured as three times to narrow and once to write.
+"""
 
 _ITEMSIZES = (2, 4)
 _WORD = 4  # int32 and float32
-_RECORD = 6 * _WORD  # what the kernels read of a tile's record
+_RECORD = 6 * _WORD  # bytes that the kernels read of a tile's record
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Bytes of one phase, all batch items and heads.
+    """Bytes of one phase, over all batch items and heads.
 
     Attributes:
         min_bytes: inputs read once, outputs written once.
-        modelled_bytes: what our kernels ask for; None where another engine's kernels run, whose loads are not known.
+        modelled_bytes: what our kernels request; None if another engine's kernels run, whose loads are not known.
     """
 
     min_bytes: int
@@ -42,7 +46,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class _Sizes:
-    """Numbers that every phase needs: shapes of q and of k and v, bytes of a number, blocks without those of text."""
+    """Sizes that every phase needs: shapes of q and of k and v, bytes of a number, blocks without those of text."""
 
     batch: int
     heads: int
@@ -68,17 +72,17 @@ class _Sizes:
 
     @property
     def pairs(self) -> int:
-        """(Query, block) pairs that are scored."""
+        """Number of (query, block) pairs that are scored."""
         return self.rows * self.video * self.video_blocks
 
 
 def phase_traffic(
     plan: Plan, head_dim: int, itemsize: int, engine: str, *, kv_heads: int | None = None
 ) -> dict[str, Traffic]:
-    """Return the bytes of each phase of one forward call. Waits for the device where the plan lies on one.
+    """Return the bytes of each phase of one forward call. This waits for the device of the plan.
 
     ``attend`` is always there. ``pool``, ``score`` and ``select`` are there if the plan says that it chose key blocks
-    by their means; all other phases are those of the engine "triton". Nothing is known of a phase that is missing.
+    by their means. All other phases are those of the engine "triton". Nothing is known about a phase that is missing.
 
     Args:
         plan: any plan.
@@ -114,7 +118,7 @@ def phase_traffic(
 def least_bytes(plan: Plan, head_dim: int, itemsize: int, *, kv_heads: int | None = None) -> int:
     """Return the fewest bytes that an attention call of this shape can move: q, k and v read once, output written once.
 
-    Arguments and errors as of ``phase_traffic``.
+    Arguments and errors are those of ``phase_traffic``.
     """
     sizes = _sizes(plan, head_dim, itemsize, plan.heads if kv_heads is None else kv_heads)
     return 2 * sizes.q + 2 * sizes.k
@@ -140,9 +144,9 @@ def _sizes(plan: Plan, head_dim: int, itemsize: int, kv_heads: int) -> _Sizes:
 
 
 def selected_by_means(plan: Plan, head_dim: int, kv_heads: int) -> bool:
-    """Return whether the plan was made by block means of k, scores of q and a cut, and by nothing else.
+    """Return whether the plan was made only by block means of k, scores of q and a cut.
 
-    Its selection FLOPs tell: where they are not those of means and scores, the phases cannot be told apart.
+    Its selection FLOPs show it: if they are not those of means and scores, the phases cannot be separated.
 
     Args:
         plan: any plan.
@@ -186,14 +190,14 @@ def _selection(plan: Plan, sizes: _Sizes, chosen: MeanSelection, *, kernels: boo
 
 
 def _score_rows(itemsize: int) -> int:
-    """Return the queries of one program of the scoring kernel; numbers of 2 bytes are taken to be bfloat16."""
+    """Return the queries of one program of the scoring kernel. Numbers of 2 bytes are assumed to be bfloat16."""
     from attnbench.kernels.gpu.selection.scoring import ROWS_EXACT, ROWS_FLOAT32
 
     return ROWS_EXACT if itemsize == 2 else ROWS_FLOAT32
 
 
 def _pool_splits(sizes: _Sizes) -> int:
-    """Return into how many parts the pooling kernel cuts every block, to fill the device."""
+    """Return the number of parts into which the pooling kernel cuts every block to fill the device."""
     from attnbench.kernels.gpu.selection.pooling import PROGRAMS, ROWS
 
     wanted = -(-PROGRAMS // (sizes.blocks * sizes.batch * sizes.kv_heads))
@@ -201,7 +205,7 @@ def _pool_splits(sizes: _Sizes) -> int:
 
 
 def _permute(plan: Plan, sizes: _Sizes) -> Traffic | None:
-    """k and v into the arranged order, and to 64 or 128 columns; None where they are taken as they are."""
+    """Return the bytes of arranging k and v with 64 or 128 columns; None if they are used as they are."""
     order, width = plan.k_order, _width(sizes)
     if order is None and width == sizes.head_dim:
         return None
@@ -215,7 +219,10 @@ def _permute(plan: Plan, sizes: _Sizes) -> Traffic | None:
 
 
 def _share_before(plan: Plan, sizes: _Sizes, work: TileWork) -> Fraction:
-    """Return the share of the heads whose k and v are arranged before attention; its kernel arranges the others."""
+    """Return the share of the heads whose k and v are arranged before attention.
+
+    The attention kernel arranges the others.
+    """
     from attnbench.kernels.gpu.blocked import arranges_on_the_way
     from attnbench.kernels.gpu.work import ROWS
 
@@ -226,14 +233,14 @@ def _share_before(plan: Plan, sizes: _Sizes, work: TileWork) -> Fraction:
 
 
 def _arranged_in(permute: Traffic, attend: Traffic, share: Fraction) -> tuple[Traffic, Traffic]:
-    """Return the bytes of both phases where only ``share`` of the arranging is done in the first."""
+    """Return the bytes of both phases if only ``share`` of the arranging is done in the first."""
     least, modelled = (int(share * (found or 0)) for found in (permute.min_bytes, permute.modelled_bytes))
     rest = permute.min_bytes - least, (permute.modelled_bytes or 0) - modelled
     return Traffic(least, modelled), Traffic(attend.min_bytes + rest[0], (attend.modelled_bytes or 0) + rest[1])
 
 
 def _routed_index(plan: Plan, sizes: _Sizes, work: TileWork) -> Traffic:
-    """From kept pairs to tiles: bits, counts, lists of queries, records, and where each partial result will be."""
+    """Return the bytes from kept pairs to tiles: bits, counts, lists of queries, records, places of partial results."""
     from attnbench.kernels.gpu.routed import group_of
     from attnbench.kernels.gpu.routing import CHUNK
 
@@ -260,7 +267,7 @@ def _routed_index(plan: Plan, sizes: _Sizes, work: TileWork) -> Traffic:
 
 
 def _blocked_index(plan: Plan, work: TileWork) -> Traffic:
-    """From kept blocks to tiles: places of queries, runs of kept blocks, records."""
+    """Return the bytes from kept blocks to tiles: places of queries, runs of kept blocks, records."""
     pattern, heads = plan.pattern, plan.batch * plan.heads
     lines, columns = pattern.keep.shape[2:]
     order = plan.q_order
@@ -283,9 +290,10 @@ def _blocked_index(plan: Plan, work: TileWork) -> Traffic:
 
 
 def _attend(sizes: _Sizes, work: TileWork) -> Traffic:
-    """Queries of each tile, keys and values of each step, and the rows that come out.
+    """Return the bytes of the queries of each tile, the keys and values of each step, and the rows that are written.
 
-    Direct rows are written to their tokens, partial results to their places; the kernel writes all places of a tile.
+    Direct rows are written to their tokens, and partial results to their places. The kernel writes all places of a
+    tile.
     """
     row, width = sizes.head_dim * sizes.itemsize, _width(sizes) * sizes.itemsize
     out = width + _WORD if work.groups else row + _WORD
@@ -301,7 +309,7 @@ def _attend(sizes: _Sizes, work: TileWork) -> Traffic:
 
 
 def _merge(sizes: _Sizes, work: TileWork) -> Traffic:
-    """Partial results of every query into one row; nothing is read twice."""
+    """Return the bytes of merging the partial results of every query into one row. Nothing is read twice."""
     partial = work.entries * (_width(sizes) * sizes.itemsize + _WORD)
     slots = sizes.rows * sizes.tokens * work.groups * _WORD
     moved = slots + partial + sizes.q + sizes.rows * sizes.tokens * _WORD
@@ -315,7 +323,7 @@ def _width(sizes: _Sizes) -> int:
 
 
 def _stored(tensor: Tensor | None) -> int:
-    """Return the bytes that a tensor really takes: expanded dimensions count once."""
+    """Return the bytes that a tensor really takes. Expanded dimensions count once."""
     if tensor is None:
         return 0
     size = tensor.itemsize

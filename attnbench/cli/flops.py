@@ -60,8 +60,8 @@ def flops(
 ) -> None:
     """Count the FLOPs of cells, dense, algorithmic and executed, and of a model's forward pass.
 
-    Data-dependent plans are made for the first head; the others count as if they kept as much. Exit codes: 0 fine, 1
-    where --check finds that a counter differs, 2 bad input.
+    Data-dependent plans are made for the first head; the others are assumed to keep as much. Exit codes: 0 fine, 1
+    if --check finds that a counter differs, 2 bad input.
     """
     if paper is not None:
         refuse_others(ctx, f"--paper {paper} prints what the paper has", "--paper", "--json")
@@ -147,10 +147,10 @@ def _show_cells(agenda: Agenda, cells: list[CellFlops], as_json: bool) -> None:
     video, text = shape.grid.tokens, sum(shape.layout.text)
     lines = [
         f"TFLOP of one attention call: {video:,} tokens{f' + {text:,} text tokens' if text else ''}, batch "
-        f"{shape.batch}, {shape.heads} heads of {shape.head_dim}, {agenda.direction}. executed: whole tiles of the "
-        "engine, and the selection.",
+        f"{shape.batch}, {shape.heads} heads of {shape.head_dim}, {agenda.direction}. Executed counts "
+        "whole tiles of the engine, and the selection.",
         f"Plans are made for the first of {shape.heads} heads, from {request.inputs} inputs on the "
-        f"{agenda.device.type}; the others count as if they kept as much.",
+        f"{agenda.device.type}; the others are assumed to keep as much.",
     ]
     if dense is not None and shape.model is not None:
         lines += pass_lines(shape.model, dense, passes)

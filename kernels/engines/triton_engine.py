@@ -33,7 +33,7 @@ SHARED_MEMORY = 163_840
 def _available() -> str | None:
     if torch.cuda.is_available() or _interpreted():
         return None
-    return "it needs an NVIDIA GPU (or, slowly and to try kernels, TRITON_INTERPRET=1)"
+    return "it needs an NVIDIA GPU; TRITON_INTERPRET=1 runs kernels slowly on a CPU, to try them"
 
 
 @constant

@@ -34,8 +34,7 @@ TILE = 128
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A varlen call: its sequences, one for each batch item, head and block, and the rows of its queries (None:
-    all)."""
+    """A varlen call: one sequence for each batch item, head and block, and the rows of its queries (None: all)."""
 
     rows: Tensor | None
     sequences: Sequences
@@ -259,7 +258,7 @@ def _version() -> str:
 
 TWO_CALL = Engine(
     name="two-call",
-    summary="two varlen calls, gather and float32 index_add merge, as MoBA and VMoBA publish; for comparison only",
+    summary="two varlen calls, gather and float32 index_add merge, as MoBA and VMoBA were published; for comparison",
     available=lambda: None,
     version=_version,
     supports=_supports,
@@ -267,5 +266,5 @@ TWO_CALL = Engine(
     executed_pairs=_executed_pairs,
     dense=False,
     tested=True,
-    unsuitable=lambda plan, task: "is kept to be compared with: ask for it by name",
+    unsuitable=lambda plan, task: "is for comparison only: ask for it by name",
 )

@@ -139,7 +139,7 @@ def _pairs(plan: Plan) -> int:
 
 UNFUSED = Engine(
     name="unfused",
-    summary="QK, softmax and AV as kernels of their own, with the scores in memory; for comparison only",
+    summary="a kernel each for QK, softmax and AV, with the scores in memory; for comparison only",
     available=lambda: None,
     version=lambda: f"torch {torch.__version__}",
     supports=_supports,
@@ -147,5 +147,5 @@ UNFUSED = Engine(
     executed_pairs=_pairs,
     dense=False,
     tested=True,
-    unsuitable=lambda plan, task: "is kept to be compared with: ask for it by name",
+    unsuitable=lambda plan, task: "is for comparison only: ask for it by name",
 )

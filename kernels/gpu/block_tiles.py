@@ -1,11 +1,11 @@
 """Tiles of block patterns: lists of work from kept blocks, made on the device without waiting for it.
 
-Query blocks are cut into tiles and laid out one after another, so each starts a tile. Every row of kept blocks
-becomes runs of neighbouring blocks; all tiles of the row share them. Key tiles are the same with the sides exchanged:
-runs of places that keep a key block. Where heads share the pattern, they share the lists, and only records repeat.
-Within a head, tiles are sorted by their steps, by turns falling and rising.
+Query blocks are cut into tiles and laid out one after another, so each block starts a new tile. Every row of kept
+blocks becomes runs of neighbouring blocks, which all tiles of the row share. Key tiles are the same with the sides
+exchanged: runs of places that keep a key block. Heads that share the pattern share the lists; only records repeat.
+Within a head, tiles are sorted by their steps, in descending order and in ascending order by turns.
 
-A list has room for as many runs as a row can have; what is not used is neither written nor read.
+A list has space for the most runs that a row can have. Unused space is neither written nor read.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ SMALL_ROWS = 64
 
 @dataclass(frozen=True, eq=False)
 class BlockWork:
-    """What forward, dQ and dK, dV share.
+    """The layout that forward, dQ, and dK and dV share.
 
     Attributes:
         plan: the plan.
         states: uint8 [B or 1, H or 1, q blocks, k blocks] (expanded): 0 dropped, 1 kept whole, 2 kept in part.
         queries: int32 [orders · room], see ``Tiles``.
-        first: int32 [q blocks + 1], first tile of each query block, and the number of tiles.
-        room: places of one order; place p of order i is at i · room + p.
-        rows: query rows of a tile.
+        first: int32 [q blocks + 1], the first tile of each query block, and the number of tiles.
+        room: number of places of one order. Place p of order i is at i · room + p.
+        rows: query rows in a tile.
     """
 
     plan: Plan
@@ -49,23 +49,23 @@ class BlockWork:
 
     @property
     def sheets(self) -> int:
-        """How many heads have kept blocks of their own: 1, or B · H."""
+        """Number of heads with kept blocks of their own: 1 or B · H."""
         return self.states.shape[0] * self.states.shape[1]
 
     @property
     def orders(self) -> int:
-        """How many heads have a layout of queries of their own: 1, or B · H."""
+        """Number of heads with a layout of queries of their own: 1 or B · H."""
         return len(self.queries) // self.room
 
 
 def tile_size(tokens: int, blocks: int, most: int) -> int:
-    """Return the least power of two from 16 to ``most`` that holds a block of mean size, or ``most``."""
+    """Return the smallest power of two from 16 to ``most`` that holds a block of mean size, or ``most``."""
     mean: int = triton.cdiv(tokens, blocks)
     return max(LEAST, width_for(mean, most))
 
 
 def sizes_of(plan: Plan) -> tuple[int, int]:
-    """Return the rows of a tile and the keys of a step for a plan of whole blocks."""
+    """Return the rows in a tile and the keys in a step for a plan of whole blocks."""
     n, (lines, columns) = plan.layout.tokens, plan.pattern.keep.shape[2:]
     rows = tile_size(n, lines, ROWS)
     # Small tiles leave room for two thread blocks on a multiprocessor, which steps of 128 keys would take away.
@@ -73,7 +73,7 @@ def sizes_of(plan: Plan) -> tuple[int, int]:
 
 
 def lay_out(plan: Plan) -> BlockWork:
-    """Cut the query blocks of a plan into tiles, and classify its blocks by the rule if there is one."""
+    """Cut the query blocks of a plan into tiles, and classify its blocks by the rule, if there is one."""
     pattern = plan.pattern
     assert isinstance(pattern, BlockPattern)
     n, blocks, device = plan.layout.tokens, pattern.keep.shape[2], plan.device
@@ -112,11 +112,11 @@ def record_tiles(
     """Record the tiles of all heads, those of each sorted by their steps.
 
     Args:
-        work: what they are tiles of.
-        first: int32 [lines + 1], the first tile of every line of lists, and the number of tiles.
+        work: the layout that the tiles belong to.
+        first: int32 [lines + 1], the first tile of each line of lists, and the number of tiles.
         counts: int32 [sheets, lines, 2], runs and steps of each line.
-        segments: the runs, with room for ``most`` a line.
-        rows: of a tile.
+        segments: the runs, with space for ``most`` per line.
+        rows: rows in a tile.
 
     Returns:
         records and count, as in ``Tiles``.
@@ -134,7 +134,7 @@ def record_tiles(
 def key_tiles_of(work: BlockWork, kv_heads: int) -> KeyTiles:
     """List the key tiles of a plan and the places of queries that keep them.
 
-    ``kv_heads`` is the number of heads of k as given to the kernel: that of k, or H where each head has its key order.
+    ``kv_heads`` is the number of heads of k that the kernel gets: that of k, or H if each head has its own key order.
     """
     plan = work.plan
     pattern, heads = plan.pattern, plan.batch * plan.heads
@@ -143,7 +143,7 @@ def key_tiles_of(work: BlockWork, kv_heads: int) -> KeyTiles:
     sheets = max(work.sheets, work.orders)
     if sheets > 1:
         states = states.expand(plan.batch, plan.heads, -1, -1)
-    room, most = work.room if work.orders > 1 else 0, states.shape[3]  # padding can keep any two blocks apart
+    room, most = work.room if work.orders > 1 else 0, states.shape[3]  # there can be padding between any two blocks
     segments, counts = _list_runs(states, work.first, pattern.q_offsets, work.rows, room, PLACES, most)
     keys = tile_size(plan.layout.tokens, lines, KEYS)
     first = torch.empty(lines + 1, dtype=torch.int32, device=plan.device)
@@ -158,18 +158,19 @@ def key_tiles_of(work: BlockWork, kv_heads: int) -> KeyTiles:
 
 
 def most_runs(plan: Plan, columns: int) -> int:
-    """Return the most runs that a line of so many blocks can have."""
-    # With a rule a run also ends where whole blocks end and blocks kept in part begin.
+    """Return the most runs that a line of this many blocks can have."""
+    # With a rule, a run also ends where whole blocks end and blocks kept in part begin.
     return columns if plan.pattern.rule is not None else (columns + 1) // 2
 
 
 def _list_runs(
     states: Tensor, origins: Tensor, offsets: Tensor, unit: int, room: int, step: int, most: int
 ) -> tuple[Tensor, Tensor]:
-    """List the runs of every line of ``states``: column c is from ``origins[c] · unit`` on as long as its block.
+    """List the runs of every line of ``states``. Column c begins at ``origins[c] · unit`` and is as long as its block.
 
     Returns:
-        segments, as in ``Tiles``, with room for ``most`` a line; runs and steps of each line, int32 [sheets, lines, 2].
+        segments, as in ``Tiles``, with space for ``most`` per line; runs and steps of each line, int32 [sheets, lines,
+        2].
     """
     lines, columns = states.shape[2:]
     sheets = states.shape[0] * states.shape[1]
@@ -187,7 +188,7 @@ def _list_runs(
 def _number_tiles(
     offsets: tl.tensor, first: tl.tensor, blocks: tl.tensor, SIZE: tl.constexpr, WIDTH: tl.constexpr
 ) -> None:
-    """Give each block its first tile of SIZE tokens; behind them, the number of tiles."""
+    """Write the first tile, of SIZE tokens, of each block, followed by the number of tiles."""
     tiles = tl.full([], 0, tl.int32)
     for begin in range(0, blocks, WIDTH):
         block = begin + tl.arange(0, WIDTH)
@@ -204,7 +205,7 @@ def _place_queries(
     offsets: tl.tensor, first: tl.tensor, order: tl.tensor, queries: tl.tensor, room: tl.tensor, order_row: tl.tensor,
     ORDER: tl.constexpr, ROWS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Write the tokens of a block's tiles, and -1 behind the last."""
+    """Write the tokens of a block's tiles, followed by -1."""
     block, sheet = tl.program_id(0), tl.program_id(2).to(tl.int64)
     start, end = tl.load(offsets + block).to(tl.int32), tl.load(offsets + block + 1).to(tl.int32)
     begin = tl.load(first + block)
@@ -231,7 +232,10 @@ def _list_line(
     heads: tl.tensor, columns: tl.tensor, most: tl.tensor, room: tl.tensor, UNIT: tl.constexpr, STEP: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Write the runs of one line: a block joins the one before if their states are the same and nothing is between."""
+    """Write the runs of one line.
+
+    A block joins the previous one if their states are the same and nothing is between them.
+    """
     line, lines, sheet = tl.program_id(0), tl.num_programs(0), tl.program_id(1).to(tl.int64)
     at = states + (sheet // heads) * batch_stride + (sheet % heads) * head_stride + line.to(tl.int64) * line_stride
     column = tl.arange(0, WIDTH)
@@ -268,8 +272,9 @@ def _record_tiles(
 ) -> None:  # fmt: skip
     """Write the records of one query block and head.
 
-    Of the last head, and every other one before it, tiles of more steps come first; of the others, those of fewer. So
-    neighbours in the list are alike across heads too, and thread blocks that take every 132nd tile get equal shares.
+    In the last head, and every other one before it, tiles with more steps come first; in the other heads, tiles with
+    fewer steps. So neighbours in the list are alike across heads too, and thread blocks that take every 132nd tile get
+    equal shares.
     """
     line, row = tl.program_id(0), tl.program_id(1)
     sheet = row.to(tl.int64) * own_lists
@@ -306,7 +311,7 @@ def _record_keys(
     offsets: tl.tensor, first: tl.tensor, counts: tl.tensor, records: tl.tensor, lines: tl.tensor, most: tl.tensor,
     capacity: tl.tensor, own_lists: tl.tensor, group: tl.tensor, KEYS: tl.constexpr, WIDTH: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Write the records of one key block for the query heads of a kv head, blocks of more steps first."""
+    """Write the records of one key block for the query heads of a kv head, blocks with more steps first."""
     line, kv_row = tl.program_id(0), tl.program_id(1)
     other = tl.arange(0, WIDTH)
     inside = other < lines

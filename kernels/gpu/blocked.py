@@ -1,4 +1,4 @@
-"""Block-sparse attention: lists of work from kept blocks, and each row written to its token."""
+"""Block-sparse attention: lists of work from kept blocks, with each row written to its token."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def attend_blocks(
         q: [B, H, N, D] with unit last stride, D up to 128, bfloat16 or float16. k, v: [B, KV heads, N, D], likewise.
         plan: a plan of a BlockPattern.
         scale: factor of the scores.
-        hopper: run the Gluon kernel where it fits; by default on Hopper.
+        hopper: run the Gluon kernel if it fits; by default on Hopper.
 
     Returns:
         output [B, H, N, D] in grid order, and the log-sum-exp float32 [B, H, N]. Queries that keep no key give 0 and
@@ -48,7 +48,7 @@ def attend_blocks(
             keys, values = k, v
         else:
             keys, values = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
-        if source is not None and paired:  # small tiles want all beforehand, but on the device there may be none
+        if source is not None and paired:  # small tiles need all of them, but there may be none
             source.fill(keys, values, users=parts[0].count)
     output = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
@@ -64,7 +64,7 @@ def attend_blocks(
 
 
 def arranges_on_the_way(plan: Plan, head_dim: int, itemsize: int) -> bool:
-    """Whether the kernel itself arranges keys and values of all heads but the first, if it can read them in place."""
+    """Return whether the kernel itself arranges all heads of k and v but the first, if it can read them in place."""
     if not is_hopper(plan.device) or not can_arrange(plan.k_order) or itemsize != 2:
         return False
     sizes = (ROWS, KEYS) if may_pair(plan, True) else sizes_of(plan)
@@ -72,12 +72,12 @@ def arranges_on_the_way(plan: Plan, head_dim: int, itemsize: int) -> bool:
 
 
 def may_pair(plan: Plan, hopper: bool) -> bool:
-    """Whether small tiles are tried in pairs: where the lists of both kinds need not be made at each call."""
+    """Return whether small tiles are tried in pairs: if the lists of both kinds need not be made at each call."""
     return hopper and can_pair(plan) and are_kept(plan)
 
 
 def parts_of(plan: Plan, paired: bool) -> tuple[Tiles, ...]:
-    """Return the tiles of a plan; of both kinds, small and in pairs, one of them without any, if they are paired."""
+    """Return the tiles of a plan. If they may be paired, return small tiles and pairs, of which one kind is empty."""
     work = lay_out(plan)
     tiles = tiles_of(work)
     return pair_up(work, tiles) if paired else (tiles,)
@@ -89,7 +89,7 @@ def _with_key_tiles(plan: Plan, kv_heads: int) -> tuple[Tiles, KeyTiles]:
 
 
 def executed_pairs(plan: Plan, *, hopper: bool | None = None) -> int:
-    """Count the pairs that ``attend_blocks`` computes, padding of tiles and steps included. Waits for the device.
+    """Count the pairs that ``attend_blocks`` computes, including padding of tiles and steps. This waits for the device.
 
     Tiles are paired as for tensors that the Gluon kernel takes.
     """
@@ -116,8 +116,8 @@ def backward_blocks(
         q, k, v, plan, scale: as given to ``attend_blocks``.
         output, lse: what it returned.
         d_output: [B, H, N, D], unit last stride.
-        d_lse: float32 [B, H, N], or None where the log-sum-exp has no gradient.
-        hopper: run the Gluon kernels where they fit; by default on Hopper.
+        d_lse: float32 [B, H, N], or None if the log-sum-exp has no gradient.
+        hopper: run the Gluon kernels if they fit; by default on Hopper.
     """
     kv_heads, width, order = k.shape[1], padded_width(q.shape[3]), plan.k_order
     with phase("permute"):

@@ -1,4 +1,4 @@
-"""Where the Gluon kernels run: Hopper, and what they are written for."""
+"""The conditions under which the Gluon kernels run."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from attnbench.kernels.gpu.work import KEYS, ROWS
 
 
 def is_hopper(device: torch.device) -> bool:
-    """Whether this is a GPU of compute capability 9.0, and kernels are compiled for it."""
+    """Return whether this is a GPU of compute capability 9.0, and kernels are compiled for it."""
     return not INTERPRETED and device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
 
 
 def fits(gathered: Sequence[Tensor], arranged: Sequence[Tensor], rule: object, *sizes: int) -> bool:
-    """Whether the Gluon kernels take this: half precision, head_dim 64 or 128, no rule, tiles and steps of 128.
+    """Return whether the Gluon kernels take this: half precision, head_dim 64 or 128, no rule, tiles and steps of 128.
 
     Args:
         gathered: [B, H, N, head_dim], whose rows are copied 16 bytes at a time.
-        arranged: k and v as the kernels get them, copied by TMA, which wants the same alignment.
+        arranged: k and v as the kernels get them, copied by TMA, which needs the same alignment.
         rule: the element rule, or None.
         sizes: rows of a tile, keys of a step.
     """
@@ -32,7 +32,7 @@ def fits(gathered: Sequence[Tensor], arranged: Sequence[Tensor], rule: object, *
 
 
 def written_for(head_dim: int, rule: object, *sizes: int) -> bool:
-    """Whether the Gluon kernels take tensors in half precision of this head_dim, with this rule and these sizes."""
+    """Return whether the Gluon kernels take half precision with this head_dim, this rule and these sizes."""
     return head_dim in (64, 128) and rule is None and set(sizes) == {ROWS} == {KEYS}
 
 

@@ -1,4 +1,4 @@
-"""Lists of work that are made once, for as long as the pattern that they are made from lives."""
+"""Lists of work that are made once and kept as long as the pattern that they are made from."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from attnbench.kernels.remember import kept_with
 Result = TypeVar("Result")
 
 MOST_KEPT = 64 * 2**20
-"""Bytes of lists above which they are made at each call. Those of pairs of tiles come to twice as many besides."""
+"""Bytes of lists above which they are made at each call. The lists of pairs of tiles take twice as many in addition."""
 
 
 def list_bytes(plan: Plan) -> int:
-    """Return the bytes of the segments that the lists of a plan have room for, those of key tiles included."""
+    """Return the bytes of the segments for which the lists of a plan have space, including those of key tiles."""
     assert isinstance(plan.pattern, BlockPattern)
     rows, columns = plan.pattern.keep.shape[2:]
     once = shared(plan) and (plan.q_order is None or plan.q_order.dim() == 1)
@@ -26,14 +26,14 @@ def list_bytes(plan: Plan) -> int:
 
 
 def are_kept(plan: Plan) -> bool:
-    """Whether the lists of a plan stay: those of a pattern that all heads share, if they are small."""
+    """Return whether the lists of a plan are kept: those of a pattern that all heads share, if they are small."""
     return shared(plan) and list_bytes(plan) <= MOST_KEPT
 
 
 def kept_lists(plan: Plan, name: str, make: Callable[[], Result]) -> Result:
-    """Make the lists called ``name``, or return those of the last call where its plan held the same tensors.
+    """Make the lists called ``name``, or return those of the last call if its plan held the same tensors.
 
-    They stay as long as the pattern, where ``are_kept`` holds.
+    They are kept as long as the pattern if ``are_kept`` holds.
     """
     pattern = plan.pattern
     assert isinstance(pattern, BlockPattern)

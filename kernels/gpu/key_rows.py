@@ -1,4 +1,4 @@
-"""Keys and values where they are: rows that TMA reads, and the order in which the kernel is to arrange them first."""
+"""Keys and values in place: rows that TMA reads, and the order in which the kernel must arrange them first."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from attnbench.kernels.gpu.work import KEYS
 
 @dataclass(frozen=True, eq=False)
 class RawKeys:
-    """Keys and values that the attention kernel arranges while it attends.
+    """Keys and values that the attention kernel arranges during attention.
 
     Attributes:
-        k, v: [B, KV heads, N, D], rows as ``fits_in_place`` wants them.
+        k, v: [B, KV heads, N, D], with rows as ``fits_in_place`` requires.
         order: int64 [places] or [B, H, places], contiguous: the token at each place. At least a step of places.
     """
 
@@ -32,7 +32,7 @@ class RawKeys:
         return self.order.shape[1] if self.order.dim() == 3 else self.k.shape[1]
 
     def begin(self) -> tuple[Tensor, Tensor]:
-        """Return room for arranged keys and values [B, heads, places, D], the first head of the first item filled."""
+        """Return keys and values [B, heads, places, D], with only the first head of the first item filled."""
         shape = (len(self.k), self.heads, self.order.shape[-1], self.k.shape[3])
         keys, values = (torch.empty(shape, dtype=x.dtype, device=x.device) for x in (self.k, self.v))
         first = self.order[:1, :1] if self.order.dim() == 3 else self.order
@@ -48,12 +48,12 @@ class RawKeys:
 
 @dataclass(frozen=True, eq=False)
 class KeyRows:
-    """Keys and values as rows: that of token n of batch item b and kv head h is b · batch + h · head + n.
+    """Keys and values as rows. The row of token n in batch item b and kv head h is b · batch + h · head + n.
 
     Attributes:
-        k, v: [rows, columns], the columns of head h from h · column on; unit last stride.
+        k, v: [rows, columns] with unit last stride. The columns of head h begin at h · column.
         batch, head, column: see above.
-        kv_heads: kv heads of a batch item.
+        kv_heads: number of kv heads of a batch item.
     """
 
     k: Tensor
@@ -65,22 +65,22 @@ class KeyRows:
 
 
 def can_arrange(order: Tensor | None) -> TypeGuard[Tensor]:
-    """Whether there is an order for the kernel to arrange keys in, of at least a step."""
+    """Return whether there is an order, of at least one step, in which the kernel can arrange keys."""
     return order is not None and order.shape[-1] >= KEYS
 
 
 def source_of(k: Tensor, v: Tensor, order: Tensor | None) -> RawKeys | None:
-    """Return keys and values for the kernel to arrange; None where it cannot."""
+    """Return keys and values for the kernel to arrange, or None if it cannot."""
     return RawKeys(k, v, order.contiguous()) if can_arrange(order) else None
 
 
 def fits_in_place(q: Tensor, k: Tensor, v: Tensor, scale: float, rule: object, rows: int, keys: int) -> bool:
-    """Whether the Gluon kernel can read k and v where they are, but for their order.
+    """Return whether the Gluon kernel can read k and v in place, apart from their order.
 
     Args:
-        q, k, v, scale: as the caller has them.
+        q, k, v, scale: the caller's.
         rule: the element rule, or None.
-        rows, keys: of a tile, of a step.
+        rows, keys: rows in a tile, and keys in a step.
     """
     return scale > 0 and fits((q,), (k, v), rule, rows, keys) and key_rows(k, v) is not None
 
@@ -94,7 +94,7 @@ def key_rows(k: Tensor, v: Tensor) -> KeyRows | None:
 
 
 def _rows(x: Tensor) -> tuple[Tensor, int, int, int] | None:
-    """View x as rows; also return what ``KeyRows`` calls batch, head and column."""
+    """View x as rows. Also return batch, head and column of ``KeyRows``."""
     b, h, n, d = x.shape
     pitch = x.stride(2)
     to_batch, to_head = (stride if size > 1 else 0 for size, stride in ((b, x.stride(0)), (h, x.stride(1))))

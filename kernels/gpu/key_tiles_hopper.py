@@ -1,4 +1,4 @@
-"""The warps that load for the Gluon kernel over key tiles: keys, gathered queries, and their statistics."""
+"""The loading warps of the Gluon kernel over key tiles: keys, gathered queries, and their statistics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 @gluon.jit
 def advance(segments, place, last, segment, STEP: gl.constexpr):
-    """Step to the next places: in the segment, or at the beginning of the next one."""
+    """Step to the next places, in the segment or at the beginning of the next one."""
     place += STEP
     if place >= last:
         segment += 1
@@ -24,10 +24,10 @@ def gather(
     q_smem, do_smem, q_full, q_empty, q, d_output, queries, records, segments, q_batch, q_head, q_token, do_batch,
     do_head, do_token, heads, kv_group, tiles, total, STEP: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """Copy the queries of each step and their dO into the next stage, tokens read a step ahead.
+    """Copy the queries of each step and their dO to the next stage. Tokens are read one step ahead.
 
-    A step is handed over when the copies of STAGES - 2 later ones have been asked for: with one more, the stage that it
-    needs could only become free by the step that waits to be handed over.
+    A step is handed over when the copies of STAGES - 2 later steps have been requested. One more would need a stage
+    that only becomes free after the waiting step was handed over.
     """
     LAG: gl.constexpr = STAGES - 2
     LAYOUT: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])
@@ -73,7 +73,7 @@ def gather(
 
 @gluon.jit
 def row_statistics(lse_row, delta_row, token):
-    """Return log-sum-exp (base 2) and delta of tokens; +inf and 0 where there is none, or it keeps nothing."""
+    """Return log-sum-exp (base 2) and delta of tokens; +inf and 0 for absent tokens and those that keep nothing."""
     row_lse = gl.load(lse_row + token, mask=token >= 0, other=-float("inf"))
     row_delta = gl.load(delta_row + token, mask=token >= 0, other=0.0)
     empty = row_lse == -float("inf")
@@ -85,7 +85,7 @@ def statistics(
     stats, q_full, q_empty, lse, delta, queries, records, segments, kv_group, n, tiles, total, STEP: gl.constexpr,
     STAGES: gl.constexpr,
 ):  # fmt: skip
-    """Copy log-sum-exp and delta of the queries of each step into the next stage, read a step ahead."""
+    """Copy log-sum-exp and delta of the queries of each step to the next stage, read one step ahead."""
     FLAT: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
     flat = gl.arange(0, STEP, FLAT)
     step = 0
@@ -122,7 +122,7 @@ def statistics(
 def load(
     k_rows, v_rows, k_smem, v_smem, kv_full, kv_empty, records, kv_group, tokens, tiles, total,
 ):  # fmt: skip
-    """Copy each tile's keys and values, once the tile before is done with them."""
+    """Copy the keys and values of each tile as soon as the previous tile no longer needs their space."""
     turn = 0
     for work in range(gl.program_id(0), total, gl.num_programs(0)):
         kv_head = work // tiles

@@ -1,7 +1,8 @@
-"""Launches that ask Triton once for each kind of arguments: what is left then is what the driver takes.
+"""Launches that ask Triton only once for each kind of arguments. Later ones take little more than the driver does.
 
-``kernel[grid](…)`` binds arguments by name, finds out what the compiler may assume of each, and looks the kernel up:
-32 µs on the host of an H100, of which the launch itself is 8. Most calls repeat the last ones with other addresses.
+``kernel[grid](…)`` binds arguments by name, finds out what the compiler may assume about each, and looks the kernel up.
+That takes 32 µs on the host of an H100, of which the launch itself takes 8. Most calls repeat earlier ones with other
+addresses.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ def launch(
     """Run ``kernel[grid](*tensors, *numbers, **constants)`` on the current stream.
 
     Args:
-        kernel: takes tensors first, then numbers, then what is constant; a jit function of ``widen``.
-        grid: programs on one to three axes.
+        kernel: a jit function of ``widen`` that takes tensors first, then numbers, then constants.
+        grid: number of programs on one to three axes.
         tensors: on the current device.
-        numbers: of which each always has the same type.
+        numbers: numbers, each of which always has the same type.
         num_warps, num_stages: options of the compiler.
-        constants: by name, all of them.
+        constants: all constants, by name.
     """
     options = {"num_warps": num_warps} if num_stages is None else {"num_warps": num_warps, "num_stages": num_stages}
     if INTERPRETED or not tensors[0].is_cuda:
@@ -43,7 +44,7 @@ def launch(
         return
     device = torch.cuda.current_device()
     addresses = [x.data_ptr() for x in tensors]
-    # All that a compiled kernel depends on: Triton takes 16 bytes of alignment, and what numbers it sees, into account.
+    # Everything that a compiled kernel depends on: Triton looks at 16-byte alignment and at the values of numbers.
     kind = (
         id(kernel), device, numbers, tuple(constants.items()), num_warps, num_stages, tuple(x.dtype for x in tensors),
         tuple(address % 16 == 0 for address in addresses),

@@ -1,9 +1,9 @@
-"""Small tiles in pairs: two tiles of 64 queries read the keys of both together, and each hides what it does not keep.
+"""Small tiles in pairs: two tiles of 64 queries read the keys of both, and each hides those that it does not keep.
 
-A tile of 64 queries uses what it reads for half as many products as one of 128, and the L2 cache becomes the limit.
-Where neighbouring query blocks keep mostly the same key blocks, as those of a sliding tile window do, the union of two
-is little larger than either. Whether pairs are worth it is decided on the device, from the steps of both lists: those
-that lose have no tiles, so both kernels can be launched without waiting for the answer.
+A tile of 64 queries uses what it reads for half as many products as a tile of 128, so the L2 cache becomes the limit.
+If neighbouring query blocks keep mostly the same key blocks, as in a sliding tile window, the union of two is little
+larger than either. The device decides from the steps of both lists whether pairs pay off. The losing kind has no tiles,
+so both kernels can be launched without waiting for the decision.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from attnbench.kernels.gpu.work import KEYS, ROWS, Tiles
 from attnbench.kernels.plan import Plan
 
 STEPS_WORTH_A_PAIRED_ONE = 2.4
-"""Steps of 64 × 64 that take as long as one of 128 × 128: predicted, from 420 and 700 TFLOP/s of what they compute.
-Those measured since, 440 and 650, make it 2.7."""
+"""Number of steps of 64 × 64 that take as long as one step of 128 × 128.
+
+It is predicted from computing 420 and 700 TFLOP/s. The rates that were measured since, 440 and 650, make it 2.7."""
 
 
 def can_pair(plan: Plan) -> bool:
-    """Whether the tiles of a plan are such as pairs are made of: of 64 rows, steps of 64 keys, no element rule."""
+    """Return whether the tiles of a plan can be paired: 64 rows, steps of 64 keys, no element rule."""
     return sizes_of(plan) == (SMALL_ROWS, SMALL_ROWS) and plan.pattern.rule is None
 
 
 def pair_up(work: BlockWork, tiles: Tiles) -> tuple[Tiles, Tiles]:
-    """Return the small tiles and the pairs of them, one of the two without any tiles.
+    """Return the small tiles and their pairs, of which one kind is empty.
 
     Args:
-        work: what the tiles were made from; ``can_pair`` holds.
-        tiles: from ``tiles_of``.
+        work: the layout of the tiles, for which ``can_pair`` holds.
+        tiles: the result of ``tiles_of``.
     """
     device, heads, (lines, columns) = work.first.device, work.plan.batch * work.plan.heads, work.states.shape[2:]
     pairs, most = work.room // ROWS, columns
@@ -61,10 +62,10 @@ def _list_pairs(
     column_stride: tl.tensor, heads: tl.tensor, lines: tl.tensor, columns: tl.tensor, most: tl.tensor,
     STEP: tl.constexpr, LINES: tl.constexpr, WIDTH: tl.constexpr,
 ) -> None:  # fmt: skip
-    """List the runs of one pair: neighbouring blocks that either tile keeps.
+    """List the runs of one pair: neighbouring blocks that at least one of the tiles keeps.
 
-    A run ends early before a block that a tile keeps again after it had dropped one: within a run each tile keeps the
-    keys between two limits.
+    A run ends before a block that a tile keeps again after dropping one, so that within a run each tile keeps the keys
+    between two limits.
     """
     pair, pairs, sheet = tl.program_id(0), tl.num_programs(0), tl.program_id(1).to(tl.int64)
     block = tl.arange(0, LINES)

@@ -1,9 +1,9 @@
 """Routed attention: gather the queries of each block, or group of blocks, attend, and merge by log-sum-exp.
 
 Queries that chose the same pattern of a group of blocks share a tile, so a tile computes exactly what its queries keep.
-Grouping also means that a query has one partial result a group instead of one a block: with 72 blocks at density .2 it
-is 10.9 instead of 14.5 with groups of 4. Where all heads at once could need more partial results than a budget allows,
-they are taken a few at a time. The bound holds whatever is selected, and follows from shapes alone.
+A query then also has one partial result per group instead of one per block: 10.9 instead of 14.5 with 72 blocks,
+density .2 and groups of 4. If all heads at once could need more partial results than a budget allows, a few heads are
+processed at a time. The bound follows from shapes alone and holds whatever is selected.
 """
 
 from __future__ import annotations
@@ -34,36 +34,36 @@ from attnbench.kernels.remember import capturing, kept_with, remembered
 Result = TypeVar("Result")
 
 PARTIAL_BUDGET = 850 * 2**20
-"""Bytes of partial results, at the worst selection, above which heads are taken fewer at a time on a small device."""
+"""Bytes of partial results, for the worst selection, above which a small device processes fewer heads at a time."""
 
 PARTIAL_SHARE = 20
-"""On a large one the budget is this part of its memory, 4 GiB of 80: fewer turns are fewer launches."""
+"""Share of a large device's memory that is the budget, 4 GiB of 80: fewer turns mean fewer launches."""
 
 FEW_BLOCKS = 12
-"""Up to so many blocks are not grouped: at 8 blocks groups of 2 took 0.1 ms more than they saved in the merge."""
+"""Up to this many blocks are not grouped: with 8 blocks, groups of 2 took 0.1 ms more than they saved in the merge."""
 
 GROUP = 4
 
 MOST_ROWS = 2**15
-"""Heads of all batch items that are taken at once: beyond its first axis a grid has fewer than 2^16 programs."""
+"""Most heads of all batch items in a turn: a grid has fewer than 2^16 programs on all axes but the first."""
 
 
 def group_of(blocks: int) -> int:
-    """Return how many neighbouring blocks make a group."""
+    """Return the number of neighbouring blocks in a group."""
     return 1 if blocks <= FEW_BLOCKS else GROUP
 
 
 def bytes_per_head(tokens: int, blocks: int, head_dim: int) -> int:
-    """Return the most bytes that the partial results of one head can take, at 2 bytes a number."""
+    """Return the most bytes that the partial results of one head can take, with 2 bytes per number."""
     return most_tiles(1, tokens, blocks, group_of(blocks), ROWS) * ROWS * (2 * padded_width(head_dim) + 4)
 
 
 _scarce: set[torch.device] = set()
-"""Devices whose memory did not hold the partial results of a large budget."""
+"""Devices whose memory did not suffice for a large budget of partial results."""
 
 
 def most_partial(device: torch.device) -> int:
-    """Return the bytes of partial results, at the worst selection, that a turn may take."""
+    """Return the bytes of partial results, for the worst selection, that a turn may take."""
     if device.type != "cuda" or device in _scarce:
         return PARTIAL_BUDGET
     return max(PARTIAL_BUDGET, _memory(device) // PARTIAL_SHARE)
@@ -75,7 +75,7 @@ def _memory(device: torch.device) -> int:
 
 
 def with_less_where_scarce(run: Callable[[], Result], device: torch.device) -> Result:
-    """Run something in turns; where memory does not suffice, again, and from then on, in more of them."""
+    """Run something in turns. If memory does not suffice, run it again, and from then on, in more turns."""
     try:
         return run()
     except torch.OutOfMemoryError:
@@ -90,8 +90,8 @@ def turns(
 ) -> list[tuple[slice, slice]]:
     """Return the batch items and heads of each turn, so that a turn needs at most ``budget`` bytes.
 
-    A turn takes several items with all their heads, or of one item whole groups of a kv head. Where the budget holds
-    only a part of a group, parts that divide it, or with ``whole`` a group all the same.
+    A turn takes several items with all their heads, or whole groups of a kv head of one item. If the budget holds only
+    a part of a group, a turn takes a part that divides the group or, with ``whole``, the group nevertheless.
     """
     fit = max(1, min(budget // bytes_a_head, MOST_ROWS))
     if fit >= heads:
@@ -106,13 +106,13 @@ def turns(
 
 
 def _equal(count: int, most: int) -> list[slice]:
-    """Cut a range into as few parts of at most ``most`` as there can be, equal ones."""
+    """Cut a range into as few equal parts of at most ``most`` as possible."""
     size = -(-count // -(-count // most))
     return [slice(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def rows_of_turn(heads: int, items: slice, some: slice) -> slice:
-    """Return the rows b · H + h of a turn, which follow one another."""
+    """Return the rows b · H + h of a turn, which are consecutive."""
     return slice(items.start * heads + some.start, (items.stop - 1) * heads + some.stop)
 
 
@@ -125,7 +125,7 @@ def attend_routed(
         q: [B, H, N, D] with unit last stride, D up to 128, bfloat16 or float16. k, v: [B, KV heads, N, D], likewise.
         plan: a plan of a RoutedPattern, its offsets shared by all heads.
         scale: factor of the scores.
-        hopper: run the Gluon kernel where it fits; by default on Hopper.
+        hopper: run the Gluon kernel if it fits; by default on Hopper.
 
     Returns:
         output [B, H, N, D] in grid order, and the log-sum-exp float32 [B, H, N]. Queries without a block give 0 and
@@ -159,12 +159,12 @@ def _attend_in_turns(
             )
         with phase("merge"):
             _merge_heads(routes.slots, partial, partial_lse, output.view(-1, n, d)[rows], lse.view(-1, n)[rows])
-        del routes, partial, partial_lse  # before those of the next heads are made
+        del routes, partial, partial_lse  # freed before those of the next heads are made
     return output, lse
 
 
 def executed_pairs(plan: Plan) -> int:
-    """Count the pairs that ``attend_routed`` computes, tiles that are not full included. Waits for the device."""
+    """Count the pairs that ``attend_routed`` computes, including tiles that are not full. This waits for the device."""
     pattern = plan.pattern
     assert isinstance(pattern, RoutedPattern)
     batch, heads, blocks = plan.batch, plan.heads, pattern.keep.shape[3]
@@ -178,15 +178,15 @@ def executed_pairs(plan: Plan) -> int:
 
 
 def order_of_rows(order: Tensor | None, items: slice, some: slice) -> Tensor | None:
-    """Return the order of some heads of some batch items: [N] where all share it, or [rows, N]."""
+    """Return the order of some heads of some batch items: [N] if all share it, otherwise [rows, N]."""
     return order[items, some].flatten(0, 1) if order is not None and order.dim() == 3 else order
 
 
 def routes_of(plan: Plan, items: slice, some: slice) -> Routes:
-    """Return the routes of some heads of some batch items, described as work.
+    """Return the routes of some heads of some batch items, in the form of work for the kernels.
 
-    Those of all heads stay as long as the kept pairs, so that the backward pass finds those of the forward pass. A CUDA
-    graph makes its own: it may be replayed when others are gone, or with other pairs in the same tensor.
+    Routes of all heads are kept as long as the kept pairs, so that the backward pass finds those of the forward pass. A
+    CUDA graph makes its own, because it may be replayed after others are gone, or with other pairs in the same tensor.
     """
     pattern = plan.pattern
     group = group_of(pattern.keep.shape[3])
@@ -210,11 +210,11 @@ def tiles_of(routes: Routes) -> Tiles:
 def segments_of(offsets: Tensor, group: int, *, masked: bool = False) -> tuple[Tensor, Tensor]:
     """List the segments of every (group, pattern): runs of neighbouring blocks, in the arranged order.
 
-    They stay as long as the offsets.
+    They are kept as long as the offsets.
 
     Args:
         offsets: int64 [blocks + 1].
-        group: neighbouring blocks that make a group.
+        group: number of neighbouring blocks in a group.
         masked: mark every segment as one in which the element rule decides.
 
     Returns:
@@ -243,7 +243,7 @@ def _segments(offsets: Tensor, group: int, masked: bool) -> tuple[Tensor, Tensor
 def _runs(group: int, device: torch.device) -> Tensor:
     """List the runs of neighbouring bits of every pattern, int64 [2^group, runs, 2]: first bit, last bit + 1.
 
-    Patterns of few runs are filled up with empty ones.
+    Patterns with fewer runs are padded with empty ones.
     """
     most = (group + 1) // 2
     table = []

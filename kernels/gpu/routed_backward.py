@@ -1,9 +1,9 @@
-"""Backward pass of routed attention: what each query gets from each group of blocks, and what each block gets back.
+"""Backward pass of routed attention.
 
-Gradients of queries take the tiles of the forward pass: a partial row for each (query, group), then their sum.
-Gradients of keys turn the same lists around: the queries of a block are the lists of all patterns that hold it, up to
-2^(G - 1) segments of places. They need no partial results, so all batch items are taken at once, or at least whole
-groups of a kv head, and nothing is added up between turns.
+Gradients of queries use the tiles of the forward pass: a partial row for each (query, group), then their sum. Gradients
+of keys use the same lists inverted: the queries of a block are the lists of all patterns that contain it, up to 2^(G -
+1) segments of places. They need no partial results, so all batch items, or at least whole groups of a kv head, are
+processed at once, and nothing is added up between turns.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def backward_routed(
         q, k, v, plan, scale: as given to ``attend_routed``.
         output, lse: what it returned.
         d_output: [B, H, N, D], any strides.
-        d_lse: [B, H, N], any strides; None where the log-sum-exp has no gradient.
-        hopper: run the Gluon kernels where they fit; by default on Hopper.
+        d_lse: [B, H, N], any strides; None if the log-sum-exp has no gradient.
+        hopper: run the Gluon kernels if they fit; by default on Hopper.
     """
     pattern = plan.pattern
     assert isinstance(pattern, RoutedPattern)
@@ -74,7 +74,7 @@ def backward_routed(
 
 @dataclass(frozen=True, eq=False)
 class _Given:
-    """The tensors of a backward pass, k and v arranged."""
+    """The tensors of a backward pass, with k and v arranged."""
 
     q: Tensor
     k: Tensor
@@ -96,7 +96,7 @@ class _Given:
         return self.q.shape[1] // self.k.shape[1]
 
     def kv_of(self, some: slice) -> slice:
-        """Return the kv heads of some heads."""
+        """Return the kv heads that some heads use."""
         return slice(some.start // self.kv_group, -(-some.stop // self.kv_group))
 
     def tensors(self, items: slice, some: slice) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -111,7 +111,7 @@ class _Given:
 
 
 def _differentiate_queries(given: _Given, dq: Tensor) -> None:
-    """Write dq [B, H, N, D], a few heads or batch items at a time, whose partial results fit the budget."""
+    """Write dq [B, H, N, D], a few heads or batch items at a time, so that partial results fit the budget."""
     batch, heads, n, d = given.q.shape
     budget = most_partial(dq.device)
     for items, some in turns(batch, heads, given.kv_group, bytes_per_head(n, given.blocks, d), budget):
@@ -124,11 +124,11 @@ def _differentiate_queries(given: _Given, dq: Tensor) -> None:
             )  # fmt: skip
         with phase("merge"):
             _sum_partial(routes.slots, partial, dq.view(-1, n, d)[rows_of_turn(heads, items, some)])
-        del routes, partial  # before those of the next heads are made
+        del routes, partial  # freed before those of the next heads are made
 
 
 def _differentiate_keys(given: _Given, dk: Tensor, dv: Tensor) -> None:
-    """Write dk and dv [B, KV heads, N, D]; only lists are needed, so many heads fit at once."""
+    """Write dk and dv [B, KV heads, N, D]. Only lists are needed, so many heads fit at once."""
     batch, heads, n = given.q.shape[:3]
     plan = given.plan
     lists = 4 * ROWS * most_tiles(1, n, given.blocks, group_of(given.blocks), ROWS)
@@ -147,19 +147,19 @@ def _differentiate_keys(given: _Given, dk: Tensor, dv: Tensor) -> None:
 
 
 def keys_of_a_tile(n: int, blocks: int) -> int:
-    """Return how many keys a tile has at most: a power of two that holds a block of mean size, up to 128."""
+    """Return the most keys of a tile: a power of two that holds a block of mean size, up to 128."""
     enough: int = triton.next_power_of_2(n // blocks)
     return min(KEYS, max(16, enough))
 
 
 def key_tiles_of(routes: Routes, offsets: Tensor, n: int, kv_group: int = 1, *, masked: bool = False) -> KeyTiles:
-    """List, for the keys of every block, the places of the queries that chose it; blocks of many queries first.
+    """List, for the keys of every block, the places of the queries that chose it, blocks with many queries first.
 
     Args:
-        routes: of some heads, whole groups of ``kv_group``.
+        routes: the routes of some heads, in whole groups of ``kv_group``.
         offsets: int64 [blocks + 1], where each block begins in the arranged order.
-        n: tokens.
-        kv_group: query heads that share a kv head.
+        n: number of tokens.
+        kv_group: number of query heads that share a kv head.
         masked: mark every segment as one in which the element rule decides.
     """
     blocks = len(offsets) - 1
@@ -189,7 +189,7 @@ def _list_places(
     groups: tl.tensor, GROUP: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr,
     SIGN: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Write the lists that hold a block, without empty ones; how many they are, their queries and steps."""
+    """Write the lists that contain a block, without empty ones, and their number, queries and steps."""
     block, row = tl.program_id(0), tl.program_id(1)
     bit = block % GROUP
     member = tl.arange(0, HALF)
@@ -211,7 +211,7 @@ def _lay_key_tiles(
     offsets: tl.tensor, found: tl.tensor, records: tl.tensor, capacity: tl.tensor, kv_group: tl.tensor,
     HALF: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Write the records of a block's tiles, behind those of all blocks with more queries."""
+    """Write the records of a block's tiles, after those of all blocks with more queries."""
     block, row, blocks = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
     first_row = row // kv_group * kv_group
     own = tl.full([], 0, tl.int32)

@@ -1,15 +1,16 @@
-"""Routes: from kept (query, block) pairs, for every block the ascending list of queries that chose it, cut into tiles.
+"""Routes: for every block, the ascending list of queries that chose it, cut into tiles.
 
-With groups of G blocks a list belongs to a group and a pattern of its blocks, so that all queries of a tile share
-exactly the same blocks; G = 1 is the plain case. Lists of many blocks come first: their tiles are the most work.
+With groups of G blocks, a list belongs to a group and a pattern of its blocks, so that all queries of a tile share
+exactly the same blocks. G = 1 is the plain case. Lists with many blocks come first, because their tiles are the most
+work.
 
-Four steps: pack the pairs into a bit for each query, turned so that a block's queries are neighbours; count each list's
-queries in every chunk, as prefix sums; lay the lists out one after another, in tiles; scatter the queries, describe the
-tiles, and note where the partial result of each query and group will be. Launches depend on shapes alone, and nothing
-waits for the device. The result does not depend on the order in which programs run.
+There are four steps. Pack the pairs into bits, transposed so that the queries of a block are neighbours. Count the
+queries of each list in every chunk, as prefix sums. Lay the lists out one after another, in tiles. Scatter the queries,
+describe the tiles, and record where the partial result of each query and group will be. Launches depend on shapes
+alone, and nothing waits for the device. The result does not depend on the order in which programs run.
 
-Predicted for 12 heads of 55,296 queries × 72 blocks, a fifth kept: 48 MB of pairs read once, 6 MB of bits written once
-and read twice, 36 MB of lists written: 0.04 ms at 3 TB/s, and four launches.
+Predicted for 12 heads of 55,296 queries × 72 blocks with a fifth kept: 48 MB of pairs read once, 6 MB of bits written
+once and read twice, and 36 MB of lists written. That is 0.04 ms at 3 TB/s, and four launches.
 """
 
 from __future__ import annotations
@@ -33,23 +34,25 @@ CHUNK = 32  # words of 32 queries
 
 @dataclass(frozen=True, eq=False)
 class Routes:
-    """Which queries chose which blocks, in tiles of ``tile`` queries that chose the same blocks.
+    """Queries by the blocks that they chose, in tiles of ``tile`` queries that chose the same blocks.
 
     Attributes:
-        queries: int32 [capacity · tile], tokens; tile ``i`` is from ``i · tile`` on. A list follows the order of the
-            queries; -1 fills its last tile. What lies behind the last tile is undefined.
+        queries: int32 [capacity · tile], tokens. Tile ``i`` begins at ``i · tile``. A list follows the order of the
+            queries, and -1 fills its last tile. Entries after the last tile are undefined.
         tiles: int32 [capacity, 4]: row of ``keep`` (b · H + h), first block of the group, pattern (bit ``i`` is block
-            first + i), and where the tile starts in ``queries``. Tiles of many blocks first. Empty with ``runs``.
+            first + i), and where the tile starts in ``queries``. Tiles with many blocks come first. Empty with
+            ``runs``.
         count: int32 [1], number of tiles, on the device.
-        overflow: int32 [1], 1 if there were more tiles than ``capacity``: the tiles that fit are right, others missing.
+        overflow: int32 [1], 1 if there were more tiles than ``capacity``. The tiles that fit are then correct, and
+            others are missing.
         starts: int32 [lists], the first tile of each list, numbered by ``list_of``.
-        totals: int32 [lists], its queries.
-        ranks: int32 [2^group - 1, 3], what ``list_of`` reads.
-        records: int32 [capacity, 8], the tiles as ``work.Tiles`` has them; empty without ``runs``.
-        segments: int32, as ``work.Tiles`` has them; with ``runs``.
-        slots: int32 [rows, groups, N], the place of each query token in a group, -1 for none; empty without ``runs``.
-        group: blocks of a group.
-        tile: queries of a tile.
+        totals: int32 [lists], the number of queries of each list.
+        ranks: int32 [2^group - 1, 3], read by ``list_of``.
+        records: int32 [capacity, 8], the tiles in the form of ``work.Tiles``; empty without ``runs``.
+        segments: int32, the segments in the form of ``work.Tiles``; with ``runs`` only.
+        slots: int32 [rows, groups, N], the place of each query token in a group, or -1; empty without ``runs``.
+        group: blocks in a group.
+        tile: queries in a tile.
     """
 
     queries: Tensor
@@ -67,16 +70,16 @@ class Routes:
 
     @property
     def capacity(self) -> int:
-        """Number of tiles there is room for."""
+        """Number of tiles for which there is space."""
         return len(self.queries) // self.tile
 
 
 def most_tiles(rows: int, n: int, blocks: int, group: int, tile: int = TILE) -> int:
-    """Return how many tiles ``rows`` heads of ``n`` queries and ``blocks`` blocks can fill at most."""
+    """Return the most tiles that ``rows`` heads of ``n`` queries and ``blocks`` blocks can fill."""
     total = 0
     for first in range(0, blocks, group):
         lists = 2 ** min(group, blocks - first) - 1
-        # Each list adds less than a tile to its share of the n queries; no list is longer than n.
+        # Each list adds less than a tile to its share of the n queries, and no list is longer than n.
         total += min((n + lists * (tile - 1)) // tile, lists * -(-n // tile))
     return rows * total
 
@@ -95,17 +98,18 @@ def build_routes(
     Args:
         keep: bool [B or 1, H or 1, N, blocks], any strides.
         group: neighbouring blocks that make a group, 1 to 6.
-        tile: queries of a tile, a power of two.
-        capacity: tiles to make room for; default: as many as the shapes can need.
-        runs: the keys of each pattern as ``routed.segments_of`` lists them; with it the tiles are described as work.
-        order: the query token at each arranged position, int64 [N] or [rows, N]; None means grid order.
+        tile: queries in a tile, a power of two.
+        capacity: number of tiles to make space for; by default as many as the shapes can need.
+        runs: the keys of each pattern, from ``routed.segments_of``. With it, the tiles are described in the form of
+            work.
+        order: the query token at each arranged position, int64 [N] or [rows, N]; None for grid order.
 
     Returns:
         The routes, as tensors on the device of ``keep``.
 
     Raises:
         BadInput: for another group, tile or capacity.
-        Unsupported: for another dtype, or where ``queries`` would have 2^31 entries or more.
+        Unsupported: for another dtype, or if ``queries`` would have 2^31 entries or more.
     """
     check_dtype("keep", keep, torch.bool)
     if not 1 <= group <= MOST_GROUP:
@@ -166,9 +170,9 @@ def build_routes(
 
 @remembered(32)
 def _pattern_ranks(group: int, device: torch.device) -> Tensor:
-    """Return, for each pattern from 1 on: lists of larger classes, its place in its class, size of its class.
+    """Return for each pattern, from 1 on: the lists of larger classes, its place in its class, the size of its class.
 
-    A class is the patterns of equally many blocks. int32 [2^group - 1, 3].
+    A class contains the patterns with the same number of blocks. The result is int32 [2^group - 1, 3].
     """
     patterns = sorted(range(1, 2**group), key=lambda pattern: (-pattern.bit_count(), pattern))
     table = [[0, 0, 0] for _ in patterns]
@@ -182,7 +186,10 @@ def _pattern_ranks(group: int, device: torch.device) -> Tensor:
 def list_of(
     ranks: tl.tensor, pattern: tl.tensor, row: tl.tensor, rows: tl.tensor, group: tl.tensor, groups: tl.tensor
 ) -> tl.tensor:
-    """Return the number of a list: by class of its pattern, then by row and group, then by pattern."""
+    """Return the number of a list.
+
+    Lists are ordered by the class of their pattern, then by row and group, then by pattern.
+    """
     ranks += 3 * (pattern - 1)
     larger, place, size = tl.load(ranks), tl.load(ranks + 1), tl.load(ranks + 2)
     return larger * groups * rows + (row * groups + group) * size + place
@@ -194,7 +201,7 @@ def _pack(
     stride_k: tl.tensor, heads: tl.tensor, n: tl.tensor, blocks: tl.tensor, words: tl.tensor,
     WORDS: tl.constexpr, WIDTH: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Write a word for 32 queries and a block: bit i is query i of the 32."""
+    """Write a word for 32 queries and a block. Bit i stands for query i of the 32."""
     row = tl.program_id(2).to(tl.int64)
     word = tl.program_id(0) * WORDS + tl.arange(0, WORDS)
     lane = tl.arange(0, 32)
@@ -227,7 +234,7 @@ def _count(
     bits: tl.tensor, ranks: tl.tensor, before: tl.tensor, totals: tl.tensor, words: tl.tensor, blocks: tl.tensor,
     chunks: tl.tensor, GROUP: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Count the queries of a list: all of them, and those before each chunk."""
+    """Count the queries of a list, in total and before each chunk."""
     pattern, group, row = tl.program_id(0) + 1, tl.program_id(1), tl.program_id(2).to(tl.int64)
     number = list_of(ranks, pattern, row, tl.num_programs(2), group, tl.num_programs(1))
     so_far = tl.full([], 0, tl.int32)
@@ -245,7 +252,7 @@ def _lay_out(
     totals: tl.tensor, starts: tl.tensor, ends: tl.tensor, lists: tl.tensor, capacity: tl.tensor,
     TILE: tl.constexpr, WIDTH: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Give each list its first tile; write the number of tiles, and whether there are too many."""
+    """Write the first tile of each list, the number of tiles, and whether there are too many."""
     tiles = tl.full([], 0, tl.int32)
     for first in range(0, lists, WIDTH):
         number = first + tl.arange(0, WIDTH)
@@ -333,7 +340,7 @@ def _describe(
 def _rank_in_chunk(pattern: tl.tensor, GROUP: tl.constexpr, CHUNK: tl.constexpr) -> tl.tensor:
     """Count, for each query, those before it in the chunk that have its pattern.
 
-    Five patterns are counted at once, in 12 bits each: a chunk has fewer than 2^12 queries.
+    Five patterns are counted at once, in 12 bits each, because a chunk has fewer than 2^12 queries.
     """
     tl.static_assert(CHUNK * 32 < 4096)
     rank = tl.zeros(pattern.shape, tl.int32)

@@ -1,4 +1,4 @@
-"""Element rules on the device: packed for the kernels, and the test of a pair."""
+"""Element rules on the device: packed for the kernels, with the test of a pair."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from attnbench.kernels.rule import PackedRule, Rule
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """What a rule knows of every token, in grid order: coordinates int32 [N, axes], text int8 [N], packed."""
+    """What a rule needs of every token, in grid order: coordinates int32 [N, axes], text int8 [N], packed."""
 
     positions: Tensor
     text: Tensor
@@ -35,7 +35,7 @@ def tokens_of(rule: Rule, layout: Layout, device: torch.device) -> Tokens:
 
 
 def rule_arrays(plan: Plan) -> RuleArrays | None:
-    """Return the rule of a plan as the kernels read it, keys in the arranged order; None without a rule."""
+    """Return the rule of a plan in the form that the kernels read, keys in the arranged order; None without a rule."""
     rule = plan.pattern.rule
     if rule is None:
         return None
@@ -58,7 +58,7 @@ def rule_arrays(plan: Plan) -> RuleArrays | None:
 
 
 def rows_of(rule: RuleArrays | None, rows: slice) -> RuleArrays | None:
-    """Return the arrays for some rows of heads (b · H + h) only, numbered from 0 again."""
+    """Return the arrays for some rows of heads (b · H + h) only, renumbered from 0."""
     if rule is None or rule.k_packed.dim() == 1:
         return rule
     return RuleArrays(
@@ -67,7 +67,7 @@ def rows_of(rule: RuleArrays | None, rows: slice) -> RuleArrays | None:
 
 
 def rule_arguments(rule: RuleArrays | None) -> tuple[Tensor | int | None, ...]:
-    """Return a rule as kernel arguments: arrays by query, arrays by key, stride of the latter's rows, guard bits."""
+    """Return a rule as kernel arguments: arrays by query, arrays by key, the row stride of the latter, guard bits."""
     if rule is None:
         return None, None, None, None, None, None, 0, 0
     row = rule.k_packed.stride(0) if rule.k_packed.dim() == 2 else 0

@@ -1,9 +1,9 @@
-"""What all kernels share: how they are compiled, which tensors they take, and exact arithmetic on scores.
+"""Functions that all kernels share: compilation, checks of tensors, and exact arithmetic on scores.
 
-Weights. The shares that a threshold adds up are (score - lowest) / sum of (score - lowest). The kernels use integers in
-their place: the float32 difference (score - lowest), times a power of two that brings the highest into [2^29, 2^30),
-rounded down. So a weight carries the rounding of one float32 subtraction, and steps of at least 2^-29 of the
-spread; the sum over fewer than 2^31 pairs stays below 2^61. Sums of integers are exact in any order: atomics and any
+Weights: the shares that a threshold adds up are (score - lowest) / sum of (score - lowest). The kernels use integers
+instead: the float32 difference (score - lowest), times a power of two that brings the highest into [2^29, 2^30),
+rounded down. So a weight has the rounding of one float32 subtraction and a resolution of at least 2^-29 of the spread,
+and the sum over fewer than 2^31 pairs stays below 2^61. Sums of integers are exact in any order, so atomics and any
 division of the work give the same bits.
 """
 
@@ -24,15 +24,15 @@ INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """Compile a kernel: ``triton.jit`` with types that a type checker can follow."""
+    """Compile a kernel: ``triton.jit`` with types that a type checker understands."""
     return triton.jit(function)
 
 
 def check_dtype(name: str, x: Tensor, *allowed: torch.dtype) -> None:
-    """Refuse tensors of other types.
+    """Refuse tensors of other dtypes.
 
     Raises:
-        Unsupported: naming the tensor, its type, and the types allowed.
+        Unsupported: naming the tensor, its dtype, and the dtypes that are allowed.
     """
     if x.dtype not in allowed:
         words = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
@@ -51,7 +51,7 @@ def check_unit_stride(name: str, x: Tensor) -> None:
 
 @jit
 def order_image(x: tl.tensor) -> tl.tensor:
-    """Map float32 to int32 of the same order; -0 and +0 have the same image."""
+    """Map float32 to int32 in the same order. -0 and +0 have the same image."""
     bits = tl.where(x == 0, 0.0, x).to(tl.int32, bitcast=True)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
@@ -66,7 +66,7 @@ def image_value(image: tl.tensor) -> tl.tensor:
 def weight_scale(low: tl.tensor, high: tl.tensor) -> tl.tensor:
     """Return two powers of two whose product brings ``high - low`` (float32) into [2^29, 2^30); zeros if equal.
 
-    Two, as 2^155 for the smallest spreads is no float32.
+    There are two factors because 2^155, for the smallest spreads, is not a float32.
     """
     spread = high - low
     exponent = tl.maximum(spread.to(tl.int32, bitcast=True) >> 23, 1)

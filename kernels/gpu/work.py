@@ -1,8 +1,8 @@
-"""Work for the attention kernels: which rows, which keys, and the element rule, laid out for the device.
+"""Work for the attention kernels: rows, keys, and the element rule, laid out for the device.
 
-Every pattern becomes the same two lists. Forward and dQ walk ``Tiles``: some query rows, gathered by an index, and the
-segments of keys that all of them keep. dK and dV walk ``KeyTiles``: some consecutive keys, and the segments of query
-places that keep them. Keys are in the arranged order, so that a segment of them is contiguous; queries are never moved.
+Every pattern becomes the same two lists. Forward and dQ walk ``Tiles``: query rows, gathered by an index, and the
+segments of keys that all of them keep. dK and dV walk ``KeyTiles``: consecutive keys, and the segments of query places
+that keep them. Keys are in the arranged order, so that a segment of them is contiguous. Queries are never moved.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 ROWS = 128
-"""Query rows of a tile, at most."""
+"""Largest number of query rows in a tile."""
 
 KEYS = 128
-"""Keys of a step, and of a key tile, at most."""
+"""Largest number of keys in a step and in a key tile."""
 
 PLACES = 64
-"""Query places of a step over key tiles. Each segment takes ⌈length / PLACES⌉ steps."""
+"""Query places in a step over key tiles. Each segment takes ⌈length / PLACES⌉ steps."""
 
 LOG2_E = 1.4426950408889634
 
@@ -30,16 +30,16 @@ class Tiles:
 
     Attributes:
         queries: int32 [places], the query token at each place; -1 where there is none.
-        records: int32 [capacity, 8], one a tile: row of heads (b · H + h), first place, first segment, start and end of
-            that segment as in ``segments``, number of steps of ``keys`` keys, two unused.
+        records: int32 [capacity, 8], one for each tile: row of heads (b · H + h), first place, first segment, start and
+            end of that segment as in ``segments``, number of steps of ``keys`` keys, two unused.
         count: int32 [1], tiles in use, on the device.
-        segments: int32 [segments + 1, 2], (start, end) in the arranged key order; a tile's segments follow one another.
-            A negative end stands for -end and says that the element rule decides pair by pair. The last entry is
-            never used, only read ahead.
-        rows: query rows of a tile, a power of two; its places are consecutive.
-        keys: keys of a step, a power of two. Each segment takes ⌈length / keys⌉ steps.
-        visible: int32 [segments + 1, 4], or None. Of each segment the first half of a tile's rows keeps the keys from
-            the first number to before the second, and the second half those between the other two.
+        segments: int32 [segments + 1, 2], (start, end) in the arranged key order. The segments of a tile are
+            consecutive. A negative end stands for -end and means that the element rule decides pair by pair. The last
+            entry is read ahead but never used.
+        rows: query rows in a tile, a power of two. The places of a tile are consecutive.
+        keys: keys in a step, a power of two. Each segment takes ⌈length / keys⌉ steps.
+        visible: int32 [segments + 1, 4], or None. In each segment, the first half of a tile's rows keeps the keys from
+            the first number to before the second, and the second half those from the third to before the fourth.
     """
 
     queries: Tensor
@@ -63,10 +63,10 @@ class KeyTiles:
     Attributes:
         queries: int32 [places], as in ``Tiles``.
         records: int32 [B · H, tiles, 8]: start and end of the keys in the arranged order, first segment, number of
-            segments, steps of ``PLACES`` places that they take, three unused. A tile that is not in use has start =
-            end. Records of the query heads that share a kv head have the same keys.
+            segments, steps of ``PLACES`` places that they take, three unused. An unused tile has start = end. Records
+            of the query heads that share a kv head have the same keys.
         segments: int32 [segments + 1, 2], (first, last + 1) of places; negative ends as in ``Tiles``.
-        keys: keys of a tile, at most; a power of two.
+        keys: largest number of keys in a tile, a power of two.
     """
 
     queries: Tensor
@@ -83,8 +83,8 @@ class RuleArrays:
 
     Attributes:
         q_packed, q_high: int32 or int64 [N], by query token.
-        k_packed, k_low: the same for keys at arranged positions, [N], or [B · H, N] where every head has its order.
-        q_text: int8 [N], by query token, 1 for text. k_text: int8, as ``k_packed``.
+        k_packed, k_low: the same for keys at arranged positions, [N], or [B · H, N] if every head has its own order.
+        q_text: int8 [N], by query token, 1 for text. k_text: int8, shaped like ``k_packed``.
         guard: the guard bits.
     """
 

@@ -210,7 +210,7 @@ def test_auto_never_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_engine("auto", small_plan(), TASK).name == "reference"
     assert choose_engine("two-call", small_plan(), TASK) is TWO_CALL
     monkeypatch.setattr(engines, "ENGINES", {"two-call": TWO_CALL})
-    with pytest.raises(Unsupported, match="two-call is kept to be compared with: ask for it by name"):
+    with pytest.raises(Unsupported, match="two-call is for comparison only: ask for it by name"):
         choose_engine("auto", small_plan(), TASK)
     assert not TWO_CALL.dense
 

@@ -142,7 +142,7 @@ def test_auto_and_the_dense_baseline_never_take_it(monkeypatch: pytest.MonkeyPat
     assert choose_engine("unfused", sparse_plan(), TASK) is UNFUSED
     assert choose_engine("auto", sparse_plan(), TASK).name == "reference"
     monkeypatch.setattr(engines, "ENGINES", {"unfused": UNFUSED})
-    with pytest.raises(Unsupported, match="unfused is kept to be compared with: ask for it by name"):
+    with pytest.raises(Unsupported, match="unfused is for comparison only: ask for it by name"):
         choose_engine("auto", full_plan(Layout(Grid(2, 3, 4))), TASK)
     assert not UNFUSED.dense
 

@@ -1,10 +1,11 @@
-"""The first steps of a cut over a head: a bracket guessed from a sample, and one pass that divides all pairs by it.
+"""The first steps of a cut over a head: a bracket guessed from a sample, and a pass that divides all pairs by it.
 
-The sample is every so-manieth query. Its weights in bins bound what a cut of the sample would be; a margin on either
-side makes the bracket that almost always holds the cut of the head. The pass writes what lies above and below it and
-collects what lies inside, each program into room of its own. It also adds everything up exactly, and by that its last
-program decides whether the bracket holds the cut. Where it does not, or a program's room was too small, the head is not
-"listed": later steps work on all of its pairs, starting from all weights. So a bad guess costs time and nothing else.
+The sample consists of every STRIDE-th query. The bins of its weights bound the cut of the sample, and a margin on
+either side makes a bracket that almost always holds the cut of the head. The pass writes what lies above and below the
+bracket and collects what lies inside, each program in space of its own. It also adds everything up exactly, from which
+its last program decides whether the bracket holds the cut. If it does not, or if the space of a program was too small,
+the head is not "listed": later steps work on all of its pairs, starting from all weights. So a bad guess only costs
+time.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def sample_bracket(
     pairs: tl.tensor, sampled: tl.tensor, steps: tl.tensor, BLOCKS: tl.constexpr, COUNT: tl.constexpr,
     LOG_BINS: tl.constexpr, STRIDE: tl.constexpr, MARGIN: tl.constexpr, TILE: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Count the weights of every STRIDE-th query in bins, and take those bins that may hold the cut as the bracket."""
+    """Count the weights of every STRIDE-th query in bins, and take the bins that may hold the cut as the bracket."""
     head = tl.program_id(1).to(tl.int64)
     scaling = scaling_of(extremes, head)
     state += head * SLOTS
@@ -97,7 +98,7 @@ def divide_pairs(
     places: tl.tensor, taken: tl.tensor, amount: tl.tensor, pairs: tl.tensor, steps: tl.tensor, room: tl.tensor,
     BLOCKS: tl.constexpr, COUNT: tl.constexpr, LOG_BINS: tl.constexpr, TILE: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Write own pairs and those above the bracket as kept, all others as not, and collect those inside."""
+    """Write own pairs and those above the bracket as kept and all others as not kept, and collect those inside."""
     head = tl.program_id(1).to(tl.int64)
     scaling = scaling_of(extremes, head)
     state += head * SLOTS
@@ -154,7 +155,7 @@ def _decide(
     state: tl.tensor, floor: tl.tensor, ceiling: tl.tensor, amount: tl.tensor, pairs: tl.tensor, COUNT: tl.constexpr,
     LOG_BINS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Write what the head's cut must reach, and begin with what was collected, or with all pairs and weights."""
+    """Write what the cut of the head must reach, and begin with the collected pairs, or with all pairs and weights."""
     over, inside = fresh(state + OVER), fresh(state + INSIDE)
     one = tl.full([], 1, tl.int64)
     if COUNT:

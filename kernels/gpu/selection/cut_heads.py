@@ -1,20 +1,21 @@
-"""The cuts over all (query, block) pairs of a head: by a threshold on their shares, or by a number of pairs.
+"""Cuts over all (query, block) pairs of a head, by a threshold on their shares or by a number of pairs.
 
-No sort. Weights are integers (see ``widen``). A bracket of weights that almost always holds the cut is guessed from a
-sample, and one pass over the scores writes what lies outside it and collects what lies inside (see ``bracket``). What
-was collected is narrowed level by level: the pairs of the bracket are counted in 128 bins, and what lies above it is
-added up exactly; the bins' edges bound the sum above each bin, and the bins between "certainly reached" and "possibly
-reached" are the next bracket. When at most ``capacity`` pairs are left in it, a head is settled and later levels skip
-it. Then all pairs but those of the bracket are written, and one program a head ranks these exactly, by score and then
-by (query, block). A head whose cut is not in the bracket that was guessed is narrowed over all of its pairs. Where
-``levels`` do not suffice (many equal scores), the last program works on the scores themselves: slow, but as exact.
+Nothing is sorted. Weights are integers (see ``widen``). A bracket of weights that almost always holds the cut is
+guessed from a sample, and one pass over the scores writes what lies outside it and collects what lies inside (see
+``bracket``). The collected pairs are narrowed level by level. The pairs of the bracket are counted in 128 bins, and
+those above it are added up exactly. The edges of the bins bound the sum above each bin, and the bins between "certainly
+reached" and "possibly reached" become the next bracket. When at most ``capacity`` pairs remain in it, the head is
+settled and later levels skip it. Then all pairs except those of the bracket are written, and one program per head ranks
+these exactly, by score and then by (query, block). A head whose cut is not in the guessed bracket is narrowed over all
+of its pairs. If ``levels`` do not suffice because many scores are equal, the last program works on the scores
+themselves, which is slow but just as exact.
 
-The last program of a launch that is done with a head narrows its bracket. Nothing waits for the device, and launches
-depend on shapes alone. Sums are of integers, so results are reproducible bit for bit, although atomics collect them.
+The last program that finishes a head in a launch narrows its bracket. Nothing waits for the device, and launches depend
+on shapes alone. Sums are of integers, so results are reproducible bit for bit although atomics collect them.
 
-Predicted for 12 heads of 55,296 queries × 72 blocks on an H100: an eleventh of 191 MB for the sample, 191 MB read and
-48 MB written by the pass, 0.09 ms at 3 TB/s, and some 40 instructions a pair, 0.13 ms; what was collected is a
-twentieth. Narrowing all pairs took two passes of 0.2 ms before one of 0.18 ms that wrote them.
+Predicted for 12 heads of 55,296 queries × 72 blocks on an H100: the sample reads an eleventh of 191 MB. The pass reads
+191 MB and writes 48 MB, 0.09 ms at 3 TB/s, and takes about 40 instructions per pair, 0.13 ms. A twentieth of the pairs
+is collected. Narrowing all pairs took two passes of 0.2 ms, and a third one of 0.18 ms that wrote them.
 """
 
 from __future__ import annotations
@@ -62,15 +63,15 @@ class Tuning:
     """Sizes that change the speed of the cuts and never their result.
 
     Attributes:
-        tile: pairs a program handles at once, a power of two from 4 on.
-        programs: programs a pass is divided into, about.
-        capacity: pairs of a head that may be left to rank, a power of two.
-        levels: most narrowing passes, 1 to 6; settled heads skip the rest.
+        tile: pairs that a program handles at once, a power of two from 4 on.
+        programs: approximate number of programs of a pass.
+        capacity: pairs of a head that may remain to be ranked, a power of two.
+        levels: largest number of narrowing passes, 1 to 6. Settled heads skip the rest.
         log_bins: binary logarithm of the number of bins, at least 5.
-        block: pairs the ranking program handles at once, a power of two.
-        stride: the sample is every so-manieth query; no divisor of what widths of grids are made of.
-        margin: of all weight, on either side of the sample's cut, that the first bracket holds.
-        room: the part of its pairs that a program of the first pass can collect is 1 ÷ this.
+        block: pairs that the ranking program handles at once, a power of two.
+        stride: distance between queries of the sample; not a factor of usual grid widths.
+        margin: share of all weight that the first bracket holds on either side of the sample's cut.
+        room: a program of the first pass can collect 1 / room of its pairs.
     """
 
     tile: int = 1024
@@ -92,15 +93,15 @@ def cut_threshold_head(
 ) -> Tensor:
     """Keep every own pair, then the best pairs of the whole head until their shares reach ``threshold``.
 
-    Equal to ``selection.threshold_per_head`` in float64: the pair that reaches the threshold is kept, one other pair at
-    least; among equal scores at the cut the first by (query, block).
+    The result equals ``selection.threshold_per_head`` in float64. The pair that reaches the threshold is kept, and at
+    least one other pair. Among equal scores at the cut, the first ones by (query, block) are kept.
 
     Args:
         scores: float32 [B, H, N, blocks], contiguous, finite.
         own: int64 [N], each query's own block.
         threshold: in (0, 1].
-        extremes: int32 [B·H, 2] as ``score`` returns them; computed if None.
-        tuning: sizes.
+        extremes: int32 [B·H, 2], the result of ``score``; computed if None.
+        tuning: sizes that change the speed only.
 
     Returns:
         bool [B, H, N, blocks].
@@ -111,24 +112,24 @@ def cut_threshold_head(
     """
     if not 0 < threshold <= 1:
         raise BadInput(f"threshold is {threshold!r}; it must be a number above 0 and at most 1")
-    # Integers reach a kernel whole, while Python floats become float32.
+    # Integers are passed to a kernel exactly, while Python floats become float32.
     return _cut(scores, own, round(threshold * 2**60), False, extremes, tuning)
 
 
 def cut_top_k_head(
     scores: Tensor, own: Tensor, k: int, *, extremes: Tensor | None = None, tuning: Tuning = DEFAULT
 ) -> Tensor:
-    """Keep every own pair and, over all queries of a head, the best other pairs: ``k`` a query on average.
+    """Keep every own pair and, over all queries of a head, the best other pairs: ``k`` per query on average.
 
-    Equal to ``selection.top_k_per_head``: scores of -inf are never kept; among equal scores at the cut the first by
-    (query, block) are kept.
+    The result equals ``selection.top_k_per_head``. Scores of -inf are never kept. Among equal scores at the cut, the
+    first ones by (query, block) are kept.
 
     Args:
         scores: float32 [B, H, N, blocks], contiguous.
         own: int64 [N], each query's own block.
-        k: pairs a query, its own included.
-        extremes: int32 [B·H, 2] as ``score`` returns them, if no score is -inf; computed if None.
-        tuning: sizes.
+        k: pairs per query, its own included.
+        extremes: int32 [B·H, 2], the result of ``score``, if no score is -inf; computed if None.
+        tuning: sizes that change the speed only.
 
     Returns:
         bool [B, H, N, blocks].
@@ -142,7 +143,7 @@ def cut_top_k_head(
 
 
 def check_scores(scores: Tensor, own: Tensor) -> None:
-    """Refuse what the cuts do not take.
+    """Refuse scores that the cuts do not support.
 
     Raises:
         BadInput: if the shapes do not fit each other.
@@ -213,7 +214,7 @@ def _cut(scores: Tensor, own: Tensor, amount: int, count: bool, extremes: Tensor
 
 @jit
 def _extremes(scores: tl.tensor, extremes: tl.tensor, pairs: tl.tensor, steps: tl.tensor, TILE: tl.constexpr) -> None:
-    """Take the extremes of all scores above -inf."""
+    """Compute the extremes of all scores above -inf."""
     head = tl.program_id(1).to(tl.int64)
     highest = tl.full([TILE], -0x80000000, tl.int32)
     lowest = tl.full([TILE], -0x80000000, tl.int32)
@@ -315,7 +316,7 @@ def _write(
     steps: tl.tensor, room: tl.tensor, BLOCKS: tl.constexpr, COUNT: tl.constexpr, CAPACITY: tl.constexpr,
     TILE: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Write the pairs above the last bracket as kept, where they are not yet, and collect those inside if they fit."""
+    """Write the pairs above the last bracket as kept, unless they are already, and collect those inside if they fit."""
     head = tl.program_id(1).to(tl.int64)
     state += head * SLOTS
     scaling = scaling_of(extremes, head)

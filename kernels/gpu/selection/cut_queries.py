@@ -1,13 +1,14 @@
-"""The cuts of each query apart: by a threshold on the shares of its blocks, or by a number of blocks.
+"""Cuts of each query separately, by a threshold on the shares of its blocks or by a number of blocks.
 
-A row is short, so it stays in registers: one read of the scores, one write of the result. The cut is found bit by bit,
-the largest weight of a score at or above which enough of the row lies: work grows with the blocks, not with their
-square. Weights spread the scores of a row evenly, so that 17 bits nearly always leave one score at the cut; where they
-leave more, 32 bits of the images of scores part all that are not equal. Among equal scores the first blocks are kept.
+A row is short, so it stays in registers: the scores are read once, and the result is written once. The cut is the
+largest weight of a score at or above which enough of the row lies. It is found bit by bit, so the work grows with the
+number of blocks, not with its square. Weights spread the scores of a row evenly, so 17 bits nearly always leave one
+score at the cut. If they leave more, 32 bits of the images of the scores separate all that are not equal. Among equal
+scores, the first blocks are kept.
 
 Predicted for 12 × 55,296 queries of 72 blocks on an H100: 191 + 48 MB, 0.08 ms at 3 TB/s. But a step takes 3 (count) or
-8 (threshold) instructions a padded lane and some ten a row: 0.6 and 1.0 ms in place of 1.1 and more with 32 steps. The
-kernels are bound by instructions.
+8 (threshold) instructions per padded lane and about ten per row: 0.6 and 1.0 ms instead of 1.1 and more with 32 steps.
+The kernels are limited by instructions.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.selection.cut_heads import check_scores
 from attnbench.kernels.gpu.widen import jit, order_image, weigh, weight_scale
 
-LANES = 1024  # pairs a program holds
-BITS = 17  # of a weight, that nearly always tell the scores around the cut apart
+LANES = 1024  # pairs that a program holds
+BITS = 17  # of a weight, which nearly always separate the scores around the cut
 
 
 def cut_threshold_query(scores: Tensor, own: Tensor, threshold: float) -> Tensor:
     """Keep, for each query, its own block and then its best others until their shares reach ``threshold``.
 
-    Equal to ``selection.threshold_per_query`` in float64; weights are those of ``widen``.
+    The result equals ``selection.threshold_per_query`` in float64, with the weights of ``widen``.
 
     Args:
         scores: float32 [B, H, N, blocks], contiguous, finite.
@@ -49,14 +50,14 @@ def cut_threshold_query(scores: Tensor, own: Tensor, threshold: float) -> Tensor
 
 
 def cut_top_k_query(scores: Tensor, own: Tensor, k: int) -> Tensor:
-    """Keep each query's own block and its k - 1 best others; scores of -inf are never kept.
+    """Keep each query's own block and its k - 1 best others. Scores of -inf are never kept.
 
-    Equal to ``selection.top_k_per_query``.
+    The result equals ``selection.top_k_per_query``.
 
     Args:
         scores: float32 [B, H, N, blocks], contiguous.
         own: int64 [N], each query's own block.
-        k: blocks a query keeps, its own included.
+        k: blocks that a query keeps, its own included.
 
     Returns:
         bool [B, H, N, blocks].
@@ -83,7 +84,7 @@ def _cut(scores: Tensor, own: Tensor, amount: int, count: bool) -> Tensor:
 
 @jit
 def _add_up(weight: tl.tensor) -> tl.tensor:
-    """Add up the weights of each row exactly, int64: in halves of 15 and 16 bits, as 32-bit integers reduce fastest."""
+    """Add up the weights of each row exactly, int64, in halves of 15 and 16 bits: 32-bit integers reduce fastest."""
     upper = tl.sum(weight >> 16, 1).to(tl.int64)
     return (upper << 16) + tl.sum(weight & 0xFFFF, 1).to(tl.int64)
 
@@ -118,7 +119,7 @@ def _cut_rows(
         target += (target.to(tl.float64) < missing).to(tl.int64)
         target = tl.where(amount >= one, tl.maximum(total - mine, 0), target)
 
-    # Bit by bit the highest weight, of those with these bits alone, at or above which enough lies.
+    # Bit by bit: the highest weight, of those with these bits only, at or above which enough lies.
     cut = tl.zeros([ROWS], tl.int32)
     for step in tl.static_range(BITS):
         pivot = cut + (1 << (29 - step))
@@ -127,8 +128,8 @@ def _cut_rows(
     better = key >= end[:, None]
     tied = (key >= cut[:, None]) & ~better
     if tl.max(tl.sum(tied.to(tl.int32), 1), 0) > 1:
-        # Some row has several pairs there: the same search over the images of all scores, which parts all but equals.
-        # No score has the image of the least integer, so what is no rival is never counted.
+        # Some row has several pairs there: the same search over the images of all scores separates all but equal ones.
+        # No score has the image of the smallest integer, so pairs that are not rivals are never counted.
         image = tl.where(rival, order_image(x), -0x80000000)
         cut = tl.full([ROWS], -0x80000000, tl.int32)
         bit = tl.full([], -0x80000000, tl.int32)
@@ -151,7 +152,7 @@ def _cut_rows(
 
 @jit
 def _reached(beats: tl.tensor, weight: tl.tensor, target: tl.tensor, COUNT: tl.constexpr) -> tl.tensor:
-    """Whether the pairs of each row that beat a pivot are enough, and are one at least where shares count."""
+    """Return whether the pairs of each row that beat a pivot are enough and, if shares count, at least one."""
     number = tl.sum(beats.to(tl.int32), 1)
     if COUNT:
         return number >= target

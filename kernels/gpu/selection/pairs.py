@@ -1,4 +1,4 @@
-"""What the kernels of the cuts over whole heads share: a head's pairs, their weights, and the state of its cut."""
+"""Functions that kernels for cuts over whole heads share: a head's pairs, their weights, the state of its cut."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import triton.language as tl
 
 from attnbench.kernels.gpu.widen import image_value, jit, weigh, weight_scale
 
-# The state of a head's cut: int64 numbers, by place.
+# The state of a head's cut: int64 numbers, by index.
 TOTAL = tl.constexpr(0)  # weight of all pairs
 OWN = tl.constexpr(1)  # weight of the own pairs
 TARGET = tl.constexpr(2)  # weight, or number of pairs, that the kept others must reach
 FLOOR = tl.constexpr(3)  # the bracket holds the weights from here …
 CEILING = tl.constexpr(4)  # … to below here
 SHIFT = tl.constexpr(5)  # bins of the bracket are 2^this wide
-INSIDE = tl.constexpr(6)  # pairs in the bracket; not fewer, as long as it holds all weights
+INSIDE = tl.constexpr(6)  # pairs in the bracket; an upper bound while it holds all weights
 OVER = tl.constexpr(7)  # pairs above the bracket
 CURSOR = tl.constexpr(8)  # pairs collected so far
 SELECTED = tl.constexpr(9)  # weight of the pairs above the last bracket
 ABOVE = tl.constexpr(
     10
-)  # weight of the pairs above the bracket, of those still read: a place for each level, up to six
+)  # weight of the pairs above the bracket, of those still read: one number for each level, up to six
 BASE = tl.constexpr(16)  # weight of the pairs that are above what was collected
 WITHIN = tl.constexpr(17)  # weight of what was collected
-FULL = tl.constexpr(18)  # 1 if there was no room to collect all
+FULL = tl.constexpr(18)  # 1 if there was not enough space to collect all
 LISTED = tl.constexpr(19)  # 1 if the cut is among what was collected
 SAMPLED = tl.constexpr(20)  # weight of all pairs of the sample
 SAMPLED_OWN = tl.constexpr(21)  # weight of its own pairs
-TICKETS = tl.constexpr(22)  # programs that are done: of the sample, of the division, and of each level
+TICKETS = tl.constexpr(22)  # numbers of finished programs: of the sample, of the division, and of each level
 SLOTS = tl.constexpr(32)
 LIMIT = tl.constexpr((1 << 30) + 1)  # above all weights
 
@@ -45,7 +45,7 @@ def scaling_of(extremes: tl.tensor, head: tl.tensor) -> tl.tensor:
 def read_pairs(
     scores: tl.tensor, own: tl.tensor, at: tl.tensor, pairs: tl.tensor, scaling: tl.tensor, BLOCKS: tl.constexpr
 ) -> tl.tensor:
-    """Return score and weight of the pairs at ``at``, and whether each is an own pair, or a rival of other pairs."""
+    """Return score and weight of the pairs at ``at``, whether each is an own pair, and whether it is a rival."""
     exists = at < pairs
     x = tl.load(scores + at, mask=exists, other=-float("inf"))
     query = at // BLOCKS
@@ -59,9 +59,9 @@ def read_pairs(
 def read_quads(
     scores: tl.tensor, own: tl.tensor, first: tl.tensor, pairs: tl.tensor, scaling: tl.tensor, BLOCKS: tl.constexpr
 ) -> tl.tensor:
-    """Return place, score, weight, whether own, and whether rival, of four neighbouring pairs from each of ``first``.
+    """Return place, score, weight, whether own, and whether rival, of the four pairs from each of ``first`` on.
 
-    Each [quads, 4]. Four pairs are of two queries at most, where there are three blocks or more.
+    Each result is [quads, 4]. With three blocks or more, four pairs belong to at most two queries.
     """
     at = first[:, None] + tl.arange(0, 4)[None, :]
     if BLOCKS < 3:
@@ -87,7 +87,7 @@ def read_members(
 ) -> tl.tensor:  # fmt: skip
     """Return pairs at ``at``: score, weight, place in the head, and which of them are rivals of the bracket.
 
-    ``at`` counts what was collected, or all pairs of the head. ``size`` is how many there are.
+    ``at`` are indices into the collected pairs, or into all pairs of the head. ``size`` is their number.
     """
     scores, own, values, places = source
     if COLLECTED:
@@ -103,34 +103,34 @@ def read_members(
 
 @jit
 def add_weights(weight: tl.tensor) -> tl.tensor:
-    """Add up at most 2^15 weights exactly, int64: in halves of 15 and 16 bits, as 32-bit integers reduce fastest."""
+    """Add up at most 2^15 weights exactly, int64, in halves of 15 and 16 bits: 32-bit integers reduce fastest."""
     upper = tl.sum(weight >> 16, 0).to(tl.int64)
     return (upper << 16) + tl.sum(weight & 0xFFFF, 0).to(tl.int64)
 
 
 @jit
 def fresh(place: tl.tensor) -> tl.tensor:
-    """Read what other programs of this launch have added up in memory."""
+    """Read sums that other programs of this launch have added up in memory."""
     return tl.atomic_add(place, tl.zeros(place.shape, place.dtype.element_ty), sem="relaxed")
 
 
 @jit
 def is_last(ticket: tl.tensor) -> tl.tensor:
-    """Say that this program of its head has added up all it had, and whether all others had said so."""
+    """Record that this program of its head has added up everything, and return whether all others had done so."""
     tl.debug_barrier()
     return tl.atomic_add(ticket, tl.full([], 1, tl.int64), sem="acq_rel") == tl.num_programs(0) - 1
 
 
 @jit
 def share_of(amount: tl.tensor) -> tl.tensor:
-    """Return the threshold that ``amount`` is 2^60 times of, float64."""
+    """Return the threshold, float64, of which ``amount`` is 2^60 times."""
     one = tl.full([], 1, tl.int64)
     return (one * amount).to(tl.float64) / (one << 60).to(tl.float64)
 
 
 @jit
 def shift_for(floor: tl.tensor, ceiling: tl.tensor, LOG_BINS: tl.constexpr) -> tl.tensor:
-    """Return the least shift by which the weights of a bracket fall into 2^LOG_BINS bins, int64."""
+    """Return the smallest shift that puts the weights of a bracket into 2^LOG_BINS bins, int64."""
     shift = tl.full([], 0, tl.int64)
     while ((ceiling - floor - 1) >> shift) >= (1 << LOG_BINS):
         shift += 1

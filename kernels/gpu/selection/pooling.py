@@ -1,7 +1,7 @@
 """Block means of the keys, in two stages whose order of summation never changes.
 
-Predicted for 12 heads of 55,296 × 128 bfloat16 keys: one read of 170 MB, 0.06 ms at 3 TB/s; the partial sums are below
-2 MB. Every block is split over enough programs to fill the device even where there are only 8 blocks.
+Predicted for 12 heads of 55,296 × 128 bfloat16 keys: one read of 170 MB, 0.06 ms at 3 TB/s; partial sums are below 2
+MB. Every block is split among enough programs to fill the device even if there are only 8 blocks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The last step of a cut over a head: rank the pairs of the bracket exactly, and keep the best of them.
 
-One program a head. A 16-ary search over the images of the scores finds the cut, in as many passes over the bracket as
-the images of its scores differ in hexadecimal digits (2 to 4 for the few thousand neighbouring scores that are usual);
-where equal scores must be parted, a second search over places does it.
+There is one program per head. A 16-ary search over the images of the scores finds the cut. It takes one pass over the
+bracket for each hexadecimal digit in which the images of its scores differ, which is 2 to 4 for the usual few thousand
+neighbouring scores. If equal scores must be separated, a second search over places does so.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def rank_bracket(
     places: tl.tensor, pairs: tl.tensor, BLOCKS: tl.constexpr, COUNT: tl.constexpr, CAPACITY: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Keep the best pairs of the bracket, from what was collected or, where that had no room, from the scores."""
+    """Keep the best pairs of the bracket, from those collected or, if there was no space, from the scores."""
     head = tl.program_id(0).to(tl.int64)
     scaling = scaling_of(extremes, head)
     state += head * SLOTS
@@ -67,7 +67,7 @@ def _rank(
     while step * 16 <= span:
         step *= 16
 
-    # The cut is the highest score such that the pairs at or above it reach the target, and are one at least.
+    # The cut is the highest score such that the pairs at or above it reach the target, and are at least one.
     while step > 0:
         pivots = cut + digits * step
         numbers = tl.zeros([16, BLOCK], tl.int32)
@@ -101,7 +101,7 @@ def _rank(
     needed = tl.where(weight > 0, (missing + weight - 1) // tl.maximum(weight, 1), tl.where(missing > 0, ties, 0))
     needed = tl.maximum(needed, tl.where(over + tl.sum(better, 0) > 0, 0, 1))
 
-    # Of the equal scores at the cut the first ``needed`` are kept: those before place ``end``.
+    # Of the equal scores at the cut, the first ``needed`` are kept: those before place ``end``.
     end = tl.full([], 1 << 40, tl.int64)
     if needed < ties:
         end = tl.full([], 0, tl.int64)

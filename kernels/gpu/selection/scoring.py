@@ -1,8 +1,8 @@
 """Scores of queries against block means on tensor cores, with the precision of float32 dot products.
 
 A float32 mean is exactly the sum of three bfloat16 numbers of 8 bits each, and a product of two bfloat16 numbers is
-exact in float32: for bfloat16 queries three tensor-core products, the smallest part first, round only where a float32
-dot product rounds too, in the accumulation. Other queries are multiplied in float32 without tensor cores.
+exact in float32. So for bfloat16 queries, three tensor-core products, the smallest part first, round only in the
+accumulation, where a float32 dot product also rounds. Other queries are multiplied in float32 without tensor cores.
 
 Predicted for 12 heads of 55,296 × 128 bfloat16 queries and 72 blocks: 170 MB read and 191 MB written, 0.12 ms at
 3 TB/s; 3 × 16 GFLOP on tensor cores (columns are padded to 96), 0.08 ms, hidden behind them.
@@ -22,7 +22,7 @@ from attnbench.kernels.gpu.widen import INTERPRETED, check_dtype, check_unit_str
 LEAST_IMAGE = -(2**31)
 ROWS_EXACT = 128
 ROWS_FLOAT32 = 32
-"""Queries that one program scores: bfloat16 ones, and others."""
+"""Number of queries that one program scores: for bfloat16, and for other dtypes."""
 
 
 def score(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,8 +33,8 @@ def score(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
         means: float32 [B, KV heads, blocks, D], any strides with the last 1; KV heads divides H.
 
     Returns:
-        Scores float32 [B, H, N, blocks], and the extremes of each head int32 [B·H, 2] that the cuts of whole heads
-        start from: see ``new_extremes``.
+        Scores float32 [B, H, N, blocks], and the extremes of each head, int32 [B·H, 2], from which the cuts of whole
+        heads start; see ``new_extremes``.
 
     Raises:
         BadInput: if the shapes do not fit each other.
@@ -65,9 +65,9 @@ def score(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def new_extremes(heads: int, device: torch.device) -> Tensor:
-    """Return the extremes of no scores: int32 [heads, 2], the image of the highest and the complement of the lowest's.
+    """Return initial extremes: int32 [heads, 2], the image of the highest score and the complement of the lowest's.
 
-    Both grow as scores come in, so that one atomic maximum serves for both.
+    Both grow as scores are added, so an atomic maximum works for both.
     """
     return torch.full((heads, 2), LEAST_IMAGE, dtype=torch.int32, device=device)
 
