@@ -183,6 +183,7 @@ def test_a_single_round_is_shown_and_concludes_nothing(tmp_path: Path, histories
 
 
 def test_a_cell_that_vanishes_or_loses_its_verdict_is_told(tmp_path: Path, histories: Any) -> None:
+    pytest.importorskip("ruptures")
     runs = [
         *histories.plain(2),
         histories.Made({}, histories.commit(2), {"vmoba": "incorrect"}, ("sta",)),
@@ -200,6 +201,7 @@ def test_a_cell_that_vanishes_or_loses_its_verdict_is_told(tmp_path: Path, histo
 
 
 def test_a_cell_that_comes_back_has_not_ended(tmp_path: Path, histories: Any) -> None:
+    pytest.importorskip("ruptures")
     histories.write_runs(
         tmp_path, [*histories.plain(1), histories.Made({}, histories.commit(1), {}, ("sta",)), *histories.plain(1)]
     )
@@ -221,6 +223,7 @@ def test_runs_of_other_cells_make_no_gaps(tmp_path: Path, histories: Any) -> Non
 
 @pytest.mark.parametrize(("field", "value"), [("threads", 8), ("inputs_hash", "other"), ("heads_timed", 2)])
 def test_other_conditions_make_another_series(tmp_path: Path, field: str, value: object, histories: Any) -> None:
+    pytest.importorskip("ruptures")
     histories.write_runs(
         tmp_path,
         [
