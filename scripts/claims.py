@@ -17,7 +17,7 @@ from typing import Any
 from attnbench.mini.stored import read_card
 from attnbench.report.terminal.flops import paper_rows
 from attnbench.report.training_tables import by_method, difference, limits, losses, rights
-from attnbench.report.words import number, span, tiny
+from attnbench.report.words import latency, number, tiny
 from attnbench.results.gaps import Gap, gaps
 from attnbench.results.intervals import Interval, ratio_interval
 from attnbench.results.load import Results, load_steps, read
@@ -529,9 +529,9 @@ def demo_claims() -> list[Claim]:
         density, translation = (number(share) for share in (row.density, row.translation))
         found.append(
             Claim(
-                f"{row.method} {row.layer} {row.engine} {row.verdict} {density} {number(row.latency_ms)} {span(row)} "
+                f"{row.method} {row.layer} {row.engine} {row.verdict} {density} {' '.join(latency(row))} "
                 f"{row.speedup:.2f}× {translation} {tiny(row.numerical_error)} {tiny(row.approximation_error)}",
-                f"{number(row.latency_ms)} {span(row)} ms",
+                f"{' '.join(latency(row))} ms",
                 REPRODUCED,
                 DEMO_SUITE,
                 DEMO,
