@@ -3,29 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
 from attnbench.kernels.errors import BadInput
 
 
-def find_plugins(kind: str, group: str, taken: Mapping[str, str]) -> dict[str, EntryPoint]:
+@dataclass(frozen=True)
+class Plugins:
+    """What other packages register under a group.
+
+    Attributes:
+        points: the entry points that can be used, by name.
+        problems: of the names that several claim, why that is, in one sentence.
+    """
+
+    points: Mapping[str, EntryPoint]
+    problems: Mapping[str, str]
+
+
+def plugin_names(group: str) -> list[str]:
+    """Return the names that other packages register under a group, without importing anything."""
+    return sorted({point.name for point in entry_points(group=group)})
+
+
+def find_plugins(kind: str, group: str, taken: Mapping[str, str]) -> Plugins:
     """Return the entry points of a group by name, without importing anything.
+
+    A name that two packages claim is no entry point of either; one that is taken stays with whoever has it.
 
     Args:
         kind: what they are, in the singular, for messages.
         group: the entry-point group.
-        taken: names that are already in use, and their owners.
-
-    Raises:
-        BadInput: if two have the same name, or one has a name that is already in use.
+        taken: names that are not free, and who has each.
     """
     found: dict[str, EntryPoint] = {}
+    problems: dict[str, str] = {}
     for point in entry_points(group=group):
         clash = taken.get(point.name) or (found[point.name].value if point.name in found else None)
         if clash and clash != point.value:
-            raise BadInput(f"two {kind}s are named {point.name!r}: {clash} and {point.value}; uninstall or rename one")
+            whose = f"{point.value}{_package(point)}"
+            problems[point.name] = f"two {kind}s are named {point.name!r}: {clash} and {whose}; uninstall or rename one"
         found[point.name] = point
-    return found
+    return Plugins({name: point for name, point in found.items() if name not in problems}, problems)
 
 
 def load_plugin(kind: str, point: EntryPoint) -> object:
@@ -36,8 +56,18 @@ def load_plugin(kind: str, point: EntryPoint) -> object:
     """
     try:
         return point.load()
+    except SystemExit as error:
+        raise BadInput(
+            f"{kind} {_named(point)} cannot be loaded: importing it called sys.exit({error.code!r})"
+        ) from error
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise BadInput(
-            f"{kind} {point.name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {reason}"
-        ) from error
+        raise BadInput(f"{kind} {_named(point)} cannot be loaded: {type(error).__name__}: {reason}") from error
+
+
+def _named(point: EntryPoint) -> str:
+    return f"{point.name!r} ({point.value}{_package(point)})"
+
+
+def _package(point: EntryPoint) -> str:
+    return "" if point.dist is None else f" of package {point.dist.name}"

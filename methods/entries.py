@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnbench.kernels.errors import BadInput
-from attnbench.methods.registry import get_method
+from attnbench.methods.registry import require_name
 from attnbench.methods.values import parse_value
 
 _OPENING, _CLOSING = "([{", ")]}"
@@ -58,7 +58,7 @@ def named(names: Iterable[object]) -> list[Entry]:
         if not isinstance(name, (str, Entry)):
             raise BadInput(f"method {name!r} must be a name")
         entry = parse_entry(name) if isinstance(name, str) else name
-        get_method(entry.method)
+        require_name(entry.method)
         entries.append(entry)
     return entries
 

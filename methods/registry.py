@@ -6,11 +6,10 @@ import dataclasses
 import importlib
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import EntryPoint
 from typing import Any
 
 from attnbench.kernels.errors import BadInput, unknown_name
-from attnbench.kernels.plugins import find_plugins, load_plugin
+from attnbench.kernels.plugins import Plugins, find_plugins, load_plugin
 from attnbench.kernels.tracing import constant
 from attnbench.methods.base import Method
 from attnbench.methods.density import DensitySetting
@@ -30,13 +29,29 @@ BUILT_IN = {
 
 
 @cache
-def _third_party() -> Mapping[str, EntryPoint]:
+def _third_party() -> Plugins:
     return find_plugins("method", GROUP, BUILT_IN)
 
 
 def method_names() -> tuple[str, ...]:
     """Return the names of all registered methods, built-in ones first."""
-    return (*BUILT_IN, *sorted(set(_third_party()) - set(BUILT_IN)))
+    others = _third_party()
+    return (*BUILT_IN, *sorted({*others.points, *others.problems} - set(BUILT_IN)))
+
+
+def name_problems() -> Mapping[str, str]:
+    """Return why names are not clear, by name: two packages claim one, or one claims a name of ours."""
+    return _third_party().problems
+
+
+def require_name(name: str) -> None:
+    """Check that a method of that name is registered, without importing it.
+
+    Raises:
+        BadInput: if there is none.
+    """
+    if name not in method_names():
+        raise unknown_name("method", name, method_names())
 
 
 @cache
@@ -49,8 +64,10 @@ def get_method(name: str) -> Method:
     if name in BUILT_IN:
         module, attribute = BUILT_IN[name].split(":")
         loaded = getattr(importlib.import_module(module), attribute)
-    elif name in _third_party():
-        loaded = load_plugin("method", _third_party()[name])
+    elif problem := name_problems().get(name):
+        raise BadInput(problem)
+    elif name in _third_party().points:
+        loaded = load_plugin("method", _third_party().points[name])
     else:
         raise unknown_name("method", name, method_names())
     return check_method(name, loaded)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -87,3 +88,40 @@ def hostile() -> ModuleType:
 def histories() -> ModuleType:
     """Return histories.py, which writes journals of the same cells over days."""
     return _beside("histories")
+
+
+Install = Callable[..., Path]
+"""(name of a package, its source, group=, **objects by the names they are registered under) -> its folder."""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Install packages for one test, found through their entry points, here and in the processes that are started."""
+    from attnbench.kernels import engines
+    from attnbench.methods import get_method, registry
+
+    site = tmp_path / "site"
+    installed: list[str] = []
+
+    def forget() -> None:
+        registry._third_party.cache_clear()
+        get_method.cache_clear()
+        engines._others.engines = None
+
+    def make(package: str, source: str, *, group: str = "attnbench.methods", **points: str) -> Path:
+        folder = site / f"{package}-1.0.dist-info"
+        folder.mkdir(parents=True)
+        (site / f"{package}.py").write_text(source)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        lines = [f"{name.replace('_', '-')} = {package}:{attribute}" for name, attribute in points.items()]
+        (folder / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines]) + "\n")
+        installed.append(package)
+        importlib.invalidate_caches()
+        forget()
+        return site
+
+    monkeypatch.syspath_prepend(str(site))
+    yield make
+    forget()
+    for package in installed:
+        sys.modules.pop(package, None)

@@ -37,15 +37,34 @@ class Bench:
         trials: one of every cell.
         todo: those that still need a row; see ``leave_out``.
         baseline: the dense baseline, once it is found; one of the trials if it was asked for.
+        apart: cells of the run that have processes of their own, which share its budget.
+        group: whose rounds these are, as samples have it.
     """
 
-    def __init__(self, agenda: Agenda, progress: Progress) -> None:
+    apart = 0
+
+    def __init__(self, agenda: Agenda, progress: Progress, *, heads: int | None = None, own: bool = False) -> None:
+        """Make the tensors, and plan every cell.
+
+        Args:
+            agenda: the checked request.
+            progress: told what is done.
+            heads: how many to begin with; by default one on a CPU, and all on a GPU.
+            own: whether this process is that of the one cell of the agenda.
+
+        Raises:
+            BadInput: for inputs that cannot be made.
+            Unsupported: if the engine asked for can serve none of several cells.
+        """
         self.agenda, self.progress = agenda, progress
         self.started = CLOCK.seconds()
         progress.step(f"inputs: {agenda.request.inputs}", 0, 1, None)
-        self.workload = Workload.make(agenda, agenda.shape.heads if agenda.device.type == "cuda" else 1)
+        self.workload = Workload.make(agenda, heads or (agenda.shape.heads if agenda.device.type == "cuda" else 1))
         self.stopwatch = make_stopwatch(agenda.device, agenda.request.timer)
         self.trials = self._trials()
+        self.group = self.trials[0].cell.identity if own else ""
+        if not own and all(trial.verdict == "unsupported" for trial in self.trials):
+            raise Unsupported("; ".join(dict.fromkeys(trial.reason for trial in self.trials)))
         self.todo = self.trials
         self.baseline: Trial | None = None
 
@@ -84,19 +103,13 @@ class Bench:
         return torch.get_num_threads() if self.agenda.device.type == "cpu" else None
 
     def _trials(self) -> list[Trial]:
-        """Plan every job once to learn which engine runs it.
-
-        Raises:
-            Unsupported: if the engine asked for can serve none of them.
-        """
+        """Plan every job once to learn which engine runs it."""
         trials = []
         for job in self.agenda.jobs:
             name = self.agenda.request.engine
             with classified() as failure:
                 name = choose_engine(name, self.workload.plan(job), self.workload.task).name
             trials.append(Trial(job, self.agenda.cell(job, name), verdict=failure.verdict, reason=failure.reason))
-        if all(trial.verdict == "unsupported" for trial in trials):
-            raise Unsupported("; ".join(dict.fromkeys(trial.reason for trial in trials)))
         return trials
 
     def dense_cells(self) -> dict[str, Cell]:
@@ -109,13 +122,14 @@ class Bench:
         """Return the call that users make, on this run's tensors."""
         return self.workload.call(job, engine)
 
-    def prepare(self, baseline: str | None = None) -> None:
+    def prepare(self, baseline: str | None = None, *, search: bool = True) -> None:
         """Find the dense baseline, then run, measure and verify every trial once.
 
         Args:
             baseline: the engine of the dense baseline, if an earlier part of this run chose it.
+            search: whether to look for one if none was chosen.
         """
-        self.baseline = self._find_baseline(baseline)
+        self.baseline = self._find_baseline(baseline) if search or baseline is not None else None
         todo = [trial for trial in self.todo if trial.verdict is None and not trial.shared]
         for number, trial in enumerate(todo):
             left = None if self.baseline is None else self.baseline.seconds * (len(todo) - number)
@@ -154,11 +168,16 @@ class Bench:
     def choose_heads(self) -> int:
         """Return how many heads the budget allows, at least the one that was verified (on CUDA: all)."""
         shape = self.agenda.shape
-        once = sum(trial.seconds for trial in self.live()) / self.heads
+        once = self._seconds_a_round() / self.heads
         rounds = self.agenda.request.rounds or LEAST_ROUNDS
         return heads_within(
             self._seconds_left(), once, rounds, heads=shape.heads, kv_heads=shape.kv_heads, least=self.heads
         )
+
+    def _seconds_a_round(self) -> float:
+        """What a round of all cells takes. A cell apart is taken to need as long as the dense baseline beside it."""
+        apart = 0.0 if self.baseline is None else 2 * self.apart * self.baseline.seconds
+        return sum(trial.seconds for trial in self.live()) + apart
 
     def _seconds_left(self) -> float:
         """What is left of the budget."""
@@ -190,7 +209,7 @@ class Bench:
         if asked is not None:
             return asked
         calls = 2 if self.agenda.device.type == "cuda" else 1  # a warm call after each cold one
-        return rounds_within(self._seconds_left(), calls * sum(trial.seconds for trial in self.live()))
+        return rounds_within(self._seconds_left(), calls * self._seconds_a_round())
 
     def time_round(self, number: int, rounds: int, journal: Callable[[Sample], None]) -> None:
         """Time every live trial that has no sample of this round yet, and journal each sample as it is taken."""
@@ -204,10 +223,11 @@ class Bench:
             self.progress.step(f"{turn.label}: {name}", turn.done, turn.total, left)
             with classified() as failure:
                 sample = self._sample(trial, number)
-                trial.samples.append(sample)
-                journal(sample)
             if failure.verdict is not None:
                 trial.fail(failure.verdict, failure.reason)
+                continue
+            trial.samples.append(sample)
+            journal(sample)
 
     def _sample(self, trial: Trial, number: int) -> Sample:
         """Time one call of a trial."""
@@ -218,6 +238,7 @@ class Bench:
         return Sample(
             cell_id=trial.cell.identity,
             round=number,
+            group=self.group,
             cold_ms=timing.cold_ms,
             warm_ms=timing.warm_ms,
             host_ms=timing.host_ms,

@@ -44,6 +44,8 @@ class RunOptions(TypedDict, total=False):
     rounds: int | None
     budget: float
     timer: str | None
+    isolate: bool | None
+    cell_timeout: float | None
 
 
 def run(

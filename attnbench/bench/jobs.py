@@ -134,6 +134,8 @@ def make_agenda(request: Request) -> Agenda:
         raise BadInput(f"budget {request.budget:g} must be a number of seconds above 0")
     if request.timer is not None:
         check_timer(request.timer, device)
+    if request.cell_timeout is not None and not 0 < request.cell_timeout < float("inf"):
+        raise BadInput(f"cell timeout {request.cell_timeout:g} must be a number of seconds above 0")
     check_inputs_spec(request.inputs)
     _check_size(shape, dtype)
     return Agenda(request, shape, dtype, device, request.direction, tuple(_jobs(request, shape)))  # type: ignore[arg-type]  # checked above
@@ -158,6 +160,8 @@ def _jobs_of(entry: Entry, shape: Shape, layers: list[int] | None) -> list[Job]:
     settings = method.resolve(asked, shape.layout)
     given = canonical_json({name: getattr(asked, name) for name in entry.settings})
     for layer in layers or ():
+        if layer < 0:
+            raise BadInput(f"layer {layer} must be at least 0")
         if not 0 <= layer < max(shape.layers, 1) and shape.model is not None:
             raise BadInput(f"layer {layer} is not one of the {shape.layers} layers of {shape.model}")
     # A bare grid names no model; three layers show every partition of the methods that take turns.

@@ -36,6 +36,13 @@ class Request(Record):
         default=0.0, ge=0, le=1, description="share that calls are made slower by on purpose; set by calibrate alone"
     )
     timer: str | None = None
+    isolate: bool | None = None
+    cell_timeout: float | None = None
+
+    @property
+    def seconds_a_cell(self) -> float:
+        """Seconds after which a cell with a process of its own is stopped."""
+        return min(600.0, 30.0 + 2.0 * self.budget) if self.cell_timeout is None else self.cell_timeout
 
 
 def read_request(**fields: Any) -> Request:

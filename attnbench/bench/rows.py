@@ -5,11 +5,14 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from pydantic import ValidationError
+
 from attnbench.bench.bench import Bench
 from attnbench.bench.trial import Trial
 from attnbench.cost.flops.counts import attention_counts
 from attnbench.kernels.engines import engine_version
 from attnbench.results.intervals import median_interval
+from attnbench.results.journal import first_fault
 from attnbench.results.records.cells import Row, digest
 
 
@@ -20,7 +23,19 @@ def withdraw_throttled(trial: Trial) -> None:
 
 
 def make_row(bench: Bench, trial: Trial, run_id: str) -> Row:
-    """Return the row of a trial that has failed or has all its samples."""
+    """Return the row of a trial that has failed or has all its samples.
+
+    A trial whose figures cannot be, as a method may give them, fails by that.
+    """
+    try:
+        return _row(bench, trial, run_id)
+    except ValidationError as error:
+        trial.fail("error", f"its figures make no row: {first_fault(error)}")
+        trial.facts = trial.rows = trial.selection = trial.twin = trial.peak_extra = None
+        return _row(bench, trial, run_id)
+
+
+def _row(bench: Bench, trial: Trial, run_id: str) -> Row:
     shape = bench.agenda.shape
     cell, seen = trial.cell, trial.telemetry
     seen_values: dict[str, Any] = {

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from attnbench.bench.apart.cells import Parts, base_agenda, choose, list_cells, split
 from attnbench.bench.bench import Bench
 from attnbench.bench.jobs import Agenda, make_agenda
+from attnbench.bench.measure import measure
 from attnbench.bench.request import Request, read_request
-from attnbench.bench.rows import make_row, withdraw_throttled
-from attnbench.bench.trial import Trial
+from attnbench.kernels.errors import BadInput
 from attnbench.machine.command import typed_command
 from attnbench.machine.environment import collect_environment
 from attnbench.results.conditions import require_same
 from attnbench.results.journal import Journal, JournalRecord
-from attnbench.results.records.cells import Environment, Row, Sample
+from attnbench.results.records.cells import Choices, Environment, Row, Sample
 from attnbench.results.records.older import with_cells
 from attnbench.results.run import Progress, announce, begin, choose_place, finished, reopen, usable_samples
 
@@ -36,19 +39,25 @@ def start(request: Request, out: Path | None, progress: Progress, after: After |
     """Run a request from the beginning.
 
     Args:
+        request: what to measure.
         out: folder of the run; by default results/runs/<run id>, to which results/latest then points.
-        after: called with the rows when all are written, to append more.
+        progress: told what is done.
+        after: called with the rows when all are written, to append more. All cells share this process then.
 
     Raises:
         BadInput: for a request or a folder that cannot be used; nothing is written then.
     """
-    agenda = make_agenda(request)
+    base = base_agenda(request)
     place = choose_place(out)
-    bench = Bench(agenda, progress)
-    with begin(place, _environment(agenda), request.model_dump(mode="json"), agenda.contents) as journal:
+    bench, parts = _parts(request, base, progress, after)
+    choices = choose(request, len(parts.cells), parts.threads, progress) if bench is None else None
+    with begin(place, _environment(base), request.model_dump(mode="json"), base.contents) as journal:
         announce(place, progress)
-        outcome = _measure(bench, journal, place.run_id, progress, ())
+        records = [] if choices is None else [choices]
+        journal.append(*records)
+        outcome = _measure(bench, parts, journal, place.run_id, progress, records)
         if after is not None:
+            assert bench is not None
             after(bench, journal, outcome.rows)
         return outcome
 
@@ -67,53 +76,78 @@ def resume(folder: Path, progress: Progress, after: After | None = None) -> Outc
     journal, header, records = reopen(folder)
     with journal:
         request = read_request(**header.request)
-        agenda = make_agenda(request)
-        bench = Bench(agenda, progress)
+        base = base_agenda(request)
+        bench, parts = _parts(request, base, progress, after)
         used = [record.threads for record in records if isinstance(record, (Row, Sample))]
-        require_same(
-            folder, header, _environment(agenda), agenda.contents, progress.note, threads=(used, bench.threads)
-        )
+        threads = parts.threads if base.device.type == "cpu" else None
+        require_same(folder, header, _environment(base), base.contents, progress.note, threads=(used, threads))
         progress.started(str(folder))
-        outcome = _measure(bench, journal, header.run_id, progress, records)
+        outcome = _measure(bench, parts, journal, header.run_id, progress, records)
         if after is not None:
+            assert bench is not None
             bench.reopen(outcome.rows)
             after(bench, journal, outcome.rows)
         return outcome
 
 
+def _parts(request: Request, base: Agenda, progress: Progress, after: After | None) -> tuple[Bench | None, Parts]:
+    """Return the bench of the cells that share this process, None if none does, and the cells that do not.
+
+    Raises:
+        BadInput: for a request that cannot be used.
+    """
+    threads = torch.get_num_threads()
+    if after is None:
+        shared, apart = split(request, base.device.type)
+    elif request.isolate:
+        raise BadInput("--isolate is not for a command that profiles cells; leave it out")
+    else:
+        shared, apart = request.methods, []
+    parts = Parts(request, list_cells(request, apart, base, threads), base, threads)
+    if not shared and request.methods:
+        return None, parts
+    bench = Bench(make_agenda(request.model_copy(update={"methods": shared})), progress)
+    bench.apart = len(parts.cells)
+    return bench, parts
+
+
 def _measure(
-    bench: Bench, journal: Journal, run_id: str, progress: Progress, records: Iterable[JournalRecord]
+    bench: Bench | None,
+    parts: Parts,
+    journal: Journal,
+    run_id: str,
+    progress: Progress,
+    records: Sequence[JournalRecord],
 ) -> Outcome:
     rows = {record.cell_id: record for record in records if isinstance(record, Row)}
     done = {cell_id: row for cell_id, row in rows.items() if finished(row)}
-    bench.leave_out(done)
-    if not bench.todo:
+    old = usable_samples(records)
+    choices = next((record for record in records if isinstance(record, Choices)), None)
+    left = [each for each in parts.cells if each.cell_id not in done]
+    if bench is not None:
+        bench.leave_out(done)
+    if not left and (bench is None or not bench.todo):
         progress.note("nothing left to do: every cell of this run has its row")
         return Outcome(journal.folder, tuple(done.values()))
+    if bench is not None and bench.todo:
+        shared = with_cells((sample for sample in old if not sample.group), _older_names(bench))
+        earlier = _earlier_baseline(bench, rows.values(), shared)
 
-    def write(trials: Iterable[Trial]) -> None:
-        for trial in trials:
-            row = make_row(bench, trial, run_id)
-            journal.append(row)
-            done[row.cell_id] = row
+        def decided(made: Choices) -> None:
+            nonlocal choices
+            choices = made
+            if left:
+                journal.append(made)
 
-    old = with_cells(usable_samples(records), _older_names(bench))
-    bench.prepare(_earlier_baseline(bench, rows.values(), old))
-    heads = {sample.heads_timed for sample in old}
-    bench.use_heads(heads.pop() if len(heads) == 1 else bench.choose_heads())
-    reused = _reuse(bench, old)
-    if old:
-        progress.note(f"resumed: {reused} of {len(old)} earlier samples count")
-    rounds = bench.choose_rounds()
-    rounds = max([rounds, *(sample.round + 1 for trial in bench.live() for sample in trial.samples)])
-    write(trial for trial in bench.todo if trial.verdict is not None)
-    for number in range(rounds):
-        bench.time_round(number, rounds, journal.append)
-    for trial in bench.live():
-        withdraw_throttled(trial)
-    if bench.baseline is not None and bench.baseline.verdict is not None:
-        progress.note(f"no speed-ups: the dense baseline is {bench.baseline.verdict}: {bench.baseline.reason}")
-    write(trial for trial in bench.todo if trial.cell.identity not in done)
+        made = measure(
+            bench, journal.append, run_id, progress, shared, baseline=earlier, choices=choices, decided=decided
+        )
+        done |= {row.cell_id: row for row in made}
+    if left:
+        if choices is None:
+            choices = choose(parts.request, len(left), parts.threads, progress)
+            journal.append(choices)
+        done |= {row.cell_id: row for row in parts.measure(journal.append, run_id, progress, old, choices, done)}
     return Outcome(journal.folder, tuple(done.values()))
 
 
@@ -141,13 +175,3 @@ def _older_names(bench: Bench) -> dict[str, str]:
 
 def _environment(agenda: Agenda) -> Environment:
     return collect_environment("cuda" if agenda.device.type == "cuda" else "cpu", typed_command())
-
-
-def _reuse(bench: Bench, samples: list[Sample]) -> int:
-    """Give earlier samples back to their trials if they were taken on the same tensors; return how many were."""
-    count = 0
-    for trial in bench.live():
-        mine = [s for s in samples if s.cell_id == trial.cell.identity and s.inputs_hash == bench.inputs.hash]
-        trial.samples = [s for s in mine if (s.heads_timed, s.threads) == (bench.heads, bench.threads)]
-        count += len(trial.samples)
-    return count

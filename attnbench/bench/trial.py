@@ -13,6 +13,7 @@ from attnbench.bench.verify import RowCheck, SelectionCheck, TwinCheck
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.machine.clock import ClockFault
 from attnbench.machine.memory import lacks_memory
+from attnbench.machine.state import State
 from attnbench.machine.telemetry import Reading, Telemetry, summarise
 from attnbench.methods import get_method
 from attnbench.results.records.cells import Cell, Sample, Verdict
@@ -74,13 +75,11 @@ class Failure:
 def classified() -> Iterator[Failure]:
     """Turn what may go wrong with one cell into a verdict, so that the other cells go on.
 
-    A user's error passes through: it is not the cell's fault.
+    What the cell changed of the state that all cells share is undone, and is an error of the cell.
     """
-    failure = Failure()
+    failure, before = Failure(), State.now()
     try:
         yield failure
-    except BadInput:
-        raise
     except Unsupported as error:
         failure.verdict, failure.reason = "unsupported", str(error)
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -89,13 +88,19 @@ def classified() -> Iterator[Failure]:
             torch.cuda.empty_cache()
     except ClockFault as error:
         failure.verdict, failure.reason = "error", str(error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         failure.verdict = "oom" if lacks_memory(error) else "error"
         failure.reason = first_line(error)
+    if changed := before.restore():
+        failure.verdict, failure.reason = "error", "; ".join(filter(None, [f"it {changed}", failure.reason]))
 
 
 def first_line(error: BaseException) -> str:
     """Return the kind of an error and the first line of its message."""
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({'' if error.code is None else repr(error.code)[:80]})"
+    if isinstance(error, BadInput):
+        return str(error).splitlines()[0]
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
 
 

@@ -6,11 +6,15 @@ import json
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attnbench.cli.options import JsonOption
+from attnbench.cli.terminal import say
+
+if TYPE_CHECKING:
+    from attnbench.methods.cards import Card
 
 
 class Kind(StrEnum):
@@ -83,16 +87,20 @@ def models() -> Listing:
 
 
 def methods() -> Listing:
-    """Registered methods with their settings' defaults and publication."""
+    """Registered methods with their settings' defaults and publication. Those of other packages may be unusable."""
     from attnbench.kernels.errors import BadInput
-    from attnbench.methods import method_names
     from attnbench.methods.cards import card
+    from attnbench.methods.registry import BUILT_IN, method_names, name_problems
 
     listing = []
+    for name, problem in name_problems().items():
+        if name in BUILT_IN:
+            say(f"attnbench: {problem}; attnbench's own is taken", error=True)
     for name in method_names():
         try:
-            found = card(name)
+            found = card(name) if name in BUILT_IN else _card_from_elsewhere(name)
         except BadInput as error:  # a plugin that is broken must not hide the others
+            say(f"attnbench: {error}", error=True)
             listing.append({"name": name, "keeps": f"unusable: {error}", "settings": "", "source": ""})
             continue
         listing.append(
@@ -100,10 +108,25 @@ def methods() -> Listing:
                 "name": name,
                 "keeps": found.summary,
                 "settings": ", ".join(f"{setting}={default}" for setting, default in found.settings.items()),
-                "source": f"{found.source.title} {found.source.url}",
+                "source": f"{found.source.title} {found.source.url}".strip(),
             }
         )
     return listing
+
+
+def _card_from_elsewhere(name: str) -> Card:
+    """Return the card of another package's method, whose code runs in a process of its own.
+
+    Raises:
+        BadInput: saying what is wrong with it.
+    """
+    from attnbench.bench.apart.cards import read_card
+    from attnbench.kernels.errors import BadInput
+    from attnbench.methods.registry import name_problems
+
+    if problem := name_problems().get(name):
+        raise BadInput(problem)
+    return read_card(name)
 
 
 def engines() -> Listing:

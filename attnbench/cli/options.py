@@ -59,6 +59,18 @@ TimerOption = Annotated[
     str | None,
     typer.Option(help="events, cupti, graph or wall. Default: events on a GPU; a CPU has wall only."),
 ]
+IsolateOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--isolate/--in-process",
+        help="Measure each cell in a process of its own, or all in this one. Default: each on its own on a GPU, and "
+        "methods and engines of other packages everywhere.",
+    ),
+]
+CellTimeoutOption = Annotated[
+    float | None,
+    typer.Option(help="Seconds for a cell with a process of its own. Default: 30 + 2 x the budget, at most 600."),
+]
 OutOption = Annotated[Path | None, typer.Option(help="Folder of the run. Default: results/runs/<time>.")]
 ResumeOption = Annotated[Path | None, typer.Option(help="Finish the interrupted run in this folder.")]
 
@@ -93,6 +105,8 @@ class CellOptions(CaseOptions):
     rounds: RoundsOption = None
     budget: BudgetOption = 240.0
     timer: TimerOption = None
+    isolate: IsolateOption = None
+    cell_timeout: CellTimeoutOption = None
 
     def request(self, default: list[str] | None = None) -> Request:
         """Return the request that these options make.

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from attnbench.kernels.errors import BadInput
 from attnbench.results.files import hold, open_file, read_all, read_file
-from attnbench.results.records.cells import SCHEMA_VERSION, PhaseRow, Row, RunHeader, Sample
+from attnbench.results.records.cells import SCHEMA_VERSION, Choices, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow
 from attnbench.results.records.older import brought_up
 from attnbench.results.records.steps import StepRecord
@@ -30,7 +30,7 @@ NOT_RESUMED = ("step", "profile --end-to-end")
 """Commands that measure all or nothing: what they began is not gone on with."""
 _KINDS: dict[str, type[BaseModel]] = {
     "run": RunHeader, "sample": Sample, "row": Row, "phase": PhaseRow, "clip": ClipRow, "quality": QualityRow,
-    "step": StepRecord,
+    "step": StepRecord, "choices": Choices,
 }  # fmt: skip
 
 
@@ -157,7 +157,7 @@ class Journal:
             raise BadInput(f"cannot write to {str(self.folder)!r}: {error.strerror}; {next_step}") from error
 
     def _write(self, *records: JournalRecord) -> None:
-        rest = memoryview("".join(map(_line, records)).encode())
+        rest = memoryview("".join(map(line_of, records)).encode())
         while rest:  # the stream is unbuffered, so that nothing is left to be written after a failure
             rest = rest[self._stream.write(rest) :]
         os.fsync(self._stream.fileno())
@@ -183,10 +183,11 @@ class Journal:
         self.close()
 
 
-JournalRecord = RunHeader | Sample | Row | PhaseRow | ClipRow | QualityRow | StepRecord
+JournalRecord = RunHeader | Sample | Row | PhaseRow | ClipRow | QualityRow | StepRecord | Choices
 
 
-def _line(record: JournalRecord) -> str:
+def line_of(record: JournalRecord) -> str:
+    """Return the line of a record."""
     kind = next(kind for kind, model in _KINDS.items() if type(record) is model)
     return json.dumps({"kind": kind, **record.model_dump(mode="json", by_alias=True)}, allow_nan=False) + "\n"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from attnbench.results.find import find_results
 from attnbench.results.journal import JournalRecord, read_journal
-from attnbench.results.records.cells import Environment, PhaseRow, Row, RunHeader, Sample
+from attnbench.results.records.cells import Choices, Environment, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow, still_true
 from attnbench.results.records.steps import StepRecord
 from attnbench.results.run import usable_samples
@@ -135,7 +135,7 @@ class _Merged:
                     _put_last(self.clips, (record.run_id, record.clip_id), (folder, record))
                 case StepRecord():
                     self.steps.append(record)
-                case Sample():
+                case Sample() | Choices():
                     pass
         self.samples |= {run: tuple(usable_samples(each)) for run, each in by_run.items()}
 

@@ -46,13 +46,8 @@ _others = _Others()
 
 
 def known_engines() -> list[Engine]:
-    """Return every engine in the order of "auto", whether or not it can be used here.
-
-    Raises:
-        BadInput: if two packages have an engine of the same name.
-    """
-    if problem := _load():
-        raise BadInput(problem)
+    """Return every engine in the order of "auto", whether it can be used here or not."""
+    _load()
     assert _others.engines is not None
     names = list(ENGINES)
     place = names.index("reference") if "reference" in names else len(names)
@@ -74,14 +69,10 @@ def _named(name: str) -> Engine:
 
 
 @constant
-def _load() -> str | None:
-    """Load the engines of other packages at the first call. Return the reason if that is impossible."""
+def _load() -> None:
+    """Load the engines of other packages at the first call."""
     if _others.engines is None:
-        try:
-            _others.engines = load_others((*ENGINES, "auto"))
-        except BadInput as error:
-            return str(error)
-    return None
+        _others.engines = load_others((*ENGINES, "auto"))
 
 
 def engine_version(name: str) -> str:

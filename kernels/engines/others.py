@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from attnbench.kernels.engines.base import Engine
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.kernels.plugins import find_plugins, load_plugin
+from attnbench.kernels.plugins import find_plugins, load_plugin, plugin_names
 
 GROUP = "attnbench.engines"
 
@@ -17,14 +17,21 @@ GROUP = "attnbench.engines"
 def load_others(taken: Iterable[str]) -> dict[str, Engine]:
     """Return the engines of other packages by name, sorted. An engine that cannot be loaded is listed as not available.
 
-    Args:
-        taken: names that are already in use.
+    So is a name that two packages claim. A name that is taken stays what it is.
 
-    Raises:
-        BadInput: if two engines have the same name.
+    Args:
+        taken: names that are not free.
     """
-    points = find_plugins("engine", GROUP, dict.fromkeys(taken, "attnbench's own"))
-    return {name: _load(points[name]) for name in sorted(points)}
+    names = set(taken)
+    found = find_plugins("engine", GROUP, dict.fromkeys(names, "attnbench's own"))
+    engines = {name: _load(point) for name, point in found.points.items()}
+    engines |= {name: _unusable(name, problem) for name, problem in found.problems.items() if name not in names}
+    return dict(sorted(engines.items()))
+
+
+def other_names() -> list[str]:
+    """Return the names that other packages register for engines, without importing anything."""
+    return plugin_names(GROUP)
 
 
 def _load(point: EntryPoint) -> Engine:
@@ -51,14 +58,14 @@ def check_engine(name: str, loaded: object) -> Engine:
 def _available(engine: Engine) -> str | None:
     try:
         return engine.available()
-    except Exception as error:  # a broken package must not hide the other engines
+    except (Exception, SystemExit) as error:  # a package that is broken must not hide the other engines
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _version(engine: Engine) -> str:
     try:
         return engine.version()
-    except Exception:
+    except (Exception, SystemExit):
         return "unknown"
 
 

@@ -276,10 +276,23 @@ def test_what_goes_wrong_with_one_cell_is_its_verdict_and_the_others_go_on(
     assert (row.verdict, row.latency_ms, row.samples_ms, row.reason) == (verdict, None, [], bad.reason)
 
 
-def test_a_users_error_and_an_interrupt_are_no_verdicts() -> None:
-    for error in (BadInput("grid 'x'"), KeyboardInterrupt()):
-        with pytest.raises(type(error)), classified():
-            raise error
+def test_an_interrupt_is_no_verdict() -> None:
+    with pytest.raises(KeyboardInterrupt), classified():
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (BadInput("this grid is not for me"), "this grid is not for me"),
+        (SystemExit(0), "it called sys.exit(0)"),
+        (SystemExit(), "it called sys.exit()"),
+    ],
+)
+def test_what_a_method_refuses_or_leaves_is_its_error(error: BaseException, reason: str) -> None:
+    with classified() as failure:
+        raise error
+    assert (failure.verdict, failure.reason) == ("error", reason)
 
 
 def test_an_engine_that_serves_no_cell_is_refused_and_one_that_serves_some_is_not() -> None:

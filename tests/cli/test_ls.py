@@ -14,8 +14,8 @@ from attnbench.cli import main
 from attnbench.inputs.shapes import MODELS, RESOLUTIONS
 from attnbench.inputs.spec import INPUT_SOURCES
 from attnbench.kernels import engines
-from attnbench.kernels.errors import BadInput
-from attnbench.methods import get_method, method_names
+from attnbench.methods import method_names
+from attnbench.methods.registry import BUILT_IN
 
 Call = Callable[..., str]
 
@@ -77,14 +77,31 @@ def test_an_engine_that_is_not_here_says_why(call: Call) -> None:
         assert bool(engine["version"]) == (problem is None)
 
 
-def test_a_plugin_that_cannot_be_loaded_is_listed_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(name: str) -> object:
-        if name == "broken":
-            raise BadInput("method 'broken' cannot be loaded: ImportError: no")
-        return get_method(name)
+BROKEN = """
+import dataclasses, sys
+from attnbench.methods import get_method
+SOURCELESS = dataclasses.replace(get_method("full"), name="sourceless", source=None)
+"""
 
-    monkeypatch.setattr("attnbench.methods.method_names", lambda: ("full", "broken", "sta"))
-    monkeypatch.setattr("attnbench.methods.cards.get_method", load)
-    listed = {row["name"]: row["keeps"] for row in listing.methods()}
-    assert list(listed) == ["full", "broken", "sta"]
-    assert listed["broken"] == "unusable: method 'broken' cannot be loaded: ImportError: no"
+
+def test_plugins_that_are_broken_are_listed_beside_the_others(call: Call, install: Any) -> None:
+    install("leaves_quietly", "import os; os._exit(0)", quiet="METHOD")
+    install("leaves", "import sys; sys.exit(0)", polite="METHOD", twice="METHOD")
+    install("also", BROKEN, sourceless="SOURCELESS", twice="METHOD", full="METHOD")
+    listed = {row["name"]: row for row in json.loads(call("methods", "--json"))}
+    assert list(listed) == [*BUILT_IN, "polite", "quiet", "sourceless", "twice"]
+    assert "of package leaves) cannot be loaded: importing it called sys.exit(0)" in listed["polite"]["keeps"]
+    assert listed["quiet"]["keeps"].endswith("its process ended with exit code 0 and left no result")
+    assert listed["twice"]["keeps"].startswith("unusable: two methods are named 'twice'")
+    assert listed["sourceless"]["source"] == ""
+    assert listed["full"]["source"], "attnbench's own is listed"
+
+
+def test_a_broken_plugin_is_warned_of_by_the_name_of_its_package(
+    install: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("leaves", "import sys; sys.exit(0)", polite="METHOD", full="METHOD")
+    listing.methods()
+    said = capsys.readouterr().err
+    assert "method 'polite' (leaves:METHOD of package leaves) cannot be loaded" in said
+    assert "two methods are named 'full': attnbench.methods.full:METHOD and leaves:METHOD of package leaves" in said

@@ -238,6 +238,14 @@ class RunHeader(Record):
     )
 
 
+class Choices(Record):
+    """What a run decides once for cells that have processes of their own, so that all are measured alike."""
+
+    heads: int = Field(ge=1, description="heads that are timed")
+    rounds: int = Field(ge=1, description="rounds of timing")
+    baseline: str | None = Field(default=None, description="engine of the dense baseline; null if there is none")
+
+
 class Sample(Record):
     """One timed call. Samples are journaled as they are taken, so that an interrupted run can go on."""
 

@@ -1,0 +1,80 @@
+"""What a worker is asked to do, and the lines in which it answers. Both are JSON: nothing is pickled."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from attnbench.bench.request import Request
+from attnbench.results.records.cells import Cell, Choices, Record, Sample
+
+
+class Task(Record):
+    """One piece of work for a process of its own."""
+
+    do: Literal["show", "list", "choose", "measure"] = Field(
+        description="show the method of a request; list its cells; choose what all cells share; measure its one cell"
+    )
+    request: Request
+    run_id: str = ""
+    threads: int = Field(description="CPU threads of torch")
+    cells: int = Field(default=0, description="cells of the run that have processes of their own")
+    choices: Choices | None = None
+    samples: list[Sample] = Field(default_factory=list, description="that an earlier part of the run took of the cell")
+
+
+class Listed(Record):
+    """A cell of a request, before it is measured."""
+
+    method: str = Field(description="name of the method")
+    settings: dict[str, object] = Field(description="settings that were given")
+    layer: int
+    label: str = Field(description="short name for progress lines")
+    cell: Cell
+
+
+class Shown(Record):
+    """A method in short."""
+
+    summary: str
+    title: str = Field(description="of the publication; empty without one")
+    url: str
+    settings: dict[str, str] = Field(description="defaults of the settings in words")
+
+
+class Problem(Record):
+    """Why a worker cannot do what it was asked: for want of the right input, or because code of a method failed."""
+
+    kind: Literal["bad input", "unsupported", "error"]
+    text: str
+
+
+class Step(Record):
+    """Progress, as ``Progress.step`` tells it."""
+
+    label: str
+    done: float
+    total: float
+    seconds_left: float | None = None
+
+
+Kind = TypeVar("Kind", bound=Record)
+
+
+def record_of(model: type[Kind], value: Any) -> Kind:
+    """Return a record of what a worker gave.
+
+    Raises:
+        Unbelievable: if it is none.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or model.__name__
+        raise Unbelievable(f"handed in what is no record: {where}: {first['msg']}") from None
+
+
+class Unbelievable(Exception):
+    """An answer that a worker of this run cannot have given."""

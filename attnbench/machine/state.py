@@ -1,0 +1,179 @@
+"""The state that all code of a process shares: what it is, what a piece of code changed of it, and how to undo that."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+_LIBRARIES = (
+    "TORCH", "PYTORCH", "TRITON", "CUDA", "CUTE", "CUTLASS", "NV", "KINETO", "NCCL", "PTXAS", "TF_", "XLA_", "JAX_",
+    "HF_", "TRANSFORMERS_", "TOKENIZERS_", "KMP_", "MPL",
+)  # fmt: skip
+"""Beginnings of environment variables that libraries set by themselves when they are first used."""
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """One global setting: what it is called, and how it is read and set."""
+
+    name: str
+    read: Callable[[], Any]
+    write: Callable[[Any], object]
+
+
+def _flag(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], object]]:
+    return lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
+
+
+def _set_device(device: torch.device) -> None:
+    torch.set_default_device(None if device.type == "cpu" else device)
+
+
+_backends = cast(Any, torch.backends)  # torch leaves parts of it without types
+
+_SETTINGS = (
+    _Setting("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
+    _Setting("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
+    _Setting("torch's default device", torch.get_default_device, _set_device),
+    _Setting("whether torch records gradients", torch.is_grad_enabled, torch.set_grad_enabled),
+    _Setting(
+        "torch's precision of float32 products", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
+    ),
+    _Setting(
+        "whether torch's algorithms are deterministic",
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
+    _Setting("cudnn.benchmark", *_flag(_backends.cudnn, "benchmark")),
+    _Setting("cudnn.deterministic", *_flag(_backends.cudnn, "deterministic")),
+    _Setting("cudnn.enabled", *_flag(_backends.cudnn, "enabled")),
+    _Setting("the profile function", sys.getprofile, sys.setprofile),
+    _Setting("the trace function", sys.gettrace, sys.settrace),
+)
+
+_CLOCKS: Mapping[str, Any] = {
+    name: getattr(time, name)
+    for name in (
+        "perf_counter",
+        "perf_counter_ns",
+        "monotonic",
+        "monotonic_ns",
+        "time",
+        "time_ns",
+        "process_time",
+        "sleep",
+    )
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """The shared state at one moment. Random generators are restored, and only a new seed of torch's is a change."""
+
+    settings: tuple[Any, ...]
+    folder: str | None
+    environ: Mapping[str, str]
+    seed: int
+    generators: tuple[Any, ...]
+
+    @classmethod
+    def now(cls) -> State:
+        """Read it."""
+        return cls(
+            tuple(setting.read() for setting in _SETTINGS),
+            _folder(),
+            dict(os.environ),
+            torch.initial_seed(),
+            _generators(),
+        )
+
+    def restore(self, *, imported: bool = False) -> str:
+        """Undo what was changed since, and say it in words; empty if nothing was.
+
+        Args:
+            imported: whether modules were imported since. Then new environment variables and seeds are no change.
+        """
+        changes = [*self._settings(), *self._clocks(), *self._place(), *self._variables(imported)]
+        if torch.initial_seed() != self.seed:
+            if not imported:
+                changes.append(f"torch's random seed from {self.seed} to {torch.initial_seed()}")
+            torch.manual_seed(self.seed)
+        _restore_generators(self.generators)
+        return f"changed {', '.join(changes)}" if changes else ""
+
+    def _settings(self) -> list[str]:
+        changes = []
+        for setting, before in zip(_SETTINGS, self.settings, strict=True):
+            after = setting.read()
+            if after != before:
+                setting.write(before)
+                changes.append(f"{setting.name} from {_words(before)} to {_words(after)}")
+        return changes
+
+    def _clocks(self) -> list[str]:
+        changed = [name for name, function in _CLOCKS.items() if getattr(time, name, None) is not function]
+        for name in changed:
+            setattr(time, name, _CLOCKS[name])
+        return [f"time.{name}" for name in changed]
+
+    def _place(self) -> list[str]:
+        after = _folder()
+        if after == self.folder or self.folder is None:
+            return []
+        try:
+            os.chdir(self.folder)
+        except OSError:  # the folder was deleted, which is no deed of the code that ran
+            return []
+        return [f"the working folder from {self.folder!r} to {after!r}"]
+
+    def _variables(self, imported: bool) -> list[str]:
+        changes = []
+        for name in sorted(self.environ.keys() | os.environ.keys()):
+            before, after = self.environ.get(name), os.environ.get(name)
+            if before == after or (before is None and (imported or name.startswith(_LIBRARIES))):
+                continue
+            changes.append(f"the environment variable {name} from {_words(before)} to {_words(after)}")
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
+        return changes
+
+
+def _words(value: object) -> str:
+    if value is None:
+        return "none"
+    return repr(value)[:60] if isinstance(value, str) else str(value)[:60]
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
+
+
+def _numpy() -> types.ModuleType | None:
+    return sys.modules.get("numpy.random")
+
+
+def _generators() -> tuple[Any, ...]:
+    numpy = _numpy()
+    return torch.get_rng_state(), random.getstate(), None if numpy is None else numpy.get_state()
+
+
+def _restore_generators(before: tuple[Any, ...]) -> None:
+    of_torch, of_python, of_numpy = before
+    torch.set_rng_state(of_torch)
+    random.setstate(of_python)
+    numpy = _numpy()
+    if numpy is not None and of_numpy is not None:
+        numpy.set_state(of_numpy)

@@ -1,0 +1,258 @@
+"""Cells in processes of their own: methods that crash, hang, exit or lie cost only themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attnbench.bench import session
+from attnbench.bench.request import Request, read_request
+from attnbench.kernels.errors import BadInput
+from attnbench.methods.entries import Entry
+from attnbench.results.journal import JOURNAL, read_journal
+from attnbench.results.load import read
+from attnbench.results.pairs import paired
+from attnbench.results.records.cells import Choices, Row, Sample
+
+Install = Callable[..., Path]
+
+BEGIN = """
+import dataclasses, os, signal, sys, threading, time
+from attnbench.methods import get_method
+
+BASE = get_method("sliding-window")
+
+def named(name, plan):
+    return dataclasses.replace(BASE, name=name, plan=plan, depends_on_qk=True)
+
+def after_timing_began(q, calls={}):
+    \"\"\"Whether this is one of the later calls of a process.\"\"\"
+    calls["n"] = calls.get("n", 0) + 1
+    return calls["n"] > 12
+
+def plan(settings, q, k, call):
+    return BASE.plan(settings, q, k, call)
+
+HONEST = named("honest", plan)
+"""
+
+BODIES = {
+    "segfault": "os.kill(os.getpid(), signal.SIGSEGV)",
+    "abort": "print('the heap is broken', file=sys.stderr, flush=True); os.abort()",
+    "killed": "os.kill(os.getpid(), signal.SIGKILL)",
+    "leaver": "os._exit(0)",
+    "exiter": "sys.exit(0)",
+    "hanger": "time.sleep(10**6)",
+    "late-leaver": "os._exit(3) if after_timing_began(q) else None",
+    "talker": "[print('x' * 10**5) for _ in range(100)]; os._exit(1)",
+    "hoarder": "raise MemoryError('no memory')",
+    "orphan": "os.fork() or time.sleep(10**6); os._exit(0)",
+    "stayer": "threading.Thread(target=time.sleep, args=(10**6,)).start()",
+}
+
+EXPECTED = {
+    "segfault": ("crashed", "its process was killed by SIGSEGV"),
+    "abort": ("crashed", "its process was killed by SIGABRT; its last words: the heap is broken"),
+    "killed": ("crashed", "its process was killed by SIGKILL, perhaps because memory ran out"),
+    "leaver": ("crashed", "its process ended with exit code 0 and left no result"),
+    "exiter": ("error", "it called sys.exit(0)"),
+    "hanger": ("timeout", "it took longer than 5 s and was stopped; see --cell-timeout"),
+    "late-leaver": ("crashed", "its process ended with exit code 3 and left no result"),
+    "talker": ("crashed", "its process ended with exit code 1 and left no result; its last words: xxx"),
+    "hoarder": ("oom", "MemoryError: no memory"),
+    "orphan": ("crashed", "its process ended with exit code 0 and left no result"),
+    "stayer": ("ok", ""),
+}
+
+
+class Told:
+    """Progress that is kept for the test to look at."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+        self.notes: list[str] = []
+
+    def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
+        self.steps.append(label)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def started(self, folder: str) -> None:
+        pass
+
+
+def package(names: list[str]) -> tuple[str, dict[str, str]]:
+    """The source of a package with these methods, and its entry points."""
+    source, points = BEGIN, {}
+    for name in names:
+        short = name.replace("-", "_")
+        source += f"\ndef {short}(settings, q, k, call):\n    {BODIES[name]}\n    return plan(settings, q, k, call)\n"
+        source += f"\n{short.upper()} = named({name!r}, {short})\n"
+        points[name] = short.upper()
+    return source, points
+
+
+def asked(methods: list[str | Entry], **changes: Any) -> Request:
+    fields: dict[str, Any] = {
+        "methods": [Entry(each) if isinstance(each, str) else each for each in methods], "grid": "3x5x7", "heads": 1,
+        "head_dim": 16, "inputs": "gaussian", "device": "cpu", "rounds": 3, "cell_timeout": 5.0,
+    }  # fmt: skip
+    return read_request(**fields | changes)
+
+
+def records(folder: Path, kind: type[Any]) -> list[Any]:
+    return [record for record in read_journal(folder / JOURNAL) if isinstance(record, kind)]
+
+
+def assert_as_expected(rows: tuple[Row, ...], names: list[str]) -> None:
+    found = {row.method: (row.verdict, row.reason) for row in rows}
+    assert set(found) == {"sta", "honest", *names}
+    assert found["sta"] == found["honest"] == ("ok", "")
+    for name in names:
+        verdict, reason = EXPECTED[name]
+        assert found[name][0] == verdict, (name, found[name])
+        assert found[name][1].startswith(reason), (name, found[name])
+    assert all(row.latency_ms is None for row in rows if row.verdict != "ok")
+
+
+def run_with(install: Install, names: list[str], folder: Path) -> tuple[Row, ...]:
+    source, points = package(names)
+    install("bad_methods", source, honest="HONEST", **points)
+    return session.start(asked(["sta", *names, "honest"]), folder, Told()).rows
+
+
+def test_methods_that_end_their_process_or_hang_cost_only_themselves(install: Install, tmp_path: Path) -> None:
+    names = ["segfault", "leaver", "hanger"]
+    rows = run_with(install, names, tmp_path / "run")
+    assert_as_expected(rows, names)
+    # Beside its own cell each process timed the dense baseline, in the same rounds.
+    honest = next(row for row in rows if row.method == "honest")
+    taken = records(tmp_path / "run", Sample)
+    assert {sample.group for sample in taken if sample.cell_id == honest.cell_id} == {honest.cell_id}
+    pairs = paired(honest, taken)
+    assert list(pairs) == [(honest.cell_id, number) for number in range(3)]
+    assert honest.speedup is not None
+    # All cells were measured alike, as was decided once.
+    (choices,) = records(tmp_path / "run", Choices)
+    assert {row.heads_timed for row in rows} == {choices.heads}
+    assert {row.baseline for row in rows if row.verdict == "ok"} == {f"full/{choices.baseline}"}
+    assert len({row.inputs_hash for row in rows if row.verdict == "ok"}) == 1
+    assert read(tmp_path / "run").rows == tuple(rows)
+
+
+@pytest.mark.slow
+def test_every_way_to_end_a_process_has_its_verdict_and_cause(install: Install, tmp_path: Path) -> None:
+    rows = run_with(install, list(BODIES), tmp_path / "run")
+    assert_as_expected(rows, list(BODIES))
+
+
+@pytest.mark.parametrize(
+    ("statement", "verdict", "reason"),
+    [
+        ("import sys; sys.exit(0)", "error", "importing it called sys.exit(0)"),
+        ("import os; os._exit(0)", "crashed", "its process ended with exit code 0 and left no result"),
+    ],
+)
+def test_an_exit_while_a_package_is_imported_is_a_verdict(
+    statement: str, verdict: str, reason: str, install: Install, tmp_path: Path
+) -> None:
+    install("leaves", statement, gone="METHOD")
+    rows = session.start(asked(["sta", "gone"]), tmp_path / "run", Told()).rows
+    found = {row.method: row for row in rows}
+    assert found["sta"].verdict == "ok"
+    assert found["gone"].verdict == verdict
+    assert reason in found["gone"].reason
+
+
+def test_what_failed_is_repeated_and_the_rest_is_kept(install: Install, tmp_path: Path) -> None:
+    body = f"os._exit(0) if not os.path.exists({str(tmp_path / 'mended')!r}) else None"
+    source = BEGIN + f"\ndef fragile(settings, q, k, call):\n    {body}\n    return plan(settings, q, k, call)\n"
+    install("fragile_method", source + "\nFRAGILE = named('fragile', fragile)\n", fragile="FRAGILE")
+    folder = tmp_path / "run"
+    first = {row.method: row for row in session.start(asked(["sta", "fragile"]), folder, Told()).rows}
+    assert (first["sta"].verdict, first["fragile"].verdict) == ("ok", "crashed")
+    (tmp_path / "mended").touch()
+    told = Told()
+    second = {row.method: row for row in session.resume(folder, told).rows}
+    assert second["sta"] == first["sta"]
+    assert second["fragile"].verdict == "ok"
+    assert second["fragile"].cell_id == first["fragile"].cell_id
+    assert not any(label.startswith("verifying sta") for label in told.steps)
+    assert len(records(folder, Choices)) == 1
+    assert {row.method: row.verdict for row in read(folder).rows} == {"sta": "ok", "fragile": "ok"}
+
+
+def test_settings_that_a_method_refuses_are_refused_before_anything_is_written(
+    install: Install, tmp_path: Path
+) -> None:
+    install("honest_method", BEGIN, honest="HONEST")
+    with pytest.raises(BadInput, match="unknown setting of 'honest' 'windw'"):
+        session.start(asked([Entry("honest", {"windw": 3})]), tmp_path / "run", Told())
+    with pytest.raises(BadInput, match="unknown method 'honset': did you mean 'honest'"):
+        session.start(asked(["honset"]), tmp_path / "run", Told())
+    assert not (tmp_path / "run").exists()
+
+
+def test_samples_of_an_interrupted_cell_count(install: Install, tmp_path: Path) -> None:
+    """The journal ends after some samples of the cell, as after kill -9 of the run."""
+    install("honest_method", BEGIN, honest="HONEST")
+    folder = tmp_path / "run"
+    (row,) = session.start(asked(["honest"], rounds=4), folder, Told()).rows
+    lines = (folder / JOURNAL).read_text().splitlines(keepends=True)
+    (folder / JOURNAL).write_text("".join(lines[:-3]))  # the row, and the last two samples
+    told = Told()
+    (again,) = session.resume(folder, told).rows
+    assert any("resumed: 6 of 6 earlier samples count" in note for note in told.notes)
+    taken = records(folder, Sample)
+    assert len(taken) == 8
+    assert again.samples_ms == [sample.cold_ms for sample in taken if sample.cell_id == row.cell_id]
+    assert again.samples_ms[:3] == row.samples_ms[:3]
+
+
+def test_an_interrupt_ends_the_process_of_the_cell(install: Install, tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    body = f"open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(10**6)"
+    source = BEGIN + f"\ndef asleep(settings, q, k, call):\n    {body}\n\nASLEEP = named('asleep', asleep)\n"
+    install("asleep_method", source, asleep="ASLEEP")
+
+    class Impatient(Told):
+        def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
+            if "asleep" in label:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        session.start(asked(["asleep"], cell_timeout=60), tmp_path / "run", Impatient())
+    with contextlib.suppress(FileNotFoundError):
+        pid = int(note.read_text())
+        deadline = time.monotonic() + 30
+        while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not os.path.exists(f"/proc/{pid}")
+
+
+@pytest.mark.parametrize("rounds", [None, 3])
+def test_built_in_methods_can_have_processes_of_their_own_and_share_one_by_default(
+    rounds: int | None, tmp_path: Path
+) -> None:
+    apart = session.start(asked(["full", "sta"], isolate=True, rounds=rounds, budget=0.5), tmp_path / "apart", Told())
+    assert [(row.method, row.verdict) for row in apart.rows] == [("full", "ok"), ("sta", "ok")]
+    assert {sample.group for sample in records(tmp_path / "apart", Sample)} == {row.cell_id for row in apart.rows}
+    shared = session.start(asked(["full", "sta"]), tmp_path / "shared", Told())
+    assert {sample.group for sample in records(tmp_path / "shared", Sample)} == {""}
+    assert [row.cell_id for row in shared.rows] == [row.cell_id for row in apart.rows]
+    assert [row.inputs_hash for row in shared.rows] == [row.inputs_hash for row in apart.rows]
+
+
+def test_a_limit_of_time_is_a_number_above_zero() -> None:
+    for wrong in (0.0, -1.0, float("inf")):
+        with pytest.raises(BadInput, match=r"cell.timeout"):
+            session.start(asked(["sta"], cell_timeout=wrong), None, Told())
+    for budget, seconds in ((10.0, 50.0), (240.0, 510.0), (1000.0, 600.0)):
+        assert asked(["sta"], cell_timeout=None, budget=budget).seconds_a_cell == seconds

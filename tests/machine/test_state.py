@@ -1,0 +1,104 @@
+"""What code changed of the state that a process shares is found, named and undone."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from attnbench.machine.state import State
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HERE_BEFORE", "as it was")
+    monkeypatch.delenv("NEW_HERE", raising=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(11)
+        yield
+
+
+def environ(name: str, value: str) -> Callable[[], object]:
+    return lambda: os.environ.__setitem__(name, value)
+
+
+def skewed_clock() -> None:
+    real = time.perf_counter
+    time.perf_counter = lambda: real() / 10  # a clock that makes all calls ten times faster
+
+
+CHANGES: dict[str, tuple[Callable[[], object], str]] = {
+    "threads": (lambda: torch.set_num_threads(2), "changed torch's number of threads from 1 to 2"),
+    "dtype": (
+        lambda: torch.set_default_dtype(torch.float64),
+        "changed torch's default dtype from torch.float32 to torch.float64",
+    ),
+    "gradients": (lambda: torch.set_grad_enabled(False), "changed whether torch records gradients from True to False"),
+    "deterministic": (
+        lambda: torch.use_deterministic_algorithms(True),
+        "changed whether torch's algorithms are deterministic from False to True",
+    ),
+    "precision": (
+        lambda: torch.set_float32_matmul_precision("medium"),
+        "changed torch's precision of float32 products from 'highest' to 'medium'",
+    ),
+    "folder": (lambda: os.chdir("/"), "changed the working folder from "),
+    "variable": (
+        environ("HERE_BEFORE", "otherwise"),
+        "changed the environment variable HERE_BEFORE from 'as it was' to 'otherwise'",
+    ),
+    "removed": (
+        lambda: os.environ.__delitem__("HERE_BEFORE"),
+        "changed the environment variable HERE_BEFORE from 'as it was' to none",
+    ),
+    "new": (environ("NEW_HERE", "1"), "changed the environment variable NEW_HERE from none to '1'"),
+    "clock": (skewed_clock, "changed time.perf_counter"),
+    "seed": (lambda: torch.manual_seed(5), "changed torch's random seed from 11 to 5"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_is_named_and_undone(name: str) -> None:
+    change, said = CHANGES[name]
+    before = State.now()
+    change()
+    assert before.restore().startswith(said)
+    assert before.restore() == "", "nothing is left of it"
+
+
+def test_several_changes_are_named_together() -> None:
+    before = State.now()
+    torch.set_num_threads(2)
+    os.environ["HERE_BEFORE"] = "x"
+    assert before.restore() == (
+        "changed torch's number of threads from 1 to 2, the environment variable HERE_BEFORE from 'as it was' to 'x'"
+    )
+
+
+def test_drawing_random_numbers_is_no_change_and_is_undone() -> None:
+    def draw() -> tuple[float, float, float]:
+        return float(torch.rand(1)), random.random(), float(np.random.rand())  # noqa: NPY002  # the shared generator
+
+    before = State.now()
+    first = draw()
+    assert before.restore() == ""
+    assert draw() == first
+
+
+def test_what_libraries_set_at_their_first_use_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    before = State.now()
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = "/somewhere"
+    assert before.restore() == ""
+    before = State.now()
+    os.environ["NEW_HERE"] = "1"
+    torch.manual_seed(12)
+    assert before.restore(imported=True) == "", "as packages do while they are imported"
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
