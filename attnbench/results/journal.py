@@ -38,6 +38,10 @@ class TornLine(UserWarning):
     """The last line of a journal was cut off, as by a crash while it was written; it is left out."""
 
 
+class BroughtBack(UserWarning):
+    """The folder of a run was deleted while the run was written, and was made again."""
+
+
 class Journal:
     """An open journal, locked against a second writer. Every line is on disk before ``append`` returns.
 
@@ -62,7 +66,7 @@ class Journal:
         try:
             fresh = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
-            stream = (folder / JOURNAL).open("xb", buffering=0)
+            stream = (folder / JOURNAL).open("x+b", buffering=0)
         except FileExistsError as error:
             raise BadInput(held_words(folder)) from error
         except OSError as error:
@@ -141,12 +145,17 @@ class Journal:
     def append(self, *records: JournalRecord) -> None:
         """Write records that belong together: all of them, or none.
 
+        Warns:
+            BroughtBack: if the folder was deleted meanwhile. It is made again, with all that the journal held.
+
         Raises:
             BadInput: if the disk refuses them, as when it is full. What was written before stays readable.
         """
         start = self._stream.tell()
         try:
             self._write(*records)
+            if os.fstat(self._stream.fileno()).st_nlink == 0:
+                self._bring_back()
         except OSError as error:
             self._undo(start)
             next_step = (
@@ -157,10 +166,28 @@ class Journal:
             raise BadInput(f"cannot write to {str(self.folder)!r}: {error.strerror}; {next_step}") from error
 
     def _write(self, *records: JournalRecord) -> None:
-        rest = memoryview("".join(map(line_of, records)).encode())
+        self._write_bytes("".join(map(line_of, records)).encode())
+
+    def _write_bytes(self, text: bytes) -> None:
+        rest = memoryview(text)
         while rest:  # the stream is unbuffered, so that nothing is left to be written after a failure
             rest = rest[self._stream.write(rest) :]
         os.fsync(self._stream.fileno())
+
+    def _bring_back(self) -> None:
+        """Write the journal anew where it was: its file is open here, but has no name any more."""
+        text = os.pread(self._stream.fileno(), os.fstat(self._stream.fileno()).st_size, 0)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stream = (self.folder / JOURNAL).open("x+b", buffering=0)
+        gone, self._stream = self._stream, stream
+        gone.close()
+        self._lock()
+        self._write_bytes(text)
+        warnings.warn(
+            f"{str(self.folder)!r} was deleted while it was written; its journal was written anew",
+            BroughtBack,
+            stacklevel=3,
+        )
 
     def _undo(self, start: int) -> None:
         try:

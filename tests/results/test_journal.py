@@ -6,6 +6,7 @@ import errno
 import gzip
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 import attnbench
 from attnbench.kernels.errors import BadInput
 from attnbench.results import journal as store
-from attnbench.results.journal import JOURNAL, Journal, TornLine, read_journal
+from attnbench.results.journal import JOURNAL, BroughtBack, Journal, TornLine, read_journal
 from attnbench.results.load import load_results
 from attnbench.results.records.cells import SCHEMA_VERSION, Cell, Environment, Row, RunHeader, Sample
 from attnbench.results.run import choose_place
@@ -481,3 +482,27 @@ def test_a_sentence_about_a_record_is_short_whatever_it_holds(change: dict[str, 
     with pytest.raises(BadInput) as error:
         read_journal(folder / JOURNAL)
     assert len(str(error.value)) < len(str(folder)) + 500
+
+
+def test_a_folder_that_is_deleted_while_it_is_written_is_made_again_with_all_it_held(folder: Path) -> None:
+    before = read_journal(folder / JOURNAL)
+    journal, _ = Journal.resume(folder)
+    with journal:
+        shutil.rmtree(folder)
+        with pytest.warns(BroughtBack, match="was deleted while it was written; its journal was written anew"):
+            journal.append(row(1))
+        with pytest.raises(BadInput, match="another process is writing"):
+            Journal.resume(folder)
+        journal.append(row(2))
+    assert read_journal(folder / JOURNAL) == [*before, row(1), row(2)]
+
+
+def test_a_deleted_folder_in_which_another_run_began_is_left_to_that(folder: Path) -> None:
+    journal, _ = Journal.resume(folder)
+    with journal:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / JOURNAL).write_text("another run\n")
+        with pytest.raises(BadInput, match="cannot write to"):
+            journal.append(row(1))
+    assert (folder / JOURNAL).read_text() == "another run\n"
