@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnbench.cli.options import CellOptions, JsonOption, refuse_others, takes_options
+from attnbench.cli.terminal import say
 
 if TYPE_CHECKING:
+    from attnbench.cli.progress import TerminalProgress
     from attnbench.results.calibration import Calibration
 
 MODEL = "noise.json"
@@ -64,6 +66,7 @@ def calibrate(
     """
     from attnbench.bench import calibrate as go
     from attnbench.cli.progress import TerminalProgress
+    from attnbench.machine.signals import exit_code
     from attnbench.results.noise import read_noise, write_noise
 
     if resume is not None:
@@ -77,12 +80,19 @@ def calibrate(
             else:
                 plan = go.make_plan(go.usual_case(asked.request()), runs, _shares(delays))
                 folder = go.start(plan, out, progress)
-        except KeyboardInterrupt:
-            progress.interrupted("calibrate")
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as interrupt:
+            _interrupted(progress)
+            raise typer.Exit(exit_code(interrupt)) from None
         found = go.judge_runs(plan, folder, known)
     stored = [write_noise(found.model, folder / MODEL), *([write_noise(found.model)] if install else [])]
     _show(found, folder, stored[-1], markdown, as_json)
+
+
+def _interrupted(progress: TerminalProgress) -> None:
+    if progress.folder is None:
+        progress.note("interrupted before anything was measured")
+    else:
+        progress.note(f"interrupted; whole runs are kept. Go on with: attnbench calibrate --resume {progress.folder}")
 
 
 def _shares(text: str) -> list[float]:
@@ -108,20 +118,20 @@ def _show(found: Calibration, folder: Path, stored: Path, markdown: bool, as_jso
         return
     tables = [table for table in (unchanged_table(found), delays_table(found)) if table is not None]
     if markdown:
-        print("\n\n".join([noise_sentence(found), *("\n".join(table.markdown()) for table in tables)]))
+        say("\n\n".join([noise_sentence(found), *("\n".join(table.markdown()) for table in tables)]))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    from attnbench.report.terminal.console import console
+
+    out = console(120)
     for words in tables:
         shown = Table(box=None, header_style="bold", pad_edge=False)
         for column, name in enumerate(words.header):
             shown.add_column(name, justify="right" if column in words.right else "left")
         for cells in words.rows:
             shown.add_row(*map(Text, cells))
-        console.print(shown)
-        console.print()
-    for line in (noise_sentence(found), f"Stored: {stored}", f"Runs: {folder}"):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        out.print(shown)
+        out.print()
+    say(f"{noise_sentence(found)}\nStored: {stored}\nRuns: {folder}")

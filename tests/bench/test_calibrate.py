@@ -16,6 +16,7 @@ from attnbench.bench.calibrate import PLAN, Plan, judge_runs, make_plan, read_pl
 from attnbench.bench.request import Request
 from attnbench.cli import main
 from attnbench.kernels.errors import BadInput
+from attnbench.machine.signals import Stopped
 from attnbench.methods.entries import Entry
 from attnbench.results.journal import JOURNAL
 from attnbench.results.load import read
@@ -223,6 +224,20 @@ def test_without_delays_only_runs_without_a_change_are_measured(
     assert call(*CLI, "--runs=4", "--delays=none", "--out=mine", "--markdown") == 0
     assert {delay for _, delay in measured} == {0.0}
     assert "delay" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("signal", "code"), [(KeyboardInterrupt(), 130), (Stopped(15), 143)])
+def test_an_interrupt_says_how_to_go_on(
+    signal: KeyboardInterrupt, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(request: Request, out: Path, progress: object) -> None:
+        raise signal
+
+    monkeypatch.setattr(session, "start", stop)
+    assert call(*CLI, "--runs=4", "--out=mine") == code
+    assert "whole runs are kept. Go on with: attnbench calibrate --resume mine" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_the_order_is_that_of_the_plan(measured: Measured, tmp_path: Path) -> None:
