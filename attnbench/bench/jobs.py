@@ -12,7 +12,7 @@ import torch
 
 from attnbench.bench.request import Request
 from attnbench.inputs.seeds import SEEDS
-from attnbench.inputs.shapes import Shape, resolve_shape
+from attnbench.inputs.shapes import Shape, layers_alike, resolve_shape
 from attnbench.inputs.spec import check_inputs_spec
 from attnbench.kernels.engines import get_engine
 from attnbench.kernels.errors import BadInput
@@ -32,6 +32,7 @@ class Job:
     Attributes:
         told: the settings that tell it from other cells of its method, in words; empty if there are none.
         given: canonical JSON of the settings that were asked for. Jobs that come to the same are equal without it.
+        alike: how many of the model's layers the cell stands for; None without a model.
     """
 
     method: Method
@@ -39,6 +40,7 @@ class Job:
     layer: int
     told: str = ""
     given: str = dataclasses.field(default="{}", compare=False)
+    alike: int | None = dataclasses.field(default=None, compare=False)
 
     @property
     def label(self) -> str:
@@ -166,8 +168,10 @@ def _jobs_of(entry: Entry, shape: Shape, layers: list[int] | None) -> list[Job]:
             raise BadInput(f"layer {layer} is not one of the {shape.layers} layers of {shape.model}")
     # A bare grid names no model; three layers show every partition of the methods that take turns.
     count = shape.layers if shape.model is not None else 3
-    chosen = layers or method.distinct_layers(settings, count)
-    return [Job(method, settings, layer, given=given) for layer in dict.fromkeys(chosen)]
+    kinds = method.distinct_layers(settings, count)
+    chosen = list(dict.fromkeys(layers or kinds))
+    alike = layers_alike(chosen, len(kinds), count) if shape.model is not None else {}
+    return [Job(method, settings, layer, given=given, alike=alike.get(layer)) for layer in chosen]
 
 
 def _check_size(shape: Shape, dtype: torch.dtype) -> None:

@@ -52,6 +52,7 @@ def _row(bench: Bench, trial: Trial, run_id: str) -> Row:
         verdict=trial.verdict or "ok",
         reason=trial.reason,
         model=shape.model,
+        layers_alike=trial.job.alike,
         tokens=shape.layout.tokens,
         heads_timed=bench.heads,
         engine_version=engine_version(cell.engine),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
 from attnbench.report.words import differing_settings
-from attnbench.results.records.cells import PhaseRow, Provenance, Row
+from attnbench.results.layers import MeanRow, means_of
+from attnbench.results.records.cells import PhaseRow, Provenance, Row, Sample
 
 NO_ROWS = "the results hold no rows: run `attnbench run` first, or name another file or folder"
 
@@ -23,10 +24,12 @@ class Case:
     """Rows of one run that share device, shape, dtype, direction and inputs, and so one dense baseline.
 
     Attributes:
-        rows: the dense method first, then by the best latency of each method; cells without a latency last.
+        rows: the dense method first, then by the latency of each method's mean over layers; those without come last.
+        means: of each method and settings over its layers, in the same order.
     """
 
     rows: tuple[Row, ...]
+    means: tuple[MeanRow, ...]
 
     @property
     def first(self) -> Row:
@@ -60,6 +63,22 @@ class Case:
         return [row for row in self.timed if row.method not in (dense, "full")]
 
     @property
+    def sparse_means(self) -> list[MeanRow]:
+        """The means that have a latency and are not dense attention: what methods are ranked by."""
+        dense = (self.baseline or "full").split("/")[0]
+        return [row for row in self.means if row.latency_ms is not None and row.method not in (dense, "full")]
+
+    @property
+    def rows_and_means(self) -> list[Row]:
+        """The rows, and before those of a method whose layers differ its mean."""
+        several = {mean.row_id: mean for mean in self.means if "," in mean.layers}
+        found: list[Row] = []
+        for mean in self.means:
+            found += [mean] if mean.row_id in several else []
+            found += [row for row in self.rows if _kind(row) == _kind(mean)]
+        return found
+
+    @property
     def heads_timed(self) -> str:
         """How many heads were timed, "1" or "1 or 12"; empty if it was all of them, or none."""
         counts = sorted({row.heads_timed for row in self.timed})
@@ -74,7 +93,9 @@ class Case:
         """Return the shortest name that distinguishes ``row`` from the other rows, or from those of ``among``."""
         same = [other for other in among or self.rows if other.method == row.method]
         parts = [row.method]
-        if len({other.layer for other in same}) > 1:
+        if isinstance(row, MeanRow):
+            parts += [f"mean of layers {row.layers}"] if among is None and "," in row.layers else []
+        elif len({other.layer for other in same}) > 1:
             parts.append(f"layer {row.layer}")
         if len({other.step for other in same}) > 1:
             parts.append(f"step {row.step}")
@@ -84,20 +105,34 @@ class Case:
         return " · ".join(parts)
 
 
-def cases_of(rows: Iterable[Row]) -> list[Case]:
-    """Group rows into cases, in order of appearance."""
+def cases_of(rows: Iterable[Row], samples: Mapping[str, Sequence[Sample]] | None = None) -> list[Case]:
+    """Group rows into cases, in the order in which they come.
+
+    Args:
+        rows: of any runs.
+        samples: of each run, by run_id, for the means over layers.
+    """
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(getattr(row, name) for name in CASE_FIELDS), []).append(row)
-    return [Case(tuple(_ordered(group))) for group in groups.values()]
+    return [_case(group, samples) for group in groups.values()]
 
 
-def _ordered(rows: list[Row]) -> list[Row]:
+def _case(rows: Sequence[Row], samples: Mapping[str, Sequence[Sample]] | None) -> Case:
+    means = [mean.row for mean in means_of(rows, samples)]
     best: dict[str, float] = {}
-    for row in rows:
-        best[row.method] = min(best.get(row.method, float("inf")), row.latency_ms or float("inf"))
+    for mean in means:
+        best[mean.method] = min(best.get(mean.method, float("inf")), mean.latency_ms or float("inf"))
     names = list(best)
-    return sorted(rows, key=lambda row: (row.method != "full", best[row.method], names.index(row.method), row.layer))
+
+    def place(row: Row) -> tuple[object, ...]:
+        return row.method != "full", best[row.method], names.index(row.method), row.layer
+
+    return Case(tuple(sorted(rows, key=place)), tuple(sorted(means, key=place)))
+
+
+def _kind(row: Row) -> tuple[object, ...]:
+    return row.method, row.settings_given, row.settings, row.engine_asked, row.step
 
 
 def parts_below(phases: Sequence[PhaseRow]) -> list[PhaseRow]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attnbench.report.cases import Case
 from attnbench.report.words import latency, number, times
+from attnbench.results.layers import MeanRow
 from attnbench.results.records.cells import Row
 from attnbench.results.speedups import speedup_of
 
@@ -33,7 +34,7 @@ def _speed(case: Case) -> list[str]:
         row = min(case.timed, key=_latency)
         took, ends = latency(row)
         return [f"Only dense attention was timed here: {_name(case, row)} takes {took} ms {ends}."]
-    row = min(case.sparse, key=_latency)
+    row = min(case.sparse_means or case.sparse, key=_latency)
     bounds = speedup_range(case, row)
     if bounds is None or row.speedup is None:
         return [
@@ -68,7 +69,7 @@ def _approximation(row: Row) -> list[str]:
 
 
 def _reference(case: Case) -> list[str]:
-    if not case.sparse or min(case.sparse, key=_latency).engine != "reference":
+    if not case.sparse or min(case.sparse_means or case.sparse, key=_latency).engine != "reference":
         return []
     return ["The reference engine is plain PyTorch, there to check others: its time says little about the method."]
 
@@ -94,5 +95,9 @@ def _latency(row: Row) -> float:
 
 
 def _name(case: Case, row: Row) -> str:
+    if isinstance(row, MeanRow):
+        label = case.label(row, case.means)
+        over = f", mean over layers {row.layers}" if "," in row.layers else ""
+        return f"{label}{over}" if row.engine in label.split(" · ") else f"{label} on engine {row.engine}{over}"
     label = case.label(row, case.timed)
     return label if row.engine in label.split(" · ") else f"{label} on engine {row.engine}"

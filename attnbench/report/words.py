@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
+from attnbench.results.layers import MeanRow
 from attnbench.results.records.cells import Row, settings_of
 
 NONE = "–"
@@ -55,6 +56,12 @@ def latency(row: Row) -> tuple[str, str]:
     if row.latency_ms is None:
         return NONE, ""
     return with_interval(row.latency_ms, row.latency_lo_ms, row.latency_hi_ms)
+
+
+def layer_words(row: Row) -> str:
+    """Write the layer of a row: "1", "1, step 3", or "mean" for a mean over several kinds."""
+    layer = "mean" if isinstance(row, MeanRow) and "," in row.layers else str(row.layer)
+    return layer if row.step is None else f"{layer}, step {row.step}"
 
 
 def interval_kind(row: Row) -> str:

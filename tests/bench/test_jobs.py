@@ -213,3 +213,19 @@ def test_a_request_of_an_older_run_names_settings_by_method() -> None:
     old = read_request(**{**request().model_dump(), "methods": {"sta": {"window": [1, 1, 1]}, "full": {}}})
     assert old.methods == [Entry("sta", {"window": [1, 1, 1]}), Entry("full")]
     assert read_request(**old.model_dump(mode="json")) == old
+
+
+@pytest.mark.parametrize(
+    ("changes", "alike"),
+    [
+        ({"grid": None, "model": "wan2.1-1.3b"}, [10, 10, 10]),
+        ({"grid": None, "model": "wan2.1-14b"}, [14, 13, 13]),
+        ({"grid": None, "model": "wan2.1-1.3b", "layers": [1]}, [10]),
+        ({"grid": None, "model": "wan2.1-14b", "layers": [0, 4, 3, 6]}, [5, 13, 5, 4]),
+        ({}, [None, None, None]),
+    ],
+)
+def test_a_cell_says_how_many_layers_of_the_model_it_stands_for(changes: dict[str, Any], alike: list[int]) -> None:
+    shape = {"heads": None, "head_dim": None}
+    agenda = make_agenda(request(methods={"vmoba": {}}, **shape, **changes))
+    assert [job.alike for job in agenda.jobs] == alike

@@ -12,7 +12,7 @@ Maker = Callable[..., Any]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_dense_comes_first_then_methods_by_best_latency_with_their_layers_together(row_of: Maker, seed: int) -> None:
+def test_dense_comes_first_then_methods_by_the_mean_over_their_layers(row_of: Maker, seed: int) -> None:
     rows = [
         row_of("full", latency_ms=100.0, density=1.0),
         row_of("vmoba", layer=0, latency_ms=20.0),
@@ -23,7 +23,10 @@ def test_dense_comes_first_then_methods_by_best_latency_with_their_layers_togeth
     random.Random(seed).shuffle(rows)
     (case,) = cases_of(rows)
     assert [(row.method, row.layer) for row in case.rows] == [
-        ("full", 0), ("vmoba", 0), ("vmoba", 1), ("sta", 0), ("moba", 0),
+        ("full", 0), ("sta", 0), ("vmoba", 0), ("vmoba", 1), ("moba", 0),
+    ]  # fmt: skip
+    assert [(row.method, row.latency_ms) for row in case.means] == [
+        ("full", 100.0), ("sta", 30.0), ("vmoba", 55.0), ("moba", None),
     ]  # fmt: skip
 
 

@@ -77,3 +77,14 @@ def test_the_speedup_range_pairs_the_extremes(row_of: Maker, dense: Row) -> None
     low, high = speedup_range(case, row)
     assert low == pytest.approx(98.0 / 60.0)
     assert high == pytest.approx(103.0 / 40.0)
+
+
+def test_the_fastest_method_is_named_and_not_the_fastest_layer(row_of: Callable[..., Row]) -> None:
+    layers = [
+        row_of("vmoba", layer=layer, latency_ms=ms, layers_alike=10) for layer, ms in enumerate([20.0, 35.0, 38.0])
+    ]
+    (case,) = cases_of([row_of("full", latency_ms=100.0, density=1.0), *layers, row_of("sta", latency_ms=30.0)])
+    assert finding(case)[0].startswith("Fastest sparse method here: sta on engine reference, 3.33×")
+    (case,) = cases_of([row_of("full", latency_ms=100.0, density=1.0), *layers])
+    words = "Fastest sparse method here: vmoba on engine reference, mean over layers 0×10, 1×10, 2×10, 3.23×"
+    assert finding(case)[0].startswith(words)

@@ -25,7 +25,8 @@ from attnbench.report.html.phases import PhaseTable, phase_table, waterfall_of
 from attnbench.report.html.steps import StepSection, step_sections
 from attnbench.report.html.templates import resource, template
 from attnbench.report.html.training import TrainingSection, trained_methods, trained_on, training_sections
-from attnbench.report.words import DIRECTIONS, NONE, grid_words, listed, number, short_settings
+from attnbench.report.words import DIRECTIONS, NONE, grid_words, layer_words, listed, number, short_settings
+from attnbench.results.layers import MeanRow
 from attnbench.results.load import Results
 from attnbench.results.records.cells import Environment, PhaseRow, Row
 from attnbench.results.training import TrainingGroup
@@ -101,7 +102,7 @@ def make_report(
     trained = training_sections(training)
     if not rows and not taken and not steps and not trained:
         raise BadInput(NO_ROWS)
-    cases = cases_of(rows)
+    cases = cases_of(rows, results.samples)
     runs = results.runs
     several = len(cases) > 1
     by_row = results.phases_by_row
@@ -162,7 +163,7 @@ def _parts(
         *(
             Part(
                 "case", f"case-{place}", each.title, each.finding, dict(each.facts),
-                [line.row.row_id for line in each.lines],
+                [line.row.row_id for line in each.lines if not isinstance(line.row, MeanRow)],
             )
             for place, each in enumerate(cases, 1)
         ),
@@ -178,12 +179,12 @@ def _section(
 ) -> Section:
     first = case.first
     title = f"{grid_words(first.grid)} tokens, {first.dtype}, {DIRECTIONS[first.direction]}, {first.inputs} inputs"
-    rows = case.rows
+    rows = case.rows_and_means
     lines = [
         Line(
             row,
             "" if place and _same_settings(row, rows[place - 1]) else short_settings(row.settings),
-            str(row.layer) if row.step is None else f"{row.layer}, step {row.step}",
+            layer_words(row),
             [(column.value(row), column.note(row)) for column in COLUMNS],
         )
         for place, row in enumerate(rows)

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.kernels.errors import BadInput
 from attnbench.report.cases import NO_ROWS, Case, cases_of
-from attnbench.report.words import DIRECTIONS, INTERVALS, differing_settings, grid_words, latency, number, times, tiny
+from attnbench.report.words import (
+    DIRECTIONS,
+    INTERVALS,
+    differing_settings,
+    grid_words,
+    latency,
+    layer_words,
+    number,
+    times,
+    tiny,
+)
 from attnbench.results.records.cells import Row
 
 if TYPE_CHECKING:
@@ -31,7 +41,8 @@ def summary_records(rows: Iterable[Row]) -> list[dict[str, Any]]:
 def summary_table(rows: Iterable[Row]) -> Table:
     """Return rows as a rich Table, one part per case, for a terminal of about 120 columns.
 
-    In a narrower terminal, the least important columns are left out, and a line below the table names them.
+    In a narrower terminal the least important columns are left out, and a line below the table names them. A method
+    whose layers differ has its mean above them.
 
     Raises:
         BadInput: if there are no rows.
@@ -71,7 +82,7 @@ class _Fitted:
 
 
 _COLUMNS: dict[str, Callable[[Row], str]] = {
-    "layer": lambda row: str(row.layer) if row.step is None else f"{row.layer}, step {row.step}",
+    "layer": layer_words,
     "engine": lambda row: row.engine,
     "verdict": lambda row: row.verdict,
     "density": lambda row: number(row.density),
@@ -100,7 +111,7 @@ def _case_table(case: Case) -> Table:
         table.add_column(
             _SHORT.get(name, name), justify="left" if name in ("engine", "verdict") else "right", no_wrap=True
         )
-    for row in case.rows:
+    for row in case.rows_and_means:
         same = [other.settings for other in case.rows if other.method == row.method]
         settings = differing_settings(row.settings, same)
         cells = [
@@ -130,6 +141,13 @@ def _notes(case: Case) -> list[str]:
     if case.baseline is not None:
         version = next((f" ({row.baseline_version})" for row in case.rows if row.baseline_version), "")
         notes.append(f"dense baseline: {case.baseline}{version}, {number(case.baseline_ms)} ms")
+    notes += [
+        f"mean of {row.method}: over layers {row.layers}, as many as the model has of each kind"
+        if row.layers_alike is not None
+        else f"mean of {row.method}: over layers {row.layers}"
+        for row in case.means
+        if "," in row.layers
+    ]
     kinds = dict.fromkeys(INTERVALS[row.interval] for row in case.timed if row.interval)
     if kinds:
         notes.append(f"latency: median with a cold cache and its interval, {' or '.join(kinds)}")

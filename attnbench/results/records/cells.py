@@ -94,14 +94,17 @@ class Cell(Record):
     @property
     def identity(self) -> str:
         """Digest of what was asked: the ``cell_id``. Where that is not known, what ran stands in for it."""
+        return digest(self.asked())
+
+    def asked(self) -> dict[str, Any]:
+        """Return what was asked, as plain values for JSON."""
         known = self.settings_given is not None
         spelled = self.inputs_content is None
-        asked = self.model_dump(mode="json", include=set(Cell.model_fields) - _NOT_ASKED) | {
+        return self.model_dump(mode="json", include=set(Cell.model_fields) - _NOT_ASKED) | {
             "settings_given": self.settings_given if known else self.settings,
             "engine_asked": self.engine_asked if known else self.engine,
             "inputs": [self.inputs if spelled else self.inputs.partition(":")[0], self.inputs_content],
         }
-        return digest(asked)
 
     @property
     def legacy_identity(self) -> str:
@@ -124,6 +127,9 @@ class Row(Cell):
     reason: str = Field(default="", description="why the verdict is not ok, in one sentence")
 
     model: str | None = Field(default=None, description="the model preset the shape came from")
+    layers_alike: int | None = Field(
+        default=None, ge=0, description="layers of the model that this cell stands for; empty without a model"
+    )
     tokens: int = Field(description="length of the sequence, text included")
     heads_timed: int = Field(ge=0, description="heads that were timed; no figure is extrapolated from them")
     engine_version: str = Field(description="version of the engine that ran; empty if none could")

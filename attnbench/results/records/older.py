@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from attnbench.inputs.shapes import MODELS, layers_alike
 from attnbench.results.records.cells import (
     PhaseRow,
     Record,
@@ -31,7 +32,8 @@ def brought_up(records: Iterable[Kind]) -> list[Kind]:
     for record in records:
         if isinstance(record, RunHeader):
             header = record
-        found.append(_with_asked(record, header) if _is_old(record) else record)  # type: ignore[arg-type]  # a row
+        found.append(_with_asked(record, header) if _is_old(record) else record)  # type: ignore[arg-type,type-var]  # a row
+    found = _with_layers(found, header)
     cells = {row.legacy_identity: row for row in found if isinstance(row, Row) and row.schema_version < 3}
     return [_renamed(record, cells) for record in found] if cells else found
 
@@ -57,6 +59,25 @@ def _with_asked(row: Row, header: RunHeader | None) -> Row:
     fresh = row.model_copy(update=update)
     cell_id = fresh.identity
     return fresh.model_copy(update={"cell_id": cell_id, "row_id": digest([row.run_id, cell_id])})
+
+
+def _with_layers(records: list[Kind], header: RunHeader | None) -> list[Kind]:
+    """Return records whose older rows say how many of the model's layers they stand for, where none were asked for."""
+    if header is None or header.request.get("layers") is not None:
+        return records
+    old = [record for record in records if isinstance(record, Row) and record.schema_version < 3]
+    kinds: dict[tuple[str, ...], set[int]] = {}
+    for row in old:
+        kinds.setdefault((row.run_id, row.method, row.settings), set()).add(row.layer)
+
+    def counted(record: Kind) -> Kind:
+        if not isinstance(record, Row) or record.schema_version >= 3 or record.model not in MODELS:
+            return record
+        chosen = sorted(kinds[record.run_id, record.method, record.settings])
+        alike = layers_alike(chosen, len(chosen), MODELS[record.model].layers)
+        return record.model_copy(update={"layers_alike": alike[record.layer]})
+
+    return [counted(record) for record in records] if old else records
 
 
 def _settings_given(row: Row, methods: object) -> dict[str, Any] | None:

@@ -1,0 +1,239 @@
+"""Means of methods whose layers differ, weighted by how many of the model's layers are of each kind.
+
+They are computed whenever results are read, and never stored.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from attnbench.results.intervals import median_interval
+from attnbench.results.load import Results, read
+from attnbench.results.pairs import baseline_samples, by_round, own_samples
+from attnbench.results.records.cells import Row, Sample, Verdict, digest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_AVERAGED = (
+    "density", "plan_bytes", "flops_dense", "flops_algorithmic", "flops_selection", "flops_executed", "executed_pairs",
+    "approximation_error", "approximation_cosine", "mass_recall", "sm_clock_mhz", "power_w", "latency_warm_ms",
+    "host_ms", "baseline_ms", "latency_eager_ms",
+)  # fmt: skip
+_WORST = (
+    "numerical_error",
+    "numerical_tolerance",
+    "selection_differs",
+    "twin_error",
+    "peak_extra_mib",
+    "temperature_c",
+)
+_WORST_FIRST: tuple[Verdict, ...] = ("incorrect", "error", "timeout", "oom", "throttled", "unsupported", "ok")
+
+
+class MeanRow(Row):
+    """The mean of one method over its kinds of layers, with the columns of a row."""
+
+    layers: str = Field(description="each kind's layer, and how many of the model's layers it stands for: 0×10, 1×10")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """One method, with one set of settings, over its layers in one run.
+
+    Attributes:
+        members: the rows of its kinds, by layer; at least one.
+        samples: of the run.
+    """
+
+    members: tuple[Row, ...]
+    samples: Sequence[Sample] = ()
+
+    @property
+    def first(self) -> Row:
+        """A row to read from what all kinds share."""
+        return self.members[0]
+
+    @cached_property
+    def cell_id(self) -> str:
+        """Digest of what was asked, whatever the layers: equal in two runs of the same method."""
+        return digest({**self.first.asked(), "layer": None})
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """How many of the model's layers each kind stands for; 1 each where that is not known."""
+        known = [row.layers_alike for row in self.members if row.layers_alike is not None]
+        return tuple(known) if len(known) == len(self.members) else (1,) * len(self.members)
+
+    @property
+    def layers(self) -> str:
+        """The kinds and their weights in words: 0×10, 1×10, 2×10."""
+        return ", ".join(f"{row.layer}×{weight}" for row, weight in zip(self.members, self.weights, strict=True))
+
+    @property
+    def worst(self) -> Row:
+        """The kind that says what is wrong, if anything is."""
+        known = {verdict: place for place, verdict in enumerate(_WORST_FIRST)}
+        return min(self.members, key=lambda row: known.get(row.verdict, 0))
+
+    @property
+    def verdict(self) -> Verdict:
+        """ok if all kinds are: the mean has no latency if one kind lacks it."""
+        return self.worst.verdict
+
+    @property
+    def reason(self) -> str:
+        """Why the verdict is not ok."""
+        row = self.worst
+        return f"layer {row.layer}: {row.reason or row.verdict}" if len(self.members) > 1 and row.reason else row.reason
+
+    @property
+    def engine(self) -> str:
+        """Who ran it; several where the kinds differ."""
+        return ", ".join(dict.fromkeys(row.engine for row in self.members))
+
+    @cached_property
+    def rounds(self) -> dict[int, tuple[float, float | None]]:
+        """The weighted mean of each round that all kinds have, and of the baselines beside them, in ms."""
+        if self.verdict != "ok":
+            return {}
+        own, dense = zip(*(_by_round(row, self.samples) for row in self.members), strict=True)
+        shared = sorted(set.intersection(*(set(each) for each in own)))
+        return {
+            number: (
+                self._mean([each[number] for each in own]),
+                self._mean([each[number] for each in dense]) if all(number in each for each in dense) else None,
+            )
+            for number in shared
+        }
+
+    def mean_of(self, name: str) -> float | None:
+        """Return the weighted mean of a column; None if one kind lacks it."""
+        values = [getattr(row, name, None) for row in self.members]
+        return None if None in values else self._mean(values)  # type: ignore[arg-type]  # none of them is None
+
+    def largest(self, name: str) -> float | None:
+        """Return the largest value of a column; None if one kind lacks it."""
+        values = [getattr(row, name, None) for row in self.members]
+        return None if None in values else max(values)  # type: ignore[type-var]  # none of them is None
+
+    @property
+    def row(self) -> MeanRow:
+        """The mean as a row; of a single kind, its row."""
+        first = self.first
+        shown = {name: getattr(first, name) for name in Row.model_fields} | {"layers": self.layers}
+        if len(self.members) > 1:
+            shown |= {"cell_id": self.cell_id, "row_id": digest([first.run_id, self.cell_id])}
+            shown |= {"verdict": self.verdict, "reason": self.reason, "engine": self.engine}
+            shown |= {name: self._whole(name, self.mean_of(name)) for name in _AVERAGED if name in Row.model_fields}
+            shown |= {name: self.largest(name) for name in _WORST}
+            shown |= self._latency()
+        return MeanRow.model_construct(**shown)
+
+    def _latency(self) -> dict[str, Any]:
+        times = [own for own, _ in self.rounds.values()]
+        if not times:
+            names = ("latency_ms", "latency_lo_ms", "latency_hi_ms", "interval", "latency_warm_ms", "host_ms")
+            more = ("timer", "speedup", "translation")
+            return dict.fromkeys((*names, *more)) | {"samples_ms": []}
+        interval = median_interval(times)
+        dense, density = self.mean_of("baseline_ms"), self.mean_of("density")
+        speedup = None if dense is None else dense / interval.median
+        return {
+            "latency_ms": interval.median,
+            "latency_lo_ms": interval.lo,
+            "latency_hi_ms": interval.hi,
+            "interval": interval.kind,
+            "samples_ms": times,
+            "speedup": speedup,
+            "translation": None if speedup is None or density is None else speedup * density,
+        }
+
+    def _mean(self, values: Sequence[float]) -> float:
+        total = math.fsum(weight * value for weight, value in zip(self.weights, values, strict=True))
+        return total / sum(self.weights)
+
+    def _whole(self, name: str, value: float | None) -> float | int | None:
+        """Return a mean of whole numbers as a whole number, as the column has them."""
+        return round(value) if value is not None and isinstance(getattr(self.first, name), int) else value
+
+
+def means_of(rows: Iterable[Row], samples: Mapping[str, Sequence[Sample]] | None = None) -> list[Mean]:
+    """Return the mean of each method and settings of each run, in the order of the rows.
+
+    Args:
+        rows: of any runs.
+        samples: of each run, by run_id. Without them the rounds of a row are its ``samples_ms`` in their order.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(digest([row.run_id, {**row.asked(), "layer": None}]), []).append(row)
+    found = []
+    for group in groups.values():
+        members = tuple(sorted(group, key=lambda row: row.layer))
+        found.append(Mean(members, (samples or {}).get(members[0].run_id, ())))
+    return found
+
+
+def mean_rows(results: Results) -> list[MeanRow]:
+    """Return the means of results as rows."""
+    return [mean.row for mean in means_of(results.rows, results.samples)]
+
+
+def load_means(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read latency tables as means over the layers of each method, weighted by the model's layers.
+
+    Layers of a kind count as often as the model has them, and equally without a model. The latency is the median over
+    rounds of the weighted mean of each round; there is none if one kind of layer has none. The speed-up is the mean
+    baseline over it. Work, density and errors against full attention are weighted means; numerical errors and memory
+    are those of the worst kind.
+
+    Args:
+        path: as of ``load_results``.
+
+    Returns:
+        One row per method and settings of a run, with the columns of ``load_results``, but ``layers``, as
+        "0×10, 1×10, 2×10", in the place of ``layer``. ``attrs["environments"]`` is as there.
+
+    Warns:
+        TornLine: if the last line of a journal is cut off; it is left out.
+
+    Raises:
+        BadInput: as ``load_results``.
+    """
+    from attnbench.results.frames import frame_of
+
+    found = read(path)
+    frame = frame_of(MeanRow, mean_rows(found), found.environments)
+    place = int(frame.columns.get_loc("layer"))  # type: ignore[arg-type]  # columns are unique
+    layers = frame.pop("layers")
+    frame = frame.drop(columns="layer")
+    frame.insert(place, "layers", layers)
+    return frame
+
+
+def _by_round(row: Row, samples: Sequence[Sample]) -> tuple[dict[int, float], dict[int, float]]:
+    """Return the times of a row and of its baseline by round."""
+    own = by_round(own_samples(row, samples))
+    if len(own) != len(row.samples_ms):  # a table without samples, or with those of a part
+        return dict(enumerate(row.samples_ms)), {}
+    dense = by_round(baseline_samples(row, samples))
+    shared = {key: dense[key].cold_ms for key in own if key in dense}
+    return (
+        {number: own[_, number].cold_ms for _, number in own},
+        {number: time for (_, number), time in shared.items()},
+    )
+
+
+def latency_of(rounds: Iterable[tuple[float, float | None]]) -> float | None:
+    """Return the median of the times of rounds, in ms; None without any."""
+    times = [own for own, _ in rounds]
+    return statistics.median(times) if times else None
