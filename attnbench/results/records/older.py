@@ -28,12 +28,12 @@ def brought_up(records: Iterable[Kind]) -> list[Kind]:
     that have no row keep their cell_id.
     """
     found: list[Kind] = []
-    header: RunHeader | None = None
+    headers: dict[str, RunHeader] = {}
     for record in records:
         if isinstance(record, RunHeader):
-            header = record
-        found.append(_with_asked(record, header) if _is_old(record) else record)  # type: ignore[arg-type,type-var]  # a row
-    found = _with_layers(found, header)
+            headers[record.run_id] = record
+        found.append(_with_asked(record, headers.get(record.run_id)) if _is_old(record) else record)  # type: ignore[arg-type,attr-defined,type-var]  # a row
+    found = _with_layers(found, headers)
     cells = {row.legacy_identity: row for row in found if isinstance(row, Row) and row.schema_version < 3}
     return [_renamed(record, cells) for record in found] if cells else found
 
@@ -61,11 +61,10 @@ def _with_asked(row: Row, header: RunHeader | None) -> Row:
     return fresh.model_copy(update={"cell_id": cell_id, "row_id": digest([row.run_id, cell_id])})
 
 
-def _with_layers(records: list[Kind], header: RunHeader | None) -> list[Kind]:
+def _with_layers(records: list[Kind], headers: Mapping[str, RunHeader]) -> list[Kind]:
     """Return records whose older rows say how many of the model's layers they stand for, where none were asked for."""
-    if header is None or header.request.get("layers") is not None:
-        return records
-    old = [record for record in records if isinstance(record, Row) and record.schema_version < 3]
+    whole = {run for run, header in headers.items() if header.request.get("layers") is None}
+    old = [each for each in records if isinstance(each, Row) and each.schema_version < 3 and each.run_id in whole]
     kinds: dict[tuple[str, ...], set[int]] = {}
     for row in old:
         kinds.setdefault((row.run_id, row.method, row.settings), set()).add(row.layer)
@@ -73,7 +72,9 @@ def _with_layers(records: list[Kind], header: RunHeader | None) -> list[Kind]:
     def counted(record: Kind) -> Kind:
         if not isinstance(record, Row) or record.schema_version >= 3 or record.model not in MODELS:
             return record
-        chosen = sorted(kinds[record.run_id, record.method, record.settings])
+        chosen = sorted(kinds.get((record.run_id, record.method, record.settings), ()))
+        if not chosen:
+            return record
         alike = layers_alike(chosen, len(chosen), MODELS[record.model].layers)
         return record.model_copy(update={"layers_alike": alike[record.layer]})
 
