@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,12 +35,26 @@ class Made(NamedTuple):
     row: dict[str, Any] | None = None
 
 
-def cell_of(method: str) -> dict[str, Any]:
-    return {**CELL, "method": method, "engine": ENGINES[method]}
+def cell_of(method: str, layer: int = 0) -> dict[str, Any]:
+    return {**CELL, "method": method, "engine": ENGINES[method], "layer": layer}
 
 
-def write_runs(folder: Path, runs: Sequence[Made], rounds: int = 12, seed: int = 0) -> None:
-    """Write a journal of each run, a day apart."""
+def write_runs(
+    folder: Path,
+    runs: Sequence[Made],
+    rounds: int = 12,
+    seed: int = 0,
+    layers: Mapping[str, Mapping[int, int]] | None = None,
+) -> None:
+    """Write a journal of each run, a day apart.
+
+    Args:
+        layers: of methods whose layers differ, the layers of each kind and how many of the model's are alike; the time
+            of layer N is N + 1 times that of layer 0.
+    """
+    kinds = [
+        (method, layer, alike) for method in ENGINES for layer, alike in (layers or {}).get(method, {0: None}).items()
+    ]
     source = random.Random(seed)
     for number, run in enumerate(runs):
         run_id = f"run-{number:03d}"
@@ -53,15 +67,16 @@ def write_runs(folder: Path, runs: Sequence[Made], rounds: int = 12, seed: int =
         machine = math.exp(source.gauss(0, DRIFT))
         of_round = [machine * math.exp(source.gauss(0, WITHIN)) for _ in range(rounds)]
         medians: dict[str, float] = {}
-        for method in ENGINES:
-            level = TIMES[method] * run.factors.get(method, 1.0) * math.exp(source.gauss(0, BETWEEN))
+        for method, layer, alike in kinds:
+            level = TIMES[method] * (1 + layer) * run.factors.get(method, 1.0) * math.exp(source.gauss(0, BETWEEN))
             own = [level * each * math.exp(source.gauss(0, WITHIN)) for each in of_round]
             medians[method] = sorted(own)[rounds // 2]
             if method in run.absent:
                 continue
-            identity = Cell.model_validate(cell_of(method)).identity
+            identity = Cell.model_validate(cell_of(method, layer)).identity
             row = {
-                **cell_of(method), "row_id": digest([run_id, identity]), "run_id": run_id, "cell_id": identity,
+                **cell_of(method, layer), "layers_alike": alike,
+                "row_id": digest([run_id, identity]), "run_id": run_id, "cell_id": identity,
                 "tokens": 75600, "heads_timed": 1, "engine_version": "1", "inputs_hash": "abc", "threads": 2,
                 "density": 1.0 if method == "full" else 0.2, **(run.row or {}),
             }  # fmt: skip

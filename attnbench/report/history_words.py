@@ -10,6 +10,7 @@ from typing import Any
 from attnbench.report.cases import CASE_FIELDS
 from attnbench.report.words import DIRECTIONS, NONE, differing_settings, grid_words, number, places, times
 from attnbench.results.history import CONDITIONS, Gap, Point, Run, Series, Shift, exponentials
+from attnbench.results.layers import MeanRow
 
 _ALSO = 4
 """Other differences between two runs that a sentence names."""
@@ -115,6 +116,7 @@ def records(groups: Sequence[HistoryGroup]) -> list[dict[str, Any]]:
     return [
         {
             "cell_id": each.series.last.cell_id, "name": each.name, "device": group.device, "group": group.title,
+            "layers": each.series.last.layers if isinstance(each.series.last, MeanRow) else None,
             "measure": each.series.measure, "points": [_point(point) for point in each.series.points],
             "gaps": [{**_run(gap.run), "what": gap.what, "reason": gap.reason} for gap in each.series.gaps],
             "changes": [_shift(shift) for shift in each.series.shifts],
@@ -166,8 +168,10 @@ def _named(group: Sequence[Series]) -> Iterable[NamedSeries]:
     for each in group:
         same = [other.last for other in group if other.last.method == each.last.method]
         row, parts = each.last, [each.last.method]
+        if isinstance(row, MeanRow):
+            parts.append("mean over layers")
         for name in ("layer", "step", *CONDITIONS):
-            if len({getattr(other, name) for other in same}) > 1:
+            if len({getattr(other, name) for other in same}) > 1 and not (parts[1:] and name == "layer"):
                 value = getattr(row, name)
                 parts.append(f"{name.replace('_', ' ')} {value[:8] if isinstance(value, str) else value}")
         settings = differing_settings(row.settings, [other.settings for other in same])

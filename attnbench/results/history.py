@@ -15,10 +15,11 @@ from typing import Literal
 
 from attnbench.results.change_points import find_changes
 from attnbench.results.estimates import Estimate, difference, middle
+from attnbench.results.layers import Mean, means_of
 from attnbench.results.load import Results
 from attnbench.results.noise import NoiseModel, find_noise
-from attnbench.results.pairs import own_samples, paired
-from attnbench.results.records.cells import Environment, Row, Sample
+from attnbench.results.pairs import by_round, own_samples, paired
+from attnbench.results.records.cells import Environment, Row
 
 Measure = Literal["speed-up", "latency"]
 THRESHOLD = 0.03
@@ -165,7 +166,10 @@ class Series:
 def history_of(
     results: Results, threshold: float = THRESHOLD, noise: Callable[[str, str], NoiseModel] = find_noise
 ) -> list[Series]:
-    """Return each cell of these results over time, in the order in which cells appear, with its changes of level.
+    """Return each cell of these results over time, with its changes of level.
+
+    Methods whose layers differ come first, as means over their layers, then all cells in the order in which they
+    appear.
 
     Args:
         results: of several runs.
@@ -176,7 +180,8 @@ def history_of(
         Unsupported: without ruptures, if a cell was measured in three runs or more.
     """
     runs = runs_of(results)
-    rows = _rows_by_key(results.rows)
+    means = {mean.row.row_id: mean for mean in means_of(results.rows, results.samples) if len(mean.members) > 1}
+    rows = _rows_by_key([*(mean.row for mean in means.values()), *results.rows])
     models: dict[tuple[str, str], NoiseModel] = {}
 
     def model_of(run: Run, row: Row) -> NoiseModel:
@@ -189,7 +194,7 @@ def history_of(
     for mine in rows.values():
         measured = [(run, mine[run.run_id]) for run in runs if run.run_id in mine]
         points = [
-            _point(run, row, results.samples.get(run.run_id, ()), model_of(run, row))
+            _point(run, row, _rounds(row, means.get(row.row_id), results), model_of(run, row))
             for run, row in measured
             if row.latency_ms is not None
         ]
@@ -289,13 +294,23 @@ def _absent(run: Run, mine: Mapping[str, Row], rows: Mapping[tuple[object, ...],
     return Gap(run, "other conditions", told)
 
 
-def _point(run: Run, row: Row, samples: Sequence[Sample], noise: NoiseModel) -> Point:
+def _rounds(row: Row, mean: Mean | None, results: Results) -> list[tuple[float, float | None]]:
+    """Return what each round took of a cell, or of its mean over layers, and of its baseline beside it, in ms."""
+    if mean is not None:
+        return list(mean.rounds.values())
+    samples = results.samples.get(row.run_id, ())
     pairs = paired(row, samples)
-    own = [sample.cold_ms for sample in own_samples(row, samples)] or row.samples_ms
-    latency = _with_noise(middle([math.log(ms) for ms in own]), noise.latency)
-    if not pairs or row.baseline == f"{row.method}/{row.engine}":
+    own = by_round(own_samples(row, samples))
+    if not own:
+        return [(ms, None) for ms in row.samples_ms]
+    return [(mine.cold_ms, pairs[key][1].cold_ms if key in pairs else None) for key, mine in own.items()]
+
+
+def _point(run: Run, row: Row, rounds: Sequence[tuple[float, float | None]], noise: NoiseModel) -> Point:
+    latency = _with_noise(middle([math.log(own) for own, _ in rounds]), noise.latency)
+    logs = [math.log(dense / own) for own, dense in rounds if dense is not None]
+    if not logs or row.baseline == f"{row.method}/{row.engine}":
         return Point(run, row, None, latency)
-    logs = [math.log(dense.cold_ms / mine.cold_ms) for mine, dense in pairs.values()]
     return Point(run, row, _with_noise(middle(logs), noise.speedup), latency)
 
 

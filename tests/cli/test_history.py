@@ -112,6 +112,9 @@ def test_committed_tables_of_every_schema_have_a_history(call: Call, monkeypatch
     assert code == 0
     cells = json.loads(said)["cells"]
     timed = attnbench.load_results(folder).query("latency_ms.notna()")
+    means = [cell for cell in cells if cell["layers"] is not None]
+    assert {cell["name"].split(" · ")[:2][1] for cell in means} == {"mean over layers"}
+    cells = [cell for cell in cells if cell["layers"] is None]
     assert sum(len(cell["points"]) for cell in cells) == len(timed)
     by_cell = timed.groupby("cell_id")["latency_ms"].agg(list)
     for cell in cells:

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from attnbench.report.history_words import grouped
 from attnbench.results.change_points import FEWEST, find_changes
 from attnbench.results.estimates import Estimate
 from attnbench.results.history import Series, history_of, runs_of
+from attnbench.results.layers import MeanRow
 from attnbench.results.load import read
+from attnbench.results.records.cells import Row
 
 
 def by_method(folder: Path) -> dict[str, Series]:
@@ -45,6 +48,25 @@ def test_a_speed_up_is_paired_by_round(tmp_path: Path, histories: Any) -> None:
     assert value.value == pytest.approx(sum(logs[8:-8]) / 24)  # a fifth of the rounds is cut off on either side
     assert value.error > histories.BETWEEN  # the noise between runs is in it, however many rounds there are
     assert series.points[0].latency.value == pytest.approx(math.log(sorted(times["sta"])[20]), abs=0.05)
+
+
+def test_a_method_whose_layers_differ_is_followed_by_its_mean_too(tmp_path: Path, histories: Any) -> None:
+    histories.write_runs(tmp_path, histories.plain(2), rounds=40, layers={"vmoba": {0: 10, 1: 20}})
+    found = [series for series in history_of(read(tmp_path)) if series.last.method == "vmoba"]
+    assert [(type(series.last), len(series.points)) for series in found] == [(MeanRow, 2), (Row, 2), (Row, 2)]
+    assert [group.members[0].name for group in grouped(found)] == ["vmoba · mean over layers"]
+    lines = map(json.loads, (tmp_path / "run-000" / "journal.jsonl").read_text().splitlines())
+    times = {(row["method"], row["layer"]): row["samples_ms"] for row in lines if row["kind"] == "row"}
+    rounds = zip(times["full", 0], times["vmoba", 0], times["vmoba", 1], strict=True)
+    logs = sorted(math.log(dense / ((10 * first + 20 * second) / 30)) for dense, first, second in rounds)
+    assert found[0].values[0].value == pytest.approx(sum(logs[8:-8]) / 24)
+
+
+def test_a_mean_is_lost_with_any_of_its_layers(tmp_path: Path, histories: Any) -> None:
+    lost = histories.Made({}, histories.commit(1), {"vmoba": "incorrect"})
+    histories.write_runs(tmp_path, [*histories.plain(1), lost], layers={"vmoba": {0: 10, 1: 20}})
+    ended = [series.ended for series in history_of(read(tmp_path)) if series.last.method == "vmoba"]
+    assert [gap and gap.what for gap in ended] == ["incorrect"] * 3
 
 
 @pytest.mark.parametrize(("factor", "slower"), [(1.15, True), (0.85, False), (1.4, True)])
