@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.table import Table
 from rich.text import Text
+from safetensors.torch import save_file
 
 import attnbench.cli
 from attnbench.cli import main
 from attnbench.cli.terminal import say, sturdy_streams
 from attnbench.report.terminal.console import console
 from attnbench.report.terminal.shown import shown
+from attnbench.results.load import read
 
 RUN = [
     "run", "--method", "sta", "--set", "tile=2,2,2", "--grid", "3x4x4", "--heads", "1", "--head-dim", "16",
@@ -168,3 +171,30 @@ def test_commands_print_only_through_this_module() -> None:
                 printed = ast.unparse(node.args[0])
                 assert printed.startswith(("json.dumps(", "f'attnbench {__version__}'")), (path.name, printed)
             assert not (isinstance(node, ast.ImportFrom) and node.module == "rich.console"), path.name
+
+
+def test_a_run_whose_readers_went_away_measures_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in ``attnbench run … 2>&1 | head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as gone, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", gone)
+        assert call(patch, gone, *RUN, "--out", str(tmp_path / "run")) == 0
+    assert [row.verdict for row in read(tmp_path / "run").rows] == ["ok"]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE[:4])
+def test_metadata_of_a_capture_is_quoted_as_text(
+    hostile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = {name: torch.randn(1, 1, 48, 16) for name in "qkv"}
+    save_file(tensors, tmp_path / "a.safetensors", {"grid": hostile})
+    words = ["run", "--grid", "3x4x4", "--heads", "1", "--head-dim", "16", "--device", "cpu", "--rounds", "3"]
+    monkeypatch.setattr(sys, "argv", ["attnbench", *words, "--inputs", f"capture:{tmp_path / 'a.safetensors'}"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    said = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert "has token grid" in said
+    assert not STEERING.search(said)
