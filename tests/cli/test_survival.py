@@ -97,7 +97,7 @@ def kill_again_and_again(folder: Path, cells: int, kills: int, *more: str) -> No
 
 
 def test_runs_and_processes_of_cells_may_be_killed(tmp_path: Path) -> None:
-    kill_again_and_again(tmp_path / "shared", 6, 2)
+    kill_again_and_again(tmp_path / "shared", 4, 1)
     kill_again_and_again(tmp_path / "apart", 2, 2, "--isolate")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,8 +38,8 @@ SMALL = TrainConfig(
 class Silent:
     """Hears of the progress; ``interrupt`` sends Ctrl-C at a step."""
 
-    def __init__(self, interrupt: int | None = None) -> None:
-        self.interrupt, self.notes = interrupt, list[str]()
+    def __init__(self, interrupt: int | None = None, by: int = signal.SIGINT) -> None:
+        self.interrupt, self.by, self.notes = interrupt, by, list[str]()
 
     def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
         pass
@@ -46,7 +47,7 @@ class Silent:
     def note(self, text: str) -> None:
         self.notes.append(text)
         if f"step {self.interrupt}:" in text:
-            os.kill(os.getpid(), 2)
+            os.kill(os.getpid(), self.by)
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -58,7 +59,12 @@ def test_stopped_and_resumed_is_the_same_as_never_stopped(tmp_path: Path) -> Non
     pieces = start(SMALL, tmp_path / "pieces", CPU, Silent(), seconds=1e-6)
     assert pieces.step == 1
     pieces = resume(tmp_path / "pieces", CPU, Silent(interrupt=3))
-    assert (pieces.step, pieces.interrupted) == (3, True)
+    assert (pieces.step, pieces.interrupted, pieces.signal) == (3, True, signal.SIGINT)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    pieces = resume(tmp_path / "pieces", CPU, Silent(interrupt=6, by=signal.SIGTERM))
+    signal.signal(signal.SIGTERM, before)
+    assert (pieces.step, pieces.interrupted, pieces.signal) == (6, True, signal.SIGTERM)
+    assert (tmp_path / "pieces" / CHECKPOINT).exists()
     pieces = resume(tmp_path / "pieces", CPU, Silent())
     assert pieces.finished
     assert whole.finished

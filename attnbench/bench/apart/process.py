@@ -79,6 +79,7 @@ class _Worker:
     answers: int
     output: int
     ready: bool = False
+    waiting: bool = False
     finished: bool = False
     rest: bytearray = field(default_factory=bytearray)
     said: bytearray = field(default_factory=bytearray)
@@ -137,7 +138,8 @@ def _listen(worker: _Worker, seconds: float, hear: Hear) -> bool:
         for handle in (worker.answers, worker.output, *ending):
             selector.register(handle, selectors.EVENT_READ)
         while not worker.finished:
-            left = limit - time.monotonic()
+            queued = worker.waiting and not worker.ready  # for a GPU that another run uses, however long that takes
+            left = STARTING if queued else limit - time.monotonic()
             if left <= 0:
                 return True
             ready = {key.fd for key, _ in selector.select(left if ending else min(left, 0.5))}
@@ -202,6 +204,8 @@ def _hear_out(worker: _Worker, hear: Hear) -> bool:
             raise Unbelievable(f"gave an answer that cannot be read: {line[:60]!r}") from None
         if kind == "ready":
             worker.ready = True
+        elif kind == "waiting":
+            worker.waiting = True
         elif kind == "done":
             worker.finished = True
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -96,8 +97,13 @@ def main(handle: int) -> None:
 def _work(task: Task, answers: Answers) -> None:
     import torch
 
+    def wait(why: str) -> None:
+        answers.note(why)
+        answers.say("waiting")
+
     torch.set_num_threads(task.threads)
-    with hold_gpu(task.request.device, answers.note):
+    measures = task.do in ("choose", "measure")
+    with hold_gpu(task.request.device, wait) if measures else contextlib.nullcontext():
         answers.say("ready")
         try:
             _DO[task.do](task, answers)

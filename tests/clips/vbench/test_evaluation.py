@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from attnbench.clips.vbench.evaluation import evaluate
 from attnbench.clips.vbench.records import Evaluation
 from attnbench.clips.vbench.videos import read_folder
 from attnbench.kernels.errors import BadInput
+from attnbench.machine.signals import Stopped, ending_as_interrupts
 
 Judge = Callable[..., Evaluation]
 
@@ -198,6 +201,28 @@ def test_what_takes_too_long_is_stopped_with_all_it_started(judge: Judge, fake: 
     (reason,) = reasons(made, "motion_smoothness")
     assert reason == "motion_smoothness took longer than 3 s and was stopped; allow more with --timeout"
     assert not _runs(int(child.read_text()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_the_worker_with_all_it_started(number: int, judge: Judge, fake: Any, tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    fake.tell(motion_smoothness={"hang": str(child)})
+
+    def send() -> None:
+        while not child.exists() or not child.read_text():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(number, signal.SIG_DFL)
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    try:
+        with pytest.raises(Stopped), ending_as_interrupts():
+            judge("motion_smoothness", timeout=600)
+    finally:
+        signal.signal(number, before)
+    assert not _runs(int(child.read_text()))
+    assert not (tmp_path / "out" / "vbench.json").exists()
 
 
 def _runs(process: int) -> bool:
