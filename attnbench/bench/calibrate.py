@@ -14,13 +14,14 @@ from pydantic import Field, ValidationError
 from attnbench.bench import session
 from attnbench.bench.jobs import make_agenda
 from attnbench.bench.request import Request
+from attnbench.inputs.files import read_file
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.command import typed_command
 from attnbench.machine.device import resolve_device
 from attnbench.machine.environment import collect_environment
 from attnbench.results.calibration import LEAST_RUNS, Calibration, calibrate
 from attnbench.results.conditions import require_same
-from attnbench.results.files import alone, read_file, write_whole
+from attnbench.results.files import alone, write_whole
 from attnbench.results.journal import JOURNAL
 from attnbench.results.load import Results, read
 from attnbench.results.noise import NoiseModel

@@ -11,8 +11,9 @@ from attnbench.clips.metrics.encode import h264_encoder
 from attnbench.clips.metrics.frames import Clip
 from attnbench.clips.metrics.video import GAIN, abreast, difference_clip, read_frames, write_frames, write_mp4
 from attnbench.clips.request import Shot
+from attnbench.inputs.files import inside
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.results.files import inside, write_whole
+from attnbench.results.files import write_whole
 
 RAW, VIDEOS, PLAYERS = "raw", "videos", "players"
 PROMPTS = "prompts.json"

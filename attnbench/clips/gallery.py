@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from attnbench.clips.metrics.video import read_frames
+from attnbench.inputs.files import inside, open_file
 from attnbench.kernels.errors import BadInput
 from attnbench.mini.data import CLASSES, DIRECTIONS
 from attnbench.mini.flow import generate
 from attnbench.mini.stored import load_mini
-from attnbench.results.files import inside, open_file
 from attnbench.results.load import load_clips
 from attnbench.results.training import CARD
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attnbench.clips.gallery import LOOK
 from attnbench.clips.recording import Recording
+from attnbench.inputs.files import read_file
 from attnbench.methods.registry import find_method
 from attnbench.mini.begin import WEIGHTS, read_config
 from attnbench.mini.classifier import load_classifier
@@ -21,7 +22,7 @@ from attnbench.mini.flow import Sampler, generate, usual_sampler
 from attnbench.mini.model import FULL, Attend, MiniTransformer, attend_by
 from attnbench.mini.score import Score, score
 from attnbench.mini.stored import load_mini
-from attnbench.results.files import read_file, replacing, write_whole
+from attnbench.results.files import replacing, write_whole
 from attnbench.results.run import NoProgress, Progress
 from attnbench.results.training import CARD
 

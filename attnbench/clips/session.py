@@ -13,13 +13,13 @@ from attnbench.clips.metrics.frames import Clip
 from attnbench.clips.metrics.measure import Labelled, Pair, Scores, measure_pairs, missing_rows
 from attnbench.clips.metrics.metrics import Metric
 from attnbench.clips.request import MINI, NO_FLOOR, ClipsRequest, Shot, read_request, seed_pairs, shots_of
+from attnbench.inputs.files import inside
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.machine.clock import CLOCK
 from attnbench.machine.command import typed_command
 from attnbench.machine.environment import collect_environment
 from attnbench.machine.memory import lacks_memory
 from attnbench.results.conditions import contents_of, require_same
-from attnbench.results.files import inside
 from attnbench.results.journal import Journal, JournalRecord
 from attnbench.results.records.cells import Environment, canonical_json, digest
 from attnbench.results.records.clips import ClipRow, QualityRow, still_true

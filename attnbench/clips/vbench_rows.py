@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from attnbench.clips.request import ClipsRequest, read_request, seed_pairs
 from attnbench.clips.session import Outcome, failures
 from attnbench.clips.vbench.evaluation import RECORD
+from attnbench.inputs.files import read_file
 from attnbench.kernels.errors import BadInput
-from attnbench.results.files import read_file
 from attnbench.results.journal import Journal
 from attnbench.results.records.cells import RunHeader
 from attnbench.results.records.clips import ClipRow, QualityRow, Role, clip_words, still_true

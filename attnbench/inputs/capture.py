@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from attnbench.inputs.files import open_file
 from attnbench.inputs.shapes import Shape
 from attnbench.kernels.errors import BadInput
-from attnbench.results.files import open_file
 
 
 def read_capture(path: Path, shape: Shape, part: str | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, pad
 
+from attnbench.inputs.files import open_file
 from attnbench.inputs.shapes import FRAME_GROUP
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid
-from attnbench.results.files import open_file
 
 CELLS = 4
 """The 16 × 16 pixels of a token are averaged in CELLS × CELLS cells."""

@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from attnbench.inputs.files import read_file
 from attnbench.machine.device import DeviceKind, device_name
-from attnbench.results.files import read_file
 from attnbench.results.records.cells import Environment
 
 PACKAGES = (

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from attnbench.inputs.files import open_file
 from attnbench.kernels.errors import BadInput
-from attnbench.results.files import open_file
 
 
 def check_safetensors(path: Path) -> None:

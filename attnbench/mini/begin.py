@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
+from attnbench.inputs.files import read_file
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.machine.command import typed_command
 from attnbench.machine.environment import collect_environment
@@ -17,7 +18,7 @@ from attnbench.mini.checkpoint import CHECKPOINT, State, save_state
 from attnbench.mini.config import TrainConfig
 from attnbench.mini.workers import Workers
 from attnbench.results.conditions import require_same
-from attnbench.results.files import alone, read_file, write_whole
+from attnbench.results.files import alone, write_whole
 from attnbench.results.journal import TRAINING_LOG
 from attnbench.results.records.cells import RunHeader
 from attnbench.results.run import Progress

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnbench.inputs.files import read_file
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.safe_weights import check_safetensors
 from attnbench.mini.config import ModelConfig
 from attnbench.mini.model import MiniTransformer
-from attnbench.results.files import read_file, write_whole
+from attnbench.results.files import write_whole
 
 _KIND = "attnbench-kind"
 """Header entry that says what kind of file it is."""

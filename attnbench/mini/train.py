@@ -17,6 +17,7 @@ from types import FrameType
 
 import torch
 
+from attnbench.inputs.files import read_file
 from attnbench.kernels.engines import get_engine
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.machine.clock import CLOCK
@@ -37,7 +38,6 @@ from attnbench.mini.model import Attend
 from attnbench.mini.steps import fresh_state, prepare, rate_share, seconds_a_step, take_step
 from attnbench.mini.stored import save_mini
 from attnbench.mini.workers import ALONE, Workers
-from attnbench.results.files import read_file
 from attnbench.results.intervals import mean_interval
 from attnbench.results.run import Progress
 from attnbench.results.training import CARD

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from attnbench.inputs.files import read_file, visible
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.safe_weights import check_safetensors
-from attnbench.results.files import read_file, visible
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _LIBRARIES = ("diffusers", "transformers")

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
+from attnbench.inputs.files import visible
 from attnbench.kernels.errors import BadInput, Unsupported, unknown_name
 from attnbench.machine.device import resolve_device, resolve_dtype
 from attnbench.models.families.recipes import RECIPES, Recipe
 from attnbench.models.loaded import Loaded
 from attnbench.models.random_wan import narrow
 from attnbench.models.weight_files import check_model, components, read_index
-from attnbench.results.files import visible
 
 
 def load(name: str, weights: Path | str, device: str | None = None, dtype: str | None = None) -> Loaded:

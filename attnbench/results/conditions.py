@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from attnbench.inputs.files import open_file
 from attnbench.kernels.errors import BadInput
-from attnbench.results.files import open_file
 from attnbench.results.records.cells import Environment, RunHeader
 
 ABSENT = "absent"

@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from attnbench.inputs.files import special_kind, visible
 from attnbench.kernels.errors import BadInput
-from attnbench.results.files import special_kind, visible
 from attnbench.results.journal import TRAINING_LOG
 
 _TRACE = ".json.gz"

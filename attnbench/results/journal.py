@@ -16,8 +16,9 @@ from typing import IO, Any
 
 from pydantic import BaseModel, ValidationError
 
+from attnbench.inputs.files import open_file, read_all, read_file
 from attnbench.kernels.errors import BadInput
-from attnbench.results.files import hold, open_file, read_all, read_file
+from attnbench.results.files import hold
 from attnbench.results.records.cells import SCHEMA_VERSION, Choices, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow
 from attnbench.results.records.older import brought_up

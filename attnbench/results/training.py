@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attnbench.inputs.files import read_file, visible
 from attnbench.kernels.errors import BadInput
-from attnbench.results.files import read_file, visible
 from attnbench.results.find import find_training_logs
 from attnbench.results.journal import NOT_READ, TRAINING_LOG, unpacked
 

@@ -409,7 +409,7 @@ def test_there_must_be_something_to_read(tmp_path: Path, name: str, said: str) -
 def test_a_journal_that_is_too_large_is_refused_in_a_sentence(
     packed: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attnbench.results.files.MOST_BYTES", 2**20)
+    monkeypatch.setattr("attnbench.inputs.files.MOST_BYTES", 2**20)
     content = b" " * 2**21
     path = folder / ("bomb.jsonl.gz" if packed else "bomb.jsonl")
     path.write_bytes(gzip.compress(content) if packed else content)

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from attnbench.bench import session
 from attnbench.bench.sweep.points import SCHEMA_VERSION, Sweep
+from attnbench.inputs.files import read_file, visible
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.results.files import read_file, visible, write_whole
+from attnbench.results.files import write_whole
 from attnbench.results.frames import frame_of
 from attnbench.results.journal import JOURNAL
 from attnbench.results.load import Results, read

@@ -17,9 +17,10 @@ from torch.nn.functional import avg_pool2d, pad
 
 from attnbench.clips.metrics.encode import h264_encoder
 from attnbench.clips.metrics.frames import Clip, require_alike
+from attnbench.inputs.files import open_file
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.safe_weights import save_tensors
-from attnbench.results.files import open_file, replacing
+from attnbench.results.files import replacing
 
 PLAYER_SIDE = 256
 """Shorter side, in pixels, that players need. Smaller clips are scaled up by a whole number, to the nearest pixel."""

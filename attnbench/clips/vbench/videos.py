@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnbench.inputs.clip import video_in
+from attnbench.inputs.files import visible
 from attnbench.kernels.errors import BadInput
-from attnbench.results.files import visible
 
 LEAST_FRAMES = 2
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from attnbench.inputs.files import inside
 from attnbench.report.gap_words import counted
 from attnbench.report.words import number
-from attnbench.results.files import inside
 from attnbench.results.records.clips import ClipRow
 
 MOST = 12
