@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from attnbench.kernels.plan import Plan
     from attnbench.models.patch import patch
     from attnbench.report.html.write import write_report
+    from attnbench.results.layers import load_means
     from attnbench.results.load import load_phases, load_quality, load_results
 
 __version__ = "0.1.0"
