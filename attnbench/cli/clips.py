@@ -109,7 +109,7 @@ def clips(
     from attnbench.machine.signals import exit_code as code_of
 
     if resume is not None:
-        refuse_others(ctx, "--resume goes on with the run as it was asked for", *_ON_RESUME)
+        refuse_others(ctx, "--resume continues the run as it was asked for", *_ON_RESUME)
     elif vbench is not None:
         raise BadInput(f"--vbench {str(vbench)!r} needs the run whose videos were scored: add --resume FOLDER")
 

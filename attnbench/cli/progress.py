@@ -52,7 +52,7 @@ class TerminalProgress:
         self.folder = folder
 
     def interrupted(self, command: str = "run") -> None:
-        """Say what an interrupt leaves, and which command goes on with it."""
+        """Say what an interrupt leaves, and which command continues it."""
         if self.folder is None:
             self.note("interrupted before anything was measured")
         else:

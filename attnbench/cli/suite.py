@@ -85,7 +85,7 @@ def run_suite(ctx: typer.Context, asked: SuiteOptions, out: Path | None, resume:
             codes[cell.name] = _call(group, cell, folder, quiet=as_json)
             if codes[cell.name][0] in (129, 130, 143):
                 again = f"attnbench {ctx.info_name} --suite {path} --resume {folder}"
-                say(f"attnbench: go on with: {again}", error=True)
+                say(f"attnbench: continue with: {again}", error=True)
                 raise typer.Exit(codes[cell.name][0])
     _tell(folder, cells, codes, as_json)
     found = {code for code, _ in codes.values()}
@@ -187,7 +187,7 @@ def _refuse_held(folder: Path, cells: list[SuiteCell]) -> None:
 
     held = next((cell.name for cell in cells if (folder / cell.name).exists()), None)
     if held is not None:
-        raise BadInput(f"{str(folder)!r} holds {held!r} already; choose another --out, or go on with --resume {folder}")
+        raise BadInput(f"{str(folder)!r} holds {held!r} already; choose another --out, or use --resume {folder}")
 
 
 @contextlib.contextmanager

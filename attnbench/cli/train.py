@@ -103,7 +103,7 @@ def train(
     run_suite(ctx, suite, out, resume, False)
     place = resolve_device(device)
     if resume is not None:
-        refuse_others(ctx, "--resume goes on with the run as it was asked for", *_ON_RESUME)
+        refuse_others(ctx, "--resume continues the run as it was asked for", *_ON_RESUME)
     on_gpu = place.type == "cuda"
 
     def config() -> TrainConfig:
@@ -132,7 +132,7 @@ def train(
         said = f"{done.step} steps done: {done.folder / 'mini.safetensors'}"
     else:
         why = "interrupted" if done.interrupted else "time is up"
-        said = f"{why} after step {done.step} of {done.steps}; go on with: attnbench train --resume {done.folder}"
+        said = f"{why} after step {done.step} of {done.steps}; continue with: attnbench train --resume {done.folder}"
     if workers.leads:
         say(said)
         if done.finished and not done.interrupted:

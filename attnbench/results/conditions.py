@@ -68,7 +68,7 @@ def require_same(
     note: Callable[[str], None],
     threads: tuple[Iterable[int | None], int | None] | None = None,
 ) -> None:
-    """Refuse to go on with a run under other conditions than it began with.
+    """Refuse to continue a run under other conditions than it began with.
 
     Args:
         folder: of the run.

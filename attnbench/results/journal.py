@@ -28,7 +28,7 @@ JOURNAL = "journal.jsonl"
 TRAINING_LOG = "train.jsonl"
 """Of ``attnbench train``, beside the journals in a folder of runs: no results."""
 NOT_RESUMED = ("step", "profile --end-to-end")
-"""Commands that measure all or nothing: what they began is not gone on with."""
+"""Commands that measure all or nothing: what they began cannot be continued."""
 _KINDS: dict[str, type[BaseModel]] = {
     "run": RunHeader, "sample": Sample, "row": Row, "phase": PhaseRow, "clip": ClipRow, "quality": QualityRow,
     "step": StepRecord, "choices": Choices,
@@ -48,7 +48,7 @@ class Journal:
 
     Attributes:
         folder: where it is.
-        command: the command of attnbench that goes on with it.
+        command: the command of attnbench that continues it.
         earlier: the records that it held when it was resumed; none for a new one.
     """
 
@@ -95,7 +95,7 @@ class Journal:
 
         Args:
             folder: where it is.
-            command: the command of attnbench that goes on with it.
+            command: the command of attnbench that continues it.
 
         Raises:
             BadInput: if there is none, if it cannot be read or written, if another process is writing it, or if another
@@ -121,7 +121,8 @@ class Journal:
                 raise BadInput(f"{str(folder)!r} holds attnbench {began}, which is not resumed: start a new run")
             if began != command:
                 raise BadInput(
-                    f"{str(folder)!r} was begun by attnbench {began}: go on with: attnbench {began} --resume {folder}"
+                    f"{str(folder)!r} was begun by attnbench {began}; "
+                    f"continue with: attnbench {began} --resume {folder}"
                 )
             *lines, rest = read_file(path).split(b"\n")
             if _is_torn(rest.decode(errors="replace")):
@@ -162,7 +163,7 @@ class Journal:
             next_step = (
                 "start a new run in another place with --out"
                 if self.command in NOT_RESUMED
-                else f"what was measured before is kept, go on with: attnbench {self.command} --resume {self.folder}"
+                else f"what was measured before is kept; continue with: attnbench {self.command} --resume {self.folder}"
             )
             raise BadInput(f"cannot write to {str(self.folder)!r}: {error.strerror}; {next_step}") from error
 
@@ -230,7 +231,7 @@ def held_words(folder: Path) -> str:
         began = str(header["request"].get("command", "run"))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         began = ""
-    again = f", or go on with: attnbench {began} --resume {folder}" if began and began not in NOT_RESUMED else ""
+    again = f", or continue with: attnbench {began} --resume {folder}" if began and began not in NOT_RESUMED else ""
     return f"{str(folder)!r} holds a run already; choose another --out{again}"
 
 

@@ -76,7 +76,7 @@ def announce(place: Place, progress: Progress) -> None:
 
 
 def reopen(folder: Path, command: str = "run") -> tuple[Journal, RunHeader, list[JournalRecord]]:
-    """Open the journal of a run to go on with it; also return its first line and all of its records.
+    """Open the journal of a run to continue it; also return its first line and all of its records.
 
     Whether the run may go on is for ``conditions.require_same`` to say.
 

@@ -138,7 +138,7 @@ def test_a_folder_that_holds_a_cell_is_not_written_again(call: Call, tmp_path: P
     (tmp_path / "made" / "small-1").mkdir(parents=True)
     code, _, err = call("run", "--suite", "suite.toml", "--out", "made")
     assert code == 2
-    assert "holds 'small-1' already; choose another --out, or go on with --resume made" in err
+    assert "holds 'small-1' already; choose another --out, or use --resume made" in err
 
 
 def test_a_step_that_was_killed_is_measured_anew(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

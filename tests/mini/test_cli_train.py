@@ -39,7 +39,7 @@ def test_a_sparse_method_trains_stops_and_goes_on(call: Call, tmp_path: Path) ->
     asked = ("--method", "moba", "--set", "blocks=8", "--set", "topk=2", "--steps", "4", "--coarse", "2x3")
     code, said, progress = call(*TINY, *asked, "--out", "run", "--seconds", "0.000001")
     assert code == 0
-    assert "time is up after step 1 of 4; go on with: attnbench train --resume run" in said
+    assert "time is up after step 1 of 4; continue with: attnbench train --resume run" in said
     assert "held-out loss" in progress
     code, said, _ = call("train", "--resume", "run", "--device", "cpu")
     assert code == 0

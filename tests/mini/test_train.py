@@ -1,4 +1,4 @@
-"""Training: it learns, it stops and goes on with the same bits, and it never loses a checkpoint."""
+"""Training: it learns, it stops and continues with the same bits, and it never loses a checkpoint."""
 
 from __future__ import annotations
 

@@ -88,8 +88,8 @@ def test_a_journal_is_never_overwritten(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("began", "again"),
     [
-        (None, ", or go on with: attnbench run --resume {}"),
-        ("clips", ", or go on with: attnbench clips --resume {}"),
+        (None, ", or continue with: attnbench run --resume {}"),
+        ("clips", ", or continue with: attnbench clips --resume {}"),
         ("step", ""),
         ("profile --end-to-end", ""),
     ],

@@ -40,7 +40,7 @@ def start(sweep: Sweep, out: Path | None, progress: Progress) -> Path:
     folder = place.folder
     held = next((path for path in (folder / PLAN, *visible(folder.rglob("*.jsonl"))) if os.path.exists(path)), None)
     if held is not None:
-        again = f", or go on with: attnbench sweep --resume {folder}" if held.name == PLAN else ""
+        again = f", or continue with: attnbench sweep --resume {folder}" if held.name == PLAN else ""
         raise BadInput(f"{str(folder)!r} holds {held.name} already; choose another --out{again}")
     write_whole(sweep.model_dump_json(indent=1).encode(), folder / PLAN)
     announce(place, progress)

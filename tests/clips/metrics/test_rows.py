@@ -104,5 +104,5 @@ def test_a_clip_is_there_or_says_why_not(changes: dict[str, Any]) -> None:
 
 def test_a_run_is_finished_by_the_command_that_began_it(folder: Path) -> None:
     Journal.resume(folder, "clips")[0].close()
-    with pytest.raises(BadInput, match="was begun by attnbench clips: go on with: attnbench clips --resume"):
+    with pytest.raises(BadInput, match="was begun by attnbench clips; continue with: attnbench clips --resume"):
         Journal.resume(folder)
