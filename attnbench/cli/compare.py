@@ -10,13 +10,10 @@ import typer
 from attnbench.cli.terminal import say
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from attnbench.report.word_table import WordTable
-    from attnbench.results.compare import CellChange, Comparison
+    from attnbench.results.compare import Comparison
     from attnbench.results.load import Results
-
-_COLORS = {"broken": "red", "slower": "red", "unclear": "yellow", "faster": "green"}
+    from attnbench.results.noise import NoiseModel
 
 
 def compare(
@@ -49,6 +46,23 @@ def compare(
     curves: Annotated[
         Path | None, typer.Option(metavar="FILE.svg", help="Of training runs: also draw the held-out losses.")
     ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Ratio within which the whole interval of a cell must lie to be the same. Default: 0.05 on a "
+            "GPU, 0.10 on a CPU."
+        ),
+    ] = None,
+    allow_missing: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METHOD", help="A method that B may lack; repeat for several."),
+    ] = None,
+    noise: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Noise between runs. Default: what calibrate stored for the device."),
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the verdicts as JUnit's XML.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
     """Compare two latency tables cell by cell: faster, slower, the same, or unclear.
@@ -56,7 +70,11 @@ def compare(
     Runs of clips are compared with full attention and with the two noise floors, training runs with those of a
     baseline, after equal steps and after equal seconds. Both print tables in Markdown.
 
-    Exit codes: 0 fine, 1 a cell is slower or broken, 2 bad input, 3 a cell is unclear, 4 nothing comparable.
+    A method is judged by the mean over its layers, relative to the dense baseline of the same rounds. Slower or faster:
+    significant, and beyond the threshold. Same: the interval lies within the margin. Ambiguous: the rest. A cell that
+    vanished, cannot be compared, lost its verdict, or got worse in density, error or memory is a regression.
+
+    Exit codes: 0 fine, 1 a regression, 2 bad input, 3 a cell is ambiguous, 4 nothing comparable.
     """
     from attnbench.results.training import runs_in
 
@@ -69,10 +87,14 @@ def compare(
         raise BadInput(f"{typed[0]} is for training runs, and {str(paths[0])!r} holds none")
     else:
         from attnbench.results.load import read
+        from attnbench.results.noise import read_noise
 
         results = [read(path) for path in paths]
         if any(found.rows for found in results) or not all(found.quality for found in results):
-            raise typer.Exit(_latencies(paths, results, threshold, as_json))
+            model = None if noise is None else read_noise(noise)
+            made = _latencies(paths, results, threshold, margin, model, allow_missing or [])
+            _tell(paths, made, as_json, markdown, junit)
+            raise typer.Exit(made.exit_code)
         tables = _clips(paths, results)
     if as_json:
         import json
@@ -83,23 +105,40 @@ def compare(
         say("\n\n".join("\n".join(table.markdown()) for table in tables))
 
 
-def _latencies(paths: list[Path], results: list[Results], threshold: float, as_json: bool) -> int:
-    """Compare two latency tables and return the exit code."""
+def _latencies(
+    paths: list[Path],
+    results: list[Results],
+    threshold: float,
+    margin: float | None,
+    noise: NoiseModel | None,
+    allow_missing: list[str],
+) -> Comparison:
+    """Compare two latency tables."""
+    from attnbench.kernels.errors import BadInput, unknown_name
     from attnbench.results.compare import compare_tables
 
     if len(paths) != 2:
-        from attnbench.kernels.errors import BadInput
-
         raise BadInput(f"latency tables are compared in pairs, A and B: {len(paths)} given")
-    result = compare_tables(results[0], results[1], threshold)
+    known = dict.fromkeys(row.method for found in results for row in found.rows)
+    for name in allow_missing:
+        if name not in known:
+            raise unknown_name("method of --allow-missing", name, known)
+    return compare_tables(*results, threshold, margin=margin, noise=noise, allow_missing=allow_missing)
+
+
+def _tell(paths: list[Path], result: Comparison, as_json: bool, markdown: bool, junit: Path | None) -> None:
+    from attnbench.report.terminal.comparison import comparison_junit, comparison_lines, comparison_markdown
+    from attnbench.results.files import write_whole
+
+    if junit is not None:
+        write_whole(comparison_junit(result), junit, "name another file with --junit")
     if as_json:
         import json
 
         document = {"a": str(paths[0]), "b": str(paths[1]), **result.to_dict()}
         print(json.dumps(document, indent=2, allow_nan=False))
     else:
-        _show(result)
-    return result.exit_code
+        say("\n".join(comparison_markdown(result) if markdown else comparison_lines(result)))
 
 
 def _clips(paths: list[Path], results: list[Results]) -> list[WordTable]:
@@ -136,62 +175,3 @@ def _training(
 
         write_whole(svg_bytes(training_figure(grouped)), curves)
     return [table for table in tables if table is not None]
-
-
-def _show(result: Comparison) -> None:
-    from attnbench.report.terminal.console import console
-
-    out = console(160)
-    if result.refusal is not None:
-        out.print(f"Not compared: {result.refusal}.", soft_wrap=True)
-        return
-    if result.cells:
-        out.print(_table(result))
-    counts = ", ".join(f"{count} {change}" for change, count in result.counts.items()) or "no cells"
-    out.print(f"{counts}; threshold {result.threshold:.1%}", soft_wrap=True)
-    if result.geometric_mean is not None:
-        out.print(f"geometric mean of B / A: {result.geometric_mean:.3f} (above 1 is slower)", soft_wrap=True)
-    if result.exit_code == 4:
-        out.print("Not compared: the two tables have no comparable cell.", soft_wrap=True)
-    for change in result.environment_changes:
-        out.print(f"differs  {change}", soft_wrap=True)
-
-
-def _table(result: Comparison) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    varying = _varying(result.cells)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in varying:
-        table.add_column(name.replace("_", " "), overflow="fold")
-    for name in ("A ms", "B ms", "B / A", "interval"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("reason", overflow="fold")
-    for cell in result.cells:
-        identity = [Text(_text(cell.cell[name])) for name in varying]
-        figures = [_number(cell.a_ms), _number(cell.b_ms), _number(cell.ratio, ".3f"), _interval(cell)]
-        verdict = Text(cell.change, style=_COLORS.get(cell.change, ""))
-        table.add_row(*identity, *figures, verdict, Text(cell.reason))
-    return table
-
-
-def _varying(cells: tuple[CellChange, ...]) -> list[str]:
-    """Name the method, and what else tells the cells of this comparison apart."""
-    names = [name for name in cells[0].cell if name != "device"]
-    return [name for name in names if name == "method" or len({_text(cell.cell[name]) for cell in cells}) > 1]
-
-
-def _text(value: object) -> str:
-    return "–" if value is None else str(value)
-
-
-def _number(value: float | None, form: str = ".4g") -> str:
-    return "–" if value is None else format(value, form)
-
-
-def _interval(cell: CellChange) -> str:
-    if cell.lo is None or cell.hi is None:
-        return "–"
-    return f"{cell.lo:.3f} … {cell.hi:.3f}{' min-max' if cell.interval == 'min-max' else ''}"

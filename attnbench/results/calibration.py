@@ -117,7 +117,7 @@ class Calibration:
 
 def judge(a: Results, b: Results, noise: NoiseModel) -> Judged:
     """Compare two runs as ``attnbench compare`` does at its defaults, with this noise between runs."""
-    found = compare_tables(a, b)
+    found = compare_tables(a, b, noise=noise)
     cells = tuple(
         CellJudged(cell.change, (cell.lo, cell.hi))
         for cell in found.cells

@@ -1,41 +1,61 @@
-"""Compare two latency tables cell by cell: what became slower, what faster, and what the samples cannot tell."""
+"""Compare two latency tables: what became slower, what faster, what was lost, and what the samples cannot tell.
+
+Methods are judged by the mean over their layers, relative to the dense baseline of the same rounds. The model of noise
+has a part between runs, so more rounds make intervals narrower only as far as they may.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.intervals import Interval, geometric_mean, ratio_interval
+from attnbench.results.estimates import Estimate, difference, middle, significant
+from attnbench.results.intervals import geometric_mean
+from attnbench.results.layers import Mean, latency_of, means_of
 from attnbench.results.load import Results
-from attnbench.results.records.cells import Cell, Environment, Row
-from attnbench.results.records.cells import Interval as IntervalKind
+from attnbench.results.noise import NoiseModel, find_noise
+from attnbench.results.pairs import DENSE
+from attnbench.results.records.cells import Cell, Environment
 
-Change = Literal["broken", "slower", "unclear", "faster", "same", "not comparable", "skipped", "only in A", "only in B"]
+Change = Literal[
+    "broken", "only in A", "not comparable", "slower", "worse", "unclear", "faster", "same", "skipped", "only in B"
+]
 
 THRESHOLD = 0.03
+MARGINS = {"cpu": 0.10, "cuda": 0.05}
+FALSE_RATE = 0.02
+"""Of the changes that are called significant, the share that may be none."""
+
 # A latency means something else if one of these differs. The device is part of a cell's identity as well.
 MUST_AGREE = ("device", "threads", "heads_timed", "timer", "inputs_hash")
-_SEVERITY: tuple[Change, ...] = (
-    "broken",
-    "slower",
-    "unclear",
-    "faster",
-    "same",
-    "not comparable",
-    "skipped",
-    "only in A",
-    "only in B",
-)
-_COMPARED: tuple[Change, ...] = ("slower", "unclear", "faster", "same")
+_REGRESSIONS: tuple[Change, ...] = ("broken", "only in A", "not comparable", "slower", "worse")
+_SEVERITY: tuple[Change, ...] = (*_REGRESSIONS, "unclear", "faster", "same", "skipped", "only in B")
+_COMPARED: tuple[Change, ...] = ("slower", "worse", "unclear", "faster", "same")
+_ATTRIBUTES = ("engine", "settings", "engine_version", "baseline", "inputs")
 
 
 @dataclass(frozen=True, slots=True)
 class CellChange:
-    """One cell. ``ratio`` is B's median latency over A's, between ``lo`` and ``hi``; above 1 is slower."""
+    """One method with its settings, over its layers.
+
+    Attributes:
+        cell_id: equal in both tables.
+        cell: what was asked, and what it came to in B, or in A if B lacks it; ``layers`` in the place of layer.
+        change: what became of it.
+        reason: why, in a sentence.
+        a_ms, b_ms: median latencies.
+        a_speedup, b_speedup: over the dense baseline of each.
+        ratio: how many times slower B is than A, above 1 is slower, with the 95 % interval ``lo`` to ``hi``.
+        judged_by: "speed-up", paired by round with the dense baseline, or "latency".
+        p_value: how likely so large a change is without one.
+        attributes: what differs and does not make another cell, as the engine.
+        allowed: whether it was said that this may be missing.
+    """
 
     cell_id: str
     cell: dict[str, Any]
@@ -43,10 +63,20 @@ class CellChange:
     reason: str = ""
     a_ms: float | None = None
     b_ms: float | None = None
+    a_speedup: float | None = None
+    b_speedup: float | None = None
     ratio: float | None = None
     lo: float | None = None
     hi: float | None = None
-    interval: IntervalKind | None = None
+    judged_by: str = ""
+    p_value: float | None = None
+    attributes: tuple[str, ...] = ()
+    allowed: bool = False
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether it makes the comparison fail."""
+        return self.change in _REGRESSIONS and not self.allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +87,8 @@ class Comparison:
     cells: tuple[CellChange, ...]
     environment_changes: tuple[str, ...] = ()
     refusal: str | None = None
+    margin: float = 0.0
+    noise: str = ""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -71,110 +103,248 @@ class Comparison:
 
     @property
     def exit_code(self) -> int:
-        """0 fine, 1 a cell is slower or broken, 3 a cell is unclear, 4 nothing could be compared."""
+        """0 fine, 1 a regression, 3 a cell is unclear, 4 nothing could be compared."""
         counts = self.counts
+        failed = {cell.change for cell in self.cells if cell.is_regression}
         if self.refusal is not None:
             return 4
-        if "broken" in counts or "slower" in counts:
+        if failed & {"broken", "slower", "worse"}:
             return 1
         if not any(change in counts for change in _COMPARED):
             return 4
-        return 3 if "unclear" in counts else 0
+        return 1 if failed else 3 if "unclear" in counts else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {
             "exit_code": self.exit_code,
             "threshold": self.threshold,
+            "margin": self.margin,
+            "noise": self.noise,
             "refusal": self.refusal,
             "geometric_mean": self.geometric_mean,
             "counts": self.counts,
             "environment_changes": list(self.environment_changes),
-            "cells": [asdict(cell) for cell in self.cells],
+            "cells": [_finite(asdict(cell)) for cell in self.cells],
         }
 
 
-def compare_tables(a: Results, b: Results, threshold: float = THRESHOLD) -> Comparison:
-    """Compare the latency table of ``b`` with that of ``a``; of a cell the newest run counts.
+def compare_tables(
+    a: Results,
+    b: Results,
+    threshold: float = THRESHOLD,
+    *,
+    margin: float | None = None,
+    noise: NoiseModel | None = None,
+    allow_missing: Collection[str] = (),
+    pool: bool = False,
+) -> Comparison:
+    """Compare the latency table of ``b`` with that of ``a``.
 
-    With r = B's latency over A's, a cell is slower if all of r's interval lies above 1 + threshold, faster if all lies
-    below 1 / (1 + threshold), the same if all lies between the two, otherwise unclear. A cell that was ok in A and is
-    not in B is broken, and so is any cell that is incorrect in B.
+    A cell is slower, or faster, if that is significant after Benjamini and Hochberg over all cells and the estimate is
+    beyond the threshold. It is the same if, otherwise, the 95 % interval lies within the margin, and unclear if not.
+    What vanished, became incomparable, lost its verdict, or got worse in density, error or memory is a regression.
+
+    Args:
+        a, b: the tables; of a cell the newest run counts.
+        threshold: ratio less 1 from which a change matters, as 0.03.
+        margin: ratio less 1 within which cells are the same; by default .10 on a CPU and .05 on a GPU.
+        noise: between runs; by default what is known of the device.
+        allow_missing: methods that B may lack, or may have in a form that cannot be compared.
+        pool: take all runs of a cell together, not only the newest.
 
     Raises:
-        BadInput: if the threshold is not in [0, 1).
+        BadInput: if the threshold or the margin is not in [0, 1).
     """
-    if not 0 <= threshold < 1:
-        raise BadInput(f"threshold {threshold!r} must be a fraction from 0 to below 1, as 0.03 for 3 %")
-    rows_a, rows_b = _newest_rows(a), _newest_rows(b)
-    devices_a, devices_b = _devices(rows_a), _devices(rows_b)
-    if rows_a and rows_b and not devices_a & devices_b:
+    for name, value in (("threshold", threshold), ("margin", margin)):
+        if value is not None and not 0 <= value < 1:
+            raise BadInput(f"{name} {value!r} must be a fraction from 0 to below 1, as 0.03 for 3 %")
+    means_a, means_b = _means(a, pool), _means(b, pool)
+    devices_a, devices_b = _devices(means_a), _devices(means_b)
+    if means_a and means_b and not devices_a & devices_b:
         names = [" and ".join(sorted(devices)) for devices in (devices_a, devices_b)]
         return Comparison(
             threshold, (), refusal=f"A was measured on {names[0]}, B on {names[1]}: not the same hardware"
         )
-    cells = [_compare_cell(rows_a.get(key), rows_b.get(key), threshold) for key in {**rows_a, **rows_b}]
+    kind = _device_kind(b) or _device_kind(a)
+    margin = MARGINS[kind or "cpu"] if margin is None else margin
+    device = next(iter(sorted(devices_a & devices_b)), "")
+    noise = noise or find_noise(device, kind or "cpu")
+    judged = [_Pair(means_a.get(key, []), means_b.get(key, [])) for key in {**means_a, **means_b}]
+    estimates = [pair.estimate(noise) for pair in judged]
+    p_values = [each.p_value for each in estimates if each is not None]
+    passing = iter(significant(p_values, FALSE_RATE))
+    cells = [
+        pair.change(threshold, margin, each, each is not None and next(passing), allow_missing)
+        for pair, each in zip(judged, estimates, strict=True)
+    ]
     cells.sort(key=lambda cell: (_SEVERITY.index(cell.change), -(cell.ratio or 0)))
-    changes = _environment_changes(_used_environments(a, rows_a), _used_environments(b, rows_b))
-    return Comparison(threshold, tuple(cells), tuple(changes))
-
-
-def change_of(ratio: Interval, threshold: float) -> Change:
-    """Return what an interval of B's latency over A's says at this threshold."""
-    if ratio.lo > 1 + threshold:
-        return "slower"
-    if ratio.hi < 1 / (1 + threshold):
-        return "faster"
-    return "same" if ratio.lo >= 1 / (1 + threshold) and ratio.hi <= 1 + threshold else "unclear"
-
-
-def _compare_cell(a: Row | None, b: Row | None, threshold: float) -> CellChange:
-    known = a or b
-    assert known is not None
-    identity: dict[str, Any] = {
-        "cell_id": known.cell_id,
-        "cell": {name: getattr(known, name) for name in Cell.model_fields},
-        "a_ms": a and a.latency_ms,
-        "b_ms": b and b.latency_ms,
-    }
-    if b is not None and b.verdict == "incorrect":
-        before = "not in A" if a is None else f"{a.verdict} in A"
-        return CellChange(**identity, change="broken", reason=_because(f"{before}, incorrect in B", b))
-    if a is None:
-        return CellChange(**identity, change="only in B")
-    if b is None:
-        return CellChange(**identity, change="only in A")
-    if a.verdict != "ok":
-        return CellChange(**identity, change="skipped", reason=_because(f"{a.verdict} in A", a))
-    if b.verdict != "ok":
-        return CellChange(**identity, change="broken", reason=_because(f"ok in A, {b.verdict} in B", b))
-    pairs = {name: (getattr(a, name), getattr(b, name)) for name in MUST_AGREE}
-    different = [f"{name}: {before} in A, {after} in B" for name, (before, after) in pairs.items() if before != after]
-    if different:
-        return CellChange(**identity, change="not comparable", reason="; ".join(different))
-    ratio = ratio_interval(a.samples_ms, b.samples_ms)
-    change, reason = change_of(ratio, threshold), ""
-    if min(len(a.samples_ms), len(b.samples_ms)) < 2:
-        change, reason = "unclear", "a single sample says nothing about the noise"
-    return CellChange(
-        **identity, change=change, reason=reason, ratio=ratio.median, lo=ratio.lo, hi=ratio.hi, interval=ratio.kind
+    changes = _environment_changes(_used_environments(a, means_a), _used_environments(b, means_b))
+    said = f"{noise.speedup_sd:.1%} of the speed-up and {noise.latency_sd:.1%} of the latency between runs"
+    return Comparison(
+        threshold, tuple(cells), tuple(changes), margin=margin, noise=f"{said}, {noise.provenance} on {noise.device}"
     )
 
 
-def _because(what: str, row: Row) -> str:
-    return f"{what}: {row.reason}" if row.reason else what
+@dataclass(frozen=True)
+class _Pair:
+    """One method in both tables, each with the runs that count, oldest first."""
+
+    a: list[Mean]
+    b: list[Mean]
+    known: Mean = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "known", (self.b or self.a)[-1])
+
+    @property
+    def fault(self) -> tuple[Change, str] | None:
+        """What keeps the two from being compared, if anything does."""
+        a, b = self.a[-1] if self.a else None, self.b[-1] if self.b else None
+        if b is not None and b.verdict == "incorrect":
+            return "broken", _because(f"{'not in A' if a is None else f'{a.verdict} in A'}, incorrect in B", b)
+        if a is None:
+            return "only in B", ""
+        if b is None:
+            return "only in A", "B does not have it"
+        if a.verdict != "ok":
+            return "skipped", _because(f"{a.verdict} in A", a)
+        if b.verdict != "ok":
+            return "broken", _because(f"ok in A, {b.verdict} in B", b)
+        pairs = {name: (_shared(a, name), _shared(b, name)) for name in MUST_AGREE}
+        pairs["layers"] = (a.layers, b.layers)
+        different = [f"{name}: {x} in A, {y} in B" for name, (x, y) in pairs.items() if x != y]
+        return ("not comparable", "; ".join(different)) if different else None
+
+    @property
+    def by_speedup(self) -> bool:
+        """Whether both sides have the same baseline in their rounds, and are not that baseline."""
+        first, last = self.a[-1].first, self.b[-1].first
+        own = first.method == DENSE and f"{first.method}/{first.engine}" == first.baseline
+        timed = all(any(dense for _, dense in mean.rounds.values()) for mean in (*self.a, *self.b))
+        return timed and not own and first.baseline == last.baseline
+
+    def estimate(self, noise: NoiseModel) -> Estimate | None:
+        """Return the log of how many times slower B is, with its error; None if that cannot be said."""
+        if self.fault is not None or not all(mean.rounds for mean in (*self.a, *self.b)):
+            return None
+        between = noise.speedup if self.by_speedup else noise.latency
+        share = math.sqrt((1 / len(self.a) + 1 / len(self.b)) / 2)
+        sides = [_pooled([_level(mean, self.by_speedup) for mean in side]) for side in (self.a, self.b)]
+        return difference(*sides, replace(between, error=between.error * share))
+
+    def change(
+        self, threshold: float, margin: float, found: Estimate | None, clear: bool, allow: Collection[str]
+    ) -> CellChange:
+        """Say what became of the cell."""
+        a, b = self.a[-1] if self.a else None, self.b[-1] if self.b else None
+        first = self.known.first
+        cell = {name: getattr(first, name) for name in Cell.model_fields if name != "layer"}
+        made = CellChange(
+            self.known.cell_id,
+            cell | {"layers": self.known.layers},
+            "only in B",
+            a_ms=a and latency_of(a.rounds.values()),
+            b_ms=b and latency_of(b.rounds.values()),
+            a_speedup=a and _speedup(a),
+            b_speedup=b and _speedup(b),
+            attributes=() if a is None or b is None else _attributes(a, b),
+        )
+        if self.fault is not None:
+            change, reason = self.fault
+            allowed = change in ("only in A", "not comparable") and first.method in allow
+            return replace(made, change=change, reason=reason, allowed=allowed)
+        if found is None:
+            return replace(made, change="unclear", reason="there are no samples to compare")
+        assert a is not None
+        assert b is not None
+        lo, hi = found.interval()
+        change, reason = _verdict(found, lo, hi, threshold, margin, clear)
+        worse = _worse(a, b)
+        if worse:
+            reason = "; ".join(filter(None, [*worse, reason if change != "same" else ""]))
+            change = "slower" if change == "slower" else "worse"
+        timed = {"ratio": math.exp(found.value), "lo": _exp(lo), "hi": _exp(hi), "p_value": found.p_value}
+        by = "speed-up" if self.by_speedup else "latency"
+        return replace(made, change=change, reason=reason, judged_by=by, **timed)  # type: ignore[arg-type]  # by name
 
 
-def _newest_rows(results: Results) -> dict[str, Row]:
-    """Return the row of each cell that was measured last, by cell_id, in the order of the table."""
+def _verdict(found: Estimate, lo: float, hi: float, threshold: float, margin: float, clear: bool) -> tuple[Change, str]:
+    beyond = abs(found.value) > math.log1p(threshold)
+    if clear and beyond:
+        return ("slower" if found.value > 0 else "faster"), f"significant, and more than {threshold:.0%}"
+    if -math.log1p(margin) <= lo and hi <= math.log1p(margin):
+        return "same", f"within {margin:.0%}" + (f"; the change is below {threshold:.0%}" if clear else "")
+    if not math.isfinite(found.error):
+        return "unclear", "a single sample says nothing about the noise"
+    return "unclear", f"the interval reaches beyond {margin:.0%}, and no change is significant: take more rounds"
+
+
+def _level(mean: Mean, by_speedup: bool) -> Estimate:
+    """Return the log of a run's latency, over that of the baseline in the same round where that is asked for."""
+    rounds = [(own, dense) for own, dense in mean.rounds.values() if dense or not by_speedup]
+    return middle([math.log(own / dense) if by_speedup and dense else math.log(own) for own, dense in rounds])
+
+
+def _pooled(runs: Sequence[Estimate]) -> Estimate:
+    """Return the mean of runs that are alike."""
+    error = math.sqrt(math.fsum(run.error**2 for run in runs)) / len(runs)
+    freedom = math.fsum(run.freedom for run in runs)
+    return Estimate(math.fsum(run.value for run in runs) / len(runs), error, freedom)
+
+
+def _worse(a: Mean, b: Mean) -> list[str]:
+    """Say what got worse besides the time. What is left of noise in these figures is below the limits here."""
+    found = []
+    for name, value, factor, least in (
+        ("density", Mean.mean_of, 1.01, 1e-6),
+        ("approximation_error", Mean.mean_of, 1.05, 1e-6),
+        ("numerical_error", Mean.largest, 3.0, 1e-6),
+        ("peak_extra_mib", Mean.largest, 1.10, 16.0),
+    ):
+        before, after = value(a, name), value(b, name)
+        if before is not None and after is not None and after > max(factor * before, before + least):
+            found.append(f"{name.replace('_', ' ')} {before:.3g} in A, {after:.3g} in B")
+    return found
+
+
+def _attributes(a: Mean, b: Mean) -> tuple[str, ...]:
+    pairs = [(name, _shared(a, name), _shared(b, name)) for name in _ATTRIBUTES]
+    return tuple(f"{name}: {before} in A, {after} in B" for name, before, after in pairs if before != after)
+
+
+def _shared(mean: Mean, name: str) -> object:
+    values = list(dict.fromkeys(getattr(row, name) for row in mean.members))
+    return values[0] if len(values) == 1 else ", ".join(map(str, values))
+
+
+def _speedup(mean: Mean) -> float | None:
+    ratios = [dense / own for own, dense in mean.rounds.values() if dense]
+    return math.exp(middle([math.log(ratio) for ratio in ratios]).value) if ratios else None
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values for JSON, which has no infinity: an open end of an interval is null."""
+    return {name: None if isinstance(x, float) and math.isinf(x) else x for name, x in values.items()}
+
+
+def _because(what: str, mean: Mean) -> str:
+    return f"{what}: {mean.reason}" if mean.reason else what
+
+
+def _means(results: Results, pool: bool) -> dict[str, list[Mean]]:
+    """Return the means of each method by cell_id, those of the newest run last, or alone; in the order of the table."""
     started = {run: _started(environment) for run, environment in results.environments.items()}
-    newest: dict[str, Row] = {}
-    ages: dict[str, datetime] = {}
-    for row in results.rows:
-        age = started.get(row.run_id, _UNKNOWN)
-        if row.cell_id not in newest or age >= ages[row.cell_id]:
-            newest[row.cell_id], ages[row.cell_id] = row, age
-    return newest
+    found: dict[str, list[Mean]] = {}
+    for mean in means_of(results.rows, results.samples):
+        found.setdefault(mean.cell_id, []).append(mean)
+    for runs in found.values():
+        runs.sort(key=lambda mean: started.get(mean.first.run_id, _UNKNOWN))
+    return found if pool else {key: runs[-1:] for key, runs in found.items()}
 
 
 _UNKNOWN = datetime.min.replace(tzinfo=UTC)
@@ -189,13 +359,17 @@ def _started(environment: Environment) -> datetime:
     return started if started.tzinfo else started.replace(tzinfo=UTC)
 
 
-def _devices(rows: Mapping[str, Row]) -> set[str]:
-    return {row.device for row in rows.values()}
+def _devices(means: Mapping[str, Sequence[Mean]]) -> set[str]:
+    return {mean.first.device for runs in means.values() for mean in runs}
 
 
-def _used_environments(results: Results, rows: Mapping[str, Row]) -> list[Environment]:
-    environments = results.environments
-    return [environments[run] for run in sorted({row.run_id for row in rows.values()}) if run in environments]
+def _device_kind(results: Results) -> str | None:
+    return next((environment.device_kind for environment in results.environments.values()), None)
+
+
+def _used_environments(results: Results, means: Mapping[str, Sequence[Mean]]) -> list[Environment]:
+    used = sorted({mean.first.run_id for runs in means.values() for mean in runs})
+    return [results.environments[run] for run in used if run in results.environments]
 
 
 def _environment_changes(a: Iterable[Environment], b: Iterable[Environment]) -> list[str]:

@@ -36,7 +36,16 @@ _WORST = (
     "peak_extra_mib",
     "temperature_c",
 )
-_WORST_FIRST: tuple[Verdict, ...] = ("incorrect", "error", "timeout", "oom", "throttled", "unsupported", "ok")
+_WORST_FIRST: tuple[Verdict, ...] = (
+    "incorrect",
+    "crashed",
+    "error",
+    "timeout",
+    "oom",
+    "throttled",
+    "unsupported",
+    "ok",
+)
 
 
 class MeanRow(Row):

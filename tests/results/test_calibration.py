@@ -158,7 +158,7 @@ def test_runs_are_compared_as_the_command_does() -> None:
     generator = np.random.default_rng(4)
     same = [run(number, generator) for number in range(4)]
     found = calibrate(same, {1.0: [run(9, generator, delay=1.0)]})
-    assert found.slower.of == 6 * 4
+    assert found.slower.of == 6, "one method, whose four layers are judged by their mean"
     assert found.delayed[0].slower.value > 0.9
     assert {each.change for each in judge(same[0], same[1], found.model).cells} <= {
         "slower",

@@ -1,22 +1,23 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from attnbench.cli import app
 from attnbench.kernels.errors import BadInput
-from attnbench.results.compare import Comparison, change_of, compare_tables
-from attnbench.results.intervals import Interval
+from attnbench.results.compare import Comparison, compare_tables
 from attnbench.results.load import Results
-from attnbench.results.records.cells import Cell, Environment, Row, RunHeader
+from attnbench.results.pairs import baseline_ids
+from attnbench.results.records.cells import Cell, Environment, Row, RunHeader, Sample
 
 CELL: dict[str, Any] = {
     "method": "moba",
@@ -87,13 +88,13 @@ def test_a_clear_change_is_named(factor: float, change: str, exit_code: int) -> 
     assert cell.change == change
     assert cell.ratio == pytest.approx(factor, rel=1e-9)
     assert cell.lo <= cell.ratio <= cell.hi
-    assert cell.interval == "bootstrap95"
+    assert cell.judged_by == "latency"
     assert result.exit_code == exit_code
     assert result.geometric_mean == pytest.approx(factor)
 
 
 def test_noise_as_large_as_the_change_is_unclear() -> None:
-    noisy = [8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 7.0, 14.0]
+    noisy = [5.0, 9.0, 10.0, 11.0, 12.0, 18.0, 7.0, 14.0]
     result = compare_tables(table(row(noisy)), table(row([1.05 * sample for sample in noisy])))
     assert only(result).change == "unclear"
     assert result.exit_code == 3
@@ -109,27 +110,16 @@ def test_a_regression_weighs_more_than_an_unclear_cell() -> None:
 
 
 def test_threshold_moves_the_line() -> None:
-    a, b = table(row()), table(row(scaled(1.05)))
+    a, b = table(row()), table(row(scaled(1.1)))
     assert only(compare_tables(a, b)).change == "slower"
-    assert only(compare_tables(a, b, threshold=0.1)).change == "same"
+    assert only(compare_tables(a, b, threshold=0.11, margin=0.2)).change == "same"
 
 
 def test_one_sample_is_never_enough() -> None:
     result = compare_tables(table(row([10.0])), table(row([20.0])))
     cell = only(result)
-    assert (cell.change, cell.ratio) == ("unclear", 2.0)
+    assert (cell.change, cell.ratio) == ("unclear", pytest.approx(2.0))
     assert "single sample" in cell.reason
-
-
-@given(st.floats(0.2, 5), st.floats(0, 2), st.floats(0, 2), st.floats(0, 0.5))
-def test_faster_is_slower_seen_from_the_other_side(ratio: float, below: float, above: float, threshold: float) -> None:
-    interval = Interval(ratio, ratio / (1 + below), ratio * (1 + above), "bootstrap95")
-    mirrored = Interval(1 / ratio, 1 / interval.hi, 1 / interval.lo, "bootstrap95")
-    edges = [1 + threshold, 1 / (1 + threshold)]
-    if any(abs(end / edge - 1) < 1e-9 for end in (interval.lo, interval.hi) for edge in edges):
-        return  # rounding decides on the very edge
-    opposite = {"slower": "faster", "faster": "slower", "same": "same", "unclear": "unclear"}
-    assert change_of(mirrored, threshold) == opposite[change_of(interval, threshold)]
 
 
 @pytest.mark.parametrize("verdict", ["incorrect", "error", "oom", "timeout", "unsupported", "throttled"])
@@ -180,7 +170,7 @@ def test_cells_of_one_table_are_listed() -> None:
         ("only in A", "sta"),
         ("only in B", "vmoba"),
     }
-    assert result.exit_code == 0
+    assert result.exit_code == 1, "what vanished is a regression"
 
 
 def test_other_hardware_is_refused_by_name() -> None:
@@ -261,10 +251,9 @@ def test_command_prints_the_table(tables: dict[str, Results]) -> None:
     tables["b"] = table(row(scaled(2)), row(method="sta"))
     code, text = invoke("a", "b")
     assert code == 1
-    first = next(line for line in text.splitlines() if "slower" in line)
-    assert "moba" in first
-    assert "2.000" in first
-    assert "1 slower, 1 same; threshold 3.0%" in text
+    first = next(line for line in text.splitlines() if "SLOW" in line)
+    assert first.split()[:4] == ["moba", "10.01", "20.02", "2.000"]
+    assert "1 SLOW, 1 SAME; threshold 3.0%, margin 10%" in text
     assert "geometric mean of B / A: 1.414" in text
 
 
@@ -282,14 +271,13 @@ def test_command_refuses_other_hardware_in_one_sentence(tables: dict[str, Result
     tables["a"], tables["b"] = table(row()), table(row(device="GPU [two]"))
     code, text = invoke("a", "b")
     assert code == 4
-    assert text.splitlines() == [
-        "Not compared: A was measured on CPU one (2 cores), B on GPU [two]: not the same hardware."
-    ]
+    said = "Not compared: A was measured on CPU one (2 cores), B on GPU [two]: not the same hardware."
+    assert " ".join(text.split()) == said
 
 
 def test_command_takes_a_threshold(tables: dict[str, Results]) -> None:
     tables["a"], tables["b"] = table(row()), table(row(scaled(1.2)))
-    assert invoke("a", "b", "--threshold", "0.25")[0] == 0
+    assert invoke("a", "b", "--threshold", "0.25", "--margin", "0.3")[0] == 0
     assert invoke("a", "b")[0] == 1
 
 
@@ -323,5 +311,132 @@ def test_command_needs_neither_torch_nor_pandas_nor_numpy() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
     found = json.loads(done.stdout)
-    assert found["counts"] == {"unclear": 7}
+    assert found["counts"] == {"unclear": 5}, "three rounds do not say much"
     assert found["geometric_mean"] == pytest.approx(1.0)
+
+
+DENSE = [40.0, 41.0, 39.0, 44.0, 40.5, 38.0, 43.0, 40.2, 39.9, 41.7, 40.3, 40.6]
+
+
+def beside_dense(factor: float = 1.0, machine: float = 1.0, layers: int = 1, **changes: Any) -> Results:
+    """A method whose rounds rise and fall with those of its dense baseline; ``machine`` is how slow all of it is."""
+    rows, samples = [], []
+    for layer in range(layers):
+        times = [machine * factor * time * (0.25 + 0.002 * (number % 3)) for number, time in enumerate(DENSE)]
+        one = row(times, **{"layer": layer, "baseline": "full/sdpa", **changes})
+        rows.append(one)
+        for number, time in enumerate(times):
+            samples.append(sample(one, one.cell_id, number, time))
+            if layer == 0:
+                samples.append(sample(one, baseline_ids(one)[0], number, machine * DENSE[number]))
+    return Results(headers=table(*rows).headers, rows=tuple(rows), samples={"run-1": tuple(samples)})
+
+
+def sample(of: Row, name: str, number: int, time: float) -> Sample:
+    taken = {"heads_timed": of.heads_timed, "inputs_hash": of.inputs_hash, "threads": of.threads}
+    return Sample.model_validate({"cell_id": name, "round": number, "cold_ms": time, **taken})
+
+
+def test_a_slower_machine_is_no_slower_method() -> None:
+    result = compare_tables(beside_dense(), beside_dense(machine=1.3))
+    cell = only(result)
+    assert (cell.change, cell.judged_by, result.exit_code) == ("same", "speed-up", 0)
+    assert cell.ratio == pytest.approx(1.0)
+    assert cell.b_ms / cell.a_ms == pytest.approx(1.3)
+    assert cell.a_speedup == pytest.approx(cell.b_speedup)
+
+
+def test_rounds_are_paired_so_that_the_noise_of_the_machine_does_not_hide_a_change() -> None:
+    assert only(compare_tables(beside_dense(), beside_dense(1.06))).change == "slower"
+    assert only(compare_tables(beside_dense(), beside_dense(1.02))).change == "same"
+    assert only(compare_tables(beside_dense(), beside_dense(0.9))).change == "faster"
+
+
+def test_another_baseline_makes_the_latency_the_judge_and_is_said() -> None:
+    cell = only(compare_tables(beside_dense(), beside_dense(baseline="full/cudnn")))
+    assert cell.judged_by == "latency"
+    assert "baseline: full/sdpa in A, full/cudnn in B" in cell.attributes
+
+
+@pytest.mark.parametrize(
+    ("attribute", "before", "after"),
+    [("engine", "triton", "reference"), ("settings", "{}", '{"a":1}'), ("inputs", "video", "video:x.mp4")],
+)
+def test_what_the_request_came_to_is_an_attribute_that_is_shown_and_judged(
+    attribute: str, before: str, after: str
+) -> None:
+    a, b = (beside_dense(factor, **{attribute: value}) for factor, value in ((1.0, before), (50.0, after)))
+    result = compare_tables(a, b)
+    cell = only(result)
+    assert (cell.change, result.exit_code) == ("slower", 1)
+    assert cell.attributes == (f"{attribute}: {before} in A, {after} in B",)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("density", 0.1, 0.3),
+        ("approximation_error", 0.1, 9.0),
+        ("peak_extra_mib", 10.0, 1e5),
+        ("numerical_error", 1e-5, 1e-3),
+    ],
+)
+def test_what_got_worse_at_equal_time_is_a_regression(name: str, before: float, after: float) -> None:
+    result = compare_tables(beside_dense(**{name: before}), beside_dense(**{name: after}))
+    assert (only(result).change, result.exit_code) == ("worse", 1)
+    assert name.replace("_", " ") in only(result).reason
+    assert only(compare_tables(beside_dense(**{name: after}), beside_dense(**{name: before}))).change == "same"
+
+
+def test_a_method_is_judged_by_the_mean_over_its_layers() -> None:
+    a = beside_dense(layers=3)
+    cell = only(compare_tables(a, beside_dense(layers=3)))
+    assert (cell.change, cell.cell["layers"]) == ("same", "0×1, 1×1, 2×1")
+    lost = only(compare_tables(a, beside_dense(layers=2)))
+    assert lost.change == "not comparable"
+    assert "layers: 0×1, 1×1, 2×1 in A, 0×1, 1×1 in B" in lost.reason
+
+
+def test_what_may_be_missing_is_said_and_is_no_regression(tables: dict[str, Results]) -> None:
+    tables["a"], tables["b"] = table(row(), row(method="sta")), table(row())
+    assert invoke("a", "b")[0] == 1
+    code, text = invoke("a", "b", "--allow-missing", "sta")
+    assert code == 0
+    assert "allowed to be missing" in text
+    result = CliRunner().invoke(app, ["compare", "a", "b", "--allow-missing", "stq"])
+    assert isinstance(result.exception, BadInput)
+
+
+def test_a_large_table_has_few_false_alarms_and_finds_what_is_slower() -> None:
+    """Forty methods whose runs differ by the noise that the model says, two of them 15 % slower."""
+    generator = random.Random(5)
+
+    def run(slower: bool) -> Results:
+        found = []
+        for seed in range(40):
+            level = 10 * math.exp(generator.gauss(0, 0.017) + (0.14 if slower and seed in (3, 4) else 0))
+            found.append(row([level * math.exp(generator.gauss(0, 0.03)) for _ in range(12)], seed=seed))
+        return table(*found)
+
+    result = compare_tables(run(False), run(True))
+    assert {cell.cell["seed"] for cell in result.cells if cell.change == "slower"} == {3, 4}
+    assert compare_tables(run(False), run(False)).exit_code in (0, 3)
+
+
+def test_the_table_fits_80_columns_with_long_settings(tables: dict[str, Results]) -> None:
+    settings = ['{"partition":[3,[9,10],[7,15,20]],"scope":"head"}', '{"partition":[1,[8,4]],"scope":"query"}']
+    tables["a"] = table(*(row(method="vmoba", settings_given=each) for each in settings), row())
+    tables["b"] = table(row(method="vmoba", settings_given=settings[0], verdict="oom", reason="x " * 200), row())
+    for line in invoke("a", "b")[1].splitlines():
+        assert len(line) <= 80, line
+
+
+def test_command_writes_markdown_and_junit(tables: dict[str, Results], tmp_path: Path) -> None:
+    tables["a"] = table(row(), row(method="sta"), row(method="full"))
+    tables["b"] = table(row(scaled(2)), row(method="sta"))
+    code, text = invoke("a", "b", "--markdown", "--junit", str(tmp_path / "x.xml"))
+    assert code == 1
+    assert "| moba | 10.01 | 20.02 | 2.000 |" in text
+    suite = ElementTree.parse(tmp_path / "x.xml").getroot()
+    failed = {case.get("name") for case in suite if case.find("failure") is not None}
+    assert (suite.get("tests"), suite.get("failures"), failed) == ("3", "2", {"moba", "full"})
