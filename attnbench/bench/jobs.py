@@ -12,7 +12,7 @@ import torch
 
 from attnbench.bench.request import Request
 from attnbench.inputs.seeds import SEEDS
-from attnbench.inputs.shapes import Shape, layers_alike, resolve_shape
+from attnbench.inputs.shapes import Shape, resolve_shape
 from attnbench.inputs.spec import check_inputs_spec
 from attnbench.kernels.engines import get_engine
 from attnbench.kernels.errors import BadInput
@@ -23,6 +23,7 @@ from attnbench.methods.entries import Entry
 from attnbench.report.words import differing_settings
 from attnbench.results.conditions import contents_of
 from attnbench.results.records.cells import Cell, canonical_json, inputs_content
+from attnbench.results.records.older import layers_alike
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attnbench.kernels.errors import BadInput, unknown_name
@@ -225,19 +224,3 @@ def resolve_shape(
 def frames_at(layout_tokens: float, text: int, grid: Grid) -> float:
     """Return the video frames at which a sequence has ``layout_tokens`` tokens, with frames as large as the grid's."""
     return FRAME_GROUP * ((layout_tokens - text) / (grid.h * grid.w) - 1) + 1
-
-
-def layers_alike(chosen: Sequence[int], kinds: int, layers: int) -> dict[int, int]:
-    """Return how many layers of a model each chosen layer stands for. Kinds take turns: layer l is of kind l mod kinds.
-
-    Args:
-        chosen: layers, each once. Those of one kind share its layers.
-        kinds: how many kinds there are.
-        layers: of the model.
-    """
-    found = {}
-    for layer in chosen:
-        same = [each for each in chosen if each % kinds == layer % kinds]
-        of_kind = len(range(layer % kinds, layers, kinds))
-        found[layer] = of_kind // len(same) + (same.index(layer) < of_kind % len(same))
-    return found

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from attnbench.inputs.shapes import MODELS
 from attnbench.results.journal import JOURNAL, read_journal
 from attnbench.results.load import read
 from attnbench.results.pairs import paired
 from attnbench.results.records.cells import Cell, PhaseRow, Row, Sample, canonical_json
+from attnbench.results.records.older import LAYERS
 
 ENVIRONMENT: dict[str, Any] = {
     "device": "a machine", "device_kind": "cpu", "cores": 2, "memory_gib": 8.0, "python": "3.11", "platform": "Linux",
@@ -140,3 +142,7 @@ def test_committed_tables_know_what_was_asked_and_their_baselines() -> None:
         if row.verdict == "ok":
             assert len(paired(row, found.samples[row.run_id])) == len(row.samples_ms)
     assert {phase.row_id for phase in found.phases} <= {row.row_id for row in found.rows}
+
+
+def test_older_journals_know_how_many_layers_each_model_has() -> None:
+    assert LAYERS.items() <= {name: model.layers for name, model in MODELS.items()}.items()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from attnbench.inputs.shapes import MODELS, layers_alike
 from attnbench.results.records.cells import (
     PhaseRow,
     Record,
@@ -19,6 +18,9 @@ from attnbench.results.records.cells import (
 )
 
 Kind = TypeVar("Kind", bound=Record)
+
+LAYERS = {"wan2.1-1.3b": 30, "wan2.1-14b": 40, "hunyuan": 60, "cogvideox-5b": 42, "mini": 6}
+"""Layers of the models that journals before schema 3 may name."""
 
 
 def brought_up(records: Iterable[Kind]) -> list[Kind]:
@@ -36,6 +38,22 @@ def brought_up(records: Iterable[Kind]) -> list[Kind]:
     found = _with_layers(found, headers)
     cells = {row.legacy_identity: row for row in found if isinstance(row, Row) and row.schema_version < 3}
     return [_renamed(record, cells) for record in found] if cells else found
+
+
+def layers_alike(chosen: Sequence[int], kinds: int, layers: int) -> dict[int, int]:
+    """Return how many layers of a model each chosen layer stands for. Kinds take turns: layer l is of kind l mod kinds.
+
+    Args:
+        chosen: layers, each once. Those of one kind share its layers.
+        kinds: how many kinds there are.
+        layers: of the model.
+    """
+    found = {}
+    for layer in chosen:
+        same = [each for each in chosen if each % kinds == layer % kinds]
+        of_kind = len(range(layer % kinds, layers, kinds))
+        found[layer] = of_kind // len(same) + (same.index(layer) < of_kind % len(same))
+    return found
 
 
 def with_cells(samples: Iterable[Sample], names: Mapping[str, str]) -> list[Sample]:
@@ -70,12 +88,12 @@ def _with_layers(records: list[Kind], headers: Mapping[str, RunHeader]) -> list[
         kinds.setdefault((row.run_id, row.method, row.settings), set()).add(row.layer)
 
     def counted(record: Kind) -> Kind:
-        if not isinstance(record, Row) or record.schema_version >= 3 or record.model not in MODELS:
+        if not isinstance(record, Row) or record.schema_version >= 3 or record.model not in LAYERS:
             return record
         chosen = sorted(kinds.get((record.run_id, record.method, record.settings), ()))
         if not chosen:
             return record
-        alike = layers_alike(chosen, len(chosen), MODELS[record.model].layers)
+        alike = layers_alike(chosen, len(chosen), LAYERS[record.model])
         return record.model_copy(update={"layers_alike": alike[record.layer]})
 
     return [counted(record) for record in records] if old else records
