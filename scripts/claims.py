@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,10 +19,9 @@ from attnbench.report.training_tables import by_method, difference, limits, loss
 from attnbench.report.words import latency, number, tiny
 from attnbench.results.gaps import Gap, gaps
 from attnbench.results.intervals import Interval, ratio_interval
+from attnbench.results.layers import Mean, means_of
 from attnbench.results.load import Results, load_steps, read
 from attnbench.results.means import Estimate
-from attnbench.results.pairs import paired
-from attnbench.results.records.cells import Row
 from attnbench.results.records.steps import StepRecord
 from attnbench.results.training import load_training
 
@@ -74,7 +72,7 @@ def results(name: str) -> Results:
 
 
 @dataclass(frozen=True)
-class Mean:
+class Latency:
     """The mean over the layers of a method, formed round by round.
 
     Attributes:
@@ -82,7 +80,7 @@ class Mean:
         ms: median of the rounds' means, ms.
         speedup: the ratio of the two medians, with its interval.
         density: mean over the layers.
-        settings: as given in the rows.
+        settings: as in the rows.
     """
 
     dense: float
@@ -92,27 +90,19 @@ class Mean:
     settings: dict[str, Any]
 
 
-def means(table: str, method: str = "vmoba") -> list[Mean]:
+def means(table: str, method: str = "vmoba") -> list[Latency]:
     """Return the mean over layers of each setting of a method in a table."""
     found = results(f"{table}.jsonl.gz")
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in found.rows:
-        if row.method == method and row.verdict == "ok":
-            groups[row.settings].append(row)
-    return [_mean(found, rows) for rows in groups.values()]
+    return [_latency(mean) for mean in means_of(found.rows, found.samples) if mean.first.method == method]
 
 
-def _mean(found: Results, rows: Sequence[Row]) -> Mean:
-    pairs = [paired(row, found.samples[row.run_id]) for row in rows]
-    rounds = sorted(set.intersection(*(set(each) for each in pairs)))
-    own = [statistics.fmean(each[at][0].cold_ms for each in pairs) for at in rounds]
-    dense = [statistics.fmean(each[at][1].cold_ms for each in pairs) for at in rounds]
-    density = statistics.fmean(row.density or 0 for row in rows)
-    settings = json.loads(rows[0].settings)
-    return Mean(statistics.median(dense), statistics.median(own), ratio_interval(own, dense), density, settings)
+def _latency(mean: Mean) -> Latency:
+    own, dense = zip(*((own, dense) for own, dense in mean.rounds.values() if dense is not None), strict=True)
+    speedup, settings = ratio_interval(own, dense), json.loads(mean.first.settings)
+    return Latency(statistics.median(dense), statistics.median(own), speedup, mean.mean_of("density") or 0, settings)
 
 
-def only(table: str, method: str = "vmoba") -> Mean:
+def only(table: str, method: str = "vmoba") -> Latency:
     """Return the mean over layers of a method that a table has with one setting."""
     (mean,) = means(table, method)
     return mean
