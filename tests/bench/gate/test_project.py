@@ -1,0 +1,65 @@
+"""The two versions of a project: what is exported, what is installed, and what is said where that fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attnbench.bench.gate.project import CannotRun, find_commit, last_words, prepare_base, prepare_head, project_root
+from attnbench.kernels.errors import BadInput
+from tests.projects import Project
+
+
+def test_base_is_the_commit_and_head_is_what_lies_there(project: Project, tmp_path: Path) -> None:
+    project.write("thrown_away.py", "changed = True\n")
+    project.write("ignored.py", "")
+    project.write("new.py", "")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    base = prepare_base(project.root, find_commit(project.root, "main"), scratch)
+    head = prepare_head(project.root, scratch)
+    assert (base.commit, head.commit) == (project.first, project.first)
+    assert "SECONDS" in (base.folder / "thrown_away.py").read_text()
+    assert (head.folder / "thrown_away.py").read_text() == "changed = True\n"
+    assert list(base.folder.glob("attnbench_thrown_away-1.dist-info/entry_points.txt"))
+    exported = {path.name for path in (scratch / "head-source").iterdir()}
+    assert "new.py" in exported
+    assert "ignored.py" not in exported
+
+
+def test_a_deleted_file_is_not_exported(project: Project, tmp_path: Path) -> None:
+    project.write("thrown_away.py", "")
+    (project.root / ".gitignore").unlink()
+    prepare_head(project.root, tmp_path)
+    assert not (tmp_path / "head-source/.gitignore").exists()
+
+
+def test_a_version_that_cannot_be_installed_is_named_with_the_reason(project: Project, tmp_path: Path) -> None:
+    project.write("pyproject.toml", "[project]\nname = 3\n")
+    with pytest.raises(CannotRun, match="head cannot run: pip cannot install it: ") as caught:
+        prepare_head(project.root, tmp_path)
+    assert caught.value.version == "head"
+    broken = project.commit("broken")
+    with pytest.raises(CannotRun) as caught:
+        prepare_base(project.root, broken, tmp_path)
+    assert caught.value.version == "base"
+
+
+@pytest.mark.parametrize("revision", ["nothing", "--help", "HEAD:pyproject.toml", "", "a b"])
+def test_what_is_no_commit_is_refused(project: Project, revision: str) -> None:
+    with pytest.raises(BadInput, match="is no commit of this repository"):
+        find_commit(project.root, revision)
+
+
+def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"has no pyproject\.toml"):
+        project_root(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("printed", "words"),
+    [("", "no message"), ("one\n two \n\n", "two"), ("\x1b[31mred\x07\n", "[31mred"), ("x" * 900, "x" * 300)],
+)
+def test_last_words(printed: str, words: str) -> None:
+    assert last_words(printed) == words

@@ -1,0 +1,48 @@
+"""Both versions are measured in turns, each in a process that finds its own code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attnbench.bench.gate.project import CannotRun, Version, prepare_base, prepare_head
+from attnbench.bench.gate.turns import order_of, take_turns
+from attnbench.results.load import read
+from attnbench.results.run import NoProgress
+from tests.projects import Project
+
+WORDS = ["run", "--grid", "2x4x4", "--heads", "1", "--head-dim", "16", "--inputs", "gaussian", "--rounds", "2"]
+
+
+def versions(project: Project, scratch: Path) -> tuple[Version, Version]:
+    scratch.mkdir()
+    return prepare_base(project.root, project.first, scratch), prepare_head(project.root, scratch)
+
+
+def test_versions_take_turns_so_that_a_drift_cancels() -> None:
+    base, head = Version("base", "", Path()), Version("head", "", Path())
+    order = order_of(base, head, 4)
+    assert [each.name for each in order] == ["base", "head", "head", "base"] * 2
+    places = {name: [place for place, each in enumerate(order) if each.name == name] for name in ("base", "head")}
+    assert sum(places["base"]) == sum(places["head"])
+
+
+def test_each_run_measures_its_own_version(project: Project, tmp_path: Path) -> None:
+    project.slow_down(0.5)
+    base, head = versions(project, tmp_path / "scratch")
+    turns = take_turns(base, head, [*WORDS, "--method", "thrown-away"], tmp_path, 1, NoProgress())
+    (base_run,), (head_run,) = turns.base, turns.head
+    (before,), (after,) = read(base_run).rows, read(head_run).rows
+    assert before.cell_id == after.cell_id
+    assert before.latency_ms is not None
+    assert after.latency_ms is not None
+    assert after.latency_ms > 500 > before.latency_ms
+
+
+def test_a_version_whose_run_fails_is_named_with_its_last_words(project: Project, tmp_path: Path) -> None:
+    project.write("thrown_away.py", "")
+    base, head = versions(project, tmp_path / "scratch")
+    with pytest.raises(CannotRun, match=r"exit code 2: .*thrown-away") as caught:
+        take_turns(head, base, [*WORDS, "--method", "thrown-away"], tmp_path, 1, NoProgress())
+    assert caught.value.version == "head"
