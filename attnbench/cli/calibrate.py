@@ -37,7 +37,7 @@ def calibrate(
     *,
     runs: Annotated[
         int, typer.Option(help="Runs without a change, at least 4. A quarter as many are made of each delay.")
-    ] = 28,
+    ] = 30,
     delays: Annotated[
         str, typer.Option(help="By how many percent calls are made slower on purpose, as 1,5; none for no delays.")
     ] = "1,2,3,5,10",

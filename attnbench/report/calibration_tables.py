@@ -12,16 +12,16 @@ def noise_sentence(found: Calibration) -> str:
     model = found.model
     return (
         f"{model.device}: from run to run speed-ups deviate by {_percent(model.speedup_sd)} and latencies by "
-        f"{_percent(model.latency_sd)} ({model.runs} runs of {model.cells} cells)."
+        f"{_percent(model.latency_sd)} ({model.runs} runs of {model.cells} methods)."
     )
 
 
 def unchanged_table(found: Calibration) -> WordTable:
     """Return what comparisons of runs without a change say."""
     rows = [
-        ("cells called slower", found.slower),
-        ("cells called faster", found.faster),
-        ("cells that stay unclear", found.unclear),
+        ("methods called slower", found.slower),
+        ("methods called faster", found.faster),
+        ("methods that stay unclear", found.unclear),
         ("intervals that hold the truth", found.covered),
         ("comparisons that fail (exit code 1)", found.failed),
         ("comparisons that stay unclear (exit code 3)", found.undecided),
@@ -38,7 +38,7 @@ def delays_table(found: Calibration) -> WordTable | None:
     if not found.delayed:
         return None
     return WordTable(
-        ("delay", "cells called slower", "95 % interval", "unclear", "comparisons that fail", "cells", "runs"),
+        ("delay", "methods called slower", "95 % interval", "unclear", "comparisons that fail", "of", "runs"),
         tuple(
             (
                 _percent(each.delay), _value(each.slower), _interval(each.slower), _value(each.unclear),

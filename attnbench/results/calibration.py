@@ -19,9 +19,10 @@ from attnbench.kernels.errors import BadInput
 from attnbench.results.bootstrap import RESAMPLES
 from attnbench.results.compare import compare_tables
 from attnbench.results.estimates import Estimate, middle
+from attnbench.results.layers import means_of
 from attnbench.results.load import Results
 from attnbench.results.noise import NoiseModel, between_runs
-from attnbench.results.pairs import DENSE, own_samples, paired
+from attnbench.results.pairs import DENSE
 
 LEAST_RUNS = 4
 """Two to compare, and two more that say how much runs differ."""
@@ -31,20 +32,22 @@ _SEED = 20243
 
 @dataclass(frozen=True, slots=True)
 class CellJudged:
-    """What a comparison said of one cell.
+    """What a comparison said of one method over its layers.
 
     Attributes:
+        method: its name.
         change: slower, faster, same or unclear.
-        interval: of what the comparison judged by, B's latency over A's or the ratio of speed-ups; 1 is no change.
+        interval: of how many times slower B is than A.
     """
 
+    method: str
     change: str
     interval: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One comparison: the cells that were judged, and its exit code."""
+    """One comparison: the methods that were judged, and its exit code."""
 
     cells: tuple[CellJudged, ...]
     exit_code: int
@@ -74,7 +77,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Delayed:
-    """What comparisons said of cells that a delay had made slower."""
+    """What comparisons said of methods that a delay had made slower."""
 
     delay: float
     runs: int
@@ -90,8 +93,8 @@ class Calibration:
     Attributes:
         model: the noise between runs, of all runs without a change.
         runs: without a change.
-        slower, faster: of cells in comparisons of those, called so: false alarms.
-        unclear: of the same cells.
+        slower, faster: of methods in comparisons of those, called so: false alarms.
+        unclear: of the same methods.
         covered: of their intervals, that hold 1.
         failed: of whole comparisons, with exit code 1.
         undecided: of whole comparisons, with exit code 3.
@@ -119,9 +122,9 @@ def judge(a: Results, b: Results, noise: NoiseModel) -> Judged:
     """Compare two runs as ``attnbench compare`` does at its defaults, with this noise between runs."""
     found = compare_tables(a, b, noise=noise)
     cells = tuple(
-        CellJudged(cell.change, (cell.lo, cell.hi))
+        CellJudged(cell.cell["method"], cell.change, (cell.lo, cell.hi))
         for cell in found.cells
-        if cell.lo is not None and cell.hi is not None and cell.cell["method"] != DENSE
+        if cell.lo is not None and cell.hi is not None
     )
     return Judged(cells, found.exit_code)
 
@@ -160,7 +163,7 @@ def calibrate(
             runs=len(kept),
             cells=max(map(len, latencies)),
             provenance="measured",
-            note=f"attnbench calibrate: {len(kept)} runs of {max(map(len, latencies))} cells",
+            note=f"attnbench calibrate: {len(kept)} runs of {max(map(len, latencies))} methods",
             measured_at=measured_at,
         )
 
@@ -196,23 +199,19 @@ def calibrate(
 
 
 def log_speedups(run: Results) -> dict[str, Estimate]:
-    """Return the estimate of each cell's log speed-up over the dense baseline, paired by round, by cell_id."""
+    """Return the estimate of each method's log speed-up over the dense baseline, paired by round, by cell_id."""
     found = {}
-    for row in run.rows:
-        rounds = paired(row, run.samples.get(row.run_id, ())) if row.verdict == "ok" and row.method != DENSE else {}
-        if rounds:
-            found[row.cell_id] = middle([math.log(dense.cold_ms / own.cold_ms) for own, dense in rounds.values()])
+    for mean in means_of(run.rows, run.samples):
+        ratios = [dense / own for own, dense in mean.rounds.values() if dense]
+        if ratios and mean.first.method != DENSE:
+            found[mean.cell_id] = middle(list(map(math.log, ratios)))
     return found
 
 
 def log_latencies(run: Results) -> dict[str, Estimate]:
-    """Return the estimate of each cell's log latency, by cell_id."""
-    found = {}
-    for row in run.rows:
-        samples = own_samples(row, run.samples.get(row.run_id, ())) if row.verdict == "ok" else []
-        if samples:
-            found[row.cell_id] = middle([math.log(sample.cold_ms) for sample in samples])
-    return found
+    """Return the estimate of each method's log latency, by cell_id."""
+    means = means_of(run.rows, run.samples)
+    return {mean.cell_id: middle([math.log(own) for own, _ in mean.rounds.values()]) for mean in means if mean.rounds}
 
 
 def _delayed(
@@ -231,7 +230,8 @@ def _delayed(
     apart = min(len(same), len(runs))
 
     def share(change: str) -> Share:
-        return _share([[cell.change == change for cell in each.cells] for each in judged], of_pairs, apart)
+        cells = [[cell.change == change for cell in each.cells if cell.method != DENSE] for each in judged]
+        return _share(cells, of_pairs, apart)
 
     failed = _share([[each.exit_code == 1] for each in judged], of_pairs, apart)
     return Delayed(delay, len(runs), share("slower"), share("unclear"), failed)

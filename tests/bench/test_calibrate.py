@@ -196,7 +196,7 @@ def test_the_command_measures_judges_and_stores(tmp_path: Path, capsys: pytest.C
     shutil.rmtree(tmp_path / "noise")
     assert call("calibrate", "--resume=mine", "--no-install", "--markdown") == 0
     text = capsys.readouterr().out
-    assert "| cells called slower | " in text
+    assert "| methods called slower | " in text
     assert "| 100 % | " in text
     assert model.device in text
     assert not (tmp_path / "noise").exists()
