@@ -28,7 +28,7 @@ def run(
 
     Exit codes: 0 fine, 1 a cell that is wrong, failed, crashed or hung, or no latency, 2 bad input, 130 interrupted.
     """
-    from attnbench.bench.jobs import make_agenda
+    from attnbench.bench.apart.cells import check_request
     from attnbench.bench.session import resume as resume_run
     from attnbench.bench.session import start
     from attnbench.cli.progress import TerminalProgress
@@ -38,7 +38,7 @@ def run(
     run_suite(ctx, suite, out, resume, as_json)
     if resume is not None:
         refuse_others(ctx, "--resume repeats the run as it was asked for", "--resume", "--json")
-    check_only(ctx, lambda: make_agenda(asked.request()))
+    check_only(ctx, lambda: check_request(asked.request()))
     with TerminalProgress() as progress:
         try:
             outcome = resume_run(resume, progress) if resume is not None else start(asked.request(), out, progress)

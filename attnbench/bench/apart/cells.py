@@ -62,6 +62,20 @@ def base_agenda(request: Request) -> Agenda:
     return make_agenda(request.model_copy(update=update))
 
 
+def check_request(request: Request) -> None:
+    """Find everything that is wrong with a request, without measuring.
+
+    A method of another package that cannot be loaded is no fault of the request: it costs its own cell.
+
+    Raises:
+        BadInput: quoting what cannot be used.
+        Unsupported: for an engine that is not available.
+    """
+    for entry in request.methods:
+        require_name(entry.method)
+    list_cells(request, request.methods, base_agenda(request), threads=1)
+
+
 def list_cells(request: Request, entries: Sequence[Entry], base: Agenda, threads: int) -> list[Apart]:
     """Return the cells of entries, without importing code of other packages into this process.
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from attnbench.bench import session
+from attnbench.bench.apart.cells import check_request
 from attnbench.bench.request import Request, read_request
 from attnbench.kernels.errors import BadInput
 from attnbench.methods.entries import Entry
@@ -164,6 +165,7 @@ def test_an_exit_while_a_package_is_imported_is_a_verdict(
     statement: str, verdict: str, reason: str, install: Install, tmp_path: Path
 ) -> None:
     install("leaves", statement, gone="METHOD")
+    check_request(asked(["sta", "gone"]))  # which a suite does before its first cell: the request itself is right
     rows = session.start(asked(["sta", "gone"]), tmp_path / "run", Told()).rows
     found = {row.method: row for row in rows}
     assert found["sta"].verdict == "ok"
@@ -197,6 +199,8 @@ def test_settings_that_a_method_refuses_are_refused_before_anything_is_written(
         session.start(asked([Entry("honest", {"windw": 3})]), tmp_path / "run", Told())
     with pytest.raises(BadInput, match="unknown method 'honset': did you mean 'honest'"):
         session.start(asked(["honset"]), tmp_path / "run", Told())
+    with pytest.raises(BadInput, match="unknown setting of 'sta'"):
+        check_request(asked(["full", Entry("sta", {"tiel": 3})]))
     assert not (tmp_path / "run").exists()
 
 
