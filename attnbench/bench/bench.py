@@ -211,7 +211,7 @@ class Bench:
         calls = 2 if self.agenda.device.type == "cuda" else 1  # a warm call after each cold one
         return rounds_within(self._seconds_left(), calls * self._seconds_a_round())
 
-    def time_round(self, number: int, rounds: int, journal: Callable[[Sample], None]) -> None:
+    def time_round(self, number: int, rounds: int, journal: Callable[[Sample], object]) -> None:
         """Time every live trial that has no sample of this round yet, and journal each sample as it is taken."""
         for turn in one_round(self.live(), number, rounds):
             trial = turn.item

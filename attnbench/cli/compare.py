@@ -123,7 +123,7 @@ def _latencies(
     for name in allow_missing:
         if name not in known:
             raise unknown_name("method of --allow-missing", name, known)
-    return compare_tables(*results, threshold, margin=margin, noise=noise, allow_missing=allow_missing)
+    return compare_tables(results[0], results[1], threshold, margin=margin, noise=noise, allow_missing=allow_missing)
 
 
 def _tell(paths: list[Path], result: Comparison, as_json: bool, markdown: bool, junit: Path | None) -> None:

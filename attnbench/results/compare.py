@@ -244,10 +244,10 @@ class _Pair:
             self.known.cell_id,
             cell | {"layers": self.known.layers},
             "only in B",
-            a_ms=a and latency_of(a.rounds.values()),
-            b_ms=b and latency_of(b.rounds.values()),
-            a_speedup=a and _speedup(a),
-            b_speedup=b and _speedup(b),
+            a_ms=None if a is None else latency_of(a.rounds.values()),
+            b_ms=None if b is None else latency_of(b.rounds.values()),
+            a_speedup=None if a is None else _speedup(a),
+            b_speedup=None if b is None else _speedup(b),
             attributes=() if a is None or b is None else _attributes(a, b),
         )
         if self.fault is not None:

@@ -16,7 +16,7 @@ from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.methods.entries import Entry
 from attnbench.methods.registry import BUILT_IN, require_name
 from attnbench.results.journal import JournalRecord
-from attnbench.results.records.cells import Cell, Choices, Row, Sample, canonical_json, digest
+from attnbench.results.records.cells import Cell, Choices, Row, Sample, Verdict, canonical_json, digest
 from attnbench.results.run import PartProgress, Progress
 
 
@@ -243,7 +243,7 @@ class _One:
         if self.made is not None:
             return self.made
         if self.problems:
-            verdict = "unsupported" if self.problems[0].kind == "unsupported" else "error"
+            verdict: Verdict = "unsupported" if self.problems[0].kind == "unsupported" else "error"
             end = End(verdict, self.problems[0].text)
         if end.verdict is None:
             end = End("error", "its process left no result")

@@ -174,7 +174,11 @@ def _ending(process: subprocess.Popen[bytes]) -> Iterator[tuple[int, ...]]:
 
 def _drain(worker: _Worker, hear: Hear) -> None:
     """Read what a process left that has ended. Processes of its own may hold the pipes open: nothing is waited for."""
-    for handle, read in ((worker.answers, lambda: _hear_out(worker, hear)), (worker.output, lambda: _overhear(worker))):
+    readers: tuple[tuple[int, Callable[[], bool]], ...] = (
+        (worker.answers, lambda: _hear_out(worker, hear)),
+        (worker.output, lambda: _overhear(worker)),
+    )
+    for handle, read in readers:
         with selectors.DefaultSelector() as selector:
             selector.register(handle, selectors.EVENT_READ)
             while selector.select(0) and read():

@@ -73,7 +73,7 @@ def _call(command: list[str], version: Version, folder: Path, printed: object) -
     """Run a command with the version's packages before all others; return its exit code."""
     path = os.pathsep.join(filter(None, [str(version.folder), os.environ.get("PYTHONPATH")]))
     environ = os.environ | {"PYTHONPATH": path, "ATTNBENCH_COMMIT": version.commit}
-    process = subprocess.Popen(
+    process: subprocess.Popen[bytes] = subprocess.Popen(
         command, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed,  # type: ignore[call-overload]
         start_new_session=True,
     )  # fmt: skip

@@ -34,7 +34,7 @@ def brought_up(records: Iterable[Kind]) -> list[Kind]:
     for record in records:
         if isinstance(record, RunHeader):
             headers[record.run_id] = record
-        found.append(_with_asked(record, headers.get(record.run_id)) if _is_old(record) else record)  # type: ignore[arg-type,attr-defined,type-var]  # a row
+        found.append(_with_asked(record, headers.get(record.run_id)) if _is_old(record) else record)  # type: ignore[arg-type,attr-defined]  # a row
     found = _with_layers(found, headers)
     cells = {row.legacy_identity: row for row in found if isinstance(row, Row) and row.schema_version < 3}
     return [_renamed(record, cells) for record in found] if cells else found
