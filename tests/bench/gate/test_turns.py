@@ -41,8 +41,7 @@ def test_each_run_measures_its_own_version(project: Project, tmp_path: Path) -> 
 
 
 def test_a_version_whose_run_fails_is_named_with_its_last_words(project: Project, tmp_path: Path) -> None:
-    project.write("thrown_away.py", "")
     base, head = versions(project, tmp_path / "scratch")
-    with pytest.raises(CannotRun, match=r"exit code 2: .*thrown-away") as caught:
-        take_turns(head, base, [*WORDS, "--method", "thrown-away"], tmp_path, 1, NoProgress())
-    assert caught.value.version == "head"
+    with pytest.raises(CannotRun, match=r"exit code 2: .*vanished") as caught:
+        take_turns(base, head, [*WORDS, "--method", "vanished"], tmp_path, 1, NoProgress())
+    assert caught.value.version == "base"
