@@ -42,7 +42,7 @@ def mean_words(estimate: Estimate | None, *, signed: bool = False) -> str:
 
 def _written(estimate: Estimate, value: float, signed: bool) -> str:
     """Write the mean or an end of an estimate, all three with the same decimals; tiny ones each by itself."""
-    if estimate.mean and abs(estimate.mean) < _LEAST:
+    if max(abs(each or 0) for each in (estimate.mean, estimate.lo, estimate.hi)) < _LEAST:
         return difference_words(value) if signed else value_words(value)
     decimals = decimals_of(estimate.mean, estimate.lo, estimate.hi)
     if abs(value) < _NOTHING:

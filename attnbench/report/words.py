@@ -35,13 +35,12 @@ def tiny(value: float | None) -> str:
 def decimals_of(value: float, low: float | None, high: float | None, digits: int = 3) -> int:
     """Return how many decimals show a value and its interval.
 
-    They show so many significant digits of the value, and more where the ends would look alike without differing only
-    by rounding: then one digit of the interval's width.
+    They show so many significant digits of the value, or of the interval's width if that is larger, and more where the
+    ends would look alike without differing only by rounding.
     """
-    usual = places(value, digits)
     if low is None or high is None or not 1e-7 * max(abs(low), abs(high)) < high - low < math.inf:
-        return usual
-    return max(usual, places(high - low, 1))
+        return places(value, digits)
+    return max(places(max(abs(value), high - low), digits), places(high - low, 1))
 
 
 def with_interval(value: float, low: float | None, high: float | None) -> tuple[str, str]:
