@@ -15,16 +15,21 @@ from attnbench.bench.calls import Call
 from attnbench.bench.check import check_trial
 from attnbench.bench.jobs import Agenda, Job
 from attnbench.bench.profile.cupti import make_stopwatch
-from attnbench.bench.rounds import LEAST_ROUNDS, heads_within, one_round, rounds_within
-from attnbench.bench.trial import Trial, classified, dense_job
+from attnbench.bench.rounds import heads_within, one_round
+from attnbench.bench.stopping import LEAST_ROUNDS, Precision, planned, rules_of, why_stopped
+from attnbench.bench.trial import Eager, Trial, classified, dense_job
 from attnbench.bench.workload import Workload
 from attnbench.inputs.make import Inputs
 from attnbench.kernels.engines import choose_engine, dense_engines
 from attnbench.kernels.errors import Unsupported
 from attnbench.machine.clock import CLOCK
+from attnbench.machine.load import LoadWatch
 from attnbench.machine.telemetry import read
 from attnbench.results.records.cells import Cell, Row, Sample
 from attnbench.results.run import Progress
+
+EAGER_SECONDS = 0.2
+"""Seconds of calls that are made back to back."""
 
 
 class Bench:
@@ -39,6 +44,7 @@ class Bench:
         baseline: the dense baseline, once it is found; one of the trials if it was asked for.
         apart: cells of the run that have processes of their own, which share its budget.
         group: whose rounds these are, as samples have it.
+        load: what else the machine does.
     """
 
     apart = 0
@@ -67,6 +73,7 @@ class Bench:
             raise Unsupported("; ".join(dict.fromkeys(trial.reason for trial in self.trials)))
         self.todo = self.trials
         self.baseline: Trial | None = None
+        self.load = LoadWatch()
 
     @property
     def heads(self) -> int:
@@ -204,15 +211,47 @@ class Bench:
         return True
 
     def choose_rounds(self) -> int:
-        """Return the number of rounds: as asked, otherwise from 3 to 20 as the budget allows."""
-        asked = self.agenda.request.rounds
-        if asked is not None:
-            return asked
+        """Return the number of rounds that the rules of stopping allow; with ``--precision`` fewer may do."""
+        left = self._seconds_left() - sum(_eager_calls(trial) * trial.seconds for trial in self.live())
         calls = 2 if self.agenda.device.type == "cuda" else 1  # a warm call after each cold one
-        return rounds_within(self._seconds_left(), calls * self._seconds_a_round())
+        return planned(rules_of(self.agenda.request, left), calls * self._seconds_a_round())
+
+    def stop_reason(self, trial: Trial) -> str:
+        """Return why a trial has so many samples and no more."""
+        return why_stopped(self.agenda.request, len(trial.samples), precise=self._precise)
+
+    @property
+    def _precise(self) -> bool:
+        """Whether every speed-up, or latency where there is no baseline, is known as well as was asked for."""
+        width = self.agenda.request.precision
+        if width is None:
+            return False
+        dense = {sample.round: sample.cold_ms for sample in self.baseline.samples} if self.baseline else {}
+        compared = [trial for trial in self.live() if trial is not self.baseline] or self.live()
+        figures = ([dense.get(sample.round, 1.0) / sample.cold_ms for sample in trial.samples] for trial in compared)
+        return Precision(width).reached(figures)
 
     def time_round(self, number: int, rounds: int, journal: Callable[[Sample], object]) -> None:
-        """Time every live trial that has no sample of this round yet, and journal each sample as it is taken."""
+        """Time every live trial that has no sample of this round yet, and journal each sample as it is taken.
+
+        Once the precision asked for is reached, rounds are empty. The last round also times calls back to back.
+        """
+        if not self._precise:
+            self._interleave(number, rounds, journal)
+        if number == rounds - 1:
+            self._time_back_to_back()
+
+    def _time_back_to_back(self) -> None:
+        """Time calls of every live trial without a pause, as a caller without a CUDA graph makes them."""
+        for trial in self.live():
+            count = _eager_calls(trial)
+            call = self.call(trial.job, trial.cell.engine)
+            with classified() as failure:
+                trial.eager = Eager(self.stopwatch.back_to_back(call.run, call.prepare, count), count)
+            if failure.verdict is not None:
+                trial.fail(failure.verdict, failure.reason)
+
+    def _interleave(self, number: int, rounds: int, journal: Callable[[Sample], object]) -> None:
         for turn in one_round(self.live(), number, rounds):
             trial = turn.item
             if any(sample.round == number for sample in trial.samples):
@@ -234,7 +273,7 @@ class Bench:
         call = self.call(trial.job, trial.cell.engine)
         timing = self.stopwatch.time(call.run, call.prepare)
         trial.seconds = timing.cold_ms / 1e3
-        reading = read(self.agenda.device)
+        reading, load = read(self.agenda.device), self.load.look()
         return Sample(
             cell_id=trial.cell.identity,
             round=number,
@@ -245,5 +284,11 @@ class Bench:
             heads_timed=self.heads,
             inputs_hash=self.inputs.hash,
             threads=self.threads,
+            **asdict(load),
             **({} if reading is None else asdict(reading)),
         )
+
+
+def _eager_calls(trial: Trial) -> int:
+    """Return how many calls are made back to back: a fifth of a second of them, at least 2 and at most 20."""
+    return max(2, min(20, int(EAGER_SECONDS / trial.seconds))) if trial.seconds > 0 else 20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attnbench.bench.trial import PlanFacts, Trial, classified
+from attnbench.bench.trial import FirstCall, PlanFacts, Trial, classified
 from attnbench.bench.verify import check_rows, check_selection, check_twin
 from attnbench.bench.workload import Workload
 from attnbench.kernels.engines import get_engine
@@ -35,6 +35,7 @@ def _first_call(trial: Trial, workload: Workload, stopwatch: Stopwatch) -> str:
     start = CLOCK.now()
     output, peak = measure_peak(call.run, agenda.device)
     trial.seconds = CLOCK.since(start)
+    trial.first = trial.first or FirstCall(trial.seconds, workload.heads)
     given = [output, *(leaf.grad for leaf in call.leaves if leaf.grad is not None)]
     trial.peak_extra = None if peak is None else max(0, peak - sum(x.nbytes for x in given))
     trial.rows = check_rows(

@@ -46,6 +46,7 @@ class RunOptions(TypedDict, total=False):
     timer: str | None
     isolate: bool | None
     cell_timeout: float | None
+    precision: float | None
 
 
 def run(

@@ -135,6 +135,8 @@ def make_agenda(request: Request) -> Agenda:
         raise BadInput(f"seed {request.seed} must be a whole number from 0 to {SEEDS - 1}")
     if not request.budget > 0:
         raise BadInput(f"budget {request.budget:g} must be a number of seconds above 0")
+    if request.rounds is not None and request.precision is not None:
+        raise BadInput("--rounds and --precision both say when to stop: leave one of them out")
     if request.timer is not None:
         check_timer(request.timer, device)
     if request.cell_timeout is not None and not 0 < request.cell_timeout < float("inf"):

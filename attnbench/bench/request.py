@@ -36,6 +36,7 @@ class Request(Record):
         default=0.0, ge=0, le=1, description="share that calls are made slower by on purpose; set by calibrate alone"
     )
     timer: str | None = None
+    precision: float | None = Field(default=None, gt=0, lt=1, description="half of an interval over its median")
     isolate: bool | None = None
     cell_timeout: float | None = None
 

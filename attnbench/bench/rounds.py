@@ -1,13 +1,10 @@
-"""Rounds of interleaved samples, and how many rounds and heads a time budget allows."""
+"""Rounds of interleaved samples, and how many heads a time budget allows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
-
-LEAST_ROUNDS = 3
-MOST_ROUNDS = 20
 
 Item = TypeVar("Item")
 
@@ -60,11 +57,6 @@ def interleave(items: Sequence[Item], rounds: int) -> Iterator[Turn[Item]]:
     """Yield the turns of all rounds."""
     for number in range(rounds):
         yield from one_round(items, number, rounds)
-
-
-def rounds_within(seconds: float, once: float) -> int:
-    """Return how many rounds of ``once`` seconds fit into ``seconds``, but at least 3 and at most 20."""
-    return max(LEAST_ROUNDS, min(MOST_ROUNDS, int(seconds / once) if once > 0 else MOST_ROUNDS))
 
 
 def heads_within(seconds: float, once: float, rounds: int, *, heads: int, kv_heads: int, least: int) -> int:

@@ -11,6 +11,7 @@ from attnbench.bench.bench import Bench
 from attnbench.bench.trial import Trial
 from attnbench.cost.flops.counts import attention_counts
 from attnbench.kernels.engines import engine_version
+from attnbench.results.flags import Flag, flags_of
 from attnbench.results.intervals import median_interval
 from attnbench.results.journal import first_fault
 from attnbench.results.records.cells import Row, digest
@@ -83,6 +84,11 @@ def _latency(bench: Bench, trial: Trial) -> dict[str, Any]:
         "host_ms": statistics.median(host) if host else None,
         "samples_ms": cold,
         "timer": bench.stopwatch.timer,
+        "latency_eager_ms": None if trial.eager is None else trial.eager.ms,
+        "eager_calls": None if trial.eager is None else trial.eager.calls,
+        "compile_s": _compile_seconds(trial, interval.median, bench.heads),
+        "stop_reason": bench.stop_reason(trial),
+        "flags": ",".join(_flags(bench, trial)),
     }
     if baseline is not None and baseline.verdict is None and baseline.samples:
         dense = statistics.median(sample.cold_ms for sample in baseline.samples)
@@ -95,6 +101,19 @@ def _latency(bench: Bench, trial: Trial) -> dict[str, Any]:
             "translation": speedup * trial.facts.density if trial.facts is not None else None,
         }
     return latency
+
+
+def _flags(bench: Bench, trial: Trial) -> tuple[Flag, ...]:
+    eager_ms = None if trial.eager is None else trial.eager.ms
+    return flags_of(trial.samples, on_gpu=bench.agenda.device.type == "cuda", eager_ms=eager_ms)
+
+
+def _compile_seconds(trial: Trial, latency_ms: float, heads: int) -> float | None:
+    """Return what the first call took beyond a later one, of which time grows with the heads."""
+    if trial.first is None:
+        return None
+    later = latency_ms / 1e3 * trial.first.heads / heads
+    return max(0.0, trial.first.seconds - later)
 
 
 def _work(bench: Bench, trial: Trial) -> dict[str, Any]:

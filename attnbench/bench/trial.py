@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 
@@ -14,7 +14,7 @@ from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.machine.clock import ClockFault
 from attnbench.machine.memory import lacks_memory
 from attnbench.machine.state import State
-from attnbench.machine.telemetry import Reading, Telemetry, summarise
+from attnbench.machine.telemetry import REQUIRED, Reading, Telemetry, summarise
 from attnbench.methods import get_method
 from attnbench.results.records.cells import Cell, Sample, Verdict
 
@@ -28,6 +28,22 @@ class PlanFacts:
     nbytes: int
     selection_flops: int
     executed_pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Eager:
+    """Calls that were made back to back: milliseconds of each, and how many they were."""
+
+    ms: float
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class FirstCall:
+    """The very first call of a cell: its seconds, and on how many heads."""
+
+    seconds: float
+    heads: int
 
 
 @dataclass
@@ -45,6 +61,8 @@ class Trial:
     twin: TwinCheck | None = None
     peak_extra: int | None = None
     seconds: float = 0.0  # of the first call
+    first: FirstCall | None = None
+    eager: Eager | None = None
     samples: list[Sample] = field(default_factory=list)
 
     @property
@@ -106,9 +124,5 @@ def first_line(error: BaseException) -> str:
 
 def reading_of(sample: Sample) -> Reading | None:
     """Return what the GPU said when a sample was taken, or None where it was not asked."""
-    clock, power, temperature, reasons = (
-        sample.sm_clock_mhz, sample.power_w, sample.temperature_c, sample.clock_reasons,
-    )  # fmt: skip
-    if clock is None or power is None or temperature is None or reasons is None:
-        return None
-    return Reading(clock, power, temperature, reasons)
+    told = {field.name: getattr(sample, field.name) for field in fields(Reading)}
+    return None if any(told[name] is None for name in REQUIRED) else Reading(**told)

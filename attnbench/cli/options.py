@@ -71,6 +71,12 @@ CellTimeoutOption = Annotated[
     float | None,
     typer.Option(help="Seconds for a cell with a process of its own. Default: 30 + 2 x the budget, at most 600."),
 ]
+PrecisionOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Take rounds until half of each speed-up's interval is this share of it, as 0.01, or the budget is spent."
+    ),
+]
 OutOption = Annotated[Path | None, typer.Option(help="Folder of the run. Default: results/runs/<time>.")]
 ResumeOption = Annotated[Path | None, typer.Option(help="Finish the interrupted run in this folder.")]
 
@@ -107,6 +113,7 @@ class CellOptions(CaseOptions):
     timer: TimerOption = None
     isolate: IsolateOption = None
     cell_timeout: CellTimeoutOption = None
+    precision: PrecisionOption = None
 
     def request(self, default: list[str] | None = None) -> Request:
         """Return the request that these options make.

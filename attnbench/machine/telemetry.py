@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
+
+Told = TypeVar("Told")
 
 # NVML's clock event reasons that mean the numbers are not the card's own; a power cap is normal and only recorded.
 _POWER_CAP = 0x4
@@ -26,6 +30,12 @@ class Reading:
     power_w: float
     temperature_c: float
     clock_reasons: int
+    power_limit_w: float | None = None
+    foreign_processes: int | None = None
+
+
+REQUIRED = ("sm_clock_mhz", "power_w", "temperature_c", "clock_reasons")
+"""What every card tells that tells anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +64,33 @@ def read(device: torch.device) -> Reading | None:
             power_w=pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
             temperature_c=pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
             clock_reasons=pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle),
+            power_limit_w=_if_told(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3),
+            foreign_processes=_if_told(lambda: _foreign(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))),
         )
     except pynvml.NVMLError:
         return None
+
+
+def _if_told(ask: Callable[[], Told]) -> Told | None:
+    """Return an answer of NVML that some cards and containers do not give."""
+    import pynvml
+
+    try:
+        return ask()
+    except pynvml.NVMLError:
+        return None
+
+
+def _foreign(processes: Sequence[Any]) -> int | None:
+    """Count the processes on a GPU that are not this one; None if this one is not among them.
+
+    In a container, process numbers are those of the host, and none of them is ours: then nothing can be told, except
+    that one process alone must be this one.
+    """
+    others = [process for process in processes if process.pid != os.getpid()]
+    if len(others) < len(processes):
+        return len(others)
+    return 0 if len(processes) <= 1 else None
 
 
 def summarise(readings: Sequence[Reading]) -> Telemetry:

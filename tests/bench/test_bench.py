@@ -24,7 +24,7 @@ from attnbench.kernels.engines.sdpa import SDPA
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.plan import Plan
 from attnbench.machine import stopwatch as timing
-from attnbench.machine.clock import CLOCK
+from attnbench.machine.clock import CLOCK, Clock
 from attnbench.machine.timers import Timing
 from attnbench.methods import get_method
 from attnbench.results.records.cells import Sample
@@ -85,6 +85,7 @@ class Recorder:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, of: Bench) -> None:
         self.calls: list[str] = []
+        self.counts: list[int] = []
         self.tensors: list[tuple[int, ...]] = []
         self.real = api.attention
         monkeypatch.setattr(api, "attention", self.attention)
@@ -99,6 +100,10 @@ class Recorder:
         prepare()
         call()
         return Timing(1.0 + len(self.calls), None)
+
+    def back_to_back(self, call: Callable[[], object], prepare: Callable[[], object], count: int) -> float:
+        self.counts.append(count)
+        return 1.0
 
 
 def rounds_of(of: Bench, monkeypatch: pytest.MonkeyPatch, count: int = 4) -> list[list[str]]:
@@ -229,11 +234,85 @@ def test_rounds_are_at_least_three_and_at_most_twenty_unless_asked_for() -> None
     of = bench()
     of.prepare()
     assert with_seconds(of, 1.0, 0.001).choose_rounds() == 3
-    assert with_seconds(of, 1.0, 30.5).choose_rounds() == 10
+    back_to_back = 3 * 2  # calls of three cells after the last round
+    assert with_seconds(of, 1.0, 30.5 + back_to_back).choose_rounds() == 10
     assert with_seconds(of, 1.0, 1e6).choose_rounds() == 20
     one = bench(rounds=1)
     one.prepare()
     assert with_seconds(one, 1.0, 1e6).choose_rounds() == 1
+
+
+def test_calls_are_made_back_to_back_once_and_after_the_last_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = bench()
+    of.prepare()
+    recorder = Recorder(monkeypatch, of)
+    monkeypatch.setattr(recorder, "time", lambda call, prepare: Timing(50.0))
+    for number, counts in enumerate([0, 0, 3]):
+        of.time_round(number, 3, lambda sample: None)
+        assert len(recorder.counts) == counts
+    assert recorder.counts == [4, 4, 4]  # a fifth of a second of them
+    row = rows.make_row(of, of.trials[0], "run")
+    assert (row.latency_eager_ms, row.eager_calls) == (1.0, 4)
+
+
+def test_rounds_end_when_the_precision_is_reached_and_the_row_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = bench(precision=0.05)
+    of.prepare()
+    recorder = Recorder(monkeypatch, of)
+    monkeypatch.setattr(recorder, "time", lambda call, prepare: Timing(10.0))
+    taken: list[Sample] = []
+    for number in range(9):
+        of.time_round(number, 9, taken.append)
+    assert {len(trial.samples) for trial in of.live()} == {6}
+    assert len(recorder.counts) == 3
+    assert rows.make_row(of, of.trials[0], "run").stop_reason == "the precision of 0.05"
+
+
+def test_selection_is_inside_every_timed_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = bench(methods={"moba": {"blocks": 5, "topk": 2}}, heads=1)
+    of.prepare()
+    recorder, method = Recorder(monkeypatch, of), of.trials[0].job.method
+    planned: list[str] = []
+    inside = False
+
+    def plan(*given: Any, **named: Any) -> Any:
+        planned.append("timed" if inside else "untimed")
+        return method.plan(*given, **named)
+
+    def clocked(call: Callable[[], object], prepare: Callable[[], object]) -> Timing:
+        nonlocal inside
+        prepare()
+        inside = True
+        call()
+        inside = False
+        return Timing(1.0)
+
+    monkeypatch.setattr(recorder, "time", clocked)
+    of.trials[0].job = dataclasses.replace(of.trials[0].job, method=dataclasses.replace(method, plan=plan))
+    for number in range(3):
+        of.time_round(number, 4, lambda sample: None)
+    assert planned.count("timed") == 3
+
+
+def test_a_clock_that_runs_backwards_is_the_verdict_of_the_cell_that_it_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = bench(heads=1)
+    of.prepare()
+    now = [0.0]
+    steps = iter([1.0, 1.0, -2.0, *[1.0] * 9])
+    hands = Clock(lambda: round(now[0] * 1e9), lambda: round(now[0] * 1e9))
+    real = api.attention
+
+    def attention(*given: Any, **named: Any) -> Any:
+        now[0] += next(steps, 1.0)
+        return real(*given, **named)
+
+    of.stopwatch = timing.Stopwatch(of.agenda.device, clock=hands)
+    monkeypatch.setattr(api, "attention", attention)
+    for number in range(3):
+        of.time_round(number, 3, lambda sample: None)
+    good, bad = of.trials
+    assert (good.verdict, len(good.samples)) == (None, 3)
+    assert (bad.verdict, bad.reason) == ("error", "the clock ran backwards by 2 s")
 
 
 MEMORY = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -31,6 +32,7 @@ class MadeUpNvml(ModuleType):
     def __init__(self, *, works: bool = True) -> None:
         super().__init__("pynvml")
         self.works = works
+        self.pids: list[int] | None = [os.getpid(), 1]
 
     def nvmlInit(self) -> None:
         if not self.works:
@@ -53,6 +55,14 @@ class MadeUpNvml(ModuleType):
     def nvmlDeviceGetCurrentClocksEventReasons(self, handle: str) -> int:
         return POWER_CAP
 
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle: str) -> int:
+        return 700_000  # mW
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[SimpleNamespace]:
+        if self.pids is None:
+            raise self.NVMLError("not supported")
+        return [SimpleNamespace(pid=pid) for pid in self.pids]
+
 
 def install(monkeypatch: pytest.MonkeyPatch, uuid: Any, *, works: bool = True) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", MadeUpNvml(works=works))
@@ -62,7 +72,7 @@ def install(monkeypatch: pytest.MonkeyPatch, uuid: Any, *, works: bool = True) -
 @pytest.mark.parametrize("uuid", ["1234", "GPU-1234"])
 def test_a_gpu_is_read_by_its_uuid_in_plain_units(uuid: str, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, uuid)
-    assert telemetry.read(torch.device("cuda")) == Reading(1755, 412.5, 61, POWER_CAP)
+    assert telemetry.read(torch.device("cuda")) == Reading(1755, 412.5, 61, POWER_CAP, 700, 1)
 
 
 @pytest.mark.parametrize(("uuid", "works"), [("1234", False), ("5678", True)])
@@ -71,6 +81,22 @@ def test_where_nvml_does_not_answer_there_is_no_reading(
 ) -> None:
     install(monkeypatch, uuid, works=works)
     assert telemetry.read(torch.device("cuda")) is None
+
+
+@pytest.mark.parametrize(
+    ("pids", "others"),
+    [([os.getpid()], 0), ([os.getpid(), 5, 7], 2), ([], 0), ([5], 0), ([5, 7], None), (None, None)],
+)
+def test_other_processes_on_the_gpu_are_counted_where_they_can_be_told(
+    pids: list[int] | None, others: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = MadeUpNvml()
+    made.pids = pids
+    monkeypatch.setitem(sys.modules, "pynvml", made)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="1234"))
+    found = telemetry.read(torch.device("cuda"))
+    assert found is not None
+    assert (found.foreign_processes, found.power_limit_w) == (others, 700)
 
 
 def test_a_cpu_is_not_asked() -> None:

@@ -147,6 +147,18 @@ class Row(Cell):
     host_ms: float | None = Field(
         default=None, ge=0, description="median time the CPU takes to enqueue the call, not in the latency"
     )
+    latency_eager_ms: float | None = Field(
+        default=None, gt=0, description="wall clock of a call among back-to-back ones, waited for once at the end"
+    )
+    eager_calls: int | None = Field(default=None, ge=1, description="how many calls latency_eager_ms rests on")
+    compile_s: float | None = Field(
+        default=None, ge=0, description="what the first call took beyond a later one: compiling, tuning, loading"
+    )
+    stop_reason: str = Field(default="", description="why no more rounds were taken; empty if not known")
+    flags: str | None = Field(
+        default=None,
+        description="what spoils the latency: power-capped, cpu-bound, busy-machine, unstable; null if not known",
+    )
     samples_ms: list[float] = Field(default_factory=list, description="every cold sample, in the order taken")
     timer: ReadTimer | None = Field(default=None, description="clock that took the samples")
     baseline: str | None = Field(default=None, description="method/engine of the fastest dense kernel of this run")
@@ -186,7 +198,14 @@ class Row(Cell):
 
     @model_validator(mode="after")
     def _latency_only_where_ok(self) -> Row:
-        timed = (self.latency_ms, self.latency_warm_ms, self.speedup, self.translation, self.samples_ms or None)
+        timed = (
+            self.latency_ms,
+            self.latency_warm_ms,
+            self.latency_eager_ms,
+            self.speedup,
+            self.translation,
+            self.samples_ms or None,
+        )
         if self.verdict != "ok" and any(value is not None for value in timed):
             raise ValueError(f"a latency with verdict {self.verdict!r}")
         if self.verdict == "ok" and (self.latency_ms is None or not self.samples_ms):
@@ -273,6 +292,18 @@ class Sample(Record):
     power_w: float | None = Field(default=None, description="power of the GPU right after the call")
     temperature_c: float | None = Field(default=None, description="temperature of the GPU right after the call")
     clock_reasons: int | None = Field(default=None, description="NVML's clock event reasons, as bits")
+    power_limit_w: float | None = Field(default=None, description="power that the GPU may draw at most")
+    foreign_processes: int | None = Field(default=None, ge=0, description="other processes that compute on the GPU")
+    load: float | None = Field(default=None, ge=0, description="load of the machine, mean over the last minute")
+    others_busy: float | None = Field(
+        default=None, ge=0, le=1, description="share of the cores' time that other processes used since the last sample"
+    )
+    steal: float | None = Field(default=None, ge=0, le=1, description="the same of the hypervisor")
+    waited: float | None = Field(
+        default=None, ge=0, le=1, description="share of that time in which this thread waited for a core"
+    )
+    switches: int | None = Field(default=None, ge=0, description="how often a core was taken from this process in it")
+    cpu_mhz: float | None = Field(default=None, description="mean frequency of the cores")
 
 
 class PhaseRow(Record):

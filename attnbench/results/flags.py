@@ -1,0 +1,125 @@
+"""Flags: what spoils a latency without taking it away. The rules are data, and rest on a cell's samples alone."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from attnbench.results.records.cells import Sample
+
+Flag = Literal["power-capped", "cpu-bound", "busy-machine", "unstable"]
+FLAGS: tuple[Flag, ...] = get_args(Flag)
+
+BADGES: dict[str, str] = {
+    "power-capped": "capped", "cpu-bound": "cpu", "busy-machine": "busy", "unstable": "unstable",
+}  # fmt: skip
+"""Short words for tables."""
+
+POWER_CAP = 0x4
+"""NVML's clock event reason "software power cap"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """When a flag is raised.
+
+    Attributes:
+        capped_share: share of the samples from which a power cap counts.
+        host_over_latency: enqueuing takes this many times the latency, or more.
+        eager_over_latency: a back-to-back call takes this many times the latency, or more.
+        waited_share: share of the samples from which calls count as waiting for the GPU.
+        others_busy: share of the cores' time that other processes use, above which a sample is spoilt.
+        steal: the same of a hypervisor.
+        waited: share of the time in which this thread waited for a core, above which a sample is spoilt.
+        spoilt_share: share of the samples from which spoilt ones count.
+        spread: distance between the quartiles over the median, above which samples are unstable.
+        gap: distance between two neighbouring samples over the median, above which they may be two groups.
+        group_share: share of the samples that each of two groups has at least.
+        least: samples from which two groups can be told.
+    """
+
+    capped_share: float = 0.5
+    host_over_latency: float = 1.0
+    eager_over_latency: float = 1.25
+    waited_share: float = 0.5
+    others_busy: float = 0.15
+    steal: float = 0.02
+    waited: float = 0.05
+    spoilt_share: float = 0.25
+    spread: float = 0.15
+    gap: float = 0.1
+    group_share: float = 0.25
+    least: int = 6
+
+
+BOUNDS = Bounds()
+
+
+def flags_of(
+    samples: Sequence[Sample], *, on_gpu: bool, eager_ms: float | None = None, bounds: Bounds = BOUNDS
+) -> tuple[Flag, ...]:
+    """Return the flags of a cell, in the order of ``FLAGS``.
+
+    Args:
+        samples: of the cell.
+        on_gpu: whether a GPU ran it. On a CPU, enqueuing and computing are one.
+        eager_ms: the wall clock of a back-to-back call.
+        bounds: when a flag is raised.
+    """
+    if not samples:
+        return ()
+    raised = {
+        "power-capped": _capped(samples, bounds),
+        "cpu-bound": on_gpu and _cpu_bound(samples, eager_ms, bounds),
+        "busy-machine": _share_of(samples, lambda sample: _is_spoilt(sample, on_gpu, bounds)) >= bounds.spoilt_share,
+        "unstable": is_unstable([sample.cold_ms for sample in samples], bounds),
+    }
+    return tuple(flag for flag in FLAGS if raised[flag])
+
+
+def is_unstable(samples_ms: Sequence[float], bounds: Bounds = BOUNDS) -> bool:
+    """Whether samples spread too far, or fall into two groups."""
+    if len(samples_ms) < 2:
+        return False
+    values, median = sorted(samples_ms), statistics.median(samples_ms)
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    if third - first > bounds.spread * median:
+        return True
+    if len(values) < bounds.least:
+        return False
+    gaps = [b - a for a, b in itertools.pairwise(values)]
+    below = gaps.index(max(gaps)) + 1
+    smaller = min(below, len(values) - below)
+    return max(gaps) > bounds.gap * median and smaller >= bounds.group_share * len(values)
+
+
+def _capped(samples: Sequence[Sample], bounds: Bounds) -> bool:
+    return _share_of(samples, lambda sample: bool((sample.clock_reasons or 0) & POWER_CAP)) >= bounds.capped_share
+
+
+def _cpu_bound(samples: Sequence[Sample], eager_ms: float | None, bounds: Bounds) -> bool:
+    latency = statistics.median(sample.cold_ms for sample in samples)
+    if eager_ms is not None and eager_ms >= bounds.eager_over_latency * latency:
+        return True
+    host = [sample.host_ms for sample in samples if sample.host_ms is not None]
+    if host and len(host) < len(samples) and 1 - len(host) / len(samples) >= bounds.waited_share:
+        return True
+    return bool(host) and statistics.median(host) >= bounds.host_over_latency * latency
+
+
+def _is_spoilt(sample: Sample, on_gpu: bool, bounds: Bounds) -> bool:
+    """Whether others used the device: the GPU's other processes, or the CPU's."""
+    if on_gpu:
+        return bool(sample.foreign_processes)
+    return (
+        (sample.others_busy or 0) > bounds.others_busy
+        or (sample.steal or 0) > bounds.steal
+        or (sample.waited or 0) > bounds.waited
+    )
+
+
+def _share_of(samples: Sequence[Sample], holds: Callable[[Sample], bool]) -> float:
+    return sum(map(holds, samples)) / len(samples)
