@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -13,6 +14,8 @@ from typing import Any, Literal
 
 from attnbench.machine.device import cpu_info, device_name
 from attnbench.machine.environment import package_version
+from attnbench.machine.load import WINDOW, LoadWatch, governors
+from attnbench.results.flags import BOUNDS
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MIN_FREE_GIB = 1.0
@@ -46,6 +49,8 @@ def examine(results: Path) -> list[Finding]:
         *_guarded("device", "CPU", _cpu),
         *_guarded("device", "CUDA", _cuda),
         *_guarded("device", "NVML", _nvml),
+        *_guarded("flags", "busy-machine", _load),
+        *_guarded("flags", "frequency", _governor),
         *_guarded("engine", "engines", _engines),
         *_guarded("codec", "h264", lambda: _codec("h264", "r", "reads clips")),
         *_guarded("codec", "libx264", lambda: _codec("libx264", "w", "writes clips")),
@@ -107,6 +112,26 @@ def _nvml() -> Iterator[Finding]:
         yield Finding("device", "NVML", False, str(error), "clocks, power and temperature stay empty")
     finally:
         pynvml.nvmlShutdown()
+
+
+def _load() -> Iterator[Finding]:
+    watch = LoadWatch()
+    time.sleep(WINDOW)
+    seen = watch.look()
+    if seen.others_busy is None:
+        yield Finding("flags", "busy-machine", False, "this system does not tell what other processes use")
+        return
+    quiet = seen.others_busy <= BOUNDS.others_busy and (seen.steal or 0) <= BOUNDS.steal
+    used = f"other processes use {seen.others_busy:.0%} of the cores, the hypervisor {seen.steal or 0:.0%}"
+    remedy = "" if quiet else "end other work: cells on this CPU would get the flag busy-machine now"
+    yield Finding("flags", "busy-machine", quiet, used, remedy)
+
+
+def _governor() -> Iterator[Finding]:
+    found = governors()
+    slow = "powersave" in found
+    detail = f"governor {', '.join(found)}" if found else "the governor is not told"
+    yield Finding("flags", "frequency", not slow, detail, "cpupower frequency-set -g performance" if slow else "")
 
 
 def _engines() -> Iterator[Finding]:

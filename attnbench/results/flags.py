@@ -18,6 +18,12 @@ BADGES: dict[str, str] = {
 }  # fmt: skip
 """Short words for tables."""
 
+
+def badges(flags: str | None) -> str:
+    """Return the short words of a row's flags, "busy, unstable"; "" without any."""
+    return ", ".join(BADGES.get(flag, flag) for flag in (flags or "").split(",") if flag)
+
+
 POWER_CAP = 0x4
 """NVML's clock event reason "software power cap"."""
 

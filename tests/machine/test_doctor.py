@@ -16,6 +16,7 @@ from attnbench.cli import app
 from attnbench.kernels import engines
 from attnbench.machine import doctor
 from attnbench.machine.doctor import Finding, examine
+from attnbench.machine.load import Load
 
 
 def named(findings: list[Finding], name: str) -> Finding:
@@ -36,7 +37,7 @@ def engine(name: str, reason: str | None) -> SimpleNamespace:
 
 def test_this_machine(tmp_path: Path) -> None:
     findings = examine(tmp_path)
-    assert {finding.group for finding in findings} == {"device", "engine", "codec", "extra", "tool", "disk"}
+    assert {finding.group for finding in findings} == {"device", "flags", "engine", "codec", "extra", "tool", "disk"}
     assert named(findings, "CPU").usable
     assert named(findings, "reference").usable
     assert named(findings, "h264").usable
@@ -199,3 +200,23 @@ def test_command_prints_a_table_and_json(monkeypatch: pytest.MonkeyPatch, tmp_pa
     printed = CliRunner().invoke(app, ["doctor", "--json"])
     assert printed.exit_code == 0
     assert json.loads(printed.stdout)["findings"] == [finding.to_dict() for finding in findings]
+
+
+@pytest.mark.parametrize(("others", "usable"), [(0.1, True), (0.4, False), (None, False)])
+def test_a_machine_that_would_raise_a_flag_now_is_told(
+    others: float | None, usable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "WINDOW", 0)
+    monkeypatch.setattr(doctor, "LoadWatch", lambda: SimpleNamespace(look=lambda: Load(others_busy=others)))
+    (found,) = doctor._load()
+    assert (found.name, found.usable) == ("busy-machine", usable)
+    assert ("flag busy-machine now" in found.remedy) == (others == 0.4)
+
+
+@pytest.mark.parametrize(("names", "usable"), [((), True), (("performance",), True), (("powersave",), False)])
+def test_a_governor_that_saves_power_is_told(
+    names: tuple[str, ...], usable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "governors", lambda: names)
+    (found,) = doctor._governor()
+    assert found.usable == usable

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.results.flags import BADGES, BOUNDS, FLAGS, flags_of, is_unstable
+from attnbench.results.flags import BADGES, BOUNDS, FLAGS, badges, flags_of, is_unstable
 from attnbench.results.records.cells import Sample
 
 
@@ -105,3 +105,8 @@ def test_several_flags_come_in_one_order() -> None:
     assert flags_of(both, on_gpu=True) == FLAGS == ("power-capped", "cpu-bound", "busy-machine", "unstable")
     assert set(BADGES) == set(FLAGS)
     assert all(len(badge) <= 8 for badge in BADGES.values())
+
+
+def test_flags_have_short_words_for_tables() -> None:
+    assert badges("busy-machine,unstable") == "busy, unstable"
+    assert badges("") == badges(None) == ""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from attnbench.report.words import interval_kind, latency, number, times, tiny
+from attnbench.results.flags import badges
 from attnbench.results.records.cells import Row
 
 
@@ -14,7 +15,7 @@ def _no_note(row: Row) -> str:
 
 
 def _interval(row: Row) -> str:
-    return f"{latency(row)[1]} {interval_kind(row)}".strip()
+    return f"{latency(row)[1]} {interval_kind(row)} {badges(row.flags)}".strip()
 
 
 def _tolerance(row: Row) -> str:

@@ -19,6 +19,7 @@ from attnbench.report.words import (
     times,
     tiny,
 )
+from attnbench.results.flags import badges
 from attnbench.results.records.cells import Row
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ def _notes(case: Case) -> list[str]:
     if limits:
         bounds = dict.fromkeys(tiny(limit) for limit in (min(limits), max(limits)))
         notes.append(f"numerical error: against the plan in float64; rounding explains up to {' to '.join(bounds)}")
+    notes += [f"{case.label(row)}: flagged {found}" for row in case.rows if (found := badges(row.flags))]
     notes += [
         f"{case.label(row)}: {row.verdict}: {row.reason or 'no reason recorded'}"
         for row in case.rows

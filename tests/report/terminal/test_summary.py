@@ -79,6 +79,14 @@ def test_a_reason_is_shown_as_it_is(table: list[Row]) -> None:
     assert "moba: unsupported: needs [bold]a GPU[/bold] of 9.0" in printed(table)
 
 
+def test_a_flag_is_told_below_the_table_and_80_columns_hold_it(table: list[Row]) -> None:
+    flagged = row("sta", 33.0, settings='{"tile":[6,8,8]}', flags="power-capped,busy-machine,unstable")
+    text = printed([*table, flagged], width=80)
+    assert "flagged capped, busy, unstable" in " ".join(text.split())
+    assert text.count("flagged") == 1
+    assert max(map(len, text.splitlines())) <= 80
+
+
 def test_it_fits_120_columns_with_long_names_and_numbers(table: list[Row]) -> None:
     long = row("a-method-with-quite-a-long-name", 123456.0, engine="reference", settings='{"window":[3,3,3]}')
     other = row("a-method-with-quite-a-long-name", 234567.0, engine="reference", settings='{"window":[5,5,5]}')
