@@ -14,6 +14,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
+from attnbench.kernels.witness import attended
 from attnbench.methods import Call, Method, make_settings
 from attnbench.methods.planning import make_plan
 from attnbench.methods.registry import find_method
@@ -87,6 +88,7 @@ def attention(
     run = runner.attend if runner.traceable or not torch.compiler.is_compiling() else between_graphs(runner.name)
     with torch.autocast(q.device.type, enabled=False), phase("attend"):
         output, lse = run(q, k, v, plan, factor, return_lse)
+    attended(runner.name, plan, output, lse)
     if chosen.finish is not None:
         with phase("branch"):
             output = chosen.finish(values, call, q, k, v, output)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Layout
-from attnbench.kernels.pattern import Pattern, RoutedPattern
+from attnbench.kernels.pattern import BlockPattern, Pattern, RoutedPattern
 from attnbench.kernels.rule import PackedRule
 
 MAX_MASK_PAIRS = 2**31
@@ -238,6 +238,20 @@ class Plan:
         allowed = pattern.rule.allowed(where[queries][:, None], where[None])
         return kept & (allowed | text[queries][:, None] | text[None])
 
+    def pair_mask_of(self, b: int, h: int, keys: Tensor) -> Tensor:
+        """Return which of the given keys each query token of one head keeps, bool [N, K], queries in grid order."""
+        pattern, n = self.pattern, self.layout.tokens
+        queries = torch.arange(n, device=keys.device)
+        q_block, k_block = (
+            torch.searchsorted(offsets, _inverse(self.order_of(side, b, h), tokens), right=True) - 1
+            for side, offsets, tokens in (("q", pattern.q_offsets, queries), ("k", pattern.k_offsets, keys))
+        )
+        kept = self.keep_of(b, h)[:, k_block][q_block]
+        if pattern.rule is None:
+            return kept
+        where, text = self.positions, self.is_text
+        return kept & (pattern.rule.allowed(where[:, None], where[keys][None]) | text[:, None] | text[keys][None])
+
     @cached_property
     def is_text(self) -> Tensor:
         """Which tokens are text, bool [N]."""
@@ -286,6 +300,23 @@ class Plan:
         where = self.positions if order is None else self.positions[order]
         text = self.is_text if order is None else self.is_text[order]
         return bounding_boxes(where, text, offsets)
+
+
+def plain(plan: Plan) -> Plan:
+    """Return the same plan by the classes of this package: nothing that a subclass says of itself, nothing counted yet.
+
+    Raises:
+        BadInput: if the parts do not fit each other.
+    """
+    pattern = plan.pattern
+    made: Pattern
+    if isinstance(pattern, RoutedPattern):
+        made = RoutedPattern(pattern.k_offsets, pattern.keep, pattern.rule)
+    else:
+        made = BlockPattern(pattern.q_offsets, pattern.k_offsets, pattern.keep, pattern.rule, pattern.is_full)
+    return Plan(
+        plan.layout, plan.batch, plan.heads, made, plan.q_order, plan.k_order, plan.selection_flops, plan.selection
+    )
 
 
 @dataclass(frozen=True, eq=False)

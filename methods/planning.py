@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
-from attnbench.kernels.plan import Plan
+from attnbench.kernels.pattern import BlockPattern, RoutedPattern
+from attnbench.kernels.plan import Plan, plain
 from attnbench.kernels.remember import capturing, keep_for_graphs
 from attnbench.methods.base import Call, Method
 
@@ -104,6 +105,8 @@ def _made(method: Method, settings: Any, q: Tensor, k: Tensor, call: Call) -> Pl
     plan = method.plan(settings, q, k, call)
     if not isinstance(plan, Plan):
         raise BadInput(f"method {method.name!r} planned a {type(plan).__name__}; it must return an attnbench Plan")
+    if type(plan) is not Plan or type(plan.pattern) not in (BlockPattern, RoutedPattern):
+        return plain(plan)  # what a subclass says of its density is not believed
     return plan
 
 

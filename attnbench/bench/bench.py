@@ -13,11 +13,14 @@ import torch
 from attnbench.bench.baseline import Attempt, find_dense
 from attnbench.bench.calls import Call
 from attnbench.bench.check import check_trial
+from attnbench.bench.facts import facts_of, mean_of
 from attnbench.bench.jobs import Agenda, Job
 from attnbench.bench.profile.cupti import make_stopwatch
 from attnbench.bench.rounds import heads_within, one_round
 from attnbench.bench.stopping import LEAST_ROUNDS, Precision, planned, rules_of, why_stopped
-from attnbench.bench.trial import Eager, Trial, classified, dense_job
+from attnbench.bench.timed import TimedCall
+from attnbench.bench.trial import Eager, PlanFacts, Trial, classified, dense_job
+from attnbench.bench.turns import Turns
 from attnbench.bench.workload import Workload
 from attnbench.inputs.make import Inputs
 from attnbench.kernels.engines import choose_engine, dense_engines
@@ -45,6 +48,7 @@ class Bench:
         apart: cells of the run that have processes of their own, which share its budget.
         group: whose rounds these are, as samples have it.
         load: what else the machine does.
+        turns: which input set each round uses.
     """
 
     apart = 0
@@ -74,6 +78,7 @@ class Bench:
         self.todo = self.trials
         self.baseline: Trial | None = None
         self.load = LoadWatch()
+        self.turns = Turns()
 
     @property
     def heads(self) -> int:
@@ -84,6 +89,23 @@ class Bench:
     def inputs(self) -> Inputs:
         """q, k and v that are timed."""
         return self.workload.inputs
+
+    @property
+    def inputs_hash(self) -> str:
+        """What identifies the bytes of all input sets."""
+        return self.workload.sets.hash
+
+    def mean_facts(self, trial: Trial) -> PlanFacts | None:
+        """Return what the plans of a trial's samples keep on average; of the first input set if there are none."""
+        if trial.facts is None or trial.verdict is not None or not trial.samples:
+            return trial.facts
+        used = [sample.input_set for sample in trial.samples]
+        for number in set(used) - set(trial.set_facts):  # of an earlier part of the run
+            plan = self.workload.plan(trial.job, self.workload.lend(number))
+            trial.set_facts[number] = facts_of(
+                plan, trial.cell.engine, self.agenda.shape.head_dim, trial.selection_flops
+            )
+        return mean_of([trial.set_facts[number] for number in used])
 
     def leave_out(self, cell_ids: Collection[str]) -> None:
         """Neither verify nor time these cells: they have their rows."""
@@ -270,8 +292,10 @@ class Bench:
 
     def _sample(self, trial: Trial, number: int) -> Sample:
         """Time one call of a trial."""
-        call = self.call(trial.job, trial.cell.engine)
+        input_set = self.turns.of(number)
+        call = TimedCall(trial, self.workload, input_set)
         timing = self.stopwatch.time(call.run, call.prepare)
+        call.check()
         trial.seconds = timing.cold_ms / 1e3
         reading, load = read(self.agenda.device), self.load.look()
         return Sample(
@@ -282,7 +306,8 @@ class Bench:
             warm_ms=timing.warm_ms,
             host_ms=timing.host_ms,
             heads_timed=self.heads,
-            inputs_hash=self.inputs.hash,
+            inputs_hash=self.inputs_hash,
+            input_set=input_set,
             threads=self.threads,
             **asdict(load),
             **({} if reading is None else asdict(reading)),

@@ -2,52 +2,160 @@
 
 from __future__ import annotations
 
-from attnbench.bench.trial import FirstCall, PlanFacts, Trial, classified
-from attnbench.bench.verify import check_rows, check_selection, check_twin
+import secrets
+
+from torch import Tensor
+
+from attnbench.bench.branch import check_branch
+from attnbench.bench.calls import Call
+from attnbench.bench.facts import Products, facts_of
+from attnbench.bench.gradients import Passed, check_gradients
+from attnbench.bench.selection import check_selection, plan_digest
+from attnbench.bench.stability import check_stability
+from attnbench.bench.trial import FirstCall, Incorrect, Proof, Trial, classified
+from attnbench.bench.verify import RowSample, check_rows, check_twin, choose_rows
 from attnbench.bench.workload import Workload
-from attnbench.kernels.engines import get_engine
+from attnbench.inputs.sets import Loan
+from attnbench.kernels.errors import Unsupported
+from attnbench.kernels.plan import Plan, plain
+from attnbench.kernels.witness import Seen, watching
 from attnbench.machine.clock import CLOCK
 from attnbench.machine.memory import measure_peak
 from attnbench.machine.stopwatch import Stopwatch
+
+BRANCH_SLACK = 3.0
+"""Factor of the gradients' tolerances behind a branch, which hands a rounded gradient to attention."""
 
 
 def check_trial(trial: Trial, workload: Workload, stopwatch: Stopwatch) -> None:
     """Run a trial's call for the first time and verify what came out; on failure set its verdict."""
     with classified() as failure:
-        problem = _first_call(trial, workload, stopwatch)
-        if problem:
-            trial.fail("incorrect", problem)
-        elif trial.rows is not None and trial.rows.vacuous:
-            trial.fail("unsupported", trial.rows.vacuous)
+        _first_call(trial, workload, stopwatch)
     if failure.verdict is not None:
         trial.fail(failure.verdict, failure.reason)
 
 
-def _first_call(trial: Trial, workload: Workload, stopwatch: Stopwatch) -> str:
-    """Run a trial's call, note what it needs, and return what is wrong with its results; "" if nothing is."""
+def _first_call(trial: Trial, workload: Workload, stopwatch: Stopwatch) -> None:
+    """Run a trial's call, note what it needs, and verify it.
+
+    Raises:
+        Incorrect: saying what is wrong.
+        Unsupported: if nothing can be said about it.
+    """
     job, engine, agenda = trial.job, trial.cell.engine, workload.agenda
-    q, k, v = workload.qkv
-    plan = workload.plan(job)
-    trial.facts = PlanFacts(
-        plan.density, plan.pairs, plan.nbytes, plan.selection_flops, get_engine(engine).executed_pairs(plan)
-    )
-    call = workload.call(job, engine)
+    loan = workload.lend(0)
+    call = workload.call(job, engine, loan)
     start = CLOCK.now()
-    output, peak = measure_peak(call.run, agenda.device)
+    with watching() as seen:
+        output, peak = measure_peak(call.run, agenda.device)
     trial.seconds = CLOCK.since(start)
     trial.first = trial.first or FirstCall(trial.seconds, workload.heads)
-    given = [output, *(leaf.grad for leaf in call.leaves if leaf.grad is not None)]
+    given = _given(call, output)
     trial.peak_extra = None if peak is None else max(0, peak - sum(x.nbytes for x in given))
-    trial.rows = check_rows(
-        q, k, v, output, plan, agenda.shape.head_dim**-0.5, agenda.request.seed, finishes=job.method.finish is not None
-    )
-    trial.selection = check_selection(q, k, plan, job.arguments(agenda.shape))
-    if trial.twin is None:
-        trial.twin = check_twin(workload.twin(job, engine))
-    finite = all(bool(x.isfinite().all()) for x in given)
+    if loan.problem:
+        raise Incorrect(loan.problem)
+    if seen.plan is None or seen.output is None:
+        raise Incorrect("the call did not attend")
+    plan = plain(seen.plan)
+    plan.check()
+    _note_plan(trial, workload, plan)
+    _check_output(trial, workload, plan, seen, output)
+    if len(given) != 1 + len(call.leaves):
+        raise Incorrect("the call gave no gradient")
+    if not all(bool(x.isfinite().all()) for x in given):
+        raise Incorrect("the gradients are not finite" if bool(output.isfinite().all()) else "the output is not finite")
+    if workload.backward:
+        _check_gradients(trial, workload, plan, seen, call)
     if agenda.device.type == "cuda":  # the first call compiled kernels
         timings = [stopwatch.time(call.run, call.prepare) for _ in range(2)]
         trial.seconds = min(timing.cold_ms for timing in timings) / 1e3
-    checks = (trial.rows, trial.selection, trial.twin)
-    problem = next((check.problem for check in checks if check is not None and check.problem), None)
-    return problem or ("" if finite else "the gradients are not finite")
+    _check_stability(trial, workload, call, loan, [x.clone() for x in given])
+
+
+def _given(call: Call, output: Tensor) -> list[Tensor]:
+    return [output, *(leaf.grad for leaf in call.leaves if leaf.grad is not None)]
+
+
+def _note_plan(trial: Trial, workload: Workload, plan: Plan) -> None:
+    """Note what the plan keeps, and whether it stays the same when channels change their sign."""
+    job, digest = trial.job, plan_digest(plan)
+    loan = workload.lend(0, signed=True)
+    with Products() as products:
+        other = workload.plan(job, loan)
+    trial.signed = job.method.finish is None and plan_digest(other) == digest
+    trial.selection_flops = products.flops
+    trial.facts = facts_of(plan, trial.cell.engine, workload.agenda.shape.head_dim, products.flops)
+    trial.set_facts = {0: trial.facts}
+    inputs, shape = workload.inputs, workload.inputs.q.shape
+    rows = choose_rows(shape[0], shape[1], shape[2], secrets.randbelow(2**32), inputs.q.device)
+    sample = RowSample.of(rows, inputs.q, inputs.k, inputs.v, plan, workload.scale)
+    trial.proofs = {0: Proof(frozenset({digest}), sample, digest)}
+
+
+def _check_output(trial: Trial, workload: Workload, plan: Plan, seen: Seen, output: Tensor) -> None:
+    job, agenda, inputs = trial.job, workload.agenda, workload.inputs
+    seed, finishes = agenda.request.seed, job.method.finish is not None
+    assert seen.output is not None
+    trial.rows = check_rows(
+        inputs.q, inputs.k, inputs.v, seen.output, plan, workload.scale, seed, final=output if finishes else None,
+        lse=seen.lse,
+    )  # fmt: skip
+    trial.selection = check_selection(inputs.q, inputs.k, plan, job.arguments(agenda.shape), seed=seed)
+    if finishes:
+        trial.branch = check_branch(workload.branch(job), inputs.q, inputs.k, inputs.v, seen.output, output, seed)
+    if trial.twin is None:
+        trial.twin = check_twin(workload.twin(job, trial.cell.engine))
+    for check in (trial.rows, trial.selection, trial.branch, trial.twin):
+        if check is not None and check.problem:
+            raise Incorrect(check.problem)
+    for one in (trial.rows, trial.branch):
+        if one is not None and one.vacuous:
+            raise Unsupported(one.vacuous)
+
+
+def _check_gradients(trial: Trial, workload: Workload, plan: Plan, seen: Seen, call: Call) -> None:
+    inputs, finishes = workload.inputs, trial.job.method.finish is not None
+    seed = workload.agenda.request.seed
+    assert seen.output is not None
+    dq, dk, dv = (leaf.grad for leaf in call.leaves)
+    assert dq is not None
+    assert dk is not None
+    assert dv is not None
+    passed = Passed(inputs.q, inputs.k, inputs.v, workload.d_output, seen.output, seen.lse, dq, dk, dv)
+    if finishes:
+        passed = passed.before(workload.branch(trial.job))
+    slack = BRANCH_SLACK if finishes else 1.0
+    trial.gradients = found = check_gradients(passed, plan, workload.scale, seed, slack=slack)
+    if found.problem:
+        raise Incorrect(found.problem)
+    for name, gradient in (("dq", dq), ("dk", dk), ("dv", dv)):
+        batch, heads, tokens, _ = gradient.shape
+        places = choose_rows(batch, heads, tokens, secrets.randbelow(2**32), gradient.device)
+        values = {(b, h): gradient[b, h, rows].clone() for (b, h), rows in places.items()}
+        trial.gradient_rows[name] = places, values, found.tolerances[name]
+
+
+def _check_stability(trial: Trial, workload: Workload, call: Call, loan: Loan, first: list[Tensor]) -> None:
+    """Repeat the call; what its last repetition runs is what timed calls must run."""
+    assert trial.rows is not None
+    output_tolerance = trial.rows.tolerance + (0.0 if trial.branch is None else trial.branch.tolerance)
+    gradients = [] if trial.gradients is None else [trial.gradients.tolerances[name] for name in ("dq", "dk", "dv")]
+
+    def again() -> list[Tensor]:
+        call.prepare()
+        with watching() as seen:
+            output = call.run()
+        trial.kernels = seen.kernels
+        return _given(call, output)
+
+    trial.stability = check_stability(
+        first,
+        again,
+        [output_tolerance, *gradients],
+        calls=workload.agenda.request.stability_calls,
+        seconds=trial.seconds,
+    )
+    if trial.stability.problem:
+        raise Incorrect(trial.stability.problem)
+    if loan.problem:
+        raise Incorrect(loan.problem)

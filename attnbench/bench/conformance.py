@@ -17,8 +17,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from attnbench.bench.selection import SelectionCheck, same_blocks
 from attnbench.bench.sweep.knobs import density_setting, turn_method
-from attnbench.bench.verify import SelectionCheck, TwinSpec, check_twin, same_blocks, twin_case
+from attnbench.bench.verify import TwinSpec, check_twin, twin_case
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.plan import Plan

@@ -79,8 +79,9 @@ def _reuse(bench: Bench, samples: Sequence[Sample]) -> int:
     """Give earlier samples back to their trials if they were taken on the same tensors; return how many were."""
     count = 0
     for trial in bench.live():
-        mine = [s for s in samples if s.cell_id == trial.cell.identity and s.inputs_hash == bench.inputs.hash]
+        mine = [s for s in samples if s.cell_id == trial.cell.identity and s.inputs_hash == bench.inputs_hash]
         conditions = (bench.heads, bench.threads, bench.group)
         trial.samples = [s for s in mine if (s.heads_timed, s.threads, s.group) == conditions]
         count += len(trial.samples)
+        bench.turns.continue_from(trial.samples)
     return count

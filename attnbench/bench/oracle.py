@@ -61,10 +61,11 @@ class Exact:
 
 @dataclass(frozen=True, eq=False)
 class Attended:
-    """Attention of some query rows: float64 weights [..., R, N], and the output."""
+    """Attention of some query rows: weights [..., R, N], output, and log-sum-exp of kept scores [..., R], float64."""
 
     weights: Tensor
     output: Exact
+    lse: Tensor
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, rounding: Rounding) -> Attended:
@@ -79,13 +80,30 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, r
         scores = scores.masked_fill(~mask, -torch.inf)
     top = scores.amax(-1, keepdim=True).nan_to_num(neginf=0.0)
     weights = (scores - top).exp()
-    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-300)
+    total = weights.sum(-1, keepdim=True)
+    lse = (top + total.log()).squeeze(-1)
+    weights = weights / total.clamp(min=1e-300)
     output = weights @ v
     kept = (weights > 0).sum(-1)
     spread = weights.square() @ v.square().sum(-1, keepdim=True)
     variance = _weights_variance(q, k, scale, rounding) * spread.squeeze(-1)
     variance = variance + rounding.output_variance(output, kept)
-    return Attended(weights, Exact(output, variance))
+    return Attended(weights, Exact(output, variance), lse)
+
+
+def lse_error(exact: Tensor, got: Tensor, q: Tensor, k: Tensor, scale: float, rounding: Rounding) -> float:
+    """Return the largest error of log-sum-exps [R] over what rounding explains; NaN if one is. Both may be -inf.
+
+    Args:
+        exact, got: of query rows.
+        q: the rows [R, D]. k: all keys [N, D].
+        scale, rounding: of the scores.
+    """
+    reach = abs(scale) * q.double().norm(dim=-1) * k.double().norm(dim=-1).amax()
+    coarse = rounding.storage / 4 if rounding.storage > rounding.accumulator else 0.0  # of a rounded scale times q
+    allowed = SAFETY * (coarse + rounding.accumulator * (reach + 2 + len(k) ** 0.5))
+    off = torch.where(exact == got.double(), 0.0, (exact - got.double()).abs())
+    return float((off / allowed).max())
 
 
 def _weights_variance(q: Tensor, k: Tensor, scale: float, rounding: Rounding) -> Tensor:
@@ -93,6 +111,92 @@ def _weights_variance(q: Tensor, k: Tensor, scale: float, rounding: Rounding) ->
     reach = abs(scale) * q.norm(dim=-1) * k.norm(dim=-1).amax(-1, keepdim=True)
     variance: Tensor = rounding.storage**2 / 3 + (rounding.accumulator * (reach + 2)) ** 2
     return variance
+
+
+def _score_gradients(
+    p: Tensor, d_p: Tensor, delta: Tensor, delta_spread: Tensor, weight: Tensor, reach: Tensor, rounding: Rounding
+) -> tuple[Tensor, Tensor]:
+    """Return dS = P (dP - delta) of some pairs [..., R, C], and the expected squared rounding error of each.
+
+    Args:
+        p, d_p: weights and their gradients [..., R, C].
+        delta: sum of d_output * output, [..., R, 1].
+        delta_spread: sum of d_output² * output²; engines compute delta from the rounded output.
+        weight: expected squared relative error of a weight.
+        reach: how large d_p may be.
+        rounding: of the tensors.
+    """
+    d_s = p * (d_p - delta)
+    u, w = rounding.storage, rounding.accumulator
+    delta_variance = u**2 / 3 * delta_spread + w**2 * (reach + delta.abs()) ** 2
+    return d_s, weight * d_s.square() + p.square() * delta_variance
+
+
+@dataclass(frozen=True, eq=False)
+class RowSums:
+    """What the gradients of keys need of every query, float64 [N] each.
+
+    Attributes:
+        lse: log-sum-exp of its kept scores, -inf where it keeps no key.
+        delta: sum of d_output * output.
+        spread: sum of d_output² * output².
+    """
+
+    lse: Tensor
+    delta: Tensor
+    spread: Tensor
+
+
+def query_gradients(
+    q: Tensor, k: Tensor, v: Tensor, d_output: Tensor, mask: Tensor, scale: float, rounding: Rounding
+) -> Exact:
+    """Return dq of some queries of one head.
+
+    Args:
+        q, d_output: [R, D]. k, v: [N, D]. mask: bool [R, N].
+    """
+    forward = attend(q, k, v, mask, scale, rounding)
+    q, k, v, d_output = q.double(), k.double(), v.double(), d_output.double()
+    p, output = forward.weights, forward.output.value
+    delta = (d_output * output).sum(-1, keepdim=True)
+    spread = (d_output.square() * output.square()).sum(-1, keepdim=True)
+    weight = _weights_variance(q, k, scale, rounding)[..., None]
+    reach = d_output.norm(dim=-1, keepdim=True) * v.norm(dim=-1).amax()
+    d_s, s_variance = _score_gradients(p, d_output @ v.T, delta, spread, weight, reach, rounding)
+    value = scale * (d_s @ k)
+    variance = scale**2 * (s_variance @ k.square().sum(-1, keepdim=True)).squeeze(-1)
+    return Exact(value, variance + rounding.output_variance(value, k.shape[-2]))
+
+
+def key_gradients(
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, d_output: Tensor, sums: RowSums, mask: Tensor, scale: float,
+    rounding: Rounding,
+) -> tuple[Exact, Exact]:  # fmt: skip
+    """Return dk and dv of some keys, as far as they come from one head's queries.
+
+    Args:
+        q, k, v, d_output: of the head, [N, D].
+        keys: int64 [K].
+        sums: of all queries.
+        mask: bool [N, K], which queries keep them.
+    """
+    weight = _weights_variance(q.double(), k.double(), scale, rounding)[..., None]
+    farthest = v.double().norm(dim=-1).amax()
+    q, d_output, some_k, some_v = q.double(), d_output.double(), k[keys].double(), v[keys].double()
+    anchor = sums.lse.nan_to_num(neginf=0.0)[:, None]
+    p = (scale * (q @ some_k.T) - anchor).masked_fill(~mask, -torch.inf).exp()
+    reach = d_output.norm(dim=-1, keepdim=True) * farthest
+    d_s, s_variance = _score_gradients(
+        p, d_output @ some_v.T, sums.delta[:, None], sums.spread[:, None], weight, reach, rounding
+    )
+    dk, dv = scale * (d_s.T @ q), p.T @ d_output
+    dk_variance = scale**2 * (s_variance.T @ q.square().sum(-1, keepdim=True)).squeeze(-1)
+    dv_variance = ((weight * p.square()).T @ d_output.square().sum(-1, keepdim=True)).squeeze(-1)
+    n = len(q)
+    return (
+        Exact(dk, dk_variance + rounding.output_variance(dk, n)),
+        Exact(dv, dv_variance + rounding.output_variance(dv, n)),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,16 +215,11 @@ def gradients(
     forward = attend(q, k, v, mask, scale, rounding)
     q, k, v, d_output = q.double(), k.double(), v.double(), d_output.double()
     p, output = forward.weights, forward.output.value
-    d_p = d_output @ v.transpose(-1, -2)
     delta = (d_output * output).sum(-1, keepdim=True)
-    d_s = p * (d_p - delta)
-
-    u, w = rounding.storage, rounding.accumulator
+    delta_spread = (d_output.square() * output.square()).sum(-1, keepdim=True)
     weight = _weights_variance(q, k, scale, rounding)[..., None]
-    # For dS = P (dP - delta): its own rounding, P's, and delta's, since engines compute delta from the rounded output.
-    delta_variance = u**2 / 3 * (d_output.square() * output.square()).sum(-1, keepdim=True)
-    size = (d_output.norm(dim=-1, keepdim=True) * v.norm(dim=-1).amax(-1)[..., None, None] + delta.abs()) ** 2
-    s_variance = weight * d_s.square() + p.square() * (delta_variance + w**2 * size)
+    reach = d_output.norm(dim=-1, keepdim=True) * v.norm(dim=-1).amax(-1)[..., None, None]
+    d_s, s_variance = _score_gradients(p, d_output @ v.transpose(-1, -2), delta, delta_spread, weight, reach, rounding)
 
     def exact(value: Tensor, spread: Tensor) -> Exact:
         return Exact(value, spread + rounding.output_variance(value, q.shape[-2]))

@@ -8,13 +8,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from attnbench.bench.bench import Bench
-from attnbench.bench.trial import Trial
+from attnbench.bench.trial import PlanFacts, Trial
 from attnbench.cost.flops.counts import attention_counts
 from attnbench.kernels.engines import engine_version
 from attnbench.results.flags import Flag, flags_of
 from attnbench.results.intervals import median_interval
 from attnbench.results.journal import first_fault
-from attnbench.results.records.cells import Row, digest
+from attnbench.results.records.cells import Row, canonical_json, digest
 
 
 def withdraw_throttled(trial: Trial) -> None:
@@ -32,12 +32,12 @@ def make_row(bench: Bench, trial: Trial, run_id: str) -> Row:
         return _row(bench, trial, run_id)
     except ValidationError as error:
         trial.fail("error", f"its figures make no row: {first_fault(error)}")
-        trial.facts = trial.rows = trial.selection = trial.twin = trial.peak_extra = None
+        trial.facts = trial.rows = trial.selection = trial.twin = trial.peak_extra = trial.stability = None
         return _row(bench, trial, run_id)
 
 
 def _row(bench: Bench, trial: Trial, run_id: str) -> Row:
-    shape = bench.agenda.shape
+    shape, facts = bench.agenda.shape, bench.mean_facts(trial)
     cell, seen = trial.cell, trial.telemetry
     seen_values: dict[str, Any] = {
         "sm_clock_mhz": seen.sm_clock_mhz,
@@ -57,17 +57,17 @@ def _row(bench: Bench, trial: Trial, run_id: str) -> Row:
         tokens=shape.layout.tokens,
         heads_timed=bench.heads,
         engine_version=engine_version(cell.engine),
-        inputs_hash=bench.inputs.hash,
+        inputs_hash=bench.inputs_hash,
         threads=bench.threads,
-        **_work(bench, trial),
+        **_work(bench, facts),
         **_checks(trial),
-        **_latency(bench, trial),
+        **_latency(bench, trial, facts),
         peak_extra_mib=None if trial.peak_extra is None else trial.peak_extra / 2**20,
         **seen_values,
     )
 
 
-def _latency(bench: Bench, trial: Trial) -> dict[str, Any]:
+def _latency(bench: Bench, trial: Trial, facts: PlanFacts | None) -> dict[str, Any]:
     baseline = bench.baseline
     if trial.verdict is not None or not trial.samples:
         return {}
@@ -98,7 +98,7 @@ def _latency(bench: Bench, trial: Trial) -> dict[str, Any]:
             "baseline_version": engine_version(baseline.cell.engine),
             "baseline_ms": dense,
             "speedup": speedup,
-            "translation": speedup * trial.facts.density if trial.facts is not None else None,
+            "translation": speedup * facts.density if facts is not None else None,
         }
     return latency
 
@@ -116,8 +116,8 @@ def _compile_seconds(trial: Trial, latency_ms: float, heads: int) -> float | Non
     return max(0.0, trial.first.seconds - later)
 
 
-def _work(bench: Bench, trial: Trial) -> dict[str, Any]:
-    facts, shape = trial.facts, bench.agenda.shape
+def _work(bench: Bench, facts: PlanFacts | None) -> dict[str, Any]:
+    shape = bench.agenda.shape
     if facts is None:
         return {}
     counts = attention_counts(
@@ -154,6 +154,12 @@ def _checks(trial: Trial) -> dict[str, Any]:
         checks["selection_differs"] = trial.selection.differing
     if twin is not None:
         checks["twin_error"] = _finite(twin.worst)
+    if trial.gradients is not None:
+        checks["gradients_checked"] = trial.gradients.checked
+    if trial.stability is not None:
+        checks |= {"stability": trial.stability.found, "stability_calls": trial.stability.calls}
+    if trial.kernels:
+        checks["kernels"] = canonical_json(list(trial.kernels))
     return checks
 
 

@@ -8,8 +8,12 @@ from dataclasses import dataclass, field, fields
 
 import torch
 
+from attnbench.bench.branch import BranchCheck
+from attnbench.bench.gradients import GradientCheck
 from attnbench.bench.jobs import Job
-from attnbench.bench.verify import RowCheck, SelectionCheck, TwinCheck
+from attnbench.bench.selection import SelectionCheck
+from attnbench.bench.stability import StabilityCheck
+from attnbench.bench.verify import RowCheck, Rows, RowSample, TwinCheck
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.machine.clock import ClockFault
 from attnbench.machine.memory import lacks_memory
@@ -17,6 +21,10 @@ from attnbench.machine.state import State
 from attnbench.machine.telemetry import REQUIRED, Reading, Telemetry, summarise
 from attnbench.methods import get_method
 from attnbench.results.records.cells import Cell, Sample, Verdict
+
+
+class Incorrect(Exception):
+    """A call did what it must not, or gave what it must not: the cell is incorrect, and this is why."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,21 @@ class FirstCall:
     heads: int
 
 
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """What is known of a cell on one input set, once a call on it has been verified.
+
+    Attributes:
+        plans: digests of the plans that agree with the selection in float64.
+        sample: exact rows, of the plan with the digest ``sampled``.
+        sampled: see there.
+    """
+
+    plans: frozenset[str]
+    sample: RowSample
+    sampled: str
+
+
 @dataclass
 class Trial:
     """A cell on its way to a row."""
@@ -55,10 +78,20 @@ class Trial:
     shared: bool = False  # it is the dense baseline itself
     verdict: Verdict | None = None  # set as soon as something is wrong
     reason: str = ""
-    facts: PlanFacts | None = None
+    facts: PlanFacts | None = None  # of the first input set
+    set_facts: dict[int, PlanFacts] = field(default_factory=dict)  # by input set
+    selection_flops: int = 0  # as counted
+    signed: bool = False  # whether signs of channels leave its plans as they are
+    kernels: tuple[str, ...] = ()  # what the verified call ran
     rows: RowCheck | None = None
+    branch: BranchCheck | None = None
     selection: SelectionCheck | None = None
+    gradients: GradientCheck | None = None
     twin: TwinCheck | None = None
+    stability: StabilityCheck | None = None
+    proofs: dict[int, Proof] = field(default_factory=dict)  # by input set
+    gradient_rows: dict[str, tuple[Rows, Rows, float]] = field(default_factory=dict)
+    """Of the verified call on the first set, by tensor: places, gradients there, and what rounding explains."""
     peak_extra: int | None = None
     seconds: float = 0.0  # of the first call
     first: FirstCall | None = None
@@ -98,6 +131,8 @@ def classified() -> Iterator[Failure]:
     failure, before = Failure(), State.now()
     try:
         yield failure
+    except Incorrect as error:
+        failure.verdict, failure.reason = "incorrect", str(error)
     except Unsupported as error:
         failure.verdict, failure.reason = "unsupported", str(error)
     except (torch.OutOfMemoryError, MemoryError) as error:

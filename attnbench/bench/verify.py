@@ -18,21 +18,16 @@ from torch import Tensor
 from attnbench import api
 from attnbench.bench import oracle
 from attnbench.kernels.grid import Grid, Layout
-from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Method
+
+Rows = dict[tuple[int, int], Tensor]
+"""Something of some query rows, by (batch item, head)."""
 
 ROWS = 64
 
 LARGEST_TOLERANCE = 0.1
 """Where rounding alone explains more than this, a match would prove nothing."""
-
-
-LARGEST_SELECTION_DIFFERENCE = 1e-5
-"""The share of the (video token, block) pairs that rounding may decide otherwise."""
-
-LEAST_SELECTION_DIFFERENCE = 2
-"""Pairs that may differ in a cell of any size: at a near tie, rounding exchanges one pair for another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +40,7 @@ class RowCheck:
         approximation: relative L2 against full attention, all heads together.
         cosine: mean cosine of a row's output and its full attention.
         recall: mean share of full attention's weight on the kept pairs.
+        lse_error: of the worst log-sum-exp, over what rounding explains; 0 where the engine computes none.
     """
 
     error: float
@@ -52,6 +48,7 @@ class RowCheck:
     approximation: float
     cosine: float
     recall: float
+    lse_error: float = 0.0
 
     @property
     def vacuous(self) -> str | None:
@@ -67,7 +64,9 @@ class RowCheck:
     def problem(self) -> str | None:
         """Why the output is wrong, or None. NaN never passes."""
         if self.error <= self.tolerance:
-            return None
+            if self.lse_error <= 1:
+                return None
+            return f"the log-sum-exp of sampled rows is off by {self.lse_error:.3g} times what rounding explains"
         return (
             f"sampled rows differ from the exact attention of the plan by {self.error:.2g} (relative L2); "
             f"rounding explains {self.tolerance:.2g}"
@@ -84,17 +83,23 @@ def sample_rows(tokens: int, seed: int, count: int = ROWS) -> Tensor:
 
 
 def check_rows(
-    q: Tensor, k: Tensor, v: Tensor, output: Tensor, plan: Plan, scale: float, seed: int, *, finishes: bool = False
-) -> RowCheck:
-    """Compare sampled rows of ``output`` [B, H, N, D] with float64 attention over the plan's keys, and with full
-    attention.
+    q: Tensor, k: Tensor, v: Tensor, output: Tensor, plan: Plan, scale: float, seed: int, *,
+    final: Tensor | None = None, lse: Tensor | None = None,
+) -> RowCheck:  # fmt: skip
+    """Compare sampled rows of ``output`` with float64 attention over the plan's keys, and with full attention.
 
-    With ``finishes`` the method adds a branch of its own to the output. Only the twin, which runs without it, can be
-    compared with the plan then, and the error is 0.
+    Args:
+        q: [B, H, N, D]. k, v: [B, KV heads, N, D].
+        output: of the plan, [B, H, N, D].
+        plan: what was run.
+        scale: factor of the scores.
+        seed: of the sample.
+        final: what the method made of ``output`` with a branch of its own, which is what approximates full attention.
+        lse: the log-sum-exp of ``output`` [B, H, N], where the engine computes one.
     """
     rounding = oracle.Rounding.of(q.dtype)
     group = q.shape[1] // k.shape[1]
-    worst, exact_all, full_all, recalls = (-1.0, 0.0, 1.0), [], [], []
+    worst, lse_errors, exact_all, full_all, recalls = (-1.0, 0.0, 1.0), [0.0], [], [], []
     for b in range(q.shape[0]):
         for h in range(q.shape[1]):
             rows = sample_rows(q.shape[2], seed + 7919 * (b * q.shape[1] + h)).to(q.device)
@@ -102,84 +107,70 @@ def check_rows(
             mask = plan.key_mask_of(b, h, rows)
             sparse = oracle.attend(q[b, h, rows], keys, values, mask, scale, rounding)
             full = oracle.attend(q[b, h, rows], keys, values, None, scale, rounding)
-            got = output[b, h, rows].double()
-            error, tolerance = float(sparse.output.error(got)), float(sparse.output.tolerance())
-            ratio = error / tolerance if error == error else float("inf")
-            worst = max(worst, (ratio, error, tolerance))
-            exact_all.append(got if finishes else sparse.output.value)
+            worst = max(worst, _against(sparse.output, output[b, h, rows]))
+            if lse is not None:
+                lse_errors.append(oracle.lse_error(sparse.lse, lse[b, h, rows], q[b, h, rows], keys, scale, rounding))
+            exact_all.append(sparse.output.value if final is None else final[b, h, rows].double())
             full_all.append(full.output.value)
             recalls.append((full.weights * mask).sum(-1).mean())
     sparse_rows, full_rows = torch.stack(exact_all), torch.stack(full_all)
     approximation = (sparse_rows - full_rows).norm() / full_rows.norm().clamp(min=1e-300)
     cosine = torch.nn.functional.cosine_similarity(sparse_rows, full_rows, dim=-1).mean()
-    _, error, tolerance = (0.0, 0.0, 1.0) if finishes else worst
-    return RowCheck(error, tolerance, float(approximation), float(cosine), float(torch.stack(recalls).mean()))
+    _, error, tolerance = worst
+    off = max(x if x == x else float("inf") for x in lse_errors)
+    return RowCheck(error, tolerance, float(approximation), float(cosine), float(torch.stack(recalls).mean()), off)
 
 
-@dataclass(frozen=True, slots=True)
-class SelectionCheck:
-    """How far a routed plan is from the same method's plan in float64.
+def _against(exact: oracle.Exact, got: Tensor) -> tuple[float, float, float]:
+    """Return error over tolerance (infinite for NaN), error and tolerance of some rows."""
+    error, tolerance = float(exact.error(got)), float(exact.tolerance())
+    return (error / tolerance if error == error else float("inf")), error, tolerance
+
+
+@dataclass(frozen=True, eq=False)
+class RowSample:
+    """Some query rows of every head, and exact attention for them: what timed calls are compared with.
 
     Attributes:
-        differing: (query token, key block) pairs that one of the two keeps and the other does not, of all heads.
-        pairs: pairs of a video token and a block, of all heads.
+        rows: int64 tokens by (batch item, head).
+        exact: float64 attention over the plan's keys, by (batch item, head).
     """
 
-    differing: int
-    pairs: int
+    rows: Rows
+    exact: dict[tuple[int, int], oracle.Exact]
 
-    @property
-    def problem(self) -> str | None:
-        """Why the selection is wrong, or None."""
-        allowed = max(LEAST_SELECTION_DIFFERENCE, int(LARGEST_SELECTION_DIFFERENCE * self.pairs))
-        if self.differing <= allowed:
-            return None
+    @classmethod
+    def of(
+        cls, rows: dict[tuple[int, int], Tensor], q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float
+    ) -> RowSample:
+        """Compute the rows exactly; arguments as of ``check_rows``."""
+        rounding, group = oracle.Rounding.of(q.dtype), q.shape[1] // k.shape[1]
+        exact = {
+            (b, h): oracle.attend(
+                q[b, h, chosen], k[b, h // group], v[b, h // group], plan.key_mask_of(b, h, chosen), scale, rounding
+            ).output
+            for (b, h), chosen in rows.items()
+        }
+        return cls(rows, exact)
+
+    def problem(self, taken: Rows) -> str:
+        """Return why the rows that a call gave are wrong; empty if they are right."""
+        _, error, tolerance = max(_against(exact, taken[place]) for place, exact in self.exact.items())
+        if error <= tolerance:
+            return ""
         return (
-            f"the selection differs from the rule in float64 in {self.differing:,} of {self.pairs:,} pairs; rounding "
-            f"explains {allowed:,}"
+            f"sampled rows of a timed call differ from the exact attention of its plan by {error:.2g} (relative L2); "
+            f"rounding explains {tolerance:.2g}"
         )
 
 
-def check_selection(q: Tensor, k: Tensor, plan: Plan, arguments: dict[str, Any]) -> SelectionCheck | None:
-    """Compare a routed plan with the plan that the same method makes of the same values in float64.
-
-    This plans one head of one batch item at a time, to save memory. So a method that selects for a head by what is in
-    another one will differ.
-
-    Args:
-        q: [B, H, N, D].
-        k: [B, KV heads, N, D].
-        plan: made from them.
-        arguments: the keyword arguments of ``select`` that made it.
-
-    Returns:
-        None for a plan that is not routed, or whose blocks differ from those of the plan in float64.
-    """
-    if not isinstance(plan.pattern, RoutedPattern):
-        return None
-    group, differing = q.shape[1] // k.shape[1], 0
-    for b in range(plan.batch):
-        for h in range(plan.heads):
-            kv = h // group
-            exact = api.select(q[b : b + 1, h : h + 1].double(), k[b : b + 1, kv : kv + 1].double(), **arguments)
-            if not same_blocks(plan, exact, b, h):
-                return None
-            differing += int((plan.keep_of(b, h) ^ exact.keep_of(0, 0)).sum())
-    blocks = plan.pattern.keep.shape[3]
-    return SelectionCheck(differing, plan.batch * plan.heads * plan.layout.grid.tokens * blocks)
-
-
-def same_blocks(plan: Plan, exact: Plan, b: int, h: int) -> bool:
-    """Whether one head's keys are cut into the same blocks by both plans, and its queries in the same order."""
-    if not torch.equal(plan.pattern.k_offsets, exact.pattern.k_offsets):
-        return False
-    for side in ("q", "k"):
-        mine, other = plan.order_of(side, b, h), exact.order_of(side, 0, 0)
-        if (mine is None) != (other is None):
-            return False
-        if mine is not None and other is not None and not torch.equal(mine, other):
-            return False
-    return True
+def choose_rows(batch: int, heads: int, tokens: int, seed: int, device: torch.device) -> Rows:
+    """Return sampled query tokens of every head."""
+    return {
+        (b, h): sample_rows(tokens, seed + 7919 * (b * heads + h)).to(device)
+        for b in range(batch)
+        for h in range(heads)
+    }
 
 
 @dataclass(frozen=True, slots=True)

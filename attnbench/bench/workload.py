@@ -9,29 +9,33 @@ import torch
 from torch import Tensor
 
 from attnbench import api
+from attnbench.bench.branch import Branch
 from attnbench.bench.burnt_in import slower
 from attnbench.bench.calls import Call, forward_call, training_call
 from attnbench.bench.jobs import Agenda, Job
+from attnbench.bench.trial import Incorrect
 from attnbench.bench.verify import TwinSpec
 from attnbench.inputs.make import Inputs, make_inputs
+from attnbench.inputs.sets import InputSets, Lender, Loan
 from attnbench.kernels.engines import Task
 from attnbench.kernels.plan import Plan
+from attnbench.methods import Call as MethodCall
 from attnbench.results.pairs import DENSE
 
 
 @dataclass
 class Workload:
-    """The inputs of an agenda with some of its heads.
+    """The input sets of an agenda with some of its heads, and the calls on copies of them.
 
     Attributes:
         agenda: the checked request.
         heads: how many heads the tensors have.
-        inputs: q, k and v.
+        sets: q, k and v, several of a kind. Methods get copies only.
     """
 
     agenda: Agenda
     heads: int
-    inputs: Inputs
+    sets: InputSets
 
     @classmethod
     def make(cls, agenda: Agenda, heads: int) -> Workload:
@@ -40,21 +44,39 @@ class Workload:
         Raises:
             BadInput: if the inputs asked for cannot be made.
         """
-        seed = agenda.request.seed
-        inputs = make_inputs(
-            agenda.request.inputs, agenda.shape, heads=heads, dtype=agenda.dtype, device=agenda.device, seed=seed
-        )
-        return cls(agenda, heads, inputs)
+
+        def make(number: int) -> Inputs:
+            request = agenda.request
+            return make_inputs(
+                request.inputs, agenda.shape, heads=heads, dtype=agenda.dtype, device=agenda.device, seed=request.seed,
+                number=number,
+            )  # fmt: skip
+
+        return cls(agenda, heads, InputSets(make))
+
+    @property
+    def inputs(self) -> Inputs:
+        """The first input set."""
+        return self.sets[0]
 
     @property
     def qkv(self) -> tuple[Tensor, Tensor, Tensor]:
-        """q [B, heads, N, D], k and v [B, KV heads, N, D]."""
-        return self.inputs.q, self.inputs.k, self.inputs.v
+        """q [B, heads, N, D], k and v [B, KV heads, N, D] of the first set; copies, that may be written to."""
+        return self.lend(0).qkv
+
+    def lend(self, number: int, *, signed: bool = False) -> Loan:
+        """Return copies of an input set, at addresses that no method has seen."""
+        return self._lender.lend(self.sets[number], signed=signed)
 
     @property
     def backward(self) -> bool:
         """Whether calls run backward too."""
         return self.agenda.direction == "fwdbwd"
+
+    @property
+    def scale(self) -> float:
+        """Factor of the scores."""
+        return float(self.agenda.shape.head_dim**-0.5)
 
     @property
     def task(self) -> Task:
@@ -64,18 +86,34 @@ class Workload:
             agenda.device, agenda.dtype, shape.head_dim, shape.heads, shape.kv_heads, self.backward, return_lse=False
         )
 
-    def plan(self, job: Job) -> Plan:
-        """Return what a job keeps of these tensors."""
-        return api.select(self.inputs.q, self.inputs.k, **job.arguments(self.agenda.shape))
+    def plan(self, job: Job, loan: Loan | None = None) -> Plan:
+        """Return what a job keeps of lent tensors, by default of the first set.
 
-    def call(self, job: Job, engine: str) -> Call:
-        """Return the call that users make, on these tensors."""
+        Raises:
+            Incorrect: if planning writes into them.
+        """
+        lent = self.lend(0) if loan is None else loan
+        plan = api.select(lent.q, lent.k, **job.arguments(self.agenda.shape))
+        if lent.problem:
+            raise Incorrect(lent.problem)
+        return plan
+
+    def call(self, job: Job, engine: str, loan: Loan | None = None) -> Call:
+        """Return the call that users make, on lent tensors, by default of the first set."""
+        lent = self.lend(0) if loan is None else loan
         arguments = job.arguments(self.agenda.shape) | {"engine": engine}
         if self.backward:
-            made = training_call(*self.qkv, self._d_output, arguments)
+            d_output = self._lender.copy(self.d_output, None if lent.signs is None else lent.signs[1])
+            made = training_call(*lent.qkv, d_output, arguments)
         else:
-            made = forward_call(*self.qkv, arguments)
+            made = forward_call(*lent.qkv, arguments)
         return made if job.method.name == DENSE else slower(made, self.agenda.request.burnt_in, self.agenda.device)
+
+    def branch(self, job: Job) -> Branch:
+        """Return what the method adds to attention, with all but tensors settled. The method must have ``finish``."""
+        finish, call = job.method.finish, MethodCall(self.agenda.shape.layout, job.layer)
+        assert finish is not None
+        return lambda q, k, v, output: finish(job.settings, call, q, k, v, output)
 
     def twin(self, job: Job, engine: str) -> TwinSpec:
         """Return the small case that stands for a job in verification."""
@@ -86,7 +124,11 @@ class Workload:
         )  # fmt: skip
 
     @cached_property
-    def _d_output(self) -> Tensor:
+    def _lender(self) -> Lender:
+        return Lender()
+
+    @cached_property
+    def d_output(self) -> Tensor:
         """The gradient that backward passes start from."""
         q = self.inputs.q
         generator = torch.Generator().manual_seed(self.agenda.request.seed)

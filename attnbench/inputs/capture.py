@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -37,6 +38,22 @@ def read_capture(path: Path, shape: Shape, part: str | None = None) -> tuple[Ten
     for name, tensor, heads in (("q", q, shape.heads), ("k", k, shape.kv_heads), ("v", v, shape.kv_heads)):
         _check(path, name, tensor, (shape.batch, heads, shape.tokens, shape.head_dim))
     return q, k, v
+
+
+def other_parts(path: Path, part: str | None) -> list[str]:
+    """Return the other steps that a capture has of the same layer, in order; none if ``path`` cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            parts = [name.removesuffix(".q") for name in file.keys() if name.endswith(".q")]  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return []
+    if part is None:
+        return []
+    layer = part.partition(".")[0]
+    steps = [other for other in parts if other != part and other.partition(".")[0] == layer]
+    return sorted(steps, key=lambda name: [int(digits) for digits in re.findall(r"\d+", name)])
 
 
 def _names(path: Path, names: list[str], part: str | None) -> list[str]:

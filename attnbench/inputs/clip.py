@@ -6,6 +6,7 @@ import math
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ def clip_path(path: Path | None) -> Iterator[Path]:
         yield bundled
 
 
-def read_frames(path: Path, count: int, height: int, width: int) -> Iterator[Tensor]:
-    """Return the first ``count`` frames of a video, averaged by area: uint8 RGB [height, width, 3] each.
+def read_frames(path: Path, count: int, height: int, width: int, *, skip: int = 0) -> Iterator[Tensor]:
+    """Return ``count`` frames of a video after the first ``skip``, averaged by area: uint8 RGB [height, width, 3] each.
 
     Frames are turned and mirrored as players show them.
 
@@ -61,7 +62,9 @@ def read_frames(path: Path, count: int, height: int, width: int) -> Iterator[Ten
     try:
         with video_in(path) as (container, stream):
             stream.thread_type = "AUTO"
-            for frame in container.decode(stream):
+            for number, frame in enumerate(container.decode(stream)):
+                if number < skip:
+                    continue
                 if frame.is_corrupt:
                     raise BadInput(f"video {str(path)!r} is damaged after frame {done} of the {count} that are needed")
                 yield _as_shown(path, frame, height, width)
@@ -134,7 +137,38 @@ def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
     return 1, 0, 0, 1
 
 
-def patches(path: Path, grid: Grid) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which part of a video is read: from frame ``skip`` on, mirrored along ``flips`` (1 is height, 2 is width)."""
+
+    skip: int = 0
+    flips: tuple[int, ...] = ()
+
+
+def windows(path: Path, grid: Grid, count: int) -> list[Window]:
+    """Return ``count`` windows of a video, as far apart as its length allows; those of a short video are mirrored too.
+
+    The first begins with the video.
+    """
+    spare = max(0, _frames_in(path) - ((grid.t - 1) * FRAME_GROUP + 1))
+    starts = [number * spare // max(1, count - 1) for number in range(count)]
+    short = spare < FRAME_GROUP * (count - 1)
+    mirrored = ((), (2,), (1,), (1, 2))
+    return [Window(skip, mirrored[number % 4] if short else ()) for number, skip in enumerate(starts)]
+
+
+def _frames_in(path: Path) -> int:
+    """Return the number of frames by the container's packets, which need not be decoded; 0 if it cannot be read."""
+    import av
+
+    try:
+        with video_in(path) as (container, stream):
+            return sum(1 for packet in container.demux(stream) if packet.size)
+    except (av.FFmpegError, OSError, BadInput):
+        return 0
+
+
+def patches(path: Path, grid: Grid, window: Window = Window()) -> Tensor:  # it is frozen
     """Return the mean RGB, 0 to 1, of each cell of each token, float32 [T, H, W, CELLS, CELLS, 3].
 
     Frames are scaled to the token grid whatever their aspect ratio. As in the Wan VAE, the first frame becomes a token
@@ -143,11 +177,12 @@ def patches(path: Path, grid: Grid) -> Tensor:
     Raises:
         BadInput: for the same reasons as ``read_frames``.
     """
-    frames = read_frames(path, (grid.t - 1) * FRAME_GROUP + 1, grid.h * CELLS, grid.w * CELLS)
+    count = (grid.t - 1) * FRAME_GROUP + 1
+    frames = read_frames(path, count, grid.h * CELLS, grid.w * CELLS, skip=window.skip)
     groups = [next(frames).float()]
     for _ in range(grid.t - 1):
         groups.append(torch.stack([next(frames) for _ in range(FRAME_GROUP)]).float().mean(dim=0))
-    cells = torch.stack(groups).reshape(grid.t, grid.h, CELLS, grid.w, CELLS, 3) / 255
+    cells = torch.stack(groups).flip(window.flips).reshape(grid.t, grid.h, CELLS, grid.w, CELLS, 3) / 255
     return cells.transpose(2, 3)
 
 

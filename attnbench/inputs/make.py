@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from attnbench.inputs.capture import read_capture, refuse_non_finite
+from attnbench.inputs.capture import other_parts, read_capture, refuse_non_finite
 from attnbench.inputs.gaussian import GaussianSource
+from attnbench.inputs.seeds import SEEDS, normal
 from attnbench.inputs.shapes import Shape
 from attnbench.inputs.spec import InputsSpec, check_inputs_spec
 from attnbench.inputs.video import video_source
@@ -40,7 +42,9 @@ class InputSource(Protocol):
         """Return the values of one kv head."""
 
 
-def make_inputs(spec: str, shape: Shape, *, heads: int, dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
+def make_inputs(
+    spec: str, shape: Shape, *, heads: int, dtype: torch.dtype, device: torch.device, seed: int, number: int = 0
+) -> Inputs:
     """Make q, k and v for the first ``heads`` heads of ``shape``.
 
     A head is the same whatever the number of heads, the dtype and the device: each has its own random numbers, is made
@@ -56,6 +60,9 @@ def make_inputs(spec: str, shape: Shape, *, heads: int, dtype: torch.dtype, devi
         dtype: dtype of the result.
         device: device of the result.
         seed: whole number from which all random numbers are derived.
+        number: of the input set, below SETS. The others are of the same kind: other random numbers, another window of
+            the video, another step of the capture. A capture without other steps is rotated: q and k by a common
+            random rotation of their channels, which leaves their scores as they are.
 
     Raises:
         BadInput: if ``heads`` or ``spec`` is not valid, or the file that ``spec`` names cannot be used for ``shape``.
@@ -69,12 +76,12 @@ def make_inputs(spec: str, shape: Shape, *, heads: int, dtype: torch.dtype, devi
         raise BadInput(f"heads {heads} must be a multiple of {group}, the query heads that share a kv head, or fewer")
     counts = {"q": heads, "k": max(1, heads // group), "v": max(1, heads // group)}
     if wanted.kind == "capture" and wanted.path is not None:
-        captured = zip(counts, read_capture(wanted.path, shape, wanted.part), strict=True)
-        made = {name: tensor[:, : counts[name]].to(dtype).contiguous() for name, tensor in captured}
+        captured = dict(zip(counts, _captured(wanted.path, shape, wanted.part, seed, number), strict=True))
+        made = {name: tensor[:, : counts[name]].to(dtype).contiguous() for name, tensor in captured.items()}
         for name, tensor in made.items():
             refuse_non_finite(wanted.path, name, tensor)
     else:
-        source = _source(wanted, shape, group=group, seed=seed)
+        source = _source(wanted, shape, group=group, seed=seed, number=number)
         makers = {"q": source.q, "k": source.k, "v": source.v}
         made = {}
         for name, count in counts.items():
@@ -95,7 +102,19 @@ def content_hash(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _source(spec: InputsSpec, shape: Shape, *, group: int, seed: int) -> InputSource:
+def _source(spec: InputsSpec, shape: Shape, *, group: int, seed: int, number: int) -> InputSource:
     if spec.kind == "gaussian":
-        return GaussianSource(tokens=shape.tokens, head_dim=shape.head_dim, seed=seed)
-    return video_source(spec.path, shape.layout, head_dim=shape.head_dim, group=group, seed=seed)
+        return GaussianSource(tokens=shape.tokens, head_dim=shape.head_dim, seed=seed + number * SEEDS)
+    return video_source(spec.path, shape.layout, head_dim=shape.head_dim, group=group, seed=seed, number=number)
+
+
+def _captured(path: Path, shape: Shape, part: str | None, seed: int, number: int) -> tuple[Tensor, Tensor, Tensor]:
+    others = other_parts(path, part)
+    if 0 < number <= len(others):
+        return read_capture(path, shape, others[number - 1])
+    q, k, v = read_capture(path, shape, part)
+    if number == 0:
+        return q, k, v
+    rotation = torch.linalg.qr(normal((shape.head_dim, shape.head_dim), seed, number, "rotation").double())[0]
+    q, k = ((x.double() @ rotation).to(x.dtype) for x in (q, k))
+    return q, k, v

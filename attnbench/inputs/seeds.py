@@ -11,6 +11,10 @@ SEEDS = 2**32
 """Upper bound of seeds: below it, every generator accepts them and every JSON reader keeps them exact."""
 
 
+SETS = 3
+"""How many input sets timed rounds rotate among."""
+
+
 def normal(size: tuple[int, ...], *key: int | str) -> Tensor:
     """Return float32 standard normal numbers on the CPU that depend on ``size`` and ``key`` only."""
     seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little", signed=True)

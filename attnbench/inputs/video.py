@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from attnbench.inputs.clip import clip_path, features, patches
+from attnbench.inputs.clip import Window, clip_path, features, patches, windows
 from attnbench.inputs.rope import frequencies, rotate, rotations
-from attnbench.inputs.seeds import normal
+from attnbench.inputs.seeds import SETS, normal
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 
@@ -114,21 +116,41 @@ def position_vector(grid: Grid, head_dim: int, seed: int, batch: int, kv_head: i
     return _unit(torch.cat(by_pair).repeat_interleave(2) * normal((head_dim,), seed, batch, kv_head, "position"))
 
 
-def video_source(path: Path | None, layout: Layout, *, head_dim: int, group: int, seed: int) -> VideoSource:
-    """Read a video, the bundled one if ``path`` is None, for ``layout``.
+def video_source(
+    path: Path | None, layout: Layout, *, head_dim: int, group: int, seed: int, number: int = 0
+) -> VideoSource:
+    """Read a video, or the bundled one if ``path`` is None, for ``layout``.
+
+    Args:
+        path: of the video.
+        layout: grid and text tokens.
+        head_dim: channels of a head, an even number.
+        group: query heads of a kv head.
+        seed: of the heads' directions.
+        number: of the input set, below SETS; each takes another window of the video.
 
     Raises:
-        BadInput: if the video cannot be used, is too short for the grid or has a single colour, or if ``head_dim`` is
-            odd.
+        BadInput: if the video cannot be used, is too short for the grid or has a single colour, or ``head_dim`` is odd.
     """
     turns = rotations(layout.grid, head_dim)
     with clip_path(path) as readable:
-        content = features(patches(readable, layout.grid))
+        try:
+            status = os.stat(readable)
+            content = _content(readable, (status.st_mtime_ns, status.st_size), layout.grid, number)
+        except OSError as error:
+            raise BadInput(f"video {str(readable)!r} cannot be read: {error.strerror}") from error
     if not bool(content.any()):
         raise BadInput(
             f"video {str(path or 'bundled')!r} looks the same at every token of grid {layout.grid}: give another video"
         )
     return VideoSource(layout=layout, content=content, turns=turns, head_dim=head_dim, group=group, seed=seed)
+
+
+@lru_cache(SETS)  # every head is made from it, and once more when the number of heads is known
+def _content(path: Path, changed: tuple[int, int], grid: Grid, number: int) -> Tensor:
+    """Return the features [T·H·W, F] of one window of a video; ``changed`` tells files of one name apart."""
+    window = Window() if number == 0 else windows(path, grid, SETS)[number]
+    return features(patches(path, grid, window))
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class Engine:
         version: returns the version that runs, for the results.
         supports: returns None if it can serve the plan and task, otherwise why not, in words that follow "engine x".
         attend: (q, k, v, plan, scale, return_lse) -> (output [B, H, N, D] in grid order, log-sum-exp [B, H, N], float32
-            or for float64 inputs float64, or None).
+            or for float64 inputs float64, or None). It may be returned unasked.
         executed_pairs: how many pairs it computes for a plan, including those that it discards.
         dense: whether it is a candidate for the dense baseline.
         unsuitable: returns why "auto" should skip it for a plan that it supports, in words that follow "engine x", or

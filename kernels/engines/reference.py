@@ -17,6 +17,7 @@ from attnbench.kernels.engines.base import Engine, Task, supports_dtype
 from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.tiles import Tile, executed_pairs, tile_mask, tiles
+from attnbench.kernels.witness import launched
 
 
 def _forward_head(q: Tensor, k: Tensor, v: Tensor, plan: Plan, b: int, h: int, scale: float) -> tuple[Tensor, Tensor]:
@@ -112,6 +113,7 @@ class _Gather:
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> tuple[Tensor, Tensor]:
+        launched("reference:forward")
         group = q.shape[1] // k.shape[1]
         output = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
         lse = torch.empty(q.shape[:3], dtype=_accumulator(q.dtype), device=q.device)
@@ -137,6 +139,7 @@ class _Attend(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, output: Tensor, lse: Tensor, d_output: Tensor | None,
         d_lse: Tensor | None,
     ) -> tuple[Tensor | None, ...]:  # fmt: skip
+        launched("reference:backward")
         if d_output is None:
             d_output = torch.zeros_like(output)
         group = q.shape[1] // k.shape[1]
@@ -159,7 +162,7 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
     output, lse = _Attend.apply(q, k, v, plan, scale)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
-    return output, lse if return_lse else None
+    return output, lse
 
 
 def _supports(plan: Plan, task: Task) -> str | None:

@@ -52,7 +52,7 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
     output, lse = attend_by_kernels(q, k, v, plan, scale)
-    return output, lse if return_lse else None
+    return output, lse
 
 
 def _executed_pairs(plan: Plan) -> int:

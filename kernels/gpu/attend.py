@@ -19,6 +19,7 @@ from attnbench.kernels.gpu.key_rows import RawKeys, key_rows
 from attnbench.kernels.gpu.rule_arrays import keeps, rule_arguments
 from attnbench.kernels.gpu.widen import INTERPRETED, jit
 from attnbench.kernels.gpu.work import LOG2_E, RuleArrays, Tiles
+from attnbench.kernels.witness import launched
 
 
 class Tuning(NamedTuple):
@@ -102,6 +103,7 @@ def _launch(
     warps, stages, resident = tuning or default_tuning(tiles.rows)
     programs = 4 if INTERPRETED else resident * torch.cuda.get_device_properties(q.device).multi_processor_count
     ticket = torch.zeros(1, dtype=torch.int32, device=q.device)
+    launched("triton:attend_tiles")
     _attend_tiles[(programs,)](
         k, v, q, tiles.queries, tiles.records, tiles.count, ticket, tiles.segments, out, out_lse,
         *rule_arguments(rule), *q.stride()[:3], *out_strides, q.shape[1], q.shape[1] // k.shape[1], k.shape[2],

@@ -31,6 +31,7 @@ from attnbench.kernels.ablation import UP_TO, Part
 from attnbench.kernels.gpu.arrange_hopper import arrange_rows, wait_for_head
 from attnbench.kernels.gpu.key_rows import KeyRows, RawKeys
 from attnbench.kernels.gpu.work import KEYS, LOG2_E, ROWS, Tiles
+from attnbench.kernels.witness import launched
 
 STAGES = 2
 REGISTERS = 224  # of each computing warpgroup: with 232 the other warps spill, with 216 these
@@ -68,6 +69,7 @@ def launch(
         k, v, order, group = source.k, source.v, source.order, source.heads // source.k.shape[1]
         strides = (*k.stride()[:3], *v.stride()[:3], order.stride(1) if order.dim() == 3 else 0)
         progress = torch.zeros(kv_rows, dtype=torch.int32, device=q.device)
+    launched("gluon:attend_tiles")
     attend_tiles[(programs,)](
         k_rows, v_rows, q, tiles.queries, tiles.records, tiles.count, tiles.segments, visible, output, lse, k, v, order,
         progress, kv_rows, order.shape[-1], group, *strides, *q.stride()[:3], *out_strides, keys.batch, keys.head,

@@ -18,6 +18,7 @@ from attnbench.kernels.gpu.hopper import fits
 from attnbench.kernels.gpu.rule_arrays import keeps, rule_arguments
 from attnbench.kernels.gpu.widen import INTERPRETED, jit
 from attnbench.kernels.gpu.work import LOG2_E, ROWS, KeyTiles, RuleArrays
+from attnbench.kernels.witness import launched
 
 
 class KeysTuning(NamedTuple):
@@ -80,6 +81,7 @@ def backward_keys(
     tiles = key_tiles.records.shape[1]
     by_head = token_of.stride(0) if token_of is not None and token_of.dim() == 2 else 0
     step, warps, stages = tuning or keys_tuning(key_tiles.keys)
+    launched("triton:backward_keys")
     _backward_keys[(tiles, batch * kv_heads)](
         q, k, v, d_output, lse.contiguous(), delta.contiguous(), key_tiles.queries, key_tiles.records,
         key_tiles.segments, *out, token_of, by_head, *q.stride()[:3], *d_output.stride()[:3], heads,

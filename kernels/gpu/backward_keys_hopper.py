@@ -24,6 +24,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from attnbench.kernels.gpu.key_tiles_hopper import gather, load, statistics
 from attnbench.kernels.gpu.work import KEYS, LOG2_E, PLACES, KeyTiles
+from attnbench.kernels.witness import launched
 
 STAGES = 4
 REGISTERS = 224
@@ -45,6 +46,7 @@ def launch(
     total = batch * kv_heads * tiles
     programs = min(total, torch.cuda.get_device_properties(k.device).multi_processor_count)
     token_row = token_of.stride(0) if token_of is not None and token_of.dim() == 2 else 0
+    launched("gluon:backward_keys")
     _backward_keys[(programs,)](
         k_rows, v_rows, q, d_output, lse, delta, key_tiles.queries, key_tiles.records, key_tiles.segments, dk, dv,
         key_tiles.queries if token_of is None else token_of, token_row, *q.stride()[:3], *d_output.stride()[:3], heads,

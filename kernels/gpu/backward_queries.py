@@ -17,6 +17,7 @@ from attnbench.kernels.gpu.hopper import fits
 from attnbench.kernels.gpu.rule_arrays import keeps, rule_arguments
 from attnbench.kernels.gpu.widen import INTERPRETED, jit
 from attnbench.kernels.gpu.work import LOG2_E, RuleArrays, Tiles
+from attnbench.kernels.witness import launched
 
 
 class QueriesTuning(NamedTuple):
@@ -83,6 +84,7 @@ def backward_queries(
     step, warps, stages, resident = tuning or queries_tuning(tiles.rows)
     programs = 4 if INTERPRETED else resident * torch.cuda.get_device_properties(q.device).multi_processor_count
     ticket = torch.zeros(1, dtype=torch.int32, device=q.device)
+    launched("triton:backward_queries")
     _backward_queries[(programs,)](
         q, k, v, d_output, lse.contiguous(), delta.contiguous(), tiles.queries, tiles.records, tiles.count, ticket,
         tiles.segments, result, *q.stride()[:3], *d_output.stride()[:3], *out_strides, heads, heads // k.shape[1], n,

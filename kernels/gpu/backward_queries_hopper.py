@@ -23,6 +23,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from attnbench.kernels.gpu.work import KEYS, LOG2_E, ROWS, Tiles
+from attnbench.kernels.witness import launched
 
 STEP = 64
 STAGES = 3
@@ -45,6 +46,7 @@ def launch(
     k_rows, v_rows = (TensorDescriptor.from_tensor(x.view(-1, d), [STEP, d], layout) for x in (k, v))
     out_strides = result.stride()[:3] if direct else (0, 0, result.stride(0))
     programs = torch.cuda.get_device_properties(k.device).multi_processor_count
+    launched("gluon:backward_queries")
     _backward_queries[(programs,)](
         k_rows, v_rows, q, d_output, lse, delta, tiles.queries, tiles.records, tiles.count, tiles.segments, result,
         *q.stride()[:3], *d_output.stride()[:3], *out_strides, q.shape[1], q.shape[1] // k.shape[1], q.shape[2],

@@ -11,6 +11,7 @@ from attnbench.kernels.gpu.rule_arrays import tokens_of
 from attnbench.kernels.gpu.widen import jit
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
+from attnbench.kernels.witness import launched
 
 
 def classify_blocks(plan: Plan) -> Tensor:
@@ -29,6 +30,7 @@ def classify_blocks(plan: Plan) -> Tensor:
     lines, columns = keep.shape[2:]
     low, high = ((*bounds, 0, 0)[:3] for bounds in (pattern.rule.low, pattern.rule.high))
     width = width_for(columns, 1024)
+    launched("triton:classify")
     _classify[(lines, triton.cdiv(columns, width), keep.shape[0] * keep.shape[1])](
         keep, q_boxes, k_boxes, states, *keep.stride(), keep.shape[1], lines, columns,
         lines * 8 * (len(q_boxes) > 1), columns * 8 * (len(k_boxes) > 1), *low, *high, AXES=len(pattern.rule.low),
@@ -49,6 +51,7 @@ def _bound_blocks(plan: Plan, order: Tensor | None, offsets: Tensor) -> Tensor:
     blocks = len(offsets) - 1
     boxes = torch.empty(orders, blocks, 8, dtype=torch.int32, device=plan.device)
     width = max(64, width_for(triton.cdiv(plan.layout.tokens, blocks), 1024))
+    launched("triton:bound")
     _bound[(blocks, orders)](
         tokens.positions, tokens.text, order, offsets, boxes, order_row, blocks, ORDER=order is not None,
         AXES=tokens.positions.shape[1], WIDTH=width, num_warps=warps_for(width),

@@ -22,6 +22,7 @@ from attnbench.kernels.gpu.widen import jit
 from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS, KeyTiles, Tiles
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
+from attnbench.kernels.witness import launched
 
 LEAST = 16
 SMALL_ROWS = 64
@@ -81,10 +82,12 @@ def lay_out(plan: Plan) -> BlockWork:
     capacity = blocks + n // rows
     capacity += capacity % 2  # room for pairs
     first = torch.empty(blocks + 1, dtype=torch.int32, device=device)
+    launched("triton:number_tiles")
     _number_tiles[(1,)](pattern.q_offsets, first, blocks, SIZE=rows, WIDTH=width_for(blocks, 4096), num_warps=4)
     order, orders, order_row = rows_of_order(plan.q_order)
     queries = torch.full((orders * capacity * rows,), -1, dtype=torch.int32, device=device)
     splits = min(64, triton.cdiv(capacity, blocks))
+    launched("triton:place_queries")
     _place_queries[(blocks, splits, orders)](
         pattern.q_offsets, first, order, queries, capacity * rows, order_row, ORDER=order is not None, ROWS=rows,
         num_warps=4,
@@ -124,6 +127,7 @@ def record_tiles(
     lines, heads = len(first) - 1, work.plan.batch * work.plan.heads
     records = torch.empty(heads * (work.room // rows), 8, dtype=torch.int32, device=first.device)
     count = torch.empty(1, dtype=torch.int32, device=first.device)
+    launched("triton:record_tiles")
     _record_tiles[(lines, heads)](
         first, counts, segments, records, count, lines, most, int(work.sheets > 1), int(work.orders > 1), work.room,
         ROWS=rows, WIDTH=triton.next_power_of_2(lines), num_warps=4,
@@ -147,9 +151,11 @@ def key_tiles_of(work: BlockWork, kv_heads: int) -> KeyTiles:
     segments, counts = _list_runs(states, work.first, pattern.q_offsets, work.rows, room, PLACES, most)
     keys = tile_size(plan.layout.tokens, lines, KEYS)
     first = torch.empty(lines + 1, dtype=torch.int32, device=plan.device)
+    launched("triton:number_tiles")
     _number_tiles[(1,)](pattern.k_offsets, first, lines, SIZE=keys, WIDTH=width_for(lines, 4096), num_warps=4)
     capacity = lines + plan.layout.tokens // keys
     records = torch.zeros(heads, capacity, 8, dtype=torch.int32, device=plan.device)
+    launched("triton:record_keys")
     _record_keys[(lines, plan.batch * kv_heads)](
         pattern.k_offsets, first, counts, records, lines, most, capacity, int(sheets > 1), plan.heads // kv_heads,
         KEYS=keys, WIDTH=triton.next_power_of_2(lines), num_warps=4,
@@ -177,6 +183,7 @@ def _list_runs(
     segments = torch.empty(sheets * lines * most + 1, 2, dtype=torch.int32, device=states.device)
     counts = torch.empty(sheets, lines, 2, dtype=torch.int32, device=states.device)
     width = triton.next_power_of_2(columns)
+    launched("triton:list_line")
     _list_line[(lines, sheets)](
         states, origins, offsets, segments, counts, *states.stride(), states.shape[1], columns, most, room, UNIT=unit,
         STEP=step, WIDTH=width, num_warps=warps_for(width),

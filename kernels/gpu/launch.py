@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels.gpu.widen import INTERPRETED
+from attnbench.kernels.witness import launched
 
 _prepared: dict[tuple[Any, ...], tuple[Any, Any, Any, tuple[Any, ...]]] = {}
 
@@ -38,6 +39,7 @@ def launch(
         num_warps, num_stages: options of the compiler.
         constants: all constants, by name.
     """
+    launched(f"triton:{kernel.fn.__name__.lstrip('_')}")
     options = {"num_warps": num_warps} if num_stages is None else {"num_warps": num_warps, "num_stages": num_stages}
     if INTERPRETED or not tensors[0].is_cuda:
         kernel[grid](*tensors, *numbers, **constants, **options)

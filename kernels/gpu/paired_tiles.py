@@ -18,6 +18,7 @@ from attnbench.kernels.gpu.block_tiles import SMALL_ROWS, BlockWork, larger, rec
 from attnbench.kernels.gpu.widen import jit
 from attnbench.kernels.gpu.work import KEYS, ROWS, Tiles
 from attnbench.kernels.plan import Plan
+from attnbench.kernels.witness import launched
 
 STEPS_WORTH_A_PAIRED_ONE = 2.4
 """Number of steps of 64 × 64 that take as long as one step of 128 × 128.
@@ -42,6 +43,7 @@ def pair_up(work: BlockWork, tiles: Tiles) -> tuple[Tiles, Tiles]:
     segments = torch.empty(work.sheets * pairs * most + 1, 2, dtype=torch.int32, device=device)
     visible = torch.zeros(work.sheets * pairs * most + 1, 4, dtype=torch.int32, device=device)
     counts = torch.empty(work.sheets, pairs, 2, dtype=torch.int32, device=device)
+    launched("triton:list_pairs")
     _list_pairs[(pairs, work.sheets)](
         work.states, work.first, work.plan.pattern.k_offsets, segments, visible, counts, *work.states.stride(),
         work.states.shape[1], lines, columns, most, STEP=KEYS, LINES=triton.next_power_of_2(lines),

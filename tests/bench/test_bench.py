@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attnbench import api
-from attnbench.bench import check, rows, verify
+from attnbench.bench import rows
 from attnbench.bench.bench import Bench
 from attnbench.bench.jobs import make_agenda
 from attnbench.bench.request import Request
@@ -73,7 +73,7 @@ def broken(error: BaseException, name: str = "broken", *, after: int = 0, dense:
 def bench(**changes: Any) -> Bench:
     fields: dict[str, Any] = {
         "methods": {"sta": {"tile": (2, 2, 2)}, "moba": {"blocks": 5, "topk": 2}}, "grid": "3x5x7", "heads": 4,
-        "head_dim": 16, "inputs": "gaussian", "device": "cpu",
+        "head_dim": 16, "inputs": "gaussian", "device": "cpu", "stability_calls": 2,
     }  # fmt: skip
     return Bench(make_agenda(Request(**fields | changes)), Quiet())
 
@@ -151,33 +151,29 @@ def test_a_round_leaves_out_what_it_has_already(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("heads", [1, 4])
-def test_what_is_timed_are_the_very_tensors_that_were_verified(heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_timed_are_new_copies_of_input_sets_that_rotate(heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     of = bench(heads=4, kv_heads=2)
-    verified: dict[str, tuple[int, ...]] = {}
-    real = verify.check_rows
-
-    def check_rows(q: Tensor, k: Tensor, v: Tensor, output: Tensor, *arguments: Any, **named: Any) -> Any:
-        verified[str(len(verified))] = (q.data_ptr(), k.data_ptr(), v.data_ptr(), q.shape[1])
-        return real(q, k, v, output, *arguments, **named)
-
-    monkeypatch.setattr(check, "check_rows", check_rows)
     of.prepare()
-    first = of.inputs.hash
+    first = of.inputs_hash
     of.use_heads(heads)
-    assert (of.inputs.hash == first) == (heads == 1)
+    assert (of.inputs_hash == first) == (heads == 1)
     recorder = Recorder(monkeypatch, of)
     samples: list[Sample] = []
-    for number in range(2):
-        of.time_round(number, 2, samples.append)
+    for number in range(6):
+        of.time_round(number, 6, samples.append)
     cells = len(of.live())
-    assert len(samples) == 2 * cells
-    assert set(recorder.tensors) == set(list(verified.values())[-cells:])
-    assert {sample.inputs_hash for sample in samples} == {of.inputs.hash}
+    assert len(samples) == 6 * cells
+    by_round = [{sample.input_set for sample in samples if sample.round == number} for number in range(6)]
+    assert all(len(used) == 1 for used in by_round), "all cells and the baseline share a round's set"
+    assert [set().union(*by_round[:3]), set().union(*by_round[3:])] == [{0, 1, 2}] * 2
+    assert len(set(recorder.tensors)) == len(recorder.tensors) == 6 * cells, "no address comes twice"
+    assert {heads_timed for *_, heads_timed in recorder.tensors} == {heads}
+    assert {sample.inputs_hash for sample in samples} == {of.inputs_hash}
     assert {(sample.heads_timed, sample.threads) for sample in samples} == {(heads, 1)}
 
 
 def test_verification_reuses_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At full size a CPU call takes seconds: one call a cell, and one of the twin, which is small."""
+    """At full size a CPU call takes seconds: one call a cell, one more for stability, and the twin, which is small."""
     of = bench(methods={"sta": {}}, grid="8x16x16", heads=1)
     sizes: list[int] = []
 
@@ -187,8 +183,8 @@ def test_verification_reuses_the_first_call(monkeypatch: pytest.MonkeyPatch) -> 
 
     use(monkeypatch, SDPA, dataclasses.replace(REFERENCE, attend=attend, dense=False))
     of.prepare()
-    assert sizes.count(8 * 16 * 16) == 1
-    assert len(sizes) == 2
+    assert sizes.count(8 * 16 * 16) == 2
+    assert len(sizes) == 3
 
 
 def with_seconds(of: Bench, seconds: float, budget: float) -> Bench:
@@ -331,11 +327,11 @@ FAILURES: list[tuple[BaseException, str]] = [
 
 
 @pytest.mark.parametrize(("error", "verdict"), FAILURES)
-@pytest.mark.parametrize("after", [0, 3])
+@pytest.mark.parametrize("after", [0, 4])
 def test_what_goes_wrong_with_one_cell_is_its_verdict_and_the_others_go_on(
     error: BaseException, verdict: str, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At once, or only in the second round: the cell's calls are one on its tensors, one on the twin, then rounds."""
+    """At once, or only in the second round: its calls are two on its tensors, one on the twin, then rounds."""
     use(monkeypatch, broken(error, after=after), SDPA, dataclasses.replace(REFERENCE, dense=False))
     of = bench(heads=1)
     of.trials[1].cell = of.trials[1].cell.model_copy(update={"engine": "broken"})
@@ -346,7 +342,7 @@ def test_what_goes_wrong_with_one_cell_is_its_verdict_and_the_others_go_on(
         of.time_round(number, 3, taken.append)
     good, bad = of.trials
     assert (good.verdict, len(good.samples)) == (None, 3)
-    assert (bad.verdict, len(bad.samples)) == (verdict, max(0, after - 2))
+    assert (bad.verdict, len(bad.samples)) == (verdict, max(0, after - 3))
     assert bad.reason
     assert "\n" not in bad.reason
     if str(error):
@@ -402,7 +398,7 @@ def test_without_a_dense_engine_that_works_there_is_no_baseline_and_a_note(monke
 
 
 def test_a_baseline_that_fails_later_is_not_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    dense = broken(RuntimeError("out of order"), "dense", after=3, dense=True)
+    dense = broken(RuntimeError("out of order"), "dense", after=4, dense=True)
     use(monkeypatch, dense, dataclasses.replace(REFERENCE, dense=False))
     of = bench(engine="reference", heads=1)
     assert [len(names) for names in rounds_of(of, monkeypatch, 3)] == [3, 3, 2]

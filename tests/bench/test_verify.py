@@ -15,7 +15,8 @@ from torch import Tensor
 
 import attnbench
 from attnbench.bench import verify
-from attnbench.bench.verify import SelectionCheck, TwinSpec, check_rows, check_selection, check_twin, sample_rows
+from attnbench.bench.selection import SelectionCheck, check_selection
+from attnbench.bench.verify import TwinSpec, check_rows, check_twin, sample_rows
 from attnbench.kernels import engines
 from attnbench.kernels.engines import Engine
 from attnbench.kernels.engines.reference import REFERENCE
@@ -314,11 +315,12 @@ def test_full_attention_has_no_approximation_error() -> None:
     assert (check.approximation, check.cosine, check.recall) == pytest.approx((0, 1, 1), abs=1e-9)
 
 
-def test_a_method_with_a_branch_of_its_own_is_compared_with_full_attention_only() -> None:
+def test_what_a_branch_makes_of_an_output_is_what_approximates_full_attention() -> None:
     q, k, v = tensors(1, 1, 60, torch.float32)
     plan = attnbench.select(q, k, method="moba", grid="3x4x5", block_size=8, topk=2)
     full = attnbench.select(q, k, method="full", grid="3x4x5")
-    check = check_rows(q, k, v, run(q, k, v, full, 0.2), plan, 0.2, seed=0, finishes=True)
+    sparse, dense = run(q, k, v, plan, 0.2), run(q, k, v, full, 0.2)
+    check = check_rows(q, k, v, sparse, plan, 0.2, seed=0, final=dense)
     assert check.problem is None
     assert check.approximation < 1e-6, "its own output counts, not that of the plan"
 
@@ -418,10 +420,9 @@ def test_a_selection_by_coarser_numbers_is_found() -> None:
     assert check.problem is not None
 
 
-def test_plans_of_whole_blocks_have_no_selection_to_compare() -> None:
+def test_plans_that_do_not_depend_on_q_and_k_have_no_selection_to_compare() -> None:
     q, k, _ = tensors(1, 1, 60, torch.float32)
     others: list[dict[str, Any]] = [
-        {"method": "full"},
         {"method": "sta", "tile": (1, 2, 2)},
         {"method": "sliding-window"},
     ]
@@ -430,10 +431,13 @@ def test_plans_of_whole_blocks_have_no_selection_to_compare() -> None:
         assert check_selection(q, k, attnbench.select(q, k, **where), where) is None
 
 
-def test_blocks_that_are_not_the_same_cannot_be_compared() -> None:
+def test_other_blocks_in_float64_are_compared_token_by_token() -> None:
     q, k, _ = tensors(1, 1, 60, torch.float32)
-    plan = attnbench.select(q, k, method="moba", grid="3x4x5", block_size=7)
-    assert check_selection(q, k, plan, {"method": "moba", "grid": "3x4x5", "block_size": 8}) is None
+    plan = attnbench.select(q, k, method="moba", grid="3x4x5", block_size=7, topk=2)
+    check = check_selection(q, k, plan, {"method": "moba", "grid": "3x4x5", "block_size": 8, "topk": 2})
+    assert check is not None
+    assert check.of_tokens
+    assert check.problem is not None
     ordered = attnbench.select(q, k, method="vmoba", grid="3x4x5", partition=(1, (2, 5), (1, 2, 5)), layer=2)
     for layer in (0, 1):
         where: dict[str, Any] = {
@@ -442,4 +446,6 @@ def test_blocks_that_are_not_the_same_cannot_be_compared() -> None:
             "partition": (1, (2, 5), (1, 2, 5)),
             "layer": layer,
         }
-        assert check_selection(q, k, ordered, where) is None
+        other = check_selection(q, k, ordered, where)
+        assert other is not None
+        assert other.problem is not None

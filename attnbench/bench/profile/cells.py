@@ -74,7 +74,7 @@ def profile_rows(
         left = sum(t.seconds * (repeats_for(bench.agenda.device, t, repeats) + 2) for t in todo[number:])
         progress.step(f"profiling {trial.job.label}", number, len(todo), left)
         row = timed[trial.cell.identity]
-        if (row.heads_timed, row.inputs_hash) != (bench.heads, bench.inputs.hash):
+        if (row.heads_timed, row.inputs_hash) != (bench.heads, bench.inputs_hash):
             progress.note(f"{trial.job.label} is not profiled: it was timed on other tensors, {row.heads_timed} heads")
             continue
         profile = _profile(bench, trial, row, progress, repeats, folder)

@@ -133,7 +133,7 @@ class Row(Cell):
     tokens: int = Field(description="length of the sequence, text included")
     heads_timed: int = Field(ge=0, description="heads that were timed; no figure is extrapolated from them")
     engine_version: str = Field(description="version of the engine that ran; empty if none could")
-    inputs_hash: str | None = Field(default=None, description="digest of the very q, k, v that were timed")
+    inputs_hash: str | None = Field(default=None, description="digest of q, k, v of all input sets")
     threads: int | None = Field(default=None, description="CPU threads used by torch")
 
     density: float | None = Field(default=None, ge=0, le=1, description="fraction of (query, key) pairs kept")
@@ -184,6 +184,16 @@ class Row(Cell):
         ge=0,
         description="(query token, key block) pairs unlike the plan in float64; empty where queries pick no blocks",
     )
+    gradients_checked: Literal["float64", "engine"] | None = Field(
+        default=None, description="where log-sum-exp and row sums of the check of dk and dv came from"
+    )
+    kernels: str | None = Field(
+        default=None, description="JSON list of the kernels and functions that ran, verified and timed alike"
+    )
+    stability: Literal["deterministic", "stable", "unstable"] | None = Field(
+        default=None, description="what the same call on the same inputs gave: the same bits, the same but for rounding"
+    )
+    stability_calls: int | None = Field(default=None, ge=1, description="how often that call was made")
     twin_error: float | None = Field(default=None, ge=0, description="worst error of the small twin over its tolerance")
     approximation_error: float | None = Field(default=None, ge=0, description="relative L2 against full attention")
     approximation_cosine: float | None = Field(
@@ -286,7 +296,7 @@ class Sample(Record):
         default=None, ge=0, description="time the CPU took to enqueue the call; null on a CPU, or if the call waited"
     )
     heads_timed: int = Field(ge=1, description="heads that were run")
-    inputs_hash: str = Field(description="digest of the very q, k, v")
+    inputs_hash: str = Field(description="digest of q, k, v of all input sets")
     threads: int | None = Field(default=None, description="CPU threads used by torch")
     sm_clock_mhz: float | None = Field(default=None, description="SM clock right after the call")
     power_w: float | None = Field(default=None, description="power of the GPU right after the call")

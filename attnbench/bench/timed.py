@@ -1,0 +1,125 @@
+"""One timed call: on copies that it has not seen, watched while it runs, and checked when the clock has stopped.
+
+A method cannot know which rows will be looked at. What it writes, what it leaves for later, a plan that is not the one
+it makes when it is verified, other kernels, and rows that are not those of its plan make the cell incorrect.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+
+from torch import Tensor
+
+from attnbench.bench.branch import check_branch
+from attnbench.bench.facts import facts_of
+from attnbench.bench.selection import check_selection, plan_digest
+from attnbench.bench.trial import Incorrect, Proof, Trial
+from attnbench.bench.verify import Rows, RowSample, choose_rows
+from attnbench.bench.workload import Workload
+from attnbench.kernels.plan import Plan, plain
+from attnbench.kernels.witness import Seen, watching
+
+
+class TimedCall:
+    """The call of a trial on one input set."""
+
+    def __init__(self, trial: Trial, workload: Workload, number: int) -> None:
+        self.trial, self.workload, self.number = trial, workload, number
+        self.loan = workload.lend(number, signed=trial.signed)
+        self.call = workload.call(trial.job, trial.cell.engine, self.loan)
+        self.prepare = self.call.prepare
+        known = trial.proofs.get(number)
+        q = self.loan.q
+        self.rows = (
+            choose_rows(q.shape[0], q.shape[1], q.shape[2], secrets.randbelow(2**32), q.device)
+            if known is None
+            else known.sample.rows
+        )
+        self.results: list[tuple[Tensor, Seen, int]] = []
+
+    def run(self) -> Tensor:
+        """Make the call; this is what the clock takes the time of."""
+        before = threading.active_count()
+        with watching() as seen:
+            output = self.call.run()
+        self.results.append((output, seen, threading.active_count() - before))
+        return output
+
+    def check(self) -> None:
+        """Look at what the calls did and gave. To be called as soon as the clock has stopped.
+
+        Raises:
+            Incorrect: saying what is wrong.
+        """
+        taken = [self._taken(output if seen.output is None else seen.output) for output, seen, _ in self.results]
+        if any(threads > 0 for _, _, threads in self.results):
+            raise Incorrect("work goes on in another thread after the call has returned")
+        if problem := self.loan.problem:
+            raise Incorrect(problem)
+        for (output, seen, _), rows in zip(self.results, taken, strict=True):
+            self._check_one(output, seen, rows)
+
+    def _check_one(self, output: Tensor, seen: Seen, taken: Rows) -> None:
+        trial = self.trial
+        given = [output, *(leaf.grad for leaf in self.call.leaves if leaf.grad is not None)]
+        if not all(bool(x.isfinite().all()) for x in given):
+            raise Incorrect("a timed call gave numbers that are not finite")
+        if len(given) != 1 + len(self.call.leaves):
+            raise Incorrect("a timed call gave no gradient")
+        if seen.plan is None:
+            raise Incorrect("a timed call did not attend")
+        if seen.kernels != trial.kernels:
+            other = sorted(set(seen.kernels) ^ set(trial.kernels))
+            raise Incorrect(f"the timed call does not run what the verified one ran: {', '.join(other)}")
+        plan = plain(seen.plan)
+        proof = self._proof(plan, seen, output)
+        if problem := proof.sample.problem(taken):
+            raise Incorrect(problem)
+        if self.number == 0:
+            self._check_gradients()
+
+    def _check_gradients(self) -> None:
+        """Compare sampled gradients with those of the verified call."""
+        signs = (None, None, None) if self.loan.signs is None else (self.loan.signs[0],) * 2 + (self.loan.signs[1],)
+        for name, leaf, sign in zip(("dq", "dk", "dv"), self.call.leaves, signs, strict=False):
+            places, wanted, tolerance = self.trial.gradient_rows[name]
+            assert leaf.grad is not None
+            for (b, h), rows in places.items():
+                got = leaf.grad[b, h, rows] if sign is None else leaf.grad[b, h, rows] * sign
+                size = wanted[b, h].double().norm().clamp(min=1e-150)
+                off = float((got.double() - wanted[b, h].double()).norm() / size)
+                if not off <= 2 * tolerance:
+                    raise Incorrect(
+                        f"{name} of a timed call differs from the verified call's by {off:.2g} (relative L2); rounding "
+                        f"explains {2 * tolerance:.2g}"
+                    )
+
+    def _proof(self, plan: Plan, seen: Seen, output: Tensor) -> Proof:
+        """Return what the rows of a plan must be; a plan that was not seen before is verified first."""
+        trial, digest = self.trial, plan_digest(plan)
+        found = trial.proofs.get(self.number)
+        if found is not None and digest == found.sampled:
+            return found
+        inputs = self.loan.source
+        if found is None or digest not in found.plans:
+            arguments = trial.job.arguments(self.workload.agenda.shape)
+            selection = check_selection(inputs.q, inputs.k, plan, arguments, slot=self.number % 2)
+            if selection is not None and selection.problem:
+                raise Incorrect(f"in a timed call {selection.problem}")
+            plan.check()
+        scale = self.workload.agenda.shape.head_dim**-0.5
+        sample = RowSample.of(self.rows, inputs.q, inputs.k, inputs.v, plan, scale)
+        proof = Proof((frozenset() if found is None else found.plans) | {digest}, sample, digest)
+        if trial.job.method.finish is not None and seen.output is not None:
+            branch = check_branch(self.workload.branch(trial.job), inputs.q, inputs.k, inputs.v, seen.output, output, 0)
+            if branch.problem:
+                raise Incorrect(f"in a timed call {branch.problem}")
+        trial.proofs[self.number] = proof
+        facts = facts_of(plan, trial.cell.engine, self.workload.agenda.shape.head_dim, trial.selection_flops)
+        trial.set_facts[self.number] = facts
+        return proof
+
+    def _taken(self, output: Tensor) -> Rows:
+        """Return the rows to look at, as they are now and as they would be without signs."""
+        return {(b, h): self.loan.upright(output[b, h, rows]) for (b, h), rows in self.rows.items()}

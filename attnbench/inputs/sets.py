@@ -1,0 +1,149 @@
+"""The input sets that timed rounds rotate among: several q, k and v of one kind."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnbench.inputs.make import Inputs
+from attnbench.inputs.seeds import SETS
+
+
+class InputSets:
+    """Input sets by number. Those that fit stay; the others are made again whenever they are asked for.
+
+    Attributes:
+        hash: 16 hex digits that identify the bytes of all sets.
+    """
+
+    def __init__(self, make: Callable[[int], Inputs]) -> None:
+        self._make = make
+        self._kept: dict[int, Inputs] = {}
+        digest = hashlib.sha256()
+        for number in range(SETS):
+            digest.update(self[number].hash.encode())
+        self.hash = digest.hexdigest()[:16]
+
+    def __getitem__(self, number: int) -> Inputs:
+        """Return q, k and v of a set. They are for reading: methods get copies, see ``lend``."""
+        found = self._kept.get(number)
+        if found is None:
+            if self._kept and not _fit(next(iter(self._kept.values()))):
+                for other in [other for other in self._kept if other != 0]:
+                    del self._kept[other]
+            found = self._kept[number] = self._make(number)
+        return found
+
+
+def _fit(inputs: Inputs) -> bool:
+    """Whether another set of this size, and a copy of one, leave half of the free memory to the calls."""
+    size = sum(x.nbytes for x in (inputs.q, inputs.k, inputs.v))
+    if inputs.q.device.type == "cuda":
+        free = torch.cuda.mem_get_info(inputs.q.device)[0]
+    else:
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    return 2 * size <= free // 2
+
+
+@dataclass(frozen=True, eq=False)
+class Loan:
+    """Copies of an input set's q, k and v for one call of a method, at addresses that it has not seen.
+
+    Attributes:
+        q, k, v: the copies.
+        source: the set.
+        signs: of the channels of q and k, and of v, by which the copies differ from the set; None: by nothing. Scores
+            are the same to the last bit, and the output has v's signs.
+        versions: torch's counters of writes when the copies were made.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    source: Inputs
+    signs: tuple[Tensor, Tensor] | None
+    versions: tuple[int, int, int]
+
+    @property
+    def qkv(self) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v."""
+        return self.q, self.k, self.v
+
+    @property
+    def problem(self) -> str:
+        """Which tensors the call wrote to; empty if it left them alone."""
+        scratched = [
+            name
+            for name, x, source, sign, version in zip(
+                "qkv", self.qkv, (self.source.q, self.source.k, self.source.v), self._signs, self.versions, strict=True
+            )
+            if x._version != version or not _equal(x, source, sign)
+        ]
+        return f"the call writes into {' and '.join(scratched)}, which it only borrows" if scratched else ""
+
+    def upright(self, output: Tensor) -> Tensor:
+        """Return an output [..., D] on these copies as it is on the set itself."""
+        return output if self.signs is None else output * self.signs[1].to(output.dtype)
+
+    @property
+    def _signs(self) -> tuple[Tensor | None, ...]:
+        return (None, None, None) if self.signs is None else (self.signs[0], self.signs[0], self.signs[1])
+
+
+class Lender:
+    """Lends copies of input sets and never uses an address twice."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._random = int.from_bytes(os.urandom(8), "little") >> 1
+        self._generator = torch.Generator().manual_seed(self._random)
+
+    def lend(self, source: Inputs, *, signed: bool) -> Loan:
+        """Return copies of q, k and v; with ``signed`` random channels have the other sign."""
+        signs = None
+        if signed:
+            dim, where = source.q.shape[-1], source.q.device
+            draws = torch.randint(0, 2, (2, dim), generator=self._generator).to(where, source.q.dtype)
+            signs = (1 - 2 * draws[0], 1 - 2 * draws[1])
+        both = (None, None, None) if signs is None else (signs[0], signs[0], signs[1])
+        q, k, v = (self.copy(x, sign) for x, sign in zip((source.q, source.k, source.v), both, strict=True))
+        return Loan(q, k, v, source, signs, (q._version, k._version, v._version))
+
+    def copy(self, x: Tensor, sign: Tensor | None = None) -> Tensor:
+        """Return a contiguous copy of ``x``, times ``sign`` [D], at an address that no copy had before."""
+        step = max(1, _ALIGNMENT // x.element_size())
+        held = []  # while memory is held, the allocator gives another
+        while True:
+            flat = torch.empty(x.numel() + _PLACES * step, dtype=x.dtype, device=x.device)
+            held.append(flat)
+            place = int(torch.randint(0, _PLACES, (1,), generator=self._generator)) * step
+            made = flat[place : place + x.numel()].view(x.shape)
+            if made.data_ptr() not in self._seen:
+                break
+        self._seen.add(made.data_ptr())
+        if sign is None:
+            made.copy_(x)
+        else:
+            torch.mul(x, sign, out=made)
+        return made.detach()
+
+
+_ALIGNMENT = 256
+"""Bytes: what torch's allocators align tensors to at most, so that kernels see what they see in a model."""
+
+_PLACES = 256
+"""How many addresses a copy may get in its memory."""
+
+
+def _equal(x: Tensor, source: Tensor, sign: Tensor | None) -> bool:
+    """Compare head by head: a copy of all of ``source`` might not fit."""
+    return all(
+        torch.equal(mine, theirs if sign is None else theirs * sign)
+        for item, other in zip(x, source, strict=True)
+        for mine, theirs in zip(item, other, strict=True)
+    )

@@ -1,0 +1,386 @@
+"""Methods and engines that want a latency which they do not deserve: each is caught, and called by what it does."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench.bench.bench import Bench
+from attnbench.bench.jobs import Job, make_agenda
+from attnbench.bench.request import Request
+from attnbench.bench.trial import Trial
+from attnbench.kernels import engines
+from attnbench.kernels.engines.reference import REFERENCE
+from attnbench.kernels.engines.sdpa import SDPA
+from attnbench.kernels.pattern import BlockPattern
+from attnbench.kernels.plan import Plan
+from attnbench.kernels.witness import launched
+from attnbench.machine import stopwatch
+from attnbench.methods import Call, Method, get_method
+from attnbench.results.run import NoProgress
+
+HONEST = get_method("moba")
+SETTINGS = {"block_size": 24, "topk": 2}
+Planner = Callable[[Any, Tensor, Tensor, Call], Plan]
+
+
+@pytest.fixture(autouse=True)
+def two_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the engines of every machine; sdpa is the one dense engine."""
+    use(monkeypatch)
+    monkeypatch.setattr(stopwatch, "cache_bytes", lambda device: 2**16)
+
+
+def use(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    mine = dataclasses.replace(REFERENCE, dense=False, **changes)
+    monkeypatch.setattr(engines, "ENGINES", {engine.name: engine for engine in (SDPA, mine)})
+
+
+def measure(plan: Planner = HONEST.plan, *, rounds: int = 9, direction: str = "fwd", **changes: Any) -> Bench:
+    """Measure a method that plans so, beside STA."""
+    request = Request(
+        methods={"moba": SETTINGS, "sta": {"tile": (2, 3, 4)}}, grid="3x6x10", heads=1, head_dim=32, inputs="gaussian",
+        device="cpu", stability_calls=2, direction=direction,
+    )  # fmt: skip
+    agenda = make_agenda(request)
+    first, *others = agenda.jobs
+    method: Method = dataclasses.replace(first.method, name="suspect", plan=plan, **changes)
+    of = Bench(dataclasses.replace(agenda, jobs=(Job(method, first.settings, 0), *others)), NoProgress())
+    of.prepare()
+    for number in range(rounds):
+        of.time_round(number, rounds, lambda sample: None)
+    for neighbour in (*of.trials[1:], of.baseline):
+        assert neighbour is not None
+        assert neighbour.verdict is None, "nobody else suffers"
+        assert len(neighbour.samples) == rounds
+    return of
+
+
+def caught(of: Bench, *words: str) -> Trial:
+    trial = of.trials[0]
+    assert trial.verdict == "incorrect", trial.reason
+    for word in words:
+        assert word in trial.reason
+    return trial
+
+
+def test_an_honest_method_is_not_accused() -> None:
+    for direction in ("fwd", "fwdbwd"):
+        trial = measure(direction=direction).trials[0]
+        assert (trial.verdict, len(trial.samples)) == (None, 9)
+        assert trial.stability is not None
+        assert trial.stability.found == "deterministic"
+        assert set(trial.set_facts) == {0, 1, 2}
+
+
+def keeping(key: Callable[[Tensor, Tensor], Any]) -> tuple[Planner, list[int]]:
+    """Plan once for every value of ``key``, and count how often."""
+    kept: dict[Any, Plan] = {}
+    planned: list[int] = []
+
+    def plan(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+        mine = (q.dtype, key(q, k))
+        if mine not in kept:
+            planned.append(1)
+            kept[mine] = HONEST.plan(settings, q, k, call)
+        return kept[mine]
+
+    return plan, planned
+
+
+def test_a_plan_kept_by_address_is_made_anew_in_every_timed_call() -> None:
+    plan, planned = keeping(lambda q, k: (q.data_ptr(), k.data_ptr()))
+    trial = measure(plan).trials[0]
+    if trial.verdict is None:
+        assert len(planned) >= len(trial.samples) == 9
+    else:
+        assert "selection differs" in trial.reason
+
+
+def test_a_plan_kept_by_what_the_first_numbers_are_is_made_anew_in_every_timed_call() -> None:
+    plan, planned = keeping(lambda q, k: tuple(q[0, 0, 0].tolist()))
+    trial = measure(plan).trials[0]
+    assert trial.verdict is None
+    assert len(planned) >= len(trial.samples) == 9
+
+
+def test_a_plan_kept_by_shape_is_not_that_of_other_inputs() -> None:
+    plan, _ = keeping(lambda q, k: q.shape)
+    caught(measure(plan), "the selection differs from the rule in float64")
+
+
+def test_work_that_is_left_out_after_the_third_call() -> None:
+    calls: list[Plan] = []
+
+    def plan(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+        if q.dtype == torch.float64 or q.shape[2] < 180:
+            return HONEST.plan(settings, q, k, call)
+        if len(calls) < 5:
+            calls.append(HONEST.plan(settings, q, k, call))
+        return calls[-1]
+
+    caught(measure(plan), "in a timed call the selection differs")
+
+
+def test_a_plan_that_is_another_while_the_clock_runs() -> None:
+    def plan(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+        honest = HONEST.plan(settings, q, k, call)
+        if not any("stopwatch" in frame.filename or "timers" in frame.filename for frame in inspect.stack(0)):
+            return honest
+        keep = torch.zeros_like(honest.pattern.keep)
+        keep[..., 0] = True
+        return dataclasses.replace(honest, pattern=dataclasses.replace(honest.pattern, keep=keep))
+
+    caught(measure(plan), "in a timed call the selection differs")
+
+
+@pytest.mark.parametrize("name", ["q", "k"])
+def test_a_plan_that_writes_into_its_inputs(name: str) -> None:
+    def plan(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+        made = HONEST.plan(settings, q, k, call)
+        {"q": q, "k": k}[name].zero_()
+        return made
+
+    of = measure(plan)
+    assert of.trials[0].verdict == "incorrect"
+    assert f"writes into {name}" in of.trials[0].reason
+
+
+def test_writing_behind_the_counter_is_seen_too() -> None:
+    def plan(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+        made = HONEST.plan(settings, q, k, call)
+        q.data[0, 0, -1, -1] += 1
+        return made
+
+    caught(measure(plan), "writes into q")
+
+
+@pytest.mark.parametrize("name", ["q", "v"])
+def test_an_engine_that_writes_only_in_timed_calls(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        result = REFERENCE.attend(q, k, v, plan, scale, return_lse)
+        if plan.pattern.keep.shape[2] == 180:
+            calls.append(1)
+            if len(calls) > 5:
+                {"q": q, "v": v}[name].mul_(1)
+        return result
+
+    use(monkeypatch, attend=attend)
+    caught(measure(), f"writes into {name}")
+
+
+class Flattering(Plan):
+    """Says of itself what it likes."""
+
+    @property
+    def density(self) -> float:
+        return 0.01
+
+    @property
+    def pairs(self) -> int:
+        return 7
+
+    @property
+    def nbytes(self) -> int:
+        return 1
+
+
+def test_density_and_pairs_are_counted_not_believed() -> None:
+    def flattering(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+        plan = HONEST.plan(settings, q, k, call)
+        fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
+        return Flattering(**fields | {"selection_flops": 1})
+
+    def seeded(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+        plan = dataclasses.replace(HONEST.plan(settings, q, k, call), selection_flops=1)
+        plan.__dict__["pairs_by_head"] = torch.ones(1, 1, dtype=torch.int64)
+        return plan
+
+    honest = measure().trials[0].facts
+    assert honest is not None
+    for plan in (flattering, seeded):
+        told = measure(plan).trials[0].facts
+        assert told is not None
+        assert (told.density, told.pairs, told.nbytes) == (honest.density, honest.pairs, honest.nbytes)
+        assert told.selection_flops >= 2 * 180 * 8 * 32, "the products that choose blocks are counted"
+
+
+@pytest.mark.parametrize("stated", [-1, -1e9, math.nan, math.inf, 10**40, 0.5, None, "many"])
+def test_operations_that_no_selection_has_are_a_verdict(stated: Any) -> None:
+    def plan(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+        return dataclasses.replace(HONEST.plan(settings, q, k, call), selection_flops=stated)
+
+    caught(measure(plan), "selection_flops", repr(stated))
+
+
+def test_a_method_that_takes_other_blocks_in_float64() -> None:
+    def plan(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+        other = dataclasses.replace(settings, block_size=16) if q.dtype == torch.float64 else settings
+        return HONEST.plan(other, q, k, call)
+
+    caught(measure(plan), "the selection differs from the rule in float64")
+
+
+def test_a_selection_of_whole_blocks_is_checked_too() -> None:
+    def plan(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+        n = q.shape[2]
+        edges = torch.tensor([*range(0, n, 24), n])
+        best = q[:, :, edges[:-1]] @ k[:, :, edges[:-1]].transpose(-1, -2)
+        if q.dtype == torch.float64:
+            best = -best
+        keep = best >= best.median(-1, keepdim=True).values
+        return Plan(call.layout, q.shape[0], q.shape[1], BlockPattern(edges, edges, keep))
+
+    caught(measure(plan), "the selection differs from the rule in float64")
+
+
+class _Skewed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0] * 1.05
+
+
+@pytest.mark.parametrize("which", ["dq", "dk", "dv"])
+def test_a_gradient_that_is_wrong_at_full_size_only(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        tensors = {"dq": q, "dk": k, "dv": v}
+        if q.shape[2] == 180 and q.requires_grad and plan.pattern.keep.shape[2] == 180:  # the twin has 132 tokens
+            tensors[which] = _Skewed.apply(tensors[which])  # type: ignore[no-untyped-call]
+        return REFERENCE.attend(*tensors.values(), plan, scale, return_lse)
+
+    use(monkeypatch, attend=attend)
+    caught(measure(direction="fwdbwd"), "at full size", which)
+
+
+def test_kernels_that_only_timed_calls_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        if plan.pattern.keep.shape[2] == 180:
+            calls.append(1)
+            launched("fast" if len(calls) > 5 else "exact")
+        return REFERENCE.attend(q, k, v, plan, scale, return_lse)
+
+    use(monkeypatch, attend=attend)
+    caught(measure(), "the timed call does not run what the verified one ran", "fast")
+
+
+def test_an_output_that_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: dict[Any, Any] = {}
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        if plan.pattern.keep.shape[2] != 180:
+            return REFERENCE.attend(q, k, v, plan, scale, return_lse)
+        if q.shape not in kept:
+            kept[q.shape] = REFERENCE.attend(q, k, v, plan, scale, return_lse)
+        launched("reference:forward")
+        return kept[q.shape]
+
+    use(monkeypatch, attend=attend)
+    caught(measure(), "sampled rows of a timed call differ")
+
+
+def test_work_that_a_thread_does_after_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        if plan.pattern.keep.shape[2] != 180:
+            return REFERENCE.attend(q, k, v, plan, scale, return_lse)
+        output, lse = REFERENCE.attend(q, k, v, plan, scale, return_lse)
+        calls.append(1)
+        if len(calls) <= 3:
+            return output, lse
+        later = torch.zeros_like(output)
+
+        def fill() -> None:
+            time.sleep(0.05)
+            later.copy_(output)
+
+        threading.Thread(target=fill).start()
+        return later, lse
+
+    use(monkeypatch, attend=attend)
+    trial = measure().trials[0]
+    assert trial.verdict == "incorrect"
+    assert "another thread" in trial.reason or "differ" in trial.reason
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_tail_that_is_no_number(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        output, lse = REFERENCE.attend(q, k, v, plan, scale, return_lse)
+        if plan.pattern.keep.shape[2] == 180:
+            calls.append(1)
+            if len(calls) > 4:
+                output[..., -1, -1] = bad
+        return output, lse
+
+    use(monkeypatch, attend=attend)
+    caught(measure(), "not finite")
+
+
+def test_a_race_that_spoils_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        output, lse = REFERENCE.attend(q, k, v, plan, scale, return_lse)
+        if plan.pattern.keep.shape[2] == 180:
+            calls.append(1)
+            if len(calls) == 2:
+                output[0, 0, 77] = 0
+        return output, lse
+
+    use(monkeypatch, attend=attend)
+    trial = caught(measure(), "on the same inputs differs")
+    assert trial.stability is not None
+    assert (trial.stability.found, trial.stability.calls) == ("unstable", 2)
+
+
+def test_a_log_sum_exp_that_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        output, lse = REFERENCE.attend(q, k, v, plan, scale, return_lse)
+        return output, lse if lse is None else lse + 0.01
+
+    use(monkeypatch, attend=attend)
+    of = Bench(
+        make_agenda(
+            Request(methods={"moba": SETTINGS}, grid="3x6x10", heads=1, head_dim=32, inputs="gaussian", device="cpu")
+        ),
+        NoProgress(),
+    )
+    of.prepare()
+    caught(of, "log-sum-exp")
+
+
+def half_as_much(settings: Any, call: Call, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> Tensor:
+    return output + 0.5 * v.mean(2, keepdim=True).softmax(-1) * output.tanh()
+
+
+def skewed_branch(settings: Any, call: Call, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> Tensor:
+    return half_as_much(settings, call, q, k, v, output) * (1 if output.dtype == torch.float64 else 1.01)
+
+
+@pytest.mark.parametrize("direction", ["fwd", "fwdbwd"])
+def test_a_method_with_a_branch_gets_its_latency_and_a_wrong_branch_none(direction: str) -> None:
+    honest = measure(finish=half_as_much, direction=direction).trials[0]
+    assert (honest.verdict, len(honest.samples)) == (None, 9), honest.reason
+    assert honest.branch is not None
+    assert 0 < honest.branch.tolerance < 0.1
+    caught(measure(finish=skewed_branch, direction=direction), "finish differs from itself in float64")
