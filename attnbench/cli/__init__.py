@@ -22,6 +22,7 @@ COMMANDS = (
     "sweep",
     "report",
     "compare",
+    "gate",
     "calibrate",
     "history",
     "clips",

@@ -93,7 +93,7 @@ def compare(
         if any(found.rows for found in results) or not all(found.quality for found in results):
             model = None if noise is None else read_noise(noise)
             made = _latencies(paths, results, threshold, margin, model, allow_missing or [])
-            _tell(paths, made, as_json, markdown, junit)
+            tell({"a": str(paths[0]), "b": str(paths[1])}, made, as_json, markdown, junit)
             raise typer.Exit(made.exit_code)
         tables = _clips(paths, results)
     if as_json:
@@ -114,19 +114,16 @@ def _latencies(
     allow_missing: list[str],
 ) -> Comparison:
     """Compare two latency tables."""
-    from attnbench.kernels.errors import BadInput, unknown_name
+    from attnbench.kernels.errors import BadInput
     from attnbench.results.compare import compare_tables
 
     if len(paths) != 2:
         raise BadInput(f"latency tables are compared in pairs, A and B: {len(paths)} given")
-    known = dict.fromkeys(row.method for found in results for row in found.rows)
-    for name in allow_missing:
-        if name not in known:
-            raise unknown_name("method of --allow-missing", name, known)
     return compare_tables(results[0], results[1], threshold, margin=margin, noise=noise, allow_missing=allow_missing)
 
 
-def _tell(paths: list[Path], result: Comparison, as_json: bool, markdown: bool, junit: Path | None) -> None:
+def tell(named: dict[str, str], result: Comparison, as_json: bool, markdown: bool, junit: Path | None) -> None:
+    """Print a comparison of latency tables; in JSON together with what was compared."""
     from attnbench.report.terminal.comparison import comparison_junit, comparison_lines, comparison_markdown
     from attnbench.results.files import write_whole
 
@@ -135,7 +132,7 @@ def _tell(paths: list[Path], result: Comparison, as_json: bool, markdown: bool, 
     if as_json:
         import json
 
-        document = {"a": str(paths[0]), "b": str(paths[1]), **result.to_dict()}
+        document = {**named, **result.to_dict()}
         print(json.dumps(document, indent=2, allow_nan=False))
     else:
         say("\n".join(comparison_markdown(result) if markdown else comparison_lines(result)))

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from attnbench.kernels.errors import BadInput
+from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.results.estimates import Estimate, difference, middle, significant
 from attnbench.results.intervals import geometric_mean
 from attnbench.results.layers import Mean, latency_of, means_of
@@ -154,8 +154,12 @@ def compare_tables(
         pool: take all runs of a cell together, not only the newest.
 
     Raises:
-        BadInput: if the threshold or the margin is not in [0, 1).
+        BadInput: if the threshold or the margin is not in [0, 1), or neither table has a method that may be missing.
     """
+    known = dict.fromkeys(row.method for found in (a, b) for row in found.rows)
+    for method in allow_missing:
+        if method not in known:
+            raise unknown_name("method of --allow-missing", method, known)
     for name, value in (("threshold", threshold), ("margin", margin)):
         if value is not None and not 0 <= value < 1:
             raise BadInput(f"{name} {value!r} must be a fraction from 0 to below 1, as 0.03 for 3 %")

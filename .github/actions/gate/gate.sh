@@ -15,10 +15,13 @@ fi
 if [ -n "${GATE_BASELINE:-}" ]; then
     run=${GATE_RUN:-}
     if [ -z "$run" ]; then
+        if [ -z "${GATE_SUITE:-}" ]; then
+            echo "the gate action with a baseline needs run (a finished run) or suite (what to measure)" >&2
+            exit 2
+        fi
         run=$out/run
         # Its exit code is not asked for here: gate judges the cells that lack a latency.
-        attnbench run ${GATE_SUITE:+--suite "$GATE_SUITE"} "${words[@]}" --out "$run" || echo "attnbench run exited with $?"
-        words=()
+        attnbench run --suite "$GATE_SUITE" --out "$run" || echo "attnbench run exited with $?"
     fi
     words=("$run" --baseline "$GATE_BASELINE" "${words[@]}")
 elif [ -n "${GATE_AGAINST:-}" ]; then

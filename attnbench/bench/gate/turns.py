@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from attnbench.bench.gate.project import CannotRun, Version, last_words
 from attnbench.results.run import Progress
 
-PAIRS = 5
+PAIRS = 3
 """Runs of each version. What differs from process to process is seen only in several of them."""
 
 _PATIENCE = 20
@@ -38,10 +39,13 @@ def take_turns(base: Version, head: Version, words: Sequence[str], out: Path, pa
 
     Args:
         base, head: the versions.
-        words: what to run, as ``["run", "--suite", "/path/FILE"]``; paths must be absolute.
+        words: what to run, as ``["run", "--suite", "FILE"]``.
         out: an existing folder, which gets a folder and a log for each run.
         pairs: how often each version runs.
         progress: told whose turn it is.
+
+    Returns:
+        the folders of the finished runs.
 
     Raises:
         CannotRun: for a version whose run ends without rows.
@@ -50,7 +54,7 @@ def take_turns(base: Version, head: Version, words: Sequence[str], out: Path, pa
     order = order_of(base, head, pairs)
     for number, version in enumerate(order):
         progress.step(f"{version.name}, run {len(done[version.name]) + 1} of {pairs}", number, len(order), None)
-        folder = out / version.name / f"{len(done[version.name]) + 1:02}"
+        folder = out.resolve() / version.name / f"{len(done[version.name]) + 1:02}"
         folder.parent.mkdir(exist_ok=True)
         _run(version, [*words, "--out", str(folder)], folder)
         done[version.name].append(folder)
@@ -60,7 +64,8 @@ def take_turns(base: Version, head: Version, words: Sequence[str], out: Path, pa
 def _run(version: Version, words: list[str], folder: Path) -> None:
     log = folder.with_suffix(".log")
     with log.open("wb") as printed:
-        ended = _call([sys.executable, "-m", "attnbench", *words], version, folder.parent, printed)
+        # -P: the folder in which this runs holds the project as it stands, which is not what both run.
+        ended = _call([sys.executable, "-P", "-m", "attnbench", *words], version, printed)
     # 1 says that a cell has no latency, which the comparison judges.
     if ended not in (0, 1) or not any(folder.rglob("*.jsonl")):
         said = last_words(log.read_text(encoding="utf-8", errors="replace"))
@@ -69,13 +74,12 @@ def _run(version: Version, words: list[str], folder: Path) -> None:
         )
 
 
-def _call(command: list[str], version: Version, folder: Path, printed: object) -> int:
+def _call(command: list[str], version: Version, printed: BinaryIO) -> int:
     """Run a command with the version's packages before all others; return its exit code."""
     path = os.pathsep.join(filter(None, [str(version.folder), os.environ.get("PYTHONPATH")]))
     environ = os.environ | {"PYTHONPATH": path, "ATTNBENCH_COMMIT": version.commit}
     process: subprocess.Popen[bytes] = subprocess.Popen(
-        command, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed,  # type: ignore[call-overload]
-        start_new_session=True,
+        command, env=environ, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed, start_new_session=True
     )  # fmt: skip
     with _ended(process):
         return process.wait()

@@ -1,0 +1,174 @@
+"""``attnbench gate``: fail if a change is slower, or a run is slower than a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attnbench.cli.options import CellOptions, JsonOption, refuse_others, takes_options, typed_options
+
+if TYPE_CHECKING:
+    from attnbench.results.compare import Comparison
+    from attnbench.results.run import Progress
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """How a comparison is judged, and how it is shown."""
+
+    threshold: Annotated[float, typer.Option(help="A change from here on matters, as 0.03 for 3 %.")] = 0.03
+    margin: Annotated[
+        float | None, typer.Option(help="Within this, cells are the same. Default: 0.05 on a GPU, 0.10 on a CPU.")
+    ] = None
+    noise: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Noise between runs. Default: what calibrate stored for the device."),
+    ] = None
+    allow_missing: Annotated[
+        list[str] | None, typer.Option(metavar="METHOD", help="A method that may be missing; repeat for several.")
+    ] = None
+    fail_ambiguous: Annotated[
+        bool, typer.Option("--fail-ambiguous", help="End with 3 where a cell is ambiguous, instead of 0.")
+    ] = False
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the verdicts as JUnit's XML.")] = None
+    as_json: JsonOption = False
+
+    def judge(self) -> dict[str, Any]:
+        """Return the arguments of ``compare_tables``."""
+        from attnbench.results.noise import read_noise
+
+        return {
+            "threshold": self.threshold,
+            "margin": self.margin,
+            "noise": None if self.noise is None else read_noise(self.noise),
+            "allow_missing": self.allow_missing or [],
+        }
+
+
+_JUDGING = (
+    "--threshold", "--margin", "--noise", "--allow-missing", "--fail-ambiguous", "--markdown", "--junit", "--json",
+)  # fmt: skip
+_MEASURING = ("--against", "--repeats", "--out")
+
+
+@takes_options
+def gate(
+    ctx: typer.Context,
+    *,
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run to judge, with --baseline.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="TABLE", help="Results that RUN is compared with: a file or a folder.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="REV", help="Measure the project in this folder at REV and as it stands, and compare."),
+    ] = None,
+    suite: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --against: the cells, in place of the options of run.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="With --against: runs of each version, in turns.")] = 3,
+    out: Annotated[
+        Path | None, typer.Option(help="With --against: folder of the runs. Default: results/runs/<time>-gate.")
+    ] = None,
+    judging: JudgeOptions,
+    asked: CellOptions,
+) -> None:
+    """Fail if a method became slower, worse, or vanished: for continuous integration.
+
+    gate RUN --baseline TABLE judges a run that was measured before. gate --against REV takes the project in the current
+    folder (this one, or a package of methods or engines) at REV and as it stands, with uncommitted changes. It installs
+    each into a folder of its own with pip, without what the project depends on, and measures both in turns. What is
+    measured is a --suite, or a cell by the options of run. Verdicts are those of attnbench compare.
+
+    Exit codes: 0 fine, 1 a regression, or the project as it stands cannot run, 2 bad input, 3 a cell is ambiguous (only
+    with --fail-ambiguous), 4 nothing comparable, or REV cannot run.
+    """
+    from attnbench.cli.compare import tell
+    from attnbench.kernels.errors import BadInput
+
+    if (baseline is None) == (against is None):
+        raise BadInput("gate needs either RUN --baseline TABLE, or --against REV")
+    if baseline is not None:
+        if run is None:
+            raise BadInput(f"--baseline {str(baseline)!r} needs a run to judge: attnbench gate RUN --baseline TABLE")
+        refuse_others(ctx, f"{str(run)!r} was measured already", "run", "--baseline", *_JUDGING)
+        named, result = {"a": str(baseline), "b": str(run)}, _judged(baseline, run, judging)
+    else:
+        assert against is not None
+        if run is not None:
+            raise BadInput(f"--against measures both versions itself; leave out {str(run)!r}")
+        if suite is not None:
+            refuse_others(ctx, "--suite says what is measured", "--suite", *_MEASURING, *_JUDGING)
+        named, result = _measured(against, _words(ctx, asked, suite), repeats, out, judging)
+    tell(named, result, judging.as_json, judging.markdown, judging.junit)
+    raise typer.Exit(0 if result.exit_code == 3 and not judging.fail_ambiguous else result.exit_code)
+
+
+def _judged(a: Path, b: Path, judging: JudgeOptions, *, pool: bool = False) -> Comparison:
+    from attnbench.results.compare import compare_tables
+    from attnbench.results.load import read
+
+    return compare_tables(read(a), read(b), pool=pool, **judging.judge())
+
+
+def _measured(
+    revision: str, words: list[str], repeats: int, out: Path | None, judging: JudgeOptions
+) -> tuple[dict[str, str], Comparison]:
+    """Measure both versions and compare them."""
+    from attnbench.bench.gate.project import CannotRun
+    from attnbench.cli.progress import TerminalProgress
+    from attnbench.cli.terminal import say
+    from attnbench.results.run import announce, choose_place
+
+    judging.judge()  # what cannot be used is said before anything is measured
+    place = choose_place(out, "-gate")
+    with TerminalProgress() as progress:
+        try:
+            commit = _take_turns(revision, words, repeats, place.folder, progress)
+        except CannotRun as problem:
+            say(f"attnbench gate: {problem}", error=True)
+            raise typer.Exit(4 if problem.version == "base" else 1) from None
+        announce(place, progress)
+    base, head = place.folder / "base", place.folder / "head"
+    result = _judged(base, head, judging, pool=True)
+    return {"a": str(base), "b": str(head), "against": commit}, result
+
+
+def _take_turns(revision: str, words: list[str], repeats: int, folder: Path, progress: Progress) -> str:
+    """Install both versions, and measure them in turns into ``folder``; return the commit of the base."""
+    import tempfile
+
+    from attnbench.bench.gate.project import find_commit, prepare_base, prepare_head, project_root
+    from attnbench.bench.gate.turns import take_turns
+
+    root = project_root(Path.cwd())
+    commit = find_commit(root, revision)
+    with tempfile.TemporaryDirectory(prefix="attnbench-gate-") as scratch:
+        progress.step("installing both versions", 0, 1, None)
+        base = prepare_base(root, commit, Path(scratch))
+        head = prepare_head(root, Path(scratch))
+        folder.mkdir(parents=True, exist_ok=True)
+        take_turns(base, head, words, folder, repeats, progress)
+    return commit
+
+
+def _words(ctx: typer.Context, asked: CellOptions, suite: Path | None) -> list[str]:
+    """Return the options of ``run`` that were typed, as words for another process."""
+    from attnbench.bench.jobs import make_agenda
+
+    if suite is not None:
+        return ["run", "--suite", str(suite)]
+    # What cannot be used is said before anything is measured; methods may exist in the installed versions only.
+    make_agenda(replace(asked, method=["full"], settings=None).request())
+    words = ["run"]
+    typed = set(typed_options(ctx)).difference(_MEASURING, _JUDGING)
+    for parameter in ctx.command.params:
+        for word in typed.intersection([*parameter.opts, *parameter.secondary_opts]):
+            value = ctx.params[parameter.name or ""]
+            for each in value if isinstance(value, (list, tuple)) else [value]:
+                words += [word] if isinstance(each, bool) else [word, str(each)]
+    return words

@@ -1,0 +1,65 @@
+"""The script of the gate action, on a throw-away repository: what it leaves for the steps after it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.projects import Project
+
+SCRIPT = Path(__file__).parents[2] / ".github/actions/gate/gate.sh"
+OPTIONS = (
+    "--method thrown-away --grid 2x4x4 --heads 1 --head-dim 16 --inputs 'gaussian' --rounds 4 --repeats 1 "
+    "--threshold .9 --margin .9"
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    root = tmp_path / "project"
+    root.mkdir()
+    return Project(root)
+
+
+def act(project: Project, **inputs: str) -> tuple[str, str]:
+    """Run the script; return the exit code and the text that it keeps."""
+    out = project.root.parent / "kept"
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "GATE_OPTIONS": OPTIONS, **inputs}
+    done = subprocess.run([SCRIPT, out], cwd=project.root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return (out / "exit-code").read_text().strip(), (out / "gate.txt").read_text()
+
+
+def test_a_planted_regression_is_kept_as_code_text_and_junit(project: Project) -> None:
+    project.slow_down(0.3)
+    code, text = act(project, GATE_AGAINST="main")
+    assert code == "1"
+    assert "SLOW" in text
+    suite = ElementTree.parse(project.root.parent / "kept/gate.xml").getroot()
+    assert suite.find(".//failure") is not None
+
+
+@pytest.mark.slow
+def test_no_change_is_code_0(project: Project) -> None:
+    assert act(project, GATE_AGAINST="main")[0] == "0"
+
+
+@pytest.mark.slow
+def test_a_vanished_method_is_code_1(project: Project) -> None:
+    project.write("pyproject.toml", (project.root / "pyproject.toml").read_text().replace("thrown-away =", "other ="))
+    code, text = act(project, GATE_AGAINST="main")
+    assert code == "1"
+    assert "unknown method 'thrown-away'" in text
+
+
+def test_options_are_words_and_never_code(project: Project) -> None:
+    code, text = act(project, GATE_AGAINST="main", GATE_OPTIONS="--res '$(touch ../harm)' --method 'a b'")
+    assert code == "2"
+    assert "$(touch ../harm)" in text
+    assert not (project.root.parent / "harm").exists()

@@ -1,0 +1,109 @@
+"""The gate: a planted regression and a vanished method fail, an A/A passes, and what cannot run is told apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.projects import MODULE, Project
+
+CELLS = ("--grid", "2x4x4", "--heads", "1", "--head-dim", "16", "--inputs", "gaussian", "--rounds", "4")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    root = tmp_path / "project"
+    root.mkdir()
+    return Project(root)
+
+
+def attnbench(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "attnbench", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def gate(project: Project, *words: str) -> tuple[int, dict[str, Any]]:
+    done = attnbench(project.root, "gate", "--against", "main", "--json", "--out", "../gate", *words)
+    return done.returncode, json.loads(done.stdout) if done.stdout else {"said": done.stderr}
+
+
+def test_a_planted_regression_fails_and_the_runs_are_kept(project: Project) -> None:
+    project.slow_down(0.3)
+    code, found = gate(project, "--method", "thrown-away", *CELLS, "--repeats", "2")
+    assert (code, found["counts"]) == (1, {"slower": 1})
+    assert found["cells"][0]["ratio"] > 2
+    assert found["against"] == project.first
+    runs = {str(path.relative_to(project.root.parent)) for path in project.root.parent.glob("gate/*/*/journal.jsonl")}
+    assert runs == {f"gate/{version}/0{number}/journal.jsonl" for version in ("base", "head") for number in (1, 2)}
+
+
+@pytest.mark.slow
+def test_no_change_is_no_regression(project: Project) -> None:
+    # The margins are wide: this machine may be busy, and 32 tokens take microseconds.
+    code, found = gate(project, "--method", "thrown-away", *CELLS, "--threshold", "0.9", "--margin", "0.9")
+    assert code == 0, found
+
+
+@pytest.mark.slow
+def test_a_method_that_vanished_fails(project: Project) -> None:
+    project.write("pyproject.toml", (project.root / "pyproject.toml").read_text().replace("thrown-away =", "other ="))
+    code, found = gate(project, "--method", "thrown-away", *CELLS, "--repeats", "1")
+    assert code == 1
+    assert "head cannot run" in found["said"]
+    assert "unknown method 'thrown-away'" in found["said"]
+
+
+@pytest.mark.slow
+def test_a_revision_that_lacks_the_method_is_code_4(project: Project) -> None:
+    project.write("thrown_away.py", MODULE.replace("METHOD =", "OTHER ="))
+    project.write("pyproject.toml", (project.root / "pyproject.toml").read_text().replace("thrown-away =", "other ="))
+    project.commit("without the method")
+    project.git("checkout", "--quiet", project.first, "--", ".")
+    code, found = gate(project, "--method", "thrown-away", *CELLS, "--repeats", "1")
+    assert code == 4
+    assert "base cannot run" in found["said"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "gate needs either RUN --baseline TABLE, or --against REV"),
+        (["--against", "main", "--baseline", "x"], "gate needs either"),
+        (["--baseline", "x"], "needs a run to judge"),
+        (["run", "--against", "main"], "leave out 'run'"),
+        (["run", "--baseline", "x", "--rounds", "3"], "leave out --rounds"),
+        (["--against", "main", "--suite", "x.toml", "--res", "480p"], "leave out --res"),
+        (["--against", "nothing", "--grid", "2x4x4"], "'nothing' is no commit"),
+        (["--against", "main", "--res", "721p"], "721p"),
+        (["--against", "main", "--noise", "absent.json"], "absent.json"),
+        (["absent", "--baseline", "absent"], "absent"),
+    ],
+)
+def test_bad_input_is_code_2_and_leaves_nothing(project: Project, words: list[str], said: str) -> None:
+    done = attnbench(project.root, "gate", *words)
+    assert done.returncode == 2, done.stderr
+    assert said in " ".join(done.stderr.split())
+    assert not (project.root / "results").exists()
+
+
+def test_a_run_is_judged_by_a_table(tmp_path: Path) -> None:
+    made = attnbench(tmp_path, "run", "--method", "sta", "--method", "moba", *CELLS, "--out", "table")
+    assert made.returncode == 0, made.stderr
+    shutil.copytree(tmp_path / "table", tmp_path / "run")
+    same = attnbench(tmp_path, "gate", "run", "--baseline", "table", "--json")
+    assert same.returncode == 0, same.stdout
+    assert all(cell["ratio"] == 1 for cell in json.loads(same.stdout)["cells"])
+    vanished = attnbench(tmp_path, "run", "--method", "moba", *CELLS, "--out", "other")
+    assert vanished.returncode == 0, vanished.stderr
+    judged = attnbench(tmp_path, "gate", "other", "--baseline", "table", "--threshold", "0.9", "--junit", "gate.xml")
+    assert judged.returncode == 1
+    assert "sta" in judged.stdout
+    assert "<failure" in (tmp_path / "gate.xml").read_text()
