@@ -96,7 +96,7 @@ def _einsum_flops(equation: str, factors: Sequence[Any]) -> int:
     terms = equation.replace(" ", "").partition("->")[0].split(",")
     if "." in equation or len(terms) < 2 or len(terms) != len(factors):
         return 0
-    sizes = {
+    sizes: dict[str, int] = {
         letter: size
         for term, factor in zip(terms, factors, strict=True)
         for letter, size in zip(term, factor.shape, strict=True)

@@ -222,7 +222,7 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
     output, lse = _Attend.apply(q, k, v, plan, scale)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
-    return output, lse
+    return output, lse if return_lse else None
 
 
 def _supports(plan: Plan, task: Task) -> str | None:
