@@ -84,6 +84,9 @@ def some(tmp_path_factory: pytest.TempPathFactory) -> Path:
             place.with_suffix("").write_text(text_of(each))
         else:
             place.write_bytes(each.read_bytes())
+    plain = next(folder.glob("*.jsonl"))
+    with plain.open("a") as journal:  # the committed runs had no cells in processes of their own
+        journal.write(json.dumps({"kind": "choices", "heads": 1, "rounds": 3, "baseline": None}) + "\n")
     return folder
 
 

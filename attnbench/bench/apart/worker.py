@@ -115,7 +115,8 @@ def _work(task: Task, answers: Answers) -> None:
 def _show(task: Task, answers: Answers) -> None:
     """Show the card of a method."""
     card = card_of(get_method(task.request.methods[0].method))
-    settings = {name: str(default) for name, default in card.settings.items()}
+    defaults = dict(card.settings)
+    settings = {name: str(default) for name, default in defaults.items()}
     source = card.source
     shown = Shown(summary=str(card.summary), title=source.title, url=source.url, settings=settings)
     answers.say("card", shown.model_dump())
