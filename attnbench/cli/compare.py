@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attnbench.cli.options import (
+    AllowMissingOption,
+    JunitOption,
+    MarginOption,
+    MarkdownOption,
+    NoiseOption,
+    ThresholdOption,
+)
 from attnbench.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -25,9 +33,7 @@ def compare(
             "`attnbench clips`. Or one folder of training runs.",
         ),
     ],
-    threshold: Annotated[
-        float, typer.Option(help="Ratio from which a change matters: 0.03 is 3 % slower, or faster by as much.")
-    ] = 0.03,
+    threshold: ThresholdOption = 0.03,
     method: Annotated[
         list[str] | None,
         typer.Option("--method", "-m", help="Of training runs: a method to show; repeat for several. Default: all."),
@@ -46,23 +52,11 @@ def compare(
     curves: Annotated[
         Path | None, typer.Option(metavar="FILE.svg", help="Of training runs: also draw the held-out losses.")
     ] = None,
-    margin: Annotated[
-        float | None,
-        typer.Option(
-            help="Ratio within which the whole interval of a cell must lie to be the same. Default: 0.05 on a "
-            "GPU, 0.10 on a CPU."
-        ),
-    ] = None,
-    allow_missing: Annotated[
-        list[str] | None,
-        typer.Option(metavar="METHOD", help="A method that B may lack; repeat for several."),
-    ] = None,
-    noise: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Noise between runs. Default: what calibrate stored for the device."),
-    ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the verdicts as JUnit's XML.")] = None,
+    margin: MarginOption = None,
+    allow_missing: AllowMissingOption = None,
+    noise: NoiseOption = None,
+    markdown: MarkdownOption = False,
+    junit: JunitOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
     """Compare two latency tables cell by cell: faster, slower, the same, or unclear.

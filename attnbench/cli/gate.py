@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnbench.cli.options import CellOptions, JsonOption, refuse_others, takes_options, typed_options
+from attnbench.cli.options import (
+    AllowMissingOption,
+    CellOptions,
+    JsonOption,
+    JunitOption,
+    MarginOption,
+    MarkdownOption,
+    NoiseOption,
+    ThresholdOption,
+    refuse_others,
+    takes_options,
+    typed_options,
+)
 
 if TYPE_CHECKING:
     from attnbench.results.compare import Comparison
@@ -19,22 +31,15 @@ if TYPE_CHECKING:
 class JudgeOptions:
     """How a comparison is judged, and how it is shown."""
 
-    threshold: Annotated[float, typer.Option(help="A change from here on matters, as 0.03 for 3 %.")] = 0.03
-    margin: Annotated[
-        float | None, typer.Option(help="Within this, cells are the same. Default: 0.05 on a GPU, 0.10 on a CPU.")
-    ] = None
-    noise: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Noise between runs. Default: what calibrate stored for the device."),
-    ] = None
-    allow_missing: Annotated[
-        list[str] | None, typer.Option(metavar="METHOD", help="A method that may be missing; repeat for several.")
-    ] = None
+    threshold: ThresholdOption = 0.03
+    margin: MarginOption = None
+    noise: NoiseOption = None
+    allow_missing: AllowMissingOption = None
     fail_ambiguous: Annotated[
         bool, typer.Option("--fail-ambiguous", help="End with 3 where a cell is ambiguous, instead of 0.")
     ] = False
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the verdicts as JUnit's XML.")] = None
+    markdown: MarkdownOption = False
+    junit: JunitOption = None
     as_json: JsonOption = False
 
     def judge(self) -> dict[str, Any]:

@@ -77,6 +77,25 @@ PrecisionOption = Annotated[
         help="Take rounds until half of each speed-up's interval is this share of it, as 0.01, or the budget is spent."
     ),
 ]
+MarginOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Ratio within which the whole interval of a cell must lie to be the same. Default: 0.05 on a GPU, 0.10 "
+        "on a CPU."
+    ),
+]
+AllowMissingOption = Annotated[
+    list[str] | None, typer.Option(metavar="METHOD", help="A method that may be missing; repeat for several.")
+]
+NoiseOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Noise between runs. Default: what calibrate stored for the device."),
+]
+ThresholdOption = Annotated[
+    float, typer.Option(help="Ratio from which a change matters: 0.03 is 3 % slower, or faster by as much.")
+]
+MarkdownOption = Annotated[bool, typer.Option("--markdown", help="Print Markdown.")]
+JunitOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the verdicts as JUnit's XML.")]
 OutOption = Annotated[Path | None, typer.Option(help="Folder of the run. Default: results/runs/<time>.")]
 ResumeOption = Annotated[Path | None, typer.Option(help="Finish the interrupted run in this folder.")]
 
