@@ -108,8 +108,7 @@ class TimedCall:
             if selection is not None and selection.problem:
                 raise Incorrect(f"in a timed call {selection.problem}")
             plan.check()
-        scale = self.workload.agenda.shape.head_dim**-0.5
-        sample = RowSample.of(self.rows, inputs.q, inputs.k, inputs.v, plan, scale)
+        sample = RowSample.of(self.rows, inputs.q, inputs.k, inputs.v, plan, self.workload.scale)
         proof = Proof((frozenset() if found is None else found.plans) | {digest}, sample, digest)
         if trial.job.method.finish is not None and seen.output is not None:
             branch = check_branch(self.workload.branch(trial.job), inputs.q, inputs.k, inputs.v, seen.output, output, 0)
