@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from attnbench.kernels.plan import Plan
+    from tests.projects import Project
 
 # One thread, here and in what tests start: small tensors gain nothing from more, and workers that each use every core
 # wait for one another, a test of 4 s for 162. The variable alone comes too late for torch, which has read it.
@@ -62,6 +63,15 @@ def _beside(name: str) -> ModuleType:
 def hand_clock() -> Callable[[list[float]], Clock]:
     """Return what makes a clock whose hands stand where the first number of a list says, in seconds."""
     return lambda now: Clock(lambda: round(now[0] * 1e9), lambda: round(now[0] * 1e9))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A throw-away project with a method of its own, in a git repository of its own."""
+    root = tmp_path / "project"
+    root.mkdir()
+    made: Project = _beside("projects").Project(root)
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -63,5 +63,9 @@ class Project:
         self.git("commit", "--quiet", "--message", message)
         return self.git("rev-parse", "HEAD")
 
+    def lose_method(self) -> None:
+        """Register the method by another name."""
+        self.write("pyproject.toml", PYPROJECT.replace("thrown-away =", "other ="))
+
     def slow_down(self, seconds: float) -> None:
         self.write("thrown_away.py", MODULE.replace("SECONDS = 0.0", f"SECONDS = {seconds}"))

@@ -6,24 +6,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import pytest
 
-from tests.projects import Project
+if TYPE_CHECKING:
+    from tests.projects import Project
+
 
 SCRIPT = Path(__file__).parents[2] / ".github/actions/gate/gate.sh"
 OPTIONS = (
     "--method thrown-away --grid 2x4x4 --heads 1 --head-dim 16 --inputs 'gaussian' --rounds 4 --repeats 1 "
     "--threshold .9 --margin .9"
 )
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    root = tmp_path / "project"
-    root.mkdir()
-    return Project(root)
 
 
 def act(project: Project, **inputs: str) -> tuple[str, str]:
@@ -52,7 +48,7 @@ def test_no_change_is_code_0(project: Project) -> None:
 
 @pytest.mark.slow
 def test_a_vanished_method_is_code_1(project: Project) -> None:
-    project.write("pyproject.toml", (project.root / "pyproject.toml").read_text().replace("thrown-away =", "other ="))
+    project.lose_method()
     code, text = act(project, GATE_AGAINST="main")
     assert code == "1"
     assert "unknown method 'thrown-away'" in text

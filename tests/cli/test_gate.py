@@ -8,20 +8,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.projects import MODULE, Project
+if TYPE_CHECKING:
+    from tests.projects import Project
+
 
 CELLS = ("--grid", "2x4x4", "--heads", "1", "--head-dim", "16", "--inputs", "gaussian", "--rounds", "4")
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    root = tmp_path / "project"
-    root.mkdir()
-    return Project(root)
 
 
 def attnbench(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -54,7 +49,7 @@ def test_no_change_is_no_regression(project: Project) -> None:
 
 @pytest.mark.slow
 def test_a_method_that_vanished_fails(project: Project) -> None:
-    project.write("pyproject.toml", (project.root / "pyproject.toml").read_text().replace("thrown-away =", "other ="))
+    project.lose_method()
     code, found = gate(project, "--method", "thrown-away", *CELLS, "--repeats", "1")
     assert code == 1
     assert "head cannot run" in found["said"]
@@ -63,8 +58,7 @@ def test_a_method_that_vanished_fails(project: Project) -> None:
 
 @pytest.mark.slow
 def test_a_revision_that_lacks_the_method_is_code_4(project: Project) -> None:
-    project.write("thrown_away.py", MODULE.replace("METHOD =", "OTHER ="))
-    project.write("pyproject.toml", (project.root / "pyproject.toml").read_text().replace("thrown-away =", "other ="))
+    project.lose_method()
     project.commit("without the method")
     project.git("checkout", "--quiet", project.first, "--", ".")
     code, found = gate(project, "--method", "thrown-away", *CELLS, "--repeats", "1")

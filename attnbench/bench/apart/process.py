@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.bench.apart.task import Task, Unbelievable
+from attnbench.machine.printed import last_words
 from attnbench.results.records.cells import Verdict
 
 STARTING = 600.0
@@ -28,7 +29,6 @@ LEAVING = 5.0
 LONGEST = 2**24
 """Bytes that one answer may have."""
 
-_WORDS = 300
 _PROGRAM = (
     "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); handle = int(sys.argv.pop()); "
     "from attnbench.bench.apart.worker import main; main(handle)"
@@ -87,9 +87,8 @@ class _Worker:
     @property
     def last_words(self) -> str:
         """What the process printed last, as the end of a sentence."""
-        lines = [line.strip() for line in self.said.decode(errors="replace").splitlines() if line.strip()]
-        words = "".join(each for each in lines[-1] if each.isprintable()) if lines else ""
-        return f"; its last words: {words[-_WORDS:]}" if words else ""
+        words = last_words(self.said.decode(errors="replace"))
+        return f"; its last words: {words}" if words else ""
 
 
 @contextlib.contextmanager

@@ -15,9 +15,9 @@ from importlib import metadata
 from pathlib import Path
 
 from attnbench.kernels.errors import BadInput
+from attnbench.machine.printed import last_words
 
 INSTALL_SECONDS = 600
-_WORDS = 300
 
 
 class CannotRun(Exception):
@@ -119,14 +119,8 @@ def _install(name: str, commit: str, source: Path, target: Path) -> Version:
     except subprocess.TimeoutExpired as error:
         raise CannotRun(name, f"pip took more than {INSTALL_SECONDS} s to install it") from error
     if done.returncode != 0:
-        raise CannotRun(name, f"pip cannot install it: {last_words(done.stderr)}")
+        raise CannotRun(name, f"pip cannot install it: {last_words(done.stderr) or 'no message'}")
     return Version(name, commit, target)
-
-
-def last_words(printed: str) -> str:
-    """Return the last line that a program printed, as far as it can be shown; "no message" if there is none."""
-    lines = [line.strip() for line in printed.splitlines() if line.strip()]
-    return "".join(each for each in lines[-1] if each.isprintable())[:_WORDS] if lines else "no message"
 
 
 def _has_build_tools(source: Path) -> bool:

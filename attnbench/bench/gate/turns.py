@@ -7,26 +7,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from attnbench.bench.gate.project import CannotRun, Version, last_words
+from attnbench.bench.gate.project import CannotRun, Version
+from attnbench.machine.printed import last_words
 from attnbench.results.run import Progress
-
-PAIRS = 3
-"""Runs of each version. What differs from process to process is seen only in several of them."""
 
 _PATIENCE = 20
 """Seconds that a process may take to end after it was asked to."""
-
-
-@dataclass(frozen=True)
-class Turns:
-    """The folders of the finished runs of both versions, in the order in which they were measured."""
-
-    base: tuple[Path, ...]
-    head: tuple[Path, ...]
 
 
 def order_of(base: Version, head: Version, pairs: int) -> list[Version]:
@@ -34,31 +23,27 @@ def order_of(base: Version, head: Version, pairs: int) -> list[Version]:
     return [each for pair in range(pairs) for each in ((base, head) if pair % 2 == 0 else (head, base))]
 
 
-def take_turns(base: Version, head: Version, words: Sequence[str], out: Path, pairs: int, progress: Progress) -> Turns:
+def take_turns(base: Version, head: Version, words: Sequence[str], out: Path, pairs: int, progress: Progress) -> None:
     """Measure both versions in turns.
 
     Args:
         base, head: the versions.
         words: what to run, as ``["run", "--suite", "FILE"]``.
-        out: an existing folder, which gets a folder and a log for each run.
+        out: an existing folder. Each run gets base/NUMBER or head/NUMBER in it, from 01, and a log beside that.
         pairs: how often each version runs.
         progress: told whose turn it is.
-
-    Returns:
-        the folders of the finished runs.
 
     Raises:
         CannotRun: for a version whose run ends without rows.
     """
-    done: dict[str, list[Path]] = {"base": [], "head": []}
+    done = {"base": 0, "head": 0}
     order = order_of(base, head, pairs)
     for number, version in enumerate(order):
-        progress.step(f"{version.name}, run {len(done[version.name]) + 1} of {pairs}", number, len(order), None)
-        folder = out.resolve() / version.name / f"{len(done[version.name]) + 1:02}"
+        done[version.name] += 1
+        progress.step(f"{version.name}, run {done[version.name]} of {pairs}", number, len(order), None)
+        folder = out.resolve() / version.name / f"{done[version.name]:02}"
         folder.parent.mkdir(exist_ok=True)
         _run(version, [*words, "--out", str(folder)], folder)
-        done[version.name].append(folder)
-    return Turns(tuple(done["base"]), tuple(done["head"]))
 
 
 def _run(version: Version, words: list[str], folder: Path) -> None:
@@ -68,7 +53,7 @@ def _run(version: Version, words: list[str], folder: Path) -> None:
         ended = _call([sys.executable, "-P", "-m", "attnbench", *words], version, printed)
     # 1 says that a cell has no latency, which the comparison judges.
     if ended not in (0, 1) or not any(folder.rglob("*.jsonl")):
-        said = last_words(log.read_text(encoding="utf-8", errors="replace"))
+        said = last_words(log.read_text(encoding="utf-8", errors="replace")) or "no message"
         raise CannotRun(
             version.name, f"its run ended with exit code {ended}: {said}; all it printed is in {str(log)!r}"
         )

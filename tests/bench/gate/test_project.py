@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from attnbench.bench.gate.project import CannotRun, find_commit, last_words, prepare_base, prepare_head, project_root
+from attnbench.bench.gate.project import CannotRun, find_commit, prepare_base, prepare_head, project_root
 from attnbench.kernels.errors import BadInput
-from tests.projects import Project
+
+if TYPE_CHECKING:
+    from tests.projects import Project
 
 
 def test_base_is_the_commit_and_head_is_what_lies_there(project: Project, tmp_path: Path) -> None:
@@ -55,11 +58,3 @@ def test_what_is_no_commit_is_refused(project: Project, revision: str) -> None:
 def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"has no pyproject\.toml"):
         project_root(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("printed", "words"),
-    [("", "no message"), ("one\n two \n\n", "two"), ("\x1b[31mred\x07\n", "[31mred"), ("x" * 900, "x" * 300)],
-)
-def test_last_words(printed: str, words: str) -> None:
-    assert last_words(printed) == words

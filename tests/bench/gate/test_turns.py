@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,7 +11,9 @@ from attnbench.bench.gate.project import CannotRun, Version, prepare_base, prepa
 from attnbench.bench.gate.turns import order_of, take_turns
 from attnbench.results.load import read
 from attnbench.results.run import NoProgress
-from tests.projects import Project
+
+if TYPE_CHECKING:
+    from tests.projects import Project
 
 WORDS = ["run", "--grid", "2x4x4", "--heads", "1", "--head-dim", "16", "--inputs", "gaussian", "--rounds", "2"]
 
@@ -31,9 +34,8 @@ def test_versions_take_turns_so_that_a_drift_cancels() -> None:
 def test_each_run_measures_its_own_version(project: Project, tmp_path: Path) -> None:
     project.slow_down(0.5)
     base, head = versions(project, tmp_path / "scratch")
-    turns = take_turns(base, head, [*WORDS, "--method", "thrown-away"], tmp_path, 1, NoProgress())
-    (base_run,), (head_run,) = turns.base, turns.head
-    (before,), (after,) = read(base_run).rows, read(head_run).rows
+    take_turns(base, head, [*WORDS, "--method", "thrown-away"], tmp_path, 1, NoProgress())
+    (before,), (after,) = (read(tmp_path / name).rows for name in ("base", "head"))
     assert before.cell_id == after.cell_id
     assert before.latency_ms is not None
     assert after.latency_ms is not None
