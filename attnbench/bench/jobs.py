@@ -165,10 +165,10 @@ def _jobs_of(entry: Entry, shape: Shape, layers: list[int] | None) -> list[Job]:
     settings = method.resolve(asked, shape.layout)
     given = canonical_json({name: getattr(asked, name) for name in entry.settings})
     for layer in layers or ():
-        if layer < 0:
-            raise BadInput(f"layer {layer} must be at least 0")
         if not 0 <= layer < max(shape.layers, 1) and shape.model is not None:
             raise BadInput(f"layer {layer} is not one of the {shape.layers} layers of {shape.model}")
+        if layer < 0:
+            raise BadInput(f"layer is {layer}; it must be a whole number of at least 0")
     # A bare grid names no model; three layers show every partition of the methods that take turns.
     count = shape.layers if shape.model is not None else 3
     kinds = method.distinct_layers(settings, count)
