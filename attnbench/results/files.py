@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from attnbench.kernels.errors import BadInput
@@ -78,10 +78,27 @@ def write_whole(content: bytes, path: Path, advice: str = "name another place wi
     Raises:
         BadInput: if the place cannot be written, or is full.
     """
+    write_together({path: content}, advice)
+    return path
+
+
+def write_together(contents: Mapping[Path, bytes], advice: str) -> None:
+    """Write files that belong together, each as ``write_whole`` does. None is replaced before all are on disk.
+
+    They are replaced in reverse order: where others are made from the first, that is the one that comes last.
+
+    Raises:
+        BadInput: as ``write_whole``.
+    """
+    path = Path()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
-            partial.write_bytes(content)
+        with contextlib.ExitStack() as stack:
+            for path, content in contents.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial = stack.enter_context(replacing(path))
+                with partial.open("wb") as stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())
     except OSError as error:
         raise BadInput(f"cannot write {str(path)!r}: {error.strerror or error}{advice and f'; {advice}'}") from error
-    return path

@@ -1,4 +1,4 @@
-"""Which files a path of results stands for: journals, traces and training logs, through links, each file once."""
+"""Which files a path of results stands for: journals, tables, traces and training logs, each file once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from attnbench.kernels.errors import BadInput
 from attnbench.results.journal import TRAINING_LOG
 
 _TRACE = ".json.gz"
+PARQUET = ".parquet"
+"""How the names of tables end."""
 
 
 class LostLink(UserWarning):
@@ -21,16 +23,17 @@ class LostLink(UserWarning):
 def find_results(path: str | os.PathLike[str]) -> tuple[list[Path], dict[str, Path]]:
     """Return the journals that a file or a folder stands for, and the Chrome traces of cells by cell_id.
 
-    A folder is read recursively: journals are ``*.jsonl`` and ``*.jsonl.gz``, traces ``traces/*.json.gz``. Links to
-    files and folders are followed, and each real file is returned once. Names that begin with a dot are skipped, and so
-    are training logs. Of a single journal the traces are those in the folder ``traces`` beside it.
+    A folder is read recursively: journals are ``*.jsonl`` and ``*.jsonl.gz``, traces ``traces/*.json.gz``. A folder
+    that holds no journal stands for its tables, ``*.parquet``. Links to files and folders are followed, and each real
+    file is returned once. Names that begin with a dot are skipped, and so are training logs. Of a single journal the
+    traces are those in the folder ``traces`` beside it.
 
     Warns:
         LostLink: if a link below the folder leads nowhere.
 
     Raises:
-        BadInput: if there is no journal, the path itself is a link that leads nowhere, a journal is a named pipe or a
-            device, or a folder cannot be read.
+        BadInput: if there is no journal and no table, the path is a CSV file or a link that leads nowhere, a journal is
+            a named pipe or a device, or a folder cannot be read.
     """
     root = Path(path)
     if not os.path.exists(root):  # False also for names that the system refuses
@@ -42,10 +45,13 @@ def find_results(path: str | os.PathLike[str]) -> tuple[list[Path], dict[str, Pa
     if root.is_dir():
         files = sorted(_below(root, _is_result))
         journals, traces = [each for each in files if _is_journal(each.name)], list(filter(_is_trace, files))
+        journals = journals or find_tables(root)
+    elif root.suffix == ".csv":
+        raise BadInput(f"{str(path)!r} has no samples: name the {PARQUET} table beside it")
     else:
         journals, traces = [root], sorted(visible(root.parent.glob(f"traces/*{_TRACE}")))
     if not journals:
-        raise BadInput(f"no results in {str(path)!r}: it holds no .jsonl journal")
+        raise BadInput(f"no results in {str(path)!r}: it holds no .jsonl journal and no .parquet table")
     for each in journals:
         _check_file(each)
     return journals, {each.name.removesuffix(_TRACE): each for each in traces}
@@ -54,6 +60,11 @@ def find_results(path: str | os.PathLike[str]) -> tuple[list[Path], dict[str, Pa
 def has_journals(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a file, or a folder that holds a journal."""
     return not os.path.isdir(path) or any(_below(Path(path), lambda place: _is_journal(place.name)))
+
+
+def find_tables(folder: Path) -> list[Path]:
+    """Return the tables below a folder, as ``find_results`` returns journals."""
+    return sorted(_below(folder, lambda place: place.name.endswith(PARQUET)))
 
 
 def find_training_logs(path: str | os.PathLike[str]) -> list[Path]:

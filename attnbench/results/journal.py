@@ -325,14 +325,9 @@ _VERSIONED = ("run", "row")
 
 def _parse(path: Path, number: int, line: str) -> JournalRecord:
     try:
-        fields: dict[str, Any] = _DECODER.decode(line)
-        if fields["kind"] in _VERSIONED:
-            fields["schema_version"] = _version(path, number, fields.get("schema_version", 1))
-        return _KINDS[fields.pop("kind")].model_validate(fields)  # type: ignore[return-value]  # _KINDS holds these
+        return validated(path, f"line {number}", _DECODER.decode(line))
     except BadInput:
         raise
-    except ValidationError as error:
-        raise BadInput(f"{str(path)!r} line {number} is not a valid record: {first_fault(error)}") from error
     except _NoNumber as error:
         raise BadInput(f"{str(path)!r} line {number} is not a valid record: {error}") from error
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
@@ -341,15 +336,32 @@ def _parse(path: Path, number: int, line: str) -> JournalRecord:
         ) from error
 
 
-def _version(path: Path, number: int, given: object) -> int:
+def validated(path: Path, place: str, fields: dict[str, Any]) -> JournalRecord:
+    """Return the record that ``fields`` with their ``kind`` are; ``kind`` is taken out.
+
+    Args:
+        path: the file that they were read from.
+        place: where in it, as "line 3".
+
+    Raises:
+        BadInput: if they are not valid, or of a newer schema.
+        KeyError: if there is no such kind.
+    """
+    if fields["kind"] in _VERSIONED:
+        fields["schema_version"] = _version(path, place, fields.get("schema_version", 1))
+    try:
+        return _KINDS[fields.pop("kind")].model_validate(fields)  # type: ignore[return-value]  # _KINDS holds these
+    except ValidationError as error:
+        raise BadInput(f"{str(path)!r} {place} is not a valid record: {first_fault(error)}") from error
+
+
+def _version(path: Path, place: str, given: object) -> int:
     """Return the schema version of a record, also of one that writes it as text. Without one it is the first."""
     version = given if isinstance(given, int) and not isinstance(given, bool) else None
     if isinstance(given, str) and given.isascii() and given.isdecimal() and len(given) < _MOST_DIGITS:
         version = int(given)
     if version is None or version < 1:
-        raise BadInput(
-            f"{str(path)!r} line {number}: schema_version is {str(given)[:_QUOTED]!r}; it must be a number from 1"
-        )
+        raise BadInput(f"{str(path)!r} {place}: schema_version is {str(given)[:_QUOTED]!r}; it must be a number from 1")
     if version > SCHEMA_VERSION:
         raise BadInput(
             f"{str(path)!r} has schema version {version}; this attnbench reads up to {SCHEMA_VERSION}: upgrade it"

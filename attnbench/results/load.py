@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from attnbench.results.find import find_results
+from attnbench.results.find import PARQUET, find_results
 from attnbench.results.journal import JournalRecord, read_journal
 from attnbench.results.records.cells import Choices, Environment, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow, still_true
 from attnbench.results.records.steps import StepRecord
 from attnbench.results.run import usable_samples
+from attnbench.results.tables import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,24 +68,25 @@ class Results:
 
 
 def read(path: str | os.PathLike[str]) -> Results:
-    """Read a journal, or all journals below a folder.
+    """Read a journal or a table, or all journals below a folder.
 
     Args:
-        path: a journal, or a folder that is searched recursively for ``*.jsonl`` and ``*.jsonl.gz``. Links are
-            followed; names that begin with a dot and training logs are skipped.
+        path: a journal, a table (``*.parquet``), or a folder that is searched recursively for ``*.jsonl`` and
+            ``*.jsonl.gz``, and without any for tables. Links are followed; names that begin with a dot and training
+            logs are skipped.
 
     Warns:
         TornLine: if the last line of a journal is cut off; it is left out.
         LostLink: if a link below the folder leads nowhere.
 
     Raises:
-        BadInput: if there is no journal, or a record is not valid or of a newer schema; the message names the file and
-            the line.
+        BadInput: if there is no journal and no table, or a record is not valid or of a newer schema; the message names
+            the file and the line.
     """
     journals, traces = find_results(path)
     merged = _Merged()
     for journal in journals:
-        merged.add(journal.parent, read_journal(journal))
+        merged.add(journal.parent, read_table(journal) if journal.suffix == PARQUET else read_journal(journal))
     return Results(
         headers=tuple(merged.headers.values()),
         rows=tuple(merged.rows.values()),
@@ -149,7 +151,8 @@ def load_results(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read latency tables.
 
     Args:
-        path: a journal, or a folder that is searched recursively for ``*.jsonl`` and ``*.jsonl.gz``.
+        path: a journal, a table (``*.parquet``), or a folder that is searched recursively for ``*.jsonl`` and
+            ``*.jsonl.gz``, and without any for tables.
 
     Returns:
         One row per cell of a run, columns as the fields of ``attnbench.results.records.cells.Row``. A cell written
