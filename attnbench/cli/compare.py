@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,7 +117,7 @@ def _latencies(
     return compare_tables(results[0], results[1], threshold, margin=margin, noise=noise, allow_missing=allow_missing)
 
 
-def tell(named: dict[str, str], result: Comparison, as_json: bool, markdown: bool, junit: Path | None) -> None:
+def tell(named: Mapping[str, object], result: Comparison, as_json: bool, markdown: bool, junit: Path | None) -> None:
     """Print a comparison of latency tables; in JSON together with what was compared."""
     from attnbench.report.terminal.comparison import comparison_junit, comparison_lines, comparison_markdown
     from attnbench.results.files import write_whole

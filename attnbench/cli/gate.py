@@ -58,6 +58,7 @@ _JUDGING = (
     "--threshold", "--margin", "--noise", "--allow-missing", "--fail-ambiguous", "--markdown", "--junit", "--json",
 )  # fmt: skip
 _MEASURING = ("--against", "--repeats", "--out")
+_MOVING = ("--update", "--accept")
 
 
 @takes_options
@@ -67,6 +68,19 @@ def gate(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run to judge, with --baseline.")] = None,
     baseline: Annotated[
         Path | None, typer.Option(metavar="TABLE", help="Results that RUN is compared with: a file or a folder.")
+    ] = None,
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update",
+            help="With --baseline: if the gate passes, write RUN as TABLE, a .parquet file with a .csv beside it.",
+        ),
+    ] = False,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD", help="With --update: admit regressions of a method, and record them; repeat for several."
+        ),
     ] = None,
     against: Annotated[
         str | None,
@@ -84,7 +98,8 @@ def gate(
 ) -> None:
     """Fail if a method became slower, worse, or vanished: for continuous integration.
 
-    gate RUN --baseline TABLE judges a run that was measured before. gate --against REV takes the project in the current
+    gate RUN --baseline TABLE judges a run that was measured before; with --update, a run that passes becomes the
+    baseline, and a TABLE that does not exist is begun. gate --against REV takes the project in the current
     folder (this one, or a package of methods or engines) at REV and as it stands, with uncommitted changes. It installs
     each into a folder of its own with pip, without what the project depends on, and measures both in turns. What is
     measured is a --suite, or a cell by the options of run. Verdicts are those of attnbench compare.
@@ -100,12 +115,18 @@ def gate(
     if baseline is not None:
         if run is None:
             raise BadInput(f"--baseline {str(baseline)!r} needs a run to judge: attnbench gate RUN --baseline TABLE")
-        refuse_others(ctx, f"{str(run)!r} was measured already", "run", "--baseline", *_JUDGING)
+        refuse_others(ctx, f"{str(run)!r} was measured already", "run", "--baseline", *_MOVING, *_JUDGING)
+        if accept and not update:
+            raise BadInput("--accept needs --update: it records what a baseline is moved to in spite of")
+        if update:
+            _move(baseline, run, accept or [], judging)
         named, result = {"a": str(baseline), "b": str(run)}, _judged(baseline, run, judging)
     else:
         assert against is not None
         if run is not None:
             raise BadInput(f"--against measures both versions itself; leave out {str(run)!r}")
+        if update or accept:
+            raise BadInput("--update and --accept move a --baseline; --against has none")
         if suite is not None:
             refuse_others(ctx, "--suite says what is measured", "--suite", *_MEASURING, *_JUDGING)
         named, result = _measured(against, _words(ctx, asked, suite), repeats, out, judging)
@@ -118,6 +139,27 @@ def _judged(a: Path, b: Path, judging: JudgeOptions, *, pool: bool = False) -> C
     from attnbench.results.load import read
 
     return compare_tables(read(a), read(b), pool=pool, **judging.judge())
+
+
+def _move(path: Path, run: Path, accepted: list[str], judging: JudgeOptions) -> None:
+    """Judge a run, let it become the baseline if it passes, and end the command."""
+    from attnbench.cli.compare import tell
+    from attnbench.cli.terminal import say
+    from attnbench.results.baseline import may_move, move, open_baseline
+    from attnbench.results.compare import accept, compare_tables
+    from attnbench.results.load import read
+
+    baseline, found = open_baseline(path), read(run)
+    result = accept(compare_tables(baseline.before, found, **judging.judge()), accepted)
+    moves = may_move(baseline, found, result) and not (judging.fail_ambiguous and result.exit_code == 3)
+    written = move(baseline, found, result) if moves else []
+    named = {"a": str(baseline.path), "b": str(run), "updated": [str(each) for each in written]}
+    tell(named, result, judging.as_json, judging.markdown, judging.junit)
+    if not judging.as_json:
+        begun = "begun" if baseline.begun else "moved"
+        say(f"{begun}: {', '.join(named['updated'])}" if moves else f"not {begun}: {str(baseline.path)!r}")
+    regressed = any(cell.is_regression for cell in result.cells)
+    raise typer.Exit(0 if moves else 1 if regressed else result.exit_code or 1)
 
 
 def _measured(

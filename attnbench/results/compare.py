@@ -54,7 +54,7 @@ class CellChange:
         judged_by: "speed-up", paired by round with the dense baseline, or "latency".
         p_value: how likely so large a change is without one.
         attributes: what differs and does not make another cell, as the engine.
-        allowed: whether it was said that this may be missing.
+        allowed: whether it was said that this may be missing, or is accepted.
     """
 
     cell_id: str
@@ -127,6 +127,23 @@ class Comparison:
             "environment_changes": list(self.environment_changes),
             "cells": [_finite(asdict(cell)) for cell in self.cells],
         }
+
+
+def accept(comparison: Comparison, methods: Collection[str]) -> Comparison:
+    """Return a comparison in which the regressions of ``methods`` are allowed.
+
+    Raises:
+        BadInput: if no cell is of such a method.
+    """
+    known = dict.fromkeys(str(cell.cell["method"]) for cell in comparison.cells)
+    for method in methods:
+        if method not in known:
+            raise unknown_name("method of --accept", method, known)
+    cells = (
+        replace(cell, allowed=cell.allowed or (cell.is_regression and cell.cell["method"] in methods))
+        for cell in comparison.cells
+    )
+    return replace(comparison, cells=tuple(cells))
 
 
 def compare_tables(

@@ -37,7 +37,7 @@ def comparison_lines(result: Comparison, width: int = WIDTH) -> list[str]:
     lines = _table(result.cells, names, width) if result.cells else []
     for cell, name in zip(result.cells, names, strict=True):
         said = [*([cell.reason] if cell.change not in ("same", "faster", "slower") and cell.reason else [])]
-        said += [*cell.attributes, *(["allowed to be missing"] if cell.allowed else [])]
+        said += [*cell.attributes, *([_allowed(cell)] if cell.allowed else [])]
         if said:
             lines += textwrap.wrap(f"{name}: {'; '.join(said)}", width, subsequent_indent="  ")
     for sentence in _sentences(result):
@@ -51,7 +51,7 @@ def comparison_markdown(result: Comparison) -> list[str]:
         return [f"Not compared: {result.refusal}."]
     lines = ["| cell | A ms | B ms | time B/A | 95 % | verdict | reason |", "|---|--:|--:|--:|:-:|---|---|"]
     for cell, name in zip(result.cells, names_of(result.cells), strict=True):
-        reason = "; ".join(filter(None, [cell.reason, *cell.attributes, "allowed" if cell.allowed else ""]))
+        reason = "; ".join(filter(None, [cell.reason, *cell.attributes, _allowed(cell) if cell.allowed else ""]))
         parts = [name, *_figures(cell), f"**{verdict_of(cell)}**" if cell.is_regression else verdict_of(cell), reason]
         lines.append("| " + " | ".join(part.replace("|", r"\|").replace("\n", " ") for part in parts) + " |")
     return [*lines, "", *(f"{sentence}  " for sentence in _sentences(result))]
@@ -79,6 +79,10 @@ def comparison_junit(result: Comparison) -> bytes:
 def verdict_of(cell: CellChange) -> str:
     """Return the verdict as it is shown."""
     return VERDICTS.get(cell.change, cell.change)
+
+
+def _allowed(cell: CellChange) -> str:
+    return "allowed to be missing" if cell.change in ("only in A", "not comparable") else "accepted"
 
 
 def _table(cells: Sequence[CellChange], names: Sequence[str], width: int) -> list[str]:

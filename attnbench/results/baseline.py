@@ -1,0 +1,107 @@
+"""A baseline that is moved: a run that passed becomes the committed table that later runs are compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnbench.kernels.errors import BadInput
+from attnbench.results.compare import CellChange, Comparison
+from attnbench.results.files import write_together
+from attnbench.results.find import PARQUET, find_tables, has_journals
+from attnbench.results.load import Results, read
+from attnbench.results.records.cells import Row
+from attnbench.results.tables import TABLE, Accepted, csv_bytes, read_accepted, table_bytes
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The table of a baseline. ``before`` is what it holds so far, and nothing if it is begun now."""
+
+    path: Path
+    before: Results
+    accepted: tuple[Accepted, ...]
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is no such table yet."""
+        return not self.before.rows
+
+
+def open_baseline(path: Path) -> Baseline:
+    """Return the table that a path stands for, to be moved: a file, or the one table of a folder that has no journal.
+
+    Raises:
+        BadInput: if the path stands for journals, for several tables, or for a table that cannot be read.
+    """
+    place = _table_at(path)
+    if not place.exists():
+        return Baseline(place, Results(), ())
+    return Baseline(place, read(place), tuple(read_accepted(place)))
+
+
+def _table_at(path: Path) -> Path:
+    if path.suffix == PARQUET and not path.is_dir():
+        return path
+    if path.is_dir() and has_journals(path):
+        raise BadInput(
+            f"{str(path)!r} is read by its journals, which --update leaves as they are: name {str(path / TABLE)!r}"
+        )
+    if path.is_dir():
+        tables = find_tables(path)
+        if len(tables) > 1:
+            raise BadInput(f"{str(path)!r} holds {len(tables)} tables: name the one that --update is to move")
+        return tables[0] if tables else path / TABLE
+    if path.exists() or path.suffix:
+        raise BadInput(f"--update writes a table: {str(path)!r} must end in {PARQUET}, or be a folder")
+    return path / TABLE
+
+
+def may_move(baseline: Baseline, run: Results, judged: Comparison) -> bool:
+    """Whether a run may become the baseline: it has a latency, and no regression that is not allowed.
+
+    Where nothing could be compared, that is so only if the table is begun, or all that is missing is allowed.
+    """
+    regressed = any(cell.is_regression for cell in judged.cells)
+    meant = baseline.begun or any(cell.allowed for cell in judged.cells)
+    comparable = judged.refusal is None and (judged.exit_code != 4 or meant)
+    return comparable and not regressed and any(row.verdict == "ok" for row in run.rows)
+
+
+def move(baseline: Baseline, run: Results, judged: Comparison) -> list[Path]:
+    """Write a run as the baseline's table, with its CSV twin, and what was allowed of it. Return the files.
+
+    The twin lacks the samples. What was allowed is in the table's metadata, and for diffs in ``<table>.accepted.csv``.
+
+    Raises:
+        BadInput: if the files cannot be written; they are as they were then.
+    """
+    newest = max((header for header in run.headers), key=lambda header: header.run_id, default=None)
+    run_id = newest.run_id if newest else run.rows[-1].run_id
+    accepted = [*baseline.accepted, *(_accepted(run_id, cell) for cell in judged.cells if cell.allowed)]
+    contents = {
+        baseline.path: table_bytes(run.headers, run.rows, run.samples, accepted),
+        baseline.path.with_suffix(".csv"): csv_bytes(Row, run.rows, ["samples_ms"]),
+    }
+    if accepted:
+        contents[baseline.path.with_suffix(".accepted.csv")] = csv_bytes(Accepted, accepted)
+    write_together(contents, "the baseline is as it was")
+    return list(contents)
+
+
+def _accepted(run_id: str, cell: CellChange) -> Accepted:
+    return Accepted(
+        run_id=run_id,
+        cell_id=cell.cell_id,
+        method=cell.cell["method"],
+        settings_given=cell.cell["settings_given"],
+        layers=cell.cell["layers"],
+        change=cell.change,
+        reason=cell.reason,
+        attributes=list(cell.attributes),
+        a_ms=cell.a_ms,
+        b_ms=cell.b_ms,
+        ratio=cell.ratio,
+        lo=cell.lo,
+        hi=None if cell.hi == float("inf") else cell.hi,
+    )
