@@ -151,6 +151,8 @@ def _move(path: Path, run: Path, accepted: list[str], judging: JudgeOptions) -> 
 
     baseline, found = open_baseline(path), read(run)
     result = accept(compare_tables(baseline.before, found, **judging.judge()), accepted)
+    if baseline.begun:
+        result = replace(result, environment_changes=())  # all versions would be new
     moves = may_move(baseline, found, result) and not (judging.fail_ambiguous and result.exit_code == 3)
     written = move(baseline, found, result) if moves else []
     named = {"a": str(baseline.path), "b": str(run), "updated": [str(each) for each in written]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import io
 import json
 import os
 import random
@@ -25,7 +26,7 @@ from attnbench.results.journal import JOURNAL, line_of
 from attnbench.results.load import read
 from attnbench.results.pairs import baseline_ids
 from attnbench.results.records.cells import SCHEMA_VERSION, Row, Sample
-from attnbench.results.tables import read_accepted, table_bytes
+from attnbench.results.tables import csv_bytes, read_accepted, table_bytes
 from tests.results.test_compare import header, row
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -97,6 +98,20 @@ def test_committed_journals_of_older_schemas_survive_as_tables(tmp_path: Path, n
     for run, samples in journal.samples.items():
         assert sorted(map(line_of, table.samples[run])) == sorted(map(line_of, samples))
     assert {cell.ratio for cell in compare_tables(journal, table).cells if cell.ratio is not None} == {1.0}
+
+
+@pytest.mark.parametrize("device", ["h100", "intel-xeon-2-cores"])
+def test_the_committed_baseline_of_a_device_is_what_its_journals_hold(device: str) -> None:
+    folder = RESULTS / device
+    journals, table = read(folder), read(folder / "table.parquet")
+    assert table.rows == journals.rows
+    shown = {each.run_id for each in journals.rows}
+    assert table.headers == tuple(each for each in journals.headers if each.run_id in shown)
+    for run in shown:
+        assert sorted(map(line_of, table.samples.get(run, ()))) == sorted(map(line_of, journals.samples.get(run, ())))
+    twin = list(csv.DictReader(io.StringIO((folder / "table.csv").read_text())))
+    fresh = list(csv.DictReader(io.StringIO(csv_bytes(Row, journals.rows).decode())))
+    assert twin == [{name: line[name] for name in twin[0]} for line in fresh]
 
 
 def test_samples_of_a_baseline_that_has_no_row_are_kept(here: Path) -> None:
