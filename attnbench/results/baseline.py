@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,24 +36,25 @@ def open_baseline(path: Path) -> Baseline:
         BadInput: if the path stands for journals, for several tables, or for a table that cannot be read.
     """
     place = _table_at(path)
-    if not place.exists():
+    if not os.path.exists(place):
         return Baseline(place, Results(), ())
     return Baseline(place, read(place), tuple(read_accepted(place)))
 
 
 def _table_at(path: Path) -> Path:
-    if path.suffix == PARQUET and not path.is_dir():
+    is_folder = os.path.isdir(path)  # False also for names that the system refuses
+    if path.suffix == PARQUET and not is_folder:
         return path
-    if path.is_dir() and has_journals(path):
+    if is_folder and has_journals(path):
         raise BadInput(
             f"{str(path)!r} is read by its journals, which --update leaves as they are: name {str(path / TABLE)!r}"
         )
-    if path.is_dir():
+    if is_folder:
         tables = find_tables(path)
         if len(tables) > 1:
             raise BadInput(f"{str(path)!r} holds {len(tables)} tables: name the one that --update is to move")
         return tables[0] if tables else path / TABLE
-    if path.exists() or path.suffix:
+    if os.path.exists(path) or path.suffix:
         raise BadInput(f"--update writes a table: {str(path)!r} must end in {PARQUET}, or be a folder")
     return path / TABLE
 
@@ -76,8 +78,7 @@ def move(baseline: Baseline, run: Results, judged: Comparison) -> list[Path]:
     Raises:
         BadInput: if the files cannot be written; they are as they were then.
     """
-    newest = max((header for header in run.headers), key=lambda header: header.run_id, default=None)
-    run_id = newest.run_id if newest else run.rows[-1].run_id
+    run_id = max(row.run_id for row in run.rows)  # it begins with the time
     accepted = [*baseline.accepted, *(_accepted(run_id, cell) for cell in judged.cells if cell.allowed)]
     contents = {
         baseline.path: table_bytes(run.headers, run.rows, run.samples, accepted),

@@ -229,6 +229,8 @@ def test_a_full_disk_leaves_the_old_table_whole(here: Path, monkeypatch: pytest.
         (["--against", "main", "--update"], "--against has none"),
         (["first", "--baseline", "many", "--update"], "'many' holds 2 tables"),
         (["first", "--baseline", "first/journal.jsonl/t.parquet", "--update"], "cannot write"),
+        (["first", "--baseline", "x" * 300, "--update"], "cannot write"),
+        (["first", "--baseline", "x" * 300 + ".parquet", "--update"], "cannot write"),
     ],
 )
 def test_what_cannot_be_moved_is_said(here: Path, words: list[str], said: str) -> None:
