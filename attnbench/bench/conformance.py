@@ -17,13 +17,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from attnbench import api
 from attnbench.bench.selection import SelectionCheck, same_blocks
+from attnbench.bench.stability import GIVEN_CALLS, check_stability
 from attnbench.bench.sweep.knobs import density_setting, turn_method
 from attnbench.bench.verify import TwinSpec, check_twin, twin_case
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, Method, make_settings
+from attnbench.methods.planning import forget_plans
 
 LAYOUTS = (
     Layout(Grid(1, 1, 1)),
@@ -43,6 +46,10 @@ LARGE = (Layout(Grid(21, 30, 52)), Layout(Grid(21, 45, 80), (226, 0)), Layout(Gr
 LAYERS = 30
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 16
 MOST_TWIN_TOKENS = 4096
+
+MOST_STABILITY_TOKENS = 128
+ROUNDING = 1e-5
+"""How far rounding may move a float32 result of a case that small, as relative L2 error."""
 
 Verdict = Literal["pass", "fail", "skip"]
 
@@ -66,11 +73,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Subject:
-    """A method under examination, with the settings that were given for it, and the seed of its q and k."""
+    """A method under examination: the settings given for it, the seed of q and k, and how often a call is repeated."""
 
     method: Method
     given: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    stability_calls: int = GIVEN_CALLS
 
     def settings(self, layout: Layout) -> Any:
         """Return the settings resolved for a layout."""
@@ -370,6 +378,35 @@ def _output(subject: Subject) -> str:
     return f"output and gradients of {count} small cases as exact as rounding allows: {worst:.2g} of it at worst"
 
 
+def _stability(subject: Subject) -> str:
+    found: set[str] = set()
+    known = cases(subject)
+    layout = next((each for each, _ in reversed(known) if each.tokens <= MOST_STABILITY_TOKENS), known[0][0])
+    layers = subject.layers(layout)
+    resolved = subject.settings(layout)
+    settings = {field.name: getattr(resolved, field.name) for field in dataclasses.fields(resolved)}
+    for layer in layers:
+        with at(layout, layer):
+            q, k = subject.inputs(layout, heads=2, kv_heads=1)
+            leaves = [x.requires_grad_() for x in (q, k, k.flip(2).clone())]
+
+            def call(leaves: list[Tensor] = leaves, layer: int = layer) -> list[Tensor]:
+                forget_plans()
+                output = api.attention(
+                    *leaves, method=subject.method, grid=layout.grid, text=layout.text, layer=layer,
+                    engine="reference", **settings,
+                )  # fmt: skip
+                return [output.detach(), *torch.autograd.grad(output, leaves, torch.ones_like(output))]
+
+            check = check_stability(call(), call, [ROUNDING] * 4, calls=subject.stability_calls, seconds=0.0)
+            if check.problem:
+                raise Failed(check.problem)
+            found.add(check.found)
+    kinds = "" if len(layers) == 1 else f" for each of {len(layers)} kinds of layers"
+    same = "the same bits" if found == {"deterministic"} else "the same but for rounding"
+    return f"output and gradients of {subject.stability_calls} calls on one small input{kinds}: {same}"
+
+
 def _density(subject: Subject) -> str:
     setting = density_setting(subject.method)
     if setting is None:
@@ -404,7 +441,7 @@ CHECKS: Mapping[str, Callable[[Subject], str]] = MappingProxyType(
     {
         "source": _card, "settings": _settings, "any grid": _grids, "text": _text, "layers": _layers,
         "determinism": _repeats, "ties": _ties, "batch and heads": _heads, "q and k": _inputs, "dtypes": _dtypes,
-        "static": _static, "twin": _twin, "output": _output, "density": _density,
+        "static": _static, "twin": _twin, "output": _output, "stability": _stability, "density": _density,
     }
 )  # fmt: skip
 """The checks by name, in the order in which they are made."""

@@ -47,6 +47,7 @@ class RunOptions(TypedDict, total=False):
     isolate: bool | None
     cell_timeout: float | None
     precision: float | None
+    stability_calls: int | None
 
 
 def run(

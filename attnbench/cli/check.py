@@ -16,9 +16,12 @@ def check(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="Name of a registered method.")],
     settings: SetOption = None,
     seed: SeedOption = 0,
+    stability_calls: Annotated[
+        int, typer.Option(metavar="N", min=2, help="How often each case is called on the same inputs.")
+    ] = 300,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a method on small grids: any grid, text, ties, float64, twin, settings as JSON, and more.
+    """Check a method on small grids: any grid, text, ties, float64, twin, stability, settings as JSON, and more.
 
     Exit codes: 0 all passed, 1 a check failed, 2 bad input.
     """
@@ -32,7 +35,7 @@ def check(
     make_settings(chosen, given)
     outcomes = []
     width = max(map(len, CHECKS))
-    for outcome in run_checks(Subject(chosen, given, seed)):
+    for outcome in run_checks(Subject(chosen, given, seed, stability_calls)):
         outcomes.append(outcome)
         if not as_json:
             say(f"{outcome.verdict}  {outcome.name:<{width}}  {outcome.detail}")

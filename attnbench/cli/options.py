@@ -77,6 +77,14 @@ PrecisionOption = Annotated[
         help="Take rounds until half of each speed-up's interval is this share of it, as 0.01, or the budget is spent."
     ),
 ]
+StabilityOption = Annotated[
+    int | None,
+    typer.Option(
+        "--stability-calls",
+        metavar="N",
+        help="How often a cell is called on the same inputs, at least 2. Default: what fits into 5 s, 3 to 30.",
+    ),
+]
 MarginOption = Annotated[
     float | None,
     typer.Option(
@@ -133,6 +141,7 @@ class CellOptions(CaseOptions):
     isolate: IsolateOption = None
     cell_timeout: CellTimeoutOption = None
     precision: PrecisionOption = None
+    stability_calls: StabilityOption = None
 
     def request(self, default: list[str] | None = None) -> Request:
         """Return the request that these options make.

@@ -81,7 +81,7 @@ def outcome_of(name: str, **changes: Any) -> Outcome:
 
 
 def test_a_good_method_passes_every_check() -> None:
-    outcomes = list(run_checks(Subject(GOOD)))
+    outcomes = list(run_checks(Subject(GOOD, stability_calls=10)))
     assert [outcome.name for outcome in outcomes] == list(CHECKS)
     assert {(outcome.verdict, outcome.detail) for outcome in outcomes if outcome.verdict != "pass"} == set()
 
@@ -175,6 +175,7 @@ FAILING: list[tuple[str, dict[str, Any], str]] = [
     ("twin", {"twin": lambda s, layout, layer: (s, layout)}, "the twin has 32,760 tokens; it must have at most 4,096"),
     ("twin", {"twin": lambda s, layout, layer: (s, Layout(Grid(2, 2, 2)))}, "the twin has text (0, 0)"),
     ("output", {"twin": lambda s, layout, layer: 1 / 0}, "grid 21x30x52, layer 0: ZeroDivisionError"),
+    ("stability", {"plan": restless}, "layer 0: call 2 on the same inputs differs"),
     ("density", {"density_setting": DensitySetting(("reach",), lambda s, layout, d: {"reach": round(4 - 4 * d)})},
      "more is asked for and less is kept: 0.1 gives"),
 ]  # fmt: skip
@@ -187,6 +188,18 @@ def test_a_method_that_breaks_a_rule_fails_its_check(name: str, changes: dict[st
     outcome = outcome_of(name, **changes)
     assert outcome.verdict == "fail"
     assert reason in outcome.detail
+
+
+@pytest.mark.parametrize(("calls", "verdict"), [(299, "pass"), (300, "fail")])
+def test_stability_sees_the_one_call_of_many_that_differs(calls: int, verdict: str) -> None:
+    made = itertools.count(1)
+
+    def racing(settings: Frames, q: Tensor, k: Tensor, call: Call) -> Plan:
+        return framed(q, call, near_frames(call, q.device, 0 if next(made) == 300 else 1))
+
+    outcome = run_check("stability", Subject(replace(GOOD, plan=racing), stability_calls=calls))
+    assert outcome.verdict == verdict
+    assert f"{calls} calls" in outcome.detail or "call 300 on the same inputs differs" in outcome.detail
 
 
 def test_every_check_can_fail() -> None:
