@@ -33,7 +33,7 @@ def act(project: Project, **inputs: str) -> tuple[str, str]:
 
 
 def test_a_planted_regression_is_kept_as_code_text_and_junit(project: Project) -> None:
-    project.slow_down(0.3)
+    project.slow_down(0.05)
     code, text = act(project, GATE_AGAINST="main")
     assert code == "1"
     assert "SLOW" in text

@@ -31,7 +31,7 @@ def gate(project: Project, *words: str) -> tuple[int, dict[str, Any]]:
 
 
 def test_a_planted_regression_fails_and_the_runs_are_kept(project: Project) -> None:
-    project.slow_down(0.3)
+    project.slow_down(0.03)
     code, found = gate(project, "--method", "thrown-away", *CELLS, "--repeats", "2")
     assert (code, found["counts"]) == (1, {"slower": 1})
     assert found["cells"][0]["ratio"] > 2

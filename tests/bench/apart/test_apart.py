@@ -32,10 +32,16 @@ BASE = get_method("sliding-window")
 def named(name, plan):
     return dataclasses.replace(BASE, name=name, plan=plan, depends_on_qk=True)
 
-def after_timing_began(q, calls={}):
+CALLS = []
+
+def first_call(q):
+    CALLS.append(q.shape)
+    return len(CALLS) == 1
+
+def after_timing_began(q):
     \"\"\"Whether this is one of the later calls of a process.\"\"\"
-    calls["n"] = calls.get("n", 0) + 1
-    return calls["n"] > 12
+    CALLS.append(q.shape)
+    return len(CALLS) > 12
 
 def plan(settings, q, k, call):
     return BASE.plan(settings, q, k, call)
@@ -54,7 +60,8 @@ BODIES = {
     "talker": "[print('x' * 10**5) for _ in range(100)]; os._exit(1)",
     "hoarder": "raise MemoryError('no memory')",
     "orphan": "os.fork() or time.sleep(10**6); os._exit(0)",
-    "stayer": "threading.Thread(target=time.sleep, args=(10**6,)).start()",
+    "stayer": "threading.Thread(target=time.sleep, args=(10**6,)).start() if first_call(q) else None",
+    "worker": "threading.Thread(target=time.sleep, args=(10**6,)).start()",
 }
 
 EXPECTED = {
@@ -69,6 +76,7 @@ EXPECTED = {
     "hoarder": ("oom", "MemoryError: no memory"),
     "orphan": ("crashed", "its process ended with exit code 0 and left no result"),
     "stayer": ("ok", ""),
+    "worker": ("incorrect", "work goes on in another thread after the call has returned"),
 }
 
 
@@ -129,8 +137,15 @@ def run_with(install: Install, names: list[str], folder: Path) -> tuple[Row, ...
     return session.start(asked(["sta", *names, "honest"], cell_timeout=20.0), folder, Told()).rows
 
 
-def test_methods_that_end_their_process_or_hang_cost_only_themselves(install: Install, tmp_path: Path) -> None:
-    names = ["segfault", "leaver", "hanger"]
+def test_a_method_that_hangs_is_stopped(install: Install, tmp_path: Path) -> None:
+    source, points = package(["hanger"])
+    install("bad_methods", source, **points)
+    (row,) = session.start(asked(["hanger"], cell_timeout=3.0), tmp_path / "run", Told()).rows
+    assert (row.verdict, row.reason) == ("timeout", "it took longer than 3 s and was stopped; see --cell-timeout")
+
+
+def test_methods_that_end_their_process_cost_only_themselves(install: Install, tmp_path: Path) -> None:
+    names = ["segfault", "leaver"]
     rows = run_with(install, names, tmp_path / "run")
     assert_as_expected(rows, names)
     # Beside its own cell each process timed the dense baseline, in the same rounds.
