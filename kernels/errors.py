@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import partial
 
 
 class AttnbenchError(Exception):
@@ -21,6 +22,9 @@ class Unsupported(AttnbenchError, RuntimeError):
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> BadInput:
     """Return the error for a ``name`` that is not one of ``known``, with the closest known name if there is one."""
     names = sorted(known)
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    matches = partial(difflib.get_close_matches, str(name), names, n=1)
+    # "res" is closer to "resolution" than names of the same length that are merely like it, such as "direction".
+    beginnings = [known for known in reversed(names) if len(known) > 2 and str(name).startswith(known)]
+    close = matches(cutoff=0.8) or beginnings or matches(cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return BadInput(f"unknown {kind} {str(name)!r}: {hint}known: {', '.join(names)}")

@@ -48,7 +48,7 @@ class Plan(Record):
     def parts(self) -> list[tuple[str, float]]:
         """Return the place and the delay of each run, in the order in which they are measured.
 
-        The order is random, so that what drifts on the machine bears on all kinds of runs alike.
+        The order is random, so that a drift of the machine affects all kinds of runs alike.
         """
         made = [(f"same-{number:02}", 0.0) for number in range(1, self.runs + 1)]
         for delay in self.delays:

@@ -1,8 +1,8 @@
 """How well comparisons tell a change from noise: runs without a change, and with delays of known size, judged in pairs.
 
 Runs without a change give false alarms, how often intervals hold the truth, and the noise between runs. Runs whose
-calls were made slower on purpose give how often that is found. Each pair is judged by the noise of the *other* runs, so
-no run speaks for itself.
+calls were made slower on purpose give how often that is found. Each pair is judged by the noise of all other runs,
+never by its own.
 """
 
 from __future__ import annotations

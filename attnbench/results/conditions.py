@@ -103,7 +103,7 @@ def require_same(
 
 
 def _conditions(environment: Environment, contents: Mapping[str, str]) -> dict[str, str]:
-    """Return versions, the code, what of the machine bears on time, and what the run reads, each by a short name."""
+    """Return versions, the code, what affects time on this machine, and what the run reads, each by a short name."""
     fields = environment.model_dump(include={"python", "driver", "cores", "git_commit", "git_dirty"})
     found = {**environment.packages, **{name: str(value) for name, value in fields.items()}}
     if environment.threads is not None:

@@ -58,4 +58,5 @@ def test_an_unknown_name_is_answered_with_the_nearest_one() -> None:
     assert str(unknown_name("fruit", "aple", ["pear", "apple"])) == (
         "unknown fruit 'aple': did you mean 'apple'? known: apple, pear"
     )
+    assert "did you mean 'res'?" in str(unknown_name("key", "resolution", ["direction", "res", "rounds"]))
     assert str(unknown_name("fruit", "zzz", ["pear", "apple"])) == "unknown fruit 'zzz': known: apple, pear"

@@ -19,7 +19,7 @@ _PATIENCE = 20
 
 
 def order_of(base: Version, head: Version, pairs: int) -> list[Version]:
-    """Return who runs when: base, head, head, base, and so on, so that a drift bears on both alike."""
+    """Return who runs when: base, head, head, base, and so on, so that a drift affects both alike."""
     return [each for pair in range(pairs) for each in ((base, head) if pair % 2 == 0 else (head, base))]
 
 
