@@ -15,6 +15,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+from attnbench.bench import stability
+from attnbench.bench.profile import call as profile_call
+from attnbench.machine import stopwatch
 from attnbench.machine.clock import Clock
 
 if TYPE_CHECKING:
@@ -41,6 +44,17 @@ if not torch.cuda.is_available() and importlib.util.find_spec("triton") is not N
 # A deadline would fail tests on a busy machine; a derandomised suite says the same thing twice.
 settings.register_profile("attnbench", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("attnbench")
+
+
+@pytest.fixture(autouse=True)
+def tiny_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the calls of tests, which take microseconds, what takes longer than they do.
+
+    That is to flush a whole cache before each, and to repeat each thirty times for its stability.
+    """
+    for place in (stopwatch, profile_call):
+        monkeypatch.setattr(place, "cache_bytes", lambda device: 2**16)
+    monkeypatch.setattr(stability, "MOST_CALLS", stability.LEAST_CALLS)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -24,7 +24,6 @@ from attnbench.kernels.engines.sdpa import SDPA
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.witness import launched
-from attnbench.machine import stopwatch
 from attnbench.methods import Call, Method, get_method
 from attnbench.results.run import NoProgress
 
@@ -37,7 +36,6 @@ Planner = Callable[[Any, Tensor, Tensor, Call], Plan]
 def two_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the engines of every machine; sdpa is the one dense engine."""
     use(monkeypatch)
-    monkeypatch.setattr(stopwatch, "cache_bytes", lambda device: 2**16)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:

@@ -50,7 +50,6 @@ class Quiet:
 def two_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the engines of every machine; sdpa is the one dense engine."""
     use(monkeypatch, SDPA, dataclasses.replace(REFERENCE, dense=False))
-    monkeypatch.setattr(timing, "cache_bytes", lambda device: 2**16)  # flushing a real one takes longer than the calls
 
 
 def use(monkeypatch: pytest.MonkeyPatch, *chosen: Engine) -> None:

@@ -34,7 +34,6 @@ Measured = list[tuple[str, float]]
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ATTNBENCH_NOISE", str(tmp_path / "noise"))
-    monkeypatch.setattr("attnbench.machine.stopwatch.cache_bytes", lambda device: 2**16)
 
 
 @pytest.fixture(scope="module")

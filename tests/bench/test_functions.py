@@ -9,7 +9,6 @@ import pytest
 
 import attnbench
 from attnbench.kernels.errors import BadInput
-from attnbench.machine import stopwatch as timing
 from attnbench.methods.entries import Entry
 from attnbench.methods.registry import BUILT_IN
 
@@ -21,7 +20,6 @@ SMALL: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(timing, "cache_bytes", lambda device: 2**16)
 
 
 def test_a_run_returns_its_rows_and_where_they_are(tmp_path: Path) -> None:

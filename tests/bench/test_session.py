@@ -27,7 +27,6 @@ from attnbench.kernels.engines.reference import REFERENCE
 from attnbench.kernels.engines.sdpa import SDPA
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.plan import Plan
-from attnbench.machine import stopwatch as timing
 from attnbench.machine.environment import collect_environment
 from attnbench.machine.stopwatch import Stopwatch
 from attnbench.machine.telemetry import Reading
@@ -63,7 +62,6 @@ class Quiet:
 def two_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the engines of every machine; sdpa is the one dense engine."""
     use(monkeypatch, SDPA, dataclasses.replace(REFERENCE, dense=False))
-    monkeypatch.setattr(timing, "cache_bytes", lambda device: 2**16)  # flushing a real one takes longer than the calls
 
 
 def use(monkeypatch: pytest.MonkeyPatch, *chosen: Engine) -> None:

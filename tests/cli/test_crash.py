@@ -16,7 +16,6 @@ import pytest
 
 import attnbench
 from attnbench.cli import main
-from attnbench.machine import stopwatch as timing
 from attnbench.results.journal import JOURNAL, TornLine
 
 PROGRAM = [sys.executable, "-c", "from attnbench.cli import main; main()"]
@@ -31,9 +30,8 @@ CELLS = 3  # the two, and the dense baseline
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory; this process flushes no cache, so that resuming is quick."""
+    """An empty working directory."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(timing, "cache_bytes", lambda device: 2**16)
     return tmp_path
 
 

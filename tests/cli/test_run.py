@@ -19,7 +19,6 @@ from attnbench.cli import main
 from attnbench.kernels import engines
 from attnbench.kernels.engines.reference import REFERENCE
 from attnbench.kernels.plan import Plan
-from attnbench.machine import stopwatch as timing
 from attnbench.results.journal import JOURNAL
 
 SMALL = [
@@ -34,7 +33,6 @@ Call = Callable[..., Result]
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Call the command line in an empty folder; return exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(timing, "cache_bytes", lambda device: 2**16)  # flushing a real one takes longer than the calls
     monkeypatch.setenv("COLUMNS", "160")
 
     def run(*words: str) -> Result:

@@ -12,7 +12,6 @@ import pytest
 
 import attnbench
 from attnbench.cli import main
-from attnbench.machine import stopwatch as timing
 from attnbench.results.files import alone
 from attnbench.results.training import runs_in
 
@@ -42,7 +41,6 @@ dtype = "float7"
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(timing, "cache_bytes", lambda device: 2**16)
     (tmp_path / "suite.toml").write_text(SUITE)
 
     def run(*words: str) -> tuple[int, str, str]:
@@ -143,7 +141,6 @@ def test_a_folder_that_holds_a_cell_is_not_written_again(call: Call, tmp_path: P
 
 def test_a_step_that_was_killed_is_measured_anew(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("diffusers")
-    monkeypatch.setattr("attnbench.bench.profile.call.cache_bytes", lambda device: 2**16, raising=False)
     (tmp_path / "step.toml").write_text(
         '[[cells]]\nname = "s"\ncommand = "step"\nmethod = "sta"\nset = ["tile=1,2,2"]\n'
         'grid = "2x3x4"\ndevice = "cpu"\nrounds = 1\n'

@@ -34,7 +34,6 @@ def test_a_build_that_is_slower_than_the_one_with_more_gives_no_time_below_zero_
 
 def test_builds_take_turns(monkeypatch: pytest.MonkeyPatch, hand_clock: Callable[[list[float]], Clock]) -> None:
     now, ran = [0.0], list[Part]()
-    monkeypatch.setattr("attnbench.machine.stopwatch.cache_bytes", lambda device: 2**16)
     seconds: dict[Part, float] = {"qk": 0.004, "softmax": 0.006, "whole": 0.011}
 
     def launch(part: Part) -> tuple[torch.Tensor, torch.Tensor]:

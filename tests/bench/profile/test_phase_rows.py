@@ -19,7 +19,6 @@ from pydantic import ValidationError
 import attnbench
 from attnbench.bench import bench as runner
 from attnbench.bench import check, session
-from attnbench.bench.profile import call as profile_module
 from attnbench.bench.profile import cells as run_module
 from attnbench.bench.profile.cells import CPU_REPEATS, GPU_REPEATS, profile_rows, repeats_for
 from attnbench.bench.profile.parts import ablation_of
@@ -28,7 +27,6 @@ from attnbench.cli.profile import profile as profile_command
 from attnbench.cost.roofline import Probe, peak_of, probe
 from attnbench.kernels.ablation import Part
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.machine import stopwatch as timing
 from attnbench.report.terminal.phases import shares
 from attnbench.results.journal import JOURNAL, Journal, read_journal
 from attnbench.results.load import read
@@ -53,8 +51,6 @@ class Quiet:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in (timing, profile_module):
-        monkeypatch.setattr(place, "cache_bytes", lambda device: 2**16)
     monkeypatch.setattr(probe, "CPU_SIDE", 256)
     monkeypatch.setattr(probe, "CPU_BYTES", 2**22)
 

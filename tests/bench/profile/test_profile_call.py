@@ -22,11 +22,6 @@ CPU = torch.device("cpu")
 SLACK = 12.0  # milliseconds that a sleep may take longer on a busy machine, in the best of three calls
 
 
-@pytest.fixture(autouse=True)
-def small_flush(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attnbench.bench.profile.call.cache_bytes", lambda device: 2**16)
-
-
 def sleep(ms: float) -> None:
     time.sleep(ms / 1e3)
 

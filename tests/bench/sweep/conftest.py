@@ -10,14 +10,12 @@ from typing import Any
 import pytest
 
 from attnbench.cli import main
-from attnbench.machine import stopwatch as timing
 
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder and a small cache to flush."""
+    """An empty working folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(timing, "cache_bytes", lambda device: 2**16)
     monkeypatch.setenv("COLUMNS", "160")
     return tmp_path
 
