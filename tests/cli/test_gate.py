@@ -32,12 +32,12 @@ def gate(project: Project, *words: str) -> tuple[int, dict[str, Any]]:
 
 def test_a_planted_regression_fails_and_the_runs_are_kept(project: Project) -> None:
     project.slow_down(0.03)
-    code, found = gate(project, "--method", "thrown-away", *CELLS, "--repeats", "2")
+    code, found = gate(project, "--method", "thrown-away", *CELLS, "--repeats", "1")
     assert (code, found["counts"]) == (1, {"slower": 1})
     assert found["cells"][0]["ratio"] > 2
     assert found["against"] == project.first
     runs = {str(path.relative_to(project.root.parent)) for path in project.root.parent.glob("gate/*/*/journal.jsonl")}
-    assert runs == {f"gate/{version}/0{number}/journal.jsonl" for version in ("base", "head") for number in (1, 2)}
+    assert runs == {f"gate/{version}/01/journal.jsonl" for version in ("base", "head")}
 
 
 @pytest.mark.slow

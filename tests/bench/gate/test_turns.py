@@ -31,11 +31,12 @@ def test_versions_take_turns_so_that_a_drift_cancels() -> None:
     assert sum(places["base"]) == sum(places["head"])
 
 
+@pytest.mark.slow  # the small version is tests/cli/test_gate.py's planted regression
 def test_each_run_measures_its_own_version(project: Project, tmp_path: Path) -> None:
     project.slow_down(0.05)
     base, head = versions(project, tmp_path / "scratch")
-    take_turns(base, head, [*WORDS, "--method", "thrown-away"], tmp_path, 1, NoProgress())
-    (before,), (after,) = (read(tmp_path / name).rows for name in ("base", "head"))
+    take_turns(base, head, [*WORDS, "--method", "thrown-away"], tmp_path, 2, NoProgress())
+    (before, _), (after, _) = (read(tmp_path / name).rows for name in ("base", "head"))
     assert before.cell_id == after.cell_id
     assert before.latency_ms is not None
     assert after.latency_ms is not None
