@@ -16,7 +16,7 @@ from attnbench.bench.check import check_trial
 from attnbench.bench.facts import facts_of, mean_of
 from attnbench.bench.jobs import Agenda, Job
 from attnbench.bench.profile.cupti import make_stopwatch
-from attnbench.bench.rounds import heads_within, one_round
+from attnbench.bench.rounds import eager_calls, heads_within, one_round
 from attnbench.bench.stopping import LEAST_ROUNDS, Precision, planned, rules_of, why_stopped
 from attnbench.bench.timed import TimedCall
 from attnbench.bench.trial import Eager, PlanFacts, Trial, classified, dense_job
@@ -30,9 +30,6 @@ from attnbench.machine.load import LoadWatch
 from attnbench.machine.telemetry import read
 from attnbench.results.records.cells import Cell, Row, Sample
 from attnbench.results.run import Progress
-
-EAGER_SECONDS = 0.2
-"""Seconds of calls that are made back to back."""
 
 
 class Bench:
@@ -196,17 +193,17 @@ class Bench:
 
     def choose_heads(self) -> int:
         """Return how many heads the budget allows, at least the one that was verified (on CUDA: all)."""
-        shape = self.agenda.shape
-        once = self._seconds_a_round() / self.heads
-        rounds = self.agenda.request.rounds or LEAST_ROUNDS
+        request, shape = self.agenda.request, self.agenda.shape
+        once = [seconds / self.heads for seconds in self._seconds_of_calls()]
         return heads_within(
-            self._seconds_left(), once, rounds, heads=shape.heads, kv_heads=shape.kv_heads, least=self.heads
-        )
+            self._seconds_left(), once, request.rounds or LEAST_ROUNDS, request.stability_calls, heads=shape.heads,
+            kv_heads=shape.kv_heads, least=self.heads,
+        )  # fmt: skip
 
-    def _seconds_a_round(self) -> float:
-        """What a round of all cells takes. A cell apart is taken to need as long as the dense baseline beside it."""
-        apart = 0.0 if self.baseline is None else 2 * self.apart * self.baseline.seconds
-        return sum(trial.seconds for trial in self.live()) + apart
+    def _seconds_of_calls(self) -> list[float]:
+        """What one call of each cell takes. A cell apart is taken to need as long as the dense baseline beside it."""
+        apart = [] if self.baseline is None else [self.baseline.seconds] * (2 * self.apart)
+        return [trial.seconds for trial in self.live()] + apart
 
     def _seconds_left(self) -> float:
         """What is left of the budget."""
@@ -234,9 +231,9 @@ class Bench:
 
     def choose_rounds(self) -> int:
         """Return the number of rounds that the rules of stopping allow; with ``--precision`` fewer may do."""
-        left = self._seconds_left() - sum(_eager_calls(trial) * trial.seconds for trial in self.live())
+        left = self._seconds_left() - sum(eager_calls(trial.seconds) * trial.seconds for trial in self.live())
         calls = 2 if self.agenda.device.type == "cuda" else 1  # a warm call after each cold one
-        return planned(rules_of(self.agenda.request, left), calls * self._seconds_a_round())
+        return planned(rules_of(self.agenda.request, left), calls * sum(self._seconds_of_calls()))
 
     def stop_reason(self, trial: Trial) -> str:
         """Return why a trial has so many samples and no more."""
@@ -266,7 +263,7 @@ class Bench:
     def _time_back_to_back(self) -> None:
         """Time calls of every live trial without a pause, as a caller without a CUDA graph makes them."""
         for trial in self.live():
-            count = _eager_calls(trial)
+            count = eager_calls(trial.seconds)
             call = self.call(trial.job, trial.cell.engine)
             with classified() as failure:
                 trial.eager = Eager(self.stopwatch.back_to_back(call.run, call.prepare, count), count)
@@ -312,8 +309,3 @@ class Bench:
             **asdict(load),
             **({} if reading is None else asdict(reading)),
         )
-
-
-def _eager_calls(trial: Trial) -> int:
-    """Return how many calls are made back to back: a fifth of a second of them, at least 2 and at most 20."""
-    return max(2, min(20, int(EAGER_SECONDS / trial.seconds))) if trial.seconds > 0 else 20

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from attnbench.bench.stability import calls_wanted
+
+EAGER_SECONDS = 0.2
+"""Seconds of calls that are made back to back."""
+
+BETWEEN_CALLS = 0.5
+"""What lies between the calls of a cell, in calls."""
 
 Item = TypeVar("Item")
 
@@ -59,17 +67,40 @@ def interleave(items: Sequence[Item], rounds: int) -> Iterator[Turn[Item]]:
         yield from one_round(items, number, rounds)
 
 
-def heads_within(seconds: float, once: float, rounds: int, *, heads: int, kv_heads: int, least: int) -> int:
-    """Return how many heads fit into ``seconds``: whole groups of those that share a KV head, where that is possible.
+def eager_calls(seconds: float) -> int:
+    """Return how many calls are made back to back: a fifth of a second of them, at least 2 and at most 20."""
+    return max(2, min(20, int(EAGER_SECONDS / seconds))) if seconds > 0 else 20
+
+
+def calls_of_a_cell(seconds: float, rounds: int, stability_calls: int | None) -> int:
+    """Return how often a cell is called on a CPU: verified, repeated on the same inputs, timed, and back to back.
 
     Args:
-        seconds: what is left of the budget.
-        once: seconds that one head of every cell takes.
-        rounds: how often each cell will be timed, besides the one call that verifies it and what lies between calls.
+        seconds: that a call takes.
+        rounds: of timing.
+        stability_calls: as asked for; None for what fits.
+    """
+    return calls_wanted(stability_calls, seconds) + rounds + eager_calls(seconds)
+
+
+def heads_within(
+    budget: float, once: Iterable[float], rounds: int, stability_calls: int | None, *, heads: int, kv_heads: int,
+    least: int,
+) -> int:  # fmt: skip
+    """Return how many heads fit into a budget: whole groups of those that share a KV head, where that is possible.
+
+    Args:
+        budget: the seconds that are left.
+        once: seconds that a call of each cell takes for one head.
+        rounds, stability_calls: see ``calls_of_a_cell``.
         heads, kv_heads: of the shape.
         least: never fewer than these.
     """
-    fitting = int(seconds / (once * (rounds + 1.5))) if once > 0 else heads
-    fitting, group = min(heads, fitting), heads // kv_heads
-    fitting -= fitting % group if fitting > group else 0
-    return max(least, fitting)
+    cells, group = tuple(once), heads // kv_heads
+
+    def needed(count: int) -> float:
+        calls = (calls_of_a_cell(count * each, rounds, stability_calls) + BETWEEN_CALLS for each in cells)
+        return sum(number * count * each for number, each in zip(calls, cells, strict=True))
+
+    fair = (count for count in range(heads, 0, -1) if count <= group or count % group == 0)
+    return max(least, next((count for count in fair if needed(count) <= budget), 1))

@@ -58,7 +58,7 @@ def check_stability(
         calls: how many, the first included; None for what fits into SECONDS, from LEAST_CALLS to MOST_CALLS.
         seconds: what a call takes.
     """
-    wanted = calls if calls is not None else max(LEAST_CALLS, min(MOST_CALLS, int(SECONDS / max(seconds, 1e-9))))
+    wanted = calls_wanted(calls, seconds)
     started, same, made = CLOCK.now(), True, 1
     while made < wanted:
         results = again()
@@ -74,6 +74,11 @@ def check_stability(
         if calls is None and made >= LEAST_CALLS and CLOCK.since(started) > SECONDS:
             break
     return StabilityCheck("deterministic" if same else "stable", made)
+
+
+def calls_wanted(calls: int | None, seconds: float) -> int:
+    """Return how many calls there are, the first included, if one takes ``seconds``; ``calls`` of them where given."""
+    return calls if calls is not None else max(LEAST_CALLS, min(MOST_CALLS, int(SECONDS / max(seconds, 1e-9))))
 
 
 def _moved(first: Tensor, other: Tensor, tolerance: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from attnbench.bench import rows
 from attnbench.bench.bench import Bench
 from attnbench.bench.jobs import make_agenda
 from attnbench.bench.request import Request
+from attnbench.bench.rounds import calls_of_a_cell
 from attnbench.bench.trial import classified
 from attnbench.kernels import engines
 from attnbench.kernels.engines import Engine
@@ -199,13 +201,31 @@ def test_the_budget_chooses_the_heads_and_never_fewer_than_one() -> None:
     of = bench(heads=12)
     of.prepare()
     assert len(of.live()) == 3
-    chosen = {budget: with_seconds(of, 1.0, budget).choose_heads() for budget in (0.001, 5, 30, 100, 1e6)}
+    chosen = {budget: with_seconds(of, 1.0, budget).choose_heads() for budget in (0.001, 5, 60, 200, 1e6)}
     assert (chosen[0.001], chosen[5], chosen[1e6]) == (1, 1, 12)
     assert list(chosen.values()) == sorted(chosen.values())
-    for budget in (30, 100):
+    for budget in (60, 200):
         assert 1 < chosen[budget] < 12
-        # Three rounds and one more call for verification, of three cells with one second a head.
-        assert 3 * (3 + 1) * chosen[budget] <= budget < 3 * (3 + 2) * (chosen[budget] + 1)
+        # Two calls for verification, three rounds and two calls back to back, of three cells with one second a head.
+        assert 3 * 7 * chosen[budget] <= budget < 3 * 8 * (chosen[budget] + 1)
+
+
+@pytest.mark.parametrize(("stability_calls", "rounds"), [(2, 3), (5, 4)])
+def test_the_budget_is_planned_for_the_calls_that_are_made(
+    stability_calls: int, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = bench(stability_calls=stability_calls)
+    of.prepare()
+    recorder = Recorder(monkeypatch, of)
+    of.use_heads(3)
+    for number in range(rounds):
+        of.time_round(number, rounds, lambda sample: None)
+    cells = of.live()
+    made = Counter(name for name, (*_, heads) in zip(recorder.calls, recorder.tensors, strict=True) if heads == 3)
+    assert len(cells) == len(made) == len(recorder.counts) == 3
+    for trial, back_to_back in zip(cells, recorder.counts, strict=True):
+        called = made[f"{trial.job.method.name}/{trial.cell.engine}"] + back_to_back
+        assert called == calls_of_a_cell(trial.seconds, rounds, stability_calls)
 
 
 def test_more_rounds_leave_time_for_fewer_heads() -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.bench.rounds import heads_within, interleave
+from attnbench.bench.rounds import calls_of_a_cell, heads_within, interleave
 
 SECONDS = st.just(0.0) | st.floats(1e-9, 100)
 
@@ -28,10 +28,28 @@ def test_a_turn_names_its_round() -> None:
     assert [turn.label for turn in interleave("a", 2)] == ["round 1 of 2", "round 2 of 2"]
 
 
-@given(st.floats(-10, 1e4), SECONDS, st.integers(1, 20), st.integers(1, 4), st.integers(1, 6))
-def test_heads_fit_into_the_budget(seconds: float, once: float, rounds: int, kv_heads: int, group: int) -> None:
+CALLS = st.none() | st.integers(2, 300)
+
+
+@given(
+    st.floats(-10, 1e4), st.lists(SECONDS, max_size=4), st.integers(1, 20), CALLS, st.integers(1, 4), st.integers(1, 6)
+)
+def test_heads_fit_into_the_budget(
+    budget: float, once: list[float], rounds: int, calls: int | None, kv_heads: int, group: int
+) -> None:
     heads = kv_heads * group
-    chosen = heads_within(seconds, once, rounds, heads=heads, kv_heads=kv_heads, least=1)
+    chosen = heads_within(budget, once, rounds, calls, heads=heads, kv_heads=kv_heads, least=1)
     assert 1 <= chosen <= heads
     assert chosen <= group or chosen % group == 0
-    assert chosen == 1 or once == 0 or chosen * once * (rounds + 1.5) <= seconds * (1 + 1e-9)
+    needed = sum(calls_of_a_cell(chosen * each, rounds, calls) * chosen * each for each in once)
+    assert chosen == 1 or needed <= budget * (1 + 1e-9)
+    assert heads_within(budget, once, rounds, calls, heads=heads, kv_heads=kv_heads, least=heads) == heads
+
+
+def test_everything_fits_where_calls_take_no_time() -> None:
+    assert heads_within(0.0, [0.0, 0.0], 3, None, heads=12, kv_heads=3, least=1) == 12
+
+
+def test_asking_for_more_calls_leaves_time_for_fewer_heads() -> None:
+    few, many = (heads_within(100.0, [0.1], 3, calls, heads=40, kv_heads=40, least=1) for calls in (2, 300))
+    assert (few, many) == (40, 3)
