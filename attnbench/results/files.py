@@ -59,12 +59,16 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield partial
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
+        _flush(partial)
         os.replace(partial, path)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 def write_whole(content: bytes, path: Path, advice: str = "name another place with --out") -> Path:
@@ -96,9 +100,8 @@ def write_together(contents: Mapping[Path, bytes], advice: str) -> None:
             for path, content in contents.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 partial = stack.enter_context(replacing(path))
-                with partial.open("wb") as stream:
-                    stream.write(content)
-                    stream.flush()
-                    os.fsync(stream.fileno())
+                partial.write_bytes(content)
+                if len(contents) > 1:  # a single one is flushed before it is moved
+                    _flush(partial)
     except OSError as error:
         raise BadInput(f"cannot write {str(path)!r}: {error.strerror or error}{advice and f'; {advice}'}") from error

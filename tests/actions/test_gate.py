@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 SCRIPT = Path(__file__).parents[2] / ".github/actions/gate/gate.sh"
 OPTIONS = (
-    "--method thrown-away --grid 2x4x4 --heads 1 --head-dim 16 --inputs 'gaussian' --rounds 4 --repeats 1 "
-    "--threshold .9 --margin .9"
+    "--method thrown-away --grid 2x4x4 --heads 1 --head-dim 16 --inputs 'gaussian' --rounds 4 "
+    "--stability-calls 2 --repeats 1 --threshold .9 --margin .9"
 )
 
 
@@ -33,7 +33,7 @@ def act(project: Project, **inputs: str) -> tuple[str, str]:
 
 
 def test_a_planted_regression_is_kept_as_code_text_and_junit(project: Project) -> None:
-    project.slow_down(0.05)
+    project.slow_down(0.2)
     code, text = act(project, GATE_AGAINST="main")
     assert code == "1"
     assert "SLOW" in text

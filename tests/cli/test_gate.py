@@ -16,7 +16,20 @@ if TYPE_CHECKING:
     from tests.projects import Project
 
 
-CELLS = ("--grid", "2x4x4", "--heads", "1", "--head-dim", "16", "--inputs", "gaussian", "--rounds", "4")
+CELLS = (
+    "--grid",
+    "2x4x4",
+    "--heads",
+    "1",
+    "--head-dim",
+    "16",
+    "--inputs",
+    "gaussian",
+    "--rounds",
+    "4",
+    "--stability-calls",
+    "2",
+)
 
 
 def attnbench(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +44,7 @@ def gate(project: Project, *words: str) -> tuple[int, dict[str, Any]]:
 
 
 def test_a_planted_regression_fails_and_the_runs_are_kept(project: Project) -> None:
-    project.slow_down(0.03)
+    project.slow_down(0.2)
     code, found = gate(project, "--method", "thrown-away", *CELLS, "--repeats", "1")
     assert (code, found["counts"]) == (1, {"slower": 1})
     assert found["cells"][0]["ratio"] > 2

@@ -88,7 +88,12 @@ def test_the_operators_are_as_torch_wants_them(method: str, settings: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("method", "settings", "return_lse"), [*((*method, False) for method in METHODS), (*METHODS[1], True)]
+    ("method", "settings", "return_lse"),
+    [
+        (*METHODS[1], False),
+        (*METHODS[1], True),
+        *(pytest.param(*method, False, marks=pytest.mark.slow) for method in (METHODS[0], *METHODS[2:])),
+    ],
 )
 def test_attention_is_compiled_whole(
     method: str, settings: dict[str, Any], return_lse: bool, device: torch.device
@@ -113,7 +118,11 @@ def test_attention_is_compiled_whole(
 
 @pytest.mark.parametrize(
     ("method", "settings"),
-    [METHODS[1], pytest.param(*METHODS[3], marks=pytest.mark.slow), ("sliding-window", {"width": 7})],
+    [
+        METHODS[1],
+        pytest.param(*METHODS[3], marks=pytest.mark.slow),
+        pytest.param("sliding-window", {"width": 7}, marks=pytest.mark.slow),
+    ],
 )
 def test_compiled_attention_follows_grid_layer_and_scale(
     method: str, settings: dict[str, Any], device: torch.device

@@ -21,7 +21,7 @@ from attnbench.kernels.rule import Rule, causal, window
 from attnbench.kernels.tile_counts import tile_work
 
 slow = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )
 
 

@@ -28,7 +28,7 @@ CASES: list[dict[str, Any]] = [
     case for case in json.loads((GOLDEN / "index.json").read_text(encoding="utf-8")) if "selected" in case["keys"]
 ]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-modest = settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+modest = settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 
 
 def strided(x: Tensor, kind: str) -> Tensor:

@@ -36,7 +36,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> None:
     assert ((lse.double() - wanted_lse)[~empty].abs() < tolerance * reach).all()
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     sizes=st.lists(st.integers(1, 70), min_size=1, max_size=6),
     density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
@@ -135,7 +135,7 @@ def test_strided_inputs_need_no_copy_by_the_caller(device: torch.device) -> None
     _check(q, k, v, _plan(200, [40] * 5, keep, None, 1, 2), 0.125)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(data=st.data())
 def test_equals_whole_matrices_for_any_order_rule_and_head_dim(
     data: st.DataObject,

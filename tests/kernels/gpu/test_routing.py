@@ -59,7 +59,7 @@ def draw_keep(draw: st.DrawFn) -> Tensor:
     return keep.to(DEVICE)
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 @given(keep=draw_keep(), group=st.integers(1, 3), tile=st.sampled_from([4, 16, 128]))
 def test_every_list_in_tiles(keep: Tensor, group: int, tile: int) -> None:
     routes = build_routes(keep, group, tile=tile)
