@@ -31,7 +31,7 @@ help:
 	@sed -n 's/^# make /make /p' Makefile
 
 demo: $(INSTALLED)
-	$(BIN)/attnbench run --res 720p $(METHODS:%=--method %)
+	$(BIN)/attnbench run --res 720p --stability-calls 2 $(METHODS:%=--method %)
 	$(BIN)/attnbench report
 
 test: $(INSTALLED_TEST) lint

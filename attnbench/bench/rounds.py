@@ -68,8 +68,13 @@ def interleave(items: Sequence[Item], rounds: int) -> Iterator[Turn[Item]]:
 
 
 def eager_calls(seconds: float) -> int:
-    """Return how many calls are made back to back: a fifth of a second of them, at least 2 and at most 20."""
-    return max(2, min(20, int(EAGER_SECONDS / seconds))) if seconds > 0 else 20
+    """Return how many calls are made back to back: a fifth of a second of them, from 2 to 20; a single one of a second.
+
+    Between calls of seconds the time to launch them is lost in the noise.
+    """
+    if seconds <= 0:
+        return 20
+    return 1 if seconds >= 1 else max(2, min(20, int(EAGER_SECONDS / seconds)))
 
 
 def calls_of_a_cell(seconds: float, rounds: int, stability_calls: int | None) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.bench.rounds import calls_of_a_cell, heads_within, interleave
+from attnbench.bench.rounds import calls_of_a_cell, eager_calls, heads_within, interleave
 
 SECONDS = st.just(0.0) | st.floats(1e-9, 100)
 
@@ -53,3 +54,10 @@ def test_everything_fits_where_calls_take_no_time() -> None:
 def test_asking_for_more_calls_leaves_time_for_fewer_heads() -> None:
     few, many = (heads_within(100.0, [0.1], 3, calls, heads=40, kv_heads=40, least=1) for calls in (2, 300))
     assert (few, many) == (40, 3)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "calls"), [(0.0, 20), (0.001, 20), (0.02, 10), (0.4, 2), (0.999, 2), (1.0, 1), (14.0, 1)]
+)
+def test_calls_of_seconds_are_not_made_back_to_back(seconds: float, calls: int) -> None:
+    assert eager_calls(seconds) == calls
