@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from attnbench.report.words import interval_kind, latency, number, times, tiny
+from attnbench.report.words import NONE, interval_kind, latency, number, times, tiny
 from attnbench.results.flags import badges
 from attnbench.results.records.cells import Row
 
@@ -37,6 +37,7 @@ class Column:
         value: the text of a row's cell.
         note: a second, smaller text below it.
         needs_latency: whether only a row with a latency has it. Otherwise the reason is shown in its place.
+        optional: whether a table leaves it out if none of its rows has a value, as on a CPU.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Column:
     value: Callable[[Row], str]
     needs_latency: bool = False
     note: Callable[[Row], str] = _no_note
+    optional: bool = False
 
 
 COLUMNS = (
@@ -63,6 +65,7 @@ COLUMNS = (
         "median with the cache as the last call left it",
         lambda row: number(row.latency_warm_ms),
         True,
+        optional=True,
     ),
     Column(
         "enqueued in, ms",
@@ -70,6 +73,7 @@ COLUMNS = (
         "what the CPU takes to enqueue the call; it runs ahead of the GPU, so the latency leaves it out",
         lambda row: number(row.host_ms),
         True,
+        optional=True,
     ),
     Column("samples", "time", "timed calls with a cold cache", lambda row: str(len(row.samples_ms)), True),
     Column("speed-up", "against dense", "baseline latency / latency", lambda row: times(row.speedup), True),
@@ -87,3 +91,9 @@ COLUMNS = (
     ),
     Column("extra MiB", "memory", "peak memory beyond inputs and output", lambda row: number(row.peak_extra_mib)),
 )
+
+
+def columns_of(rows: Iterable[Row]) -> tuple[Column, ...]:
+    """Return the columns of a table of these rows."""
+    rows = list(rows)
+    return tuple(column for column in COLUMNS if not column.optional or any(column.value(row) != NONE for row in rows))

@@ -20,7 +20,7 @@ from attnbench.report.charts.picture import Picture
 from attnbench.report.charts.waterfall import waterfall_figure, waterfall_words
 from attnbench.report.finding import finding
 from attnbench.report.html.clips import ClipsSection, clips_sections
-from attnbench.report.html.columns import COLUMNS
+from attnbench.report.html.columns import Column, columns_of
 from attnbench.report.html.phases import PhaseTable, phase_table, waterfall_of
 from attnbench.report.html.steps import StepSection, step_sections
 from attnbench.report.html.templates import resource, template
@@ -105,6 +105,7 @@ def make_report(
     cases = cases_of(rows, results.samples)
     runs = results.runs
     several = len(cases) > 1
+    columns = columns_of(rows)
     by_row = results.phases_by_row
     methods = list(
         dict.fromkeys(
@@ -117,7 +118,9 @@ def make_report(
         )
     )
     found, whole = clips_sections(taken, results.clips, environments), step_sections(steps)
-    sections = [_section(case, several, environments.get(case.first.run_id), by_row, traces or {}) for case in cases]
+    sections = [
+        _section(case, several, columns, environments.get(case.first.run_id), by_row, traces or {}) for case in cases
+    ]
     devices = _devices(rows, [environments[run] for run in runs if run in environments]) or trained_on(training)
     html = template("page.html").render(
         css=resource("page.css"),
@@ -130,9 +133,9 @@ def make_report(
         clips=found,
         steps=whole,
         training=trained,
-        columns=COLUMNS,
+        columns=columns,
         groups=[
-            (name, len(list(group))) for name, group in itertools.groupby(COLUMNS, key=lambda column: column.group)
+            (name, len(list(group))) for name, group in itertools.groupby(columns, key=lambda column: column.group)
         ],
         pictures=mask_pictures(methods),
         environments=[(run, _facts_of(environments.get(run))) for run in runs],
@@ -173,6 +176,7 @@ def _parts(
 def _section(
     case: Case,
     several: bool,
+    columns: Sequence[Column],
     environment: Environment | None,
     phases: Mapping[str, list[PhaseRow]],
     traces: Mapping[str, str],
@@ -185,7 +189,7 @@ def _section(
             row,
             "" if place and _same_settings(row, rows[place - 1]) else short_settings(row.settings),
             layer_words(row),
-            [(column.value(row), column.note(row)) for column in COLUMNS],
+            [(column.value(row), column.note(row)) for column in columns],
         )
         for place, row in enumerate(rows)
     ]

@@ -128,6 +128,15 @@ def test_a_run_without_a_single_latency_still_makes_a_page(row_of: Maker, table_
     assert not page.all("img")
 
 
+def test_columns_that_no_row_fills_are_left_out(row_of: Maker, table_of: Maker, quick_masks: None) -> None:
+    without = row_of(latency_warm_ms=None, host_ms=None)
+    for row, shown in ((without, False), (without.model_copy(update={"host_ms": 0.5}), True)):
+        text = make_report(table_of([row])).html
+        assert ("enqueued in, ms" in text) == shown
+        assert "warm, ms" not in text
+        assert "samples" in text
+
+
 def test_an_environment_that_is_not_recorded_is_said_so(row_of: Maker, table_of: Maker, quick_masks: None) -> None:
     table = replace(table_of([row_of()]), headers=())
     assert "not recorded" in Page(make_report(table).html).words
