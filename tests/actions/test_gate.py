@@ -32,6 +32,7 @@ def act(project: Project, **inputs: str) -> tuple[str, str]:
     return (out / "exit-code").read_text().strip(), (out / "gate.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_planted_regression_is_kept_as_code_text_and_junit(project: Project) -> None:
     project.slow_down(0.2)
     code, text = act(project, GATE_AGAINST="main")

@@ -163,7 +163,9 @@ def test_a_planted_defect_is_incorrect_and_has_no_latency(
 
 
 @pytest.mark.parametrize("direction", ["fwd", "fwdbwd"])
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", "bfloat16", *(pytest.param(each, marks=pytest.mark.slow) for each in ("float16", "float64"))]
+)
 def test_engines_without_a_defect_pass_with_room_to_spare(dtype: str, direction: str, tmp_path: Path) -> None:
     rows = run(tmp_path, methods={"full": {}, **METHODS}, dtype=dtype, direction=direction, rounds=1)
     assert [row.verdict for row in rows] == ["ok"] * 7

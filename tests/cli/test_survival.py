@@ -131,7 +131,9 @@ def test_of_two_runs_into_one_folder_one_is_refused(tmp_path: Path) -> None:
     assert [row["verdict"] for row in records(tmp_path / "run" / JOURNAL, "row")] == ["ok", "ok"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_a_run_and_the_processes_of_its_cells(number: int, code: int, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = started(command(2, "--rounds", "10000", "--isolate", "--out", str(folder)))

@@ -344,6 +344,7 @@ with joined(torch.device("cpu")) as (workers, device):
 SHARED = dataclasses.replace(SMALL, steps=6, coarse=((3, 8),), batch=4)
 
 
+@pytest.mark.slow  # the small version is that of torchrun in test_cli_train.py
 def test_two_processes_come_to_the_weights_of_one(tmp_path: Path) -> None:
     start(SHARED, tmp_path / "one", CPU, Silent())
     root = Path(__file__).resolve().parents[2]

@@ -69,7 +69,9 @@ def test_attention_and_its_gradients(
         torch.testing.assert_close(ours.double(), theirs, atol=tolerance * float(theirs.detach().abs().max()), rtol=0)
 
 
-@pytest.mark.parametrize(("method", "settings"), METHODS[1:4])
+@pytest.mark.parametrize(
+    ("method", "settings"), [METHODS[1], *(pytest.param(*each, marks=pytest.mark.slow) for each in METHODS[2:4])]
+)
 def test_the_operators_are_as_torch_wants_them(method: str, settings: dict[str, Any], device: torch.device) -> None:
     q, k, v, d_output = draw(device, layout=SMALL)  # each operator runs a dozen times
     arguments = call(method, settings, SMALL)
