@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 
 SCRIPT = Path(__file__).parents[2] / ".github/actions/gate/gate.sh"
+TABLE = Path(__file__).parents[2] / "results/intel-xeon-2-cores/table.parquet"
 OPTIONS = (
     "--method thrown-away --grid 2x4x4 --heads 1 --head-dim 16 --inputs 'gaussian' --rounds 4 "
     "--stability-calls 2 --repeats 1 --threshold .9 --margin .9"
@@ -30,6 +32,22 @@ def act(project: Project, **inputs: str) -> tuple[str, str]:
     done = subprocess.run([SCRIPT, out], cwd=project.root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return (out / "exit-code").read_text().strip(), (out / "gate.txt").read_text()
+
+
+def test_a_run_is_judged_by_a_table(project: Project, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    journal = TABLE.with_name("720p.jsonl").read_text()
+    (run / "journal.jsonl").write_text(journal)
+    judge = {"GATE_BASELINE": str(TABLE), "GATE_RUN": str(run), "GATE_OPTIONS": ""}
+    assert act(project, **judge)[0] == "0"
+    kept = [line for line in journal.splitlines(keepends=True) if json.loads(line).get("method") != "moba"]
+    (run / "journal.jsonl").write_text("".join(kept))
+    code, text = act(project, **judge)
+    assert code == "1"
+    assert "moba" in text
+    failed = ElementTree.parse(project.root.parent / "kept/gate.xml").getroot().findall(".//testcase[failure]")
+    assert ["moba" in case.get("name", "") for case in failed] == [True]
 
 
 @pytest.mark.slow

@@ -82,7 +82,11 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words[:3]))
+@pytest.mark.parametrize(
+    "words",
+    [pytest.param(each, marks=pytest.mark.slow if number % 2 else ()) for number, each in enumerate(COMMANDS)],
+    ids=lambda words: " ".join(words[:3]),
+)
 def test_a_stream_that_takes_nothing_changes_neither_exit_code_nor_result(
     words: list[str],
     journals: Path,

@@ -145,6 +145,7 @@ def test_the_usual_sampler_is_the_one_that_the_card_was_scored_with(model: MiniT
         usual_sampler(0)
 
 
+@pytest.mark.slow  # small models are drawn above, and test_judges.py tries the judges that ship
 def test_the_model_that_ships_draws_what_is_asked() -> None:
     scored = read_card()["score"]
     assert scored["clips"] >= 200

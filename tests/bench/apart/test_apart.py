@@ -172,7 +172,7 @@ def test_every_way_to_end_a_process_has_its_verdict_and_cause(install: Install, 
 @pytest.mark.parametrize(
     ("statement", "verdict", "reason"),
     [
-        ("import sys; sys.exit(0)", "error", "importing it called sys.exit(0)"),
+        pytest.param("import sys; sys.exit(0)", "error", "importing it called sys.exit(0)", marks=pytest.mark.slow),
         ("import os; os._exit(0)", "crashed", "its process ended with exit code 0 and left no result"),
     ],
 )

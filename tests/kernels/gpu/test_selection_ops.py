@@ -44,7 +44,7 @@ CUTS = [
     Cut("topk", "query", 3, causal=True),
     Cut("topk", "head", 3, causal=True),
 ]
-modest = settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow])
+modest = settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture
