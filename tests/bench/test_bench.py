@@ -206,8 +206,8 @@ def test_the_budget_chooses_the_heads_and_never_fewer_than_one() -> None:
     assert list(chosen.values()) == sorted(chosen.values())
     for budget in (60, 200):
         assert 1 < chosen[budget] < 12
-        # Two calls for verification, three rounds and two calls back to back, of three cells with one second a head.
-        assert 3 * 7 * chosen[budget] <= budget < 3 * 8 * (chosen[budget] + 1)
+        # Two calls for verification, three rounds and one call back to back, of three cells with one second a head.
+        assert 3 * 6 * chosen[budget] <= budget < 3 * 7 * (chosen[budget] + 1)
 
 
 @pytest.mark.parametrize(("stability_calls", "rounds"), [(2, 3), (5, 4)])
@@ -249,7 +249,7 @@ def test_rounds_are_at_least_three_and_at_most_twenty_unless_asked_for() -> None
     of = bench()
     of.prepare()
     assert with_seconds(of, 1.0, 0.001).choose_rounds() == 3
-    back_to_back = 3 * 2  # calls of three cells after the last round
+    back_to_back = 3  # calls of three cells after the last round
     assert with_seconds(of, 1.0, 30.5 + back_to_back).choose_rounds() == 10
     assert with_seconds(of, 1.0, 1e6).choose_rounds() == 20
     one = bench(rounds=1)
