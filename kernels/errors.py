@@ -24,7 +24,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> BadInput:
     names = sorted(known)
     matches = partial(difflib.get_close_matches, str(name), names, n=1)
     # "res" is closer to "resolution" than names of the same length that are merely like it, such as "direction".
-    beginnings = [known for known in reversed(names) if len(known) > 2 and str(name).startswith(known)]
+    beginnings = [each for each in reversed(names) if len(each) > 2 and str(name).startswith(each)]
     close = matches(cutoff=0.8) or beginnings or matches(cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return BadInput(f"unknown {kind} {str(name)!r}: {hint}known: {', '.join(names)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from attnbench.report.words import NONE, interval_kind, latency, number, times, tiny
@@ -93,7 +93,6 @@ COLUMNS = (
 )
 
 
-def columns_of(rows: Iterable[Row]) -> tuple[Column, ...]:
+def columns_of(rows: Sequence[Row]) -> tuple[Column, ...]:
     """Return the columns of a table of these rows."""
-    rows = list(rows)
     return tuple(column for column in COLUMNS if not column.optional or any(column.value(row) != NONE for row in rows))
