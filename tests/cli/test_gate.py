@@ -17,19 +17,9 @@ if TYPE_CHECKING:
 
 
 CELLS = (
-    "--grid",
-    "2x4x4",
-    "--heads",
-    "1",
-    "--head-dim",
-    "16",
-    "--inputs",
-    "gaussian",
-    "--rounds",
-    "4",
-    "--stability-calls",
-    "2",
-)
+    "--grid", "2x4x4", "--heads", "1", "--head-dim", "16", "--inputs", "gaussian", "--rounds", "4",
+    "--stability-calls", "2",
+)  # fmt: skip
 
 
 def attnbench(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

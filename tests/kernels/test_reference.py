@@ -47,7 +47,7 @@ def full_plan(layout: Layout, batch: int = 1, heads: int = 1) -> Plan:
     return Plan(layout, batch, heads, BlockPattern(offsets, offsets, torch.ones(1, 1, 1, 1, dtype=torch.bool)))
 
 
-@settings(max_examples=100)
+@settings(max_examples=200)
 @given(
     data=st.data(),
     dtype=st.sampled_from(DTYPES),

@@ -19,9 +19,10 @@ from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan, bounding_boxes
 from attnbench.kernels.rule import Rule, causal, window
 from attnbench.kernels.tile_counts import tile_work
+from tests.kernels.gpu.draws import draws
 
 slow = settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=draws(15), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )
 
 

@@ -18,11 +18,12 @@ from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.pattern import BlockPattern, RoutedPattern
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.rule import Rule, causal, window
+from tests.kernels.gpu.draws import draws
 
 Oracle = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 slow = settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=draws(12), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )
 
 

@@ -20,6 +20,7 @@ from attnbench.kernels import selection
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.gpu.selection.cut_heads import Tuning, cut_threshold_head, cut_top_k_head
 from attnbench.kernels.gpu.selection.cut_queries import cut_threshold_query, cut_top_k_query
+from tests.kernels.gpu.draws import draws
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TUNINGS = [
@@ -91,7 +92,7 @@ def cut_exactly(values: Tensor, own: Tensor, threshold: float, exact: bool) -> T
 
 
 thresholds = st.one_of(st.integers(1, 96).map(lambda i: i / 97), st.sampled_from([0.125, 0.25, 0.5, 0.75, 1.0]))
-modest = settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+modest = settings(max_examples=draws(30), suppress_health_check=[HealthCheck.too_slow])
 
 
 @modest
@@ -124,7 +125,7 @@ def test_top_k_of_a_whole_head(scores: Scores, k: int, tuning: Tuning) -> None:
     assert torch.equal(kept, selection.top_k_per_head(scores.values, scores.own, k))
 
 
-@settings(max_examples=40)
+@settings(max_examples=draws(100))
 @given(scores=draw_scores(infinite=True), k=st.integers(0, 8))
 def test_top_k_of_each_query(scores: Scores, k: int) -> None:
     kept = cut_top_k_query(scores.values, scores.own, k)

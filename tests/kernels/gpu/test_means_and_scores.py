@@ -21,6 +21,7 @@ from attnbench.kernels.gpu.selection.scoring import score
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.partition import partition_cuboids
 from attnbench.kernels.selection import pool_blocks, score_blocks
+from tests.kernels.gpu.draws import draws
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
@@ -28,7 +29,7 @@ CASES: list[dict[str, Any]] = [
     case for case in json.loads((GOLDEN / "index.json").read_text(encoding="utf-8")) if "selected" in case["keys"]
 ]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-modest = settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+modest = settings(max_examples=draws(20), suppress_health_check=[HealthCheck.too_slow])
 
 
 def strided(x: Tensor, kind: str) -> Tensor:

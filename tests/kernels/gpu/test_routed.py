@@ -16,6 +16,7 @@ from attnbench.kernels.gpu import routed
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.plan import Plan
+from tests.kernels.gpu.draws import draws
 
 
 def _plan(n: int, sizes: list[int], keep: Tensor, order: Tensor | None, batch: int, heads: int) -> Plan:
@@ -36,7 +37,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> None:
     assert ((lse.double() - wanted_lse)[~empty].abs() < tolerance * reach).all()
 
 
-@settings(max_examples=8)
+@settings(max_examples=draws(15))
 @given(
     sizes=st.lists(st.integers(1, 70), min_size=1, max_size=6),
     density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
@@ -135,7 +136,9 @@ def test_strided_inputs_need_no_copy_by_the_caller(device: torch.device) -> None
     _check(q, k, v, _plan(200, [40] * 5, keep, None, 1, 2), 0.125)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(
+    max_examples=draws(12), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
 @given(data=st.data())
 def test_equals_whole_matrices_for_any_order_rule_and_head_dim(
     data: st.DataObject,

@@ -20,6 +20,7 @@ from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.selection_ops import interpreted
+from tests.kernels.gpu.draws import draws
 
 Oracle = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
@@ -68,7 +69,7 @@ def _plan(seed: int, sizes: list[int], shape: tuple[int, int], density: float, o
     return Plan(Layout(Grid(n, 1, 1)), *shape, pattern, None, order)
 
 
-@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=draws(10), suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(data=st.data(), head_dim=st.sampled_from([40, 64]))
 def test_equals_autograd(
     data: st.DataObject, head_dim: int, plan_cases: Any, brute_force: Any, oracle: Oracle, device: torch.device
@@ -176,7 +177,7 @@ def test_an_output_gradient_that_is_one_number_everywhere(oracle: Oracle, device
         assert torch.equal(ours, theirs)
 
 
-@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=draws(10), suppress_health_check=[HealthCheck.too_slow])
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=5),
     group=st.integers(1, 3),

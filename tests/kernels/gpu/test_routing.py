@@ -19,6 +19,7 @@ from attnbench.kernels.gpu.selection.cut_queries import cut_threshold_query, cut
 from attnbench.kernels.gpu.selection.pooling import pool_means
 from attnbench.kernels.gpu.selection.scoring import score
 from attnbench.kernels.selection import pool_blocks, score_blocks, threshold_per_head
+from tests.kernels.gpu.draws import draws
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Lists = dict[tuple[int, int, int], list[int]]
@@ -59,7 +60,7 @@ def draw_keep(draw: st.DrawFn) -> Tensor:
     return keep.to(DEVICE)
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=draws(12), suppress_health_check=[HealthCheck.too_slow])
 @given(keep=draw_keep(), group=st.integers(1, 3), tile=st.sampled_from([4, 16, 128]))
 def test_every_list_in_tiles(keep: Tensor, group: int, tile: int) -> None:
     routes = build_routes(keep, group, tile=tile)

@@ -25,6 +25,7 @@ from attnbench.kernels.gpu.selection import cut_queries as rows
 from attnbench.kernels.gpu.selection import pooling, scoring
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.partition import Partition, partition_cuboids, partition_ranges
+from tests.kernels.gpu.draws import draws
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
@@ -44,7 +45,7 @@ CUTS = [
     Cut("topk", "query", 3, causal=True),
     Cut("topk", "head", 3, causal=True),
 ]
-modest = settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow])
+modest = settings(max_examples=draws(6), suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture
