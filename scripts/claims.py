@@ -562,7 +562,7 @@ def readme_claims() -> list[Claim]:
             "the card `attnbench/mini/weights/mini.json`",
         ),
         Claim(
-            "`make demo` takes four to six minutes on two CPU cores",
+            "`make demo` takes about six minutes on two CPU cores",
             "depends on the machine and on what else it does",
             UNTESTED,
             "`make demo`",
