@@ -57,6 +57,12 @@ def tiny_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stability, "MOST_CALLS", stability.LEAST_CALLS)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let other packages warn among themselves on a machine with a GPU: their versions there are not those tested."""
+    if torch.cuda.is_available():
+        config.addinivalue_line("filterwarnings", "default:::(?!attnbench|tests)")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests marked ``gpu`` where there is no GPU."""
     if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():

@@ -122,8 +122,8 @@ class Graph:
         """Time a call, as ``Timer`` says."""
         graph = self._capture(call, prepare)
         graph.replay()  # the first replay also sends the graph to the GPU
-        cold_ms = self._replay(graph, prepare, flush)
-        return Timing(cold_ms, self._replay(graph, prepare, lambda: None) if warm else None)
+        cold_ms = self._replay(graph, flush)
+        return Timing(cold_ms, self._replay(graph, lambda: None) if warm else None)
 
     def _capture(self, call: Action, prepare: Action) -> torch.cuda.CUDAGraph:
         prepare()
@@ -144,8 +144,8 @@ class Graph:
             raise Unsupported(f"--timer graph: this call cannot be captured in a CUDA graph: {why}") from error
         return graph
 
-    def _replay(self, graph: torch.cuda.CUDAGraph, prepare: Action, flush: Action) -> float:
-        prepare()
+    def _replay(self, graph: torch.cuda.CUDAGraph, flush: Action) -> float:
+        # Without preparing: a replay writes to the gradients that were captured, and attaches none in place of them.
         flush()
         finish(self.device)
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -33,7 +33,7 @@ class Allocated:
 
 def allocated(function: Callable[[], object]) -> Allocated:
     """Run ``function`` and count what it allocates, temporary copies included."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         held = function()
     assert profiler.profiler is not None
     sizes = [event.nbytes() for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]

@@ -181,7 +181,7 @@ def test_executed_pairs(data: st.DataObject, tile: int, plan_cases: Helper, brut
 
 
 def phases(function: Callable[[], object]) -> set[str]:
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
         function()
     names = [event.key for event in profiler.key_averages()]
     return {name.removeprefix("attnbench::") for name in names if name.startswith("attnbench::")}

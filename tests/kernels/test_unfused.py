@@ -117,7 +117,7 @@ def test_every_pair_is_executed() -> None:
 @pytest.mark.parametrize("full", [False, True])
 def test_every_step_is_a_phase_forward_and_backward(full: bool) -> None:
     def phases(function: Callable[[], object]) -> set[str]:
-        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
             function()
         names = [event.key for event in profiler.key_averages()]
         return {name.removeprefix("attnbench::") for name in names if name.startswith("attnbench::")}

@@ -159,7 +159,8 @@ def record_calls(
             torch.cuda.synchronize(device)
 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with torch_profile(activities=activities, profile_memory=memory) as session:
+    # Without acc_events, torch 2.11 warns that events of other cycles are lost, and this is one cycle.
+    with torch_profile(activities=activities, profile_memory=memory, acc_events=True) as session:
         prepare()
         call()
         for _ in range(repeats):
