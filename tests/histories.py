@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import statistics
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -70,7 +71,7 @@ def write_runs(
         for method, layer, alike in kinds:
             level = TIMES[method] * (1 + layer) * run.factors.get(method, 1.0) * math.exp(source.gauss(0, BETWEEN))
             own = [level * each * math.exp(source.gauss(0, WITHIN)) for each in of_round]
-            medians[method] = sorted(own)[rounds // 2]
+            medians[method] = statistics.median(own)
             if method in run.absent:
                 continue
             identity = Cell.model_validate(cell_of(method, layer)).identity

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +50,7 @@ def row(samples: list[float] | None = None, run: str = "run-1", **changes: Any) 
     samples = (STEADY if samples is None else samples) if verdict == "ok" else []
     cell = {**CELL, **{name: value for name, value in changes.items() if name in CELL}}
     cell_id = Cell.model_validate(cell).identity
-    measured = {"latency_ms": sorted(samples)[len(samples) // 2] if samples else None, "samples_ms": samples}
+    measured = {"latency_ms": statistics.median(samples) if samples else None, "samples_ms": samples}
     fixed = {"row_id": f"{run}-{cell_id}", "run_id": run, "cell_id": cell_id, "verdict": verdict, "tokens": 75600}
     setup = {"heads_timed": 1, "engine_version": "1", "inputs_hash": "abc", "threads": 2, "timer": "wall"}
     return Row.model_validate({**cell, **fixed, **measured, **setup, **changes})

@@ -115,7 +115,7 @@ def test_the_fixed_columns_are_there() -> None:
 
 
 def test_a_row_survives_json_and_gives_its_cell_back() -> None:
-    one = row(samples_ms=[2.0, 2.5], density=0.25, text_tokens=(0, 0))
+    one = row(samples_ms=[2.0, 2.5], latency_ms=2.25, density=0.25, text_tokens=(0, 0))
     assert Row.model_validate_json(one.model_dump_json()) == one
     assert one.cell() == cell()
 
@@ -127,6 +127,8 @@ def test_a_row_survives_json_and_gives_its_cell_back() -> None:
         ({"verdict": "throttled", "latency_ms": None}, "a latency with verdict 'throttled'"),  # its samples
         ({"verdict": "oom", "latency_ms": None, "samples_ms": [], "speedup": 2.0}, "a latency with verdict 'oom'"),
         ({"latency_ms": None}, "verdict 'ok' without a latency"),
+        ({"latency_ms": 1.9}, "latency_ms is 1.9, and the median of samples_ms is 2"),
+        ({"baseline_ms": 8.0, "speedup": 5.0}, "speedup is 5, and baseline_ms / latency_ms is 4"),
         ({"samples_ms": []}, "verdict 'ok' without a latency"),
         ({"cell_id": "0" * 16}, "is not the digest"),
         ({"seed": 5}, "is not the digest"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import statistics
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -116,6 +118,10 @@ _NOT_ASKED = {"settings", "engine", "inputs", "inputs_content"}
 _SINCE_3 = {"settings_given", "engine_asked", "inputs_content"}
 
 
+_ROUNDING = 1e-3
+"""Relative difference that is left between figures that were worked out from one another."""
+
+
 class Row(Cell):
     """One cell of one run. A latency exists only where the verdict is ok."""
 
@@ -222,6 +228,20 @@ class Row(Cell):
             raise ValueError("verdict 'ok' without a latency")
         if self.cell_id != self.identity and not (self.schema_version < 3 and self.cell_id == self.legacy_identity):
             raise ValueError(f"cell_id {self.cell_id!r} is not the digest of the cell's fields")
+        return self
+
+    @model_validator(mode="after")
+    def _figures_agree(self) -> Row:
+        """Refuse a latency that is not its samples' median, and a speed-up that is not its ratio."""
+        if self.latency_ms is None:
+            return self
+        middle = statistics.median(self.samples_ms)
+        if not math.isclose(self.latency_ms, middle, rel_tol=_ROUNDING):
+            raise ValueError(f"latency_ms is {self.latency_ms:g}, and the median of samples_ms is {middle:g}")
+        if self.speedup is not None and self.baseline_ms is not None:
+            ratio = self.baseline_ms / self.latency_ms
+            if not math.isclose(self.speedup, ratio, rel_tol=_ROUNDING):
+                raise ValueError(f"speedup is {self.speedup:g}, and baseline_ms / latency_ms is {ratio:g}")
         return self
 
     @model_validator(mode="after")

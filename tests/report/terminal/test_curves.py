@@ -101,7 +101,8 @@ def test_a_sweep_and_a_report_judge_the_same_samples_alike(
     own, dense = table.loc[0, "samples_ms"], table.loc[0, "baseline_samples_ms"]
     rows = [
         row_of(name, engine="sdpa", samples_ms=ms, latency_ms=statistics.median(ms), latency_lo_ms=min(ms),
-               latency_hi_ms=max(ms), baseline_ms=statistics.median(dense))
+               latency_hi_ms=max(ms), baseline_ms=statistics.median(dense),
+               speedup=statistics.median(dense) / statistics.median(ms))
         for name, ms in (("full", dense), ("sta", own))
     ]  # fmt: skip
     (case,) = cases_of(rows)
