@@ -6,15 +6,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from attnbench.cli.terminal import say
+from attnbench.machine.clock import CLOCK, Clock
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
-class TerminalProgress:
-    """Shows steps as a live bar on a terminal, and as one plain line each elsewhere."""
+EVERY = 10.0
+"""Seconds between two steps that are printed where there is no terminal: a log needs no line for each call."""
 
-    def __init__(self) -> None:
+
+class TerminalProgress:
+    """Shows steps as a live bar on a terminal, and as a plain line every ten seconds elsewhere."""
+
+    def __init__(self, clock: Clock = CLOCK) -> None:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
@@ -30,6 +35,8 @@ class TerminalProgress:
         )
         self.task: TaskID | None = None
         self.folder: str | None = None
+        self.clock = clock
+        self.said_at: float | None = None
 
     def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
         """Show what is worked on."""
@@ -37,7 +44,10 @@ class TerminalProgress:
 
         left = "" if seconds_left is None else f"about {duration(seconds_left)} left"
         if not self.console.is_terminal:
-            say(f"attnbench: {label}{', ' + left if left else ''}", error=True)
+            now = self.clock.seconds()
+            if self.said_at is None or now - self.said_at >= EVERY:
+                say(f"attnbench: {label}{', ' + left if left else ''}", error=True)
+                self.said_at = now
             return
         if self.task is None:
             self.task = self.bar.add_task(label, total=total, left=left)

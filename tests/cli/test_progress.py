@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
 
 from attnbench.cli.progress import TerminalProgress, duration
+from attnbench.machine.clock import Clock
 
 LONG = "/a/folder/with/a/name/that/is/longer/than/a/line/of/a/terminal/of/eighty/columns/would/ever/be/20260101T000000Z"
 
@@ -20,9 +22,15 @@ def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_elsewhere_each_step_is_a_line_and_nothing_else_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    with TerminalProgress() as progress:
+def test_elsewhere_a_step_is_a_line_every_ten_seconds_and_each_note_is_one(
+    capsys: pytest.CaptureFixture[str], hand_clock: Callable[[list[float]], Clock]
+) -> None:
+    now = [3.0]
+    with TerminalProgress(hand_clock(now)) as progress:
         progress.step("verifying sta", 0, 2, None)
+        now[0] += 9.9
+        progress.step("round 1 of 3: dense baseline", 1, 2, 80)
+        now[0] += 0.2
         progress.step("round 1 of 3: sta", 1, 2, 75)
         progress.note("[bold]no[/bold] markup")
     said = capsys.readouterr()

@@ -43,6 +43,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 def test_clips_are_made_and_shown(run: Run, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attnbench.report.html.page.mask_pictures", lambda methods: [])  # they take a second each
+    monkeypatch.setattr("attnbench.cli.progress.EVERY", 0.0)
     code, out, err = run("clips", "--weights", str(weights), "--steps", "4", *QUICK, "--metric", "vmaf", "--out", "run")
     assert code == 0
     assert "sta" in out

@@ -28,7 +28,10 @@ SMALL = [
 TOKENS = ["--over", "tokens", "--points", "60,190", "--method", "sta", "--set", "sta.tile=2,2,2"]
 
 
-def test_every_point_is_a_run_and_all_of_them_are_one_table(call: Call, small: Path) -> None:
+def test_every_point_is_a_run_and_all_of_them_are_one_table(
+    call: Call, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attnbench.cli.progress.EVERY", 0.0)
     code, out, err = call(*SMALL, *TOKENS, "--method", "vmoba", "--out", "mine")
     assert code == 0
     assert "Traceback" not in err
