@@ -25,6 +25,9 @@ CREATED := $(VENV)/.created
 INSTALLED := $(VENV)/.installed
 INSTALLED_TEST := $(VENV)/.installed-test
 
+# Tests start some hundred processes. Without bytecode each of them compiles attnbench anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test test-slow lint clean
 
 help:

@@ -11,6 +11,9 @@ from attnbench.bench.stability import calls_wanted
 EAGER_SECONDS = 0.2
 """Seconds of calls that are made back to back."""
 
+MOST_EAGER = 20
+"""How many of them there are at most."""
+
 BETWEEN_CALLS = 0.5
 """What lies between the calls of a cell, in calls."""
 
@@ -68,13 +71,13 @@ def interleave(items: Sequence[Item], rounds: int) -> Iterator[Turn[Item]]:
 
 
 def eager_calls(seconds: float) -> int:
-    """Return how many calls are made back to back: a fifth of a second of them, from 2 to 20; a single one of a second.
+    """Return how many calls are made back to back: a fifth of a second of them, at least 2; a single one of a second.
 
     Between calls of seconds the time to launch them is lost in the noise.
     """
     if seconds <= 0:
-        return 20
-    return 1 if seconds >= 1 else max(2, min(20, int(EAGER_SECONDS / seconds)))
+        return MOST_EAGER
+    return 1 if seconds >= 1 else max(2, min(MOST_EAGER, int(EAGER_SECONDS / seconds)))
 
 
 def calls_of_a_cell(seconds: float, rounds: int, stability_calls: int | None) -> int:

@@ -19,7 +19,7 @@ from attnbench.cli import main
 from attnbench.results.journal import JOURNAL, TornLine
 
 PROGRAM = [sys.executable, "-c", "from attnbench.cli import main; main()"]
-ROUNDS = 80
+ROUNDS = 30
 RUN = [
     "run", "--method", "moba", "--method", "sta", "--set", "moba.blocks=5", "--set", "sta.tile=2,2,2",
     "--grid", "3x5x7", "--heads", "2", "--head-dim", "32", "--inputs", "gaussian", "--device", "cpu",

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.projects import Project
 
+Call = Callable[..., tuple[int, str, str]]
 
 CELLS = (
     "--grid", "2x4x4", "--heads", "1", "--head-dim", "16", "--inputs", "gaussian", "--rounds", "4",
@@ -84,23 +86,27 @@ def test_a_revision_that_lacks_the_method_is_code_4(project: Project) -> None:
         (["absent", "--baseline", "absent"], "absent"),
     ],
 )
-def test_bad_input_is_code_2_and_leaves_nothing(project: Project, words: list[str], said: str) -> None:
-    done = attnbench(project.root, "gate", *words)
-    assert done.returncode == 2, done.stderr
-    assert said in " ".join(done.stderr.split())
+def test_bad_input_is_code_2_and_leaves_nothing(
+    project: Project, words: list[str], said: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.root)
+    code, _, err = call("gate", *words)
+    assert code == 2, err
+    assert said in " ".join(err.split())
     assert not (project.root / "results").exists()
 
 
-def test_a_run_is_judged_by_a_table(tmp_path: Path) -> None:
-    made = attnbench(tmp_path, "run", "--method", "sta", "--method", "moba", *CELLS, "--out", "table")
-    assert made.returncode == 0, made.stderr
-    shutil.copytree(tmp_path / "table", tmp_path / "run")
-    same = attnbench(tmp_path, "gate", "run", "--baseline", "table", "--json")
-    assert same.returncode == 0, same.stdout
-    assert all(cell["ratio"] == 1 for cell in json.loads(same.stdout)["cells"])
-    vanished = attnbench(tmp_path, "run", "--method", "moba", *CELLS, "--out", "other")
-    assert vanished.returncode == 0, vanished.stderr
-    judged = attnbench(tmp_path, "gate", "other", "--baseline", "table", "--threshold", "0.9", "--junit", "gate.xml")
-    assert judged.returncode == 1
-    assert "sta" in judged.stdout
-    assert "<failure" in (tmp_path / "gate.xml").read_text()
+def test_a_run_is_judged_by_a_table(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call("run", "--method", "sta", "--method", "moba", *CELLS, "--out", "table")
+    assert code == 0, err
+    shutil.copytree("table", "run")
+    code, out, _ = call("gate", "run", "--baseline", "table", "--json")
+    assert code == 0, out
+    assert all(cell["ratio"] == 1 for cell in json.loads(out)["cells"])
+    code, _, err = call("run", "--method", "moba", *CELLS, "--out", "other")
+    assert code == 0, err
+    code, out, _ = call("gate", "other", "--baseline", "table", "--threshold", "0.9", "--junit", "gate.xml")
+    assert code == 1
+    assert "sta" in out
+    assert "<failure" in Path("gate.xml").read_text()

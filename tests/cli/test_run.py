@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor
 
 import attnbench
-from attnbench.cli import main
 from attnbench.kernels import engines
 from attnbench.kernels.engines.reference import REFERENCE
 from attnbench.kernels.plan import Plan
@@ -29,21 +27,10 @@ Result = tuple[int, str, str]
 Call = Callable[..., Result]
 
 
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Call the command line in an empty folder; return exit code, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of 160 columns."""
     monkeypatch.setenv("COLUMNS", "160")
-
-    def run(*words: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["attnbench", *words])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        said = capsys.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code, said.out, said.err
-
-    return run
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, attend: Callable[[Tensor, Tensor, Tensor, Plan, float], Tensor]) -> None:

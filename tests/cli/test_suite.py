@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import attnbench
-from attnbench.cli import main
 from attnbench.results.files import alone
 from attnbench.results.training import runs_in
 
@@ -38,20 +35,10 @@ dtype = "float7"
 """
 
 
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def suite(tmp_path: Path) -> None:
+    """A suite in the folder where the command line is called."""
     (tmp_path / "suite.toml").write_text(SUITE)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["attnbench", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        code: Any = ended.value.code
-        return int(code), said.out, said.err
-
-    return run
 
 
 def test_every_cell_is_a_run_and_one_that_cannot_run_here_costs_itself_only(call: Call, tmp_path: Path) -> None:

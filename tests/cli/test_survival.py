@@ -112,14 +112,14 @@ def test_processes_of_cells_and_their_run_may_be_killed_ten_times(tmp_path: Path
 
 def test_a_run_whose_folder_is_deleted_writes_it_again(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    process = started(command(2, "--rounds", "40", "--out", str(folder)))
+    process = started(command(2, "--rounds", "15", "--out", str(folder)))
     assert wait_for_lines(process, folder / JOURNAL, 5)
     shutil.rmtree(folder)
     _, said = process.communicate(timeout=600)
     assert process.returncode == 0, said
     assert "was deleted while it was written; its journal was written anew" in said
     assert len(records(folder / JOURNAL, "run")) == 1
-    assert [len(row["samples_ms"]) for row in records(folder / JOURNAL, "row")] == [40] * 2
+    assert [len(row["samples_ms"]) for row in records(folder / JOURNAL, "row")] == [15] * 2
 
 
 def test_of_two_runs_into_one_folder_one_is_refused(tmp_path: Path) -> None:

@@ -58,9 +58,6 @@ def test_the_command_line_lists_it_after_the_built_in_methods(installed: Path) -
     rows = {row["name"]: row for row in json.loads(answer.stdout)}
     assert list(rows)[: len(BUILT_IN)] == list(BUILT_IN)
     assert rows["checkerboard"]["settings"] == "block=(2, 8, 8)"
-    table = run_python(COMMAND_LINE, "ls", "methods", site=installed)
-    assert table.returncode == 0, table.stderr
-    assert "checkerboard" in table.stdout
 
 
 def test_a_typing_error_is_answered_with_its_name(installed: Path) -> None:

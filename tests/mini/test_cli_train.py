@@ -118,6 +118,7 @@ def test_under_torchrun_two_processes_make_one_run(tmp_path: Path) -> None:
     assert done.stderr.count("step 3: held-out loss") == 1
 
 
+@pytest.mark.slow  # the small version is in test_coarse.py
 def test_under_torchrun_no_process_goes_on_without_the_first(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     coarse = [*TINY, "--coarse", "2x4", "--dense-coarse", "--coarse-from", "nowhere", "--steps", "3"]

@@ -43,9 +43,13 @@ def test_a_version_that_cannot_be_installed_is_named_with_the_reason(project: Pr
     with pytest.raises(CannotRun, match="head cannot run: pip cannot install it: ") as caught:
         prepare_head(project.root, tmp_path)
     assert caught.value.version == "head"
-    broken = project.commit("broken")
+
+
+@pytest.mark.slow
+def test_a_base_that_cannot_be_installed_is_named_as_such(project: Project, tmp_path: Path) -> None:
+    project.write("pyproject.toml", "[project]\nname = 3\n")
     with pytest.raises(CannotRun) as caught:
-        prepare_base(project.root, broken, tmp_path)
+        prepare_base(project.root, project.commit("broken"), tmp_path)
     assert caught.value.version == "base"
 
 

@@ -121,9 +121,8 @@ def test_attention_is_compiled_whole(
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
-        METHODS[1],
-        pytest.param(*METHODS[3], marks=pytest.mark.slow),
-        pytest.param("sliding-window", {"width": 7}, marks=pytest.mark.slow),
+        *(pytest.param(*METHODS[place], marks=pytest.mark.slow) for place in (1, 3)),
+        ("sliding-window", {"width": 7}),
     ],
 )
 def test_compiled_attention_follows_grid_layer_and_scale(

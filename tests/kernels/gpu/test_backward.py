@@ -16,6 +16,7 @@ from attnbench.kernels.gpu.backward import KeysTuning, QueriesTuning, backward_k
 from attnbench.kernels.gpu.work import KeyTiles, RuleArrays, Tiles
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.rule import causal
+from tests.kernels.gpu.draws import draws
 
 Oracle = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 PADDED = 64
@@ -170,7 +171,7 @@ def _gradients(
     return dq, dk, dv
 
 
-@settings(max_examples=10)
+@settings(max_examples=draws(10))
 @given(
     n=st.integers(3, 70),
     shape=st.sampled_from([(1, 1, 1), (1, 2, 1), (2, 2, 2)]),
@@ -288,7 +289,7 @@ def test_keys_stay_where_they_are_without_an_order_and_go_where_each_head_has_th
 
 
 @given(shape=st.tuples(*[st.integers(1, 40)] * 2), d=st.sampled_from([1, 40, 64]), seed=st.integers(0, 99))
-@settings(max_examples=8)
+@settings(max_examples=draws(8))
 def test_delta_of_any_strides(shape: tuple[int, int], d: int, seed: int, device: torch.device) -> None:
     heads, n = shape[0] % 3 + 1, shape[1]
     output, d_output = (_random(seed + i, 2, n, heads, d).to(device).transpose(1, 2) for i in range(2))

@@ -183,7 +183,7 @@ def test_executed_pairs_count_padding(device: torch.device) -> None:
     assert executed_pairs(plan) == 2 * (2 * (2 + 1) + 1 * 2 + 0 + 1 * 4) * 32 * 32
 
 
-@settings(slow, max_examples=8)
+@settings(slow, max_examples=draws(8))
 @given(data=st.data())
 def test_gradients_equal_those_of_whole_matrices(
     data: st.DataObject,

@@ -215,7 +215,7 @@ def test_nothing_but_own_pairs_above_minus_infinity() -> None:
     assert torch.equal(cut_top_k_query(scores, own, 3)[0, 0], expected)
 
 
-@settings(max_examples=5)
+@settings(max_examples=draws(5))
 @given(scores=draw_scores(), threshold=thresholds)
 def test_tunings_do_not_change_the_result(scores: Scores, threshold: float) -> None:
     assume(scores.values.shape[2] > 2)

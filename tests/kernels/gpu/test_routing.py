@@ -78,7 +78,7 @@ def test_every_list_in_tiles(keep: Tensor, group: int, tile: int) -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=draws(8), suppress_health_check=[HealthCheck.too_slow])
 @given(keep=draw_keep(), group=st.integers(1, 3))
 def test_every_list_can_be_found_by_its_number(keep: Tensor, group: int) -> None:
     routes = build_routes(keep, group, tile=16)
