@@ -88,7 +88,7 @@ def compare(
         if any(found.rows for found in results) or not all(found.quality for found in results):
             model = None if noise is None else read_noise(noise)
             made = _latencies(paths, results, threshold, margin, model, allow_missing or [])
-            tell({"a": str(paths[0]), "b": str(paths[1])}, made, as_json, markdown, junit)
+            tell({"a": str(paths[0]), "b": str(paths[1])}, made, made.exit_code, as_json, markdown, junit)
             raise typer.Exit(made.exit_code)
         tables = _clips(paths, results)
     if as_json:
@@ -117,8 +117,10 @@ def _latencies(
     return compare_tables(results[0], results[1], threshold, margin=margin, noise=noise, allow_missing=allow_missing)
 
 
-def tell(named: Mapping[str, object], result: Comparison, as_json: bool, markdown: bool, junit: Path | None) -> None:
-    """Print a comparison of latency tables; in JSON together with what was compared."""
+def tell(
+    named: Mapping[str, object], result: Comparison, code: int, as_json: bool, markdown: bool, junit: Path | None
+) -> None:
+    """Print a comparison of latency tables; in JSON together with what was compared and the command's exit code."""
     from attnbench.report.terminal.comparison import comparison_junit, comparison_lines, comparison_markdown
     from attnbench.results.files import write_whole
 
@@ -127,7 +129,7 @@ def tell(named: Mapping[str, object], result: Comparison, as_json: bool, markdow
     if as_json:
         import json
 
-        document = {**named, **result.to_dict()}
+        document = {**named, **result.to_dict(), "exit_code": code}
         print(json.dumps(document, indent=2, allow_nan=False))
     else:
         say("\n".join(comparison_markdown(result) if markdown else comparison_lines(result)))

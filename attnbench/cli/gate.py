@@ -130,8 +130,9 @@ def gate(
         if suite is not None:
             refuse_others(ctx, "--suite says what is measured", "--suite", *_MEASURING, *_JUDGING)
         named, result = _measured(against, _words(ctx, asked, suite), repeats, out, judging)
-    tell(named, result, judging.as_json, judging.markdown, judging.junit)
-    raise typer.Exit(0 if result.exit_code == 3 and not judging.fail_ambiguous else result.exit_code)
+    code = 0 if result.exit_code == 3 and not judging.fail_ambiguous else result.exit_code
+    tell(named, result, code, judging.as_json, judging.markdown, judging.junit)
+    raise typer.Exit(code)
 
 
 def _judged(a: Path, b: Path, judging: JudgeOptions, *, pool: bool = False) -> Comparison:
@@ -156,12 +157,14 @@ def _move(path: Path, run: Path, accepted: list[str], judging: JudgeOptions) -> 
     moves = may_move(baseline, found, result) and not (judging.fail_ambiguous and result.exit_code == 3)
     written = move(baseline, found, result) if moves else []
     named = {"a": str(baseline.path), "b": str(run), "updated": [str(each) for each in written]}
-    tell(named, result, judging.as_json, judging.markdown, judging.junit)
+    regressed = any(cell.is_regression for cell in result.cells)
+    code = 0 if moves else 1 if regressed else result.exit_code or 1
+    if judging.as_json or judging.junit is not None or not (baseline.begun and moves):  # there is nothing to compare
+        tell(named, result, code, judging.as_json, judging.markdown, judging.junit)
     if not judging.as_json:
         begun = "begun" if baseline.begun else "moved"
         say(f"{begun}: {', '.join(named['updated'])}" if moves else f"not {begun}: {str(baseline.path)!r}")
-    regressed = any(cell.is_regression for cell in result.cells)
-    raise typer.Exit(0 if moves else 1 if regressed else result.exit_code or 1)
+    raise typer.Exit(code)
 
 
 def _measured(

@@ -51,10 +51,13 @@ def run(
 
 
 def _show(folder: Path, rows: tuple[Row, ...], as_json: bool) -> None:
-    from attnbench.report.terminal.summary import summary_records, summary_table
+    from attnbench.report.terminal.summary import mean_records, summary_records, summary_table
 
     if as_json:
-        print(json.dumps({"folder": str(folder), "rows": summary_records(rows)}, allow_nan=False))
+        from attnbench.results.load import read
+
+        document = {"folder": str(folder), "rows": summary_records(rows), "means": mean_records(read(folder))}
+        print(json.dumps(document, allow_nan=False))
         return
     from attnbench.report.terminal.console import console
 

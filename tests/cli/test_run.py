@@ -65,6 +65,9 @@ def test_json_is_one_document_of_the_rows_without_samples(call: Call, tmp_path: 
         assert row["latency_ms"] == same["latency_ms"]
         assert "samples_ms" not in row
         assert row.keys() | {"samples_ms"} == set(stored.columns)
+    (mean,), means = document["means"], attnbench.load_means(tmp_path / "mine")
+    assert mean.keys() | {"samples_ms"} == set(means.columns)
+    assert (mean["layers"], mean["latency_ms"]) == (means.loc[0, "layers"], means.loc[0, "latency_ms"])
 
 
 def test_without_out_the_run_goes_to_results_and_latest_points_to_it(call: Call, tmp_path: Path) -> None:

@@ -73,8 +73,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_run(tmp_path / "first", {"moba": 5.0, "sta": 4.0})
     code, said = update("first")
     assert code == 0, said
-    assert "begun: kept/table.parquet" in said
+    assert said.strip() == "begun: kept/table.parquet, kept/table.csv"
     return tmp_path
+
+
+def test_the_document_has_the_exit_code_of_the_command(here: Path) -> None:
+    code, said = gate("first", "--baseline", "other", "--update", "--json")
+    assert code == 0
+    assert json.loads(said)["exit_code"] == 0
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -20,6 +20,8 @@ from attnbench.report.words import (
     tiny,
 )
 from attnbench.results.flags import badges
+from attnbench.results.layers import mean_rows
+from attnbench.results.load import Results
 from attnbench.results.records.cells import Row
 
 if TYPE_CHECKING:
@@ -37,6 +39,11 @@ def summary_records(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """
     ordered = (row for case in _cases(rows) for row in case.rows)
     return [row.model_dump(mode="json", exclude={"samples_ms"}) for row in ordered]
+
+
+def mean_records(results: Results) -> list[dict[str, Any]]:
+    """Return the mean of each method over its layers as plain dictionaries without samples; see ``load_means``."""
+    return [mean.model_dump(mode="json", exclude={"samples_ms", "layer"}) for mean in mean_rows(results)]
 
 
 def summary_table(rows: Iterable[Row]) -> Table:
