@@ -38,8 +38,9 @@ demo: $(INSTALLED)
 	$(BIN)/attnbench report
 
 test: $(INSTALLED_TEST) lint
-	$(BIN)/python scripts/check_wheel.py
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python scripts/check_wheel.py & wheel=$$!; \
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder || tests=$$?; \
+	wait $$wheel || { echo "scripts/check_wheel.py failed; what it said is above" >&2; exit 1; }; exit $${tests:-0}
 
 test-slow: $(INSTALLED_TEST)
 	$(BIN)/python -m pytest -m slow --numprocesses $(WORKERS)

@@ -126,6 +126,7 @@ def test_a_folder_that_holds_a_cell_is_not_written_again(call: Call, tmp_path: P
     assert "holds 'small-1' already; choose another --out, or use --resume made" in err
 
 
+@pytest.mark.slow
 def test_a_step_that_was_killed_is_measured_anew(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("diffusers")
     (tmp_path / "step.toml").write_text(

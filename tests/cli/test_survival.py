@@ -62,6 +62,14 @@ def wait_for_lines(process: subprocess.Popen[str], path: Path, count: int) -> bo
     return True
 
 
+def wait_for_end(worker: int | None) -> None:
+    """Wait until the process of a cell is gone, which must not outlive its run."""
+    deadline = time.monotonic() + 60
+    while worker is not None and os.path.exists(f"/proc/{worker}"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def kill_again_and_again(folder: Path, cells: int, kills: int, *more: str) -> None:
     """Kill the run, or the process of its cell, at random lines of the journal, and resume it until it is whole."""
     draw, path = random.Random(5), folder / JOURNAL
@@ -71,10 +79,12 @@ def kill_again_and_again(folder: Path, cells: int, kills: int, *more: str) -> No
         process = started(words)
         held = path.read_bytes().count(b"\n") if path.exists() else 0
         if killed < kills and wait_for_lines(process, path, held + draw.randrange(1, max(2, 4 * cells // kills))):
-            victim = worker_of(process.pid) if "--isolate" in more and killed % 2 else process.pid
+            worker = worker_of(process.pid) if "--isolate" in more else None
+            victim = worker if "--isolate" in more and killed % 2 else process.pid
             if victim is not None:
                 os.kill(victim, signal.SIGKILL)
                 killed += 1
+            wait_for_end(worker)
         _, said = process.communicate(timeout=600)
         assert "Traceback" not in said, said
         if path.exists():
@@ -145,16 +155,3 @@ def test_a_signal_ends_a_run_and_the_processes_of_its_cells(number: int, code: i
     assert process.returncode == code, said
     assert said.splitlines()[-1].endswith(f"attnbench run --resume {folder}")
     assert not os.path.exists(f"/proc/{worker}")
-
-
-def test_a_cell_s_process_does_not_outlive_a_run_that_is_killed(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    process = started(command(2, "--rounds", "10000", "--isolate", "--out", str(folder)))
-    assert wait_for_lines(process, folder / JOURNAL, 5)
-    worker = worker_of(process.pid)
-    process.kill()
-    process.communicate()
-    deadline = time.monotonic() + 60
-    while os.path.exists(f"/proc/{worker}"):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

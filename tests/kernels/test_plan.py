@@ -31,7 +31,7 @@ def keep_all(*shape: int) -> Tensor:
     return torch.ones(shape, dtype=torch.bool)
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_what_a_plan_says_it_keeps_is_what_the_loops_find(
     data: st.DataObject, plan_cases: Helper, brute_force: Helper

@@ -47,7 +47,7 @@ def full_plan(layout: Layout, batch: int = 1, heads: int = 1) -> Plan:
     return Plan(layout, batch, heads, BlockPattern(offsets, offsets, torch.ones(1, 1, 1, 1, dtype=torch.bool)))
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     data=st.data(),
     dtype=st.sampled_from(DTYPES),
@@ -120,7 +120,7 @@ def test_more_tokens_than_one_tile_holds(oracle: Helper) -> None:
         torch.testing.assert_close(lse[:, :, rows].double(), expected_lse, atol=1e-5, rtol=1e-5)
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(
     data=st.data(),
     dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),

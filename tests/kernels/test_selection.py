@@ -117,7 +117,7 @@ def test_top_k_of_a_whole_head(given_scores: tuple[Tensor, Tensor], k: int) -> N
             assert rows_of(kept[b, h]) == by_head(scores[b, h].tolist(), own.tolist(), k)
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(given_scores=draw_scores(), threshold=st.integers(1, 96).map(lambda i: i / 97))
 def test_threshold_of_each_query(given_scores: tuple[Tensor, Tensor], threshold: float) -> None:
     scores, own = given_scores
@@ -132,7 +132,7 @@ def test_threshold_of_each_query(given_scores: tuple[Tensor, Tensor], threshold:
                     assert {pair for pair in rows_of(kept[b, h]) if pair[0] == query} == expected
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(given_scores=draw_scores(), threshold=st.integers(1, 96).map(lambda i: i / 97))
 def test_threshold_of_a_whole_head(given_scores: tuple[Tensor, Tensor], threshold: float) -> None:
     scores, own = given_scores
@@ -290,7 +290,7 @@ def test_cuts_that_make_no_sense_are_refused(fields: tuple[Any, ...], message: s
         Cut(*fields)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     data=st.data(),
     sides=st.tuples(*[st.integers(1, 4)] * 3),

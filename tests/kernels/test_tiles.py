@@ -19,7 +19,7 @@ from attnbench.kernels.tiles import executed_pairs, tile_mask, tiles
 Helper = Callable[..., Any]  # a fixture that is a function, see conftest.py
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(data=st.data(), rows=st.integers(1, 20), columns=st.integers(1, 20))
 def test_every_kept_pair_lies_in_exactly_one_tile(
     data: st.DataObject, rows: int, columns: int, plan_cases: Helper

@@ -37,7 +37,11 @@ def fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize(("name", "given_settings", "text"), VARIANTS, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("name", "given_settings", "text"),
+    [VARIANTS[0], *(pytest.param(*each, marks=pytest.mark.slow) for each in VARIANTS[1:3]), *VARIANTS[3:]],
+    ids=lambda value: str(value),
+)
 def test_a_plan_is_compiled_whole(
     name: str, given_settings: dict[str, Any], text: tuple[int, int], tensors: Helper
 ) -> None:

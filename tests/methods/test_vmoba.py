@@ -56,7 +56,7 @@ def selected(scores: list[list[float]], own: list[int], select: str, scope: str,
     return kept
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(
     data=st.data(),
     layer=st.integers(0, 5),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from attnbench.cli import main
 
@@ -129,6 +130,20 @@ def test_under_torchrun_no_process_goes_on_without_the_first(tmp_path: Path) -> 
     assert not (tmp_path / "results").exists()
 
 
+def test_a_compiler_that_fails_is_told_in_a_sentence(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.exc import TorchDynamoException
+
+    def fails(*args: object, **kwargs: object) -> object:
+        raise TorchDynamoException("No working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: fails)
+    code, _, said = call(*TINY, "--steps", "2", "--compile", "--out", "run")
+    assert code == 2
+    assert "attnbench: --compile does not work here (No working C++ compiler found" in said
+    assert not Path("run").exists()
+
+
+@pytest.mark.slow
 def test_without_a_compiler_nothing_is_compiled(tmp_path: Path) -> None:
     train = [sys.executable, "-c", "from attnbench.cli import main; main()", *TINY, "--steps", "2", "--compile"]
     here = {"PATH": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "HOME": str(tmp_path)}

@@ -219,6 +219,7 @@ def test_settings_that_a_method_refuses_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow  # the small version is tests/cli/test_survival.py
 def test_samples_of_an_interrupted_cell_count(install: Install, tmp_path: Path) -> None:
     """The journal ends after some samples of the cell, as after kill -9 of the run."""
     install("honest_method", BEGIN, honest="HONEST")
