@@ -15,6 +15,7 @@ from typing import Any, Literal
 from attnbench.machine.device import cpu_info, device_name
 from attnbench.machine.environment import package_version
 from attnbench.machine.load import WINDOW, LoadWatch, governors
+from attnbench.machine.telemetry import Reading, read
 from attnbench.results.flags import BOUNDS
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -51,6 +52,7 @@ def examine(results: Path) -> list[Finding]:
         *_guarded("device", "NVML", _nvml),
         *_guarded("flags", "busy-machine", _load),
         *_guarded("flags", "frequency", _governor),
+        *_guarded("flags", "GPU", _gpu_use),
         *_guarded("engine", "engines", _engines),
         *_guarded("codec", "h264", lambda: _codec("h264", "r", "reads clips")),
         *_guarded("codec", "libx264", lambda: _codec("libx264", "w", "writes clips")),
@@ -132,6 +134,31 @@ def _governor() -> Iterator[Finding]:
     slow = "powersave" in found
     detail = f"governor {', '.join(found)}" if found else "the governor is not told"
     yield Finding("flags", "frequency", not slow, detail, "cpupower frequency-set -g performance" if slow else "")
+
+
+def _gpu_use() -> Iterator[Finding]:
+    import torch
+
+    for index in range(torch.cuda.device_count()):
+        device = torch.device("cuda", index)
+        torch.zeros(
+            1, device=device
+        )  # else this process is not among those on the GPU, and one of others looks like it
+        yield gpu_finding(f"cuda:{index}", read(device))
+
+
+def gpu_finding(name: str, seen: Reading | None) -> Finding:
+    """Return what a look at a GPU says: its power limit, its temperature, and whether others compute on it."""
+    if seen is None:
+        return Finding("flags", name, False, "NVML does not tell clocks, power and other processes")
+    limit = "" if seen.power_limit_w is None else f" of at most {seen.power_limit_w:.0f} W"
+    state = f"uses {seen.power_w:.0f} W{limit}, {seen.temperature_c:.0f} °C"
+    if seen.foreign_processes is None:
+        return Finding("flags", name, True, f"{state}; what others compute on it is not told")
+    if seen.foreign_processes == 0:
+        return Finding("flags", name, True, f"{state}; nothing else computes on it")
+    remedy = "end other work: cells on this GPU would get the flag busy-machine now"
+    return Finding("flags", name, False, f"{state}; other processes on it: {seen.foreign_processes}", remedy)
 
 
 def _engines() -> Iterator[Finding]:

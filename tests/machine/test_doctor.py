@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,9 @@ from typer.testing import CliRunner
 from attnbench.cli import app
 from attnbench.kernels import engines
 from attnbench.machine import doctor
-from attnbench.machine.doctor import Finding, examine
+from attnbench.machine.doctor import Finding, examine, gpu_finding
 from attnbench.machine.load import Load
+from attnbench.machine.telemetry import Reading
 
 
 def named(findings: list[Finding], name: str) -> Finding:
@@ -211,6 +213,19 @@ def test_a_machine_that_would_raise_a_flag_now_is_told(
     (found,) = doctor._load()
     assert (found.name, found.usable) == ("busy-machine", usable)
     assert ("flag busy-machine now" in found.remedy) == (others == 0.4)
+
+
+def test_a_gpu_says_its_power_limit_and_what_else_computes_on_it() -> None:
+    alone = Reading(1980, 120.4, 41, 0, 700, 0)
+    assert gpu_finding("cuda:0", alone).detail == "uses 120 W of at most 700 W, 41 °C; nothing else computes on it"
+    shared = gpu_finding("cuda:0", replace(alone, foreign_processes=2))
+    assert not shared.usable
+    assert shared.detail.endswith("other processes on it: 2")
+    assert "flag busy-machine" in shared.remedy
+    unknown = gpu_finding("cuda:0", replace(alone, power_limit_w=None, foreign_processes=None))
+    assert unknown.usable
+    assert unknown.detail == "uses 120 W, 41 °C; what others compute on it is not told"
+    assert not gpu_finding("cuda:0", None).usable
 
 
 @pytest.mark.parametrize(("names", "usable"), [((), True), (("performance",), True), (("powersave",), False)])
