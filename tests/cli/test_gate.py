@@ -20,7 +20,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 CELLS = (
     "--grid", "2x4x4", "--heads", "1", "--head-dim", "16", "--inputs", "gaussian", "--rounds", "4",
-    "--stability-calls", "2",
+    "--stability-calls", "2", "--in-process",
 )  # fmt: skip
 
 

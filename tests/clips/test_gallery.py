@@ -62,7 +62,9 @@ def test_a_row_for_full_attention_and_each_method(call: Call, ask: Ask, tmp_path
                 assert np.array_equal(picture[top : top + height, begin : begin + width], frame.numpy())
 
 
-@pytest.mark.parametrize("damage", ["of other seeds", "without raw frames", "no run", "unfinished"])
+@pytest.mark.parametrize(
+    "damage", [pytest.param("of other seeds", marks=pytest.mark.slow), "without raw frames", "no run", "unfinished"]
+)
 def test_runs_that_cannot_be_drawn_are_refused(damage: str, call: Call, ask: Ask, tmp_path: Path, quiet: Any) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     session.start(ask(prompts=["3 moving north-east", "ring moving west"]), first, quiet)

@@ -145,7 +145,7 @@ def test_a_method_that_hangs_is_stopped(install: Install, tmp_path: Path) -> Non
 
 
 def test_methods_that_end_their_process_cost_only_themselves(install: Install, tmp_path: Path) -> None:
-    names = ["segfault", "leaver"]
+    names = ["segfault"]
     rows = run_with(install, names, tmp_path / "run")
     assert_as_expected(rows, names)
     # Beside its own cell each process timed the dense baseline, in the same rounds.
@@ -236,6 +236,7 @@ def test_samples_of_an_interrupted_cell_count(install: Install, tmp_path: Path) 
     assert again.samples_ms[:3] == row.samples_ms[:3]
 
 
+@pytest.mark.slow  # the small version is tests/cli/test_survival.py
 def test_an_interrupt_ends_the_process_of_the_cell(install: Install, tmp_path: Path) -> None:
     note = tmp_path / "pid"
     body = f"open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(10**6)"

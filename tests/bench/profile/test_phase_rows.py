@@ -190,7 +190,7 @@ def test_resuming_profiles_the_cells_that_are_not_profiled_yet(
     assert len(labels) == 4
 
 
-@pytest.mark.parametrize("room", [300, 1500])
+@pytest.mark.parametrize("room", [300, pytest.param(1500, marks=pytest.mark.slow)])
 def test_a_disk_that_fills_up_leaves_no_cell_with_half_of_its_phases(
     profiled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:

@@ -92,9 +92,8 @@ def test_the_operators_are_as_torch_wants_them(method: str, settings: dict[str, 
 @pytest.mark.parametrize(
     ("method", "settings", "return_lse"),
     [
-        (*METHODS[1], False),
         (*METHODS[1], True),
-        *(pytest.param(*method, False, marks=pytest.mark.slow) for method in (METHODS[0], *METHODS[2:])),
+        *(pytest.param(*method, False, marks=pytest.mark.slow) for method in METHODS),
     ],
 )
 def test_attention_is_compiled_whole(
