@@ -17,6 +17,7 @@ from hypothesis import settings
 
 from attnbench.bench import rounds, stability
 from attnbench.bench.profile import call as profile_call
+from attnbench.cli import main
 from attnbench.machine import stopwatch
 from attnbench.machine.clock import Clock
 
@@ -85,6 +86,23 @@ def _beside(name: str) -> ModuleType:
 def hand_clock() -> Callable[[list[float]], Clock]:
     """Return what makes a clock whose hands stand where the first number of a list says, in seconds."""
     return lambda now: Clock(lambda: round(now[0] * 1e9), lambda: round(now[0] * 1e9))
+
+
+@pytest.fixture
+def command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Return what calls the command line in this process, and returns exit code, standard output and standard error."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["attnbench", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, said.out, said.err
+
+    return call
 
 
 @pytest.fixture

@@ -141,9 +141,7 @@ def _gpu_use() -> Iterator[Finding]:
 
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
-        torch.zeros(
-            1, device=device
-        )  # else this process is not among those on the GPU, and one of others looks like it
+        torch.zeros(1, device=device)  # so that this process is among those on the GPU, and not taken for another
         yield gpu_finding(f"cuda:{index}", read(device))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from attnbench.bench import conformance
 from attnbench.bench.conformance import CHECKS, Outcome, Subject, run_check, run_checks
-from attnbench.cli import main
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.methods import Call, Method, Source
@@ -239,15 +238,8 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["attnbench", "check", *words])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        printed = capsys.readouterr()
-        return exit_.value.code or 0, printed.out, printed.err  # type: ignore[return-value]  # ours is a number
-
-    return call
+def run(command_line: Run) -> Run:
+    return partial(command_line, "check")
 
 
 @pytest.fixture

@@ -13,24 +13,8 @@ from typing import Any
 import pytest
 
 import attnbench
-from attnbench.cli import main
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["attnbench", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        code: Any = ended.value.code
-        return int(code), said.out, said.err
-
-    return run
 
 
 @pytest.fixture

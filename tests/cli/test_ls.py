@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from attnbench.cli import ls as listing
-from attnbench.cli import main
 from attnbench.inputs.shapes import MODELS, RESOLUTIONS
 from attnbench.inputs.spec import INPUT_SOURCES
 from attnbench.kernels import engines
@@ -21,14 +19,12 @@ Call = Callable[..., str]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+def call(monkeypatch: pytest.MonkeyPatch, command_line: Callable[..., tuple[int, str, str]]) -> Call:
     def ls(*words: str) -> str:
         monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.setattr(sys, "argv", ["attnbench", "ls", *words])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        assert exit_.value.code == 0
-        return capsys.readouterr().out
+        code, out, _ = command_line("ls", *words)
+        assert code == 0
+        return out
 
     return ls
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from attnbench.cli import main
 from attnbench.clips.mini import MiniMaker
 from attnbench.results.journal import JOURNAL, read_journal
 from attnbench.results.load import load_quality
@@ -27,18 +26,10 @@ QUICK = ["--method", "sta", "--set", "tile=1,4,4", "--set", "window=1,1,1", "--m
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: Run) -> Run:
     """Run a command in an empty folder; give its exit code and what it said."""
     monkeypatch.chdir(tmp_path)
-
-    def command(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["attnbench", *words])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        return int(exit_.value.code or 0), out, err
-
-    return command
+    return command_line
 
 
 def test_clips_are_made_and_shown(run: Run, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

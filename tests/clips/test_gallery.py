@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from attnbench.cli import main
 from attnbench.clips import session
 from attnbench.clips.metrics.video import read_frames
 from attnbench.clips.request import ClipsRequest
@@ -24,15 +23,12 @@ Call = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+def call(command_line: Callable[..., tuple[int, str, str]]) -> Call:
     """Draw a gallery on the command line; return the exit code and what was said on standard error."""
 
     def run(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["attnbench", "clips", "--gallery", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, capsys.readouterr().err
+        code, _, err = command_line("clips", "--gallery", *words)
+        return code, err
 
     return run
 

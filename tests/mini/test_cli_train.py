@@ -12,28 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from attnbench.cli import main
-
 Result = tuple[int, str, str]
 Call = Callable[..., Result]
 TINY = ("train", "--model", "tiny", "--batch", "2", "--held-out", "2", "--device", "cpu", "--warmup", "2")
 
 
 @pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: Call) -> Call:
     """Call the command line in an empty folder; return exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
-
-    def run(*words: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["attnbench", *words])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        said = capsys.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code, said.out, said.err
-
-    return run
+    return command_line
 
 
 def test_a_sparse_method_trains_stops_and_goes_on(call: Call, tmp_path: Path) -> None:

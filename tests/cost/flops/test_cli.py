@@ -6,13 +6,13 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
 import attnbench
-from attnbench.cli import main
 from attnbench.cost.flops import WAN_MODELS, WanConfig, forward_flops
 from attnbench.cost.flops.paper import TOLERANCE
 from attnbench.cost.flops.vmoba_tables import VMOBA_TABLES
@@ -26,19 +26,10 @@ SMALL = ("--grid", "3x5x7", "--heads", "2", "--head-dim", "32", "--inputs", "gau
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+def call(monkeypatch: pytest.MonkeyPatch, command_line: Call) -> Call:
     """Call the command; return exit code, standard output and standard error."""
     monkeypatch.setenv("COLUMNS", "200")
-
-    def flops(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["attnbench", "flops", *words])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        said = capsys.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code, said.out, said.err
-
-    return flops
+    return partial(command_line, "flops")
 
 
 def document(call: Call, *words: str) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.cli import main
 from attnbench.report.charts.latency import COLOURS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -19,15 +18,12 @@ Call = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+def call(command_line: Callable[..., tuple[int, str, str]]) -> Call:
     """Draw curves on the command line; return the exit code and what was said on standard error."""
 
     def run(folder: Path, picture: Path, *words: str) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["attnbench", "compare", str(folder), "--curves", str(picture), *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, capsys.readouterr().err
+        code, _, err = command_line("compare", folder, "--curves", picture, *words)
+        return code, err
 
     return run
 
