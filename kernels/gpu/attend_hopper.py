@@ -344,13 +344,14 @@ def _gather(
 
 @gluon.jit
 def _load(
-    k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments, progress, places,
-    row_batch, row_head, column_head, kv_heads, kv_group, KEYS: gl.constexpr, STAGES: gl.constexpr,
+    k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments, progress, all_heads,
+    places, row_batch, row_head, column_head, kv_heads, kv_group, KEYS: gl.constexpr, STAGES: gl.constexpr,
     ARRANGE: gl.constexpr, UP_TO: gl.constexpr,
 ):  # fmt: skip
     """Copy the keys and values of each step to the next stage."""
     step = 0
     arranged = 0
+    following = 0
     for tile in range(gl.program_id(0), gl.load(tiles), gl.num_programs(0)):
         head, _place, segment, start, end, count = _record(records, tile, 0, 0)
         kv_head = head // kv_group
@@ -368,6 +369,10 @@ def _load(
                 mbarrier.wait(v_empty.index(stage), phase)
                 mbarrier.expect(v_full.index(stage), v_rows.block_type.nbytes)
                 to = v_smem.index(stage)
+                if ARRANGE:  # noqa: SIM102, a constant
+                    if start + KEYS > places:  # rows of the next head get weights of 0, but 0 · NaN is NaN
+                        after = gl.minimum(kv_head + 1, all_heads - 1)
+                        following = wait_for_head(progress, after, following, places, KEYS)
                 tma.async_copy_global_to_shared(v_rows, [base + start, column], v_full.index(stage), to)
             step += 1
             segment, start, end = _advance(segments, segment, start, end, KEYS)
@@ -442,8 +447,8 @@ def attend_tiles(
                      D, STAGES, DTYPE, DIRECT, PAIRED, UP_TO)),
             (_gather, (q_smem, q_full, q_empty, q, queries, records, tiles, q_batch, q_head, q_token, heads, ROWS, D)),
             (_load, (k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments,
-                     progress, places, row_batch, row_head, column_head, kv_heads, kv_group, KEYS, STAGES, ARRANGE,
-                     UP_TO)),
+                     progress, all_heads, places, row_batch, row_head, column_head, kv_heads, kv_group, KEYS, STAGES,
+                     ARRANGE, UP_TO)),
             (_arrange, (k, v, order, progress, k_rows, v_rows, buffer, tiles, all_heads, places, kv_heads, group,
                         k_batch, k_head, k_token, v_batch, v_head, v_token, order_row, row_batch, row_head, KEYS, D,
                         ARRANGE)),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -16,6 +17,16 @@ from attnbench.kernels.plan import Plan
 from attnbench.kernels.rule import Rule, band, causal, window
 
 RuleWords = tuple[str, tuple[int, ...]]
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """Fill what ``torch.empty`` returns with NaN and the largest integers: nothing may read it before it is written."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*deterministic", category=UserWarning)
+        yield
+    torch.use_deterministic_algorithms(False)
 
 
 @dataclass(frozen=True)

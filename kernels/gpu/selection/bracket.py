@@ -76,7 +76,8 @@ def sample_bracket(
         number = tl.cumsum(found, 0, reverse=True)
         if COUNT:
             whole = tl.sum(found, 0).to(tl.float64)
-            target = (tl.full([], 0, tl.int64) + amount).to(tl.float64) * sampled.to(tl.float64) / pairs.to(tl.float64)
+            one = tl.full([], 1, tl.int64)  # a number that is 1 is no tensor when compiled: it is multiplied to be one
+            target = (one * amount).to(tl.float64) * (one * sampled).to(tl.float64) / (one * pairs).to(tl.float64)
             least = number.to(tl.float64)
             most = least
         else:
