@@ -18,7 +18,7 @@ from attnbench.bench.jobs import Agenda, Job
 from attnbench.bench.profile.cupti import make_stopwatch
 from attnbench.bench.rounds import eager_calls, heads_within, one_round
 from attnbench.bench.stopping import LEAST_ROUNDS, Precision, planned, rules_of, why_stopped
-from attnbench.bench.timed import TimedCall
+from attnbench.bench.timed import CallsInTurn, TimedCall
 from attnbench.bench.trial import Eager, PlanFacts, Trial, classified, dense_job
 from attnbench.bench.turns import Turns
 from attnbench.bench.workload import Workload
@@ -264,9 +264,11 @@ class Bench:
         """Time calls of every live trial without a pause, as a caller without a CUDA graph makes them."""
         for trial in self.live():
             count = eager_calls(trial.seconds)
-            call = self.call(trial.job, trial.cell.engine)
             with classified() as failure:
-                trial.eager = Eager(self.stopwatch.back_to_back(call.run, call.prepare, count), count)
+                calls = CallsInTurn(trial, self.workload, count)
+                eager = Eager(self.stopwatch.back_to_back(calls.run, calls.prepare, count), count)
+                calls.check()
+                trial.eager = eager
             if failure.verdict is not None:
                 trial.fail(failure.verdict, failure.reason)
 

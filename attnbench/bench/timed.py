@@ -6,6 +6,7 @@ it makes when it is verified, other kernels, and rows that are not those of its 
 
 from __future__ import annotations
 
+import random
 import secrets
 import threading
 
@@ -17,8 +18,46 @@ from attnbench.bench.selection import check_selection, plan_digest
 from attnbench.bench.trial import Incorrect, Proof, Trial
 from attnbench.bench.verify import Rows, RowSample, choose_rows
 from attnbench.bench.workload import Workload
+from attnbench.inputs.seeds import SETS
 from attnbench.kernels.plan import Plan, plain
 from attnbench.kernels.witness import Seen, watching
+
+
+class CallsInTurn:
+    """Calls of a trial one after the other, each on the next input set; one of them is checked, and none knows which.
+
+    Args:
+        trial: whose calls.
+        workload: lends the inputs.
+        count: of calls that will be made.
+    """
+
+    def __init__(self, trial: Trial, workload: Workload, count: int) -> None:
+        order = random.SystemRandom().sample(range(SETS), min(SETS, count))
+        self.calls = [TimedCall(trial, workload, number) for number in order]
+        self.made, self.checked = 0, secrets.randbelow(count)
+
+    def prepare(self) -> None:
+        """Prepare the next call."""
+        self._at(self.made).prepare()
+
+    def run(self) -> Tensor:
+        """Make the next call."""
+        call = self._at(self.made)
+        output = call.run() if self.made == self.checked else call.call.run()
+        self.made += 1
+        return output
+
+    def check(self) -> None:
+        """Look at what the chosen call did and gave.
+
+        Raises:
+            Incorrect: saying what is wrong.
+        """
+        self._at(self.checked).check()
+
+    def _at(self, place: int) -> TimedCall:
+        return self.calls[place % len(self.calls)]
 
 
 class TimedCall:

@@ -24,6 +24,7 @@ from attnbench.kernels.engines.sdpa import SDPA
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.witness import launched
+from attnbench.machine.stopwatch import Stopwatch
 from attnbench.methods import Call, Method, get_method
 from attnbench.results.run import NoProgress
 
@@ -291,6 +292,35 @@ def test_an_output_that_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
     use(monkeypatch, attend=attend)
     caught(measure(), "sampled rows of a timed call differ")
+
+
+@pytest.mark.parametrize(
+    ("direction", "words"),
+    [("fwd", "sampled rows of a timed call differ"), ("fwdbwd", "does not run what the verified")],
+)
+def test_work_that_is_left_out_while_calls_come_back_to_back(
+    direction: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick: list[Any] = []
+    take_time = Stopwatch.back_to_back
+
+    def back_to_back(self: Stopwatch, *given: Any) -> float:
+        quick.append(None)
+        try:
+            return take_time(self, *given)
+        finally:
+            quick.clear()
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        if not quick or plan.pattern.keep.shape[2] != 180:
+            return REFERENCE.attend(q, k, v, plan, scale, return_lse)
+        launched("reference:forward")
+        return (q + k + v) * 0, q.new_zeros(q.shape[:3])
+
+    monkeypatch.setattr(Stopwatch, "back_to_back", back_to_back)
+    use(monkeypatch, attend=attend)
+    trial = caught(measure(direction=direction), words)
+    assert trial.eager is None
 
 
 def test_work_that_a_thread_does_after_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
