@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from attnbench.cli.lazy import LazyCommands
 from attnbench.cli.terminal import say, sturdy_streams
 from attnbench.machine.command import recorded_as
+from attnbench.machine.exits import no_silent_exit
 from attnbench.machine.signals import ending_as_interrupts, exit_code
 
 COMMANDS = (
@@ -134,7 +135,7 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _Warnings().show
-            with ending_as_interrupts():
+            with ending_as_interrupts(), no_silent_exit(lambda text: say(f"attnbench: {text}", error=True)):
                 code = app(prog_name="attnbench", standalone_mode=False)
     except KeyboardInterrupt as interrupt:
         say("attnbench: interrupted", error=True)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,3 +105,16 @@ def test_a_broken_plugin_is_warned_of_by_the_name_of_its_package(
     said = capsys.readouterr().err
     assert "method 'polite' (leaves:METHOD of package leaves) cannot be loaded" in said
     assert "two methods are named 'full': attnbench.methods.full:METHOD and leaves:METHOD of package leaves" in said
+
+
+@pytest.mark.parametrize("command", [["check", "quiet"], ["flops", "--method", "quiet"]])
+def test_a_package_that_ends_the_process_while_it_is_imported_is_no_success(
+    command: list[str], install: Any, tmp_path: Path
+) -> None:
+    site = install("leaves_quietly", "import os; os._exit(0)", quiet="METHOD")
+    program = [sys.executable, "-c", "from attnbench.cli import main; main()", *command]
+    done = subprocess.run(
+        program, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}
+    )
+    assert done.returncode == 1
+    assert "attnbench: code of another package called os._exit(0): that is no result" in done.stderr
