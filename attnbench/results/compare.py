@@ -7,6 +7,7 @@ has a part between runs, so more rounds make intervals narrower only as far as t
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,11 +15,11 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from attnbench.kernels.errors import BadInput, unknown_name
-from attnbench.results.estimates import Estimate, difference, middle, significant
+from attnbench.results.estimates import Estimate, difference, middle, significant, spread
 from attnbench.results.intervals import geometric_mean
 from attnbench.results.layers import Mean, latency_of, means_of
 from attnbench.results.load import Results
-from attnbench.results.noise import NoiseModel, find_noise
+from attnbench.results.noise import KINDS, NoiseModel, find_noise
 from attnbench.results.pairs import DENSE
 from attnbench.results.records.cells import Cell, Environment
 
@@ -202,6 +203,8 @@ def compare_tables(
     cells.sort(key=lambda cell: (_SEVERITY.index(cell.change), -(cell.ratio or 0)))
     changes = _environment_changes(_used_environments(a, means_a), _used_environments(b, means_b))
     said = f"{noise.speedup_sd:.1%} of the speed-up and {noise.latency_sd:.1%} of the latency between runs"
+    if noise.device in KINDS:
+        said += ", or as much as rounds scatter"
     return Comparison(
         threshold, tuple(cells), tuple(changes), margin=margin, noise=f"{said}, {noise.provenance} on {noise.device}"
     )
@@ -249,9 +252,11 @@ class _Pair:
         """Return the log of how many times slower B is, with its error; None if that cannot be said."""
         if self.fault is not None or not all(mean.rounds for mean in (*self.a, *self.b)):
             return None
-        between = noise.speedup if self.by_speedup else noise.latency
+        logs = [[_logs(mean, self.by_speedup) for mean in side] for side in (self.a, self.b)]
+        scatter = math.sqrt(statistics.fmean(spread(values) ** 2 for side in logs for values in side))
+        between = noise.between_two(scatter, speedup=self.by_speedup)
         share = math.sqrt((1 / len(self.a) + 1 / len(self.b)) / 2)
-        sides = [_pooled([_level(mean, self.by_speedup) for mean in side]) for side in (self.a, self.b)]
+        sides = [_pooled([middle(values) for values in side]) for side in logs]
         return difference(*sides, replace(between, error=between.error * share))
 
     def change(
@@ -301,10 +306,10 @@ def _verdict(found: Estimate, lo: float, hi: float, threshold: float, margin: fl
     return "unclear", f"the interval reaches beyond {margin:.0%}, and no change is significant: take more rounds"
 
 
-def _level(mean: Mean, by_speedup: bool) -> Estimate:
-    """Return the log of a run's latency, over that of the baseline in the same round where that is asked for."""
+def _logs(mean: Mean, by_speedup: bool) -> list[float]:
+    """Return the log of each round's latency, over that of the baseline beside it where that is asked for."""
     rounds = [(own, dense) for own, dense in mean.rounds.values() if dense or not by_speedup]
-    return middle([math.log(own / dense) if by_speedup and dense else math.log(own) for own, dense in rounds])
+    return [math.log(own / dense) if by_speedup and dense else math.log(own) for own, dense in rounds]
 
 
 def _pooled(runs: Sequence[Estimate]) -> Estimate:
@@ -321,7 +326,7 @@ def _worse(a: Mean, b: Mean) -> list[str]:
         ("density", Mean.mean_of, 1.01, 1e-6),
         ("approximation_error", Mean.mean_of, 1.05, 1e-6),
         ("numerical_error", Mean.largest, 3.0, 1e-6),
-        ("peak_extra_mib", Mean.largest, 1.10, 16.0),
+        ("peak_extra_mib", Mean.largest, 1.10, 32.0),  # on a CPU, runs of the same code differed by 19 MiB
     ):
         before, after = value(a, name), value(b, name)
         if before is not None and after is not None and after > max(factor * before, before + least):

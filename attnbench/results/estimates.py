@@ -72,6 +72,16 @@ def middle(values: Sequence[float]) -> Estimate:
     return Estimate(value, math.sqrt(squares / (len(kept) * (len(kept) - 1))), len(kept) - 1)
 
 
+def spread(values: Sequence[float]) -> float:
+    """Return the standard deviation of single values, as far from outliers as ``middle`` is; 0 of one value.
+
+    Raises:
+        BadInput: if there is no value, or one is not finite.
+    """
+    error = middle(values).error
+    return error * math.sqrt(len(values)) if math.isfinite(error) else 0.0
+
+
 def difference(a: Estimate, b: Estimate, *more: Estimate) -> Estimate:
     """Return b - a; ``more`` are uncertainties that come on top, each an error with a value of 0.
 

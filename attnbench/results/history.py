@@ -307,16 +307,17 @@ def _rounds(row: Row, mean: Mean | None, results: Results) -> list[tuple[float, 
 
 
 def _point(run: Run, row: Row, rounds: Sequence[tuple[float, float | None]], noise: NoiseModel) -> Point:
-    latency = _with_noise(middle([math.log(own) for own, _ in rounds]), noise.latency)
+    latency = _with_noise([math.log(own) for own, _ in rounds], noise, speedup=False)
     logs = [math.log(dense / own) for own, dense in rounds if dense is not None]
     if not logs or row.baseline == f"{row.method}/{row.engine}":
         return Point(run, row, None, latency)
-    return Point(run, row, _with_noise(middle(logs), noise.speedup), latency)
+    return Point(run, row, _with_noise(logs, noise, speedup=True), latency)
 
 
-def _with_noise(within: Estimate, between: Estimate) -> Estimate:
-    """Return an estimate of one run with the noise between runs. ``between`` is that of a difference of two runs."""
-    return difference(_NOTHING, within, replace(between, error=between.error / math.sqrt(2)))
+def _with_noise(logs: Sequence[float], noise: NoiseModel, *, speedup: bool) -> Estimate:
+    """Return the estimate of one run from the logs of its rounds, with the noise between runs."""
+    between = noise.between_two(0.0, speedup=speedup)  # how much runs scatter here, the series shows by itself
+    return difference(_NOTHING, middle(logs), replace(between, error=between.error / math.sqrt(2)))
 
 
 def _attributes(point: Point) -> dict[str, str]:

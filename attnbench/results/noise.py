@@ -20,6 +20,9 @@ from attnbench.results.files import write_whole
 from attnbench.results.records.cells import Record
 
 NOISE_VERSION = 1
+KINDS = ("cpu", "cuda")
+"""What a model is named after that was not measured on the device itself."""
+
 _SHIPPED = Path(__file__).with_name("noise_models")
 
 
@@ -39,17 +42,19 @@ class NoiseModel(Record):
     measured_at: str = Field(default="", description="UTC, ISO 8601")
     details: dict[str, Any] = Field(default_factory=dict, description="how often delays of known size were found")
 
-    @property
-    def speedup(self) -> Estimate:
-        """The part that is between two runs in a difference of log speed-ups."""
-        return self._between(self.speedup_sd)
+    def between_two(self, scatter: float, *, speedup: bool) -> Estimate:
+        """Return the part that is between two runs in a difference of log speed-ups, or of log latencies.
 
-    @property
-    def latency(self) -> Estimate:
-        """The part that is between two runs in a difference of log latencies."""
-        return self._between(self.latency_sd)
+        A model of all devices of a kind knows nothing of this machine. With it, that part is at least as large as the
+        scatter of single rounds: where calls differ by 10 % within a run, on a shared host, runs may differ as much.
 
-    def _between(self, deviation: float) -> Estimate:
+        Args:
+            scatter: standard deviation of single rounds in the two runs.
+            speedup: whether speed-ups are compared, not latencies.
+        """
+        deviation = self.speedup_sd if speedup else self.latency_sd
+        if self.device in KINDS:
+            deviation = max(deviation, scatter)
         return Estimate(0.0, math.sqrt(2) * deviation, max(self.runs - 1, 1) if self.runs else math.inf)
 
 

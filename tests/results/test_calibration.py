@@ -75,7 +75,7 @@ def by_speedups(a: Results, b: Results, noise: NoiseModel) -> Judged:
     mine, theirs = log_speedups(b), log_speedups(a)
     cells = []
     for name, value in mine.items():
-        lo, hi = difference(value, theirs[name], noise.speedup).interval()
+        lo, hi = difference(value, theirs[name], noise.between_two(0.0, speedup=True)).interval()
         cells.append(
             CellJudged("sta", "slower" if lo > 0 else "faster" if hi < 0 else "unclear", (math.exp(lo), math.exp(hi)))
         )

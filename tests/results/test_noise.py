@@ -54,8 +54,15 @@ def test_a_file_that_is_named_comes_first(tmp_path: Path) -> None:
 
 
 def test_two_runs_differ_by_the_noise_of_both() -> None:
-    assert MODEL.speedup == Estimate(0.0, math.sqrt(2) * 0.02, 9)
-    assert MODEL.latency.error == pytest.approx(math.hypot(0.03, 0.03))
+    assert MODEL.between_two(0.5, speedup=True) == Estimate(0.0, math.sqrt(2) * 0.02, 9)
+    assert MODEL.between_two(0.5, speedup=False).error == pytest.approx(math.hypot(0.03, 0.03))
+
+
+@pytest.mark.parametrize(("scatter", "deviation"), [(0.0, 0.02), (0.01, 0.02), (0.1, 0.1)])
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_a_model_of_all_devices_reckons_with_the_scatter_of_rounds(kind: str, scatter: float, deviation: float) -> None:
+    model = MODEL.model_copy(update={"device": kind})
+    assert model.between_two(scatter, speedup=True).error == pytest.approx(math.sqrt(2) * deviation)
 
 
 @pytest.mark.parametrize(
