@@ -26,6 +26,7 @@ from attnbench.results.journal import JOURNAL
 from attnbench.results.load import Results, read
 from attnbench.results.noise import NoiseModel
 from attnbench.results.records.cells import Record
+from attnbench.results.records.faults import first_fault
 from attnbench.results.run import PartProgress, Progress, announce, choose_place
 
 PLAN = "calibration.json"
@@ -132,7 +133,7 @@ def read_plan(folder: Path) -> Plan:
     except OSError as error:
         raise BadInput(f"nothing to resume: {str(folder)!r} has no {PLAN}") from error
     except ValidationError as error:
-        raise BadInput(f"{str(path)!r} is no plan of attnbench calibrate: {error.errors()[0]['msg']}") from error
+        raise BadInput(f"{str(path)!r} is no plan of attnbench calibrate: {first_fault(error, 'it')}") from error
     if plan.schema_version > SCHEMA_VERSION:
         raise BadInput(f"{str(path)!r} is of version {plan.schema_version}, newer than this attnbench: upgrade it")
     return plan

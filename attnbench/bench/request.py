@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from attnbench.kernels.errors import BadInput
 from attnbench.methods.entries import Entry, as_entries
 from attnbench.results.records.cells import Record
+from attnbench.results.records.faults import typed_fault
 
 
 class Request(Record):
@@ -58,6 +59,4 @@ def read_request(**fields: Any) -> Request:
     try:
         return Request.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"{name} {first['input']!r} cannot be used: {first['msg']}") from error
+        raise BadInput(typed_fault(error)) from error

@@ -13,8 +13,8 @@ from attnbench.cost.flops.counts import attention_counts
 from attnbench.kernels.engines import engine_version
 from attnbench.results.flags import Flag, flags_of
 from attnbench.results.intervals import median_interval
-from attnbench.results.journal import first_fault
 from attnbench.results.records.cells import Row, canonical_json, digest
+from attnbench.results.records.faults import first_fault
 
 
 def withdraw_throttled(trial: Trial) -> None:

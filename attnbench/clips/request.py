@@ -20,6 +20,7 @@ from attnbench.mini.prompts import mini_prompt
 from attnbench.models import MODEL_NAMES
 from attnbench.results.records.cells import Record
 from attnbench.results.records.clips import Role
+from attnbench.results.records.faults import typed_fault
 
 MINI = "mini"
 MINI_PROMPT = "3 moving north-east"
@@ -89,9 +90,7 @@ def read_request(**fields: Any) -> ClipsRequest:
     try:
         request = ClipsRequest.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"] if part not in ("int", "float"))  # branches of a union
-        raise BadInput(f"{name} {first['input']!r} cannot be used: {first['msg']}") from error
+        raise BadInput(typed_fault(error)) from error
     if request.model not in (MINI, *MODEL_NAMES):
         raise unknown_name("model", request.model, (MINI, *MODEL_NAMES))
     if request.model == MINI:

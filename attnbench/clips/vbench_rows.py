@@ -17,6 +17,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.results.journal import Journal
 from attnbench.results.records.cells import RunHeader
 from attnbench.results.records.clips import ClipRow, QualityRow, Role, clip_words, still_true
+from attnbench.results.records.faults import first_fault
 
 PREFIX = "vbench_"
 STAND_IN = "_with_random_weights"
@@ -91,9 +92,7 @@ def _read_score(path: Path, video: str, fields: dict[str, object]) -> VbenchScor
     try:
         return VbenchScore.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        what = "".join(f"{part}: " for part in first["loc"]) + first["msg"]
-        raise BadInput(f"{str(path)!r} has a damaged score of {video!r}: {what}") from error
+        raise BadInput(f"{str(path)!r} has a damaged score of {video!r}: {first_fault(error, 'it')}") from error
 
 
 def vbench_rows(scores: list[VbenchScore], clips: list[ClipRow], request: ClipsRequest) -> Iterator[QualityRow]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.journal import first_fault
 from attnbench.results.records.cells import Environment, Record
+from attnbench.results.records.faults import first_fault
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,6 +21,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.results.files import hold
 from attnbench.results.records.cells import SCHEMA_VERSION, Choices, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow
+from attnbench.results.records.faults import first_fault
 from attnbench.results.records.older import brought_up
 from attnbench.results.records.steps import StepRecord
 
@@ -367,13 +368,6 @@ def _version(path: Path, place: str, given: object) -> int:
             f"{str(path)!r} has schema version {version}; this attnbench reads up to {SCHEMA_VERSION}: upgrade it"
         )
     return version
-
-
-def first_fault(error: ValidationError) -> str:
-    """Return the first thing that is wrong with a record, as "latency_ms: Input should be greater than 0"."""
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part)[:_QUOTED] for part in first["loc"])
-    return f"{place or 'row'}: {first['msg'][: 4 * _QUOTED]}"
 
 
 _QUOTED = 60

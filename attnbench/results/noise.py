@@ -18,6 +18,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.results.estimates import Estimate
 from attnbench.results.files import write_whole
 from attnbench.results.records.cells import Record
+from attnbench.results.records.faults import first_fault
 
 NOISE_VERSION = 1
 KINDS = ("cpu", "cuda")
@@ -114,9 +115,7 @@ def read_noise(path: Path) -> NoiseModel:
     except OSError as error:
         raise BadInput(f"noise model {str(path)!r} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BadInput(f"{str(path)!r} is no noise model of attnbench calibrate: {where} {first['msg']}") from error
+        raise BadInput(f"{str(path)!r} is no noise model of attnbench calibrate: {first_fault(error, 'it')}") from error
     if model.schema_version > NOISE_VERSION:
         raise BadInput(f"{str(path)!r} is of version {model.schema_version}, newer than this attnbench: upgrade it")
     return model

@@ -13,8 +13,9 @@ from pydantic import Field, ValidationError
 
 from attnbench.inputs.files import MOST_BYTES, read_file
 from attnbench.kernels.errors import BadInput
-from attnbench.results.journal import JournalRecord, first_fault, validated
+from attnbench.results.journal import JournalRecord, validated
 from attnbench.results.records.cells import Record, Row, RunHeader, Sample
+from attnbench.results.records.faults import first_fault
 
 TABLE = "table.parquet"
 _METADATA = b"attnbench"

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError
 
 from attnbench.bench.request import Request
 from attnbench.results.records.cells import Cell, Choices, Record, Sample
+from attnbench.results.records.faults import first_fault
 
 
 class Task(Record):
@@ -71,9 +72,7 @@ def record_of(model: type[Kind], value: Any) -> Kind:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or model.__name__
-        raise Unbelievable(f"handed in what is no record: {where}: {first['msg']}") from None
+        raise Unbelievable(f"handed in what is no record: {first_fault(error, model.__name__)}") from None
 
 
 class Unbelievable(Exception):

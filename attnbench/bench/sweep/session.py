@@ -18,6 +18,7 @@ from attnbench.results.journal import JOURNAL
 from attnbench.results.load import Results, read
 from attnbench.results.pairs import baseline_samples
 from attnbench.results.records.cells import Row
+from attnbench.results.records.faults import first_fault
 from attnbench.results.run import PartProgress, Progress, announce, choose_place
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def read_sweep(folder: Path) -> Sweep:
     try:
         sweep = Sweep.model_validate_json(text)
     except ValidationError as error:
-        raise BadInput(f"{str(path)!r} is not a sweep: {error.errors()[0]['msg']}") from error
+        raise BadInput(f"{str(path)!r} is not a sweep: {first_fault(error, 'it')}") from error
     if sweep.schema_version > SCHEMA_VERSION:
         raise BadInput(f"{str(path)!r} is of version {sweep.schema_version}, newer than this attnbench: upgrade it")
     return sweep

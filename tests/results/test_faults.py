@@ -1,0 +1,57 @@
+"""Faults that pydantic finds are told in attnbench's words: what was typed, and what would be right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from attnbench.results.records.faults import first_fault, typed_fault
+
+
+class Made(BaseModel):
+    calls: int = Field(default=2, ge=2, le=9)
+    share: float = Field(default=0.5, gt=0, lt=1)
+    seconds: int | float = 1
+
+    @model_validator(mode="after")
+    def agree(self) -> Made:
+        if self.calls == 7:
+            raise ValueError("seven calls are unlucky")
+        return self
+
+
+def fault(**fields: Any) -> ValidationError:
+    with pytest.raises(ValidationError) as found:
+        Made(**fields)
+    return found.value
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"calls": 1}, "calls 1 must be 2 or more"),
+        ({"calls": 10}, "calls 10 must be 9 or less"),
+        ({"share": 0.0}, "share 0.0 must be above 0"),
+        ({"share": 2.5}, "share 2.5 must be below 1"),
+    ],
+)
+def test_a_limit_is_told_with_the_value(fields: dict[str, Any], said: str) -> None:
+    assert typed_fault(fault(**fields)).removesuffix(".0") == said
+    name, _, words = said.split(" ", 2)
+    assert first_fault(fault(**fields)).removesuffix(".0") == f"{name}: {words}"
+
+
+def test_other_faults_keep_pydantics_words() -> None:
+    assert typed_fault(fault(seconds="soon")).startswith("seconds 'soon' cannot be used: Input should be a valid")
+    assert first_fault(fault(calls=7), "it") == "it: Value error, seven calls are unlucky"
+
+
+def test_what_is_quoted_is_short() -> None:
+    class Deep(BaseModel):
+        fields: dict[str, int]
+
+    with pytest.raises(ValidationError) as found:
+        Deep(fields={"x" * 10_000: "y"})  # type: ignore[dict-item]
+    assert len(first_fault(found.value)) < 400
