@@ -118,9 +118,13 @@ def _latencies(
 
 
 def tell(
-    named: Mapping[str, object], result: Comparison, code: int, as_json: bool, markdown: bool, junit: Path | None
-) -> None:
-    """Print a comparison of latency tables; in JSON together with what was compared and the command's exit code."""
+    named: Mapping[str, object], result: Comparison, code: int, as_json: bool, markdown: bool, junit: Path | None,
+    *, words: bool = True,
+) -> None:  # fmt: skip
+    """Print a comparison of latency tables; in JSON together with what was compared and the command's exit code.
+
+    Without ``words``, nothing is printed for people: where a table is begun, there is nothing to compare with.
+    """
     from attnbench.report.terminal.comparison import comparison_junit, comparison_lines, comparison_markdown
     from attnbench.results.files import write_whole
 
@@ -131,7 +135,7 @@ def tell(
 
         document = {**named, **result.to_dict(), "exit_code": code}
         print(json.dumps(document, indent=2, allow_nan=False))
-    else:
+    elif words:
         say("\n".join(comparison_markdown(result) if markdown else comparison_lines(result)))
 
 

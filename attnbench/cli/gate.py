@@ -159,8 +159,8 @@ def _move(path: Path, run: Path, accepted: list[str], judging: JudgeOptions) -> 
     named = {"a": str(baseline.path), "b": str(run), "updated": [str(each) for each in written]}
     regressed = any(cell.is_regression for cell in result.cells)
     code = 0 if moves else 1 if regressed else result.exit_code or 1
-    if judging.as_json or judging.junit is not None or not (baseline.begun and moves):  # there is nothing to compare
-        tell(named, result, code, judging.as_json, judging.markdown, judging.junit)
+    compared = not (baseline.begun and moves)
+    tell(named, result, code, judging.as_json, judging.markdown, judging.junit, words=compared)
     if not judging.as_json:
         begun = "begun" if baseline.begun else "moved"
         say(f"{begun}: {', '.join(named['updated'])}" if moves else f"not {begun}: {str(baseline.path)!r}")

@@ -77,6 +77,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_table_that_is_begun_is_compared_with_nothing_in_words(here: Path) -> None:
+    code, said = gate("first", "--baseline", "new", "--update", "--junit", "found.xml")
+    assert (code, said.strip()) == (0, "begun: new/table.parquet, new/table.csv")
+    assert (here / "found.xml").read_text().startswith("<?xml")
+
+
 def test_the_document_has_the_exit_code_of_the_command(here: Path) -> None:
     code, said = gate("first", "--baseline", "other", "--update", "--json")
     assert code == 0
