@@ -108,6 +108,10 @@ class Trial:
         self.verdict, self.reason = verdict, reason
 
 
+MOST_REASON = 500
+"""Characters of a reason that are kept: what a package raises may be of any length."""
+
+
 def dense_job() -> Job:
     """Return the job of the dense baseline."""
     full = get_method("full")
@@ -146,6 +150,8 @@ def classified() -> Iterator[Failure]:
         failure.reason = first_line(error)
     if changed := before.restore():
         failure.verdict, failure.reason = "error", "; ".join(filter(None, [f"it {changed}", failure.reason]))
+    if len(failure.reason) > MOST_REASON:
+        failure.reason = f"{failure.reason[:MOST_REASON]}… (cut)"
 
 
 def first_line(error: BaseException) -> str:

@@ -44,6 +44,7 @@ METHODS = {
         "made = plan(settings, q, k, call)\n    return dataclasses.replace(made, pattern=made)",
         "",
     ),
+    "chatters": ("raise RuntimeError('no ' * 5000)", "RuntimeError: no no no"),
     "exits": ("sys.exit(0)", "it called sys.exit(0)"),
     "debts": (
         "return dataclasses.replace(plan(settings, q, k, call), selection_flops=-1000000000)",
@@ -73,6 +74,8 @@ def test_each_is_an_error_of_its_own(
     }  # fmt: skip
     asked = Request(methods=[Entry(name) for name in ("sta", *METHODS, "full")], isolate=False, **fields)
     rows = {row.method: row for row in session.start(asked, tmp_path / "run", NoProgress()).rows}
+    assert len(rows["chatters"].reason) < 600
+    assert rows["chatters"].reason.endswith("… (cut)")
     assert sorted(rows) == sorted(["sta", *METHODS, "full"])
     for name, (_, reason) in METHODS.items():
         verdict = "incorrect" if name == "debts" else "error"  # what a plan says of itself is wrong there

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from attnbench.results.noise import NoiseModel
 from attnbench.results.records.faults import first_fault, typed_fault
 
 
@@ -45,7 +46,14 @@ def test_a_limit_is_told_with_the_value(fields: dict[str, Any], said: str) -> No
 
 def test_other_faults_keep_pydantics_words() -> None:
     assert typed_fault(fault(seconds="soon")).startswith("seconds 'soon' cannot be used: Input should be a valid")
-    assert first_fault(fault(calls=7), "it") == "it: Value error, seven calls are unlucky"
+    assert first_fault(fault(calls=7), "it") == "it: seven calls are unlucky"
+
+
+@pytest.mark.parametrize("value", [1e31, 1e308])
+def test_figures_that_no_machine_measures_are_no_record(value: float) -> None:
+    with pytest.raises(ValidationError) as found:
+        NoiseModel(device="cpu", speedup_sd=value, latency_sd=0.0, runs=0, provenance="assumed")
+    assert first_fault(found.value) == f"row: speedup_sd is {value:g}, which is no figure that can be measured"
 
 
 def test_what_is_quoted_is_short() -> None:

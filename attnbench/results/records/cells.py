@@ -55,10 +55,24 @@ def inputs_content(content: str | None, part: str | None) -> str:
     return "" if content is None else content[:16] + (f"@{part}" if part else "")
 
 
+MOST = 1e30
+"""The largest figure of a record: a thousand years are 3e13 ms."""
+
+
 class Record(BaseModel):
     """Base of everything in the journal: unknown fields are an error, values are frozen, NaN and Inf are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _figures_are_possible(self) -> Record:
+        """Refuse what no machine measures, and what sums and squares of it could not hold."""
+        for name, value in self.__dict__.items():
+            values = value if type(value) is list else (value,)
+            for each in values:
+                if type(each) is float and not -MOST <= each <= MOST:
+                    raise ValueError(f"{name} is {each:g}, which is no figure that can be measured")
+        return self
 
 
 class Cell(Record):

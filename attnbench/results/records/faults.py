@@ -42,4 +42,6 @@ def typed_fault(error: ValidationError) -> str:
 def _words(first: object) -> str:
     assert isinstance(first, dict)
     limit = _LIMITS.get(first["type"])
-    return limit.format(**first["ctx"]) if limit else str(first["msg"])[: 4 * _QUOTED]
+    if limit:
+        return limit.format(**first["ctx"])
+    return str(first["msg"]).removeprefix("Value error, ")[: 4 * _QUOTED]
