@@ -24,9 +24,9 @@ def history(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show each cell over time: speed-up and latency of every run, and the commits at which their level changed.
+    r"""Show each cell over time: speed-up and latency of every run, and the commits at which their level changed.
 
-    Change points need ruptures: pip install 'attnbench[history]'.
+    Change points need ruptures: pip install 'attnbench\[history]'.
 
     Exit codes: 0 fine, 2 bad input.
     """

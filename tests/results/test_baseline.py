@@ -83,6 +83,26 @@ def test_a_table_that_is_begun_is_compared_with_nothing_in_words(here: Path) -> 
     assert (here / "found.xml").read_text().startswith("<?xml")
 
 
+def test_methods_without_a_latency_are_named_when_a_table_is_begun(here: Path) -> None:
+    folder = write_run(here / "second", {"moba": 5.0}, run="run-2")
+    crashed = row([1.0], "run-2", method="evil", verdict="crashed", reason="exit code 0 and no result")
+    with (folder / JOURNAL).open("a") as journal:
+        journal.write(line_of(crashed))
+    code, said = gate("second", "--baseline", "new", "--update")
+    assert code == 0
+    assert "without a latency, and asked for none from now on: evil (crashed)" in said
+
+
+@pytest.mark.parametrize("words", [["--markdown"], []])
+def test_speed_ups_come_first_with_the_latencies_beside_them(here: Path, words: list[str]) -> None:
+    write_run(here / "slow", {"moba": 5.5, "sta": 4.0}, run="run-3")
+    _, said = gate("slow", "--baseline", "kept", *words)
+    line = said[said.index("moba") :].replace("|", " ").split()
+    assert line[:3] == ["moba", "2.00", "1.82"]
+    assert float(line[3]) == pytest.approx(1.1, rel=1e-3)
+    assert [float(each) for each in line[5:7]] == pytest.approx([5.13, 5.64], rel=0.02)
+
+
 def test_the_document_has_the_exit_code_of_the_command(here: Path) -> None:
     code, said = gate("first", "--baseline", "other", "--update", "--json")
     assert code == 0

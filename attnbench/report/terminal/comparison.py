@@ -14,7 +14,7 @@ VERDICTS = {"slower": "SLOW", "faster": "FAST", "same": "SAME", "unclear": "AMBI
 _NAME = 26
 _FACTS = ("layers", "step", "grid", "text_tokens", "batch", "heads", "kv_heads", "head_dim", "dtype", "direction")
 _MORE = ("inputs", "seed", "engine_asked")
-_HEAD = ("", "A ms", "B ms", "time B/A", "95 %", "verdict")
+_HEAD = ("", "A ×", "B ×", "slower", "95 %", "A ms", "B ms", "verdict")
 
 
 def names_of(cells: Sequence[CellChange]) -> list[str]:
@@ -49,7 +49,10 @@ def comparison_markdown(result: Comparison) -> list[str]:
     """Return a comparison as Markdown."""
     if result.refusal is not None:
         return [f"Not compared: {result.refusal}."]
-    lines = ["| cell | A ms | B ms | time B/A | 95 % | verdict | reason |", "|---|--:|--:|--:|:-:|---|---|"]
+    lines = [
+        "| cell | speed-up A | speed-up B | B slower by | 95 % | A ms | B ms | verdict | reason |",
+        "|---|--:|--:|--:|:-:|--:|--:|---|---|",
+    ]
     for cell, name in zip(result.cells, names_of(result.cells), strict=True):
         reason = "; ".join(filter(None, [cell.reason, *cell.attributes, _allowed(cell) if cell.allowed else ""]))
         parts = [name, *_figures(cell), f"**{verdict_of(cell)}**" if cell.is_regression else verdict_of(cell), reason]
@@ -102,8 +105,11 @@ def _table(cells: Sequence[CellChange], names: Sequence[str], width: int) -> lis
 
 
 def _figures(cell: CellChange) -> list[str]:
-    ends = "–" if cell.lo is None or cell.hi is None or cell.hi > 99 else f"{cell.lo:.2f}–{cell.hi:.2f}"
-    return [_number(cell.a_ms), _number(cell.b_ms), NONE if cell.ratio is None else f"{cell.ratio:.3f}", ends]
+    """Return the speed-ups, how many times slower B is by them, with its interval, and the latencies."""
+    ends = NONE if cell.lo is None or cell.hi is None else f"{cell.lo:.2f}–{cell.hi:.2f}" if cell.hi <= 99 else "0–99+"
+    ratio = NONE if cell.ratio is None else f"{cell.ratio:.3f}"
+    speedups = [NONE if each is None else f"{each:#.3g}".rstrip(".") for each in (cell.a_speedup, cell.b_speedup)]
+    return [*speedups, ratio, ends, _number(cell.a_ms), _number(cell.b_ms)]
 
 
 def _sentences(result: Comparison) -> list[str]:
