@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from attnbench.results.noise import NoiseModel
+from attnbench.results.records.cells import Row
 from attnbench.results.records.faults import first_fault, typed_fault
+from tests.results.test_compare import row
 
 
 class Made(BaseModel):
@@ -54,6 +57,15 @@ def test_figures_that_no_machine_measures_are_no_record(value: float) -> None:
     with pytest.raises(ValidationError) as found:
         NoiseModel(device="cpu", speedup_sd=value, latency_sd=0.0, runs=0, provenance="assumed")
     assert first_fault(found.value) == f"row: speedup_sd is {value:g}, which is no figure that can be measured"
+
+
+@pytest.mark.parametrize("name", ["settings", "settings_given"])
+@pytest.mark.parametrize("text", ["{not json", "[]", "", "[" * 100_000, json.dumps({"x": "y" * 10_000})])
+def test_settings_that_are_no_object_are_no_record(name: str, text: str) -> None:
+    fields = row().model_dump() | {name: text}
+    with pytest.raises(ValidationError) as found:
+        Row.model_validate(fields)
+    assert first_fault(found.value).startswith(f"row: {name} must be a JSON object of up to 10,000 characters, not ")
 
 
 def test_what_is_quoted_is_short() -> None:

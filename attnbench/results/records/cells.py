@@ -26,6 +26,13 @@ Pass = Literal["fwd", "bwd"]
 Provenance = Literal["measured", "instrumented", "ablated", "modelled"]
 
 
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
 def canonical_json(value: object) -> str:
     """Return JSON with sorted keys and no spaces, so that equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -57,6 +64,10 @@ def inputs_content(content: str | None, part: str | None) -> str:
 
 MOST = 1e30
 """The largest figure of a record: a thousand years are 3e13 ms."""
+
+
+MOST_SETTINGS = 10_000
+"""Characters of a method's settings."""
 
 
 class Record(BaseModel):
@@ -106,6 +117,16 @@ class Cell(Record):
     engine_asked: str | None = Field(default=None, description="the engine asked for by name; null: auto")
     engine: str = Field(description="who ran the plan")
     device: str = Field(description="name of the GPU or CPU")
+
+    @model_validator(mode="after")
+    def _settings_are_objects(self) -> Cell:
+        """Refuse settings that are no JSON object, or that no table could show."""
+        for name, text in (("settings", self.settings), ("settings_given", self.settings_given)):
+            if text is not None and (len(text) > MOST_SETTINGS or not _is_object(text)):
+                raise ValueError(
+                    f"{name} must be a JSON object of up to {MOST_SETTINGS:,} characters, not {text[:60]!r}"
+                )
+        return self
 
     @property
     def identity(self) -> str:
