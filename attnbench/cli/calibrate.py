@@ -60,8 +60,7 @@ def calibrate(
 
     The same cells are measured many times without a change, and a few times with calls that are slower by a known share
     on purpose. All pairs of runs are compared as attnbench compare does. What runs differ by is stored for the device,
-    and compare and gate reckon with it. With the defaults it takes about a quarter
-    of an hour on two CPU cores.
+    and compare and gate reckon with it. With the defaults it takes about a quarter of an hour on two CPU cores.
 
     Exit codes: 0 fine, 2 bad input, 130 interrupted.
     """

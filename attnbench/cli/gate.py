@@ -161,7 +161,7 @@ def _move(path: Path, run: Path, accepted: list[str], judging: JudgeOptions) -> 
     code = 0 if moves else 1 if regressed else result.exit_code or 1
     lacking = sorted({f"{row.method} ({row.verdict})" for row in found.rows if row.verdict != "ok"})
     if moves and lacking:
-        say(f"without a latency, and asked for none from now on: {', '.join(lacking)}", error=True)
+        say(f"no latency yet, so the gate does not ask for one: {', '.join(lacking)}", error=True)
     compared = not (baseline.begun and moves)
     tell(named, result, code, judging.as_json, judging.markdown, judging.junit, words=compared)
     if not judging.as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 
 @contextmanager
@@ -18,13 +19,13 @@ def no_silent_exit(say: Callable[[str], object]) -> Iterator[None]:
     """
     end, mine = os._exit, os.getpid()
 
-    def told(status: int) -> None:
+    def told(status: int) -> NoReturn:
         if os.getpid() == mine:
             say(f"code of another package called os._exit({status!r}): that is no result")
             status = status or 1
         end(status)
 
-    os._exit = told  # type: ignore[assignment]
+    os._exit = told
     try:
         yield
     finally:

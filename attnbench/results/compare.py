@@ -203,11 +203,10 @@ def compare_tables(
     cells.sort(key=lambda cell: (_SEVERITY.index(cell.change), -(cell.ratio or 0)))
     changes = _environment_changes(_used_environments(a, means_a), _used_environments(b, means_b))
     said = f"{noise.speedup_sd:.1%} of the speed-up and {noise.latency_sd:.1%} of the latency between runs"
+    said += f", {noise.provenance} on {noise.device}"
     if noise.device in KINDS:
-        said += ", or as much as rounds scatter"
-    return Comparison(
-        threshold, tuple(cells), tuple(changes), margin=margin, noise=f"{said}, {noise.provenance} on {noise.device}"
-    )
+        said += "; at least the scatter of single rounds"
+    return Comparison(threshold, tuple(cells), tuple(changes), margin=margin, noise=said)
 
 
 @dataclass(frozen=True)

@@ -369,7 +369,7 @@ def _load(
                 mbarrier.wait(v_empty.index(stage), phase)
                 mbarrier.expect(v_full.index(stage), v_rows.block_type.nbytes)
                 to = v_smem.index(stage)
-                if ARRANGE:  # noqa: SIM102, a constant
+                if ARRANGE:  # noqa: SIM102, a constexpr: only such an if is left out when compiled
                     if start + KEYS > places:  # rows of the next head get weights of 0, but 0 · NaN is NaN
                         after = gl.minimum(kv_head + 1, all_heads - 1)
                         following = wait_for_head(progress, after, following, places, KEYS)

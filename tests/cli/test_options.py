@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attnbench.cli import COMMANDS
 from attnbench.cli.options import asked_methods
 from attnbench.kernels.errors import BadInput
 from attnbench.methods.registry import BUILT_IN
@@ -118,3 +121,13 @@ def test_methods_are_those_asked_for_each_once_or_the_built_in_ones() -> None:
     assert [name for name, _ in asked(None)] == list(BUILT_IN)
     with pytest.raises(BadInput, match=r"unknown method 'mob': did you mean 'moba'\?"):
         asked(["sta", "mob"])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_word_of_a_help_is_taken_for_a_style(command: str) -> None:
+    """rich reads "[history]" as a style and prints nothing for it, unless the bracket is escaped."""
+    home = importlib.import_module(f"attnbench.cli.{command}")
+    functions = [each for _, each in inspect.getmembers(home, inspect.isfunction) if each.__module__ == home.__name__]
+    assert functions
+    for function in functions:
+        assert not re.findall(r"(?<!\\)\[[a-z#/@]+\]", function.__doc__ or ""), function.__name__

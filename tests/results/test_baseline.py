@@ -7,6 +7,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import random
 from dataclasses import replace
@@ -21,7 +22,8 @@ from typer.testing import CliRunner
 import attnbench
 from attnbench.cli import app
 from attnbench.kernels.errors import BadInput
-from attnbench.results.compare import compare_tables
+from attnbench.report.terminal.comparison import comparison_lines, comparison_markdown
+from attnbench.results.compare import CellChange, Comparison, compare_tables
 from attnbench.results.journal import JOURNAL, line_of
 from attnbench.results.load import read
 from attnbench.results.pairs import baseline_ids
@@ -83,6 +85,17 @@ def test_a_table_that_is_begun_is_compared_with_nothing_in_words(here: Path) -> 
     assert (here / "found.xml").read_text().startswith("<?xml")
 
 
+@pytest.mark.parametrize(
+    ("lo", "hi", "shown"),
+    [(0.5, 99.0, "0.50–99.00"), (0.03, 165.0, "0.03–99+"), (2.1, 150.0, "2.10–99+"), (120.0, math.inf, "99+–99+")],
+)
+def test_a_wide_interval_keeps_its_lower_end(lo: float, hi: float, shown: str) -> None:
+    cell = row([10.0]).cell().model_dump()
+    change = CellChange("id", cell | {"layers": "0"}, "unclear", ratio=5.0, lo=lo, hi=hi)
+    assert shown in " ".join(comparison_lines(Comparison(0.03, (change,))))
+    assert shown in " ".join(comparison_markdown(Comparison(0.03, (change,))))
+
+
 def test_methods_without_a_latency_are_named_when_a_table_is_begun(here: Path) -> None:
     folder = write_run(here / "second", {"moba": 5.0}, run="run-2")
     crashed = row([1.0], "run-2", method="evil", verdict="crashed", reason="exit code 0 and no result")
@@ -90,7 +103,7 @@ def test_methods_without_a_latency_are_named_when_a_table_is_begun(here: Path) -
         journal.write(line_of(crashed))
     code, said = gate("second", "--baseline", "new", "--update")
     assert code == 0
-    assert "without a latency, and asked for none from now on: evil (crashed)" in said
+    assert "no latency yet, so the gate does not ask for one: evil (crashed)" in said
 
 
 @pytest.mark.parametrize("words", [["--markdown"], []])

@@ -14,6 +14,8 @@ VERDICTS = {"slower": "SLOW", "faster": "FAST", "same": "SAME", "unclear": "AMBI
 _NAME = 26
 _FACTS = ("layers", "step", "grid", "text_tokens", "batch", "heads", "kv_heads", "head_dim", "dtype", "direction")
 _MORE = ("inputs", "seed", "engine_asked")
+_MOST_END = 99
+"""The largest end of an interval that is written out."""
 _HEAD = ("", "A ×", "B ×", "slower", "95 %", "A ms", "B ms", "verdict")
 
 
@@ -106,10 +108,14 @@ def _table(cells: Sequence[CellChange], names: Sequence[str], width: int) -> lis
 
 def _figures(cell: CellChange) -> list[str]:
     """Return the speed-ups, how many times slower B is by them, with its interval, and the latencies."""
-    ends = NONE if cell.lo is None or cell.hi is None else f"{cell.lo:.2f}–{cell.hi:.2f}" if cell.hi <= 99 else "0–99+"
+    ends = NONE if cell.lo is None or cell.hi is None else f"{_end(cell.lo)}–{_end(cell.hi)}"
     ratio = NONE if cell.ratio is None else f"{cell.ratio:.3f}"
     speedups = [NONE if each is None else f"{each:#.3g}".rstrip(".") for each in (cell.a_speedup, cell.b_speedup)]
     return [*speedups, ratio, ends, _number(cell.a_ms), _number(cell.b_ms)]
+
+
+def _end(value: float) -> str:
+    return f"{value:.2f}" if value <= _MOST_END else f"{_MOST_END}+"
 
 
 def _sentences(result: Comparison) -> list[str]:

@@ -26,13 +26,6 @@ Pass = Literal["fwd", "bwd"]
 Provenance = Literal["measured", "instrumented", "ablated", "modelled"]
 
 
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except ValueError:
-        return False
-
-
 def canonical_json(value: object) -> str:
     """Return JSON with sorted keys and no spaces, so that equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -64,7 +57,6 @@ def inputs_content(content: str | None, part: str | None) -> str:
 
 MOST = 1e30
 """The largest figure of a record: a thousand years are 3e13 ms."""
-
 
 MOST_SETTINGS = 10_000
 """Characters of a method's settings."""
@@ -122,7 +114,7 @@ class Cell(Record):
     def _settings_are_objects(self) -> Cell:
         """Refuse settings that are no JSON object, or that no table could show."""
         for name, text in (("settings", self.settings), ("settings_given", self.settings_given)):
-            if text is not None and (len(text) > MOST_SETTINGS or not _is_object(text)):
+            if text is not None and (len(text) > MOST_SETTINGS or settings_of(text) is None):
                 raise ValueError(
                     f"{name} must be a JSON object of up to {MOST_SETTINGS:,} characters, not {text[:60]!r}"
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 _QUOTED = 60
 """Characters of a name or a value that are quoted."""
@@ -39,8 +40,7 @@ def typed_fault(error: ValidationError) -> str:
     return f"{name} {first['input']!r} {words if words.startswith('must be') else f'cannot be used: {words}'}"
 
 
-def _words(first: object) -> str:
-    assert isinstance(first, dict)
+def _words(first: ErrorDetails) -> str:
     limit = _LIMITS.get(first["type"])
     if limit:
         return limit.format(**first["ctx"])
