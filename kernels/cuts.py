@@ -1,4 +1,4 @@
-"""Choose (query, block) pairs by q and k: pool, score, cut."""
+"""Choose pairs by q and k: pool, score, cut. Rows are single queries or blocks of queries."""
 
 from __future__ import annotations
 
@@ -80,3 +80,26 @@ def route(q: Tensor, k: Tensor, layout: Layout, partition: Partition, cut: Cut) 
         if cut.select == "threshold":
             return ops.cut_threshold_query(scores, own, cut.amount), flops
         return ops.cut_top_k_query(scores, own, int(cut.amount)), flops
+
+
+def score_block_pairs(q: Tensor, k: Tensor, q_partition: Partition, k_partition: Partition) -> tuple[Tensor, int]:
+    """Score the means of the query blocks against the means of the key blocks, without text blocks.
+
+    Plain dot products, without softmax or 1/√d; ``row_ops`` cuts them. No gradient is recorded.
+
+    Args:
+        q: [B, H, N, D], any strides with the last 1.
+        k: [B, KV heads, N, D], likewise; KV heads divides H.
+        q_partition: blocks of the queries, on the device of q and k.
+        k_partition: blocks of the keys.
+
+    Returns:
+        Scores [B, H, video blocks of q, video blocks of k] in float32, or in float64 for float64 tensors, and the
+        floating-point operations spent on means and scores, 2 for a multiply-add.
+    """
+    with torch.no_grad():
+        queries = ops.pool_means(q, q_partition.order, q_partition.offsets)[:, :, q_partition.video]
+        keys = ops.pool_means(k, k_partition.order, k_partition.offsets)[:, :, k_partition.video]
+        scores, _ = ops.score_blocks(queries, keys)
+    flops = ops.pooling_flops(q.shape) + ops.pooling_flops(k.shape)
+    return scores, flops + ops.scoring_flops(queries.shape, keys.shape[2])

@@ -3,8 +3,8 @@
 ``main(METHOD)`` at the end of a method's file lets ``python FILE.py`` draw which pairs it keeps.
 """
 
-from attnbench.kernels import selection_ops
-from attnbench.kernels.cuts import Cut, route
+from attnbench.kernels import row_ops, selection_ops
+from attnbench.kernels.cuts import Cut, route, score_block_pairs
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid, Layout, coordinates
 from attnbench.kernels.partition import Partition, partition_cuboids, partition_ranges, whole
@@ -21,7 +21,7 @@ from attnbench.methods.text import keep_text, route_text
 __all__ = [
     "BadInput", "BlockPattern", "Call", "Cut", "DensitySetting", "Grid", "Layout", "MeanSelection", "Method",
     "Partition", "Plan", "RoutedPattern", "Rule", "Source", "Unsupported", "as_choice", "as_ints", "band",
-    "bounding_boxes", "causal", "coordinates", "keep_text", "main", "nearest", "partition_cuboids",
-    "partition_ranges", "phase", "remembered", "route", "route_text", "selection_ops", "share_of", "shrink_axis",
-    "whole", "window",
+    "bounding_boxes", "causal", "coordinates", "keep_text", "main", "nearest", "partition_cuboids", "partition_ranges",
+    "phase", "remembered", "route", "route_text", "row_ops", "score_block_pairs", "selection_ops", "share_of",
+    "shrink_axis", "whole", "window",
 ]  # fmt: skip

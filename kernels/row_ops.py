@@ -1,0 +1,124 @@
+"""Cuts of rows of block pairs as torch operators, which torch.compile, FLOP counters and profilers see.
+
+They run the functions of ``kernels.row_cuts``. None has a gradient, because the choice of pairs has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from attnbench.kernels import row_cuts
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.operators import operator
+from attnbench.kernels.phases import phase
+from attnbench.kernels.remember import remembered
+
+
+@operator("attnbench::row_shares")
+def _row_shares(scores: Tensor, scale: float, sizes: Tensor | None) -> Tensor:
+    with phase("select"):
+        return row_cuts.row_shares(scores, scale, sizes)
+
+
+@operator("attnbench::cut_top_k_row")
+def _cut_top_k_row(scores: Tensor, counts: Tensor) -> Tensor:
+    with phase("select"):
+        return row_cuts.top_k_of_rows(scores, counts)
+
+
+@operator("attnbench::cut_mass_row")
+def _cut_mass_row(shares: Tensor, masses: Tensor, crossing: str, least: int) -> Tensor:
+    with phase("select"):
+        return row_cuts.mass_of_rows(shares, masses, crossing, least)
+
+
+@_row_shares.register_fake
+def _(scores: Tensor, scale: float, sizes: Tensor | None) -> Tensor:
+    return scores.new_empty(scores.shape)
+
+
+def _fake_cut(scores: Tensor, *settings: object) -> Tensor:
+    return scores.new_empty(scores.shape, dtype=torch.bool)
+
+
+for _cut in (_cut_top_k_row, _cut_mass_row):
+    _cut.register_fake(_fake_cut)
+
+
+def row_shares(scores: Tensor, scale: float = 1.0, sizes: Tensor | None = None) -> Tensor:
+    """Return the softmax of ``scale`` · ``scores`` over each row of key blocks.
+
+    Args:
+        scores: float32 or float64 [B, H, q blocks, k blocks], contiguous; -inf is a share of 0.
+        scale: factor of the scores.
+        sizes: tokens of each key block, [k blocks] or [B, H, k blocks], by which shares are weighted; None weighs all
+            blocks alike.
+
+    Returns:
+        Shares like ``scores``. A row without a finite score, or without tokens, has shares of 0.
+    """
+    shares: Tensor = _row_shares(scores, float(scale), sizes)
+    return shares
+
+
+def cut_top_k_row(scores: Tensor, k: int | Sequence[int]) -> Tensor:
+    """Keep the ``k`` best key blocks of each row, bool [B, H, q blocks, k blocks]. No block is forced.
+
+    Among equal scores, the lower index wins. Scores of -inf are never kept.
+
+    Args:
+        scores: float32 or float64 [B, H, q blocks, k blocks], contiguous.
+        k: how many a row keeps, from 0; one number, or one for each head.
+
+    Raises:
+        BadInput: for a negative number, or another number of numbers than heads.
+    """
+    counts = (k,) if isinstance(k, int) else tuple(k)
+    if len(counts) not in (1, scores.shape[1]) or any(count < 0 for count in counts):
+        raise BadInput(
+            f"k is {k!r}; it must be one whole number of at least 0, or {scores.shape[1]}, one for each head"
+        )
+    keep: Tensor = _cut_top_k_row(scores, _counts(counts, scores.device))
+    return keep
+
+
+def cut_mass_row(shares: Tensor, mass: float | Sequence[float], *, crossing: str = "in", least: int = 0) -> Tensor:
+    """Keep the largest shares of each row up to a mass, bool [B, H, q blocks, k blocks]. No block is forced.
+
+    Shares are ranked from the largest, among equal ones from the lower index. A mass of 1 or more keeps every block.
+
+    Args:
+        shares: float32 or float64 [B, H, q blocks, k blocks], contiguous, none negative. They are compared as they are,
+            so a row may sum to less than 1.
+        mass: one number, or one for each head.
+        crossing: what happens around the block with which the sum reaches the mass. With "in", a block is kept if the
+            sum before it is below the mass; with "past", if it is at most the mass; with "out", if the sum including it
+            is at most the mass, so that a row may keep nothing.
+        least: how many blocks a row keeps at least.
+
+    Raises:
+        BadInput: for another word, a negative ``least``, or another number of masses than heads.
+    """
+    masses = (float(mass),) if isinstance(mass, (int, float)) else tuple(float(each) for each in mass)
+    if len(masses) not in (1, shares.shape[1]):
+        raise BadInput(f"mass is {mass!r}; it must be one number, or {shares.shape[1]}, one for each head")
+    if crossing not in row_cuts.CROSSINGS or least < 0:
+        raise BadInput(
+            f"crossing is {crossing!r} and least is {least!r}; they must be one of "
+            f"{', '.join(row_cuts.CROSSINGS)}, and a whole number of at least 0"
+        )
+    keep: Tensor = _cut_mass_row(shares, _masses(masses, shares.device), crossing, least)
+    return keep
+
+
+@remembered(64)
+def _counts(counts: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(counts, dtype=torch.int64, device=device)
+
+
+@remembered(64)
+def _masses(masses: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(masses, dtype=torch.float64, device=device)
