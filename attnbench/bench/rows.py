@@ -11,9 +11,9 @@ from attnbench.bench.bench import Bench
 from attnbench.bench.trial import PlanFacts, Trial
 from attnbench.cost.flops.counts import attention_counts
 from attnbench.kernels.engines import engine_version
-from attnbench.results.flags import Flag, flags_of
+from attnbench.results.flags import flags_of
 from attnbench.results.intervals import median_interval
-from attnbench.results.records.cells import Row, canonical_json, digest
+from attnbench.results.records.cells import Flag, Row, canonical_json, digest
 from attnbench.results.records.faults import first_fault
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
 from attnbench.machine.clock import CLOCK
+from attnbench.results.records.cells import Stability
 
 SECONDS = 5.0
 """What repeated calls may take where their number is not given."""
@@ -36,7 +36,7 @@ class StabilityCheck:
         problem: of the first call that rounding does not explain; empty if there is none.
     """
 
-    found: Literal["deterministic", "stable", "unstable"]
+    found: Stability
     calls: int
     problem: str = ""
 

@@ -67,7 +67,8 @@ def compare(
 
     A method is judged by the mean over its layers, relative to the dense baseline of the same rounds. Slower or faster:
     significant, and beyond the threshold. Same: the interval lies within the margin. Ambiguous: the rest. A cell that
-    vanished, cannot be compared, lost its verdict, or got worse in density, error or memory is a regression.
+    vanished, cannot be compared, lost its verdict, or got worse in density, error, memory or stability is a regression.
+    Another engine is shown, and its speed judged; attnbench gate takes it for a regression.
 
     Exit codes: 0 fine, 1 a regression, 2 bad input, 3 a cell is ambiguous, 4 nothing comparable.
     """

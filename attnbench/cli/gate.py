@@ -35,6 +35,10 @@ class JudgeOptions:
     margin: MarginOption = None
     noise: NoiseOption = None
     allow_missing: AllowMissingOption = None
+    allow_engine: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METHOD", help="A method that another engine may run; repeat for several."),
+    ] = None
     fail_ambiguous: Annotated[
         bool, typer.Option("--fail-ambiguous", help="End with 3 where a cell is ambiguous, instead of 0.")
     ] = False
@@ -51,11 +55,14 @@ class JudgeOptions:
             "margin": self.margin,
             "noise": None if self.noise is None else read_noise(self.noise),
             "allow_missing": self.allow_missing or [],
+            "hold_engine": True,
+            "allow_engine": self.allow_engine or [],
         }
 
 
 _JUDGING = (
-    "--threshold", "--margin", "--noise", "--allow-missing", "--fail-ambiguous", "--markdown", "--junit", "--json",
+    "--threshold", "--margin", "--noise", "--allow-missing", "--allow-engine", "--fail-ambiguous", "--markdown",
+    "--junit", "--json",
 )  # fmt: skip
 _MEASURING = ("--against", "--repeats", "--out")
 _MOVING = ("--update", "--accept")
@@ -102,7 +109,8 @@ def gate(
     baseline, and a TABLE that does not exist is begun. gate --against REV takes the project in the current
     folder (this one, or a package of methods or engines) at REV and as it stands, with uncommitted changes. It installs
     each into a folder of its own with pip, without what the project depends on, and measures both in turns. What is
-    measured is a --suite, or a cell by the options of run. Verdicts are those of attnbench compare.
+    measured is a --suite, or a cell by the options of run. Verdicts are those of attnbench compare, and a method that
+    another engine ran is a regression at whatever speed, unless --allow-engine admits it.
 
     Exit codes: 0 fine, 1 a regression, or the project as it stands cannot run, 2 bad input, 3 a cell is ambiguous (only
     with --fail-ambiguous), 4 nothing comparable, or REV cannot run.
@@ -162,6 +170,8 @@ def _move(path: Path, run: Path, accepted: list[str], judging: JudgeOptions) -> 
     lacking = sorted({f"{row.method} ({row.verdict})" for row in found.rows if row.verdict != "ok"})
     if moves and lacking:
         say(f"no latency yet, so the gate does not ask for one: {', '.join(lacking)}", error=True)
+    if moves and (unclear := result.counts.get("unclear")):
+        say(f"{unclear} AMBIGUOUS: the new baseline may be off by as much as their intervals", error=True)
     compared = not (baseline.begun and moves)
     tell(named, result, code, judging.as_json, judging.markdown, judging.junit, words=compared)
     if not judging.as_json:

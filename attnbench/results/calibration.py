@@ -18,7 +18,7 @@ import numpy as np
 from attnbench.kernels.errors import BadInput
 from attnbench.results.bootstrap import RESAMPLES
 from attnbench.results.compare import compare_tables
-from attnbench.results.estimates import Estimate, middle
+from attnbench.results.estimates import Estimate
 from attnbench.results.layers import means_of
 from attnbench.results.load import Results
 from attnbench.results.noise import NoiseModel, between_runs
@@ -200,18 +200,15 @@ def calibrate(
 
 def log_speedups(run: Results) -> dict[str, Estimate]:
     """Return the estimate of each method's log speed-up over the dense baseline, paired by round, by cell_id."""
-    found = {}
-    for mean in means_of(run.rows, run.samples):
-        ratios = [dense / own for own, dense in mean.rounds.values() if dense]
-        if ratios and mean.first.method != DENSE:
-            found[mean.cell_id] = middle(list(map(math.log, ratios)))
-    return found
+    means = means_of(run.rows, run.samples)
+    found = {mean.cell_id: mean.log_speedup for mean in means if mean.first.method != DENSE}
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def log_latencies(run: Results) -> dict[str, Estimate]:
     """Return the estimate of each method's log latency, by cell_id."""
-    means = means_of(run.rows, run.samples)
-    return {mean.cell_id: middle([math.log(own) for own, _ in mean.rounds.values()]) for mean in means if mean.rounds}
+    found = {mean.cell_id: mean.log_latency for mean in means_of(run.rows, run.samples)}
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def _delayed(

@@ -15,16 +15,27 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from attnbench.kernels.errors import BadInput, unknown_name
-from attnbench.results.estimates import Estimate, difference, middle, significant, spread
+from attnbench.results.estimates import Estimate, difference, significant
 from attnbench.results.intervals import geometric_mean
 from attnbench.results.layers import Mean, latency_of, means_of
 from attnbench.results.load import Results
 from attnbench.results.noise import KINDS, NoiseModel, find_noise
 from attnbench.results.pairs import DENSE
 from attnbench.results.records.cells import Cell, Environment
+from attnbench.results.worse import attributes, shared, worse
 
 Change = Literal[
-    "broken", "only in A", "not comparable", "slower", "worse", "unclear", "faster", "same", "skipped", "only in B"
+    "broken",
+    "only in A",
+    "not comparable",
+    "slower",
+    "worse",
+    "other engine",
+    "unclear",
+    "faster",
+    "same",
+    "skipped",
+    "only in B",
 ]
 
 THRESHOLD = 0.03
@@ -34,10 +45,10 @@ FALSE_RATE = 0.02
 
 # A latency means something else if one of these differs. The device is part of a cell's identity as well.
 MUST_AGREE = ("device", "threads", "heads_timed", "timer", "inputs_hash")
-_REGRESSIONS: tuple[Change, ...] = ("broken", "only in A", "not comparable", "slower", "worse")
-_SEVERITY: tuple[Change, ...] = (*_REGRESSIONS, "unclear", "faster", "same", "skipped", "only in B")
-_COMPARED: tuple[Change, ...] = ("slower", "worse", "unclear", "faster", "same")
-_ATTRIBUTES = ("engine", "settings", "engine_version", "baseline", "inputs")
+REGRESSIONS: tuple[Change, ...] = ("broken", "only in A", "not comparable", "slower", "worse", "other engine")
+_SEVERITY: tuple[Change, ...] = (*REGRESSIONS, "unclear", "faster", "same", "skipped", "only in B")
+_COMPARED: tuple[Change, ...] = ("slower", "worse", "other engine", "unclear", "faster", "same")
+_FAILED: tuple[Change, ...] = ("broken", "slower", "worse", "other engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +66,7 @@ class CellChange:
         judged_by: "speed-up", paired by round with the dense baseline, or "latency".
         p_value: how likely so large a change is without one.
         attributes: what differs and does not make another cell, as the engine.
-        allowed: whether it was said that this may be missing, or is accepted.
+        allowed: whether it was said that this may be missing, may run on another engine, or is accepted.
     """
 
     cell_id: str
@@ -77,7 +88,7 @@ class CellChange:
     @property
     def is_regression(self) -> bool:
         """Whether it makes the comparison fail."""
-        return self.change in _REGRESSIONS and not self.allowed
+        return self.change in REGRESSIONS and not self.allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +120,7 @@ class Comparison:
         failed = {cell.change for cell in self.cells if cell.is_regression}
         if self.refusal is not None:
             return 4
-        if failed & {"broken", "slower", "worse"}:
+        if failed.intersection(_FAILED):
             return 1
         if not any(change in counts for change in _COMPARED):
             return 4
@@ -155,13 +166,16 @@ def compare_tables(
     margin: float | None = None,
     noise: NoiseModel | None = None,
     allow_missing: Collection[str] = (),
+    hold_engine: bool = False,
+    allow_engine: Collection[str] = (),
     pool: bool = False,
 ) -> Comparison:
     """Compare the latency table of ``b`` with that of ``a``.
 
     A cell is slower, or faster, if that is significant after Benjamini and Hochberg over all cells and the estimate is
     beyond the threshold. It is the same if, otherwise, the 95 % interval lies within the margin, and unclear if not.
-    What vanished, became incomparable, lost its verdict, or got worse in density, error or memory is a regression.
+    What vanished, became incomparable, lost its verdict, or got worse in density, error, memory or stability is a
+    regression. An engine that changed is shown, and its speed judged; with ``hold_engine`` it is a regression too.
 
     Args:
         a, b: the tables; of a cell the newest run counts.
@@ -169,15 +183,19 @@ def compare_tables(
         margin: ratio less 1 within which cells are the same; by default .10 on a CPU and .05 on a GPU.
         noise: between runs; by default what is known of the device.
         allow_missing: methods that B may lack, or may have in a form that cannot be compared.
+        hold_engine: a cell that another engine ran in B is a regression, at whatever speed.
+        allow_engine: methods for which that is no regression.
         pool: take all runs of a cell together, not only the newest.
 
     Raises:
-        BadInput: if the threshold or the margin is not in [0, 1), or neither table has a method that may be missing.
+        BadInput: if the threshold or the margin is not in [0, 1), or neither table has a method that is
+            allowed something.
     """
     known = dict.fromkeys(row.method for found in (a, b) for row in found.rows)
-    for method in allow_missing:
-        if method not in known:
-            raise unknown_name("method of --allow-missing", method, known)
+    for option, methods in (("--allow-missing", allow_missing), ("--allow-engine", allow_engine)):
+        for method in methods:
+            if method not in known:
+                raise unknown_name(f"method of {option}", method, known)
     for name, value in (("threshold", threshold), ("margin", margin)):
         if value is not None and not 0 <= value < 1:
             raise BadInput(f"{name} {value!r} must be a fraction from 0 to below 1, as 0.03 for 3 %")
@@ -200,6 +218,8 @@ def compare_tables(
         pair.change(threshold, margin, each, each is not None and next(passing), allow_missing)
         for pair, each in zip(judged, estimates, strict=True)
     ]
+    if hold_engine:
+        cells = [_held(pair, cell, allow_engine) for pair, cell in zip(judged, cells, strict=True)]
     cells.sort(key=lambda cell: (_SEVERITY.index(cell.change), -(cell.ratio or 0)))
     changes = _environment_changes(_used_environments(a, means_a), _used_environments(b, means_b))
     said = f"{noise.speedup_sd:.1%} of the speed-up and {noise.latency_sd:.1%} of the latency between runs"
@@ -234,7 +254,7 @@ class _Pair:
             return "skipped", _because(f"{a.verdict} in A", a)
         if b.verdict != "ok":
             return "broken", _because(f"ok in A, {b.verdict} in B", b)
-        pairs = {name: (_shared(a, name), _shared(b, name)) for name in MUST_AGREE}
+        pairs = {name: (shared(a, name), shared(b, name)) for name in MUST_AGREE}
         pairs["layers"] = (a.layers, b.layers)
         different = [f"{name}: {x} in A, {y} in B" for name, (x, y) in pairs.items() if x != y]
         return ("not comparable", "; ".join(different)) if different else None
@@ -251,12 +271,20 @@ class _Pair:
         """Return the log of how many times slower B is, with its error; None if that cannot be said."""
         if self.fault is not None or not all(mean.rounds for mean in (*self.a, *self.b)):
             return None
-        logs = [[_logs(mean, self.by_speedup) for mean in side] for side in (self.a, self.b)]
-        scatter = math.sqrt(statistics.fmean(spread(values) ** 2 for side in logs for values in side))
+        scatter = math.sqrt(statistics.fmean(self._spread(mean) ** 2 for mean in (*self.a, *self.b)))
         between = noise.between_two(scatter, speedup=self.by_speedup)
         share = math.sqrt((1 / len(self.a) + 1 / len(self.b)) / 2)
-        sides = [_pooled([middle(values) for values in side]) for side in logs]
-        return difference(*sides, replace(between, error=between.error * share))
+        a, b = (_pooled([self._middle(mean) for mean in side]) for side in (self.a, self.b))
+        before, after = (b, a) if self.by_speedup else (a, b)  # a speed-up falls where a method becomes slower
+        return difference(before, after, replace(between, error=between.error * share))
+
+    def _middle(self, mean: Mean) -> Estimate:
+        found = mean.log_speedup if self.by_speedup else mean.log_latency
+        assert found is not None
+        return found
+
+    def _spread(self, mean: Mean) -> float:
+        return mean.speedup_spread if self.by_speedup else mean.latency_spread
 
     def change(
         self, threshold: float, margin: float, found: Estimate | None, clear: bool, allow: Collection[str]
@@ -271,9 +299,9 @@ class _Pair:
             "only in B",
             a_ms=None if a is None else latency_of(a.rounds.values()),
             b_ms=None if b is None else latency_of(b.rounds.values()),
-            a_speedup=None if a is None else _speedup(a),
-            b_speedup=None if b is None else _speedup(b),
-            attributes=() if a is None or b is None else _attributes(a, b),
+            a_speedup=_speedup(a),
+            b_speedup=_speedup(b),
+            attributes=() if a is None or b is None else attributes(a, b),
         )
         if self.fault is not None:
             change, reason = self.fault
@@ -285,9 +313,9 @@ class _Pair:
         assert b is not None
         lo, hi = found.interval()
         change, reason = _verdict(found, lo, hi, threshold, margin, clear)
-        worse = _worse(a, b)
-        if worse:
-            reason = "; ".join(filter(None, [*worse, reason if change != "same" else ""]))
+        found_worse = worse(a, b)
+        if found_worse:
+            reason = "; ".join(filter(None, [*found_worse, reason if change != "same" else ""]))
             change = "slower" if change == "slower" else "worse"
         timed = {"ratio": math.exp(found.value), "lo": _exp(lo), "hi": _exp(hi), "p_value": found.p_value}
         by = "speed-up" if self.by_speedup else "latency"
@@ -305,12 +333,6 @@ def _verdict(found: Estimate, lo: float, hi: float, threshold: float, margin: fl
     return "unclear", f"the interval reaches beyond {margin:.0%}, and no change is significant: take more rounds"
 
 
-def _logs(mean: Mean, by_speedup: bool) -> list[float]:
-    """Return the log of each round's latency, over that of the baseline beside it where that is asked for."""
-    rounds = [(own, dense) for own, dense in mean.rounds.values() if dense or not by_speedup]
-    return [math.log(own / dense) if by_speedup and dense else math.log(own) for own, dense in rounds]
-
-
 def _pooled(runs: Sequence[Estimate]) -> Estimate:
     """Return the mean of runs that are alike."""
     error = math.sqrt(math.fsum(run.error**2 for run in runs)) / len(runs)
@@ -318,34 +340,21 @@ def _pooled(runs: Sequence[Estimate]) -> Estimate:
     return Estimate(math.fsum(run.value for run in runs) / len(runs), error, freedom)
 
 
-def _worse(a: Mean, b: Mean) -> list[str]:
-    """Say what got worse besides the time. What is left of noise in these figures is below the limits here."""
-    found = []
-    for name, value, factor, least in (
-        ("density", Mean.mean_of, 1.01, 1e-6),
-        ("approximation_error", Mean.mean_of, 1.05, 1e-6),
-        ("numerical_error", Mean.largest, 3.0, 1e-6),
-        ("peak_extra_mib", Mean.largest, 1.10, 32.0),  # on a CPU, runs of the same code differed by 19 MiB
-    ):
-        before, after = value(a, name), value(b, name)
-        if before is not None and after is not None and after > max(factor * before, before + least):
-            found.append(f"{name.replace('_', ' ')} {before:.3g} in A, {after:.3g} in B")
-    return found
+def _speedup(mean: Mean | None) -> float | None:
+    return None if mean is None or mean.log_speedup is None else math.exp(mean.log_speedup.value)
 
 
-def _attributes(a: Mean, b: Mean) -> tuple[str, ...]:
-    pairs = [(name, _shared(a, name), _shared(b, name)) for name in _ATTRIBUTES]
-    return tuple(f"{name}: {before} in A, {after} in B" for name, before, after in pairs if before != after)
-
-
-def _shared(mean: Mean, name: str) -> object:
-    values = list(dict.fromkeys(getattr(row, name) for row in mean.members))
-    return values[0] if len(values) == 1 else ", ".join(map(str, values))
-
-
-def _speedup(mean: Mean) -> float | None:
-    ratios = [dense / own for own, dense in mean.rounds.values() if dense]
-    return math.exp(middle([math.log(ratio) for ratio in ratios]).value) if ratios else None
+def _held(pair: _Pair, cell: CellChange, allowed: Collection[str]) -> CellChange:
+    """Return what became of a cell where another engine is a regression, unless that is allowed."""
+    before, after = ({mean.engine for mean in side} for side in (pair.a, pair.b))
+    if after <= before or cell.change not in _COMPARED:
+        return cell
+    if cell.cell["method"] in allowed:
+        return replace(cell, allowed=not cell.is_regression)
+    said = f"{', '.join(sorted(before))} ran it in A, {', '.join(sorted(after - before))} in B"
+    speed = cell.reason if cell.change in ("same", "unclear") else f"{cell.change}: {cell.reason}"
+    change = cell.change if cell.is_regression else "other engine"
+    return replace(cell, change=change, reason=f"{said}; {speed}")
 
 
 def _exp(value: float) -> float:

@@ -72,14 +72,14 @@ def middle(values: Sequence[float]) -> Estimate:
     return Estimate(value, math.sqrt(squares / (len(kept) * (len(kept) - 1))), len(kept) - 1)
 
 
-def spread(values: Sequence[float]) -> float:
-    """Return the standard deviation of single values, as far from outliers as ``middle`` is; 0 of one value.
+def spread(found: Estimate | None, count: int) -> float:
+    """Return the standard deviation of the single values that ``middle`` estimated from; 0 where it is not known.
 
-    Raises:
-        BadInput: if there is no value, or one is not finite.
+    Args:
+        found: their middle.
+        count: how many there were.
     """
-    error = middle(values).error
-    return error * math.sqrt(len(values)) if math.isfinite(error) else 0.0
+    return found.error * math.sqrt(count) if found is not None and math.isfinite(found.error) else 0.0
 
 
 def difference(a: Estimate, b: Estimate, *more: Estimate) -> Estimate:

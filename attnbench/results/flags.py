@@ -6,12 +6,8 @@ import itertools
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-from attnbench.results.records.cells import Sample
-
-Flag = Literal["power-capped", "cpu-bound", "busy-machine", "unstable"]
-FLAGS: tuple[Flag, ...] = get_args(Flag)
+from attnbench.results.records.cells import FLAGS, Flag, Sample
 
 BADGES: dict[str, str] = {
     "power-capped": "capped", "cpu-bound": "cpu", "busy-machine": "busy", "unstable": "unstable",

@@ -18,7 +18,7 @@ from attnbench.results.estimates import Estimate, difference, middle
 from attnbench.results.layers import Mean, means_of
 from attnbench.results.load import Results
 from attnbench.results.noise import NoiseModel, find_noise
-from attnbench.results.pairs import by_round, own_samples, paired
+from attnbench.results.pairs import by_round, latency_logs, own_samples, paired, speedup_logs
 from attnbench.results.records.cells import Environment, Row
 
 Measure = Literal["speed-up", "latency"]
@@ -307,8 +307,8 @@ def _rounds(row: Row, mean: Mean | None, results: Results) -> list[tuple[float, 
 
 
 def _point(run: Run, row: Row, rounds: Sequence[tuple[float, float | None]], noise: NoiseModel) -> Point:
-    latency = _with_noise([math.log(own) for own, _ in rounds], noise, speedup=False)
-    logs = [math.log(dense / own) for own, dense in rounds if dense is not None]
+    latency = _with_noise(latency_logs(rounds), noise, speedup=False)
+    logs = speedup_logs(rounds)
     if not logs or row.baseline == f"{row.method}/{row.engine}":
         return Point(run, row, None, latency)
     return Point(run, row, _with_noise(logs, noise, speedup=True), latency)

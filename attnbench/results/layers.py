@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from attnbench.results.estimates import Estimate, middle, spread
 from attnbench.results.intervals import median_interval
 from attnbench.results.load import Results, read
-from attnbench.results.pairs import baseline_samples, by_round, own_samples
-from attnbench.results.records.cells import Row, Sample, Verdict, digest
+from attnbench.results.pairs import baseline_samples, by_round, latency_logs, own_samples, speedup_logs
+from attnbench.results.records.cells import FLAGS, STABILITIES, Row, Sample, Stability, Verdict, digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,6 +125,43 @@ class Mean:
             for number in shared
         }
 
+    @cached_property
+    def log_speedup(self) -> Estimate | None:
+        """The log of the speed-up over the dense baseline of the same rounds; None without any."""
+        logs = speedup_logs(self.rounds.values())
+        return middle(logs) if logs else None
+
+    @cached_property
+    def log_latency(self) -> Estimate | None:
+        """The log of the latency in ms; None without any."""
+        logs = latency_logs(self.rounds.values())
+        return middle(logs) if logs else None
+
+    @property
+    def speedup_spread(self) -> float:
+        """The standard deviation of a single round's log speed-up; 0 where it is not known."""
+        return spread(self.log_speedup, len(speedup_logs(self.rounds.values())))
+
+    @property
+    def latency_spread(self) -> float:
+        """The same of the log latency."""
+        return spread(self.log_latency, len(self.rounds))
+
+    @property
+    def stability(self) -> Stability | None:
+        """What the least stable kind is; None if one is not known and none is unstable."""
+        found = [row.stability for row in self.members]
+        if None in found and "unstable" not in found:
+            return None
+        return max((each for each in found if each is not None), key=STABILITIES.index)
+
+    @property
+    def flags(self) -> str | None:
+        """The flags of all kinds; None if those of one are not known."""
+        found = [row.flags for row in self.members if row.flags is not None]
+        raised = {flag for flags in found for flag in flags.split(",")}
+        return ",".join(flag for flag in FLAGS if flag in raised) if len(found) == len(self.members) else None
+
     def mean_of(self, name: str) -> float | None:
         """Return the weighted mean of a column; None if one kind lacks it."""
         values = [getattr(row, name, None) for row in self.members]
@@ -144,6 +182,7 @@ class Mean:
             shown |= {"verdict": self.verdict, "reason": self.reason, "engine": self.engine}
             shown |= {name: self._whole(name, self.mean_of(name)) for name in _AVERAGED if name in Row.model_fields}
             shown |= {name: self.largest(name) for name in _WORST}
+            shown |= {"stability": self.stability, "flags": self.flags}
             shown |= self._latency()
         return MeanRow.model_construct(**shown)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from attnbench.results.records.cells import Row, Sample, canonical_json
@@ -56,6 +57,16 @@ def paired(row: Row, samples: Sequence[Sample]) -> dict[Round, tuple[Sample, Sam
 def joined(own: Mapping[Round, Sample], dense: Mapping[Round, Sample]) -> dict[Round, tuple[Sample, Sample]]:
     """Return the samples of the rounds that two cells share."""
     return {round: (own[round], dense[round]) for round in sorted(own.keys() & dense.keys())}
+
+
+def speedup_logs(rounds: Iterable[tuple[float, float | None]]) -> list[float]:
+    """Return the log of the speed-up in each round that has a baseline; rounds are times and baselines, in ms."""
+    return [math.log(dense / own) for own, dense in rounds if dense]
+
+
+def latency_logs(rounds: Iterable[tuple[float, float | None]]) -> list[float]:
+    """Return the log of each round's time in ms."""
+    return [math.log(own) for own, _ in rounds]
 
 
 _NONE = canonical_json({})

@@ -121,7 +121,7 @@ def read_accepted(path: Path) -> list[Accepted]:
     Raises:
         BadInput: as ``read_table``.
     """
-    records = _lists(path, _opened(path)[1], "accepted")
+    records = _lists(path, _opened(path, decode=False)[1], "accepted")
     try:
         return [Accepted.model_validate(each) for each in records]
     except ValidationError as error:
@@ -140,8 +140,11 @@ def _by_row(rows: Sequence[Row], samples: Mapping[str, Sequence[Sample]]) -> dic
     return found
 
 
-def _opened(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the rows of a table and its metadata. It is read only if it says that it is of a size that can be."""
+def _opened(path: Path, *, decode: bool = True) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the rows of a table and its metadata. It is read only if it says that it is of a size that can be.
+
+    Without ``decode`` there are no rows: metadata alone needs none.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -151,7 +154,7 @@ def _opened(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
         values = sum(group.column(place).num_values for group in groups for place in range(group.num_columns))
         too_large = values > _MOST_VALUES or sum(group.total_byte_size for group in groups) > MOST_BYTES
-        lines = None if too_large else file.read().to_pylist()
+        lines = None if too_large else file.read().to_pylist() if decode else []
     except KeyError as error:
         raise BadInput(f"{str(path)!r} is no table of attnbench: it says nothing of its runs") from error
     except (OSError, ValueError, RecursionError, pa.ArrowException) as error:

@@ -235,17 +235,61 @@ def test_what_is_accepted_moves_the_baseline_and_is_recorded(here: Path) -> None
     assert read_accepted(Path("kept/table.parquet")) == [gone, slower]
 
 
-def test_a_changed_engine_is_shown_and_judged(here: Path) -> None:
-    write_run(here / "same", {"moba": 5.0, "sta": 4.0}, "run-2", engine="flash")
-    code, said = gate("same", "--baseline", "kept")
+@pytest.mark.parametrize(("ms", "said"), [(5.0, "within 10%"), (4.0, "faster: significant, and more than 3%")])
+def test_the_gate_fails_on_another_engine_at_whatever_speed(here: Path, ms: float, said: str) -> None:
+    write_run(here / "other", {"moba": ms, "sta": 4.0}, "run-2", engine="flash")
+    code, text = gate("other", "--baseline", "kept")
+    assert code == 1
+    assert f"moba: reference ran it in A, flash in B; {said}" in text
+    assert CliRunner().invoke(app, ["compare", "kept", "other"]).exit_code == 0, "compare shows it and judges the speed"
+    assert gate("other", "--baseline", "kept", "--allow-engine", "moba")[0] == 1, "sta has another engine too"
+    code, text = gate("other", "--baseline", "kept", "--allow-engine", "moba", "--allow-engine", "sta")
     assert code == 0
-    assert "engine: reference in A, flash in B" in said
+    assert "allowed to run on another engine" in text
+    assert gate("other", "--baseline", "kept", "--allow-engine", "mobas")[0] == 2
+
+
+@pytest.mark.parametrize("words", [["--accept"], ["--allow-engine"]])
+def test_a_baseline_moves_to_another_engine_only_if_that_is_meant_and_records_it(here: Path, words: list[str]) -> None:
+    write_run(here / "other", {"moba": 5.0, "sta": 4.0}, "run-2", engine="flash")
+    assert update("other")[0] == 1
+    assert update("other", *words, "moba", *words, "sta")[0] == 0
+    assert [each.attributes for each in read_accepted(Path("kept/table.parquet"))] == 2 * [
+        ["engine: reference in A, flash in B"]
+    ]
+    assert gate("other", "--baseline", "kept")[0] == 0
+
+
+def test_a_slower_engine_is_slower_even_where_it_may_be_another(here: Path) -> None:
     write_run(here / "slow", {"moba": 6.0, "sta": 4.0}, "run-3", engine="flash")
-    code, said = gate("slow", "--baseline", "kept", "--json")
+    code, said = gate("slow", "--baseline", "kept", "--allow-engine", "moba", "--allow-engine", "sta", "--json")
     assert code == 1
     (slower,) = (cell for cell in json.loads(said.removesuffix(" 1"))["cells"] if cell["change"] == "slower")
     assert (slower["cell"]["method"], slower["judged_by"]) == ("moba", "speed-up")
     assert "engine: reference in A, flash in B" in slower["attributes"]
+
+
+def test_a_method_that_became_unstable_fails_the_gate(here: Path) -> None:
+    write_run(here / "steady", {"moba": 5.0}, "run-4", stability="deterministic")
+    write_run(here / "shaky", {"moba": 5.0}, "run-5", stability="unstable")
+    code, said = gate("shaky", "--baseline", "steady")
+    assert code == 1
+    assert "deterministic in A, unstable in B" in said
+    assert gate("steady", "--baseline", "shaky")[0] == 0
+
+
+def test_a_baseline_that_moves_to_ambiguous_cells_says_so(here: Path) -> None:
+    noise = random.Random(1)
+    folder = write_run(here / "second", {"moba": 5.0}, "run-2")
+    samples = [5.0 * math.exp(noise.gauss(0, 0.4)) for _ in range(ROUNDS)]
+    loose = row(samples, "run-2", method="sta", baseline="full/sdpa", baseline_ms=10.0)
+    with (folder / JOURNAL).open("a") as journal:
+        journal.writelines(map(line_of, [loose, *(sample(loose, n, each) for n, each in enumerate(samples))]))
+    kept = write_run(here / "before", {"moba": 5.0, "sta": 5.0}, "run-0")
+    assert gate(str(kept), "--baseline", "begun", "--update")[0] == 0
+    code, said = gate("second", "--baseline", "begun", "--update")
+    assert code == 0
+    assert "1 AMBIGUOUS: the new baseline may be off by as much as their intervals" in said
 
 
 @pytest.mark.parametrize("fails_at", [1, 2])

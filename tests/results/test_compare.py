@@ -7,6 +7,7 @@ import re
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from attnbench.cli import app
 from attnbench.kernels.errors import BadInput
 from attnbench.results.compare import Comparison, compare_tables
+from attnbench.results.layers import mean_rows
 from attnbench.results.load import Results
 from attnbench.results.noise import NoiseModel
 from attnbench.results.pairs import baseline_ids
@@ -390,6 +392,59 @@ def test_what_got_worse_at_equal_time_is_a_regression(name: str, before: float, 
     assert (only(result).change, result.exit_code) == ("worse", 1)
     assert name.replace("_", " ") in only(result).reason
     assert only(compare_tables(beside_dense(**{name: after}), beside_dense(**{name: before}))).change == "same"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "change"),
+    [
+        ("deterministic", "unstable", "worse"),
+        ("stable", "unstable", "worse"),
+        ("deterministic", "stable", "same"),
+        ("unstable", "unstable", "same"),
+        (None, "unstable", "same"),
+        ("unstable", "stable", "same"),
+    ],
+)
+def test_a_method_that_became_unstable_is_worse(before: str | None, after: str, change: str) -> None:
+    cell = only(compare_tables(beside_dense(stability=before), beside_dense(stability=after)))
+    assert cell.change == change
+    assert (f"{before} in A, {after} in B" in cell.reason) == (change == "worse")
+    shown = [f"stability: {before} in A, {after} in B"] if change == "same" and before not in (None, after) else []
+    assert list(cell.attributes) == shown
+
+
+def test_one_unstable_layer_makes_the_mean_unstable() -> None:
+    steady = beside_dense(layers=2, stability="stable")
+    shaky = replace(steady, rows=(steady.rows[0], steady.rows[1].model_copy(update={"stability": "unstable"})))
+    assert only(compare_tables(steady, shaky)).change == "worse"
+    (mean,) = mean_rows(replace(shaky, rows=tuple(row.model_copy(update={"flags": ""}) for row in shaky.rows)))
+    assert (mean.stability, mean.flags) == ("unstable", "")
+
+
+def test_an_engine_that_changed_is_a_regression_where_it_is_held() -> None:
+    a, b = beside_dense(), beside_dense(0.5, engine="triton")
+    assert compare_tables(a, b).exit_code == 0
+    held = compare_tables(a, b, hold_engine=True)
+    assert (only(held).change, held.exit_code) == ("other engine", 1)
+    assert only(held).reason == "reference ran it in A, triton in B; faster: significant, and more than 3%"
+    assert only(held).ratio == pytest.approx(0.5, rel=1e-6)
+    meant = compare_tables(a, b, hold_engine=True, allow_engine=["moba"])
+    assert (only(meant).change, only(meant).allowed, meant.exit_code) == ("faster", True, 0)
+    assert compare_tables(a, a, hold_engine=True).exit_code == 0
+    slower = compare_tables(a, beside_dense(2.0, engine="triton"), hold_engine=True)
+    assert only(slower).change == "slower"
+    with pytest.raises(BadInput, match="--allow-engine"):
+        compare_tables(a, b, allow_engine=["mobs"])
+
+
+def test_the_terminal_says_what_each_verdict_rests_on(tables: dict[str, Results]) -> None:
+    tables["a"] = table(row(), row(method="sta"), row(method="vmoba"))
+    tables["b"] = table(row(scaled(2)), row(method="sta"), row(scaled(0.5), method="vmoba"))
+    text = invoke("a", "b")[1]
+    assert "SLOW: significant, and more than 3%" in text
+    assert "FAST: significant, and more than 3%" in text
+    assert "SAME: within 10%" in text
+    assert all(len(line) <= 80 for line in text.splitlines())
 
 
 def test_a_method_is_judged_by_the_mean_over_its_layers() -> None:

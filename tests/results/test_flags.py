@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.results.flags import BADGES, BOUNDS, FLAGS, badges, flags_of, is_unstable
-from attnbench.results.records.cells import Sample
+from attnbench.results.flags import BADGES, BOUNDS, badges, flags_of, is_unstable
+from attnbench.results.records.cells import FLAGS, Sample
 
 
 def samples(*conditions: dict[str, Any], ms: float = 10.0) -> list[Sample]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from attnbench.report.words import NONE, differing_settings
-from attnbench.results.compare import CellChange, Comparison
+from attnbench.results.compare import REGRESSIONS, CellChange, Comparison
 
 WIDTH = 80
 VERDICTS = {"slower": "SLOW", "faster": "FAST", "same": "SAME", "unclear": "AMBIGUOUS"}
-_NAME = 26
+_BY_SPEED = ("slower", "faster", "same")
 _FACTS = ("layers", "step", "grid", "text_tokens", "batch", "heads", "kv_heads", "head_dim", "dtype", "direction")
 _MORE = ("inputs", "seed", "engine_asked")
 _MOST_END = 99
@@ -38,12 +39,26 @@ def comparison_lines(result: Comparison, width: int = WIDTH) -> list[str]:
     names = names_of(result.cells)
     lines = _table(result.cells, names, width) if result.cells else []
     for cell, name in zip(result.cells, names, strict=True):
-        said = [*([cell.reason] if cell.change not in ("same", "faster", "slower") and cell.reason else [])]
+        said = [*([cell.reason] if cell.change not in _BY_SPEED and cell.reason else [])]
         said += [*cell.attributes, *([_allowed(cell)] if cell.allowed else [])]
         if said:
             lines += textwrap.wrap(f"{name}: {'; '.join(said)}", width, subsequent_indent="  ")
-    for sentence in _sentences(result):
+    for sentence in [*_grounds(result.cells, names), *_sentences(result)]:
         lines += textwrap.wrap(sentence, width, subsequent_indent="  ")
+    return lines
+
+
+def _grounds(cells: Sequence[CellChange], names: Sequence[str]) -> list[str]:
+    """Say what the verdicts by speed rest on: a sentence for all cells of a verdict that have the same reason."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for cell, name in zip(cells, names, strict=True):
+        if cell.change in _BY_SPEED:
+            found.setdefault((cell.change, cell.reason), []).append(name)
+    several = Counter(change for change, _ in found)
+    lines = []
+    for (change, reason), mine in found.items():
+        who = f" ({', '.join(mine)})" if several[change] > 1 else ""
+        lines.append(f"{VERDICTS[change]}{who}: {reason}")
     return lines
 
 
@@ -87,7 +102,9 @@ def verdict_of(cell: CellChange) -> str:
 
 
 def _allowed(cell: CellChange) -> str:
-    return "allowed to be missing" if cell.change in ("only in A", "not comparable") else "accepted"
+    if cell.change in ("only in A", "not comparable"):
+        return "allowed to be missing"
+    return "accepted" if cell.change in REGRESSIONS else "allowed to run on another engine"
 
 
 def _table(cells: Sequence[CellChange], names: Sequence[str], width: int) -> list[str]:

@@ -21,6 +21,12 @@ _OLD_TIMERS = {"perf_counter": "wall", "cuda_events": "events"}
 ReadTimer = Annotated[Timer, BeforeValidator(lambda name: _OLD_TIMERS.get(str(name), name))]
 """A timer as rows hold it; schemas 1 and 2 had other names for the same two."""
 
+Flag = Literal["power-capped", "cpu-bound", "busy-machine", "unstable"]
+FLAGS: tuple[Flag, ...] = get_args(Flag)
+Stability = Literal["deterministic", "stable", "unstable"]
+STABILITIES: tuple[Stability, ...] = get_args(Stability)
+"""What the same call on the same inputs gave, the best first."""
+
 Interval = Literal["bootstrap95", "min-max"]
 Pass = Literal["fwd", "bwd"]
 Provenance = Literal["measured", "instrumented", "ablated", "modelled"]
@@ -223,7 +229,7 @@ class Row(Cell):
     kernels: str | None = Field(
         default=None, description="JSON list of the kernels and functions that ran, verified and timed alike"
     )
-    stability: Literal["deterministic", "stable", "unstable"] | None = Field(
+    stability: Stability | None = Field(
         default=None, description="what the same call on the same inputs gave: the same bits, the same but for rounding"
     )
     stability_calls: int | None = Field(default=None, ge=1, description="how often that call was made")
