@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from attnbench.cli import main
+from attnbench.report.terminal.console import console
+from attnbench.report.terminal.summary import summary_table
+from attnbench.results.load import read
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("native-training.md", "training-free.md")
@@ -45,3 +48,10 @@ def test_the_page_says_what_its_commands_print(
     assert [line for line in lines if line not in written] == []
     for picture in (tmp_path / "docs").iterdir():
         assert picture.read_bytes() == (ROOT / "docs" / picture.name).read_bytes()
+
+
+def test_the_readme_shows_what_the_committed_run_of_the_demo_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    console(120).print(summary_table(read(ROOT / "results" / "intel-xeon-2-cores" / "720p.jsonl").rows))
+    printed = [line.rstrip() for line in capsys.readouterr().out.strip().splitlines()]
+    shown = (ROOT / "README.md").read_text("utf-8").partition("```text\n")[2].partition("\n```")[0].splitlines()
+    assert shown == printed

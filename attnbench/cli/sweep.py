@@ -112,7 +112,8 @@ def _show(made: Sweep, folder: Path, as_json: bool) -> set[str]:
     from attnbench.bench.sweep.session import sweep_table
     from attnbench.methods.draw import svg_bytes
     from attnbench.report.charts.curve import curve_figure
-    from attnbench.report.terminal.curves import curve_table, notes, records, sentence, shown
+    from attnbench.report.curve_words import notes, sentence, shown
+    from attnbench.report.terminal.curves import curve_table, records
     from attnbench.report.terminal.summary import summary_records
     from attnbench.results.break_even import curves
     from attnbench.results.files import write_whole

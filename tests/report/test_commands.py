@@ -139,7 +139,7 @@ def test_report_tells_machines_where_the_page_is_and_what_is_on_it(
     page = (here / "a.html").read_text(encoding="utf-8")
     assert f'<section id="{section["anchor"]}"' in page
     assert section["title"] in page
-    assert section["finding"][0].startswith("Fastest sparse method here: sta")
+    assert section["finding"][0].startswith("At 480p on Test CPU, sta (reference) is 2.90×")
     assert section["facts"]["Dense baseline"] == "full/sdpa (torch 2.11.0), 100 ms"
     assert sorted(section["row_ids"]) == sorted(row.row_id for row in table.rows)
 

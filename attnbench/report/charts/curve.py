@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from attnbench.report.charts.latency import COLOURS, DENSE, FAINT, INK, MARKERS
-from attnbench.report.terminal.curves import label, shown
+from attnbench.report.curve_words import label, shown
 from attnbench.report.words import number
 from attnbench.results.break_even import Curve, CurvePoint
 from attnbench.results.speedups import Ratio

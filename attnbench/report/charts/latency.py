@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.methods.draw import png_bytes, svg_bytes
 from attnbench.report.cases import Case
-from attnbench.report.finding import speedup_range
+from attnbench.report.judge import speedup_ratio
 from attnbench.report.words import number, times
 from attnbench.results.records.cells import Row
 
@@ -85,7 +85,8 @@ def tradeoff_figure(case: Case) -> Figure | None:
     colour_of = _colours(case)
     for row in rows:
         density, speedup = row.density or 1.0, row.speedup or 1.0
-        low, high = speedup_range(case, row) or (speedup, speedup)
+        found = speedup_ratio(case, row)
+        low, high = (found.lo, found.hi) if found else (speedup, speedup)
         nth = [other for other in rows if other.method == row.method].index(row)
         axes.vlines(density, min(low, speedup), max(high, speedup), color=colour_of(row), linewidth=1.6, zorder=3)
         axes.plot(

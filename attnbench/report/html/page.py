@@ -18,14 +18,15 @@ from attnbench.report.charts.latency import (
 from attnbench.report.charts.masks import mask_pictures
 from attnbench.report.charts.picture import Picture
 from attnbench.report.charts.waterfall import waterfall_figure, waterfall_words
-from attnbench.report.finding import finding
 from attnbench.report.html.clips import ClipsSection, clips_sections
 from attnbench.report.html.columns import Column, columns_of
 from attnbench.report.html.phases import PhaseTable, phase_table, waterfall_of
 from attnbench.report.html.steps import StepSection, step_sections
 from attnbench.report.html.templates import resource, template
 from attnbench.report.html.training import TrainingSection, trained_methods, trained_on, training_sections
+from attnbench.report.judge import QualityKey, clip_quality, judge
 from attnbench.report.words import DIRECTIONS, NONE, grid_words, layer_words, listed, number, short_settings
+from attnbench.results.gaps import Gap
 from attnbench.results.layers import MeanRow
 from attnbench.results.load import Results
 from attnbench.results.records.cells import Environment, PhaseRow, Row
@@ -118,8 +119,10 @@ def make_report(
         )
     )
     found, whole = clips_sections(taken, results.clips, environments), step_sections(steps)
+    quality = clip_quality(results)
     sections = [
-        _section(case, several, columns, environments.get(case.first.run_id), by_row, traces or {}) for case in cases
+        _section(case, several, columns, environments.get(case.first.run_id), by_row, traces or {}, quality)
+        for case in cases
     ]
     devices = _devices(rows, [environments[run] for run in runs if run in environments]) or trained_on(training)
     html = template("page.html").render(
@@ -180,6 +183,7 @@ def _section(
     environment: Environment | None,
     phases: Mapping[str, list[PhaseRow]],
     traces: Mapping[str, str],
+    quality: Mapping[QualityKey, Gap],
 ) -> Section:
     first = case.first
     title = f"{grid_words(first.grid)} tokens, {first.dtype}, {DIRECTIONS[first.direction]}, {first.inputs} inputs"
@@ -198,7 +202,7 @@ def _section(
         title + several_runs,
         _about(case) if several else "",
         _case_facts(case, environment),
-        finding(case),
+        judge(case, quality).sentences,
         lines,
         _figures(case),
         phase_table(case, phases, traces),

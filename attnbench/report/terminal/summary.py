@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.kernels.errors import BadInput
 from attnbench.report.cases import NO_ROWS, Case, cases_of
+from attnbench.report.judge import judge
 from attnbench.report.words import (
     DIRECTIONS,
     INTERVALS,
@@ -144,8 +145,9 @@ def _heading(case: Case) -> str:
 
 
 def _notes(case: Case) -> list[str]:
-    """Return the lines below the table: the baseline, the kind of intervals, and why cells have no latency."""
-    notes = []
+    """Return the lines below the table: the verdict, the baseline, intervals, and why cells have no latency."""
+    verdict = judge(case)
+    notes = [verdict.sentence, *verdict.caveats]
     if case.baseline is not None:
         version = next((f" ({row.baseline_version})" for row in case.rows if row.baseline_version), "")
         notes.append(f"dense baseline: {case.baseline}{version}, {number(case.baseline_ms)} ms")

@@ -11,8 +11,9 @@ import pytest
 from attnbench.methods.draw import svg_bytes
 from attnbench.report.cases import cases_of
 from attnbench.report.charts.curve import curve_figure
-from attnbench.report.finding import finding
-from attnbench.report.terminal.curves import label, notes, records, sentence, shown
+from attnbench.report.curve_words import label, notes, sentence, shown
+from attnbench.report.judge import judge
+from attnbench.report.terminal.curves import records
 from attnbench.results.break_even import curves
 from attnbench.results.records.cells import Row
 
@@ -106,11 +107,12 @@ def test_a_sweep_and_a_report_judge_the_same_samples_alike(
         for name, ms in (("full", dense), ("sta", own))
     ]  # fmt: skip
     (case,) = cases_of(rows)
-    told = finding(case)[0]
+    told = judge(case)
     said = sentence(curve, "tokens")
     side = curve.points[0].speedup.side
-    assert ("neither clearly" in said) == ("intervals overlap" in told) == (side == "unclear")
-    assert ("is faster" in said) == told.startswith("Fastest sparse method") == (side == "faster")
+    assert ("neither clearly" in said) == ("and the interval holds 1" in told.sentence) == (side == "unclear")
+    assert ("is faster" in said) == ("as fast as the fastest dense kernel" in told.sentence) == (side == "faster")
+    assert told.outcome == side
 
 
 def test_layers_are_named_only_where_there_are_several(power_law: PowerLaw) -> None:

@@ -1,0 +1,272 @@
+"""The judge of a case: what its rows allow to be said, in one sentence for terminal, page and Markdown alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from attnbench.inputs.shapes import RESOLUTIONS
+from attnbench.methods.entries import Entry, as_entries
+from attnbench.report.cases import Case
+from attnbench.report.gap_words import estimate_words
+from attnbench.report.words import DIRECTIONS, grid_words, latency, number, times, tiny, with_interval
+from attnbench.results.flags import badges
+from attnbench.results.gaps import Gap, gaps
+from attnbench.results.layers import MeanRow
+from attnbench.results.load import Results
+from attnbench.results.records.cells import Row, canonical_json, settings_of
+from attnbench.results.speedups import Ratio, Side, speedup_of
+
+Outcome = Side | Literal["no baseline", "only dense", "no latency"]
+QualityKey = tuple[str, str]
+"""A method, and the canonical JSON of the settings that were given for it."""
+
+_METRIC = "psnr"
+_MOST_NAMED = 4
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a case allows to be said of its fastest sparse method.
+
+    Attributes:
+        outcome: whether that method is faster or slower than the dense baseline, or why this cannot be told.
+        leader: the mean over layers of the fastest sparse method; of dense attention if nothing else was timed.
+        speedup: over the dense baseline, with its interval.
+        ideal: the speed-up if time shrank as much as the number of pairs, 1 / density.
+        quality: the PSNR of clips that were made with the same method and settings.
+        sentence: the verdict.
+        caveats: sentences on how it was measured: by which kind of engine, and how many heads were timed.
+        remarks: sentences on its rows: flags, and which cells have no latency.
+    """
+
+    outcome: Outcome
+    leader: Row | None
+    speedup: Ratio | None
+    ideal: float | None
+    quality: Gap | None
+    sentence: str
+    caveats: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def sentences(self) -> list[str]:
+        """All of it, the verdict first."""
+        return [self.sentence, *self.caveats, *self.remarks]
+
+
+def judge(case: Case, quality: Mapping[QualityKey, Gap] | None = None) -> Verdict:
+    """Judge a case by the means over layers.
+
+    Args:
+        case: rows of one shape. They may be of several runs: each is compared with the baseline of its own.
+        quality: what clips say of methods, by ``clip_quality``.
+    """
+    if not case.timed:
+        return _verdict(case, "no latency", None, "No cell of this run has a latency: the table says why.")
+    if not case.sparse:
+        dense = min(case.means, key=_latency)
+        took, ends = latency(dense)
+        said = f"{_place(case)}, only dense attention was timed: {_name(case, dense)} takes {took} ms {ends}".rstrip()
+        return _verdict(case, "only dense", dense, f"{said}.")
+    row: Row = min(case.sparse_means or case.sparse, key=_latency)
+    ratio = speedup_ratio(case, row)
+    if ratio is None:
+        said = (
+            f"{_place(case)}, the lowest latency of a sparse method is {latency(row)[0]} ms, by {_name(case, row)}. "
+            "No dense baseline was measured in this run, so there is no speed-up."
+        )
+        return _verdict(case, "no baseline", row, said)
+    found = (quality or {}).get((row.method, _given(row)))
+    return _verdict(case, ratio.side, row, _sentence(case, row, ratio, found), ratio, found)
+
+
+def speedup_ratio(case: Case, row: Row) -> Ratio | None:
+    """Return the speed-up of a row and its interval, by the judge of sweeps where there are samples.
+
+    Without samples, the interval is what the intervals of both latencies allow. None without a latency or a baseline.
+    """
+    if row.latency_ms is None or row.speedup is None:
+        return None
+    base = _baseline_row(case, row)
+    if base is not None and base.samples_ms and row.samples_ms:
+        found = speedup_of(base.samples_ms, [row.samples_ms])
+        low, high = found.lo, found.hi
+    else:
+        ends = (base.latency_lo_ms, base.latency_hi_ms) if base else (None, None)
+        dense = row.speedup * row.latency_ms
+        low = (ends[0] or dense) / (row.latency_hi_ms or row.latency_ms)
+        high = (ends[1] or dense) / (row.latency_lo_ms or row.latency_ms)
+    return Ratio(row.speedup, min(row.speedup, low), max(row.speedup, high))
+
+
+def speedup_words(ratio: Ratio) -> str:
+    """Write a speed-up with its interval: "4.04× [4.02, 4.10]"."""
+    value, ends = with_interval(ratio.value, ratio.lo, ratio.hi)
+    return f"{value}× {ends}".rstrip()
+
+
+def place_words(row: Row) -> str:
+    """Write the video tokens of a row: "720p" where they are those of a format, otherwise "24×36×64 tokens"."""
+    for name, format_ in RESOLUTIONS.items():
+        if str(format_.grid()) == row.grid:
+            return name
+    return f"{grid_words(row.grid)} tokens"
+
+
+def baseline_words(baseline: str | None) -> str:
+    """Write a dense baseline, "full/flash4", by its engine; by method and engine if it is another method than full."""
+    return (baseline or "").removeprefix("full/")
+
+
+def clip_quality(results: Results) -> dict[QualityKey, Gap]:
+    """Return the PSNR of clips against full attention's, by method and the settings that were given for it.
+
+    Latencies and clips have different grids, and so resolved settings differ: what was asked for joins them. Of several
+    runs with the same settings the one with the most pairs counts, and the last of those.
+    """
+    asked = {
+        header.run_id: [_entry(each) for each in as_entries(header.request.get("methods")) or ()]
+        for header in results.headers
+    }
+    found: dict[QualityKey, Gap] = {}
+    for gap in gaps(results.quality):
+        given = _settings_asked(gap, asked.get(gap.run_id, []))
+        if gap.metric == _METRIC and given is not None:
+            known = found.get((gap.method, given))
+            if known is None or gap.gap.pairs >= known.gap.pairs:
+                found[gap.method, given] = gap
+    return found
+
+
+def _entry(given: object) -> Entry:
+    if isinstance(given, Mapping):
+        return Entry(str(given.get("method")), dict(given.get("settings") or {}))
+    return given if isinstance(given, Entry) else Entry(str(given))
+
+
+def _settings_asked(gap: Gap, entries: Iterable[Entry]) -> str | None:
+    """Return the settings that a gap's method was given: those of its entry, which its resolved settings hold."""
+    resolved = settings_of(gap.settings) or {}
+    alike = [
+        entry.settings
+        for entry in entries
+        if entry.method == gap.method
+        and all(canonical_json(resolved.get(name)) == canonical_json(value) for name, value in entry.settings.items())
+    ]
+    return canonical_json(max(alike, key=len)) if alike else None
+
+
+def _sentence(case: Case, row: Row, ratio: Ratio, quality: Gap | None) -> str:
+    dense = f"the fastest dense kernel ({baseline_words(row.baseline)})"
+    name, fast = _name(case, row), speedup_words(ratio)
+    if ratio.side == "slower":
+        return f"{_place(case)}, no sparse method is as fast as {dense}; the nearest is {name}, {fast} as fast."
+    if ratio.side == "unclear":
+        return (
+            f"{_place(case)}, no sparse method is clearly faster than {dense}: the nearest is {name}, {fast} as fast, "
+            "and the interval holds 1."
+        )
+    parts = [f"{_place(case)}, {name} is {fast} as fast as {dense}"]
+    if row.density:
+        ideal, density = 1 / row.density, number(row.density)
+        parts.append(
+            f"{times(ideal)} would be ideal at density {density}"
+            if ratio.value <= ideal
+            else f"density {density} allows {times(ideal)}, so something besides skipped pairs helped too"
+        )
+    if row.approximation_error is not None:
+        parts.append(f"relative error {tiny(row.approximation_error)}")
+    if quality is not None:
+        parts.append(_quality(quality))
+    return f"{'; '.join(parts)}."
+
+
+def _quality(gap: Gap) -> str:
+    floor = gap.kernel_floor
+    kernel = "" if floor is None else f", where another exact kernel gives {estimate_words(floor)} {gap.unit}"
+    return f"PSNR of {gap.model}'s clips {estimate_words(gap.gap)} {gap.unit}{kernel}".rstrip()
+
+
+def _verdict(
+    case: Case,
+    outcome: Outcome,
+    leader: Row | None,
+    sentence: str,
+    ratio: Ratio | None = None,
+    quality: Gap | None = None,
+) -> Verdict:
+    ideal = 1 / leader.density if leader is not None and leader.density else None
+    caveats, remarks = (*_reference(leader), *_heads(case)), (*_flags(case, leader), *_missing(case))
+    return Verdict(outcome, leader, ratio, ideal, quality, sentence, caveats, remarks)
+
+
+def _reference(leader: Row | None) -> list[str]:
+    if leader is None or leader.engine != "reference":
+        return []
+    return ["The reference engine is plain PyTorch, there to check others: its time says little about the method."]
+
+
+def _heads(case: Case) -> list[str]:
+    if not case.heads_timed:
+        return []
+    return [f"{case.heads_timed} of {case.first.heads} heads timed; nothing is extrapolated to the others."]
+
+
+def _flags(case: Case, leader: Row | None) -> list[str]:
+    """Say what spoils the latencies that the verdict rests on: those of the leader's layers and of the baseline."""
+    own = [] if leader is None else [row for row in case.timed if _asked(row) == _asked(leader)]
+    dense = None if leader is None else _baseline_row(case, leader)
+    base = [] if dense is None or dense in own else [dense]
+    flagged: dict[str, list[Row]] = {}
+    for row in (*own, *base):
+        if found := badges(row.flags):
+            flagged.setdefault(found, []).append(row)
+    return [f"Flagged {found}: {', '.join(case.label(row) for row in rows)}." for found, rows in flagged.items()]
+
+
+def _missing(case: Case) -> list[str]:
+    missing = [row for row in case.rows if row.latency_ms is None]
+    if not missing or not case.timed:
+        return []
+    names = ", ".join(f"{case.label(row)} ({row.verdict})" for row in missing[:_MOST_NAMED])
+    more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
+    verb = "has" if len(missing) == 1 else "have"
+    return [f"{len(missing)} of {len(case.rows)} cells {verb} no latency: {names}{more}."]
+
+
+def _baseline_row(case: Case, row: Row) -> Row | None:
+    """Return the row of the dense baseline that a row was measured beside, if it is in the case."""
+    return next((each for each in case.timed if each.run_id == row.run_id and _kernel(each) == row.baseline), None)
+
+
+def _kernel(row: Row) -> str:
+    return f"{row.method}/{row.engine}"
+
+
+def _place(case: Case) -> str:
+    first = case.first
+    direction = "" if first.direction == "fwd" else f", {DIRECTIONS[first.direction]},"
+    return f"At {place_words(first)}{direction} on {first.device}"
+
+
+def _name(case: Case, row: Row) -> str:
+    """Write what tells a row from the others, and its engine."""
+    mean = isinstance(row, MeanRow)
+    label = case.label(row, case.means if mean else case.timed)
+    over = [f"mean over layers {row.layers}"] if isinstance(row, MeanRow) and "," in row.layers else []
+    engine = [] if row.engine in label.split(" · ") else [row.engine]
+    return f"{label} ({', '.join([*engine, *over])})" if engine or over else label
+
+
+def _given(row: Row) -> str:
+    return row.settings if row.settings_given is None else row.settings_given
+
+
+def _asked(row: Row) -> Sequence[object]:
+    return row.run_id, row.method, row.settings_given, row.settings, row.engine_asked, row.step
+
+
+def _latency(row: Row) -> float:
+    return row.latency_ms or float("inf")

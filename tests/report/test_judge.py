@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from attnbench.report.cases import Case, cases_of
+from attnbench.report.judge import clip_quality, judge, place_words, speedup_ratio, speedup_words
+from attnbench.results.load import Results
+from attnbench.results.records.cells import Environment, Row, RunHeader, canonical_json
+from attnbench.results.records.clips import QualityRow
+
+Maker = Callable[..., Any]
+ENVIRONMENT = Environment.model_validate(
+    {
+        "device": "Test CPU", "device_kind": "cpu", "cores": 2, "memory_gib": 7.6, "python": "3.11",
+        "platform": "Linux", "packages": {}, "started_at": "2026-01-02T03:04:05Z",
+    }
+)  # fmt: skip
+
+
+def told(*rows: Row) -> str:
+    (case,) = cases_of(rows)
+    return " ".join(judge(case).sentences)
+
+
+@pytest.fixture
+def dense(row_of: Maker) -> Row:
+    return row_of("full", engine="sdpa", latency_ms=100.0, density=1.0)
+
+
+def test_the_fastest_method_is_named_with_its_real_and_ideal_speedup(row_of: Maker, dense: Row) -> None:
+    (case,) = cases_of([dense, row_of("sta", latency_ms=40.0, density=0.2), row_of("moba", latency_ms=50.0)])
+    found = judge(case)
+    assert found.sentence == (
+        "At 480p on Test CPU, sta (reference) is 2.50× [2.38, 2.63] as fast as the fastest dense kernel (sdpa); "
+        "5.00× would be ideal at density 0.200; relative error 0.310."
+    )
+    assert (found.outcome, found.leader and found.leader.method, found.ideal) == ("faster", "sta", 5.0)
+
+
+def test_slower_than_dense_is_said_plainly(row_of: Maker, dense: Row) -> None:
+    text = told(dense, row_of("sta", latency_ms=250.0))
+    assert text.startswith("At 480p on Test CPU, no sparse method is as fast as the fastest dense kernel (sdpa);")
+    assert "the nearest is sta (reference), 0.400×" in text
+
+
+def test_overlapping_intervals_are_no_win(row_of: Maker, dense: Row) -> None:
+    text = told(dense, row_of("sta", latency_ms=99.0))
+    assert "no sparse method is clearly faster" in text
+    assert "the interval holds 1" in text
+
+
+def test_more_than_the_density_allows_is_not_called_ideal(row_of: Maker, dense: Row) -> None:
+    text = told(dense, row_of("sta", latency_ms=40.0, density=0.5))
+    assert "density 0.500 allows 2.00×, so something besides skipped pairs helped too" in text
+    assert "ideal" not in text
+
+
+def test_both_passes_another_grid_and_another_dense_method_are_told(row_of: Maker) -> None:
+    asked = {"direction": "fwdbwd", "grid": "20x30x52", "baseline": "sliding-window/flex"}
+    rows = [row_of("full", engine="sdpa", latency_ms=100.0, **asked), row_of("sta", **asked)]
+    assert told(*rows).startswith("At 20×30×52 tokens, forward and backward, on Test CPU, sta (reference) is 2.50×")
+    assert "kernel (sliding-window/flex);" in told(*rows)
+
+
+def test_the_reference_engine_is_not_taken_for_the_method(row_of: Maker, dense: Row) -> None:
+    assert "says little about the method" in told(dense, row_of("sta", engine="reference"))
+    assert "reference" not in told(dense, row_of("sta", engine="triton"))
+
+
+def test_heads_that_were_not_timed_are_stated(row_of: Maker, dense: Row) -> None:
+    assert "1 of 12 heads timed" in told(row_of("sta", heads_timed=1))
+    assert "heads timed" not in told(dense, row_of("sta", heads_timed=12))
+
+
+def test_cells_without_latency_are_counted_with_their_verdict(row_of: Maker, dense: Row) -> None:
+    text = told(dense, row_of("sta"), row_of("moba", verdict="incorrect"), row_of("vmoba", verdict="oom"))
+    assert "2 of 4 cells have no latency: moba (incorrect), vmoba (oom)." in text
+
+
+def test_nothing_timed_only_dense_and_no_baseline(row_of: Maker, dense: Row) -> None:
+    assert told(row_of("moba", verdict="oom")) == "No cell of this run has a latency: the table says why."
+    assert told(dense) == ("At 480p on Test CPU, only dense attention was timed: full (sdpa) takes 100 ms [98, 103].")
+    alone = row_of("sta", baseline=None, baseline_ms=None, speedup=None, translation=None)
+    assert "No dense baseline was measured" in told(alone)
+
+
+def test_the_speedup_pairs_the_extremes(row_of: Maker, dense: Row) -> None:
+    row = row_of("sta", latency_ms=50.0, latency_lo_ms=40.0, latency_hi_ms=60.0, samples_ms=[40.0, 50.0, 60.0])
+    (case,) = cases_of([dense, row])
+    found = speedup_ratio(case, row)
+    assert found is not None
+    assert (found.value, found.lo, found.hi) == pytest.approx((2.0, 98.0 / 60.0, 103.0 / 40.0))
+    assert speedup_words(found) == "2.00× [1.63, 2.58]"
+
+
+def test_rows_of_several_runs_are_compared_each_with_its_own_baseline(row_of: Maker) -> None:
+    old, new = (
+        (
+            row_of(
+                "full",
+                engine=engine,
+                latency_ms=dense,
+                run_id=run,
+                baseline=f"full/{engine}",
+                baseline_ms=dense,
+                speedup=1.0,
+            ),
+            row_of(method, latency_ms=ms, run_id=run, baseline=f"full/{engine}", baseline_ms=dense, speedup=dense / ms),
+        )
+        for run, engine, dense, method, ms in (("a", "sdpa", 90.0, "moba", 60.0), ("b", "flex", 120.0, "sta", 40.0))
+    )
+    (case,) = cases_of(new)
+    both = Case((*old, *new), (*cases_of(old)[0].means, *case.means))
+    assert judge(both).sentence == judge(case).sentence
+    assert ", sta (reference) is 3.00× [2.85, 3.15] as fast as the fastest dense kernel (flex)" in told(*new)
+
+
+def test_the_fastest_method_is_named_and_not_the_fastest_layer(row_of: Maker, dense: Row) -> None:
+    layers = [
+        row_of("vmoba", layer=layer, latency_ms=ms, layers_alike=10) for layer, ms in enumerate([20.0, 35.0, 38.0])
+    ]
+    assert ", sta (reference) is 3.33×" in told(dense, *layers, row_of("sta", latency_ms=30.0))
+    assert ", vmoba (reference, mean over layers 0×10, 1×10, 2×10) is 3.23×" in told(dense, *layers)
+
+
+def test_flags_are_told_where_the_verdict_rests_on_them(row_of: Maker) -> None:
+    dense = row_of("full", engine="sdpa", latency_ms=100.0, density=1.0, flags="power-capped")
+    others = row_of("sta", latency_ms=30.0), row_of("moba", latency_ms=60.0, flags="unstable")
+    assert told(dense, *others).endswith("Flagged capped: full.")
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"), [("21x30x52", "480p"), ("24x36x64", "576p"), ("21x45x80", "720p"), ("1x2x3", "1×2×3 tokens")]
+)
+def test_a_grid_is_told_by_the_name_of_its_format(row_of: Maker, grid: str, words: str) -> None:
+    assert place_words(row_of("sta", grid=grid)) == words
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [[{"method": "sta", "settings": {"window": [1, 3, 5]}}, {"method": "sta"}], {"sta": {"window": [1, 3, 5]}}],
+)
+def test_clips_are_joined_by_method_and_the_settings_given(row_of: Maker, dense: Row, methods: object) -> None:
+    def metric(role: str, value: float) -> QualityRow:
+        exact = role != "method"
+        return QualityRow.model_validate(
+            {
+                "run_id": "clips", "model": "mini", "method": "full" if exact else "sta", "prompt": "3", "seed": 0,
+                "settings": "{}" if exact else '{"tile":[8,4,4],"window":[1,3,5]}', "engine": "sdpa", "role": role,
+                "metric": "psnr", "metric_kind": "distance", "better": "higher", "unit": "dB", "value": value,
+                "reference": "full (sdpa), seed 0", "status": "ok", "frames": 16, "size": "64x64", "fps": 8.0,
+                "clip_hash": "a",
+            }
+        )  # fmt: skip
+
+    header = RunHeader(run_id="clips", environment=ENVIRONMENT, request={"methods": methods})
+    results = Results(headers=(header,), quality=(metric("kernel-floor", 57.0), metric("method", 21.0)))
+    quality = clip_quality(results)
+    assert list(quality) == [("sta", '{"window":[1,3,5]}')]
+    asked, other = (
+        row_of("sta", latency_ms=ms, settings={"tile": [6, 8, 8], **given}, settings_given=canonical_json(given))
+        for ms, given in ((40.0, {"window": [1, 3, 5]}), (50.0, {}))
+    )
+    for row, said in ((asked, True), (other, False)):
+        (case,) = cases_of([dense, row])
+        assert ("; PSNR of mini's clips 21.0 dB" in judge(case, quality).sentence) == said
+        assert (judge(case, quality).quality is not None) == said
