@@ -14,14 +14,15 @@ from attnbench.kernels.plan import MeanSelection, Plan, bounding_boxes
 from attnbench.kernels.remember import remembered
 from attnbench.kernels.rule import Rule, band, causal, window
 from attnbench.methods.base import Call, Method, Source, as_choice, as_ints, shrink_axis
+from attnbench.methods.checks import as_density, as_flag, as_number, fit
 from attnbench.methods.density import DensitySetting, nearest, share_of
 from attnbench.methods.mask_command import main
 from attnbench.methods.text import keep_text, route_text
 
 __all__ = [
     "BadInput", "BlockPattern", "Call", "Cut", "DensitySetting", "Grid", "Layout", "MeanSelection", "Method",
-    "Partition", "Plan", "RoutedPattern", "Rule", "Source", "Unsupported", "as_choice", "as_ints", "band",
-    "bounding_boxes", "causal", "coordinates", "keep_text", "main", "nearest", "partition_cuboids", "partition_ranges",
-    "phase", "remembered", "route", "route_text", "row_ops", "score_block_pairs", "selection_ops", "share_of",
-    "shrink_axis", "whole", "window",
+    "Partition", "Plan", "RoutedPattern", "Rule", "Source", "Unsupported", "as_choice", "as_density", "as_flag",
+    "as_ints", "as_number", "band", "bounding_boxes", "causal", "coordinates", "fit", "keep_text", "main", "nearest",
+    "partition_cuboids", "partition_ranges", "phase", "remembered", "route", "route_text", "row_ops",
+    "score_block_pairs", "selection_ops", "share_of", "shrink_axis", "whole", "window",
 ]  # fmt: skip

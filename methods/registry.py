@@ -25,6 +25,7 @@ BUILT_IN = {
     "vmoba": "attnbench.methods.vmoba:METHOD",
     "sliding-window": "attnbench.methods.sliding_window:METHOD",
     "sta": "attnbench.methods.sta:METHOD",
+    "radial": "attnbench.methods.radial:METHOD",
 }
 
 

@@ -1,0 +1,69 @@
+"""Checks of the values that users give for settings: each returns the value in its own type, or says what is wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+from attnbench.kernels.errors import BadInput
+
+
+def as_flag(name: str, value: object) -> bool:
+    """Return ``value`` if it is a truth value.
+
+    Raises:
+        BadInput: quoting the value.
+    """
+    if not isinstance(value, bool):
+        raise BadInput(f"{name} is {value!r}; it must be true or false")
+    return value
+
+
+def as_number(
+    name: str, value: object, *, low: float = -math.inf, high: float = math.inf, above: bool = False
+) -> float:
+    """Return ``value`` as a float if it is a finite number from ``low`` to ``high``; ``above`` excludes ``low``.
+
+    Raises:
+        BadInput: quoting the value.
+    """
+    if isinstance(value, Real) and not isinstance(value, bool):
+        number = float(value)
+        if math.isfinite(number) and low <= number <= high and not (above and number == low):
+            return number
+    lower = "" if low == -math.inf else f" above {low:g}" if above else f" of at least {low:g}"
+    upper = "" if high == math.inf else f" and at most {high:g}" if lower else f" of at most {high:g}"
+    raise BadInput(f"{name} is {value!r}; it must be a number{lower}{upper}")
+
+
+def as_density(name: str, value: object) -> float:
+    """Return ``value`` as a float if it is a number above 0 and at most 1.
+
+    Raises:
+        BadInput: quoting the value.
+    """
+    return as_number(name, value, low=0.0, high=1.0, above=True)
+
+
+def fit(name: str, given: Any, default: Any, sides: Sequence[int]) -> Any:
+    """Return the sides of a block, none longer than those of what it is cut from.
+
+    A default is cut off there, because it must do for any grid. A block that was chosen must fit.
+
+    Args:
+        name: of the setting.
+        given: its value, one number or a tuple of numbers.
+        default: its default.
+        sides: the lengths of what is cut into blocks, as many as the value has numbers.
+
+    Raises:
+        BadInput: for a chosen block that is larger.
+    """
+    lengths = (given,) if isinstance(given, int) else tuple(given)
+    cut = tuple(min(length, side) for length, side in zip(lengths, sides, strict=True))
+    if cut != lengths and given != default:
+        most = " × ".join(str(side) for side in sides)
+        raise BadInput(f"{name} is {given!r}; it must fit into the {most} tokens of the grid")
+    return cut[0] if isinstance(given, int) else cut
