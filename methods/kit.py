@@ -9,10 +9,13 @@ from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid, Layout, coordinates
 from attnbench.kernels.partition import Partition, partition_cuboids, partition_ranges, whole
 from attnbench.kernels.pattern import BlockPattern, RoutedPattern
+from attnbench.kernels.percentile import cut_percentile
 from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import MeanSelection, Plan, bounding_boxes
 from attnbench.kernels.remember import remembered
 from attnbench.kernels.rule import Rule, band, causal, window
+from attnbench.kernels.self_similarity import pool_similarity, similarity_flops
+from attnbench.kernels.strided import strided_flops, strided_mass
 from attnbench.methods.base import Call, Method, Source, as_choice, as_ints, shrink_axis
 from attnbench.methods.checks import as_density, as_flag, as_number, fit
 from attnbench.methods.density import DensitySetting, nearest, share_of
@@ -22,7 +25,8 @@ from attnbench.methods.text import keep_text, route_text
 __all__ = [
     "BadInput", "BlockPattern", "Call", "Cut", "DensitySetting", "Grid", "Layout", "MeanSelection", "Method",
     "Partition", "Plan", "RoutedPattern", "Rule", "Source", "Unsupported", "as_choice", "as_density", "as_flag",
-    "as_ints", "as_number", "band", "bounding_boxes", "causal", "coordinates", "fit", "keep_text", "main", "nearest",
-    "partition_cuboids", "partition_ranges", "phase", "remembered", "route", "route_text", "row_ops",
-    "score_block_pairs", "selection_ops", "share_of", "shrink_axis", "whole", "window",
+    "as_ints", "as_number", "band", "bounding_boxes", "causal", "coordinates", "cut_percentile", "fit", "keep_text",
+    "main", "nearest", "partition_cuboids", "partition_ranges", "phase", "pool_similarity", "remembered", "route",
+    "route_text", "row_ops", "score_block_pairs", "selection_ops", "share_of", "shrink_axis", "similarity_flops",
+    "strided_flops", "strided_mass", "whole", "window",
 ]  # fmt: skip

@@ -26,6 +26,7 @@ BUILT_IN = {
     "sliding-window": "attnbench.methods.sliding_window:METHOD",
     "sta": "attnbench.methods.sta:METHOD",
     "radial": "attnbench.methods.radial:METHOD",
+    "draft": "attnbench.methods.draft:METHOD",
 }
 
 
