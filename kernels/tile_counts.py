@@ -104,18 +104,21 @@ def _routed(plan: Plan, pattern: RoutedPattern, kv_heads: int) -> TileWork:
 
 def _blocked(plan: Plan, pattern: BlockPattern, kv_heads: int) -> TileWork:
     from attnbench.kernels.gpu.block_tiles import sizes_of
+    from attnbench.kernels.gpu.blocked import kind_of
+    from attnbench.kernels.gpu.hopper import is_hopper
 
     n, columns = plan.layout.tokens, pattern.keep.shape[3]
     rows, keys = sizes_of(plan)
     per_line = (pattern.q_offsets.diff() + rows - 1) // rows
     sizes = pattern.k_offsets.diff()
     shape = (plan.batch, plan.heads) if pattern.rule is not None and _own_orders(plan) else pattern.keep.shape[:2]
+    masked = kind_of(plan, is_hopper(plan.device)) == "masked"
     steps = segments = 0
     columns_read = torch.zeros(*shape, columns, dtype=torch.bool, device=plan.device)
     for b in range(shape[0]):
         for h in range(shape[1]):
             states = _states(plan, b, h)
-            lengths = _run_lengths(states, sizes)
+            lengths = _run_lengths(states, sizes, alone=(states == 2) & masked)
             steps += int((((lengths + keys - 1) // keys).sum(1) * per_line).sum())
             segments += int((lengths > 0).sum())
             columns_read[b, h] = (states > 0).any(0)
@@ -139,12 +142,12 @@ def _blocked(plan: Plan, pattern: BlockPattern, kv_heads: int) -> TileWork:
 
 def _paired(plan: Plan) -> tuple[int, int, int, int] | None:
     """Return rows, keys, tiles and steps if small tiles run in pairs, otherwise None."""
-    from attnbench.kernels.gpu.blocked import may_pair, parts_of
+    from attnbench.kernels.gpu.blocked import kind_of, parts_of
     from attnbench.kernels.gpu.hopper import is_hopper
 
-    if not may_pair(plan, is_hopper(plan.device)):
+    if kind_of(plan, is_hopper(plan.device)) != "pairs":
         return None
-    _, pairs = parts_of(plan, paired=True)
+    _, pairs = parts_of(plan, "pairs")
     count = int(pairs.count)
     return (pairs.rows, pairs.keys, count, int(pairs.steps())) if count else None
 
@@ -165,13 +168,13 @@ def _active_keys(plan: Plan, read: Tensor, kv_heads: int) -> int:
     return int((read.any(2) * plan.pattern.k_offsets.diff()).sum())
 
 
-def _run_lengths(states: Tensor, sizes: Tensor) -> Tensor:
+def _run_lengths(states: Tensor, sizes: Tensor, alone: Tensor) -> Tensor:
     """Return the keys of each run of neighbouring blocks of one state, int64 [lines, columns], followed by zeros.
 
-    A dropped block (state 0) is in no run.
+    A dropped block (state 0) is in no run. Those of ``alone``, bool [lines, columns], are runs of their own.
     """
     before = torch.nn.functional.pad(states, (1, 0))[:, :-1]
-    begins = (states > 0) & (states != before)
+    begins = (states > 0) & ((states != before) | alone)
     number = (begins.cumsum(1) - 1).clamp_(min=0)
     return torch.zeros_like(number).scatter_add_(1, number, sizes * (states > 0))
 

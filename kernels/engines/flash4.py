@@ -176,10 +176,12 @@ def _supports_sparse(plan: Plan, task: Task) -> str | None:
 
 
 def _unsuitable(plan: Plan, task: Task) -> str | None:
+    from attnbench.kernels.gpu.blocked import kind_of
+
     pattern = plan.pattern
     if pattern.is_full or not isinstance(pattern, BlockPattern):
         return None
-    if pattern.rule is None and not task.needs_grad:
+    if not task.needs_grad and (pattern.rule is None or kind_of(plan, hopper=True) == "masked"):
         return "takes longer than our kernels for the forward pass of plans of whole blocks"
     sides = (pattern.q_offsets, pattern.k_offsets)
     area = prod(number_of_places(offsets, TILE) for offsets in sides) / plan.layout.tokens**2

@@ -34,6 +34,17 @@ from attnbench.kernels.gpu.work import KEYS, LOG2_E, ROWS, Tiles
 from attnbench.kernels.witness import launched
 
 STAGES = 2
+PAIRS = gl.constexpr(
+    gl.DistributedLinearLayout(
+        reg_bases=[[0, 0, 0, 1], [8, 0, 0, 0], [0, 1, 0, 0], [0, 2, 0, 0], [0, 4, 0, 0], [0, 8, 0, 0]],
+        lane_bases=[[0, 0, 1, 0], [0, 0, 2, 0], [1, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]],
+        warp_bases=[[16, 0, 0, 0], [32, 0, 0, 0]],
+        block_bases=[],
+        shape=[64, 16, 4, 2],
+    )
+)
+"""Scores [64, 128] as [rows, eights of keys, pairs, 2]: a thread holds one pair of every eight, the lane's."""
+
 REGISTERS = 224  # of each computing warpgroup: with 232 the other warps spill, with 216 these
 
 
@@ -47,7 +58,7 @@ def launch(
         q: [B, H, N, D] with unit last stride, D 64 or 128, bfloat16 or float16.
         keys: k and v with the same D and dtype, aligned to 16 bytes.
         source: keys and values with which they are filled on the way, see ``attend.attend_tiles``; or None.
-        tiles: tiles of 128 rows with steps of 128 keys, without masked segments.
+        tiles: tiles of 128 rows with steps of 128 keys. If segments are masked, ``tiles.masks`` says what they keep.
         scale: factor of the scores, greater than 0.
         output: rows [places, D], or with ``direct`` [B, H, N, D]; unit last stride.
         lse: float32 [places], log2-sum-exp2, or with ``direct`` [B, H, N], natural, contiguous.
@@ -61,6 +72,8 @@ def launch(
     out_strides = output.stride()[:3] if direct else (0, 0, output.stride(0))
     programs = torch.cuda.get_device_properties(q.device).multi_processor_count
     visible = tiles.segments if tiles.visible is None else tiles.visible
+    masks = tiles.masks
+    words, rows_of, chunk_of = (tiles.segments,) * 3 if masks is None else (masks.words, masks.rows_of, masks.chunk_of)
     kv_rows = len(q) * keys.kv_heads
     if source is None:
         k, v, order, progress = keys.k, keys.v, tiles.segments, tiles.segments
@@ -71,23 +84,33 @@ def launch(
         progress = torch.zeros(kv_rows, dtype=torch.int32, device=q.device)
     launched("gluon:attend_tiles")
     attend_tiles[(programs,)](
-        k_rows, v_rows, q, tiles.queries, tiles.records, tiles.count, tiles.segments, visible, output, lse, k, v, order,
-        progress, kv_rows, order.shape[-1], group, *strides, *q.stride()[:3], *out_strides, keys.batch, keys.head,
-        keys.column, heads, keys.kv_heads, heads // keys.kv_heads, n, scale * LOG2_E, ROWS=ROWS, KEYS=KEYS, D=d,
-        STAGES=STAGES, REGISTERS=REGISTERS, DIRECT=direct, PAIRED=tiles.visible is not None, ARRANGE=source is not None,
+        k_rows, v_rows, q, tiles.queries, tiles.records, tiles.count, tiles.segments, visible, words, rows_of, chunk_of,
+        words.shape[1], output, lse, k, v, order, progress, kv_rows, order.shape[-1], group, *strides,
+        *q.stride()[:3], *out_strides, keys.batch, keys.head, keys.column, heads, keys.kv_heads, heads // keys.kv_heads,
+        n, scale * LOG2_E, ROWS=ROWS, KEYS=KEYS, D=d, STAGES=STAGES, REGISTERS=REGISTERS, DIRECT=direct,
+        PAIRED=tiles.visible is not None, MASKED=0 if masks is None else masks.axes, ARRANGE=source is not None,
         UP_TO=UP_TO[part], num_warps=4,
     )  # fmt: skip
 
 
 @gluon.jit
-def _advance(segments, segment, start, end, KEYS: gl.constexpr):
+def _advance(segments, segment, start, end, KEYS: gl.constexpr, RULE: gl.constexpr):
     """Step to the next keys, in the segment or at the beginning of the next one."""
     start += KEYS
-    if start >= end:
+    if start >= _stop(end, RULE):
         segment += 1
         start = gl.load(segments + segment * 2)
         end = gl.load(segments + segment * 2 + 1)
     return segment, start, end
+
+
+@gluon.jit
+def _stop(end, RULE: gl.constexpr):
+    """Return the end of a segment, which is negative where a rule decides."""
+    if RULE:
+        return gl.where(end < 0, -end, end)
+    else:
+        return end
 
 
 @gluon.jit
@@ -110,7 +133,69 @@ def _limits(visible, segment, end, PART: gl.constexpr, PAIRED: gl.constexpr):
 
 
 @gluon.jit
-def _hide(s, start, low, high, KEYS: gl.constexpr, SCORES: gl.constexpr, PAIRED: gl.constexpr):
+def _masked_rows(rows_of, queries, place, chunks, MASKED: gl.constexpr, HALF: gl.constexpr):
+    """Return where the words of this half of a tile begin, for each axis int32 [HALF, 4]; see ``mask_words``."""
+    if MASKED == 0:
+        return (0, 0, 0)
+    else:
+        WORDS: gl.constexpr = gl.SliceLayout(1, gl.SliceLayout(3, PAIRS))
+        row = gl.arange(0, HALF, gl.SliceLayout(1, WORDS))
+        lane = gl.expand_dims(gl.arange(0, 4, gl.SliceLayout(0, WORDS)), 0)
+        token = gl.load(queries + place + row)
+        where = rows_of + gl.where(token < 0, 0, token) * 3
+        first = gl.expand_dims(gl.load(where) * chunks * 4, 1) + lane
+        second = first
+        third = first
+        if MASKED > 1:
+            second = gl.expand_dims(gl.load(where + 1) * chunks * 4, 1) + lane
+        if MASKED > 2:
+            third = gl.expand_dims(gl.load(where + 2) * chunks * 4, 1) + lane
+        return (first, second, third)
+
+
+@gluon.jit
+def _chunk(chunk_of, segment, new, chunk, MASKED: gl.constexpr):
+    """Return the chunk of the keys of this step, the next one unless a segment begins."""
+    if MASKED == 0:
+        return 0
+    else:
+        chunk += 1
+        if new:
+            chunk = gl.load(chunk_of + segment)
+        return chunk
+
+
+@gluon.jit
+def _masks(words, at, chunk, MASKED: gl.constexpr):
+    """Load which keys of a chunk each row keeps, a bit each."""
+    if MASKED == 0:
+        return 0
+    else:
+        word = gl.load(words + (at[0] + chunk * 4))
+        if MASKED > 1:
+            word &= gl.load(words + (at[1] + chunk * 4))
+        if MASKED > 2:
+            word &= gl.load(words + (at[2] + chunk * 4))
+        return word
+
+
+@gluon.jit
+def _hide_by_words(s, word, SCORES: gl.constexpr, HALF: gl.constexpr, KEYS: gl.constexpr):
+    eighth = gl.arange(0, 16, gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, PAIRS))))
+    odd = gl.arange(0, 2, gl.SliceLayout(0, gl.SliceLayout(0, gl.SliceLayout(0, PAIRS))))
+    eighth = gl.expand_dims(gl.expand_dims(gl.expand_dims(eighth, 0), 2), 3)
+    odd = gl.expand_dims(gl.expand_dims(gl.expand_dims(odd, 0), 0), 0)
+    bit = gl.expand_dims(gl.expand_dims(word, 1), 3) >> (eighth * 2 + odd)
+    pairs = gl.convert_layout(gl.reshape(s, [HALF, 16, 4, 2]), PAIRS, assert_trivial=True)
+    pairs = gl.where((bit & 1) != 0, pairs, -float("inf"))
+    return gl.convert_layout(gl.reshape(pairs, [HALF, KEYS]), SCORES, assert_trivial=True)
+
+
+@gluon.jit
+def _hide(
+    s, start, low, high, end, word, KEYS: gl.constexpr, HALF: gl.constexpr, SCORES: gl.constexpr, PAIRED: gl.constexpr,
+    MASKED: gl.constexpr,
+):  # fmt: skip
     key = gl.expand_dims(gl.arange(0, KEYS, gl.SliceLayout(0, SCORES)), 0)
     low -= start
     high -= start
@@ -122,6 +207,11 @@ def _hide(s, start, low, high, KEYS: gl.constexpr, SCORES: gl.constexpr, PAIRED:
             s = gl.where(key >= KEYS // 2, s, -float("inf"))
         elif (low > 0) | (high < KEYS):
             s = gl.where((key >= low) & (key < high), s, -float("inf"))
+    elif MASKED:
+        if end < 0:  # the words also hide what is beyond the segment
+            s = _hide_by_words(s, word, SCORES, HALF, KEYS)
+        elif high < KEYS:
+            s = gl.where(key < high, s, -float("inf"))
     elif high < KEYS:
         s = gl.where(key < high, s, -float("inf"))
     return s
@@ -129,9 +219,10 @@ def _hide(s, start, low, high, KEYS: gl.constexpr, SCORES: gl.constexpr, PAIRED:
 
 @gluon.jit
 def _rest_of_tile(
-    q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, acc, p, top, total, step, segments, visible, segment, start,
-    end, count, scale, SCORES: gl.constexpr, OUT: gl.constexpr, WEIGHTS: gl.constexpr, HALF: gl.constexpr,
-    KEYS: gl.constexpr, STAGES: gl.constexpr, DTYPE: gl.constexpr, PART: gl.constexpr, PAIRED: gl.constexpr,
+    q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, acc, p, top, total, step, segments, visible, words, chunk_of,
+    at, chunk, segment, start, end, count, scale, SCORES: gl.constexpr, OUT: gl.constexpr, WEIGHTS: gl.constexpr,
+    HALF: gl.constexpr, KEYS: gl.constexpr, STAGES: gl.constexpr, DTYPE: gl.constexpr, PART: gl.constexpr,
+    PAIRED: gl.constexpr, MASKED: gl.constexpr,
 ):  # fmt: skip
     """Process a tile's keys from the second step on. The caller computes P V of the last step."""
     zero = gl.full([HALF, KEYS], 0.0, gl.float32, SCORES)
@@ -139,15 +230,18 @@ def _rest_of_tile(
         last, last_phase = step % STAGES, (step // STAGES) & 1
         step += 1
         stage = step % STAGES
-        segment, start, end = _advance(segments, segment, start, end, KEYS)
-        low, high = _limits(visible, segment, end, PART, PAIRED)
+        before = segment
+        segment, start, end = _advance(segments, segment, start, end, KEYS, MASKED)
+        chunk = _chunk(chunk_of, segment, segment > before, chunk, MASKED)
+        word = _masks(words, at, chunk, MASKED)
+        low, high = _limits(visible, segment, _stop(end, MASKED), PART, PAIRED)
         mbarrier.wait(k_full.index(stage), (step // STAGES) & 1)
         s = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
         mbarrier.wait(v_full.index(last), last_phase)
         acc = warpgroup_mma(p, v_smem.index(last), acc, is_async=True)
         s = warpgroup_mma_wait(1, deps=[s])
         mbarrier.arrive(k_empty.index(stage), count=1)
-        s = _hide(s, start, low, high, KEYS, SCORES, PAIRED)
+        s = _hide(s, start, low, high, end, word, KEYS, HALF, SCORES, PAIRED, MASKED)
         new_p, top, total, decay = _softmax(s, top, total, scale, OUT, WEIGHTS, DTYPE)
         if start < 0:  # never taken; ends the basic block, or ptxas moves the wait for P V ahead of the softmax
             mbarrier.arrive(k_empty.index(stage), count=1)
@@ -193,11 +287,19 @@ def _record(records, tile, PART: gl.constexpr, HALF: gl.constexpr):
 
 
 @gluon.jit
+def _first_chunk(chunk_of, segment, end, MASKED: gl.constexpr):
+    if MASKED == 0:
+        return 0
+    else:  # the segment of a tile without steps is not written
+        return gl.load(chunk_of + segment, mask=end != 0, other=0)
+
+
+@gluon.jit
 def _compute(
     q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries, records, tiles,
-    segments, visible, o_batch, o_head, o_token, heads, tokens, scale, PART: gl.constexpr, ROWS: gl.constexpr,
-    KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, DTYPE: gl.constexpr, DIRECT: gl.constexpr,
-    PAIRED: gl.constexpr,
+    segments, visible, words, rows_of, chunk_of, chunks, o_batch, o_head, o_token, heads, tokens, scale,
+    PART: gl.constexpr, ROWS: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
+    DTYPE: gl.constexpr, DIRECT: gl.constexpr, PAIRED: gl.constexpr, MASKED: gl.constexpr,
 ):  # fmt: skip
     SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, KEYS, 16])
     OUT: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, D, 16])
@@ -209,7 +311,10 @@ def _compute(
     if first < count_tiles:
         zero = gl.full([HALF, KEYS], 0.0, gl.float32, SCORES)
         head, place, segment, start, end, count = _record(records, first, PART, HALF)
-        low, high = _limits(visible, segment, end, PART, PAIRED)
+        low, high = _limits(visible, segment, _stop(end, MASKED), PART, PAIRED)
+        at = _masked_rows(rows_of, queries, place, chunks, MASKED, HALF)
+        chunk = _first_chunk(chunk_of, segment, end, MASKED)
+        word = _masks(words, at, chunk, MASKED)
         step = 0
         turn = 0
         q = q_smem.index(PART)
@@ -218,19 +323,23 @@ def _compute(
         s = warpgroup_mma(q, k_smem.index(0).permute((1, 0)), zero, use_acc=False, is_async=True)
         s = warpgroup_mma_wait(0, deps=[s])
         mbarrier.arrive(k_empty.index(0), count=1)
-        s = _hide(s, start, low, high, KEYS, SCORES, PAIRED)
+        s = _hide(s, start, low, high, end, word, KEYS, HALF, SCORES, PAIRED, MASKED)
         top = gl.full([HALF], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
         total = gl.full([HALF], 0.0, gl.float32, gl.SliceLayout(1, SCORES))
         acc = gl.full([HALF, D], 0.0, gl.float32, OUT)
         p, top, total, _decay = _softmax(s, top, total, scale, OUT, WEIGHTS, DTYPE)
         acc, p, top, total, step = _rest_of_tile(
-            q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, acc, p, top, total, step, segments, visible,
-            segment, start, end, count, scale, SCORES, OUT, WEIGHTS, HALF, KEYS, STAGES, DTYPE, PART, PAIRED,
+            q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, acc, p, top, total, step, segments, visible, words,
+            chunk_of, at, chunk, segment, start, end, count, scale, SCORES, OUT, WEIGHTS, HALF, KEYS, STAGES, DTYPE,
+            PART, PAIRED, MASKED,
         )  # fmt: skip
         mbarrier.arrive(q_empty.index(0), count=1)
         for tile in range(first + hop, count_tiles, hop):
             this_head, this_place, segment, start, end, count = _record(records, tile, PART, HALF)
-            low, high = _limits(visible, segment, end, PART, PAIRED)
+            low, high = _limits(visible, segment, _stop(end, MASKED), PART, PAIRED)
+            at = _masked_rows(rows_of, queries, this_place, chunks, MASKED, HALF)
+            chunk = _first_chunk(chunk_of, segment, end, MASKED)
+            word = _masks(words, at, chunk, MASKED)
             turn += 1
             buffer = turn & 1
             last, last_phase = step % STAGES, (step // STAGES) & 1
@@ -244,7 +353,7 @@ def _compute(
             acc = warpgroup_mma(p, v_smem.index(last), acc, is_async=True)
             s = warpgroup_mma_wait(1, deps=[s])
             mbarrier.arrive(k_empty.index(stage), count=1)
-            s = _hide(s, start, low, high, KEYS, SCORES, PAIRED)
+            s = _hide(s, start, low, high, end, word, KEYS, HALF, SCORES, PAIRED, MASKED)
             old_top, old_total = top, total
             top = gl.full([HALF], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
             total = gl.full([HALF], 0.0, gl.float32, gl.SliceLayout(1, SCORES))
@@ -258,7 +367,8 @@ def _compute(
             p = new_p
             acc, p, top, total, step = _rest_of_tile(
                 q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, acc, p, top, total, step, segments, visible,
-                segment, start, end, count, scale, SCORES, OUT, WEIGHTS, HALF, KEYS, STAGES, DTYPE, PART, PAIRED,
+                words, chunk_of, at, chunk, segment, start, end, count, scale, SCORES, OUT, WEIGHTS, HALF, KEYS,
+                STAGES, DTYPE, PART, PAIRED, MASKED,
             )  # fmt: skip
             mbarrier.arrive(q_empty.index(buffer), count=1)
         mbarrier.wait(v_full.index(step % STAGES), (step // STAGES) & 1)
@@ -271,9 +381,10 @@ def _compute(
 
 @gluon.jit
 def _without_values(
-    q_smem, k_smem, q_full, q_empty, k_full, k_empty, lse, queries, records, tiles, segments, visible, tokens,
-    scale, PART: gl.constexpr, ROWS: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
-    DTYPE: gl.constexpr, DIRECT: gl.constexpr, PAIRED: gl.constexpr, UP_TO: gl.constexpr,
+    q_smem, k_smem, q_full, q_empty, k_full, k_empty, lse, queries, records, tiles, segments, visible, words, rows_of,
+    chunk_of, chunks, tokens, scale, PART: gl.constexpr, ROWS: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr,
+    STAGES: gl.constexpr, DTYPE: gl.constexpr, DIRECT: gl.constexpr, PAIRED: gl.constexpr, MASKED: gl.constexpr,
+    UP_TO: gl.constexpr,
 ):  # fmt: skip
     """Replace ``_compute`` in the builds without values; UP_TO is as in ``ablation.UP_TO``."""
     SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, KEYS, 16])
@@ -284,12 +395,15 @@ def _without_values(
     turn = 0
     for tile in range(gl.program_id(0), gl.load(tiles), gl.num_programs(0)):
         head, place, segment, start, end, count = _record(records, tile, PART, HALF)
+        at = _masked_rows(rows_of, queries, place, chunks, MASKED, HALF)
+        chunk = _first_chunk(chunk_of, segment, end, MASKED)
         buffer = turn & 1
         q = q_smem.index(buffer * 2 + PART)
         mbarrier.wait(q_full.index(buffer), (turn >> 1) & 1)
         s = gl.full([HALF, KEYS], 0.0, gl.float32, SCORES)
         top = gl.full([HALF], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
         total = gl.full([HALF], 0.0, gl.float32, gl.SliceLayout(1, SCORES))
+        last = step + count
         for _ in range(count):
             stage = step % STAGES
             mbarrier.wait(k_full.index(stage), (step // STAGES) & 1)
@@ -297,11 +411,15 @@ def _without_values(
             s = warpgroup_mma_wait(0, deps=[s])
             mbarrier.arrive(k_empty.index(stage), count=1)
             if UP_TO == 2:
-                low, high = _limits(visible, segment, end, PART, PAIRED)
-                s = _hide(s, start, low, high, KEYS, SCORES, PAIRED)
+                low, high = _limits(visible, segment, _stop(end, MASKED), PART, PAIRED)
+                word = _masks(words, at, chunk, MASKED)
+                s = _hide(s, start, low, high, end, word, KEYS, HALF, SCORES, PAIRED, MASKED)
                 _p, top, total, _decay = _softmax(s, top, total, scale, OUT, WEIGHTS, DTYPE)
             step += 1
-            segment, start, end = _advance(segments, segment, start, end, KEYS)
+            before = segment
+            segment, start, end = _advance(segments, segment, start, end, KEYS, MASKED)
+            if step < last:
+                chunk = _chunk(chunk_of, segment, segment > before, chunk, MASKED)
         mbarrier.arrive(q_empty.index(buffer), count=1)
         turn += 1
         sums = gl.max(s, 1) * scale if UP_TO == 1 else top + gl.log2(total)
@@ -346,7 +464,7 @@ def _gather(
 def _load(
     k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments, progress, all_heads,
     places, row_batch, row_head, column_head, kv_heads, kv_group, KEYS: gl.constexpr, STAGES: gl.constexpr,
-    ARRANGE: gl.constexpr, UP_TO: gl.constexpr,
+    ARRANGE: gl.constexpr, MASKED: gl.constexpr, UP_TO: gl.constexpr,
 ):  # fmt: skip
     """Copy the keys and values of each step to the next stage."""
     step = 0
@@ -375,7 +493,7 @@ def _load(
                         following = wait_for_head(progress, after, following, places, KEYS)
                 tma.async_copy_global_to_shared(v_rows, [base + start, column], v_full.index(stage), to)
             step += 1
-            segment, start, end = _advance(segments, segment, start, end, KEYS)
+            segment, start, end = _advance(segments, segment, start, end, KEYS, MASKED)
 
 
 @gluon.jit
@@ -392,26 +510,28 @@ def _arrange(
 @gluon.jit
 def _work(
     q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries, records, tiles,
-    segments, visible, o_batch, o_head, o_token, heads, tokens, scale, PART: gl.constexpr, ROWS: gl.constexpr,
-    KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, DTYPE: gl.constexpr, DIRECT: gl.constexpr,
-    PAIRED: gl.constexpr, UP_TO: gl.constexpr,
+    segments, visible, words, rows_of, chunk_of, chunks, o_batch, o_head, o_token, heads, tokens, scale,
+    PART: gl.constexpr, ROWS: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
+    DTYPE: gl.constexpr, DIRECT: gl.constexpr, PAIRED: gl.constexpr, MASKED: gl.constexpr, UP_TO: gl.constexpr,
 ):  # fmt: skip
     if UP_TO == 3:
         _compute(q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries,
-                 records, tiles, segments, visible, o_batch, o_head, o_token, heads, tokens, scale, PART, ROWS, KEYS, D,
-                 STAGES, DTYPE, DIRECT, PAIRED)  # fmt: skip
+                 records, tiles, segments, visible, words, rows_of, chunk_of, chunks, o_batch, o_head, o_token, heads,
+                 tokens, scale, PART, ROWS, KEYS, D, STAGES, DTYPE, DIRECT, PAIRED, MASKED)  # fmt: skip
     else:
         _without_values(q_smem, k_smem, q_full, q_empty, k_full, k_empty, lse, queries, records, tiles, segments,
-                        visible, tokens, scale, PART, ROWS, KEYS, D, STAGES, DTYPE, DIRECT, PAIRED, UP_TO)  # fmt: skip
+                        visible, words, rows_of, chunk_of, chunks, tokens, scale, PART, ROWS, KEYS, D, STAGES, DTYPE,
+                        DIRECT, PAIRED, MASKED, UP_TO)  # fmt: skip
 
 
 @gluon.jit
 def attend_tiles(
-    k_rows, v_rows, q, queries, records, tiles, segments, visible, output, lse, k, v, order, progress, all_heads,
-    places, group, k_batch, k_head, k_token, v_batch, v_head, v_token, order_row, q_batch, q_head, q_token, o_batch,
-    o_head, o_token, row_batch, row_head, column_head, heads, kv_heads, kv_group, tokens, scale, ROWS: gl.constexpr,
-    KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr, DIRECT: gl.constexpr,
-    PAIRED: gl.constexpr, ARRANGE: gl.constexpr, UP_TO: gl.constexpr, num_warps: gl.constexpr,
+    k_rows, v_rows, q, queries, records, tiles, segments, visible, words, rows_of, chunk_of, chunks, output, lse, k, v,
+    order, progress, all_heads, places, group, k_batch, k_head, k_token, v_batch, v_head, v_token, order_row, q_batch,
+    q_head, q_token, o_batch, o_head, o_token, row_batch, row_head, column_head, heads, kv_heads, kv_group, tokens,
+    scale, ROWS: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr,
+    DIRECT: gl.constexpr, PAIRED: gl.constexpr, MASKED: gl.constexpr, ARRANGE: gl.constexpr, UP_TO: gl.constexpr,
+    num_warps: gl.constexpr,
 ):  # fmt: skip
     """Run ``launch``: ``k_rows`` and ``v_rows`` are TMA descriptors of boxes of a step; k to order_row, its source."""
     DTYPE: gl.constexpr = k_rows.dtype
@@ -440,15 +560,15 @@ def attend_tiles(
     gl.warp_specialize(
         [
             (_work, (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries,
-                     records, tiles, segments, visible, o_batch, o_head, o_token, heads, tokens, scale, 0, ROWS, KEYS,
-                     D, STAGES, DTYPE, DIRECT, PAIRED, UP_TO)),
+                     records, tiles, segments, visible, words, rows_of, chunk_of, chunks, o_batch, o_head, o_token,
+                     heads, tokens, scale, 0, ROWS, KEYS, D, STAGES, DTYPE, DIRECT, PAIRED, MASKED, UP_TO)),
             (_work, (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries,
-                     records, tiles, segments, visible, o_batch, o_head, o_token, heads, tokens, scale, 1, ROWS, KEYS,
-                     D, STAGES, DTYPE, DIRECT, PAIRED, UP_TO)),
+                     records, tiles, segments, visible, words, rows_of, chunk_of, chunks, o_batch, o_head, o_token,
+                     heads, tokens, scale, 1, ROWS, KEYS, D, STAGES, DTYPE, DIRECT, PAIRED, MASKED, UP_TO)),
             (_gather, (q_smem, q_full, q_empty, q, queries, records, tiles, q_batch, q_head, q_token, heads, ROWS, D)),
             (_load, (k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments,
                      progress, all_heads, places, row_batch, row_head, column_head, kv_heads, kv_group, KEYS, STAGES,
-                     ARRANGE, UP_TO)),
+                     ARRANGE, MASKED, UP_TO)),
             (_arrange, (k, v, order, progress, k_rows, v_rows, buffer, tiles, all_heads, places, kv_heads, group,
                         k_batch, k_head, k_token, v_batch, v_head, v_token, order_row, row_batch, row_head, KEYS, D,
                         ARRANGE)),

@@ -18,8 +18,9 @@ import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.gpu.block_states import classify_blocks, rows_of_order, shared, warps_for, width_for
+from attnbench.kernels.gpu.mask_words import words_of
 from attnbench.kernels.gpu.widen import jit
-from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS, KeyTiles, Tiles
+from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS, KeyTiles, MaskWords, Tiles
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.witness import launched
@@ -81,9 +82,7 @@ def lay_out(plan: Plan) -> BlockWork:
     rows = sizes_of(plan)[0]
     capacity = blocks + n // rows
     capacity += capacity % 2  # room for pairs
-    first = torch.empty(blocks + 1, dtype=torch.int32, device=device)
-    launched("triton:number_tiles")
-    _number_tiles[(1,)](pattern.q_offsets, first, blocks, SIZE=rows, WIDTH=width_for(blocks, 4096), num_warps=4)
+    first = _number(pattern.q_offsets, rows)
     order, orders, order_row = rows_of_order(plan.q_order)
     queries = torch.full((orders * capacity * rows,), -1, dtype=torch.int32, device=device)
     splits = min(64, triton.cdiv(capacity, blocks))
@@ -98,15 +97,21 @@ def lay_out(plan: Plan) -> BlockWork:
     return BlockWork(plan, states, queries, first, capacity * rows, rows)
 
 
-def tiles_of(work: BlockWork) -> Tiles:
-    """List the tiles of a plan and the keys they keep."""
+def tiles_of(work: BlockWork, *, masked: bool = False) -> Tiles:
+    """List the tiles of a plan and the keys they keep. With ``masked``, say in words what its rule keeps."""
     plan = work.plan
     pattern, columns = plan.pattern, work.states.shape[3]
     keys = sizes_of(plan)[1]
     most = most_runs(plan, columns)
-    segments, counts = _list_runs(work.states, pattern.k_offsets, pattern.k_offsets, 1, 0, keys, most)
-    records, count = record_tiles(work, work.first, counts, segments, most, work.rows)
-    return Tiles(work.queries, records, count, segments, work.rows, keys)
+    chunks = _number(pattern.k_offsets, KEYS) if masked else None
+    runs = _list_runs(work.states, pattern.k_offsets, pattern.k_offsets, 1, 0, keys, most, chunks)
+    records, count = record_tiles(work, work.first, runs.counts, runs.segments, most, work.rows)
+    masks = None
+    if chunks is not None:
+        assert runs.chunk_of is not None
+        assert pattern.rule is not None
+        masks = MaskWords(*words_of(plan, chunks), runs.chunk_of, len(pattern.rule.low))
+    return Tiles(work.queries, records, count, runs.segments, work.rows, keys, masks=masks)
 
 
 def record_tiles(
@@ -148,19 +153,17 @@ def key_tiles_of(work: BlockWork, kv_heads: int) -> KeyTiles:
     if sheets > 1:
         states = states.expand(plan.batch, plan.heads, -1, -1)
     room, most = work.room if work.orders > 1 else 0, states.shape[3]  # there can be padding between any two blocks
-    segments, counts = _list_runs(states, work.first, pattern.q_offsets, work.rows, room, PLACES, most)
+    runs = _list_runs(states, work.first, pattern.q_offsets, work.rows, room, PLACES, most)
     keys = tile_size(plan.layout.tokens, lines, KEYS)
-    first = torch.empty(lines + 1, dtype=torch.int32, device=plan.device)
-    launched("triton:number_tiles")
-    _number_tiles[(1,)](pattern.k_offsets, first, lines, SIZE=keys, WIDTH=width_for(lines, 4096), num_warps=4)
+    first = _number(pattern.k_offsets, keys)
     capacity = lines + plan.layout.tokens // keys
     records = torch.zeros(heads, capacity, 8, dtype=torch.int32, device=plan.device)
     launched("triton:record_keys")
     _record_keys[(lines, plan.batch * kv_heads)](
-        pattern.k_offsets, first, counts, records, lines, most, capacity, int(sheets > 1), plan.heads // kv_heads,
+        pattern.k_offsets, first, runs.counts, records, lines, most, capacity, int(sheets > 1), plan.heads // kv_heads,
         KEYS=keys, WIDTH=triton.next_power_of_2(lines), num_warps=4,
     )  # fmt: skip
-    return KeyTiles(work.queries, records, segments, keys)
+    return KeyTiles(work.queries, records, runs.segments, keys)
 
 
 def most_runs(plan: Plan, columns: int) -> int:
@@ -169,26 +172,45 @@ def most_runs(plan: Plan, columns: int) -> int:
     return columns if plan.pattern.rule is not None else (columns + 1) // 2
 
 
+@dataclass(frozen=True, eq=False)
+class _Runs:
+    """Runs of every line: segments as in ``Tiles``; runs and steps of each line, int32 [sheets, lines, 2]; chunks."""
+
+    segments: Tensor
+    counts: Tensor
+    chunk_of: Tensor | None
+
+
 def _list_runs(
-    states: Tensor, origins: Tensor, offsets: Tensor, unit: int, room: int, step: int, most: int
-) -> tuple[Tensor, Tensor]:
+    states: Tensor, origins: Tensor, offsets: Tensor, unit: int, room: int, step: int, most: int,
+    chunks: Tensor | None = None,
+) -> _Runs:  # fmt: skip
     """List the runs of every line of ``states``. Column c begins at ``origins[c] · unit`` and is as long as its block.
 
-    Returns:
-        segments, as in ``Tiles``, with space for ``most`` per line; runs and steps of each line, int32 [sheets, lines,
-        2].
+    There is space for ``most`` runs per line. With ``chunks``, the first chunk of each column, blocks that are kept in
+    part are runs of their own.
     """
     lines, columns = states.shape[2:]
     sheets = states.shape[0] * states.shape[1]
     segments = torch.empty(sheets * lines * most + 1, 2, dtype=torch.int32, device=states.device)
     counts = torch.empty(sheets, lines, 2, dtype=torch.int32, device=states.device)
+    chunk_of = None if chunks is None else torch.empty(len(segments), dtype=torch.int32, device=states.device)
     width = triton.next_power_of_2(columns)
     launched("triton:list_line")
     _list_line[(lines, sheets)](
-        states, origins, offsets, segments, counts, *states.stride(), states.shape[1], columns, most, room, UNIT=unit,
-        STEP=step, WIDTH=width, num_warps=warps_for(width),
+        states, origins, offsets, chunks, segments, counts, chunk_of, *states.stride(), states.shape[1], columns, most,
+        room, UNIT=unit, STEP=step, WIDTH=width, MASKED=chunks is not None, num_warps=warps_for(width),
     )  # fmt: skip
-    return segments, counts
+    return _Runs(segments, counts, chunk_of)
+
+
+def _number(offsets: Tensor, size: int) -> Tensor:
+    """Return the first tile, of ``size`` tokens, of each block, and the number of tiles, int32 [blocks + 1]."""
+    blocks = len(offsets) - 1
+    first = torch.empty(blocks + 1, dtype=torch.int32, device=offsets.device)
+    launched("triton:number_tiles")
+    _number_tiles[(1,)](offsets, first, blocks, SIZE=size, WIDTH=width_for(blocks, 4096), num_warps=4)
+    return first
 
 
 @jit
@@ -234,14 +256,15 @@ def larger(a: tl.tensor, b: tl.tensor) -> tl.tensor:
 
 @jit
 def _list_line(
-    states: tl.tensor, origins: tl.tensor, offsets: tl.tensor, segments: tl.tensor, counts: tl.tensor,
-    batch_stride: tl.tensor, head_stride: tl.tensor, line_stride: tl.tensor, column_stride: tl.tensor,
-    heads: tl.tensor, columns: tl.tensor, most: tl.tensor, room: tl.tensor, UNIT: tl.constexpr, STEP: tl.constexpr,
-    WIDTH: tl.constexpr,
+    states: tl.tensor, origins: tl.tensor, offsets: tl.tensor, chunks: tl.tensor, segments: tl.tensor,
+    counts: tl.tensor, chunk_of: tl.tensor, batch_stride: tl.tensor, head_stride: tl.tensor, line_stride: tl.tensor,
+    column_stride: tl.tensor, heads: tl.tensor, columns: tl.tensor, most: tl.tensor, room: tl.tensor,
+    UNIT: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr, MASKED: tl.constexpr,
 ) -> None:  # fmt: skip
     """Write the runs of one line.
 
-    A block joins the previous one if their states are the same and nothing is between them.
+    A block joins the previous one if their states are the same and nothing is between them. With MASKED, blocks that
+    are kept in part do not join, and the first chunk of each run is written.
     """
     line, lines, sheet = tl.program_id(0), tl.num_programs(0), tl.program_id(1).to(tl.int64)
     at = states + (sheet // heads) * batch_stride + (sheet % heads) * head_stride + line.to(tl.int64) * line_stride
@@ -257,10 +280,14 @@ def _list_line(
     before = tl.load(origins + column - 1, mask=left, other=0).to(tl.int32) * UNIT
     before_end = before + opens - tl.load(offsets + column - 1, mask=left, other=0).to(tl.int32)
     after = tl.load(origins + column + 1, mask=right, other=0).to(tl.int32) * UNIT
-    begins = (state != 0) & ((previous != state) | (before_end != start))
-    ends = (state != 0) & ((following != state) | (after != end))
+    alone = (state == 2) if MASKED else (state > 2)
+    begins = (state != 0) & ((previous != state) | (before_end != start) | alone)
+    ends = (state != 0) & ((following != state) | (after != end) | alone)
     number = tl.cumsum(begins.to(tl.int32), 0) - 1
     entry = segments + ((sheet * lines + line) * most + number) * 2
+    if MASKED:
+        first_chunk = tl.load(chunks + column, mask=begins, other=0)
+        tl.store(chunk_of + (sheet * lines + line) * most + number, first_chunk, mask=begins)
     base = (sheet * room).to(tl.int32)
     tl.store(entry, start + base, mask=begins)
     tl.store(entry + 1, tl.where(state == 2, -(end + base), end + base), mask=ends)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -12,11 +14,15 @@ from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, sizes_of, t
 from attnbench.kernels.gpu.hopper import is_hopper, written_for
 from attnbench.kernels.gpu.kept_lists import are_kept, kept_lists
 from attnbench.kernels.gpu.key_rows import can_arrange, fits_in_place, source_of
+from attnbench.kernels.gpu.mask_words import MOST_WORDS, word_bytes
 from attnbench.kernels.gpu.paired_tiles import can_pair, pair_up
 from attnbench.kernels.gpu.rule_arrays import rule_arrays
 from attnbench.kernels.gpu.work import KEYS, ROWS, KeyTiles, Tiles
 from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
+
+Kind = Literal["tiles", "pairs", "masked"]
+"""Tiles as they are, small tiles in pairs, or tiles with what a rule keeps as words of bits."""
 
 
 def attend_blocks(
@@ -35,11 +41,14 @@ def attend_blocks(
         -inf.
     """
     width, hopper = padded_width(q.shape[3]), is_hopper(q.device) if hopper is None else hopper
-    paired = may_pair(plan, hopper) and fits_in_place(q, k, v, scale, None, ROWS, KEYS)
-    in_place = paired or (hopper and fits_in_place(q, k, v, scale, plan.pattern.rule, *sizes_of(plan)))
+    kind = kind_of(plan, hopper)
+    if kind != "tiles" and not fits_in_place(q, k, v, scale, None, ROWS, KEYS):
+        kind = "tiles"
+    paired = kind == "pairs"
+    in_place = kind != "tiles" or (hopper and fits_in_place(q, k, v, scale, plan.pattern.rule, *sizes_of(plan)))
     with phase("index"):
-        parts = kept_lists(plan, "pairs" if paired else "tiles", lambda: parts_of(plan, paired))
-        rule = rule_arrays(plan)
+        parts = kept_lists(plan, kind, lambda: parts_of(plan, kind))
+        rule = rule_arrays(plan) if kind == "tiles" else None
     with phase("permute"):
         source = source_of(k, v, plan.k_order) if in_place else None
         if source is not None:
@@ -67,20 +76,30 @@ def arranges_on_the_way(plan: Plan, head_dim: int, itemsize: int) -> bool:
     """Return whether the kernel itself arranges all heads of k and v but the first, if it can read them in place."""
     if not is_hopper(plan.device) or not can_arrange(plan.k_order) or itemsize != 2:
         return False
-    sizes = (ROWS, KEYS) if may_pair(plan, True) else sizes_of(plan)
-    return written_for(head_dim, plan.pattern.rule, *sizes)
+    if kind_of(plan, True) != "tiles":
+        return written_for(head_dim, None, ROWS, KEYS)
+    return written_for(head_dim, plan.pattern.rule, *sizes_of(plan))
 
 
-def may_pair(plan: Plan, hopper: bool) -> bool:
-    """Return whether small tiles are tried in pairs: if the lists of both kinds need not be made at each call."""
-    return hopper and can_pair(plan) and are_kept(plan)
+def kind_of(plan: Plan, hopper: bool) -> Kind:
+    """Return which tiles are tried: small ones in pairs and masked ones are, if their lists are kept between calls."""
+    if not hopper or not are_kept(plan):
+        return "tiles"
+    if can_pair(plan):
+        return "pairs"
+    return "masked" if can_mask(plan) else "tiles"
 
 
-def parts_of(plan: Plan, paired: bool) -> tuple[Tiles, ...]:
+def can_mask(plan: Plan) -> bool:
+    """Return whether words can say what the rule of a plan keeps: tiles of 128 rows, steps of 128 keys, few words."""
+    return plan.pattern.rule is not None and sizes_of(plan) == (ROWS, KEYS) and word_bytes(plan) <= MOST_WORDS
+
+
+def parts_of(plan: Plan, kind: Kind) -> tuple[Tiles, ...]:
     """Return the tiles of a plan. If they may be paired, return small tiles and pairs, of which one kind is empty."""
     work = lay_out(plan)
-    tiles = tiles_of(work)
-    return pair_up(work, tiles) if paired else (tiles,)
+    tiles = tiles_of(work, masked=kind == "masked")
+    return pair_up(work, tiles) if kind == "pairs" else (tiles,)
 
 
 def _with_key_tiles(plan: Plan, kv_heads: int) -> tuple[Tiles, KeyTiles]:
@@ -91,10 +110,10 @@ def _with_key_tiles(plan: Plan, kv_heads: int) -> tuple[Tiles, KeyTiles]:
 def executed_pairs(plan: Plan, *, hopper: bool | None = None) -> int:
     """Count the pairs that ``attend_blocks`` computes, including padding of tiles and steps. This waits for the device.
 
-    Tiles are paired as for tensors that the Gluon kernel takes.
+    Tiles are those for tensors that the Gluon kernel takes.
     """
     hopper = is_hopper(plan.device) if hopper is None else hopper
-    return sum(int(tiles.steps()) * tiles.rows * tiles.keys for tiles in parts_of(plan, may_pair(plan, hopper)))
+    return sum(int(tiles.steps()) * tiles.rows * tiles.keys for tiles in parts_of(plan, kind_of(plan, hopper)))
 
 
 def backward_blocks(

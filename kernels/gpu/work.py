@@ -25,6 +25,27 @@ LOG2_E = 1.4426950408889634
 
 
 @dataclass(frozen=True, eq=False)
+class MaskWords:
+    """What an element rule keeps of masked segments, a bit for each key, axis by axis.
+
+    A pair is kept if its bit is set on every axis. Blocks of keys are cut into chunks of 128, and each masked segment is
+    one block.
+
+    Attributes:
+        words: int32 [rows, chunks, 4]: one row for each coordinate of a query on an axis. Bit 2·i + j of word w stands
+            for key 8·i + 2·w + j of the chunk, which is how the tensor cores deal scores out to threads.
+        rows_of: int32 [N, 3], the rows of each query token, by axis. Text tokens have rows that keep every key.
+        chunk_of: int32 [segments + 1], the first chunk of each segment.
+        axes: number of axes in use, 1 to 3.
+    """
+
+    words: Tensor
+    rows_of: Tensor
+    chunk_of: Tensor
+    axes: int
+
+
+@dataclass(frozen=True, eq=False)
 class Tiles:
     """Query rows and the segments of keys that they keep.
 
@@ -40,6 +61,7 @@ class Tiles:
         keys: keys in a step, a power of two. Each segment takes ⌈length / keys⌉ steps.
         visible: int32 [segments + 1, 4], or None. In each segment, the first half of a tile's rows keeps the keys from
             the first number to before the second, and the second half those from the third to before the fourth.
+        masks: what the rule keeps of masked segments, or None if the kernel asks the rule itself.
     """
 
     queries: Tensor
@@ -49,6 +71,7 @@ class Tiles:
     rows: int = ROWS
     keys: int = KEYS
     visible: Tensor | None = None
+    masks: MaskWords | None = None
 
     def steps(self) -> Tensor:
         """Return the steps of all tiles in use, an int64 scalar on the device."""

@@ -31,9 +31,10 @@ MOST_SPILLED = 128
 TYPES = {
     "lse": "*fp32", "delta": "*fp32", "token_of": "*i64", "order": "*i64", "scale": "fp32", "scale2": "fp32",
     **dict.fromkeys(("queries", "records", "tiles", "segments", "visible", "progress"), "*i32"),
+    **dict.fromkeys(("words", "rows_of", "chunk_of"), "*i32"),
     **dict.fromkeys(("k", "v", "q", "d_output", "output", "result", "dk", "dv"), "*bf16"),
     **dict.fromkeys(("heads", "kv_heads", "kv_group", "n", "tokens", "total"), "i32"),
-    **dict.fromkeys(("row_batch", "row_head", "column_head", "all_heads", "places", "group"), "i32"),
+    **dict.fromkeys(("row_batch", "row_head", "column_head", "all_heads", "places", "group", "chunks"), "i32"),
 }  # fmt: skip
 STRIDES = re.compile("(q|k|v|do|o|out)_(batch|head|token)|(token|order)_row")
 
@@ -99,17 +100,20 @@ def variants() -> list[tuple[str, Any, list[int], dict[str, Any]]]:
     made = []
     for dim, flag in itertools.product((64, 128), (False, True)):
         where = f"head_dim {dim}, {'direct' if flag else 'partial'}"
-        kinds = [(False, False, "whole")]
+        kinds = [(False, False, 0, "whole")]
         if flag:  # partial results are of routes, which are not paired, and whose keys are arranged beforehand
-            kinds += [(True, False, "whole"), (False, True, "whole"), (True, True, "whole")]
+            kinds += [(True, False, 0, "whole"), (False, True, 0, "whole"), (True, True, 0, "whole")]
+            kinds += [(True, False, 3, "whole"), (False, False, 1, "whole")]
         if dim == 128 and flag:
-            kinds += [(False, False, "qk"), (True, False, "softmax"), (False, True, "softmax")]
-        for arrange, paired, part in kinds:
+            kinds += [(False, False, 0, "qk"), (True, False, 0, "softmax"), (False, True, 0, "softmax")]
+            kinds += [(True, False, 3, "softmax")]
+        for arrange, paired, masked, part in kinds:
             forward = {
                 **common(attend_hopper), "ROWS": ROWS, "D": dim, "DIRECT": flag, "PAIRED": paired,
-                "ARRANGE": arrange, "UP_TO": UP_TO[part],
+                "MASKED": masked, "ARRANGE": arrange, "UP_TO": UP_TO[part],
             }  # fmt: skip
             name = f"attend, {where}{', paired' if paired else ''}{', arranging' if arrange else ''}"
+            name += f", masked by {masked} axes" if masked else ""
             name += "" if part == "whole" else f", up to {part}"
             made.append((name, attend_hopper.attend_tiles, [KEYS, dim], forward))
         step = backward_queries_hopper.STEP
@@ -124,6 +128,7 @@ def variants() -> list[tuple[str, Any, list[int], dict[str, Any]]]:
 FULLEST = (
     "attend, head_dim 128, partial",
     "attend, head_dim 128, direct, paired, arranging",
+    "attend, head_dim 128, direct, arranging, masked by 3 axes",
     "backward queries, head_dim 128, direct",
     "backward keys, head_dim 128, ordered",
 )
@@ -131,7 +136,7 @@ FULLEST = (
 
 
 @pytest.mark.parametrize(
-    ("names", "count"), [(FULLEST, 4), pytest.param((), 21, marks=pytest.mark.slow)], ids=["fullest", "all"]
+    ("names", "count"), [(FULLEST, 5), pytest.param((), 26, marks=pytest.mark.slow)], ids=["fullest", "all"]
 )
 def test_no_product_is_serialised_and_no_loop_spills(names: tuple[str, ...], count: int) -> None:
     # In a process of its own: here the kernels may have been imported for Triton's interpreter.

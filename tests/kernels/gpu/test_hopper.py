@@ -17,8 +17,10 @@ from attnbench.kernels.gpu.hopper import is_hopper
 from attnbench.kernels.gpu.routed import attend_routed
 from attnbench.kernels.gpu.routed_backward import backward_routed
 from attnbench.kernels.grid import Grid, Layout
+from attnbench.kernels.partition import partition_cuboids, partition_ranges
 from attnbench.kernels.pattern import BlockPattern, RoutedPattern
 from attnbench.kernels.plan import Plan
+from attnbench.kernels.rule import Rule, band, causal, window
 
 Oracle = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
@@ -84,6 +86,40 @@ def test_equals_exact_attention(
     for ours, theirs in zip((output, *gradients), (expected.detach(), *wanted), strict=True):
         assert bool(ours.isfinite().all())
         assert float((ours.double() - theirs).norm()) < 1e-2 * float(theirs.norm())
+
+
+@pytest.mark.parametrize(
+    ("grid", "block", "text", "rule", "arranged"),
+    [
+        ((7, 10, 9), (7, 2, 9), (0, 0), window(2, 3, 4), True),
+        ((6, 10, 16), (3, 5, 8), (40, 200), window(1, 20, 2), True),
+        ((4, 20, 12), (2, 12, 12), (0, 130), window(0, 5, 5), True),
+        ((3, 17, 28), (1, 9, 14), (5, 0), causal(), True),
+        ((5, 12, 16), (1, 8, 16), (0, 0), band(150), False),
+        ((5, 12, 16), (1, 8, 16), (0, 0), Rule("far", "raster", (400,), (900,)), False),  # some rows keep nothing
+    ],
+)
+@pytest.mark.parametrize(("head_dim", "dtype"), [(128, torch.bfloat16), (64, torch.float16)])
+def test_words_say_what_a_rule_keeps(
+    grid: tuple[int, int, int], block: tuple[int, int, int], text: tuple[int, int], rule: Rule, arranged: bool,
+    head_dim: int, dtype: torch.dtype, oracle: Oracle, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    layout, device = Layout(Grid(*grid), text), torch.device("cuda")
+    partition = partition_cuboids(layout, block, device) if arranged else partition_ranges(layout, 128, device)
+    assert (partition.order is not None) == arranged
+    keep = torch.ones(1, 1, partition.blocks, partition.blocks, dtype=torch.bool, device=device)
+    pattern = BlockPattern(partition.offsets, partition.offsets, keep, rule)
+    plan = Plan(layout, 2, 4, pattern, partition.order, partition.order)
+    assert blocked.kind_of(plan, True) == "masked"
+    q, k, v = tokens_first(2, (4, 2, 2), head_dim, dtype, layout.tokens)
+    with monkeypatch.context() as patched:
+        patched.setattr(blocked, "rule_arrays", None)  # the rule itself is not asked
+        output, lse = attend_blocks(q, k, v, plan, head_dim**-0.5, hopper=True)
+    expected, expected_lse = oracle(q, k, v, plan.token_mask(), head_dim**-0.5)
+    empty = expected_lse == -torch.inf
+    assert torch.equal(lse == -torch.inf, empty)
+    assert bool((output[empty] == 0).all())
+    check(output, lse.masked_fill(empty, 0), expected, expected_lse.masked_fill(empty, 0))
 
 
 @pytest.mark.parametrize("routed", [False, True])
