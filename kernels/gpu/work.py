@@ -28,8 +28,8 @@ LOG2_E = 1.4426950408889634
 class MaskWords:
     """What an element rule keeps of masked segments, a bit for each key, axis by axis.
 
-    A pair is kept if its bit is set on every axis. Blocks of keys are cut into chunks of 128, and each masked segment is
-    one block.
+    A pair is kept if its bit is set on every axis. Blocks of keys are cut into chunks of 128. A masked segment is one
+    block.
 
     Attributes:
         words: int32 [rows, chunks, 4]: one row for each coordinate of a query on an axis. Bit 2·i + j of word w stands
