@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attnbench.kernels.errors import BadInput
-from attnbench.kernels.grid import Layout, whole_number
+from attnbench.kernels.grid import Grid, Layout, whole_number
 from attnbench.methods.density import DensitySetting
 
 if TYPE_CHECKING:
@@ -128,3 +128,15 @@ def shrink_axis(length: int, block: int, *, most_blocks: int = 3, most_block: in
     small = min(block, most_block)
     small_tail = small if tail == block else max(1, min(small - 1, round(tail * small / block)))
     return (min(blocks, most_blocks) - 1) * small + small_tail, small
+
+
+def shrink_grid(
+    layout: Layout, block: tuple[int, int, int], *, most_blocks: int = 3, most_block: int = 3
+) -> tuple[Layout, tuple[int, int, int]]:
+    """Return a small layout and block that are ragged in the same way on each axis; see ``shrink_axis``."""
+    axes = [
+        shrink_axis(side, size, most_blocks=most_blocks, most_block=most_block)
+        for side, size in zip(layout.grid.shape, block, strict=True)
+    ]
+    (t, a), (h, b), (w, c) = axes
+    return Layout(Grid(t, h, w), layout.few_text), (a, b, c)

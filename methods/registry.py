@@ -27,6 +27,8 @@ BUILT_IN = {
     "sta": "attnbench.methods.sta:METHOD",
     "radial": "attnbench.methods.radial:METHOD",
     "draft": "attnbench.methods.draft:METHOD",
+    "nabla": "attnbench.methods.nabla:METHOD",
+    "longcat-bsa": "attnbench.methods.longcat_bsa:METHOD",
 }
 
 
