@@ -33,8 +33,9 @@ from attnbench.inputs.make import make_inputs
 from attnbench.inputs.shapes import Shape, resolve_shape
 from attnbench.inputs.structure import locality, union_density
 from attnbench.report.charts.waterfall import waterfall_figure
-from attnbench.report.html.phases import waterfall_of
+from attnbench.report.data.schema import json_schema
 from attnbench.report.terminal.flops import model_markdown, paper_markdown
+from attnbench.report.waterfalls import waterfall_of
 from attnbench.results.load import load_steps, read
 from attnbench.results.records.cells import Environment, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow
@@ -321,6 +322,12 @@ def lines_of(make: Callable[..., list[str]], *arguments: str) -> Callable[[], st
     return lambda: "\n".join(make(*arguments))
 
 
+def report_schema_text() -> str:
+    """Return the JSON Schema of the data of a report."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **json_schema()}
+    return json.dumps(schema, indent=2) + "\n"
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "results.md": {"records": record_tables},
     "flops.md": {"model_markdown": model_markdown, "paper_markdown": paper_markdown},
@@ -336,6 +343,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
 
 WHOLE: dict[str, Callable[[], str]] = {
     "results-schema.json": schema_text,
+    "report-schema.json": report_schema_text,
     **{f"why-sparse-is-slow-{engine}.svg": partial(picture, engine) for engine in ENGINES},
 }
 """Files that are generated as a whole."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import get_args
 
-from attnbench.report.words import differing_settings
+from attnbench.report.words import chosen_settings, differing_names
 from attnbench.results.layers import MeanRow, means_of
 from attnbench.results.records.cells import PhaseRow, Provenance, Row, Sample
 
@@ -36,12 +37,12 @@ class Case:
         """A row from which shared fields can be read."""
         return self.rows[0]
 
-    @property
+    @cached_property
     def timed(self) -> list[Row]:
         """The rows that have a latency."""
         return [row for row in self.rows if row.latency_ms is not None]
 
-    @property
+    @cached_property
     def baseline(self) -> str | None:
         """The dense baseline of these rows, method/engine."""
         return next((row.baseline for row in self.rows if row.baseline), None)
@@ -50,6 +51,14 @@ class Case:
     def baseline_row(self) -> Row | None:
         """The row of the dense baseline itself, if it is in the table."""
         return next((row for row in self.timed if f"{row.method}/{row.engine}" == self.baseline), None)
+
+    def dense_row(self, row: Row) -> Row | None:
+        """Return the row of the dense baseline of ``row``, measured in the same run; None if it is not here."""
+        return self._dense.get((row.run_id, row.baseline))
+
+    @cached_property
+    def _dense(self) -> dict[tuple[str, str | None], Row]:
+        return {(row.run_id, f"{row.method}/{row.engine}"): row for row in reversed(self.timed)}
 
     @property
     def baseline_ms(self) -> float | None:
@@ -92,17 +101,31 @@ class Case:
     def label(self, row: Row, among: Iterable[Row] | None = None) -> str:
         """Return the shortest name that distinguishes ``row`` from the other rows, or from those of ``among``."""
         same = [other for other in among or self.rows if other.method == row.method]
-        parts = [row.method]
-        if isinstance(row, MeanRow):
-            parts += [f"mean of layers {row.layers}"] if among is None and "," in row.layers else []
-        elif len({other.layer for other in same}) > 1:
-            parts.append(f"layer {row.layer}")
-        if len({other.step for other in same}) > 1:
-            parts.append(f"step {row.step}")
-        if len({other.engine for other in same}) > 1:
-            parts.append(row.engine)
-        parts += [told] if (told := differing_settings(row.settings, [other.settings for other in same])) else []
-        return " · ".join(parts)
+        label = labels_of([*same, row])[row.row_id]
+        if among is None and isinstance(row, MeanRow) and "," in row.layers:
+            method, *rest = label.split(" · ")
+            label = " · ".join([method, f"mean of layers {row.layers}", *rest])
+        return label
+
+
+def labels_of(rows: Iterable[Row]) -> dict[str, str]:
+    """Return the shortest name that distinguishes each row from the others, by row_id; means have no layer."""
+    by_method: dict[str, list[Row]] = {}
+    for row in rows:
+        by_method.setdefault(row.method, []).append(row)
+    found = {}
+    for method, same in by_method.items():
+        layers = len({row.layer for row in same if not isinstance(row, MeanRow)}) > 1
+        steps, engines = len({row.step for row in same}) > 1, len({row.engine for row in same}) > 1
+        names = differing_names(row.settings for row in same)
+        for row in same:
+            parts = [method]
+            parts += [f"layer {row.layer}"] if layers and not isinstance(row, MeanRow) else []
+            parts += [f"step {row.step}"] if steps else []
+            parts += [row.engine] if engines else []
+            parts += [told] if (told := chosen_settings(row.settings, names)) else []
+            found[row.row_id] = " · ".join(parts)
+    return found
 
 
 def cases_of(rows: Iterable[Row], samples: Mapping[str, Sequence[Sample]] | None = None) -> list[Case]:

@@ -89,7 +89,7 @@ def speedup_ratio(case: Case, row: Row) -> Ratio | None:
     """
     if row.latency_ms is None or row.speedup is None:
         return None
-    base = _baseline_row(case, row)
+    base = case.dense_row(row)
     if base is not None and base.samples_ms and row.samples_ms:
         found = speedup_of(base.samples_ms, [row.samples_ms])
         low, high = found.lo, found.hi
@@ -120,22 +120,26 @@ def baseline_words(baseline: str | None) -> str:
     return (baseline or "").removeprefix("full/")
 
 
-def clip_quality(results: Results) -> dict[QualityKey, Gap]:
+def clip_quality(results: Results, known: Iterable[Gap] | None = None) -> dict[QualityKey, Gap]:
     """Return the PSNR of clips against full attention's, by method and the settings that were given for it.
 
     Latencies and clips have different grids, and so resolved settings differ: what was asked for joins them. Of several
     runs with the same settings the one with the most pairs counts, and the last of those.
+
+    Args:
+        results: with the requests of the runs.
+        known: the gaps of its clips, where they were computed before.
     """
     asked = {
         header.run_id: [_entry(each) for each in as_entries(header.request.get("methods")) or ()]
         for header in results.headers
     }
     found: dict[QualityKey, Gap] = {}
-    for gap in gaps(results.quality):
+    for gap in gaps(results.quality) if known is None else known:
         given = _settings_asked(gap, asked.get(gap.run_id, []))
         if gap.metric == _METRIC and given is not None:
-            known = found.get((gap.method, given))
-            if known is None or gap.gap.pairs >= known.gap.pairs:
+            before = found.get((gap.method, given))
+            if before is None or gap.gap.pairs >= before.gap.pairs:
                 found[gap.method, given] = gap
     return found
 
@@ -217,7 +221,7 @@ def _heads(case: Case) -> list[str]:
 def _flags(case: Case, leader: Row | None) -> list[str]:
     """Say what spoils the latencies that the verdict rests on: those of the leader's layers and of the baseline."""
     own = [] if leader is None else [row for row in case.timed if _asked(row) == _asked(leader)]
-    dense = None if leader is None else _baseline_row(case, leader)
+    dense = None if leader is None else case.dense_row(leader)
     base = [] if dense is None or dense in own else [dense]
     flagged: dict[str, list[Row]] = {}
     for row in (*own, *base):
@@ -234,15 +238,6 @@ def _missing(case: Case) -> list[str]:
     more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
     verb = "has" if len(missing) == 1 else "have"
     return [f"{len(missing)} of {len(case.rows)} cells {verb} no latency: {names}{more}."]
-
-
-def _baseline_row(case: Case, row: Row) -> Row | None:
-    """Return the row of the dense baseline that a row was measured beside, if it is in the case."""
-    return next((each for each in case.timed if each.run_id == row.run_id and _kernel(each) == row.baseline), None)
-
-
-def _kernel(row: Row) -> str:
-    return f"{row.method}/{row.engine}"
 
 
 def _place(case: Case) -> str:

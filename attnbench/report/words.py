@@ -93,15 +93,30 @@ def short_settings(settings: str, most: int = 80) -> str:
 
 def differing_settings(settings: str, others: Sequence[str], most: int = 80) -> str:
     """Write those settings that are not the same in all ``others``, like ``short_settings``."""
-    values, all_values = settings_of(settings), [settings_of(other) for other in others]
-    if values is None or None in all_values:
-        return short_settings(settings, most) if any(other != settings for other in others) else ""
-    differ = {
-        name: value
-        for name, value in values.items()
-        if any(other.get(name) != value for other in all_values if other is not None)
-    }
-    return short_settings(json.dumps(differ), most)
+    return chosen_settings(settings, differing_names([settings, *others]), most)
+
+
+def differing_names(settings: Iterable[str]) -> frozenset[str] | None:
+    """Return the names of settings that are not the same in all of these; None if one is not a JSON object.
+
+    If such texts are all the same, no name differs.
+    """
+    texts = list(dict.fromkeys(settings))
+    values = [settings_of(each) for each in texts]
+    known = [each for each in values if each is not None]
+    if len(known) < len(values):
+        return None if len(texts) > 1 else frozenset()
+    names = {name for each in known for name in each}
+    first = known[0] if known else {}
+    return frozenset(name for name in names if any(each.get(name) != first.get(name) for each in known))
+
+
+def chosen_settings(settings: str, names: frozenset[str] | None, most: int = 80) -> str:
+    """Write the settings of these names, like ``short_settings``; all of them for None."""
+    values = settings_of(settings)
+    if values is None or names is None:
+        return "" if names == frozenset() else short_settings(settings, most)
+    return short_settings(json.dumps({name: value for name, value in values.items() if name in names}), most)
 
 
 def file_stem(run_id: str) -> str:

@@ -18,7 +18,15 @@ from pydantic import Field
 from attnbench.results.estimates import Estimate, middle, spread
 from attnbench.results.intervals import median_interval
 from attnbench.results.load import Results, read
-from attnbench.results.pairs import baseline_samples, by_round, latency_logs, own_samples, speedup_logs
+from attnbench.results.pairs import (
+    baseline_ids,
+    baseline_samples,
+    by_cell,
+    by_round,
+    latency_logs,
+    own_samples,
+    speedup_logs,
+)
 from attnbench.results.records.cells import FLAGS, STABILITIES, Row, Sample, Stability, Verdict, digest
 
 if TYPE_CHECKING:
@@ -61,7 +69,7 @@ class Mean:
 
     Attributes:
         members: the rows of its kinds, by layer; at least one.
-        samples: of the run.
+        samples: of these rows and of their dense baselines.
     """
 
     members: tuple[Row, ...]
@@ -224,11 +232,18 @@ def means_of(rows: Iterable[Row], samples: Mapping[str, Sequence[Sample]] | None
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(digest([row.run_id, {**row.asked(), "layer": None}]), []).append(row)
+    known = by_cell(samples or {})
     found = []
     for group in groups.values():
         members = tuple(sorted(group, key=lambda row: row.layer))
-        found.append(Mean(members, (samples or {}).get(members[0].run_id, ())))
+        found.append(Mean(members, _taken_with(members, known.get(members[0].run_id, {}))))
     return found
+
+
+def _taken_with(members: Sequence[Row], samples: Mapping[str, Sequence[Sample]]) -> tuple[Sample, ...]:
+    """Return the samples of rows and of their baselines."""
+    names = [name for row in members for name in (row.cell_id, *baseline_ids(row))]
+    return tuple(sample for name in dict.fromkeys(names) for sample in samples.get(name, ()))
 
 
 def mean_rows(results: Results) -> list[MeanRow]:

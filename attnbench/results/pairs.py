@@ -18,6 +18,16 @@ def by_round(samples: Iterable[Sample]) -> dict[Round, Sample]:
     return {(sample.group, sample.round): sample for sample in samples}
 
 
+def by_cell(samples: Mapping[str, Iterable[Sample]]) -> dict[str, dict[str, list[Sample]]]:
+    """Return the samples of each run by their cells: run_id → cell_id → samples."""
+    found: dict[str, dict[str, list[Sample]]] = {}
+    for run, taken in samples.items():
+        cells = found.setdefault(run, {})
+        for sample in taken:
+            cells.setdefault(sample.cell_id, []).append(sample)
+    return found
+
+
 def own_samples(row: Row, samples: Iterable[Sample]) -> list[Sample]:
     """Return those samples of a run that the latency of ``row`` rests on."""
     mine = beside(row.cell_id, samples)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from attnbench.results.bootstrap import MIN_BOOTSTRAP, TAIL, ends, generator_of, resampled_medians
+from attnbench.results.bootstrap import MIN_BOOTSTRAP, TAIL, ends, medians_of_resamples, resampled_medians
 
 Floats = npt.NDArray[np.float64]
 Side = Literal["faster", "slower", "unclear"]
@@ -49,9 +49,7 @@ def log_speedups(dense: Floats, layers: Sequence[Floats], few: bool, generator: 
         generator: of the resampling. One draw of the baseline serves all layers, which share it.
     """
     if few:
-        low = _log_ratio(dense.min(), [series.max() for series in layers])
-        high = _log_ratio(dense.max(), [series.min() for series in layers])
-        return np.asarray([low, high], dtype=np.float64)
+        return _extremes(dense, layers)
     baseline = resampled_medians(dense, generator)
     found: Floats = _log_ratio(baseline, [resampled_medians(series, generator) for series in layers])
     return found
@@ -64,9 +62,19 @@ def speedup_of(
     baseline = np.asarray(dense, dtype=np.float64)
     own = [np.asarray(series, dtype=np.float64) for series in layers]
     few = is_few([baseline, *own]) if few is None else few
-    lo, hi = ends(log_speedups(baseline, own, few, generator_of(_SEED)), 0 if few else TAIL)
+    if few:
+        lo, hi = _extremes(baseline, own)
+    else:
+        (first, *others), counts = medians_of_resamples([baseline, *own], _SEED)
+        lo, hi = ends(_log_ratio(first, others), TAIL, counts)
     value = float(_log_ratio(np.median(baseline), [np.median(series) for series in own]))
     return Ratio(*(math.exp(y) for y in (value, min(value, lo), max(value, hi))))
+
+
+def _extremes(dense: Floats, layers: Sequence[Floats]) -> Floats:
+    low = _log_ratio(dense.min(), [series.max() for series in layers])
+    high = _log_ratio(dense.max(), [series.min() for series in layers])
+    return np.asarray([low, high], dtype=np.float64)
 
 
 def _log_ratio(dense: Any, layers: Sequence[Any]) -> Any:

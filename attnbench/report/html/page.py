@@ -20,11 +20,12 @@ from attnbench.report.charts.picture import Picture
 from attnbench.report.charts.waterfall import waterfall_figure, waterfall_words
 from attnbench.report.html.clips import ClipsSection, clips_sections
 from attnbench.report.html.columns import Column, columns_of
-from attnbench.report.html.phases import PhaseTable, phase_table, waterfall_of
+from attnbench.report.html.phases import PhaseTable, phase_table
 from attnbench.report.html.steps import StepSection, step_sections
 from attnbench.report.html.templates import resource, template
 from attnbench.report.html.training import TrainingSection, trained_methods, trained_on, training_sections
 from attnbench.report.judge import QualityKey, clip_quality, judge
+from attnbench.report.waterfalls import waterfall_of
 from attnbench.report.words import DIRECTIONS, NONE, grid_words, layer_words, listed, number, short_settings
 from attnbench.results.gaps import Gap
 from attnbench.results.layers import MeanRow

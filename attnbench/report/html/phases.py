@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attnbench.cost.waterfall import Span, Waterfall, build_waterfall
 from attnbench.report.cases import Case
 from attnbench.report.html.phase_details import (
     COLUMNS,
@@ -16,8 +15,9 @@ from attnbench.report.html.phase_details import (
     memory_words,
     phase_details,
 )
+from attnbench.report.waterfalls import measured_top
 from attnbench.report.words import NONE, number
-from attnbench.results.records.cells import PhaseRow, Row
+from attnbench.results.records.cells import PhaseRow
 
 if TYPE_CHECKING:
     pass
@@ -66,7 +66,7 @@ def phase_table(case: Case, phases: Mapping[str, Sequence[PhaseRow]], traces: Ma
     profiled = [row for row in case.timed if phases.get(row.row_id)]
     if not profiled:
         return None
-    measured = {row.row_id: _top(phases[row.row_id]) for row in profiled}
+    measured = {row.row_id: measured_top(phases[row.row_id]) for row in profiled}
     names = tuple(dict.fromkeys(phase.phase for phase in _in_order(measured.values())))
     lines = []
     for row in profiled:
@@ -90,38 +90,6 @@ def phase_table(case: Case, phases: Mapping[str, Sequence[PhaseRow]], traces: Ma
     ]
     mine = {row.row_id: phases[row.row_id] for row in profiled}
     return PhaseTable(names, tuple(lines), tuple(details), ceilings_words(mine))
-
-
-def waterfall_of(row: Row, phases: Iterable[PhaseRow]) -> Waterfall | None:
-    """Return the waterfall of a profiled row; None for a dense row, and if the baseline or phases are missing."""
-    top = _top(phases)
-    known = row.latency_ms and row.baseline_ms and row.density and row.flops_algorithmic and row.flops_executed
-    if not known or not top or row.density == 1.0:
-        return None
-    assert row.latency_ms is not None
-    assert row.baseline_ms is not None
-    assert row.density is not None
-    assert row.flops_executed is not None
-    assert row.flops_algorithmic is not None
-    times: dict[str, Span] = {}
-    for phase in top:
-        span = Span(phase.time_ms, phase.time_lo_ms, phase.time_hi_ms)
-        times[phase.phase] = times[phase.phase] + span if phase.phase in times else span
-    in_attention = row.flops_executed - (row.flops_selection or 0)
-    if in_attention <= 0:
-        return None
-    return build_waterfall(
-        latency=Span.of(row.latency_ms, row.latency_lo_ms, row.latency_hi_ms),
-        dense=Span.of(row.baseline_ms),
-        density=row.density,
-        kept_share=min(1.0, row.flops_algorithmic / in_attention),
-        phases=times,
-    )
-
-
-def _top(phases: Iterable[PhaseRow]) -> list[PhaseRow]:
-    """Return the measured phases that are not part of another."""
-    return [phase for phase in phases if phase.parent is None and phase.provenance == "measured"]
 
 
 def _in_order(lists: Iterable[Sequence[PhaseRow]]) -> list[PhaseRow]:

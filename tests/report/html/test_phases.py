@@ -11,7 +11,8 @@ import pytest
 from attnbench.report.cases import cases_of
 from attnbench.report.html.page import make_report
 from attnbench.report.html.phase_details import phase_details
-from attnbench.report.html.phases import phase_table, waterfall_of
+from attnbench.report.html.phases import phase_table
+from attnbench.report.waterfalls import waterfall_of
 from attnbench.results.load import Results
 from attnbench.results.records.cells import PhaseRow, Row
 

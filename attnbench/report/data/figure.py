@@ -1,0 +1,167 @@
+"""A figure as data: what is drawn, without how. Pages, papers and CSV files are made of the same figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from attnbench.report.data.table import Column, Table
+
+Kind = Literal["xy", "bars", "heat"]
+Look = Literal["points", "line", "steps", "guide", "band"]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis.
+
+    Attributes:
+        label: what is measured, with its unit.
+        log: whether it is logarithmic.
+        better: which way is better, if any is.
+        least: a value that the axis reaches at least down to; None: by the data.
+        most: likewise up to.
+    """
+
+    label: str
+    log: bool = False
+    better: Literal["", "higher", "lower"] = ""
+    least: float | None = None
+    most: float | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point, with the interval of y and what a reader sees beside it.
+
+    Attributes:
+        x: its place on the x axis.
+        y: its place on the y axis.
+        lo, hi: ends of the interval of y; None where there is none.
+        label: what it is, in a few words.
+        row: row_id of what it shows; empty where it shows no row.
+    """
+
+    x: float
+    y: float
+    lo: float | None = None
+    hi: float | None = None
+    label: str = ""
+    row: str = ""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points that belong together.
+
+    Attributes:
+        name: of the series.
+        points: in order.
+        method: whose colour and marker it has; empty for none.
+        look: markers alone, markers joined by a line, a line of steps without markers, a plain guide line, or a band
+            between lo and hi around a line.
+        dashed: whether its line is dashed.
+    """
+
+    name: str
+    points: tuple[Point, ...]
+    method: str = ""
+    look: Look = "points"
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A part of a bar: it reaches from ``start`` to ``start + size``.
+
+    Attributes:
+        line: the bar that it is part of.
+        part: its name, which gives it its colour.
+        start, size: in the unit of the x axis.
+        lo, hi: ends of the interval of its end.
+        provenance: how the value is known; modelled and ablated ones are hatched.
+        label: what a reader sees beside it.
+        row: row_id of what it shows.
+    """
+
+    line: str
+    part: str
+    start: float
+    size: float
+    lo: float | None = None
+    hi: float | None = None
+    provenance: str = "measured"
+    label: str = ""
+    row: str = ""
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A cell of a map of values.
+
+    Attributes:
+        line: its line, in words.
+        at: its place on x, in words.
+        value: what it shows; None where there is none.
+    """
+
+    line: str
+    at: str
+    value: float | None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure.
+
+    Attributes:
+        name: a word for links and files, unique in a report.
+        section: the section that it belongs to.
+        kind: "xy": points and lines; "bars": horizontal bars with parts; "heat": a map of values.
+        title: its heading.
+        caption: how to read it.
+        words: what it shows, for those who cannot see it.
+        x, y: its axes. Bars and maps need no y axis.
+        series: of an "xy" figure.
+        bars: of a "bars" figure.
+        cells: of a "heat" figure.
+        selections: the selections that it belongs to; none: all.
+        option: what distinguishes figures of which one is shown at a time; empty for a figure of its own.
+    """
+
+    name: str
+    section: str
+    kind: Kind
+    title: str
+    caption: str
+    words: str
+    x: Axis
+    y: Axis = Axis("")
+    series: tuple[Series, ...] = ()
+    bars: tuple[Bar, ...] = ()
+    cells: tuple[Heat, ...] = ()
+    selections: tuple[int, ...] = ()
+    option: str = ""
+
+
+def table_of(figure: Figure) -> Table:
+    """Return the data behind a figure as a table."""
+    if figure.kind == "bars":
+        names = ("line", "part", "start", "size", "lo", "hi", "provenance", "label", "row_id")
+        rows = tuple(
+            (bar.line, bar.part, bar.start, bar.size, bar.lo, bar.hi, bar.provenance, bar.label, bar.row)
+            for bar in figure.bars
+        )
+    elif figure.kind == "heat":
+        names = ("line", "at", "value")
+        rows = tuple((cell.line, cell.at, cell.value) for cell in figure.cells)
+    else:
+        names = ("series", "method", "x", "y", "lo", "hi", "label", "row_id")
+        rows = tuple(
+            (series.name, series.method, point.x, point.y, point.lo, point.hi, point.label, point.row)
+            for series in figure.series
+            for point in series.points
+        )
+    meanings = {"x": figure.x.label, "y": figure.y.label, "start": figure.x.label, "size": figure.x.label}
+    columns = tuple(Column(name, meanings.get(name, "")) for name in names)
+    return Table(figure.name, figure.title, columns, rows)

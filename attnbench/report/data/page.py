@@ -1,0 +1,273 @@
+"""Everything that a report shows, as data: a pure function of what was read, and the same for every format."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from attnbench.kernels.errors import BadInput
+from attnbench.report.cases import NO_ROWS
+from attnbench.report.data.clips import frame_figures, gap_figures
+from attnbench.report.data.costs import memory_figure, phase_figures, roofline_figure, waterfall_figures
+from attnbench.report.data.densities import clip_density_figures, density_figure
+from attnbench.report.data.figure import Figure
+from attnbench.report.data.histories import history_figure
+from attnbench.report.data.selections import Choice, Selection, selections_of
+from attnbench.report.data.table import Table
+from attnbench.report.data.tables import means_table, phases_table, quality_table, rows_table, runs_table, steps_table
+from attnbench.report.data.trade_offs import break_even, trade_offs
+from attnbench.report.data.trained import training_figures
+from attnbench.report.judge import clip_quality
+from attnbench.report.marks import mark_of
+from attnbench.report.words import listed, number, times
+from attnbench.results.gaps import gaps
+from attnbench.results.history import runs_of
+from attnbench.results.load import Results
+from attnbench.results.training import TrainingGroup
+
+SCHEMA = 1
+"""Version of the data: it rises when a field changes its meaning or goes away."""
+
+_DIGITS = 7
+
+
+@dataclass(frozen=True)
+class MethodMark:
+    """How a method is drawn, everywhere.
+
+    Attributes:
+        name: the method.
+        light: its colour on a light ground, #rrggbb.
+        dark: its colour on a dark ground.
+        marker: its shape.
+    """
+
+    name: str
+    light: str
+    dark: str
+    marker: str
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A selection: what the selectors choose, and what may be said of it.
+
+    Attributes:
+        place: its number; tables and figures refer to it.
+        device, shape, direction, dtype, inputs, model: what is chosen, in words.
+        tokens: length of the sequence.
+        cells: how many cells it has, older runs included.
+        outcome: "faster", "slower" or "unclear", or why this cannot be told.
+        sentence: the verdict.
+        caveats: how it was measured, where that matters.
+        remarks: flags, and cells without a latency.
+        density: whether densities are equal, and who is fastest where they are.
+        baselines: the dense baselines, with version and latency.
+        trust: what spoils latencies, and what does not.
+    """
+
+    place: int
+    device: str
+    shape: str
+    direction: str
+    dtype: str
+    inputs: str
+    model: str
+    tokens: int
+    cells: int
+    outcome: str
+    sentence: str
+    caveats: tuple[str, ...]
+    remarks: tuple[str, ...]
+    density: str
+    baselines: str
+    trust: str
+
+
+@dataclass(frozen=True)
+class PageData:
+    """The data of a report.
+
+    Attributes:
+        schema: version of this structure.
+        title: what the report is about.
+        devices: that were measured on.
+        source: files and folders that were read, as typed.
+        methods: every method with its mark.
+        selections: the first is shown first.
+        tables: by name: means, cells, and those of the sections that there are.
+        figures: of all sections.
+    """
+
+    schema: int
+    title: str
+    devices: tuple[str, ...]
+    source: tuple[str, ...]
+    methods: tuple[MethodMark, ...]
+    selections: tuple[Chosen, ...]
+    tables: tuple[Table, ...]
+    figures: tuple[Figure, ...]
+
+    def table(self, name: str) -> Table | None:
+        """Return the table of that name, if there is one."""
+        return next((table for table in self.tables if table.name == name), None)
+
+
+def page_data(results: Results, training: Sequence[TrainingGroup] = (), source: Iterable[str] = ()) -> PageData:
+    """Return the data of a report.
+
+    Args:
+        results: what ``attnbench.results.load.read`` returns.
+        training: what ``attnbench.results.training.training_groups`` returns.
+        source: what was read, as typed.
+
+    Raises:
+        BadInput: if there are neither rows nor metrics of clips nor steps nor training runs.
+    """
+    if not (results.rows or results.quality or results.steps or any(group.runs for group in training)):
+        raise BadInput(NO_ROWS)
+    found = gaps(results.quality)
+    chosen = selections_of(results, clip_quality(results, found))
+    tables = [means_table(chosen), rows_table(chosen)] if chosen else []
+    tables += [phases_table(results.phases)] if results.phases else []
+    tables += [quality_table(found)] if found else []
+    tables += [steps_table(results.steps)] if results.steps else []
+    tables += [runs_table(results, results.runs)] if results.runs else []
+    devices = tuple(dict.fromkeys([*(row.device for row in results.rows), *_trained_on(training), *_ran_on(results)]))
+    figures = tuple(_figures(results, chosen)) + tuple(gap_figures(found)) + tuple(frame_figures(results.quality))
+    figures += tuple(clip_density_figures(results.clips, found)) + tuple(training_figures(training))
+    return PageData(
+        SCHEMA, f"Sparse attention on {listed(devices)}" if devices else "Sparse attention", devices, tuple(source),
+        tuple(_mark(name) for name in _methods(results, training)), tuple(map(_chosen, chosen)), tuple(tables), figures,
+    )  # fmt: skip
+
+
+def to_json(data: PageData) -> str:
+    """Return the data as one line of JSON, floats with seven digits, and nothing that could end a script element."""
+    text = json.dumps(_plain(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        kept = ((field, getattr(value, field.name)) for field in fields)
+        return {field.name: _plain(each) for field, each in kept if field.default != each}
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return float(f"{value:.{_DIGITS}g}")
+    return value
+
+
+def _figures(results: Results, selections: Sequence[Selection]) -> Iterable[Figure]:
+    phases, runs = results.phases_by_row, runs_of(results)
+    for each in selections:
+        yield from trade_offs(each)
+    yield from break_even(selections)
+    for each in selections:
+        yield from waterfall_figures(each, phases)
+        yield from phase_figures(each, phases)
+        others = roofline_figure(each, phases), memory_figure(each), density_figure(each), history_figure(each, runs)
+        yield from (figure for figure in others if figure is not None)
+
+
+def _chosen(selection: Selection) -> Chosen:
+    first, verdict = selection.first, selection.verdict
+    return Chosen(
+        selection.place, **selection.facets, tokens=first.tokens, cells=len(selection.rows), outcome=verdict.outcome,
+        sentence=verdict.sentence, caveats=verdict.caveats, remarks=verdict.remarks, density=_density(selection),
+        baselines=_baselines(selection), trust=_trust(selection),
+    )  # fmt: skip
+
+
+def _density(selection: Selection) -> str:
+    """Say whether methods were compared at equal density, and who is fastest where they were."""
+    known = [each for each in selection.choices if each.speedup and each.row.density and not each.is_dense]
+    if len({each.row.method for each in known}) < 2:
+        return ""
+    densities = [each.row.density or 0.0 for each in known]
+    low, high = min(densities), max(densities)
+    if len(selection.equal_density) == 1 and len(selection.equal_density[0]) == len(known):
+        return f"All were measured at about the same density, {number(low)} to {number(high)}."
+    unequal = f"Densities differ, from {number(low)} to {number(high)}, so this ranks settings as much as methods."
+    return " ".join([unequal, *map(_equal, selection.equal_density[:3])]) or unequal
+
+
+def _equal(group: Sequence[Choice]) -> str:
+    first, *rest = group
+    others = ", ".join(f"{each.label} {times(each.speedup.value if each.speedup else None)}" for each in rest[:4])
+    density = number(first.row.density, 2)
+    lead = f"{first.label} {times(first.speedup.value if first.speedup else None)}"
+    return f"At equal density, about {density}: {lead}, then {others}."
+
+
+def _baselines(selection: Selection) -> str:
+    found: dict[tuple[str, str], list[float]] = {}
+    for each in selection.choices:
+        row = each.row
+        if row.baseline and row.baseline_ms:
+            found.setdefault((row.baseline, row.baseline_version or ""), []).append(row.baseline_ms)
+    words = []
+    for (name, version), ms in found.items():
+        low, high = number(min(ms)), number(max(ms))
+        took = f"{low} ms" if low == high else f"{low} to {high} ms, each beside its method"
+        words.append(f"{name}{f' ({version})' if version else ''}, {took}")
+    return "; ".join(words) or "none measured"
+
+
+_TOLD = {
+    "power-capped": "the power cap held the clock down",
+    "cpu-bound": "the CPU could not enqueue fast enough",
+    "busy-machine": "others used the machine",
+    "unstable": "samples spread or fall into two groups",
+}
+
+
+def _trust(selection: Selection) -> str:
+    """Say what spoils latencies here, and of how many it cannot be told."""
+    timed = [each for each in selection.choices if each.row.latency_ms is not None]
+    if not timed:
+        return ""
+    words = []
+    for flag, told in _TOLD.items():
+        names = [each.label for each in timed if flag in (each.flags or "").split(",")]
+        if names:
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            words.append(f"{told} for {', '.join(names[:4])}{more}")
+    unknown = [each for each in timed if each.flags is None]
+    clear = "neither CPU nor power cap spoils a latency" if not words and not unknown else ""
+    told = "; ".join([*words, *([clear] if clear else [])])
+    if unknown:
+        told = "; ".join(filter(None, [told, f"not recorded for {len(unknown)} of {len(timed)}"]))
+    return told[:1].upper() + told[1:] + "."
+
+
+def _mark(name: str) -> MethodMark:
+    mark = mark_of(name)
+    return MethodMark(name, mark.light, mark.dark, mark.marker)
+
+
+def _methods(results: Results, training: Sequence[TrainingGroup]) -> list[str]:
+    names = [row.method for row in results.rows] + [row.method for row in results.quality]
+    names += [step.name.split("/")[0] for step in results.steps if "/" in step.name]
+    cards: list[Mapping[str, Any]] = [run.card.get("training", {}) for group in training for run in group.runs]
+    names += [str(card["method"]) for card in cards if card.get("method")]
+    return list(dict.fromkeys(names))
+
+
+def _trained_on(training: Sequence[TrainingGroup]) -> list[str]:
+    found = [run.card.get("environment", {}).get("device") for group in training for run in group.runs]
+    return [str(name) for name in found if name]
+
+
+def _ran_on(results: Results) -> list[str]:
+    """Return the devices of runs that left clips or steps alone; rows name theirs."""
+    environments, timed = results.environments, {row.run_id for row in results.rows}
+    return [environments[run].device for run in results.runs if run in environments and run not in timed]

@@ -1,0 +1,198 @@
+"""Selections: what of the results may be compared, whatever run it is from, and what is the newest of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from attnbench.report.cases import Case, labels_of
+from attnbench.report.judge import QualityKey, Verdict, judge, place_words, speedup_ratio
+from attnbench.report.words import DIRECTIONS, grid_words
+from attnbench.results.flags import flags_of
+from attnbench.results.gaps import Gap
+from attnbench.results.history import runs_of
+from attnbench.results.layers import Mean, MeanRow, means_of
+from attnbench.results.load import Results
+from attnbench.results.pairs import by_cell, own_samples
+from attnbench.results.records.cells import Row, Sample
+from attnbench.results.speedups import Ratio
+
+SELECTED_BY = (
+    "device", "model", "grid", "text_tokens", "batch", "heads", "kv_heads", "head_dim", "dtype", "direction", "inputs",
+)  # fmt: skip
+"""What rows of a selection share."""
+
+SAME_DENSITY = 1.1
+"""Densities within this factor are called equal."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method with its settings in a selection: the mean over its layers in its newest run.
+
+    Attributes:
+        cell_id: digest of what was asked, whatever the layers.
+        row: the mean.
+        members: the rows of its layers.
+        label: the shortest name that tells it from the others of the selection.
+        flags: what spoils its latency; None if its journal cannot tell.
+        speedup: with its interval; None without a latency or a dense baseline.
+        quality: what clips of the same method and settings say; None without such clips.
+    """
+
+    cell_id: str
+    row: MeanRow
+    members: tuple[Row, ...]
+    label: str
+    flags: str | None
+    speedup: Ratio | None
+    quality: Gap | None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is full attention."""
+        return self.row.method == (self.row.baseline or "full").split("/")[0] or self.row.method == "full"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows that share device, model, shape, number format, direction and inputs.
+
+    Attributes:
+        place: its number, from 0.
+        case: its newest rows and means.
+        choices: the means by latency, those without one last.
+        rows: all its rows, older ones included.
+        current: the row_ids of the newest rows.
+        verdict: what they allow to be said.
+        histories: each mean that several runs measured, as it is in each of them.
+    """
+
+    place: int
+    case: Case
+    choices: tuple[Choice, ...]
+    rows: tuple[Row, ...]
+    current: frozenset[str]
+    verdict: Verdict
+    histories: tuple[tuple[Choice, tuple[MeanRow, ...]], ...] = ()
+
+    @property
+    def first(self) -> Row:
+        """A row from which shared fields can be read."""
+        return self.rows[0]
+
+    @property
+    def shape(self) -> str:
+        """The shape in words: 720p, 75,600 tokens, 12 heads."""
+        row = self.first
+        name, grid = place_words(row), grid_words(row.grid)
+        parts = [name if name.startswith(grid) else f"{name} = {grid}", f"{row.tokens:,} tokens"]
+        parts += [f"of them {sum(row.text_tokens)} text"] if any(row.text_tokens) else []
+        parts += [f"batch {row.batch}"] if row.batch > 1 else []
+        kv = f" on {row.kv_heads}" if row.kv_heads != row.heads else ""
+        parts += [f"{row.heads}{kv} head{'s' if row.heads != 1 else ''} of {row.head_dim}"]
+        return ", ".join(parts)
+
+    @property
+    def facets(self) -> dict[str, str]:
+        """What is chosen on the page, in words."""
+        row = self.first
+        return {
+            "device": row.device, "shape": self.shape, "direction": DIRECTIONS[row.direction], "dtype": row.dtype,
+            "inputs": row.inputs, "model": row.model or "no model",
+        }  # fmt: skip
+
+    @cached_property
+    def equal_density(self) -> tuple[tuple[Choice, ...], ...]:
+        """Groups of sparse methods, two or more, whose densities are equal within ``SAME_DENSITY``, fastest first."""
+        timed = [each for each in self.choices if each.speedup is not None and each.row.density and not each.is_dense]
+        ordered = sorted(timed, key=lambda each: each.row.density or 0.0)
+        groups: list[list[Choice]] = []
+        for each in ordered:
+            if groups and (each.row.density or 0.0) <= SAME_DENSITY * (groups[-1][0].row.density or 0.0):
+                groups[-1].append(each)
+            else:
+                groups.append([each])
+        several = [group for group in groups if len({each.row.method for each in group}) > 1]
+        return tuple(tuple(sorted(group, key=lambda each: each.row.latency_ms or 0.0)) for group in several)
+
+
+@dataclass
+class _Found:
+    means: dict[str, list[Mean]] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+
+def selections_of(results: Results, quality: Mapping[QualityKey, Gap] | None = None) -> list[Selection]:
+    """Return the selections of results: those with most methods and settings first, then the longest sequences.
+
+    Of each method with its settings, the newest run that has a latency counts; without any, the newest run.
+
+    Args:
+        results: of any runs.
+        quality: what clips say of methods, by ``attnbench.report.judge.clip_quality``.
+    """
+    order = {run.run_id: place for place, run in enumerate(runs_of(results))}
+    found: dict[tuple[object, ...], _Found] = {}
+    for mean in means_of(results.rows, results.samples):
+        key = tuple(getattr(mean.first, name) for name in SELECTED_BY)
+        mine = found.setdefault(key, _Found())
+        mine.means.setdefault(mean.cell_id, []).append(mean)
+        mine.rows += mean.members
+    samples = by_cell(results.samples)
+    kinds = {header.run_id: header.environment.device_kind for header in results.headers}
+    ordered = sorted(found.values(), key=lambda each: (-len(each.means), -each.rows[0].tokens))
+    return [_selection(place, each, order, samples, kinds, quality or {}) for place, each in enumerate(ordered)]
+
+
+def _selection(
+    place: int,
+    found: _Found,
+    order: Mapping[str, int],
+    samples: Mapping[str, Mapping[str, Sequence[Sample]]],
+    kinds: Mapping[str, str],
+    quality: Mapping[QualityKey, Gap],
+) -> Selection:
+    newest = [
+        max(same, key=lambda mean: (mean.verdict == "ok", order[mean.first.run_id])) for same in found.means.values()
+    ]
+    flags = {
+        row.row_id: _flags(row, samples.get(row.run_id, {}), kinds.get(row.run_id))
+        for mean in newest
+        for row in mean.members
+    }
+    means = [(mean, _with_flags(mean, flags)) for mean in newest]
+    means.sort(key=lambda pair: (pair[1].latency_ms is None, pair[1].latency_ms or 0.0))
+    rows = tuple(row.model_copy(update={"flags": flags[row.row_id]}) for mean, _ in means for row in mean.members)
+    case = Case(rows, tuple(row for _, row in means))
+    labels = labels_of(case.means)
+    choices = tuple(
+        Choice(
+            mean.cell_id, row, mean.members, labels[row.row_id], row.flags, speedup_ratio(case, row),
+            quality.get((row.method, row.settings if row.settings_given is None else row.settings_given)),
+        )
+        for mean, row in means
+    )  # fmt: skip
+    current = frozenset(row.row_id for row in rows)
+    histories = tuple(
+        (choice, tuple(each.row for each in same)) for choice in choices if len(same := found.means[choice.cell_id]) > 1
+    )
+    return Selection(place, case, choices, tuple(found.rows), current, judge(case, quality), histories)
+
+
+def _flags(row: Row, samples: Mapping[str, Sequence[Sample]], kind: str | None) -> str | None:
+    """Return the flags of a row; for journals that are older than flags, those that its samples raise."""
+    if row.flags is not None or row.latency_ms is None:
+        return row.flags
+    own = own_samples(row, samples.get(row.cell_id, ()))
+    if not own:
+        return "power-capped" if row.power_capped else None
+    return ",".join(flags_of(own, on_gpu=kind == "cuda", eager_ms=row.latency_eager_ms))
+
+
+def _with_flags(mean: Mean, flags: Mapping[str, str | None]) -> MeanRow:
+    """Return a mean as a row, flagged where one of its layers is."""
+    known = [flags[row.row_id] for row in mean.members]
+    told = dict.fromkeys(flag for each in known if each for flag in each.split(","))
+    return mean.row.model_copy(update={"flags": None if not told and None in known else ",".join(told)})

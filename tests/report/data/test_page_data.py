@@ -1,0 +1,192 @@
+"""The data of a report: what is selected, ranked and said of real and made-up rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from attnbench.kernels.errors import BadInput
+from attnbench.report.data.figure import Figure
+from attnbench.report.data.figure import table_of as table_of_figure
+from attnbench.report.data.page import PageData, page_data, to_json
+from attnbench.report.data.schema import json_schema
+from attnbench.report.data.selections import selections_of
+from attnbench.results.layers import load_means
+from attnbench.results.load import Results, read
+
+Maker = Callable[..., Any]
+H100 = Path(__file__).parents[3] / "results/h100"
+TABLES = [H100 / f"720p-video-{direction}.jsonl.gz" for direction in ("fwd", "fwdbwd")]
+
+
+@pytest.fixture(scope="module")
+def data() -> PageData:
+    return page_data(read(H100 / "profiles"), source=["results/h100/profiles"])
+
+
+def records(data: PageData, name: str) -> list[dict[str, Any]]:
+    table = data.table(name)
+    assert table is not None
+    return list(table.records())
+
+
+def figures(data: PageData, section: str) -> list[Figure]:
+    return [figure for figure in data.figures if figure.section == section]
+
+
+def test_it_is_json_that_fits_its_schema(data: PageData) -> None:
+    text = to_json(data)
+    assert "<" not in text
+    plain = json.loads(text)
+    adapter = TypeAdapter(PageData)
+    back = adapter.validate_python(plain, strict=False)
+    assert back.selections == data.selections
+    assert [figure.name for figure in back.figures] == [figure.name for figure in data.figures]
+    assert set(plain) <= set(json_schema()["properties"])
+
+
+def test_every_field_of_the_schema_is_explained() -> None:
+    schema = json_schema()
+    for name, part in {"PageData": schema, **schema["$defs"]}.items():
+        assert part["description"], name
+        for field, what in part["properties"].items():
+            if name != "MethodMark":
+                assert what.get("description"), f"{name}.{field}"
+
+
+def test_names_of_figures_and_tables_are_unique(data: PageData) -> None:
+    for names in ([each.name for each in data.figures], [each.name for each in data.tables]):
+        assert len(set(names)) == len(names)
+
+
+def test_ranked_figures_are_those_of_load_means(data: PageData) -> None:
+    means = load_means(H100 / "profiles")
+    known = {row.row_id: row for row in means.itertuples()}
+    ranked = records(data, "means")
+    assert len(ranked) == len(known), "no mean was measured twice in this folder"
+    for row in ranked:
+        for name in ("latency_ms", "speedup", "density", "approximation_error", "baseline"):
+            assert row[name] == getattr(known[row["row_id"]], name)
+
+
+def test_a_selection_is_ranked_by_latency(data: PageData) -> None:
+    for place in range(len(data.selections)):
+        times = [row["latency_ms"] for row in records(data, "means") if row["selection"] == place]
+        assert times == sorted(times)
+
+
+def test_intervals_hold_their_value(data: PageData) -> None:
+    for row in records(data, "means"):
+        assert row["speedup_lo"] <= row["speedup"] <= row["speedup_hi"]
+    for figure in data.figures:
+        for series in figure.series:
+            for point in series.points:
+                assert point.lo is None or point.hi is None or point.lo <= point.y <= point.hi
+
+
+def test_a_frontier_only_rises_and_nothing_is_beyond_it(data: PageData) -> None:
+    drawn = [figure for figure in figures(data, "trade-off") if figure.option == "error"]
+    assert drawn
+    for figure in drawn:
+        frontier = next(series for series in figure.series if series.name == "frontier").points
+        assert [point.y for point in frontier] == sorted(point.y for point in frontier)
+        for series in figure.series:
+            for point in series.points if series.method not in ("", "full") else ():
+                assert any(edge.x <= point.x and edge.y >= point.y for edge in frontier)
+
+
+def test_bars_of_phases_stand_end_to_end_and_waterfalls_add_up(data: PageData) -> None:
+    for figure in figures(data, "phases"):
+        ends: dict[str, float] = {}
+        for bar in figure.bars:
+            assert bar.start == pytest.approx(ends.get(bar.line, 0.0))
+            ends[bar.line] = bar.start + bar.size
+    assert figures(data, "waterfall")
+    for figure in figures(data, "waterfall"):
+        *parts, total = figure.bars
+        assert math.fsum(bar.size for bar in parts) == pytest.approx(total.size)
+
+
+def test_no_phase_is_above_the_roof(data: PageData) -> None:
+    for figure in figures(data, "roofline"):
+        roof = next(series for series in figure.series if "TB/s" in series.name).points
+        peak, slope = roof[1].y, roof[0].y / roof[0].x
+        for series in figure.series:
+            for point in series.points if series.method else ():
+                assert point.y <= min(peak, slope * point.x) * 1.01
+
+
+def test_a_newer_run_takes_the_place_of_an_older_one(row_of: Maker, table_of: Maker, environment_of: Maker) -> None:
+    old = row_of("sta", run_id="old", latency_ms=50.0)
+    new = row_of("sta", run_id="new", latency_ms=40.0)
+    failed = row_of("sta", run_id="newest", verdict="oom", reason="needs 90 GiB")
+    when = {
+        name: environment_of(started_at=f"2026-01-0{day}T00:00:00Z")
+        for day, name in enumerate(("old", "new", "newest"), 1)
+    }
+    (selection,) = selections_of(table_of([new, failed, old], **when))
+    assert [choice.row.latency_ms for choice in selection.choices] == [40.0]
+    assert selection.current == {new.row_id}
+    assert len(selection.rows) == 3
+    data = page_data(table_of([new, failed, old], **when))
+    history = next(figure for figure in data.figures if figure.section == "history")
+    assert [point.y for point in history.series[0].points] == [2.0, 2.5]
+
+
+def test_rows_of_other_shapes_and_inputs_are_other_selections(row_of: Maker, table_of: Maker) -> None:
+    rows = [row_of(), row_of(grid="9x30x52", tokens=14040), row_of(inputs="gaussian"), row_of(heads=40, kv_heads=40)]
+    chosen = page_data(table_of(rows)).selections
+    assert len({(each.shape, each.inputs) for each in chosen}) == 4
+    assert any("40 heads" in each.shape for each in chosen)
+
+
+def test_equal_density_is_told_where_there_is_one(row_of: Maker, table_of: Maker) -> None:
+    full = row_of("full", density=1.0, latency_ms=100.0, engine="sdpa")
+    same = [row_of("sta", density=0.25, latency_ms=30.0), row_of("moba", density=0.26, latency_ms=50.0)]
+    (chosen,) = page_data(table_of([full, *same])).selections
+    assert "about the same density" in chosen.density
+    apart = [*same, row_of("vmoba", density=0.1, latency_ms=20.0)]
+    (chosen,) = page_data(table_of([full, *apart])).selections
+    assert chosen.density.startswith("Densities differ, from 0.100 to 0.260")
+    assert "sta 3.33×, then moba 2.00×" in chosen.density
+
+
+def test_what_spoils_latencies_is_said(row_of: Maker, table_of: Maker) -> None:
+    rows = [row_of("sta", flags="cpu-bound,power-capped"), row_of("moba", flags=""), row_of("vmoba")]
+    (chosen,) = page_data(table_of(rows)).selections
+    assert "power cap held the clock down for sta" in chosen.trust
+    assert "CPU could not enqueue fast enough for sta" in chosen.trust
+    assert "not recorded for 1 of 3" in chosen.trust
+    (chosen,) = page_data(table_of([row_of("moba", flags="")])).selections
+    assert chosen.trust == "Neither CPU nor power cap spoils a latency."
+
+
+def test_flags_of_older_journals_come_from_their_samples() -> None:
+    chosen = page_data(read(TABLES[1])).selections[0]
+    assert "power cap" in chosen.trust
+
+
+def test_a_folder_without_rows_of_any_kind_is_refused() -> None:
+    with pytest.raises(BadInput, match="no rows"):
+        page_data(Results())
+
+
+def test_hostile_text_cannot_end_the_data(row_of: Maker, table_of: Maker) -> None:
+    hostile = "</script><script>alert(1)</script>\u2028"
+    text = to_json(page_data(table_of([row_of("sta", inputs=hostile, device=hostile)])))
+    assert "<" not in text
+    assert "\u2028" not in text
+    assert json.loads(text)["devices"] == [hostile]
+
+
+def test_the_data_behind_a_figure_is_a_table(data: PageData) -> None:
+    for figure in data.figures:
+        table = table_of_figure(figure)
+        assert table.rows
+        assert all(len(row) == len(table.columns) for row in table.rows)
