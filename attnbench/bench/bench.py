@@ -23,7 +23,7 @@ from attnbench.bench.trial import Eager, PlanFacts, Trial, classified, dense_job
 from attnbench.bench.turns import Turns
 from attnbench.bench.workload import Workload
 from attnbench.inputs.make import Inputs
-from attnbench.kernels.engines import choose_engine, dense_engines
+from attnbench.kernels.engines import choose_engine, dense_engines, strictly
 from attnbench.kernels.errors import Unsupported
 from attnbench.machine.clock import CLOCK
 from attnbench.machine.load import LoadWatch
@@ -133,7 +133,7 @@ class Bench:
         trials = []
         for job in self.agenda.jobs:
             name = self.agenda.request.engine
-            with classified() as failure:
+            with classified() as failure, strictly(self.agenda.request.strict):
                 name = choose_engine(name, self.workload.plan(job), self.workload.task).name
             trials.append(Trial(job, self.agenda.cell(job, name), verdict=failure.verdict, reason=failure.reason))
         return trials

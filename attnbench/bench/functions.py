@@ -38,6 +38,7 @@ class RunOptions(TypedDict, total=False):
     direction: str
     inputs: str
     engine: str
+    strict: bool
     device: str | None
     seed: int
     layer: int | Sequence[int] | None

@@ -29,6 +29,7 @@ class Request(Record):
     inputs: str = "video"
     seed: int = 0
     engine: str = "auto"
+    strict: bool = Field(default=False, description="refuse plain torch on a GPU where auto would fall to it")
     device: str | None = None
     layers: list[int] | None = None
     rounds: int | None = None

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from attnbench.bench.bench import Bench
 from attnbench.bench.trial import PlanFacts, Trial
 from attnbench.cost.flops.counts import attention_counts
-from attnbench.kernels.engines import engine_version
+from attnbench.kernels.engines import engine_version, is_plain_on_gpu
 from attnbench.results.flags import flags_of
 from attnbench.results.intervals import median_interval
 from attnbench.results.records.cells import Flag, Row, canonical_json, digest
@@ -104,8 +104,13 @@ def _latency(bench: Bench, trial: Trial, facts: PlanFacts | None) -> dict[str, A
 
 
 def _flags(bench: Bench, trial: Trial) -> tuple[Flag, ...]:
-    eager_ms = None if trial.eager is None else trial.eager.ms
-    return flags_of(trial.samples, on_gpu=bench.agenda.device.type == "cuda", eager_ms=eager_ms)
+    cell, device = trial.cell, bench.workload.task.device
+    return flags_of(
+        trial.samples,
+        on_gpu=device.type == "cuda",
+        eager_ms=None if trial.eager is None else trial.eager.ms,
+        plain_torch=cell.engine_asked is None and is_plain_on_gpu(cell.engine, device),
+    )
 
 
 def _compile_seconds(trial: Trial, latency_ms: float, heads: int) -> float | None:

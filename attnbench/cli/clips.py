@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnbench.cli.options import JsonOption, SetOption, asked_methods, refuse_others, takes_options
+from attnbench.cli.options import JsonOption, SetOption, StrictOption, asked_methods, refuse_others, takes_options
 from attnbench.cli.suite import SuiteOptions, check_only, run_suite
 from attnbench.cli.terminal import say
 
@@ -56,6 +56,7 @@ def clips(
     dense_layer: Annotated[list[int] | None, typer.Option(help="A layer that stays dense. Repeat for several.")] = None,
     settings: SetOption = None,
     engine: Annotated[str, typer.Option(help="Engine that runs the methods; auto takes the first that can.")] = "auto",
+    strict: StrictOption = False,
     floor_engine: Annotated[
         str | None,
         typer.Option(help="Exact engine for the kernel floor, or none. Default: the first available one."),
@@ -122,7 +123,7 @@ def clips(
             methods=chosen, model=model, weights=weights,
             prompts=_prompts(model, prompt, prompts, classes), seeds=seeds, seed=seed, steps=steps,
             dense_steps=None if dense_steps is None else _number(dense_steps), dense_layers=dense_layer or [],
-            engine=engine, floor_engine=floor_engine, metrics=metric, players=players, frames=frames,
+            engine=engine, strict=strict, floor_engine=floor_engine, metrics=metric, players=players, frames=frames,
             height=height, width=width, dtype=dtype, device=device,
         )  # fmt: skip
 

@@ -43,6 +43,10 @@ DtypeOption = Annotated[str | None, typer.Option(help="Default: bfloat16 on a GP
 DirectionOption = Annotated[str, typer.Option(help="fwd, or fwdbwd for forward and backward.")]
 InputsOption = Annotated[str, typer.Option(help="video[:PATH], gaussian or capture:FILE.safetensors.")]
 EngineOption = Annotated[str, typer.Option(help="Attention engine; auto takes the first that serves.")]
+StrictOption = Annotated[
+    bool,
+    typer.Option("--strict", help="Refuse what auto would run as plain torch on a GPU, where no kernel serves."),
+]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU where there is one.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of inputs and of sampled rows.")]
 ResOption = Annotated[str | None, typer.Option(help="Resolution: 480p, 576p or 720p. Default: 480p.")]
@@ -122,6 +126,7 @@ class CaseOptions:
     dtype: DtypeOption = None
     direction: DirectionOption = "fwd"
     engine: EngineOption = "auto"
+    strict: StrictOption = False
     device: DeviceOption = None
     seed: SeedOption = 0
 

@@ -74,7 +74,7 @@ def step_request(asked: StepOptions | CellOptions, checkpointing: bool | None) -
     return StepRequest(
         methods, model=asked.model, res=asked.res, frames=asked.frames, grid=asked.grid, batch=asked.batch,
         dtype=asked.dtype, device=asked.device, direction=asked.direction, checkpointing=checkpointing,
-        engine=asked.engine, rounds=asked.rounds, seed=asked.seed,
+        engine=asked.engine, strict=asked.strict, rounds=asked.rounds, seed=asked.seed,
     )  # fmt: skip
 
 

@@ -41,6 +41,7 @@ class ClipsRequest(Record):
     dense_steps: int | float | None = Field(default=None, description="a number, or a share below 1")
     dense_layers: list[int] = Field(default_factory=list)
     engine: str = "auto"
+    strict: bool = Field(default=False, description="refuse plain torch on a GPU where auto would fall to it")
     floor_engine: str | None = None
     dtype: str | None = None
     device: str | None = None

@@ -14,6 +14,7 @@ from attnbench.clips.metrics.measure import Labelled, Pair, Scores, measure_pair
 from attnbench.clips.metrics.metrics import Metric
 from attnbench.clips.request import MINI, NO_FLOOR, ClipsRequest, Shot, read_request, seed_pairs, shots_of
 from attnbench.inputs.files import inside
+from attnbench.kernels.engines import strictly
 from attnbench.kernels.errors import AttnbenchError, BadInput
 from attnbench.machine.clock import CLOCK
 from attnbench.machine.command import typed_command
@@ -203,7 +204,8 @@ class _Run:
         self._tell(shot.label, always=True)
         began = CLOCK.seconds()
         try:
-            take = self.maker.make(shot, after_step)
+            with strictly(self.request.strict):
+                take = self.maker.make(shot, after_step)
         except _FAILURES as error:
             if not isinstance(error, AttnbenchError) and not lacks_memory(error):
                 raise

@@ -1,4 +1,4 @@
-"""Flags: what spoils a latency without taking it away. The rules are data, and rest on a cell's samples alone."""
+"""Flags: what spoils a latency without taking it away. The rules are data, and rest on a cell's samples and engine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from attnbench.results.records.cells import FLAGS, Flag, Sample
 
 BADGES: dict[str, str] = {
     "power-capped": "capped", "cpu-bound": "cpu", "busy-machine": "busy", "unstable": "unstable",
+    "plain-torch": "torch",
 }  # fmt: skip
 """Short words for tables."""
 
@@ -61,14 +62,16 @@ BOUNDS = Bounds()
 
 
 def flags_of(
-    samples: Sequence[Sample], *, on_gpu: bool, eager_ms: float | None = None, bounds: Bounds = BOUNDS
-) -> tuple[Flag, ...]:
+    samples: Sequence[Sample], *, on_gpu: bool, eager_ms: float | None = None, plain_torch: bool = False,
+    bounds: Bounds = BOUNDS,
+) -> tuple[Flag, ...]:  # fmt: skip
     """Return the flags of a cell, in the order of ``FLAGS``.
 
     Args:
         samples: of the cell.
         on_gpu: whether a GPU ran it. On a CPU, enqueuing and computing are one.
         eager_ms: the wall clock of a back-to-back call.
+        plain_torch: whether a GPU ran plain torch because no kernel serves.
         bounds: when a flag is raised.
     """
     if not samples:
@@ -78,6 +81,7 @@ def flags_of(
         "cpu-bound": on_gpu and _cpu_bound(samples, eager_ms, bounds),
         "busy-machine": _share_of(samples, lambda sample: _is_spoilt(sample, on_gpu, bounds)) >= bounds.spoilt_share,
         "unstable": is_unstable([sample.cold_ms for sample in samples], bounds),
+        "plain-torch": plain_torch,
     }
     return tuple(flag for flag in FLAGS if raised[flag])
 

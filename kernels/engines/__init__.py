@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 
 import torch
@@ -32,7 +33,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType({engine.name: engine for engine
 
 __all__ = [
     "ENGINES", "Engine", "Task", "between_graphs", "choose_engine", "dense_engines", "engine_version", "get_engine",
-    "known_engines",
+    "is_plain_on_gpu", "known_engines", "strictly",
 ]  # fmt: skip
 
 
@@ -43,6 +44,34 @@ class _Others:
 
 
 _others = _Others()
+
+
+class _Strictness:
+    """Holds whether "auto" is strict, as an attribute for the same reason."""
+
+    on = False
+
+
+_strictness = _Strictness()
+
+
+@contextmanager
+def strictly(on: bool = True) -> Iterator[None]:
+    """While the context lasts, "auto" raises ``Unsupported`` on a GPU where it would fall to plain torch.
+
+    Args:
+        on: False changes nothing.
+    """
+    before, _strictness.on = _strictness.on, on or _strictness.on
+    try:
+        yield
+    finally:
+        _strictness.on = before
+
+
+def is_plain_on_gpu(name: str, device: torch.device) -> bool:
+    """Return whether the engine of that name is plain torch, and slow, on a GPU."""
+    return name == "reference" and device.type == "cuda"
 
 
 def known_engines() -> list[Engine]:
@@ -98,7 +127,8 @@ def get_engine(name: str) -> Engine:
 def choose_engine(name: str, plan: Plan, task: Task) -> Engine:
     """Return the engine that was asked for or, for "auto", the first one that can run the plan.
 
-    If that is the reference engine on a GPU, a warning says why, once for each reason.
+    If that is the reference engine on a GPU, a warning says why, once for each reason. Within ``strictly`` it is an
+    error.
 
     Raises:
         BadInput: if there is no engine of that name.
@@ -115,7 +145,10 @@ def choose_engine(name: str, plan: Plan, task: Task) -> Engine:
         if problem is None and not engine.tested:
             problem = "was never tested: ask for it by name"
         if problem is None:
-            if engine.name == "reference" and task.device.type == "cuda":
+            if is_plain_on_gpu(engine.name, task.device):
+                if _strictness.on:
+                    problems[engine.name] = "is plain torch, which a strict run does not take on a GPU"
+                    break
                 _say_that_it_is_slow(problems.get("triton", "cannot be used here"))
             return engine
         problems[engine.name] = problem

@@ -19,6 +19,7 @@ from attnbench.bench.jobs import make_agenda
 from attnbench.bench.request import Request
 from attnbench.bench.rounds import calls_of_a_cell
 from attnbench.bench.trial import classified
+from attnbench.bench.workload import Workload
 from attnbench.kernels import engines
 from attnbench.kernels.engines import Engine
 from attnbench.kernels.engines.reference import REFERENCE
@@ -524,3 +525,36 @@ def test_a_selection_unlike_that_of_float64_is_incorrect(planted: int) -> None:
     made = [rows.make_row(of, trial, "run") for trial in of.trials]
     assert [row.selection_differs for row in made] == [planted, None]
     assert made[0].verdict == ("incorrect" if planted > 2 else "ok")
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let engines be chosen as for a GPU; calls run on the CPU all the same."""
+    real = Workload.task.fget
+    assert real is not None
+    on_gpu = property(lambda self: dataclasses.replace(real(self), device=torch.device("cuda")))
+    monkeypatch.setattr(Workload, "task", on_gpu)
+    monkeypatch.setattr(engines, "_said", {"cannot be used here"})
+
+
+@pytest.mark.parametrize(("engine", "flagged"), [("auto", True), ("reference", False)])
+def test_a_row_says_that_a_gpu_fell_to_plain_torch(
+    engine: str, flagged: bool, as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = bench(engine=engine)
+    rounds_of(of, monkeypatch, 3)
+    made = [rows.make_row(of, trial, "run") for trial in of.trials]
+    assert {(row.verdict, row.engine) for row in made} == {("ok", "reference")}
+    assert all(("plain-torch" in (row.flags or "")) is flagged for row in made)
+
+
+def test_strict_runs_refuse_plain_torch_on_a_gpu_with_the_reason(as_on_a_gpu: None) -> None:
+    methods = {"full": {}, "moba": {"blocks": 5, "topk": 2}}
+    of = bench(methods=methods, strict=True)
+    assert [(trial.verdict, trial.cell.engine) for trial in of.trials] == [(None, "sdpa"), ("unsupported", "auto")]
+    row = rows.make_row(of, of.trials[1], "run")
+    assert (row.verdict, row.latency_ms) == ("unsupported", None)
+    assert "sdpa runs full attention only" in row.reason
+    assert "reference is plain torch, which a strict run does not take on a GPU" in row.reason
+    with pytest.raises(Unsupported, match="reference is plain torch"):
+        bench(strict=True)

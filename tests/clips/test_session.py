@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import attnbench
+from attnbench.bench.session import resume as resume_run
 from attnbench.clips import session
 from attnbench.clips.metrics.video import read_frames
 from attnbench.clips.mini import MiniMaker
@@ -272,7 +273,7 @@ def test_a_run_is_not_finished_with_other_weights_or_by_another_command(
     with pytest.raises(BadInput, match=r"content of weights \w{12} and this is content of weights \w{12}: one run"):
         session.resume(tmp_path / "run", quiet)
     with pytest.raises(BadInput, match="begun by attnbench clips"):
-        attnbench.bench.session.resume(tmp_path / "run", quiet)
+        resume_run(tmp_path / "run", quiet)
     with pytest.raises(BadInput, match="nothing to resume"):
         session.resume(tmp_path / "nowhere", quiet)
 
@@ -324,3 +325,15 @@ def test_players_show_three_abreast_and_videos_have_their_prompts(
         picture = next(container.decode(video=0)).to_ndarray(format="rgb24")
     assert picture.shape == (256, 3 * 256 + 2 * 8, 3)
     assert picture[:, 256:264].max() < 40, "a dark line between the panels"
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_strict_clips_are_not_made_by_plain_torch_on_a_gpu(
+    strict: bool, ask: Ask, tmp_path: Path, quiet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attnbench.kernels.engines.is_plain_on_gpu", lambda name, device: name == "reference")
+    monkeypatch.setattr("attnbench.kernels.engines._say_that_it_is_slow", lambda why: None)
+    session.start(ask(seeds=1, floor_engine="none", strict=strict), tmp_path / "run", quiet)
+    (clip,) = (clip for _, clip in load_clips(tmp_path / "run") if clip.role == "method")
+    assert clip.status == ("failed" if strict else "ok")
+    assert ("reference is plain torch, which a strict run does not take" in clip.reason) is strict

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.kernels.engines import ENGINES, Task, choose_engine, dense_engines, get_engine
+from attnbench.kernels.engines import ENGINES, Task, choose_engine, dense_engines, get_engine, strictly
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.pattern import BlockPattern
@@ -66,6 +66,26 @@ def test_auto_says_once_why_a_gpu_runs_plain_torch(monkeypatch: pytest.MonkeyPat
         assert choose_engine("auto", make_plan(full=False), on_gpu).name == "reference"
     assert choose_engine("auto", make_plan(full=False), on_gpu).name == "reference"  # warnings are errors
     assert choose_engine("reference", make_plan(full=False), on_gpu).name == "reference"
+
+
+def test_strictly_auto_never_takes_plain_torch_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuses = replace(ENGINES["triton"], available=lambda: None, supports=lambda plan, task: "runs head_dim up to 128")
+    engines = {"triton": refuses, "reference": ENGINES["reference"]}
+    monkeypatch.setattr("attnbench.kernels.engines.ENGINES", engines)
+    plan, on_gpu = make_plan(full=False), replace(TASK, device=torch.device("cuda"))
+    with strictly():
+        with pytest.raises(Unsupported, match="triton runs head_dim up to 128; reference is plain torch"):
+            choose_engine("auto", plan, on_gpu)
+        with strictly(False), pytest.raises(Unsupported, match="reference is plain torch"):
+            choose_engine("auto", plan, on_gpu)
+        assert choose_engine("reference", plan, on_gpu).name == "reference", "by name it can be had"
+        assert choose_engine("auto", plan, TASK).name == "reference", "a CPU has nothing faster"
+        engines["triton"] = replace(refuses, supports=lambda plan, task: None)
+        assert choose_engine("auto", plan, on_gpu).name == "triton"
+        engines["triton"] = refuses
+    monkeypatch.setattr("attnbench.kernels.engines._said", set())
+    with pytest.warns(RuntimeWarning, match="plain torch"):
+        assert choose_engine("auto", plan, on_gpu).name == "reference", "it ends with the context"
 
 
 def test_sdpa_refuses_what_it_cannot_run() -> None:

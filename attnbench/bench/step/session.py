@@ -16,6 +16,7 @@ from attnbench.bench.step.measure import Observer, measure_step
 from attnbench.bench.trial import classified
 from attnbench.inputs.seeds import SEEDS
 from attnbench.inputs.shapes import resolve_shape
+from attnbench.kernels.engines import strictly
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
 from attnbench.machine.command import typed_command
@@ -54,6 +55,7 @@ class StepRequest:
         res, frames, grid: as of ``attnbench run``; default 480p, and 3x8x8 where the model is tiny.
         batch: sequences.
         dtype, device, direction, engine, rounds, seed: as of ``StepCase``.
+        strict: refuse plain torch on a GPU where "auto" would fall to it.
         checkpointing: by default on for training steps of 1.3B, whose activations do not fit a GPU of 80 GB.
     """
 
@@ -68,6 +70,7 @@ class StepRequest:
     direction: str = "fwd"
     checkpointing: bool | None = None
     engine: str = "auto"
+    strict: bool = False
     rounds: int | None = None
     seed: int = 0
 
@@ -88,7 +91,7 @@ def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tupl
     asked = {"command": COMMAND, **{name: x for name, x in dataclasses.asdict(request).items() if x is not None}}
     fresh = not place.folder.exists()
     with _whole(begin(place, environment, asked), fresh) as journal:
-        with _fitting(what):
+        with _fitting(what), strictly(request.strict):
             records = measure_step(
                 request.methods, case, run_id=place.run_id, observe=_observer(device, progress), progress=progress
             )

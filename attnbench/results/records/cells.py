@@ -21,7 +21,7 @@ _OLD_TIMERS = {"perf_counter": "wall", "cuda_events": "events"}
 ReadTimer = Annotated[Timer, BeforeValidator(lambda name: _OLD_TIMERS.get(str(name), name))]
 """A timer as rows hold it; schemas 1 and 2 had other names for the same two."""
 
-Flag = Literal["power-capped", "cpu-bound", "busy-machine", "unstable"]
+Flag = Literal["power-capped", "cpu-bound", "busy-machine", "unstable", "plain-torch"]
 FLAGS: tuple[Flag, ...] = get_args(Flag)
 Stability = Literal["deterministic", "stable", "unstable"]
 STABILITIES: tuple[Stability, ...] = get_args(Stability)
@@ -196,7 +196,8 @@ class Row(Cell):
     stop_reason: str = Field(default="", description="why no more rounds were taken; empty if not known")
     flags: str | None = Field(
         default=None,
-        description="what spoils the latency: power-capped, cpu-bound, busy-machine, unstable; null if not known",
+        description="what spoils the latency: power-capped, cpu-bound, busy-machine, unstable, plain-torch; "
+        "null if not known",
     )
     samples_ms: list[float] = Field(default_factory=list, description="every cold sample, in the order taken")
     timer: ReadTimer | None = Field(default=None, description="clock that took the samples")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 import typer
 
 from attnbench import cli as command_line
+from attnbench import select
 from attnbench.bench.profile.call import Profile
 from attnbench.bench.step import session as end_to_end
 from attnbench.bench.step.case import StepCase
@@ -21,7 +24,8 @@ from attnbench.bench.step.measure import phases_of
 from attnbench.bench.step.session import StepRequest, grid_of, run_step, size_of
 from attnbench.cli.profile import profile as profile_command
 from attnbench.cli.report import report as report_command
-from attnbench.kernels.errors import BadInput
+from attnbench.kernels.engines import Task, choose_engine
+from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.phases import phase
 from attnbench.report.html.steps import step_sections
 from attnbench.results.journal import JOURNAL, Journal, read_journal
@@ -298,3 +302,24 @@ def test_a_method_may_stand_right_after_its_short_option(
     )
     app(prog_name="attnbench", standalone_mode=False)
     assert [entry.method for entry in asked[0]["methods"]] == ["sta"]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_strict_steps_refuse_plain_torch_while_they_are_measured(
+    strict: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*given: Any, **more: Any) -> list[StepRecord]:
+        choose_engine("auto", sparse, dataclasses.replace(task, device=torch.device("cuda")))
+        return []
+
+    q = torch.zeros(1, 1, 32, 8)
+    sparse, task = select(q, q, method="moba", grid=(2, 4, 4), blocks=4, topk=2), Task.of(q, q, q)
+    monkeypatch.setattr("attnbench.kernels.engines._say_that_it_is_slow", lambda why: None)
+    monkeypatch.setattr(
+        "attnbench.kernels.engines._unavailable", lambda name: None if name == "reference" else "is off"
+    )
+    monkeypatch.setattr(end_to_end, "measure_step", measure)
+    refused = pytest.raises(Unsupported, match="reference is plain torch") if strict else nullcontext()
+    with refused:
+        run_step(StepRequest([], device="cpu", strict=strict), tmp_path / "run", NoProgress())
+    assert choose_engine("auto", sparse, dataclasses.replace(task, device=torch.device("cuda"))).name == "reference"
