@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from attnbench.kernels.engines.base import Engine, Task
 from attnbench.kernels.engines.blocks import ElementRule, TileMask, convert, expand_heads, tile_lists
@@ -42,6 +43,12 @@ A window of density .2 takes this engine 19 ms forward, and our kernels 38.
 
 FILLER = -2
 
+OLDEST = "4.0.0b26"
+"""The first version whose sparse backward pass has no race.
+
+In earlier ones the gradients of .1 to 1 % of the launches are wrong, or sparse plans have no backward pass.
+"""
+
 
 @cache  # "auto" asks at each call, and looking for a package takes 0.1 ms
 def _installed() -> bool:
@@ -54,13 +61,20 @@ def _installed() -> bool:
 def _available() -> str | None:
     if not _installed():
         return "flash-attn-4 is not installed: pip install 'attnbench[flash]'"
+    if TorchVersion(_installed_version()) < OLDEST:
+        return f"flash-attn-4 {_installed_version()} is installed; {OLDEST} or newer is needed for right gradients"
     if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] < 9:
         return "it needs an NVIDIA GPU of compute capability 9.0 (Hopper) or newer"
     return None
 
 
 def _version() -> str:
-    return f"flash-attn-4 {metadata.version('flash-attn-4')}"
+    return f"flash-attn-4 {_installed_version()}"
+
+
+@cache
+def _installed_version() -> str:
+    return metadata.version("flash-attn-4")
 
 
 @cache

@@ -7,8 +7,10 @@ cannot show is that the package's kernels do the same.
 from __future__ import annotations
 
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -285,3 +287,23 @@ def test_the_untested_engines_hand_tensors_over_as_their_packages_take_them(
 def test_engines_whose_package_is_missing_say_how_to_get_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
     assert "is not installed" in str(ENGINES[name].available())
+
+
+@pytest.mark.parametrize(
+    ("version", "right"),
+    [("4.0.0b9", False), ("4.0.0b25", False), ("4.0.0b26", True), ("4.0.0b36", True), ("4.0.0", True)],
+)
+def test_versions_whose_gradients_may_be_wrong_are_refused(
+    version: str, right: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flash4, "_installed", lambda: True)
+    monkeypatch.setattr(flash4, "_installed_version", lambda: version)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    said = f"flash-attn-4 {version} is installed; 4.0.0b26 or newer is needed for right gradients"
+    assert FLASH4.available() == (None if right else said)
+
+
+def test_the_extra_installs_no_version_that_is_refused() -> None:
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert extras["optional-dependencies"]["flash"][0] == f"flash-attn-4>={flash4.OLDEST}"
