@@ -1,6 +1,8 @@
 """Cuts of rows of block pairs as torch operators, which torch.compile, FLOP counters and profilers see.
 
-They run the functions of ``kernels.row_cuts``. None has a gradient, because the choice of pairs has none.
+On CUDA they run the Triton kernels of ``kernels.gpu.selection.cut_rows``. Elsewhere, for float64 tensors and for rows
+of more than ``MOST_BLOCKS`` blocks, they run the functions of ``kernels.row_cuts``, which give the same results up to
+rounding. None has a gradient, because the choice of pairs has none.
 """
 
 from __future__ import annotations
@@ -15,22 +17,42 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.operators import operator
 from attnbench.kernels.phases import phase
 from attnbench.kernels.remember import remembered
+from attnbench.kernels.selection_ops import MOST_BLOCKS, uses_kernels
+
+
+def _uses_kernels(scores: Tensor) -> bool:
+    return uses_kernels(scores) and scores.dtype == torch.float32 and scores.shape[3] <= MOST_BLOCKS
 
 
 @operator("attnbench::row_shares")
 def _row_shares(scores: Tensor, scale: float, sizes: Tensor | None) -> Tensor:
+    if _uses_kernels(scores):
+        from attnbench.kernels.gpu.selection import cut_rows
+
+        with torch.cuda.device_of(scores), phase("select"):
+            return cut_rows.row_shares(scores, scale, sizes)
     with phase("select"):
         return row_cuts.row_shares(scores, scale, sizes)
 
 
 @operator("attnbench::cut_top_k_row")
 def _cut_top_k_row(scores: Tensor, counts: Tensor) -> Tensor:
+    if _uses_kernels(scores):
+        from attnbench.kernels.gpu.selection import cut_rows
+
+        with torch.cuda.device_of(scores), phase("select"):
+            return cut_rows.cut_top_k_row(scores, counts)
     with phase("select"):
         return row_cuts.top_k_of_rows(scores, counts)
 
 
 @operator("attnbench::cut_mass_row")
 def _cut_mass_row(shares: Tensor, masses: Tensor, crossing: str, least: int) -> Tensor:
+    if _uses_kernels(shares):
+        from attnbench.kernels.gpu.selection import cut_rows
+
+        with torch.cuda.device_of(shares), phase("select"):
+            return cut_rows.cut_mass_row(shares, masses, crossing, least)
     with phase("select"):
         return row_cuts.mass_of_rows(shares, masses, crossing, least)
 

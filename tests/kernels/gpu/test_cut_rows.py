@@ -1,0 +1,160 @@
+"""Kernels that cut rows of block pairs, against the rules of ``row_cuts`` in float64 and with ties in numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from attnbench.kernels import row_cuts, row_ops
+from attnbench.kernels import selection_ops as ops
+from attnbench.kernels.errors import Unsupported
+from attnbench.kernels.gpu.selection import cut_rows
+from tests.kernels.gpu.draws import draws
+
+HAS_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
+modest = settings(max_examples=draws(30), suppress_health_check=[HealthCheck.too_slow])
+
+
+@st.composite
+def draw_scores(draw: st.DrawFn) -> Tensor:
+    """float32 [B, 2, rows, blocks], of few different values or of many, some -inf."""
+    shape = (draw(st.integers(1, 2)), 2, draw(st.integers(1, 5)), draw(st.integers(1, 40)))
+    random = torch.Generator().manual_seed(draw(st.integers(0, 9999)))
+    kind = draw(st.sampled_from(["few", "many", "constant", "zeros"]))
+    scores = torch.randn(shape, generator=random)
+    if kind == "few":
+        scores = torch.randint(-2, 3, shape, generator=random).float()
+    elif kind == "constant":
+        scores = torch.full(shape, -1.5)
+    elif kind == "zeros":
+        scores = torch.randint(-1, 2, shape, generator=random) * 0.0
+    if draw(st.booleans()):
+        scores[torch.rand(shape, generator=random) < 0.3] = -torch.inf
+    return scores.to(DEVICE)
+
+
+def numbers(values: Any, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(values if isinstance(values, tuple) else (values,), dtype=dtype, device=DEVICE)
+
+
+@modest
+@given(scores=draw_scores(), k=st.one_of(st.integers(0, 41), st.tuples(st.integers(0, 9), st.integers(0, 9))))
+def test_top_k(scores: Tensor, k: int | tuple[int, int]) -> None:
+    counts = numbers(k, torch.int64)
+    kept = cut_rows.cut_top_k_row(scores, counts)
+    assert torch.equal(kept, row_cuts.top_k_of_rows(scores.double(), counts))
+
+
+@modest
+@given(
+    scores=draw_scores(),
+    mass=st.one_of(st.integers(0, 97), st.tuples(st.integers(0, 97), st.integers(0, 97))),
+    crossing=st.sampled_from(["in", "past", "out"]),
+    least=st.integers(0, 4),
+)
+def test_mass(scores: Tensor, mass: Any, crossing: str, least: int) -> None:
+    masses = numbers(tuple(m / 97 for m in mass) if isinstance(mass, tuple) else mass / 97, torch.float64)
+    shares = cut_rows.row_shares(scores, 1.0, None)
+    kept = cut_rows.cut_mass_row(shares, masses, crossing, least)
+    assert torch.equal(kept, row_cuts.mass_of_rows(shares.double(), masses, crossing, least))
+
+
+@pytest.mark.parametrize("crossing", ["in", "past", "out"])
+@pytest.mark.parametrize("mass", [0.25, 0.5, 0.75])
+def test_masses_that_are_reached_exactly(crossing: str, mass: float) -> None:
+    rows = torch.tensor([[0.25] * 4 + [0.0] * 3, [0.5, 0.125, 0.25, 0.125, 0.0, 0.0, 0.0]], device=DEVICE)[None, None]
+    masses = numbers(mass, torch.float64)
+    kept = cut_rows.cut_mass_row(rows, masses, crossing, 0)
+    assert torch.equal(kept, row_cuts.mass_of_rows(rows, masses, crossing, 0))
+
+
+@modest
+@given(scores=draw_scores(), scale=st.sampled_from([1.0, 0.25]), sized=st.sampled_from(["no", "blocks", "heads"]))
+def test_shares(scores: Tensor, scale: float, sized: str) -> None:
+    random = torch.Generator().manual_seed(1)
+    shape = {"no": (0,), "blocks": scores.shape[3:], "heads": (*scores.shape[:2], scores.shape[3])}[sized]
+    sizes = None if sized == "no" else torch.randint(0, 4, shape, generator=random).to(DEVICE)
+    shares = cut_rows.row_shares(scores, scale, sizes)
+    exact = row_cuts.row_shares(scores.double(), scale, sizes)
+    torch.testing.assert_close(shares.double(), exact, atol=1e-6, rtol=1e-5)
+
+
+def test_long_rows() -> None:
+    scores = torch.randn(1, 2, 3, 1500, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    counts, masses = numbers((150, 1), torch.int64), numbers((0.9, 0.1), torch.float64)
+    assert torch.equal(cut_rows.cut_top_k_row(scores, counts), row_cuts.top_k_of_rows(scores, counts))
+    shares = cut_rows.row_shares(scores, 0.5, None)
+    kept = cut_rows.cut_mass_row(shares, masses, "past", 4)
+    assert torch.equal(kept, row_cuts.mass_of_rows(shares.double(), masses, "past", 4))
+
+
+def test_the_operators_run_the_kernels_where_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+    for name in ("row_shares", "cut_top_k_row", "cut_mass_row"):
+        real = getattr(cut_rows, name)
+        monkeypatch.setattr(cut_rows, name, lambda *a, name=name, real=real: ran.append(name) or real(*a))
+    scores = torch.randn(1, 2, 3, 5, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+
+    def all_three(x: Tensor) -> None:
+        row_ops.cut_top_k_row(x, 2)
+        row_ops.cut_mass_row(row_ops.row_shares(x), 0.5)
+
+    with ops.interpreted():
+        all_three(scores)
+        assert ran == ["cut_top_k_row", "row_shares", "cut_mass_row"]
+        all_three(scores.double())
+        all_three(torch.zeros(1, 1, 1, ops.MOST_BLOCKS + 1, device=DEVICE))
+    assert len(ran) == 3
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+def test_operators_are_as_torch_wants_them(kernels: bool) -> None:
+    scores = torch.randn(2, 2, 3, 5, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    if not kernels:
+        scores = scores.double()
+    space = torch.ops.attnbench
+    sizes = torch.arange(5, device=DEVICE)
+    calls = [
+        (space.row_shares, (scores, 0.5, sizes)),
+        (space.cut_top_k_row, (scores, numbers((1, 2), torch.int64))),
+        (space.cut_mass_row, (scores.softmax(-1), numbers(0.5, torch.float64), "in", 1)),
+    ]
+    for operator, arguments in calls:
+        if kernels:
+            with ops.interpreted():
+                torch.library.opcheck(operator.default, arguments)
+        else:
+            torch.library.opcheck(operator.default, arguments)
+
+
+def test_scores_with_strides_are_refused() -> None:
+    with pytest.raises(Unsupported, match="contiguous"):
+        cut_rows.cut_top_k_row(torch.zeros(1, 1, 3, 6, device=DEVICE)[..., ::2], numbers(1, torch.int64))
+
+
+@pytest.mark.skipif(not HAS_GPU, reason="nothing waits for a CPU")
+def test_nothing_waits_for_the_device() -> None:
+    scores = torch.randn(1, 4, 100, 300, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+
+    def keep() -> Tensor:
+        mass = row_ops.cut_mass_row(row_ops.row_shares(scores, 0.3), (0.5, 0.6, 0.7, 0.8), crossing="out", least=2)
+        return mass ^ row_ops.cut_top_k_row(scores, 30)
+
+    expected = keep()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.cuda.graph(graph):
+            kept = keep()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    kept.zero_()
+    graph.replay()
+    assert torch.equal(kept, expected)
