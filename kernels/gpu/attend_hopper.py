@@ -30,21 +30,11 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from attnbench.kernels.ablation import UP_TO, Part
 from attnbench.kernels.gpu.arrange_hopper import arrange_rows, wait_for_head
 from attnbench.kernels.gpu.key_rows import KeyRows, RawKeys
+from attnbench.kernels.gpu.masks_hopper import WORDS, hide, load_words, stop_of, word_arrays, word_rows
 from attnbench.kernels.gpu.work import KEYS, LOG2_E, ROWS, Tiles
 from attnbench.kernels.witness import launched
 
 STAGES = 2
-PAIRS = gl.constexpr(
-    gl.DistributedLinearLayout(
-        reg_bases=[[0, 0, 0, 1], [8, 0, 0, 0], [0, 1, 0, 0], [0, 2, 0, 0], [0, 4, 0, 0], [0, 8, 0, 0]],
-        lane_bases=[[0, 0, 1, 0], [0, 0, 2, 0], [1, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]],
-        warp_bases=[[16, 0, 0, 0], [32, 0, 0, 0]],
-        block_bases=[],
-        shape=[64, 16, 4, 2],
-    )
-)
-"""Scores [64, 128] as [rows, eights of keys, pairs, 2]: a thread holds one pair of every eight, the lane's."""
-
 REGISTERS = 224  # of each computing warpgroup: with 232 the other warps spill, with 216 these
 
 
@@ -72,8 +62,7 @@ def launch(
     out_strides = output.stride()[:3] if direct else (0, 0, output.stride(0))
     programs = torch.cuda.get_device_properties(q.device).multi_processor_count
     visible = tiles.segments if tiles.visible is None else tiles.visible
-    masks = tiles.masks
-    words, rows_of, chunk_of = (tiles.segments,) * 3 if masks is None else (masks.words, masks.rows_of, masks.chunk_of)
+    words, rows_of, chunk_of, axes = word_arrays(tiles.masks, tiles.segments, tiles.chunk_of)
     kv_rows = len(q) * keys.kv_heads
     if source is None:
         k, v, order, progress = keys.k, keys.v, tiles.segments, tiles.segments
@@ -88,8 +77,7 @@ def launch(
         words.shape[1], output, lse, k, v, order, progress, kv_rows, order.shape[-1], group, *strides,
         *q.stride()[:3], *out_strides, keys.batch, keys.head, keys.column, heads, keys.kv_heads, heads // keys.kv_heads,
         n, scale * LOG2_E, ROWS=ROWS, KEYS=KEYS, D=d, STAGES=STAGES, REGISTERS=REGISTERS, DIRECT=direct,
-        PAIRED=tiles.visible is not None, MASKED=0 if masks is None else masks.axes, ARRANGE=source is not None,
-        UP_TO=UP_TO[part], num_warps=4,
+        PAIRED=tiles.visible is not None, MASKED=axes, ARRANGE=source is not None, UP_TO=UP_TO[part], num_warps=4,
     )  # fmt: skip
 
 
@@ -97,20 +85,11 @@ def launch(
 def _advance(segments, segment, start, end, KEYS: gl.constexpr, RULE: gl.constexpr):
     """Step to the next keys, in the segment or at the beginning of the next one."""
     start += KEYS
-    if start >= _stop(end, RULE):
+    if start >= stop_of(end, RULE):
         segment += 1
         start = gl.load(segments + segment * 2)
         end = gl.load(segments + segment * 2 + 1)
     return segment, start, end
-
-
-@gluon.jit
-def _stop(end, RULE: gl.constexpr):
-    """Return the end of a segment, which is negative where a rule decides."""
-    if RULE:
-        return gl.where(end < 0, -end, end)
-    else:
-        return end
 
 
 @gluon.jit
@@ -134,23 +113,12 @@ def _limits(visible, segment, end, PART: gl.constexpr, PAIRED: gl.constexpr):
 
 @gluon.jit
 def _masked_rows(rows_of, queries, place, chunks, MASKED: gl.constexpr, HALF: gl.constexpr):
-    """Return where the words of this half of a tile begin, for each axis int32 [HALF, 4]; see ``mask_words``."""
+    """Return where the words of this half of a tile begin; see ``masks_hopper``."""
     if MASKED == 0:
         return (0, 0, 0)
     else:
-        WORDS: gl.constexpr = gl.SliceLayout(1, gl.SliceLayout(3, PAIRS))
         row = gl.arange(0, HALF, gl.SliceLayout(1, WORDS))
-        lane = gl.expand_dims(gl.arange(0, 4, gl.SliceLayout(0, WORDS)), 0)
-        token = gl.load(queries + place + row)
-        where = rows_of + gl.where(token < 0, 0, token) * 3
-        first = gl.expand_dims(gl.load(where) * chunks * 4, 1) + lane
-        second = first
-        third = first
-        if MASKED > 1:
-            second = gl.expand_dims(gl.load(where + 1) * chunks * 4, 1) + lane
-        if MASKED > 2:
-            third = gl.expand_dims(gl.load(where + 2) * chunks * 4, 1) + lane
-        return (first, second, third)
+        return word_rows(rows_of, gl.load(queries + place + row), chunks, MASKED)
 
 
 @gluon.jit
@@ -166,34 +134,16 @@ def _chunk(chunk_of, segment, new, chunk, MASKED: gl.constexpr):
 
 
 @gluon.jit
-def _masks(words, at, chunk, MASKED: gl.constexpr):
-    """Load which keys of a chunk each row keeps, a bit each."""
+def _word(words, at, chunk, MASKED: gl.constexpr):
     if MASKED == 0:
         return 0
     else:
-        word = gl.load(words + (at[0] + chunk * 4))
-        if MASKED > 1:
-            word &= gl.load(words + (at[1] + chunk * 4))
-        if MASKED > 2:
-            word &= gl.load(words + (at[2] + chunk * 4))
-        return word
-
-
-@gluon.jit
-def _hide_by_words(s, word, SCORES: gl.constexpr, HALF: gl.constexpr, KEYS: gl.constexpr):
-    eighth = gl.arange(0, 16, gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, PAIRS))))
-    odd = gl.arange(0, 2, gl.SliceLayout(0, gl.SliceLayout(0, gl.SliceLayout(0, PAIRS))))
-    eighth = gl.expand_dims(gl.expand_dims(gl.expand_dims(eighth, 0), 2), 3)
-    odd = gl.expand_dims(gl.expand_dims(gl.expand_dims(odd, 0), 0), 0)
-    bit = gl.expand_dims(gl.expand_dims(word, 1), 3) >> (eighth * 2 + odd)
-    pairs = gl.convert_layout(gl.reshape(s, [HALF, 16, 4, 2]), PAIRS, assert_trivial=True)
-    pairs = gl.where((bit & 1) != 0, pairs, -float("inf"))
-    return gl.convert_layout(gl.reshape(pairs, [HALF, KEYS]), SCORES, assert_trivial=True)
+        return load_words(words, at, chunk, MASKED)
 
 
 @gluon.jit
 def _hide(
-    s, start, low, high, end, word, KEYS: gl.constexpr, HALF: gl.constexpr, SCORES: gl.constexpr, PAIRED: gl.constexpr,
+    s, start, low, high, end, word, KEYS: gl.constexpr, SCORES: gl.constexpr, PAIRED: gl.constexpr,
     MASKED: gl.constexpr,
 ):  # fmt: skip
     key = gl.expand_dims(gl.arange(0, KEYS, gl.SliceLayout(0, SCORES)), 0)
@@ -209,7 +159,7 @@ def _hide(
             s = gl.where((key >= low) & (key < high), s, -float("inf"))
     elif MASKED:
         if end < 0:  # the words also hide what is beyond the segment
-            s = _hide_by_words(s, word, SCORES, HALF, KEYS)
+            s = hide(s, word, -float("inf"), KEYS, SCORES)
         elif high < KEYS:
             s = gl.where(key < high, s, -float("inf"))
     elif high < KEYS:
@@ -233,15 +183,15 @@ def _rest_of_tile(
         before = segment
         segment, start, end = _advance(segments, segment, start, end, KEYS, MASKED)
         chunk = _chunk(chunk_of, segment, segment > before, chunk, MASKED)
-        word = _masks(words, at, chunk, MASKED)
-        low, high = _limits(visible, segment, _stop(end, MASKED), PART, PAIRED)
+        word = _word(words, at, chunk, MASKED)
+        low, high = _limits(visible, segment, stop_of(end, MASKED), PART, PAIRED)
         mbarrier.wait(k_full.index(stage), (step // STAGES) & 1)
         s = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
         mbarrier.wait(v_full.index(last), last_phase)
         acc = warpgroup_mma(p, v_smem.index(last), acc, is_async=True)
         s = warpgroup_mma_wait(1, deps=[s])
         mbarrier.arrive(k_empty.index(stage), count=1)
-        s = _hide(s, start, low, high, end, word, KEYS, HALF, SCORES, PAIRED, MASKED)
+        s = _hide(s, start, low, high, end, word, KEYS, SCORES, PAIRED, MASKED)
         new_p, top, total, decay = _softmax(s, top, total, scale, OUT, WEIGHTS, DTYPE)
         if start < 0:  # never taken; ends the basic block, or ptxas moves the wait for P V ahead of the softmax
             mbarrier.arrive(k_empty.index(stage), count=1)
@@ -311,10 +261,10 @@ def _compute(
     if first < count_tiles:
         zero = gl.full([HALF, KEYS], 0.0, gl.float32, SCORES)
         head, place, segment, start, end, count = _record(records, first, PART, HALF)
-        low, high = _limits(visible, segment, _stop(end, MASKED), PART, PAIRED)
+        low, high = _limits(visible, segment, stop_of(end, MASKED), PART, PAIRED)
         at = _masked_rows(rows_of, queries, place, chunks, MASKED, HALF)
         chunk = _first_chunk(chunk_of, segment, end, MASKED)
-        word = _masks(words, at, chunk, MASKED)
+        word = _word(words, at, chunk, MASKED)
         step = 0
         turn = 0
         q = q_smem.index(PART)
@@ -323,7 +273,7 @@ def _compute(
         s = warpgroup_mma(q, k_smem.index(0).permute((1, 0)), zero, use_acc=False, is_async=True)
         s = warpgroup_mma_wait(0, deps=[s])
         mbarrier.arrive(k_empty.index(0), count=1)
-        s = _hide(s, start, low, high, end, word, KEYS, HALF, SCORES, PAIRED, MASKED)
+        s = _hide(s, start, low, high, end, word, KEYS, SCORES, PAIRED, MASKED)
         top = gl.full([HALF], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
         total = gl.full([HALF], 0.0, gl.float32, gl.SliceLayout(1, SCORES))
         acc = gl.full([HALF, D], 0.0, gl.float32, OUT)
@@ -336,10 +286,10 @@ def _compute(
         mbarrier.arrive(q_empty.index(0), count=1)
         for tile in range(first + hop, count_tiles, hop):
             this_head, this_place, segment, start, end, count = _record(records, tile, PART, HALF)
-            low, high = _limits(visible, segment, _stop(end, MASKED), PART, PAIRED)
+            low, high = _limits(visible, segment, stop_of(end, MASKED), PART, PAIRED)
             at = _masked_rows(rows_of, queries, this_place, chunks, MASKED, HALF)
             chunk = _first_chunk(chunk_of, segment, end, MASKED)
-            word = _masks(words, at, chunk, MASKED)
+            word = _word(words, at, chunk, MASKED)
             turn += 1
             buffer = turn & 1
             last, last_phase = step % STAGES, (step // STAGES) & 1
@@ -353,7 +303,7 @@ def _compute(
             acc = warpgroup_mma(p, v_smem.index(last), acc, is_async=True)
             s = warpgroup_mma_wait(1, deps=[s])
             mbarrier.arrive(k_empty.index(stage), count=1)
-            s = _hide(s, start, low, high, end, word, KEYS, HALF, SCORES, PAIRED, MASKED)
+            s = _hide(s, start, low, high, end, word, KEYS, SCORES, PAIRED, MASKED)
             old_top, old_total = top, total
             top = gl.full([HALF], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
             total = gl.full([HALF], 0.0, gl.float32, gl.SliceLayout(1, SCORES))
@@ -411,9 +361,9 @@ def _without_values(
             s = warpgroup_mma_wait(0, deps=[s])
             mbarrier.arrive(k_empty.index(stage), count=1)
             if UP_TO == 2:
-                low, high = _limits(visible, segment, _stop(end, MASKED), PART, PAIRED)
-                word = _masks(words, at, chunk, MASKED)
-                s = _hide(s, start, low, high, end, word, KEYS, HALF, SCORES, PAIRED, MASKED)
+                low, high = _limits(visible, segment, stop_of(end, MASKED), PART, PAIRED)
+                word = _word(words, at, chunk, MASKED)
+                s = _hide(s, start, low, high, end, word, KEYS, SCORES, PAIRED, MASKED)
                 _p, top, total, _decay = _softmax(s, top, total, scale, OUT, WEIGHTS, DTYPE)
             step += 1
             before = segment

@@ -23,6 +23,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from attnbench.kernels.gpu.key_tiles_hopper import gather, load, statistics
+from attnbench.kernels.gpu.masks_hopper import WORDS, hide, load_words, stop_of, word_arrays, word_rows
 from attnbench.kernels.gpu.work import KEYS, LOG2_E, PLACES, KeyTiles
 from attnbench.kernels.witness import launched
 
@@ -47,11 +48,13 @@ def launch(
     programs = min(total, torch.cuda.get_device_properties(k.device).multi_processor_count)
     token_row = token_of.stride(0) if token_of is not None and token_of.dim() == 2 else 0
     launched("gluon:backward_keys")
+    words, rows_of, _, axes = word_arrays(key_tiles.masks, key_tiles.segments)
     _backward_keys[(programs,)](
-        k_rows, v_rows, q, d_output, lse, delta, key_tiles.queries, key_tiles.records, key_tiles.segments, dk, dv,
-        key_tiles.queries if token_of is None else token_of, token_row, *q.stride()[:3], *d_output.stride()[:3], heads,
-        heads // kv_heads, n, k.shape[2], tiles, total, scale, scale * LOG2_E, KEYS=KEYS, STEP=PLACES, D=d,
-        STAGES=STAGES, REGISTERS=REGISTERS, ORDERED=token_of is not None, num_warps=4,
+        k_rows, v_rows, q, d_output, lse, delta, key_tiles.queries, key_tiles.records, key_tiles.segments, words,
+        rows_of, words.shape[1], dk, dv, key_tiles.queries if token_of is None else token_of, token_row,
+        *q.stride()[:3], *d_output.stride()[:3], heads, heads // kv_heads, n, k.shape[2], tiles, total, scale,
+        scale * LOG2_E, KEYS=KEYS, STEP=PLACES, D=d, STAGES=STAGES, REGISTERS=REGISTERS, ORDERED=token_of is not None,
+        MASKED=axes, num_warps=4,
     )  # fmt: skip
 
 
@@ -77,11 +80,61 @@ def _narrow(x, DTYPE: gl.constexpr):
 
 @gluon.jit
 def _probabilities(
-    s, stats, stage, scale2, COLUMNS: gl.constexpr, WEIGHTS: gl.constexpr, DTYPE: gl.constexpr
+    s, stats, stage, word, last, scale2, STEP: gl.constexpr, SCORES: gl.constexpr, COLUMNS: gl.constexpr,
+    WEIGHTS: gl.constexpr, DTYPE: gl.constexpr, MASKED: gl.constexpr,
 ):  # fmt: skip
     """Return P of a step, transposed, as a left operand."""
     lse = stats.index(stage * 2).load(COLUMNS)
-    return gl.convert_layout(_narrow(gl.exp2(s * scale2 - gl.expand_dims(lse, 0)), DTYPE), WEIGHTS)
+    p = gl.exp2(s * scale2 - gl.expand_dims(lse, 0))
+    if MASKED:  # noqa: SIM102, a constexpr: only such an if is left out when compiled
+        if last < 0:
+            p = hide(p, word, 0.0, STEP, SCORES)
+    return gl.convert_layout(_narrow(p, DTYPE), WEIGHTS)
+
+
+@gluon.jit
+def _rows(rows_of, begin, end, chunks, MASKED: gl.constexpr, HALF: gl.constexpr):
+    if MASKED == 0:
+        return (0, 0, 0)
+    else:
+        row = begin + gl.arange(0, HALF, gl.SliceLayout(1, WORDS))
+        return word_rows(rows_of, gl.where(row < end, row, -1), chunks, MASKED)
+
+
+@gluon.jit
+def _segment(segments, segment, MASKED: gl.constexpr):
+    """Return the first place and the end of a segment; the end is negative if it is masked."""
+    if MASKED == 0:
+        return 0, 0
+    else:
+        return gl.load(segments + segment * 2), gl.load(segments + segment * 2 + 1)
+
+
+@gluon.jit
+def _following(segments, first, place, last, segment, left, steps, STEP: gl.constexpr, MASKED: gl.constexpr):
+    """Step to the next places. All query heads of a kv head have the same segments, of ``steps`` steps."""
+    if MASKED == 0:
+        return place, last, segment, left
+    else:
+        left -= 1
+        place += STEP
+        if left == 0:
+            left = steps
+            segment = first
+            place, last = _segment(segments, segment, MASKED)
+        elif place >= stop_of(last, MASKED):
+            segment += 1
+            place, last = _segment(segments, segment, MASKED)
+        return place, last, segment, left
+
+
+@gluon.jit
+def _word(words, rows, place, MASKED: gl.constexpr):
+    """Return which of 64 places each key keeps. Places are in chunks of 128."""
+    if MASKED == 0:
+        return 0
+    else:
+        return load_words(words, rows, place >> 7, MASKED) >> ((place >> 6 & 1) * 16)
 
 
 @gluon.jit
@@ -114,9 +167,10 @@ def _write_rows(
 
 @gluon.jit
 def _compute(
-    k_smem, v_smem, q_smem, do_smem, stats, kv_full, kv_empty, q_full, q_empty, records, dk, dv, token_of, token_row,
-    kv_group, tokens, tiles, total, scale, scale2, PART: gl.constexpr, STEP: gl.constexpr, D: gl.constexpr,
-    STAGES: gl.constexpr, ORDERED: gl.constexpr, DTYPE: gl.constexpr,
+    k_smem, v_smem, q_smem, do_smem, stats, kv_full, kv_empty, q_full, q_empty, records, segments, words, rows_of,
+    chunks, dk, dv, token_of, token_row, kv_group, tokens, tiles, total, scale, scale2, PART: gl.constexpr,
+    STEP: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, ORDERED: gl.constexpr, DTYPE: gl.constexpr,
+    MASKED: gl.constexpr,
 ):  # fmt: skip
     HALF: gl.constexpr = 64
     SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, STEP, 16])
@@ -139,13 +193,21 @@ def _compute(
             values = v_smem.slice(PART * HALF, HALF)
             dk_sum = gl.full([HALF, D], 0.0, gl.float32, OUT)
             dv_sum = gl.full([HALF, D], 0.0, gl.float32, OUT)
+            rows = _rows(rows_of, begin + PART * HALF, end, chunks, MASKED, HALF)
+            first = gl.load(record + 2)
+            segment = first
+            each = steps // kv_group
+            left = each
             mbarrier.wait(kv_full, turn & 1)
             if steps > 0:
                 stage = step % STAGES
+                place, last_place = _segment(segments, segment, MASKED)
+                word = _word(words, rows, place, MASKED)
                 mbarrier.wait(q_full.index(stage), (step // STAGES) & 1)
                 s = warpgroup_mma(keys, q_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
                 s = warpgroup_mma_wait(0, deps=[s])
-                p = _probabilities(s, stats, stage, scale2, COLUMNS, WEIGHTS, DTYPE)
+                p = _probabilities(s, stats, stage, word, last_place, scale2, STEP, SCORES, COLUMNS, WEIGHTS, DTYPE,
+                                   MASKED)  # fmt: skip
                 dp = warpgroup_mma(values, do_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
                 dv_acc = warpgroup_mma(p, do_smem.index(stage), dv_sum, is_async=True)
                 dp, p = warpgroup_mma_wait(1, deps=[dp, p])
@@ -155,11 +217,16 @@ def _compute(
                     last = stage
                     step += 1
                     stage = step % STAGES
+                    place, last_place, segment, left = _following(
+                        segments, first, place, last_place, segment, left, each, STEP, MASKED
+                    )  # fmt: skip
+                    word = _word(words, rows, place, MASKED)
                     mbarrier.wait(q_full.index(stage), (step // STAGES) & 1)
                     s = warpgroup_mma(keys, q_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
                     dk_acc = warpgroup_mma(ds, q_smem.index(last), dk_sum, is_async=True)
                     s = warpgroup_mma_wait(1, deps=[s])
-                    p = _probabilities(s, stats, stage, scale2, COLUMNS, WEIGHTS, DTYPE)
+                    p = _probabilities(s, stats, stage, word, last_place, scale2, STEP, SCORES, COLUMNS, WEIGHTS, DTYPE,
+                                       MASKED)  # fmt: skip
                     dk_sum, ds = warpgroup_mma_wait(0, deps=[dk_acc, ds])
                     mbarrier.arrive(q_empty.index(last), count=1)
                     dp = warpgroup_mma(values, do_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
@@ -179,10 +246,10 @@ def _compute(
 
 @gluon.jit
 def _backward_keys(
-    k_rows, v_rows, q, d_output, lse, delta, queries, records, segments, dk, dv, token_of, token_row, q_batch, q_head,
-    q_token, do_batch, do_head, do_token, heads, kv_group, n, tokens, tiles, total, scale, scale2, KEYS: gl.constexpr,
-    STEP: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr, ORDERED: gl.constexpr,
-    num_warps: gl.constexpr,
+    k_rows, v_rows, q, d_output, lse, delta, queries, records, segments, words, rows_of, chunks, dk, dv, token_of,
+    token_row, q_batch, q_head, q_token, do_batch, do_head, do_token, heads, kv_group, n, tokens, tiles, total, scale,
+    scale2, KEYS: gl.constexpr, STEP: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr,
+    ORDERED: gl.constexpr, MASKED: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
     DTYPE: gl.constexpr = k_rows.dtype
     ROWS: gl.constexpr = gl.NVMMASharedLayout.get_default_for([STEP, D], DTYPE)
@@ -204,17 +271,17 @@ def _backward_keys(
     gl.thread_barrier()
     gl.warp_specialize(
         [
-            (_compute, (k_smem, v_smem, q_smem, do_smem, stats, kv_full, kv_empty, q_full, q_empty, records, dk, dv,
-                        token_of, token_row, kv_group, tokens, tiles, total, scale, scale2, 0, STEP, D, STAGES, ORDERED,
-                        DTYPE)),
-            (_compute, (k_smem, v_smem, q_smem, do_smem, stats, kv_full, kv_empty, q_full, q_empty, records, dk, dv,
-                        token_of, token_row, kv_group, tokens, tiles, total, scale, scale2, 1, STEP, D, STAGES, ORDERED,
-                        DTYPE)),
+            (_compute, (k_smem, v_smem, q_smem, do_smem, stats, kv_full, kv_empty, q_full, q_empty, records, segments,
+                        words, rows_of, chunks, dk, dv, token_of, token_row, kv_group, tokens, tiles, total, scale,
+                        scale2, 0, STEP, D, STAGES, ORDERED, DTYPE, MASKED)),
+            (_compute, (k_smem, v_smem, q_smem, do_smem, stats, kv_full, kv_empty, q_full, q_empty, records, segments,
+                        words, rows_of, chunks, dk, dv, token_of, token_row, kv_group, tokens, tiles, total, scale,
+                        scale2, 1, STEP, D, STAGES, ORDERED, DTYPE, MASKED)),
             (gather, (q_smem, do_smem, q_full, q_empty, q, d_output, queries, records, segments, q_batch, q_head,
-                       q_token, do_batch, do_head, do_token, heads, kv_group, tiles, total, STEP, D, STAGES)),
+                       q_token, do_batch, do_head, do_token, heads, kv_group, tiles, total, STEP, D, STAGES, MASKED)),
             (load, (k_rows, v_rows, k_smem, v_smem, kv_full, kv_empty, records, kv_group, tokens, tiles, total)),
             (statistics, (stats, q_full, q_empty, lse, delta, queries, records, segments, kv_group, n, tiles, total,
-                          STEP, STAGES)),
+                          STEP, STAGES, MASKED)),
         ],
         [4, 4, 1, 1],
         [REGISTERS, 488 - 2 * REGISTERS, 24, 24],

@@ -22,6 +22,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from attnbench.kernels.gpu.masks_hopper import WORDS, hide, load_words, stop_of, word_arrays, word_rows
 from attnbench.kernels.gpu.work import KEYS, LOG2_E, ROWS, Tiles
 from attnbench.kernels.witness import launched
 
@@ -45,18 +46,21 @@ def launch(
     layout = gl.NVMMASharedLayout.get_default_for([STEP, d], gl.bfloat16 if k.dtype == torch.bfloat16 else gl.float16)
     k_rows, v_rows = (TensorDescriptor.from_tensor(x.view(-1, d), [STEP, d], layout) for x in (k, v))
     out_strides = result.stride()[:3] if direct else (0, 0, result.stride(0))
+    words, rows_of, chunk_of, axes = word_arrays(tiles.masks, tiles.segments, tiles.chunk_of)
     programs = torch.cuda.get_device_properties(k.device).multi_processor_count
     launched("gluon:backward_queries")
     _backward_queries[(programs,)](
-        k_rows, v_rows, q, d_output, lse, delta, tiles.queries, tiles.records, tiles.count, tiles.segments, result,
-        *q.stride()[:3], *d_output.stride()[:3], *out_strides, q.shape[1], q.shape[1] // k.shape[1], q.shape[2],
-        k.shape[2], scale, scale * LOG2_E, ROWS=ROWS, KEYS=KEYS, STEP=STEP, D=d, STAGES=STAGES,
-        REGISTERS=REGISTERS, DIRECT=direct, num_warps=4,
+        k_rows, v_rows, q, d_output, lse, delta, tiles.queries, tiles.records, tiles.count, tiles.segments, words,
+        rows_of, chunk_of, words.shape[1], result, *q.stride()[:3], *d_output.stride()[:3], *out_strides, q.shape[1],
+        q.shape[1] // k.shape[1], q.shape[2], k.shape[2], scale, scale * LOG2_E, ROWS=ROWS, KEYS=KEYS, STEP=STEP, D=d,
+        STAGES=STAGES, REGISTERS=REGISTERS, DIRECT=direct, MASKED=axes, num_warps=4,
     )  # fmt: skip
 
 
 @gluon.jit
-def _advance(segments, segment, start, end, left, STEP: gl.constexpr, KEYS: gl.constexpr):
+def _advance(
+    segments, segment, start, end, left, STEP: gl.constexpr, KEYS: gl.constexpr, MASKED: gl.constexpr
+):  # fmt: skip
     """Step to the next keys. A segment takes whole multiples of KEYS, as the record counts them."""
     start += STEP
     left -= STEP
@@ -64,26 +68,68 @@ def _advance(segments, segment, start, end, left, STEP: gl.constexpr, KEYS: gl.c
         segment += 1
         start = gl.load(segments + segment * 2)
         end = gl.load(segments + segment * 2 + 1)
-        left = (end - start + KEYS - 1) // KEYS * KEYS
+        left = _length(start, end, KEYS, MASKED)
     return segment, start, end, left
 
 
 @gluon.jit
-def _probabilities(s, lse, start, end, scale2, STEP: gl.constexpr, SCORES: gl.constexpr):
-    """Return P of a step in float32; 0 for keys beyond the segment."""
+def _length(start, end, KEYS: gl.constexpr, MASKED: gl.constexpr):
+    return (stop_of(end, MASKED) - start + KEYS - 1) // KEYS * KEYS
+
+
+@gluon.jit
+def _probabilities(
+    s, lse, start, end, word, scale2, STEP: gl.constexpr, SCORES: gl.constexpr, MASKED: gl.constexpr
+):  # fmt: skip
+    """Return P of a step in float32; 0 for keys beyond the segment, and for those that the words do not keep."""
     p = gl.exp2(s * scale2 - gl.expand_dims(lse, 1))
-    if start + STEP > end:
+    if MASKED:
+        if end < 0:
+            p = hide(p, word, 0.0, STEP, SCORES)
+        elif start + STEP > end:
+            key = start + gl.arange(0, STEP, gl.SliceLayout(0, SCORES))
+            p = gl.where(gl.expand_dims(key, 0) < end, p, 0.0)
+    elif start + STEP > end:
         key = start + gl.arange(0, STEP, gl.SliceLayout(0, SCORES))
         p = gl.where(gl.expand_dims(key, 0) < end, p, 0.0)
     return p
 
 
 @gluon.jit
+def _rows(rows_of, queries, place, chunks, MASKED: gl.constexpr, HALF: gl.constexpr):
+    if MASKED == 0:
+        return (0, 0, 0)
+    else:
+        row = gl.arange(0, HALF, gl.SliceLayout(1, WORDS))
+        return word_rows(rows_of, gl.load(queries + place + row), chunks, MASKED)
+
+
+@gluon.jit
+def _half(chunk_of, segment, new, half, MASKED: gl.constexpr):
+    """Return which half of a chunk the keys of this step are, counted over all chunks."""
+    if MASKED == 0:
+        return 0
+    else:
+        half += 1
+        if new:
+            half = gl.load(chunk_of + segment) * 2
+        return half
+
+
+@gluon.jit
+def _word(words, rows, half, MASKED: gl.constexpr):
+    if MASKED == 0:
+        return 0
+    else:
+        return load_words(words, rows, half >> 1, MASKED) >> ((half & 1) * 16)
+
+
+@gluon.jit
 def _compute(
     q_smem, do_smem, stats, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, queries, records, tiles,
-    segments, result, out_batch, out_head, out_token, heads, scale, scale2, PART: gl.constexpr, ROWS: gl.constexpr,
-    KEYS: gl.constexpr, STEP: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
-    DTYPE: gl.constexpr, DIRECT: gl.constexpr,
+    segments, words, rows_of, chunk_of, chunks, result, out_batch, out_head, out_token, heads, scale, scale2,
+    PART: gl.constexpr, ROWS: gl.constexpr, KEYS: gl.constexpr, STEP: gl.constexpr, D: gl.constexpr,
+    STAGES: gl.constexpr, DTYPE: gl.constexpr, DIRECT: gl.constexpr, MASKED: gl.constexpr,
 ):  # fmt: skip
     HALF: gl.constexpr = ROWS // 2
     SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, STEP, 16])
@@ -102,7 +148,8 @@ def _compute(
         start = gl.load(record + 3)
         end = gl.load(record + 4)
         count = gl.load(record + 5) * (KEYS // STEP)
-        left = (end - start + KEYS - 1) // KEYS * KEYS
+        left = _length(start, end, KEYS, MASKED)
+        at_words = _rows(rows_of, queries, place, chunks, MASKED, HALF)
         buffer = turn & 1
         mbarrier.wait(q_full.index(buffer), (turn >> 1) & 1)
         rows = q_smem.index(buffer * 2 + PART)
@@ -112,12 +159,14 @@ def _compute(
         total = gl.full([HALF, D], 0.0, gl.float32, OUT)
         if count > 0:
             stage = step % STAGES
+            half = _half(chunk_of, segment, True, 0, MASKED)
+            word = _word(words, at_words, half, MASKED)
             mbarrier.wait(k_full.index(stage), (step // STAGES) & 1)
             s = warpgroup_mma(rows, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
             mbarrier.wait(v_full.index(stage), (step // STAGES) & 1)
             dp = warpgroup_mma(grads, v_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
             s = warpgroup_mma_wait(1, deps=[s])
-            p = _probabilities(s, lse, start, end, scale2, STEP, SCORES)
+            p = _probabilities(s, lse, start, end, word, scale2, STEP, SCORES, MASKED)
             dp = warpgroup_mma_wait(0, deps=[dp])
             mbarrier.arrive(v_empty.index(stage), count=1)
             ds = gl.convert_layout((p * (dp - gl.expand_dims(delta, 1))).to(DTYPE), WEIGHTS)
@@ -125,14 +174,17 @@ def _compute(
                 last = stage
                 step += 1
                 stage = step % STAGES
-                segment, start, end, left = _advance(segments, segment, start, end, left, STEP, KEYS)
+                before = segment
+                segment, start, end, left = _advance(segments, segment, start, end, left, STEP, KEYS, MASKED)
+                half = _half(chunk_of, segment, segment > before, half, MASKED)
+                word = _word(words, at_words, half, MASKED)
                 mbarrier.wait(k_full.index(stage), (step // STAGES) & 1)
                 s = warpgroup_mma(rows, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
                 mbarrier.wait(v_full.index(stage), (step // STAGES) & 1)
                 dp = warpgroup_mma(grads, v_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
                 acc = warpgroup_mma(ds, k_smem.index(last), total, is_async=True)
                 s = warpgroup_mma_wait(2, deps=[s])
-                p = _probabilities(s, lse, start, end, scale2, STEP, SCORES)
+                p = _probabilities(s, lse, start, end, word, scale2, STEP, SCORES, MASKED)
                 dp = warpgroup_mma_wait(1, deps=[dp])
                 mbarrier.arrive(v_empty.index(stage), count=1)
                 new_ds = gl.convert_layout((p * (dp - gl.expand_dims(delta, 1))).to(DTYPE), WEIGHTS)
@@ -201,7 +253,7 @@ def _gather(
 @gluon.jit
 def _load(
     k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments, kv_group, tokens,
-    KEYS: gl.constexpr, STEP: gl.constexpr, STAGES: gl.constexpr,
+    KEYS: gl.constexpr, STEP: gl.constexpr, STAGES: gl.constexpr, MASKED: gl.constexpr,
 ):  # fmt: skip
     """Copy the keys and values of each step to the next stage."""
     step = 0
@@ -211,7 +263,7 @@ def _load(
         segment = gl.load(record + 2)
         start = gl.load(record + 3)
         end = gl.load(record + 4)
-        left = (end - start + KEYS - 1) // KEYS * KEYS
+        left = _length(start, end, KEYS, MASKED)
         for _ in range(gl.load(record + 5) * (KEYS // STEP)):
             stage = step % STAGES
             phase = ((step // STAGES) & 1) ^ 1
@@ -222,15 +274,16 @@ def _load(
             mbarrier.expect(v_full.index(stage), v_rows.block_type.nbytes)
             tma.async_copy_global_to_shared(v_rows, [base + start, 0], v_full.index(stage), v_smem.index(stage))
             step += 1
-            segment, start, end, left = _advance(segments, segment, start, end, left, STEP, KEYS)
+            segment, start, end, left = _advance(segments, segment, start, end, left, STEP, KEYS, MASKED)
 
 
 @gluon.jit
 def _backward_queries(
-    k_rows, v_rows, q, d_output, lse, delta, queries, records, tiles, segments, result, q_batch, q_head, q_token,
-    do_batch, do_head, do_token, out_batch, out_head, out_token, heads, kv_group, n, tokens, scale, scale2,
-    ROWS: gl.constexpr, KEYS: gl.constexpr, STEP: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
-    REGISTERS: gl.constexpr, DIRECT: gl.constexpr, num_warps: gl.constexpr,
+    k_rows, v_rows, q, d_output, lse, delta, queries, records, tiles, segments, words, rows_of, chunk_of, chunks,
+    result, q_batch, q_head, q_token, do_batch, do_head, do_token, out_batch, out_head, out_token, heads, kv_group, n,
+    tokens, scale, scale2, ROWS: gl.constexpr, KEYS: gl.constexpr, STEP: gl.constexpr, D: gl.constexpr,
+    STAGES: gl.constexpr, REGISTERS: gl.constexpr, DIRECT: gl.constexpr, MASKED: gl.constexpr,
+    num_warps: gl.constexpr,
 ):  # fmt: skip
     DTYPE: gl.constexpr = k_rows.dtype
     HALF: gl.constexpr = ROWS // 2
@@ -259,15 +312,17 @@ def _backward_queries(
     gl.warp_specialize(
         [
             (_compute, (q_smem, do_smem, stats, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-                        queries, records, tiles, segments, result, out_batch, out_head, out_token, heads, scale, scale2,
-                        0, ROWS, KEYS, STEP, D, STAGES, DTYPE, DIRECT)),
+                        queries, records, tiles, segments, words, rows_of, chunk_of, chunks, result, out_batch,
+                        out_head, out_token, heads, scale, scale2, 0, ROWS, KEYS, STEP, D, STAGES, DTYPE, DIRECT,
+                        MASKED)),
             (_compute, (q_smem, do_smem, stats, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-                        queries, records, tiles, segments, result, out_batch, out_head, out_token, heads, scale, scale2,
-                        1, ROWS, KEYS, STEP, D, STAGES, DTYPE, DIRECT)),
+                        queries, records, tiles, segments, words, rows_of, chunk_of, chunks, result, out_batch,
+                        out_head, out_token, heads, scale, scale2, 1, ROWS, KEYS, STEP, D, STAGES, DTYPE, DIRECT,
+                        MASKED)),
             (_gather, (q_smem, do_smem, stats, q_full, q_empty, q, d_output, lse, delta, queries, records, tiles,
                        q_batch, q_head, q_token, do_batch, do_head, do_token, heads, n, ROWS, D)),
             (_load, (k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments,
-                     kv_group, tokens, KEYS, STEP, STAGES)),
+                     kv_group, tokens, KEYS, STEP, STAGES, MASKED)),
         ],
         [4, 4, 1],
         [REGISTERS, 488 - 2 * REGISTERS, 24],

@@ -18,9 +18,9 @@ import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.gpu.block_states import classify_blocks, rows_of_order, shared, warps_for, width_for
-from attnbench.kernels.gpu.mask_words import words_of
+from attnbench.kernels.gpu.mask_words import words_for_keys, words_for_queries
 from attnbench.kernels.gpu.widen import jit
-from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS, KeyTiles, MaskWords, Tiles
+from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS, KeyTiles, Tiles
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.witness import launched
@@ -106,12 +106,8 @@ def tiles_of(work: BlockWork, *, masked: bool = False) -> Tiles:
     chunks = _number(pattern.k_offsets, KEYS) if masked else None
     runs = _list_runs(work.states, pattern.k_offsets, pattern.k_offsets, 1, 0, keys, most, chunks)
     records, count = record_tiles(work, work.first, runs.counts, runs.segments, most, work.rows)
-    masks = None
-    if chunks is not None:
-        assert runs.chunk_of is not None
-        assert pattern.rule is not None
-        masks = MaskWords(*words_of(plan, chunks), runs.chunk_of, len(pattern.rule.low))
-    return Tiles(work.queries, records, count, runs.segments, work.rows, keys, masks=masks)
+    masks = None if chunks is None else words_for_queries(plan, chunks)
+    return Tiles(work.queries, records, count, runs.segments, work.rows, keys, masks=masks, chunk_of=runs.chunk_of)
 
 
 def record_tiles(
@@ -140,10 +136,11 @@ def record_tiles(
     return records, count
 
 
-def key_tiles_of(work: BlockWork, kv_heads: int) -> KeyTiles:
+def key_tiles_of(work: BlockWork, kv_heads: int, *, masked: bool = False) -> KeyTiles:
     """List the key tiles of a plan and the places of queries that keep them.
 
     ``kv_heads`` is the number of heads of k that the kernel gets: that of k, or H if each head has its own key order.
+    With ``masked``, say in words what the rule of the plan keeps.
     """
     plan = work.plan
     pattern, heads = plan.pattern, plan.batch * plan.heads
@@ -163,7 +160,8 @@ def key_tiles_of(work: BlockWork, kv_heads: int) -> KeyTiles:
         pattern.k_offsets, first, runs.counts, records, lines, most, capacity, int(sheets > 1), plan.heads // kv_heads,
         KEYS=keys, WIDTH=triton.next_power_of_2(lines), num_warps=4,
     )  # fmt: skip
-    return KeyTiles(work.queries, records, runs.segments, keys)
+    masks = words_for_keys(plan, work.first) if masked else None
+    return KeyTiles(work.queries, records, runs.segments, keys, masks)
 
 
 def most_runs(plan: Plan, columns: int) -> int:

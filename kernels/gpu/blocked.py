@@ -11,7 +11,7 @@ from attnbench.kernels.gpu.arrange import arrange, padded_width
 from attnbench.kernels.gpu.attend import attend_tiles
 from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
 from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, sizes_of, tiles_of
-from attnbench.kernels.gpu.hopper import is_hopper, written_for
+from attnbench.kernels.gpu.hopper import fits, is_hopper, written_for
 from attnbench.kernels.gpu.kept_lists import are_kept, kept_lists
 from attnbench.kernels.gpu.key_rows import can_arrange, fits_in_place, source_of
 from attnbench.kernels.gpu.mask_words import MOST_WORDS, word_bytes
@@ -102,9 +102,9 @@ def parts_of(plan: Plan, kind: Kind) -> tuple[Tiles, ...]:
     return pair_up(work, tiles) if kind == "pairs" else (tiles,)
 
 
-def _with_key_tiles(plan: Plan, kv_heads: int) -> tuple[Tiles, KeyTiles]:
+def _with_key_tiles(plan: Plan, kv_heads: int, masked: bool) -> tuple[Tiles, KeyTiles]:
     work = lay_out(plan)
-    return tiles_of(work), key_tiles_of(work, kv_heads)
+    return tiles_of(work, masked=masked), key_tiles_of(work, kv_heads, masked=masked)
 
 
 def executed_pairs(plan: Plan, *, hopper: bool | None = None) -> int:
@@ -141,12 +141,12 @@ def backward_blocks(
     kv_heads, width, order = k.shape[1], padded_width(q.shape[3]), plan.k_order
     with phase("permute"):
         keys, values = arrange(k, order, width), arrange(v, order, width)
-    with phase("index"):
-        rule = rule_arrays(plan)
-        tiles, key_tiles = kept_lists(
-            plan, f"tiles and key tiles of {keys.shape[1]}", lambda: _with_key_tiles(plan, keys.shape[1])
-        )
     hopper = is_hopper(q.device) if hopper is None else hopper
+    masked = kind_of(plan, hopper) == "masked" and fits((q, d_output), (keys, values), None, ROWS, KEYS)
+    with phase("index"):
+        rule = None if masked else rule_arrays(plan)
+        name = f"{'masked ' * masked}tiles and key tiles of {keys.shape[1]}"
+        tiles, key_tiles = kept_lists(plan, name, lambda: _with_key_tiles(plan, keys.shape[1], masked))
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     token_of = order.reshape(-1, order.shape[-1]) if order is not None and order.dim() == 3 else order
     with phase("attend"):

@@ -7,15 +7,17 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 
+from attnbench.kernels.gpu.masks_hopper import stop_of
+
 
 @gluon.jit
-def advance(segments, place, last, segment, STEP: gl.constexpr):
+def advance(segments, place, last, segment, STEP: gl.constexpr, MASKED: gl.constexpr):
     """Step to the next places, in the segment or at the beginning of the next one."""
     place += STEP
     if place >= last:
         segment += 1
         place = gl.load(segments + segment * 2)
-        last = gl.load(segments + segment * 2 + 1)
+        last = stop_of(gl.load(segments + segment * 2 + 1), MASKED)
     return place, last, segment
 
 
@@ -23,6 +25,7 @@ def advance(segments, place, last, segment, STEP: gl.constexpr):
 def gather(
     q_smem, do_smem, q_full, q_empty, q, d_output, queries, records, segments, q_batch, q_head, q_token, do_batch,
     do_head, do_token, heads, kv_group, tiles, total, STEP: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
+    MASKED: gl.constexpr,
 ):  # fmt: skip
     """Copy the queries of each step and their dO to the next stage. Tokens are read one step ahead.
 
@@ -45,7 +48,7 @@ def gather(
                 segment = gl.load(record + 2)
                 steps = gl.load(record + 4)
                 place = gl.load(segments + segment * 2)
-                last = gl.load(segments + segment * 2 + 1)
+                last = stop_of(gl.load(segments + segment * 2 + 1), MASKED)
                 q_row = q + (head // heads).to(gl.int64) * q_batch + (head % heads).to(gl.int64) * q_head
                 do_row = d_output + (head // heads).to(gl.int64) * do_batch + (head % heads).to(gl.int64) * do_head
                 token = gl.load(queries + place + row, mask=(place + row < last) & (steps > 0), other=0)
@@ -56,7 +59,7 @@ def gather(
                     async_copy.async_copy_global_to_shared(q_smem.index(stage), q_row + (at * q_token + column))
                     async_copy.async_copy_global_to_shared(do_smem.index(stage), do_row + (at * do_token + column))
                     async_copy.commit_group()
-                    place, last, segment = advance(segments, place, last, segment, STEP)
+                    place, last, segment = advance(segments, place, last, segment, STEP, MASKED)
                     token = gl.load(queries + place + row, mask=(place + row < last) & (i + 1 < steps), other=0)
                     if step >= LAG:
                         async_copy.wait_group(LAG)
@@ -83,7 +86,7 @@ def row_statistics(lse_row, delta_row, token):
 @gluon.jit
 def statistics(
     stats, q_full, q_empty, lse, delta, queries, records, segments, kv_group, n, tiles, total, STEP: gl.constexpr,
-    STAGES: gl.constexpr,
+    STAGES: gl.constexpr, MASKED: gl.constexpr,
 ):  # fmt: skip
     """Copy log-sum-exp and delta of the queries of each step to the next stage, read one step ahead."""
     FLAT: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
@@ -100,14 +103,14 @@ def statistics(
                 segment = gl.load(record + 2)
                 steps = gl.load(record + 4)
                 place = gl.load(segments + segment * 2)
-                last = gl.load(segments + segment * 2 + 1)
+                last = stop_of(gl.load(segments + segment * 2 + 1), MASKED)
                 lse_row = lse + head.to(gl.int64) * n
                 delta_row = delta + head.to(gl.int64) * n
                 token = gl.load(queries + place + flat, mask=(place + flat < last) & (steps > 0), other=-1)
                 row_lse, row_delta = row_statistics(lse_row, delta_row, token)
                 for i in range(steps):
                     stage = step % STAGES
-                    place, last, segment = advance(segments, place, last, segment, STEP)
+                    place, last, segment = advance(segments, place, last, segment, STEP, MASKED)
                     token = gl.load(queries + place + flat, mask=(place + flat < last) & (i + 1 < steps), other=-1)
                     mbarrier.wait(q_empty.index(stage), ((step // STAGES) & 1) ^ 1)
                     stats.index(stage * 2).store(row_lse)

@@ -7,11 +7,13 @@ on 21 × 45 × 80 tokens, where masks of all pairs of blocks that are kept in pa
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from attnbench.kernels.gpu.rule_arrays import tokens_of
-from attnbench.kernels.gpu.work import KEYS
+from attnbench.kernels.gpu.work import KEYS, MaskWords
 from attnbench.kernels.plan import Plan
 
 MOST_WORDS = 64 * 2**20
@@ -19,37 +21,49 @@ MOST_WORDS = 64 * 2**20
 
 
 def word_bytes(plan: Plan) -> int:
-    """Return the bytes of the words of a plan with a rule."""
-    return 4 * 4 * sum(side + 1 for side in _sides(plan)) * _most_chunks(plan)
+    """Return the bytes of the words of a plan with a rule, queries as rows."""
+    return 4 * 4 * sum(side + 1 for side in _sides(plan)) * _most_chunks(plan, plan.pattern.k_offsets)
 
 
-def words_of(plan: Plan, first: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the words and rows of a plan whose heads share their order of keys; see ``work.MaskWords``.
+def words_for_queries(plan: Plan, first: Tensor) -> MaskWords:
+    """Return the words with queries as rows and keys as columns.
 
     Args:
-        plan: a plan with a rule.
-        first: int32 [k blocks + 1], the first chunk of each block, and the number of chunks.
-
-    Returns:
-        words int32 [rows, chunks, 4], rows int32 [N, 3].
+        plan: a plan with a rule, all of whose heads share their orders.
+        first: int32 [k blocks + 1], the first chunk of each block of keys, and the number of chunks.
     """
-    rule, pattern = plan.pattern.rule, plan.pattern
+    return _words(plan, first, plan.pattern.k_offsets, plan.k_order, 1)
+
+
+def words_for_keys(plan: Plan, first: Tensor) -> MaskWords:
+    """Return the words with keys, in the arranged order, as rows, and queries as columns.
+
+    ``first`` is int32 [q blocks + 1], the first chunk of each block of queries, and the number of chunks.
+    """
+    masks = _words(plan, first, plan.pattern.q_offsets, plan.q_order, -1)
+    order = plan.k_order
+    return masks if order is None else replace(masks, rows_of=masks.rows_of[order].contiguous())
+
+
+def _words(plan: Plan, first: Tensor, offsets: Tensor, order: Tensor | None, sign: int) -> MaskWords:
+    rule = plan.pattern.rule
     assert rule is not None
     tokens = tokens_of(rule, plan.layout, plan.device)
-    token = _tokens_of_chunks(plan, pattern.k_offsets, first)
+    token = _tokens_of_chunks(plan, offsets, order, first)
     there = token >= 0
     at = token.clamp(min=0)
     always = (tokens.text[at] != 0) & there
-    rows, row_of, begin = [], [], 0
+    lines, lines_of, begin = [], [], 0
     for axis, side in enumerate(_sides(plan)):
-        query = torch.arange(side, device=plan.device)[:, None, None]
-        delta = tokens.positions[at, axis] - query
+        row = torch.arange(side, device=plan.device)[:, None, None]
+        delta = (tokens.positions[at, axis] - row) * sign
         kept = (delta >= rule.low[axis]) & (delta <= rule.high[axis])
-        rows.append(torch.cat([(kept & there) | always, there[None]]))  # the last row is that of text
-        row_of.append(begin + torch.where(tokens.text != 0, side, tokens.positions[:, axis]))
+        lines.append(torch.cat([(kept & there) | always, there[None]]))  # the last line is that of text
+        lines_of.append(begin + torch.where(tokens.text != 0, side, tokens.positions[:, axis]))
         begin += side + 1
-    unused = [torch.zeros_like(row_of[0])] * (3 - len(row_of))
-    return _pack(torch.cat(rows)), torch.stack([*row_of, *unused], 1).to(torch.int32)
+    unused = [torch.zeros_like(lines_of[0])] * (3 - len(lines_of))
+    rows_of = torch.stack([*lines_of, *unused], 1).to(torch.int32)
+    return MaskWords(_pack(torch.cat(lines)), rows_of, len(lines))
 
 
 def _sides(plan: Plan) -> tuple[int, ...]:
@@ -58,24 +72,24 @@ def _sides(plan: Plan) -> tuple[int, ...]:
     return plan.layout.grid.shape if rule.axes == "grid" else (plan.layout.grid.tokens,)
 
 
-def _most_chunks(plan: Plan) -> int:
-    return len(plan.pattern.k_offsets) - 1 + plan.layout.tokens // KEYS
+def _most_chunks(plan: Plan, offsets: Tensor) -> int:
+    return len(offsets) - 1 + plan.layout.tokens // KEYS
 
 
-def _tokens_of_chunks(plan: Plan, offsets: Tensor, first: Tensor) -> Tensor:
+def _tokens_of_chunks(plan: Plan, offsets: Tensor, order: Tensor | None, first: Tensor) -> Tensor:
     """Return the token at each place of each chunk, int64 [chunks, 128]; -1 where there is none."""
     place = torch.arange(plan.layout.tokens, device=plan.device)
     block = torch.bucketize(place, offsets[1:], right=True)
     at = first[block] * KEYS + place - offsets[block]
-    token = place if plan.k_order is None else plan.k_order
-    room = torch.full((_most_chunks(plan) * KEYS,), -1, device=plan.device)
-    return room.scatter_(0, at, token).view(-1, KEYS)
+    room = torch.full((_most_chunks(plan, offsets) * KEYS,), -1, device=plan.device)
+    return room.scatter_(0, at, place if order is None else order).view(-1, KEYS)
 
 
 def _pack(kept: Tensor) -> Tensor:
-    """Pack bool [rows, chunks, 128] into int32 [rows, chunks, 4]."""
-    bit = torch.arange(16, device=kept.device)[:, None, None] * 2 + torch.arange(2, device=kept.device)
+    """Pack bool [lines, chunks, 128] into int32 [lines, chunks, 4]."""
     parts = kept.unflatten(-1, (16, 4, 2))
-    words = sum((parts[..., i, :, j].to(torch.int64) << bit[i, 0, j]) for i in range(16) for j in range(2))
-    assert isinstance(words, Tensor)
+    words = torch.zeros(parts.shape[:-3] + parts.shape[-2:-1], dtype=torch.int64, device=kept.device)
+    for eight in range(16):
+        for odd in range(2):
+            words |= parts[..., eight, :, odd].to(torch.int64) << (2 * eight + odd)
     return (words - ((words >> 31) << 32)).to(torch.int32).contiguous()

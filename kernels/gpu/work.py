@@ -26,22 +26,19 @@ LOG2_E = 1.4426950408889634
 
 @dataclass(frozen=True, eq=False)
 class MaskWords:
-    """What an element rule keeps of masked segments, a bit for each key, axis by axis.
+    """What an element rule keeps of masked segments, a bit for each pair of a row and a column, axis by axis.
 
-    A pair is kept if its bit is set on every axis. Blocks of keys are cut into chunks of 128. A masked segment is one
-    block.
+    A pair is kept if its bit is set on every axis. Blocks of columns are cut into chunks of 128.
 
     Attributes:
-        words: int32 [rows, chunks, 4]: one row for each coordinate of a query on an axis. Bit 2·i + j of word w stands
-            for key 8·i + 2·w + j of the chunk, which is how the tensor cores deal scores out to threads.
-        rows_of: int32 [N, 3], the rows of each query token, by axis. Text tokens have rows that keep every key.
-        chunk_of: int32 [segments + 1], the first chunk of each segment.
+        words: int32 [lines, chunks, 4]: one line for each coordinate of a row on an axis. Bit 2·i + j of word w stands
+            for column 8·i + 2·w + j of the chunk, which is how the tensor cores deal scores out to threads.
+        rows_of: int32 [N, 3], the lines of each row, by axis. Rows of text have lines that keep every column.
         axes: number of axes in use, 1 to 3.
     """
 
     words: Tensor
     rows_of: Tensor
-    chunk_of: Tensor
     axes: int
 
 
@@ -61,7 +58,9 @@ class Tiles:
         keys: keys in a step, a power of two. Each segment takes ⌈length / keys⌉ steps.
         visible: int32 [segments + 1, 4], or None. In each segment, the first half of a tile's rows keeps the keys from
             the first number to before the second, and the second half those from the third to before the fourth.
-        masks: what the rule keeps of masked segments, or None if the kernel asks the rule itself.
+        masks: what the rule keeps of masked segments, queries as rows, or None if the kernel asks the rule itself. Each
+            masked segment is then one block.
+        chunk_of: int32 [segments + 1], the first chunk of each segment, or None without ``masks``.
     """
 
     queries: Tensor
@@ -72,6 +71,7 @@ class Tiles:
     keys: int = KEYS
     visible: Tensor | None = None
     masks: MaskWords | None = None
+    chunk_of: Tensor | None = None
 
     def steps(self) -> Tensor:
         """Return the steps of all tiles in use, an int64 scalar on the device."""
@@ -90,12 +90,14 @@ class KeyTiles:
             of the query heads that share a kv head have the same keys.
         segments: int32 [segments + 1, 2], (first, last + 1) of places; negative ends as in ``Tiles``.
         keys: largest number of keys in a tile, a power of two.
+        masks: as in ``Tiles``, with keys in the arranged order as rows, and places in chunks of 128 as columns.
     """
 
     queries: Tensor
     records: Tensor
     segments: Tensor
     keys: int = KEYS
+    masks: MaskWords | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,10 +118,16 @@ def variants() -> list[tuple[str, Any, list[int], dict[str, Any]]]:
             made.append((name, attend_hopper.attend_tiles, [KEYS, dim], forward))
         step = backward_queries_hopper.STEP
         queries = {**common(backward_queries_hopper), "ROWS": ROWS, "STEP": step, "D": dim, "DIRECT": flag}
-        made.append((f"backward queries, {where}", backward_queries_hopper._backward_queries, [step, dim], queries))
+        for masked in (0, 3) if flag else (0,):
+            name = f"backward queries, {where}{f', masked by {masked} axes' if masked else ''}"
+            kernel = backward_queries_hopper._backward_queries
+            made.append((name, kernel, [step, dim], {**queries, "MASKED": masked}))
         where = f"head_dim {dim}, {'ordered' if flag else 'in grid order'}"
         keys = {**common(backward_keys_hopper), "STEP": PLACES, "D": dim, "ORDERED": flag}
-        made.append((f"backward keys, {where}", backward_keys_hopper._backward_keys, [KEYS, dim], keys))
+        for masked in (0, 3) if flag else (0,):
+            name = f"backward keys, {where}{f', masked by {masked} axes' if masked else ''}"
+            kernel = backward_keys_hopper._backward_keys
+            made.append((name, kernel, [KEYS, dim], {**keys, "MASKED": masked}))
     return made
 
 

@@ -112,14 +112,22 @@ def test_words_say_what_a_rule_keeps(
     plan = Plan(layout, 2, 4, pattern, partition.order, partition.order)
     assert blocked.kind_of(plan, True) == "masked"
     q, k, v = tokens_first(2, (4, 2, 2), head_dim, dtype, layout.tokens)
+    d_output, scale = torch.randn_like(q), head_dim**-0.5
     with monkeypatch.context() as patched:
         patched.setattr(blocked, "rule_arrays", None)  # the rule itself is not asked
-        output, lse = attend_blocks(q, k, v, plan, head_dim**-0.5, hopper=True)
-    expected, expected_lse = oracle(q, k, v, plan.token_mask(), head_dim**-0.5)
+        output, lse = attend_blocks(q, k, v, plan, scale, hopper=True)
+        gradients = backward_blocks(q, k, v, plan, scale, output, lse, d_output, None, hopper=True)
+    leaves = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    expected, expected_lse = (x for x in oracle(*leaves, plan.token_mask(), scale))
+    wanted = torch.autograd.grad(expected, leaves, d_output.double())
+    expected, expected_lse = expected.detach(), expected_lse.detach()
     empty = expected_lse == -torch.inf
     assert torch.equal(lse == -torch.inf, empty)
     assert bool((output[empty] == 0).all())
     check(output, lse.masked_fill(empty, 0), expected, expected_lse.masked_fill(empty, 0))
+    for ours, theirs in zip(gradients, wanted, strict=True):
+        assert bool(ours.isfinite().all())
+        assert float((ours.double() - theirs).norm()) < 1e-2 * float(theirs.norm())
 
 
 @pytest.mark.parametrize("routed", [False, True])

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attnbench.kernels.gpu.block_tiles import lay_out, tiles_of
-from attnbench.kernels.gpu.work import Tiles
+from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, tiles_of
+from attnbench.kernels.gpu.work import ROWS, KeyTiles, Tiles
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.partition import partition_cuboids
 from attnbench.kernels.pattern import BlockPattern
@@ -24,8 +24,9 @@ from tests.kernels.gpu.draws import draws
 
 def kept_pairs(tiles: Tiles, plan: Plan) -> Tensor:
     """Rebuild which pairs the tiles of the first head keep, in grid order, bool [N, N]."""
-    masks, n = tiles.masks, plan.layout.tokens
+    masks, chunk_of, n = tiles.masks, tiles.chunk_of, plan.layout.tokens
     assert masks is not None
+    assert chunk_of is not None
     token_of = list(range(n)) if plan.k_order is None else plan.k_order.tolist()
     mask = torch.zeros(n, n, dtype=torch.bool)
     for record in tiles.records[: int(tiles.count)].tolist():
@@ -34,7 +35,7 @@ def kept_pairs(tiles: Tiles, plan: Plan) -> Tensor:
             continue
         queries = [q for q in tiles.queries[place : place + tiles.rows].tolist() if q >= 0]
         start, end = tiles.segments[segment].tolist()
-        chunk = int(masks.chunk_of[segment]) if steps else 0
+        chunk = int(chunk_of[segment]) if steps else 0
         for _step in range(steps):
             for query in queries:
                 words = None
@@ -53,16 +54,46 @@ def kept_pairs(tiles: Tiles, plan: Plan) -> Tensor:
             if start >= abs(end):
                 segment += 1
                 start, end = tiles.segments[segment].tolist()
-                chunk = int(masks.chunk_of[segment])
+                chunk = int(chunk_of[segment])
+    return mask
+
+
+def pairs_of_keys(tiles: KeyTiles, plan: Plan) -> Tensor:
+    """Rebuild which pairs the key tiles of the first head keep, in grid order, bool [N, N]."""
+    masks, n = tiles.masks, plan.layout.tokens
+    assert masks is not None
+    token_of = list(range(n)) if plan.k_order is None else plan.k_order.tolist()
+    mask = torch.zeros(n, n, dtype=torch.bool)
+    for begin, end, segment, number, *_ in tiles.records[0].tolist():
+        for first, last in tiles.segments[segment : segment + number].tolist() if begin < end else ():
+            for place in range(first, abs(last)):
+                query = int(tiles.queries[place])
+                for key in range(begin, end) if query >= 0 else ():
+                    kept = True
+                    if last < 0:
+                        lines = masks.rows_of[key, : masks.axes].tolist()
+                        column = place % 128
+                        words = (int(masks.words[line, place // 128, column % 8 // 2]) for line in lines)
+                        kept = all(word >> (column // 8 * 2 + column % 2) & 1 for word in words)
+                    if kept:
+                        mask[query, token_of[key]] = True
     return mask
 
 
 def on_cpu(tiles: Tiles) -> Tiles:
+    masks, chunk_of = tiles.masks, tiles.chunk_of
+    assert masks is not None
+    assert chunk_of is not None
+    masks = replace(masks, words=masks.words.cpu(), rows_of=masks.rows_of.cpu())
+    lists = (x.cpu() for x in (tiles.queries, tiles.records, tiles.count, tiles.segments))
+    return Tiles(*lists, tiles.rows, tiles.keys, masks=masks, chunk_of=chunk_of.cpu())
+
+
+def keys_on_cpu(tiles: KeyTiles) -> KeyTiles:
     masks = tiles.masks
     assert masks is not None
-    masks = replace(masks, words=masks.words.cpu(), rows_of=masks.rows_of.cpu(), chunk_of=masks.chunk_of.cpu())
-    lists = (x.cpu() for x in (tiles.queries, tiles.records, tiles.count, tiles.segments))
-    return Tiles(*lists, tiles.rows, tiles.keys, masks=masks)
+    masks = replace(masks, words=masks.words.cpu(), rows_of=masks.rows_of.cpu())
+    return KeyTiles(tiles.queries.cpu(), tiles.records.cpu(), tiles.segments.cpu(), tiles.keys, masks)
 
 
 def move(plan: Plan, device: torch.device) -> Plan:
@@ -86,8 +117,11 @@ def test_tiles_and_words_keep_the_pairs_of_the_plan(
         return blocks and (k_order is None or k_order.dim() == 1)
 
     plan = data.draw(plan_cases().filter(suits)).plan
-    tiles = tiles_of(lay_out(move(plan, device)), masked=True)
-    assert torch.equal(kept_pairs(on_cpu(tiles), plan), plan.token_mask()[0, 0])
+    work = lay_out(move(plan, device))
+    assert torch.equal(kept_pairs(on_cpu(tiles_of(work, masked=True)), plan), plan.token_mask()[0, 0])
+    if work.rows == ROWS:  # places are in chunks of a tile, so the words of smaller tiles are not used
+        key_tiles = keys_on_cpu(key_tiles_of(work, plan.heads, masked=True))
+        assert torch.equal(pairs_of_keys(key_tiles, plan), plan.token_mask()[0, 0])
 
 
 @pytest.mark.parametrize("rule", [window(1, 2, 3), causal(), band(40)])
@@ -99,5 +133,8 @@ def test_blocks_larger_than_a_chunk_and_text(rule: Rule, text: tuple[int, int], 
     keep = torch.ones(1, 1, blocks, blocks, dtype=torch.bool)
     pattern = BlockPattern(partition.offsets, partition.offsets, keep, rule)
     plan = Plan(layout, 1, 1, pattern, partition.order, partition.order)
-    tiles = tiles_of(lay_out(move(plan, device)), masked=True)
-    assert torch.equal(kept_pairs(on_cpu(tiles), plan), plan.token_mask()[0, 0])
+    work = lay_out(move(plan, device))
+    assert torch.equal(kept_pairs(on_cpu(tiles_of(work, masked=True)), plan), plan.token_mask()[0, 0])
+    if work.rows == ROWS:  # places are in chunks of a tile, so the words of smaller tiles are not used
+        key_tiles = keys_on_cpu(key_tiles_of(work, plan.heads, masked=True))
+        assert torch.equal(pairs_of_keys(key_tiles, plan), plan.token_mask()[0, 0])
