@@ -29,6 +29,7 @@ BUILT_IN = {
     "draft": "attnbench.methods.draft:METHOD",
     "nabla": "attnbench.methods.nabla:METHOD",
     "longcat-bsa": "attnbench.methods.longcat_bsa:METHOD",
+    "subblock": "attnbench.methods.subblock:METHOD",
 }
 
 

@@ -1,0 +1,74 @@
+"""The kernel that scores block pairs by their cells, against torch in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from attnbench.kernels import cell_scores as operators
+from attnbench.kernels import selection_ops as ops
+from attnbench.kernels.gpu.selection import cells as kernels
+from attnbench.kernels.grid import Grid, Layout
+from attnbench.kernels.partition import partition_ranges
+from tests.kernels.gpu.draws import draws
+
+HAS_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
+
+
+@settings(max_examples=draws(20), suppress_health_check=[HealthCheck.too_slow])
+@given(
+    cells=st.tuples(st.integers(1, 300), st.integers(1, 300)), per_block=st.tuples(st.integers(1, 4), st.integers(1,
+    5)), dim=st.sampled_from([4, 16, 20]), seed=st.integers(0, 99), large=st.booleans(),
+)  # fmt: skip
+def test_scores(cells: tuple[int, int], per_block: tuple[int, int], dim: int, seed: int, large: bool) -> None:
+    random = torch.Generator().manual_seed(seed)
+    queries = torch.randn(2, cells[0], 2, dim, generator=random).to(DEVICE).transpose(1, 2) * (30 if large else 1)
+    keys = torch.randn(2, 1, cells[1], dim, generator=random).to(DEVICE)
+    scores = kernels.cell_scores(queries, keys, *per_block, 0.3)
+    exact = operators.cell_scores(queries.double(), keys.double(), *per_block, 0.3)
+    torch.testing.assert_close(scores.double(), exact, atol=1e-5 * float(exact.abs().max() + 1), rtol=0)
+
+
+@pytest.mark.parametrize("kernel", [False, True])
+def test_the_operator_is_as_torch_wants_it(kernel: bool) -> None:
+    random = torch.Generator().manual_seed(0)
+    dtype = torch.float32 if kernel else torch.float64
+    x = torch.randn(1, 2, 9, 8, generator=random).to(DEVICE, dtype)
+    if kernel:
+        with ops.interpreted():
+            torch.library.opcheck(torch.ops.attnbench.cell_scores.default, (x, x, 4, 2, 0.5))
+    else:
+        torch.library.opcheck(torch.ops.attnbench.cell_scores.default, (x, x, 4, 2, 0.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_tokens_of_any_dtype(dtype: torch.dtype) -> None:
+    layout, random = Layout(Grid(150, 1, 1), (3, 2)), torch.Generator().manual_seed(0)
+    q, k = (torch.randn(1, 2, layout.tokens, 16, generator=random).to(DEVICE, dtype) for _ in range(2))
+    parts = [partition_ranges(layout, size, DEVICE) for size in (4, 8)]
+    with ops.interpreted():
+        scores, _ = operators.score_cells(q, k, parts[0], parts[1], (4, 2), 0.25)
+    exact, _ = operators.score_cells(q.double(), k.double(), parts[0], parts[1], (4, 2), 0.25)
+    torch.testing.assert_close(scores.double(), exact, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(not HAS_GPU, reason="nothing waits for a CPU")
+def test_nothing_waits_for_the_device() -> None:
+    layout, random = Layout(Grid(4, 16, 20)), torch.Generator().manual_seed(0)
+    q = torch.randn(1, 4, layout.tokens, 64, generator=random).to(DEVICE, torch.bfloat16)
+    part = partition_ranges(layout, 16, DEVICE)
+    expected, _ = operators.score_cells(q, q, part, part, (4, 4), 0.125)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.cuda.graph(graph):
+            scores, _ = operators.score_cells(q, q, part, part, (4, 4), 0.125)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    scores.zero_()
+    graph.replay()
+    assert torch.equal(scores, expected)
