@@ -76,7 +76,18 @@ def test_a_command_imports_no_other_command(arguments: list[str]) -> None:
 
 def test_each_file_of_the_command_line_is_a_command_or_shared() -> None:
     files = {path.stem for path in room_files("attnbench/cli")}
-    assert files == {*COMMANDS, "__init__", "lazy", "options", "progress", "suite", "terminal"}
+    assert files == {
+        *COMMANDS,
+        "__init__",
+        "groups",
+        "lazy",
+        "lists",
+        "old_words",
+        "options",
+        "progress",
+        "suite",
+        "terminal",
+    }
     for name in COMMANDS:
         assert LazyCommands([name])[name].name == name
 

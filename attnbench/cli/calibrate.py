@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnbench.cli.options import CellOptions, JsonOption, refuse_others, takes_options
+from attnbench.cli.options import CellOptions, JsonOption, QuietOption, refuse_others, takes_options
 from attnbench.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def calibrate(
         typer.Option(metavar="FILE", help="Judge by this noise. Default: each pair by that of the other runs."),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure how much runs differ on this machine, and how large a change comparisons find.
@@ -73,7 +74,7 @@ def calibrate(
         kept = ("--resume", "--json", "--markdown", "--install", "--no-install", "--noise")
         refuse_others(ctx, "--resume repeats the calibration as it was asked for", *kept)
     known = None if noise is None else read_noise(noise)
-    with TerminalProgress() as progress:
+    with TerminalProgress(quiet=quiet) as progress:
         try:
             if resume is not None:
                 folder, plan = resume, go.resume(resume, progress)

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from attnbench.cli.options import JsonOption
+from attnbench.cli.lists import read_numbers
+from attnbench.cli.options import JsonOption, QuietOption
 from attnbench.cli.terminal import say
 
 
@@ -17,8 +18,14 @@ def capture(
     prompt: Annotated[
         str, typer.Option(help="What the clip shows; for the mini model a class and a direction.")
     ] = "3 moving north-east",
-    layers: Annotated[str, typer.Option(help="Layers to save, counted from 0, such as 0,10.")] = "0",
-    steps: Annotated[str, typer.Option(help="Denoising steps to save, counted from 0, such as 0,25.")] = "0",
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LIST", help="Layers to save, counted from 0, as 0,10-12; may be repeated. Default: 0."),
+    ] = None,
+    steps: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LIST", help="Denoising steps to save, as 0,25; may be repeated. Default: 0."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The file to write; it must not exist.")] = Path("capture.safetensors"),
     weights: Annotated[
         Path | None,
@@ -36,6 +43,7 @@ def capture(
     dtype: Annotated[str | None, typer.Option(help="Default: bfloat16 on a GPU, float32 on a CPU.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU where there is one.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a clip with full attention and save q, k and v of chosen layers and steps; the clip itself is not kept.
@@ -46,7 +54,7 @@ def capture(
     from attnbench.inputs.shapes import RESOLUTIONS
     from attnbench.kernels.errors import BadInput, unknown_name
     from attnbench.models.capture.make import capture as run_capture
-    from attnbench.models.capture.request import MINI, CaptureRequest, read_numbers
+    from attnbench.models.capture.request import MINI, CaptureRequest
 
     if res is not None:
         if res not in RESOLUTIONS:
@@ -58,11 +66,12 @@ def capture(
         chosen = RESOLUTIONS[res]
         height, width, frames = chosen.height, chosen.width, chosen.frames if frames is None else frames
     request = CaptureRequest(
-        model=model, prompt=prompt, layers=read_numbers("--layers", layers), steps=read_numbers("--steps", steps),
+        model=model, prompt=prompt, layers=tuple(read_numbers("--layers", layers) or [0]),
+        steps=tuple(read_numbers("--steps", steps) or [0]),
         weights=weights, sampler_steps=sampler_steps, frames=frames, height=height, width=width, guidance=guidance,
         seed=seed, dtype=dtype, device=device, video_only=video_only,
     )  # fmt: skip
-    with TerminalProgress() as progress:
+    with TerminalProgress(quiet=quiet) as progress:
         done = run_capture(request, out, lambda step, count: progress.step("making a clip", step + 1, count, None))
     points = [{"point": str(point), "inputs": done.inputs(point)} for point in done.points]
     if as_json:

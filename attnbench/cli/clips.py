@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnbench.cli.options import JsonOption, SetOption, StrictOption, asked_methods, refuse_others, takes_options
+from attnbench.cli.lists import read_numbers
+from attnbench.cli.options import (
+    JsonOption,
+    QuietOption,
+    SetOption,
+    StrictOption,
+    asked_methods,
+    refuse_others,
+    takes_options,
+)
 from attnbench.cli.suite import SuiteOptions, check_only, run_suite
 from attnbench.cli.terminal import say
 
@@ -49,11 +58,15 @@ def clips(
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of seeds for each prompt.")] = 2,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: the model's own number.")] = None,
+    sampler_steps: Annotated[
+        int | None, typer.Option(help="Denoising steps of a clip. Default: the model's own number.")
+    ] = None,
     dense_steps: Annotated[
         str | None, typer.Option(help="First steps that stay dense: a number, or a share such as 0.25. Default: 0.25.")
     ] = None,
-    dense_layer: Annotated[list[int] | None, typer.Option(help="A layer that stays dense. Repeat for several.")] = None,
+    dense_layers: Annotated[
+        list[str] | None, typer.Option(metavar="LIST", help="Layers that stay dense, as 0,1,5-8; may be repeated.")
+    ] = None,
     settings: SetOption = None,
     engine: Annotated[str, typer.Option(help="Engine that runs the methods; auto takes the first that can.")] = "auto",
     strict: StrictOption = False,
@@ -83,6 +96,7 @@ def clips(
         Path | None,
         typer.Option(metavar="PICTURE", help="Make no run: show the clips of RUN… below one another, as .jpg or .png."),
     ] = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make clips with full attention and with each method, and measure how far they differ.
@@ -91,7 +105,7 @@ def clips(
 
     Exit codes: 0 fine, 1 a method's clip could not be made, 2 bad input, 130 interrupted.
     """
-    run_suite(ctx, suite, out, resume, as_json)
+    run_suite(ctx, suite, out, resume, as_json, quiet)
     if gallery is not None:
         _draw(ctx, gallery, runs or [], as_json)
         return
@@ -121,14 +135,15 @@ def clips(
             raise BadInput("--method full alone compares nothing: name a method besides")
         return read_request(
             methods=chosen, model=model, weights=weights,
-            prompts=_prompts(model, prompt, prompts, classes), seeds=seeds, seed=seed, steps=steps,
-            dense_steps=None if dense_steps is None else _number(dense_steps), dense_layers=dense_layer or [],
+            prompts=_prompts(model, prompt, prompts, classes), seeds=seeds, seed=seed, steps=sampler_steps,
+            dense_steps=None if dense_steps is None else _number(dense_steps),
+            dense_layers=read_numbers("--dense-layers", dense_layers) or [],
             engine=engine, strict=strict, floor_engine=floor_engine, metrics=metric, players=players, frames=frames,
             height=height, width=width, dtype=dtype, device=device,
         )  # fmt: skip
 
     check_only(ctx, request)
-    with TerminalProgress() as progress:
+    with TerminalProgress(quiet=quiet) as progress:
         try:
             if resume is not None and vbench is not None:
                 from attnbench.clips.vbench_rows import add_vbench

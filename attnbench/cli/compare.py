@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attnbench.cli.lists import read_numbers
 from attnbench.cli.options import (
     AllowMissingOption,
     JunitOption,
@@ -39,8 +40,11 @@ def compare(
         list[str] | None,
         typer.Option("--method", "-m", help="Of training runs: a method to show; repeat for several. Default: all."),
     ] = None,
-    seed: Annotated[
-        list[int] | None, typer.Option(help="Of training runs: a seed to show; repeat for several. Default: all.")
+    seeds: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LIST", help="Of training runs: the seeds to show, as 0,2-4; may be repeated. Default: all."
+        ),
     ] = None,
     baseline: Annotated[
         str | None,
@@ -74,9 +78,15 @@ def compare(
     """
     from attnbench.results.training import runs_in
 
-    of_training = {"--method": method, "--seed": seed, "--baseline": baseline, "--seconds": seconds, "--curves": curves}
+    of_training = {
+        "--method": method,
+        "--seeds": seeds,
+        "--baseline": baseline,
+        "--seconds": seconds,
+        "--curves": curves,
+    }
     if runs_in(paths[0]):
-        tables = _training(paths, method, seed, baseline, seconds, curves)
+        tables = _training(paths, method, read_numbers("--seeds", seeds), baseline, seconds, curves)
     elif typed := [name for name, value in of_training.items() if value is not None]:
         from attnbench.kernels.errors import BadInput
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attnbench.cli.lists import read_numbers
 from attnbench.cli.options import (
     BatchOption,
     DirectionOption,
@@ -15,6 +16,7 @@ from attnbench.cli.options import (
     HeadDimOption,
     InputsOption,
     JsonOption,
+    LayersOption,
     ModelOption,
     ResOption,
     SetOption,
@@ -49,9 +51,7 @@ def flops(
     device: Annotated[str, typer.Option(help="Where plans are made: cpu, or cuda for the engines of a GPU.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of the inputs.")] = 0,
     settings: SetOption = None,
-    layer: Annotated[
-        list[int] | None, typer.Option(help="Layer to count; repeat for several. Default: one of each kind.")
-    ] = None,
+    layers: LayersOption = None,
     check: Annotated[
         bool,
         typer.Option("--check", help="Compare the closed form with fvcore and torch's counter on the model's modules."),
@@ -80,7 +80,7 @@ def flops(
         read_request(
             methods=asked_methods(method, settings, ["full"]), res=res, frames=frames, model=model, grid=grid,
             heads=heads, head_dim=head_dim, batch=batch, direction=direction, inputs=inputs, seed=seed, engine=engine,
-            device=device, layers=layer,
+            device=device, layers=read_numbers("--layers", layers),
         )
     )  # fmt: skip
     _show_cells(agenda, count_cells(agenda), as_json)

@@ -16,6 +16,7 @@ from attnbench.cli.options import (
     MarginOption,
     MarkdownOption,
     NoiseOption,
+    QuietOption,
     ThresholdOption,
     refuse_others,
     takes_options,
@@ -64,7 +65,7 @@ _JUDGING = (
     "--threshold", "--margin", "--noise", "--allow-missing", "--allow-engine", "--fail-ambiguous", "--markdown",
     "--junit", "--json",
 )  # fmt: skip
-_MEASURING = ("--against", "--repeats", "--out")
+_MEASURING = ("--against", "--repeats", "--out", "--quiet")
 _MOVING = ("--update", "--accept")
 
 
@@ -102,6 +103,7 @@ def gate(
     ] = None,
     judging: JudgeOptions,
     asked: CellOptions,
+    quiet: QuietOption = False,
 ) -> None:
     """Fail if a method became slower, worse, or vanished: for continuous integration.
 
@@ -137,7 +139,7 @@ def gate(
             raise BadInput("--update and --accept move a --baseline; --against has none")
         if suite is not None:
             refuse_others(ctx, "--suite says what is measured", "--suite", *_MEASURING, *_JUDGING)
-        named, result = _measured(against, _words(ctx, asked, suite), repeats, out, judging)
+        named, result = _measured(against, _words(ctx, asked, suite), repeats, out, judging, quiet)
     code = 0 if result.exit_code == 3 and not judging.fail_ambiguous else result.exit_code
     tell(named, result, code, judging.as_json, judging.markdown, judging.junit)
     raise typer.Exit(code)
@@ -181,7 +183,7 @@ def _move(path: Path, run: Path, accepted: list[str], judging: JudgeOptions) -> 
 
 
 def _measured(
-    revision: str, words: list[str], repeats: int, out: Path | None, judging: JudgeOptions
+    revision: str, words: list[str], repeats: int, out: Path | None, judging: JudgeOptions, quiet: bool
 ) -> tuple[dict[str, str], Comparison]:
     """Measure both versions and compare them."""
     from attnbench.bench.gate.project import CannotRun
@@ -191,7 +193,7 @@ def _measured(
 
     judging.judge()  # what cannot be used is said before anything is measured
     place = choose_place(out, "-gate")
-    with TerminalProgress() as progress:
+    with TerminalProgress(quiet=quiet) as progress:
         try:
             commit = _take_turns(revision, words, repeats, place.folder, progress)
         except CannotRun as problem:

@@ -7,6 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import typer
+from typer.core import TyperCommand
+
+from attnbench.cli.groups import group_of_command, group_of_option, place_of_option
+from attnbench.cli.old_words import in_new_words
 
 
 class LazyCommands(Mapping[str, Any]):
@@ -23,7 +27,8 @@ class LazyCommands(Mapping[str, Any]):
         if name not in self._names:
             raise KeyError(name)
         if name not in self._made:
-            self._made[name] = _command(getattr(importlib.import_module(f"attnbench.cli.{name}"), name))
+            home = getattr(importlib.import_module(f"attnbench.cli.{name}"), name)
+            self._made[name] = _command(name, home)
         return self._made[name]
 
     def __contains__(self, name: object) -> bool:
@@ -36,9 +41,22 @@ class LazyCommands(Mapping[str, Any]):
         return len(self._names)
 
 
-def _command(home: Any) -> Any:
-    if isinstance(home, typer.Typer):
-        return typer.main.get_command(home)
-    alone = typer.Typer(add_completion=False)
-    alone.command()(home)
-    return typer.main.get_command(alone)
+class _Command(TyperCommand):
+    """A command that also takes the old names of its options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, in_new_words(self.name or "", args))
+
+
+def _command(name: str, home: Any) -> Any:
+    if not isinstance(home, typer.Typer):
+        alone = typer.Typer(add_completion=False)
+        alone.command(name, cls=_Command)(home)
+        home = alone
+    made: Any = typer.main.get_command(home)
+    made.rich_help_panel = group_of_command(name)
+    for parameter in made.params:
+        if parameter.param_type_name == "option":
+            parameter.rich_help_panel = group_of_option(max(parameter.opts, key=len))
+    made.params.sort(key=lambda parameter: place_of_option(max(parameter.opts, key=len)))
+    return made

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from attnbench.cli.lists import read_numbers
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -51,8 +53,9 @@ DeviceOption = Annotated[str | None, typer.Option(help="cpu or cuda. Default: th
 SeedOption = Annotated[int, typer.Option(help="Seed of inputs and of sampled rows.")]
 ResOption = Annotated[str | None, typer.Option(help="Resolution: 480p, 576p or 720p. Default: 480p.")]
 HeadsOption = Annotated[int | None, typer.Option(help="Query heads.")]
-LayerOption = Annotated[
-    list[int] | None, typer.Option(help="Layer to measure; repeat for several. Default: one of each kind.")
+LayersOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="LIST", help="Layers to measure, as 0,1,5-8; may be repeated. Default: one of each kind."),
 ]
 RoundsOption = Annotated[int | None, typer.Option(help="Rounds of timing. Default: 3 to 20, as the budget allows.")]
 BudgetOption = Annotated[
@@ -108,6 +111,7 @@ ThresholdOption = Annotated[
 ]
 MarkdownOption = Annotated[bool, typer.Option("--markdown", help="Print Markdown.")]
 JunitOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the verdicts as JUnit's XML.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress: only results and problems.")]
 OutOption = Annotated[Path | None, typer.Option(help="Folder of the run. Default: results/runs/<time>.")]
 ResumeOption = Annotated[Path | None, typer.Option(help="Finish the interrupted run in this folder.")]
 
@@ -139,7 +143,7 @@ class CellOptions(CaseOptions):
     kv_heads: KvHeadsOption = None
     head_dim: HeadDimOption = None
     inputs: InputsOption = "video"
-    layer: LayerOption = None
+    layers: LayersOption = None
     rounds: RoundsOption = None
     budget: BudgetOption = 240.0
     timer: TimerOption = None
@@ -160,8 +164,9 @@ class CellOptions(CaseOptions):
         from attnbench.bench.request import read_request
 
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(CellOptions)}
-        method, settings, layers = (fields.pop(name) for name in ("method", "settings", "layer"))
-        return read_request(methods=asked_methods(method, settings, default), layers=layers, **fields)
+        method, settings = fields.pop("method"), fields.pop("settings")
+        fields["layers"] = read_numbers("--layers", self.layers)
+        return read_request(methods=asked_methods(method, settings, default), **fields)
 
 
 def takes_options(command: Callable[..., Result]) -> Callable[..., Result]:
@@ -211,14 +216,14 @@ def typed_options(ctx: typer.Context) -> list[str]:
 
 
 def refuse_others(ctx: typer.Context, why: str, *kept: str) -> None:
-    """Refuse the options that were given beside ``kept``.
+    """Refuse the options that were given beside ``kept``; ``--quiet`` goes with all.
 
     Raises:
         BadInput: ``why``, and which to leave out.
     """
     from attnbench.kernels.errors import BadInput
 
-    if others := [option for option in typed_options(ctx) if option not in kept]:
+    if others := [option for option in typed_options(ctx) if option not in (*kept, "--quiet")]:
         raise BadInput(f"{why}; leave out {', '.join(others)}")
 
 

@@ -12,6 +12,7 @@ from attnbench.cli.options import (
     CellOptions,
     JsonOption,
     OutOption,
+    QuietOption,
     refuse_others,
     takes_options,
 )
@@ -44,6 +45,7 @@ def profile(
     resume: Annotated[
         Path | None, typer.Option(help="Finish the run in this folder, and profile those of its cells that are not.")
     ] = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure methods as run does, then profile each cell: the time of every phase, checked against the latency.
@@ -61,12 +63,12 @@ def profile(
     from attnbench.machine.signals import exit_code as code_of
     from attnbench.results.run import exit_code
 
-    run_suite(ctx, suite, out, resume, as_json)
+    run_suite(ctx, suite, out, resume, as_json, quiet)
     if end_to_end:
         from attnbench.cli.step import measure_and_show, step_request
 
         refuse_others(ctx, "--end-to-end measures a whole step", *_STEP_OPTIONS)
-        measure_and_show(step_request(asked, checkpointing), out, as_json)
+        measure_and_show(step_request(asked, checkpointing), out, as_json, quiet)
         return
     if checkpointing is not None:
         raise BadInput("--checkpointing is for --end-to-end")
@@ -74,7 +76,7 @@ def profile(
         kept = ("--resume", "--json", "--repeats", "--trace", "--no-trace")
         refuse_others(ctx, "--resume repeats the run as it was asked for", *kept)
     check_only(ctx, lambda: make_agenda(asked.request()))
-    with TerminalProgress() as progress:
+    with TerminalProgress(quiet=quiet) as progress:
         after = ProfileAfter(progress, repeats, trace)
         try:
             if resume is not None:

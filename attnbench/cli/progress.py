@@ -17,9 +17,9 @@ EVERY = 10.0
 
 
 class TerminalProgress:
-    """Shows steps as a live bar on a terminal, and as a plain line every ten seconds elsewhere."""
+    """Shows steps as a live bar on a terminal, and as a plain line every ten seconds elsewhere; none if ``quiet``."""
 
-    def __init__(self, clock: Clock = CLOCK) -> None:
+    def __init__(self, clock: Clock = CLOCK, *, quiet: bool = False) -> None:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
@@ -36,10 +36,13 @@ class TerminalProgress:
         self.task: TaskID | None = None
         self.folder: str | None = None
         self.clock = clock
+        self.quiet = quiet
         self.said_at: float | None = None
 
     def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
         """Show what is worked on."""
+        if self.quiet:
+            return
         from attnbench.report.terminal.shown import shown
 
         left = "" if seconds_left is None else f"about {duration(seconds_left)} left"
@@ -71,14 +74,14 @@ class TerminalProgress:
             )
 
     def __enter__(self) -> TerminalProgress:
-        if self.console.is_terminal:  # elsewhere it would end with an empty line
+        if self.console.is_terminal and not self.quiet:  # elsewhere it would end with an empty line
             self.bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.quiet:
             self.bar.stop()
 
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from attnbench.cli.options import CellOptions, JsonOption, OutOption, ResumeOption, refuse_others, takes_options
+from attnbench.cli.options import (
+    CellOptions,
+    JsonOption,
+    OutOption,
+    QuietOption,
+    ResumeOption,
+    refuse_others,
+    takes_options,
+)
 from attnbench.cli.suite import SuiteOptions, check_only, run_suite
 
 if TYPE_CHECKING:
@@ -22,6 +30,7 @@ def run(
     suite: SuiteOptions,
     out: OutOption = None,
     resume: ResumeOption = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure methods: verify each against the oracle, time it beside the dense baseline, journal the rows.
@@ -35,11 +44,11 @@ def run(
     from attnbench.machine.signals import exit_code as code_of
     from attnbench.results.run import exit_code
 
-    run_suite(ctx, suite, out, resume, as_json)
+    run_suite(ctx, suite, out, resume, as_json, quiet)
     if resume is not None:
         refuse_others(ctx, "--resume repeats the run as it was asked for", "--resume", "--json")
     check_only(ctx, lambda: check_request(asked.request()))
-    with TerminalProgress() as progress:
+    with TerminalProgress(quiet=quiet) as progress:
         try:
             outcome = resume_run(resume, progress) if resume is not None else start(asked.request(), out, progress)
         except KeyboardInterrupt as interrupt:

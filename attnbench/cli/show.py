@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attnbench.cli.lists import read_numbers
 from attnbench.cli.options import JsonOption
 from attnbench.cli.terminal import say
 
@@ -24,7 +25,10 @@ def show(
         str | None,
         typer.Option(metavar="TxHxW", help="Token grid of at most 4,096 tokens; default 6x8x12 or one that suits."),
     ] = None,
-    layer: Annotated[int | None, typer.Option(min=0, help="Layer; default one of each kind that differs.")] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LIST", help="Layers, as 0,1,5-8; may be repeated. Default: one of each kind."),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Setting, or METHOD.NAME=VALUE; repeatable.")
     ] = None,
@@ -46,11 +50,12 @@ def show(
     drawn = [
         example
         for entry in asked_methods(method, settings)
+        for layer in read_numbers("--layers", layers) or (None,)
         for example in examples(entry.method, None if grid is None else Grid.of(grid), layer, entry.settings)
     ]
     if out is not None and out.suffix.lower() == ".png" and len(drawn) > 1:
         raise BadInput(
-            f"--out {str(out)!r} names one file, but there are {len(drawn)} pictures: name a folder, or give --layer"
+            f"--out {str(out)!r} names one file, but there are {len(drawn)} pictures: name a folder, or one layer"
         )
     records = []
     for example in drawn:

@@ -14,6 +14,7 @@ from attnbench.cli.options import (
     CellOptions,
     JsonOption,
     OutOption,
+    QuietOption,
     asked_methods,
     takes_options,
 )
@@ -45,6 +46,7 @@ def step(
         bool | None, typer.Option(help="Run blocks forward again in the backward pass. Default: 1.3B in training.")
     ] = None,
     out: OutOption = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a whole step of Wan with random weights, and how much of it self-attention is.
@@ -56,10 +58,10 @@ def step(
     """
     from attnbench.bench.step.session import check_request
 
-    run_suite(ctx, suite, out, None, as_json)
+    run_suite(ctx, suite, out, None, as_json, quiet)
     request = step_request(asked, checkpointing)
     check_only(ctx, lambda: check_request(request))
-    measure_and_show(request, out, as_json)
+    measure_and_show(request, out, as_json, quiet)
 
 
 def step_request(asked: StepOptions | CellOptions, checkpointing: bool | None) -> StepRequest:
@@ -78,13 +80,13 @@ def step_request(asked: StepOptions | CellOptions, checkpointing: bool | None) -
     )  # fmt: skip
 
 
-def measure_and_show(request: StepRequest, out: Path | None, as_json: bool) -> None:
+def measure_and_show(request: StepRequest, out: Path | None, as_json: bool, quiet: bool) -> None:
     """Measure a step, journal it and print its tables, or one JSON document."""
     from attnbench.bench.step.session import run_step
     from attnbench.cli.progress import TerminalProgress
     from attnbench.machine.signals import exit_code as code_of
 
-    with TerminalProgress() as progress:
+    with TerminalProgress(quiet=quiet) as progress:
         try:
             folder, records = run_step(request, out, progress)
         except KeyboardInterrupt as interrupt:

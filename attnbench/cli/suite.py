@@ -6,12 +6,13 @@ import contextlib
 import io
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attnbench.cli.old_words import OLD_WORDS
 from attnbench.cli.options import refuse_others
 from attnbench.cli.terminal import say
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from attnbench.bench.suite import Options, SuiteCell
 
 COMMANDS = ("run", "profile", "step", "sweep", "clips", "train")
-_NOT_IN_SUITES = ("out", "resume", "json", "suite", "only", "dry_run", "end_to_end", "help", "gallery")
+_NOT_IN_SUITES = ("out", "resume", "json", "suite", "only", "dry_run", "end_to_end", "help", "gallery", "quiet")
 _PATHS = ("weights", "prompts", "coarse_from")
 _ONLY_CHECK = object()
 """What a context holds while a suite checks its cells before the first one runs."""
@@ -42,7 +43,14 @@ class SuiteOptions:
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --suite: print the calls, and make none.")] = False
 
 
-def run_suite(ctx: typer.Context, asked: SuiteOptions, out: Path | None, resume: Path | None, as_json: bool) -> None:
+def run_suite(
+    ctx: typer.Context,
+    asked: SuiteOptions,
+    out: Path | None,
+    resume: Path | None,
+    as_json: bool = False,
+    quiet: bool = False,
+) -> None:
     """Run the cells of the suite that is asked for, and end with the worst of their exit codes; without one, return.
 
     Raises:
@@ -81,8 +89,9 @@ def run_suite(ctx: typer.Context, asked: SuiteOptions, out: Path | None, resume:
     codes: dict[str, tuple[int, str]] = {}
     with _taken(folder):
         for number, cell in enumerate(cells, 1):
-            say(f"attnbench: cell {number} of {len(cells)}: {cell.name}", error=True)
-            codes[cell.name] = _call(group, cell, folder, quiet=as_json)
+            if not quiet:
+                say(f"attnbench: cell {number} of {len(cells)}: {cell.name}", error=True)
+            codes[cell.name] = _call(group, cell, folder, silent=as_json, quiet=quiet)
             if codes[cell.name][0] in (129, 130, 143):
                 again = f"attnbench {ctx.info_name} --suite {path} --resume {folder}"
                 say(f"attnbench: continue with: {again}", error=True)
@@ -101,7 +110,7 @@ def suite_options(group: Any) -> Options:
         found[name] = {}
         for parameter in group.commands[name].params:
             word = max(parameter.opts, key=len)
-            key = word.removeprefix("--").replace("-", "_")
+            key = _key(word)
             if word.startswith("--") and key not in _NOT_IN_SUITES:
                 found[name][key] = SuiteOption(
                     word,
@@ -110,7 +119,13 @@ def suite_options(group: Any) -> Options:
                     several=bool(parameter.multiple),
                     path=key in _PATHS,
                 )
+        for old, new in OLD_WORDS.get(name, {}).items():
+            found[name][_key(old)] = replace(found[name][_key(new)], word=old)
     return found
+
+
+def _key(word: str) -> str:
+    return word.removeprefix("--").replace("-", "_")
 
 
 def check_only(ctx: typer.Context, check: Callable[[], object]) -> None:
@@ -204,7 +219,7 @@ def _taken(folder: Path) -> Iterator[None]:
         yield
 
 
-def _call(group: Any, cell: SuiteCell, folder: Path, *, quiet: bool) -> tuple[int, str]:
+def _call(group: Any, cell: SuiteCell, folder: Path, *, silent: bool, quiet: bool) -> tuple[int, str]:
     """Run a cell; return its exit code, and the sentence of an error that is its own."""
     from attnbench.results.journal import JOURNAL
     from attnbench.results.load import read
@@ -218,7 +233,8 @@ def _call(group: Any, cell: SuiteCell, folder: Path, *, quiet: bool) -> tuple[in
             (place / JOURNAL).unlink()  # of a step that was killed: it is not resumed, but measured anew
         else:
             words = [cell.command, "--resume", str(place), *_kept(cell)]
-    silence = contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext()
+    words += ["--quiet"] if quiet else []
+    silence = contextlib.redirect_stdout(io.StringIO()) if silent else contextlib.nullcontext()
     try:
         with silence:
             code = group.main(args=words, prog_name="attnbench", standalone_mode=False)

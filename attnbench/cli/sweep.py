@@ -12,6 +12,7 @@ import typer
 from attnbench.cli.options import (
     CellOptions,
     JsonOption,
+    QuietOption,
     refuse_others,
     takes_options,
 )
@@ -53,6 +54,7 @@ def sweep(
     count: Annotated[int | None, typer.Option(help="How many points from the one to the other. Default: 5.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the sweep. Default: results/runs/<time>-sweep.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Finish the interrupted sweep in this folder.")] = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a curve: speed-up and translation over tokens, frames or density, and where dense is beaten.
@@ -66,7 +68,7 @@ def sweep(
     from attnbench.machine.signals import exit_code as code_of
     from attnbench.results.run import exit_code
 
-    run_suite(ctx, suite, out, resume, as_json)
+    run_suite(ctx, suite, out, resume, as_json, quiet)
     if resume is not None:
         refuse_others(ctx, "--resume repeats the sweep as it was asked for", "--resume", "--json")
     elif over is None:
@@ -77,7 +79,7 @@ def sweep(
         return make_sweep(over or "", request, values=_numbers(points), low=low, high=high, count=count)
 
     check_only(ctx, asked_sweep)
-    with TerminalProgress() as progress:
+    with TerminalProgress(quiet=quiet) as progress:
         try:
             if resume is not None:
                 folder, made = resume, go.resume(resume, progress)

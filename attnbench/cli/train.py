@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnbench.cli.options import SetOption, asked_methods, refuse_others, takes_options
+from attnbench.cli.options import QuietOption, SetOption, asked_methods, refuse_others, takes_options
 from attnbench.cli.suite import SuiteOptions, check_only, run_suite
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def train(
     ctx: typer.Context,
     suite: SuiteOptions,
     method: Annotated[str, typer.Option("--method", "-m", help="Method of the self-attention.")] = "full",
-    steps: Annotated[int, typer.Option(help="Optimiser steps; the learning rate falls towards the last.")] = 8000,
+    train_steps: Annotated[int, typer.Option(help="Optimiser steps; the learning rate falls towards the last.")] = 8000,
     seconds: Annotated[
         float | None, typer.Option(help="Stop after about so many seconds, with a checkpoint; continue with --resume.")
     ] = None,
@@ -83,6 +83,7 @@ def train(
         Path | None, typer.Option(help="Folder of the run. Default: results/runs/<time>-train-<method>.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the training run in this folder.")] = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Train the mini model. Losses, step times and memory are logged, and a stopped run can be resumed.
 
@@ -100,7 +101,7 @@ def train(
     from attnbench.mini.workers import joined
     from attnbench.results.run import NoProgress
 
-    run_suite(ctx, suite, out, resume, False)
+    run_suite(ctx, suite, out, resume, quiet=quiet)
     place = resolve_device(device)
     if resume is not None:
         refuse_others(ctx, "--resume continues the run as it was asked for", *_ON_RESUME)
@@ -112,7 +113,7 @@ def train(
             raise BadInput("--dense-coarse needs --coarse, which says the steps that it is about")
         return TrainConfig(
             model=model, method=asked.method, settings=asked.settings, engine=engine, as_layer=as_layer,
-            steps=steps, batch=batch, coarse=_stages(coarse), dense_coarse=dense_coarse, seed=seed,
+            steps=train_steps, batch=batch, coarse=_stages(coarse), dense_coarse=dense_coarse, seed=seed,
             muon_lr=muon_lr, lr=lr, ema=ema, warmup=warmup, full_seconds=full_seconds, judge=judge,
             checkpoint_every=checkpoint_every,
             held_out=held_out if held_out is not None else (120 if on_gpu else 8),
@@ -120,7 +121,7 @@ def train(
         )  # fmt: skip
 
     check_only(ctx, lambda: check_config(config(), place, seconds))
-    with joined(place) as (workers, own), TerminalProgress() if workers.leads else NoProgress() as progress:
+    with joined(place) as (workers, own), TerminalProgress(quiet=quiet) if workers.leads else NoProgress() as progress:
         if resume is not None:
             done = resume_training(resume, own, progress, seconds, workers)
         else:
@@ -136,17 +137,17 @@ def train(
     if workers.leads:
         say(said)
         if done.finished and not done.interrupted:
-            _judge(done.folder, own)
+            _judge(done.folder, own, quiet)
     raise typer.Exit(128 + done.signal if done.interrupted else 0)
 
 
-def _judge(folder: Path, device: torch.device) -> None:
+def _judge(folder: Path, device: torch.device, quiet: bool) -> None:
     """Judge the clips that a finished run asks for, and print what was counted."""
     from attnbench.cli.progress import TerminalProgress
     from attnbench.clips.judging import judge_run
     from attnbench.machine.signals import exit_code as code_of
 
-    with TerminalProgress() as progress:
+    with TerminalProgress(quiet=quiet) as progress:
         try:
             found = judge_run(folder, device, progress)
         except KeyboardInterrupt as interrupt:

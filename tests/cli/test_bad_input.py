@@ -80,7 +80,7 @@ def refuse(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         (["--heads", "3", "--kv-heads", "2"], "kv_heads 2 must divide heads 3"),
         (["--head-dim", "-1"], "head_dim -1 must be"),
         (["--batch", "0"], "batch 0 must be"),
-        (["--layer", "-1"], "layer is -1"),
+        (["--layers", "-1"], "--layers '-1' must be whole numbers, as 0,1,5-8"),
         (["--rounds", "0"], "rounds 0 must be"),
         (["--budget", "0"], "budget 0 must be"),
         (["--budget", "nan"], "budget nan cannot be used"),
@@ -113,7 +113,7 @@ def refuse(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         # what typer finds
         (["--heads", "many"], "not 'many'; attnbench run --help says what there is"),
         (["--budget", "much"], "not 'much'"),
-        (["--layer", "one"], "not 'one'"),
+        (["--layers", "one"], "--layers 'one' must be whole numbers"),
         (["--metod", "moba"], "--metod"),
         (["moba"], "moba"),
     ],
@@ -131,7 +131,7 @@ def test_what_cannot_be_run_is_quoted(refuse: Refuse, words: list[str], said: st
         (["--frames", "abc"], "not 'abc'"),
         (["--grid", "3x5x7", "--frames", "5"], "--grid 3x5x7 already says the tokens: drop --frames 5"),
         (["--model", "mini", "--res", "480p"], "--model mini has one grid, 8x32x32: drop --res 480p"),
-        (["--model", "mini", "--layer", "6"], "layer 6 is not one of the 6 layers of mini"),
+        (["--model", "mini", "--layers", "6"], "layer 6 is not one of the 6 layers of mini"),
     ],
 )
 def test_shapes_that_do_not_exist_are_quoted(refuse: Refuse, words: list[str], said: str) -> None:

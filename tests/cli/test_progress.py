@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -64,3 +65,32 @@ def test_on_a_terminal_the_steps_share_one_line_and_notes_stay() -> None:
     assert progress.bar.tasks[0].description == "round 3 of 3"
     assert progress.bar.tasks[0].fields["left"] == "about 7 s left"
     assert "attnbench: a remark" in screen.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_quiet_shows_no_step_and_every_note(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    screen = io.StringIO()
+    progress = TerminalProgress(quiet=True)
+    if terminal:
+        progress.console = progress.bar.live.console = Console(file=screen, force_terminal=True, width=80)
+    with progress:
+        progress.step("verifying sta", 0, 2, None)
+        progress.note("the clock runs backwards")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert (screen.getvalue() + said.err).strip() == "attnbench: the clock runs backwards"
+
+
+def test_a_quiet_run_prints_its_results_only(call: Callable[..., tuple[int, str, str]]) -> None:
+    small = ("--grid", "2x3x4", "--heads", "1", "--device", "cpu", "--inputs", "gaussian", "--stability-calls", "2")
+    asked = ("run", "--method", "sta", "--rounds", "1", *small)
+    code, out, said = call(*asked, "--quiet", "--out", "a")
+    assert (code, said) == (0, "")
+    assert "sta" in out
+    (Path("suite.toml")).write_text(
+        '[[cells]]\nname = "one"\nmethod = "sta"\nrounds = 1\ngrid = "2x3x4"\nheads = 1\n'
+        'inputs = "gaussian"\nstability_calls = 2\ndevice = "cpu"\n'
+    )
+    code, out, said = call("run", "--suite", "suite.toml", "-q", "--out", "b")
+    assert (code, said) == (0, "")
+    assert "1 of 1 cells are fine: b" in out

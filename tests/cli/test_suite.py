@@ -167,13 +167,13 @@ dense_coarse = true
 [[cells]]
 name = "coarse/{seed}"
 seed = [0, 1]
-steps = 2
+train_steps = 2
 
 [[cells]]
 name = "{method}-{seed}"
 method = "vmoba"
 seed = 0
-steps = 100_000
+train_steps = 100_000
 full_seconds = 0.000001
 judge = 3
 coarse_from = "cell:coarse/{seed}"

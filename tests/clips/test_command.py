@@ -35,7 +35,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: Run) -> R
 def test_clips_are_made_and_shown(run: Run, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attnbench.report.html.page.mask_pictures", lambda methods: [])  # they take a second each
     monkeypatch.setattr("attnbench.cli.progress.EVERY", 0.0)
-    code, out, err = run("clips", "--weights", str(weights), "--steps", "4", *QUICK, "--metric", "vmaf", "--out", "run")
+    code, out, err = run(
+        "clips", "--weights", str(weights), "--sampler-steps", "4", *QUICK, "--metric", "vmaf", "--out", "run"
+    )
     assert code == 0
     assert "sta" in out
     assert "psnr, dB ↑" in out
@@ -123,13 +125,15 @@ def test_a_method_that_cannot_run_is_exit_code_1(run: Run, weights: Path, monkey
         return make(self, shot, after_step)
 
     monkeypatch.setattr(MiniMaker, "make", failing)
-    code, out, _ = run("clips", "--weights", str(weights), "--steps", "2", *QUICK, "--seeds", "1", "--out", "run")
+    code, out, _ = run(
+        "clips", "--weights", str(weights), "--sampler-steps", "2", *QUICK, "--seeds", "1", "--out", "run"
+    )
     assert code == 1
     assert "psnr skipped: MemoryError" in out
 
 
 def test_a_killed_run_keeps_whole_clips_only_and_is_finished(run: Run, weights: Path) -> None:
-    words = ["clips", "--weights", str(weights), "--steps", "12", *QUICK, "--out", "run"]
+    words = ["clips", "--weights", str(weights), "--sampler-steps", "12", *QUICK, "--out", "run"]
     path, deadline = Path("run") / JOURNAL, time.monotonic() + 60
     with Path("log").open("wb") as log, subprocess.Popen([*PROGRAM, *words], stdout=log, stderr=log) as process:
         while not path.exists() or path.read_bytes().count(b'"kind": "clip"') < 1:

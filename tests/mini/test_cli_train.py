@@ -26,7 +26,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: Call) ->
 
 
 def test_a_sparse_method_trains_stops_and_goes_on(call: Call, tmp_path: Path) -> None:
-    asked = ("--method", "moba", "--set", "blocks=8", "--set", "topk=2", "--steps", "4", "--coarse", "2x3")
+    asked = ("--method", "moba", "--set", "blocks=8", "--set", "topk=2", "--train-steps", "4", "--coarse", "2x3")
     code, said, progress = call(*TINY, *asked, "--out", "run", "--seconds", "0.000001")
     assert code == 0
     assert "time is up after step 1 of 4; continue with: attnbench train --resume run" in said
@@ -43,8 +43,19 @@ def test_a_sparse_method_trains_stops_and_goes_on(call: Call, tmp_path: Path) ->
 
 def test_methods_share_coarse_stages(call: Call) -> None:
     asked = ("--coarse", "2x3", "--dense-coarse")
-    assert call(*TINY, "--steps", "2", *asked, "--out", "coarse")[0] == 0
-    sparse = ("--method", "moba", "--set", "blocks=8", "--set", "topk=2", "--steps", "4", "--coarse-from", "coarse")
+    assert call(*TINY, "--train-steps", "2", *asked, "--out", "coarse")[0] == 0
+    sparse = (
+        "--method",
+        "moba",
+        "--set",
+        "blocks=8",
+        "--set",
+        "topk=2",
+        "--train-steps",
+        "4",
+        "--coarse-from",
+        "coarse",
+    )
     code, said, _ = call(*TINY, *asked, *sparse, "--out", "run")
     assert (code, said.strip()) == (0, "4 steps done: run/mini.safetensors")
     lines = [json.loads(line) for line in Path("run/train.jsonl").read_text().splitlines()]
@@ -57,7 +68,7 @@ def test_methods_share_coarse_stages(call: Call) -> None:
 
 
 def test_a_run_of_so_many_seconds_is_done_then_and_judged_by_its_own_attention(call: Call) -> None:
-    asked = ("--method", "vmoba", "--set", "partition=1,(4,4),(2,4,4)", "--as-layer", "1", "--steps", "100000")
+    asked = ("--method", "vmoba", "--set", "partition=1,(4,4),(2,4,4)", "--as-layer", "1", "--train-steps", "100000")
     limited = ("--coarse", "2x3", "--dense-coarse", "--full-seconds", "0.000001", "--judge", "16", "--ema", "0.9")
     code, said, _ = call(*TINY, *asked, *limited, "--out", "run")
     assert code == 0
@@ -83,7 +94,7 @@ def test_a_run_of_so_many_seconds_is_done_then_and_judged_by_its_own_attention(c
 
 
 def test_every_layer_attends_as_the_one_that_is_named(call: Call) -> None:
-    asked = ("--method", "vmoba", "--set", "partition=1,(4,4),(2,4,4)", "--steps", "9", "--lr", "0.1")
+    asked = ("--method", "vmoba", "--set", "partition=1,(4,4),(2,4,4)", "--train-steps", "9", "--lr", "0.1")
     for name, more in (("own", ()), ("first", ("--as-layer", "0")), ("third", ("--as-layer", "2"))):
         assert call(*TINY, *asked, *more, "--out", name)[0] == 0
     last = {name: Path(name, "train.jsonl").read_text().splitlines()[8] for name in ("own", "first", "third")}
@@ -92,14 +103,14 @@ def test_every_layer_attends_as_the_one_that_is_named(call: Call) -> None:
 
 def test_averaged_weights_follow_the_decay(call: Call) -> None:
     for decay in ("0.001", "0.999"):
-        assert call(*TINY, "--steps", "12", "--lr", "0.1", "--ema", decay, "--out", decay)[0] == 0
+        assert call(*TINY, "--train-steps", "12", "--lr", "0.1", "--ema", decay, "--out", decay)[0] == 0
     losses = [json.loads(Path(decay, "train.jsonl").read_text().splitlines()[-1]) for decay in ("0.001", "0.999")]
     assert losses[0]["held_out"] != losses[1]["held_out"]
 
 
 def test_under_torchrun_two_processes_make_one_run(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    train = [sys.executable, "-c", "from attnbench.cli import main; main()", *TINY, "--steps", "3"]
+    train = [sys.executable, "-c", "from attnbench.cli import main; main()", *TINY, "--train-steps", "3"]
     done = subprocess.run([*torchrun, *train], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "results" / "runs").iterdir()
@@ -111,7 +122,7 @@ def test_under_torchrun_two_processes_make_one_run(tmp_path: Path) -> None:
 @pytest.mark.slow  # the small version is in test_coarse.py
 def test_under_torchrun_no_process_goes_on_without_the_first(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    coarse = [*TINY, "--coarse", "2x4", "--dense-coarse", "--coarse-from", "nowhere", "--steps", "3"]
+    coarse = [*TINY, "--coarse", "2x4", "--dense-coarse", "--coarse-from", "nowhere", "--train-steps", "3"]
     train = [sys.executable, "-c", "from attnbench.cli import main; main()", *coarse]
     done = subprocess.run([*torchrun, *train], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert "attnbench: 'nowhere' holds no training run" in done.stderr
@@ -126,7 +137,7 @@ def test_a_compiler_that_fails_is_told_in_a_sentence(call: Call, monkeypatch: py
         raise TorchDynamoException("No working C++ compiler found")
 
     monkeypatch.setattr(torch, "compile", lambda function, **kwargs: fails)
-    code, _, said = call(*TINY, "--steps", "2", "--compile", "--out", "run")
+    code, _, said = call(*TINY, "--train-steps", "2", "--compile", "--out", "run")
     assert code == 2
     assert "attnbench: --compile does not work here (No working C++ compiler found" in said
     assert not Path("run").exists()
@@ -134,7 +145,7 @@ def test_a_compiler_that_fails_is_told_in_a_sentence(call: Call, monkeypatch: py
 
 @pytest.mark.slow
 def test_without_a_compiler_nothing_is_compiled(tmp_path: Path) -> None:
-    train = [sys.executable, "-c", "from attnbench.cli import main; main()", *TINY, "--steps", "2", "--compile"]
+    train = [sys.executable, "-c", "from attnbench.cli import main; main()", *TINY, "--train-steps", "2", "--compile"]
     here = {"PATH": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "HOME": str(tmp_path)}
     done = subprocess.run(
         [*train, "--out", "run"], cwd=tmp_path, capture_output=True, text=True, timeout=240, env=here, check=False
@@ -146,7 +157,7 @@ def test_without_a_compiler_nothing_is_compiled(tmp_path: Path) -> None:
 
 
 def test_without_out_a_run_goes_among_the_others(call: Call) -> None:
-    code, said, _ = call(*TINY, "--steps", "1")
+    code, said, _ = call(*TINY, "--train-steps", "1")
     assert code == 0
     (folder,) = Path("results/runs").iterdir()
     assert folder.name.endswith("Z-train-full")
@@ -157,10 +168,10 @@ def test_without_out_a_run_goes_among_the_others(call: Call) -> None:
     ("words", "said"),
     [
         (("--method", "vmbo"), "unknown method 'vmbo': did you mean 'vmoba'?"),
-        (("--steps", "0"), "steps is 0; it must be a whole number of at least 1"),
+        (("--train-steps", "0"), "steps is 0; it must be a whole number of at least 1"),
         (("--model", "huge"), "unknown preset 'huge'"),
         (("--coarse", "3"), "--coarse '3' must be steps and clips per step, such as 2000x64"),
-        (("--coarse", "10x2", "--steps", "9"), "more than the 9 steps of the whole run"),
+        (("--coarse", "10x2", "--train-steps", "9"), "more than the 9 steps of the whole run"),
         (("--seconds", "-1"), "seconds is -1.0; it must be above 0"),
         (("--set", "nothing=3"), "nothing"),
         (("--full-seconds", "0"), "full_seconds is 0.0; it must be a number of seconds above 0"),
@@ -184,9 +195,9 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(call: Call, words: tuple[s
 
 
 def test_resume_takes_no_settings(call: Call) -> None:
-    code, _, err = call("train", "--resume", "run", "--steps", "3")
+    code, _, err = call("train", "--resume", "run", "--train-steps", "3")
     assert code == 2
-    assert "leave out --steps" in err
+    assert "leave out --train-steps" in err
 
 
 def test_a_folder_that_cannot_be_written_is_bad_input(call: Call) -> None:

@@ -68,15 +68,3 @@ class CaptureRequest:
         for name, asked, count in (("layer", self.layers, layers), ("step", self.steps, steps)):
             if wrong := [number for number in asked if number >= count]:
                 raise BadInput(f"{name} {wrong[0]} does not exist: this clip has {name}s 0 to {count - 1}")
-
-
-def read_numbers(option: str, text: str) -> tuple[int, ...]:
-    """Read whole numbers separated by commas.
-
-    Raises:
-        BadInput: quoting ``text``.
-    """
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise BadInput(f"{option} {text!r} must be whole numbers separated by commas, such as 0,10") from error

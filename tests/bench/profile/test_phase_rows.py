@@ -368,7 +368,7 @@ def test_the_command_prints_phases_and_json(
     monkeypatch.chdir(tmp_path)
     words = [
         "--grid", "3x5x7", "--heads", "2", "--head-dim", "32", "--inputs", "gaussian", "--device", "cpu", "--rounds",
-        "3", "--repeats", "2", "--method", "vmoba", "--layer", "1",
+        "3", "--repeats", "2", "--method", "vmoba", "--layers", "1",
     ]  # fmt: skip
 
     def call(*more: str) -> tuple[int | str | None, str]:

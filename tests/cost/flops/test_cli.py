@@ -63,7 +63,7 @@ def test_cells_are_counted_from_the_first_heads_mask(call: Call) -> None:
 def test_without_a_method_it_is_full_attention_and_settings_and_layers_are_heard(call: Call) -> None:
     (full,) = document(call, *SMALL)["cells"]
     assert (full["method"], full["density"]) == ("full", 1)
-    (cell,) = document(call, *SMALL, "--method", "moba", "--layer", "5", "--set", "topk=1", "--set", "blocks=3")[
+    (cell,) = document(call, *SMALL, "--method", "moba", "--layers", "5", "--set", "topk=1", "--set", "blocks=3")[
         "cells"
     ]
     assert cell["layer"] == 5

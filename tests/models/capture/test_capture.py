@@ -30,7 +30,7 @@ from attnbench.mini.stored import read_tensors, save_mini, write_tensors
 from attnbench.models import load
 from attnbench.models.capture.collect import Collector, Complete, Point, points_of
 from attnbench.models.capture.make import Captured, capture
-from attnbench.models.capture.request import CaptureRequest, read_numbers
+from attnbench.models.capture.request import CaptureRequest
 from attnbench.models.patch import patch
 from attnbench.models.random_pipeline import write_random
 
@@ -326,12 +326,6 @@ def test_points_with_different_text_do_not_fit_one_file() -> None:
 def test_a_point_that_never_came_is_named() -> None:
     with pytest.raises(BadInput, match=r"without a call of layer4\.step7"):
         Collector([Point(4, 7)]).layout()
-
-
-def test_numbers_are_read_with_commas() -> None:
-    assert read_numbers("--layers", "0, 10,") == (0, 10)
-    with pytest.raises(BadInput, match="--layers '0-3' must be whole numbers"):
-        read_numbers("--layers", "0-3")
 
 
 def test_the_command_writes_a_file_and_says_how_to_use_it(mini: Path, tmp_path: Path) -> None:
