@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,11 @@ class Plan:
         selection_flops: floating-point operations spent on selection (pooling and scores, 2 per multiply-add).
         selection: how the pairs were chosen, which determines what the selection computes and moves in each phase; None
             if nothing was chosen by q and k, or if it was chosen in another way.
+        branch_flops: floating-point operations of what the method adds to attention with ``finish``, forward.
+        kept: what the method keeps of planning for ``finish``, such as indices or scores.
+        state: what the method gets as ``state`` at its next call, such as a mask or centroids. It is made of
+            dictionaries, tuples and tensors, whose first two sizes are those of the batch and the heads. The state that
+            a plan was made from stays as it is.
     """
 
     layout: Layout
@@ -63,6 +69,9 @@ class Plan:
     k_order: Tensor | None = None
     selection_flops: int = 0
     selection: MeanSelection | None = None
+    branch_flops: int = 0
+    kept: Any = None
+    state: Any = None
 
     def __post_init__(self) -> None:
         pattern = self.pattern
@@ -198,6 +207,14 @@ class Plan:
         """The fraction of (query, key) pairs kept, counted exactly."""
         return self.pairs / (self.batch * self.heads * self.layout.tokens**2)
 
+    @cached_property
+    def empty_rows(self) -> int:
+        """Number of queries that keep no key, over all batch items and heads; their output is 0."""
+        same_b, same_h = self.shared_by
+        heads, items = 1 if same_h else self.heads, 1 if same_b else self.batch
+        counted = sum(self._count_empty(b, h) for b in range(items) for h in range(heads))
+        return counted * (self.batch // items) * (self.heads // heads)
+
     def key_mask(self, queries: Tensor) -> Tensor:
         """Return which keys the given query tokens keep.
 
@@ -292,6 +309,24 @@ class Plan:
             total += int((counts * keep[rows]).sum())
         return total
 
+    def _count_empty(self, b: int, h: int) -> int:
+        pattern, keep = self.pattern, self.keep_of(b, h)
+        q_sizes, k_sizes = pattern.q_offsets.diff(), pattern.k_offsets.diff()
+        empty = ~(keep & (k_sizes > 0)).any(1)
+        count = int(q_sizes[empty].sum())
+        if pattern.rule is None:
+            return count
+        queries = torch.arange(self.layout.tokens, device=self.device)
+        position = _inverse(self.order_of("q", b, h), queries)
+        block = torch.searchsorted(pattern.q_offsets, position, right=True) - 1
+        open_ = ~empty[block]
+        if pattern.rule.keeps_own:  # nothing more to look at where the own key's block is kept
+            own = torch.searchsorted(pattern.k_offsets, _inverse(self.order_of("k", b, h), queries), right=True) - 1
+            open_ &= ~keep[block, own]
+        rest = queries[open_]
+        step = max(1, _TILE_PAIRS // self.layout.tokens)
+        return count + sum(int((~self.key_mask_of(b, h, rows).any(1)).sum()) for rows in rest.split(step))
+
     def boxes(self, side: str, b: int, h: int) -> Boxes:
         """Return the bounding box of every block of one side ("q" or "k") under the pattern's rule."""
         assert self.pattern.rule is not None
@@ -315,8 +350,9 @@ def plain(plan: Plan) -> Plan:
     else:
         made = BlockPattern(pattern.q_offsets, pattern.k_offsets, pattern.keep, pattern.rule, pattern.is_full)
     return Plan(
-        plan.layout, plan.batch, plan.heads, made, plan.q_order, plan.k_order, plan.selection_flops, plan.selection
-    )
+        plan.layout, plan.batch, plan.heads, made, plan.q_order, plan.k_order, plan.selection_flops, plan.selection,
+        plan.branch_flops, plan.kept, plan.state,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

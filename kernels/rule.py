@@ -26,6 +26,11 @@ class Rule:
     low: tuple[int, ...]
     high: tuple[int, ...]
 
+    @property
+    def keeps_own(self) -> bool:
+        """Whether a query always keeps the key of its own token."""
+        return all(low <= 0 <= high for low, high in zip(self.low, self.high, strict=True))
+
     def positions(self, layout: Layout, device: torch.device) -> Tensor:
         """Return the coordinates of every token, int64 [N, axes]. Those of text tokens are 0 and have no meaning."""
         grid: Grid = layout.grid

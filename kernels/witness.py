@@ -12,6 +12,15 @@ from torch import Tensor
 from attnbench.kernels.plan import Plan
 
 
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """One attention: the plan, its output [B, H, N, D], its log-sum-exp [B, H, N] where the engine computes one."""
+
+    plan: Plan
+    output: Tensor
+    lse: Tensor | None
+
+
 @dataclass
 class Seen:
     """What was seen of the calls inside ``watching``.
@@ -21,6 +30,7 @@ class Seen:
         output: what its engine returned [B, H, N, D], before the method's ``finish``.
         lse: its log-sum-exp [B, H, N], where the engine computes one.
         engine: the engine's name.
+        again: attentions after the first, in their order: those of ``finish``.
         launched: names of kernels and functions, in the order of their first launch.
     """
 
@@ -28,6 +38,7 @@ class Seen:
     output: Tensor | None = None
     lse: Tensor | None = None
     engine: str = ""
+    again: list[Attended] = field(default_factory=list)
     launched: dict[str, None] = field(default_factory=dict)
 
     @property
@@ -71,3 +82,5 @@ def attended(engine: str, plan: Plan, output: Tensor, lse: Tensor | None) -> Non
             None if lse is None else lse.detach(),
             engine,
         )
+    else:
+        _seen.again.append(Attended(plan, output.detach(), None if lse is None else lse.detach()))

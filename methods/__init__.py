@@ -1,6 +1,16 @@
 """Sparse attention methods, one file each, and the registry that finds them."""
 
-from attnbench.methods.base import Call, Method, Source
+from attnbench.methods.base import BranchCall, Call, Finished, Method, Source
 from attnbench.methods.registry import check_method, get_method, make_settings, method_names
 
-__all__ = ["Call", "Method", "Source", "check_method", "get_method", "make_settings", "method_names"]
+__all__ = [
+    "BranchCall",
+    "Call",
+    "Finished",
+    "Method",
+    "Source",
+    "check_method",
+    "get_method",
+    "make_settings",
+    "method_names",
+]

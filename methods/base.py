@@ -1,4 +1,4 @@
-"""The definition of a method: settings, a token order, a selection, and a source. A method never runs attention."""
+"""The definition of a method: settings, a token order, a selection, and a source."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout, whole_number
 from attnbench.methods.density import DensitySetting
+from attnbench.methods.recipe import runs_dense
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +36,7 @@ class Call:
         step: index of the denoising step, or None.
         state: what the method itself keeps between steps or layers.
         params: learned tensors of methods that have them.
+        v: the values [B, KV heads, N, D], for methods that declare ``needs_v``; otherwise None.
     """
 
     layout: Layout
@@ -42,6 +44,39 @@ class Call:
     step: int | None = None
     state: Any = None
     params: Any = None
+    v: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class BranchCall(Call):
+    """The call as ``finish`` sees it, once attention over the plan has run.
+
+    Attributes:
+        plan: what ran; ``plan.kept`` is what the method kept for ``finish``.
+        scale: factor of the scores.
+        lse: the log-sum-exp of each query's kept scores [B, H, N], for methods that declare ``needs_lse``; it may also
+            be there for others.
+        attend: attends once more over the same q, k and v: plan -> (output [B, H, N, D], log-sum-exp [B, H, N]). The
+            engine is chosen as for the call itself.
+    """
+
+    plan: Plan = None  # type: ignore[assignment]  # fields after those of Call need defaults; this one is always given
+    scale: float = 1.0
+    lse: Tensor | None = None
+    attend: Callable[[Plan], tuple[Tensor, Tensor]] = None  # type: ignore[assignment]  # likewise
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Finished:
+    """What ``finish`` returns if the next state depends on the output.
+
+    Attributes:
+        output: [B, H, N, D].
+        state: the next state, which replaces that of the plan.
+    """
+
+    output: Tensor
+    state: Any
 
 
 Settings = Any  # an instance of the method's own frozen dataclass
@@ -70,13 +105,18 @@ class Method:
         distinct_layers: (settings, number of layers) -> one layer of each kind.
         twin: (resolved settings, layout, layer) -> a small case that is just as ragged, for verification. If it is
             None, the settings are tried on a small grid.
-        finish: (settings, call, q, k, v, output) -> output; adds a branch beside attention.
+        finish: (settings, call, q, k, v, output) -> output, or a ``Finished``; adds a branch beside attention. ``call``
+            is a ``BranchCall``. Verification runs it again on tensors of float64.
         density_setting: the setting that makes the method keep more or less, for sweeps over density. It is a name if
             the value is the density itself, a number in (0, 1], otherwise a ``DensitySetting``. None if there is no
             such setting.
         depends_on_qk: whether the plan depends on the values of q and k. A plan that does not is made once for each
             combination of settings, layout, device, batch, heads, KV heads, head_dim, and what ``plan`` reads of the
             call. ``plan`` must then look at nothing else.
+        needs_v: whether ``plan`` looks at ``call.v``.
+        needs_lse: whether ``finish`` looks at ``call.lse``.
+        per_head: names of the settings that may be one number, or a tuple of one number for each query head.
+        has_gradient: whether it may be trained; otherwise q, k and v that need a gradient are refused.
     """
 
     name: str
@@ -90,6 +130,14 @@ class Method:
     finish: Callable[[Settings, Call, Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
     density_setting: str | DensitySetting | None = None
     depends_on_qk: bool = True
+    needs_v: bool = False
+    needs_lse: bool = False
+    per_head: tuple[str, ...] = ()
+    has_gradient: bool = True
+
+    def finishes(self, settings: Settings, call: Call) -> bool:
+        """Return whether ``finish`` runs in a call: not in the dense steps and layers of a recipe."""
+        return self.finish is not None and not runs_dense(settings, call)
 
 
 def as_ints(name: str, value: object, *, length: int | None = None, low: int = 1) -> Any:

@@ -27,7 +27,7 @@ class Full:
     """Full attention has no settings."""
 
 
-def plan(settings: Full, q: Tensor, k: Tensor, call: Call) -> Plan:
+def plan(settings: Full | None, q: Tensor, k: Tensor, call: Call) -> Plan:
     """Keep everything: one query block, one key block."""
     partition, keep = _one_block(*call.layout.numbers, q.device)
     pattern = BlockPattern(partition.offsets, partition.offsets, keep, is_full=True)

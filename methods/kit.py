@@ -17,17 +17,29 @@ from attnbench.kernels.remember import remembered
 from attnbench.kernels.rule import Rule, band, causal, window
 from attnbench.kernels.self_similarity import pool_similarity, similarity_flops
 from attnbench.kernels.strided import strided_flops, strided_mass
-from attnbench.methods.base import Call, Method, Source, as_choice, as_ints, shrink_axis, shrink_grid
+from attnbench.methods.base import (
+    BranchCall,
+    Call,
+    Finished,
+    Method,
+    Source,
+    as_choice,
+    as_ints,
+    shrink_axis,
+    shrink_grid,
+)
 from attnbench.methods.checks import as_density, as_flag, as_number, fit
 from attnbench.methods.density import DensitySetting, nearest, share_of
 from attnbench.methods.mask_command import main
+from attnbench.methods.recipe import Recipe
 from attnbench.methods.text import keep_text, route_text
 
 __all__ = [
-    "BadInput", "BlockPattern", "Call", "Cut", "DensitySetting", "Grid", "Layout", "MeanSelection", "Method",
-    "Partition", "Plan", "RoutedPattern", "Rule", "Source", "Unsupported", "as_choice", "as_density", "as_flag",
-    "as_ints", "as_number", "band", "bounding_boxes", "causal", "coordinates", "cut_percentile", "fit", "keep_text",
-    "main", "nearest", "partition_cuboids", "partition_ranges", "phase", "pool_similarity", "remembered", "route",
-    "route_text", "row_ops", "score_block_pairs", "score_cells", "selection_ops", "share_of", "shrink_axis",
-    "shrink_grid", "similarity_flops", "strided_flops", "strided_mass", "whole", "window",
+    "BadInput", "BlockPattern", "BranchCall", "Call", "Cut", "DensitySetting", "Finished", "Grid", "Layout",
+    "MeanSelection", "Method", "Partition", "Plan", "Recipe", "RoutedPattern", "Rule", "Source", "Unsupported",
+    "as_choice", "as_density", "as_flag", "as_ints", "as_number", "band", "bounding_boxes", "causal", "coordinates",
+    "cut_percentile", "fit", "keep_text", "main", "nearest", "partition_cuboids", "partition_ranges", "phase",
+    "pool_similarity", "remembered", "route", "route_text", "row_ops", "score_block_pairs", "score_cells",
+    "selection_ops", "share_of", "shrink_axis", "shrink_grid", "similarity_flops", "strided_flops", "strided_mass",
+    "whole", "window",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,8 @@ from attnbench.kernels.pattern import BlockPattern, RoutedPattern
 from attnbench.kernels.plan import Plan, plain
 from attnbench.kernels.remember import capturing, keep_for_graphs
 from attnbench.methods.base import Call, Method
+from attnbench.methods.full import plan as plan_full
+from attnbench.methods.recipe import runs_dense
 
 MOST_PLANS = 64
 MOST_BYTES = 2**28
@@ -41,7 +43,11 @@ def make_plan(method: Method, settings: Any, q: Tensor, k: Tensor, call: Call) -
 
     Raises:
         BadInput: if the method returns something other than a Plan.
+
+    In the dense steps and layers of its recipe, a method is not asked: the plan is full attention, and the state stays.
     """
+    if runs_dense(settings, call):
+        return replace(plan_full(None, q, k, call), state=call.state)
     if method.depends_on_qk or torch.compiler.is_compiling() or type(q) not in (Tensor, torch.nn.Parameter):
         return _made(method, settings, q, k, call)
     key = _key(method, settings, q, k, call)

@@ -17,7 +17,7 @@ from attnbench.methods.density import DensitySetting
 GROUP = "attnbench.methods"
 RESERVED = frozenset(
     ["q", "k", "v", "method", "grid", "text", "scale", "layer", "step", "state", "params", "engine", "return_lse"]
-)  # argument names of attnbench.attention; a setting of that name could not be passed
+) | {"return_plan"}  # argument names of attnbench.attention; a setting of that name could not be passed
 
 BUILT_IN = {
     "full": "attnbench.methods.full:METHOD",
@@ -120,7 +120,7 @@ def check_method(name: str, loaded: object) -> Method:
 
     Raises:
         BadInput: if it is not a Method or has another name; if its settings are not a frozen dataclass, use a reserved
-            name, or lack a default; or if its density setting is not one of its settings.
+            name, or lack a default; or if its density setting, or a setting for each head, is not one of its settings.
     """
     if not isinstance(loaded, Method):
         raise BadInput(f"method {name!r} is a {type(loaded).__name__}; it must be an attnbench.methods.Method")
@@ -130,6 +130,8 @@ def check_method(name: str, loaded: object) -> Method:
         raise BadInput(problem)
     if problem := _problem_of_density(loaded):
         raise BadInput(problem)
+    if problem := _unknown_setting(name, loaded.settings, loaded.per_head):
+        raise BadInput(f"per_head of method {name!r}: {problem}")
     return loaded
 
 

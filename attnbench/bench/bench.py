@@ -100,7 +100,7 @@ class Bench:
         for number in set(used) - set(trial.set_facts):  # of an earlier part of the run
             plan = self.workload.plan(trial.job, self.workload.lend(number))
             trial.set_facts[number] = facts_of(
-                plan, trial.cell.engine, self.agenda.shape.head_dim, trial.selection_flops
+                plan, trial.cell.engine, self.agenda.shape.head_dim, trial.selection_flops, trial.branch_flops
             )
         return mean_of([trial.set_facts[number] for number in used])
 

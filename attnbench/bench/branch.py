@@ -1,24 +1,95 @@
 """The branch that a method adds to attention in ``finish``, compared with the same branch in float64.
 
 Nothing is known of what ``finish`` computes. What rounding explains is therefore tried: the branch runs once more in
-float64 on inputs that are moved by as much as rounding moves them.
+float64 on inputs that are moved by as much as rounding moves them. Where it attends again, it gets the outputs that the
+engine gave in the call: they are compared with float64 attention row by row, as the first output is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from attnbench.bench import oracle
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.plan import Plan
+from attnbench.kernels.witness import Attended
+from attnbench.methods import BranchCall, Call, Finished, Method
 
-Branch = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""``finish`` of a method with everything else settled: (q, k, v, output) -> output."""
+Move = Callable[[Tensor], Tensor]
+"""What is done to a tensor that an engine gave before a branch sees it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """``finish`` of a method with everything settled but the tensors: (q, k, v, output) -> output.
+
+    Attributes:
+        method: has ``finish``.
+        settings: resolved.
+        call: of the method.
+        plan: what the call ran.
+        scale: factor of the scores.
+        lse: what the engine gave for the plan, or None.
+        again: what it gave where ``finish`` attended again, in that order.
+    """
+
+    method: Method
+    settings: Any
+    call: Call
+    plan: Plan
+    scale: float
+    lse: Tensor | None
+    again: tuple[Attended, ...]
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, output: Tensor, *, move: Move | None = None) -> Tensor:
+        """Return the output of ``finish``.
+
+        Args:
+            q, k, v, output: [B, H or KV heads, N, D], whose dtype is that of all the branch computes.
+            move: done to the other tensors of an engine; by default they are widened to that dtype.
+
+        Raises:
+            BadInput: if it attends over other pairs than in the call.
+        """
+        assert self.method.finish is not None
+        move, left = move or (lambda x: x.to(q.dtype)), iter(self.again)
+
+        def attend(plan: Plan) -> tuple[Tensor, Tensor]:
+            seen = next(left, None)
+            if seen is None or seen.lse is None or not _same_pairs(plan, seen.plan):
+                raise BadInput(
+                    "finish attends over other pairs when it runs again; make such plans in plan, and keep them"
+                )
+            return move(seen.output), move(seen.lse)
+
+        call = self.call
+        fields = (call.layout, call.layer, call.step, call.state, call.params, None if call.v is None else v)
+        lse = None if self.lse is None else move(self.lse)
+        found = self.method.finish(
+            self.settings, BranchCall(*fields, self.plan, self.scale, lse, attend), q, k, v, output
+        )
+        return found.output if isinstance(found, Finished) else found
+
+
+def _same_pairs(plan: Plan, other: Plan) -> bool:
+    mine, theirs = plan.tensors, other.tensors
+    return (
+        plan.pattern.rule == other.pattern.rule
+        and len(mine) == len(theirs)
+        and all(torch.equal(x, y) for x, y in zip(mine, theirs, strict=True))
+    )
+
 
 STAGES = 4.0
 """How many times rounding of the inputs the rounding inside a branch may amount to."""
+
+RUNS = 2
+"""How many times ``check_branch`` runs the branch."""
 
 LARGEST_TOLERANCE = 0.1
 """Where rounding explains more than this, a match would prove nothing."""
@@ -71,7 +142,7 @@ def check_branch(
 
     with torch.no_grad():
         exact = branch(*wide)
-        other = branch(*(moved(x) for x in wide))
+        other = branch(*(moved(x) for x in wide), move=lambda x: moved(x.double()))
     size = exact.square().sum((-2, -1)).sqrt().clamp(min=1e-150)
     error = (after.double() - exact).square().sum((-2, -1)).sqrt() / size
     noise = (other - exact).square().sum((-2, -1)).sqrt() / size

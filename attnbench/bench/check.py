@@ -6,7 +6,7 @@ import secrets
 
 from torch import Tensor
 
-from attnbench.bench.branch import check_branch
+from attnbench.bench.branch import RUNS, check_branch
 from attnbench.bench.calls import Call
 from attnbench.bench.facts import Products, facts_of
 from attnbench.bench.gradients import Passed, check_gradients
@@ -17,6 +17,7 @@ from attnbench.bench.verify import RowSample, check_rows, check_twin, choose_row
 from attnbench.bench.workload import Workload
 from attnbench.inputs.sets import Loan
 from attnbench.kernels.errors import Unsupported
+from attnbench.kernels.flop_formulas import flops_per_pair
 from attnbench.kernels.plan import Plan, plain
 from attnbench.kernels.witness import Seen, watching
 from attnbench.machine.clock import CLOCK
@@ -82,7 +83,7 @@ def _note_plan(trial: Trial, workload: Workload, plan: Plan) -> None:
     loan = workload.lend(0, signed=True)
     with Products() as products:
         other = workload.plan(job, loan)
-    trial.signed = job.method.finish is None and plan_digest(other) == digest
+    trial.signed = not workload.finishes(job) and plan_digest(other) == digest
     trial.selection_flops = products.flops
     trial.facts = facts_of(plan, trial.cell.engine, workload.agenda.shape.head_dim, products.flops)
     trial.set_facts = {0: trial.facts}
@@ -94,15 +95,20 @@ def _note_plan(trial: Trial, workload: Workload, plan: Plan) -> None:
 
 def _check_output(trial: Trial, workload: Workload, plan: Plan, seen: Seen, output: Tensor) -> None:
     job, agenda, inputs = trial.job, workload.agenda, workload.inputs
-    seed, finishes = agenda.request.seed, job.method.finish is not None
+    seed, finishes = agenda.request.seed, workload.finishes(job)
     assert seen.output is not None
     trial.rows = check_rows(
         inputs.q, inputs.k, inputs.v, seen.output, plan, workload.scale, seed, final=output if finishes else None,
         lse=seen.lse,
     )  # fmt: skip
-    trial.selection = check_selection(inputs.q, inputs.k, plan, job.arguments(agenda.shape), seed=seed)
+    trial.selection = check_selection(inputs.q, inputs.k, plan, workload.arguments(job), v=inputs.v, seed=seed)
     if finishes:
-        trial.branch = check_branch(workload.branch(job), inputs.q, inputs.k, inputs.v, seen.output, output, seed)
+        _check_again(workload, seen)
+        with Products() as products:
+            trial.branch = check_branch(
+                workload.branch(job, seen), inputs.q, inputs.k, inputs.v, seen.output, output, seed
+            )
+        _note_branch(trial, workload, plan, seen, products.flops // RUNS)
     if trial.twin is None:
         trial.twin = check_twin(workload.twin(job, trial.cell.engine))
     for check in (trial.rows, trial.selection, trial.branch, trial.twin):
@@ -113,8 +119,34 @@ def _check_output(trial: Trial, workload: Workload, plan: Plan, seen: Seen, outp
             raise Unsupported(one.vacuous)
 
 
+def _check_again(workload: Workload, seen: Seen) -> None:
+    """Compare sampled rows of what a branch attended to again with float64.
+
+    Raises:
+        Incorrect: if rounding does not explain the difference.
+    """
+    inputs, shape = workload.inputs, workload.inputs.q.shape
+    for again in seen.again:
+        other = plain(again.plan)
+        other.check()
+        rows = choose_rows(shape[0], shape[1], shape[2], secrets.randbelow(2**32), inputs.q.device)
+        sample = RowSample.of(rows, inputs.q, inputs.k, inputs.v, other, workload.scale)
+        taken = {place: again.output[place][chosen] for place, chosen in rows.items()}
+        if problem := sample.problem(taken, "what finish attends to again"):
+            raise Incorrect(problem)
+
+
+def _note_branch(trial: Trial, workload: Workload, plan: Plan, seen: Seen, products: int) -> None:
+    """Note the operations of a branch: its matrix products as counted, and the pairs that it attended to again."""
+    head_dim = workload.agenda.shape.head_dim
+    again = sum(flops_per_pair(head_dim) * plain(each.plan).pairs for each in seen.again)
+    trial.branch_flops = products + again
+    trial.facts = facts_of(plan, trial.cell.engine, head_dim, trial.selection_flops, trial.branch_flops)
+    trial.set_facts = {0: trial.facts}
+
+
 def _check_gradients(trial: Trial, workload: Workload, plan: Plan, seen: Seen, call: Call) -> None:
-    inputs, finishes = workload.inputs, trial.job.method.finish is not None
+    inputs, finishes = workload.inputs, workload.finishes(trial.job)
     seed = workload.agenda.request.seed
     assert seen.output is not None
     dq, dk, dv = (leaf.grad for leaf in call.leaves)
@@ -123,7 +155,7 @@ def _check_gradients(trial: Trial, workload: Workload, plan: Plan, seen: Seen, c
     assert dv is not None
     passed = Passed(inputs.q, inputs.k, inputs.v, workload.d_output, seen.output, seen.lse, dq, dk, dv)
     if finishes:
-        passed = passed.before(workload.branch(trial.job))
+        passed = passed.before(workload.branch(trial.job, seen))
     slack = BRANCH_SLACK if finishes else 1.0
     trial.gradients = found = check_gradients(passed, plan, workload.scale, seed, slack=slack)
     if found.problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from math import prod
 from operator import index
 from statistics import fmean
@@ -19,33 +20,40 @@ MOST_SELECTION = 100
 """How many times the operations of full attention a selection may state: more cannot be meant."""
 
 
-def facts_of(plan: Plan, engine: str, head_dim: int, counted: int) -> PlanFacts:
-    """Count the pairs of a plan, and take the larger of the operations that its selection states and that were counted.
+def facts_of(plan: Plan, engine: str, head_dim: int, counted: int, branch: int = 0) -> PlanFacts:
+    """Count the pairs of a plan, and take the larger of the operations that it states and that were counted.
 
     Args:
         plan: of a call.
         engine: that runs it.
         head_dim: channels of a head.
         counted: operations of matrix products that were seen while the method planned.
+        branch: those of what it adds to attention.
 
     Raises:
-        Incorrect: for stated operations that no selection can have.
+        Incorrect: for stated operations that no selection or branch can have.
     """
     recounted = plain(plan)
     most = MOST_SELECTION * flops_per_pair(head_dim, "fwd") * plan.batch * plan.heads * plan.layout.tokens**2
+    return PlanFacts(
+        recounted.density, recounted.pairs, recounted.nbytes,
+        max(_stated("selection_flops", plan.selection_flops, most), counted),
+        get_engine(engine).executed_pairs(recounted), max(_stated("branch_flops", plan.branch_flops, most), branch),
+        recounted.empty_rows,
+    )  # fmt: skip
+
+
+def _stated(name: str, value: object, most: int) -> int:
     try:
-        stated = index(plan.selection_flops)
+        stated = index(value)  # type: ignore[arg-type]  # which may be anything where nobody checks types
     except TypeError:
         stated = -1
     if not 0 <= stated <= most:
         raise Incorrect(
-            f"the plan states selection_flops {plan.selection_flops!r}; it must be a whole number from 0 to {most:,}, "
+            f"the plan states {name} {value!r}; it must be a whole number from 0 to {most:,}, "
             f"{MOST_SELECTION} times full attention"
         )
-    return PlanFacts(
-        recounted.density, recounted.pairs, recounted.nbytes, max(stated, counted),
-        get_engine(engine).executed_pairs(recounted),
-    )  # fmt: skip
+    return stated
 
 
 def mean_of(facts: Sequence[PlanFacts]) -> PlanFacts:
@@ -53,13 +61,8 @@ def mean_of(facts: Sequence[PlanFacts]) -> PlanFacts:
     first = facts[0]
     if all(each == first for each in facts):
         return first
-    pairs, nbytes, flops, executed = (
-        round(fmean(column))
-        for column in zip(
-            *((each.pairs, each.nbytes, each.selection_flops, each.executed_pairs) for each in facts), strict=True
-        )
-    )
-    return PlanFacts(fmean(each.density for each in facts), pairs, nbytes, flops, executed)
+    density, *counts = (fmean(column) for column in zip(*(astuple(each) for each in facts), strict=True))
+    return PlanFacts(density, *(round(count) for count in counts))
 
 
 class Products(TorchFunctionMode):

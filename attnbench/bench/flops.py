@@ -13,6 +13,7 @@ from attnbench.inputs.make import make_inputs
 from attnbench.inputs.shapes import Shape
 from attnbench.kernels.engines import Task, choose_engine
 from attnbench.kernels.flop_formulas import flops_per_pair
+from attnbench.methods.per_head import settings_of_heads
 from attnbench.results.records.cells import canonical_json
 
 
@@ -29,7 +30,8 @@ def count_cells(agenda: Agenda) -> list[CellFlops]:
     )
     cells = []
     for job in agenda.jobs:
-        plan = api.select(inputs.q, inputs.k, **job.arguments(agenda.shape))
+        first = settings_of_heads(job.method, job.arguments(agenda.shape), slice(0, 1))
+        plan = api.select(inputs.q, inputs.k, v=inputs.v, **first)
         engine = choose_engine(request.engine, plan, _task(agenda))
         counts = counts_of(
             plan,
@@ -68,7 +70,7 @@ def method_passes(shape: Shape, cells: list[CellFlops]) -> list[PassFlops]:
     for method in dict.fromkeys(cell.method for cell in cells):
         own = [cell for cell in cells if cell.method == method]
         each = flops_per_pair(shape.head_dim)
-        a_layer = math.fsum(each * cell.pairs + cell.counts.selection for cell in own) / len(own)
+        a_layer = math.fsum(each * cell.pairs + cell.counts.selection + cell.counts.branch for cell in own) / len(own)
         density = math.fsum(cell.density for cell in own) / len(own)
         flops = dense.with_self_pairs(round(a_layer * shape.layers))
         passes.append(PassFlops(method, tuple(cell.layer for cell in own), density, flops))

@@ -131,6 +131,7 @@ def _work(bench: Bench, facts: PlanFacts | None) -> dict[str, Any]:
         pairs=facts.pairs,
         executed_pairs=facts.executed_pairs,
         selection_flops=facts.selection_flops,
+        branch_flops=facts.branch_flops,
         direction=bench.agenda.direction,
     )
     return {
@@ -139,7 +140,9 @@ def _work(bench: Bench, facts: PlanFacts | None) -> dict[str, Any]:
         "flops_dense": counts.dense,
         "flops_algorithmic": counts.algorithmic,
         "flops_selection": counts.selection,
+        "flops_branch": counts.branch,
         "flops_executed": counts.executed,
+        "empty_rows": facts.empty_rows,
         "executed_pairs": facts.executed_pairs,
     }
 

@@ -7,7 +7,7 @@ shape or their address, is seen to be another.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from attnbench import api
 from attnbench.bench.verify import sample_rows
 from attnbench.kernels.plan import Plan
+from attnbench.methods.per_head import settings_of_heads, state_of_head
 from attnbench.methods.registry import find_method
 
 LARGEST_SELECTION_DIFFERENCE = 1e-5
@@ -23,6 +24,12 @@ LARGEST_SELECTION_DIFFERENCE = 1e-5
 
 LEAST_SELECTION_DIFFERENCE = 2
 """Pairs that may differ in a cell of any size: at a near tie, rounding exchanges one pair for another."""
+
+LEAST_MOVE = 2.0**-20
+"""By how much q, k and v are moved, relatively, to find pairs at near ties: 16 times the rounding of float32."""
+
+NEAR_TIES = 4.0
+"""How many times the pairs that change then may differ."""
 
 LARGEST_TOKEN_DIFFERENCE = 1e-2
 """The share of the (token, token) pairs that may differ where rounding may move tokens from block to block."""
@@ -37,17 +44,20 @@ class SelectionCheck:
         pairs: how many were compared: of a video token and a block if queries are routed one by one, otherwise of two
             blocks; of two tokens, of sampled queries, if the two plans cut tokens into other blocks.
         of_tokens: whether they are pairs of tokens.
+        near_ties: how many of them change where the inputs move as little as rounding moves what is computed of them;
+            0 where nobody had to look.
     """
 
     differing: int
     pairs: int
     of_tokens: bool = False
+    near_ties: int = 0
 
     @property
     def problem(self) -> str | None:
         """Why the selection is wrong, or None."""
         share = LARGEST_TOKEN_DIFFERENCE if self.of_tokens else LARGEST_SELECTION_DIFFERENCE
-        allowed = max(LEAST_SELECTION_DIFFERENCE, int(share * self.pairs))
+        allowed = max(LEAST_SELECTION_DIFFERENCE, int(share * self.pairs), int(NEAR_TIES * self.near_ties))
         if self.differing <= allowed:
             return None
         return (
@@ -57,50 +67,97 @@ class SelectionCheck:
 
 
 def check_selection(
-    q: Tensor, k: Tensor, plan: Plan, arguments: dict[str, Any], *, slot: int = 0, seed: int = 0
+    q: Tensor,
+    k: Tensor,
+    plan: Plan,
+    arguments: dict[str, Any],
+    *,
+    v: Tensor | None = None,
+    slot: int = 0,
+    seed: int = 0,
 ) -> SelectionCheck | None:
     """Compare a plan with the one that the same method makes of the same values in float64.
 
     This plans one head of one batch item at a time, to save memory. So a method that selects for a head by what is in
-    another one will differ.
+    another one will differ. If more pairs differ than rounding usually explains, the head is planned once more on moved
+    inputs, and as many pairs as change then are near ties.
 
     Args:
         q: [B, H, N, D].
         k: [B, KV heads, N, D].
         plan: made from them.
         arguments: the keyword arguments of ``select`` that made it.
+        v: like k, for methods that select by it.
         slot: 0 or 1, where the head stands in the batch of two that is planned in float64.
-        seed: of the queries that are sampled where blocks differ.
+        seed: of the queries that are sampled where blocks differ, and of the moves.
 
     Returns:
         None for a method whose plans do not depend on q and k.
     """
     if not find_method(arguments["method"]).depends_on_qk:
         return None
-    group, differing, pairs, moved, recut = q.shape[1] // k.shape[1], 0, 0, 0, False
-    rows = sample_rows(plan.layout.tokens, seed).to(plan.device)
-    routed = plan.pattern.keep.shape[2] == plan.layout.tokens
-    for b in range(plan.batch):
-        for h in range(plan.heads):
-            kv = h // group
-            exact = api.select(_beside_decoy(q[b, h], slot), _beside_decoy(k[b, kv], slot), **arguments)
-            if same_blocks(plan, exact, b, h, slot):
-                keep = plan.keep_of(b, h)
-                differing += int((keep ^ exact.keep_of(slot, 0)).sum())
-                queries = plan.layout.grid.tokens if routed else keep.shape[0]
-                pairs += queries * keep.shape[1]
-            else:
-                recut = True
-                moved += int((plan.key_mask_of(b, h, rows) ^ exact.key_mask_of(slot, 0, rows)).sum())
-    if recut:
-        return SelectionCheck(moved, plan.batch * plan.heads * len(rows) * plan.layout.tokens, of_tokens=True)
-    return SelectionCheck(differing, pairs)
+    against = _Float64(q, k, v, plan, arguments, slot, seed)
+    found = against.compare()
+    if found.problem is None:
+        return found
+    return replace(found, near_ties=against.compare(moved=True).differing)
 
 
-def _beside_decoy(x: Tensor, slot: int) -> Tensor:
-    """Return one head [N, D] in float64 as [2, 1, N, D], with its tokens in reverse beside it."""
-    wide = x.double()
-    return torch.stack([wide, wide.flip(0)] if slot == 0 else [wide.flip(0), wide])[:, None]
+@dataclass(frozen=True, eq=False)
+class _Float64:
+    """A plan, and what it was made from, to be planned again in float64 head by head."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor | None
+    plan: Plan
+    arguments: dict[str, Any]
+    slot: int
+    seed: int
+
+    def compare(self, *, moved: bool = False) -> SelectionCheck:
+        """Count the pairs in which the plan, or the plan of moved inputs, is not that of float64."""
+        plan, slot = self.plan, self.slot
+        differing, pairs, among_tokens, recut = 0, 0, 0, False
+        rows = sample_rows(plan.layout.tokens, self.seed).to(plan.device)
+        routed = plan.pattern.keep.shape[2] == plan.layout.tokens
+        for b in range(plan.batch):
+            for h in range(plan.heads):
+                exact = self._planned(b, h)
+                mine, mine_b, mine_h = (self._planned(b, h, moved=True), slot, 0) if moved else (plan, b, h)
+                if same_blocks(mine, exact, mine_b, mine_h, slot):
+                    keep = mine.keep_of(mine_b, mine_h)
+                    differing += int((keep ^ exact.keep_of(slot, 0)).sum())
+                    queries = plan.layout.grid.tokens if routed else keep.shape[0]
+                    pairs += queries * keep.shape[1]
+                else:
+                    recut = True
+                    kept = mine.key_mask_of(mine_b, mine_h, rows) ^ exact.key_mask_of(slot, 0, rows)
+                    among_tokens += int(kept.sum())
+        if recut:
+            return SelectionCheck(
+                among_tokens, plan.batch * plan.heads * len(rows) * plan.layout.tokens, of_tokens=True
+            )
+        return SelectionCheck(differing, pairs)
+
+    def _planned(self, b: int, h: int, *, moved: bool = False) -> Plan:
+        """Plan a head of a batch item in float64, in a batch of two beside a decoy."""
+        kv = h // (self.q.shape[1] // self.k.shape[1])
+        method = find_method(self.arguments["method"])
+        arguments = settings_of_heads(method, self.arguments, slice(h, h + 1)) | {"params": None}
+        if arguments.get("state") is not None:
+            arguments["state"] = state_of_head(arguments["state"], b, h, 2)
+        generator = torch.Generator().manual_seed(self.seed + 31 * b + h)
+
+        def beside_decoy(x: Tensor) -> Tensor:
+            wide = x.double()
+            if moved:
+                noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
+                wide = wide * (1 + LEAST_MOVE * noise)
+            return torch.stack([wide, wide.flip(0)] if self.slot == 0 else [wide.flip(0), wide])[:, None]
+
+        values = None if self.v is None else beside_decoy(self.v[b, kv])
+        return api.select(beside_decoy(self.q[b, h]), beside_decoy(self.k[b, kv]), v=values, **arguments)
 
 
 def same_blocks(plan: Plan, exact: Plan, b: int, h: int, other: int = 0) -> bool:

@@ -142,19 +142,22 @@ class TimedCall:
             return found
         inputs = self.loan.source
         if found is None or digest not in found.plans:
-            arguments = trial.job.arguments(self.workload.agenda.shape)
-            selection = check_selection(inputs.q, inputs.k, plan, arguments, slot=self.number % 2)
+            arguments = self.workload.arguments(trial.job)
+            selection = check_selection(inputs.q, inputs.k, plan, arguments, v=inputs.v, slot=self.number % 2)
             if selection is not None and selection.problem:
                 raise Incorrect(f"in a timed call {selection.problem}")
             plan.check()
         sample = RowSample.of(self.rows, inputs.q, inputs.k, inputs.v, plan, self.workload.scale)
         proof = Proof((frozenset() if found is None else found.plans) | {digest}, sample, digest)
-        if trial.job.method.finish is not None and seen.output is not None:
-            branch = check_branch(self.workload.branch(trial.job), inputs.q, inputs.k, inputs.v, seen.output, output, 0)
+        if self.workload.finishes(trial.job) and seen.output is not None:
+            added = self.workload.branch(trial.job, seen)
+            branch = check_branch(added, inputs.q, inputs.k, inputs.v, seen.output, output, 0)
             if branch.problem:
                 raise Incorrect(f"in a timed call {branch.problem}")
         trial.proofs[self.number] = proof
-        facts = facts_of(plan, trial.cell.engine, self.workload.agenda.shape.head_dim, trial.selection_flops)
+        facts = facts_of(
+            plan, trial.cell.engine, self.workload.agenda.shape.head_dim, trial.selection_flops, trial.branch_flops
+        )
         trial.set_facts[self.number] = facts
         return proof
 

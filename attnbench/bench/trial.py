@@ -36,6 +36,8 @@ class PlanFacts:
     nbytes: int
     selection_flops: int
     executed_pairs: int
+    branch_flops: int = 0
+    empty_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class Trial:
     facts: PlanFacts | None = None  # of the first input set
     set_facts: dict[int, PlanFacts] = field(default_factory=dict)  # by input set
     selection_flops: int = 0  # as counted
+    branch_flops: int = 0  # as counted
     signed: bool = False  # whether signs of channels leave its plans as they are
     kernels: tuple[str, ...] = ()  # what the verified call ran
     rows: RowCheck | None = None

@@ -20,6 +20,7 @@ from attnbench.bench import oracle
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Method
+from attnbench.methods.per_head import settings_of_heads
 
 Rows = dict[tuple[int, int], Tensor]
 """Something of some query rows, by (batch item, head)."""
@@ -153,13 +154,13 @@ class RowSample:
         }
         return cls(rows, exact)
 
-    def problem(self, taken: Rows) -> str:
-        """Return why the rows that a call gave are wrong; empty if they are right."""
+    def problem(self, taken: Rows, of: str = "a timed call") -> str:
+        """Return why the rows that a call gave are wrong, and of what they are; empty if they are right."""
         _, error, tolerance = max(_against(exact, taken[place]) for place, exact in self.exact.items())
         if error <= tolerance:
             return ""
         return (
-            f"sampled rows of a timed call differ from the exact attention of its plan by {error:.2g} (relative L2); "
+            f"sampled rows of {of} differ from the exact attention of its plan by {error:.2g} (relative L2); "
             f"rounding explains {tolerance:.2g}"
         )
 
@@ -242,7 +243,7 @@ def twin_tensors(spec: TwinSpec) -> tuple[dict[str, Any], Tensor, Tensor, Tensor
         "text": layout.text,
         "layer": spec.layer,
         "step": spec.step,
-        **fields,
+        **settings_of_heads(spec.method, fields, slice(0, heads)),
     }
     return arguments, draw(heads), draw(kv_heads), draw(kv_heads)
 
@@ -252,7 +253,7 @@ def check_twin(spec: TwinSpec) -> TwinCheck:
     arguments, q, k, v = twin_tensors(spec)
     rounding = oracle.Rounding.of(spec.dtype)
     scale = spec.head_dim**-0.5
-    mask = api.select(q, k, **arguments).token_mask()
+    mask = api.select(q, k, v=v, **arguments).token_mask()
     leaves = [x.clone().requires_grad_(spec.backward) for x in (q, k, v)]
     output = api.attention(*leaves, **arguments, engine=spec.engine)
     assert isinstance(output, Tensor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,9 @@ from attnbench.inputs.make import Inputs, make_inputs
 from attnbench.inputs.sets import InputSets, Lender, Loan
 from attnbench.kernels.engines import Task
 from attnbench.kernels.plan import Plan
+from attnbench.kernels.witness import Seen
 from attnbench.methods import Call as MethodCall
+from attnbench.methods.per_head import settings_of_heads
 from attnbench.results.pairs import DENSE
 
 
@@ -93,7 +96,7 @@ class Workload:
             Incorrect: if planning writes into them.
         """
         lent = self.lend(0) if loan is None else loan
-        plan = api.select(lent.q, lent.k, **job.arguments(self.agenda.shape))
+        plan = api.select(lent.q, lent.k, v=lent.v, **self.arguments(job))
         if lent.problem:
             raise Incorrect(lent.problem)
         return plan
@@ -101,7 +104,7 @@ class Workload:
     def call(self, job: Job, engine: str, loan: Loan | None = None) -> Call:
         """Return the call that users make, on lent tensors, by default of the first set."""
         lent = self.lend(0) if loan is None else loan
-        arguments = job.arguments(self.agenda.shape) | {"engine": engine}
+        arguments = self.arguments(job) | {"engine": engine}
         if self.backward:
             d_output = self._lender.copy(self.d_output, None if lent.signs is None else lent.signs[1])
             made = training_call(*lent.qkv, d_output, arguments)
@@ -109,11 +112,23 @@ class Workload:
             made = forward_call(*lent.qkv, arguments)
         return made if job.method.name == DENSE else slower(made, self.agenda.request.burnt_in, self.agenda.device)
 
-    def branch(self, job: Job) -> Branch:
-        """Return what the method adds to attention, with all but tensors settled. The method must have ``finish``."""
-        finish, call = job.method.finish, MethodCall(self.agenda.shape.layout, job.layer)
-        assert finish is not None
-        return lambda q, k, v, output: finish(job.settings, call, q, k, v, output)
+    def arguments(self, job: Job) -> dict[str, Any]:
+        """Return the keyword arguments of ``attnbench.attention`` for the heads that there are."""
+        return settings_of_heads(job.method, job.arguments(self.agenda.shape), slice(0, self.heads))
+
+    def method_call(self, job: Job) -> MethodCall:
+        """Return what the method of a job knows of its calls."""
+        return MethodCall(self.agenda.shape.layout, job.layer)
+
+    def finishes(self, job: Job) -> bool:
+        """Return whether the method adds a branch to attention in the calls of a job."""
+        return job.method.finishes(job.settings, self.method_call(job))
+
+    def branch(self, job: Job, seen: Seen) -> Branch:
+        """Return what the method added to attention in a call, with all but tensors settled; see ``finishes``."""
+        assert seen.plan is not None
+        call, again = self.method_call(job), tuple(seen.again)
+        return Branch(job.method, job.settings, call, seen.plan, self.scale, seen.lse, again)
 
     def twin(self, job: Job, engine: str) -> TwinSpec:
         """Return the small case that stands for a job in verification."""

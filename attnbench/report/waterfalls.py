@@ -23,7 +23,7 @@ def waterfall_of(row: Row, phases: Iterable[PhaseRow]) -> Waterfall | None:
     for phase in top:
         span = Span(phase.time_ms, phase.time_lo_ms, phase.time_hi_ms)
         times[phase.phase] = times[phase.phase] + span if phase.phase in times else span
-    in_attention = row.flops_executed - (row.flops_selection or 0)
+    in_attention = row.flops_executed - (row.flops_selection or 0) - (row.flops_branch or 0)
     if in_attention <= 0:
         return None
     return build_waterfall(

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _AVERAGED = (
-    "density", "plan_bytes", "flops_dense", "flops_algorithmic", "flops_selection", "flops_executed", "executed_pairs",
+    "density", "plan_bytes", "flops_dense", "flops_algorithmic", "flops_selection", "flops_branch",
+    "flops_executed", "executed_pairs", "empty_rows",
     "approximation_error", "approximation_cosine", "mass_recall", "sm_clock_mhz", "power_w", "latency_warm_ms",
     "host_ms", "baseline_ms", "latency_eager_ms",
 )  # fmt: skip

@@ -412,3 +412,39 @@ def test_a_method_with_a_branch_gets_its_latency_and_a_wrong_branch_none(directi
     assert honest.branch is not None
     assert 0 < honest.branch.tolerance < 0.1
     caught(measure(finish=skewed_branch, direction=direction), "finish differs from itself in float64")
+
+
+def of_all_keys(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+    """An honest plan that keeps full attention for finish."""
+    return dataclasses.replace(HONEST.plan(settings, q, k, call), kept=get_method("full").plan(None, q, k, call))
+
+
+def with_full(settings: Any, call: Any, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> Tensor:
+    more, _ = call.attend(call.plan.kept)
+    return 0.5 * (output + more)
+
+
+def test_a_branch_that_attends_again_is_verified_and_counted() -> None:
+    honest = measure(of_all_keys, finish=with_full).trials[0]
+    assert (honest.verdict, len(honest.samples)) == (None, 9), honest.reason
+    assert honest.facts is not None
+    assert honest.facts.branch_flops == 4 * 32 * (3 * 6 * 10) ** 2
+
+
+def test_an_engine_that_is_wrong_where_a_branch_attends_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        output, lse = REFERENCE.attend(q, k, v, plan, scale, return_lse)
+        return (output * 1.01 if plan.pattern.is_full else output), lse
+
+    use(monkeypatch, attend=attend)
+    caught(measure(of_all_keys, finish=with_full), "sampled rows of what finish attends to again")
+
+
+def test_a_branch_that_attends_over_other_pairs_when_it_is_verified() -> None:
+    def otherwise(settings: Any, call: Any, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> Tensor:
+        plan = call.plan if q.dtype == torch.float64 else call.plan.kept
+        return output + call.attend(plan)[0]
+
+    trial = measure(of_all_keys, finish=otherwise).trials[0]
+    assert trial.verdict == "error"
+    assert "finish attends over other pairs when it runs again" in trial.reason

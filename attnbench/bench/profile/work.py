@@ -53,9 +53,9 @@ class Work:
     @classmethod
     def of(cls, bench: Bench, trial: Trial) -> Work:
         """Count the work of a cell, on the tensors it is timed on. Waits for the device."""
-        shape, job = bench.agenda.shape, trial.job
+        job = trial.job
         q, k = bench.inputs.q, bench.inputs.k
-        plan = api.select(q, k, **job.arguments(shape))
+        plan = api.select(q, k, v=bench.inputs.v, **bench.workload.arguments(job))
         kv_heads, head_dim = k.shape[1], q.shape[3]
         passes = ("fwd", "bwd") if bench.agenda.direction == "fwdbwd" else ("fwd",)
         flops = {

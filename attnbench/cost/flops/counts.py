@@ -5,7 +5,7 @@ A multiply-add counts as 2. Only matrix products are counted: no softmax, scalin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from attnbench.cost.flops.wan import ForwardFlops
 from attnbench.kernels.flop_formulas import flops_per_pair
@@ -20,17 +20,20 @@ class Counts:
         dense: operations of full attention on the same shape.
         algorithmic: operations of the kept pairs only.
         selection: operations of choosing the kept pairs (pooling and scores), as the plan states them.
-        executed: operations that the engine runs: the pairs of whole tiles, including padding, and the selection.
+        executed: operations that the engine runs: the pairs of whole tiles, including padding, the selection, and what
+            the method adds.
+        branch: operations of what the method adds to attention, in its passes.
     """
 
     dense: int
     algorithmic: int
     selection: int
     executed: int
+    branch: int = 0
 
     def times(self, factor: int) -> Counts:
         """Return the counts of ``factor`` such calls."""
-        return Counts(self.dense * factor, self.algorithmic * factor, self.selection * factor, self.executed * factor)
+        return Counts(*(count * factor for count in astuple(self)))
 
 
 def attention_counts(
@@ -40,11 +43,13 @@ def attention_counts(
     pairs: int,
     executed_pairs: int,
     selection_flops: int,
+    branch_flops: int = 0,
     direction: str = "fwd",
 ) -> Counts:
     """Return the counts of a call from its numbers of pairs, each summed over batch items and heads.
 
-    The selection counts once in either direction, because it has no backward pass.
+    The selection counts once in either direction, because it has no backward pass. What a method adds counts once
+    forward, and twice more backward: every product has two gradients.
 
     Args:
         head_dim: channels per head.
@@ -52,13 +57,16 @@ def attention_counts(
         pairs: pairs that the plan keeps.
         executed_pairs: pairs that the engine computes, including those that it discards.
         selection_flops: operations that the plan states for its selection.
+        branch_flops: those of what the method adds, forward.
         direction: "fwd" or "fwdbwd".
 
     Raises:
         BadInput: for another direction.
     """
     each = flops_per_pair(head_dim, direction)
-    return Counts(each * dense_pairs, each * pairs, selection_flops, each * executed_pairs + selection_flops)
+    branch = branch_flops * (1 if direction == "fwd" else 3)
+    executed = each * executed_pairs + selection_flops + branch
+    return Counts(each * dense_pairs, each * pairs, selection_flops, executed, branch)
 
 
 def counts_of(plan: Plan, *, head_dim: int, executed_pairs: int, direction: str = "fwd") -> Counts:
@@ -73,6 +81,7 @@ def counts_of(plan: Plan, *, head_dim: int, executed_pairs: int, direction: str 
         pairs=plan.pairs,
         executed_pairs=executed_pairs,
         selection_flops=plan.selection_flops,
+        branch_flops=plan.branch_flops,
         direction=direction,
     )
 

@@ -14,8 +14,9 @@ def phase_flops(
 ) -> dict[str, int]:
     """Return the operations of each phase of one pass, 2 for a multiply-add, all batch items and heads.
 
-    Forward: ``attend``, its products ``qk`` and ``av``, and ``pool`` and ``score`` if the plan was made by block means.
-    Backward: ``attend``. A phase that is missing from the result has no operations, or they are unknown.
+    Forward: ``attend``, its products ``qk`` and ``av``, ``pool`` and ``score`` if the plan was made by block means, and
+    ``branch`` if the plan states what the method adds. Backward: ``attend``, and ``branch`` with two gradients of each
+    product. A phase that is missing from the result has no operations, or they are unknown.
 
     Args:
         plan: any plan.
@@ -25,8 +26,11 @@ def phase_flops(
     """
     forward = flops_per_pair(head_dim) * plan.pairs
     if direction == "bwd":
-        return {"attend": flops_per_pair(head_dim, "fwdbwd") * plan.pairs - forward}
+        backward = {"attend": flops_per_pair(head_dim, "fwdbwd") * plan.pairs - forward}
+        return backward | ({"branch": 2 * plan.branch_flops} if plan.branch_flops else {})
     flops = {"attend": forward, "qk": forward // 2, "av": forward // 2}
+    if plan.branch_flops:
+        flops["branch"] = plan.branch_flops
     kv_heads = plan.heads if kv_heads is None else kv_heads
     if selected_by_means(plan, head_dim, kv_heads):
         means = plan.batch * kv_heads * plan.layout.tokens * head_dim

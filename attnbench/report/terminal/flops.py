@@ -110,6 +110,7 @@ def cell_records(cells: Sequence[CellFlops]) -> list[dict[str, Any]]:
             "flops_dense": cell.counts.dense,
             "flops_algorithmic": cell.counts.algorithmic,
             "flops_selection": cell.counts.selection,
+            "flops_branch": cell.counts.branch,
             "flops_executed": cell.counts.executed,
         }
         for cell in cells
@@ -126,13 +127,20 @@ def cell_table(cells: Sequence[CellFlops]) -> Fitted:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("method", max_width=30, overflow="fold")
-    for name in ("layer", "density", "dense", "algorithmic", "selection", "executed"):
+    branch = any(cell.counts.branch for cell in cells)
+    for name in ("layer", "density", "dense", "algorithmic", "selection", *(["branch"] if branch else []), "executed"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("engine", no_wrap=True)
     above = ""
     for cell in cells:
         settings, counts = short_settings(cell.settings), cell.counts
-        numbers = (counts.dense, counts.algorithmic, counts.selection, counts.executed)
+        numbers = (
+            counts.dense,
+            counts.algorithmic,
+            counts.selection,
+            *([counts.branch] if branch else []),
+            counts.executed,
+        )
         table.add_row(
             Text.assemble(cell.method, (f" {settings}" if settings and cell.method != above else "", "dim")),
             str(cell.layer),

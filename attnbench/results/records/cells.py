@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from attnbench.kernels.flop_formulas import flops_per_pair
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Verdict = Literal["ok", "incorrect", "unsupported", "oom", "timeout", "crashed", "throttled", "error"]
 Timer = Literal["wall", "events", "cupti", "graph"]
@@ -210,9 +210,18 @@ class Row(Cell):
     flops_dense: int | None = Field(default=None, description="full attention, heads_timed heads, 2 per multiply-add")
     flops_algorithmic: int | None = Field(default=None, description="kept pairs only")
     flops_selection: int | None = Field(default=None, ge=0, description="operations of choosing pairs, in the executed")
-    flops_executed: int | None = Field(default=None, description="as run: whole tiles and selection included")
+    flops_branch: int | None = Field(
+        default=None, ge=0, description="operations of what the method adds to attention, in the executed"
+    )
+    flops_executed: int | None = Field(
+        default=None, description="as run: whole tiles, selection and what the method adds included"
+    )
     executed_pairs: int | None = Field(
         default=None, ge=0, description="(query, key) pairs that the engine computes, heads_timed heads, whole tiles"
+    )
+
+    empty_rows: int | None = Field(
+        default=None, ge=0, description="queries that keep no key, heads_timed heads; their output is 0"
     )
 
     numerical_error: float | None = Field(default=None, ge=0, description="relative L2 against the plan in float64")

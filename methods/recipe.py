@@ -1,0 +1,54 @@
+"""What published recipes share: steps and layers that stay dense, and what becomes of text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import whole_number
+
+if TYPE_CHECKING:
+    from attnbench.methods.base import Call
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings that a method's own settings inherit. A subclass with ``__post_init__`` calls that of this class.
+
+    Attributes:
+        dense_steps: denoising steps at the beginning that run full attention, without the method's branch.
+        dense_layers: layers at the beginning that do.
+        text_dense: whether text keeps every key and is kept by every query. Only methods whose class says
+            ``TEXT_MAY_BE_ORDINARY`` can treat text as ordinary tokens.
+
+    Raises:
+        BadInput: for a value out of range.
+    """
+
+    TEXT_MAY_BE_ORDINARY: ClassVar[bool] = False
+
+    dense_steps: int = 0
+    dense_layers: int = 0
+    text_dense: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("dense_steps", "dense_layers"):
+            value = getattr(self, name)
+            number = whole_number(value)
+            if number is None or number < 0:
+                raise BadInput(f"{name} is {value!r}; it must be a whole number of at least 0")
+            object.__setattr__(self, name, number)
+        if not isinstance(self.text_dense, bool):
+            raise BadInput(f"text_dense is {self.text_dense!r}; it must be true or false")
+        if not self.text_dense and not self.TEXT_MAY_BE_ORDINARY:
+            raise BadInput("text_dense is False; this method is published with dense text only: leave it True")
+
+
+def runs_dense(settings: Any, call: Call) -> bool:
+    """Return whether a call is in the dense steps or layers of its recipe. The call is read only where it matters."""
+    if not isinstance(settings, Recipe):
+        return False
+    if settings.dense_layers and call.layer < settings.dense_layers:
+        return True
+    return bool(settings.dense_steps) and call.step is not None and call.step < settings.dense_steps
