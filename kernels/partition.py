@@ -65,6 +65,22 @@ def partition_ranges(layout: Layout, size: int, device: torch.device) -> Partiti
     return _ranges(*layout.numbers, index(size), device)
 
 
+def partition_in_order(layout: Layout, order: Tensor, size: int) -> Partition:
+    """Split the video tokens, in an order of their own, into ranges of ``size`` tokens; the last may be shorter.
+
+    This is not remembered; do that where the order is made.
+
+    Args:
+        layout: the grid and text; text before and after the video is one block each.
+        order: int64 [T·H·W], the video token, in grid order and counted from 0, at each place.
+        size: tokens of a block.
+    """
+    n = layout.grid.tokens
+    edges = torch.arange(0, n + size, size, device=order.device).clamp_(max=n)
+    own = torch.empty_like(order).scatter_(0, order, torch.arange(n, device=order.device) // size)
+    return _with_text(layout, order, edges.diff(), own)
+
+
 def whole(layout: Layout, device: torch.device) -> Partition:
     """Return the partition with a single block of all N tokens."""
     return _whole(*layout.numbers, device)
@@ -84,10 +100,7 @@ def _cuboids(shape: tuple[int, ...], text: tuple[int, ...], block: tuple[int, ..
 @remembered(64)
 def _ranges(shape: tuple[int, ...], text: tuple[int, ...], size: int, device: torch.device) -> Partition:
     layout = _layout(shape, text)
-    n = layout.grid.tokens
-    edges = torch.arange(0, n + size, size, device=device).clamp_(max=n)
-    order = torch.arange(n, device=device)
-    return _with_text(layout, order, edges.diff(), order // size)
+    return partition_in_order(layout, torch.arange(layout.grid.tokens, device=device), size)
 
 
 @remembered(8)

@@ -2,7 +2,7 @@
 
 On CUDA the operators run the Triton kernels of ``kernels.gpu``. Elsewhere, for float64 tensors and for shapes that the
 kernels do not support, they run the torch functions of ``kernels.selection``, which give the same results up to
-rounding. None has a gradient, because the choice of pairs has none.
+rounding. The choice of pairs has no gradient; ``pool_means`` has one, for branches that attend to means.
 """
 
 from __future__ import annotations
@@ -66,6 +66,24 @@ def _pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
 def _(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
     wide = torch.float64 if k.dtype == torch.float64 else torch.float32
     return k.new_empty(*k.shape[:2], offsets.shape[0] - 1, k.shape[3], dtype=wide)
+
+
+def _keep_for_means(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    k, order, offsets = inputs
+    ctx.dtype, ctx.tokens = k.dtype, k.shape[2]
+    ctx.save_for_backward(order, offsets)
+
+
+def _means_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    order, offsets = ctx.saved_tensors
+    sizes = offsets.diff()
+    block = torch.repeat_interleave(sizes, output_size=ctx.tokens)
+    if order is not None:
+        block = torch.empty_like(block).scatter_(0, order, block)
+    return (grad / sizes[:, None]).to(ctx.dtype)[:, :, block], None, None
+
+
+_pool_means.register_autograd(_means_backward, setup_context=_keep_for_means)
 
 
 @operator("attnbench::score_blocks")
@@ -139,7 +157,7 @@ for _cut in (_cut_threshold_head, _cut_top_k_head, _cut_threshold_query, _cut_to
 
 
 def pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
-    """Average the tokens of each block; see ``selection.pool_blocks``.
+    """Average the tokens of each block, with a gradient; see ``selection.pool_blocks``.
 
     Args:
         k: [B, KV heads, N, D], the last stride 1.

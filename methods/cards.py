@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnbench.methods.base import Method, Source
+from attnbench.methods.recipe import Recipe
 from attnbench.methods.registry import BUILT_IN, get_method
 
 
@@ -73,14 +74,26 @@ def _written(name: str) -> Card | None:
                 *(ast.literal_eval(value) for value in source.args),
                 **{key: ast.literal_eval(value) for key, value in _arguments(source).items()},
             ),
-            {
+            _inherited(owner)
+            | {
                 _id(line.target): ast.literal_eval(line.value)
                 for line in owner.body
-                if isinstance(line, ast.AnnAssign) and line.value is not None
+                if isinstance(line, ast.AnnAssign) and line.value is not None and _is_setting(line)
             },
         )
     except (ValueError, KeyError, AssertionError):
         return None
+
+
+def _inherited(owner: ast.ClassDef) -> dict[str, Any]:
+    """Return the settings that a class has of ``Recipe``, with their defaults."""
+    bases = [_id(base) for base in owner.bases]
+    assert set(bases) <= {"Recipe"}
+    return {field.name: field.default for field in dataclasses.fields(Recipe)} if bases else {}
+
+
+def _is_setting(line: ast.AnnAssign) -> bool:
+    return not ast.unparse(line.annotation).startswith("ClassVar")
 
 
 def _assigned(body: list[ast.stmt], name: str) -> ast.expr:

@@ -8,7 +8,7 @@ from attnbench.kernels.cell_scores import score_cells
 from attnbench.kernels.cuts import Cut, route, score_block_pairs
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid, Layout, coordinates
-from attnbench.kernels.partition import Partition, partition_cuboids, partition_ranges, whole
+from attnbench.kernels.partition import Partition, partition_cuboids, partition_in_order, partition_ranges, whole
 from attnbench.kernels.pattern import BlockPattern, RoutedPattern
 from attnbench.kernels.percentile import cut_percentile
 from attnbench.kernels.phases import phase
@@ -38,8 +38,8 @@ __all__ = [
     "BadInput", "BlockPattern", "BranchCall", "Call", "Cut", "DensitySetting", "Finished", "Grid", "Layout",
     "MeanSelection", "Method", "Partition", "Plan", "Recipe", "RoutedPattern", "Rule", "Source", "Unsupported",
     "as_choice", "as_density", "as_flag", "as_ints", "as_number", "band", "bounding_boxes", "causal", "coordinates",
-    "cut_percentile", "fit", "keep_text", "main", "nearest", "partition_cuboids", "partition_ranges", "phase",
-    "pool_similarity", "remembered", "route", "route_text", "row_ops", "score_block_pairs", "score_cells",
-    "selection_ops", "share_of", "shrink_axis", "shrink_grid", "similarity_flops", "strided_flops", "strided_mass",
-    "whole", "window",
+    "cut_percentile", "fit", "keep_text", "main", "nearest", "partition_cuboids", "partition_in_order",
+    "partition_ranges", "phase", "pool_similarity", "remembered", "route", "route_text", "row_ops", "score_block_pairs",
+    "score_cells", "selection_ops", "share_of", "shrink_axis", "shrink_grid", "similarity_flops", "strided_flops",
+    "strided_mass", "whole", "window",
 ]  # fmt: skip

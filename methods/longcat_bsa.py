@@ -18,6 +18,7 @@ from attnbench.methods.kit import (
     Layout,
     Method,
     Plan,
+    Recipe,
     Source,
     as_density,
     as_ints,
@@ -34,7 +35,7 @@ Triple = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class LongCatBSA:
+class LongCatBSA(Recipe):
     """Settings.
 
     Attributes:
@@ -48,6 +49,7 @@ class LongCatBSA:
     mass: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "chunk", as_ints("chunk", self.chunk, length=3))
         if self.density is None and self.mass is None:
             raise BadInput("density is None and mass is None; give at least one of them")

@@ -6,7 +6,7 @@ sum reaches ``mass`` is kept too. The published code crops videos to whole block
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from attnbench.methods.kit import (
     Layout,
     Method,
     Plan,
+    Recipe,
     Source,
     as_density,
     as_ints,
@@ -37,7 +38,7 @@ BLOCK: Triple = (1, 8, 8)
 
 
 @dataclass(frozen=True)
-class NABLA:
+class NABLA(Recipe):
     """Settings.
 
     Attributes:
@@ -50,6 +51,7 @@ class NABLA:
     window: Triple | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.mass is None and self.window is None:
             raise BadInput("mass is None and window is None; give at least one of them")
         if self.mass is not None:
@@ -102,7 +104,7 @@ def twin(settings: NABLA, layout: Layout, layer: int) -> tuple[NABLA, Layout]:
         if settings.window is not None:
             reach = settings.window[place] // 2
             window.append(settings.window[place] if reach >= blocks - 1 else 2 * min(reach, max(0, few - 2)) + 1)
-    small = NABLA(settings.mass, tuple(window) if window else None)  # type: ignore[arg-type]  # three of them
+    small = replace(settings, window=tuple(window) if window else None)
     return small, Layout(Grid(*sides), layout.few_text)
 
 

@@ -23,6 +23,7 @@ from attnbench.methods.kit import (
     Layout,
     Method,
     Plan,
+    Recipe,
     Source,
     as_choice,
     as_flag,
@@ -40,7 +41,7 @@ THINNING = 128
 
 
 @dataclass(frozen=True)
-class Radial:
+class Radial(Recipe):
     """Settings.
 
     Attributes:
@@ -58,6 +59,7 @@ class Radial:
     rule: str = "published"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "block", as_ints("block", self.block))
         object.__setattr__(self, "decay", as_number("decay", self.decay, low=0.0))
         for name in ("sink", "diagonal"):

@@ -29,6 +29,8 @@ BUILT_IN = {
     "draft": "attnbench.methods.draft:METHOD",
     "nabla": "attnbench.methods.nabla:METHOD",
     "longcat-bsa": "attnbench.methods.longcat_bsa:METHOD",
+    "vsa": "attnbench.methods.vsa:METHOD",
+    "vsa-h3": "attnbench.methods.vsa_h3:METHOD",
     "subblock": "attnbench.methods.subblock:METHOD",
 }
 

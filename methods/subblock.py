@@ -20,6 +20,7 @@ from attnbench.methods.kit import (
     Layout,
     Method,
     Plan,
+    Recipe,
     Source,
     as_density,
     as_ints,
@@ -33,7 +34,7 @@ from attnbench.methods.kit import (
 
 
 @dataclass(frozen=True)
-class SubBlock:
+class SubBlock(Recipe):
     """Settings.
 
     Attributes:
@@ -49,6 +50,7 @@ class SubBlock:
     round_to: int = 8
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "density", as_density("density", self.density))
         object.__setattr__(self, "cells", as_ints("cells", self.cells, length=2))
         for name in ("block", "round_to"):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnbench.kernels.grid import Grid, Layout
-from attnbench.kernels.partition import Partition, partition_cuboids, partition_ranges, whole
+from attnbench.kernels.partition import Partition, partition_cuboids, partition_in_order, partition_ranges, whole
 
 CPU = torch.device("cpu")
 TRIPLES = st.tuples(*[st.integers(1, 7)] * 3)
@@ -100,3 +100,14 @@ def test_what_was_made_once_is_made_once() -> None:
     assert whole(layout, CPU) is whole(again, CPU)
     assert partition_ranges(layout, 5, CPU) is not partition_ranges(Layout(Grid(2, 3, 4)), 5, CPU)
     assert whole(layout, CPU).own.tolist() == [0] * 24
+
+
+@given(sides=TRIPLES, size=st.integers(1, 9), text=TEXTS, seed=st.integers(0, 99))
+def test_ranges_of_an_order_of_its_own(
+    sides: tuple[int, int, int], size: int, text: tuple[int, int], seed: int
+) -> None:
+    layout = Layout(Grid(*sides), text)
+    order = torch.randperm(layout.grid.tokens, generator=torch.Generator().manual_seed(seed))
+    partition = partition_in_order(layout, order, size)
+    assert own_by_hand(partition, layout) == partition.own.tolist()
+    check(partition, layout, with_text(layout, [chunk.tolist() for chunk in order.split(size)]))
