@@ -22,6 +22,7 @@ COMMANDS = (
     "step",
     "sweep",
     "report",
+    "repro",
     "compare",
     "gate",
     "calibrate",

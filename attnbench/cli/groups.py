@@ -8,7 +8,7 @@ from types import MappingProxyType
 COMMAND_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "Measure": ("run", "profile", "step", "sweep", "calibrate"),
-        "Show and compare": ("report", "compare", "gate", "history"),
+        "Show and compare": ("report", "repro", "compare", "gate", "history"),
         "Models and clips": ("clips", "capture", "train", "vbench"),
         "Look things up": ("flops", "ls", "show", "check", "doctor"),
     }
@@ -33,7 +33,7 @@ _OPTION_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Where it runs": ("--engine", "--strict", "--floor-engine", "--device", "--isolate", "--in-process"),
         "How it is timed": (
             "--rounds", "--budget", "--timer", "--cell-timeout", "--precision", "--stability-calls", "--repeats",
-            "--trace", "--end-to-end", "--runs", "--delays",
+            "--trace", "--run", "--end-to-end", "--runs", "--delays",
         ),
         "How it is judged": (
             "--baseline", "--against", "--update", "--accept", "--threshold", "--margin", "--noise", "--allow-missing",

@@ -67,6 +67,12 @@ def collect_environment(device_kind: DeviceKind, command: list[str]) -> Environm
     )
 
 
+def commit_here() -> tuple[str | None, bool]:
+    """Return the commit of the code that runs, None if it is not known, and whether the code differs from it."""
+    git = _git_state(Path(__file__).resolve().parents[1])
+    return git.commit, bool(git.dirty)
+
+
 def driver_version() -> str | None:
     """Return the version of the NVIDIA driver, or None where NVML cannot tell."""
     try:
