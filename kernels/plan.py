@@ -75,12 +75,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         pattern = self.pattern
-        for name, size, full in (
-            ("batch", pattern.keep.shape[0], self.batch),
-            ("heads", pattern.keep.shape[1], self.heads),
-        ):
-            if size not in (1, full):
-                raise BadInput(f"the pattern's {name} size is {size}; it must be 1 (shared) or {full}")
+        for part in pattern.by_head:
+            for name, size, full in (("batch", part.shape[0], self.batch), ("heads", part.shape[1], self.heads)):
+                if size not in (1, full):
+                    raise BadInput(f"the pattern's {name} size is {size}; it must be 1 (shared) or {full}")
         n = self.layout.tokens
         if isinstance(pattern, RoutedPattern) and pattern.keep.shape[2] != n:
             raise BadInput(f"the routed pattern has {pattern.keep.shape[2]} queries; it must have {n}, one a token")
@@ -109,6 +107,7 @@ class Plan:
             *([f"density {density}"] if density else []),
             *kind,
             *([pattern.rule.name] if pattern.rule is not None else []),
+            *(["band"] if pattern.band is not None else []),
         ]
         return f"Plan {', '.join(parts)}"
 
@@ -142,10 +141,15 @@ class Plan:
         if self.pattern.is_full and not bool(self.pattern.keep.all()):
             raise BadInput("the pattern is said to be full attention, and its block is not kept")
         for side, offsets in (("query", self.pattern.q_offsets), ("key", self.pattern.k_offsets)):
-            if int(offsets[0]) != 0 or int(offsets[-1]) != n or bool((offsets.diff() < 1).any()):
+            ends, own = (offsets[..., 0], offsets[..., -1]), offsets.dim() == 3
+            if bool((ends[0] != 0).any()) or bool((ends[1] != n).any()) or bool((offsets.diff() < 1 - own).any()):
                 raise BadInput(
-                    f"the {side} offsets must ascend from 0 to {n}, the number of tokens, without empty blocks"
+                    f"the {side} offsets must ascend from 0 to {n}, the number of tokens"
+                    + ("" if own else ", without empty blocks")
                 )
+        band = self.pattern.band
+        if band is not None and bool((band.low > band.high).any()):
+            raise BadInput("the band of a head keeps nothing: its low bound is above its high one")
         for side, order in (("query", self.q_order), ("key", self.k_order)):
             if order is not None and not torch.equal(
                 order.sort(-1).values, torch.arange(n, device=order.device).expand_as(order)
@@ -173,6 +177,13 @@ class Plan:
         order = self.q_order if side == "q" else self.k_order
         return order if order is None or order.dim() == 1 else order[b, h]
 
+    def offsets_of(self, side: str, b: int, h: int) -> Tensor:
+        """Return where the blocks of one batch item and head begin, int64 [blocks + 1]; ``side`` is "q" or "k"."""
+        offsets = self.pattern.q_offsets if side == "q" else self.pattern.k_offsets
+        if offsets.dim() == 1:
+            return offsets
+        return offsets[min(b, offsets.shape[0] - 1), min(h, offsets.shape[1] - 1)]
+
     def keep_of(self, b: int, h: int) -> Tensor:
         """Return the kept blocks of one batch item and head, bool [q blocks, k blocks]."""
         keep = self.pattern.keep
@@ -182,8 +193,11 @@ class Plan:
     def shared_by(self) -> tuple[bool, bool]:
         """Return whether the whole batch, and whether all heads, keep the same pairs."""
         orders = [order for order in (self.q_order, self.k_order) if order is not None and order.dim() == 3]
-        keep = self.pattern.keep
-        return keep.shape[0] == 1 and not orders, keep.shape[1] == 1 and not orders
+        parts = self.pattern.by_head
+        return (
+            not orders and all(part.shape[0] == 1 for part in parts),
+            not orders and all(part.shape[1] == 1 for part in parts),
+        )
 
     @cached_property
     def pairs_by_head(self) -> Tensor:
@@ -244,8 +258,13 @@ class Plan:
         """Return which keys the given query tokens of one batch item and head keep, bool [R, N], in grid order."""
         pattern, n = self.pattern, self.layout.tokens
         position = _inverse(self.order_of("q", b, h), queries)
-        block = torch.searchsorted(pattern.q_offsets, position, right=True) - 1
-        kept = self.keep_of(b, h)[block].repeat_interleave(pattern.k_offsets.diff(), dim=1)
+        block = torch.searchsorted(self.offsets_of("q", b, h), position, right=True) - 1
+        sizes = self.offsets_of("k", b, h).diff()
+        kept = self.keep_of(b, h)[block].repeat_interleave(sizes, dim=1)
+        if pattern.band is not None:
+            inside = pattern.band.allowed(b, h, position[:, None], torch.arange(n, device=position.device))
+            whole = pattern.band.whole_of(b, h)
+            kept &= inside if whole is None else inside | whole[block].repeat_interleave(sizes, dim=1)
         order = self.order_of("k", b, h)
         if order is not None:
             kept = torch.empty_like(kept).scatter_(1, order.expand(len(queries), n), kept)
@@ -259,11 +278,17 @@ class Plan:
         """Return which of the given keys each query token of one head keeps, bool [N, K], queries in grid order."""
         pattern, n = self.pattern, self.layout.tokens
         queries = torch.arange(n, device=keys.device)
-        q_block, k_block = (
-            torch.searchsorted(offsets, _inverse(self.order_of(side, b, h), tokens), right=True) - 1
-            for side, offsets, tokens in (("q", pattern.q_offsets, queries), ("k", pattern.k_offsets, keys))
+        (q_at, q_block), (k_at, k_block) = (
+            (at, torch.searchsorted(self.offsets_of(side, b, h), at, right=True) - 1)
+            for side, at in (
+                (side, _inverse(self.order_of(side, b, h), tokens)) for side, tokens in (("q", queries), ("k", keys))
+            )
         )
         kept = self.keep_of(b, h)[:, k_block][q_block]
+        if pattern.band is not None:
+            inside = pattern.band.allowed(b, h, q_at[:, None], k_at)
+            whole = pattern.band.whole_of(b, h)
+            kept &= inside if whole is None else inside | whole[:, k_block][q_block]
         if pattern.rule is None:
             return kept
         where, text = self.positions, self.is_text
@@ -290,7 +315,10 @@ class Plan:
 
     def _count(self, b: int, h: int) -> int:
         pattern, keep = self.pattern, self.keep_of(b, h)
-        q_sizes, k_sizes = pattern.q_offsets.diff(), pattern.k_offsets.diff()
+        q_offsets, k_offsets = self.offsets_of("q", b, h), self.offsets_of("k", b, h)
+        q_sizes, k_sizes = q_offsets.diff(), k_offsets.diff()
+        if pattern.band is not None:
+            return int((pattern.band.count(q_offsets, k_offsets, b, h) * keep).sum())
         if pattern.rule is None:
             return int(((keep * k_sizes).sum(1) * q_sizes).sum())
         queries = torch.arange(self.layout.tokens, device=self.device)
@@ -311,18 +339,23 @@ class Plan:
 
     def _count_empty(self, b: int, h: int) -> int:
         pattern, keep = self.pattern, self.keep_of(b, h)
-        q_sizes, k_sizes = pattern.q_offsets.diff(), pattern.k_offsets.diff()
+        q_offsets, k_offsets = self.offsets_of("q", b, h), self.offsets_of("k", b, h)
+        q_sizes, k_sizes = q_offsets.diff(), k_offsets.diff()
         empty = ~(keep & (k_sizes > 0)).any(1)
         count = int(q_sizes[empty].sum())
-        if pattern.rule is None:
+        if pattern.rule is None and pattern.band is None:
             return count
         queries = torch.arange(self.layout.tokens, device=self.device)
         position = _inverse(self.order_of("q", b, h), queries)
-        block = torch.searchsorted(pattern.q_offsets, position, right=True) - 1
+        block = torch.searchsorted(q_offsets, position, right=True) - 1
         open_ = ~empty[block]
-        if pattern.rule.keeps_own:  # nothing more to look at where the own key's block is kept
-            own = torch.searchsorted(pattern.k_offsets, _inverse(self.order_of("k", b, h), queries), right=True) - 1
-            open_ &= ~keep[block, own]
+        if pattern.rule is not None and pattern.rule.keeps_own:
+            own = torch.searchsorted(k_offsets, _inverse(self.order_of("k", b, h), queries), right=True) - 1
+            open_ &= ~keep[block, own]  # nothing more to look at where the own key's block is kept
+        elif pattern.band is not None:  # or where that of the key at the same position is
+            same = torch.searchsorted(k_offsets, position, right=True) - 1
+            low, high = pattern.band.bounds_of(b, h)
+            open_ &= ~(keep[block, same] & (low <= 0) & (high >= 0))
         rest = queries[open_]
         step = max(1, _TILE_PAIRS // self.layout.tokens)
         return count + sum(int((~self.key_mask_of(b, h, rows).any(1)).sum()) for rows in rest.split(step))
@@ -348,7 +381,9 @@ def plain(plan: Plan) -> Plan:
     if isinstance(pattern, RoutedPattern):
         made = RoutedPattern(pattern.k_offsets, pattern.keep, pattern.rule)
     else:
-        made = BlockPattern(pattern.q_offsets, pattern.k_offsets, pattern.keep, pattern.rule, pattern.is_full)
+        made = BlockPattern(
+            pattern.q_offsets, pattern.k_offsets, pattern.keep, pattern.rule, pattern.is_full, pattern.band
+        )
     return Plan(
         plan.layout, plan.batch, plan.heads, made, plan.q_order, plan.k_order, plan.selection_flops, plan.selection,
         plan.branch_flops, plan.kept, plan.state,

@@ -86,7 +86,7 @@ class Rule:
         for axis, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
             q_range = q_box[0][..., axis], q_box[1][..., axis] + 1
             k_range = k_box[0][..., axis], k_box[1][..., axis] + 1
-            n = _pairs_up_to(q_range, k_range, high) - _pairs_up_to(q_range, k_range, low - 1)
+            n = pairs_up_to(q_range, k_range, high) - pairs_up_to(q_range, k_range, low - 1)
             total = n if total is None else total * n
         assert total is not None
         return total
@@ -130,7 +130,7 @@ def band(width: int) -> Rule:
     return Rule(f"band({width})", "raster", (-reach,), (reach,))
 
 
-def _pairs_up_to(q: tuple[Tensor, Tensor], k: tuple[Tensor, Tensor], bound: int) -> Tensor:
+def pairs_up_to(q: tuple[Tensor, Tensor], k: tuple[Tensor, Tensor], bound: int) -> Tensor:
     """Count pairs i in [q0, q1), j in [k0, k1) with j - i <= bound, by inclusion and exclusion of triangles."""
 
     def triangle(side: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,15 +20,22 @@ COLUMNS = 4096
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """Query tokens int64 [rows] and key tokens int64 [columns]; ``masked`` if a rule must be applied."""
+    """Query tokens int64 [rows] and key tokens int64 [columns].
+
+    ``masked`` if a rule must be applied, or a band: then ``at`` are the positions of both, and the head.
+    """
 
     queries: Tensor
     keys: Tensor
     masked: bool
+    at: tuple[Tensor, Tensor, int, int] | None = None
 
 
 def tiles(plan: Plan, b: int, h: int) -> Iterator[Tile]:
     """Yield the tiles of one batch item and head. Every kept pair lies in exactly one of them."""
+    if plan.pattern.band is not None:
+        yield from _in_band(plan, b, h)
+        return
     parts = _block_parts(plan, b, h) if isinstance(plan.pattern, BlockPattern) else _routed_parts(plan, b, h)
     for queries, keys in parts:
         if plan.pattern.rule is None:
@@ -46,6 +54,10 @@ def tile_mask(plan: Plan, tile: Tile) -> Tensor | None:
     """Return which pairs of a tile are kept, bool [rows, columns], or None if all are."""
     if not tile.masked:
         return None
+    if tile.at is not None:
+        assert plan.pattern.band is not None
+        queries, keys, b, h = tile.at
+        return plan.pattern.band.allowed(b, h, queries[:, None], keys)
     mask = plan.packed_rule.allowed(tile.queries, tile.keys)
     if plan.layout.text != (0, 0):
         mask |= plan.is_text[tile.queries][:, None] | plan.is_text[tile.keys]
@@ -63,11 +75,13 @@ def executed_pairs(plan: Plan) -> int:
 
 
 def _block_parts(plan: Plan, b: int, h: int) -> Iterator[tuple[Tensor, Tensor]]:
-    pattern, keep = plan.pattern, plan.keep_of(b, h)
+    keep = plan.keep_of(b, h)
     queries = _blocks(plan, "q", b, h)
-    positions = torch.repeat_interleave(pattern.k_offsets.diff())
+    positions = torch.repeat_interleave(plan.offsets_of("k", b, h).diff())
     order = plan.order_of("k", b, h)
     for block, row in zip(queries, keep, strict=True):
+        if not len(block):
+            continue
         kept = row[positions].nonzero().squeeze(1)
         if len(kept):
             yield block, kept if order is None else order[kept]
@@ -83,9 +97,29 @@ def _routed_parts(plan: Plan, b: int, h: int) -> Iterator[tuple[Tensor, Tensor]]
 
 def _blocks(plan: Plan, side: str, b: int, h: int) -> tuple[Tensor, ...]:
     order = plan.order_of(side, b, h)
-    offsets = plan.pattern.q_offsets if side == "q" else plan.pattern.k_offsets
     tokens = torch.arange(plan.layout.tokens, device=plan.device) if order is None else order
-    return torch.split(tokens, offsets.diff().tolist())
+    return torch.split(tokens, plan.offsets_of(side, b, h).diff().tolist())
+
+
+def _in_band(plan: Plan, b: int, h: int) -> Iterator[Tile]:
+    """Yield the tiles of a head with a band: keys that all queries of a tile keep apart from those that some may."""
+    pattern, keep = plan.pattern, plan.keep_of(b, h)
+    band = pattern.band
+    assert band is not None
+    q_offsets, k_offsets = plan.offsets_of("q", b, h), plan.offsets_of("k", b, h)
+    some, every = band.classify(q_offsets, k_offsets, b, h)
+    block_of = torch.repeat_interleave(k_offsets.diff())
+    q_order, k_order = plan.order_of("q", b, h), plan.order_of("k", b, h)
+    edges = q_offsets.tolist()
+    for line, (start, end) in enumerate(pairwise(edges)):
+        for chosen, masked in ((every[line], False), (some[line] & ~every[line], True)):
+            places = (keep[line] & chosen)[block_of].nonzero().squeeze(1)
+            for columns in places.split(COLUMNS) if len(places) and end > start else ():
+                for rows in torch.arange(start, end, device=plan.device).split(ROWS):
+                    queries, keys = (
+                        x if order is None else order[x] for order, x in ((q_order, rows), (k_order, columns))
+                    )
+                    yield Tile(queries, keys, masked, (rows, columns, b, h))
 
 
 def _by_rule(plan: Plan, queries: Tensor, keys: Tensor) -> Iterator[tuple[Tensor, bool]]:

@@ -100,7 +100,7 @@ def phase_traffic(
     if itemsize not in _ITEMSIZES:
         raise BadInput(f"itemsize is {itemsize!r}; it must be 2 or 4, the bytes of a number of q, k and v")
     sizes = _sizes(plan, head_dim, itemsize, plan.heads if kv_heads is None else kv_heads)
-    ours = engine == "triton"
+    ours = engine == "triton" and plan.pattern.band is None and not plan.pattern.has_own_offsets  # those have no model
     phases: dict[str, Traffic] = {}
     if plan.selection is not None and selected_by_means(plan, head_dim, sizes.kv_heads):
         phases |= _selection(plan, sizes, plan.selection, kernels=ours or plan.device.type == "cuda")

@@ -4,6 +4,7 @@
 """
 
 from attnbench.kernels import row_ops, selection_ops
+from attnbench.kernels.band import Band
 from attnbench.kernels.cell_scores import score_cells
 from attnbench.kernels.cuts import Cut, route, score_block_pairs
 from attnbench.kernels.errors import BadInput, Unsupported
@@ -35,7 +36,7 @@ from attnbench.methods.recipe import Recipe
 from attnbench.methods.text import keep_text, route_text
 
 __all__ = [
-    "BadInput", "BlockPattern", "BranchCall", "Call", "Cut", "DensitySetting", "Finished", "Grid", "Layout",
+    "BadInput", "Band", "BlockPattern", "BranchCall", "Call", "Cut", "DensitySetting", "Finished", "Grid", "Layout",
     "MeanSelection", "Method", "Partition", "Plan", "Recipe", "RoutedPattern", "Rule", "Source", "Unsupported",
     "as_choice", "as_density", "as_flag", "as_ints", "as_number", "band", "bounding_boxes", "causal", "coordinates",
     "cut_percentile", "fit", "keep_text", "main", "nearest", "partition_cuboids", "partition_in_order",

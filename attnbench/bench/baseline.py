@@ -80,7 +80,7 @@ def promising_engines(plan: Plan, task: Task, qkv: Qkv) -> list[str]:
     A full-size dense call takes 10 s and more a head on a CPU, and its engines differ by a factor of two. On CUDA a
     small trial is too rough to choose by, but shows which engines cannot be the fastest.
     """
-    usable = [name for name in dense_engines() if get_engine(name).supports(plan, task) is None]
+    usable = [name for name in dense_engines() if get_engine(name).lacks(plan, task) is None]
     if len(usable) < 2:
         return usable
     seconds = _small_trials(usable, qkv, backward=task.needs_grad)

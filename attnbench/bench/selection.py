@@ -167,13 +167,9 @@ def same_blocks(plan: Plan, exact: Plan, b: int, h: int, other: int = 0) -> bool
         plan: with the head h of the batch item b.
         exact: with one head, in the batch item ``other``.
     """
-    for mine, theirs in (
-        (plan.pattern.q_offsets, exact.pattern.q_offsets),
-        (plan.pattern.k_offsets, exact.pattern.k_offsets),
-    ):
-        if not torch.equal(mine, theirs):
-            return False
     for side in ("q", "k"):
+        if not torch.equal(plan.offsets_of(side, b, h), exact.offsets_of(side, other, 0)):
+            return False
         order, exact_order = plan.order_of(side, b, h), exact.order_of(side, other, 0)
         if (order is None) != (exact_order is None):
             return False

@@ -130,10 +130,10 @@ def floor_of(request: ClipsRequest, exact: str, dense: str, q: Tensor, grid: Gri
     plan, task = select(q, q, method="full", grid=grid), Task.of(q, q, q)
     if request.floor_engine in (None, "auto"):
         others = (name for name in dense_engines() if name != dense)
-        return next((name for name in others if get_engine(name).supports(plan, task) is None), None)
+        return next((name for name in others if get_engine(name).lacks(plan, task) is None), None)
     if request.floor_engine == exact:
         raise BadInput(f"floor engine {exact!r} also makes the exact clips: name another exact engine, or none")
     engine = get_engine(request.floor_engine)
-    if problem := engine.supports(plan, task):
+    if problem := engine.lacks(plan, task):
         raise Unsupported(f"floor engine {engine.name!r} cannot make the kernel floor: it {problem}")
     return engine.name

@@ -136,12 +136,12 @@ def choose_engine(name: str, plan: Plan, task: Task) -> Engine:
     """
     if name != "auto":
         engine = get_engine(name)
-        if problem := engine.supports(plan, task):
+        if problem := engine.lacks(plan, task):
             raise Unsupported(f"engine {name!r} {problem}")
         return engine
     problems: dict[str, str] = {}
     for engine in _candidates():
-        problem = _unavailable(engine.name) or engine.unsuitable(plan, task) or engine.supports(plan, task)
+        problem = _unavailable(engine.name) or engine.unsuitable(plan, task) or engine.lacks(plan, task)
         if problem is None and not engine.tested:
             problem = "was never tested: ask for it by name"
         if problem is None:

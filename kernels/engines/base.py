@@ -57,6 +57,8 @@ class Engine:
             not.
         traceable: whether torch.compile can take it into a graph. Other engines loop over values that they read from
             tensors, or compile kernels themselves.
+        bands: whether it runs patterns with a band. For the others, ``supports`` is not asked.
+        own_offsets: whether it runs patterns whose heads have blocks of their own; likewise.
     """
 
     name: str
@@ -70,3 +72,13 @@ class Engine:
     unsuitable: Callable[[Plan, Task], str | None] = lambda plan, task: None
     tested: bool = False
     traceable: bool = False
+    bands: bool = False
+    own_offsets: bool = False
+
+    def lacks(self, plan: Plan, task: Task) -> str | None:
+        """Return None if the engine can serve the plan and task, otherwise why not."""
+        if plan.pattern.band is not None and not self.bands:
+            return "runs no band on arranged positions"
+        if plan.pattern.has_own_offsets and not self.own_offsets:
+            return "runs blocks that all heads share only, not those of single heads"
+        return self.supports(plan, task)

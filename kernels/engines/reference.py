@@ -171,6 +171,8 @@ def _supports(plan: Plan, task: Task) -> str | None:
 
 REFERENCE = Engine(
     name="reference",
+    bands=True,
+    own_offsets=True,
     summary="plain torch, every plan, any device, forward and backward; exact, not fast on a GPU",
     available=lambda: None,
     version=lambda: f"torch {torch.__version__}",
