@@ -51,7 +51,10 @@ def journal(run_id: str, generator: random.Random) -> list[Line]:
         samples = [ms * generator.uniform(0.97, 1.03) for _ in range(3)]
         row = make_row(run_id, method, samples, 1.0 if method == "full" else 0.4)
         lines += [
-            line("sample", Sample(cell_id=row.cell_id, round=number, cold_ms=ms, heads_timed=2, inputs_hash="h"))
+            line(
+                "sample",
+                Sample(cell_id=row.cell_id, round=number, cold_ms=ms, heads_timed=2, inputs_hash="h", threads=1),
+            )
             for number, ms in enumerate(samples)
         ]
         lines.append(line("row", row))

@@ -33,6 +33,7 @@ def make_row(bench: Bench, trial: Trial, run_id: str) -> Row:
     except ValidationError as error:
         trial.fail("error", f"its figures make no row: {first_fault(error)}")
         trial.facts = trial.rows = trial.selection = trial.twin = trial.peak_extra = trial.stability = None
+        trial.gradients, trial.kernels = None, ()
         return _row(bench, trial, run_id)
 
 

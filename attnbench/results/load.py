@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from attnbench.kernels.errors import BadInput
 from attnbench.results.find import PARQUET, find_results
 from attnbench.results.journal import JournalRecord, read_journal
+from attnbench.results.pairs import by_round, own_samples
 from attnbench.results.records.cells import Choices, Environment, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow, still_true
 from attnbench.results.records.steps import StepRecord
@@ -86,7 +88,7 @@ def read(path: str | os.PathLike[str]) -> Results:
     journals, traces = find_results(path)
     merged = _Merged()
     for journal in journals:
-        merged.add(journal.parent, read_table(journal) if journal.suffix == PARQUET else read_journal(journal))
+        merged.add(journal, read_table(journal) if journal.suffix == PARQUET else read_journal(journal))
     return Results(
         headers=tuple(merged.headers.values()),
         rows=tuple(merged.rows.values()),
@@ -117,7 +119,12 @@ class _Merged:
         self.steps: list[StepRecord] = []
         self.samples: dict[str, tuple[Sample, ...]] = {}
 
-    def add(self, folder: Path, records: Iterable[JournalRecord]) -> None:
+    def add(self, path: Path, records: Iterable[JournalRecord]) -> None:
+        """Take the records of a file.
+
+        Raises:
+            BadInput: if a latency rests on other samples than the file has.
+        """
         by_run: dict[str, list[JournalRecord]] = {}
         mine: list[JournalRecord] = []
         for record in records:
@@ -134,12 +141,30 @@ class _Merged:
                 case QualityRow():
                     _put_last(self.quality, record.key, record)
                 case ClipRow():
-                    _put_last(self.clips, (record.run_id, record.clip_id), (folder, record))
+                    _put_last(self.clips, (record.run_id, record.clip_id), (path.parent, record))
                 case StepRecord():
                     self.steps.append(record)
                 case Sample() | Choices():
                     pass
-        self.samples |= {run: tuple(usable_samples(each)) for run, each in by_run.items()}
+        samples = {run: tuple(usable_samples(each)) for run, each in by_run.items()}
+        for run, each in by_run.items():
+            last = {record.row_id: record for record in each if isinstance(record, Row)}
+            _check_samples(path, last.values(), samples[run])
+        self.samples |= samples
+
+
+def _check_samples(path: Path, rows: Iterable[Row], samples: Sequence[Sample]) -> None:
+    """Refuse a row whose ``samples_ms`` are not the samples that were taken of its cell, where there are any."""
+    by_cell: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_cell.setdefault(sample.cell_id, []).append(sample)
+    for row in rows:
+        own = by_round(own_samples(row, by_cell.get(row.cell_id, ()))).values()
+        if row.verdict == "ok" and own and sorted(each.cold_ms for each in own) != sorted(row.samples_ms):
+            raise BadInput(
+                f"{str(path)!r}: the samples_ms of the row {row.row_id!r} ({row.method}) are not the {len(own)} "
+                "samples that were taken of its cell"
+            )
 
 
 def _put_last(known: dict[Key, Value], key: Key, value: Value) -> None:

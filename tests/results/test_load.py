@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,8 +17,11 @@ from typer.testing import CliRunner
 import attnbench
 from attnbench.cli import app
 from attnbench.kernels.errors import BadInput
-from attnbench.results.journal import _KINDS
+from attnbench.results.journal import _KINDS, JOURNAL, line_of
 from attnbench.results.load import load_clips, load_steps, read
+from attnbench.results.pairs import own_samples
+from attnbench.results.tables import table_bytes
+from tests.hostile import journal
 
 H100 = Path(__file__).resolve().parents[2] / "results" / "h100"
 OPENED: list[str] = []
@@ -192,3 +196,26 @@ def test_runs_that_were_joined_into_one_file_keep_their_own_samples(tmp_path: Pa
 def test_line_numbers_count_empty_lines(write: Callable[[str], Path]) -> None:
     with pytest.raises(BadInput, match="line 4 is not a record"):
         read(write(f"\n{LINES[0]}\n\nhello\n"))
+
+
+@pytest.mark.parametrize("as_table", [False, True])
+def test_samples_that_are_not_those_of_the_row_are_refused(as_table: bool, tmp_path: Path) -> None:
+    lines = journal("run", random.Random(1))
+    (place := tmp_path / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = read(place)
+    assert found.rows[1].samples_ms == [sample.cold_ms for sample in own_samples(found.rows[1], found.samples["run"])]
+    other = [each.model_copy(update={"cold_ms": 2 * each.cold_ms}) for each in found.samples["run"]]
+    if as_table:
+        place = tmp_path / "t.parquet"
+        place.write_bytes(table_bytes(found.headers, found.rows, {"run": other}))
+    else:
+        place.write_text("".join(map(line_of, [*found.headers, *other, *found.rows])))
+    with pytest.raises(BadInput, match=r"samples_ms of the row .* are not the 3 samples that were taken of its cell"):
+        read(place)
+
+
+def test_a_sample_that_is_written_twice_is_one_sample(tmp_path: Path) -> None:
+    lines = journal("run", random.Random(1))
+    twice = [line for line in lines for _ in range(2 if line["kind"] == "sample" else 1)]
+    (tmp_path / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in twice))
+    assert len(read(tmp_path).rows) == 3

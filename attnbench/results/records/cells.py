@@ -46,6 +46,16 @@ def settings_of(text: str) -> dict[str, Any] | None:
     return values if isinstance(values, dict) else None
 
 
+def names_of(text: str) -> list[str] | None:
+    """Return the names in a text of JSON; None if it holds no list of names."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    is_list = isinstance(values, list) and all(isinstance(each, str) and each for each in values)
+    return values if is_list else None
+
+
 def digest(value: object) -> str:
     """Return 16 hex digits that identify ``value`` by its canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
@@ -67,6 +77,12 @@ MOST = 1e30
 MOST_SETTINGS = 10_000
 """Characters of a method's settings."""
 
+MOST_KERNELS = 100_000
+"""Characters of the names of the kernels that a cell ran."""
+
+LARGEST_TILE = 256
+"""Tokens of the largest tile, so that a kept pair costs an engine no more pairs than a tile of these has."""
+
 
 class Record(BaseModel):
     """Base of everything in the journal: unknown fields are an error, values are frozen, NaN and Inf are refused."""
@@ -79,8 +95,9 @@ class Record(BaseModel):
         for name, value in self.__dict__.items():
             values = value if type(value) is list else (value,)
             for each in values:
-                if type(each) is float and not -MOST <= each <= MOST:
-                    raise ValueError(f"{name} is {each:g}, which is no figure that can be measured")
+                if type(each) in (int, float) and not -MOST <= each <= MOST:
+                    said = f"{each:g}" if type(each) is float else "a number of more than 30 digits"
+                    raise ValueError(f"{name} is {said}, which is no figure that can be measured")
         return self
 
 
@@ -285,6 +302,35 @@ class Row(Cell):
             ratio = self.baseline_ms / self.latency_ms
             if not math.isclose(self.speedup, ratio, rel_tol=_ROUNDING):
                 raise ValueError(f"speedup is {self.speedup:g}, and baseline_ms / latency_ms is {ratio:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _flags_are_known(self) -> Row:
+        raised = [] if not self.flags else self.flags.split(",")
+        unknown = [flag for flag in raised if flag not in FLAGS]
+        if unknown or len(set(raised)) < len(raised):
+            raise ValueError(f"flags must be some of {', '.join(FLAGS)}, each once, not {(self.flags or '')[:60]!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _kernels_are_names(self) -> Row:
+        names = None if self.kernels is None else names_of(self.kernels)
+        if self.kernels is not None and (len(self.kernels) > MOST_KERNELS or names is None):
+            raise ValueError(
+                f"kernels must be a JSON list of names of up to {MOST_KERNELS:,} characters, not {self.kernels[:60]!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _executed_pairs_are_possible(self) -> Row:
+        """Refuse more pairs than tiles around every pair of tokens would have, and more than the operations allow."""
+        if self.executed_pairs is None:
+            return self
+        most = self.batch * self.heads_timed * (LARGEST_TILE * self.tokens) ** 2
+        if self.flops_executed is not None:
+            most = min(most, self.flops_executed // flops_per_pair(self.head_dim, self.direction))
+        if self.executed_pairs > most:
+            raise ValueError(f"executed_pairs is {self.executed_pairs}, and at most {most} are possible")
         return self
 
     @model_validator(mode="after")
