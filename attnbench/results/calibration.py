@@ -21,7 +21,7 @@ from attnbench.results.compare import compare_tables
 from attnbench.results.estimates import Estimate
 from attnbench.results.layers import means_of
 from attnbench.results.load import Results
-from attnbench.results.noise import NoiseModel, between_runs
+from attnbench.results.noise import NoiseModel, between_runs, uncancelled
 from attnbench.results.pairs import DENSE
 
 LEAST_RUNS = 4
@@ -152,6 +152,7 @@ def calibrate(
     if len(same) < LEAST_RUNS:
         raise BadInput(f"{len(same)} runs without a change are too few: {LEAST_RUNS} or more are needed")
     speedups, latencies = [log_speedups(run) for run in same], [log_latencies(run) for run in same]
+    dense = [log_dense(run) for run in same]
     rows = [row for run in same for row in run.rows if row.verdict == "ok"]
 
     def model(left_out: Iterable[int] = ()) -> NoiseModel:
@@ -160,6 +161,10 @@ def calibrate(
             device=rows[0].device if rows else "",
             speedup_sd=between_runs([speedups[number] for number in kept]),
             latency_sd=between_runs([latencies[number] for number in kept]),
+            uncancelled=uncancelled(
+                [{name: each.value for name, each in speedups[number].items()} for number in kept],
+                [dense[number] for number in kept],
+            ),
             runs=len(kept),
             cells=max(map(len, latencies)),
             provenance="measured",
@@ -209,6 +214,12 @@ def log_latencies(run: Results) -> dict[str, Estimate]:
     """Return the estimate of each method's log latency, by cell_id."""
     found = {mean.cell_id: mean.log_latency for mean in means_of(run.rows, run.samples)}
     return {name: each for name, each in found.items() if each is not None}
+
+
+def log_dense(run: Results) -> float:
+    """Return the log of the time that the dense baseline took beside the methods of a run; 0 without one."""
+    found = [mean.log_dense.value for mean in means_of(run.rows, run.samples) if mean.log_dense is not None]
+    return math.fsum(found) / len(found) if found else 0.0
 
 
 def _delayed(

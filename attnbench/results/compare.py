@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.results.estimates import Estimate, difference, significant
@@ -22,21 +23,8 @@ from attnbench.results.load import Results
 from attnbench.results.noise import KINDS, NoiseModel, find_noise
 from attnbench.results.pairs import DENSE
 from attnbench.results.records.cells import Cell, Environment
+from attnbench.results.verdicts import Change, Difference, judge
 from attnbench.results.worse import attributes, shared, worse
-
-Change = Literal[
-    "broken",
-    "only in A",
-    "not comparable",
-    "slower",
-    "worse",
-    "other engine",
-    "unclear",
-    "faster",
-    "same",
-    "skipped",
-    "only in B",
-]
 
 THRESHOLD = 0.03
 MARGINS = {"cpu": 0.10, "cuda": 0.05}
@@ -211,12 +199,13 @@ def compare_tables(
     device = next(iter(sorted(devices_a & devices_b)), "")
     noise = noise or find_noise(device, kind or "cpu")
     judged = [_Pair(means_a.get(key, []), means_b.get(key, [])) for key in {**means_a, **means_b}]
-    estimates = [pair.estimate(noise) for pair in judged]
-    p_values = [each.p_value for each in estimates if each is not None]
+    shift = _machine_shift(judged)
+    differences = [pair.difference(noise, shift) for pair in judged]
+    p_values = [each.found.p_value for each in differences if each is not None]
     passing = iter(significant(p_values, FALSE_RATE))
     cells = [
         pair.change(threshold, margin, each, each is not None and next(passing), allow_missing)
-        for pair, each in zip(judged, estimates, strict=True)
+        for pair, each in zip(judged, differences, strict=True)
     ]
     if hold_engine:
         cells = [_held(pair, cell, allow_engine) for pair, cell in zip(judged, cells, strict=True)]
@@ -240,7 +229,7 @@ class _Pair:
     def __post_init__(self) -> None:
         object.__setattr__(self, "known", (self.b or self.a)[-1])
 
-    @property
+    @cached_property
     def fault(self) -> tuple[Change, str] | None:
         """What keeps the two from being compared, if anything does."""
         a, b = self.a[-1] if self.a else None, self.b[-1] if self.b else None
@@ -259,24 +248,60 @@ class _Pair:
         different = [f"{name}: {x} in A, {y} in B" for name, (x, y) in pairs.items() if x != y]
         return ("not comparable", "; ".join(different)) if different else None
 
-    @property
+    @cached_property
     def by_speedup(self) -> bool:
         """Whether both sides have the same baseline in their rounds, and are not that baseline."""
-        first, last = self.a[-1].first, self.b[-1].first
-        own = first.method == DENSE and f"{first.method}/{first.engine}" == first.baseline
         timed = all(any(dense for _, dense in mean.rounds.values()) for mean in (*self.a, *self.b))
-        return timed and not own and first.baseline == last.baseline
+        return timed and not self.is_dense and self.a[-1].first.baseline == self.b[-1].first.baseline
 
-    def estimate(self, noise: NoiseModel) -> Estimate | None:
-        """Return the log of how many times slower B is, with its error; None if that cannot be said."""
-        if self.fault is not None or not all(mean.rounds for mean in (*self.a, *self.b)):
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is the dense baseline itself."""
+        first = self.a[-1].first
+        return first.method == DENSE and f"{first.method}/{first.engine}" == first.baseline
+
+    @cached_property
+    def is_timed(self) -> bool:
+        """Whether both sides have latencies that may be compared."""
+        return self.fault is None and all(mean.rounds for mean in (*self.a, *self.b))
+
+    def difference(self, noise: NoiseModel, shift: float | None) -> Difference | None:
+        """Return how many times slower B is, with its error; None if that cannot be said.
+
+        Args:
+            noise: between runs.
+            shift: by how much the logs of all methods' latencies moved, which may be the machine; None if they did not.
+        """
+        if not self.is_timed:
             return None
         scatter = math.sqrt(statistics.fmean(self._spread(mean) ** 2 for mean in (*self.a, *self.b)))
         between = noise.between_two(scatter, speedup=self.by_speedup)
         share = math.sqrt((1 / len(self.a) + 1 / len(self.b)) / 2)
+        error = between.error * share
+        drift, machine = self._drift(noise, shift)
         a, b = (_pooled([self._middle(mean) for mean in side]) for side in (self.a, self.b))
         before, after = (b, a) if self.by_speedup else (a, b)  # a speed-up falls where a method becomes slower
-        return difference(before, after, replace(between, error=between.error * share))
+        found = difference(before, after, replace(between, error=error), Estimate(0.0, drift, math.inf))
+        return Difference(found, error, between.error / math.sqrt(2), drift, machine, self._busy)
+
+    def _drift(self, noise: NoiseModel, shift: float | None) -> tuple[float, str]:
+        """Return what a change of the machine's speed adds to the error, and what shows that change.
+
+        A speed-up is paired with the dense baseline, which takes out only a part of it. The baseline itself is judged
+        by its latency: it may have moved by as much as the methods beside it.
+        """
+        if self.by_speedup:
+            a, b = (statistics.fmean(_dense(mean).value for mean in side) for side in (self.a, self.b))
+            said = f"the dense baseline took {_ms(a)} ms in A, {_ms(b)} ms in B"
+            return noise.uncancelled * abs(b - a), said
+        if self.is_dense and shift is not None:
+            return abs(shift), f"latencies of all methods beside it changed by {abs(math.expm1(shift)):.0%} or more"
+        return 0.0, ""
+
+    @property
+    def _busy(self) -> str:
+        flagged = [name for name, side in (("A", self.a), ("B", self.b)) if any(_is_busy(mean) for mean in side)]
+        return " and ".join(flagged)
 
     def _middle(self, mean: Mean) -> Estimate:
         found = mean.log_speedup if self.by_speedup else mean.log_latency
@@ -287,7 +312,7 @@ class _Pair:
         return mean.speedup_spread if self.by_speedup else mean.latency_spread
 
     def change(
-        self, threshold: float, margin: float, found: Estimate | None, clear: bool, allow: Collection[str]
+        self, threshold: float, margin: float, found: Difference | None, clear: bool, allow: Collection[str]
     ) -> CellChange:
         """Say what became of the cell."""
         a, b = self.a[-1] if self.a else None, self.b[-1] if self.b else None
@@ -311,26 +336,16 @@ class _Pair:
             return replace(made, change="unclear", reason="there are no samples to compare")
         assert a is not None
         assert b is not None
-        lo, hi = found.interval()
-        change, reason = _verdict(found, lo, hi, threshold, margin, clear)
+        change, reason = judge(found, threshold, margin, clear=clear)
         found_worse = worse(a, b)
         if found_worse:
             reason = "; ".join(filter(None, [*found_worse, reason if change != "same" else ""]))
             change = "slower" if change == "slower" else "worse"
-        timed = {"ratio": math.exp(found.value), "lo": _exp(lo), "hi": _exp(hi), "p_value": found.p_value}
+        log = found.found
+        lo, hi = log.interval()
+        timed = {"ratio": math.exp(log.value), "lo": _exp(lo), "hi": _exp(hi), "p_value": log.p_value}
         by = "speed-up" if self.by_speedup else "latency"
         return replace(made, change=change, reason=reason, judged_by=by, **timed)  # type: ignore[arg-type]  # by name
-
-
-def _verdict(found: Estimate, lo: float, hi: float, threshold: float, margin: float, clear: bool) -> tuple[Change, str]:
-    beyond = abs(found.value) > math.log1p(threshold)
-    if clear and beyond:
-        return ("slower" if found.value > 0 else "faster"), f"significant, and more than {threshold:.0%}"
-    if -math.log1p(margin) <= lo and hi <= math.log1p(margin):
-        return "same", f"within {margin:.0%}" + (f"; the change is below {threshold:.0%}" if clear else "")
-    if not math.isfinite(found.error):
-        return "unclear", "a single sample says nothing about the noise"
-    return "unclear", f"the interval reaches beyond {margin:.0%}, and no change is significant: take more rounds"
 
 
 def _pooled(runs: Sequence[Estimate]) -> Estimate:
@@ -338,6 +353,37 @@ def _pooled(runs: Sequence[Estimate]) -> Estimate:
     error = math.sqrt(math.fsum(run.error**2 for run in runs)) / len(runs)
     freedom = math.fsum(run.freedom for run in runs)
     return Estimate(math.fsum(run.value for run in runs) / len(runs), error, freedom)
+
+
+def _machine_shift(pairs: Sequence[_Pair]) -> float | None:
+    """Return by how much the logs of all methods' latencies moved at least; None if they did not move alike.
+
+    Only of those that are judged by their speed-up: what else is said of them does not rest on this.
+    """
+    moved = []
+    for pair in pairs:
+        if pair.is_timed and pair.by_speedup:
+            a, b = ([mean.log_latency for mean in side] for side in (pair.a, pair.b))
+            moved.append(_level(b) - _level(a))
+    alike = moved and (min(moved) > 0 or max(moved) < 0)
+    return min(moved, key=abs) if alike else None
+
+
+def _level(logs: Iterable[Estimate | None]) -> float:
+    return statistics.fmean(each.value for each in logs if each is not None)
+
+
+def _dense(mean: Mean) -> Estimate:
+    assert mean.log_dense is not None
+    return mean.log_dense
+
+
+def _ms(log: float) -> str:
+    return f"{math.exp(log):.3g}"
+
+
+def _is_busy(mean: Mean) -> bool:
+    return "busy-machine" in (mean.flags or "").split(",")
 
 
 def _speedup(mean: Mean | None) -> float | None:

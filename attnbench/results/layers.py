@@ -146,6 +146,12 @@ class Mean:
         logs = latency_logs(self.rounds.values())
         return middle(logs) if logs else None
 
+    @cached_property
+    def log_dense(self) -> Estimate | None:
+        """The log of the time in ms that the dense baseline took beside it; None without one."""
+        logs = latency_logs((dense, None) for _, dense in self.rounds.values() if dense)
+        return middle(logs) if logs else None
+
     @property
     def speedup_spread(self) -> float:
         """The standard deviation of a single round's log speed-up; 0 where it is not known."""

@@ -9,7 +9,9 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
+from statistics import linear_regression
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -21,9 +23,13 @@ from attnbench.results.records.cells import Record
 from attnbench.results.records.faults import first_fault
 
 NOISE_VERSION = 1
+UNCANCELLED = 0.32
+"""Measured in 65 runs on two cores of a shared host, whose speed differed by up to 80 %: docs/calibration.md."""
+
 KINDS = ("cpu", "cuda")
 """What a model is named after that was not measured on the device itself."""
 
+_LEAST_FITTED = 10
 _SHIPPED = Path(__file__).with_name("noise_models")
 
 
@@ -36,6 +42,12 @@ class NoiseModel(Record):
         ge=0, description="standard deviation between runs of the log of the speed-up, paired by round"
     )
     latency_sd: float = Field(ge=0, description="standard deviation between runs of the log of the latency")
+    uncancelled: float = Field(
+        default=UNCANCELLED,
+        ge=0,
+        le=1,
+        description="what pairing with the dense baseline leaves of a change of the machine's speed between two runs",
+    )
     runs: int = Field(ge=0, description="A/A runs that the deviations were measured with; 0: they are assumed")
     cells: int = Field(default=0, ge=0, description="cells of each of those runs")
     provenance: Literal["measured", "assumed"] = Field(description="whether the deviations were measured on the device")
@@ -80,6 +92,28 @@ def between_runs(runs: Sequence[Mapping[str, Estimate]]) -> float:
         raise BadInput("the noise between runs needs two or more runs of the same cells, with two rounds or more")
     total = math.fsum(weight * variance for weight, variance in variances)
     return math.sqrt(max(0.0, total / sum(weight for weight, _ in variances)))
+
+
+def uncancelled(speedups: Sequence[Mapping[str, float]], dense: Sequence[float]) -> float:
+    """Return what pairing with the dense baseline leaves of a change of the machine's speed, from 0 to 1.
+
+    The square of the difference of two runs' log speed-ups is fitted by a constant, and by the square of the difference
+    of their baselines' log times. Fewer than ten runs, or runs of equal speed, say too little: then it is the usual.
+
+    Args:
+        speedups: of each A/A run, the log speed-up of each cell by any name.
+        dense: of each run, the log of the time of its dense baseline.
+    """
+    squares: list[tuple[float, float]] = []
+    for (mine, here), (theirs, there) in combinations(zip(speedups, dense, strict=True), 2):
+        both = mine.keys() & theirs.keys()
+        if both:
+            moved = math.fsum((mine[name] - theirs[name]) ** 2 for name in both) / len(both)
+            squares.append(((here - there) ** 2, moved))
+    if len(speedups) < _LEAST_FITTED or len({x for x, _ in squares}) < 2:
+        return UNCANCELLED
+    slope = linear_regression([x for x, _ in squares], [y for _, y in squares]).slope
+    return math.sqrt(min(1.0, max(0.0, slope)))
 
 
 def find_noise(device: str, kind: str, given: Path | None = None) -> NoiseModel:

@@ -18,11 +18,13 @@ from typer.testing import CliRunner
 from attnbench.cli import app
 from attnbench.kernels.errors import BadInput
 from attnbench.results.compare import Comparison, compare_tables
+from attnbench.results.estimates import middle
 from attnbench.results.layers import mean_rows
 from attnbench.results.load import Results
 from attnbench.results.noise import NoiseModel
 from attnbench.results.pairs import baseline_ids
 from attnbench.results.records.cells import Cell, Environment, Row, RunHeader, Sample
+from attnbench.results.verdicts import runs_needed
 
 CELL: dict[str, Any] = {
     "method": "moba",
@@ -343,13 +345,73 @@ def sample(of: Row, name: str, number: int, time: float) -> Sample:
     return Sample.model_validate({"cell_id": name, "round": number, "cold_ms": time, **taken})
 
 
-def test_a_slower_machine_is_no_slower_method() -> None:
-    result = compare_tables(beside_dense(), beside_dense(machine=1.3))
-    cell = only(result)
-    assert (cell.change, cell.judged_by, result.exit_code) == ("same", "speed-up", 0)
+@pytest.mark.parametrize(("machine", "change"), [(1.1, "same"), (0.92, "same"), (1.6, "unclear"), (0.5, "unclear")])
+def test_a_slower_machine_is_no_slower_method(machine: float, change: str) -> None:
+    result = compare_tables(beside_dense(), beside_dense(machine=machine))
+    cell, beside = only(result), middle([math.log(ms) for ms in DENSE]).value
+    assert (cell.change, cell.judged_by) == (change, "speed-up")
     assert cell.ratio == pytest.approx(1.0)
-    assert cell.b_ms / cell.a_ms == pytest.approx(1.3)
+    assert cell.b_ms / cell.a_ms == pytest.approx(machine)
     assert cell.a_speedup == pytest.approx(cell.b_speedup)
+    if change == "unclear":
+        assert cell.reason.startswith("machine too busy: the dense baseline took 40.5 ms in A, ")
+        assert f", {math.exp(beside) * machine:.3g} ms in B" in cell.reason
+
+
+def test_pairing_takes_out_only_a_part_of_a_change_of_the_machine() -> None:
+    """The speed-up falls by 15 % where the machine became half as slow again: that is no slower method."""
+    found = only(compare_tables(beside_dense(), beside_dense(1.15, machine=1.5)))
+    assert (found.change, "machine too busy" in found.reason) == ("unclear", True)
+    assert only(compare_tables(beside_dense(), beside_dense(1.15))).change == "slower"
+    assert only(compare_tables(beside_dense(), beside_dense(2.0, machine=1.5))).change == "slower", "a large one is"
+
+
+@pytest.mark.parametrize(
+    ("methods", "change"), [((1.3, 1.4), "unclear"), ((1.3, 1.0), "slower"), ((1.0, 0.9), "slower")]
+)
+def test_a_dense_baseline_is_slower_only_if_the_methods_beside_it_are_not(
+    methods: tuple[float, float], change: str
+) -> None:
+    def run(dense: float, factors: tuple[float, float]) -> Results:
+        full = row([dense * ms for ms in DENSE], method="full", settings="{}", engine="sdpa", baseline="full/sdpa")
+        rows, samples = [full], [sample(full, full.cell_id, n, dense * ms) for n, ms in enumerate(DENSE)]
+        for name, factor in zip(("moba", "sta"), factors, strict=True):
+            own = [factor * ms / 4 for ms in DENSE]
+            one = row(own, method=name, baseline="full/sdpa")
+            rows.append(one)
+            samples += [sample(one, one.cell_id, n, ms) for n, ms in enumerate(own)]
+        return Results(headers=table(*rows).headers, rows=tuple(rows), samples={"run-1": tuple(samples)})
+
+    found = compare_tables(run(1.0, (1.0, 1.0)), run(1.5, methods))
+    (dense,) = (cell for cell in found.cells if cell.cell["method"] == "full")
+    assert dense.change == change
+    assert ("machine too busy" in dense.reason) == (change == "unclear")
+
+
+def test_where_runs_differ_too_much_it_says_how_many_are_needed() -> None:
+    noise = NoiseModel(device="here", speedup_sd=0.1, latency_sd=0.1, runs=30, provenance="measured")
+    found = only(compare_tables(beside_dense(), beside_dense(), noise=noise))
+    assert found.change == "unclear"
+    assert found.reason == "machine too busy: runs of the same code differ by 10.0%, so it takes about 29 runs of each"
+
+
+def test_a_busy_machine_is_named_where_there_is_no_verdict() -> None:
+    noise = NoiseModel(device="here", speedup_sd=0.1, latency_sd=0.1, runs=30, provenance="measured")
+    found = only(compare_tables(beside_dense(), beside_dense(flags="busy-machine,unstable"), noise=noise))
+    assert found.reason == "machine too busy: others used it during B (flag busy-machine)"
+    assert only(compare_tables(beside_dense(), beside_dense(2.0, flags="busy-machine"))).change == "slower"
+
+
+@pytest.mark.parametrize("margin", [0.05, 0.1])
+@pytest.mark.parametrize("sd", [0.02, 0.1])
+def test_the_runs_that_are_said_to_be_needed_are_enough(sd: float, margin: float) -> None:
+    """Drawn from the model, with the deviation known, nine of ten unchanged methods have an interval in the margin."""
+    runs, generator = runs_needed(sd, margin), random.Random(3)
+    error = sd * math.sqrt(2 / runs)
+    drawn = [generator.gauss(0, error) for _ in range(4000)]
+    same = sum(abs(each) + 1.96 * error <= math.log1p(margin) for each in drawn) / len(drawn)
+    assert same >= 0.88
+    assert same <= 0.99 or runs <= 2, "and not many more than enough"
 
 
 def test_rounds_are_paired_so_that_the_noise_of_the_machine_does_not_hide_a_change() -> None:

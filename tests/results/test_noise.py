@@ -9,7 +9,16 @@ import pytest
 
 from attnbench.kernels.errors import BadInput
 from attnbench.results.estimates import Estimate, middle
-from attnbench.results.noise import NoiseModel, between_runs, find_noise, noise_folder, read_noise, write_noise
+from attnbench.results.noise import (
+    UNCANCELLED,
+    NoiseModel,
+    between_runs,
+    find_noise,
+    noise_folder,
+    read_noise,
+    uncancelled,
+    write_noise,
+)
 
 MODEL = NoiseModel(device="A CPU (2 cores)", speedup_sd=0.02, latency_sd=0.03, runs=10, provenance="measured")
 
@@ -82,3 +91,17 @@ def test_what_is_no_noise_model_is_refused(text: str, said: str, tmp_path: Path)
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot be read"):
         read_noise(tmp_path / "gone.json")
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.3, 0.8])
+def test_what_pairing_leaves_of_a_change_of_speed_is_found(truth: float) -> None:
+    generator = np.random.default_rng(2)
+    dense = 2 + 0.2 * generator.standard_normal(400)
+    moved = truth * (dense - 2)
+    speedups = [{"a": 1 + each, "b": 2 + each} for each in moved + 0.01 * generator.standard_normal(400)]
+    assert uncancelled(speedups, dense.tolist()) == pytest.approx(truth, abs=0.02)
+
+
+def test_few_runs_or_runs_of_equal_speed_say_nothing_of_it() -> None:
+    assert uncancelled([{"a": 1.0}, {"a": 2.0}], [1.0, 2.0]) == UNCANCELLED
+    assert uncancelled([{"a": 1.0}] * 20, [1.0] * 20) == UNCANCELLED
