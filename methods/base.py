@@ -117,6 +117,8 @@ class Method:
         needs_lse: whether ``finish`` looks at ``call.lse``.
         per_head: names of the settings that may be one number, or a tuple of one number for each query head.
         has_gradient: whether it may be trained; otherwise q, k and v that need a gradient are refused.
+        text_competes: whether text takes part in the choice of the video's pairs, as a few methods are published. With
+            others, the video keeps the same pairs with text as without.
     """
 
     name: str
@@ -134,6 +136,7 @@ class Method:
     needs_lse: bool = False
     per_head: tuple[str, ...] = ()
     has_gradient: bool = True
+    text_competes: bool = False
 
     def finishes(self, settings: Settings, call: Call) -> bool:
         """Return whether ``finish`` runs in a call: not in the dense steps and layers of a recipe."""

@@ -38,6 +38,21 @@ def as_number(
     raise BadInput(f"{name} is {value!r}; it must be a number{lower}{upper}")
 
 
+def as_numbers(
+    name: str, value: object, *, low: float = -math.inf, high: float = math.inf, above: bool = False
+) -> float | tuple[float, ...]:
+    """Return one number, or a tuple of one number for each head; every one is checked as ``as_number`` does.
+
+    Raises:
+        BadInput: quoting the number, or saying that there is none.
+    """
+    if not isinstance(value, (tuple, list)):
+        return as_number(name, value, low=low, high=high, above=above)
+    if not value:
+        raise BadInput(f"{name} is {value!r}; it must be one number, or one for each head")
+    return tuple(as_number(name, each, low=low, high=high, above=above) for each in value)
+
+
 def as_density(name: str, value: object) -> float:
     """Return ``value`` as a float if it is a number above 0 and at most 1.
 

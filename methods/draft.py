@@ -23,6 +23,7 @@ from attnbench.methods.kit import (
     Layout,
     Method,
     Plan,
+    Recipe,
     Source,
     as_density,
     as_flag,
@@ -40,7 +41,7 @@ from attnbench.methods.kit import (
 
 
 @dataclass(frozen=True)
-class Draft:
+class Draft(Recipe):
     """Settings.
 
     Attributes:
@@ -56,6 +57,7 @@ class Draft:
     diagonal: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "patch", as_ints("patch", self.patch, length=2))
         object.__setattr__(self, "density", as_density("density", self.density))
         for name in ("sink", "diagonal"):

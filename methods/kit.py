@@ -29,18 +29,18 @@ from attnbench.methods.base import (
     shrink_axis,
     shrink_grid,
 )
-from attnbench.methods.checks import as_density, as_flag, as_number, fit
+from attnbench.methods.checks import as_density, as_flag, as_number, as_numbers, fit
 from attnbench.methods.density import DensitySetting, nearest, share_of
 from attnbench.methods.mask_command import main
 from attnbench.methods.recipe import Recipe
-from attnbench.methods.text import keep_text, route_text
+from attnbench.methods.text import keep_text, ordinary_text, route_text
 
 __all__ = [
     "BadInput", "Band", "BlockPattern", "BranchCall", "Call", "Cut", "DensitySetting", "Finished", "Grid", "Layout",
     "MeanSelection", "Method", "Partition", "Plan", "Recipe", "RoutedPattern", "Rule", "Source", "Unsupported",
-    "as_choice", "as_density", "as_flag", "as_ints", "as_number", "band", "bounding_boxes", "causal", "coordinates",
-    "cut_percentile", "fit", "keep_text", "main", "nearest", "partition_cuboids", "partition_in_order",
-    "partition_ranges", "phase", "pool_similarity", "remembered", "route", "route_text", "row_ops", "score_block_pairs",
-    "score_cells", "selection_ops", "share_of", "shrink_axis", "shrink_grid", "similarity_flops", "strided_flops",
-    "strided_mass", "whole", "window",
+    "as_choice", "as_density", "as_flag", "as_ints", "as_number", "as_numbers", "band", "bounding_boxes", "causal",
+    "coordinates", "cut_percentile", "fit", "keep_text", "main", "nearest", "ordinary_text", "partition_cuboids",
+    "partition_in_order", "partition_ranges", "phase", "pool_similarity", "remembered", "route", "route_text",
+    "row_ops", "score_block_pairs", "score_cells", "selection_ops", "share_of", "shrink_axis", "shrink_grid",
+    "similarity_flops", "strided_flops", "strided_mass", "whole", "window",
 ]  # fmt: skip

@@ -1,10 +1,11 @@
-"""Text tokens stay dense: every query keeps them, and they keep every key."""
+"""What becomes of text: it stays dense, where every query keeps it and it keeps every key, or it is ordinary tokens."""
 
 from __future__ import annotations
 
 from torch import Tensor
 from torch.nn.functional import pad
 
+from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.partition import Partition
 
 
@@ -19,3 +20,8 @@ def route_text(partition: Partition, text: tuple[int, int], video: Tensor) -> Te
     if text == (0, 0):
         return video
     return pad(video, (*partition.text, *text), value=True)
+
+
+def ordinary_text(layout: Layout) -> Layout:
+    """Return a layout in which all tokens, text and video, are a line of video tokens: none is dense by itself."""
+    return Layout(Grid(1, 1, layout.tokens))

@@ -152,7 +152,7 @@ def cases(subject: Subject) -> list[tuple[Layout, int]]:
 
 
 def text_stays_dense(subject: Subject, layout: Layout, layer: int = 0) -> None:
-    """Text tokens keep all keys and are kept by all, and the video's pairs are those without text.
+    """Text tokens keep all keys and are kept by all. The video's pairs are those without text, unless text competes.
 
     Raises:
         Failed: if they are not.
@@ -165,6 +165,8 @@ def text_stays_dense(subject: Subject, layout: Layout, layer: int = 0) -> None:
         raise Failed("a query drops a text token")
     if not bool(mask[..., ~video, :].all()):
         raise Failed("a text token drops a key")
+    if subject.method.text_competes:
+        return
     alone = subject.plan(q[:, :, layout.video], k[:, :, layout.video], Layout(layout.grid), layer)
     _require_same(mask[:, :, video][..., video], alone.token_mask(), "the video's pairs are others than without text")
 
@@ -246,7 +248,8 @@ def _text(subject: Subject) -> str:
     for layout, layer in found:
         with at(layout, layer):
             text_stays_dense(subject, layout, layer)
-    return f"dense, and the video as without it, in {len(found)} cases"
+    same = "; it competes with the video" if subject.method.text_competes else ", and the video as without it"
+    return f"dense{same}, in {len(found)} cases"
 
 
 def _layers(subject: Subject) -> str:

@@ -80,7 +80,8 @@ WITH_OUTPUT = [
 @pytest.mark.parametrize(("method", "case"), WITH_OUTPUT)
 def test_outputs(method: str, case: dict[str, Any]) -> None:
     golden = load(case)
-    params = {"gate": tokens(golden, "gate")} if "gate" in golden else None
+    params = {"gate": tokens(golden, "gate")} if "gate" in golden else {}
+    params |= {name: golden[name] for name in ("weight", "bias") if name in golden}
     out = attnbench.attention(
         *(tokens(golden, name) for name in "qkv"), **call(method, case), **({"params": params} if params else {})
     )
