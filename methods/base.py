@@ -129,7 +129,7 @@ class Method:
     resolve: Callable[[Settings, Layout], Settings] = _as_given
     distinct_layers: Callable[[Settings, int], tuple[int, ...]] = _one_layer
     twin: Callable[[Settings, Layout, int], tuple[Settings, Layout]] | None = None
-    finish: Callable[[Settings, Call, Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
+    finish: Callable[[Settings, BranchCall, Tensor, Tensor, Tensor, Tensor], Tensor | Finished] | None = None
     density_setting: str | DensitySetting | None = None
     depends_on_qk: bool = True
     needs_v: bool = False

@@ -29,7 +29,7 @@ def as_number(
     Raises:
         BadInput: quoting the value.
     """
-    if isinstance(value, Real) and not isinstance(value, bool):
+    if not isinstance(value, bool) and isinstance(value, Real):
         number = float(value)
         if math.isfinite(number) and low <= number <= high and not (above and number == low):
             return number
