@@ -6,10 +6,15 @@ kept without being chosen: a row may keep nothing. Among equal values at a cut, 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 CROSSINGS = ("in", "past", "out")
+
+LEAST_VARIANCE = 1e-6 * math.log(2) ** 2
+"""Added to a variance of scores: Sol-Attn adds 1e-6 where scores are in units of log2."""
 
 
 def row_shares(scores: Tensor, scale: float, sizes: Tensor | None) -> Tensor:
@@ -81,6 +86,26 @@ def mass_of_rows(shares: Tensor, masses: Tensor, crossing: str, least: int) -> T
         chosen = before < limit if crossing == "in" else before <= limit
     rank = torch.arange(shares.shape[-1], device=shares.device)
     return _unsorted(order, chosen | (rank < least) | (limit >= 1))
+
+
+def above_mean_of_rows(scores: Tensor, scale: float, tau: float, variances: Tensor | None, near: int) -> Tensor:
+    """Keep the blocks whose scaled score is more than ``tau`` deviations above the mean of its row, and the nearest.
+
+    Args:
+        scores: [B, H, q blocks, k blocks].
+        scale: factor of the scores.
+        tau: number of deviations.
+        variances: of the scaled scores of each row, [B, H, q blocks]; None takes the variance of the row itself.
+        near: blocks whose index differs by at most this are kept too.
+
+    Returns:
+        bool like ``scores``.
+    """
+    scaled = scores * scale
+    mean = scaled.mean(-1, keepdim=True)
+    variance = (scaled - mean).square().mean(-1, keepdim=True) if variances is None else variances[..., None]
+    rows, columns = (torch.arange(size, device=scores.device) for size in scores.shape[2:])
+    return (scaled > mean + tau * (variance + LEAST_VARIANCE).sqrt()) | ((rows[:, None] - columns).abs() <= near)
 
 
 def _unsorted(order: Tensor, kept: Tensor) -> Tensor:

@@ -57,6 +57,17 @@ def _cut_mass_row(shares: Tensor, masses: Tensor, crossing: str, least: int) -> 
         return row_cuts.mass_of_rows(shares, masses, crossing, least)
 
 
+@operator("attnbench::cut_above_mean_row")
+def _cut_above_mean_row(scores: Tensor, scale: float, tau: float, variances: Tensor | None, near: int) -> Tensor:
+    if _uses_kernels(scores):
+        from attnbench.kernels.gpu.selection import cut_rows
+
+        with torch.cuda.device_of(scores), phase("select"):
+            return cut_rows.cut_above_mean_row(scores, scale, tau, variances, near)
+    with phase("select"):
+        return row_cuts.above_mean_of_rows(scores, scale, tau, variances, near)
+
+
 @_row_shares.register_fake
 def _(scores: Tensor, scale: float, sizes: Tensor | None) -> Tensor:
     return scores.new_empty(scores.shape)
@@ -66,7 +77,7 @@ def _fake_cut(scores: Tensor, *settings: object) -> Tensor:
     return scores.new_empty(scores.shape, dtype=torch.bool)
 
 
-for _cut in (_cut_top_k_row, _cut_mass_row):
+for _cut in (_cut_top_k_row, _cut_mass_row, _cut_above_mean_row):
     _cut.register_fake(_fake_cut)
 
 
@@ -133,6 +144,25 @@ def cut_mass_row(shares: Tensor, mass: float | Sequence[float], *, crossing: str
             f"{', '.join(row_cuts.CROSSINGS)}, and a whole number of at least 0"
         )
     keep: Tensor = _cut_mass_row(shares, _masses(masses, shares.device), crossing, least)
+    return keep
+
+
+def cut_above_mean_row(
+    scores: Tensor, tau: float, *, scale: float = 1.0, variances: Tensor | None = None, near: int = 0
+) -> Tensor:
+    """Keep the blocks that score more than ``tau`` deviations above the mean of their row, and the nearest blocks.
+
+    Args:
+        scores: float32 or float64 [B, H, q blocks, k blocks], contiguous, finite.
+        tau: number of standard deviations. ``row_cuts.LEAST_VARIANCE`` is added to a variance.
+        scale: factor of the scores.
+        variances: of the scaled scores of each row, [B, H, q blocks]; None takes the variance of the row itself.
+        near: blocks whose index differs by at most this from the row's are kept too.
+
+    Returns:
+        bool [B, H, q blocks, k blocks].
+    """
+    keep: Tensor = _cut_above_mean_row(scores, float(scale), float(tau), variances, near)
     return keep
 
 

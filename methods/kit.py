@@ -18,6 +18,7 @@ from attnbench.kernels.remember import remembered
 from attnbench.kernels.rule import Rule, band, causal, window
 from attnbench.kernels.self_similarity import pool_similarity, similarity_flops
 from attnbench.kernels.strided import strided_flops, strided_mass
+from attnbench.kernels.summaries import add_summaries
 from attnbench.methods.base import (
     BranchCall,
     Call,
@@ -38,9 +39,9 @@ from attnbench.methods.text import keep_text, ordinary_text, route_text
 __all__ = [
     "BadInput", "Band", "BlockPattern", "BranchCall", "Call", "Cut", "DensitySetting", "Finished", "Grid", "Layout",
     "MeanSelection", "Method", "Partition", "Plan", "Recipe", "RoutedPattern", "Rule", "Source", "Unsupported",
-    "as_choice", "as_density", "as_flag", "as_ints", "as_number", "as_numbers", "band", "bounding_boxes", "causal",
-    "coordinates", "cut_percentile", "fit", "keep_text", "main", "nearest", "ordinary_text", "partition_cuboids",
-    "partition_in_order", "partition_ranges", "phase", "pool_similarity", "remembered", "route", "route_text",
-    "row_ops", "score_block_pairs", "score_cells", "selection_ops", "share_of", "shrink_axis", "shrink_grid",
-    "similarity_flops", "strided_flops", "strided_mass", "whole", "window",
+    "add_summaries", "as_choice", "as_density", "as_flag", "as_ints", "as_number", "as_numbers", "band",
+    "bounding_boxes", "causal", "coordinates", "cut_percentile", "fit", "keep_text", "main", "nearest", "ordinary_text",
+    "partition_cuboids", "partition_in_order", "partition_ranges", "phase", "pool_similarity", "remembered", "route",
+    "route_text", "row_ops", "score_block_pairs", "score_cells", "selection_ops", "share_of", "shrink_axis",
+    "shrink_grid", "similarity_flops", "strided_flops", "strided_mass", "whole", "window",
 ]  # fmt: skip

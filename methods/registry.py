@@ -35,6 +35,7 @@ BUILT_IN = {
     "longcat-bsa": "attnbench.methods.longcat_bsa:METHOD",
     "vsa": "attnbench.methods.vsa:METHOD",
     "vsa-h3": "attnbench.methods.vsa_h3:METHOD",
+    "sol-attn": "attnbench.methods.sol_attn:METHOD",
     "subblock": "attnbench.methods.subblock:METHOD",
 }
 

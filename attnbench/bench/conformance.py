@@ -372,13 +372,13 @@ def _output(subject: Subject) -> str:
             with at(layout, layer):
                 spec = TwinSpec(
                     subject.method, subject.settings(layout), layout, layer, None, 1, HEADS, KV_HEADS, HEAD_DIM,
-                    torch.float32, torch.device("cpu"), "reference", True, subject.seed,
+                    torch.float32, torch.device("cpu"), "reference", subject.method.has_gradient, subject.seed,
                 )  # fmt: skip
                 found = check_twin(spec)
                 if found.problem:
                     raise Failed(found.problem)
                 worst, count = max(worst, found.worst), count + 1
-    return f"output and gradients of {count} small cases as exact as rounding allows: {worst:.2g} of it at worst"
+    return f"{_tensors(subject)} of {count} small cases as exact as rounding allows: {worst:.2g} of it at worst"
 
 
 def _stability(subject: Subject) -> str:
@@ -391,23 +391,31 @@ def _stability(subject: Subject) -> str:
     for layer in layers:
         with at(layout, layer):
             q, k = subject.inputs(layout, heads=2, kv_heads=1)
-            leaves = [x.requires_grad_() for x in (q, k, k.flip(2).clone())]
+            graded = subject.method.has_gradient
+            leaves = [x.requires_grad_(graded) for x in (q, k, k.flip(2).clone())]
 
-            def call(leaves: list[Tensor] = leaves, layer: int = layer) -> list[Tensor]:
+            def call(leaves: list[Tensor] = leaves, layer: int = layer, graded: bool = graded) -> list[Tensor]:
                 forget_plans()
                 output = api.attention(
                     *leaves, method=subject.method, grid=layout.grid, text=layout.text, layer=layer,
                     engine="reference", **settings,
                 )  # fmt: skip
-                return [output.detach(), *torch.autograd.grad(output, leaves, torch.ones_like(output))]
+                gradients = torch.autograd.grad(output, leaves, torch.ones_like(output)) if graded else ()
+                return [output.detach(), *gradients]
 
-            check = check_stability(call(), call, [ROUNDING] * 4, calls=subject.stability_calls, seconds=0.0)
+            check = check_stability(
+                call(), call, [ROUNDING] * (4 if graded else 1), calls=subject.stability_calls, seconds=0.0
+            )
             if check.problem:
                 raise Failed(check.problem)
             found.add(check.found)
     kinds = "" if len(layers) == 1 else f" for each of {len(layers)} kinds of layers"
     same = "the same bits" if found == {"deterministic"} else "the same but for rounding"
-    return f"output and gradients of {subject.stability_calls} calls on one small input{kinds}: {same}"
+    return f"{_tensors(subject)} of {subject.stability_calls} calls on one small input{kinds}: {same}"
+
+
+def _tensors(subject: Subject) -> str:
+    return "output and gradients" if subject.method.has_gradient else "the output"
 
 
 def _density(subject: Subject) -> str:

@@ -112,6 +112,24 @@ def test_shares(scores: Tensor, scale: float, sized: str) -> None:
                 assert got == pytest.approx([x / total if total else 0.0 for x in powers], abs=1e-6)
 
 
+@given(scores=draw_scores(infinite=False), tau=st.sampled_from([-0.7, 0.3, 1.1]), near=st.integers(0, 2))
+def test_above_the_mean(scores: Tensor, tau: float, near: int) -> None:
+    scores = scores.double()
+    given_spread = torch.rand(scores.shape[:3], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for variances in (None, given_spread):
+        keep = row_ops.cut_above_mean_row(scores, tau, scale=0.5, variances=variances, near=near)
+        for b in range(2):
+            for h in range(3):
+                for i, row in enumerate((0.5 * scores[b, h]).tolist()):
+                    mean = sum(row) / len(row)
+                    spread = sum((x - mean) ** 2 for x in row) / len(row)
+                    spread = spread if variances is None else float(variances[b, h, i])
+                    limit = mean + tau * math.sqrt(spread + 1e-6 * math.log(2) ** 2)
+                    kept = [x > limit or abs(i - j) <= near for j, x in enumerate(row)]
+                    assume(all(abs(x - limit) > 1e-9 for x in row))
+                    assert keep[b, h, i].tolist() == kept
+
+
 def test_shares_of_large_scores_do_not_overflow() -> None:
     shares = row_ops.row_shares(torch.tensor([3e4, 3e4 - 1, -3e4])[None, None, None])
     assert shares[0, 0, 0].tolist() == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.e), 0])

@@ -19,7 +19,7 @@ from torch import Tensor
 from attnbench.kernels.errors import Unsupported
 from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.widen import check_dtype, jit, order_image
-from attnbench.kernels.row_cuts import CROSSINGS
+from attnbench.kernels.row_cuts import CROSSINGS, LEAST_VARIANCE
 
 LANES = 1024
 """Number of pairs that a program holds if rows are short."""
@@ -85,6 +85,30 @@ def cut_mass_row(shares: Tensor, masses: Tensor, crossing: str, least: int) -> T
         _mass_rows, (triton.cdiv(rows, per_program),), (shares, masses, keep.view(torch.uint8)),
         (rows, shares.shape[3], shares.shape[2], len(masses), least),
         CROSSING=CROSSINGS.index(crossing), ROWS=per_program, COLUMNS=columns, num_warps=4,
+    )  # fmt: skip
+    return keep
+
+
+def cut_above_mean_row(scores: Tensor, scale: float, tau: float, variances: Tensor | None, near: int) -> Tensor:
+    """Keep the blocks far above the mean of their row, and the nearest; see ``row_cuts.above_mean_of_rows``.
+
+    Args:
+        scores: float32 [B, H, q blocks, k blocks], contiguous.
+        scale: factor of the scores.
+        tau: number of deviations.
+        variances: [B, H, q blocks], or None.
+        near: the largest distance of indices that is kept.
+
+    Raises:
+        Unsupported: for another dtype, or scores that are not contiguous.
+    """
+    rows, columns, per_program = _shape_of(scores)
+    keep = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
+    spread = scores if variances is None else variances.to(torch.float32).contiguous()
+    launch(
+        _above_mean_rows, (triton.cdiv(rows, per_program),), (scores, spread, keep.view(torch.uint8)),
+        (rows, scores.shape[3], scores.shape[2], scale, tau, LEAST_VARIANCE, near),
+        HAS_SPREAD=variances is not None, ROWS=per_program, COLUMNS=columns, num_warps=4,
     )  # fmt: skip
     return keep
 
@@ -185,3 +209,26 @@ def _mass_rows(
         kept = start[:, None] + (before + 1).to(tl.float64) * wide <= mass[:, None]
     kept = kept | (number[:, None] + before < least)
     tl.store(keep + at, (better | (tied & kept) | (mass >= 1)[:, None]).to(tl.uint8), mask=exists)
+
+
+@jit
+def _above_mean_rows(
+    scores: tl.tensor, spread: tl.tensor, keep: tl.tensor, rows: tl.tensor, blocks: tl.tensor, rows_per_head: tl.tensor,
+    scale: tl.tensor, tau: tl.tensor, least: tl.tensor, near: tl.tensor,
+    HAS_SPREAD: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+) -> None:  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    exists = (row < rows)[:, None] & (column < blocks)[None, :]
+    at = row[:, None] * blocks + column[None, :]
+    x = tl.load(scores + at, mask=exists, other=0.0) * scale
+    mean = tl.sum(x, 1) / blocks
+    if HAS_SPREAD:
+        variance = tl.load(spread + row, mask=row < rows, other=0.0)
+    else:
+        away = tl.where(exists, x - mean[:, None], 0.0)
+        variance = tl.sum(away * away, 1) / blocks
+    limit = mean + tau * tl.sqrt(variance + least)
+    apart = (row % rows_per_head)[:, None] - column[None, :]
+    is_near = (apart <= near) & (apart >= -near)
+    tl.store(keep + at, ((x > limit[:, None]) | is_near).to(tl.uint8), mask=exists)

@@ -85,6 +85,20 @@ def test_shares(scores: Tensor, scale: float, sized: str) -> None:
     torch.testing.assert_close(shares.double(), exact, atol=1e-6, rtol=1e-5)
 
 
+@modest
+@given(scores=draw_scores(), tau=st.sampled_from([-0.5, 0.3, 1.0]), given_spread=st.booleans(), near=st.integers(0, 2))
+def test_above_the_mean(scores: Tensor, tau: float, given_spread: bool, near: int) -> None:
+    scores = scores.nan_to_num(neginf=-2.5)
+    variances = scores.square().mean(-1) if given_spread else None
+    kept = cut_rows.cut_above_mean_row(scores, 0.7, tau, variances, near)
+    exact = row_cuts.above_mean_of_rows(scores.double(), 0.7, tau, variances, near)
+    mean = scores.double().mean(-1, keepdim=True)
+    spread = (scores.double() - mean).square().mean(-1) * 0.49 if variances is None else variances.double()
+    limit = 0.7 * mean + tau * (spread + row_cuts.LEAST_VARIANCE).sqrt()[..., None]
+    close = (0.7 * scores.double() - limit).abs() < 1e-5
+    assert torch.equal(kept & ~close, exact & ~close)
+
+
 def test_long_rows() -> None:
     scores = torch.randn(1, 2, 3, 1500, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     counts, masses = numbers((150, 1), torch.int64), numbers((0.9, 0.1), torch.float64)
@@ -124,6 +138,7 @@ def test_operators_are_as_torch_wants_them(kernels: bool) -> None:
         (space.row_shares, (scores, 0.5, sizes)),
         (space.cut_top_k_row, (scores, numbers((1, 2), torch.int64))),
         (space.cut_mass_row, (scores.softmax(-1), numbers(0.5, torch.float64), "in", 1)),
+        (space.cut_above_mean_row, (scores, 0.5, 1.0, None, 1)),
     ]
     for operator, arguments in calls:
         if kernels:
@@ -144,7 +159,7 @@ def test_nothing_waits_for_the_device() -> None:
 
     def keep() -> Tensor:
         mass = row_ops.cut_mass_row(row_ops.row_shares(scores, 0.3), (0.5, 0.6, 0.7, 0.8), crossing="out", least=2)
-        return mass ^ row_ops.cut_top_k_row(scores, 30)
+        return mass ^ row_ops.cut_top_k_row(scores, 30) ^ row_ops.cut_above_mean_row(scores, 1.0)
 
     expected = keep()
     torch.cuda.synchronize()
