@@ -39,6 +39,20 @@ def score_cells(
     return scores, flops
 
 
+def score_means(queries: Tensor, keys: Tensor) -> Tensor:
+    """Score means against means: plain dot products. Unlike ``score_blocks``, it is made for few queries.
+
+    Args:
+        queries: float32 or float64 [B, H, q blocks, D], the last stride 1.
+        keys: likewise [B, KV heads, k blocks, D]; KV heads divides H.
+
+    Returns:
+        [B, H, q blocks, k blocks].
+    """
+    scores: Tensor = _cell_scores(queries, keys, 1, 1, 1.0)
+    return scores
+
+
 @operator("attnbench::cell_scores")
 def _cell_scores(queries: Tensor, keys: Tensor, q_cells: int, k_cells: int, scale: float) -> Tensor:
     if uses_kernels(queries) and queries.shape[3] <= MOST_CHANNELS:

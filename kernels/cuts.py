@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels import selection_ops as ops
+from attnbench.kernels.cell_scores import score_means
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Layout
 from attnbench.kernels.partition import Partition
@@ -100,6 +101,6 @@ def score_block_pairs(q: Tensor, k: Tensor, q_partition: Partition, k_partition:
     with torch.no_grad():
         queries = ops.pool_means(q, q_partition.order, q_partition.offsets)[:, :, q_partition.video]
         keys = ops.pool_means(k, k_partition.order, k_partition.offsets)[:, :, k_partition.video]
-        scores, _ = ops.score_blocks(queries, keys)
+        scores = score_means(queries, keys)
     flops = ops.pooling_flops(q.shape) + ops.pooling_flops(k.shape)
     return scores, flops + ops.scoring_flops(queries.shape, keys.shape[2])

@@ -5,7 +5,7 @@
 
 from attnbench.kernels import row_ops, selection_ops
 from attnbench.kernels.band import Band
-from attnbench.kernels.cell_scores import score_cells
+from attnbench.kernels.cell_scores import score_cells, score_means
 from attnbench.kernels.cuts import Cut, route, score_block_pairs
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid, Layout, coordinates
@@ -42,6 +42,6 @@ __all__ = [
     "add_summaries", "as_choice", "as_density", "as_flag", "as_ints", "as_number", "as_numbers", "band",
     "bounding_boxes", "causal", "coordinates", "cut_percentile", "fit", "keep_text", "main", "nearest", "ordinary_text",
     "partition_cuboids", "partition_in_order", "partition_ranges", "phase", "pool_similarity", "remembered", "route",
-    "route_text", "row_ops", "score_block_pairs", "score_cells", "selection_ops", "share_of", "shrink_axis",
-    "shrink_grid", "similarity_flops", "strided_flops", "strided_mass", "whole", "window",
+    "route_text", "row_ops", "score_block_pairs", "score_cells", "score_means", "selection_ops", "share_of",
+    "shrink_axis", "shrink_grid", "similarity_flops", "strided_flops", "strided_mass", "whole", "window",
 ]  # fmt: skip

@@ -40,6 +40,7 @@ from attnbench.methods.kit import (
     partition_ranges,
     remembered,
     row_ops,
+    score_means,
     selection_ops,
 )
 
@@ -91,7 +92,7 @@ def plan(settings: SolAttn, q: Tensor, k: Tensor, call: Call) -> Plan:
     partition = _partition(settings, call.layout, q.device)
     ops, scale = selection_ops, q.shape[3] ** -0.5
     queries, keys = (ops.pool_means(x, partition.order, partition.offsets)[:, :, partition.video] for x in (q, k))
-    scores, _ = ops.score_blocks(queries, keys)
+    scores = score_means(queries, keys)
     variances = None
     if settings.spread == "diagonal":
         of_keys = keys.var(2, correction=0, keepdim=True).repeat_interleave(q.shape[1] // k.shape[1], 1)

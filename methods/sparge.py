@@ -43,6 +43,7 @@ from attnbench.methods.kit import (
     pool_similarity,
     remembered,
     row_ops,
+    score_means,
     selection_ops,
     shrink_axis,
     similarity_flops,
@@ -114,7 +115,7 @@ def plan(settings: Sparge, q: Tensor, k: Tensor, call: Call) -> Plan:
         centre = selection_ops.pool_means(video, None, _whole(video.shape[2], q.device))[:, :, 0]
     q_means, q_alike = _pooled(settings, q, queries, None, settings.block[0], q.shape[1])
     k_means, k_alike = _pooled(settings, k, keys, centre, settings.block[1], q.shape[1])
-    scores, _ = selection_ops.score_blocks(q_means, k_means)
+    scores = score_means(q_means, k_means)
     with phase("select"):
         scores = scores.masked_fill(~k_alike[:, :, None], -torch.inf)
     shares = row_ops.row_shares(scores, q.shape[3] ** -0.5)
