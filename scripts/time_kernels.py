@@ -3,6 +3,7 @@
 python scripts/time_kernels.py                          # everything, each case of attention in a process of its own
 python scripts/time_kernels.py attention routed-72 sta  # some cases of attention, in this process
 python scripts/time_kernels.py attention --list         # their names
+python scripts/time_kernels.py attention blocks-128-.25 --kernels gluon --kernels flash4 --kernels cudnn-bsa
 python scripts/time_kernels.py selection --by-kernel    # selection, and every kernel of the 3-D layer at 55,296 tokens
 python scripts/time_kernels.py selection --tiny         # a small grid, in Triton's interpreter where there is no GPU
 
@@ -23,6 +24,7 @@ once, writing the lists.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import statistics
 import subprocess
@@ -43,7 +45,9 @@ HEADS, DIM, TOKENS = 12, 128, 55_296
 SECONDS = 90
 TOLERANCE = 2e-2
 REPEATS = 7
-KINDS = ["triton", "gluon"]
+OURS = ["triton", "gluon"]
+ENGINES = ["flash4", "cudnn-bsa"]
+DENSITIES = (0.5, 0.25, 0.125, 0.05)
 
 BANDWIDTH = 3.0e12
 LIMIT = 1e-5
@@ -182,6 +186,11 @@ CASES: dict[str, Callable[[], Problem]] = {
     "routed-8": lambda: routed(8),
     "blocks-128": lambda: masked(128, 0.25),
     "blocks-64": lambda: masked(64, 0.25),
+    **{
+        f"blocks-{block}-{f'{density:g}'[1:]}": partial(masked, block, density)
+        for block in (128, 64)
+        for density in DENSITIES
+    },
     "sta": lambda: sta((24, 36, 64), (6, 4, 16)),
     "sta-480p": lambda: sta((21, 30, 52), (6, 8, 8)),
     "sta-720p": lambda: sta((21, 45, 80), (6, 8, 8)),
@@ -220,19 +229,57 @@ def exact(problem: Problem, rows: Tensor, head: int, lse: Tensor, delta: Tensor)
     yield "dv", dv
 
 
-def run_case(name: str, kinds: list[str]) -> bool:
-    """Check and time one case on kernels of these kinds, print lines of a table, and return whether all are right."""
-    from attnbench.kernels.gpu.backward import delta_of
+Results = tuple[Tensor, Tensor]
+Gradients = tuple[Tensor, ...]
+
+
+def ours(problem: Problem, kind: str) -> tuple[Callable[[], Results], Callable[[Tensor, Tensor], Gradients]]:
+    """Return the forward pass of our kernels, and the backward pass that takes output and log-sum-exp."""
     from attnbench.kernels.gpu.blocked import attend_blocks, backward_blocks
     from attnbench.kernels.gpu.routed import attend_routed
     from attnbench.kernels.gpu.routed_backward import backward_routed
     from attnbench.kernels.pattern import RoutedPattern
 
-    problem = CASES[name]()
-    q, k, v, d_output, plan = problem.q, problem.k, problem.v, problem.d_output, problem.plan
-    is_routed = isinstance(plan.pattern, RoutedPattern)
+    is_routed = isinstance(problem.plan.pattern, RoutedPattern)
     attend, backward = (attend_routed, backward_routed) if is_routed else (attend_blocks, backward_blocks)
-    scale = q.shape[3] ** -0.5
+    given = (problem.q, problem.k, problem.v, problem.plan, problem.q.shape[3] ** -0.5)
+    hopper = kind == "gluon"
+    return partial(attend, *given, hopper=hopper), lambda output, lse: backward(
+        *given, output, lse, problem.d_output, None, hopper=hopper
+    )
+
+
+def of_engine(problem: Problem, name: str) -> tuple[Callable[[], Results], Callable[[Tensor, Tensor], Gradients]] | str:
+    """Return the same of another engine, with all that it does around its kernels, or why it cannot run the case."""
+    from attnbench.kernels.engines import Task, get_engine
+    from attnbench.kernels.errors import Unsupported
+
+    leaves = [x.detach().requires_grad_() for x in (problem.q, problem.k, problem.v)]
+    try:
+        engine = get_engine(name)
+    except Unsupported as error:
+        return str(error)
+    task = dataclasses.replace(Task.of(problem.q, problem.k, problem.v), needs_grad=True)
+    if reason := engine.supports(problem.plan, task):
+        return reason
+    scale = problem.q.shape[3] ** -0.5
+
+    @torch.no_grad()
+    def forward() -> Results:
+        output, lse = engine.attend(problem.q, problem.k, problem.v, problem.plan, scale, True)
+        assert lse is not None
+        return output, lse
+
+    recorded, _ = engine.attend(*leaves, problem.plan, scale, False)
+    return forward, lambda output, lse: torch.autograd.grad(recorded, leaves, problem.d_output, retain_graph=True)
+
+
+def run_case(name: str, kinds: list[str]) -> bool:
+    """Check and time one case on kernels of these kinds, print lines of a table, and return whether all are right."""
+    from attnbench.kernels.gpu.backward import delta_of
+
+    problem = CASES[name]()
+    q, k, d_output = problem.q, problem.k, problem.d_output
     flops = 4e-9 * q.shape[3] * problem.pairs
     n = q.shape[2]
     rows = torch.arange(5, n, max(1, n // 40), device="cuda")
@@ -240,20 +287,23 @@ def run_case(name: str, kinds: list[str]) -> bool:
     right = True
     head = q.shape[1] - 1
     for kind in kinds:
-        forward = partial(attend, q, k, v, plan, scale, hopper=kind == "gluon")
+        found = ours(problem, kind) if kind in OURS else of_engine(problem, kind)
+        if isinstance(found, str):
+            print(f"  {kind} {found}")
+            continue
+        forward, backward = found
         (output, lse), peak = with_peak(forward)
         delta = delta_of(output, d_output, None)
         expected = dict(exact(problem, rows, head, lse, delta))
         errors = {"out": relative(output[0, head, rows], expected["out"])}
         errors["lse"] = float((lse[0, head, rows].double() - expected["lse"]).abs().max())
         print_attention(f"{kind} fwd", forward, flops, peak, errors)
-        both = partial(backward, q, k, v, plan, scale, output, lse, d_output, None, hopper=kind == "gluon")
+        both = partial(backward, output, lse)
         gradients, peak = with_peak(both)
-        found = dict(zip(("dq", "dk", "dv"), gradients, strict=True))
         group = q.shape[1] // k.shape[1]
         gradient_errors = {
             which: relative(x[0, head if which == "dq" else head // group, rows], expected[which])
-            for which, x in found.items()
+            for which, x in zip(("dq", "dk", "dv"), gradients, strict=True)
         }
         print_attention(f"{kind} bwd", both, 2.5 * flops, peak, gradient_errors)
         right = right and all(error < TOLERANCE for error in (*errors.values(), *gradient_errors.values()))
@@ -457,7 +507,9 @@ def main() -> int:
     attention = parts.add_parser("attention")
     attention.add_argument("cases", nargs="*", choices=[*CASES, []])
     attention.add_argument("--list", action="store_true", help="print the names of the cases")
-    attention.add_argument("--kernels", action="append", choices=KINDS, help="kernels of this kind; default: all")
+    attention.add_argument(
+        "--kernels", action="append", choices=[*OURS, *ENGINES], help="ours of this kind, or an engine"
+    )
     selection = parts.add_parser("selection")
     selection.add_argument("--tiny", action="store_true", help="a small grid; without a GPU, in the interpreter")
     selection.add_argument("--by-kernel", action="store_true", help="print the time of every kernel too")
@@ -477,7 +529,7 @@ def main() -> int:
     if options.part != "attention":
         right &= time_selection(device, tiny=options.tiny, list_kernels=options.by_kernel, repeats=options.repeats)
     if options.part != "selection":
-        right &= time_attention(options.cases, options.kernels or KINDS)
+        right &= time_attention(options.cases, options.kernels or OURS)
     return 0 if right else 1
 
 

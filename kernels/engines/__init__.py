@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attnbench.kernels.engines.base import Engine, Task
 from attnbench.kernels.engines.cudnn import CUDNN
+from attnbench.kernels.engines.cudnn_bsa import CUDNN_BSA
 from attnbench.kernels.engines.flash2 import FLASH2
 from attnbench.kernels.engines.flash3 import FLASH3
 from attnbench.kernels.engines.flash4 import FLASH4
@@ -28,7 +29,7 @@ from attnbench.kernels.tracing import constant
 
 # "auto" takes the first engine that is available and tested, and that supports and suits the plan. Engines of other
 # packages come before the reference, so a plan that one of our kernels runs stays with it, whatever is installed.
-_ALL = (FLASH4, CUDNN, SDPA, TRITON, FLEX, FLASH3, FLASH2, REFERENCE, TWO_CALL, UNFUSED)
+_ALL = (FLASH4, CUDNN, SDPA, TRITON, CUDNN_BSA, FLEX, FLASH3, FLASH2, REFERENCE, TWO_CALL, UNFUSED)
 ENGINES: Mapping[str, Engine] = MappingProxyType({engine.name: engine for engine in _ALL})
 
 __all__ = [

@@ -17,16 +17,21 @@ from torch.torch_version import TorchVersion
 from attnbench.kernels.engines.base import Engine, Task
 from attnbench.kernels.engines.blocks import ElementRule, TileMask, convert, expand_heads, tile_lists
 from attnbench.kernels.engines.cudnn import supports_half
-from attnbench.kernels.engines.places import Places, aligned, arrange, number_of_places, restore, restore_rows
+from attnbench.kernels.engines.places import (
+    Places,
+    aligned,
+    arrange,
+    number_of_places,
+    restore,
+    restore_rows,
+    spread_problem,
+)
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
 
 TILE = 128
 """Tokens of a tile on either side, as its backward pass on Hopper needs for every head_dim up to 128."""
-
-MOST_PLACES = 2**17
-"""Number of places up to which blocks may have any size, so that methods can be verified on small grids."""
 
 MOST_WASTE = 1.1
 """Computed pairs per kept pair above which "auto" takes another engine for plans of whole blocks that need gradients.
@@ -181,9 +186,8 @@ def _supports_sparse(plan: Plan, task: Task) -> str | None:
             return f"runs an element rule, here {pattern.rule.name}, with one token order for all heads only"
         if plan.packed_rule.packed.dtype != torch.int32:
             return f"runs an element rule, here {pattern.rule.name}, on grids whose coordinates pack into 32 bits"
-    most = max(number_of_places(offsets, TILE) for offsets in (pattern.q_offsets, pattern.k_offsets))
-    if most > max(MOST_PLACES, 2 * plan.layout.tokens):
-        return f"would lay {plan.layout.tokens} tokens in small blocks out over {most} places of tiles"
+    if problem := spread_problem(plan, TILE):
+        return problem
     if torch.cuda.get_device_capability(task.device)[0] != 9:
         return "runs full attention only on this GPU: its tiles for sparse plans are those of compute capability 9.0"
     return _without_sparse_tiles()

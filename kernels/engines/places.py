@@ -14,8 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
+
+MOST_PLACES = 2**17
+"""Number of places up to which blocks may have any size, so that methods can be verified on small grids."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +87,16 @@ def aligned(plan: Plan, side: str, tile: int) -> Places:
 def number_of_places(offsets: Tensor, tile: int) -> int:
     """Return how many places ``aligned`` takes for blocks at these offsets. New offsets are read once."""
     return len(_alignment(offsets, tile).block)
+
+
+def spread_problem(plan: Plan, tile: int) -> str | None:
+    """Return why the blocks of a plan are too small for ``aligned``, as words that follow "engine x", or None."""
+    pattern = plan.pattern
+    assert isinstance(pattern, BlockPattern)
+    most = max(number_of_places(offsets, tile) for offsets in (pattern.q_offsets, pattern.k_offsets))
+    if most > max(MOST_PLACES, 2 * plan.layout.tokens):
+        return f"would lay {plan.layout.tokens} tokens in small blocks out over {most} places of tiles"
+    return None
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,6 +48,7 @@ CASES = {
     "full": Case("full", (6, 8, 20), {}),
     "sta": Case("sta", (12, 8, 32), STA),
     "sta-gqa-64": Case("sta", (12, 8, 32), STA, heads=4, head_dim=64),
+    "sta-gqa": Case("sta", (12, 8, 32), STA, heads=4),
     "sta-ragged": Case("sta", (7, 15, 26), RAGGED),
     "sta-text": Case("sta", (7, 15, 26), RAGGED, text=(0, 77)),
     "sliding-window": Case("sliding-window", (6, 14, 20), {"window": (1, 4, 5)}),
@@ -58,10 +59,11 @@ CASES = {
     "vmoba-text": Case("vmoba", (9, 16, 24), {}, layer=1, text=(5, 100)),
     "moba-causal": Case("moba", (8, 16, 20), {"block_size": 200, "topk": 4, "causal": True}),
 }
-WITHOUT_ROUTES = ["full", "sta", "sta-gqa-64", "sta-ragged", "sta-text", "sliding-window", "sta-small-tiles"]
+WITHOUT_ROUTES = ["full", "sta", "sta-gqa-64", "sta-gqa", "sta-ragged", "sta-text", "sliding-window", "sta-small-tiles"]
 ENGINES = {
     "triton": list(CASES),
-    "flash4": WITHOUT_ROUTES[:6],
+    "flash4": WITHOUT_ROUTES[:7],
+    "cudnn-bsa": ["full", "sta", "sta-gqa", "sta-ragged", "sta-text", "sta-small-tiles"],
     "flex": ["full", "sta-ragged", "sliding-window", "sta-small-tiles"],
     "cudnn": ["full"],
     "sdpa": ["full"],

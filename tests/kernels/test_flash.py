@@ -19,7 +19,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
-from attnbench.kernels.engines import ENGINES, flash4
+from attnbench.kernels.engines import ENGINES, flash4, places
 from attnbench.kernels.engines.base import Task
 from attnbench.kernels.engines.flash4 import FLASH4
 from attnbench.kernels.grid import Grid, Layout
@@ -228,7 +228,7 @@ def test_small_blocks_run_where_they_are_few_and_auto_passes_them_by(monkeypatch
     assert "takes longer than our kernels" in str(FLASH4.unsuitable(large, replace(TASK, needs_grad=False)))
     assert FLASH4.unsuitable(large, replace(TASK, needs_grad=True)) is None
     assert FLASH4.unsuitable(full_plan(), TASK) is None
-    monkeypatch.setattr(flash4, "MOST_PLACES", 32)
+    monkeypatch.setattr(places, "MOST_PLACES", 32)
     assert FLASH4.supports(small, TASK) is None, "places are at most twice the tokens"
     single = block_plan([*range(25)])
     assert FLASH4.supports(single, TASK) == "would lay 24 tokens in small blocks out over 96 places of tiles"
