@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -25,9 +24,6 @@ MOST_BLOCKS = 2**13
 """Largest number of blocks on either side of a plan of whole blocks: one program holds a row of them."""
 
 MOST_HEAD_DIM = 128
-
-SHARED_MEMORY = 163_840
-"""Bytes of shared memory that the kernels use with head_dim above 64 and tiles of 128 rows; half with 64."""
 
 
 def _available() -> str | None:
@@ -76,20 +72,10 @@ def _supports(plan: Plan, task: Task) -> str | None:
 def _lacks_memory(task: Task) -> str | None:
     if task.device.type != "cuda":
         return None
-    needed, there = SHARED_MEMORY if task.head_dim > 64 else SHARED_MEMORY // 2, _shared_memory(task.device.index)
-    return f"needs {needed} bytes of shared memory, and this GPU has {there}" if needed > there else None
+    from attnbench.kernels.gpu.shared_memory import SMALL_TILES, shared_memory
 
-
-@constant
-def _shared_memory(device: int | None) -> int:
-    return _most_shared_memory(torch.cuda.current_device() if device is None else device)
-
-
-@cache  # the driver takes 1.1 ms to answer; torch.compile accepts the mark above on plain functions only
-def _most_shared_memory(index: int) -> int:
-    from triton.runtime import driver
-
-    return int(driver.active.utils.get_device_properties(index)["max_shared_mem"])
+    there = shared_memory(task.device.index)
+    return f"needs {SMALL_TILES} bytes of shared memory, and this GPU has {there}" if there < SMALL_TILES else None
 
 
 def _lacks_room(plan: Plan, task: Task) -> str | None:

@@ -17,22 +17,41 @@ from attnbench.kernels.ablation import UP_TO, Part, is_recording, note
 from attnbench.kernels.gpu.hopper import fits
 from attnbench.kernels.gpu.key_rows import RawKeys, key_rows
 from attnbench.kernels.gpu.rule_arrays import keeps, rule_arguments
+from attnbench.kernels.gpu.shared_memory import takes_large_tiles
 from attnbench.kernels.gpu.widen import INTERPRETED, jit
 from attnbench.kernels.gpu.work import LOG2_E, RuleArrays, Tiles
 from attnbench.kernels.witness import launched
 
 
 class Tuning(NamedTuple):
-    """Launch parameters: warps per thread block, stages of the pipeline, thread blocks per multiprocessor."""
+    """Launch parameters of the Triton kernel.
 
+    Attributes:
+        rows: rows that a program computes at once. A tile with more is computed in parts.
+        step: keys in a step. Where that is less than in a step of the tiles, each of those takes several.
+        warps: warps of a program.
+        stages: stages of the pipeline.
+        resident: programs per multiprocessor.
+    """
+
+    rows: int
+    step: int
     warps: int
     stages: int
     resident: int
 
 
-def default_tuning(rows: int) -> Tuning:
-    """Return the launch parameters for tiles with this many rows."""
-    return Tuning(warps=8, stages=3, resident=1) if rows > 64 else Tuning(warps=4, stages=3, resident=4)
+def default_tuning(rows: int, keys: int, *, large: bool = True) -> Tuning:
+    """Return the launch parameters for tiles with this many rows and keys in a step.
+
+    Args:
+        rows: rows of a tile.
+        keys: keys in a step.
+        large: whether tiles of 128 rows fit into the shared memory.
+    """
+    if rows > 64 and large:
+        return Tuning(rows, keys, warps=8, stages=3, resident=1)
+    return Tuning(min(rows, 64), keys if large else min(keys, 64), warps=4, stages=3, resident=4)
 
 
 def attend_tiles(
@@ -100,14 +119,17 @@ def _launch(
     assert tiles.visible is None
     assert k.is_contiguous()
     assert v.is_contiguous()
-    warps, stages, resident = tuning or default_tuning(tiles.rows)
+    if tuning is None:
+        tuning = default_tuning(tiles.rows, tiles.keys, large=takes_large_tiles(q.device))
+    rows, step, warps, stages, resident = tuning
     programs = 4 if INTERPRETED else resident * torch.cuda.get_device_properties(q.device).multi_processor_count
     ticket = torch.zeros(1, dtype=torch.int32, device=q.device)
     launched("triton:attend_tiles")
     _attend_tiles[(programs,)](
         k, v, q, tiles.queries, tiles.records, tiles.count, ticket, tiles.segments, out, out_lse,
         *rule_arguments(rule), *q.stride()[:3], *out_strides, q.shape[1], q.shape[1] // k.shape[1], k.shape[2],
-        scale * LOG2_E, ROWS=tiles.rows, KEYS=tiles.keys, D=k.shape[3], HEAD_DIM=q.shape[3], RULE=rule is not None,
+        scale * LOG2_E, ROWS=rows, PARTS=tiles.rows // rows, KEYS=tiles.keys, STEP=step, D=k.shape[3],
+        HEAD_DIM=q.shape[3], RULE=rule is not None,
         DIRECT=direct is not None, WIDEN=INTERPRETED, UP_TO=UP_TO[part], num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return out, out_lse
@@ -121,24 +143,24 @@ def _attend_tiles(
     rule_row: tl.tensor, guard: tl.tensor, q_batch: tl.tensor, q_head: tl.tensor, q_token: tl.tensor,
     out_batch: tl.tensor, out_head: tl.tensor, out_token: tl.tensor, lse_batch: tl.tensor, lse_head: tl.tensor,
     heads: tl.tensor, kv_group: tl.tensor, tokens: tl.tensor, scale: tl.tensor, ROWS: tl.constexpr,
-    KEYS: tl.constexpr, D: tl.constexpr, HEAD_DIM: tl.constexpr, RULE: tl.constexpr, DIRECT: tl.constexpr,
-    WIDEN: tl.constexpr, UP_TO: tl.constexpr,
+    PARTS: tl.constexpr, KEYS: tl.constexpr, STEP: tl.constexpr, D: tl.constexpr, HEAD_DIM: tl.constexpr,
+    RULE: tl.constexpr, DIRECT: tl.constexpr, WIDEN: tl.constexpr, UP_TO: tl.constexpr,
 ) -> None:  # fmt: skip
     """Run the kernel up to ``UP_TO``, see ``ablation.UP_TO``: 1 scores only, 2 scores and softmax, 3 everything."""
-    count_tiles = tl.load(tiles)
+    count_tiles = tl.load(tiles) * PARTS
     row = tl.arange(0, ROWS)
-    step = tl.arange(0, KEYS)
+    step = tl.arange(0, STEP)
     column = tl.arange(0, D)
     tile = tl.atomic_add(ticket, 1)
     while tile < count_tiles:
         following = tl.atomic_add(ticket, 1)  # long before it is needed
-        record = records + tile.to(tl.int64) * 8
+        record = records + (tile // PARTS).to(tl.int64) * 8
         head = tl.load(record).to(tl.int64)
-        place = tl.load(record + 1)
+        place = tl.load(record + 1) + tile % PARTS * ROWS
         segment = tl.load(record + 2)
         start = tl.load(record + 3)
         end = tl.load(record + 4)
-        count = tl.load(record + 5)
+        count = tl.load(record + 5) * (KEYS // STEP)
         token = tl.load(queries + place + row)
         real = token >= 0
         where = q + (head // heads) * q_batch + (head % heads) * q_head + token.to(tl.int64)[:, None] * q_token
@@ -150,7 +172,7 @@ def _attend_tiles(
         v_head = v + (head // kv_group) * tokens * D
         top = tl.full([ROWS], -float("inf"), tl.float32)
         total = tl.zeros([ROWS], tl.float32)
-        acc = tl.zeros([ROWS, D if UP_TO == 3 else KEYS], tl.float32)
+        acc = tl.zeros([ROWS, D if UP_TO == 3 else STEP], tl.float32)
         if WIDEN:
             rows = rows.to(tl.float32)
         if RULE:
@@ -159,6 +181,8 @@ def _attend_tiles(
             row_text = tl.load(q_text + token, mask=real, other=1)
         next_start = tl.load(segments + segment * 2 + 2)
         next_end = tl.load(segments + segment * 2 + 3)
+        if STEP < KEYS:
+            left = (tl.abs(end) - start + KEYS - 1) // KEYS * KEYS
         for i in range(count):
             masked = end < 0
             stop = tl.abs(end) if RULE else end
@@ -193,8 +217,13 @@ def _attend_tiles(
                     acc = tl.dot(p.to(values.dtype), values, acc * decay[:, None])
                 top = new
             # Without a branch, and one segment ahead: keys are loaded early only if the step to them is this simple.
-            start += KEYS
-            over = start >= stop
+            start += STEP
+            if STEP < KEYS:  # every segment takes whole steps of the tiles, of which the last may hold nothing
+                left -= STEP
+                over = left <= 0
+                left = tl.where(over, (tl.abs(next_end) - next_start + KEYS - 1) // KEYS * KEYS, left)
+            else:
+                over = start >= stop
             start = tl.where(over, next_start, start)
             end = tl.where(over, next_end, end)
             segment += over.to(tl.int32)

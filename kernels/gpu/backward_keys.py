@@ -16,6 +16,7 @@ from torch import Tensor
 
 from attnbench.kernels.gpu.hopper import fits
 from attnbench.kernels.gpu.rule_arrays import keeps, rule_arguments
+from attnbench.kernels.gpu.shared_memory import takes_large_tiles
 from attnbench.kernels.gpu.widen import INTERPRETED, jit
 from attnbench.kernels.gpu.work import LOG2_E, ROWS, KeyTiles, RuleArrays
 from attnbench.kernels.witness import launched
@@ -25,24 +26,26 @@ class KeysTuning(NamedTuple):
     """Launch parameters of ``backward_keys``.
 
     Attributes:
+        keys: keys that a program computes at once. A tile with more is computed in parts.
         step: query places in a step.
         warps: warps of a program.
         stages: stages of the loop over steps. Rows are gathered by tokens that are read first. With fewer than 5
             stages, no step's rows are in flight while another is computed.
     """
 
+    keys: int
     step: int
     warps: int
     stages: int
 
 
-def keys_tuning(keys: int) -> KeysTuning:
-    """Return the launch parameters for tiles with this many keys.
+def keys_tuning(keys: int, *, large: bool = True) -> KeysTuning:
+    """Return the launch parameters for tiles with this many keys. ``large``: whether 128 fit into the shared memory.
 
     For sm_90 and 128 columns, ptxas reports 255 registers and 163 KiB at 128 keys. Nothing is spilled, except four
     registers around the loop if heads share keys. At 64 keys, it reports 254 registers and 82 KiB, so two programs fit.
     """
-    return KeysTuning(64, 8, 5) if keys > 64 else KeysTuning(32, 4, 5)
+    return KeysTuning(keys, 64, 8, 5) if keys > 64 and large else KeysTuning(min(keys, 64), 32, 4, 5)
 
 
 def backward_keys(
@@ -80,14 +83,15 @@ def backward_keys(
         return out
     tiles = key_tiles.records.shape[1]
     by_head = token_of.stride(0) if token_of is not None and token_of.dim() == 2 else 0
-    step, warps, stages = tuning or keys_tuning(key_tiles.keys)
+    keys, step, warps, stages = tuning or keys_tuning(key_tiles.keys, large=takes_large_tiles(q.device))
+    parts = key_tiles.keys // keys
     launched("triton:backward_keys")
-    _backward_keys[(tiles, batch * kv_heads)](
+    _backward_keys[(tiles * parts, batch * kv_heads)](
         q, k, v, d_output, lse.contiguous(), delta.contiguous(), key_tiles.queries, key_tiles.records,
         key_tiles.segments, *out, token_of, by_head, *q.stride()[:3], *d_output.stride()[:3], heads,
-        heads // kv_heads, n, tokens, tiles, scale, scale * LOG2_E, *rule_arguments(rule), KEYS=key_tiles.keys,
-        STEP=step, HEAD_DIM=head_dim, D=d, ORDERED=token_of is not None, RULE=rule is not None, WIDEN=INTERPRETED,
-        num_warps=warps, num_stages=stages,
+        heads // kv_heads, n, tokens, tiles, scale, scale * LOG2_E, *rule_arguments(rule), KEYS=keys,
+        PARTS=parts, STEP=step, HEAD_DIM=head_dim, D=d, ORDERED=token_of is not None, RULE=rule is not None,
+        WIDEN=INTERPRETED, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return out
 
@@ -113,14 +117,13 @@ def _backward_keys(
     do_batch: tl.tensor, do_head: tl.tensor, do_token: tl.tensor, heads: tl.tensor, kv_group: tl.tensor, n: tl.tensor,
     tokens: tl.tensor, tiles: tl.tensor, scale: tl.tensor, scale2: tl.tensor, q_packed: tl.tensor, q_high: tl.tensor,
     q_text: tl.tensor, k_packed: tl.tensor, k_low: tl.tensor, k_text: tl.tensor, k_rule_row: tl.tensor,
-    guard: tl.tensor,
-    KEYS: tl.constexpr, STEP: tl.constexpr, HEAD_DIM: tl.constexpr, D: tl.constexpr, ORDERED: tl.constexpr,
-    RULE: tl.constexpr, WIDEN: tl.constexpr,
+    guard: tl.tensor, KEYS: tl.constexpr, PARTS: tl.constexpr, STEP: tl.constexpr, HEAD_DIM: tl.constexpr,
+    D: tl.constexpr, ORDERED: tl.constexpr, RULE: tl.constexpr, WIDEN: tl.constexpr,
 ) -> None:  # fmt: skip
-    tile = tl.program_id(0)
+    tile = tl.program_id(0) // PARTS
     kv_head = tl.program_id(1)
     first_head = kv_head * kv_group
-    begin = tl.load(records + (first_head * tiles + tile) * 8)
+    begin = tl.load(records + (first_head * tiles + tile) * 8) + tl.program_id(0) % PARTS * KEYS
     end = tl.load(records + (first_head * tiles + tile) * 8 + 1)
     if begin >= end:
         return

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attnbench.kernels.gpu.hopper import fits
 from attnbench.kernels.gpu.rule_arrays import keeps, rule_arguments
+from attnbench.kernels.gpu.shared_memory import takes_large_tiles
 from attnbench.kernels.gpu.widen import INTERPRETED, jit
 from attnbench.kernels.gpu.work import LOG2_E, RuleArrays, Tiles
 from attnbench.kernels.witness import launched
@@ -24,26 +25,28 @@ class QueriesTuning(NamedTuple):
     """Launch parameters of ``backward_queries``.
 
     Attributes:
+        rows: rows that a program computes at once. A tile with more is computed in parts.
         step: keys in a step, at most as many as in a step of the tiles.
         warps: warps of a program.
         stages: steps of keys that are in flight at once.
         resident: programs per multiprocessor.
     """
 
+    rows: int
     step: int
     warps: int
     stages: int
     resident: int
 
 
-def queries_tuning(rows: int) -> QueriesTuning:
-    """Return the launch parameters for tiles with this many rows.
+def queries_tuning(rows: int, *, large: bool = True) -> QueriesTuning:
+    """Return the launch parameters for tiles with this many rows. ``large``: whether 128 fit into the shared memory.
 
     For sm_90 and 128 columns, ptxas reports 195 to 216 registers and 160 KiB at 128 rows (one program per
     multiprocessor), and 171 registers and 80 KiB at 64 rows, so two programs fit. Nothing is spilled. Steps of 128 keys
     would take all 255 registers.
     """
-    return QueriesTuning(64, 8, 3, 1) if rows > 64 else QueriesTuning(32, 4, 3, 2)
+    return QueriesTuning(rows, 64, 8, 3, 1) if rows > 64 and large else QueriesTuning(min(rows, 64), 32, 4, 3, 2)
 
 
 def backward_queries(
@@ -81,16 +84,16 @@ def backward_queries(
             q, k, v, d_output, lse.contiguous(), delta.contiguous(), tiles, scale, result, direct is not None
         )
         return result
-    step, warps, stages, resident = tuning or queries_tuning(tiles.rows)
+    rows, step, warps, stages, resident = tuning or queries_tuning(tiles.rows, large=takes_large_tiles(q.device))
     programs = 4 if INTERPRETED else resident * torch.cuda.get_device_properties(q.device).multi_processor_count
     ticket = torch.zeros(1, dtype=torch.int32, device=q.device)
     launched("triton:backward_queries")
     _backward_queries[(programs,)](
         q, k, v, d_output, lse.contiguous(), delta.contiguous(), tiles.queries, tiles.records, tiles.count, ticket,
         tiles.segments, result, *q.stride()[:3], *d_output.stride()[:3], *out_strides, heads, heads // k.shape[1], n,
-        k.shape[2], scale, scale * LOG2_E, *rule_arguments(rule), ROWS=tiles.rows, KEYS=tiles.keys,
-        STEP=min(step, tiles.keys), HEAD_DIM=head_dim, D=k.shape[3], DIRECT=direct is not None, RULE=rule is not None,
-        WIDEN=INTERPRETED, num_warps=warps, num_stages=stages,
+        k.shape[2], scale, scale * LOG2_E, *rule_arguments(rule), ROWS=rows, PARTS=tiles.rows // rows,
+        KEYS=tiles.keys, STEP=min(step, tiles.keys), HEAD_DIM=head_dim, D=k.shape[3], DIRECT=direct is not None,
+        RULE=rule is not None, WIDEN=INTERPRETED, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return result
 
@@ -103,18 +106,19 @@ def _backward_queries(
     do_token: tl.tensor, out_batch: tl.tensor, out_head: tl.tensor, out_token: tl.tensor, heads: tl.tensor,
     kv_group: tl.tensor, n: tl.tensor, tokens: tl.tensor, scale: tl.tensor, scale2: tl.tensor, q_packed: tl.tensor,
     q_high: tl.tensor, q_text: tl.tensor, k_packed: tl.tensor, k_low: tl.tensor, k_text: tl.tensor,
-    k_rule_row: tl.tensor, guard: tl.tensor, ROWS: tl.constexpr, KEYS: tl.constexpr, STEP: tl.constexpr,
-    HEAD_DIM: tl.constexpr, D: tl.constexpr, DIRECT: tl.constexpr, RULE: tl.constexpr, WIDEN: tl.constexpr,
+    k_rule_row: tl.tensor, guard: tl.tensor, ROWS: tl.constexpr, PARTS: tl.constexpr, KEYS: tl.constexpr,
+    STEP: tl.constexpr, HEAD_DIM: tl.constexpr, D: tl.constexpr, DIRECT: tl.constexpr, RULE: tl.constexpr,
+    WIDEN: tl.constexpr,
 ) -> None:  # fmt: skip
     row = tl.arange(0, ROWS)
     column = tl.arange(0, D)
-    count_tiles = tl.load(tiles)
+    count_tiles = tl.load(tiles) * PARTS
     tile = tl.atomic_add(ticket, 1)
     while tile < count_tiles:
         following = tl.atomic_add(ticket, 1)  # long before it is needed
-        record = records + tile.to(tl.int64) * 8
+        record = records + (tile // PARTS).to(tl.int64) * 8
         head = tl.load(record)
-        place = tl.load(record + 1)
+        place = tl.load(record + 1) + tile % PARTS * ROWS
         segment = tl.load(record + 2)
         start = tl.load(record + 3)
         end = tl.load(record + 4)

@@ -196,7 +196,7 @@ def test_steps_smaller_than_the_tiles_and_tiles_larger_than_the_blocks(
 ) -> None:
     blocks = _make(3, 150, (1, 1), 0.8)
     problem = _problem(oracle, blocks.mask(), 1, 64, device)
-    tunings = QueriesTuning(step, 4, 2, 1), KeysTuning(step, 4, 5)
+    tunings = QueriesTuning(128, step, 4, 2, 1), KeysTuning(128, step, 4, 5)
     gradients = _gradients(problem, blocks, device, 128, 128, tunings=tunings)
     for got, wanted in zip(gradients, problem.gradients, strict=True):
         _near(got, wanted)
