@@ -199,7 +199,9 @@ def _unsuitable(plan: Plan, task: Task) -> str | None:
     pattern = plan.pattern
     if pattern.is_full or not isinstance(pattern, BlockPattern):
         return None
-    if not task.needs_grad and (pattern.rule is None or kind_of(plan, hopper=True) == "masked"):
+    if kind_of(plan, hopper=True) == "masked":
+        return f"takes longer than our kernels for the element rule {pattern.rule.name}"
+    if pattern.rule is None and not task.needs_grad:
         return "takes longer than our kernels for the forward pass of plans of whole blocks"
     sides = (pattern.q_offsets, pattern.k_offsets)
     area = prod(number_of_places(offsets, TILE) for offsets in sides) / plan.layout.tokens**2
