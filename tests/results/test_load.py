@@ -100,12 +100,6 @@ def test_a_report_opens_each_journal_once_and_validates_each_record_once(
     journals = sorted(some.rglob("*.jsonl*"))
     expected = sum(map(kinds_in, journals), Counter[str]())
     assert set(expected) == set(_KINDS)
-    for name in ("latency_figure", "tradeoff_figure", "waterfall_figure"):
-        monkeypatch.setattr(f"attnbench.report.html.page.{name}", lambda *_: None)
-    for name in ("page.svg_uri", "clips.svg_uri"):
-        monkeypatch.setattr(f"attnbench.report.html.{name}", lambda figure: "data:,")
-    for name in ("curve_figure", "gap_figure"):
-        monkeypatch.setattr(f"attnbench.report.html.clips.{name}", lambda *_: None)
     monkeypatch.setattr("attnbench.report.html.page.mask_pictures", lambda methods: [])
     opened.clear()
     validated.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from attnbench.report.charts.latency import COLOURS, DENSE, FAINT, INK, MARKERS
+from attnbench.report.charts.plain import COLOURS, DENSE, FAINT, INK, MARKERS
 from attnbench.report.curve_words import label, shown
 from attnbench.report.words import number
 from attnbench.results.break_even import Curve, CurvePoint

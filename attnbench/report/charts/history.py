@@ -6,7 +6,7 @@ import itertools
 import math
 from typing import TYPE_CHECKING
 
-from attnbench.report.charts.latency import COLOURS, FAINT, INK, plain_figure
+from attnbench.report.charts.plain import COLOURS, FAINT, INK, plain_figure
 from attnbench.report.history_words import NamedSeries, value_words
 from attnbench.report.terminal.shown import shown
 from attnbench.results.history import exponentials

@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from attnbench.kernels.errors import BadInput
-from attnbench.report.charts.latency import COLOURS, FAINT, INK
+from attnbench.report.charts.plain import FAINT, INK
+from attnbench.report.marks import mark_of
 from attnbench.results.training import Checkpoint, TrainingRun
 
 if TYPE_CHECKING:
@@ -22,23 +22,13 @@ def drawn(grouped: Mapping[str, Sequence[TrainingRun]]) -> dict[str, Sequence[Tr
     """Return the methods that are drawn: those with several seeds, or all if none has several.
 
     If others have several seeds, a method with one seed is an ablation, which only the tables show.
-
-    Raises:
-        BadInput: if there are more methods than colours.
     """
     several = {method: own for method, own in grouped.items() if len(own) > 1}
-    kept = several or dict(grouped)
-    if len(kept) > len(COLOURS):
-        raise BadInput(f"there are {len(kept)} methods to draw and {len(COLOURS)} colours: choose some with --method")
-    return kept
+    return several or dict(grouped)
 
 
 def training_figure(grouped: Mapping[str, Sequence[TrainingRun]]) -> Figure:
-    """Draw the held-out loss of methods: a line is the mean over a method's seeds, a band their range.
-
-    Raises:
-        BadInput: as ``drawn``.
-    """
+    """Draw the held-out loss of methods: a line is the mean over a method's seeds, a band their range."""
     from matplotlib.figure import Figure
 
     runs = drawn(grouped)
@@ -52,25 +42,12 @@ def training_figure(grouped: Mapping[str, Sequence[TrainingRun]]) -> Figure:
     return figure
 
 
-def training_words(grouped: Mapping[str, Sequence[TrainingRun]]) -> str:
-    """Return the chart in words: the values at which each line begins and ends.
-
-    Raises:
-        BadInput: as ``drawn``.
-    """
-    parts = []
-    for method, own in drawn(grouped).items():
-        first, last = (statistics.fmean(statistics.fmean(run.checkpoints[at].losses) for run in own) for at in (0, -1))
-        steps = statistics.fmean(run.checkpoints[-1].step for run in own)
-        parts.append(f"{method} from {first:.4f} to {last:.4f} after {steps:.0f} steps")
-    return f"Held-out loss: {'; '.join(parts)}."
-
-
 def _draw(axes: Axes, runs: Mapping[str, Sequence[TrainingRun]], at: Callable[[Checkpoint], float]) -> None:
     """Draw every method's loss over what ``at`` returns for a checkpoint."""
     from matplotlib.ticker import FormatStrFormatter
 
-    for colour, (method, own) in zip(COLOURS, runs.items(), strict=False):
+    for method, own in runs.items():
+        colour = mark_of(method).light
         points = [
             (
                 statistics.fmean(at(checkpoint) for checkpoint in alike),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from attnbench.cost.waterfall import Waterfall
-from attnbench.report.charts.latency import DENSE, FAINT, INK, plain_figure
+from attnbench.report.charts.plain import DENSE, FAINT, INK, plain_figure
 from attnbench.report.words import number
 
 if TYPE_CHECKING:

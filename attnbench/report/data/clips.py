@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from attnbench.report.data.figure import Axis, Bar, Figure, Point, Series
-from attnbench.report.gap_words import ARROWS, counted, names_of, value_words
+from attnbench.report.gap_words import counted, names_of, value_words
 from attnbench.results.gaps import Gap
 from attnbench.results.records.clips import QualityRow
 
@@ -72,7 +72,7 @@ def _gap_figure(model: str, metric: str, gaps: Sequence[Gap], names: Mapping[Nam
         f"gap-{model}-{metric}", "quality", "bars", f"{metric} of {model}'s clips against full attention's",
         f"Mean of {counted(first.gap.pairs, 'pair')} of clips with its interval. Hatched: where mere noise lies.",
         " ".join(f"{gap.sentence}." for gap in gaps[:12]),
-        Axis(f"{metric}{unit} {ARROWS[first.better]}", better=first.better),
+        Axis(f"{metric}{unit}", better=first.better),
         bars=tuple(bars), option=metric,
     )  # fmt: skip
 

@@ -148,6 +148,10 @@ def _stacked(row: Row, label: str, phases: Sequence[PhaseRow], *, apart: bool = 
         at = ends.get(line, 0.0)
         ends[line] = at + phase.time_ms
         told = f"{phase.phase} {number(phase.time_ms)} ms, {phase.provenance}"
+        if phase.provenance == "measured" and phase.tflops:
+            told += f", {number(phase.tflops)} TFLOP/s"
+            told += f", {phase.mfu:.0%} of the peak" if phase.mfu else ""
+        told += f", {phase.bandwidth:.0%} of the bandwidth" if phase.bandwidth else ""
         told += f", not to be trusted: {phase.complaint}" if phase.complaint else ""
         found.append(
             Bar(

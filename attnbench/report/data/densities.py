@@ -28,7 +28,7 @@ def density_figure(selection: Selection) -> Figure | None:
             cells.append(Heat(choice.label, at, row.density))
     if len({cell.at for cell in cells}) < 2:
         return None
-    return _figure(f"density-{selection.place}", "Density by layer and step", cells, (selection.place,), "")
+    return _figure(f"density-{selection.place}", "Density by layer and step", cells, (selection.place,), "cells")
 
 
 def clip_density_figures(clips: Sequence[tuple[Path, ClipRow]], gaps: Sequence[Gap]) -> list[Figure]:
@@ -60,6 +60,6 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def _figure(name: str, title: str, cells: list[Heat], selections: tuple[int, ...], option: str) -> Figure:
     told = "; ".join(f"{cell.line}, {cell.at}: {number(cell.value)}" for cell in cells[:30])
     return Figure(
-        name, "density", "heat", title, "Darker keeps more pairs.", f"{told}.", _AXIS, cells=tuple(cells),
+        name, "density", "heat", title, "A stronger colour keeps more pairs.", f"{told}.", _AXIS, cells=tuple(cells),
         selections=selections, option=option,
     )  # fmt: skip

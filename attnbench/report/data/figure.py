@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from attnbench.report.data.table import Column, Table
+from attnbench.report.data.table import Column, Table, Value
 
 Kind = Literal["xy", "bars", "heat"]
 Look = Literal["points", "line", "steps", "guide", "band"]
@@ -146,6 +146,8 @@ class Figure:
 
 def table_of(figure: Figure) -> Table:
     """Return the data behind a figure as a table."""
+    names: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
     if figure.kind == "bars":
         names = ("line", "part", "start", "size", "lo", "hi", "provenance", "label", "row_id")
         rows = tuple(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +24,12 @@ from attnbench.report.data.trained import training_figures
 from attnbench.report.judge import clip_quality
 from attnbench.report.marks import mark_of
 from attnbench.report.words import listed, number, times
-from attnbench.results.gaps import gaps
+from attnbench.results.gaps import Gap, gaps
 from attnbench.results.history import runs_of
+from attnbench.results.layers import MeanRow
 from attnbench.results.load import Results
+from attnbench.results.records.cells import Row
+from attnbench.results.repro import command_line, command_of
 from attnbench.results.training import TrainingGroup
 
 SCHEMA = 1
@@ -117,22 +120,29 @@ class PageData:
         return next((table for table in self.tables if table.name == name), None)
 
 
-def page_data(results: Results, training: Sequence[TrainingGroup] = (), source: Iterable[str] = ()) -> PageData:
+def page_data(
+    results: Results,
+    training: Sequence[TrainingGroup] = (),
+    source: Iterable[str] = (),
+    known_gaps: Sequence[Gap] | None = None,
+) -> PageData:
     """Return the data of a report.
 
     Args:
         results: what ``attnbench.results.load.read`` returns.
         training: what ``attnbench.results.training.training_groups`` returns.
         source: what was read, as typed.
+        known_gaps: those of the clips, where they were computed before.
 
     Raises:
         BadInput: if there are neither rows nor metrics of clips nor steps nor training runs.
     """
     if not (results.rows or results.quality or results.steps or any(group.runs for group in training)):
         raise BadInput(NO_ROWS)
-    found = gaps(results.quality)
+    found = gaps(results.quality) if known_gaps is None else known_gaps
     chosen = selections_of(results, clip_quality(results, found))
-    tables = [means_table(chosen), rows_table(chosen)] if chosen else []
+    command = _commands(results)
+    tables = [means_table(chosen, command), rows_table(chosen, command)] if chosen else []
     tables += [phases_table(results.phases)] if results.phases else []
     tables += [quality_table(found)] if found else []
     tables += [steps_table(results.steps)] if results.steps else []
@@ -164,6 +174,19 @@ def _plain(value: Any) -> Any:
             return None
         return float(f"{value:.{_DIGITS}g}")
     return value
+
+
+def _commands(results: Results) -> Callable[[Row], str]:
+    """Return what gives the command that measures a row again."""
+    headers = {header.run_id: header for header in results.headers}
+    profiled = {(phase.run_id, phase.row_id) for phase in results.phases}
+    runs = {run for run, _ in profiled}
+
+    def command(row: Row) -> str:
+        known = row.run_id in runs if isinstance(row, MeanRow) else (row.run_id, row.row_id) in profiled
+        return command_line(command_of(row, headers.get(row.run_id), profiled=known))
+
+    return command
 
 
 def _figures(results: Results, selections: Sequence[Selection]) -> Iterable[Figure]:
@@ -227,6 +250,7 @@ _TOLD = {
     "cpu-bound": "the CPU could not enqueue fast enough",
     "busy-machine": "others used the machine",
     "unstable": "samples spread or fall into two groups",
+    "plain-torch": "plain torch ran it, because no kernel serves",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from attnbench.cost.waterfall import DIFFERENCES
 from attnbench.report.data.selections import Choice, Selection
 from attnbench.report.data.table import Column, Table, Value
 from attnbench.report.gap_words import names_of
@@ -15,6 +16,9 @@ from attnbench.results.records.cells import Environment, PhaseRow, Record, Row
 from attnbench.results.records.steps import StepRecord
 
 Take = Callable[[Selection, Choice], Value]
+Command = Callable[[Row], str]
+
+_COMMAND = Column("command", "the command that measures it again")
 
 _ROW = (
     "row_id", "cell_id", "run_id", "method", "settings", "settings_given", "layer", "step", "engine", "engine_asked",
@@ -27,29 +31,38 @@ _ROW = (
 _STEP_LEFT_OUT = ("phases_ms", "samples_ms", "complaint")
 
 
-def means_table(selections: Sequence[Selection]) -> Table:
-    """Return what is ranked: each method with its settings in a selection, as the mean over its layers."""
-    columns = tuple(column for column, _ in _MEANS)
-    rows = [tuple(take(each, choice) for _, take in _MEANS) for each in selections for choice in each.choices]
+def means_table(selections: Sequence[Selection], command: Command) -> Table:
+    """Return what is ranked: each method with its settings in a selection, as the mean over its layers.
+
+    Args:
+        selections: of the results.
+        command: gives the command that measures a row again.
+    """
+    columns = (*(column for column, _ in _MEANS), _COMMAND)
+    rows = [
+        (*(take(each, choice) for _, take in _MEANS), command(choice.row))
+        for each in selections
+        for choice in each.choices
+    ]
     return Table("means", "Methods, ranked", columns, tuple(rows))
 
 
-def rows_table(selections: Sequence[Selection]) -> Table:
-    """Return all cells of all runs."""
+def rows_table(selections: Sequence[Selection], command: Command) -> Table:
+    """Return all cells of all runs; arguments as of ``means_table``."""
     columns = (
         Column("selection", "place of its selection in the list of selections"),
         Column("current", "whether it is of the newest run of its method and settings"),
         *_columns_of(Row, _ROW),
         Column("samples", "timed calls with a cold cache"),
+        _COMMAND,
     )
-    found = [
-        (
-            each.place, row.row_id in each.current,
-            *(row.flags if name == "flags" else getattr(row, name) for name in _ROW), len(row.samples_ms),
-        )
-        for each in selections
-        for row in each.rows
-    ]  # fmt: skip
+    found = []
+    for each in selections:
+        flags = {row.row_id: row.flags for row in each.case.rows}
+        for row in each.rows:
+            values = [getattr(row, name) for name in _ROW]
+            values[_ROW.index("flags")] = flags.get(row.row_id, row.flags)
+            found.append((each.place, row.row_id in each.current, *values, len(row.samples_ms), command(row)))
     return Table("cells", "All cells", columns, tuple(found))
 
 
@@ -57,7 +70,17 @@ def phases_table(phases: Sequence[PhaseRow]) -> Table:
     """Return the phases of cells as they were recorded."""
     names = [name for name in PhaseRow.model_fields if name not in ("run_id", "cell_id")]
     columns = _columns_of(PhaseRow, names)
-    return Table("phases", "Phases", columns, tuple(tuple(getattr(each, name) for name in names) for each in phases))
+    rates = ("tflops", "mfu", "mfu_probe")
+    rows = tuple(
+        tuple(None if name in rates and _is_difference(each) else getattr(each, name) for name in names)
+        for each in phases
+    )
+    return Table("phases", "Phases", columns, rows)
+
+
+def _is_difference(phase: PhaseRow) -> bool:
+    """Whether a time is the difference of two builds: work divided by it is no rate, though older journals have one."""
+    return phase.provenance == "ablated" and phase.phase in DIFFERENCES
 
 
 def quality_table(gaps: Sequence[Gap]) -> Table:

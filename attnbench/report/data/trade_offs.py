@@ -65,8 +65,8 @@ def break_even(selections: Sequence[Selection]) -> list[Figure]:
                     section="break-even",
                     kind="xy",
                     title=f"Speed-up over the length of the sequence, {title}",
-                    caption=f"{DIRECTIONS[first.direction]}, {first.inputs} inputs. Above 1 a method is faster than "
-                    "the dense baseline of its run. Lines join one method with the same settings given.",
+                    caption=f"{DIRECTIONS[first.direction].capitalize()}, {first.inputs} inputs. Above 1 a method is "
+                    "faster than the dense baseline of its run. Lines join one method with the same settings given.",
                     words=_curve_words(series),
                     x=Axis("tokens", log=True),
                     y=Axis("speed-up over the dense baseline, ×", log=True, better="higher"),

@@ -1,18 +1,40 @@
-"""Training runs: held-out losses by steps and by seconds, and their tables."""
+"""Training runs: held-out losses by steps and by seconds, and what they say in words."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+from attnbench.kernels.errors import BadInput
 from attnbench.report.data.figure import Axis, Figure, Point, Series
-from attnbench.report.data.table import Column, Table
-from attnbench.report.html.training import TrainingSection, training_sections
-from attnbench.report.training_tables import by_method
+from attnbench.report.training_tables import BASELINE, by_method, clips_table, difference, limits, loss_table, losses
+from attnbench.report.word_table import WordTable
+from attnbench.report.words import listed
+from attnbench.results.means import Estimate
 from attnbench.results.training import Checkpoint, TrainingGroup, TrainingRun
 
 SKIPPED = 0.1
 """Share of the first steps that is not drawn, because the loss of every method falls steeply there."""
+
+
+@dataclass(frozen=True)
+class TrainingStory:
+    """The training runs of one folder in words.
+
+    Attributes:
+        title: heading.
+        finding: what was found, in sentences.
+        facts: what was trained, where and with what, by name.
+        tables: tables with their headings.
+        notes: reasons why something is not shown.
+    """
+
+    title: str
+    finding: list[str]
+    facts: list[tuple[str, str]]
+    tables: list[tuple[str, WordTable]]
+    notes: list[str]
 
 
 def training_figures(groups: Sequence[TrainingGroup]) -> list[Figure]:
@@ -39,27 +61,97 @@ def training_figures(groups: Sequence[TrainingGroup]) -> list[Figure]:
     return found
 
 
-def training_tables(groups: Sequence[TrainingGroup]) -> list[tuple[TrainingSection, list[Table]]]:
-    """Return the sections of training in words, each with its tables."""
-    found = []
-    for place, section in enumerate(training_sections(groups)):
-        tables = [
-            Table(
-                f"training-{place}-{number}", title, tuple(Column(name, name) for name in table.header),
-                tuple(tuple(row) for row in table.rows),
-            )
-            for number, (title, table) in enumerate(section.tables)
-        ]  # fmt: skip
-        found.append((section, tables))
-    return found
+def training_stories(groups: Sequence[TrainingGroup]) -> list[TrainingStory]:
+    """Return the runs of each folder in words, unless none can be shown."""
+    return [_story(group) for group in groups if group.runs]
 
 
 def _losses(method: str, own: Sequence[TrainingRun], at: Callable[[Checkpoint], float]) -> Series:
     points = []
     for alike in zip(*(run.checkpoints for run in own), strict=False):
-        losses = [statistics.fmean(checkpoint.losses) for checkpoint in alike]
+        means = [statistics.fmean(checkpoint.losses) for checkpoint in alike]
         x = statistics.fmean(at(checkpoint) for checkpoint in alike)
-        ends = (min(losses), max(losses)) if len(losses) > 1 else (None, None)
-        points.append(Point(x, statistics.fmean(losses), *ends))
+        ends = (min(means), max(means)) if len(means) > 1 else (None, None)
+        points.append(Point(x, statistics.fmean(means), *ends))
     registered = str(own[0].card.get("training", {}).get("method") or method)
     return Series(method, tuple(points[int(SKIPPED * len(points)) :]), registered, "band")
+
+
+def _story(group: TrainingGroup) -> TrainingStory:
+    methods = {run.method for run in group.runs}
+    baseline = BASELINE if BASELINE in methods else min(methods)
+    grouped = by_method(group.runs, baseline)
+    notes, tables, finding = list(group.left_out), [], []
+    try:
+        finding = _finding(grouped, baseline)
+        tables.append(("Cost of a step, and held-out loss", loss_table(grouped, baseline)))
+    except BadInput as error:
+        notes.append(str(error))
+    clips = clips_table(grouped, baseline)
+    if clips is not None:
+        tables.append(("Clips made with the final weights", clips))
+    return TrainingStory(
+        title=f"Training runs in {group.folder.resolve().name}",
+        finding=finding or [f"{len(group.runs)} runs cannot be compared at one point."],
+        facts=_facts(group.runs),
+        tables=tables,
+        notes=notes,
+    )
+
+
+def _finding(grouped: Mapping[str, Sequence[TrainingRun]], baseline: str) -> list[str]:
+    """Say how the losses compare with the baseline's after equal steps and after equal seconds."""
+    steps, seconds = limits(grouped)
+    others = {method: own for method, own in grouped.items() if method != baseline}
+    if not others:
+        runs = grouped[baseline]
+        last = [sum(run.checkpoints[-1].losses) / len(run.checkpoints[-1].losses) for run in runs]
+        return [f"{baseline} ends at a held-out loss of {sum(last) / len(last):.4f}."]
+    sentences = []
+    for when, end in (
+        (f"{steps} steps", lambda run: run.after_steps(steps)),
+        (f"{seconds:.0f} s", lambda run: run.after_seconds(seconds)[1]),
+    ):
+        theirs = losses(grouped[baseline], end)
+        gaps = {method: difference(losses(own, end), theirs) for method, own in others.items()}
+        sentences.append(_sentence(when, gaps, baseline))
+    return sentences
+
+
+def _sentence(when: str, gaps: Mapping[str, Estimate | None], baseline: str) -> str:
+    sides: dict[str, list[str]] = {"above": [], "below": [], "not distinguishable from": []}
+    for method, gap in gaps.items():
+        if gap is None or gap.lo is None or gap.hi is None:
+            continue
+        side = "above" if gap.lo > 0 else "below" if gap.hi < 0 else "not distinguishable from"
+        sides[side].append(method)
+    parts = [f"that of {listed(names)} is {side} {baseline}'s" for side, names in sides.items() if names] or [
+        "no method has a seed in common with the baseline"
+    ]
+    return f"Held-out loss after {when}: {'; '.join(parts)}."
+
+
+def _facts(runs: Sequence[TrainingRun]) -> list[tuple[str, str]]:
+    """Return the contents of the cards, without repetitions."""
+
+    def each(*path: str) -> str:
+        found: dict[str, None] = {}
+        for run in runs:
+            value: object = run.card
+            for name in path:
+                value = value.get(name) if isinstance(value, Mapping) else None
+            if value is not None:
+                found[str(value)] = None
+        return listed(found)
+
+    facts = [
+        ("device", each("environment", "device")),
+        ("runs", f"{len(runs)}, seeds {listed(sorted({str(run.seed) for run in runs}))}"),
+        ("model", each("training", "model")),
+        ("clips per step", each("training", "batch")),
+        ("held-out clips", listed({str(len(run.checkpoints[-1].losses)): None for run in runs})),
+        ("dtype", each("training", "dtype")),
+        ("torch", each("environment", "packages", "torch")),
+        ("commit", each("environment", "git_commit")),
+    ]
+    return [(name, value) for name, value in facts if value]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attnbench.report.charts.history import history_figure, history_words
-from attnbench.report.charts.latency import svg_uri
 from attnbench.report.charts.picture import Picture
+from attnbench.report.charts.plain import svg_uri
 from attnbench.report.history_words import (
     HistoryGroup,
     NamedSeries,
@@ -45,8 +45,8 @@ def make_history(groups: Sequence[HistoryGroup], runs: Sequence[Run]) -> str:
     devices = list(dict.fromkeys(group.device for group in groups))
     events = [(group.title, cell) for group, cells in sections for cell in cells if cell.events]
     html: str = template("history.html").render(
-        css=resource("page.css"), title=" – ".join(["attnbench history", *devices]), devices=listed(devices), runs=runs,
-        sections=sections, events=events, several=len(devices) > 1,
+        css=resource("history.css"), title=" – ".join(["attnbench history", *devices]), devices=listed(devices),
+        runs=runs, sections=sections, events=events, several=len(devices) > 1,
     )  # fmt: skip
     return html
 

@@ -20,6 +20,13 @@ def resource(name: str) -> str:
     return resources.files("attnbench.report.html").joinpath(name).read_text(encoding="utf-8")
 
 
+def script() -> str:
+    """Return the script of a report: its parts in order, each a file, in a function of their own."""
+    folder = resources.files("attnbench.report.html").joinpath("script")
+    parts = sorted((part for part in folder.iterdir() if part.name.endswith(".js")), key=lambda part: part.name)
+    return "(() => {\n" + "\n".join(part.read_text(encoding="utf-8") for part in parts) + "})();\n"
+
+
 @cache
 def _templates() -> Environment:
     from jinja2 import Environment, FunctionLoader, StrictUndefined

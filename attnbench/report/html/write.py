@@ -58,7 +58,7 @@ def render(path: Path | None, out: Path | None) -> Written:
         raise BadInput(f"{str(source)!r} holds no finished rows yet: {reasons[0]}")
     place = report_path(out, newest_run(results) if results.runs else f"training-{training[0].folder.resolve().name}")
     traces = {cell: os.path.relpath(trace, place.parent) for cell, trace in results.traces.items()}
-    made = make_report(results, traces, training)
+    made = make_report(results, traces, training, [str(source)])
     return Written(write_whole(made.html.encode(), place), tuple(made.parts))
 
 

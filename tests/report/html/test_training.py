@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from attnbench.cli import app
 from attnbench.kernels.errors import BadInput
+from attnbench.report.data.trained import training_figures, training_stories
 from attnbench.report.html.page import make_report
-from attnbench.report.html.training import training_sections
 from attnbench.results.load import Results
 from attnbench.results.training import training_groups
 
@@ -44,12 +44,23 @@ def test_the_command_writes_a_page_of_training_runs(tmp_path: Path) -> None:
     cells = [cell.strip() for line in compared if line.startswith("| vmoba") for cell in line.split("|")[1:-1]]
     assert len(cells) == 11 + 6
     assert [cell for cell in cells if f">{cell}</" not in page] == []
-    assert "data:image/svg+xml;base64," in page
+    assert "held-out loss" in page
     assert "Sparse attention on NVIDIA H100 80GB HBM3" in page
 
 
+def test_curves_are_means_over_seeds_within_their_range() -> None:
+    by_steps, by_seconds = training_figures(training_groups(NATIVE))
+    assert (by_steps.option, by_seconds.option) == ("by steps", "by seconds")
+    assert {"full", "vmoba", "vmoba-1d"} <= {series.name for series in by_steps.series}
+    for series in (*by_steps.series, *by_seconds.series):
+        assert [point.x for point in series.points] == sorted(point.x for point in series.points)
+        for point in series.points:
+            assert point.lo is None or point.hi is None or point.lo <= point.y <= point.hi
+        assert (series.points[0].lo is None) == series.name.startswith("vmoba-"), "ablations have one seed"
+
+
 def test_the_finding_is_what_the_intervals_say() -> None:
-    (section,) = training_sections(training_groups(NATIVE))
+    (section,) = training_stories(training_groups(NATIVE))
     by_steps, by_seconds = section.finding
     assert by_steps.startswith("Held-out loss after 250 steps: that of moba, sliding-window, sta, vmoba")
     assert "that of sliding-window, sta, vmoba-1d, vmoba-2d and vmoba-3d is above full's" in by_seconds
@@ -61,7 +72,7 @@ def test_runs_that_cannot_be_compared_are_named_and_the_others_shown(tmp_path: P
     folder = some_runs(tmp_path / "runs", "full-0", "sta-0")
     shutil.copytree(NATIVE / "full-0", folder / "20260102T030405Z-train-full")
     (folder / "sta-0" / "mini.json").unlink()
-    (section,) = training_sections(training_groups(tmp_path))
+    (section,) = training_stories(training_groups(tmp_path))
     assert section.facts[1] == ("runs", "1, seeds 0")
     assert len(section.notes) == 2
     assert "20260102T030405Z-train-full' has the method and seed of" in section.notes[0]
@@ -73,8 +84,8 @@ def test_a_page_shows_the_runs_of_each_folder_and_follows_links(tmp_path: Path) 
     some_runs(tmp_path / "here" / "one", "full-0")
     (tmp_path / "here" / "two").symlink_to(some_runs(tmp_path / "there", "sta-0"), target_is_directory=True)
     made = make_report(Results(), training=training_groups(tmp_path / "here"))
-    assert [part.anchor for part in made.parts] == ["training-1", "training-2"]
-    assert all(f'id="{part.anchor}"' in made.html for part in made.parts)
+    assert [part.title for part in made.parts] == ["Training runs in one", "Training runs in there"]
+    assert all(f'id="{part.anchor}"' in made.html and part.title in made.html for part in made.parts)
 
 
 def test_what_has_no_checkpoint_yet_is_said(tmp_path: Path) -> None:

@@ -1,38 +1,66 @@
 from __future__ import annotations
 
+import base64
+import io
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
+from attnbench.methods.draw import middle_query
 from attnbench.methods.examples import SMALL_GRID, examples, smooth_inputs
-from attnbench.report.charts.masks import mask_pictures
+from attnbench.report.html.masks import KEPT, QUERY, mask_pictures
 
 
 def test_a_method_whose_layers_differ_has_a_picture_for_each() -> None:
     pictures = mask_pictures(["vmoba"])
-    assert [picture.caption.split(":")[0] for picture in pictures] == [
-        "vmoba · layer 0",
-        "vmoba · layer 1",
-        "vmoba · layer 2",
-    ]
-    assert len({picture.uri for picture in pictures}) == 3
-    assert all("density" in picture.alt and "6×8×12" in picture.caption for picture in pictures)
+    assert [picture.name for picture in pictures] == ["vmoba · layer 0", "vmoba · layer 1", "vmoba · layer 2"]
+    assert len({picture.whole for picture in pictures}) == 3
+    assert all(picture.density and "6×8×12" in picture.words for picture in pictures)
 
 
-def test_a_method_that_is_not_here_has_a_caption_instead() -> None:
+def decoded(uri: str) -> np.ndarray[Any, Any]:
+    """Return the pixels of a PNG in a data URI, as colours."""
+    head, _, body = uri.partition(",")
+    assert head == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(body, validate=True))) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("method", ["sta", "moba", "sliding-window"])
+def test_a_picture_shows_the_mask_pixel_by_pixel(method: str) -> None:
+    (picture,), (example,) = mask_pictures([method]), examples(method)
+    plan = example.plan()
+    mask = plan.token_mask()[0, 0].numpy()
+    assert np.array_equal((decoded(picture.whole) == KEPT).all(-1), mask)
+    frames = decoded(picture.frames)[::4, ::4]
+    grid, query = example.grid, middle_query(plan.layout)
+    kept = (frames == KEPT).all(-1)
+    keys = mask[query].reshape(grid.t, grid.h, grid.w)
+    for t in range(grid.t):
+        shown = kept[:, t * (grid.w + 1) : t * (grid.w + 1) + grid.w]
+        differs = np.argwhere(shown != keys[t])
+        assert len(differs) <= 1, "all but the query itself, which has a colour of its own"
+    assert (frames == QUERY).all(-1).sum() == 1
+
+
+def test_a_method_that_is_not_here_has_words_instead() -> None:
     (picture,) = mask_pictures(["not-installed"])
-    assert picture.uri == ""
-    assert "not-installed" in picture.caption
+    assert picture.whole == picture.frames == ""
+    assert "not-installed" in picture.words
 
 
 def test_a_method_that_fails_to_draw_does_not_take_the_report_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(method: str) -> None:
         raise ZeroDivisionError("by a plug-in")
 
-    monkeypatch.setattr("attnbench.report.charts.masks.examples", fail)
+    monkeypatch.setattr("attnbench.report.html.masks.examples", fail)
     (picture,) = mask_pictures(["theirs"])
-    assert "by a plug-in" in picture.caption
+    assert "by a plug-in" in picture.words
 
 
 def test_tiles_as_large_as_the_grid_are_scaled_down_by_the_method() -> None:

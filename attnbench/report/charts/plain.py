@@ -1,0 +1,36 @@
+"""The look of charts: colours, an empty chart, and a chart as a data URI that needs nothing from outside the page."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+from attnbench.methods.draw import svg_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, FAINT, DENSE = "#3b4552", "#d9dee4", "#3b4552"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def svg_uri(figure: Figure) -> str:
+    """Return ``figure`` as an SVG data URI. Equal figures give equal text."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg_bytes(figure)).decode()}"
+
+
+def plain_figure(height: float) -> tuple[Figure, Axes]:
+    """Return an empty chart of the report's width and style, ``height`` inches high."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, height), facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    axes.tick_params(length=0, labelsize=9, colors=INK)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(color=INK, fontsize=9.5)
+    for side, spine in axes.spines.items():
+        spine.set(visible=side in ("left", "bottom"), color="#aab3bd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes

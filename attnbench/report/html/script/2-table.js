@@ -1,0 +1,125 @@
+// A table that draws only the rows in sight: sorted by a click on a heading, filtered by words and by comparisons
+// such as density<0.2.
+
+const ROW_HEIGHT = 36;
+const WINDOWED_FROM = 150;
+const COMPARISON = /^([\w-]+)(<=|>=|<|>|=)(-?[\d.]+(?:e-?\d+)?)$/i;
+
+class RowTable {
+  // columns: {name, label, hint, value(row), show(row) -> text or node, numeric, hide}
+  constructor(scroller, columns, { label, sort = null, onfilter = null } = {}) {
+    Object.assign(this, { scroller, columns, onfilter, label, sort, words: "", rows: [], shown: [], texts: new Map() });
+    this.heads = columns.map((column, place) => {
+      const button = el("button", { type: "button", title: column.hint || null, onclick: () => this.sortBy(place) }, column.label);
+      return el("th", { scope: "col", class: this.classOf(column), "aria-colindex": place + 1 }, button);
+    });
+    this.body = el("tbody");
+    this.table = el("table", { "aria-label": label, "aria-colcount": columns.length }, el("thead", {}, el("tr", { "aria-rowindex": 1 }, ...this.heads)), this.body);
+    scroller.replaceChildren(this.table);
+    scroller.addEventListener("scroll", () => this.paint());
+    this.table.addEventListener("keydown", (event) => this.move(event));
+    addEventListener("beforeprint", () => this.paint(true));
+    addEventListener("afterprint", () => this.paint());
+  }
+
+  classOf(column) { return [column.numeric ? "number" : "", column.hide ? `hide-${column.hide}` : "", column.class || ""].filter(Boolean).join(" ") || null; }
+
+  setRows(rows) { this.rows = rows; this.refresh(); }
+
+  filterBy(words) { this.words = words; this.refresh(); }
+
+  sortBy(place) {
+    const [before, up] = this.sort || [];
+    const first = !this.columns[place].numeric || Boolean(this.columns[place].rising);
+    this.sort = [place, before === place ? !up : first];
+    this.refresh();
+  }
+
+  refresh() {
+    const kept = this.words.trim() ? this.rows.filter(this.test()) : [...this.rows];
+    if (this.sort) this.order(kept);
+    this.shown = kept;
+    this.heads.forEach((head, place) => {
+      if (this.sort && this.sort[0] === place) head.setAttribute("aria-sort", this.sort[1] ? "ascending" : "descending");
+      else head.removeAttribute("aria-sort");
+    });
+    this.table.setAttribute("aria-rowcount", kept.length + 1);
+    this.scroller.scrollTop = 0;
+    this.paint();
+    if (this.onfilter) this.onfilter(kept);
+  }
+
+  test() {
+    const words = [], comparisons = [];
+    for (const word of this.words.toLowerCase().split(/\s+/).filter(Boolean)) {
+      const found = COMPARISON.exec(word);
+      const column = found && this.columns.find((each) => [each.name, each.label].some((name) => name.toLowerCase() === found[1]));
+      if (column) comparisons.push([column, found[2], Number(found[3])]);
+      else words.push(word);
+    }
+    const holds = { "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b, "=": (a, b) => a === b };
+    return (row) => comparisons.every(([column, sign, bound]) => {
+      const value = column.value(row);
+      return value !== null && holds[sign](value, bound);
+    }) && words.every((word) => this.textOf(row).includes(word));
+  }
+
+  textOf(row) {
+    if (!this.texts.has(row)) this.texts.set(row, this.columns.map((column) => column.text ? column.text(row) : column.value(row) ?? "").join(" ").toLowerCase());
+    return this.texts.get(row);
+  }
+
+  order(rows) {
+    const [place, up] = this.sort, keys = new Map(rows.map((row) => [row, this.columns[place].value(row)]));
+    const sign = up ? 1 : -1;
+    rows.sort((one, other) => {
+      const a = keys.get(one), b = keys.get(other);
+      if (a === b) return 0;
+      if (a === null || a === undefined) return 1;
+      if (b === null || b === undefined) return -1;
+      return (a < b ? -1 : 1) * sign;
+    });
+  }
+
+  paint(whole = false) {
+    const total = this.shown.length, all = total <= WINDOWED_FROM;
+    const seen = Math.ceil((this.scroller.clientHeight || 600) / ROW_HEIGHT);
+    const first = all || whole ? 0 : Math.max(0, Math.floor(this.scroller.scrollTop / ROW_HEIGHT) - 8);
+    const last = all ? total : Math.min(total, whole ? WINDOWED_FROM : first + seen + 16);
+    const held = document.activeElement && this.body.contains(document.activeElement) ? document.activeElement.closest("tr").ariaRowIndex : null;
+    const spacer = (count) => {
+      if (!count) return null;
+      const cell = el("td", { colspan: this.columns.length });
+      cell.style.height = `${count * ROW_HEIGHT}px`;
+      return el("tr", { class: "spacer", "aria-hidden": "true" }, cell);
+    };
+    const lines = this.shown.slice(first, last).map((row, place) => this.line(row, first + place));
+    this.body.replaceChildren(...[spacer(first), ...lines, spacer(whole ? 0 : total - last)].filter(Boolean));
+    if (held !== null) this.focus(Number(held) - 2);
+  }
+
+  line(row, place) {
+    const cells = this.columns.map((column, at) => el(at ? "td" : "th", { class: this.classOf(column), scope: at ? null : "row" }, column.show(row)));
+    return el("tr", { "aria-rowindex": place + 2 }, ...cells);
+  }
+
+  focus(place) {
+    const line = this.body.querySelector(`tr[aria-rowindex="${place + 2}"] button`);
+    if (line) line.focus({ preventScroll: true });
+  }
+
+  // Arrow keys, Home and End go from row to row.
+  move(event) {
+    const line = event.target.closest("tbody tr[aria-rowindex]");
+    if (!line) return;
+    const at = Number(line.getAttribute("aria-rowindex")) - 2, last = this.shown.length - 1;
+    const to = { ArrowDown: Math.min(at + 1, last), ArrowUp: Math.max(at - 1, 0), Home: 0, End: last }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    const top = to * ROW_HEIGHT, height = this.scroller.clientHeight - 2 * ROW_HEIGHT;
+    if (top < this.scroller.scrollTop) this.scroller.scrollTop = top;
+    if (top > this.scroller.scrollTop + height) this.scroller.scrollTop = top - height;
+    this.paint();
+    this.focus(to);
+  }
+}

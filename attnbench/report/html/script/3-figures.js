@@ -1,0 +1,209 @@
+// Figures, drawn from their data: points and lines, bars, and maps of values. Colours are classes of the style sheet.
+
+const MARKERS = {
+  circle: (r) => `M${-r},0a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0z`,
+  square: (r) => `M${-r * 0.9},${-r * 0.9}h${r * 1.8}v${r * 1.8}h${-r * 1.8}z`,
+  triangle: (r) => `M0,${-r * 1.15}L${r * 1.1},${r * 0.85}H${-r * 1.1}z`,
+  diamond: (r) => `M0,${-r * 1.3}L${r * 1.15},0L0,${r * 1.3}L${-r * 1.15},0z`,
+  nabla: (r) => `M0,${r * 1.15}L${r * 1.1},${-r * 0.85}H${-r * 1.1}z`,
+  plus: (r) => { const a = r * 0.42, b = r * 1.2; return `M${-a},${-b}h${2 * a}v${b - a}h${b - a}v${2 * a}h${a - b}v${b - a}h${-2 * a}v${a - b}h${a - b}v${-2 * a}h${b - a}z`; },
+  cross: (r) => { const a = r * 0.55, b = r * 1.1; return `M0,${-a}L${b - a},${-b}L${b},${a - b}L${a},0L${b},${b - a}L${b - a},${b}L0,${a}L${a - b},${b}L${-b},${b - a}L${-a},0L${-b},${a - b}L${a - b},${-b}z`; },
+  hexagon: (r) => `M${-r * 1.15},0L${-r * 0.58},${-r}H${r * 0.58}L${r * 1.15},0L${r * 0.58},${r}H${-r * 0.58}z`,
+};
+const PARTS = ["permute", "pool", "score", "select", "index", "gather", "attend", "merge", "unpermute", "branch", "other", "gap", "qk", "softmax", "av", "ideal", "loss", "gain", "unexplained", "total", "floor"];
+
+function marksOf(methods) { return new Map(methods.map((method, place) => [method.name, { className: `c${place}`, marker: method.marker }])); }
+
+function scaleOf(values, from, to, axis) {
+  let low = Math.min(...values, axis.least ?? Infinity), high = Math.max(...values, axis.most ?? -Infinity);
+  const log = axis.log && low > 0;
+  if (low === high) { low = log ? low / 1.5 : low - (Math.abs(low) || 1) / 2; high = log ? high * 1.5 : high + (Math.abs(high) || 1) / 2; }
+  const warp = log ? Math.log : (value) => value, pad = 0.06 * (warp(high) - warp(low));
+  const a = axis.least === undefined ? warp(low) - pad : warp(low), b = warp(high) + pad;
+  const scale = (value) => from + ((warp(value) - a) / (b - a)) * (to - from);
+  scale.ticks = log ? logTicks(Math.exp(a), Math.exp(b)) : ticksOf(a, b);
+  return scale;
+}
+
+function ticksOf(low, high, wanted = 5) {
+  const rough = (high - low) / wanted, power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((each) => each * power >= rough);
+  const found = [];
+  for (let at = Math.ceil(low / step); at * step <= high + step * 1e-9; at += 1) found.push(Number((at * step).toPrecision(12)));
+  return found;
+}
+
+function logTicks(low, high) {
+  if (high / low < 4) return ticksOf(low, high).filter((each) => each > 0);
+  const steps = high / low > 500 ? [1] : high / low > 12 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 8], found = [];
+  for (let power = 10 ** Math.floor(Math.log10(low)); power <= high; power *= 10) {
+    for (const step of steps) if (step * power >= low * 0.999 && step * power <= high * 1.001) found.push(Number((step * power).toPrecision(12)));
+  }
+  return found;
+}
+
+const tick = (value) => (Math.abs(value) >= 1e5 ? `${number(value / 1000)}k` : Number(value.toPrecision(6)).toLocaleString("en-US", { maximumFractionDigits: 6 }));
+const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+
+function canvas(figure, width, height) {
+  return draw("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": `${figure.title}. ${figure.words}` });
+}
+
+// Points and lines. Returns the picture and its spots: places with words, for pointer and keys.
+function drawPoints(figure, width, marks, kept) {
+  const height = Math.round(Math.min(420, Math.max(270, width * 0.62))), left = 52, bottom = 44, right = 14, top = 26;
+  const picture = canvas(figure, width, height), spots = [];
+  const series = (figure.series || []).map((each) => ({ ...each, points: each.points.filter((point) => !kept || !point.row || kept.has(point.row)) })).filter((each) => each.points.length);
+  const every = series.flatMap((each) => each.points);
+  if (!every.length) return { picture, spots };
+  const x = scaleOf(every.map((point) => point.x), left, width - right, figure.x);
+  const y = scaleOf(every.flatMap((point) => [point.y, point.lo ?? point.y, point.hi ?? point.y]), height - bottom, top, figure.y || { label: "" });
+  axes(picture, x, y, figure, { left, right: width - right, top, bottom: height - bottom, width, height });
+  const marked = [], taken = [], guides = [], unnamed = [];
+  for (const each of series) {
+    const mark = marks.get(each.method), className = mark ? mark.className : "guide";
+    const path = each.points.map((point) => [x(point.x), y(point.y)]);
+    const look = each.look || "points";
+    if (look === "band" && each.points.some((point) => point.lo !== undefined)) {
+      const edge = [...each.points.map((point) => [x(point.x), y(point.hi ?? point.y)]), ...each.points.map((point) => [x(point.x), y(point.lo ?? point.y)]).reverse()];
+      picture.append(draw("path", { class: `area ${className}`, d: `M${edge.map((place) => place.map((v) => v.toFixed(1)).join(",")).join("L")}z` }));
+    }
+    if (look !== "points" && path.length > 1) {
+      const d = look === "steps" ? path.map(([px, py], place) => (place ? `H${px.toFixed(1)}V${py.toFixed(1)}` : `M${px.toFixed(1)},${py.toFixed(1)}`)).join("") : `M${path.map((place) => place.map((v) => v.toFixed(1)).join(",")).join("L")}`;
+      picture.append(draw("path", { class: `line ${look} ${className}${each.dashed ? " dashed" : ""}`, d }));
+    }
+    if (look === "guide" || look === "steps" || look === "band") {
+      const [px, py] = path[path.length - 1];
+      if (look === "band") each.points.forEach((point, place) => spots.push({ x: path[place][0], y: path[place][1], words: [each.name, `${axisWord(figure.x)} ${number(point.x)}`, `${axisWord(figure.y)} ${number(point.y)}`] }));
+      else if (look === "guide" && !each.method) guides.push([each.name, path]);
+      continue;
+    }
+    each.points.forEach((point, place) => {
+      const [px, py] = path[place];
+      if (point.lo !== undefined && point.hi !== undefined) picture.append(draw("path", { class: `whisker ${className}`, d: `M${px},${y(point.lo)}V${y(point.hi)}` }));
+      marked.push({ px, py, className, marker: mark ? mark.marker : "circle", point, each, last: place === each.points.length - 1 });
+    });
+  }
+  for (const { px, py, className, marker, point, each } of marked) {
+    picture.append(draw("path", { class: `mark ${className}`, d: MARKERS[marker](5), transform: `translate(${px.toFixed(1)},${py.toFixed(1)})` }));
+    taken.push([px - 7, py - 7, px + 7, py + 7]);
+    const [value, ends] = withInterval(point.y, point.lo ?? null, point.hi ?? null);
+    spots.push({ x: px, y: py, row: point.row, words: [point.label || each.name, `${axisWord(figure.x)} ${number(point.x)}`, `${axisWord(figure.y)} ${value}${ends ? ` (${ends})` : ""}`] });
+  }
+  const box = { left, right: width - right, top, bottom: height - bottom };
+  for (const [name, path] of guides) placeGuide(picture, name, path, box, taken);
+  for (const { px, py, point, each, last } of figure.section === "roofline" ? [] : marked) {
+    const name = each.look === "line" && each.points.length > 1 ? (last ? each.name : "") : point.label || each.name;
+    if (name && (taken.length > 400 || !place(picture, cut(name, 30), px, py, box, taken))) unnamed.push(name);
+  }
+  const several = series.filter((each) => marks.has(each.method));
+  const legend = unnamed.length || figure.section === "roofline" || several.some((each) => each.look === "band") ? several : [];
+  return { picture, spots, legend: legend.slice(0, 40).map((each) => ({ name: each.name, ...marks.get(each.method) })) };
+}
+
+// The name of a guide line, above or below one of its ends.
+function placeGuide(picture, name, path, box, taken) {
+  const wide = name.length * 6.3, first = path[0], last = path[path.length - 1];
+  const tries = [[last, -5, "end"], [last, 15, "end"], [first, -5, "start"], [first, 15, "start"], [last, -20, "end"]];
+  for (const [[px, py], down, anchor] of tries) {
+    const x = Math.min(px, box.right), a = anchor === "end" ? x - wide : x, area = [a, py + down - 10, a + wide, py + down + 3];
+    if (area[1] < box.top - 12 || area[3] > box.bottom + 2 || taken.some((each) => area[0] < each[2] && each[0] < area[2] && area[1] < each[3] && each[1] < area[3])) continue;
+    picture.append(draw("text", { class: "guide-word", x: x.toFixed(1), y: (py + down).toFixed(1), "text-anchor": anchor }, name));
+    taken.push(area);
+    return;
+  }
+}
+
+const axisWord = (axis) => (axis && axis.label ? axis.label.split(/[,:]/)[0] : "");
+
+function axes(picture, x, y, figure, box) {
+  for (const at of x.ticks) {
+    picture.append(draw("path", { class: "grid", d: `M${x(at).toFixed(1)},${box.top}V${box.bottom}` }));
+    picture.append(draw("text", { class: "tick", x: x(at).toFixed(1), y: box.bottom + 16, "text-anchor": "middle" }, tick(at)));
+  }
+  for (const at of y ? y.ticks : []) {
+    picture.append(draw("path", { class: "grid", d: `M${box.left},${y(at).toFixed(1)}H${box.right}` }));
+    picture.append(draw("text", { class: "tick", x: box.left - 7, y: (y(at) + 4).toFixed(1), "text-anchor": "end" }, tick(at)));
+  }
+  const better = { higher: " →", lower: "← " }[(figure.x || {}).better] || "";
+  picture.append(draw("text", { class: "axis", x: box.right, y: box.height - 8, "text-anchor": "end" }, better === "← " ? `← ${figure.x.label}` : `${figure.x.label}${better}`));
+  if (y && figure.y) picture.append(draw("text", { class: "axis", x: 2, y: 13 }, `${figure.y.label}${figure.y.better === "higher" ? " ↑" : figure.y.better === "lower" ? " ↓" : ""}`));
+}
+
+// A name beside a point, at the first of eight places where it covers nothing; none where there is no such place.
+function place(picture, text, px, py, box, taken) {
+  const wide = text.length * 6.3;
+  for (const [x, y, anchor] of [[px + 10, py + 4, "start"], [px - 10, py + 4, "end"], [px, py - 11, "middle"], [px, py + 19, "middle"], [px + 9, py - 8, "start"], [px - 9, py - 8, "end"], [px + 9, py + 16, "start"], [px - 9, py + 16, "end"]]) {
+    const a = anchor === "start" ? x : anchor === "end" ? x - wide : x - wide / 2, area = [a, y - 11, a + wide, y + 3];
+    if (area[0] < box.left || area[2] > box.right + 8 || area[1] < box.top - 14 || area[3] > box.bottom) continue;
+    if (taken.some((each) => area[0] < each[2] && each[0] < area[2] && area[1] < each[3] && each[1] < area[3])) continue;
+    picture.append(draw("text", { class: "word", x: x.toFixed(1), y: y.toFixed(1), "text-anchor": anchor }, text));
+    taken.push(area);
+    return true;
+  }
+  return false;
+}
+
+// Horizontal bars with parts.
+function drawBars(figure, width, marks) {
+  const lines = new Map();
+  for (const bar of figure.bars) { if (!lines.has(bar.line)) lines.set(bar.line, []); lines.get(bar.line).push(bar); }
+  const longest = Math.max(...[...lines.keys()].map((line) => line.length)), letters = Math.min(longest, Math.max(12, Math.floor(width * 0.36 / 6.6)));
+  const left = letters * 6.6 + 12, right = 62, row = 26, top = 8, bottom = top + lines.size * row, height = bottom + 42;
+  const picture = canvas(figure, width, height), spots = [];
+  const x = scaleOf(figure.bars.flatMap((bar) => [bar.start, bar.start + bar.size, ...(figure.section === "quality" ? [bar.hi ?? 0] : []), 0]), left, width - right, figure.x);
+  axes(picture, x, null, figure, { left, right: width - right, top, bottom, width, height });
+  let at = top;
+  for (const [line, bars] of lines) {
+    picture.append(draw("text", { class: "word", x: left - 8, y: at + 17, "text-anchor": "end" }, cut(line, letters)));
+    let reach = -Infinity;
+    for (const bar of bars) {
+      const a = x(bar.start), b = x(bar.start + bar.size), mark = marks.get(bar.part);
+      const part = mark ? mark.className : `p-${PARTS.includes(bar.part) ? bar.part : "other"}`;
+      const box = { x: Math.min(a, b).toFixed(1), y: at + 5, width: Math.max(0.8, Math.abs(b - a)).toFixed(1), height: 16 };
+      picture.append(draw("rect", { class: `bar ${part}`, ...box }));
+      if (["modelled", "ablated", "instrumented", "floor"].includes(bar.provenance)) picture.append(draw("rect", { fill: "url(#hatch)", ...box }));
+      if (!mark && Math.abs(b - a) > bar.part.length * 6.4 + 8 && bars.length > 1) picture.append(draw("text", { class: "inside", x: ((a + b) / 2).toFixed(1), y: at + 17, "text-anchor": "middle" }, bar.part));
+      if (bar.lo !== undefined && bar.hi !== undefined && (figure.section === "quality" || bar.part === "unexplained")) picture.append(draw("path", { class: "ends", d: `M${x(bar.lo).toFixed(1)},${at + 13}H${x(bar.hi).toFixed(1)}M${x(bar.lo).toFixed(1)},${at + 9}v8M${x(bar.hi).toFixed(1)},${at + 9}v8` }));
+      reach = Math.max(reach, a, b, figure.section === "quality" && bar.hi !== undefined ? x(bar.hi) : 0);
+      spots.push({ x: (a + b) / 2, y: at + 13, row: bar.row, words: [line, bar.label || `${bar.part} ${number(bar.size)}`] });
+    }
+    const total = bars.length > 1 ? bars.reduce((sum, bar) => sum + bar.size, 0) : bars[0].size;
+    picture.append(draw("text", { class: "tick", x: (reach + 6).toFixed(1), y: at + 17 }, number(total)));
+    at += row;
+  }
+  const parts = [...new Set(figure.bars.map((bar) => bar.part))].filter((part) => !marks.has(part));
+  const several = new Set(figure.bars.map((bar) => bar.line)).size < figure.bars.length;
+  return { picture, spots, legend: several ? parts.map((part) => ({ name: part, className: `p-${PARTS.includes(part) ? part : "other"}` })) : [] };
+}
+
+// A map of values: lines by places.
+function drawHeat(figure, width) {
+  const lines = [...new Set(figure.cells.map((cell) => cell.line))], across = [...new Set(figure.cells.map((cell) => cell.at))];
+  const letters = Math.min(Math.max(...lines.map((line) => line.length)), Math.max(12, Math.floor(width * 0.3 / 6.6)));
+  const left = letters * 6.6 + 12, top = 24, row = 26, wide = Math.min(120, (width - left - 8) / across.length), height = top + lines.length * row + 12;
+  const picture = canvas(figure, width, height), spots = [];
+  across.forEach((at, place) => { if (wide > 44 || place % Math.ceil(44 / wide) === 0) picture.append(draw("text", { class: "tick", x: left + (place + 0.5) * wide, y: 15, "text-anchor": "middle" }, wide > 52 ? at : at.replace(/\D+/g, " ").trim())); });
+  lines.forEach((line, place) => picture.append(draw("text", { class: "word", x: left - 8, y: top + place * row + 17, "text-anchor": "end" }, cut(line, letters))));
+  for (const cell of figure.cells) {
+    if (cell.value === null || cell.value === undefined) continue;
+    const px = left + across.indexOf(cell.at) * wide, py = top + lines.indexOf(cell.line) * row;
+    picture.append(draw("rect", { class: "heat", x: px + 1, y: py + 1, width: Math.max(1, wide - 2), height: row - 2, "fill-opacity": (0.06 + 0.84 * Math.min(1, cell.value)).toFixed(3) }));
+    if (wide > 40) picture.append(draw("text", { class: cell.value > 0.5 ? "inside" : "word", x: px + wide / 2, y: py + 17, "text-anchor": "middle" }, number(cell.value)));
+    spots.push({ x: px + wide / 2, y: py + row / 2, words: [cell.line, cell.at, number(cell.value)] });
+  }
+  return { picture, spots };
+}
+
+function drawFigure(figure, width, marks, kept) {
+  if (figure.kind === "bars") return drawBars(figure, width, marks);
+  return figure.kind === "heat" ? drawHeat(figure, width) : drawPoints(figure, width, marks, kept);
+}
+
+// The data behind a figure as a table, like attnbench.report.data.figure.table_of.
+function tableOf(figure) {
+  const named = (names, rows) => ({ name: figure.name, columns: names.map((name) => ({ name })), rows });
+  if (figure.kind === "bars") return named(["line", "part", "start", "size", "lo", "hi", "provenance", "label", "row_id"], figure.bars.map((bar) => [bar.line, bar.part, bar.start, bar.size, bar.lo, bar.hi, bar.provenance || "measured", bar.label, bar.row]));
+  if (figure.kind === "heat") return named(["line", "at", "value"], figure.cells.map((cell) => [cell.line, cell.at, cell.value]));
+  return named(["series", "method", "x", "y", "lo", "hi", "label", "row_id"], figure.series.flatMap((each) => each.points.map((point) => [each.name, each.method || "", point.x, point.y, point.lo, point.hi, point.label || "", point.row || ""])));
+}

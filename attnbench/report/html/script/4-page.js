@@ -1,0 +1,298 @@
+// The page: selectors, verdict, trade-off and ranked table, the sections below, and all cells.
+
+function start() {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const figures = (data.figures || []).map((figure) => ({ option: "", selections: [], ...figure })), tables = new Map((data.tables || []).map((table) => [table.name, table]));
+  const marks = marksOf(data.methods || []), selections = data.selections || [];
+  const state = { selection: selections.length ? 0 : null, option: {}, kept: null };
+  const find = (id) => document.getElementById(id);
+  const rowsOf = (name) => {
+    const table = tables.get(name), at = Object.fromEntries((table ? table.columns : []).map((column, place) => [column.name, place]));
+    return { table, at, rows: table ? table.rows : [] };
+  };
+  const means = rowsOf("means"), cells = rowsOf("cells"), runs = rowsOf("runs");
+  const bySelection = new Map(selections.map((each) => [each.place, []]));
+  for (const row of means.rows) bySelection.get(row[means.at.selection]).push(row);
+  document.documentElement.classList.add("scripted");
+
+  const tip = el("div", { id: "tip", role: "status", hidden: true });
+  document.body.append(tip);
+
+  // --- figures
+
+  const mineOf = (name) => figures.filter((figure) => figure.section === name && (!figure.selections.length || figure.selections.includes(state.selection)));
+
+  // A section without a figure for the selection is absent, and so is the link to it.
+  function presence(name) {
+    const section = find(name), link = document.querySelector(`nav a[href="#${name}"]`);
+    const empty = !mineOf(name).length && !section.classList.contains("always");
+    section.hidden = empty;
+    if (link) link.parentElement.hidden = empty;
+  }
+
+  // One figure of a section is shown at a time, with buttons or a list to choose which.
+  function showSection(name) {
+    const section = find(name), holder = section && section.querySelector(".figure");
+    if (!holder) return;
+    const mine = mineOf(name);
+    presence(name);
+    if (!mine.length) { holder.replaceChildren(); return; }
+    const chosen = mine.find((figure) => figure.option === state.option[name]) || mine[0];
+    holder.replaceChildren(...[chooser(name, mine, chosen), paneOf(chosen, name), captionOf(chosen)].filter(Boolean));
+  }
+
+  function chooser(name, mine, chosen) {
+    if (mine.length < 2) return el("div", { class: "choose" }, savers(chosen.name, () => tableOf(chosen), () => chosen));
+    const choose = (option) => { state.option[name] = option; showSection(name); };
+    const few = mine.length <= 4 && mine.every((each) => each.option.length < 24);
+    const chosenBy = few
+      ? el("span", { class: "buttons", role: "group", "aria-label": `What ${name} shows` }, ...mine.map((each) => el("button", { type: "button", "aria-pressed": String(each === chosen), onclick: () => { choose(each.option); find(name).querySelector('.buttons [aria-pressed="true"]').focus(); } }, each.option)))
+      : el("label", {}, el("span", { class: "away" }, `What ${name} shows`), listOf(mine, chosen, (option) => { choose(option); find(name).querySelector("select").focus(); }));
+    return el("div", { class: "choose" }, chosenBy, savers(chosen.name, () => tableOf(chosen), () => chosen));
+  }
+
+  const listOf = (mine, chosen, choose) => el("select", { onchange: (event) => choose(event.target.value) }, ...mine.map((each) => el("option", { value: each.option, selected: each === chosen }, each.option)));
+
+  function paneOf(figure, name) {
+    const width = Math.max(320, Math.min(980, find(name).querySelector(".figure").clientWidth || 640));
+    const { picture, spots, legend = [] } = drawFigure(figure, width, marks, name === "trade-off" ? state.kept : null);
+    const pane = el("div", { class: "pane", tabindex: 0, role: "group", "aria-label": `${figure.title}; arrow keys go through its values` }, picture);
+    let at = -1;
+    const show = (spot) => {
+      if (!spot) { tip.hidden = true; return; }
+      tip.replaceChildren(el("b", {}, spot.words[0]), ...spot.words.slice(1).map((word) => el("span", {}, word)));
+      tip.hidden = false;
+      const box = picture.getBoundingClientRect(), ratio = box.width / width;
+      const x = box.left + scrollX + spot.x * ratio, y = box.top + scrollY + spot.y * ratio;
+      tip.style.left = `${Math.max(8, Math.min(x + 12, scrollX + document.documentElement.clientWidth - tip.offsetWidth - 8))}px`;
+      tip.style.top = `${y + 14}px`;
+    };
+    pane.addEventListener("pointermove", (event) => {
+      const box = picture.getBoundingClientRect(), ratio = width / box.width;
+      const px = (event.clientX - box.left) * ratio, py = (event.clientY - box.top) * ratio;
+      const far = (spot) => (spot.x - px) ** 2 + (spot.y - py) ** 2;
+      const nearest = spots.reduce((best, spot) => (!best || far(spot) < far(best) ? spot : best), null);
+      at = spots.indexOf(nearest);
+      show(nearest && far(nearest) < 1600 ? nearest : null);
+    });
+    pane.addEventListener("pointerleave", () => show(null));
+    pane.addEventListener("blur", () => show(null));
+    pane.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      if (event.key === "Escape") show(null);
+      if (event.key === "Enter" && spots[at] && spots[at].row) openRow(spots[at].row);
+      if (!step || !spots.length) return;
+      event.preventDefault();
+      at = (at + step + spots.length) % spots.length;
+      show(spots[at]);
+    });
+    pane.addEventListener("click", () => { if (spots[at] && spots[at].row && !tip.hidden) openRow(spots[at].row); });
+    if (!legend.length) return pane;
+    const keys = legend.map((each) => el("li", {}, each.marker ? keyOf(each) : draw("svg", { class: "key", viewBox: "0 0 12 12", width: 12, height: 12, "aria-hidden": "true" }, draw("rect", { class: each.className, width: 12, height: 12 })), each.name));
+    return el("div", {}, pane, el("ul", { class: "legend" }, ...keys));
+  }
+
+  const captionOf = (figure) => el("p", { class: "quiet" }, figure.section === "trade-off" || figure.section === "waterfall" ? figure.caption : `${figure.title}. ${figure.caption}`);
+
+  // --- the ranked table
+
+  const keyOf = ({ className, marker }) => draw("svg", { class: "key", viewBox: "-8 -8 16 16", width: 14, height: 14, "aria-hidden": "true" }, draw("path", { class: `mark ${className}`, d: MARKERS[marker](5) }));
+
+  const mark = (method) => {
+    const found = marks.get(method);
+    if (!found) return null;
+    return keyOf(found);
+  };
+  const BADGES = { "power-capped": ["capped", "the power cap held the clock down"], "cpu-bound": ["CPU-bound", "the CPU could not enqueue fast enough"], "busy-machine": ["busy", "others used the machine"], unstable: ["unstable", "samples spread or fall into two groups"], "plain-torch": ["plain torch", "no kernel serves: its time says little about the method"] };
+  function trust(verdict, flags, reason) {
+    const found = el("span", { class: "badges" });
+    if (verdict !== "ok") return fill(found, {}, [el("span", { class: "badge bad", title: reason || null }, verdict), reason ? el("span", { class: "why" }, ` ${reason}`) : null]);
+    found.append(el("span", { class: "badge good", title: "checked against exact attention of the same pairs, and timed" }, "verified"));
+    for (const flag of (flags || "").split(",").filter(Boolean)) found.append(el("span", { class: "badge warn", title: (BADGES[flag] || [])[1] || null }, (BADGES[flag] || [flag])[0]));
+    return found;
+  }
+  const trustText = (verdict, flags) => `${verdict === "ok" ? "verified" : verdict} ${(flags || "").split(",").map((flag) => (BADGES[flag] || [flag])[0]).join(" ")}`;
+
+  function column(source, name, label, { hide, digits = 3, rising, low, high, unit = "", hint, whole } = {}) {
+    const at = source.at[name], about = source.table.columns[at] || {};
+    return {
+      name, label, hide, rising, numeric: true, hint: hint || about.meaning, value: (row) => row[at],
+      show: (row) => {
+        const value = row[at];
+        if (low === undefined || value === null) return value === null ? NONE : whole ? String(value) : `${number(value, digits)}${unit}`;
+        const [main, ends] = withInterval(value, row[source.at[low]], row[source.at[high]]);
+        return el("span", {}, `${main}${unit}`, ends ? el("small", { class: "ends" }, ends) : null);
+      },
+    };
+  }
+  const words = (source, name, label, hide) => ({ name, label, hide, hint: (source.table.columns[source.at[name]] || {}).meaning, value: (row) => row[source.at[name]], show: (row) => row[source.at[name]] ?? NONE });
+
+  function nameColumn(source, labelName) {
+    const { label, method, row_id, settings } = { label: source.at[labelName], method: source.at.method, row_id: source.at.row_id, settings: source.at.settings };
+    return {
+      name: "method", label: "method", class: "name", hint: "open a row for its command, settings and figures",
+      value: (row) => row[label], text: (row) => `${row[label]} ${row[settings]}`,
+      show: (row) => el("button", { type: "button", title: `${row[label]} ${row[settings]}`, onclick: () => openRow(row[row_id]) }, mark(row[method]), el("span", {}, row[label])),
+    };
+  }
+  function densityColumn(source) {
+    const found = column(source, "density", "density", { rising: true });
+    found.show = (row) => {
+      const value = row[source.at.density];
+      if (value === null) return NONE;
+      const bar = el("i", { "aria-hidden": "true" });
+      bar.style.width = `${Math.max(2, 100 * Math.min(1, value))}%`;
+      return el("span", { class: "density" }, number(value), bar);
+    };
+    return found;
+  }
+  const trustColumn = (source) => ({
+    name: "trust", label: "trust", class: "trust", hint: "verified: checked and timed; then what spoils the latency",
+    value: (row) => trustText(row[source.at.verdict], row[source.at.flags]), show: (row) => trust(row[source.at.verdict], row[source.at.flags], row[source.at.reason]),
+  });
+  const has = (source, name) => source.rows.some((row) => row[source.at[name]] !== null);
+
+  let ranked = null, all = null;
+  if (means.table) {
+    ranked = new RowTable(find("ranked"), [
+      nameColumn(means, "label"),
+      column(means, "speedup", "speed-up", { low: "speedup_lo", high: "speedup_hi", unit: "×" }),
+      column(means, "latency_ms", "ms", { rising: true, low: "latency_lo_ms", high: "latency_hi_ms", hint: "latency: median with a cold cache, and its interval" }),
+      densityColumn(means),
+      trustColumn(means),
+      column(means, "ideal", "ideal", { unit: "×", hide: "phone" }),
+      column(means, "approximation_error", "error", { rising: true, hide: "phone", hint: "relative error of the output against full attention" }),
+      column(means, "mass_recall", "recall", { hide: "phone", hint: "share of full attention's weights that is kept" }),
+      ...(has(means, "psnr") ? [column(means, "psnr", "PSNR, dB", { hide: "phone" })] : []),
+      ...(has(means, "peak_extra_mib") ? [column(means, "peak_extra_mib", "MiB", { rising: true, hide: "phone", hint: "peak memory beyond inputs and output" })] : []),
+      words(means, "baseline", "baseline", "phone"),
+    ], { label: "Methods, ranked", sort: [1, false], onfilter: (kept) => {
+      state.kept = kept.length < ranked.rows.length ? new Set(kept.map((row) => row[means.at.row_id])) : null;
+      find("ranked-count").textContent = `${kept.length} of ${ranked.rows.length}`;
+      if (state.drawn) showSection("trade-off");
+    } });
+    find("ranked-filter").addEventListener("input", (event) => ranked.filterBy(event.target.value));
+    find("ranked-savers").replaceChildren(savers("methods", () => ({ columns: means.table.columns, rows: ranked.shown }), () => recordsOf(means.table.columns, ranked.shown)));
+  }
+  if (cells.table) {
+    all = new RowTable(find("all-cells"), [
+      nameColumn(cells, "method"),
+      column(cells, "speedup", "speed-up", { unit: "×" }),
+      column(cells, "latency_ms", "ms", { rising: true, low: "latency_lo_ms", high: "latency_hi_ms" }),
+      densityColumn(cells),
+      column(cells, "layer", "layer", { rising: true, hide: "phone", whole: true }),
+      words(cells, "engine", "engine", "phone"),
+      column(cells, "approximation_error", "error", { rising: true, hide: "phone" }),
+      column(cells, "numerical_error", "numerical", { rising: true, hide: "phone", digits: 2 }),
+      ...(has(cells, "peak_extra_mib") ? [column(cells, "peak_extra_mib", "MiB", { rising: true, hide: "phone" })] : []),
+      trustColumn(cells),
+      { name: "selection", label: "of", hide: "phone", hint: "shape, direction and inputs", value: (row) => row[cells.at.selection], text: (row) => ofWords(row[cells.at.selection]), show: (row) => ofWords(row[cells.at.selection]) },
+      words(cells, "run_id", "run", "phone"),
+    ], { label: "All cells", onfilter: (kept) => { find("all-count").textContent = `${kept.length.toLocaleString("en-US")} of ${all.rows.length.toLocaleString("en-US")}`; } });
+    find("all-filter").addEventListener("input", (event) => all.filterBy(event.target.value));
+    find("all-here").addEventListener("change", () => showCells());
+    find("all-savers").replaceChildren(savers("cells", () => ({ columns: cells.table.columns, rows: all.shown }), () => recordsOf(cells.table.columns, all.shown)));
+  }
+  const ofWords = (place) => { const each = selections[place]; return `${each.shape.split(",")[0].split(" = ")[0]}, ${each.shape.split(", ").find((part) => part.includes("head"))}, ${each.direction}, ${each.inputs}`; };
+  const recordsOf = (columns, rows) => rows.map((row) => Object.fromEntries(columns.map((each, place) => [each.name, row[place]])));
+  function showCells() { if (all) all.setRows(find("all-here").checked ? cells.rows.filter((row) => row[cells.at.selection] === state.selection) : cells.rows); }
+
+  // --- one row in full
+
+  const dialog = find("row");
+  function openRow(id) {
+    const source = [means, cells].find((each) => each.table && each.rows.some((row) => row[each.at.row_id] === id));
+    if (!source || !dialog) return;
+    const row = source.rows.find((each) => each[source.at.row_id] === id), value = (name) => row[source.at[name]];
+    const run = runs.rows.find((each) => each[runs.at.run_id] === value("run_id"));
+    const layers = source === means ? cells.rows.filter((each) => each[cells.at.run_id] === value("run_id") && each[cells.at.method] === value("method") && each[cells.at.settings_given] === value("settings_given") && each[cells.at.engine_asked] === value("engine_asked") && each[cells.at.selection] === value("selection")) : [row];
+    const place = (data.source || [])[0] || "";
+    const repro = (each) => `attnbench repro ${each}${place && place !== "results" ? ` ${quoted(place)}` : ""}`;
+    const facts = source.table.columns.map((each, at) => [each, row[at]]).filter(([each, found]) => found !== null && found !== "" && !["selection", "label", "current", "command"].includes(each.name));
+    dialog.replaceChildren(
+      el("header", {}, el("h2", { id: "row-title" }, mark(value("method")), ` ${source === means ? value("label") : value("method")}`), el("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => dialog.close() }, "✕")),
+      el("p", { class: "quiet" }, ofWords(value("selection"))),
+      el("h3", {}, "Command that measures it again"),
+      command(value("command"), ""),
+      command(repro(id), ""),
+      el("p", { class: "quiet" }, "The second prints the first, and says whether the commit differs; with --run it measures the row again and compares."),
+      layers.length > 1 ? el("p", { class: "quiet" }, "Layers: ", ...layers.map((each) => el("button", { type: "button", class: "copy", onclick: () => openRow(each[cells.at.row_id]) }, `layer ${each[cells.at.layer]}`))) : null,
+      run && run[runs.at.command] ? el("div", {}, el("h3", {}, "Its run was made by"), command(run[runs.at.command], "")) : null,
+      el("h3", {}, "Every figure", savers(`row-${id}`, () => ({ columns: source.table.columns, rows: [row] }), () => recordsOf(source.table.columns, [row])[0])),
+      el("dl", { class: "facts" }, ...facts.map(([each, found]) => el("div", {}, el("dt", { title: each.meaning || null }, each.name), el("dd", {}, typeof found === "number" ? number(found, 4) : String(found))))));
+    if (!dialog.open) dialog.showModal();
+    dialog.scrollTop = 0;
+  }
+  const quoted = (text) => (/^[\w./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+  function command(text, note) {
+    const copy = el("button", { type: "button", class: "copy", onclick: () => navigator.clipboard && navigator.clipboard.writeText(text).then(() => { copy.textContent = "copied"; }, () => { copy.textContent = "select it"; }) }, "copy");
+    return el("p", { class: "command" }, note ? el("span", { class: "quiet" }, `${note} `) : null, el("code", {}, text), copy);
+  }
+  if (dialog) dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+
+  // --- selectors
+
+  const FACETS = ["device", "shape", "direction", "dtype", "inputs", "model"];
+  function showSelectors() {
+    const now = selections[state.selection];
+    const holders = FACETS.map((facet) => {
+      const values = [...new Set([...selections].sort((one, other) => one.tokens - other.tokens).map((each) => each[facet]))];
+      if (values.length === 1) return el("div", { class: "facet one" }, el("span", { class: "facet-name" }, facet), el("span", { class: "only" }, values[0]));
+      const count = (value) => selections.filter((each) => each[facet] === value && FACETS.every((other) => other === facet || each[other] === now[other])).reduce((sum, each) => sum + each.cells, 0);
+      const total = (value) => selections.filter((each) => each[facet] === value).reduce((sum, each) => sum + each.cells, 0);
+      const options = values.map((value) => el("option", { value, selected: value === now[facet] }, `${value} (${count(value) || `elsewhere ${total(value)}`})`));
+      return el("div", { class: "facet" }, el("label", {}, el("span", { class: "facet-name" }, facet), el("select", { "data-facet": facet, onchange: (event) => choose(facet, event.target.value) }, ...options)));
+    });
+    find("selectors").replaceChildren(...holders);
+  }
+  // The selection with that value which shares most with the present one.
+  function choose(facet, value) {
+    const now = selections[state.selection];
+    const shared = (each) => FACETS.reduce((sum, other, place) => sum + (each[other] === now[other] ? 2 ** (FACETS.length - place) : 0), 0);
+    const fitting = selections.filter((each) => each[facet] === value).sort((one, other) => shared(other) - shared(one));
+    state.selection = fitting[0].place;
+    show();
+    const again = document.querySelector(`#selectors select[data-facet="${facet}"]`);
+    if (again) again.focus();
+  }
+
+  const paragraphs = (id, texts) => find(id).replaceChildren(...texts.filter(Boolean).map((text) => el("span", {}, `${text} `)));
+  function show() {
+    const now = selections[state.selection];
+    if (now) {
+      showSelectors();
+      find("verdict").textContent = now.sentence;
+      find("verdict").className = `verdict ${now.outcome.replace(/\W/g, "-")}`;
+      paragraphs("density-note", [now.density, ...(now.caveats || [])]);
+      paragraphs("trust-note", [now.trust]);
+      paragraphs("baseline-note", [now.baselines]);
+      paragraphs("missing-note", (now.remarks || []).filter((each) => !each.startsWith("Flagged")));
+      state.kept = null;
+      ranked.setRows(bySelection.get(state.selection));
+      if (find("all-here").checked) showCells();
+    }
+    for (const name of sections) if (lazy.has(name)) presence(name); else showSection(name);
+    state.drawn = true;
+  }
+
+  // Sections out of sight are drawn when they come near.
+  const sections = [...new Set(figures.map((figure) => figure.section))].filter(find), lazy = new Set(sections.filter((name) => name !== "trade-off"));
+  const waiting = "IntersectionObserver" in window ? new IntersectionObserver((entries) => {
+    for (const entry of entries) if (entry.isIntersecting && lazy.delete(entry.target.id)) showSection(entry.target.id);
+  }, { rootMargin: "600px" }) : null;
+  const drawAll = () => { for (const name of [...lazy]) { lazy.delete(name); showSection(name); } };
+
+  for (const holder of document.querySelectorAll("[data-table]")) {
+    const table = tables.get(holder.dataset.table);
+    if (table) holder.replaceChildren(savers(table.name, () => table, () => recordsOf(table.columns, table.rows)));
+  }
+  if (find("everything")) find("everything").replaceChildren(el("button", { type: "button", onclick: () => save("report.json", JSON.stringify(data), "application/json") }, "all data as JSON"));
+  addEventListener("beforeprint", drawAll);
+  let width = innerWidth;
+  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; for (const name of sections) if (!lazy.has(name)) showSection(name); } });
+  show();
+  if (waiting) for (const name of lazy) waiting.observe(find(name));
+  else drawAll();
+  showCells();
+}
+if (document.getElementById("data")) start();

@@ -1,0 +1,211 @@
+"""Figures as SVG text that needs no script: what is shown before a script draws them anew, and where there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from attnbench.report.data.figure import Axis, Figure, Series
+from attnbench.report.data.page import MethodMark
+from attnbench.report.words import number
+
+WIDTH = 640
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 26, 44
+_ROW = 26
+_MOST_BARS = 40
+
+PARTS = (
+    "permute", "pool", "score", "select", "index", "gather", "attend", "merge", "unpermute", "branch", "other", "gap",
+    "qk", "softmax", "av", "ideal", "loss", "gain", "unexplained", "total", "floor",
+)  # fmt: skip
+"""Parts of bars that have a colour of their own; the script has the same list."""
+
+HATCHED = ("modelled", "ablated", "instrumented", "floor")
+
+
+def svg_of(figure: Figure, methods: Sequence[MethodMark]) -> str:
+    """Return a figure as an SVG element without inline styles; its classes are those of the page's style sheet."""
+    classes = {mark.name: (f"c{place}", mark.marker) for place, mark in enumerate(methods)}
+    if figure.kind == "bars":
+        return _bars(figure, classes)
+    return _heat(figure) if figure.kind == "heat" else _points(figure, classes)
+
+
+Classes = Mapping[str, tuple[str, str]]
+
+
+class _Scale:
+    """From values to places, linear or logarithmic, with ticks."""
+
+    def __init__(self, values: Sequence[float], axis: Axis, start: float, end: float) -> None:
+        low = min([*values, *([] if axis.least is None else [axis.least])])
+        high = max([*values, *([] if axis.most is None else [axis.most])])
+        self.log = axis.log and low > 0
+        if low == high:
+            low, high = (
+                (low / 1.5, high * 1.5) if self.log else (low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2)
+            )
+        a, b = self._warp(low), self._warp(high)
+        pad = 0.06 * (b - a)
+        self.a, self.b = (a if axis.least is not None else a - pad), b + pad
+        self.start, self.end = start, end
+
+    def _warp(self, value: float) -> float:
+        return math.log(value) if self.log else value
+
+    def __call__(self, value: float) -> float:
+        return self.start + (self._warp(value) - self.a) / (self.b - self.a) * (self.end - self.start)
+
+    @property
+    def ticks(self) -> list[float]:
+        low, high = (math.exp(self.a), math.exp(self.b)) if self.log else (self.a, self.b)
+        if self.log and high / low >= 4:
+            steps, found = ([1] if high / low > 500 else [1, 2, 5]), []
+            for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
+                found += [step * 10.0**power for step in steps if low <= step * 10.0**power <= high]
+            return found
+        rough = (high - low) / 5
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(each * power for each in (1, 2, 5, 10) if each * power >= rough * 0.999)
+        first = math.ceil(low / step)
+        return [round(at * step, 12) for at in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _open(figure: Figure, height: float) -> str:
+    words = escape(f"{figure.title}. {figure.words}", quote=True)
+    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{words}">'
+
+
+def _text(x: float, y: float, words: str, name: str, anchor: str = "start") -> str:
+    return f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def _axes(figure: Figure, x: _Scale, y: _Scale | None, box: tuple[float, float, float, float]) -> list[str]:
+    top, bottom, left, right = box
+    found = []
+    for at in x.ticks:
+        found.append(f'<path class="grid" d="M{x(at):.1f},{top}V{bottom:.1f}"/>')
+        found.append(_text(x(at), bottom + 16, f"{at:,g}", "tick", "middle"))
+    found.append(_text(right, bottom + 36, figure.x.label, "axis", "end"))
+    if y is None:
+        return found
+    for at in y.ticks:
+        found.append(f'<path class="grid" d="M{left},{y(at):.1f}H{right}"/>')
+        found.append(_text(left - 7, y(at) + 4, f"{at:,g}", "tick", "end"))
+    return [*found, _text(2, 13, figure.y.label, "axis")]
+
+
+def _points(figure: Figure, classes: Classes) -> str:
+    height = 400
+    every = [point for series in figure.series for point in series.points]
+    x = _Scale([point.x for point in every], figure.x, _LEFT, WIDTH - _RIGHT)
+    ends = [value for point in every for value in (point.y, point.lo, point.hi) if value is not None]
+    y = _Scale(ends, figure.y, height - _BOTTOM, _TOP)
+    found = [_open(figure, height), *_axes(figure, x, y, (_TOP, height - _BOTTOM, _LEFT, WIDTH - _RIGHT))]
+    for series in figure.series:
+        found += _series(series, x, y, classes)
+    return "".join([*found, "</svg>"])
+
+
+def _series(series: Series, x: _Scale, y: _Scale, classes: Classes) -> list[str]:
+    name, marker = classes.get(series.method, ("guide", "circle"))
+    path = [(x(point.x), y(point.y)) for point in series.points]
+    found = []
+    if series.look != "points" and len(path) > 1:
+        steps = series.look == "steps"
+        rest = "".join(f"H{a:.1f}V{b:.1f}" if steps else f"L{a:.1f},{b:.1f}" for a, b in path[1:])
+        dashed = " dashed" if series.dashed else ""
+        found.append(f'<path class="line {series.look} {name}{dashed}" d="M{path[0][0]:.1f},{path[0][1]:.1f}{rest}"/>')
+    if series.look in ("points", "line"):
+        for point, (a, b) in zip(series.points, path, strict=True):
+            if point.lo is not None and point.hi is not None:
+                found.append(f'<path class="whisker {name}" d="M{a:.1f},{y(point.lo):.1f}V{y(point.hi):.1f}"/>')
+            found.append(
+                f'<path class="mark {name}" d="{marker_path(marker, 5)}" transform="translate({a:.1f},{b:.1f})"/>'
+            )
+    if series.look == "steps":
+        return found
+    a, b = path[-1]
+    right = a > WIDTH * 0.6
+    found.append(_text(a - 9 if right else a + 9, b - 7, series.name, "word", "end" if right else "start"))
+    return found
+
+
+def marker_path(marker: str, r: float) -> str:
+    """Return the outline of a marker around the origin."""
+    corners = {
+        "square": ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
+        "triangle": ((0, -1.15), (1.1, 0.85), (-1.1, 0.85)),
+        "diamond": ((0, -1.3), (1.15, 0), (0, 1.3), (-1.15, 0)),
+        "nabla": ((0, 1.15), (1.1, -0.85), (-1.1, -0.85)),
+        "plus": tuple(_cross(0.0)),
+        "cross": tuple(_cross(math.pi / 4)),
+        "hexagon": ((-1.15, 0), (-0.58, -1), (0.58, -1), (1.15, 0), (0.58, 1), (-0.58, 1)),
+    }.get(marker)
+    if corners is None:
+        return f"M{-r},0a{r},{r} 0 1,0 {2 * r},0a{r},{r} 0 1,0 {-2 * r},0z"
+    return "M" + "L".join(f"{r * a:.2f},{r * b:.2f}" for a, b in corners) + "z"
+
+
+def _cross(turn: float) -> list[tuple[float, float]]:
+    arm, end = 0.42, 1.2
+    quarter = [(-arm, -end), (arm, -end), (arm, -arm)]
+    found = []
+    for side in range(4):
+        angle = turn + side * math.pi / 2
+        c, s = math.cos(angle), math.sin(angle)
+        found += [(a * c - b * s, a * s + b * c) for a, b in quarter]
+    return found
+
+
+def _bars(figure: Figure, classes: Classes) -> str:
+    lines = list(dict.fromkeys(bar.line for bar in figure.bars))[:_MOST_BARS]
+    letters = min(max(map(len, lines)), 34)
+    left, right, top = letters * 6.6 + 12, WIDTH - 62, 8
+    bottom = top + len(lines) * _ROW
+    shown = [bar for bar in figure.bars if bar.line in set(lines)]
+    x = _Scale([0.0, *(value for bar in shown for value in (bar.start, bar.start + bar.size))], figure.x, left, right)
+    found = [_open(figure, bottom + 42), *_axes(figure, x, None, (top, bottom, left, right))]
+    for place, line in enumerate(lines):
+        found.append(_text(left - 8, top + place * _ROW + 17, _cut(line, letters), "word", "end"))
+    totals = dict.fromkeys(lines, 0.0)
+    reach = dict.fromkeys(lines, left)
+    for bar in shown:
+        a, b = x(bar.start), x(bar.start + bar.size)
+        at = top + lines.index(bar.line) * _ROW
+        name = classes[bar.part][0] if bar.part in classes else f"p-{bar.part if bar.part in PARTS else 'other'}"
+        box = f'x="{min(a, b):.1f}" y="{at + 5}" width="{max(0.8, abs(b - a)):.1f}" height="16"'
+        found.append(f'<rect class="bar {name}" {box}/>')
+        found += [f'<rect fill="url(#hatch)" {box}/>'] if bar.provenance in HATCHED else []
+        totals[bar.line] += bar.size
+        reach[bar.line] = max(reach[bar.line], a, b)
+    for place, line in enumerate(lines):
+        found.append(_text(reach[line] + 6, top + place * _ROW + 17, number(totals[line]), "tick"))
+    return "".join([*found, "</svg>"])
+
+
+def _heat(figure: Figure) -> str:
+    lines, across = (list(dict.fromkeys(each)) for each in zip(*((c.line, c.at) for c in figure.cells), strict=True))
+    letters = min(max(map(len, lines)), 30)
+    left, top = letters * 6.6 + 12, 24
+    wide = min(120.0, (WIDTH - left - 8) / len(across))
+    found = [_open(figure, top + len(lines) * _ROW + 12)]
+    found += [
+        _text(left + (place + 0.5) * wide, 15, at, "tick", "middle") for place, at in enumerate(across) if wide > 52
+    ]
+    found += [
+        _text(left - 8, top + at * _ROW + 17, _cut(line, letters), "word", "end") for at, line in enumerate(lines)
+    ]
+    for cell in figure.cells:
+        if cell.value is not None:
+            x, y = left + across.index(cell.at) * wide, top + lines.index(cell.line) * _ROW
+            found.append(
+                f'<rect class="heat" x="{x + 1:.1f}" y="{y + 1}" width="{max(1.0, wide - 2):.1f}" height="{_ROW - 2}" '
+                f'fill-opacity="{0.06 + 0.84 * min(1.0, cell.value):.3f}"/>'
+            )
+    return "".join([*found, "</svg>"])
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
