@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from attnbench.kernels.grid import Grid
     from attnbench.kernels.plan import Plan
     from attnbench.models.patch import patch
-    from attnbench.report.html.write import write_report
+    from attnbench.report.formats.write import write_report
     from attnbench.results.layers import load_means
     from attnbench.results.load import load_phases, load_quality, load_results
 
@@ -34,7 +34,7 @@ _HOMES = {
     "run": "attnbench.bench.functions",
     "profile": "attnbench.bench.functions",
     "list_methods": "attnbench.bench.functions",
-    "write_report": "attnbench.report.html.write",
+    "write_report": "attnbench.report.formats.write",
 }
 
 __all__ = [

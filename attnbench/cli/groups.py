@@ -42,7 +42,8 @@ _OPTION_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "Suites": ("--suite", "--only", "--dry-run"),
         "Output": (
-            "--format", "--compare", "--out", "--resume", "--vbench", "--gallery", "--players", "--install", "--open",
+            "--format", "--compare", "--table", "--figures", "--figure-width", "--out", "--resume", "--vbench",
+            "--gallery", "--players", "--install", "--open",
             "--markdown", "--junit", "--json", "--quiet",
         ),
     }

@@ -1,43 +1,68 @@
-"""`attnbench report`: one HTML page from results."""
+"""`attnbench report`: results as one HTML page, a document, a table, or figures for a paper."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from attnbench.cli.lists import read_names
 from attnbench.cli.options import JsonOption
 from attnbench.cli.terminal import say
 
 
 def report(
-    path: Annotated[
-        Path | None,
-        typer.Argument(metavar="PATH", help="A file or folder of results; default the newest run, results/latest."),
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PATH…]", help="Files or folders of results. Default: the newest run, results/latest."),
     ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="html, markdown, csv, parquet, latex; or figures: png, svg, pdf.")
+    ] = "html",
+    table: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of csv and parquet: cells, means, phases, quality, steps or runs."),
+    ] = None,
+    figures: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LIST", help="Of figures: how their names begin, as trade-off,phases. Default: all."),
+    ] = None,
+    width: Annotated[
+        float, typer.Option("--figure-width", metavar="MM", help="Of figures: their width. Default: a column.")
+    ] = 84.0,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE_OR_DIR", help="Where to write: FILE.html or a folder; default reports/<run>.html."),
+        typer.Option(
+            metavar="FILE_OR_DIR", help="Where to write: a file, or a folder. Default: reports/<run>.html and the like."
+        ),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write results as one HTML page that needs no network: tables, charts, clips, training runs, mask pictures."""
-    from attnbench.report.html.write import render
+    """Write results as one HTML page that needs no network: tables, charts, clips, training runs, mask pictures.
 
-    written = render(path, out)
+    Other formats hold the same tables and verdicts: Markdown for a pull request, LaTeX, CSV and Parquet; and the same
+    figures, drawn for the column of a paper.
+
+    Exit codes: 0 fine, 2 bad input.
+    """
+    from attnbench.kernels.errors import BadInput
+    from attnbench.report.formats.write import Asked, write
+    from attnbench.report.source import read_source
+
+    asked = Asked(form, table, tuple(read_names("--figures", figures) or ()), width)
+    if open_page and form != "html":
+        raise BadInput(f"--open shows a page in a browser, and {form} is none: leave out --open, or --format")
+    written = write(read_source(paths or ()), out, asked)
     if as_json:
-        print(
-            json.dumps(
-                {"path": str(written.path), "sections": list(map(dataclasses.asdict, written.parts))}, allow_nan=False
-            )
-        )
+        document = {"path": str(written.paths[0]), "paths": list(map(str, written.paths)), "sections": written.sections}
+        print(json.dumps(document, allow_nan=False))
     else:
-        say(written.path)
+        for path in written.paths:
+            say(path)
     if open_page:
         import webbrowser
 
-        webbrowser.open(written.path.resolve().as_uri())
+        webbrowser.open(written.paths[0].resolve().as_uri())

@@ -69,11 +69,11 @@ class Results:
         return list(dict.fromkeys(record.run_id for record in shown))
 
 
-def read(path: str | os.PathLike[str]) -> Results:
-    """Read a journal or a table, or all journals below a folder.
+def read(*paths: str | os.PathLike[str]) -> Results:
+    """Read a journal or a table, or all journals below a folder; of several paths, all of them, each file once.
 
     Args:
-        path: a journal, a table (``*.parquet``), or a folder that is searched recursively for ``*.jsonl`` and
+        paths: a journal, a table (``*.parquet``), or a folder that is searched recursively for ``*.jsonl`` and
             ``*.jsonl.gz``, and without any for tables. Links are followed; names that begin with a dot and training
             logs are skipped.
 
@@ -85,9 +85,15 @@ def read(path: str | os.PathLike[str]) -> Results:
         BadInput: if there is no journal and no table, or a record is not valid or of a newer schema; the message names
             the file and the line.
     """
-    journals, traces = find_results(path)
+    found: dict[str, Path] = {}
+    traces: dict[str, Path] = {}
+    for path in paths:
+        journals, beside = find_results(path)
+        for journal in journals:
+            found.setdefault(os.path.realpath(journal), journal)
+        traces |= beside
     merged = _Merged()
-    for journal in journals:
+    for journal in found.values():
         merged.add(journal, read_table(journal) if journal.suffix == PARQUET else read_journal(journal))
     return Results(
         headers=tuple(merged.headers.values()),

@@ -37,7 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def loaded(table: Results, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Let every path hold the made-up table, and remember the paths that were read; leave the mask pictures out."""
     paths: list[Path] = []
-    monkeypatch.setattr("attnbench.report.html.write.read", lambda path: paths.append(path) or table)
+    monkeypatch.setattr("attnbench.report.source.read", lambda *named: paths.extend(named) or table)
     monkeypatch.setattr("attnbench.report.html.page.mask_pictures", lambda methods: [])
     return paths
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from attnbench.kernels.errors import BadInput
-from attnbench.report.html.write import newest_run, report_path
+from attnbench.report.source import newest_run, report_path
 from attnbench.results.files import write_whole
 
 Maker = Callable[..., Any]

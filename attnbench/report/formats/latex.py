@@ -1,0 +1,52 @@
+"""A report as LaTeX: a table for each selection, for documents that use the package booktabs."""
+
+from __future__ import annotations
+
+from attnbench.report.data.page import PageData
+from attnbench.report.formats.ranking import clips, ranking, steps
+from attnbench.report.word_table import WordTable
+
+_SIGNS = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "–": "--", "—": "---", "…": r"\ldots{}", "“": "``", "”": "''",
+    "×": r"$\times$", "·": r"$\cdot$", "−": "$-$", "±": r"$\pm$", "≤": r"$\leq$", "≥": r"$\geq$", "→": r"$\to$",
+    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "Δ": r"$\Delta$", "µ": r"$\mu$", "√": r"$\surd$",
+    "[": "{[}", "]": "{]}", '"': "''",
+}  # fmt: skip
+_COLUMNS = 6
+"""Columns that fit into one column of a paper."""
+
+_HEAD = "% Tables of attnbench. They need \\usepackage{booktabs}; file encoding UTF-8.\n"
+
+
+def latex_text(data: PageData) -> str:
+    """Return the ranked table of each selection, and the tables of clips and steps, each with a caption and a label."""
+    tables = [
+        _table(ranking(data, each.place), f"{each.sentence} {each.density}".strip(), f"selection-{each.place}")
+        for each in data.selections
+    ]
+    titles = {"clips": "Clips, compared with those of full attention.", "steps": "Whole transformer steps."}
+    for name, found in (("clips", clips(data)), ("steps", steps(data))):
+        tables += [_table(found, titles[name], name)] if found is not None else []
+    return _HEAD + "\n".join(tables)
+
+
+def escaped(text: str) -> str:
+    """Return text so that LaTeX shows it as text; control characters are left out."""
+    return "".join(_SIGNS.get(each, each) for each in text if each.isprintable())
+
+
+def _table(table: WordTable, caption: str, label: str) -> str:
+    columns = "".join("r" if place in table.right else "l" for place in range(len(table.header)))
+    place = "table*" if len(table.header) > _COLUMNS else "table"
+    lines = [
+        rf"\begin{{{place}}}[t]", r"\centering", r"\small", rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
+        _line(table.header), r"\midrule", *map(_line, table.rows), r"\bottomrule", r"\end{tabular}",
+        rf"\caption{{{escaped(caption)}}}", rf"\label{{tab:attnbench-{label}}}", rf"\end{{{place}}}",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    return " & ".join(map(escaped, cells)) + r" \\"

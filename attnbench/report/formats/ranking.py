@@ -1,0 +1,101 @@
+"""The tables of a report in words: what is ranked, clips and steps, for documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attnbench.report.data.page import PageData
+from attnbench.report.data.table import Value
+from attnbench.report.word_table import WordTable
+from attnbench.report.words import NONE, number, times, tiny, with_interval
+from attnbench.results.flags import badges
+
+Record = Mapping[str, Value]
+
+
+def ranking(data: PageData, place: int) -> WordTable:
+    """Return the methods of a selection, the fastest first: density beside speed-up, errors, verdict and flags."""
+    table = data.table("means")
+    records = [] if table is None else [each for each in table.records() if each["selection"] == place]
+    several = len({each["engine"] for each in records}) > 1
+    psnr = any(each.get("psnr") is not None for each in records)
+    header = ["method", *(["engine"] if several else []), "density", "speed-up", "ideal", "latency, ms", "error"]
+    rows = []
+    for each in records:
+        cells = [_text(each["label"]), *([_text(each["engine"])] if several else []), number(_number(each["density"]))]
+        cells += [_interval(each, "speedup", "×"), times(_number(each["ideal"])), _interval(each, "latency_ms")]
+        cells += [tiny(_number(each["approximation_error"])), *([_interval(each, "psnr")] if psnr else [])]
+        rows.append((*cells, _trust(each)))
+    columns = (*header, *(["PSNR, dB"] if psnr else []), "verdict")
+    return WordTable(columns, tuple(rows), frozenset(range(2 if several else 1, len(columns) - 1)))
+
+
+def clips(data: PageData) -> WordTable | None:
+    """Return what methods did to clips, beside both noise floors; None without clips."""
+    table = data.table("quality")
+    if table is None:
+        return None
+    rows = tuple(
+        (
+            _text(each["name"]), f"{each['metric']}{', ' + str(each['unit']) if each['unit'] else ''}",
+            _interval(each, "gap", ends=("lo", "hi")), _interval(each, "kernel_floor", ends=("kernel_lo", "kernel_hi")),
+            number(_number(each["seed_floor"])), _text(each["judgement"]),
+        )
+        for each in table.records()
+    )  # fmt: skip
+    header = ("method", "metric", "value", "another kernel", "another seed", "judgement")
+    return WordTable(header, rows, frozenset({2, 3, 4}))
+
+
+def steps(data: PageData) -> WordTable | None:
+    """Return whole transformer steps; None without any."""
+    table = data.table("steps")
+    if table is None:
+        return None
+    rows = tuple(
+        (
+            f"{each['size']}, {each['direction']}", _text(each["name"]), number(_number(each["density"])),
+            _interval(each, "step_ms", ends=("step_lo_ms", "step_hi_ms")),
+            _interval(each, "step_speedup", "×", ends=("step_speedup_lo", "step_speedup_hi")),
+        )
+        for each in table.records()
+    )  # fmt: skip
+    return WordTable(("step", "self-attention", "density", "step, ms", "speed-up"), rows, frozenset({2, 3, 4}))
+
+
+def runs(data: PageData) -> WordTable | None:
+    """Return the runs: where, when and with which code they were measured; None without any."""
+    table = data.table("runs")
+    if table is None:
+        return None
+    rows = tuple(
+        (
+            _text(each["run_id"]), _text(each["device"]), _text(each["started_at"])[:10],
+            (_text(each["git_commit"])[:12] or NONE) + (" with local changes" if each["git_dirty"] else ""),
+        )
+        for each in table.records()
+    )  # fmt: skip
+    return WordTable(("run", "device", "date", "commit"), rows)
+
+
+def _trust(each: Record) -> str:
+    found = badges(_text(each["flags"]))
+    return f"{each['verdict']}{f', {found}' if found else ''}"
+
+
+def _interval(each: Record, name: str, unit: str = "", ends: tuple[str, str] | None = None) -> str:
+    stem, ms = name.removesuffix("_ms"), "_ms" if name.endswith("_ms") else ""
+    low, high = ends or (f"{stem}_lo{ms}", f"{stem}_hi{ms}")
+    value = _number(each[name])
+    if value is None:
+        return NONE
+    shown, interval = with_interval(value, _number(each[low]), _number(each[high]))
+    return f"{shown}{unit} {interval}".rstrip()
+
+
+def _number(value: Value) -> float | None:
+    return None if value is None or isinstance(value, str) else float(value)
+
+
+def _text(value: Value) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,82 @@
+"""``attnbench report`` in each of its forms, of one folder and of several."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import attnbench
+from attnbench.report.formats.write import ENDINGS, FORMATS
+from attnbench.results.load import read
+
+Call = Callable[..., tuple[int, str, str]]
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+CPU, GPU = str(RESULTS / "intel-xeon-2-cores" / "720p.jsonl"), str(RESULTS / "h100" / "720p-video-fwd.jsonl.gz")
+RUN = read(CPU).rows[0].run_id
+DOCUMENTS = [form for form in FORMATS if form not in ("html", "png", "svg", "pdf")]
+
+
+@pytest.mark.parametrize("form", DOCUMENTS)
+def test_each_form_is_one_file_named_after_its_run_or_as_told(form: str, call: Call) -> None:
+    ending = ENDINGS[form][0]
+    assert call("report", CPU, "--format", form) == (0, f"reports/{RUN}{ending}\n", "")
+    assert Path(f"reports/{RUN}{ending}").stat().st_size > 500
+    assert call("report", CPU, "--format", form, "--out", f"mine{ending}") == (0, f"mine{ending}\n", "")
+    assert call("report", CPU, "--format", form, "--out", "folder") == (0, f"folder/{RUN}{ending}\n", "")
+    assert Path(f"mine{ending}").read_bytes() == Path(f"folder/{RUN}{ending}").read_bytes()
+
+
+@pytest.mark.parametrize("form", ["png", "svg", "pdf"])
+def test_figures_are_a_folder_with_a_file_each(form: str, call: Call) -> None:
+    code, out, _ = call("report", CPU, "--format", form, "--figures", "trade-off-error,memory", "--json")
+    document = json.loads(out)
+    names = [Path(path).name for path in document["paths"]]
+    assert code == 0
+    assert names == [f"trade-off-error-0.{form}", f"memory-0.{form}"]
+    assert all(Path(path).parent == Path(f"reports/{RUN}-figures") for path in document["paths"])
+
+
+def test_several_folders_are_one_report_and_a_file_counts_once(call: Call) -> None:
+    code, _, _ = call("report", CPU, GPU, CPU, "--format", "csv", "--out", "both.csv")
+    assert code == 0
+    with Path("both.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["row_id"] for row in rows} == {row.row_id for path in (CPU, GPU) for row in read(path).rows}
+    assert len(rows) == len(read(CPU).rows) + len(read(GPU).rows)
+    assert len({row["device"] for row in rows}) == 2
+
+
+def test_the_same_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert attnbench.write_report([CPU, GPU], format="markdown", out="both.md") == Path("both.md")
+    assert Path("both.md").read_text("utf-8").count("\n## ") == 3, "two selections and the runs"
+    with pytest.raises(attnbench.BadInput, match="unknown format 'docx'"):
+        attnbench.write_report(CPU, format="docx")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--format", "excel"], "unknown format 'excel': known: csv, html"),
+        (["--format", "cvs"], "unknown format 'cvs': did you mean 'csv'?"),
+        (["--format", "csv", "--out", "mine.txt"], "--out 'mine.txt' must end in .csv for csv, or be a folder"),
+        (["--format", "png", "--out", "mine.png"], "--out 'mine.png' must be a folder"),
+        (["--format", "csv", "--table", "clips"], "did you mean 'cells'? known: cells, means, runs"),
+        (["--table", "cells"], "table 'cells' is for csv and parquet; html has them all"),
+        (["--figures", "memory"], "figure 'memory' is for png, svg, pdf, not for html"),
+        (["--format", "svg", "--figures", "memroy"], "unknown figure 'memroy': did you mean 'memory'?"),
+        (["--format", "svg", "--figure-width", "1"], "width 1 must be from 20 to 400 millimetres"),
+        (["--format", "csv", "--open"], "--open shows a page in a browser, and csv is none"),
+        (["nowhere", "--format", "csv"], "no such file or folder: 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_written_is_told_in_a_sentence(words: list[str], said: str, call: Call) -> None:
+    code, out, err = call("report", CPU, *words)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+    assert [*Path().iterdir()] == []
