@@ -116,6 +116,7 @@ class Method:
         needs_v: whether ``plan`` looks at ``call.v``.
         needs_lse: whether ``finish`` looks at ``call.lse``.
         per_head: names of the settings that may be one number, or a tuple of one number for each query head.
+        draws_by_layer: whether it draws numbers by the layer, so that plans differ where the layers are of one kind.
         has_gradient: whether it may be trained; otherwise q, k and v that need a gradient are refused.
         text_competes: whether text takes part in the choice of the video's pairs, as a few methods are published. With
             others, the video keeps the same pairs with text as without.
@@ -135,6 +136,7 @@ class Method:
     needs_v: bool = False
     needs_lse: bool = False
     per_head: tuple[str, ...] = ()
+    draws_by_layer: bool = False
     has_gradient: bool = True
     text_competes: bool = False
 

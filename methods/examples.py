@@ -63,7 +63,8 @@ class Example:
         q, k = smooth_inputs(self.grid, heads, seed=seed)
         settings = _resolved(self.method, self.grid, self.settings)
         with torch.no_grad():
-            plan = make_plan(self.method, settings, q, k, Call(layout, self.layer))
+            v = k.flip(-1) if self.method.needs_v else None
+            plan = make_plan(self.method, settings, q, k, Call(layout, self.layer, v=v))
         plan.check()
         return plan
 

@@ -9,6 +9,7 @@ from attnbench.kernels.cell_scores import score_cells, score_means
 from attnbench.kernels.cuts import Cut, route, score_block_pairs
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid, Layout, coordinates
+from attnbench.kernels.kmeans import cluster, cluster_flops
 from attnbench.kernels.partition import Partition, partition_cuboids, partition_in_order, partition_ranges, whole
 from attnbench.kernels.pattern import BlockPattern, RoutedPattern
 from attnbench.kernels.percentile import cut_percentile
@@ -40,8 +41,9 @@ __all__ = [
     "BadInput", "Band", "BlockPattern", "BranchCall", "Call", "Cut", "DensitySetting", "Finished", "Grid", "Layout",
     "MeanSelection", "Method", "Partition", "Plan", "Recipe", "RoutedPattern", "Rule", "Source", "Unsupported",
     "add_summaries", "as_choice", "as_density", "as_flag", "as_ints", "as_number", "as_numbers", "band",
-    "bounding_boxes", "causal", "coordinates", "cut_percentile", "fit", "keep_text", "main", "nearest", "ordinary_text",
-    "partition_cuboids", "partition_in_order", "partition_ranges", "phase", "pool_similarity", "remembered", "route",
-    "route_text", "row_ops", "score_block_pairs", "score_cells", "score_means", "selection_ops", "share_of",
-    "shrink_axis", "shrink_grid", "similarity_flops", "strided_flops", "strided_mass", "whole", "window",
+    "bounding_boxes", "causal", "cluster", "cluster_flops", "coordinates", "cut_percentile", "fit", "keep_text",
+    "main", "nearest", "ordinary_text", "partition_cuboids", "partition_in_order", "partition_ranges", "phase",
+    "pool_similarity", "remembered", "route", "route_text", "row_ops", "score_block_pairs", "score_cells",
+    "score_means", "selection_ops", "share_of", "shrink_axis", "shrink_grid", "similarity_flops", "strided_flops",
+    "strided_mass", "whole", "window",
 ]  # fmt: skip

@@ -103,7 +103,8 @@ class Subject:
             Failed: if it is no plan for these tensors.
         """
         with torch.no_grad():
-            plan = self.method.plan(self.settings(layout), q, k, Call(layout, layer))
+            v = k.flip(-1) if self.method.needs_v else None
+            plan = self.method.plan(self.settings(layout), q, k, Call(layout, layer, v=v))
         if not isinstance(plan, Plan):
             raise Failed(f"planned a {type(plan).__name__}; it must return an attnbench Plan")
         made, wanted = (plan.layout, plan.batch, plan.heads), (layout, q.shape[0], q.shape[1])
@@ -154,6 +155,8 @@ def cases(subject: Subject) -> list[tuple[Layout, int]]:
 def text_stays_dense(subject: Subject, layout: Layout, layer: int = 0) -> None:
     """Text tokens keep all keys and are kept by all. The video's pairs are those without text, unless text competes.
 
+    Queries that keep no key at all are left out: a method may copy other outputs there, or none.
+
     Raises:
         Failed: if they are not.
     """
@@ -161,7 +164,7 @@ def text_stays_dense(subject: Subject, layout: Layout, layer: int = 0) -> None:
     mask = subject.plan(q, k, layout, layer).token_mask()
     video = torch.zeros(layout.tokens, dtype=torch.bool)
     video[layout.video] = True
-    if not bool(mask[..., ~video].all()):
+    if not bool((mask[..., ~video] | ~mask.any(-1, keepdim=True)).all()):
         raise Failed("a query drops a text token")
     if not bool(mask[..., ~video, :].all()):
         raise Failed("a text token drops a key")
@@ -262,6 +265,8 @@ def _layers(subject: Subject) -> str:
     kinds = subject.layers(layout)
     if len(kinds) > 1:
         return f"{len(kinds)} kinds: {', '.join(map(str, kinds))}"
+    if subject.method.draws_by_layer:
+        return "alike but for what it draws"
     q, k = subject.inputs(layout)
     first = subject.plan(q, k, layout).token_mask()
     for layer in (1, 2, 3, 7, LAYERS - 1):

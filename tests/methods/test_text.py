@@ -70,6 +70,6 @@ def test_outputs_are_those_of_the_mask(
     q, k, v = tensors(layout, 2, 1, 1, batch=2)
     where = {"method": method, "grid": layout.grid, "text": layout.text, **given_settings}
     out = attnbench.attention(q, k, v, **where)
-    mask = attnbench.select(q, k, **where).token_mask()
+    mask = attnbench.select(q, k, v=v, **where).token_mask()
     expected = scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
     torch.testing.assert_close(out, expected, atol=1e-12, rtol=0)

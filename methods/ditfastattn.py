@@ -1,0 +1,235 @@
+"""DiTFastAttn: a window in raster order, to which each step adds what the last full step had beyond its window.
+
+A step of a layer is of one kind. "full" runs full attention and keeps the residual: full attention minus that of the
+window. "window" runs the window and adds the residual. "share" runs nothing and returns the last output. Without a
+schedule, a call that has no state runs full attention, and later ones the window; a call that names no step and has no
+state stands alone, and runs the window without a residual. The published search also reuses one half of the batch of
+classifier-free guidance, which does not change attention, and it reuses outputs behind the output projection, where we
+reuse them before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnbench.methods.kit import (
+    BadInput,
+    BlockPattern,
+    BranchCall,
+    Call,
+    DensitySetting,
+    Finished,
+    Grid,
+    Layout,
+    Method,
+    Plan,
+    Recipe,
+    Source,
+    as_ints,
+    band,
+    bounding_boxes,
+    main,
+    partition_ranges,
+    remembered,
+    whole,
+)
+
+DEFAULT_DENSITY = 0.5
+KINDS = ("full", "window", "share")
+_RANGE = 128
+
+
+@dataclass(frozen=True)
+class DiTFastAttn(Recipe):
+    """Settings.
+
+    Attributes:
+        width: half-width of the window in raster order; by default the one nearest to density .5.
+        schedule: a JSON file of kinds of steps, {layer: {step: "full", "window" or "share"}}; a step that is missing is
+            full.
+    """
+
+    width: int | None = None
+    schedule: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width is not None:
+            object.__setattr__(self, "width", as_ints("width", self.width, low=0))
+        if self.schedule is not None:
+            read_schedule(self.schedule)
+
+
+def resolve(settings: DiTFastAttn, layout: Layout) -> DiTFastAttn:
+    """Choose the default width."""
+    return settings if settings.width is not None else replace(settings, width=width_for(layout, DEFAULT_DENSITY))
+
+
+def width_for(layout: Layout, density: float) -> int:
+    """Return the half-width whose window comes nearest to a density of the video's pairs."""
+    n = layout.grid.tokens
+    low, high = 0, n - 1
+    while low < high:  # the least width that reaches the density
+        middle = (low + high) // 2
+        low, high = (low, middle) if _density(n, middle) >= density else (middle + 1, high)
+    return min((max(low - 1, 0), low), key=lambda width: (abs(_density(n, width) - density), width))
+
+
+def _density(n: int, width: int) -> float:
+    return (n * (2 * width + 1) - width * (width + 1)) / n**2
+
+
+def kind_of(settings: DiTFastAttn, call: Call) -> str:
+    """Return what a call runs: "full", "window" or "share".
+
+    Raises:
+        BadInput: if the schedule needs a step or a state that is missing.
+    """
+    if settings.schedule is None:
+        return "full" if call.state is None and call.step is not None else "window"
+    if call.step is None:
+        raise BadInput("ditfastattn runs a schedule by steps; pass the step of the call")
+    steps = read_schedule(settings.schedule).get(str(call.layer), {})
+    kind = steps.get(str(call.step), "full")
+    if kind != "full" and call.state is None:
+        raise BadInput(
+            f"step {call.step} of layer {call.layer} is {kind!r} in {settings.schedule!r}; "
+            "pass plan.state of the step before as its state"
+        )
+    return kind
+
+
+def plan(settings: DiTFastAttn, q: Tensor, k: Tensor, call: Call) -> Plan:
+    """Keep the window, everything or nothing; a full step keeps the window too, for its residual."""
+    settings = resolve(settings, call.layout)
+    assert settings.width is not None
+    _check_state(call.state, q)
+    kind, (batch, heads), (shape, text) = kind_of(settings, call), q.shape[:2], call.layout.numbers
+    window = Plan(call.layout, batch, heads, _window(settings.width, shape, text, q.device))
+    if kind == "window":
+        return replace(window, kept=(kind, None), state=call.state)
+    pattern = _one_block(kind == "full", shape, text, q.device)
+    if kind == "share":
+        return Plan(call.layout, batch, heads, pattern, kept=(kind, None), state=call.state)
+    flops = 4 * q.shape[3] * window.pairs
+    return Plan(call.layout, batch, heads, pattern, branch_flops=flops, kept=(kind, window), state=call.state)
+
+
+def finish(settings: DiTFastAttn, call: BranchCall, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> Finished:
+    """Add the residual, make it, or return the last output."""
+    kind, window = call.plan.kept
+    if kind == "share":
+        return Finished(call.state["output"].to(output.dtype), call.state)
+    if kind == "full":
+        narrow, _ = call.attend(window)
+        return Finished(output, {"residual": output - narrow, "output": output})
+    if call.state is None:
+        return Finished(output, None)
+    added = output + call.state["residual"].to(output.dtype)
+    return Finished(added, {"residual": call.state["residual"], "output": added})
+
+
+def _check_state(state: object, q: Tensor) -> None:
+    if state is None:
+        return
+    if not isinstance(state, Mapping) or set(state) != {"residual", "output"}:
+        raise BadInput(
+            "the state of ditfastattn is a dictionary of residual and output, as plan.state of the last call is"
+        )
+    for name, x in state.items():
+        if not isinstance(x, Tensor) or x.shape != q.shape or x.device != q.device or not x.is_floating_point():
+            told = f"{x.dtype} {list(x.shape)} on {x.device}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise BadInput(f"{name} of the state is {told}; it must be like q, {q.dtype} {list(q.shape)} on {q.device}")
+
+
+def read_schedule(path: str) -> Mapping[str, Mapping[str, str]]:
+    """Return the kinds of steps of a schedule file, {layer: {step: kind}}.
+
+    Raises:
+        BadInput: for a file that cannot be read, or that holds something else.
+    """
+    if not isinstance(path, str):
+        raise BadInput(f"schedule is {path!r}; it must be the path of a JSON file")
+    try:
+        changed = os.stat(path).st_mtime_ns
+        return _read(path, changed)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"schedule {path!r} cannot be read: {error}") from error
+
+
+@lru_cache(16)
+def _read(path: str, changed: int) -> Mapping[str, Mapping[str, str]]:
+    with open(path, encoding="utf-8") as stream:
+        found: Any = json.load(stream)
+    layers = found if isinstance(found, dict) else {}
+    good = bool(layers) and all(
+        layer.isdecimal()
+        and isinstance(steps, dict)
+        and all(s.isdecimal() and kind in KINDS for s, kind in steps.items())
+        for layer, steps in layers.items()
+    )
+    if not good:
+        raise ValueError(f"it must be an object of layers, each an object of steps: {', '.join(KINDS)}")
+    return layers
+
+
+@remembered(8)
+def _window(width: int, shape: tuple[int, int, int], text: tuple[int, int], device: torch.device) -> BlockPattern:
+    layout, rule = Layout(Grid(*shape), text), band(width)
+    partition = partition_ranges(layout, _RANGE, device)
+    block = torch.repeat_interleave(partition.sizes)
+    is_text = (block < partition.video.start) | (block >= partition.video.stop)
+    boxes = bounding_boxes(rule.positions(layout, device), is_text, partition.offsets)
+    some, _ = rule.classify((boxes.low[:, None], boxes.high[:, None]), (boxes.low[None], boxes.high[None]))
+    keep = some | boxes.text[:, None] | boxes.text[None]
+    return BlockPattern(partition.offsets, partition.offsets, keep[None, None], rule)
+
+
+@remembered(16)
+def _one_block(kept: bool, shape: tuple[int, int, int], text: tuple[int, int], device: torch.device) -> BlockPattern:
+    partition = whole(Layout(Grid(*shape), text), device)
+    keep = torch.full((1, 1, 1, 1), kept, device=device)
+    return BlockPattern(partition.offsets, partition.offsets, keep, is_full=kept)
+
+
+def width_at(settings: DiTFastAttn, layout: Layout, density: float) -> dict[str, int]:
+    """Choose the width that comes nearest."""
+    return {"width": width_for(layout, density)}
+
+
+def twin(settings: DiTFastAttn, layout: Layout, layer: int) -> tuple[DiTFastAttn, Layout]:
+    """Up to 5 × 7 × 11 tokens, with a width in proportion."""
+    t, h, w = (min(side, most) for side, most in zip(layout.grid.shape, (5, 7, 11), strict=True))
+    small = Layout(Grid(t, h, w), layout.few_text)
+    assert settings.width is not None
+    width = round(settings.width * small.grid.tokens / layout.grid.tokens)
+    return replace(settings, width=width, schedule=None), small
+
+
+METHOD = Method(
+    name="ditfastattn",
+    summary="a window in raster order, with the residual of the last full step; or the last output again",
+    source=Source(
+        "DiTFastAttn: Attention Compression for Diffusion Transformer Models (NeurIPS 2024)",
+        "https://arxiv.org/abs/2406.08552",
+        "section 3; the rule of github.com/thu-nics/DiTFastAttn at 91bfbae",
+    ),
+    settings=DiTFastAttn,
+    plan=plan,
+    resolve=resolve,
+    twin=twin,
+    finish=finish,
+    density_setting=DensitySetting(("width",), width_at),
+    has_gradient=False,
+)
+
+if __name__ == "__main__":
+    main(METHOD)
