@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
+from statistics import fmean
 
 import torch
 
@@ -15,6 +16,7 @@ from attnbench.bench.calls import Call
 from attnbench.bench.check import check_trial
 from attnbench.bench.facts import facts_of, mean_of
 from attnbench.bench.jobs import Agenda, Job
+from attnbench.bench.matched import match_density
 from attnbench.bench.profile.cupti import make_stopwatch
 from attnbench.bench.rounds import eager_calls, heads_within, one_round
 from attnbench.bench.stopping import LEAST_ROUNDS, Precision, planned, rules_of, why_stopped
@@ -23,6 +25,7 @@ from attnbench.bench.trial import Eager, PlanFacts, Trial, classified, dense_job
 from attnbench.bench.turns import Turns
 from attnbench.bench.workload import Workload
 from attnbench.inputs.make import Inputs
+from attnbench.inputs.seeds import SETS
 from attnbench.kernels.engines import choose_engine, dense_engines, strictly
 from attnbench.kernels.errors import Unsupported
 from attnbench.machine.clock import CLOCK
@@ -134,9 +137,21 @@ class Bench:
         for job in self.agenda.jobs:
             name = self.agenda.request.engine
             with classified() as failure, strictly(self.agenda.request.strict):
+                job = self._matched(job)
                 name = choose_engine(name, self.workload.plan(job), self.workload.task).name
             trials.append(Trial(job, self.agenda.cell(job, name), verdict=failure.verdict, reason=failure.reason))
         return trials
+
+    def _matched(self, job: Job) -> Job:
+        """Return the job with settings that keep the density that was asked for, as nearly as it can on all inputs."""
+        if job.density is None:
+            return job
+        self.progress.step(f"density {job.density:g}: {job.label}", 0, 1, None)
+
+        def density_of(moved: Job) -> float:
+            return fmean(self.workload.plan(moved, self.workload.lend(number)).density for number in range(SETS))
+
+        return match_density(job, self.agenda.shape.layout, job.density, density_of)
 
     def dense_cells(self) -> dict[str, Cell]:
         """Return the cell that dense attention is on each engine: the one asked for, where it is, otherwise its own."""
@@ -215,12 +230,21 @@ class Bench:
             return
         todo = self.live()
         for number, trial in enumerate(todo):
+            self._match_again(trial)
             left = sum(t.seconds for t in todo[number:]) * heads
             self.progress.step(f"verifying {trial.job.label} on {heads} heads", number, len(todo), left)
             self.check(trial)
         if self.baseline is not None and self.baseline.verdict is not None:
             self.progress.note(f"the dense baseline failed on {heads} heads, so no speed-ups: {self.baseline.reason}")
             self.baseline = None
+
+    def _match_again(self, trial: Trial) -> None:
+        """Find settings of the density that was asked for on the tensors that there are now."""
+        with classified() as failure:
+            trial.job = self._matched(trial.job)
+            trial.cell = self.agenda.cell(trial.job, trial.cell.engine, trial.cell.engine_asked)
+        if failure.verdict is not None:
+            trial.fail(failure.verdict, failure.reason)
 
     def _take_heads(self, heads: int) -> bool:
         """Make the tensors of so many heads; return whether they are others than before."""

@@ -10,6 +10,7 @@ from attnbench.bench.branch import RUNS, check_branch
 from attnbench.bench.calls import Call
 from attnbench.bench.facts import Products, facts_of
 from attnbench.bench.gradients import Passed, check_gradients
+from attnbench.bench.recall import mass_recall
 from attnbench.bench.selection import check_selection, plan_digest
 from attnbench.bench.stability import check_stability
 from attnbench.bench.trial import FirstCall, Incorrect, Proof, Trial, classified
@@ -101,6 +102,7 @@ def _check_output(trial: Trial, workload: Workload, plan: Plan, seen: Seen, outp
         inputs.q, inputs.k, inputs.v, seen.output, plan, workload.scale, seed, final=output if finishes else None,
         lse=seen.lse,
     )  # fmt: skip
+    trial.recall = mass_recall(inputs.q, inputs.k, plan, workload.scale, seed)
     trial.selection = check_selection(inputs.q, inputs.k, plan, workload.arguments(job), v=inputs.v, seed=seed)
     if finishes:
         _check_again(workload, seen)

@@ -42,6 +42,7 @@ class RunOptions(TypedDict, total=False):
     device: str | None
     seed: int
     layer: int | Sequence[int] | None
+    density: float | None
     rounds: int | None
     budget: float
     timer: str | None

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from attnbench.bench.request import Request
+from attnbench.bench.sweep.knobs import turn
 from attnbench.inputs.seeds import SEEDS
 from attnbench.inputs.shapes import Shape, resolve_shape
 from attnbench.inputs.spec import check_inputs_spec
@@ -34,6 +35,7 @@ class Job:
         told: the settings that tell it from other cells of its method, in words; empty if there are none.
         given: canonical JSON of the settings that were asked for. Jobs that come to the same are equal without it.
         alike: how many of the model's layers the cell stands for; None without a model.
+        density: what the method's density setting is moved to keep on the cell's inputs; None leaves it alone.
     """
 
     method: Method
@@ -42,6 +44,7 @@ class Job:
     told: str = ""
     given: str = dataclasses.field(default="{}", compare=False)
     alike: int | None = dataclasses.field(default=None, compare=False)
+    density: float | None = None
 
     @property
     def label(self) -> str:
@@ -85,6 +88,7 @@ class Agenda:
         return Cell(
             method=job.method.name,
             settings_given=job.given,
+            density_asked=job.density,
             engine_asked=None if asked == "auto" else asked,
             inputs_content=inputs_content(self.contents.get("inputs"), check_inputs_spec(self.request.inputs).part),
             settings=canonical_json(dataclasses.asdict(job.settings)),
@@ -150,7 +154,7 @@ def _jobs(request: Request, shape: Shape) -> list[Job]:
     """Return the cells of all entries; settings that come to the same are measured once."""
     jobs: list[Job] = []
     for entry in request.methods:
-        jobs += [job for job in _jobs_of(entry, shape, request.layers) if job not in jobs]
+        jobs += [job for job in _jobs_of(entry, shape, request.layers, request.density) if job not in jobs]
     alike = {job.method.name: [_canonical(each) for each in jobs if each.method == job.method] for job in jobs}
     return [dataclasses.replace(job, told=differing_settings(_canonical(job), alike[job.method.name])) for job in jobs]
 
@@ -159,10 +163,13 @@ def _canonical(job: Job) -> str:
     return canonical_json(dataclasses.asdict(job.settings))
 
 
-def _jobs_of(entry: Entry, shape: Shape, layers: list[int] | None) -> list[Job]:
+def _jobs_of(entry: Entry, shape: Shape, layers: list[int] | None, density: float | None) -> list[Job]:
     method = get_method(entry.method)
     asked = make_settings(method, entry.settings)
     settings = method.resolve(asked, shape.layout)
+    if density is not None:  # which settings it comes to is found on the inputs; here, whether there may be any
+        turned = turn(entry.method, entry.settings, shape.layout, density, by="--density")
+        settings = method.resolve(make_settings(method, turned), shape.layout)
     given = canonical_json({name: getattr(asked, name) for name in entry.settings})
     for layer in layers or ():
         if not 0 <= layer < max(shape.layers, 1) and shape.model is not None:
@@ -174,7 +181,7 @@ def _jobs_of(entry: Entry, shape: Shape, layers: list[int] | None) -> list[Job]:
     kinds = method.distinct_layers(settings, count)
     chosen = list(dict.fromkeys(layers or kinds))
     alike = layers_alike(chosen, len(kinds), count) if shape.model is not None else {}
-    return [Job(method, settings, layer, given=given, alike=alike.get(layer)) for layer in chosen]
+    return [Job(method, settings, layer, given=given, alike=alike.get(layer), density=density) for layer in chosen]
 
 
 def _check_size(shape: Shape, dtype: torch.dtype) -> None:

@@ -32,6 +32,9 @@ class Request(Record):
     strict: bool = Field(default=False, description="refuse plain torch on a GPU where auto would fall to it")
     device: str | None = None
     layers: list[int] | None = None
+    density: float | None = Field(
+        default=None, gt=0, le=1, description="share of the pairs that each method's density setting is moved to keep"
+    )
     rounds: int | None = None
     budget: float = 240.0
     stability_calls: int | None = Field(

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from attnbench.bench.bench import Bench
+from attnbench.bench.matched import WITHIN, distance
 from attnbench.bench.trial import PlanFacts, Trial
 from attnbench.cost.flops.counts import attention_counts
 from attnbench.kernels.engines import engine_version, is_plain_on_gpu
@@ -32,7 +33,9 @@ def make_row(bench: Bench, trial: Trial, run_id: str) -> Row:
         return _row(bench, trial, run_id)
     except ValidationError as error:
         trial.fail("error", f"its figures make no row: {first_fault(error)}")
-        trial.facts = trial.rows = trial.selection = trial.twin = trial.peak_extra = trial.stability = None
+        trial.facts = trial.rows = trial.recall = trial.selection = trial.twin = trial.peak_extra = trial.stability = (
+            None
+        )
         trial.gradients, trial.kernels = None, ()
         return _row(bench, trial, run_id)
 
@@ -89,7 +92,7 @@ def _latency(bench: Bench, trial: Trial, facts: PlanFacts | None) -> dict[str, A
         "eager_calls": None if trial.eager is None else trial.eager.calls,
         "compile_s": _compile_seconds(trial, interval.median, bench.heads),
         "stop_reason": bench.stop_reason(trial),
-        "flags": ",".join(_flags(bench, trial)),
+        "flags": ",".join(_flags(bench, trial, facts)),
     }
     if baseline is not None and baseline.verdict is None and baseline.samples:
         dense = statistics.median(sample.cold_ms for sample in baseline.samples)
@@ -104,13 +107,15 @@ def _latency(bench: Bench, trial: Trial, facts: PlanFacts | None) -> dict[str, A
     return latency
 
 
-def _flags(bench: Bench, trial: Trial) -> tuple[Flag, ...]:
+def _flags(bench: Bench, trial: Trial, facts: PlanFacts | None) -> tuple[Flag, ...]:
     cell, device = trial.cell, bench.workload.task.device
+    target = cell.density_asked
     return flags_of(
         trial.samples,
         on_gpu=device.type == "cuda",
         eager_ms=None if trial.eager is None else trial.eager.ms,
         plain_torch=cell.engine_asked is None and is_plain_on_gpu(cell.engine, device),
+        unmatched=target is not None and (facts is None or distance(facts.density, target) > WITHIN),
     )
 
 
@@ -157,8 +162,9 @@ def _checks(trial: Trial) -> dict[str, Any]:
             "numerical_tolerance": rows.tolerance,
             "approximation_error": _finite(rows.approximation),
             "approximation_cosine": _finite(rows.cosine),
-            "mass_recall": _finite(rows.recall),
         }
+    if trial.recall is not None:
+        checks |= {"mass_recall": _finite(trial.recall.mean), "mass_recall_worst": _finite(trial.recall.worst)}
     if trial.selection is not None:
         checks["selection_differs"] = trial.selection.differing
     if twin is not None:

@@ -11,6 +11,7 @@ import torch
 from attnbench.bench.branch import BranchCheck
 from attnbench.bench.gradients import GradientCheck
 from attnbench.bench.jobs import Job
+from attnbench.bench.recall import Recall
 from attnbench.bench.selection import SelectionCheck
 from attnbench.bench.stability import StabilityCheck
 from attnbench.bench.verify import RowCheck, Rows, RowSample, TwinCheck
@@ -87,6 +88,7 @@ class Trial:
     signed: bool = False  # whether signs of channels leave its plans as they are
     kernels: tuple[str, ...] = ()  # what the verified call ran
     rows: RowCheck | None = None
+    recall: Recall | None = None
     branch: BranchCheck | None = None
     selection: SelectionCheck | None = None
     gradients: GradientCheck | None = None

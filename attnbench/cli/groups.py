@@ -20,8 +20,8 @@ _OPTION_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "What is asked for": (
             "--paper", "--check", "--over", "--points", "--from", "--to", "--count", "--method", "--set", "--res",
             "--frames", "--model",
-            "--models", "--grid", "--batch", "--heads", "--kv-heads", "--head-dim", "--layers", "--head", "--steps",
-            "--dtype",
+            "--models", "--grid", "--batch", "--heads", "--kv-heads", "--head-dim", "--layers", "--density", "--head",
+            "--steps", "--dtype",
             "--direction", "--inputs", "--seed", "--prompt", "--prompts", "--classes", "--seeds", "--sampler-steps",
             "--dense-steps", "--dense-layers", "--metric", "--weights", "--height", "--width", "--guidance",
             "--video-only", "--checkpointing",

@@ -53,6 +53,12 @@ DeviceOption = Annotated[str | None, typer.Option(help="cpu or cuda. Default: th
 SeedOption = Annotated[int, typer.Option(help="Seed of inputs and of sampled rows.")]
 ResOption = Annotated[str | None, typer.Option(help="Resolution: 480p, 576p or 720p. Default: 480p.")]
 HeadsOption = Annotated[int | None, typer.Option(help="Query heads.")]
+DensityOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE", help="Move each method's density setting until its plans keep this share of the pairs."
+    ),
+]
 LayersOption = Annotated[
     list[str] | None,
     typer.Option(metavar="LIST", help="Layers to measure, as 0,1,5-8; may be repeated. Default: one of each kind."),
@@ -144,6 +150,7 @@ class CellOptions(CaseOptions):
     head_dim: HeadDimOption = None
     inputs: InputsOption = "video"
     layers: LayersOption = None
+    density: DensityOption = None
     rounds: RoundsOption = None
     budget: BudgetOption = 240.0
     timer: TimerOption = None

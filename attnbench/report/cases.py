@@ -73,9 +73,15 @@ class Case:
 
     @property
     def sparse_means(self) -> list[MeanRow]:
-        """The means that have a latency and are not dense attention: what methods are ranked by."""
+        """The means that have a latency and are not dense attention."""
         dense = (self.baseline or "full").split("/")[0]
         return [row for row in self.means if row.latency_ms is not None and row.method not in (dense, "full")]
+
+    @property
+    def ranked(self) -> list[Row]:
+        """What methods are ranked by: means, or rows without any, that keep the density asked for if one was."""
+        rows: list[Row] = [*self.sparse_means] or self.sparse
+        return [row for row in rows if "unmatched" not in (row.flags or "").split(",")]
 
     @property
     def rows_and_means(self) -> list[Row]:
@@ -155,7 +161,8 @@ def _case(rows: Sequence[Row], samples: Mapping[str, Sequence[Sample]] | None) -
 
 
 def _kind(row: Row) -> tuple[object, ...]:
-    return row.method, row.settings_given, row.settings, row.engine_asked, row.step
+    settings = row.settings if row.settings_given is None else row.settings_given  # of a density, layers differ in them
+    return row.method, settings, row.density_asked, row.engine_asked, row.step
 
 
 def parts_below(phases: Sequence[PhaseRow]) -> list[PhaseRow]:

@@ -70,7 +70,10 @@ def judge(case: Case, quality: Mapping[QualityKey, Gap] | None = None) -> Verdic
         took, ends = latency(dense)
         said = f"{_place(case)}, only dense attention was timed: {_name(case, dense)} takes {took} ms {ends}".rstrip()
         return _verdict(case, "only dense", dense, f"{said}.")
-    row: Row = min(case.sparse_means or case.sparse, key=_latency)
+    if not case.ranked:
+        said = f"{_place(case)}, no sparse method reached the density that was asked for, so none is ranked."
+        return _verdict(case, "no latency", None, said)
+    row = min(case.ranked, key=_latency)
     ratio = speedup_ratio(case, row)
     if ratio is None:
         said = (
@@ -260,7 +263,7 @@ def _given(row: Row) -> str:
 
 
 def _asked(row: Row) -> Sequence[object]:
-    return row.run_id, row.method, row.settings_given, row.settings, row.engine_asked, row.step
+    return row.run_id, row.method, _given(row), row.density_asked, row.engine_asked, row.step
 
 
 def _latency(row: Row) -> float:

@@ -11,7 +11,7 @@ from attnbench.results.records.cells import FLAGS, Flag, Sample
 
 BADGES: dict[str, str] = {
     "power-capped": "capped", "cpu-bound": "cpu", "busy-machine": "busy", "unstable": "unstable",
-    "plain-torch": "torch",
+    "plain-torch": "torch", "unmatched": "missed",
 }  # fmt: skip
 """Short words for tables."""
 
@@ -63,7 +63,7 @@ BOUNDS = Bounds()
 
 def flags_of(
     samples: Sequence[Sample], *, on_gpu: bool, eager_ms: float | None = None, plain_torch: bool = False,
-    bounds: Bounds = BOUNDS,
+    unmatched: bool = False, bounds: Bounds = BOUNDS,
 ) -> tuple[Flag, ...]:  # fmt: skip
     """Return the flags of a cell, in the order of ``FLAGS``.
 
@@ -72,6 +72,7 @@ def flags_of(
         on_gpu: whether a GPU ran it. On a CPU, enqueuing and computing are one.
         eager_ms: the wall clock of a back-to-back call.
         plain_torch: whether a GPU ran plain torch because no kernel serves.
+        unmatched: whether the density that was asked for was not reached.
         bounds: when a flag is raised.
     """
     if not samples:
@@ -82,6 +83,7 @@ def flags_of(
         "busy-machine": _share_of(samples, lambda sample: _is_spoilt(sample, on_gpu, bounds)) >= bounds.spoilt_share,
         "unstable": is_unstable([sample.cold_ms for sample in samples], bounds),
         "plain-torch": plain_torch,
+        "unmatched": unmatched,
     }
     return tuple(flag for flag in FLAGS if raised[flag])
 

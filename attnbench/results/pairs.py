@@ -52,9 +52,8 @@ def baseline_ids(row: Row) -> tuple[str, ...]:
     if row.baseline is None:
         return ()
     engine = row.baseline.removeprefix(f"{DENSE}/")
-    dense = row.cell().model_copy(
-        update={"method": DENSE, "settings": _NONE, "settings_given": _NONE, "layer": 0, "step": None, "engine": engine}
-    )
+    update = {"method": DENSE, "settings": _NONE, "settings_given": _NONE, "density_asked": None}
+    dense = row.cell().model_copy(update={**update, "layer": 0, "step": None, "engine": engine})
     chosen, asked = (dense.model_copy(update={"engine_asked": each}) for each in (engine, row.engine_asked))
     return chosen.identity, asked.identity, dense.legacy_identity
 

@@ -304,15 +304,13 @@ def test_the_approximation_error_is_measured_against_full_attention() -> None:
     assert check.approximation == pytest.approx(float((sparse - dense).norm() / dense.norm()))
     cosines = (sparse * dense).sum(-1) / sparse.norm(dim=-1) / dense.norm(dim=-1)
     assert check.cosine == pytest.approx(float(cosines.mean()))
-    assert check.recall == pytest.approx(float((full * mask).sum(-1).mean()))
-    assert 0.1 < check.recall < 0.9
 
 
 def test_full_attention_has_no_approximation_error() -> None:
     q, k, v = tensors(1, 1, 60, torch.float32)
     plan = attnbench.select(q, k, method="full", grid="3x4x5")
     check = check_rows(q, k, v, run(q, k, v, plan, 0.2), plan, 0.2, seed=0)
-    assert (check.approximation, check.cosine, check.recall) == pytest.approx((0, 1, 1), abs=1e-9)
+    assert (check.approximation, check.cosine) == pytest.approx((0, 1), abs=1e-9)
 
 
 def test_what_a_branch_makes_of_an_output_is_what_approximates_full_attention() -> None:

@@ -56,7 +56,7 @@ def base_agenda(request: Request) -> Agenda:
         BadInput: quoting what cannot be used.
         Unsupported: for an engine that is not available.
     """
-    update: dict[str, Any] = {"methods": [Entry("full")]}
+    update: dict[str, Any] = {"methods": [Entry("full")], "density": None}
     if request.engine in other_names():  # which is not to be imported here
         update["engine"] = "auto"
     return make_agenda(request.model_copy(update=update))
@@ -123,7 +123,7 @@ def _list_method(request: Request, entries: list[Entry], base: Agenda, threads: 
         Apart(
             Listed(
                 method=entry.method, settings=entry.settings, layer=0, label=entry.method,
-                cell=_cell_of(example, entry),
+                cell=_cell_of(example, entry, request.density),
             ),
             end,
         )
@@ -131,10 +131,11 @@ def _list_method(request: Request, entries: list[Entry], base: Agenda, threads: 
     ]  # fmt: skip
 
 
-def _cell_of(example: Cell, entry: Entry) -> Cell:
+def _cell_of(example: Cell, entry: Entry, density: float | None) -> Cell:
     """Return the cell of a method that cannot say what its settings come to."""
     given = canonical_json(entry.settings)
-    return example.model_copy(update={"method": entry.method, "settings": given, "settings_given": given})
+    update = {"method": entry.method, "settings": given, "settings_given": given, "density_asked": density}
+    return example.model_copy(update=update)
 
 
 def _raise_for(problems: Iterable[Problem]) -> None:

@@ -12,17 +12,28 @@ from attnbench.methods import Method, get_method, make_settings, method_names
 from attnbench.methods.density import DensitySetting
 
 
-def turn(name: str, given: Mapping[str, Any], layout: Layout, density: float) -> dict[str, Any]:
+def turn(
+    name: str, given: Mapping[str, Any], layout: Layout, density: float, by: str = "the sweep over density"
+) -> dict[str, Any]:
     """Return settings of method ``name`` that keep about ``density`` of the pairs: those given, and its own choice.
+
+    Args:
+        name: of the method.
+        given: settings that users gave.
+        layout: grid and text.
+        density: in (0, 1].
+        by: who sets the setting, in messages.
 
     Raises:
         BadInput: for a method without a density setting, a density out of (0, 1], or a value given for that setting.
     """
-    get_density_setting(name)
-    return turn_method(get_method(name), given, layout, density)
+    get_density_setting(name, by)
+    return turn_method(get_method(name), given, layout, density, by)
 
 
-def turn_method(method: Method, given: Mapping[str, Any], layout: Layout, density: float) -> dict[str, Any]:
+def turn_method(
+    method: Method, given: Mapping[str, Any], layout: Layout, density: float, by: str = "the sweep over density"
+) -> dict[str, Any]:
     """Do as ``turn``, for a method that has a density setting and need not be registered."""
     setting = density_setting(method)
     assert setting is not None
@@ -30,13 +41,13 @@ def turn_method(method: Method, given: Mapping[str, Any], layout: Layout, densit
         raise BadInput(f"density {density!r} must be above 0 and at most 1")
     taken = [moved for moved in setting.names if moved in given]
     if taken:
-        raise BadInput(f"{method.name}.{taken[0]}={given[taken[0]]!r}: the sweep over density sets it; leave it out")
+        raise BadInput(f"{method.name}.{taken[0]}={given[taken[0]]!r}: {by} sets it; leave it out")
     chosen = setting.choose(method.resolve(make_settings(method, given), layout), layout, density)
     return {**given, **json.loads(json.dumps(chosen))}  # as settings are stored: lists, no tuples
 
 
-def get_density_setting(name: str) -> DensitySetting:
-    """Return the density setting of a method.
+def get_density_setting(name: str, by: str = "a sweep over density") -> DensitySetting:
+    """Return the density setting of a method; ``by`` says in messages what would turn it.
 
     Raises:
         BadInput: if there is no such method, or it names no such setting.
@@ -44,7 +55,7 @@ def get_density_setting(name: str) -> DensitySetting:
     setting = density_setting(get_method(name))
     if setting is None:
         raise BadInput(
-            f"method {name!r} has no setting that a sweep over density could turn; those that have one: "
+            f"method {name!r} has no setting that {by.removeprefix('the ')} could turn; those that have one: "
             f"{', '.join(with_density_setting(method_names()))}"
         )
     return setting

@@ -160,7 +160,7 @@ def _curves(selections: Sequence[Selection], clock: str) -> list[Series]:
             row = choice.row
             point = None if choice.is_dense else _curve_point(each, choice, clock)
             if point is not None:
-                key = (row.method, row.settings_given, row.engine_asked)
+                key = (row.method, row.settings_given, row.density_asked, row.engine_asked)
                 lines.setdefault(key, []).append(point)
                 names.setdefault(key, choice)
     return [

@@ -14,7 +14,7 @@ WIDTH = 80
 VERDICTS = {"slower": "SLOW", "faster": "FAST", "same": "SAME", "unclear": "AMBIGUOUS"}
 _BY_SPEED = ("slower", "faster", "same")
 _FACTS = ("layers", "step", "grid", "text_tokens", "batch", "heads", "kv_heads", "head_dim", "dtype", "direction")
-_MORE = ("inputs", "seed", "engine_asked")
+_MORE = ("inputs", "seed", "density_asked", "engine_asked")
 _MOST_END = 99
 """The largest end of an interval that is written out."""
 _HEAD = ("", "A ×", "B ×", "slower", "95 %", "A ms", "B ms", "verdict")

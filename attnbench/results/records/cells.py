@@ -21,7 +21,7 @@ _OLD_TIMERS = {"perf_counter": "wall", "cuda_events": "events"}
 ReadTimer = Annotated[Timer, BeforeValidator(lambda name: _OLD_TIMERS.get(str(name), name))]
 """A timer as rows hold it; schemas 1 and 2 had other names for the same two."""
 
-Flag = Literal["power-capped", "cpu-bound", "busy-machine", "unstable", "plain-torch"]
+Flag = Literal["power-capped", "cpu-bound", "busy-machine", "unstable", "plain-torch", "unmatched"]
 FLAGS: tuple[Flag, ...] = get_args(Flag)
 Stability = Literal["deterministic", "stable", "unstable"]
 STABILITIES: tuple[Stability, ...] = get_args(Stability)
@@ -113,6 +113,9 @@ class Cell(Record):
         default=None, description="canonical JSON of the settings that were asked for; null if that is not known"
     )
     settings: str = Field(description="canonical JSON of the method's settings, defaults filled in for the grid")
+    density_asked: float | None = Field(
+        default=None, gt=0, le=1, description="what the density setting was moved to keep; null if it was left alone"
+    )
     layer: int = Field(ge=0, description="transformer layer; some methods differ by layer")
     step: int | None = Field(default=None, description="denoising step, for methods that differ by it")
     grid: str = Field(description="T x H x W, as 21x45x80")
@@ -152,7 +155,8 @@ class Cell(Record):
         """Return what was asked, as plain values for JSON."""
         known = self.settings_given is not None
         spelled = self.inputs_content is None
-        return self.model_dump(mode="json", include=set(Cell.model_fields) - _NOT_ASKED) | {
+        unasked = {"density_asked"} if self.density_asked is None else set()
+        return self.model_dump(mode="json", include=set(Cell.model_fields) - _NOT_ASKED - unasked) | {
             "settings_given": self.settings_given if known else self.settings,
             "engine_asked": self.engine_asked if known else self.engine,
             "inputs": [self.inputs if spelled else self.inputs.partition(":")[0], self.inputs_content],
@@ -165,7 +169,7 @@ class Cell(Record):
 
 
 _NOT_ASKED = {"settings", "engine", "inputs", "inputs_content"}
-_SINCE_3 = {"settings_given", "engine_asked", "inputs_content"}
+_SINCE_3 = {"settings_given", "engine_asked", "inputs_content", "density_asked"}
 
 
 _ROUNDING = 1e-3
@@ -213,8 +217,8 @@ class Row(Cell):
     stop_reason: str = Field(default="", description="why no more rounds were taken; empty if not known")
     flags: str | None = Field(
         default=None,
-        description="what spoils the latency: power-capped, cpu-bound, busy-machine, unstable, plain-torch; "
-        "null if not known",
+        description="what spoils the latency: power-capped, cpu-bound, busy-machine, unstable, plain-torch; unmatched: "
+        "the density asked for was not reached; null if not known",
     )
     samples_ms: list[float] = Field(default_factory=list, description="every cold sample, in the order taken")
     timer: ReadTimer | None = Field(default=None, description="clock that took the samples")
@@ -266,6 +270,9 @@ class Row(Cell):
         default=None, ge=-1.001, le=1.001, description="mean cosine of a row and the same row of full attention"
     )
     mass_recall: float | None = Field(default=None, ge=0, le=1.001, description="share of full attention's mass kept")
+    mass_recall_worst: float | None = Field(
+        default=None, ge=0, le=1.001, description="mean of mass_recall over the lowest 1 % of its sampled queries"
+    )
     peak_extra_mib: float | None = Field(default=None, description="peak memory beyond inputs and output")
     sm_clock_mhz: float | None = Field(default=None, description="median SM clock while this cell was sampled")
     power_w: float | None = Field(default=None, description="median power of the GPU while this cell was sampled")
