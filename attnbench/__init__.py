@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attnbench.api import attention, select
     from attnbench.bench.functions import list_methods, profile, run
+    from attnbench.graphs import graphed
     from attnbench.kernels.errors import AttnbenchError, BadInput, Unsupported
     from attnbench.kernels.grid import Grid
     from attnbench.kernels.plan import Plan
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "attention": "attnbench.api",
     "select": "attnbench.api",
+    "graphed": "attnbench.graphs",
     "AttnbenchError": "attnbench.kernels.errors",
     "BadInput": "attnbench.kernels.errors",
     "Unsupported": "attnbench.kernels.errors",
@@ -44,6 +46,7 @@ __all__ = [
     "Plan",
     "Unsupported",
     "attention",
+    "graphed",
     "list_methods",
     "load_means",
     "load_phases",

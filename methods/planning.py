@@ -58,7 +58,7 @@ def make_plan(method: Method, settings: Any, q: Tensor, k: Tensor, call: Call) -
         return found
     if capturing():  # what is made now has no contents until the graph is replayed
         return _made(method, settings, q, k, call)
-    watched = _WatchedCall(**{field.name: getattr(call, field.name) for field in dataclasses.fields(Call)})
+    watched = WatchedCall.of(call)
     with torch.inference_mode(False), torch.no_grad():
         plan = _made(method, settings, q, k, watched)
     read = {name: getattr(call, name) for name in watched.names_read}
@@ -88,8 +88,13 @@ class _Remembered:
         return self.key == key and all(_is_same(value, getattr(call, name)) for name, value in self.read.items())
 
 
-class _WatchedCall(Call):
+class WatchedCall(Call):
     """A call that records which of its attributes are read."""
+
+    @classmethod
+    def of(cls, call: Call) -> WatchedCall:
+        """Return a call with the same attributes, none of them read yet."""
+        return cls(**{field.name: getattr(call, field.name) for field in dataclasses.fields(Call)})
 
     def __getattribute__(self, name: str) -> Any:
         if name in _NOTED:

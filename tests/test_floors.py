@@ -20,7 +20,7 @@ FLOORS = {
     6: ("bench", "clips"),
     5: ("models", "report"),
     4: ("cost", "mini"),
-    3: ("api", "machine"),
+    3: ("api", "graphs", "machine"),
     2: ("results", "inputs", "methods"),
     1: ("kernels",),
 }

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from attnbench.api import attention
+from attnbench.graphs import graphed
 from attnbench.kernels.engines import get_engine
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import whole_number
@@ -61,6 +62,7 @@ def patch(
     dense_layers: Iterable[int] = (),
     engine: str = "auto",
     densities: bool = False,
+    graphs: bool = False,
     **settings: Any,
 ) -> Patch:
     """Replace the self-attention of a model by a method until the model is restored.
@@ -81,6 +83,8 @@ def patch(
         dense_layers: layers that always run the model's own attention.
         engine: the engine that runs the plans, as in ``attnbench.attention``.
         densities: also record the density of every plan. Counting waits for the device.
+        graphs: run the method by ``attnbench.graphed``, as one CUDA graph a call. The model must run under
+            ``torch.no_grad()``.
         **settings: the method's settings.
 
     Returns:
@@ -90,7 +94,7 @@ def patch(
         NeverCalled: in the forward call that begins a clip of a pipeline, if all steps of the clip are dense.
 
     Raises:
-        BadInput: for a method, setting, engine, step or layer that does not exist.
+        BadInput: for a method, setting, engine, step or layer that does not exist, or ``densities`` with ``graphs``.
         Unsupported: for another model, or an engine that is not available here. If the engine cannot run the plan, the
             model's forward call raises it.
     """
@@ -103,11 +107,14 @@ def patch(
     layers = max(len(family.attentions(part)) for part in transformers)
     dense = _layers(dense_layers, layers)
     tallies = tuple(Tally() for _ in range(layers))
+    if densities and graphs:
+        raise BadInput("densities cannot be counted in CUDA graphs: leave out densities or graphs")
     if densities:
         chosen = _counting(chosen, tallies)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
-        output: Tensor = attention(
+        call: Any = graphed if graphs else attention
+        output: Tensor = call(
             q, k, v, method=chosen, grid=place.grid, text=place.text, layer=place.layer, step=place.step,
             engine=engine, **settings,
         )  # fmt: skip

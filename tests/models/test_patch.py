@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from attnbench import graphs
 from attnbench.api import select
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.plan import Plan
@@ -292,6 +293,7 @@ def test_restoring_in_the_wrong_order_is_refused_and_changes_nothing(wan: Any) -
         ({"method": "full", "dense_steps": 0.25}, "dense_steps is 0.25"),
         ({"method": "full", "dense_layers": [0, 3]}, "names 3; the model's layers are 0 to 2"),
         ({"method": "full", "dense_layers": 1}, "dense_layers is 1"),
+        ({"method": "sta", "densities": True, "graphs": True}, "densities cannot be counted in CUDA graphs"),
     ],
 )
 def test_wrong_arguments_are_refused_before_the_model_is_touched(wan: Any, given: dict[str, Any], words: str) -> None:
@@ -336,3 +338,27 @@ def test_a_model_spread_over_devices_is_refused(fresh_wan: Callable[..., Any]) -
 def test_a_block_called_by_itself_is_told_that_the_grid_is_unknown(wan: Any) -> None:
     with patch(wan, "full"), pytest.raises(Unsupported, match="call the patched transformer itself"):
         wan.blocks[0].attn1(torch.zeros(1, 60, 48))
+
+
+def test_graphs_run_the_method_as_captured_calls(wan: Any, inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    captured: list[object] = []
+
+    def record(run_call: Callable[[], None], shape: object) -> Callable[[], object]:
+        captured.append(shape)
+        return run_call
+
+    graphs.forget_graphs()
+    monkeypatch.setattr(graphs, "_record", record)
+    with patch(wan, **WINDOW, graphs=True), torch.no_grad(), pytest.raises(Unsupported, match="q is on cpu"):
+        wan(**inputs())
+    monkeypatch.setattr(graphs, "_wrong_place", lambda q: None)
+    for number in range(2):
+        given = inputs(timestep=500.0 + number)
+        with patch(wan, **WINDOW):
+            expected = run(wan, given)
+        with patch(wan, **WINDOW, graphs=True):
+            torch.testing.assert_close(run(wan, given), expected, rtol=0, atol=0)
+    assert len(captured) == 1, "three layers and two steps share a graph: the plan reads neither"
+    with patch(wan, **WINDOW, graphs=True), pytest.raises(Unsupported, match="no backward pass"):
+        wan(**inputs())
+    graphs.forget_graphs()
