@@ -31,6 +31,7 @@ BUILT_IN = {
     "draft": "attnbench.methods.draft:METHOD",
     "sla": "attnbench.methods.sla:METHOD",
     "rainfusion2": "attnbench.methods.rainfusion2:METHOD",
+    "rainfusion": "attnbench.methods.rainfusion:METHOD",
     "nabla": "attnbench.methods.nabla:METHOD",
     "longcat-bsa": "attnbench.methods.longcat_bsa:METHOD",
     "svg1": "attnbench.methods.svg1:METHOD",

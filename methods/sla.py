@@ -179,8 +179,8 @@ def _over_rest(settings: SLA, call: BranchCall, q: Tensor, k: Tensor, v: Tensor,
     norm = (queries.to(wide) * totals[:, :, None]).sum(-1, keepdim=True)
     linear = (queries @ products).to(wide) / torch.where(norm > 0, norm, 1.0)
     before, after = layout.text
-    video: Tensor = linear.flatten(1, 2)[:, : layout.grid.tokens]
-    return pad(video, (0, 0, before, after))
+    whole: Tensor = pad(linear.flatten(1, 2)[:, : layout.grid.tokens], (0, 0, before, after))
+    return whole
 
 
 def _blocks(x: Tensor, count: int, size: int) -> Tensor:

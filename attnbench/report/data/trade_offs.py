@@ -153,8 +153,8 @@ def _words(drawn: Sequence[Choice], column: str, name: str) -> str:
 
 
 def _curves(selections: Sequence[Selection], clock: str) -> list[Series]:
-    lines: dict[tuple[str, str | None, str | None], list[Point]] = {}
-    names: dict[tuple[str, str | None, str | None], Choice] = {}
+    lines: dict[tuple[str, str | None, float | None, str | None], list[Point]] = {}
+    names: dict[tuple[str, str | None, float | None, str | None], Choice] = {}
     for each in sorted(selections, key=lambda one: one.first.tokens):
         for choice in each.choices:
             row = choice.row
