@@ -9,7 +9,7 @@ import math
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -70,21 +70,24 @@ class Mean:
 
     Attributes:
         members: the rows of its kinds, by layer; at least one.
-        samples: of these rows and of their dense baselines.
+        cell_id: digest of what was asked, whatever the layers: equal in two runs of the same method.
+        taken: samples of the run, by cell_id.
     """
 
     members: tuple[Row, ...]
-    samples: Sequence[Sample] = ()
+    cell_id: str
+    taken: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
+
+    @cached_property
+    def samples(self) -> tuple[Sample, ...]:
+        """The samples of these rows and of their dense baselines."""
+        names = [name for row in self.members for name in (row.cell_id, *baseline_ids(row))]
+        return tuple(sample for name in dict.fromkeys(names) for sample in self.taken.get(name, ()))
 
     @property
     def first(self) -> Row:
         """A row to read from what all kinds share."""
         return self.members[0]
-
-    @cached_property
-    def cell_id(self) -> str:
-        """Digest of what was asked, whatever the layers: equal in two runs of the same method."""
-        return digest({**self.first.asked(), "layer": None})
 
     @property
     def weights(self) -> tuple[int, ...]:
@@ -187,7 +190,7 @@ class Mean:
         values = [getattr(row, name, None) for row in self.members]
         return None if None in values else max(values)  # type: ignore[type-var]  # none of them is None
 
-    @property
+    @cached_property
     def row(self) -> MeanRow:
         """The mean as a row; of a single kind, its row."""
         first = self.first
@@ -236,21 +239,14 @@ def means_of(rows: Iterable[Row], samples: Mapping[str, Sequence[Sample]] | None
         rows: of any runs.
         samples: of each run, by run_id. Without them the rounds of a row are its ``samples_ms`` in their order.
     """
-    groups: dict[str, list[Row]] = {}
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault(digest([row.run_id, {**row.asked(), "layer": None}]), []).append(row)
+        groups.setdefault((row.run_id, digest({**row.asked(), "layer": None})), []).append(row)
     known = by_cell(samples or {})
-    found = []
-    for group in groups.values():
-        members = tuple(sorted(group, key=lambda row: row.layer))
-        found.append(Mean(members, _taken_with(members, known.get(members[0].run_id, {}))))
-    return found
-
-
-def _taken_with(members: Sequence[Row], samples: Mapping[str, Sequence[Sample]]) -> tuple[Sample, ...]:
-    """Return the samples of rows and of their baselines."""
-    names = [name for row in members for name in (row.cell_id, *baseline_ids(row))]
-    return tuple(sample for name in dict.fromkeys(names) for sample in samples.get(name, ()))
+    return [
+        Mean(tuple(sorted(group, key=lambda row: row.layer)), cell_id, known.get(run, {}))
+        for (run, cell_id), group in groups.items()
+    ]
 
 
 def mean_rows(results: Results) -> list[MeanRow]:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from attnbench.kernels.errors import BadInput
@@ -28,7 +29,7 @@ from attnbench.results.gaps import Gap, gaps
 from attnbench.results.history import runs_of
 from attnbench.results.layers import MeanRow
 from attnbench.results.load import Results
-from attnbench.results.records.cells import Row
+from attnbench.results.records.cells import Row, canonical_json
 from attnbench.results.repro import command_line, command_of
 from attnbench.results.training import TrainingGroup
 
@@ -163,28 +164,36 @@ def to_json(data: PageData) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        kept = ((field, getattr(value, field.name)) for field in fields)
-        return {field.name: _plain(each) for field, each in kept if field.default != each}
-    if isinstance(value, tuple | list):
+    kind = type(value)
+    if kind is float:
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+    if kind is tuple or kind is list:
         return [_plain(each) for each in value]
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
-        return float(f"{value:.{_DIGITS}g}")
-    return value
+    if not dataclasses.is_dataclass(kind):
+        return value
+    return {name: _plain(each) for name, default in _defaults(kind) if (each := getattr(value, name)) != default}
+
+
+@cache
+def _defaults(kind: type) -> tuple[tuple[str, Any], ...]:
+    return tuple((each.name, each.default) for each in dataclasses.fields(kind))
 
 
 def _commands(results: Results) -> Callable[[Row], str]:
     """Return what gives the command that measures a row again."""
     headers = {header.run_id: header for header in results.headers}
+    asked = {run: (canonical_json(each.request), each.environment.device_kind) for run, each in headers.items()}
     profiled = {(phase.run_id, phase.row_id) for phase in results.phases}
     runs = {run for run, _ in profiled}
+    known: dict[tuple[object, ...], str] = {}
 
     def command(row: Row) -> str:
-        known = row.run_id in runs if isinstance(row, MeanRow) else (row.run_id, row.row_id) in profiled
-        return command_line(command_of(row, headers.get(row.run_id), profiled=known))
+        whole = isinstance(row, MeanRow)
+        phases = row.run_id in runs if whole else (row.run_id, row.row_id) in profiled
+        key = row.cell_id, whole, phases, asked.get(row.run_id)
+        if key not in known:
+            known[key] = command_line(command_of(row, headers.get(row.run_id), profiled=phases))
+        return known[key]
 
     return command
 

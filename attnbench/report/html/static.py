@@ -36,7 +36,7 @@ class RunFacts:
 def first_rows(data: PageData) -> list[StaticRow]:
     """Return the first rows of the first selection."""
     table = data.table("means")
-    found = []
+    found: list[StaticRow] = []
     for record in table.records() if table else ():
         if record["selection"] == 0 and len(found) < FIRST_ROWS:
             found.append(_row(record))
@@ -57,7 +57,8 @@ def runs_of_page(data: PageData) -> list[RunFacts]:
     table = data.table("runs")
     if table is None:
         return []
-    runs, first = [], {}
+    runs: list[RunFacts] = []
+    first: dict[str, str] = {}
     for record in table.records():
         run = str(record.pop("run_id"))
         known = {name: _text(name, value) for name, value in record.items()}

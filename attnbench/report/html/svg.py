@@ -67,9 +67,9 @@ class _Scale:
             return found
         rough = (high - low) / 5
         power = 10.0 ** math.floor(math.log10(rough))
-        step = next(each * power for each in (1, 2, 5, 10) if each * power >= rough * 0.999)
-        first = math.ceil(low / step)
-        return [round(at * step, 12) for at in range(first, math.floor(high / step + 1e-9) + 1)]
+        width = next(each * power for each in (1, 2, 5, 10) if each * power >= rough * 0.999)
+        first = math.ceil(low / width)
+        return [round(at * width, 12) for at in range(first, math.floor(high / width + 1e-9) + 1)]
 
 
 def _open(figure: Figure, height: float) -> str:

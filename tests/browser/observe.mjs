@@ -1,0 +1,80 @@
+// Opens pages in a browser, does what a reader would do, and prints what it saw as JSON:
+// node observe.mjs BROWSER PLAN.json, where the plan is a list of {name, file, mode, steps}.
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { chromium } from "playwright-core";
+
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf-8");
+const [, , executablePath, plan] = process.argv;
+const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"] });
+
+const rows = (page, table) => page.$$eval(`${table} tbody tr:not(.spacer)`, (lines) => lines.map((line) => [...line.cells].map((cell) => cell.innerText.replaceAll("\n", " "))));
+const DO = {
+  rows: (page, table) => rows(page, table),
+  text: (page, at) => page.$eval(at, (node) => node.innerText),
+  texts: (page, at) => page.$$eval(at, (nodes) => nodes.map((node) => node.innerText)),
+  attribute: (page, at, name) => page.$eval(at, (node, name) => node.getAttribute(name), name),
+  count: (page, at) => page.$$eval(at, (nodes) => nodes.length),
+  click: (page, at) => page.click(at),
+  fill: (page, at, text) => page.fill(at, text),
+  select: (page, at, label) => page.selectOption(at, { label }),
+  focus: (page, at) => page.focus(at),
+  press: (page, ...keys) => keys.reduce((before, key) => before.then(() => page.keyboard.press(key)), Promise.resolve()),
+  focused: (page) => page.evaluate(() => document.activeElement.innerText),
+  hover: (page, at) => page.hover(at),
+  scroll: async (page) => {
+    const height = await page.evaluate(() => document.documentElement.scrollHeight);
+    for (let y = 0; y < height; y += 500) { await page.evaluate((at) => scrollTo(0, at), y); await page.waitForTimeout(30); }
+    await page.evaluate(() => scrollTo(0, 0));
+  },
+  scrollTable: (page, at, top) => page.$eval(at, (node, top) => { node.scrollTop = top; return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done()))); }, top),
+  download: async (page, at) => {
+    const [file] = await Promise.all([page.waitForEvent("download"), page.click(at)]);
+    return [file.suggestedFilename(), readFileSync(await file.path(), "utf-8")];
+  },
+  width: (page) => page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]),
+  wide: (page) => page.evaluate(() => [...document.querySelectorAll("main *")].filter((node) => node.getBoundingClientRect().right > innerWidth + 1 && !node.closest(".scroll, .pane, nav, .masks")).map((node) => node.outerHTML.slice(0, 120))),
+  play: (page, at) => page.$eval(at, async (film) => { await film.play(); await new Promise((done) => setTimeout(done, 700)); return [film.readyState, film.currentTime > 0, film.videoWidth]; }),
+  colours: (page, at, name) => page.$$eval(at, (nodes, name) => nodes.map((node) => getComputedStyle(node)[name]), name),
+  axe: async (page) => {
+    await page.evaluate(axe);
+    return page.evaluate(async () => (await globalThis.axe.run(document, { resultTypes: ["violations"] })).violations.map((each) => `${each.id}: ${each.nodes.slice(0, 3).map((node) => node.html.slice(0, 160)).join(" | ")}`));
+  },
+  // How long a deed takes until the next frame is painted, in milliseconds: the median of several.
+  time: async (page, deed) => page.evaluate(async (deed) => {
+    const painted = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 0)));
+    const act = new Function("turn", deed), taken = [];
+    for (let turn = 0; turn < 7; turn += 1) {
+      await painted();
+      const began = performance.now();
+      act(turn);
+      document.body.getBoundingClientRect();
+      taken.push(performance.now() - began);
+    }
+    return taken.sort((a, b) => a - b)[3];
+  }, deed),
+};
+
+const seen = {};
+for (const { name, file, mode = "", steps } of JSON.parse(readFileSync(plan, "utf-8"))) {
+  const phone = mode.includes("phone");
+  const context = await browser.newContext({
+    viewport: phone ? { width: 390, height: 844 } : { width: 1280, height: 900 }, isMobile: phone, acceptDownloads: true,
+    colorScheme: mode.includes("dark") ? "dark" : "light", javaScriptEnabled: !mode.includes("no script"), bypassCSP: steps.some(([what]) => what === "axe" || what === "time"),
+  });
+  const page = await context.newPage(), console_ = [], requests = [];
+  page.on("console", (message) => console_.push(`${message.type()}: ${message.text()}`));
+  page.on("pageerror", (error) => console_.push(`error: ${error.stack}`));
+  page.on("dialog", (dialog) => { console_.push(`dialog: ${dialog.message()}`); dialog.dismiss(); });
+  page.on("request", (request) => { if (!/^(data|blob):/.test(request.url()) && request.url() !== `file://${encodeURI(file)}`) requests.push(request.url()); });
+  await page.goto(`file://${file}`);
+  if (mode.includes("print")) await page.emulateMedia({ media: "print" });
+  const found = [];
+  for (const [what, ...rest] of steps) {
+    try { found.push((await DO[what](page, ...rest)) ?? null); } catch (error) { found.push(`failed: ${what} ${rest}: ${error.message}`); }
+  }
+  seen[name] = { console: console_, requests, found };
+  await context.close();
+}
+await browser.close();
+console.log(JSON.stringify(seen));

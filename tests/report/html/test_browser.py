@@ -1,0 +1,279 @@
+"""The page in a real browser: what a reader does with it, in light, dark, on a phone, in print and without a script."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attnbench.clips.metrics.frames import Clip
+from attnbench.clips.metrics.video import abreast, write_mp4
+from attnbench.report.html.page import make_report
+from attnbench.results.load import Results, read
+from attnbench.results.records.clips import ClipRow, QualityRow
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FOLDER = Path(__file__).parents[2] / "browser"
+H100 = Path(__file__).parents[3] / "results/h100"
+
+pytestmark = [
+    pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on this machine"),
+    pytest.mark.skipif(shutil.which("node") is None, reason="no node on this machine"),
+    pytest.mark.skipif(
+        not (FOLDER / "node_modules/playwright-core").is_dir() or not (FOLDER / "node_modules/axe-core").is_dir(),
+        reason="no playwright-core and axe-core: npm install --prefix tests/browser",
+    ),
+]
+
+Maker = Callable[..., Any]
+Seen = dict[str, dict[str, Any]]
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+SHAPE = "#selectors select[data-facet=shape]"
+
+
+def observe(pages: list[dict[str, Any]], folder: Path) -> Seen:
+    """Open pages in one browser and return what was seen of each: console, requests, and the result of every step."""
+    assert BROWSER is not None
+    plan = folder / "plan.json"
+    plan.write_text(json.dumps(pages))
+    command = ["node", str(FOLDER / "observe.mjs"), BROWSER, str(plan)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen: Seen = json.loads(done.stdout)
+    for name, each in seen.items():
+        failed = [found for found in each["found"] if str(found).startswith("failed:")]
+        assert failed == [], name
+        assert each["requests"] == [], name
+        assert each["console"] == [], name
+    return seen
+
+
+def clips_in(folder: Path) -> Results:
+    """Return results with one clip of 16 frames beside full attention's, and its metrics."""
+    shades = torch.linspace(0, 255, 16).to(torch.uint8)[:, None, None, None].expand(16, 64, 64, 3).contiguous()
+    write_mp4(folder / "one.mp4", abreast([Clip(shades, 8)] * 3))
+    shared: dict[str, Any] = {"run_id": "clips", "model": "mini", "method": "vmoba", "engine": "triton", "prompt": "3"}
+    clip = ClipRow(
+        **shared, clip_id="0", role="method", seed=0, status="ok", steps=10, dense_steps=2, densities=[0.25, 0.35],
+        clip_hash="a", player="one.mp4",
+    )  # fmt: skip
+    rows = []
+    for role, value in (("method", 30.0), ("kernel-floor", 50.0), ("seed-floor", 10.0)):
+        for seed in range(3):
+            method = "vmoba" if role == "method" else "full"
+            rows.append(
+                QualityRow(
+                    **shared | {"method": method}, seed=seed, metric="psnr", value=value + seed, status="ok", role=role,
+                    reference=f"full/sdpa, seed {seed}", reference_seed=seed, metric_kind="distance", better="higher",
+                    unit="dB", per_frame=[value - 1, value + 1], frames=2, size="64x64", fps=8.0, clip_hash="a",
+                )
+            )  # fmt: skip
+    return Results(quality=tuple(rows), clips=((folder, clip),))
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Pages of profiled cells, of clips, and of hostile words."""
+    from tests.report.conftest import make_row, make_table
+
+    folder = tmp_path_factory.mktemp("pages")
+    hostile = [
+        make_row("full", engine="sdpa", density=1.0, latency_ms=100.0, device=HOSTILE),
+        make_row("sta", device=HOSTILE, settings={"a": HOSTILE}), make_row(HOSTILE, device=HOSTILE, latency_ms=70.0),
+        make_row("vmoba", device=HOSTILE, verdict="error", reason=HOSTILE),
+    ]  # fmt: skip
+    made = {
+        "cells": make_report(read(H100 / "profiles"), source=["results/h100/profiles"]),
+        "clips": make_report(clips_in(folder)),
+        "hostile": make_report(make_table(hostile), source=[HOSTILE]),
+    }
+    paths = {}
+    for name, report in made.items():
+        paths[name] = folder / f"{name}.html"
+        paths[name].write_text(report.html, encoding="utf-8")
+    return paths
+
+
+@pytest.fixture(scope="module")
+def seen(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """Everything that is done to the pages, in one start of the browser."""
+
+    def page(name: str, file: str, *steps: list[Any], mode: str = "") -> dict[str, Any]:
+        return {"name": name, "file": str(pages[file]), "mode": mode, "steps": steps}
+
+    ranked = "#ranked"
+    plan = [
+        page("sort", "cells", ["rows", ranked], ["click", "#ranked thead th:nth-child(4) button"], ["rows", ranked],
+             ["attribute", "#ranked thead th:nth-child(4)", "aria-sort"],
+             ["click", "#ranked thead th:nth-child(4) button"], ["rows", ranked],
+             ["attribute", "#ranked thead th:nth-child(4)", "aria-sort"], ["count", "#ranked [aria-sort]"]),
+        page("filter", "cells", ["count", "#trade-off .mark"], ["fill", "#ranked-filter", "density<0.2"],
+             ["rows", ranked], ["count", "#trade-off .mark"], ["attribute", "#ranked table", "aria-rowcount"],
+             ["fill", "#ranked-filter", "two-call"], ["rows", ranked], ["text", "#ranked-count"],
+             ["fill", "#all-filter", "vmoba 480p layer=1"], ["rows", "#all-cells"]),
+        page("select", "cells", ["text", "#verdict"], ["texts", f"{SHAPE} option"],
+             ["select", SHAPE, "480p = 21×30×52, 32,760 tokens, 12 heads of 128 (11)"], ["text", "#verdict"],
+             ["rows", ranked], ["focused"]),
+        page("keys", "cells", ["focus", "#ranked tbody button"], ["focused"], ["press", "ArrowDown"], ["focused"],
+             ["press", "End"], ["focused"], ["press", "Home", "Enter"], ["text", "#row-title"],
+             ["texts", "#row code"], ["press", "Escape"], ["count", "dialog[open]"],
+             ["focus", "#trade-off .pane"], ["press", "ArrowRight"], ["text", "#tip"], ["press", "Escape"],
+             ["attribute", "#tip", "hidden"]),
+        page("download", "cells", ["download", "#ranked-savers button:first-child"],
+             ["download", "#ranked-savers button:last-child"], ["download", "#trade-off .savers button"],
+             ["download", "#everything button"], ["click", "#ranked tbody button"],
+             ["download", "#row .savers button"]),
+        page("sections", "cells", ["scroll"], ["texts", "section:not([hidden]) > h2"],
+             ["texts", "nav li:not([hidden])"], ["count", "section svg[role=img]"], ["width"], ["wide"]),
+        page("phone", "cells", ["scroll"], ["width"], ["wide"], ["texts", "#ranked thead th"], mode="phone"),
+        page("dark", "cells", ["colours", "#trade-off .mark", "fill"], ["colours", "body", "backgroundColor"],
+             mode="dark"),
+        page("light", "cells", ["colours", "#trade-off .mark", "fill"], ["colours", "body", "backgroundColor"]),
+        page("print", "cells", ["colours", "nav, .choose, .savers", "display"], ["texts", "#ranked thead th"],
+             mode="dark print"),
+        page("no script", "cells", ["text", "#answer"], ["count", "section svg[role=img]"], mode="no script"),
+        page("play", "clips", ["play", "video"], ["texts", "#quality tbody tr"]),
+        page("hostile", "hostile", ["scroll"], ["text", "#answer"], ["click", "#ranked tbody button"], ["text", "#row"],
+             ["press", "Escape"], ["focus", "#trade-off .pane"], ["press", "ArrowRight"], ["text", "#tip"],
+             ["count", "main img:not([src^='data:'])"], ["count", "script"]),
+        *(
+            page(f"axe {file} {mode}", file, ["scroll"], ["axe"], mode=mode)
+            for file in pages
+            for mode in ("light", "dark", "phone")
+        ),
+        page("axe dialog", "cells", ["click", "#ranked tbody button"], ["axe"]),
+    ]  # fmt: skip
+    return observe(plan, tmp_path_factory.mktemp("seen"))
+
+
+def first(rows: list[list[str]]) -> list[str]:
+    return [row[0] for row in rows]
+
+
+def test_a_heading_sorts_and_says_so(seen: Seen) -> None:
+    before, _, up, rising, _, down, falling, sorted_by = seen["sort"]["found"]
+    speedups = [float(row[1].split("×")[0]) for row in before]
+    assert speedups == sorted(speedups, reverse=True)
+    densities = [float(row[3]) for row in up]
+    assert densities == sorted(densities)
+    assert [float(row[3]) for row in down] == sorted(densities, reverse=True)
+    assert (rising, falling, sorted_by) == ("ascending", "descending", 1)
+
+
+def test_a_filter_takes_words_and_comparisons_and_the_picture_follows(seen: Seen) -> None:
+    marks, _, light, fewer, count, _, named, said, _, cells = seen["filter"]["found"]
+    assert light
+    assert all(float(row[3]) < 0.2 for row in light)
+    assert (fewer, int(count)) == (len(light), len(light) + 1)
+    assert fewer < marks
+    assert first(named)
+    assert all("two-call" in name for name in first(named))
+    assert said == f"{len(named)} of {marks}"
+    assert {(row[0], row[4]) for row in cells} == {("vmoba", "1")}
+    assert all("480p" in row[10] for row in cells)
+
+
+def test_selectors_count_cells_and_change_everything(seen: Seen) -> None:
+    before, options, _, after, rows, focused = seen["select"]["found"]
+    assert before.startswith("At 720p")
+    assert after.startswith(f"At 480p on NVIDIA H100 80GB HBM3, {rows[0][0]} (")
+    assert f" {rows[0][1].split('×')[0]}× [" in after
+    assert len(options) == 4
+    assert any("1 head of 128" in option for option in options)
+    assert "480p" in focused
+
+
+def test_keys_go_through_rows_and_points_and_open_a_row_with_its_command(seen: Seen) -> None:
+    _, one, _, two, _, last, _, title, code, _, left, _, _, tip, _, hidden = seen["keys"]["found"]
+    assert len({one, two, last}) == 3
+    assert title.strip() == one
+    assert code[0].startswith("attnbench profile --method 'sta:tile=[6,8,8]'")
+    assert "--res 720p" in code[0]
+    assert code[1].startswith("attnbench repro ")
+    assert code[1].endswith(" results/h100/profiles")
+    assert left == 0
+    assert "speed-up" in tip
+    assert hidden == ""
+
+
+def test_what_is_saved_is_what_is_shown(seen: Seen) -> None:
+    table, records, figure, everything, _, row = seen["download"]["found"]
+    assert [name for name, _ in (table, records, figure, everything)] == [
+        "methods.csv", "methods.json", "trade-off-error-0.csv", "report.json",
+    ]  # fmt: skip
+    names, *lines = csv.reader(io.StringIO(table[1], newline=""))
+    known = json.loads(records[1])
+    assert len(lines) == len(known)
+    assert [line[names.index("label")] for line in lines] == [each["label"] for each in known]
+    data = json.loads(everything[1])
+    (means,) = (each for each in data["tables"] if each["name"] == "means")
+    assert names == [column["name"] for column in means["columns"]]
+    assert figure[1].splitlines()[0] == "series,method,x,y,lo,hi,label,row_id"
+    assert row[0].startswith("row-")
+    assert "attnbench profile" in row[1]
+
+
+def test_every_section_is_drawn_and_nothing_is_cut_off(seen: Seen) -> None:
+    _, headings, links, pictures, width, wide = seen["sections"]["found"]
+    titles = [heading.split("CSV")[0].strip() for heading in headings[1:]]
+    assert titles == links
+    assert {"Break-even", "Where the time goes", "From ideal to measured", "Roofline", "All cells"} <= set(titles)
+    assert pictures >= 6
+    assert wide == []
+    assert width[0] <= width[1]
+
+
+def test_a_phone_shows_speed_up_and_latency_first_and_scrolls_only_boxes(seen: Seen) -> None:
+    _, width, wide, heads = seen["phone"]["found"]
+    assert width == [390, 390]
+    assert wide == []
+    assert [head.split()[0] for head in heads[:4]] == ["method", "speed-up", "ms", "density"]
+
+
+def test_dark_and_light_have_colours_of_their_own(seen: Seen) -> None:
+    (dark, ground), (light, paper) = seen["dark"]["found"], seen["light"]["found"]
+    assert len(dark) == len(light) > 4
+    assert all(one != other for one, other in zip(dark, light, strict=True))
+    assert ground != paper == ["rgb(255, 255, 255)"]
+
+
+def test_print_keeps_the_results_and_drops_the_controls(seen: Seen) -> None:
+    display, heads = seen["print"]["found"]
+    assert set(display) == {"none"}
+    assert len([head for head in heads if head]) >= 9
+
+
+def test_without_a_script_the_answer_is_there(seen: Seen) -> None:
+    text, pictures = seen["no script"]["found"]
+    assert "At 720p" in text
+    assert "6.77×" in text
+    assert pictures >= 6
+
+
+def test_a_clip_plays(seen: Seen) -> None:
+    (ready, moved, width), lines = seen["play"]["found"]
+    assert (ready, moved, width) == (4, True, 784)
+    assert len(lines) == 1
+    assert lines[0].endswith("different, same subject")
+
+
+def test_hostile_words_are_shown_as_text(seen: Seen) -> None:
+    _, answer, _, row, _, _, _, tip, images, scripts = seen["hostile"]["found"]
+    assert answer.count(HOSTILE) >= 3
+    assert HOSTILE in row
+    assert tip
+    assert (images, scripts) == (0, 2)
+
+
+def test_axe_finds_nothing(seen: Seen) -> None:
+    found = {name: each["found"][-1] for name, each in seen.items() if name.startswith("axe")}
+    assert len(found) == 10
+    assert {name: complaints for name, complaints in found.items() if complaints} == {}
