@@ -21,6 +21,9 @@ def report(
     form: Annotated[
         str, typer.Option("--format", help="html, markdown, csv, parquet, latex; or figures: png, svg, pdf.")
     ] = "html",
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Show two runs, A and B, with the verdicts of attnbench compare.")
+    ] = False,
     table: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Of csv and parquet: cells, means, phases, quality, steps or runs."),
@@ -49,13 +52,18 @@ def report(
     Exit codes: 0 fine, 2 bad input.
     """
     from attnbench.kernels.errors import BadInput
-    from attnbench.report.formats.write import Asked, write
+    from attnbench.report.formats.write import Asked, write, write_comparison
     from attnbench.report.source import read_source
 
     asked = Asked(form, table, tuple(read_names("--figures", figures) or ()), width)
     if open_page and form != "html":
         raise BadInput(f"--open shows a page in a browser, and {form} is none: leave out --open, or --format")
-    written = write(read_source(paths or ()), out, asked)
+    if compare:
+        if len(paths or ()) != 2:
+            raise BadInput(f"--compare shows two runs, A and B: {len(paths or ())} given")
+        written = write_comparison(read_source(paths[:1]), read_source(paths[1:]), out, asked)  # type: ignore[index]  # two
+    else:
+        written = write(read_source(paths or ()), out, asked)
     if as_json:
         document = {"path": str(written.paths[0]), "paths": list(map(str, written.paths)), "sections": written.sections}
         print(json.dumps(document, allow_nan=False))

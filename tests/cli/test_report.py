@@ -80,3 +80,36 @@ def test_what_cannot_be_written_is_told_in_a_sentence(words: list[str], said: st
     assert said in err
     assert err.count("\n") == 1
     assert [*Path().iterdir()] == []
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_two_runs_are_shown_with_the_verdicts_of_compare(form: str, call: Call) -> None:
+    other = str(RESULTS / "h100" / "profiles" / "720p-fwd.jsonl.gz")
+    told = {cell["cell"]["method"]: cell for cell in json.loads(call("compare", GPU, other, "--json")[1])["cells"]}
+    code, out, err = call("report", "--compare", GPU, other, "--format", form)
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    path = Path(out.strip())
+    if form == "csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = {row["method"]: row for row in csv.DictReader(file)}
+        assert rows.keys() == told.keys()
+        verdicts = {"slower": "SLOW", "faster": "FAST", "same": "SAME", "unclear": "AMBIGUOUS"}
+        for method, row in rows.items():
+            assert row["verdict"] == verdicts.get(told[method]["change"], told[method]["change"])
+            assert (float(row["ratio"]) if row["ratio"] else None) == told[method]["ratio"]
+    elif form in ("html", "markdown", "latex"):
+        text = path.read_text("utf-8").replace("\\", "")
+        assert all(method in text for method in told)
+        assert "threshold 3.0" in text
+
+
+@pytest.mark.parametrize("paths", [[], [CPU], [CPU, GPU, CPU]])
+def test_a_comparison_is_of_two(paths: list[str], call: Call) -> None:
+    code, _, said = call("report", "--compare", *paths)
+    assert (code, f"--compare shows two runs, A and B: {len(paths)} given" in said) == (2, True)
+
+
+def test_runs_without_latencies_are_not_compared(call: Call) -> None:
+    clips = str(RESULTS / "h100" / "clips" / "fifth")
+    code, _, said = call("report", "--compare", GPU, clips)
+    assert (code, f"{clips!r} holds no latencies" in said) == (2, True)

@@ -153,7 +153,7 @@ def page_data(
     figures += tuple(clip_density_figures(results.clips, found)) + tuple(training_figures(training))
     return PageData(
         SCHEMA, f"Sparse attention on {listed(devices)}" if devices else "Sparse attention", devices, tuple(source),
-        tuple(_mark(name) for name in _methods(results, training)), tuple(map(_chosen, chosen)), tuple(tables), figures,
+        tuple(map(method_mark, _methods(results, training))), tuple(map(_chosen, chosen)), tuple(tables), figures,
     )  # fmt: skip
 
 
@@ -282,7 +282,8 @@ def _trust(selection: Selection) -> str:
     return told[:1].upper() + told[1:] + "."
 
 
-def _mark(name: str) -> MethodMark:
+def method_mark(name: str) -> MethodMark:
+    """Return how a method is drawn."""
     mark = mark_of(name)
     return MethodMark(name, mark.light, mark.dark, mark.marker)
 

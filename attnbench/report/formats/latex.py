@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from attnbench.report.data.page import PageData
-from attnbench.report.formats.ranking import clips, ranking, steps
+from attnbench.report.formats.ranking import clips, comparison, ranking, steps
 from attnbench.report.word_table import WordTable
 
 _SIGNS = {
@@ -20,14 +22,23 @@ _COLUMNS = 6
 _HEAD = "% Tables of attnbench. They need \\usepackage{booktabs}; file encoding UTF-8.\n"
 
 
-def latex_text(data: PageData) -> str:
-    """Return the ranked table of each selection, and the tables of clips and steps, each with a caption and a label."""
+def latex_text(data: PageData, lead: Sequence[str] = ()) -> str:
+    """Return the ranked table of each selection, and others that there are, each with a caption and a label.
+
+    Args:
+        data: of the report.
+        lead: sentences for the caption of a comparison.
+    """
     tables = [
         _table(ranking(data, each.place), f"{each.sentence} {each.density}".strip(), f"selection-{each.place}")
         for each in data.selections
     ]
-    titles = {"clips": "Clips, compared with those of full attention.", "steps": "Whole transformer steps."}
-    for name, found in (("clips", clips(data)), ("steps", steps(data))):
+    titles = {
+        "clips": "Clips, compared with those of full attention.",
+        "steps": "Whole transformer steps.",
+        "comparison": ". ".join([data.title, *lead]) + ".",
+    }
+    for name, found in (("clips", clips(data)), ("steps", steps(data)), ("comparison", comparison(data))):
         tables += [_table(found, titles[name], name)] if found is not None else []
     return _HEAD + "\n".join(tables)
 

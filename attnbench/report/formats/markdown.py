@@ -6,20 +6,24 @@ import re
 from collections.abc import Sequence
 
 from attnbench.report.data.page import Chosen, PageData
-from attnbench.report.formats.ranking import clips, ranking, runs, steps
+from attnbench.report.formats.ranking import clips, comparison, ranking, runs, steps
 from attnbench.report.word_table import WordTable
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
-def markdown_text(data: PageData, tables: Sequence[WordTable] = ()) -> str:
+def markdown_text(data: PageData, tables: Sequence[WordTable] = (), lead: Sequence[str] = ()) -> str:
     """Return a report as Markdown.
 
     Args:
         data: of the report.
         tables: of its training runs, in words.
+        lead: sentences below the title.
     """
     lines = [f"# {_plain(data.title)}", ""]
+    lines += [*(f"- {_plain(each)}" for each in lead), ""] if lead else []
+    if (table := comparison(data)) is not None:
+        lines += [*_table(table), ""]
     for each in data.selections:
         lines += [*_selection(data, each), ""]
     for title, table in (("Clips", clips(data)), ("Whole steps", steps(data))):

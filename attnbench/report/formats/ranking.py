@@ -63,6 +63,23 @@ def steps(data: PageData) -> WordTable | None:
     return WordTable(("step", "self-attention", "density", "step, ms", "speed-up"), rows, frozenset({2, 3, 4}))
 
 
+def comparison(data: PageData) -> WordTable | None:
+    """Return the cells of two runs with their verdicts; None where nothing was compared."""
+    table = data.table("comparison")
+    if table is None:
+        return None
+    rows = tuple(
+        (
+            _text(each["name"]), times(_number(each["speedup_a"])), times(_number(each["speedup_b"])),
+            _interval(each, "ratio", ends=("ratio_lo", "ratio_hi")), number(_number(each["latency_a_ms"])),
+            number(_number(each["latency_b_ms"])), f"{each['verdict']}{', a regression' if each['regression'] else ''}",
+        )
+        for each in table.records()
+    )  # fmt: skip
+    header = ("cell", "speed-up A", "speed-up B", "B slower by", "A, ms", "B, ms", "verdict")
+    return WordTable(header, rows, frozenset(range(1, 6)))
+
+
 def runs(data: PageData) -> WordTable | None:
     """Return the runs: where, when and with which code they were measured; None without any."""
     table = data.table("runs")

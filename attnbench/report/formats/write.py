@@ -11,13 +11,16 @@ from typing import Any
 
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.report.charts.paper import COLUMN_MM, PICTURES, picture
+from attnbench.report.data.compared import comparison_data, comparison_words
 from attnbench.report.data.page import PageData, page_data
 from attnbench.report.formats.flat import chosen_table, csv_bytes, parquet_bytes
 from attnbench.report.formats.latex import latex_text
 from attnbench.report.formats.markdown import markdown_text
+from attnbench.report.html.page import Told, page_html
 from attnbench.report.source import Source, read_source, report_path
 from attnbench.report.word_table import WordTable
 from attnbench.report.words import file_stem
+from attnbench.results.compare import compare_tables
 from attnbench.results.files import write_whole
 
 ENDINGS = {
@@ -110,8 +113,32 @@ def write(source: Source, out: Path | None, asked: Asked) -> Written:
     return write_data(data, source.name, out, asked, _training_tables(source))
 
 
+def write_comparison(a: Source, b: Source, out: Path | None, asked: Asked) -> Written:
+    """Write two runs beside each other, with the verdicts of ``compare_tables``; arguments as of ``write``.
+
+    Raises:
+        BadInput: as ``write``, and if A or B holds no latencies.
+    """
+    for source in (a, b):
+        if not source.results.rows:
+            raise BadInput(f"{str(source.paths[0])!r} holds no latencies: --compare is for latency tables")
+    result = compare_tables(a.results, b.results)
+    data = comparison_data(result, a, b)
+    name = f"{a.name}-against-{b.name}"
+    if asked.form == "html":
+        lead = comparison_words(result)
+        page = page_html(data, Told(lead=lead[:1] if data.figures else lead))
+        return Written((write_whole(page.encode(), report_path(out, name)),))
+    return write_data(data, name, out, asked, lead=comparison_words(result))
+
+
 def write_data(
-    data: PageData, name: str, out: Path | None, asked: Asked, training: Sequence[WordTable] = ()
+    data: PageData,
+    name: str,
+    out: Path | None,
+    asked: Asked,
+    training: Sequence[WordTable] = (),
+    lead: Sequence[str] = (),
 ) -> Written:
     """Write the data of a report in any form but HTML, as ``write``; ``name`` is that of the file or the folder."""
     form, endings = asked.form, ENDINGS[asked.form]
@@ -124,7 +151,7 @@ def write_data(
     elif form == "parquet":
         content = parquet_bytes(chosen_table(data, asked.table))
     else:
-        content = (markdown_text(data, training) if form == "markdown" else latex_text(data)).encode()
+        content = (markdown_text(data, training, lead) if form == "markdown" else latex_text(data, lead)).encode()
     return Written((write_whole(content, report_path(out, name, endings)),))
 
 

@@ -1,35 +1,23 @@
-"""A comparison of two latency tables in words: for a terminal of 80 columns, as Markdown, and as JUnit's XML."""
+"""A comparison of two latency tables for a terminal of 80 columns, as Markdown, and as JUnit's XML."""
 
 from __future__ import annotations
 
 import textwrap
-from collections import Counter
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from attnbench.report.words import NONE, differing_settings
-from attnbench.results.compare import REGRESSIONS, CellChange, Comparison
+from attnbench.report.comparison_words import BY_SPEED, allowed_words, grounds, names_of, sentences, verdict_of
+from attnbench.report.terminal.fitted import left_out_words
+from attnbench.report.words import NONE
+from attnbench.results.compare import CellChange, Comparison
 
 WIDTH = 80
-VERDICTS = {"slower": "SLOW", "faster": "FAST", "same": "SAME", "unclear": "AMBIGUOUS"}
-_BY_SPEED = ("slower", "faster", "same")
-_FACTS = ("layers", "step", "grid", "text_tokens", "batch", "heads", "kv_heads", "head_dim", "dtype", "direction")
-_MORE = ("inputs", "seed", "density_asked", "engine_asked")
 _MOST_END = 99
 """The largest end of an interval that is written out."""
 _HEAD = ("", "A ×", "B ×", "slower", "95 %", "A ms", "B ms", "verdict")
-
-
-def names_of(cells: Sequence[CellChange]) -> list[str]:
-    """Return a short name of each cell, by what tells it from the others."""
-    varying = [name for name in (*_FACTS, *_MORE) if name != "layers" and _count(cells, name) > 1]
-    names = []
-    for cell in cells:
-        same = [other.cell["settings_given"] or "{}" for other in cells if other.cell["method"] == cell.cell["method"]]
-        settings = differing_settings(cell.cell["settings_given"] or "{}", same)
-        facts = [_text(cell.cell[name]) for name in varying]
-        names.append(" ".join(filter(None, [str(cell.cell["method"]), settings, *facts])))
-    return names
+_LEAST_NEEDED = ("A ms", "B ms", "A ×", "B ×", "95 %", "slower")
+_LEAST_NAME = 12
+"""Characters of a name below which columns are left out for it."""
 
 
 def comparison_lines(result: Comparison, width: int = WIDTH) -> list[str]:
@@ -39,26 +27,12 @@ def comparison_lines(result: Comparison, width: int = WIDTH) -> list[str]:
     names = names_of(result.cells)
     lines = _table(result.cells, names, width) if result.cells else []
     for cell, name in zip(result.cells, names, strict=True):
-        said = [*([cell.reason] if cell.change not in _BY_SPEED and cell.reason else [])]
-        said += [*cell.attributes, *([_allowed(cell)] if cell.allowed else [])]
+        said = [*([cell.reason] if cell.change not in BY_SPEED and cell.reason else [])]
+        said += [*cell.attributes, *([allowed_words(cell)] if cell.allowed else [])]
         if said:
             lines += textwrap.wrap(f"{name}: {'; '.join(said)}", width, subsequent_indent="  ")
-    for sentence in [*_grounds(result.cells, names), *_sentences(result)]:
+    for sentence in [*grounds(result.cells, names), *sentences(result)]:
         lines += textwrap.wrap(sentence, width, subsequent_indent="  ")
-    return lines
-
-
-def _grounds(cells: Sequence[CellChange], names: Sequence[str]) -> list[str]:
-    """Say what the verdicts by speed rest on: a sentence for all cells of a verdict that have the same reason."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for cell, name in zip(cells, names, strict=True):
-        if cell.change in _BY_SPEED:
-            found.setdefault((cell.change, cell.reason), []).append(name)
-    several = Counter(change for change, _ in found)
-    lines = []
-    for (change, reason), mine in found.items():
-        who = f" ({', '.join(mine)})" if several[change] > 1 else ""
-        lines.append(f"{VERDICTS[change]}{who}: {reason}")
     return lines
 
 
@@ -71,10 +45,10 @@ def comparison_markdown(result: Comparison) -> list[str]:
         "|---|--:|--:|--:|:-:|--:|--:|---|---|",
     ]
     for cell, name in zip(result.cells, names_of(result.cells), strict=True):
-        reason = "; ".join(filter(None, [cell.reason, *cell.attributes, _allowed(cell) if cell.allowed else ""]))
+        reason = "; ".join(filter(None, [cell.reason, *cell.attributes, allowed_words(cell) if cell.allowed else ""]))
         parts = [name, *_figures(cell), f"**{verdict_of(cell)}**" if cell.is_regression else verdict_of(cell), reason]
         lines.append("| " + " | ".join(part.replace("|", r"\|").replace("\n", " ") for part in parts) + " |")
-    return [*lines, "", *(f"{sentence}  " for sentence in _sentences(result))]
+    return [*lines, "", *(f"{sentence}  " for sentence in sentences(result))]
 
 
 def comparison_junit(result: Comparison) -> bytes:
@@ -96,31 +70,31 @@ def comparison_junit(result: Comparison) -> bytes:
     return bytes(ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))
 
 
-def verdict_of(cell: CellChange) -> str:
-    """Return the verdict as it is shown."""
-    return VERDICTS.get(cell.change, cell.change)
-
-
-def _allowed(cell: CellChange) -> str:
-    if cell.change in ("only in A", "not comparable"):
-        return "allowed to be missing"
-    return "accepted" if cell.change in REGRESSIONS else "allowed to run on another engine"
-
-
 def _table(cells: Sequence[CellChange], names: Sequence[str], width: int) -> list[str]:
+    """Return the lines of the table; of columns that do not fit, the least needed are left out, and named below it."""
     rows = [[*_figures(cell), verdict_of(cell)] for cell in cells]
-    widths = [max(len(row[place]) for row in [list(_HEAD[1:]), *rows]) for place in range(len(_HEAD) - 1)]
-    room = max(12, min(max(map(len, names)), width - sum(widths) - 2 * len(widths)))
+    widths = {
+        head: max(map(len, (head, *column))) for head, column in zip(_HEAD[1:], zip(*rows, strict=True), strict=True)
+    }
+    least = min(_LEAST_NAME, max(map(len, names)))
+    kept, left_out = list(_HEAD[1:]), []
+    for head in _LEAST_NEEDED:
+        if least + sum(widths[each] + 2 for each in kept) <= width:
+            break
+        kept.remove(head)
+        left_out.append(head)
+    room = max(least, min(max(map(len, names)), width - sum(widths[each] + 2 for each in kept)))
 
     def line(name: str, row: Sequence[str]) -> str:
-        figures = [text.rjust(size) for text, size in zip(row[:-1], widths[:-1], strict=True)]
-        return "  ".join([name.ljust(room), *figures, row[-1]]).rstrip()
+        texts = dict(zip(_HEAD[1:], row, strict=True))
+        *figures, verdict = (texts[each].rjust(widths[each]) if each != "verdict" else texts[each] for each in kept)
+        return "  ".join([name.ljust(room), *figures, verdict]).rstrip()
 
     lines = [line("", _HEAD[1:])]
     for name, row in zip(names, rows, strict=True):
         first, *rest = textwrap.wrap(name, room) or [""]
         lines += [line(first, row), *(f"  {more}"[:room] for more in rest[:1])]
-    return lines
+    return [*lines, *(textwrap.wrap(left_out_words(left_out), width) if left_out else [])]
 
 
 def _figures(cell: CellChange) -> list[str]:
@@ -133,32 +107,6 @@ def _figures(cell: CellChange) -> list[str]:
 
 def _end(value: float) -> str:
     return f"{value:.2f}" if value <= _MOST_END else f"{_MOST_END}+"
-
-
-def _sentences(result: Comparison) -> list[str]:
-    counts = ", ".join(f"{count} {VERDICTS.get(change, change)}" for change, count in result.counts.items())
-    found = [f"{counts or 'no cells'}; threshold {result.threshold:.1%}, margin {result.margin:.0%}"]
-    if result.geometric_mean is not None:
-        found.append(f"geometric mean of B / A: {result.geometric_mean:.3f} (above 1 is slower)")
-        latency = [name for name, cell in zip(names_of(result.cells), result.cells, strict=True) if _by_latency(cell)]
-        by = f"; by latency alone: {', '.join(latency)}" if latency else ""
-        found.append(f"judged by the speed-up over the dense baseline of the same rounds{by}")
-        found.append(f"noise: {result.noise}")
-    if result.exit_code == 4:
-        found.append("Not compared: the two tables have no comparable cell.")
-    return [*found, *(f"differs  {change}" for change in result.environment_changes)]
-
-
-def _by_latency(cell: CellChange) -> bool:
-    return cell.judged_by == "latency"
-
-
-def _count(cells: Sequence[CellChange], name: str) -> int:
-    return len({_text(cell.cell[name]) for cell in cells})
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
 
 
 def _number(value: float | None) -> str:

@@ -1,0 +1,94 @@
+"""Two runs beside each other, with the verdicts of ``compare``, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from attnbench.report.comparison_words import names_of, sentences, verdict_of
+from attnbench.report.data.figure import Axis, Bar, Figure
+from attnbench.report.data.page import SCHEMA, PageData, method_mark
+from attnbench.report.data.table import Column, Table, Value
+from attnbench.report.data.tables import runs_table
+from attnbench.report.source import Source
+from attnbench.results.compare import CellChange, Comparison
+
+NAME = "comparison"
+_MOST_DRAWN = 100.0
+"""The largest ratio at which an interval is drawn to its end."""
+
+
+def comparison_data(result: Comparison, a: Source, b: Source) -> PageData:
+    """Return the data of a report on two runs: what ``compare_tables`` found, and the runs themselves."""
+    runs = runs_table(
+        replace(b.results, headers=(*a.results.headers, *b.results.headers)), [*a.results.runs, *b.results.runs]
+    )
+    devices = tuple(dict.fromkeys(row.device for row in (*a.results.rows, *b.results.rows)))
+    methods = dict.fromkeys(row.method for row in (*a.results.rows, *b.results.rows))
+    figure = comparison_figure(result)
+    return PageData(
+        SCHEMA, f"{a.paths[0]} against {b.paths[0]}", devices, tuple(map(str, (*a.paths, *b.paths))),
+        tuple(map(method_mark, methods)), (), (comparison_table(result), runs), () if figure is None else (figure,),
+    )  # fmt: skip
+
+
+def comparison_table(result: Comparison) -> Table:
+    """Return the compared cells: what each took in both runs, how much slower B is, and the verdict."""
+    columns = (
+        Column("name", "the shortest name that tells it from others"), Column("method", "name of the method"),
+        Column("settings_given", "canonical JSON of the settings that were asked for"),
+        Column("speedup_a", "speed-up over the dense baseline in A"), Column("speedup_b", "the same in B"),
+        Column("ratio", "how many times slower B is than A: above 1 is slower"),
+        Column("ratio_lo", "lower end of its 95 % interval"), Column("ratio_hi", "upper end of its 95 % interval"),
+        Column("latency_a_ms", "median latency in A", "ms"), Column("latency_b_ms", "median latency in B", "ms"),
+        Column("verdict", "SLOW, FAST, SAME or AMBIGUOUS, or why the cells cannot be compared"),
+        Column("regression", "whether it fails a comparison"), Column("reason", "what the verdict rests on"),
+    )  # fmt: skip
+    rows = tuple(_row(cell, name) for cell, name in zip(result.cells, names_of(result.cells), strict=True))
+    return Table(NAME, "A against B", columns, rows)
+
+
+def comparison_figure(result: Comparison) -> Figure | None:
+    """Return by how many percent B is slower, a bar for each cell; None if no cell was compared."""
+    bars = tuple(
+        Bar(
+            line=name, part=verdict_of(cell), start=0.0, size=_percent(cell.ratio), lo=_end(cell.lo), hi=_end(cell.hi),
+            label=f"{name}: {_percent(cell.ratio):+.1f} %, {verdict_of(cell)}",
+        )
+        for cell, name in zip(result.cells, names_of(result.cells), strict=True)
+        if cell.ratio is not None
+    )  # fmt: skip
+    if not bars:
+        return None
+    return Figure(
+        NAME, NAME, "bars", "How much slower B is than A",
+        f"Lines are 95 % intervals. {'; '.join(sentences(result)[1:])}.",
+        "; ".join(bar.label for bar in bars), Axis("B slower than A, %", better="lower"),
+        bars=bars,
+    )  # fmt: skip
+
+
+def comparison_words(result: Comparison) -> Sequence[str]:
+    """Return what the verdicts rest on, and what differs between the two environments."""
+    return [f"Not compared: {result.refusal}."] if result.refusal is not None else sentences(result)
+
+
+def _percent(ratio: float) -> float:
+    return 100 * (ratio - 1)
+
+
+def _end(ratio: float | None) -> float | None:
+    """Return an end of an interval in percent; none where it is open, or beyond what can be drawn."""
+    return None if ratio is None or not ratio < _MOST_DRAWN else _percent(ratio)
+
+
+def _row(cell: CellChange, name: str) -> tuple[Value, ...]:
+    return (
+        name, str(cell.cell["method"]), _text(cell.cell.get("settings_given")), cell.a_speedup, cell.b_speedup,
+        cell.ratio, cell.lo, cell.hi, cell.a_ms, cell.b_ms, verdict_of(cell), cell.is_regression,
+        "; ".join(filter(None, [cell.reason, *cell.attributes])),
+    )  # fmt: skip
+
+
+def _text(value: object) -> Value:
+    return None if value is None else str(value)
