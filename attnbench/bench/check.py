@@ -9,7 +9,8 @@ from torch import Tensor
 from attnbench.bench.branch import RUNS, check_branch
 from attnbench.bench.calls import Call
 from attnbench.bench.facts import Products, facts_of
-from attnbench.bench.gradients import Passed, check_gradients
+from attnbench.bench.gradient_rows import prove_gradients
+from attnbench.bench.gradients import Passed
 from attnbench.bench.recall import mass_recall
 from attnbench.bench.selection import check_selection, plan_digest
 from attnbench.bench.stability import check_stability
@@ -24,9 +25,6 @@ from attnbench.kernels.witness import Seen, watching
 from attnbench.machine.clock import CLOCK
 from attnbench.machine.memory import measure_peak
 from attnbench.machine.stopwatch import Stopwatch
-
-BRANCH_SLACK = 3.0
-"""Factor of the gradients' tolerances behind a branch, which hands a rounded gradient to attention."""
 
 
 def check_trial(trial: Trial, workload: Workload, stopwatch: Stopwatch) -> None:
@@ -48,6 +46,7 @@ def _first_call(trial: Trial, workload: Workload, stopwatch: Stopwatch) -> None:
     loan = workload.lend(0)
     call = workload.call(job, engine, loan)
     start = CLOCK.now()
+    trial.gradients, trial.gradient_rows = None, {}
     with watching() as seen:
         output, peak = measure_peak(call.run, agenda.device)
     trial.seconds = CLOCK.since(start)
@@ -148,25 +147,14 @@ def _note_branch(trial: Trial, workload: Workload, plan: Plan, seen: Seen, produ
 
 
 def _check_gradients(trial: Trial, workload: Workload, plan: Plan, seen: Seen, call: Call) -> None:
-    inputs, finishes = workload.inputs, workload.finishes(trial.job)
-    seed = workload.agenda.request.seed
+    inputs = workload.inputs
     assert seen.output is not None
     dq, dk, dv = (leaf.grad for leaf in call.leaves)
     assert dq is not None
     assert dk is not None
     assert dv is not None
     passed = Passed(inputs.q, inputs.k, inputs.v, workload.d_output, seen.output, seen.lse, dq, dk, dv)
-    if finishes:
-        passed = passed.before(workload.branch(trial.job, seen))
-    slack = BRANCH_SLACK if finishes else 1.0
-    trial.gradients = found = check_gradients(passed, plan, workload.scale, seed, slack=slack)
-    if found.problem:
-        raise Incorrect(found.problem)
-    for name, gradient in (("dq", dq), ("dk", dk), ("dv", dv)):
-        batch, heads, tokens, _ = gradient.shape
-        places = choose_rows(batch, heads, tokens, secrets.randbelow(2**32), gradient.device)
-        values = {(b, h): gradient[b, h, rows].clone() for (b, h), rows in places.items()}
-        trial.gradient_rows[name] = places, values, found.tolerances[name]
+    prove_gradients(trial, workload, 0, passed, plan, seen)
 
 
 def _check_stability(trial: Trial, workload: Workload, call: Call, loan: Loan, first: list[Tensor]) -> None:

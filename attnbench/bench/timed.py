@@ -14,6 +14,8 @@ from torch import Tensor
 
 from attnbench.bench.branch import check_branch
 from attnbench.bench.facts import facts_of
+from attnbench.bench.gradient_rows import prove_gradients, require_same_gradients
+from attnbench.bench.gradients import Passed
 from attnbench.bench.selection import check_selection, plan_digest
 from attnbench.bench.trial import Incorrect, Proof, Trial
 from attnbench.bench.verify import Rows, RowSample, choose_rows
@@ -25,6 +27,8 @@ from attnbench.kernels.witness import Seen, watching
 
 class CallsInTurn:
     """Calls of a trial one after the other, each on the next input set; one of them is checked, and none knows which.
+
+    On every set the last call is looked at as well: what it wrote, its gradients, and its rows where they are known.
 
     Args:
         trial: whose calls.
@@ -45,16 +49,19 @@ class CallsInTurn:
         """Make the next call."""
         call = self._at(self.made)
         output = call.run() if self.made == self.checked else call.call.run()
+        call.last = output
         self.made += 1
         return output
 
     def check(self) -> None:
-        """Look at what the chosen call did and gave.
+        """Look at what the chosen call did and gave, and at what is left of the others.
 
         Raises:
             Incorrect: saying what is wrong.
         """
         self._at(self.checked).check()
+        for call in self.calls:
+            call.check_last()
 
     def _at(self, place: int) -> TimedCall:
         return self.calls[place % len(self.calls)]
@@ -76,6 +83,7 @@ class TimedCall:
             else known.sample.rows
         )
         self.results: list[tuple[Tensor, Seen, int]] = []
+        self.last: Tensor | None = None  # output of a call that was made unseen
 
     def run(self) -> Tensor:
         """Make the call; this is what the clock takes the time of."""
@@ -115,24 +123,49 @@ class TimedCall:
         proof = self._proof(plan, seen, output)
         if problem := proof.sample.problem(taken):
             raise Incorrect(problem)
-        if self.number == 0:
-            self._check_gradients()
+        if self.call.leaves:
+            self._check_gradients(plan, seen)
 
-    def _check_gradients(self) -> None:
-        """Compare sampled gradients with those of the verified call."""
-        signs = (None, None, None) if self.loan.signs is None else (self.loan.signs[0],) * 2 + (self.loan.signs[1],)
-        for name, leaf, sign in zip(("dq", "dk", "dv"), self.call.leaves, signs, strict=False):
-            places, wanted, tolerance = self.trial.gradient_rows[name]
-            assert leaf.grad is not None
-            for (b, h), rows in places.items():
-                got = leaf.grad[b, h, rows] if sign is None else leaf.grad[b, h, rows] * sign
-                size = wanted[b, h].double().norm().clamp(min=1e-150)
-                off = float((got.double() - wanted[b, h].double()).norm() / size)
-                if not off <= 2 * tolerance:
-                    raise Incorrect(
-                        f"{name} of a timed call differs from the verified call's by {off:.2g} (relative L2); rounding "
-                        f"explains {2 * tolerance:.2g}"
-                    )
+    def check_last(self) -> None:
+        """Look at what a call left that was not watched.
+
+        Raises:
+            Incorrect: saying what is wrong.
+        """
+        if problem := self.loan.problem:
+            raise Incorrect(problem)
+        trial, output = self.trial, self.last
+        proof = None if self.workload.finishes(trial.job) else trial.proofs.get(self.number)
+        if output is not None and proof is not None and (problem := proof.sample.problem(self._taken(output))):
+            raise Incorrect(problem)
+        if self.call.leaves and self.number in trial.gradient_rows:
+            require_same_gradients(trial, self.number, self._passed(None))
+
+    def _check_gradients(self, plan: Plan, seen: Seen) -> None:
+        """Check the gradients of the first call on a set in float64, and compare those of later ones with them."""
+        passed = self._passed(seen)
+        if self.number in self.trial.gradient_rows:
+            require_same_gradients(self.trial, self.number, passed)
+        else:
+            prove_gradients(self.trial, self.workload, self.number, passed, plan, seen)
+
+    def _passed(self, seen: Seen | None) -> Passed:
+        """Return what a call was given and gave, as it is on the set itself.
+
+        Raises:
+            Incorrect: if it gave no gradient.
+        """
+        inputs, loan, grads = self.loan.source, self.loan, [leaf.grad for leaf in self.call.leaves]
+        dq, dk, dv = grads
+        if dq is None or dk is None or dv is None:
+            raise Incorrect("a timed call gave no gradient")
+        if loan.signs is not None:
+            of_scores, of_values = (sign.to(dq.dtype) for sign in loan.signs)
+            dq, dk, dv = dq * of_scores, dk * of_scores, dv * of_values
+        inner = None if seen is None else seen.output
+        output = dq if inner is None else loan.upright(inner)  # of an unseen call only the gradients are looked at
+        lse = None if seen is None else seen.lse
+        return Passed(inputs.q, inputs.k, inputs.v, self.workload.d_output, output, lse, dq, dk, dv)
 
     def _proof(self, plan: Plan, seen: Seen, output: Tensor) -> Proof:
         """Return what the rows of a plan must be; a plan that was not seen before is verified first."""

@@ -95,8 +95,8 @@ class Trial:
     twin: TwinCheck | None = None
     stability: StabilityCheck | None = None
     proofs: dict[int, Proof] = field(default_factory=dict)  # by input set
-    gradient_rows: dict[str, tuple[Rows, Rows, float]] = field(default_factory=dict)
-    """Of the verified call on the first set, by tensor: places, gradients there, and what rounding explains."""
+    gradient_rows: dict[int, dict[str, tuple[Rows, Rows, float]]] = field(default_factory=dict)
+    """By input set and tensor, of the call that was checked there: places, gradients, and what rounding explains."""
     peak_extra: int | None = None
     seconds: float = 0.0  # of the first call
     first: FirstCall | None = None

@@ -323,6 +323,76 @@ def test_work_that_is_left_out_while_calls_come_back_to_back(
     assert trial.eager is None
 
 
+def one_bad_call_of_three(monkeypatch: pytest.MonkeyPatch, bad: Callable[..., Any]) -> None:
+    """Three calls back to back, of which the second one is bad and the first one is chosen to be checked."""
+    made: list[Any] = []
+    take_time = Stopwatch.back_to_back
+
+    def back_to_back(self: Stopwatch, *given: Any) -> float:
+        made.append(None)
+        try:
+            return take_time(self, *given)
+        finally:
+            made.clear()
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        if not made or plan.pattern.keep.shape[2] != 180:
+            return REFERENCE.attend(q, k, v, plan, scale, return_lse)
+        made.append(None)
+        return (bad if len(made) == 3 else REFERENCE.attend)(q, k, v, plan, scale, return_lse)
+
+    monkeypatch.setattr(Stopwatch, "back_to_back", back_to_back)
+    monkeypatch.setattr("attnbench.bench.bench.eager_calls", lambda seconds: 3)
+    monkeypatch.setattr("attnbench.bench.timed.secrets.randbelow", lambda most: 0)
+    use(monkeypatch, attend=attend)
+
+
+def writes(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+    k.data[0, 0, 0, 0] += 1
+    return REFERENCE.attend(q, k, v, plan, scale, return_lse)
+
+
+def leaves_out(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+    output, lse = REFERENCE.attend(q, k, v, plan, scale, return_lse)
+    return output * 0, lse
+
+
+def skews(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+    skewed = _Skewed.apply(k)  # type: ignore[no-untyped-call]
+    return REFERENCE.attend(q, skewed, v, plan, scale, return_lse)
+
+
+@pytest.mark.parametrize(
+    ("bad", "direction", "words"),
+    [
+        (writes, "fwd", "writes into k"),
+        (leaves_out, "fwd", "sampled rows of a timed call differ"),
+        (skews, "fwdbwd", "dk of a timed call differs"),
+    ],
+)
+def test_a_call_back_to_back_that_is_not_the_chosen_one(
+    bad: Callable[..., Any], direction: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_bad_call_of_three(monkeypatch, bad)
+    assert caught(measure(direction=direction), words).eager is None
+
+
+@pytest.mark.parametrize("which", ["dq", "dk", "dv"])
+def test_a_gradient_that_is_right_on_the_first_inputs_only(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first: list[Tensor] = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
+        tensors = {"dq": q, "dk": k, "dv": v}
+        if q.requires_grad and plan.pattern.keep.shape[2] == 180:
+            first.append(q.detach().abs())
+            if not torch.equal(first[0], q.detach().abs()):
+                tensors[which] = _Skewed.apply(tensors[which])  # type: ignore[no-untyped-call]
+        return REFERENCE.attend(*tensors.values(), plan, scale, return_lse)
+
+    use(monkeypatch, attend=attend)
+    caught(measure(direction="fwdbwd"), "gradients of a timed call", which)
+
+
 def test_work_that_a_thread_does_after_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 

@@ -286,3 +286,60 @@ def test_what_cannot_be_checked_is_bad_input(words: list[str], said: str, run: R
     code, _, err = run(*words)
     assert code == 2
     assert said in err
+
+
+def noise_of(products: Tensor) -> Tensor:
+    """The sum over the last axis from one end less that from the other: 0 but for rounding, [...]."""
+    return products.cumsum(-1)[..., -1] - products.flip(-1).cumsum(-1)[..., -1]
+
+
+def tied_pairs(settings: Frames, q: Tensor, k: Tensor, call: Call) -> Plan:
+    """Every pair of frames is a near tie."""
+    grid, (before, after) = call.layout.grid, call.layout.text
+    group = q.shape[1] // k.shape[1]
+    video = [x[:, :, before : x.shape[2] - after].unflatten(2, (grid.t, -1)).mean(3) for x in (q, k)]
+    keys = video[1].repeat_interleave(group, 1)
+    keep = noise_of(video[0][:, :, :, None] * keys[:, :, None]) > 0
+    return framed(q, call, keep | torch.eye(grid.t, dtype=torch.bool))
+
+
+def tied_order(settings: Frames, q: Tensor, k: Tensor, call: Call) -> Plan:
+    """Which of two neighbours comes first is a near tie, and so is what a block of frames is made of."""
+    made = plan(settings, q, k, call)
+    tokens = call.layout.tokens
+    before = torch.arange(tokens) if made.q_order is None else made.q_order
+    order = before.expand(q.shape[0], q.shape[1], tokens).clone()
+    swap = (noise_of(q.square())[:, :, : tokens // 2] > 0).long()
+    first, second = order[..., 0 : 2 * (tokens // 2) : 2].clone(), order[..., 1::2].clone()
+    order[..., 0 : 2 * (tokens // 2) : 2] = torch.where(swap > 0, second, first)
+    order[..., 1::2] = torch.where(swap > 0, first, second)
+    return replace(made, q_order=order, k_order=order)
+
+
+@pytest.mark.parametrize("method", [tied_pairs, tied_order])
+def test_near_ties_may_fall_either_way_in_float64(method: Any) -> None:
+    found = outcome_of("dtypes", plan=method, depends_on_qk=True)
+    assert found.verdict == "pass", found.detail
+
+
+def test_other_pairs_in_float64_are_no_near_tie() -> None:
+    def other(settings: Frames, q: Tensor, k: Tensor, call: Call) -> Plan:
+        return framed(q, call, near_frames(call, q.device, 2 if q.dtype == torch.float64 else 1))
+
+    found = outcome_of("dtypes", plan=other, depends_on_qk=True)
+    assert found.verdict == "fail"
+    assert "the selection differs from the rule in float64" in found.detail
+
+
+def test_other_blocks_in_float64_are_no_near_tie() -> None:
+    def other(settings: Frames, q: Tensor, k: Tensor, call: Call) -> Plan:
+        made = plan(settings, q, k, call)
+        order = torch.arange(call.layout.tokens)
+        if q.dtype == torch.float64:
+            order = order.flip(0).roll(call.layout.tokens // 3)
+        before = order if made.q_order is None else made.q_order[order]
+        return replace(made, q_order=before, k_order=before)
+
+    found = outcome_of("dtypes", plan=other, depends_on_qk=True)
+    assert found.verdict == "fail"
+    assert "the selection differs from the rule in float64" in found.detail
