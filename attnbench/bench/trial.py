@@ -17,6 +17,7 @@ from attnbench.bench.stability import StabilityCheck
 from attnbench.bench.verify import RowCheck, Rows, RowSample, TwinCheck
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.machine.clock import ClockFault
+from attnbench.machine.exits import LeftProcess, exits_as_errors
 from attnbench.machine.memory import lacks_memory
 from attnbench.machine.state import State
 from attnbench.machine.telemetry import REQUIRED, Reading, Telemetry, summarise
@@ -139,7 +140,8 @@ def classified() -> Iterator[Failure]:
     """
     failure, before = Failure(), State.now()
     try:
-        yield failure
+        with exits_as_errors():
+            yield failure
     except Incorrect as error:
         failure.verdict, failure.reason = "incorrect", str(error)
     except Unsupported as error:
@@ -161,6 +163,8 @@ def classified() -> Iterator[Failure]:
 
 def first_line(error: BaseException) -> str:
     """Return the kind of an error and the first line of its message."""
+    if isinstance(error, LeftProcess):
+        return f"it called os._exit({error.code!r})"
     if isinstance(error, SystemExit):
         return f"it called sys.exit({'' if error.code is None else repr(error.code)[:80]})"
     if isinstance(error, BadInput):

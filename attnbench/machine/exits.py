@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
+
+
+class LeftProcess(SystemExit):
+    """Code called ``os._exit`` where that is an error of what it was called for."""
+
+
+_errors: list[None] = []
+"""One for each block of ``exits_as_errors`` that is open."""
+
+
+@contextmanager
+def exits_as_errors() -> Iterator[None]:
+    """Let ``os._exit`` raise ``LeftProcess`` in this block, where ``no_silent_exit`` is around it."""
+    _errors.append(None)
+    try:
+        yield
+    finally:
+        _errors.pop()
 
 
 @contextmanager
@@ -21,7 +40,11 @@ def no_silent_exit(say: Callable[[str], object]) -> Iterator[None]:
 
     def told(status: int) -> NoReturn:
         if os.getpid() == mine:
-            say(f"code of another package called os._exit({status!r}): that is no result")
+            if _errors:
+                raise LeftProcess(status)
+            caller = sys._getframe(1)
+            where = f"{caller.f_code.co_filename}, line {caller.f_lineno}"
+            say(f"code of another package ({where}) called os._exit({status!r}): that is no result")
             status = status or 1
         end(status)
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,25 @@ def test_a_signal_ends_a_run_and_the_processes_of_its_cells(number: int, code: i
     assert process.returncode == code, said
     assert said.splitlines()[-1].endswith(f"attnbench run --resume {folder}")
     assert not os.path.exists(f"/proc/{worker}")
+
+
+LEAVER = """
+import dataclasses, os
+from attnbench.methods import get_method
+
+BASE = get_method("sliding-window")
+METHOD = dataclasses.replace(BASE, name="leaver", plan=lambda *given: os._exit(0), depends_on_qk=True)
+"""
+
+
+def test_a_method_that_leaves_the_process_that_it_shares_costs_only_itself(
+    install: Callable[..., Path], tmp_path: Path
+) -> None:
+    site = install("leaves", LEAVER, leaver="METHOD")
+    folder = tmp_path / "run"
+    words = [*PROGRAM, "run", "--method", "leaver", "--method", "sta", *SHAPE, "--in-process", "--out", str(folder)]
+    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    rows = {row["method"]: row for row in records(folder / JOURNAL, "row")}
+    assert (rows["leaver"]["verdict"], rows["leaver"]["reason"]) == ("error", "it called os._exit(0)")
+    assert rows["sta"]["verdict"] == "ok"

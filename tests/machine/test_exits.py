@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from attnbench.machine.exits import no_silent_exit
+from attnbench.machine.exits import LeftProcess, exits_as_errors, no_silent_exit
 
 WATCHED = """
 import os, sys
@@ -29,8 +29,13 @@ def ended(body: str) -> tuple[int, str]:
 def test_it_is_told_and_is_no_success(status: int, code: int) -> None:
     assert ended(f"os._exit({status})") == (
         code,
-        f"code of another package called os._exit({status}): that is no result\n",
+        f"code of another package (<string>, line 5) called os._exit({status}): that is no result\n",
     )
+
+
+def test_it_is_an_error_of_what_was_called() -> None:
+    with no_silent_exit(print), pytest.raises(LeftProcess), exits_as_errors():
+        os._exit(0)
 
 
 def test_a_forked_child_ends_as_it_would_otherwise() -> None:
