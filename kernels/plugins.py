@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 
 from attnbench.kernels.errors import BadInput
 
@@ -20,6 +22,40 @@ class Plugins:
 
     points: Mapping[str, EntryPoint]
     problems: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Where the code behind a name is.
+
+    Attributes:
+        module: the top-level module or package.
+        place: its folder, or its file.
+        package: the name that pip knows it by, and its version; empty if it has none.
+    """
+
+    module: str
+    place: Path
+    package: str
+    version: str
+
+
+def code_of(group: str, name: str) -> Code | None:
+    """Return where the code is that is registered under a name, without importing it; None if it cannot be found."""
+    point = next(iter(entry_points(group=group, name=name)), None)
+    if point is None:
+        return None
+    module = point.module.partition(".")[0]
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    origin = folders[0] if folders else None if spec is None or not spec.has_location else spec.origin
+    if origin is None or not Path(origin).exists():
+        return None
+    known = ("", "") if point.dist is None else (point.dist.name, point.dist.version)
+    return Code(module, Path(origin), *known)
 
 
 def plugin_names(group: str) -> list[str]:

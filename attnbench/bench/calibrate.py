@@ -16,9 +16,7 @@ from attnbench.bench.jobs import make_agenda
 from attnbench.bench.request import Request
 from attnbench.inputs.files import read_file
 from attnbench.kernels.errors import BadInput
-from attnbench.machine.command import typed_command
 from attnbench.machine.device import resolve_device
-from attnbench.machine.environment import collect_environment
 from attnbench.results.calibration import LEAST_RUNS, Calibration, calibrate
 from attnbench.results.conditions import require_same
 from attnbench.results.files import alone, write_whole
@@ -169,7 +167,7 @@ def _measure(plan: Plan, folder: Path, progress: Progress) -> None:
 
 def _require_same(plan: Plan, run: Results, folder: Path, progress: Progress) -> None:
     agenda = make_agenda(plan.request)
-    here = collect_environment("cuda" if agenda.device.type == "cuda" else "cpu", typed_command())
+    here = session.environment_of(agenda, plan.request)
     for header in run.headers:
         require_same(folder, header, here, agenda.contents, progress.note)
 

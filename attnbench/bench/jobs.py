@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from attnbench.bench.packages import package_contents
 from attnbench.bench.request import Request
 from attnbench.bench.sweep.knobs import turn
 from attnbench.inputs.seeds import SEEDS
@@ -72,8 +73,8 @@ class Agenda:
 
     @cached_property
     def contents(self) -> dict[str, str]:
-        """The digest of the file that inputs are read from, where there is one."""
-        return contents_of({"inputs": check_inputs_spec(self.request.inputs).path})
+        """The digests of the file that inputs are read from, and of packages that take part, where there are some."""
+        return contents_of({"inputs": check_inputs_spec(self.request.inputs).path}) | package_contents(self.request)
 
     def cell(self, job: Job, engine: str, asked: str | None = None) -> Cell:
         """Return the cell of a job when that engine runs it.

@@ -12,6 +12,7 @@ from attnbench.bench.apart.cells import Parts, base_agenda, choose, list_cells, 
 from attnbench.bench.bench import Bench
 from attnbench.bench.jobs import Agenda, make_agenda
 from attnbench.bench.measure import measure
+from attnbench.bench.packages import package_contents, package_versions
 from attnbench.bench.request import Request, read_request
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.command import typed_command
@@ -51,7 +52,8 @@ def start(request: Request, out: Path | None, progress: Progress, after: After |
     place = choose_place(out)
     bench, parts = _parts(request, base, progress, after)
     choices = choose(request, len(parts.cells), parts.threads, progress) if bench is None else None
-    with begin(place, _environment(base), request.model_dump(mode="json"), base.contents) as journal:
+    contents = base.contents | package_contents(request)
+    with begin(place, environment_of(base, request), request.model_dump(mode="json"), contents) as journal:
         announce(place, progress)
         records = [] if choices is None else [choices]
         journal.append(*records)
@@ -80,7 +82,8 @@ def resume(folder: Path, progress: Progress, after: After | None = None) -> Outc
         bench, parts = _parts(request, base, progress, after)
         used = [record.threads for record in records if isinstance(record, (Row, Sample))]
         threads = parts.threads if base.device.type == "cpu" else None
-        require_same(folder, header, _environment(base), base.contents, progress.note, threads=(used, threads))
+        here, contents = environment_of(base, request), base.contents | package_contents(request)
+        require_same(folder, header, here, contents, progress.note, threads=(used, threads))
         progress.started(str(folder))
         outcome = _measure(bench, parts, journal, header.run_id, progress, records)
         if after is not None:
@@ -173,5 +176,7 @@ def _older_names(bench: Bench) -> dict[str, str]:
     return {cell.legacy_identity: cell.identity for cell in cells}
 
 
-def _environment(agenda: Agenda) -> Environment:
-    return collect_environment("cuda" if agenda.device.type == "cuda" else "cpu", typed_command())
+def environment_of(agenda: Agenda, request: Request) -> Environment:
+    """Describe this machine, and the versions of other packages that take part."""
+    here = collect_environment("cuda" if agenda.device.type == "cuda" else "cpu", typed_command())
+    return here.model_copy(update={"packages": here.packages | package_versions(request)})

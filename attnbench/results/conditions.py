@@ -39,11 +39,11 @@ def content_digest(path: Path) -> str:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """Return the files below a folder, also through links; names that begin with a dot are none of them."""
+    """Return the files below a folder, also through links, but for hidden ones and for what Python caches."""
     found: list[Path] = []
     entered: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [each for each in folders if not each.startswith(".")]
+        folders[:] = [each for each in folders if not each.startswith(".") and each != "__pycache__"]
         names = [each for each in names if not each.startswith(".")]
         entered.add(os.path.realpath(place))
         folders[:] = [each for each in folders if os.path.realpath(os.path.join(place, each)) not in entered]

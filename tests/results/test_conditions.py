@@ -126,3 +126,13 @@ def test_what_macos_puts_into_a_folder_is_not_its_content(tmp_path: Path) -> Non
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "lock").write_text("y")
     assert content_digest(tmp_path) == before
+
+
+def test_what_python_caches_is_no_content(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text("x = 1")
+    before = content_digest(tmp_path)
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "code.pyc").write_bytes(b"1")
+    assert content_digest(tmp_path) == before
+    (tmp_path / "code.py").write_text("x = 2")
+    assert content_digest(tmp_path) != before

@@ -206,6 +206,29 @@ def test_what_failed_is_repeated_and_the_rest_is_kept(install: Install, tmp_path
     assert {row.method: row.verdict for row in read(folder).rows} == {"sta": "ok", "fragile": "ok"}
 
 
+def test_a_run_does_not_go_on_with_other_code_of_a_package(install: Install, tmp_path: Path) -> None:
+    site = install("honest_method", BEGIN, honest="HONEST")
+    folder = tmp_path / "run"
+    session.start(asked(["honest"], rounds=3, isolate=False), folder, Told())
+    header = read(folder).headers[0]
+    assert list(header.contents) == ["package honest_method"]
+    assert header.environment.packages["honest_method"] == "1.0"
+    session.resume(folder, Told())
+    (site / "honest_method.py").write_text(BEGIN + "\nANOTHER = 1\n")
+    said = "content of package honest_method .* and this is content of package honest_method .*; start a new one"
+    with pytest.raises(BadInput, match=said):
+        session.resume(folder, Told())
+
+
+def test_a_run_does_not_go_on_where_a_package_brought_an_engine(install: Install, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    session.start(asked(["sta"], rounds=3), folder, Told())
+    assert read(folder).headers[0].contents == {}
+    install("more_engines", "ENGINE = None", group="attnbench.engines", more="ENGINE")
+    with pytest.raises(BadInput, match="content of package more_engines absent"):
+        session.resume(folder, Told())
+
+
 def test_settings_that_a_method_refuses_are_refused_before_anything_is_written(
     install: Install, tmp_path: Path
 ) -> None:
