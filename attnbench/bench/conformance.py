@@ -210,9 +210,10 @@ def agrees_in_float64(subject: Subject, layout: Layout, layer: int = 0) -> None:
         return
     generator, ties = torch.Generator().manual_seed(subject.seed), _Difference()
     for h in range(HEADS):
-        noise = (torch.randn(x.shape, generator=generator, dtype=torch.float64) for x in wide[h])
-        moved = [x * (1 + LEAST_MOVE * each) for x, each in zip(wide[h], noise, strict=True)]
-        ties.add(subject.plan(*moved, layout, layer), exact[h], 0)
+        moved_q, moved_k = (
+            x * (1 + LEAST_MOVE * torch.randn(x.shape, generator=generator, dtype=torch.float64)) for x in wide[h]
+        )
+        ties.add(subject.plan(moved_q, moved_k, layout, layer), exact[h], 0)
     if problem := found.check(ties.of_tokens if found.recut else ties.of_blocks).problem:
         raise Failed(problem)
 
