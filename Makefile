@@ -38,7 +38,7 @@ demo: $(INSTALLED)
 	$(BIN)/attnbench report
 
 test: $(INSTALLED_TEST) lint
-	$(BIN)/python scripts/check_wheel.py & wheel=$$!; \
+	$(BIN)/python scripts/check_wheel.py & wheel=$$!; trap 'kill $$wheel 2>/dev/null; exit 130' INT TERM HUP; \
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder || tests=$$?; \
 	wait $$wheel || { echo "scripts/check_wheel.py failed; what it said is above" >&2; exit 1; }; exit $${tests:-0}
 

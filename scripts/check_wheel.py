@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -166,6 +167,7 @@ def say(step: str) -> None:
 
 def main() -> int:
     """Check the repository that this script lies in."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it started ends with it
     with tempfile.TemporaryDirectory(prefix="attnbench-wheel-") as scratch:
         try:
             check(ROOT, Path(scratch).resolve())

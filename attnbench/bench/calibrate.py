@@ -9,22 +9,20 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from attnbench.bench import session
 from attnbench.bench.jobs import make_agenda
 from attnbench.bench.request import Request
-from attnbench.inputs.files import read_file
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.device import resolve_device
+from attnbench.results import plans
 from attnbench.results.calibration import LEAST_RUNS, Calibration, calibrate
 from attnbench.results.conditions import require_same
 from attnbench.results.files import alone, write_whole
 from attnbench.results.journal import JOURNAL
 from attnbench.results.load import Results, read
 from attnbench.results.noise import NoiseModel
-from attnbench.results.records.cells import Record
-from attnbench.results.records.faults import first_fault
 from attnbench.results.run import PartProgress, Progress, announce, choose_place
 
 PLAN = "calibration.json"
@@ -35,7 +33,7 @@ _DELAYED = ".delayed"
 _SEED = 20244
 
 
-class Plan(Record):
+class Plan(plans.Planned):
     """What a calibration measures."""
 
     schema_version: int = Field(default=SCHEMA_VERSION, description="version of this file")
@@ -125,16 +123,7 @@ def read_plan(folder: Path) -> Plan:
     Raises:
         BadInput: if there is none, or one of a newer attnbench.
     """
-    path = folder / PLAN
-    try:
-        plan = Plan.model_validate_json(read_file(path))
-    except OSError as error:
-        raise BadInput(f"nothing to resume: {str(folder)!r} has no {PLAN}") from error
-    except ValidationError as error:
-        raise BadInput(f"{str(path)!r} is no plan of attnbench calibrate: {first_fault(error, 'it')}") from error
-    if plan.schema_version > SCHEMA_VERSION:
-        raise BadInput(f"{str(path)!r} is of version {plan.schema_version}, newer than this attnbench: upgrade it")
-    return plan
+    return plans.read_plan(folder, PLAN, Plan, "a plan of attnbench calibrate")
 
 
 def judge_runs(plan: Plan, folder: Path, noise: NoiseModel | None = None) -> Calibration:

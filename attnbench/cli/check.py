@@ -17,8 +17,13 @@ def check(
     settings: SetOption = None,
     seed: SeedOption = 0,
     stability_calls: Annotated[
-        int, typer.Option(metavar="N", min=2, help="How often each case is called on the same inputs.")
-    ] = 300,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=2,
+            help="How often each case is called on the same inputs. Default: often enough to see a race in one of 100.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check a method on small grids: any grid, text, ties, float64, twin, stability, settings as JSON, and more.
@@ -27,6 +32,7 @@ def check(
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors are tiny: threads would only wait for one another
     from attnbench.bench.conformance import CHECKS, Subject, run_checks
+    from attnbench.bench.stability import GIVEN_CALLS
     from attnbench.cli.options import asked_methods
     from attnbench.methods import get_method, make_settings
 
@@ -35,7 +41,7 @@ def check(
     make_settings(chosen, given)
     outcomes = []
     width = max(map(len, CHECKS))
-    for outcome in run_checks(Subject(chosen, given, seed, stability_calls)):
+    for outcome in run_checks(Subject(chosen, given, seed, stability_calls or GIVEN_CALLS)):
         outcomes.append(outcome)
         if not as_json:
             say(f"{outcome.verdict}  {outcome.name:<{width}}  {outcome.detail}")

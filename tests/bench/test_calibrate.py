@@ -153,7 +153,7 @@ def test_a_calibration_does_not_go_on_under_other_conditions(measured: Measured,
     ("text", "said"),
     [
         (None, "has no calibration.json"),
-        ("{}", "is no plan of attnbench calibrate"),
+        ("{}", "is not a plan of attnbench calibrate"),
         (make_plan(REQUEST, 4, []).model_dump_json().replace('"schema_version":1', '"schema_version":9'), "newer"),
     ],
 )

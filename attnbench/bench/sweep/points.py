@@ -17,6 +17,7 @@ from attnbench.kernels.grid import Grid, Layout
 from attnbench.machine.device import resolve_device
 from attnbench.methods.entries import Entry, distinct
 from attnbench.methods.registry import BUILT_IN
+from attnbench.results.plans import Planned
 from attnbench.results.records.cells import Record
 
 Over = Literal["tokens", "density", "frames"]
@@ -47,7 +48,7 @@ class Point(Record):
     request: Request = Field(description="what `attnbench run` would be asked for")
 
 
-class Sweep(Record):
+class Sweep(Planned):
     """A sweep: what is varied, and its points."""
 
     schema_version: int = Field(default=SCHEMA_VERSION, description="version of this file")

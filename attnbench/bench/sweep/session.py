@@ -6,19 +6,17 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from attnbench.bench import session
-from attnbench.bench.sweep.points import SCHEMA_VERSION, Sweep
-from attnbench.inputs.files import read_file, visible
+from attnbench.bench.sweep.points import Sweep
+from attnbench.inputs.files import visible
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.results.files import write_whole
 from attnbench.results.frames import frame_of
 from attnbench.results.journal import JOURNAL
 from attnbench.results.load import Results, read
 from attnbench.results.pairs import baseline_samples
+from attnbench.results.plans import read_plan
 from attnbench.results.records.cells import Row
-from attnbench.results.records.faults import first_fault
 from attnbench.results.run import PartProgress, Progress, announce, choose_place
 
 if TYPE_CHECKING:
@@ -68,18 +66,7 @@ def read_sweep(folder: Path) -> Sweep:
     Raises:
         BadInput: if there is none, or one of a newer attnbench.
     """
-    path = folder / PLAN
-    try:
-        text = read_file(path).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"nothing to resume: {str(folder)!r} has no {PLAN}") from error
-    try:
-        sweep = Sweep.model_validate_json(text)
-    except ValidationError as error:
-        raise BadInput(f"{str(path)!r} is not a sweep: {first_fault(error, 'it')}") from error
-    if sweep.schema_version > SCHEMA_VERSION:
-        raise BadInput(f"{str(path)!r} is of version {sweep.schema_version}, newer than this attnbench: upgrade it")
-    return sweep
+    return read_plan(folder, PLAN, Sweep, "a sweep")
 
 
 def load_sweep(folder: Path) -> pd.DataFrame:
