@@ -63,6 +63,9 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("vmoba", {}),
     ("vmoba", {"scope": "query"}),
     ("vmoba", {"select": "topk"}),
+    ("sparge", {}),
+    ("xattention", {}),
+    ("draft", {}),
 )
 
 
