@@ -17,7 +17,10 @@ EVERY = 10.0
 
 
 class TerminalProgress:
-    """Shows steps as a live bar on a terminal, and as a plain line every ten seconds elsewhere; none if ``quiet``."""
+    """Shows steps as a live bar on a terminal, and as a plain line every ten seconds elsewhere; none if ``quiet``.
+
+    A terminal that cannot go back to a line (TERM=dumb) is none for that.
+    """
 
     def __init__(self, clock: Clock = CLOCK, *, quiet: bool = False) -> None:
         from rich.progress import BarColumn, TextColumn
@@ -39,6 +42,11 @@ class TerminalProgress:
         self.quiet = quiet
         self.said_at: float | None = None
 
+    @property
+    def live(self) -> bool:
+        """Whether a line can be written again."""
+        return self.console.is_terminal and not self.console.is_dumb_terminal
+
     def step(self, label: str, done: float, total: float, seconds_left: float | None) -> None:
         """Show what is worked on."""
         if self.quiet:
@@ -46,7 +54,7 @@ class TerminalProgress:
         from attnbench.report.terminal.shown import shown
 
         left = "" if seconds_left is None else f"about {duration(seconds_left)} left"
-        if not self.console.is_terminal:
+        if not self.live:
             now = self.clock.seconds()
             if self.said_at is None or now - self.said_at >= EVERY:
                 say(f"attnbench: {label}{', ' + left if left else ''}", error=True)
@@ -74,14 +82,14 @@ class TerminalProgress:
             )
 
     def __enter__(self) -> TerminalProgress:
-        if self.console.is_terminal and not self.quiet:  # elsewhere it would end with an empty line
+        if self.live and not self.quiet:  # elsewhere it would end with an empty line
             self.bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.console.is_terminal and not self.quiet:
+        if self.live and not self.quiet:
             self.bar.stop()
 
 

@@ -94,3 +94,17 @@ def test_a_quiet_run_prints_its_results_only(call: Callable[..., tuple[int, str,
     code, out, said = call("run", "--suite", "suite.toml", "-q", "--out", "b")
     assert (code, said) == (0, "")
     assert "1 of 1 cells are fine: b" in out
+
+
+def test_a_terminal_that_cannot_go_back_gets_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], hand_clock: Callable[[list[float]], Clock]
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # for rich: standard error is a terminal
+    now = [0.0]
+    with TerminalProgress(hand_clock(now)) as progress:
+        assert progress.console.is_terminal
+        for _ in range(3):
+            progress.step("verifying sta", 0, 2, None)
+            now[0] += 6
+    assert capsys.readouterr().err == "attnbench: verifying sta\nattnbench: verifying sta\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
@@ -15,11 +16,11 @@ def console(width: int | None = None, *, stderr: bool = False) -> Console:
     """Return a console that shows text as it is: no markup, and nothing in it steers the terminal.
 
     Args:
-        width: columns where the output is no terminal; None for rich's own choice.
+        width: columns where the output is no terminal, and COLUMNS does not say; None for rich's own choice.
         stderr: print to standard error.
     """
     made = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
-    if width is not None and not made.is_terminal:
+    if width is not None and not made.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         made = Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=width)
     made.push_render_hook(_Shown())
     return made

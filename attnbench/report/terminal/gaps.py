@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def gap_table(rows: Sequence[QualityRow]) -> Fitted:
-    """Return a line for every method and metric with values: the judgement, the gap and both floors.
+    """Return for every method a line a metric with values: the judgement, the gap and both floors.
 
     A distance is that from full attention's clip of the same prompt and seed. A score is shown as the difference from
     that clip's score.
@@ -33,9 +33,8 @@ def gap_table(rows: Sequence[QualityRow]) -> Fitted:
     from attnbench.report.terminal.fitted import Fitted
 
     table = Table(header_style="bold", pad_edge=False, box=None, caption=Text(LEGEND), caption_justify="left")
-    for name in ("method", "metric"):
-        table.add_column(name, overflow="fold")
-    table.add_column("judgement")
+    table.add_column("method and metric", overflow="fold")
+    table.add_column("judgement", no_wrap=True)
     for name in ("gap", "another kernel", "another seed"):
         table.add_column(name, justify="right", no_wrap=True)
     found = gaps(rows)
@@ -45,9 +44,10 @@ def gap_table(rows: Sequence[QualityRow]) -> Fitted:
         name = names[gap.method, gap.settings, gap.engine]
         parts = (gap.gap, floor_of(gap.kernel_floor, gap.kind), floor_of(gap.seed_floor, gap.kind))
         cells = [estimate_words(part, signed=gap.kind == "score") for part in parts]
-        words = ("" if name == before else name, metric_words(gap), gap.judgement, *cells)
-        table.add_row(*map(Text, words))  # as Text: rich takes brackets for markup
-        before = name
+        if name != before:
+            table.add_row(Text(name, style="bold"))
+            before = name
+        table.add_row(*map(Text, (metric_words(gap), gap.judgement, *cells)))  # as Text: rich takes brackets for markup
     return Fitted(table, ("another seed", "another kernel"))
 
 
