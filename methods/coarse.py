@@ -76,8 +76,8 @@ def coarse_flops(q_shape: torch.Size, k_shape: torch.Size, tiles: Tiles, count: 
         count: how many tiles there are.
     """
     batch, heads, _, dim = q_shape
-    pooled = math.prod(q_shape) + 2 * math.prod(k_shape)
-    tokens = tiles.tokens.stop - tiles.tokens.start
+    pooled: int = math.prod(q_shape) + 2 * math.prod(k_shape)
+    tokens: int = tiles.tokens.stop - tiles.tokens.start
     return pooled + batch * heads * dim * (4 * count**2 + 2 * tokens)
 
 

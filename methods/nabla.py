@@ -96,7 +96,9 @@ def mass_at(settings: NABLA, layout: Layout, density: float) -> dict[str, float]
 
 def twin(settings: NABLA, layout: Layout, layer: int) -> tuple[NABLA, Layout]:
     """Up to 4 frames of 2 × 2 blocks, as ragged as before, and a window that covers an axis only if it did."""
-    most, sides, window = (4, 2, 2), [], []
+    most = (4, 2, 2)
+    sides: list[int] = []
+    window: list[int] = []
     for place, (side, block) in enumerate(zip(layout.grid.shape, BLOCK, strict=True)):
         blocks = -(-side // block)
         few = min(blocks, most[place])
@@ -104,7 +106,7 @@ def twin(settings: NABLA, layout: Layout, layer: int) -> tuple[NABLA, Layout]:
         if settings.window is not None:
             reach = settings.window[place] // 2
             window.append(settings.window[place] if reach >= blocks - 1 else 2 * min(reach, max(0, few - 2)) + 1)
-    small = replace(settings, window=tuple(window) if window else None)
+    small = replace(settings, window=tuple(window) if window else None)  # type: ignore[arg-type]  # three of them
     return small, Layout(Grid(*sides), layout.few_text)
 
 

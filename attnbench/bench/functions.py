@@ -28,8 +28,11 @@ class RunOptions(TypedDict, total=False):
 
     res: str | None
     frames: int | None
+    height: int | None
+    width: int | None
     model: str | None
     grid: str | tuple[int, int, int] | None
+    text_tokens: str | int | None
     heads: int | None
     kv_heads: int | None
     head_dim: int | None

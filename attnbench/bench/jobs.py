@@ -121,8 +121,11 @@ def make_agenda(request: Request) -> Agenda:
     shape = resolve_shape(
         res=request.res,
         frames=request.frames,
+        height=request.height,
+        width=request.width,
         model=request.model,
         grid=request.grid,
+        text_tokens=request.text_tokens,
         heads=request.heads,
         kv_heads=request.kv_heads,
         head_dim=request.head_dim,

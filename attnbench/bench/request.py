@@ -12,14 +12,24 @@ from attnbench.results.records.cells import Record
 from attnbench.results.records.faults import typed_fault
 
 
+def _as_text(given: object) -> object:
+    """A whole number is a number of tokens; anything else is checked as it stands."""
+    return str(given) if type(given) is int else given
+
+
 class Request(Record):
     """The arguments of a run, as typed; None means the default."""
 
     methods: Annotated[list[Entry], BeforeValidator(as_entries)] = Field(description="methods with their settings")
     res: str | None = None
     frames: int | None = None
+    height: int | None = None
+    width: int | None = None
     model: str | None = None
     grid: str | None = None
+    text_tokens: Annotated[str | None, BeforeValidator(_as_text)] = Field(
+        default=None, description="instead of the model's: a number, or two, before and after the video, as 226+0"
+    )
     heads: int | None = None
     kv_heads: int | None = None
     head_dim: int | None = None

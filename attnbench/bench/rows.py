@@ -11,6 +11,8 @@ from attnbench.bench.bench import Bench
 from attnbench.bench.matched import WITHIN, distance
 from attnbench.bench.trial import PlanFacts, Trial
 from attnbench.cost.flops.counts import attention_counts
+from attnbench.inputs.clip import is_replayed
+from attnbench.inputs.spec import check_inputs_spec
 from attnbench.kernels.engines import engine_version, is_plain_on_gpu
 from attnbench.results.flags import flags_of
 from attnbench.results.intervals import median_interval
@@ -114,9 +116,16 @@ def _flags(bench: Bench, trial: Trial, facts: PlanFacts | None) -> tuple[Flag, .
         trial.samples,
         on_gpu=device.type == "cuda",
         eager_ms=None if trial.eager is None else trial.eager.ms,
+        replayed=_is_replayed(bench),
         plain_torch=cell.engine_asked is None and is_plain_on_gpu(cell.engine, device),
         unmatched=target is not None and (facts is None or distance(facts.density, target) > WITHIN),
     )
+
+
+def _is_replayed(bench: Bench) -> bool:
+    """Whether the bundled video is too short for the grid."""
+    spec = check_inputs_spec(bench.agenda.request.inputs)
+    return spec.kind == "video" and is_replayed(spec.path, bench.agenda.shape.grid)
 
 
 def _compile_seconds(trial: Trial, latency_ms: float, heads: int) -> float | None:

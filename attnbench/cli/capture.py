@@ -51,7 +51,7 @@ def capture(
     Exit codes: 0 fine, 2 bad input, 130 interrupted. Nothing half-written is left.
     """
     from attnbench.cli.progress import TerminalProgress
-    from attnbench.inputs.shapes import RESOLUTIONS
+    from attnbench.inputs.presets import RESOLUTIONS
     from attnbench.kernels.errors import BadInput, unknown_name
     from attnbench.models.capture.make import capture as run_capture
     from attnbench.models.capture.request import MINI, CaptureRequest

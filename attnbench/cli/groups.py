@@ -19,7 +19,7 @@ _OPTION_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "What is asked for": (
             "--paper", "--check", "--over", "--points", "--from", "--to", "--count", "--method", "--set", "--res",
-            "--frames", "--model",
+            "--frames", "--text-tokens", "--model",
             "--models", "--grid", "--batch", "--heads", "--kv-heads", "--head-dim", "--layers", "--density", "--head",
             "--steps", "--dtype",
             "--direction", "--inputs", "--seed", "--prompt", "--prompts", "--classes", "--seeds", "--sampler-steps",

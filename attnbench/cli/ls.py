@@ -54,7 +54,7 @@ Listing = list[dict[str, Any]]
 
 def shapes() -> Listing:
     """Resolutions with their token grids at the usual number of frames."""
-    from attnbench.inputs.shapes import RESOLUTIONS
+    from attnbench.inputs.presets import RESOLUTIONS
 
     return [
         {
@@ -70,7 +70,7 @@ def shapes() -> Listing:
 
 def models() -> Listing:
     """Model presets, each with the source of its numbers."""
-    from attnbench.inputs.shapes import MODELS
+    from attnbench.inputs.presets import MODELS
 
     return [
         {
@@ -80,6 +80,8 @@ def models() -> Listing:
             "layers": model.layers,
             "text": f"{model.text[0]}+{model.text[1]}",
             "grid": str(model.grid or "by resolution"),
+            "frames": model.rule.form,
+            "pixels": model.rule.pixels,
             "source": model.source,
         }
         for model in MODELS.values()

@@ -35,7 +35,14 @@ SetOption = Annotated[
     typer.Option("--set", help="A setting, as topk=8; with several methods as moba.topk=8. Repeat for several."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output, for machines.")]
-FramesOption = Annotated[int | None, typer.Option(help="Video frames, 4k+1. Default: the resolution's own.")]
+FramesOption = Annotated[
+    int | None, typer.Option(help="Video frames, 4k+1 for most models. Default: the usual number.")
+]
+HeightOption = Annotated[int | None, typer.Option(help="Height in pixels, with --width instead of --res.")]
+WidthOption = Annotated[int | None, typer.Option(help="Width in pixels.")]
+TextTokensOption = Annotated[
+    str | None, typer.Option(help="Text tokens instead of the model's: 226, or before and after the video as 226+0.")
+]
 ModelOption = Annotated[str | None, typer.Option(help="Model whose heads, layers and text tokens to take.")]
 GridOption = Annotated[str | None, typer.Option(help="Token grid T x H x W instead of a resolution, as 21x45x80.")]
 KvHeadsOption = Annotated[int | None, typer.Option(help="Key and value heads, a divisor of the heads.")]
@@ -148,6 +155,9 @@ class CellOptions(CaseOptions):
     heads: HeadsOption = None
     kv_heads: KvHeadsOption = None
     head_dim: HeadDimOption = None
+    height: HeightOption = None
+    width: WidthOption = None
+    text_tokens: TextTokensOption = None
     inputs: InputsOption = "video"
     layers: LayersOption = None
     density: DensityOption = None

@@ -16,9 +16,11 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d, pad
 
 from attnbench.inputs.files import open_file
-from attnbench.inputs.shapes import FRAME_GROUP
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid
+
+FRAME_GROUP = 4
+"""Frames of which a token frame is the mean, as in the Wan VAE. The first frame is a token frame by itself."""
 
 CELLS = 4
 """The 16 × 16 pixels of a token are averaged in CELLS × CELLS cells."""
@@ -150,7 +152,7 @@ def windows(path: Path, grid: Grid, count: int) -> list[Window]:
 
     The first begins with the video.
     """
-    spare = max(0, _frames_in(path) - ((grid.t - 1) * FRAME_GROUP + 1))
+    spare = max(0, _frames_in(path) - frames_needed(grid))
     starts = [number * spare // max(1, count - 1) for number in range(count)]
     short = spare < FRAME_GROUP * (count - 1)
     mirrored = ((), (2,), (1,), (1, 2))
@@ -168,17 +170,54 @@ def _frames_in(path: Path) -> int:
         return 0
 
 
-def patches(path: Path, grid: Grid, window: Window = Window()) -> Tensor:  # it is frozen
+def is_replayed(path: Path | None, grid: Grid) -> bool:
+    """Return whether a video is too short for the grid and is played forward and back: the bundled one alone is."""
+    if path is not None:
+        return False
+    with clip_path(None) as bundled:
+        return _frames_in(bundled) < frames_needed(grid)
+
+
+def frames_needed(grid: Grid) -> int:
+    """Return the number of frames that make the token frames of a grid."""
+    return (grid.t - 1) * FRAME_GROUP + 1
+
+
+def _there_and_back(path: Path, count: int, height: int, width: int) -> Iterator[Tensor]:
+    """Return ``count`` frames of a video: forward, back, and so on. The frames at its ends are not repeated."""
+    frames = list(read_frames(path, min(count, _frames_in(path)), height, width))
+    turn = max(1, 2 * len(frames) - 2)
+    for number in range(count):
+        place = number % turn
+        yield frames[min(place, turn - place)] if place >= len(frames) else frames[place]
+
+
+def patches(
+    path: Path,
+    grid: Grid,
+    window: Window = Window(),  # it is frozen
+    *,
+    replay: bool = False,
+) -> Tensor:
     """Return the mean RGB, 0 to 1, of each cell of each token, float32 [T, H, W, CELLS, CELLS, 3].
 
     Frames are scaled to the token grid whatever their aspect ratio. As in the Wan VAE, the first frame becomes a token
     frame by itself, and each further token frame is the mean of four.
 
+    Args:
+        path: of the video.
+        grid: of the tokens.
+        window: the part that is read.
+        replay: play the whole video forward and back, as long as the grid needs.
+
     Raises:
         BadInput: for the same reasons as ``read_frames``.
     """
-    count = (grid.t - 1) * FRAME_GROUP + 1
-    frames = read_frames(path, count, grid.h * CELLS, grid.w * CELLS, skip=window.skip)
+    count, height, width = frames_needed(grid), grid.h * CELLS, grid.w * CELLS
+    if replay:
+        frames = _there_and_back(path, count, height, width)
+    else:
+        frames = read_frames(path, count, height, width, skip=window.skip)
     groups = [next(frames).float()]
     for _ in range(grid.t - 1):
         groups.append(torch.stack([next(frames) for _ in range(FRAME_GROUP)]).float().mean(dim=0))

@@ -1,126 +1,12 @@
-"""Attention shapes: the heads, head_dim and token grid of a model at a resolution and number of frames."""
+"""Attention shapes: the heads, head_dim and tokens of a model for a video, from the options that users give."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attnbench.inputs.presets import MODELS, RESOLUTIONS, WAN, ModelPreset, Resolution
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.kernels.grid import Grid, Layout
-
-PATCH = 16
-"""Pixels that a token covers in height and in width: a factor of 8 by the VAE and of 2 by the patch embedding."""
-
-FRAME_GROUP = 4
-"""Frames that a token covers. The first frame is an exception: it has tokens of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resolution:
-    """A video format: its size in pixels, and the usual number of frames."""
-
-    height: int
-    width: int
-    frames: int
-
-    def grid(self, frames: int | None = None) -> Grid:
-        """Return the token grid: T = (frames-1)/4+1, H = height/16, W = width/16.
-
-        Args:
-            frames: number of frames, of the form 4k+1; the usual number if None.
-
-        Raises:
-            BadInput: if ``frames`` is not of the form 4k+1.
-        """
-        count = self.frames if frames is None else frames
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1 or (count - 1) % FRAME_GROUP:
-            below = max((count - 1) // FRAME_GROUP, 0) * FRAME_GROUP + 1 if isinstance(count, int) else self.frames
-            raise BadInput(f"frames {count!r} must be of the form 4k+1, such as {below} or {below + FRAME_GROUP}")
-        return Grid((count - 1) // FRAME_GROUP + 1, self.height // PATCH, self.width // PATCH)
-
-
-RESOLUTIONS: dict[str, Resolution] = {
-    "480p": Resolution(480, 832, 81),
-    "576p": Resolution(576, 1024, 93),
-    "720p": Resolution(720, 1280, 81),
-}
-"""Formats by name: 32,760, 55,296 and 75,600 tokens at their usual number of frames."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelPreset:
-    """The attention shape of a model.
-
-    ``text`` is the number of text tokens that its self-attention joins before and after the video. ``grid`` is set for
-    a model that has only one grid. ``source`` says where the numbers are from.
-    """
-
-    name: str
-    heads: int
-    kv_heads: int
-    head_dim: int
-    layers: int
-    text: tuple[int, int]
-    source: str
-    grid: Grid | None = None
-
-
-MODELS: dict[str, ModelPreset] = {
-    preset.name: preset
-    for preset in (
-        ModelPreset(
-            name="wan2.1-1.3b",
-            heads=12,
-            kv_heads=12,
-            head_dim=128,
-            layers=30,
-            text=(0, 0),
-            source="Wan 2.1, wan/configs/wan_t2v_1_3B.py: num_heads 12, dim 1536 (12 x 128), num_layers 30; "
-            "text enters by cross-attention only (wan/modules/model.py).",
-        ),
-        ModelPreset(
-            name="wan2.1-14b",
-            heads=40,
-            kv_heads=40,
-            head_dim=128,
-            layers=40,
-            text=(0, 0),
-            source="Wan 2.1, wan/configs/wan_t2v_14B.py: num_heads 40, dim 5120 (40 x 128), num_layers 40; "
-            "text enters by cross-attention only (wan/modules/model.py).",
-        ),
-        ModelPreset(
-            name="hunyuan",
-            heads=24,
-            kv_heads=24,
-            head_dim=128,
-            layers=60,
-            text=(0, 256),
-            source="HunyuanVideo, diffusers HunyuanVideoTransformer3DModel: num_attention_heads 24, attention_head_dim "
-            "128, num_layers 20 (two streams) + num_single_layers 40, text joined after the video; 256 text tokens is "
-            "--text-len of hyvideo/config.py.",
-        ),
-        ModelPreset(
-            name="cogvideox-5b",
-            heads=48,
-            kv_heads=48,
-            head_dim=64,
-            layers=42,
-            text=(226, 0),
-            source="CogVideoX-5b, transformer/config.json: num_attention_heads 48, attention_head_dim 64, num_layers "
-            "42, max_text_seq_length 226; text joined before the video (diffusers CogVideoXAttnProcessor2_0).",
-        ),
-        ModelPreset(
-            name="mini",
-            heads=4,
-            kv_heads=4,
-            head_dim=64,
-            layers=6,
-            text=(0, 0),
-            source="Made for this suite: small enough for a CPU, not a published model.",
-            grid=Grid(8, 32, 32),
-        ),
-    )
-}
-"""Models by name."""
 
 DEFAULT_MODEL = "wan2.1-1.3b"
 DEFAULT_RESOLUTION = "480p"
@@ -165,8 +51,11 @@ def resolve_shape(
     *,
     res: str | None = None,
     frames: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
     model: str | None = None,
     grid: str | Grid | None = None,
+    text_tokens: str | None = None,
     heads: int | None = None,
     kv_heads: int | None = None,
     head_dim: int | None = None,
@@ -174,15 +63,20 @@ def resolve_shape(
 ) -> Shape:
     """Return the shape that these options ask for.
 
-    The token grid is ``grid``, else the model's only grid (``mini``), else that of ``res`` and ``frames``. Heads and
-    head_dim default to the model's. If ``heads`` is given, ``kv_heads`` defaults to the same number. A ``grid`` without
-    a model has no text tokens and one layer, and takes heads and head_dim from ``wan2.1-1.3b``.
+    The token grid is ``grid``, else the model's only grid (``mini``), else that of the video, by the model's rule.
+    Heads and head_dim default to the model's. If ``heads`` is given, ``kv_heads`` defaults to the same number. A
+    ``grid`` without a model has no text tokens and one layer, and takes heads and head_dim from ``wan2.1-1.3b``.
 
     Args:
-        res: a name of ``RESOLUTIONS``; default 480p.
-        frames: number of frames, of the form 4k+1; default: the resolution's.
+        res: a name of ``RESOLUTIONS``; default: the model's usual video, else 480p.
+        frames: number of frames, of the model's form; default: the resolution's, or the model's usual number where that
+            is of another form or no resolution is given.
+        height: pixels, with ``width`` instead of ``res``.
+        width: pixels.
         model: a name of ``MODELS``; default wan2.1-1.3b.
         grid: tokens, such as "21x45x80".
+        text_tokens: how many, instead of the model's: "226" on the model's side of the video, which is behind it where
+            the model joins none, or "226+0" before and after.
         heads: query heads.
         kv_heads: key and value heads, a divisor of ``heads``.
         head_dim: channels a head.
@@ -196,22 +90,24 @@ def resolve_shape(
     if res is not None and res not in RESOLUTIONS:
         raise unknown_name("resolution", res, RESOLUTIONS)
     preset = MODELS[model or DEFAULT_MODEL]
-    typed = [f"--{name} {value}" for name, value in (("res", res), ("frames", frames)) if value is not None]
+    given = (("res", res), ("frames", frames), ("height", height), ("width", width))
+    typed = _listed([f"--{name} {value}" for name, value in given if value is not None])
     if grid is not None:
         if typed:
-            raise BadInput(f"--grid {grid} already says the tokens: drop {' and '.join(typed)}, or drop --grid")
+            raise BadInput(f"--grid {grid} already says the tokens: drop {typed}, or drop --grid")
         tokens = Grid.of(grid)
     elif preset.grid is not None:
         if typed:
-            raise BadInput(f"--model {model} has one grid, {preset.grid}: drop {' and '.join(typed)}")
+            raise BadInput(f"--model {model} has one grid, {preset.grid}: drop {typed}")
         tokens = preset.grid
     else:
-        tokens = RESOLUTIONS[res or DEFAULT_RESOLUTION].grid(frames)
+        tokens = _video_tokens(preset, res, frames, height, width)
     no_model = grid is not None and model is None
     if kv_heads is None:
         kv_heads = preset.kv_heads if heads is None else heads
+    text = (0, 0) if no_model else preset.text
     return Shape(
-        layout=Layout(tokens, (0, 0) if no_model else preset.text),
+        layout=Layout(tokens, text if text_tokens is None else _read_text(text_tokens, text)),
         batch=batch,
         heads=preset.heads if heads is None else heads,
         kv_heads=kv_heads,
@@ -221,6 +117,42 @@ def resolve_shape(
     )
 
 
-def frames_at(layout_tokens: float, text: int, grid: Grid) -> float:
+def _video_tokens(
+    preset: ModelPreset, res: str | None, frames: int | None, height: int | None, width: int | None
+) -> Grid:
+    """Return the token grid of a video of a model."""
+    if (height is None) != (width is None):
+        name, value = ("height", height) if width is None else ("width", width)
+        raise BadInput(f"--{name} {value} needs {'--width' if width is None else '--height'} too")
+    if height is not None and width is not None:
+        if res is not None:
+            raise BadInput(f"--res {res} already says the pixels: drop --height {height} and --width {width}")
+        usual = preset.usual or RESOLUTIONS[DEFAULT_RESOLUTION]
+        return preset.rule.grid(height, width, usual.frames if frames is None else frames)
+    video: Resolution = RESOLUTIONS[res] if res is not None else preset.usual or RESOLUTIONS[DEFAULT_RESOLUTION]
+    if frames is None and preset.rule.frames != WAN.frames and preset.usual is not None:
+        frames = preset.usual.frames  # those of the format may not be of the model's form
+    return video.grid(frames, preset.rule)
+
+
+def _read_text(given: str, usual: tuple[int, int]) -> tuple[int, int]:
+    parts = given.split("+")
+    if len(parts) > 2 or not all(part.isascii() and part.isdigit() and len(part) <= 9 for part in parts):
+        raise BadInput(
+            f"--text-tokens {given!r} must be a whole number of at least 0, or two, before and after the "
+            "video, such as 226+0"
+        )
+    if len(parts) == 2:
+        return int(parts[0]), int(parts[1])
+    return (int(given), 0) if usual[0] else (0, int(given))
+
+
+def _listed(words: list[str]) -> str:
+    """Return "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
+
+
+def frames_at(layout_tokens: float, text: int, grid: Grid, model: str | None = None) -> float:
     """Return the video frames at which a sequence has ``layout_tokens`` tokens, with frames as large as the grid's."""
-    return FRAME_GROUP * ((layout_tokens - text) / (grid.h * grid.w) - 1) + 1
+    preset = MODELS.get(model or DEFAULT_MODEL)
+    return (WAN if preset is None else preset.rule).frames_of((layout_tokens - text) / (grid.h * grid.w))

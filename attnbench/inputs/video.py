@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attnbench.inputs.clip import Window, clip_path, features, patches, windows
+from attnbench.inputs.clip import Window, clip_path, features, is_replayed, patches, windows
 from attnbench.inputs.rope import frequencies, rotate, rotations
 from attnbench.inputs.seeds import SETS, normal
 from attnbench.kernels.errors import BadInput
@@ -122,7 +122,7 @@ def video_source(
     """Read a video, or the bundled one if ``path`` is None, for ``layout``.
 
     Args:
-        path: of the video.
+        path: of the video. The bundled one is played forward and back where it is too short for the grid.
         layout: grid and text tokens.
         head_dim: channels of a head, an even number.
         group: query heads of a kv head.
@@ -136,7 +136,8 @@ def video_source(
     with clip_path(path) as readable:
         try:
             status = os.stat(readable)
-            content = _content(readable, (status.st_mtime_ns, status.st_size), layout.grid, number)
+            replay = is_replayed(path, layout.grid)
+            content = _content(readable, (status.st_mtime_ns, status.st_size), layout.grid, number, replay)
         except OSError as error:
             raise BadInput(f"video {str(readable)!r} cannot be read: {error.strerror}") from error
     if not bool(content.any()):
@@ -147,10 +148,10 @@ def video_source(
 
 
 @lru_cache(SETS)  # every head is made from it, and once more when the number of heads is known
-def _content(path: Path, changed: tuple[int, int], grid: Grid, number: int) -> Tensor:
+def _content(path: Path, changed: tuple[int, int], grid: Grid, number: int, replay: bool) -> Tensor:
     """Return the features [T·H·W, F] of one window of a video; ``changed`` tells files of one name apart."""
     window = Window() if number == 0 else windows(path, grid, SETS)[number]
-    return features(patches(path, grid, window))
+    return features(patches(path, grid, window, replay=replay))
 
 
 def _unit(x: Tensor) -> Tensor:

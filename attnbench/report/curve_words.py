@@ -133,4 +133,4 @@ def _bare(curve: Curve, over: str, x: float) -> str:
         return f"{round(x):,}"
     first = curve.points[0]
     grid = Grid.of(first.grid)
-    return f"{frames_at(x, first.tokens - grid.tokens, grid):.3g}"
+    return f"{frames_at(x, first.tokens - grid.tokens, grid, first.model):.3g}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from attnbench.inputs.shapes import RESOLUTIONS
+from attnbench.inputs.presets import RESOLUTIONS
 from attnbench.methods.entries import Entry, as_entries
 from attnbench.report.cases import Case
 from attnbench.report.gap_words import estimate_words

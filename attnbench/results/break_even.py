@@ -50,6 +50,7 @@ class CurvePoint:
         translation: speedup × density.
         interval: "bootstrap95", or "min-max" where a series has fewer than six samples.
         dense_samples: samples of the dense baseline that the interval covers; 0 if only its median is known.
+        model: whose shape it is; None for a grid alone.
     """
 
     x: float
@@ -65,6 +66,7 @@ class CurvePoint:
     translation: Ratio
     interval: schema.Interval
     dense_samples: int
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +200,7 @@ def _point(point: _Measured) -> CurvePoint:
         translation=Ratio(speedup.value * density, speedup.lo * density, speedup.hi * density),
         interval="min-max" if point.few else "bootstrap95",
         dense_samples=point.dense.size if point.dense_known else 0,
+        model=None if first.get("model") is None else str(first["model"]),
     )
 
 

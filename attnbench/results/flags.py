@@ -11,7 +11,7 @@ from attnbench.results.records.cells import FLAGS, Flag, Sample
 
 BADGES: dict[str, str] = {
     "power-capped": "capped", "cpu-bound": "cpu", "busy-machine": "busy", "unstable": "unstable",
-    "plain-torch": "torch", "unmatched": "missed",
+    "plain-torch": "torch", "unmatched": "missed", "replayed-video": "replayed",
 }  # fmt: skip
 """Short words for tables."""
 
@@ -63,7 +63,7 @@ BOUNDS = Bounds()
 
 def flags_of(
     samples: Sequence[Sample], *, on_gpu: bool, eager_ms: float | None = None, plain_torch: bool = False,
-    unmatched: bool = False, bounds: Bounds = BOUNDS,
+    unmatched: bool = False, replayed: bool = False, bounds: Bounds = BOUNDS,
 ) -> tuple[Flag, ...]:  # fmt: skip
     """Return the flags of a cell, in the order of ``FLAGS``.
 
@@ -73,6 +73,7 @@ def flags_of(
         eager_ms: the wall clock of a back-to-back call.
         plain_torch: whether a GPU ran plain torch because no kernel serves.
         unmatched: whether the density that was asked for was not reached.
+        replayed: whether the video that inputs are modelled on is too short, and is played forward and back.
         bounds: when a flag is raised.
     """
     if not samples:
@@ -84,6 +85,7 @@ def flags_of(
         "unstable": is_unstable([sample.cold_ms for sample in samples], bounds),
         "plain-torch": plain_torch,
         "unmatched": unmatched,
+        "replayed-video": replayed,
     }
     return tuple(flag for flag in FLAGS if raised[flag])
 

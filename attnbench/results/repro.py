@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from attnbench.inputs.shapes import DEFAULT_MODEL, MODELS, RESOLUTIONS, ModelPreset
+from attnbench.inputs.presets import MODELS, RESOLUTIONS
+from attnbench.inputs.shapes import DEFAULT_MODEL, resolve_shape
 from attnbench.kernels.errors import BadInput
 from attnbench.methods.values import parse_value
 from attnbench.results.layers import MeanRow, means_of
@@ -88,7 +90,9 @@ def _value(value: Any) -> str:
 def _shape_words(row: Row) -> list[str]:
     preset = MODELS.get(row.model or DEFAULT_MODEL)
     words = [] if row.model is None else ["--model", row.model]
-    words += _grid_words(row, None if row.model is None else preset)
+    words += _grid_words(row)
+    usual = (0, 0) if row.model is None or preset is None else preset.text
+    words += [] if row.text_tokens == usual else ["--text-tokens", "{}+{}".format(*row.text_tokens)]
     words += ["--batch", str(row.batch)] if row.batch != 1 else []
     alike = preset is not None and (row.heads, row.kv_heads) == (preset.heads, preset.kv_heads)
     words += [] if alike else ["--heads", str(row.heads)]
@@ -97,9 +101,10 @@ def _shape_words(row: Row) -> list[str]:
     return words
 
 
-def _grid_words(row: Row, preset: ModelPreset | None) -> list[str]:
-    if preset is not None and str(preset.grid) == row.grid:
-        return []
-    formats = {} if preset is None or preset.grid is not None else RESOLUTIONS
-    name = next((name for name, each in formats.items() if str(each.grid()) == row.grid), None)
-    return ["--grid", row.grid] if name is None else ["--res", name]
+def _grid_words(row: Row) -> list[str]:
+    """Return the words that make the row's grid: a format, or none, where the model has it, otherwise the grid."""
+    for res in (*RESOLUTIONS, None) if row.model is not None else ():
+        with contextlib.suppress(BadInput):
+            if str(resolve_shape(model=row.model, res=res).grid) == row.grid:
+                return [] if res is None else ["--res", res]
+    return ["--grid", row.grid]

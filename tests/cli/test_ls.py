@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from attnbench.cli import ls as listing
-from attnbench.inputs.shapes import MODELS, RESOLUTIONS
+from attnbench.inputs.presets import MODELS, RESOLUTIONS
 from attnbench.inputs.spec import INPUT_SOURCES
 from attnbench.kernels import engines
 from attnbench.methods import method_names

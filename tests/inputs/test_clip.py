@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from attnbench.inputs.clip import clip_path, features, patches, read_frames
+from attnbench.inputs.clip import clip_path, features, is_replayed, patches, read_frames
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid
 
@@ -201,3 +201,25 @@ def test_frames_that_are_too_large_are_refused(make_video: MakeVideo, monkeypatc
     monkeypatch.setattr("attnbench.inputs.clip.MOST_PIXELS", 100)
     with pytest.raises(BadInput, match="has frames of 48x32 pixels, and more than 100 are not read: scale it down"):
         next(read_frames(make_video(np.zeros((1, 32, 48, 3), dtype=np.uint8)), 1, 4, 4))
+
+
+def test_a_short_video_can_be_played_forward_and_back(make_video: MakeVideo) -> None:
+    levels = np.array([10, 20, 60, 120, 240], dtype=np.uint8)
+    path = make_video(np.broadcast_to(levels[:, None, None, None], (5, 32, 48, 3)).copy())
+    cells = patches(path, Grid(5, 2, 3), replay=True) * 255
+    played = [10, 20, 60, 120, 240, 120, 60, 20, 10, 20, 60, 120, 240, 120, 60, 20, 10]
+    for frame in range(5):
+        level = 10 if frame == 0 else sum(played[4 * frame - 3 : 4 * frame + 1]) / 4
+        torch.testing.assert_close(cells[frame], torch.full_like(cells[frame], level), atol=1.5, rtol=0)
+
+
+def test_one_frame_that_is_replayed_stands_still(make_video: MakeVideo) -> None:
+    path = make_video(np.full((1, 32, 48, 3), 77, dtype=np.uint8))
+    cells = patches(path, Grid(3, 2, 3), replay=True) * 255
+    torch.testing.assert_close(cells, torch.full_like(cells, 77.0), atol=1.5, rtol=0)
+
+
+def test_only_the_bundled_video_is_replayed_and_only_where_it_is_short(make_video: MakeVideo) -> None:
+    assert not is_replayed(None, Grid(33, 2, 2))
+    assert is_replayed(None, Grid(34, 2, 2))
+    assert not is_replayed(make_video(np.full((1, 32, 48, 3), 77, dtype=np.uint8)), Grid(34, 2, 2))

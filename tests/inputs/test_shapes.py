@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.inputs.shapes import MODELS, RESOLUTIONS, resolve_shape
+from attnbench.inputs.presets import MODELS, RESOLUTIONS, TokenRule
+from attnbench.inputs.shapes import frames_at, resolve_shape
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
 
@@ -97,3 +100,61 @@ def test_bad_options_are_quoted(options: dict[str, object], words: list[str]) ->
         resolve_shape(**options)  # type: ignore[arg-type]  # wrong on purpose
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "grid", "text"),
+    [
+        ({"model": "minimax-h3"}, "37x24x42", (951, 0)),
+        ({"model": "minimax-h3", "frames": 345, "text_tokens": "1234"}, "102x24x42", (1234, 0)),
+        ({"model": "minimax-h3", "height": 768, "width": 1344, "frames": 243}, "72x24x42", (951, 0)),
+        ({"model": "minimax-h3", "height": 32, "width": 64, "frames": 5}, "2x1x2", (951, 0)),
+        ({"model": "wan2.2-a14b", "res": "720p"}, "21x45x80", (0, 0)),
+        ({"model": "wan2.2-5b"}, "31x22x40", (0, 0)),
+        ({"model": "hunyuan1.5", "text_tokens": "256"}, "31x45x80", (0, 256)),
+        ({"model": "ltx-2"}, "16x16x24", (0, 0)),
+        ({"model": "cogvideox1.5-5b"}, "11x48x85", (226, 0)),
+        ({"height": 768, "width": 1280, "frames": 69}, "18x48x80", (0, 0)),
+        ({"height": 480, "width": 832}, "21x30x52", (0, 0)),
+        ({"grid": "2x3x4", "text_tokens": "7"}, "2x3x4", (0, 7)),
+        ({"grid": "2x3x4", "model": "cogvideox-5b", "text_tokens": "3+5"}, "2x3x4", (3, 5)),
+        ({"model": "cogvideox-5b", "text_tokens": "0"}, "21x30x52", (0, 0)),
+    ],
+)
+def test_shapes_of_the_field(options: dict[str, Any], grid: str, text: tuple[int, int]) -> None:
+    shape = resolve_shape(**options)
+    assert (str(shape.grid), shape.layout.text) == (grid, text)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": "minimax-h3", "frames": 125}, r"frames 125 must be of the form 17k\+5, such as 124 or 141"),
+        ({"model": "minimax-h3", "frames": 4}, r"frames 4 must be of the form 17k\+5, such as 5 or 22"),
+        ({"model": "ltx-2", "frames": 124}, r"frames 124 must be of the form 8k\+1, such as 121 or 129"),
+        ({"model": "wan2.2-5b", "res": "720p"}, "height 720 must be a multiple of 32, .*, such as 704 or 736"),
+        ({"height": 100, "width": 160}, "height 100 must be a multiple of 16, .*, such as 96 or 112"),
+        ({"height": 96, "width": 0}, "width 0 must be a multiple of 16"),
+        ({"height": 96}, "--height 96 needs --width too"),
+        ({"width": 96}, "--width 96 needs --height too"),
+        ({"height": 96, "width": 96, "res": "480p"}, "--res 480p already says the pixels: drop --height 96"),
+        ({"height": 96, "grid": "2x3x4"}, "--grid 2x3x4 already says the tokens: drop --height 96"),
+        ({"model": "mini", "height": 96, "width": 96}, "has one grid, 8x32x32: drop --height 96 and --width 96"),
+        *(({"text_tokens": bad}, "--text-tokens .* must be a whole number") for bad in ("-1", "a", "1+2+3", "1.5", "")),
+    ],
+)  # fmt: skip
+def test_videos_and_text_that_cannot_be_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        resolve_shape(**options)
+
+
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.grid is None])
+@given(n=st.integers(0, 30))
+def test_token_frames_and_frames_of_a_model_go_both_ways(name: str, n: int) -> None:
+    rule: TokenRule = MODELS[name].rule
+    frames = rule.frames[0] + n * rule.frames[1]
+    grid = resolve_shape(model=name, frames=frames).grid
+    assert grid.t == rule.tokens[0] + n * rule.tokens[1]
+    assert rule.frames_of(grid.t) == frames
+    assert frames_at(grid.tokens + 7, 7, grid, name) == pytest.approx(frames)
+    assert rule.nearest(grid.t + 0.4) == grid.t

@@ -102,9 +102,9 @@ def test_samples_within_three_percent_are_stable(middle: float, off: list[float]
 def test_several_flags_come_in_one_order() -> None:
     bad = {"clock_reasons": 0x4, "host_ms": 50.0, "foreign_processes": 2}
     both = samples({**bad, "cold_ms": 10.0}, {**bad, "cold_ms": 20.0})
-    every = ("power-capped", "cpu-bound", "busy-machine", "unstable", "plain-torch", "unmatched")
-    assert flags_of(both, on_gpu=True, plain_torch=True, unmatched=True) == FLAGS == every
-    assert flags_of(both, on_gpu=True) == every[:-2]
+    every = ("power-capped", "cpu-bound", "busy-machine", "unstable", "plain-torch", "unmatched", "replayed-video")
+    assert flags_of(both, on_gpu=True, plain_torch=True, unmatched=True, replayed=True) == FLAGS == every
+    assert flags_of(both, on_gpu=True) == every[:-3]
     assert set(BADGES) == set(FLAGS)
     assert all(len(badge) <= 8 for badge in BADGES.values())
 

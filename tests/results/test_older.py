@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from attnbench.inputs.shapes import MODELS
+from attnbench.inputs.presets import MODELS
 from attnbench.results.journal import JOURNAL, read_journal
 from attnbench.results.load import read
 from attnbench.results.pairs import paired

@@ -11,7 +11,8 @@ from pydantic import Field
 from attnbench.bench.jobs import make_agenda
 from attnbench.bench.request import Request
 from attnbench.bench.sweep.knobs import get_density_setting, turn, with_density_setting
-from attnbench.inputs.shapes import FRAME_GROUP, Shape, resolve_shape
+from attnbench.inputs.presets import MODELS
+from attnbench.inputs.shapes import DEFAULT_MODEL, Shape, resolve_shape
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.machine.device import resolve_device
@@ -105,7 +106,7 @@ def make_sweep(
     if kind == "cpu" and request.heads is None and request.kv_heads is None:
         request = request.model_copy(update={"heads": 1})
     if over == "density":
-        if kind == "cpu" and (request.res, request.grid, request.frames, request.model) == (None,) * 4:
+        if kind == "cpu" and (request.res, request.grid, request.frames, request.height, request.model) == (None,) * 5:
             small = scaled(shape.grid, CPU_TOKENS)
             request, shape = _on(request, shape, small), _shape(_on(request, shape, small))
         chosen = _spread("density", values, low, high, count, DENSITIES, DENSITIES[1] / DENSITIES[0])
@@ -118,16 +119,17 @@ def make_sweep(
     else:
         area = shape.grid.h * shape.grid.w
         end_t = min(shape.grid.t, max(2, CPU_TOKENS // area)) if kind == "cpu" else shape.grid.t
-        ends = (_frames(max(2, end_t / SPAN[kind])), _frames(end_t))
+        rule = MODELS[shape.model or DEFAULT_MODEL].rule
+        begin = rule.nearest(max(2, end_t / SPAN[kind]))
         if values is None:
-            low, high = (None if end is None else _groups(end) for end in (low, high))
-            spread = _spread("frames", None, low, high, count, (_groups(ends[0]), _groups(ends[1])), SPAN[kind])
-            lengths = dict.fromkeys(max(1, round(t)) for t in spread)
+            low, high = (None if end is None else rule.token_frames(_whole_frames(end)) for end in (low, high))
+            spread = _spread("frames", None, low, high, count, (begin, rule.nearest(end_t)), SPAN[kind])
+            lengths = dict.fromkeys(rule.nearest(t) for t in spread)
         else:
-            lengths = dict.fromkeys(_groups(value) for value in values)
+            lengths = dict.fromkeys(rule.token_frames(_whole_frames(value)) for value in values)
         points = [
             Point(
-                name=f"frames-{_frames(t)}",
+                name=f"frames-{round(rule.frames_of(t))}",
                 request=_on(request, shape, Grid(t, shape.grid.h, shape.grid.w)),
             )
             for t in lengths
@@ -145,14 +147,20 @@ def scaled(grid: Grid, tokens: int) -> Grid:
 
 def _shape(request: Request) -> Shape:
     return resolve_shape(
-        res=request.res, frames=request.frames, model=request.model, grid=request.grid, heads=request.heads,
-        kv_heads=request.kv_heads, head_dim=request.head_dim, batch=request.batch,
+        res=request.res, frames=request.frames, height=request.height, width=request.width, model=request.model,
+        grid=request.grid, text_tokens=request.text_tokens, heads=request.heads, kv_heads=request.kv_heads,
+        head_dim=request.head_dim, batch=request.batch,
     )  # fmt: skip
 
 
 def _on(request: Request, shape: Shape, grid: Grid) -> Request:
     """Return the request on another grid, its model named, so that heads, layers and text tokens stay."""
-    return request.model_copy(update={"res": None, "frames": None, "grid": str(grid), "model": shape.model})
+    return request.model_copy(
+        update={
+            "res": None, "frames": None, "height": None, "width": None, "grid": str(grid), "model": shape.model,
+            "text_tokens": "{}+{}".format(*shape.layout.text) if request.text_tokens is not None else None,
+        }
+    )  # fmt: skip
 
 
 def _density_points(request: Request, layout: Layout, densities: Sequence[float]) -> list[Point]:
@@ -204,13 +212,6 @@ def _whole(what: str, value: float, least: int) -> int:
     return number
 
 
-def _frames(groups: float) -> int:
-    return FRAME_GROUP * (round(groups) - 1) + 1
-
-
-def _groups(frames: float) -> int:
-    """Return T, the token frames of 4(T-1)+1 video frames."""
-    if frames < 1 or (frames - 1) % FRAME_GROUP:
-        below = max(int(frames - 1) // FRAME_GROUP, 0) * FRAME_GROUP + 1
-        raise BadInput(f"frames {frames:g} must be of the form 4k+1, such as {below} or {below + FRAME_GROUP}")
-    return int(frames - 1) // FRAME_GROUP + 1
+def _whole_frames(value: float) -> int | float:
+    """Return a number of frames as it is checked: a whole one as an int."""
+    return int(value) if value == int(value) else value

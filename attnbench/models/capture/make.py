@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from attnbench.inputs.shapes import MODELS
+from attnbench.inputs.presets import MODELS
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Layout
 from attnbench.machine.memory import lacks_memory

@@ -260,6 +260,7 @@ _TOLD = {
     "busy-machine": "others used the machine",
     "unstable": "samples spread or fall into two groups",
     "plain-torch": "plain torch ran it, because no kernel serves",
+    "replayed-video": "the video is short and was played forward and back",
 }
 
 

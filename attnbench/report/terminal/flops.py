@@ -10,7 +10,8 @@ from attnbench.cost.flops.counts import CellFlops, PassFlops
 from attnbench.cost.flops.paper import Recomputed, recompute_all
 from attnbench.cost.flops.vmoba_tables import VMOBA_TABLES
 from attnbench.cost.flops.wan import TEXT_TOKENS, WAN_MODELS, ForwardFlops, forward_flops
-from attnbench.inputs.shapes import DEFAULT_MODEL, RESOLUTIONS
+from attnbench.inputs.presets import RESOLUTIONS
+from attnbench.inputs.shapes import DEFAULT_MODEL
 from attnbench.kernels.errors import unknown_name
 from attnbench.report.words import NONE, number, short_settings
 

@@ -21,7 +21,7 @@ _OLD_TIMERS = {"perf_counter": "wall", "cuda_events": "events"}
 ReadTimer = Annotated[Timer, BeforeValidator(lambda name: _OLD_TIMERS.get(str(name), name))]
 """A timer as rows hold it; schemas 1 and 2 had other names for the same two."""
 
-Flag = Literal["power-capped", "cpu-bound", "busy-machine", "unstable", "plain-torch", "unmatched"]
+Flag = Literal["power-capped", "cpu-bound", "busy-machine", "unstable", "plain-torch", "unmatched", "replayed-video"]
 FLAGS: tuple[Flag, ...] = get_args(Flag)
 Stability = Literal["deterministic", "stable", "unstable"]
 STABILITIES: tuple[Stability, ...] = get_args(Stability)
@@ -218,7 +218,8 @@ class Row(Cell):
     flags: str | None = Field(
         default=None,
         description="what spoils the latency: power-capped, cpu-bound, busy-machine, unstable, plain-torch; unmatched: "
-        "the density asked for was not reached; null if not known",
+        "the density asked for was not reached; replayed-video: the bundled video is too short for the grid; null if "
+        "not known",
     )
     samples_ms: list[float] = Field(default_factory=list, description="every cold sample, in the order taken")
     timer: ReadTimer | None = Field(default=None, description="clock that took the samples")

@@ -14,6 +14,7 @@ from attnbench.bench.sweep.points import default_methods, make_sweep, scaled
 from attnbench.inputs.shapes import frames_at
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
+from attnbench.methods import get_method
 from attnbench.methods.entries import Entry
 
 
@@ -118,5 +119,19 @@ def test_what_cannot_be_swept_is_refused(over: str, fields: dict[str, Any], opti
 
 
 def test_without_a_method_those_that_can_be_varied_are() -> None:
-    assert default_methods("tokens") == ["moba", "vmoba", "sliding-window", "sta"]
-    assert default_methods("density") == ["moba", "vmoba", "sliding-window", "sta"]
+    assert default_methods("tokens")[:4] == ["moba", "vmoba", "sliding-window", "sta"]
+    assert "full" not in default_methods("tokens")
+    assert set(default_methods("density")) <= set(default_methods("tokens"))
+    assert all(get_method(name).density_setting is not None for name in default_methods("density"))
+
+
+def test_a_sweep_over_frames_keeps_to_what_the_model_can_have() -> None:
+    fields = {"model": "minimax-h3", "height": 32, "width": 64, "text_tokens": "3"}
+    sweep = make_sweep("frames", ask(**fields), values=[5, 22, 39])
+    assert [point.name for point in sweep.points] == ["frames-5", "frames-22", "frames-39"]
+    assert [point.request.grid for point in sweep.points] == ["2x1x2", "7x1x2", "12x1x2"]
+    assert all(point.request.text_tokens == "3+0" for point in sweep.points)
+    with pytest.raises(BadInput, match=r"frames 20 must be of the form 17k\+5, such as 5 or 22"):
+        make_sweep("frames", ask(**fields), values=[20])
+    spread = make_sweep("frames", ask(**fields, frames=None), low=5, high=124, count=4)
+    assert all((int(str(point.request.grid).split("x")[0]) - 2) % 5 == 0 for point in spread.points)

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.cost.flops import WAN_MODELS, WanConfig, forward_flops
-from attnbench.inputs.shapes import MODELS, RESOLUTIONS
+from attnbench.inputs.presets import MODELS, RESOLUTIONS
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
 

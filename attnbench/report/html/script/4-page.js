@@ -103,7 +103,7 @@ function start() {
     if (!found) return null;
     return keyOf(found);
   };
-  const BADGES = { "power-capped": ["capped", "the power cap held the clock down"], "cpu-bound": ["CPU-bound", "the CPU could not enqueue fast enough"], "busy-machine": ["busy", "others used the machine"], unstable: ["unstable", "samples spread or fall into two groups"], "plain-torch": ["plain torch", "no kernel serves: its time says little about the method"] };
+  const BADGES = { "power-capped": ["capped", "the power cap held the clock down"], "cpu-bound": ["CPU-bound", "the CPU could not enqueue fast enough"], "busy-machine": ["busy", "others used the machine"], unstable: ["unstable", "samples spread or fall into two groups"], "plain-torch": ["plain torch", "no kernel serves: its time says little about the method"], "replayed-video": ["replayed", "the video is short and was played forward and back"] };
   function trust(verdict, flags, reason) {
     const found = el("span", { class: "badges" });
     if (verdict !== "ok") return fill(found, {}, [el("span", { class: "badge bad", title: reason || null }, verdict), reason ? el("span", { class: "why" }, ` ${reason}`) : null]);
