@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnbench.cli.lists import read_numbers
+from attnbench.cli.lists import read_names, read_numbers
 from attnbench.cli.options import (
     BatchOption,
     DirectionOption,
@@ -39,6 +39,10 @@ def flops(
     res: ResOption = None,
     frames: FramesOption = None,
     model: ModelOption = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LIST", help="Several models, as wan2.1-1.3b,wan2.1-14b; may be repeated."),
+    ] = None,
     grid: GridOption = None,
     heads: Annotated[int | None, typer.Option(help="Heads.")] = None,
     head_dim: HeadDimOption = None,
@@ -76,14 +80,26 @@ def flops(
     from attnbench.bench.jobs import make_agenda
     from attnbench.bench.request import read_request
 
-    agenda = make_agenda(
-        read_request(
-            methods=asked_methods(method, settings, ["full"]), res=res, frames=frames, model=model, grid=grid,
-            heads=heads, head_dim=head_dim, batch=batch, direction=direction, inputs=inputs, seed=seed, engine=engine,
-            device=device, layers=read_numbers("--layers", layers),
+    if model is not None and models is not None:
+        from attnbench.kernels.errors import BadInput
+
+        raise BadInput(f"--model {model} and --models say the same: leave out one")
+    agendas = [
+        make_agenda(
+            read_request(
+                methods=asked_methods(method, settings, ["full"]), res=res, frames=frames, model=name, grid=grid,
+                heads=heads, head_dim=head_dim, batch=batch, direction=direction, inputs=inputs, seed=seed,
+                engine=engine, device=device, layers=read_numbers("--layers", layers),
+            )
         )
-    )  # fmt: skip
-    _show_cells(agenda, count_cells(agenda), as_json)
+        for name in read_names("--models", models) or [model]
+    ]  # fmt: skip
+    if not as_json:
+        for agenda in agendas:
+            _show_cells(agenda, count_cells(agenda))
+        return
+    documents = [_document(agenda, count_cells(agenda)) for agenda in agendas]
+    print(json.dumps({"models": documents} if models is not None else documents[0], allow_nan=False))
 
 
 def _show_check(
@@ -129,21 +145,26 @@ def _show_paper(paper: str, as_json: bool) -> None:
     )
 
 
-def _show_cells(agenda: Agenda, cells: list[CellFlops], as_json: bool) -> None:
+def _document(agenda: Agenda, cells: list[CellFlops]) -> dict[str, Any]:
     from attnbench.bench.flops import dense_pass, method_passes
-    from attnbench.report.terminal.flops import cell_records, cell_table, pass_lines, pass_records
+    from attnbench.report.terminal.flops import cell_records, pass_records
 
     shape, request = agenda.shape, agenda.request
     dense, passes = dense_pass(shape), method_passes(shape, cells)
-    if as_json:
-        document = {
-            "grid": str(shape.grid), "text_tokens": list(shape.layout.text), "batch": shape.batch,
-            "heads": shape.heads, "heads_planned": 1, "head_dim": shape.head_dim, "direction": agenda.direction,
-            "inputs": request.inputs, "seed": request.seed, "device": agenda.device.type, "model": shape.model,
-            "cells": cell_records(cells), "forward": None if dense is None else pass_records(dense, passes),
-        }  # fmt: skip
-        print(json.dumps(document, allow_nan=False))
-        return
+    return {
+        "grid": str(shape.grid), "text_tokens": list(shape.layout.text), "batch": shape.batch,
+        "heads": shape.heads, "heads_planned": 1, "head_dim": shape.head_dim, "direction": agenda.direction,
+        "inputs": request.inputs, "seed": request.seed, "device": agenda.device.type, "model": shape.model,
+        "cells": cell_records(cells), "forward": None if dense is None else pass_records(dense, passes),
+    }  # fmt: skip
+
+
+def _show_cells(agenda: Agenda, cells: list[CellFlops]) -> None:
+    from attnbench.bench.flops import dense_pass, method_passes
+    from attnbench.report.terminal.flops import cell_table, pass_lines
+
+    shape, request = agenda.shape, agenda.request
+    dense, passes = dense_pass(shape), method_passes(shape, cells)
     video, text = shape.grid.tokens, sum(shape.layout.text)
     lines = [
         f"TFLOP of one attention call: {video:,} tokens{f' + {text:,} text tokens' if text else ''}, batch "

@@ -208,3 +208,13 @@ def test_bad_input_is_one_sentence(words: tuple[str, ...], said: str, call: Call
     assert said in err
     assert err.startswith("attnbench: ")
     assert len(err.splitlines()) == 1
+
+
+def test_several_models_are_counted_each_as_by_itself(call: Call) -> None:
+    asked = ("--grid", "4x6x8", "--inputs", "gaussian", "--method", "sta")
+    found = document(call, *asked, "--models", "wan2.1-1.3b,wan2.1-14b", "--models", "hunyuan")["models"]
+    assert found == [document(call, *asked, "--model", name) for name in ("wan2.1-1.3b", "wan2.1-14b", "hunyuan")]
+    code, out, _ = call(*asked, "--models", "wan2.1-1.3b,wan2.1-14b")
+    assert (code, out.count("TFLOP of one attention call")) == (0, 2)
+    code, _, said = call(*asked, "--models", "mini", "--model", "mini")
+    assert (code, "--model mini and --models say the same" in said) == (2, True)
