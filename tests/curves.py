@@ -18,8 +18,12 @@ def make_power_law(
     tokens: tuple[int, ...] = TOKENS,
     seed: int = 0,
     method: str = "sta",
+    eager_at: float | None = None,
 ) -> pd.DataFrame:
-    """Return a run for each of ``tokens``, in which the true speed-up is (tokens / at) ** power."""
+    """Return a run for each of ``tokens``, in which the true speed-up is (tokens / at) ** power.
+
+    With ``eager_at``, that by wall clock is (tokens / eager_at) ** power.
+    """
     generator = np.random.default_rng(seed)
 
     def noisy(ms: float) -> list[float]:
@@ -38,4 +42,9 @@ def make_power_law(
                     "heads_timed": 1, "device": "Test CPU", "dtype": "float32",
                 }
             )  # fmt: skip
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if eager_at is not None:
+        table["baseline_eager_ms"] = 1.5 * table["baseline_ms"]
+        table["latency_eager_ms"] = table["baseline_eager_ms"] * (table["tokens"] / eager_at) ** -power
+        table["timer"] = "events"
+    return table

@@ -103,6 +103,7 @@ def _latency(bench: Bench, trial: Trial, facts: PlanFacts | None) -> dict[str, A
             "baseline": f"full/{baseline.cell.engine}",
             "baseline_version": engine_version(baseline.cell.engine),
             "baseline_ms": dense,
+            "baseline_eager_ms": None if baseline.eager is None else baseline.eager.ms,
             "speedup": speedup,
             "translation": speedup * facts.density if facts is not None else None,
         }

@@ -114,7 +114,7 @@ def _show(made: Sweep, folder: Path, as_json: bool) -> set[str]:
     from attnbench.bench.sweep.session import sweep_table
     from attnbench.methods.draw import svg_bytes
     from attnbench.report.charts.curve import curve_figure
-    from attnbench.report.curve_words import notes, sentence, shown
+    from attnbench.report.curve_words import notes, sentence, shown, wall_clock_sentence
     from attnbench.report.terminal.curves import curve_table, records
     from attnbench.report.terminal.summary import summary_records
     from attnbench.results.break_even import curves
@@ -139,7 +139,8 @@ def _show(made: Sweep, folder: Path, as_json: bool) -> set[str]:
     out = console(120)
     for curve in shown(found):
         out.print(curve_table(curve))
-    for line in [*(sentence(curve, made.over) for curve in found), "", *notes(found)]:
+    eager = [said for curve in found if (said := wall_clock_sentence(curve, made.over))]
+    for line in [*(sentence(curve, made.over) for curve in found), *eager, "", *notes(found)]:
         out.print(line, soft_wrap=True)
     drawn = "" if picture is None else f"\nPicture: {picture}"
     out.print(f"Rows, samples, environment: {folder}{drawn}", soft_wrap=True)

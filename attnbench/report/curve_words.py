@@ -62,12 +62,29 @@ def sentence(curve: Curve, over: str) -> str:
             f"{doubt}; measured {measured}."
         )
     assert found.at is not None
-    at = _place(curve, over, found.at)
-    if curve.axis == "density":
-        side = f"{'above' if found.faster == 'above' else 'below'} {at}"
-    else:
-        side = f"from {at} on" if found.faster == "above" else f"up to {at} only"
+    side = _side(curve, over, found, found.at)
     return f"{name} beats the dense baseline {side}{_interval(curve, over)}{doubt}; measured {measured}."
+
+
+def wall_clock_sentence(curve: Curve, over: str) -> str:
+    """Say the same of calls back to back, by wall clock: what a caller without a CUDA graph sees. "" if not known."""
+    found = curve.break_even_eager
+    began = f"{label(curve)}, calls back to back by wall clock:"
+    if found.outcome == "none":
+        return ""
+    if found.outcome == "several":
+        return f"{began} no one break-even, the speed-up passes 1 at {_listed(curve, over, found.crossings)}."
+    if found.at is None:
+        return f"{began} {found.outcome} than the dense baseline everywhere measured."
+    return f"{began} faster than the dense baseline {_side(curve, over, found, found.at)}."
+
+
+def _side(curve: Curve, over: str, found: BreakEven, x: float) -> str:
+    """Return on which side of a crossing a method is faster: "from 9,000 tokens on", "below density 0.3"."""
+    at = _place(curve, over, x)
+    if curve.axis == "density":
+        return f"{found.faster} {at}"
+    return f"from {at} on" if found.faster == "above" else f"up to {at} only"
 
 
 def notes(curves: Sequence[Curve]) -> list[str]:
@@ -90,6 +107,8 @@ def notes(curves: Sequence[Curve]) -> list[str]:
     heads = sorted({point.heads_timed for point in points if point.heads_timed is not None})
     if len(heads) > 1:
         said.append(f"heads timed differ from point to point: {', '.join(map(str, heads))}; give --heads")
+    if any(point.speedup_eager is not None for point in points):
+        said.append("by wall clock: calls back to back, measured once a point, so there is no interval")
     if any(not point.dense_samples for point in points):
         said.append("some intervals leave out the noise of the dense baseline, of which only the median is known")
     said += [f"left out: {curve.method} {reason}" for curve in shown(curves) for reason in curve.left_out]

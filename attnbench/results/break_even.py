@@ -51,6 +51,10 @@ class CurvePoint:
         interval: "bootstrap95", or "min-max" where a series has fewer than six samples.
         dense_samples: samples of the dense baseline that the interval covers; 0 if only its median is known.
         model: whose shape it is; None for a grid alone.
+        latency_eager_ms: wall clock of a call among back-to-back ones, mean over the layers; None where it is not
+            known, and on a CPU, where it says the same as the latency.
+        baseline_eager_ms: the same of the dense baseline.
+        speedup_eager: their ratio. It rests on one measurement, so it has no interval.
     """
 
     x: float
@@ -67,6 +71,12 @@ class CurvePoint:
     interval: schema.Interval
     dense_samples: int
     model: str | None = None
+    latency_eager_ms: float | None = None
+    baseline_eager_ms: float | None = None
+    speedup_eager: float | None = None
+
+
+_NOT_KNOWN = BreakEven("none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,7 @@ class Curve:
         layer: None for the mean over ``layers``.
         layers: all layers in which the method was measured.
         left_out: points without a latency, and why.
+        break_even_eager: the break-even by wall clock, of the points that have ``speedup_eager``.
     """
 
     method: str
@@ -86,6 +97,7 @@ class Curve:
     points: tuple[CurvePoint, ...]
     break_even: BreakEven
     left_out: tuple[str, ...] = ()
+    break_even_eager: BreakEven = _NOT_KNOWN
 
 
 @dataclass(frozen=True)
@@ -158,7 +170,14 @@ def _curve(
         found = break_even(x, value, np.log(np.transpose(band)), "band")
     else:
         found = break_even(x, value, np.stack(draws, axis=1) if draws else np.empty((0, 0)), "bootstrap95")
-    return Curve(method, layers[0] if len(layers) == 1 else None, layers, axis, points, found, tuple(left_out))
+    layer = layers[0] if len(layers) == 1 else None
+    return Curve(method, layer, layers, axis, points, found, tuple(left_out), _by_wall_clock(points))
+
+
+def _by_wall_clock(points: Iterable[CurvePoint]) -> BreakEven:
+    known = [(point.x, point.speedup_eager) for point in points if point.speedup_eager is not None]
+    x, ratio = np.asarray(known, dtype=np.float64).reshape(-1, 2).T
+    return dataclasses.replace(break_even(x, np.log(ratio), np.empty((0, len(x))), "band"), interval=None)
 
 
 def _measure(cells: list[dict[str, Any]], rows: list[dict[str, Any]], axis: Axis) -> _Measured:
@@ -201,7 +220,18 @@ def _point(point: _Measured) -> CurvePoint:
         interval="min-max" if point.few else "bootstrap95",
         dense_samples=point.dense.size if point.dense_known else 0,
         model=None if first.get("model") is None else str(first["model"]),
+        **_eager(point.rows),
     )
+
+
+def _eager(rows: tuple[dict[str, Any], ...]) -> dict[str, float]:
+    """Return the fields of a point by wall clock, none if a layer lacks them or the samples are of a wall clock too."""
+    own = [row.get("latency_eager_ms") for row in rows]
+    dense = rows[0].get("baseline_eager_ms")
+    if dense is None or None in own or any(row.get("timer") == "wall" for row in rows):
+        return {}
+    mean = float(np.mean(own))
+    return {"latency_eager_ms": mean, "baseline_eager_ms": float(dense), "speedup_eager": float(dense) / mean}
 
 
 def _checked(table: pd.DataFrame, axis: Axis) -> list[dict[str, Any]]:

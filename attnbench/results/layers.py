@@ -36,7 +36,7 @@ _AVERAGED = (
     "density", "plan_bytes", "flops_dense", "flops_algorithmic", "flops_selection", "flops_branch",
     "flops_executed", "executed_pairs", "empty_rows",
     "approximation_error", "approximation_cosine", "mass_recall", "mass_recall_worst", "sm_clock_mhz", "power_w",
-    "latency_warm_ms", "host_ms", "baseline_ms", "latency_eager_ms",
+    "latency_warm_ms", "host_ms", "baseline_ms", "latency_eager_ms", "baseline_eager_ms",
 )  # fmt: skip
 _WORST = (
     "numerical_error",

@@ -268,7 +268,7 @@ def test_calls_are_made_back_to_back_once_and_after_the_last_round(monkeypatch: 
         assert len(recorder.counts) == counts
     assert recorder.counts == [4, 4, 4]  # a fifth of a second of them
     row = rows.make_row(of, of.trials[0], "run")
-    assert (row.latency_eager_ms, row.eager_calls) == (1.0, 4)
+    assert (row.latency_eager_ms, row.baseline_eager_ms, row.eager_calls) == (1.0, 1.0, 4)
 
 
 def test_rounds_end_when_the_precision_is_reached_and_the_row_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,3 +201,37 @@ def test_crossings_are_those_of_straight_lines_between_logarithms() -> None:
         crossings([1.0, 2.0], [0.0, 1.0])
     with pytest.raises(BadInput, match="as many"):
         crossings([1.0], [1.0, 2.0])
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_by_wall_clock_there_is_a_break_even_of_its_own(power_law: PowerLaw, layers: int) -> None:
+    curve = one(power_law(at=5000.0, eager_at=12000.0, layers=layers))
+    assert curve.break_even.at == pytest.approx(5000)
+    found = curve.break_even_eager
+    assert (found.outcome, found.faster, found.lo, found.hi, found.interval) == ("crosses", "above", None, None, None)
+    assert found.at == pytest.approx(12000)
+    for point in curve.points:
+        assert point.speedup_eager == pytest.approx((point.tokens / 12000) ** 0.4)
+        assert point.latency_eager_ms == pytest.approx(point.baseline_eager_ms / point.speedup_eager)
+
+
+def test_what_was_not_measured_by_wall_clock_is_left_out(power_law: PowerLaw) -> None:
+    nothing = one(power_law())
+    assert nothing.break_even_eager.outcome == "none"
+    assert {point.speedup_eager for point in nothing.points} == {None}
+    cpu = power_law(eager_at=12000.0).assign(timer="wall")
+    assert one(cpu).break_even_eager.outcome == "none", "there, latencies are of the wall clock already"
+    some = power_law(eager_at=12000.0)
+    some.loc[some["tokens"] == 16000, "latency_eager_ms"] = math.nan
+    curve = one(some)
+    assert [point.speedup_eager is None for point in curve.points] == [False, False, False, True, False]
+    assert curve.break_even_eager.at == pytest.approx(12000)
+    two = power_law(eager_at=12000.0, layers=2)
+    two.loc[two["layer"] == 1, "latency_eager_ms"] = math.nan
+    mean, first, second = curves(two)
+    assert [each.break_even_eager.outcome for each in (mean, first, second)] == ["none", "crosses", "none"]
+
+
+@pytest.mark.parametrize(("eager_at", "outcome"), [(1000.0, "faster"), (90000.0, "slower")])
+def test_by_wall_clock_a_curve_may_lie_on_one_side(power_law: PowerLaw, eager_at: float, outcome: str) -> None:
+    assert one(power_law(eager_at=eager_at)).break_even_eager.outcome == outcome

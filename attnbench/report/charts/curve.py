@@ -22,8 +22,9 @@ _DASHES = (0, (4, 3))
 def curve_figure(curves: Sequence[Curve], title: str) -> Figure | None:
     """Draw speed-up above translation, a line for each method; None if no curve has a point.
 
-    Bars are the intervals of the points. A diamond on the dense line marks a break-even, and the band around it is its
-    interval, cut off at the measured points if it is open.
+    Bars are the intervals of the points, and dotted lines the speed-ups of calls back to back, by wall clock. A diamond
+    on the dense line marks a break-even, and the band around it is its interval, cut off at the measured points if it
+    is open.
     """
     from matplotlib.figure import Figure
 
@@ -39,10 +40,12 @@ def curve_figure(curves: Sequence[Curve], title: str) -> Figure | None:
     above.set(xscale="log", yscale="log", xlim=edges)
     _lines(above, drawn, lambda point: point.speedup)
     _lines(below, drawn, lambda point: point.translation)
+    _by_wall_clock(above, drawn)
     _break_evens(above, drawn, edges)
     above.axhline(1, color=DENSE, linewidth=1.2, linestyle=_DASHES, label="dense baseline", zorder=2)
-    speedups = [end for curve in drawn for p in curve.points for end in (p.speedup.lo, p.speedup.hi)]
-    above.set_ylim(min(*speedups, 1.0) / 1.3, max(*speedups, 1.0) * 1.3)
+    speedups = [end for curve in drawn for p in curve.points for end in (p.speedup.lo, p.speedup.hi, p.speedup_eager)]
+    told = [end for end in speedups if end is not None]
+    above.set_ylim(min(*told, 1.0) / 1.3, max(*told, 1.0) * 1.3)
     below.axhline(1, color=DENSE, linewidth=1.2, linestyle=_DASHES, zorder=2)
     below.annotate(
         "every dropped pair became saved time", (0, 1), (4, 4), fontsize=8, color=INK,
@@ -71,6 +74,17 @@ def _lines(axes: Axes, curves: Sequence[Curve], of: Callable[[CurvePoint], Ratio
             markeredgecolor="white", markeredgewidth=0.7, elinewidth=1.6, capsize=3, zorder=3,
             label=label(curve).replace("$", r"\$"),
         )  # fmt: skip
+
+
+def _by_wall_clock(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Draw the speed-ups of calls back to back as thin dotted lines, where they are known."""
+    told = "dotted: calls back to back, by wall clock"
+    for place, curve in enumerate(curves):
+        known = [(point.x, point.speedup_eager) for point in curve.points if point.speedup_eager is not None]
+        if known:
+            colour = COLOURS[place % len(COLOURS)]
+            axes.plot(*zip(*known, strict=True), ":", color=colour, linewidth=1.2, zorder=2, label=told)
+            told = "_"  # in the legend once
 
 
 def _break_evens(axes: Axes, curves: Sequence[Curve], edges: tuple[float, float]) -> None:

@@ -175,9 +175,10 @@ def _curve_point(selection: Selection, choice: Choice, clock: str) -> Point | No
     if clock == "GPU time":
         return None if ratio is None else Point(row.tokens, ratio.value, ratio.lo, ratio.hi, choice.label, row.row_id)
     dense = selection.case.dense_row(row)
-    if dense is None or dense.latency_eager_ms is None or row.latency_eager_ms is None:
+    eager_ms = row.baseline_eager_ms or (None if dense is None else dense.latency_eager_ms)
+    if eager_ms is None or row.latency_eager_ms is None:
         return None
-    return Point(row.tokens, dense.latency_eager_ms / row.latency_eager_ms, None, None, choice.label, row.row_id)
+    return Point(row.tokens, eager_ms / row.latency_eager_ms, None, None, choice.label, row.row_id)
 
 
 def _ends(series: Sequence[Series]) -> tuple[float, float]:

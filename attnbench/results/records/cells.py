@@ -226,6 +226,9 @@ class Row(Cell):
     baseline: str | None = Field(default=None, description="method/engine of the fastest dense kernel of this run")
     baseline_version: str | None = Field(default=None, description="version of the baseline's engine")
     baseline_ms: float | None = Field(default=None, gt=0, description="median of the baseline in the same rounds")
+    baseline_eager_ms: float | None = Field(
+        default=None, gt=0, description="latency_eager_ms of the baseline, measured after the same rounds"
+    )
     speedup: float | None = Field(default=None, gt=0, description="baseline_ms / latency_ms")
     translation: float | None = Field(default=None, gt=0, description="speedup x density")
 
@@ -286,6 +289,7 @@ class Row(Cell):
             self.latency_ms,
             self.latency_warm_ms,
             self.latency_eager_ms,
+            self.baseline_eager_ms,
             self.speedup,
             self.translation,
             self.samples_ms or None,

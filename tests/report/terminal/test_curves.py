@@ -11,9 +11,9 @@ import pytest
 from attnbench.methods.draw import svg_bytes
 from attnbench.report.cases import cases_of
 from attnbench.report.charts.curve import curve_figure
-from attnbench.report.curve_words import label, notes, sentence, shown
+from attnbench.report.curve_words import label, notes, sentence, shown, wall_clock_sentence
 from attnbench.report.judge import judge
-from attnbench.report.terminal.curves import records
+from attnbench.report.terminal.curves import curve_table, records
 from attnbench.results.break_even import curves
 from attnbench.results.records.cells import Row
 
@@ -162,3 +162,37 @@ def test_without_a_method_but_full_a_sweep_says_why_there_is_no_curve() -> None:
     assert notes([]) == [
         "full attention is the dense baseline of every point and has no curve: its latencies are in the rows"
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"eager_at": 12000.0}, "faster than the dense baseline from 12,000 tokens on."),
+        ({"eager_at": 12000.0, "power": -0.4}, "faster than the dense baseline up to 12,000 tokens only."),
+        ({"eager_at": 1000.0}, "faster than the dense baseline everywhere measured."),
+        ({"eager_at": 99000.0}, "slower than the dense baseline everywhere measured."),
+    ],
+)
+def test_calls_back_to_back_have_a_sentence_a_column_and_a_line(
+    changes: dict[str, object], said: str, power_law: PowerLaw
+) -> None:
+    found = curves(power_law(**changes))
+    assert wall_clock_sentence(found[0], "tokens") == f"sta, calls back to back by wall clock: {said}"
+    assert records(found, "tokens")[0]["wall_clock_sentence"].endswith(said)
+    assert "by wall clock: calls back to back, measured once a point, so there is no interval" in notes(found)
+    figure = curve_figure(found, "a device")
+    assert figure is not None
+    assert b"dotted: calls back to back" in svg_bytes(figure)
+    last = curve_table(found[0]).table.columns[-1]
+    assert last.header == "by wall clock"
+    assert next(iter(last.cells)).endswith("×")
+
+
+def test_without_calls_back_to_back_nothing_is_said_of_them(power_law: PowerLaw) -> None:
+    found = curves(power_law())
+    assert wall_clock_sentence(found[0], "tokens") == ""
+    assert not any("wall clock" in note for note in notes(found))
+    figure = curve_figure(found, "a device")
+    assert figure is not None
+    assert b"dotted" not in svg_bytes(figure)
+    assert [str(column.header) for column in curve_table(found[0]).table.columns][-1] == "translation"
