@@ -165,4 +165,5 @@ CUDNN_BSA = Engine(
     attend=_attend,
     executed_pairs=lambda plan: tiles_of(plan).executed_pairs(plan.batch, plan.heads),
     dense=False,
+    tested=True,
 )

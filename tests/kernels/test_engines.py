@@ -165,7 +165,7 @@ def test_the_dense_baseline_is_never_an_untested_engine(monkeypatch: pytest.Monk
     untested = replace(ENGINES["reference"], name="untested", tested=False)
     monkeypatch.setattr("attnbench.kernels.engines.ENGINES", {"untested": untested, "reference": ENGINES["reference"]})
     assert dense_engines() == ["reference"]
-    assert [name for name, engine in ENGINES.items() if not engine.tested] == ["cudnn-bsa", "flash3", "flash2"]
+    assert [name for name, engine in ENGINES.items() if not engine.tested] == ["flash3", "flash2"]
 
 
 def test_the_documentation_lists_the_engines_in_the_order_of_auto() -> None:
