@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ class Example:
         """
         layout = Layout(self.grid)
         check_small(layout)
-        q, k = smooth_inputs(self.grid, heads, seed=seed)
+        q, k = _inputs_of(self.grid, heads, seed)
         settings = _resolved(self.method, self.grid, self.settings)
         with torch.no_grad():
             v = k.flip(-1) if self.method.needs_v else None
@@ -88,6 +89,12 @@ def examples(
         Example(chosen, each, grid or SMALL_GRID, given, len(kinds)) for each in (kinds if layer is None else (layer,))
     ]
     return found if grid or given else [_telling(example) for example in found]
+
+
+@lru_cache(maxsize=4)
+def _inputs_of(grid: Grid, heads: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return ``smooth_inputs``, made once for all methods that are drawn on a grid."""
+    return smooth_inputs(grid, heads, seed=seed)
 
 
 def smooth_inputs(grid: Grid, heads: int = 1, head_dim: int = 32, seed: int = 0) -> tuple[Tensor, Tensor]:

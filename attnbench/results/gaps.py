@@ -142,14 +142,22 @@ def gaps(rows: Iterable[QualityRow]) -> list[Gap]:
     for row in found:
         if row.role == "method":
             metrics[row.run_id, row.model, row.method, row.settings, row.engine][row.metric] = None
+    floors: dict[tuple[str, str, str, int], list[Estimate | None]] = {}
     made = (
-        _gap(tables[run, model, metric], name) for (run, model, *name), taken in metrics.items() for metric in taken
+        _gap(tables[run, model, metric], name, floors)
+        for (run, model, *name), taken in metrics.items()
+        for metric in taken
     )
     return [gap for gap in made if gap is not None]
 
 
-def _gap(table: Sequence[QualityRow], name: Sequence[str]) -> Gap | None:
-    """Return the gap of the method ``name`` (method, settings, engine) in the rows of one metric."""
+def _gap(
+    table: Sequence[QualityRow], name: Sequence[str], floors: dict[tuple[str, str, str, int], list[Estimate | None]]
+) -> Gap | None:
+    """Return the gap of the method ``name`` (method, settings, engine) in the rows of one metric.
+
+    ``floors`` holds those that are known, by run, model, metric and pairs: all methods of a run share them.
+    """
     ours = [row for row in table if row.role == "method" and [row.method, row.settings, row.engine] == list(name)]
     first = ours[0]
     moved = _moved_by(table, first.metric_kind)
@@ -159,10 +167,11 @@ def _gap(table: Sequence[QualityRow], name: Sequence[str]) -> Gap | None:
     gap = mean_estimate(values)
     kernel, seed = ([row for row in table if row.role == role] for role in ("kernel-floor", "seed-floor"))
     make_floor = distance_floor if first.metric_kind == "distance" else difference_floor
-    floors = []
-    for rows in (kernel, seed):
-        noise = [value for row in rows if (value := moved(row)) is not None]
-        floors.append(make_floor(noise, gap.pairs) if noise else None)
+    key = first.run_id, first.model, first.metric, gap.pairs
+    if key not in floors:
+        noises = ([value for row in rows if (value := moved(row)) is not None] for rows in (kernel, seed))
+        floors[key] = [make_floor(noise, gap.pairs) if noise else None for noise in noises]
+    kernel_floor, seed_floor = floors[key]
     return Gap(
         run_id=first.run_id,
         model=first.model,
@@ -174,10 +183,10 @@ def _gap(table: Sequence[QualityRow], name: Sequence[str]) -> Gap | None:
         better=first.better,
         unit=first.unit,
         gap=gap,
-        kernel_floor=floors[0],
-        seed_floor=floors[1],
+        kernel_floor=kernel_floor,
+        seed_floor=seed_floor,
         beyond_kernel=_beyond(values, kernel) if first.metric_kind == "distance" else None,
-        judgement=judgement_of(gap, floors[0], kind=first.metric_kind, better=first.better),
+        judgement=judgement_of(gap, kernel_floor, kind=first.metric_kind, better=first.better),
         without_value=len(ours) - len(values),
     )
 

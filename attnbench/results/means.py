@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -71,9 +72,17 @@ def mean_estimate(values: Values) -> Estimate:
     by_prompt = MIN_BOOTSTRAP <= prompts.size < numbers.size
     units = groups if by_prompt else np.arange(numbers.size)
     sums, counts = np.bincount(units, weights=numbers), np.bincount(units).astype(np.float64)
-    chosen = picks(sums.size, generator_of(_SEED))
+    chosen = _places(sums.size)
     lo, hi = ends(sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1), _tail(sums.size))
     return Estimate(mean, lo, hi, "bootstrap95", numbers.size, "prompts" if by_prompt else "pairs")
+
+
+@lru_cache(maxsize=4)
+def _places(size: int) -> npt.NDArray[np.int64]:
+    """Return the draws of every mean over so many units, [RESAMPLES, size]: they are always the same."""
+    places = picks(size, generator_of(_SEED))
+    places.setflags(write=False)
+    return places
 
 
 def paired_difference(a: Values, b: Values) -> Estimate:

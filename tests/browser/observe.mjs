@@ -13,6 +13,7 @@ const DO = {
   rows: (page, table) => rows(page, table),
   text: (page, at) => page.$eval(at, (node) => node.innerText),
   texts: (page, at) => page.$$eval(at, (nodes) => nodes.map((node) => node.innerText)),
+  contents: (page, at) => page.$$eval(at, (nodes) => nodes.map((node) => node.textContent)), // out of sight too
   attribute: (page, at, name) => page.$eval(at, (node, name) => node.getAttribute(name), name),
   count: (page, at) => page.$$eval(at, (nodes) => nodes.length),
   click: (page, at) => page.click(at),

@@ -37,6 +37,7 @@ SCHEMA = 1
 """Version of the data: it rises when a field changes its meaning or goes away."""
 
 _DIGITS = 7
+_AS_THEY_ARE = frozenset({str, int, bool, type(None)})
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,8 @@ def to_json(data: PageData) -> str:
 
 def _plain(value: Any) -> Any:
     kind = type(value)
+    if kind in _AS_THEY_ARE:
+        return value
     if kind is float:
         return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
     if kind is tuple or kind is list:

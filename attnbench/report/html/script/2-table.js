@@ -37,8 +37,7 @@ class RowTable {
 
   refresh() {
     const kept = this.words.trim() ? this.rows.filter(this.test()) : [...this.rows];
-    if (this.sort) this.order(kept);
-    this.shown = kept;
+    this.shown = this.sort ? this.ordered(kept) : kept;
     this.heads.forEach((head, place) => {
       if (this.sort && this.sort[0] === place) head.setAttribute("aria-sort", this.sort[1] ? "ascending" : "descending");
       else head.removeAttribute("aria-sort");
@@ -69,16 +68,16 @@ class RowTable {
     return this.texts.get(row);
   }
 
-  order(rows) {
-    const [place, up] = this.sort, keys = new Map(rows.map((row) => [row, this.columns[place].value(row)]));
-    const sign = up ? 1 : -1;
-    rows.sort((one, other) => {
-      const a = keys.get(one), b = keys.get(other);
-      if (a === b) return 0;
-      if (a === null || a === undefined) return 1;
-      if (b === null || b === undefined) return -1;
-      return (a < b ? -1 : 1) * sign;
-    });
+  // Rows without a value come last, whichever way the others are sorted.
+  ordered(rows) {
+    const [place, up] = this.sort, value = this.columns[place].value, sign = up ? 1 : -1, known = [], unknown = [];
+    for (const row of rows) {
+      const key = value(row);
+      if (key === null || key === undefined) unknown.push(row);
+      else known.push({ key, row });
+    }
+    known.sort((one, other) => (one.key < other.key ? -sign : one.key > other.key ? sign : 0));
+    return [...known.map((each) => each.row), ...unknown];
   }
 
   paint(whole = false) {

@@ -1,15 +1,25 @@
 // Figures, drawn from their data: points and lines, bars, and maps of values. Colours are classes of the style sheet.
 
-const MARKERS = {
-  circle: (r) => `M${-r},0a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0z`,
-  square: (r) => `M${-r * 0.9},${-r * 0.9}h${r * 1.8}v${r * 1.8}h${-r * 1.8}z`,
-  triangle: (r) => `M0,${-r * 1.15}L${r * 1.1},${r * 0.85}H${-r * 1.1}z`,
-  diamond: (r) => `M0,${-r * 1.3}L${r * 1.15},0L0,${r * 1.3}L${-r * 1.15},0z`,
-  nabla: (r) => `M0,${r * 1.15}L${r * 1.1},${-r * 0.85}H${-r * 1.1}z`,
-  plus: (r) => { const a = r * 0.42, b = r * 1.2; return `M${-a},${-b}h${2 * a}v${b - a}h${b - a}v${2 * a}h${a - b}v${b - a}h${-2 * a}v${a - b}h${a - b}v${-2 * a}h${b - a}z`; },
-  cross: (r) => { const a = r * 0.55, b = r * 1.1; return `M0,${-a}L${b - a},${-b}L${b},${a - b}L${a},0L${b},${b - a}L${b - a},${b}L0,${a}L${a - b},${b}L${-b},${b - a}L${-a},0L${-b},${a - b}L${a - b},${-b}z`; },
-  hexagon: (r) => `M${-r * 1.15},0L${-r * 0.58},${-r}H${r * 0.58}L${r * 1.15},0L${r * 0.58},${r}H${-r * 0.58}z`,
+// Corners of the markers, in radii; a circle has none.
+const armed = (turn) => [0, 1, 2, 3].flatMap((side) => [[-0.42, -1.2], [0.42, -1.2], [0.42, -0.42]].map(([x, y]) => {
+  const angle = turn + (side * Math.PI) / 2, c = Math.cos(angle), d = Math.sin(angle);
+  return [x * c - y * d, x * d + y * c];
+}));
+const CORNERS = {
+  square: [[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]],
+  triangle: [[0, -1.15], [1.1, 0.85], [-1.1, 0.85]],
+  diamond: [[0, -1.3], [1.15, 0], [0, 1.3], [-1.15, 0]],
+  nabla: [[0, 1.15], [1.1, -0.85], [-1.1, -0.85]],
+  plus: armed(0),
+  cross: armed(Math.PI / 4),
+  hexagon: [[-1.15, 0], [-0.58, -1], [0.58, -1], [1.15, 0], [0.58, 1], [-0.58, 1]],
 };
+function outline(marker, x = 0, y = 0, r = 5) {
+  const corners = CORNERS[marker];
+  if (!corners) return `M${(x - r).toFixed(1)},${y.toFixed(1)}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0z`;
+  return `M${corners.map(([a, b]) => `${(x + r * a).toFixed(1)},${(y + r * b).toFixed(1)}`).join("L")}z`;
+}
+const MOST_LINES = 60, MOST_MARKS = 120;
 const PARTS = ["permute", "pool", "score", "select", "index", "gather", "attend", "merge", "unpermute", "branch", "other", "gap", "qk", "softmax", "av", "ideal", "loss", "gain", "unexplained", "total", "floor"];
 
 function marksOf(methods) { return new Map(methods.map((method, place) => [method.name, { className: `c${place}`, marker: method.marker }])); }
@@ -53,7 +63,8 @@ function canvas(figure, width, height) {
 function drawPoints(figure, width, marks, kept) {
   const height = Math.round(Math.min(420, Math.max(270, width * 0.62))), left = 52, bottom = 44, right = 14, top = 26;
   const picture = canvas(figure, width, height), spots = [];
-  const series = (figure.series || []).map((each) => ({ ...each, points: each.points.filter((point) => !kept || !point.row || kept.has(point.row)) })).filter((each) => each.points.length);
+  const given = figure.series || [], dropped = new Set(given.filter((each) => each.method && each.look === "line").slice(MOST_LINES));
+  const series = given.filter((each) => !dropped.has(each)).map((each) => ({ ...each, points: each.points.filter((point) => !kept || !point.row || kept.has(point.row)) })).filter((each) => each.points.length);
   const every = series.flatMap((each) => each.points);
   if (!every.length) return { picture, spots };
   const x = scaleOf(every.map((point) => point.x), left, width - right, figure.x);
@@ -74,31 +85,39 @@ function drawPoints(figure, width, marks, kept) {
     }
     if (look === "guide" || look === "steps" || look === "band") {
       const [px, py] = path[path.length - 1];
-      if (look === "band") each.points.forEach((point, place) => spots.push({ x: path[place][0], y: path[place][1], words: [each.name, `${axisWord(figure.x)} ${number(point.x)}`, `${axisWord(figure.y)} ${number(point.y)}`] }));
+      if (look === "band") each.points.forEach((point, place) => spots.push({ x: path[place][0], y: path[place][1], words: () => [each.name, `${axisWord(figure.x)} ${number(point.x)}`, `${axisWord(figure.y)} ${number(point.y)}`] }));
       else if (look === "guide" && !each.method) guides.push([each.name, path]);
       continue;
     }
+    const whiskers = each.points.map((point, place) => (point.lo === undefined || point.hi === undefined ? "" : `M${path[place][0].toFixed(1)},${y(point.lo).toFixed(1)}V${y(point.hi).toFixed(1)}`)).join("");
+    if (whiskers) picture.append(draw("path", { class: `whisker ${className}`, d: whiskers }));
     each.points.forEach((point, place) => {
       const [px, py] = path[place];
-      if (point.lo !== undefined && point.hi !== undefined) picture.append(draw("path", { class: `whisker ${className}`, d: `M${px},${y(point.lo)}V${y(point.hi)}` }));
       marked.push({ px, py, className, marker: mark ? mark.marker : "circle", point, each, last: place === each.points.length - 1 });
     });
   }
+  const many = marked.length > MOST_MARKS, outlines = new Map();
   for (const { px, py, className, marker, point, each } of marked) {
-    picture.append(draw("path", { class: `mark ${className}`, d: MARKERS[marker](5), transform: `translate(${px.toFixed(1)},${py.toFixed(1)})` }));
+    const shape = outline(marker, px, py);
+    if (many) outlines.set(className, `${outlines.get(className) || ""}${shape}`);
+    else picture.append(draw("path", { class: `mark ${className}`, d: shape }));
     taken.push([px - 7, py - 7, px + 7, py + 7]);
-    const [value, ends] = withInterval(point.y, point.lo ?? null, point.hi ?? null);
-    spots.push({ x: px, y: py, row: point.row, words: [point.label || each.name, `${axisWord(figure.x)} ${number(point.x)}`, `${axisWord(figure.y)} ${value}${ends ? ` (${ends})` : ""}`] });
+    const words = () => {
+      const [value, ends] = withInterval(point.y, point.lo ?? null, point.hi ?? null);
+      return [point.label || each.name, `${axisWord(figure.x)} ${number(point.x)}`, `${axisWord(figure.y)} ${value}${ends ? ` (${ends})` : ""}`];
+    };
+    spots.push({ x: px, y: py, row: point.row, words });
   }
+  for (const [className, d] of outlines) picture.append(draw("path", { class: `mark ${className}`, d }));
   const box = { left, right: width - right, top, bottom: height - bottom };
   for (const [name, path] of guides) placeGuide(picture, name, path, box, taken);
   for (const { px, py, point, each, last } of figure.section === "roofline" ? [] : marked) {
     const name = each.look === "line" && each.points.length > 1 ? (last ? each.name : "") : point.label || each.name;
-    if (name && (taken.length > 400 || !place(picture, cut(name, 30), px, py, box, taken))) unnamed.push(name);
+    if (name && (many || !place(picture, cut(name, 30), px, py, box, taken))) unnamed.push(name);
   }
   const several = series.filter((each) => marks.has(each.method));
   const legend = unnamed.length || figure.section === "roofline" || several.some((each) => each.look === "band") ? several : [];
-  return { picture, spots, legend: legend.slice(0, 40).map((each) => ({ name: each.name, ...marks.get(each.method) })) };
+  return { picture, spots, hidden: dropped.size, legend: legend.slice(0, 40).map((each) => ({ name: each.name, ...marks.get(each.method) })) };
 }
 
 // The name of a guide line, above or below one of its ends.
@@ -146,12 +165,12 @@ function place(picture, text, px, py, box, taken) {
 
 // Horizontal bars with parts.
 function drawBars(figure, width, marks) {
-  const lines = new Map();
-  for (const bar of figure.bars) { if (!lines.has(bar.line)) lines.set(bar.line, []); lines.get(bar.line).push(bar); }
+  const lines = new Map(), names = new Set(figure.bars.map((bar) => bar.line)), shown = new Set([...names].slice(0, MOST_LINES));
+  for (const bar of figure.bars.filter((each) => shown.has(each.line))) { if (!lines.has(bar.line)) lines.set(bar.line, []); lines.get(bar.line).push(bar); }
   const longest = Math.max(...[...lines.keys()].map((line) => line.length)), letters = Math.min(longest, Math.max(12, Math.floor(width * 0.36 / 6.6)));
   const left = letters * 6.6 + 12, right = 62, row = 26, top = 8, bottom = top + lines.size * row, height = bottom + 42;
   const picture = canvas(figure, width, height), spots = [];
-  const x = scaleOf(figure.bars.flatMap((bar) => [bar.start, bar.start + bar.size, ...(figure.section === "quality" ? [bar.hi ?? 0] : []), 0]), left, width - right, figure.x);
+  const x = scaleOf([...lines.values()].flat().flatMap((bar) => [bar.start, bar.start + bar.size, ...(figure.section === "quality" ? [bar.hi ?? 0] : []), 0]), left, width - right, figure.x);
   axes(picture, x, null, figure, { left, right: width - right, top, bottom, width, height });
   let at = top;
   for (const [line, bars] of lines) {
@@ -166,7 +185,7 @@ function drawBars(figure, width, marks) {
       if (!mark && Math.abs(b - a) > bar.part.length * 6.4 + 8 && bars.length > 1) picture.append(draw("text", { class: "inside", x: ((a + b) / 2).toFixed(1), y: at + 17, "text-anchor": "middle" }, bar.part));
       if (bar.lo !== undefined && bar.hi !== undefined && (figure.section === "quality" || bar.part === "unexplained")) picture.append(draw("path", { class: "ends", d: `M${x(bar.lo).toFixed(1)},${at + 13}H${x(bar.hi).toFixed(1)}M${x(bar.lo).toFixed(1)},${at + 9}v8M${x(bar.hi).toFixed(1)},${at + 9}v8` }));
       reach = Math.max(reach, a, b, figure.section === "quality" && bar.hi !== undefined ? x(bar.hi) : 0);
-      spots.push({ x: (a + b) / 2, y: at + 13, row: bar.row, words: [line, bar.label || `${bar.part} ${number(bar.size)}`] });
+      spots.push({ x: (a + b) / 2, y: at + 13, row: bar.row, words: () => [line, bar.label || `${bar.part} ${number(bar.size)}`] });
     }
     const total = bars.length > 1 ? bars.reduce((sum, bar) => sum + bar.size, 0) : bars[0].size;
     picture.append(draw("text", { class: "tick", x: (reach + 6).toFixed(1), y: at + 17 }, number(total)));
@@ -174,7 +193,7 @@ function drawBars(figure, width, marks) {
   }
   const parts = [...new Set(figure.bars.map((bar) => bar.part))].filter((part) => !marks.has(part));
   const several = new Set(figure.bars.map((bar) => bar.line)).size < figure.bars.length;
-  return { picture, spots, legend: several ? parts.map((part) => ({ name: part, className: `p-${PARTS.includes(part) ? part : "other"}` })) : [] };
+  return { picture, spots, hidden: names.size - shown.size, legend: several ? parts.map((part) => ({ name: part, className: `p-${PARTS.includes(part) ? part : "other"}` })) : [] };
 }
 
 // A map of values: lines by places.
@@ -190,7 +209,7 @@ function drawHeat(figure, width) {
     const px = left + across.indexOf(cell.at) * wide, py = top + lines.indexOf(cell.line) * row;
     picture.append(draw("rect", { class: "heat", x: px + 1, y: py + 1, width: Math.max(1, wide - 2), height: row - 2, "fill-opacity": (0.06 + 0.84 * Math.min(1, cell.value)).toFixed(3) }));
     if (wide > 40) picture.append(draw("text", { class: cell.value > 0.5 ? "inside" : "word", x: px + wide / 2, y: py + 17, "text-anchor": "middle" }, number(cell.value)));
-    spots.push({ x: px + wide / 2, y: py + row / 2, words: [cell.line, cell.at, number(cell.value)] });
+    spots.push({ x: px + wide / 2, y: py + row / 2, words: () => [cell.line, cell.at, number(cell.value)] });
   }
   return { picture, spots };
 }

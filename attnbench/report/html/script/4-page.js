@@ -20,6 +20,8 @@ function start() {
 
   // --- figures
 
+  const widths = new Map();
+
   const mineOf = (name) => figures.filter((figure) => figure.section === name && (!figure.selections.length || figure.selections.includes(state.selection)));
 
   // A section without a figure for the selection is absent, and so is the link to it.
@@ -54,13 +56,15 @@ function start() {
   const listOf = (mine, chosen, choose) => el("select", { onchange: (event) => choose(event.target.value) }, ...mine.map((each) => el("option", { value: each.option, selected: each === chosen }, each.option)));
 
   function paneOf(figure, name) {
-    const width = Math.max(320, Math.min(980, find(name).querySelector(".figure").clientWidth || 640));
-    const { picture, spots, legend = [] } = drawFigure(figure, width, marks, name === "trade-off" ? state.kept : null);
+    if (!widths.has(name)) widths.set(name, Math.max(320, Math.min(980, find(name).querySelector(".figure").clientWidth || 640)));
+    const width = widths.get(name);
+    const { picture, spots, hidden = 0, legend = [] } = drawFigure(figure, width, marks, name === "trade-off" ? state.kept : null);
     const pane = el("div", { class: "pane", tabindex: 0, role: "group", "aria-label": `${figure.title}; arrow keys go through its values` }, picture);
     let at = -1;
     const show = (spot) => {
       if (!spot) { tip.hidden = true; return; }
-      tip.replaceChildren(el("b", {}, spot.words[0]), ...spot.words.slice(1).map((word) => el("span", {}, word)));
+      const [lead, ...words] = spot.words();
+      tip.replaceChildren(el("b", {}, lead), ...words.map((word) => el("span", {}, word)));
       tip.hidden = false;
       const box = picture.getBoundingClientRect(), ratio = box.width / width;
       const x = box.left + scrollX + spot.x * ratio, y = box.top + scrollY + spot.y * ratio;
@@ -87,16 +91,17 @@ function start() {
       show(spots[at]);
     });
     pane.addEventListener("click", () => { if (spots[at] && spots[at].row && !tip.hidden) openRow(spots[at].row); });
-    if (!legend.length) return pane;
+    const more = hidden ? el("p", { class: "quiet" }, `${hidden} more lines are in the CSV.`) : null;
+    if (!legend.length) return more ? el("div", {}, pane, more) : pane;
     const keys = legend.map((each) => el("li", {}, each.marker ? keyOf(each) : draw("svg", { class: "key", viewBox: "0 0 12 12", width: 12, height: 12, "aria-hidden": "true" }, draw("rect", { class: each.className, width: 12, height: 12 })), each.name));
-    return el("div", {}, pane, el("ul", { class: "legend" }, ...keys));
+    return el("div", {}, pane, el("ul", { class: "legend" }, ...keys), ...(more ? [more] : []));
   }
 
   const captionOf = (figure) => el("p", { class: "quiet" }, figure.section === "trade-off" || figure.section === "waterfall" ? figure.caption : `${figure.title}. ${figure.caption}`);
 
   // --- the ranked table
 
-  const keyOf = ({ className, marker }) => draw("svg", { class: "key", viewBox: "-8 -8 16 16", width: 14, height: 14, "aria-hidden": "true" }, draw("path", { class: `mark ${className}`, d: MARKERS[marker](5) }));
+  const keyOf = ({ className, marker }) => draw("svg", { class: "key", viewBox: "-8 -8 16 16", width: 14, height: 14, "aria-hidden": "true" }, draw("path", { class: `mark ${className}`, d: outline(marker) }));
 
   const mark = (method) => {
     const found = marks.get(method);
@@ -253,7 +258,7 @@ function start() {
     state.selection = fitting[0].place;
     show();
     const again = document.querySelector(`#selectors select[data-facet="${facet}"]`);
-    if (again) again.focus();
+    if (again) again.focus({ preventScroll: true });
   }
 
   const paragraphs = (id, texts) => find(id).replaceChildren(...texts.filter(Boolean).map((text) => el("span", {}, `${text} `)));
@@ -268,6 +273,7 @@ function start() {
       paragraphs("baseline-note", [now.baselines]);
       paragraphs("missing-note", (now.remarks || []).filter((each) => !each.startsWith("Flagged")));
       state.kept = null;
+      state.drawn = false;
       ranked.setRows(bySelection.get(state.selection));
       if (find("all-here").checked) showCells();
     }
@@ -289,7 +295,7 @@ function start() {
   if (find("everything")) find("everything").replaceChildren(el("button", { type: "button", onclick: () => save("report.json", JSON.stringify(data), "application/json") }, "all data as JSON"));
   addEventListener("beforeprint", drawAll);
   let width = innerWidth;
-  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; for (const name of sections) if (!lazy.has(name)) showSection(name); } });
+  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; widths.clear(); for (const name of sections) if (!lazy.has(name)) showSection(name); } });
   show();
   if (waiting) for (const name of lazy) waiting.observe(find(name));
   else drawAll();
