@@ -79,6 +79,29 @@ class Finished:
     state: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """How a method with a state goes through the denoising steps of a clip.
+
+    Attributes:
+        warm: the steps whose calls make a state, in their order, the first of them without one.
+        steady: the step that is measured, with that state.
+        refresh: the step at which much of the state is made anew.
+        every: after how many steps it is.
+        anew: whether the refresh begins without a state, as the first call of a clip does.
+    """
+
+    warm: tuple[int, ...]
+    steady: int
+    refresh: int
+    every: int
+    anew: bool = False
+
+    def amortised(self, steady: float, refresh: float) -> float:
+        """Return the mean of a step where one of ``every`` is a refresh."""
+        return (steady * (self.every - 1) + refresh) / self.every
+
+
 Settings = Any  # an instance of the method's own frozen dataclass
 
 
@@ -116,6 +139,9 @@ class Method:
         needs_v: whether ``plan`` looks at ``call.v``.
         needs_lse: whether ``finish`` looks at ``call.lse``.
         per_head: names of the settings that may be one number, or a tuple of one number for each query head.
+        cycle: (resolved settings, layer) -> the steps of a method that needs a state to be what it is. Measurements
+            time the steady step with the state that the steps before it made, and the refresh beside it. Models keep a
+            state for each layer and each branch of guidance.
         draws_by_layer: whether it draws numbers by the layer, so that plans differ where the layers are of one kind.
         has_gradient: whether it may be trained; otherwise q, k and v that need a gradient are refused.
         text_competes: whether text takes part in the choice of the video's pairs, as a few methods are published. With
@@ -136,6 +162,7 @@ class Method:
     needs_v: bool = False
     needs_lse: bool = False
     per_head: tuple[str, ...] = ()
+    cycle: Callable[[Settings, int], Cycle] | None = None
     draws_by_layer: bool = False
     has_gradient: bool = True
     text_competes: bool = False

@@ -25,6 +25,7 @@ from attnbench.methods.kit import (
     BlockPattern,
     BranchCall,
     Call,
+    Cycle,
     DensitySetting,
     Finished,
     Grid,
@@ -44,6 +45,9 @@ from attnbench.methods.kit import (
 
 DEFAULT_DENSITY = 0.5
 KINDS = ("full", "window", "share")
+STEPS = 50
+"""Denoising steps of a clip where no schedule says how many there are."""
+
 _RANGE = 128
 
 
@@ -205,6 +209,20 @@ def width_at(settings: DiTFastAttn, layout: Layout, density: float) -> dict[str,
     return {"width": width_for(layout, density)}
 
 
+def cycle(settings: DiTFastAttn, layer: int) -> Cycle:
+    """The first full step makes the residual; the first window step after it is the steady one.
+
+    A schedule says how many steps are full, otherwise one of 50 is.
+    """
+    steps = {} if settings.schedule is None else read_schedule(settings.schedule).get(str(layer), {})
+    if not steps:
+        return Cycle(warm=(0,), steady=1, refresh=0, every=STEPS, anew=True)
+    count = 1 + max(map(int, steps))
+    kinds = [steps.get(str(step), "full") for step in range(count)]
+    steady = next((step for step, kind in enumerate(kinds) if kind != "full"), count - 1)
+    return Cycle(tuple(range(steady)), steady, 0, max(1, round(count / kinds.count("full"))), anew=True)
+
+
 def twin(settings: DiTFastAttn, layout: Layout, layer: int) -> tuple[DiTFastAttn, Layout]:
     """Up to 5 × 7 × 11 tokens, with a width in proportion."""
     t, h, w = (min(side, most) for side, most in zip(layout.grid.shape, (5, 7, 11), strict=True))
@@ -229,6 +247,7 @@ METHOD = Method(
     finish=finish,
     density_setting=DensitySetting(("width",), width_at),
     has_gradient=False,
+    cycle=cycle,
 )
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from attnbench.kernels.summaries import add_summaries
 from attnbench.methods.base import (
     BranchCall,
     Call,
+    Cycle,
     Finished,
     Method,
     Source,
@@ -38,12 +39,12 @@ from attnbench.methods.recipe import Recipe
 from attnbench.methods.text import keep_text, ordinary_text, route_text
 
 __all__ = [
-    "BadInput", "Band", "BlockPattern", "BranchCall", "Call", "Cut", "DensitySetting", "Finished", "Grid", "Layout",
-    "MeanSelection", "Method", "Partition", "Plan", "Recipe", "RoutedPattern", "Rule", "Source", "Unsupported",
-    "add_summaries", "as_choice", "as_density", "as_flag", "as_ints", "as_number", "as_numbers", "band",
-    "bounding_boxes", "causal", "cluster", "cluster_flops", "coordinates", "cut_percentile", "fit", "keep_text",
-    "main", "nearest", "ordinary_text", "partition_cuboids", "partition_in_order", "partition_ranges", "phase",
-    "pool_similarity", "remembered", "route", "route_text", "row_ops", "score_block_pairs", "score_cells",
+    "BadInput", "Band", "BlockPattern", "BranchCall", "Call", "Cut", "Cycle", "DensitySetting", "Finished", "Grid",
+    "Layout", "MeanSelection", "Method", "Partition", "Plan", "Recipe", "RoutedPattern", "Rule", "Source",
+    "Unsupported", "add_summaries", "as_choice", "as_density", "as_flag", "as_ints", "as_number", "as_numbers",
+    "band", "bounding_boxes", "causal", "cluster", "cluster_flops", "coordinates", "cut_percentile", "fit",
+    "keep_text", "main", "nearest", "ordinary_text", "partition_cuboids", "partition_in_order", "partition_ranges",
+    "phase", "pool_similarity", "remembered", "route", "route_text", "row_ops", "score_block_pairs", "score_cells",
     "score_means", "selection_ops", "share_of", "shrink_axis", "shrink_grid", "similarity_flops", "strided_flops",
     "strided_mass", "whole", "window",
 ]  # fmt: skip

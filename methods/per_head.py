@@ -19,13 +19,17 @@ def settings_of_heads(method: Method, settings: Mapping[str, Any], heads: slice)
     }
 
 
-def state_of_head(state: Any, b: int, h: int, batch: int) -> Any:
-    """Return the state of one head of one batch item, its tensors [batch, 1, ...], all items alike."""
+def state_of_head(state: Any, b: int, h: int, *, heads: int, batch: int) -> Any:
+    """Return the state of one of ``heads`` query heads of a batch item, its tensors [batch, 1, ...], all items alike.
+
+    Tensors of KV heads are those of the head's KV head. Numbers of float32 and less become float64.
+    """
 
     def cut(x: Tensor) -> Tensor:
+        wide = x.double() if x.is_floating_point() else x
         if x.dim() < 2:
-            return x
-        one = x[min(b, x.shape[0] - 1), min(h, x.shape[1] - 1)][None, None]
+            return wide
+        one = wide[min(b, x.shape[0] - 1), h * x.shape[1] // heads][None, None]
         return one.expand(batch, *one.shape[1:])
 
     return map_tensors(state, cut)

@@ -138,9 +138,8 @@ def _pattern(
     k_offsets = torch.tensor(sorted(edges | {sink}))
     q_text, k_text = ((x[:-1] < before) | (x[:-1] >= end) for x in (q_offsets, k_offsets))
     whole = q_text[:, None] | k_text | (k_offsets[:-1] < sink)
-    band = Band(
-        *(torch.tensor([[sign * max(reach, 0)]], device=device) for sign in (-1, 1)), whole[None, None].to(device)
-    )
+    low, high = (torch.tensor([[sign * max(reach, 0)]], device=device) for sign in (-1, 1))
+    band = Band(low, high, whole[None, None].to(device))
     keep = whole
     if reach >= 0:
         keep = keep | (
@@ -188,7 +187,8 @@ def _classified(settings: SVG1, q: Tensor, k: Tensor, call: Call) -> Tensor:
                 torch.stack([(_masked(scores, mask) @ values - full).square().mean((-2, -1)) for mask in masks])
             )
     spatial, temporal = torch.cat(errors, -1)
-    return temporal < spatial
+    is_temporal: Tensor = temporal < spatial
+    return is_temporal
 
 
 def _masked(scores: Tensor, mask: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from attnbench.methods.kit import (
     BadInput,
     BlockPattern,
     Call,
+    Cycle,
     DensitySetting,
     Grid,
     Layout,
@@ -37,6 +38,9 @@ from attnbench.methods.kit import (
     remembered,
     row_ops,
 )
+
+STEPS = 50
+"""Denoising steps of a clip, as published for Wan and HunyuanVideo."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,11 @@ def mass_at(settings: SVG2, layout: Layout, density: float) -> dict[str, float]:
     return {"mass": density}
 
 
+def cycle(settings: SVG2, layer: int) -> Cycle:
+    """The first call of a clip takes the first iterations; a clip of 50 steps has one."""
+    return Cycle(warm=(0,), steady=1, refresh=0, every=STEPS, anew=True)
+
+
 def twin(settings: SVG2, layout: Layout, layer: int) -> tuple[SVG2, Layout]:
     """Up to 3 × 5 × 7 tokens, in up to 6 clusters of queries and 10 of keys, which take up to 4 steps."""
     t, h, w = (min(side, most) for side, most in zip(layout.grid.shape, (3, 5, 7), strict=True))
@@ -205,6 +214,7 @@ METHOD = Method(
     twin=twin,
     density_setting=DensitySetting(("mass",), mass_at),
     draws_by_layer=True,
+    cycle=cycle,
 )
 
 if __name__ == "__main__":

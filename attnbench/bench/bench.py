@@ -5,6 +5,7 @@ What is timed is ``attnbench.attention``: selection, permutation and all.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 from statistics import fmean
@@ -18,6 +19,7 @@ from attnbench.bench.facts import facts_of, mean_of
 from attnbench.bench.jobs import Agenda, Job
 from attnbench.bench.matched import match_density
 from attnbench.bench.profile.cupti import make_stopwatch
+from attnbench.bench.refresh import time_refresh
 from attnbench.bench.rounds import eager_calls, heads_within, one_round
 from attnbench.bench.stopping import LEAST_ROUNDS, Precision, planned, rules_of, why_stopped
 from attnbench.bench.timed import CallsInTurn, TimedCall
@@ -293,8 +295,22 @@ class Bench:
                 eager = Eager(self.stopwatch.back_to_back(calls.run, calls.prepare, count), count)
                 calls.check()
                 trial.eager = eager
+            if failure.verdict is None:
+                with classified() as failure:
+                    self._time_refresh(trial)
             if failure.verdict is not None:
                 trial.fail(failure.verdict, failure.reason)
+
+    def _time_refresh(self, trial: Trial) -> None:
+        """Time what makes the state of a trial's method anew, if it has one, and say what it costs."""
+        time_refresh(trial, self.workload, self.stopwatch)
+        cycle = trial.job.cycle
+        if cycle is not None and trial.refresh_ms is not None and trial.samples:
+            steady = statistics.median(sample.cold_ms for sample in trial.samples)
+            self.progress.note(
+                f"{trial.job.label}: a step takes {steady:.4g} ms, and one of {cycle.every} makes the state anew in "
+                f"{trial.refresh_ms:.4g} ms: {cycle.amortised(steady, trial.refresh_ms):.4g} ms a step"
+            )
 
     def _interleave(self, number: int, rounds: int, journal: Callable[[Sample], object]) -> None:
         for turn in one_round(self.live(), number, rounds):

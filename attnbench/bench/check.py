@@ -53,8 +53,9 @@ def _first_call(trial: Trial, workload: Workload, stopwatch: Stopwatch) -> None:
     trial.first = trial.first or FirstCall(trial.seconds, workload.heads)
     given = _given(call, output)
     trial.peak_extra = None if peak is None else max(0, peak - sum(x.nbytes for x in given))
-    if loan.problem:
-        raise Incorrect(loan.problem)
+    state = workload.state(job, loan)
+    if problem := loan.problem or (state.problem if state is not None else ""):
+        raise Incorrect(problem)
     if seen.plan is None or seen.output is None:
         raise Incorrect("the call did not attend")
     plan = plain(seen.plan)

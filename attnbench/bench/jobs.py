@@ -20,7 +20,7 @@ from attnbench.kernels.engines import get_engine
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.device import device_name, dtype_name, resolve_device, resolve_dtype
 from attnbench.machine.timers import check_timer
-from attnbench.methods import Method, get_method, make_settings
+from attnbench.methods import Cycle, Method, get_method, make_settings
 from attnbench.methods.entries import Entry
 from attnbench.report.words import differing_settings
 from attnbench.results.conditions import contents_of
@@ -57,7 +57,18 @@ class Job:
         """Return the keyword arguments of ``attnbench.attention``."""
         values = {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(self.settings)}
         layout = shape.layout
-        return {"method": self.method, "grid": layout.grid, "text": layout.text, "layer": self.layer, **values}
+        where = {"method": self.method, "grid": layout.grid, "text": layout.text, "layer": self.layer}
+        return where | ({} if self.step is None else {"step": self.step}) | values
+
+    @property
+    def cycle(self) -> Cycle | None:
+        """The steps of a method that has a state; None for the others."""
+        return None if self.method.cycle is None else self.method.cycle(self.settings, self.layer)
+
+    @property
+    def step(self) -> int | None:
+        """The denoising step that is measured; None for methods that have no state."""
+        return None if self.cycle is None else self.cycle.steady
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,7 @@ class Agenda:
             inputs_content=inputs_content(self.contents.get("inputs"), check_inputs_spec(self.request.inputs).part),
             settings=canonical_json(dataclasses.asdict(job.settings)),
             layer=job.layer,
+            step=job.step,
             grid=str(shape.layout.grid),
             text_tokens=shape.layout.text,
             batch=shape.batch,

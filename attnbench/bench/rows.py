@@ -96,6 +96,13 @@ def _latency(bench: Bench, trial: Trial, facts: PlanFacts | None) -> dict[str, A
         "stop_reason": bench.stop_reason(trial),
         "flags": ",".join(_flags(bench, trial, facts)),
     }
+    cycle = trial.job.cycle
+    if cycle is not None and trial.refresh_ms is not None:
+        latency |= {
+            "refresh_ms": trial.refresh_ms,
+            "refresh_every": cycle.every,
+            "latency_amortised_ms": cycle.amortised(interval.median, trial.refresh_ms),
+        }
     if baseline is not None and baseline.verdict is None and baseline.samples:
         dense = statistics.median(sample.cold_ms for sample in baseline.samples)
         speedup = dense / interval.median

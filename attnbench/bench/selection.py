@@ -146,7 +146,7 @@ class _Float64:
         method = find_method(self.arguments["method"])
         arguments = settings_of_heads(method, self.arguments, slice(h, h + 1)) | {"params": None}
         if arguments.get("state") is not None:
-            arguments["state"] = state_of_head(arguments["state"], b, h, 2)
+            arguments["state"] = state_of_head(arguments["state"], b, h, heads=self.q.shape[1], batch=2)
         generator = torch.Generator().manual_seed(self.seed + 31 * b + h)
 
         def beside_decoy(x: Tensor) -> Tensor:

@@ -102,7 +102,8 @@ class TimedCall:
         taken = [self._taken(output if seen.output is None else seen.output) for output, seen, _ in self.results]
         if any(threads > 0 for _, _, threads in self.results):
             raise Incorrect("work goes on in another thread after the call has returned")
-        if problem := self.loan.problem:
+        state = self.workload.state(self.trial.job, self.loan)
+        if problem := self.loan.problem or (state.problem if state is not None else ""):
             raise Incorrect(problem)
         for (output, seen, _), rows in zip(self.results, taken, strict=True):
             self._check_one(output, seen, rows)
@@ -175,7 +176,7 @@ class TimedCall:
             return found
         inputs = self.loan.source
         if found is None or digest not in found.plans:
-            arguments = self.workload.arguments(trial.job)
+            arguments = self.workload.arguments(trial.job, self.loan)
             selection = check_selection(inputs.q, inputs.k, plan, arguments, v=inputs.v, slot=self.number % 2)
             if selection is not None and selection.problem:
                 raise Incorrect(f"in a timed call {selection.problem}")
@@ -183,7 +184,7 @@ class TimedCall:
         sample = RowSample.of(self.rows, inputs.q, inputs.k, inputs.v, plan, self.workload.scale)
         proof = Proof((frozenset() if found is None else found.plans) | {digest}, sample, digest)
         if self.workload.finishes(trial.job) and seen.output is not None:
-            added = self.workload.branch(trial.job, seen)
+            added = self.workload.branch(trial.job, seen, self.loan)
             branch = check_branch(added, inputs.q, inputs.k, inputs.v, seen.output, output, 0)
             if branch.problem:
                 raise Incorrect(f"in a timed call {branch.problem}")

@@ -102,6 +102,7 @@ class Trial:
     seconds: float = 0.0  # of the first call
     first: FirstCall | None = None
     eager: Eager | None = None
+    refresh_ms: float | None = None  # of the call that makes a state anew
     samples: list[Sample] = field(default_factory=list)
 
     @property

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from attnbench import api
 from attnbench.bench import oracle
+from attnbench.bench.states import warmed_up
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Method
@@ -242,7 +243,13 @@ def twin_tensors(spec: TwinSpec) -> tuple[dict[str, Any], Tensor, Tensor, Tensor
         "step": spec.step,
         **settings_of_heads(spec.method, fields, slice(0, heads)),
     }
-    return arguments, draw(heads), draw(kv_heads), draw(kv_heads)
+    q, k, v = draw(heads), draw(kv_heads), draw(kv_heads)
+    if spec.method.cycle is not None:
+        cycle = spec.method.cycle(settings, spec.layer)
+        with torch.no_grad():
+            state = warmed_up(spec.method, cycle, arguments, q, k, v, "auto")
+        arguments |= {"step": cycle.steady, "state": state}
+    return arguments, q, k, v
 
 
 def check_twin(spec: TwinSpec) -> TwinCheck:

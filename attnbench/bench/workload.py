@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +15,7 @@ from attnbench.bench.branch import Branch
 from attnbench.bench.burnt_in import slower
 from attnbench.bench.calls import Call, forward_call, training_call
 from attnbench.bench.jobs import Agenda, Job
+from attnbench.bench.states import State, warmed_up
 from attnbench.bench.trial import Incorrect
 from attnbench.bench.verify import TwinSpec
 from attnbench.inputs.make import Inputs, make_inputs
@@ -39,6 +41,7 @@ class Workload:
     agenda: Agenda
     heads: int
     sets: InputSets
+    _states: dict[tuple[Job, int], tuple[Inputs, State]] = field(default_factory=dict)
 
     @classmethod
     def make(cls, agenda: Agenda, heads: int) -> Workload:
@@ -96,15 +99,15 @@ class Workload:
             Incorrect: if planning writes into them.
         """
         lent = self.lend(0) if loan is None else loan
-        plan = api.select(lent.q, lent.k, v=lent.v, **self.arguments(job))
+        plan = api.select(lent.q, lent.k, v=lent.v, **self.arguments(job, lent))
         if lent.problem:
             raise Incorrect(lent.problem)
         return plan
 
-    def call(self, job: Job, engine: str, loan: Loan | None = None) -> Call:
-        """Return the call that users make, on lent tensors, by default of the first set."""
+    def call(self, job: Job, engine: str, loan: Loan | None = None, *, other: Mapping[str, Any] | None = None) -> Call:
+        """Return the call that users make, on lent tensors, by default of the first set; with ``other`` arguments."""
         lent = self.lend(0) if loan is None else loan
-        arguments = self.arguments(job) | {"engine": engine}
+        arguments = self.arguments(job, lent) | {"engine": engine, **(other or {})}
         if self.backward:
             d_output = self._lender.copy(self.d_output, None if lent.signs is None else lent.signs[1])
             made = training_call(*lent.qkv, d_output, arguments)
@@ -112,22 +115,43 @@ class Workload:
             made = forward_call(*lent.qkv, arguments)
         return made if job.method.name == DENSE else slower(made, self.agenda.request.burnt_in, self.agenda.device)
 
-    def arguments(self, job: Job) -> dict[str, Any]:
-        """Return the keyword arguments of ``attnbench.attention`` for the heads that there are."""
-        return settings_of_heads(job.method, job.arguments(self.agenda.shape), slice(0, self.heads))
+    def arguments(self, job: Job, loan: Loan | None = None) -> dict[str, Any]:
+        """Return the keyword arguments of ``attnbench.attention`` for the heads that there are.
 
-    def method_call(self, job: Job) -> MethodCall:
+        The state is that of a loan's input set, by default of the first one.
+        """
+        arguments = settings_of_heads(job.method, job.arguments(self.agenda.shape), slice(0, self.heads))
+        state = self.state(job, loan)
+        return arguments if state is None else arguments | {"state": state.value}
+
+    def state(self, job: Job, loan: Loan | None = None) -> State | None:
+        """Return the state that the method of a job has at its steady step, on the input set of a loan."""
+        source = self.inputs if loan is None else loan.source
+        if job.cycle is None:
+            return None
+        key = (job, id(source))
+        found = self._states.get(key)
+        if found is None or found[0] is not source:
+            arguments = settings_of_heads(job.method, job.arguments(self.agenda.shape), slice(0, self.heads))
+            lent, engine = self._lender.lend(source, signed=False), self.agenda.request.engine
+            with torch.no_grad():
+                value = warmed_up(job.method, job.cycle, arguments, *lent.qkv, engine)
+            found = self._states[key] = (source, State.of(value))
+        return found[1]
+
+    def method_call(self, job: Job, loan: Loan | None = None) -> MethodCall:
         """Return what the method of a job knows of its calls."""
-        return MethodCall(self.agenda.shape.layout, job.layer)
+        state = self.state(job, loan)
+        return MethodCall(self.agenda.shape.layout, job.layer, job.step, None if state is None else state.value)
 
     def finishes(self, job: Job) -> bool:
         """Return whether the method adds a branch to attention in the calls of a job."""
-        return job.method.finishes(job.settings, self.method_call(job))
+        return job.method.finishes(job.settings, MethodCall(self.agenda.shape.layout, job.layer, job.step))
 
-    def branch(self, job: Job, seen: Seen) -> Branch:
+    def branch(self, job: Job, seen: Seen, loan: Loan | None = None) -> Branch:
         """Return what the method added to attention in a call, with all but tensors settled; see ``finishes``."""
         assert seen.plan is not None
-        call, again = self.method_call(job), tuple(seen.again)
+        call, again = self.method_call(job, loan), tuple(seen.again)
         return Branch(job.method, job.settings, call, seen.plan, self.scale, seen.lse, again)
 
     def twin(self, job: Job, engine: str) -> TwinSpec:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from attnbench.api import attention
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
 from attnbench.methods import Method
+from attnbench.methods.registry import find_method
+from attnbench.methods.states import States
 from attnbench.mini.config import ModelConfig
 from attnbench.mini.data import CLASSES, DIRECTIONS
 from attnbench.mini.rope import rotate, rotations
@@ -48,14 +50,29 @@ class Attend(Protocol):
 def attend_by(method: str | Method, engine: str = "auto", *, as_layer: int | None = None, **settings: object) -> Attend:
     """Return the self-attention of a method: ``attnbench.attention`` with all arguments set except the tensors.
 
-    With ``as_layer``, every layer attends as the layer with that number would.
+    With ``as_layer``, every layer attends as the layer with that number would. A method with a state keeps one for each
+    layer and each branch of guidance, as long as steps go on.
     """
     own: Attend = partial(attention, method=method, engine=engine, **settings)
+    if find_method(method).cycle is not None:
+        own = _with_states(own)
     if as_layer is None:
         return own
 
     def attend(q: Tensor, k: Tensor, v: Tensor, *, grid: Grid, layer: int, step: int | None) -> Tensor:
         return own(q, k, v, grid=grid, layer=as_layer, step=step)
+
+    return attend
+
+
+def _with_states(own: Any) -> Attend:
+    states = States()
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, *, grid: Grid, layer: int, step: int | None) -> Tensor:
+        state = states.of(layer, step, (q.shape, grid))
+        output, plan = own(q, k, v, grid=grid, layer=layer, step=step, state=state, return_plan=True)
+        states.keep(plan.state)
+        return cast(Tensor, output)
 
     return attend
 

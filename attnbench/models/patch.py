@@ -18,6 +18,7 @@ from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, Method, make_settings
 from attnbench.methods.planning import make_plan
 from attnbench.methods.registry import find_method
+from attnbench.methods.states import States
 from attnbench.models.families.family import Place
 from attnbench.models.families.find import find_transformers
 from attnbench.models.replacement import Replacement
@@ -68,7 +69,8 @@ def patch(
     """Replace the self-attention of a model by a method until the model is restored.
 
     ``with attnbench.patch(model, "vmoba") as stats:`` restores the model at the end of the block, also after an
-    exception. ``handle = attnbench.patch(model, "vmoba")`` restores it with ``handle.restore()``. Cross-attention is
+    exception. A method with a state keeps one for each layer and each branch of guidance, until the clip ends.
+    ``handle = attnbench.patch(model, "vmoba")`` restores it with ``handle.restore()``. Cross-attention is
     never changed.
 
     Args:
@@ -105,19 +107,32 @@ def patch(
     family, transformers = find_transformers(model)
     warm_up = WarmUp(dense_steps, model)
     layers = max(len(family.attentions(part)) for part in transformers)
-    dense = _layers(dense_layers, layers)
+    dense, keeps_states = _layers(dense_layers, layers), chosen.cycle is not None
     tallies = tuple(Tally() for _ in range(layers))
     if densities and graphs:
         raise BadInput("densities cannot be counted in CUDA graphs: leave out densities or graphs")
+    if keeps_states and graphs:
+        raise BadInput(
+            f"method {chosen.name!r} keeps a state from step to step, which CUDA graphs cannot: leave out graphs"
+        )
     if densities:
         chosen = _counting(chosen, tallies)
 
+    states = States()
+
     def attend(q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
-        call: Any = graphed if graphs else attention
-        output: Tensor = call(
-            q, k, v, method=chosen, grid=place.grid, text=place.text, layer=place.layer, step=place.step,
-            engine=engine, **settings,
-        )  # fmt: skip
+        where: dict[str, Any] = {
+            "method": chosen, "grid": place.grid, "text": place.text, "layer": place.layer, "step": place.step,
+            "engine": engine, **settings,
+        }  # fmt: skip
+        output: Tensor
+        if not keeps_states:
+            call: Any = graphed if graphs else attention
+            output = call(q, k, v, **where)
+            return output
+        state = states.of(place.layer, place.step, (q.shape, place.grid), replacement.clock.steps)
+        output, plan = attention(q, k, v, **where, state=state, return_plan=True)
+        states.keep(plan.state)
         return output
 
     def keeps_own(place: Place) -> bool:

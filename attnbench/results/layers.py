@@ -37,6 +37,7 @@ _AVERAGED = (
     "flops_executed", "executed_pairs", "empty_rows",
     "approximation_error", "approximation_cosine", "mass_recall", "mass_recall_worst", "sm_clock_mhz", "power_w",
     "latency_warm_ms", "host_ms", "baseline_ms", "latency_eager_ms", "baseline_eager_ms",
+    "refresh_ms", "latency_amortised_ms",
 )  # fmt: skip
 _WORST = (
     "numerical_error",

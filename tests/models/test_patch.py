@@ -15,7 +15,7 @@ from attnbench import graphs
 from attnbench.api import select
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.plan import Plan
-from attnbench.methods import Call, Method, get_method
+from attnbench.methods import Call, Cycle, Method, get_method
 from attnbench.models.families.projections import in_autocast_dtype
 from attnbench.models.patch import patch
 
@@ -362,3 +362,29 @@ def test_graphs_run_the_method_as_captured_calls(wan: Any, inputs: Inputs, monke
     with patch(wan, **WINDOW, graphs=True), pytest.raises(Unsupported, match="no backward pass"):
         wan(**inputs())
     graphs.forget_graphs()
+
+
+def test_a_method_with_a_state_keeps_one_for_each_layer_and_branch_of_guidance(wan: Any, inputs: Inputs) -> None:
+    seen: list[tuple[int, int | None, Any]] = []
+    full = get_method("full")
+
+    def plan(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+        seen.append((call.layer, call.step, call.state))
+        made = full.plan(settings, q, k, call)
+        return dataclasses.replace(made, state=(call.layer, call.step, len(seen)))
+
+    method = dataclasses.replace(
+        full, name="keeping", plan=plan, cycle=lambda settings, layer: Cycle((0,), 1, 0, 50, anew=True)
+    )
+    with patch(wan, method):
+        for timestep in (900.0, 900.0, 500.0, 500.0, 800.0):
+            run(wan, inputs() | {"timestep": torch.tensor([timestep])})
+    layers = len({layer for layer, _, _ in seen})
+    calls = [seen[place : place + layers] for place in range(0, len(seen), layers)]
+    assert [step for step, _ in [(call[0][1], None) for call in calls]] == [0, 0, 1, 1, 0]
+    assert all(state is None for call in (calls[0], calls[1], calls[4]) for _, _, state in call)
+    for branch in (0, 1):
+        for layer, _, state in calls[2 + branch]:
+            assert state == (layer, 0, branch * layers + layer + 1)
+    with pytest.raises(BadInput, match="method 'keeping' keeps a state from step to step, which CUDA graphs cannot"):
+        patch(wan, method, graphs=True)

@@ -211,6 +211,13 @@ class Row(Cell):
         default=None, gt=0, description="wall clock of a call among back-to-back ones, waited for once at the end"
     )
     eager_calls: int | None = Field(default=None, ge=1, description="how many calls latency_eager_ms rests on")
+    refresh_ms: float | None = Field(
+        default=None, gt=0, description="median of a call that makes the method's state anew; empty without a state"
+    )
+    refresh_every: int | None = Field(default=None, ge=1, description="after how many steps the state is made anew")
+    latency_amortised_ms: float | None = Field(
+        default=None, gt=0, description="mean of a step, with one of refresh_every a refresh"
+    )
     compile_s: float | None = Field(
         default=None, ge=0, description="what the first call took beyond a later one: compiling, tuning, loading"
     )
@@ -290,6 +297,8 @@ class Row(Cell):
             self.latency_warm_ms,
             self.latency_eager_ms,
             self.baseline_eager_ms,
+            self.refresh_ms,
+            self.latency_amortised_ms,
             self.speedup,
             self.translation,
             self.samples_ms or None,
