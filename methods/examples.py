@@ -64,8 +64,14 @@ class Example:
         q, k = _inputs_of(self.grid, heads, seed)
         settings = _resolved(self.method, self.grid, self.settings)
         with torch.no_grad():
-            v = k.flip(-1) if self.method.needs_v else None
-            plan = make_plan(self.method, settings, q, k, Call(layout, self.layer, v=v))
+            call = Call(layout, self.layer, v=k.flip(-1) if self.method.needs_v else None)
+            if self.method.cycle is not None:
+                cycle = self.method.cycle(settings, self.layer)
+                for step in cycle.warm:
+                    made = make_plan(self.method, settings, q, k, dataclasses.replace(call, step=step))
+                    call = dataclasses.replace(call, state=made.state)
+                call = dataclasses.replace(call, step=cycle.steady)
+            plan = make_plan(self.method, settings, q, k, call)
         plan.check()
         return plan
 

@@ -5,6 +5,7 @@
 
 from attnbench.kernels import row_ops, selection_ops
 from attnbench.kernels.band import Band
+from attnbench.kernels.below import below_flops, count_below
 from attnbench.kernels.cell_scores import score_cells, score_means
 from attnbench.kernels.cuts import Cut, route, score_block_pairs
 from attnbench.kernels.errors import BadInput, Unsupported
@@ -41,10 +42,10 @@ from attnbench.methods.text import keep_text, ordinary_text, route_text
 __all__ = [
     "BadInput", "Band", "BlockPattern", "BranchCall", "Call", "Cut", "Cycle", "DensitySetting", "Finished", "Grid",
     "Layout", "MeanSelection", "Method", "Partition", "Plan", "Recipe", "RoutedPattern", "Rule", "Source",
-    "Unsupported", "add_summaries", "as_choice", "as_density", "as_flag", "as_ints", "as_number", "as_numbers",
-    "band", "bounding_boxes", "causal", "cluster", "cluster_flops", "coordinates", "cut_percentile", "fit",
-    "keep_text", "main", "nearest", "ordinary_text", "partition_cuboids", "partition_in_order", "partition_ranges",
-    "phase", "pool_similarity", "remembered", "route", "route_text", "row_ops", "score_block_pairs", "score_cells",
-    "score_means", "selection_ops", "share_of", "shrink_axis", "shrink_grid", "similarity_flops", "strided_flops",
-    "strided_mass", "whole", "window",
+    "Unsupported", "add_summaries", "as_choice", "as_density", "as_flag", "as_ints", "as_number", "as_numbers", "band",
+    "below_flops", "bounding_boxes", "causal", "cluster", "cluster_flops", "coordinates", "count_below",
+    "cut_percentile", "fit", "keep_text", "main", "nearest", "ordinary_text", "partition_cuboids", "partition_in_order",
+    "partition_ranges", "phase", "pool_similarity", "remembered", "route", "route_text", "row_ops", "score_block_pairs",
+    "score_cells", "score_means", "selection_ops", "share_of", "shrink_axis", "shrink_grid", "similarity_flops",
+    "strided_flops", "strided_mass", "whole", "window",
 ]  # fmt: skip

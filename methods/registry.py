@@ -32,6 +32,8 @@ BUILT_IN = {
     "sla": "attnbench.methods.sla:METHOD",
     "rainfusion2": "attnbench.methods.rainfusion2:METHOD",
     "rainfusion": "attnbench.methods.rainfusion:METHOD",
+    "mod-dit": "attnbench.methods.mod_dit:METHOD",
+    "liteattention": "attnbench.methods.liteattention:METHOD",
     "nabla": "attnbench.methods.nabla:METHOD",
     "longcat-bsa": "attnbench.methods.longcat_bsa:METHOD",
     "svg1": "attnbench.methods.svg1:METHOD",

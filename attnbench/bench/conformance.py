@@ -20,6 +20,7 @@ from torch import Tensor
 from attnbench import api
 from attnbench.bench.selection import LEAST_MOVE, SelectionCheck, same_blocks
 from attnbench.bench.stability import GIVEN_CALLS, check_stability
+from attnbench.bench.states import warmed_up
 from attnbench.bench.sweep.knobs import density_setting, turn_method
 from attnbench.bench.verify import TwinSpec, check_twin, twin_case
 from attnbench.kernels.errors import BadInput
@@ -96,6 +97,19 @@ class Subject:
         q = torch.randn(batch, heads, layout.tokens, HEAD_DIM, generator=generator)
         return q, torch.randn(batch, kv_heads, layout.tokens, HEAD_DIM, generator=generator)
 
+    def steady(self, q: Tensor, k: Tensor, layout: Layout, layer: int) -> dict[str, Any]:
+        """Return the step and the state of a call that has the steps before it behind it; nothing without a cycle."""
+        settings = self.settings(layout)
+        if self.method.cycle is None:
+            return {}
+        cycle = self.method.cycle(settings, layer)
+        values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+        arguments = {"grid": layout.grid, "text": layout.text, "layer": layer, **values}
+        return {
+            "step": cycle.steady,
+            "state": warmed_up(self.method, cycle, arguments, q, k, k.flip(-1).clone(), "reference"),
+        }
+
     def plan(self, q: Tensor, k: Tensor, layout: Layout, layer: int = 0) -> Plan:
         """Return the method's plan, made anew and checked.
 
@@ -104,7 +118,8 @@ class Subject:
         """
         with torch.no_grad():
             v = k.flip(-1) if self.method.needs_v else None
-            plan = self.method.plan(self.settings(layout), q, k, Call(layout, layer, v=v))
+            settings, steady = self.settings(layout), self.steady(q, k, layout, layer)
+            plan = self.method.plan(settings, q, k, Call(layout, layer, v=v, **steady))
         if not isinstance(plan, Plan):
             raise Failed(f"planned a {type(plan).__name__}; it must return an attnbench Plan")
         made, wanted = (plan.layout, plan.batch, plan.heads), (layout, q.shape[0], q.shape[1])
@@ -434,14 +449,19 @@ def _stability(subject: Subject) -> str:
     for layer in layers:
         with at(layout, layer):
             q, k = subject.inputs(layout, heads=2, kv_heads=1)
+            with torch.no_grad():
+                steady = subject.steady(q, k, layout, layer)
             graded = subject.method.has_gradient
             leaves = [x.requires_grad_(graded) for x in (q, k, k.flip(2).clone())]
 
-            def call(leaves: list[Tensor] = leaves, layer: int = layer, graded: bool = graded) -> list[Tensor]:
+            def call(
+                leaves: list[Tensor] = leaves, layer: int = layer, graded: bool = graded,
+                steady: dict[str, Any] = steady,
+            ) -> list[Tensor]:  # fmt: skip
                 forget_plans()
                 output = api.attention(
                     *leaves, method=subject.method, grid=layout.grid, text=layout.text, layer=layer,
-                    engine="reference", **settings,
+                    engine="reference", **settings, **steady,
                 )  # fmt: skip
                 gradients = torch.autograd.grad(output, leaves, torch.ones_like(output)) if graded else ()
                 return [output.detach(), *gradients]
