@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -14,7 +15,6 @@ from attnbench.bench.jobs import Agenda, make_agenda
 from attnbench.bench.measure import measure
 from attnbench.bench.packages import package_contents, package_versions
 from attnbench.bench.request import Request, read_request
-from attnbench.kernels.errors import BadInput
 from attnbench.machine.command import typed_command
 from attnbench.machine.environment import collect_environment
 from attnbench.results.conditions import require_same
@@ -32,8 +32,14 @@ class Outcome:
     rows: tuple[Row, ...]
 
 
-After = Callable[[Bench, Journal, tuple[Row, ...]], None]
-"""What a session does once every cell has its row, with the tensors still there and the journal open."""
+class After(Protocol):
+    """What a session does once every cell has its row, with the journal open."""
+
+    def __call__(self, bench: Bench, journal: Journal, rows: tuple[Row, ...]) -> None:
+        """Do it for the cells that shared this process, whose tensors are still there."""
+
+    def apart(self, parts: Parts, journal: Journal, rows: tuple[Row, ...]) -> None:
+        """Do it for the cells that had processes of their own."""
 
 
 def start(request: Request, out: Path | None, progress: Progress, after: After | None = None) -> Outcome:
@@ -43,14 +49,14 @@ def start(request: Request, out: Path | None, progress: Progress, after: After |
         request: what to measure.
         out: folder of the run; by default results/runs/<run id>, to which results/latest then points.
         progress: told what is done.
-        after: called with the rows when all are written, to append more. All cells share this process then.
+        after: called with the rows when all are written, to append more.
 
     Raises:
         BadInput: for a request or a folder that cannot be used; nothing is written then.
     """
     base = base_agenda(request)
     place = choose_place(out)
-    bench, parts = _parts(request, base, progress, after)
+    bench, parts = _parts(request, base, progress)
     choices = choose(request, len(parts.cells), parts.threads, progress) if bench is None else None
     contents = base.contents | package_contents(request)
     with begin(place, environment_of(base, request), request.model_dump(mode="json"), contents) as journal:
@@ -58,9 +64,7 @@ def start(request: Request, out: Path | None, progress: Progress, after: After |
         records = [] if choices is None else [choices]
         journal.append(*records)
         outcome = _measure(bench, parts, journal, place.run_id, progress, records)
-        if after is not None:
-            assert bench is not None
-            after(bench, journal, outcome.rows)
+        _do_after(after, bench, parts, journal, outcome.rows)
         return outcome
 
 
@@ -79,33 +83,36 @@ def resume(folder: Path, progress: Progress, after: After | None = None) -> Outc
     with journal:
         request = read_request(**header.request)
         base = base_agenda(request)
-        bench, parts = _parts(request, base, progress, after)
+        bench, parts = _parts(request, base, progress)
         used = [record.threads for record in records if isinstance(record, (Row, Sample))]
         threads = parts.threads if base.device.type == "cpu" else None
         here, contents = environment_of(base, request), base.contents | package_contents(request)
         require_same(folder, header, here, contents, progress.note, threads=(used, threads))
         progress.started(str(folder))
         outcome = _measure(bench, parts, journal, header.run_id, progress, records)
-        if after is not None:
-            assert bench is not None
+        if bench is not None and after is not None:
             bench.reopen(outcome.rows)
-            after(bench, journal, outcome.rows)
+        _do_after(after, bench, parts, journal, outcome.rows)
         return outcome
 
 
-def _parts(request: Request, base: Agenda, progress: Progress, after: After | None) -> tuple[Bench | None, Parts]:
+def _do_after(after: After | None, bench: Bench | None, parts: Parts, journal: Journal, rows: tuple[Row, ...]) -> None:
+    if after is None:
+        return
+    if bench is not None:
+        after(bench, journal, rows)
+    if parts.cells:
+        after.apart(parts, journal, rows)
+
+
+def _parts(request: Request, base: Agenda, progress: Progress) -> tuple[Bench | None, Parts]:
     """Return the bench of the cells that share this process, None if none does, and the cells that do not.
 
     Raises:
         BadInput: for a request that cannot be used.
     """
     threads = torch.get_num_threads()
-    if after is None:
-        shared, apart = split(request, base.device.type)
-    elif request.isolate:
-        raise BadInput("--isolate is not for a command that profiles cells; leave it out")
-    else:
-        shared, apart = request.methods, []
+    shared, apart = split(request, base.device.type)
     parts = Parts(request, list_cells(request, apart, base, threads), base, threads)
     if not shared and request.methods:
         return None, parts

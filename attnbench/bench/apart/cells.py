@@ -159,9 +159,9 @@ def choose(request: Request, cells: int, threads: int, progress: Progress) -> Ch
         if kind == "problem":
             problems.append(record_of(Problem, value))
         elif kind == "record":
-            chosen.append(record_of(Choices, _fields(value, "choices")))
+            chosen.append(record_of(Choices, fields_of(value, "choices")))
         else:
-            _tell(progress, kind, value)
+            tell(progress, kind, value)
 
     alone = request.model_copy(update={"methods": [Entry("full")], "engine": "auto", "layers": None})
     end = work(Task(do="choose", request=alone, threads=threads, cells=cells), request.seconds_a_cell, hear)
@@ -276,11 +276,11 @@ class _One:
         elif kind == "record":
             self._keep(value)
         else:
-            _tell(self.progress, kind, value)
+            tell(self.progress, kind, value)
 
     def _keep(self, value: Any) -> None:
         if isinstance(value, dict) and value.get("kind") == "sample":
-            sample = record_of(Sample, _fields(value, "sample"))
+            sample = record_of(Sample, fields_of(value, "sample"))
             dense = {self.parts.base.cell(dense_job(), name, name).identity for name in self._engines()}
             if sample.group != self.apart.cell_id or sample.cell_id not in {self.apart.cell_id, *dense}:
                 raise Unbelievable("handed in a sample of another cell")
@@ -288,7 +288,7 @@ class _One:
                 self.taken.append(sample.cold_ms)
             self.write(sample)
             return
-        row = record_of(Row, _fields(value, "row"))
+        row = record_of(Row, fields_of(value, "row"))
         if (row.cell_id, row.run_id) != (self.apart.cell_id, self.run_id) or self.made is not None:
             raise Unbelievable("handed in the row of another cell")
         if row.verdict == "ok" and not set(row.samples_ms) <= set(self.taken):
@@ -317,7 +317,12 @@ class _One:
         )
 
 
-def _tell(progress: Progress, kind: str, value: Any) -> None:
+def tell(progress: Progress, kind: str, value: Any) -> None:
+    """Pass on what a process tells of its progress.
+
+    Raises:
+        Unbelievable: for an answer of another kind.
+    """
     if kind == "note":
         progress.note(str(value)[:2000])
     elif kind == "step":
@@ -327,8 +332,12 @@ def _tell(progress: Progress, kind: str, value: Any) -> None:
         raise Unbelievable(f"gave an answer of an unknown kind: {kind[:60]!r}")
 
 
-def _fields(value: Any, kind: str) -> dict[str, Any]:
-    """Return the fields of a journal's record of that kind."""
+def fields_of(value: Any, kind: str) -> dict[str, Any]:
+    """Return the fields of a journal's record of that kind.
+
+    Raises:
+        Unbelievable: if it is no such record.
+    """
     if not isinstance(value, dict) or value.get("kind") != kind:
         raise Unbelievable(f"handed in something else than a {kind}")
     return {name: each for name, each in value.items() if name != "kind"}

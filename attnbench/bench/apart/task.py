@@ -7,15 +7,24 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from attnbench.bench.request import Request
-from attnbench.results.records.cells import Cell, Choices, Record, Sample
+from attnbench.results.records.cells import Cell, Choices, Record, Row, Sample
 from attnbench.results.records.faults import first_fault
+
+
+class Profiling(Record):
+    """What is recorded of each cell that is profiled."""
+
+    repeats: int | None = Field(default=None, description="recorded calls; null for as many as are worth their time")
+    traces: bool = Field(default=True, description="whether a Chrome trace is written")
+    folder: str = Field(default="", description="of the run, for traces")
 
 
 class Task(Record):
     """One piece of work for a process of its own."""
 
-    do: Literal["show", "list", "choose", "measure"] = Field(
-        description="show the method of a request; list its cells; choose what all cells share; measure its one cell"
+    do: Literal["show", "list", "choose", "measure", "profile"] = Field(
+        description="show the method of a request; list its cells; choose what all cells share; measure its one cell; "
+        "profile it"
     )
     request: Request
     run_id: str = ""
@@ -23,6 +32,8 @@ class Task(Record):
     cells: int = Field(default=0, description="cells of the run that have processes of their own")
     choices: Choices | None = None
     samples: list[Sample] = Field(default_factory=list, description="that an earlier part of the run took of the cell")
+    rows: list[Row] = Field(default_factory=list, description="of the cell that is profiled, and of its dense baseline")
+    profiling: Profiling | None = None
 
 
 class Listed(Record):

@@ -10,7 +10,9 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
 from attnbench.bench.apart.task import Listed, Problem, Shown, Step, Task
@@ -102,7 +104,7 @@ def _work(task: Task, answers: Answers) -> None:
         answers.say("waiting")
 
     torch.set_num_threads(task.threads)
-    measures = task.do in ("choose", "measure")
+    measures = task.do in ("choose", "measure", "profile")
     with hold_gpu(task.request.device, wait) if measures else contextlib.nullcontext():
         answers.say("ready")
         try:
@@ -166,6 +168,37 @@ def _measure(task: Task, answers: Answers) -> None:
     measure(bench, answers.records, task.run_id, answers, task.samples, choices=task.choices)
 
 
+def _profile(task: Task, answers: Answers) -> None:
+    """Profile one cell, which was measured before, on tensors like those that it was timed on."""
+    from attnbench.bench.profile.cells import profile_rows
+
+    asked, choices = task.profiling, task.choices
+    assert asked is not None
+    assert choices is not None
+    if problem := _load(task):
+        answers.say("problem", Problem(kind="error", text=problem).model_dump())
+        return
+    bench = Bench(make_agenda(task.request), answers, heads=choices.heads, own=True)
+    bench.leave_out({trial.cell.identity for trial in bench.trials})
+    bench.prepare(choices.baseline, search=False)  # of the baseline, the memory is shown beside the cell's
+    bench.reopen(task.rows)
+    pages = _Pages(Path(asked.folder), answers)
+    profile_rows(bench, pages, task.rows, answers, repeats=asked.repeats, traces=asked.traces)
+
+
+@dataclass
+class _Pages:
+    """Stands in for the journal of the run, to which phases are handed in."""
+
+    folder: Path
+    answers: Answers
+    earlier: Sequence[JournalRecord] = ()
+    command: str = ""
+
+    def append(self, *records: JournalRecord) -> None:
+        self.answers.records(*records)
+
+
 def _load(task: Task) -> str:
     """Import the method of a task; return what is wrong with that, empty if nothing is."""
     before = State.now()
@@ -179,7 +212,7 @@ def _load(task: Task) -> str:
 
 
 _DO: Mapping[str, Callable[[Task, Answers], None]] = {
-    "show": _show, "list": _list, "choose": _choose, "measure": _measure,
+    "show": _show, "list": _list, "choose": _choose, "measure": _measure, "profile": _profile,
 }  # fmt: skip
 
 

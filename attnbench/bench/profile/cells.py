@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
+from attnbench.bench.apart.cells import Parts
+from attnbench.bench.apart.profiles import profile_apart
+from attnbench.bench.apart.task import Profiling
 from attnbench.bench.bench import Bench
 from attnbench.bench.profile.call import TOLERANCE, PhaseTime, Profile, profile_call
 from attnbench.bench.profile.parts import Ablation, PartTime, measure_ablation, model_parts, record_launches
@@ -18,7 +21,7 @@ from attnbench.cost.waterfall import DIFFERENCES
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.phases import PARENTS
 from attnbench.results.intervals import Interval
-from attnbench.results.journal import Journal
+from attnbench.results.journal import Journal, JournalRecord
 from attnbench.results.records.cells import PhaseRow, Provenance, Row
 from attnbench.results.run import Progress
 
@@ -31,9 +34,23 @@ CPU_SECONDS = 30.0
 _WORTH_NAMING = 0.01  # share of the call
 
 
+class Pages(Protocol):
+    """Where phases go: the journal of a run, or what stands in for it in a process of a cell."""
+
+    folder: Path
+    command: str
+
+    @property
+    def earlier(self) -> Sequence[JournalRecord]:
+        """What earlier parts of the run wrote."""
+
+    def append(self, *records: JournalRecord) -> None:
+        """Write records together."""
+
+
 def profile_rows(
     bench: Bench,
-    journal: Journal,
+    journal: Pages,
     rows: Iterable[Row],
     progress: Progress,
     *,
@@ -58,7 +75,8 @@ def profile_rows(
     """
     rows = list(rows)
     timed = {row.cell_id: row for row in rows if row.verdict == "ok"}
-    found = [record for record in journal.earlier if isinstance(record, PhaseRow)]
+    mine = {trial.cell.identity for trial in bench.trials}
+    found = [record for record in journal.earlier if isinstance(record, PhaseRow) and record.cell_id in mine]
     done = {phase.cell_id for phase in found}
     todo = [t for t in bench.trials if t.cell.identity in timed and t.cell.identity not in done]
     if not todo:
@@ -93,7 +111,7 @@ def profile_rows(
 
 @dataclass
 class ProfileAfter:
-    """Profiles the cells of a run once all of them have their rows, as what a session calls after that.
+    """Profiles the cells of a run once all of them have their rows: a session's ``After``.
 
     Attributes:
         progress, repeats, traces: as of ``profile_rows``.
@@ -106,8 +124,13 @@ class ProfileAfter:
     phases: list[PhaseRow] = field(default_factory=list)
 
     def __call__(self, bench: Bench, journal: Journal, rows: tuple[Row, ...]) -> None:
-        """Profile the cells of these rows."""
-        self.phases = profile_rows(bench, journal, rows, self.progress, repeats=self.repeats, traces=self.traces)
+        """Profile those of these rows whose cells shared this process."""
+        self.phases += profile_rows(bench, journal, rows, self.progress, repeats=self.repeats, traces=self.traces)
+
+    def apart(self, parts: Parts, journal: Journal, rows: tuple[Row, ...]) -> None:
+        """Profile those whose cells had processes of their own, each in one of its own again."""
+        asked = Profiling(repeats=self.repeats, traces=self.traces, folder=str(journal.folder.resolve()))
+        self.phases += profile_apart(parts, journal, rows, self.progress, asked)
 
 
 def _cell_rows(

@@ -13,6 +13,7 @@ import pytest
 
 from attnbench.bench import session
 from attnbench.bench.apart.cells import check_request
+from attnbench.bench.profile.cells import ProfileAfter
 from attnbench.bench.request import Request, read_request
 from attnbench.kernels.errors import BadInput
 from attnbench.methods.entries import Entry
@@ -297,3 +298,54 @@ def test_a_limit_of_time_is_a_number_above_zero() -> None:
             session.start(asked(["sta"], cell_timeout=wrong), None, Told())
     for budget, seconds in ((10.0, 50.0), (240.0, 510.0), (1000.0, 600.0)):
         assert asked(["sta"], cell_timeout=None, budget=budget).seconds_a_cell == seconds
+
+
+def test_cells_are_profiled_in_processes_of_their_own(install: Install, tmp_path: Path) -> None:
+    """What a method does to its process while it is profiled costs its own phases, and nothing else."""
+    body = "os._exit(0) if any(f.name == 'profile_rows' for f in traceback.extract_stack()) else None"
+    source = (
+        "import traceback"
+        + BEGIN
+        + f"\ndef shy(settings, q, k, call):\n    {body}\n    return plan(settings, q, k, call)\n"
+    )
+    install("shy_method", source + "\nSHY = named('shy', shy)\n", shy="SHY", honest="HONEST")
+    folder, told = tmp_path / "run", Told()
+    after = ProfileAfter(told, repeats=1, traces=True)
+    session.start(asked(["sta", "shy", "honest"], rounds=3), folder, told, after)
+    found = read(folder)
+    assert {row.method: row.verdict for row in found.rows} == {"sta": "ok", "shy": "ok", "honest": "ok"}
+    methods = {row.row_id: row.method for row in found.rows}
+    assert {methods[phase.row_id] for phase in found.phases} == {"sta", "honest"}
+    assert sorted(found.phases, key=str) == sorted(after.phases, key=str)
+    assert any("not profiled: its process ended with exit code 0 and left no result" in note for note in told.notes)
+    cells = {row.cell_id: row.method for row in found.rows}
+    assert {cells[name] for name in found.traces} == {"sta", "honest"}
+
+
+def test_phases_of_processes_are_those_of_a_shared_one(tmp_path: Path) -> None:
+    names = {}
+    for isolate in (False, True):
+        after = ProfileAfter(Told(), repeats=1, traces=False)
+        session.start(asked(["sta", "moba"], rounds=3, isolate=isolate), tmp_path / str(isolate), Told(), after)
+        names[isolate] = {(phase.cell_id, phase.pass_, phase.phase, phase.provenance) for phase in after.phases}
+        assert {phase.peak_dense_mib is None for phase in after.phases} == {after.phases[0].peak_dense_mib is None}
+    assert names[True] == names[False] != set()
+
+
+def test_a_profile_that_was_cut_short_goes_on_with_the_cells_that_are_left(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = ProfileAfter(Told(), repeats=1, traces=False)
+    session.start(asked(["sta", "moba"], rounds=3, isolate=True), folder, Told(), first)
+    lines = (folder / JOURNAL).read_text().splitlines(keepends=True)
+    last = first.phases[-1].cell_id
+    kept = [line for line in lines if not ('"kind": "phase"' in line and last in line)]
+    assert len(kept) < len(lines)
+    (folder / JOURNAL).write_text("".join(kept))
+    told = Told()
+    second = ProfileAfter(told, repeats=1, traces=False)
+    session.resume(folder, told, second)
+    assert {phase.key for phase in second.phases} == {phase.key for phase in first.phases}
+    assert [phase for phase in second.phases if phase.cell_id != last] == [
+        phase for phase in first.phases if phase.cell_id != last
+    ]
+    assert len([label for label in told.steps if label.startswith("profile 1 of 1")]) > 0
