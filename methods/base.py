@@ -97,6 +97,11 @@ class Cycle:
     every: int
     anew: bool = False
 
+    def later(self, steps: int) -> Cycle:
+        """Return the same cycle so many steps later, as where a recipe's first steps are dense."""
+        warm = tuple(step + steps for step in self.warm)
+        return Cycle(warm, self.steady + steps, self.refresh + steps, self.every, self.anew)
+
     def amortised(self, steady: float, refresh: float) -> float:
         """Return the mean of a step where one of ``every`` is a refresh."""
         return (steady * (self.every - 1) + refresh) / self.every

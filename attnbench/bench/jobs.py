@@ -22,6 +22,7 @@ from attnbench.machine.device import device_name, dtype_name, resolve_device, re
 from attnbench.machine.timers import check_timer
 from attnbench.methods import Cycle, Method, get_method, make_settings
 from attnbench.methods.entries import Entry
+from attnbench.methods.recipe import Recipe
 from attnbench.report.words import differing_settings
 from attnbench.results.conditions import contents_of
 from attnbench.results.records.cells import Cell, canonical_json, inputs_content
@@ -63,7 +64,10 @@ class Job:
     @property
     def cycle(self) -> Cycle | None:
         """The steps of a method that has a state; None for the others."""
-        return None if self.method.cycle is None else self.method.cycle(self.settings, self.layer)
+        if self.method.cycle is None:
+            return None
+        cycle, dense = self.method.cycle(self.settings, self.layer), getattr(self.settings, "dense_steps", 0)
+        return cycle if cycle.warm[0] >= dense else cycle.later(dense - cycle.warm[0])
 
     @property
     def step(self) -> int | None:
@@ -197,6 +201,10 @@ def _jobs_of(entry: Entry, shape: Shape, layers: list[int] | None, density: floa
     kinds = method.distinct_layers(settings, count)
     chosen = list(dict.fromkeys(layers or kinds))
     alike = layers_alike(chosen, len(kinds), count) if shape.model is not None else {}
+    dense = min(settings.dense_layers, count) if isinstance(settings, Recipe) else 0
+    if dense and not layers and len(kinds) == 1:  # the dense layers are a kind of their own
+        counts = {0: dense, dense: count - dense} if dense < count else {0: count}
+        chosen, alike = list(counts), counts if shape.model is not None else {}
     return [Job(method, settings, layer, given=given, alike=alike.get(layer), density=density) for layer in chosen]
 
 

@@ -229,3 +229,14 @@ def test_a_cell_says_how_many_layers_of_the_model_it_stands_for(changes: dict[st
     shape = {"heads": None, "head_dim": None}
     agenda = make_agenda(request(methods={"vmoba": {}}, **shape, **changes))
     assert [job.alike for job in agenda.jobs] == alike
+
+
+def test_dense_layers_are_a_kind_of_their_own_and_dense_steps_come_before_the_state() -> None:
+    request = Request(methods={"nabla": {"dense_layers": 2}}, model="wan2.1-1.3b", res="480p", device="cpu")
+    assert [(job.layer, job.alike) for job in make_agenda(request).jobs] == [(0, 2), (2, 28)]
+    request = Request(methods={"nabla": {"dense_layers": 99}}, model="wan2.1-1.3b", res="480p", device="cpu")
+    assert [(job.layer, job.alike) for job in make_agenda(request).jobs] == [(0, 30)]
+    request = Request(methods={"svg2": {"dense_steps": 10}}, grid="3x5x7", device="cpu")
+    (job,) = make_agenda(request).jobs
+    assert job.cycle is not None
+    assert (job.cycle.warm, job.step, job.cycle.refresh) == ((10,), 11, 10)
