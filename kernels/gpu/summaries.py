@@ -58,7 +58,7 @@ def add_summaries(
         (*output.stride()[:3], *q.stride()[:3], *keys.stride()[:3], *values.stride()[:3], *kept.stride()[:3],
          heads, heads // keys.shape[1], n, keep.shape[3], dim, scale),
         HAS_ORDER=order is not None, HALF=q.dtype != torch.float32 and not INTERPRETED,
-        ROWS=ROWS, COLUMNS=COLUMNS, DIM=max(16, triton.next_power_of_2(dim)), num_warps=4, num_stages=2,
+        ROWS=ROWS, COLUMNS=COLUMNS, DIM=max(16, triton.next_power_of_2(dim)), num_warps=8, num_stages=2,
     )  # fmt: skip
     return joined
 

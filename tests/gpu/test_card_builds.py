@@ -66,6 +66,12 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("sparge", {}),
     ("xattention", {}),
     ("draft", {}),
+    ("nabla", {}),
+    ("longcat-bsa", {"mass": 0.5}),
+    ("vsa", {}),
+    ("subblock", {"round_to": 1}),
+    ("sol-attn", {}),
+    ("sol-attn", {"spread": "exact"}),
 )
 
 
@@ -136,11 +142,11 @@ def build(card: Card, methods: list[str], dims: tuple[int, ...]) -> Iterator[Any
 
 
 def run(method: str, settings: dict[str, Any], layout: Any, dim: int) -> None:
-    """Make a method's plans on tensors of zeros, and attend forward and backward."""
+    """Make a method's plans on tensors of zeros, attend forward and backward, and run the branch."""
     import torch
 
     from attnbench.kernels.attend_ops import attend_by_kernels
-    from attnbench.methods import Call, get_method, make_settings
+    from attnbench.methods import BranchCall, Call, get_method, make_settings
 
     chosen = get_method(method)
     values = chosen.resolve(make_settings(chosen, settings), layout)
@@ -150,6 +156,9 @@ def run(method: str, settings: dict[str, Any], layout: Any, dim: int) -> None:
         leaves = [x.clone().requires_grad_() for x in (q, k, v)]
         output, lse = attend_by_kernels(*leaves, plan, dim**-0.5)
         torch.autograd.grad(output.sum() + lse.sum(), leaves)
+        if chosen.finish is not None:
+            call = BranchCall(layout, layer, plan=plan, scale=dim**-0.5, lse=lse.detach())
+            chosen.finish(values, call, q, k, v, output.detach())
 
 
 def resources(cubin: bytes) -> tuple[int, int]:
