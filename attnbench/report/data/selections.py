@@ -8,7 +8,7 @@ from functools import cached_property
 
 from attnbench.report.cases import Case, labels_of
 from attnbench.report.judge import QualityKey, Verdict, judge, place_words, speedup_ratio
-from attnbench.report.words import DIRECTIONS, grid_words
+from attnbench.report.words import DIRECTIONS, chosen_settings, grid_words
 from attnbench.results.flags import flags_of
 from attnbench.results.gaps import Gap
 from attnbench.results.history import runs_of
@@ -166,7 +166,7 @@ def _selection(
     means.sort(key=lambda pair: (pair[1].latency_ms is None, pair[1].latency_ms or 0.0))
     rows = tuple(row.model_copy(update={"flags": flags[row.row_id]}) for mean, _ in means for row in mean.members)
     case = Case(rows, tuple(row for _, row in means))
-    labels = labels_of(case.means)
+    labels = _told_apart(case.means)
     choices = tuple(
         Choice(
             mean.cell_id, row, mean.members, labels[row.row_id], row.flags, speedup_ratio(case, row),
@@ -179,6 +179,20 @@ def _selection(
         (choice, tuple(each.row for each in same)) for choice in choices if len(same := found.means[choice.cell_id]) > 1
     )
     return Selection(place, case, choices, tuple(found.rows), current, judge(case, quality), histories)
+
+
+def _told_apart(means: Sequence[MeanRow]) -> dict[str, str]:
+    """Return the shortest name of each mean; of those that ran alike, with what was asked for."""
+    labels = labels_of(means)
+    same: dict[str, list[MeanRow]] = {}
+    for mean in means:
+        same.setdefault(labels[mean.row_id], []).append(mean)
+    for label, alike in same.items():
+        if len(alike) > 1:
+            for mean in alike:
+                given = chosen_settings(mean.settings_given or "{}", None) or "defaults"
+                labels[mean.row_id] = f"{label} · asked: {mean.engine_asked or 'auto'}, {given}"
+    return labels
 
 
 def _flags(row: Row, samples: Mapping[str, Sequence[Sample]], kind: str | None) -> str | None:

@@ -66,8 +66,8 @@ class _Scale:
                 found += [step * 10.0**power for step in steps if low <= step * 10.0**power <= high]
             return found
         rough = (high - low) / 5
-        power = 10.0 ** math.floor(math.log10(rough))
-        width = next(each * power for each in (1, 2, 5, 10) if each * power >= rough * 0.999)
+        unit = 10.0 ** math.floor(math.log10(rough))
+        width = next(each * unit for each in (1, 2, 5, 10) if each * unit >= rough * 0.999)
         first = math.ceil(low / width)
         return [round(at * width, 12) for at in range(first, math.floor(high / width + 1e-9) + 1)]
 

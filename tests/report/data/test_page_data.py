@@ -190,3 +190,15 @@ def test_the_data_behind_a_figure_is_a_table(data: PageData) -> None:
         table = table_of_figure(figure)
         assert table.rows
         assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+def test_names_tell_apart_what_was_asked_for_in_different_words(row_of: Maker, table_of: Maker) -> None:
+    tile = {"tile": [6, 8, 8]}
+    rows = [
+        row_of("sta", settings=tile, settings_given="{}", engine_asked=None),
+        row_of("sta", settings=tile, settings_given='{"tile":[6,8,8]}', engine_asked="reference", latency_ms=41.0),
+    ]
+    means = records(page_data(table_of(rows)), "means")
+    assert [row["label"] for row in means] == [
+        "sta · asked: auto, defaults", "sta · asked: reference, tile 6×8×8",
+    ]  # fmt: skip

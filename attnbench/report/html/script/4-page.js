@@ -268,8 +268,8 @@ function start() {
       showSelectors();
       find("verdict").textContent = now.sentence;
       find("verdict").className = `verdict ${now.outcome.replace(/\W/g, "-")}`;
-      paragraphs("density-note", [now.density, ...(now.caveats || [])]);
-      paragraphs("trust-note", [now.trust]);
+      paragraphs("density-note", [now.density]);
+      paragraphs("trust-note", [now.trust, ...(now.caveats || [])]);
       paragraphs("baseline-note", [now.baselines]);
       paragraphs("missing-note", (now.remarks || []).filter((each) => !each.startsWith("Flagged")));
       state.kept = null;
