@@ -92,7 +92,7 @@ def flops(
                 engine=engine, device=device, layers=read_numbers("--layers", layers),
             )
         )
-        for name in read_names("--models", models) or [model]
+        for name in read_names("--models", models) or (model,)
     ]  # fmt: skip
     if not as_json:
         for agenda in agendas:

@@ -7,7 +7,9 @@ do not see the colours have the markers. Methods of other packages get a pair by
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 Marker = Literal["circle", "square", "triangle", "diamond", "nabla", "plus", "cross", "hexagon"]
@@ -31,6 +33,22 @@ _NAMES = (
     "ditfastattn", "liteattention",
 )  # fmt: skip
 """In the order in which they got their marks: add names at the end alone."""
+
+GLYPHS: Mapping[Marker, str] = MappingProxyType(
+    {
+        "circle": "●", "square": "■", "triangle": "▲", "diamond": "◆", "nabla": "▼", "plus": "✚", "cross": "✖",
+        "hexagon": "⬢",
+    }
+)  # fmt: skip
+"""Each marker as a character, for terminals."""
+
+SHAPES: Mapping[Marker, str] = MappingProxyType(
+    {
+        "circle": "o", "square": "s", "triangle": "^", "diamond": "D", "nabla": "v", "plus": "P", "cross": "X",
+        "hexagon": "h",
+    }
+)  # fmt: skip
+"""Each marker as matplotlib names it."""
 
 _RESERVED = 40
 """Places of built-in methods; the other 24 are those of other packages."""

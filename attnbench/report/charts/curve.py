@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from attnbench.report.charts.plain import COLOURS, DENSE, FAINT, INK, MARKERS
+from attnbench.report.charts.plain import DENSE, FAINT, INK
 from attnbench.report.curve_words import label, shown
+from attnbench.report.marks import SHAPES, mark_of
 from attnbench.report.words import number
 from attnbench.results.break_even import Curve, CurvePoint
 from attnbench.results.speedups import Ratio
@@ -64,13 +65,14 @@ def curve_figure(curves: Sequence[Curve], title: str) -> Figure | None:
 
 
 def _lines(axes: Axes, curves: Sequence[Curve], of: Callable[[CurvePoint], Ratio]) -> None:
-    for place, curve in enumerate(curves):
+    for curve in curves:
+        mark = mark_of(curve.method)
         ratios = [of(point) for point in curve.points]
         low = [max(0.0, ratio.value - ratio.lo) for ratio in ratios]
         high = [max(0.0, ratio.hi - ratio.value) for ratio in ratios]
         axes.errorbar(
             [point.x for point in curve.points], [ratio.value for ratio in ratios], yerr=[low, high],
-            fmt=f"-{MARKERS[place % len(MARKERS)]}", color=COLOURS[place % len(COLOURS)], linewidth=1.4, markersize=6,
+            fmt=f"-{SHAPES[mark.marker]}", color=mark.light, linewidth=1.4, markersize=6,
             markeredgecolor="white", markeredgewidth=0.7, elinewidth=1.6, capsize=3, zorder=3,
             label=label(curve).replace("$", r"\$"),
         )  # fmt: skip
@@ -79,17 +81,17 @@ def _lines(axes: Axes, curves: Sequence[Curve], of: Callable[[CurvePoint], Ratio
 def _by_wall_clock(axes: Axes, curves: Sequence[Curve]) -> None:
     """Draw the speed-ups of calls back to back as thin dotted lines, where they are known."""
     told = "dotted: calls back to back, by wall clock"
-    for place, curve in enumerate(curves):
+    for curve in curves:
         known = [(point.x, point.speedup_eager) for point in curve.points if point.speedup_eager is not None]
         if known:
-            colour = COLOURS[place % len(COLOURS)]
+            colour = mark_of(curve.method).light
             axes.plot(*zip(*known, strict=True), ":", color=colour, linewidth=1.2, zorder=2, label=told)
             told = "_"  # in the legend once
 
 
 def _break_evens(axes: Axes, curves: Sequence[Curve], edges: tuple[float, float]) -> None:
     for place, curve in enumerate(curves):
-        found, colour = curve.break_even, COLOURS[place % len(COLOURS)]
+        found, colour = curve.break_even, mark_of(curve.method).light
         if found.at is None:
             continue
         axes.axvspan(found.lo or edges[0], found.hi or edges[1], color=colour, alpha=0.14, linewidth=0, zorder=1)

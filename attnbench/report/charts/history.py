@@ -6,8 +6,9 @@ import itertools
 import math
 from typing import TYPE_CHECKING
 
-from attnbench.report.charts.plain import COLOURS, FAINT, INK, plain_figure
+from attnbench.report.charts.plain import FAINT, INK, plain_figure
 from attnbench.report.history_words import NamedSeries, value_words
+from attnbench.report.marks import mark_of
 from attnbench.report.terminal.shown import shown
 from attnbench.results.history import exponentials
 
@@ -27,8 +28,8 @@ def history_figure(named: NamedSeries) -> Figure:
         known = math.isfinite(log.error)
         ends = [[value - lo], [hi - value]] if known else None
         axes.errorbar(
-            place, value, yerr=ends, fmt="o" if known else "x", color=COLOURS[0], markersize=5, elinewidth=1.5,
-            capsize=3, zorder=3,
+            place, value, yerr=ends, fmt="o" if known else "x", color=mark_of(series.last.method).light, markersize=5,
+            elinewidth=1.5, capsize=3, zorder=3,
         )  # fmt: skip
     begins = [0, *(series.points.index(shift.after) for shift in series.shifts), len(series.points)]
     for begin, end in itertools.pairwise(begins):

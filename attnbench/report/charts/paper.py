@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from attnbench.report.data.figure import Axis, Bar, Figure, Series
-from attnbench.report.marks import COLOURS, INK, mark_of
+from attnbench.report.marks import COLOURS, INK, SHAPES, mark_of
 from attnbench.report.words import number
 
 if TYPE_CHECKING:
@@ -27,12 +27,6 @@ _INCH = 25.4
 _DPI = 300
 _DASHES = (0, (4, 3))
 _GREY, _FAINT = "#5b6672", "#dfe3e8"
-_MARKERS: Mapping[str, str] = MappingProxyType(
-    {
-        "circle": "o", "square": "s", "triangle": "^", "diamond": "D", "nabla": "v", "plus": "P", "cross": "X",
-        "hexagon": "h",
-    }
-)  # fmt: skip
 _PARTS: Mapping[str, str] = MappingProxyType(
     {"ideal": INK[0], "loss": COLOURS[1][0], "unexplained": _GREY, "floor": _GREY, "total": COLOURS[0][0]}
 )
@@ -125,7 +119,7 @@ def _draw_points(axes: Axes, figure: Figure) -> None:
 def _draw_series(axes: Axes, series: Series, turn: int) -> None:
     """Draw a series; ``turn`` others of its method, with the same colour and marker, came before it."""
     colour, marker = (
-        (mark_of(series.method).light, _MARKERS[mark_of(series.method).marker]) if series.method else (_GREY, "")
+        (mark_of(series.method).light, SHAPES[mark_of(series.method).marker]) if series.method else (_GREY, "")
     )
     xs, ys = [point.x for point in series.points], [point.y for point in series.points]
     style = _DASHES if series.dashed else _STYLES[turn % len(_STYLES)] if series.method else "solid"

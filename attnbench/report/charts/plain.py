@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT, DENSE = "#3b4552", "#d9dee4", "#3b4552"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def svg_uri(figure: Figure) -> str:

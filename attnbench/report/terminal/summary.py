@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attnbench.kernels.errors import BadInput
 from attnbench.report.cases import NO_ROWS, Case, cases_of
 from attnbench.report.judge import judge
+from attnbench.report.marks import GLYPHS, mark_of
 from attnbench.report.words import (
     DIRECTIONS,
     INTERVALS,
@@ -86,7 +87,8 @@ class _Fitted:
         table, left_out = fit(_case_table(self.case), tuple(names), console, options)
         yield Text(_heading(self.case), style="bold")
         yield table
-        notes = [left_out_words([names[each] for each in left_out])] if left_out else []
+        told = [names[each] for each in left_out if each != _MARK]
+        notes = [left_out_words(told)] if told else []
         yield Text("\n".join([*_notes(self.case), *notes]))
 
 
@@ -106,7 +108,10 @@ _SHORT = {
     "numerical error": "numerical\nerror",
     "approximation error": "approx.\nerror",
 }
-_LEAST_NEEDED = ("numerical error", "translation", "engine", "approximation error", "density")
+_MARK = ""
+"""Heading of the column of markers."""
+
+_LEAST_NEEDED = ("numerical error", "translation", "engine", "approximation error", "density", _MARK)
 
 
 def _case_table(case: Case) -> Table:
@@ -115,6 +120,7 @@ def _case_table(case: Case) -> Table:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column(_MARK, no_wrap=True)
     table.add_column("method", max_width=24, overflow="fold")
     for name in _COLUMNS:
         table.add_column(
@@ -127,7 +133,9 @@ def _case_table(case: Case) -> Table:
             Text(_COLUMNS[name](row), style=_STYLES.get(row.verdict, "yellow") if name == "verdict" else "")
             for name in _COLUMNS
         ]
-        table.add_row(Text.assemble(row.method, (f" {settings}" if settings else "", "dim")), *cells)
+        mark = mark_of(row.method)
+        named = Text.assemble(row.method, (f" {settings}" if settings else "", "dim"))
+        table.add_row(Text(GLYPHS[mark.marker], style=mark.light), named, *cells)
     return table
 
 
