@@ -246,7 +246,8 @@ def _factor(block: int, ridge: float, shape: tuple[int, int, int], device: torch
     for part, sums in ((diagonals, _by_offset(same)), (columns, same.sum(0))):
         gram[part, -1] = gram[-1, part] = sums
     gram[-1, -1] = same.sum()
-    return torch.linalg.cholesky(gram + ridge * torch.eye(3 * blocks, dtype=torch.float64, device=device))
+    factor: Tensor = torch.linalg.cholesky(gram + ridge * torch.eye(3 * blocks, dtype=torch.float64, device=device))
+    return factor
 
 
 def cycle(settings: MODDiT, layer: int) -> Cycle:

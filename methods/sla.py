@@ -185,7 +185,8 @@ def _over_rest(settings: SLA, call: BranchCall, q: Tensor, k: Tensor, v: Tensor,
 
 def _blocks(x: Tensor, count: int, size: int) -> Tensor:
     """Cut [B, N, D] into [B, count, size, D], with zeros at the end."""
-    return pad(x, (0, 0, 0, count * size - x.shape[1])).unflatten(1, (count, size))
+    padded: Tensor = pad(x, (0, 0, 0, count * size - x.shape[1]))
+    return padded.unflatten(1, (count, size))
 
 
 def twin(settings: SLA, layout: Layout, layer: int) -> tuple[SLA, Layout]:

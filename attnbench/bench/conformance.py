@@ -461,7 +461,7 @@ def _stability(subject: Subject) -> str:
                 forget_plans()
                 output = api.attention(
                     *leaves, method=subject.method, grid=layout.grid, text=layout.text, layer=layer,
-                    engine="reference", **settings, **steady,
+                    step=steady.get("step"), state=steady.get("state"), engine="reference", **settings,
                 )  # fmt: skip
                 gradients = torch.autograd.grad(output, leaves, torch.ones_like(output)) if graded else ()
                 return [output.detach(), *gradients]
