@@ -160,7 +160,7 @@ def _shape_of(q: Tensor, k: Tensor, v: Tensor) -> _Shape:
         with torch.inference_mode(False):
             lse_type = torch.float64 if q.dtype == torch.float64 else torch.float32
             lse = torch.empty(q.shape[:3], dtype=lse_type, device=q.device)
-            found = _Shape(*(torch.empty_like(x) for x in (q, k, v, q)), lse)
+            found = _Shape(torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), torch.empty_like(q), lse)
     _shapes[key] = found
     while len(_shapes) > MOST_SHAPES:
         _shapes.popitem(last=False)

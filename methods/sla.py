@@ -185,8 +185,9 @@ def _over_rest(settings: SLA, call: BranchCall, q: Tensor, k: Tensor, v: Tensor,
 
 def _blocks(x: Tensor, count: int, size: int) -> Tensor:
     """Cut [B, N, D] into [B, count, size, D], with zeros at the end."""
-    padded: Tensor = pad(x, (0, 0, 0, count * size - x.shape[1]))
-    return padded.unflatten(1, (count, size))
+    padded = pad(x, (0, 0, 0, count * size - x.shape[1]))
+    blocks: Tensor = padded.unflatten(1, (count, size))
+    return blocks
 
 
 def twin(settings: SLA, layout: Layout, layer: int) -> tuple[SLA, Layout]:

@@ -226,9 +226,9 @@ def _point(point: _Measured) -> CurvePoint:
 
 def _eager(rows: tuple[dict[str, Any], ...]) -> dict[str, float]:
     """Return the fields of a point by wall clock, none if a layer lacks them or the samples are of a wall clock too."""
-    own = [row.get("latency_eager_ms") for row in rows]
+    own = [float(row["latency_eager_ms"]) for row in rows if row.get("latency_eager_ms") is not None]
     dense = rows[0].get("baseline_eager_ms")
-    if dense is None or None in own or any(row.get("timer") == "wall" for row in rows):
+    if dense is None or len(own) < len(rows) or any(row.get("timer") == "wall" for row in rows):
         return {}
     mean = float(np.mean(own))
     return {"latency_eager_ms": mean, "baseline_eager_ms": float(dense), "speedup_eager": float(dense) / mean}

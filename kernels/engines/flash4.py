@@ -199,7 +199,7 @@ def _unsuitable(plan: Plan, task: Task) -> str | None:
     pattern = plan.pattern
     if pattern.is_full or not isinstance(pattern, BlockPattern):
         return None
-    if kind_of(plan, hopper=True) == "masked":
+    if pattern.rule is not None and kind_of(plan, hopper=True) == "masked":
         return f"takes longer than our kernels for the element rule {pattern.rule.name}"
     if pattern.rule is None and not task.needs_grad:
         return "takes longer than our kernels for the forward pass of plans of whole blocks"

@@ -121,14 +121,14 @@ def _launch(
     assert v.is_contiguous()
     if tuning is None:
         tuning = default_tuning(tiles.rows, tiles.keys, large=takes_large_tiles(q.device))
-    rows, step, warps, stages, resident = tuning
+    part_rows, step, warps, stages, resident = tuning
     programs = 4 if INTERPRETED else resident * torch.cuda.get_device_properties(q.device).multi_processor_count
     ticket = torch.zeros(1, dtype=torch.int32, device=q.device)
     launched("triton:attend_tiles")
     _attend_tiles[(programs,)](
         k, v, q, tiles.queries, tiles.records, tiles.count, ticket, tiles.segments, out, out_lse,
         *rule_arguments(rule), *q.stride()[:3], *out_strides, q.shape[1], q.shape[1] // k.shape[1], k.shape[2],
-        scale * LOG2_E, ROWS=rows, PARTS=tiles.rows // rows, KEYS=tiles.keys, STEP=step, D=k.shape[3],
+        scale * LOG2_E, ROWS=part_rows, PARTS=tiles.rows // part_rows, KEYS=tiles.keys, STEP=step, D=k.shape[3],
         HEAD_DIM=q.shape[3], RULE=rule is not None,
         DIRECT=direct is not None, WIDEN=INTERPRETED, UP_TO=UP_TO[part], num_warps=warps, num_stages=stages,
     )  # fmt: skip

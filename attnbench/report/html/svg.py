@@ -62,8 +62,8 @@ class _Scale:
         low, high = (math.exp(self.a), math.exp(self.b)) if self.log else (self.a, self.b)
         if self.log and high / low >= 4:
             steps, found = ([1] if high / low > 500 else [1, 2, 5]), []
-            for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
-                found += [step * 10.0**power for step in steps if low <= step * 10.0**power <= high]
+            for digits in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
+                found += [step * 10.0**digits for step in steps if low <= step * 10.0**digits <= high]
             return found
         rough = (high - low) / 5
         unit = 10.0 ** math.floor(math.log10(rough))
