@@ -142,7 +142,12 @@ def choose_engine(name: str, plan: Plan, task: Task) -> Engine:
         return engine
     problems: dict[str, str] = {}
     for engine in _candidates():
-        problem = _unavailable(engine.name) or engine.unsuitable(plan, task) or engine.lacks(plan, task)
+        problem = (
+            _unavailable(engine.name)
+            or engine.cannot(plan)
+            or engine.unsuitable(plan, task)
+            or engine.lacks(plan, task)
+        )
         if problem is None and not engine.tested:
             problem = "was never tested: ask for it by name"
         if problem is None:

@@ -75,10 +75,14 @@ class Engine:
     bands: bool = False
     own_offsets: bool = False
 
-    def lacks(self, plan: Plan, task: Task) -> str | None:
-        """Return None if the engine can serve the plan and task, otherwise why not."""
+    def cannot(self, plan: Plan) -> str | None:
+        """Return None if the engine runs patterns of the plan's kind, otherwise why not."""
         if plan.pattern.band is not None and not self.bands:
             return "runs no band on arranged positions"
         if plan.pattern.has_own_offsets and not self.own_offsets:
             return "runs blocks that all heads share only, not those of single heads"
-        return self.supports(plan, task)
+        return None
+
+    def lacks(self, plan: Plan, task: Task) -> str | None:
+        """Return None if the engine can serve the plan and task, otherwise why not."""
+        return self.cannot(plan) or self.supports(plan, task)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from attnbench.kernels.band import Band
 from attnbench.kernels.engines.places import Places
 from attnbench.kernels.plan import Plan
 
@@ -47,6 +48,7 @@ class TileMask:
         full: bool [B or 1, H or 1, q tiles, k tiles], tiles in which every pair is kept.
         partial: the same for tiles in which some pairs, but not all, may be kept. All other tiles are empty.
         rule: the plan's element rule by place, or None.
+        band: the plan's band, or None. Its places are the arranged positions.
     """
 
     queries: Places
@@ -55,6 +57,7 @@ class TileMask:
     full: Tensor
     partial: Tensor
     rule: ElementRule | None
+    band: Band | None = None
 
     def executed_pairs(self, batch: int, heads: int) -> int:
         """Count all pairs in tiles that are not empty, including those beyond the last token."""
@@ -63,7 +66,7 @@ class TileMask:
 
 
 def convert(plan: Plan, queries: Places, keys: Places) -> TileMask:
-    """Convert a plan with a BlockPattern whose tokens lie at these places."""
+    """Convert a plan with a BlockPattern whose tokens lie at these places; with a band, one after another."""
     pattern = plan.pattern
     some, every = _count(pattern.keep, queries, keys)
     rule = None
@@ -71,11 +74,15 @@ def convert(plan: Plan, queries: Places, keys: Places) -> TileMask:
         rule_some, rule_every = _classify(plan, queries, keys)
         some, every = some & rule_some, every & rule_every
         rule = _element_rule(plan, queries, keys)
+    if pattern.band is not None:
+        assert queries.real is None
+        assert keys.real is None
+        some, every = _in_band(pattern.band, pattern.keep, some, every, queries, keys)
     if keys.real is not None:
         # A repeated key must not be seen twice. The results of repeated queries are discarded.
         real = pad(keys.real, (0, -keys.size % keys.tile)).view(-1, keys.tile)
         every = every & real.all(-1)
-    return TileMask(queries, keys, pattern.keep, some & every, some & ~every, rule)
+    return TileMask(queries, keys, pattern.keep, some & every, some & ~every, rule, pattern.band)
 
 
 def tile_lists(chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,7 +108,9 @@ def element_mask(mask: TileMask) -> Callable[[Tensor, Tensor, Tensor, Tensor], T
     def block_kept(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return keep[b * by_batch, h * by_head, q_block[q], k_block[k]]
 
-    rule = mask.rule
+    rule, band = mask.rule, mask.band
+    if band is not None:
+        return _band_mask(band, block_kept, q_block, k_block)
     if rule is None:
         return block_kept
     q_packed, q_high, q_text = rule.q_packed, rule.q_high, rule.q_text
@@ -115,6 +124,47 @@ def element_mask(mask: TileMask) -> Callable[[Tensor, Tensor, Tensor, Tensor], T
         return block_kept(b, h, q, k) & ((inside == guard) | q_text[at_q] | k_text[at_k])
 
     return rule_kept
+
+
+def _band_mask(
+    band: Band, block_kept: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], q_block: Tensor, k_block: Tensor
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    low, high, whole = band.low, band.high, band.whole
+    of_low, of_high = ((int(x.shape[0] > 1), int(x.shape[1] > 1)) for x in (low, high))
+
+    def inside(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        above = k - q >= low[b * of_low[0], h * of_low[1]]
+        return above & (k - q <= high[b * of_high[0], h * of_high[1]])
+
+    if whole is None:
+        return lambda b, h, q, k: block_kept(b, h, q, k) & inside(b, h, q, k)
+    exempt, by_batch, by_head = whole, int(whole.shape[0] > 1), int(whole.shape[1] > 1)
+
+    def kept(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        free = exempt[b * by_batch, h * by_head, q_block[q], k_block[k]]
+        return block_kept(b, h, q, k) & (inside(b, h, q, k) | free)
+
+    return kept
+
+
+def _in_band(
+    band: Band, keep: Tensor, some: Tensor, every: Tensor, queries: Places, keys: Places
+) -> tuple[Tensor, Tensor]:
+    """Return in which tiles a band may keep a pair, and in which it keeps all, of tiles that touch kept blocks."""
+    (q_first, q_last), (k_first, k_last) = (_ends(places) for places in (queries, keys))
+    low, high = band.low[..., None, None], band.high[..., None, None]
+    least, most = k_first - q_last[:, None], k_last - q_first[:, None]
+    some, every = some & (least <= high) & (most >= low), every & (least >= low) & (most <= high)
+    if band.whole is None:
+        return some, every
+    free, all_free = _count(band.whole & keep, queries, keys)
+    return some | free, every | all_free
+
+
+def _ends(places: Places) -> tuple[Tensor, Tensor]:
+    """Return the first and the last place of every tile."""
+    first = torch.arange(0, places.size, places.tile, device=places.block.device)
+    return first, (first + places.tile - 1).clamp(max=places.size - 1)
 
 
 def expand_heads(x: Tensor, places: Places, heads: int) -> Tensor:

@@ -120,6 +120,7 @@ def _supports(plan: Plan, task: Task) -> str | None:
 
 FLEX = Engine(
     name="flex",
+    bands=True,
     summary="FlexAttention, compiled: full attention and plans of whole blocks, half precision",
     available=_available,
     version=lambda: f"torch {torch.__version__}",

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
 
+from attnbench.kernels import engines
 from attnbench.kernels.band import Band
-from attnbench.kernels.engines import ENGINES, Task, choose_engine
+from attnbench.kernels.engines import ENGINES, Task, choose_engine, flex
+from attnbench.kernels.engines.blocks import element_mask
 from attnbench.kernels.engines.reference import REFERENCE
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid, Layout
@@ -117,7 +120,7 @@ def test_a_plain_plan_keeps_its_band_and_its_offsets() -> None:
     assert "band" in repr(plan)
 
 
-def test_engines_refuse_what_they_cannot_run_and_say_why() -> None:
+def test_engines_refuse_what_they_cannot_run_and_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.zeros(B, H, N, 8)
     for kind, words in (
         ({"band": True, "own": False}, "runs no band"),
@@ -129,6 +132,12 @@ def test_engines_refuse_what_they_cannot_run_and_say_why() -> None:
             why = engine.lacks(plan, Task.of(x, x, x))
             able = engine.bands if kind["band"] else engine.own_offsets
             assert (why is None or words not in why) if able else (why is not None and words in why)
+        with (
+            monkeypatch.context() as patched
+        ):  # engines of a GPU are asked nothing about patterns that they do not know
+            patched.setattr(engines, "_unavailable", lambda name: None)
+            patched.setattr(engines, "ENGINES", {name: engine for name, engine in ENGINES.items() if name != "flex"})
+            assert choose_engine("auto", plan, Task.of(x, x, x)).name == "reference"
         with pytest.raises(Unsupported, match=words):
             choose_engine("unfused", plan, Task.of(x, x, x))
 
@@ -152,3 +161,32 @@ def test_what_does_not_fit() -> None:
     with pytest.raises(BadInput, match=r"must ascend from 0 to 37, the number of tokens$"):
         Plan(LAYOUT, B, H, BlockPattern(own, offsets, keep)).check()
     dataclasses.replace(made(1, band=False, own=True, orders=False)).check()
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("orders", [True, False])
+@pytest.mark.parametrize("seed", [3, 8])
+def test_flex_attention_runs_bands(orders: bool, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flex, "TILE", 8)
+    plan = made(seed, band=True, own=False, orders=orders)
+    mask = flex.tiles_of(plan)
+    kept = element_mask(mask)
+    b, h, i, j = (torch.arange(size) for size in (B, H, N, N))
+    pairs = kept(b[:, None, None, None], h[:, None, None], i[:, None], j)
+    tokens = plan.token_mask()
+    arranged = tokens
+    if plan.q_order is not None and plan.k_order is not None:
+        by_query = tokens.gather(2, plan.q_order[..., None].expand_as(tokens))
+        arranged = by_query.gather(3, plan.k_order[:, :, None].expand_as(tokens))
+    assert torch.equal(pairs, arranged)
+    for t in range(5):
+        for s in range(5):
+            part = arranged[:, :, 8 * t : 8 * t + 8, 8 * s : 8 * s + 8].flatten(2)
+            full, partial = mask.full[:, :, t, s], mask.partial[:, :, t, s]
+            assert bool((part.all(-1) | ~full).all()), "a full tile keeps every pair"
+            assert bool((~part.any(-1) | full | partial).all()), "a tile that keeps a pair is listed"
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(B, H, N, 16, generator=generator) for _ in range(3))
+    out, _ = flex.attend_with(flex_attention, q, k, v, plan, 0.3, False)
+    exact, _ = REFERENCE.attend(q, k, v, plan, 0.3, False)
+    torch.testing.assert_close(out.nan_to_num(0.0), exact, atol=1e-5, rtol=0)
