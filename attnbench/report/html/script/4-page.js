@@ -277,7 +277,13 @@ function start() {
       ranked.setRows(bySelection.get(state.selection));
       if (find("all-here").checked) showCells();
     }
-    for (const name of sections) if (lazy.has(name)) presence(name); else showSection(name);
+    for (const name of sections) {
+      if (name === "trade-off" || !waiting) { showSection(name); continue; }
+      presence(name);
+      lazy.add(name);
+      waiting.unobserve(find(name));
+      waiting.observe(find(name));
+    }
     state.drawn = true;
   }
 
@@ -297,8 +303,6 @@ function start() {
   let width = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; widths.clear(); for (const name of sections) if (!lazy.has(name)) showSection(name); } });
   show();
-  if (waiting) for (const name of lazy) waiting.observe(find(name));
-  else drawAll();
   showCells();
 }
 if (document.getElementById("data")) start();
