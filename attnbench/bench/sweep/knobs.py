@@ -55,8 +55,8 @@ def get_density_setting(name: str, by: str = "a sweep over density") -> DensityS
     setting = density_setting(get_method(name))
     if setting is None:
         raise BadInput(
-            f"method {name!r} has no setting that {by.removeprefix('the ')} could turn; those that have one: "
-            f"{', '.join(with_density_setting(method_names()))}"
+            f"method {name!r} has no setting that {by.replace('the sweep', 'a sweep')} could turn; "
+            f"those that have one: {', '.join(with_density_setting(method_names()))}"
         )
     return setting
 

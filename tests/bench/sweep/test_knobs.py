@@ -25,7 +25,7 @@ GRID = Grid(6, 10, 16)
 def density_of(method: str, settings: dict[str, Any], grid: Grid, layer: int = 0) -> float:
     generator = torch.Generator().manual_seed(0)
     q, k = torch.randn(2, 1, 1, grid.tokens, 8, generator=generator)
-    return attnbench.select(q, k, method=method, grid=grid.shape, layer=layer, **settings).density
+    return attnbench.select(q, k, method=method, grid=grid.shape, layer=layer, step=0, v=k, **settings).density
 
 
 @pytest.mark.parametrize("density", [0.1, 0.25, 0.5, 1.0])
