@@ -2,7 +2,9 @@
 // such as density<0.2.
 
 const ROW_HEIGHT = 36;
-const WINDOWED_FROM = 150;
+const WINDOWED_FROM = 50;
+const PRINTED = 150;
+const SPARE = 4;
 const COMPARISON = /^([\w-]+)(<=|>=|<|>|=)(-?[\d.]+(?:e-?\d+)?)$/i;
 
 class RowTable {
@@ -32,12 +34,17 @@ class RowTable {
     const [before, up] = this.sort || [];
     const first = !this.columns[place].numeric || Boolean(this.columns[place].rising);
     this.sort = [place, before === place ? !up : first];
-    this.refresh();
+    this.show(this.shown);
   }
 
   refresh() {
-    const kept = this.words.trim() ? this.rows.filter(this.test()) : [...this.rows];
-    this.shown = this.sort ? this.ordered(kept) : kept;
+    const kept = this.words.trim() ? this.rows.filter(this.test()) : this.rows;
+    this.show(kept);
+    if (this.onfilter) this.onfilter(kept);
+  }
+
+  show(kept) {
+    this.shown = this.sort ? this.ordered(kept) : [...kept];
     this.heads.forEach((head, place) => {
       if (this.sort && this.sort[0] === place) head.setAttribute("aria-sort", this.sort[1] ? "ascending" : "descending");
       else head.removeAttribute("aria-sort");
@@ -45,7 +52,6 @@ class RowTable {
     this.table.setAttribute("aria-rowcount", kept.length + 1);
     this.scroller.scrollTop = 0;
     this.paint();
-    if (this.onfilter) this.onfilter(kept);
   }
 
   test() {
@@ -83,8 +89,8 @@ class RowTable {
   paint(whole = false) {
     const total = this.shown.length, all = total <= WINDOWED_FROM;
     const seen = Math.ceil((this.scroller.clientHeight || 600) / ROW_HEIGHT);
-    const first = all || whole ? 0 : Math.max(0, Math.floor(this.scroller.scrollTop / ROW_HEIGHT) - 8);
-    const last = all ? total : Math.min(total, whole ? WINDOWED_FROM : first + seen + 16);
+    const first = all || whole ? 0 : Math.max(0, Math.floor(this.scroller.scrollTop / ROW_HEIGHT) - SPARE);
+    const last = all ? total : Math.min(total, whole ? PRINTED : first + seen + 2 * SPARE);
     const held = document.activeElement && this.body.contains(document.activeElement) ? document.activeElement.closest("tr").ariaRowIndex : null;
     const spacer = (count) => {
       if (!count) return null;

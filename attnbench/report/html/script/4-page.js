@@ -32,6 +32,13 @@ function start() {
     if (link) link.parentElement.hidden = empty;
   }
 
+  // The picture follows after the table has been painted, so that typing does not wait for it.
+  let due = null;
+  function soon(name) {
+    if (due !== null) return;
+    due = requestAnimationFrame(() => setTimeout(() => { due = null; showSection(name); }, 0));
+  }
+
   // One figure of a section is shown at a time, with buttons or a list to choose which.
   function showSection(name) {
     const section = find(name), holder = section && section.querySelector(".figure");
@@ -174,7 +181,7 @@ function start() {
     ], { label: "Methods, ranked", sort: [1, false], onfilter: (kept) => {
       state.kept = kept.length < ranked.rows.length ? new Set(kept.map((row) => row[means.at.row_id])) : null;
       find("ranked-count").textContent = `${kept.length} of ${ranked.rows.length}`;
-      if (state.drawn) showSection("trade-off");
+      if (state.drawn) soon("trade-off");
     } });
     find("ranked-filter").addEventListener("input", (event) => ranked.filterBy(event.target.value));
     find("ranked-savers").replaceChildren(savers("methods", () => ({ columns: means.table.columns, rows: ranked.shown }), () => recordsOf(means.table.columns, ranked.shown)));
