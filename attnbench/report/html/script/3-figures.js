@@ -19,7 +19,7 @@ function outline(marker, x = 0, y = 0, r = 5) {
   if (!corners) return `M${(x - r).toFixed(1)},${y.toFixed(1)}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0z`;
   return `M${corners.map(([a, b]) => `${(x + r * a).toFixed(1)},${(y + r * b).toFixed(1)}`).join("L")}z`;
 }
-const MOST_LINES = 60, MOST_MARKS = 120;
+const MOST_LINES = 60, MOST_MARKS = 120, MOST_SEGMENTS = 300;
 const PARTS = ["permute", "pool", "score", "select", "index", "gather", "attend", "merge", "unpermute", "branch", "other", "gap", "qk", "softmax", "av", "ideal", "loss", "gain", "unexplained", "total", "floor"];
 
 function marksOf(methods) { return new Map(methods.map((method, place) => [method.name, { className: `c${place}`, marker: method.marker }])); }
@@ -70,7 +70,7 @@ function drawPoints(figure, width, marks, kept) {
   const x = scaleOf(every.map((point) => point.x), left, width - right, figure.x);
   const y = scaleOf(every.flatMap((point) => [point.y, point.lo ?? point.y, point.hi ?? point.y]), height - bottom, top, figure.y || { label: "" });
   axes(picture, x, y, figure, { left, right: width - right, top, bottom: height - bottom, width, height });
-  const marked = [], taken = [], guides = [], unnamed = [];
+  const marked = [], taken = [], guides = [], unnamed = [], drawn = [];
   for (const each of series) {
     const mark = marks.get(each.method), className = mark ? mark.className : "guide";
     const path = each.points.map((point) => [x(point.x), y(point.y)]);
@@ -80,6 +80,10 @@ function drawPoints(figure, width, marks, kept) {
       picture.append(draw("path", { class: `area ${className}`, d: `M${edge.map((place) => place.map((v) => v.toFixed(1)).join(",")).join("L")}z` }));
     }
     if (look !== "points" && path.length > 1) {
+      for (let at = 1; at < path.length && drawn.length < MOST_SEGMENTS; at += 1) {
+        const [from, to] = [path[at - 1], path[at]], corner = [to[0], from[1]];
+        drawn.push(...(look === "steps" ? [[from, corner], [corner, to]] : [[from, to]]));
+      }
       const d = look === "steps" ? path.map(([px, py], place) => (place ? `H${px.toFixed(1)}V${py.toFixed(1)}` : `M${px.toFixed(1)},${py.toFixed(1)}`)).join("") : `M${path.map((place) => place.map((v) => v.toFixed(1)).join(",")).join("L")}`;
       picture.append(draw("path", { class: `line ${look} ${className}${each.dashed ? " dashed" : ""}`, d }));
     }
@@ -113,7 +117,7 @@ function drawPoints(figure, width, marks, kept) {
   for (const [name, path] of guides) placeGuide(picture, name, path, box, taken);
   for (const { px, py, point, each, last } of figure.section === "roofline" ? [] : marked) {
     const name = each.look === "line" && each.points.length > 1 ? (last ? each.name : "") : point.label || each.name;
-    if (name && (many || !place(picture, cut(name, 30), px, py, box, taken))) unnamed.push(name);
+    if (name && (many || !place(picture, cut(name, 30), px, py, box, taken, drawn))) unnamed.push(name);
   }
   const several = series.filter((each) => marks.has(each.method));
   const legend = unnamed.length || figure.section === "roofline" || several.some((each) => each.look === "band") ? several : [];
@@ -149,18 +153,32 @@ function axes(picture, x, y, figure, box) {
   if (y && figure.y) picture.append(draw("text", { class: "axis", x: 2, y: 13 }, `${figure.y.label}${figure.y.better === "higher" ? " ↑" : figure.y.better === "lower" ? " ↓" : ""}`));
 }
 
-// A name beside a point, at the first of eight places where it covers nothing; none where there is no such place.
-function place(picture, text, px, py, box, taken) {
-  const wide = text.length * 6.3;
+// A name beside a point, at the first of eight places where it covers nothing, else where it covers only a line; none
+// where there is no such place.
+function place(picture, text, px, py, box, taken, drawn) {
+  const wide = text.length * 6.3, second = [];
+  const put = (x, y, anchor, area) => {
+    picture.append(draw("text", { class: "word", x: x.toFixed(1), y: y.toFixed(1), "text-anchor": anchor }, text));
+    taken.push(area);
+    return true;
+  };
   for (const [x, y, anchor] of [[px + 10, py + 4, "start"], [px - 10, py + 4, "end"], [px, py - 11, "middle"], [px, py + 19, "middle"], [px + 9, py - 8, "start"], [px - 9, py - 8, "end"], [px + 9, py + 16, "start"], [px - 9, py + 16, "end"]]) {
     const a = anchor === "start" ? x : anchor === "end" ? x - wide : x - wide / 2, area = [a, y - 11, a + wide, y + 3];
     if (area[0] < box.left || area[2] > box.right + 8 || area[1] < box.top - 14 || area[3] > box.bottom) continue;
     if (taken.some((each) => area[0] < each[2] && each[0] < area[2] && area[1] < each[3] && each[1] < area[3])) continue;
-    picture.append(draw("text", { class: "word", x: x.toFixed(1), y: y.toFixed(1), "text-anchor": anchor }, text));
-    taken.push(area);
-    return true;
+    if (!drawn.some((line) => crosses(line, area))) return put(x, y, anchor, area);
+    second.push([x, y, anchor, area]);
   }
-  return false;
+  return second.length > 0 && put(...second[0]);
+}
+
+// Whether a line from one point to another passes through an area (Liang and Barsky).
+function crosses([[x0, y0], [x1, y1]], [left, top, right, bottom]) {
+  let from = 0, to = 1;
+  for (const [step, room] of [[x0 - x1, x0 - left], [x1 - x0, right - x0], [y0 - y1, y0 - top], [y1 - y0, bottom - y0]]) {
+    if (step === 0) { if (room < 0) return false; } else if (step < 0) from = Math.max(from, room / step); else to = Math.min(to, room / step);
+  }
+  return from <= to;
 }
 
 // Horizontal bars with parts.
