@@ -20,12 +20,13 @@ from attnbench.results import plans
 from attnbench.results.calibration import LEAST_RUNS, Calibration, calibrate
 from attnbench.results.conditions import require_same
 from attnbench.results.files import alone, write_whole
+from attnbench.results.find import CALIBRATION
 from attnbench.results.journal import JOURNAL
 from attnbench.results.load import Results, read
 from attnbench.results.noise import NoiseModel
 from attnbench.results.run import PartProgress, Progress, announce, choose_place
 
-PLAN = "calibration.json"
+PLAN = CALIBRATION
 SCHEMA_VERSION = 1
 DELAYS = (0.01, 0.02, 0.03, 0.05, 0.1)
 _DELAYED = ".delayed"

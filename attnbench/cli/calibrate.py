@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from attnbench.cli.progress import TerminalProgress
     from attnbench.results.calibration import Calibration
 
-MODEL = "noise.json"
-
 
 @dataclass(frozen=True)
 class CalibrateOptions(CellOptions):
@@ -68,6 +66,7 @@ def calibrate(
     from attnbench.bench import calibrate as go
     from attnbench.cli.progress import TerminalProgress
     from attnbench.machine.signals import exit_code
+    from attnbench.results.find import NOISE
     from attnbench.results.noise import read_noise, write_noise
 
     if resume is not None:
@@ -85,7 +84,7 @@ def calibrate(
             _interrupted(progress)
             raise typer.Exit(exit_code(interrupt)) from None
         found = go.judge_runs(plan, folder, known)
-    stored = [write_noise(found.model, folder / MODEL), *([write_noise(found.model)] if install else [])]
+    stored = [write_noise(found.model, folder / NOISE), *([write_noise(found.model)] if install else [])]
     _show(found, folder, stored[-1], markdown, as_json)
 
 
@@ -119,7 +118,7 @@ def _show(found: Calibration, folder: Path, stored: Path, markdown: bool, as_jso
         return
     tables = [table for table in (unchanged_table(found), delays_table(found)) if table is not None]
     if markdown:
-        say("\n\n".join([noise_sentence(found), *("\n".join(table.markdown()) for table in tables)]))
+        say("\n\n".join([noise_sentence(found.model), *("\n".join(table.markdown()) for table in tables)]))
         return
     from rich.table import Table
     from rich.text import Text
@@ -135,4 +134,4 @@ def _show(found: Calibration, folder: Path, stored: Path, markdown: bool, as_jso
             shown.add_row(*map(Text, cells))
         out.print(shown)
         out.print()
-    say(f"{noise_sentence(found)}\nStored: {stored}\nRuns: {folder}")
+    say(f"{noise_sentence(found.model)}\nStored: {stored}\nRuns: {folder}")

@@ -26,7 +26,7 @@ def report(
     ] = False,
     table: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Of csv and parquet: cells, means, phases, quality, steps or runs."),
+        typer.Option(metavar="NAME", help="Of csv, parquet: cells, means, phases, quality, steps, calibration, runs."),
     ] = None,
     figures: Annotated[
         list[str] | None,

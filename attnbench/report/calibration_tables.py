@@ -5,11 +5,11 @@ from __future__ import annotations
 from attnbench.report.word_table import WordTable
 from attnbench.report.words import NONE
 from attnbench.results.calibration import Calibration, Share
+from attnbench.results.noise import NoiseModel
 
 
-def noise_sentence(found: Calibration) -> str:
-    """Return how much runs differ on this device."""
-    model = found.model
+def noise_sentence(model: NoiseModel) -> str:
+    """Return how much runs differ on a device."""
     return (
         f"{model.device}: from run to run speed-ups deviate by {_percent(model.speedup_sd)} and latencies by "
         f"{_percent(model.latency_sd)} ({model.runs} runs of {model.cells} methods)."

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnbench.kernels.errors import BadInput
+from attnbench.report.data.calibrations import CalibrationRead, read_calibrations
 from attnbench.report.words import file_stem
 from attnbench.results.find import has_journals
 from attnbench.results.load import Results, read
@@ -24,11 +25,13 @@ class Source:
         paths: files and folders, as they were named.
         results: of all of them.
         training: the training runs of each folder.
+        calibrations: finished ones below the folders.
     """
 
     paths: tuple[Path, ...]
     results: Results
     training: tuple[TrainingGroup, ...]
+    calibrations: tuple[CalibrationRead, ...] = ()
 
     @property
     def name(self) -> str:
@@ -59,7 +62,8 @@ def read_source(paths: Sequence[Path] = ()) -> Source:
     if not results.runs and not any(group.runs for group in training.values()):
         reasons = [reason for group in training.values() for reason in group.left_out] or ["nothing can be shown"]
         raise BadInput(f"{str(paths[0])!r} holds no finished rows yet: {reasons[0]}")
-    return Source(tuple(paths), results, tuple(training.values()))
+    calibrations = tuple(each for path in paths for each in read_calibrations(path))
+    return Source(tuple(paths), results, tuple(training.values()), calibrations)
 
 
 def newest_run(results: Results) -> str:

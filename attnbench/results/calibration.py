@@ -198,7 +198,10 @@ def calibrate(
         ),
     )
     details = {"false_alarms": found.slower.value + found.faster.value, "covered": found.covered.value}
-    details |= {f"found_{each.delay:g}": each.slower.value for each in found.delayed}
+    details |= {"covered_lo": found.covered.lo, "covered_hi": found.covered.hi} if found.covered.of else {}
+    for each in found.delayed:
+        name = f"found_{each.delay:g}"
+        details |= {name: each.slower.value, f"{name}_lo": each.slower.lo, f"{name}_hi": each.slower.hi}
     known = {name: value for name, value in details.items() if math.isfinite(value)}
     return replace(found, model=found.model.model_copy(update={"details": known}))
 

@@ -15,6 +15,9 @@ _TRACE = ".json.gz"
 PARQUET = ".parquet"
 """How the names of tables end."""
 
+CALIBRATION, NOISE = "calibration.json", "noise.json"
+"""What a calibration measures, and the noise that it found; both stand in its folder."""
+
 
 class LostLink(UserWarning):
     """A link below a folder of results leads nowhere. What it led to was not read."""
@@ -77,6 +80,15 @@ def find_training_logs(path: str | os.PathLike[str]) -> list[Path]:
         BadInput: if a folder cannot be read.
     """
     return sorted(_below(Path(path), _is_training_log)) if os.path.isdir(path) else []
+
+
+def find_calibrations(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the folders of finished calibrations at or below a folder, in order; none for any other path.
+
+    Warns and raises as ``find_training_logs``.
+    """
+    found = _below(Path(path), lambda place: place.name == NOISE) if os.path.isdir(path) else ()
+    return sorted(place.parent for place in found if place.with_name(CALIBRATION).is_file())
 
 
 def _check_file(journal: Path) -> None:

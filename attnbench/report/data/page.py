@@ -12,6 +12,7 @@ from typing import Any
 
 from attnbench.kernels.errors import BadInput
 from attnbench.report.cases import NO_ROWS
+from attnbench.report.data.calibrations import CalibrationRead, calibration_figures, calibration_table
 from attnbench.report.data.clips import frame_figures, gap_figures
 from attnbench.report.data.costs import memory_figure, phase_figures, roofline_figure, waterfall_figures
 from attnbench.report.data.densities import clip_density_figures, density_figure
@@ -127,6 +128,7 @@ def page_data(
     training: Sequence[TrainingGroup] = (),
     source: Iterable[str] = (),
     known_gaps: Sequence[Gap] | None = None,
+    calibrations: Sequence[CalibrationRead] = (),
 ) -> PageData:
     """Return the data of a report.
 
@@ -135,6 +137,7 @@ def page_data(
         training: what ``attnbench.results.training.training_groups`` returns.
         source: what was read, as typed.
         known_gaps: those of the clips, where they were computed before.
+        calibrations: what ``attnbench.report.data.calibrations.read_calibrations`` returns.
 
     Raises:
         BadInput: if there are neither rows nor metrics of clips nor steps nor training runs.
@@ -148,10 +151,12 @@ def page_data(
     tables += [phases_table(results.phases)] if results.phases else []
     tables += [quality_table(found)] if found else []
     tables += [steps_table(results.steps)] if results.steps else []
+    tables += [calibration_table(calibrations)] if calibrations else []
     tables += [runs_table(results, results.runs)] if results.runs else []
     devices = tuple(dict.fromkeys([*(row.device for row in results.rows), *_trained_on(training), *_ran_on(results)]))
     figures = tuple(_figures(results, chosen)) + tuple(gap_figures(found)) + tuple(frame_figures(results.quality))
     figures += tuple(clip_density_figures(results.clips, found)) + tuple(training_figures(training))
+    figures += tuple(calibration_figures(calibrations))
     return PageData(
         SCHEMA, f"Sparse attention on {listed(devices)}" if devices else "Sparse attention", devices, tuple(source),
         tuple(map(method_mark, _methods(results, training))), tuple(map(_chosen, chosen)), tuple(tables), figures,

@@ -109,7 +109,8 @@ def write(source: Source, out: Path | None, asked: Asked) -> Written:
 
         page = render(source, out)
         return Written((page.path,), tuple(map(dataclasses.asdict, page.parts)))
-    data = page_data(source.results, source.training, map(str, source.paths))
+    paths = map(str, source.paths)
+    data = page_data(source.results, source.training, paths, calibrations=source.calibrations)
     return write_data(data, source.name, out, asked, _training_tables(source))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from attnbench.report.cases import labels_of
+from attnbench.report.data.calibrations import CalibrationRead, CalibrationStory, calibration_stories
 from attnbench.report.data.figure import Figure
 from attnbench.report.data.page import MethodMark, PageData, page_data, to_json
 from attnbench.report.data.table import Value
@@ -35,6 +36,7 @@ SECTIONS = {
     "clips": "Clips",
     "training": "Training",
     "steps": "Whole steps",
+    "calibration": "Calibration",
     "masks": "What each method keeps",
     "cells": "All cells",
     "environments": "Environments",
@@ -45,10 +47,10 @@ SECTIONS = {
 _HALF = ("break-even", "waterfall", "phases", "roofline", "memory", "density", "history")
 """Sections that take half of a wide screen."""
 
-_SHOWN = ("means", "cells", "phases", "quality", "steps", "runs")
+_SHOWN = ("means", "cells", "phases", "quality", "steps", "calibration", "runs")
 """Tables that have a place on the page."""
 
-_TABLES = {"phases": "phases", "quality": "quality", "steps": "steps", "environments": "runs"}
+_TABLES = {name: name for name in ("phases", "quality", "steps", "calibration")} | {"environments": "runs"}
 """The table that can be saved beside the heading of a section."""
 
 
@@ -87,6 +89,7 @@ def make_report(
     traces: Mapping[str, str] | None = None,
     training: Sequence[TrainingGroup] = (),
     source: Sequence[str] = (),
+    calibrations: Sequence[CalibrationRead] = (),
 ) -> Report:
     """Make a report: one HTML page that loads nothing from outside, and the words of its parts.
 
@@ -95,18 +98,20 @@ def make_report(
         traces: links to the Chrome traces of cells, by cell_id.
         training: what ``attnbench.results.training.training_groups`` returns.
         source: files and folders that were read, as typed.
+        calibrations: what ``attnbench.report.data.calibrations.read_calibrations`` returns.
 
     Raises:
         BadInput: if there are neither rows nor metrics of clips nor steps nor training runs.
     """
     found = gaps(results.quality)
-    data = page_data(results, training, source, found)
+    data = page_data(results, training, source, found, calibrations)
     told = Told(
         masks=mask_pictures(mark.name for mark in data.methods),
         clips=clips_stories(results.quality, found, results.clips, results.environments),
         training=training_stories(training),
         steps=step_sections(results.steps),
         traces=_traces(results, traces or {}),
+        calibrations=calibration_stories(calibrations),
     )
     return Report(page_html(data, told), _parts(data, told), data)
 
@@ -122,6 +127,7 @@ class Told:
         training: a story for each folder of training runs.
         steps: a section for each run that timed whole steps.
         traces: label and link of each Chrome trace.
+        calibrations: a story for each calibration.
     """
 
     lead: Sequence[str] = ()
@@ -130,6 +136,7 @@ class Told:
     training: Sequence[TrainingStory] = ()
     steps: Sequence[StepSection] = ()
     traces: Sequence[tuple[str, str]] = ()
+    calibrations: Sequence[CalibrationStory] = ()
 
 
 def page_html(data: PageData, told: Told | None = None) -> str:
@@ -144,6 +151,7 @@ def page_html(data: PageData, told: Told | None = None) -> str:
     there = {
         *static, *(["masks"] if told.masks else []), *(["clips"] if told.clips else []),
         *(["training"] if told.training else []), *(["steps"] if told.steps else []),
+        *(["calibration"] if told.calibrations else []),
         *(["cells", "terms"] if data.selections else []), *(["environments"] if data.table("runs") else []),
     }  # fmt: skip
     css, code = resource("report.css") + _colours(data.methods), script()

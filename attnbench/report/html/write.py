@@ -31,5 +31,6 @@ def render(source: Source, out: Path | None) -> Written:
     """
     place = report_path(out, source.name)
     traces = {cell: os.path.relpath(trace, place.parent) for cell, trace in source.results.traces.items()}
-    made = make_report(source.results, traces, source.training, list(map(str, source.paths)))
+    paths = list(map(str, source.paths))
+    made = make_report(source.results, traces, source.training, paths, source.calibrations)
     return Written(write_whole(made.html.encode(), place), tuple(made.parts))
