@@ -93,8 +93,10 @@ class Record(BaseModel):
     def _figures_are_possible(self) -> Record:
         """Refuse what no machine measures, and what sums and squares of it could not hold."""
         for name, value in self.__dict__.items():
-            values = value if type(value) is list else (value,)
-            for each in values:
+            kind = type(value)
+            if kind is str or value is None:  # most fields, of very many records
+                continue
+            for each in value if kind is list else (value,):
                 if type(each) in (int, float) and not -MOST <= each <= MOST:
                     said = f"{each:g}" if type(each) is float else "a number of more than 30 digits"
                     raise ValueError(f"{name} is {said}, which is no figure that can be measured")
