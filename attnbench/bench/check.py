@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attnbench.bench.branch import RUNS, check_branch
 from attnbench.bench.calls import Call
-from attnbench.bench.facts import Products, facts_of
+from attnbench.bench.facts import Products, facts_of, thousandths_by_frame
 from attnbench.bench.gradient_rows import prove_gradients
 from attnbench.bench.gradients import Passed
 from attnbench.bench.recall import mass_recall
@@ -88,6 +88,7 @@ def _note_plan(trial: Trial, workload: Workload, plan: Plan) -> None:
     trial.selection_flops = products.flops
     trial.facts = facts_of(plan, trial.cell.engine, workload.agenda.shape.head_dim, products.flops)
     trial.set_facts = {0: trial.facts}
+    trial.frames = thousandths_by_frame(plan)
     inputs, shape = workload.inputs, workload.inputs.q.shape
     rows = choose_rows(shape[0], shape[1], shape[2], secrets.randbelow(2**32), inputs.q.device)
     sample = RowSample.of(rows, inputs.q, inputs.k, inputs.v, plan, workload.scale)

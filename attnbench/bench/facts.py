@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from attnbench.bench.trial import Incorrect, PlanFacts
 from attnbench.kernels.engines import get_engine
 from attnbench.kernels.flop_formulas import flops_per_pair
+from attnbench.kernels.frame_shares import frame_shares
 from attnbench.kernels.plan import Plan, plain
 
 MOST_SELECTION = 100
@@ -41,6 +42,12 @@ def facts_of(plan: Plan, engine: str, head_dim: int, counted: int, branch: int =
         get_engine(engine).executed_pairs(recounted), max(_stated("branch_flops", plan.branch_flops, most), branch),
         recounted.empty_rows,
     )  # fmt: skip
+
+
+def thousandths_by_frame(plan: Plan) -> tuple[tuple[int, ...], ...]:
+    """Return what a plan keeps of each two frames, in thousandths, query frame by key frame; empty if not known."""
+    shares = frame_shares(plan)
+    return () if shares is None else tuple(tuple(line) for line in (shares * 1000).round().int().tolist())
 
 
 def _stated(name: str, value: object, most: int) -> int:

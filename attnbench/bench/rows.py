@@ -38,7 +38,7 @@ def make_row(bench: Bench, trial: Trial, run_id: str) -> Row:
         trial.facts = trial.rows = trial.recall = trial.selection = trial.twin = trial.peak_extra = trial.stability = (
             None
         )
-        trial.gradients, trial.kernels = None, ()
+        trial.gradients, trial.kernels, trial.frames = None, (), ()
         return _row(bench, trial, run_id)
 
 
@@ -190,6 +190,8 @@ def _checks(trial: Trial) -> dict[str, Any]:
         checks["gradients_checked"] = trial.gradients.checked
     if trial.stability is not None:
         checks |= {"stability": trial.stability.found, "stability_calls": trial.stability.calls}
+    if trial.frames:
+        checks["kept_by_frame"] = canonical_json(trial.frames)
     if trial.kernels:
         checks["kernels"] = canonical_json(list(trial.kernels))
     return checks

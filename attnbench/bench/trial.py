@@ -84,6 +84,7 @@ class Trial:
     reason: str = ""
     facts: PlanFacts | None = None  # of the first input set
     set_facts: dict[int, PlanFacts] = field(default_factory=dict)  # by input set
+    frames: tuple[tuple[int, ...], ...] = ()  # thousandths kept of each two frames, first input set; empty: not known
     selection_flops: int = 0  # as counted
     branch_flops: int = 0  # as counted
     signed: bool = False  # whether signs of channels leave its plans as they are

@@ -12,7 +12,7 @@ from attnbench.results.files import write_together
 from attnbench.results.find import PARQUET, find_tables, has_journals
 from attnbench.results.load import Results, read
 from attnbench.results.records.cells import Row
-from attnbench.results.tables import TABLE, Accepted, csv_bytes, read_accepted, table_bytes
+from attnbench.results.tables import LEFT_OUT, TABLE, Accepted, csv_bytes, read_accepted, table_bytes
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def move(baseline: Baseline, run: Results, judged: Comparison) -> list[Path]:
     accepted = [*baseline.accepted, *(_accepted(run_id, cell) for cell in judged.cells if cell.allowed)]
     contents = {
         baseline.path: table_bytes(run.headers, run.rows, run.samples, accepted),
-        baseline.path.with_suffix(".csv"): csv_bytes(Row, run.rows, ["samples_ms"]),
+        baseline.path.with_suffix(".csv"): csv_bytes(Row, run.rows, ["samples_ms", LEFT_OUT]),
     }
     if accepted:
         contents[baseline.path.with_suffix(".accepted.csv")] = csv_bytes(Accepted, accepted)

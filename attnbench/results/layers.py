@@ -201,7 +201,7 @@ class Mean:
             shown |= {"verdict": self.verdict, "reason": self.reason, "engine": self.engine}
             shown |= {name: self._whole(name, self.mean_of(name)) for name in _AVERAGED if name in Row.model_fields}
             shown |= {name: self.largest(name) for name in _WORST}
-            shown |= {"stability": self.stability, "flags": self.flags}
+            shown |= {"stability": self.stability, "flags": self.flags, "kept_by_frame": None}
             shown |= self._latency()
         return MeanRow.model_construct(**shown)
 

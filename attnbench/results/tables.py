@@ -1,4 +1,4 @@
-"""Latency tables as Parquet, with every column and every sample, and as CSV without samples, for diffs."""
+"""Latency tables as Parquet, with every sample and all columns but one, and as CSV without samples, for diffs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from attnbench.results.records.faults import first_fault
 TABLE = "table.parquet"
 _METADATA = b"attnbench"
 _SAMPLES = "samples"
+LEFT_OUT = "kept_by_frame"
+"""The column of rows that tables lack: it compares nothing, and is as large as all others together."""
+
 _MOST_VALUES = 2**24
 """Values of a table that is read: 500 times those of all committed tables."""
 
@@ -50,8 +53,9 @@ def table_bytes(
 ) -> bytes:
     """Return a latency table as the content of a Parquet file that ``read_table`` reads.
 
-    It has a row per cell of a run, the fields of ``Row`` as columns, and a column ``samples`` of lists: the samples of
-    the cell, and those that were taken beside it in its own process. Runs and what was accepted are in the metadata.
+    It has a row per cell of a run, the fields of ``Row`` but ``LEFT_OUT`` as columns, and a column ``samples`` of
+    lists: the samples of the cell, and those that were taken beside it in its own process. Runs and what was accepted
+    are in the metadata.
 
     Args:
         headers: of runs; those that have no rows are left out.
@@ -65,7 +69,7 @@ def table_bytes(
     import pyarrow.parquet as pq
 
     taken = _by_row(rows, samples)
-    lines = [{**row.model_dump(mode="json"), _SAMPLES: taken[row.row_id]} for row in rows]
+    lines = [{**row.model_dump(mode="json", exclude={LEFT_OUT}), _SAMPLES: taken[row.row_id]} for row in rows]
     runs = {row.run_id for row in rows}
     about = {
         "runs": [header.model_dump(mode="json") for header in headers if header.run_id in runs],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -477,6 +478,19 @@ def test_work_is_counted_for_the_heads_that_are_timed(direction: str, factor: fl
     assert row.executed_pairs is not None
     assert row.flops_executed == 2 * factor * 2 * dim * row.executed_pairs
     assert row.flops_algorithmic <= row.flops_executed <= row.flops_dense
+
+
+def test_a_row_says_what_its_plan_keeps_of_each_two_frames() -> None:
+    of = bench(methods={"sliding-window": {"width": 9}})
+    of.prepare()
+    of.time_round(0, 1, lambda sample: None)
+    row = rows.make_row(of, of.trials[0], "run")
+    frames, tokens = int(row.grid.split("x")[0]), row.tokens
+    place = torch.arange(tokens)
+    kept = ((place[:, None] - place).abs() <= 9).double().view(frames, tokens // frames, frames, -1).mean((1, 3))
+    assert frames > 1
+    assert row.kept_by_frame is not None
+    assert json.loads(row.kept_by_frame) == (kept * 1000).round().int().tolist()
 
 
 def test_backward_clears_the_gradients_between_calls() -> None:

@@ -144,6 +144,10 @@ def test_a_row_survives_json_and_gives_its_cell_back() -> None:
         ({"kernels": '[""]'}, "kernels must be a JSON list of names"),
         ({"kernels": "[" * 50_000}, "kernels must be a JSON list of names"),
         ({"kernels": json.dumps(["x" * 100_000])}, "of up to 100,000 characters"),
+        *(
+            ({"kept_by_frame": text}, "kept_by_frame must be a JSON list of T lists of T whole numbers")
+            for text in ("[", "{}", "[[1]]", "[[0,1],[1]]", "[[0,1],[1,1001]]", "[[0,1],[1,0.5]]", "[" * 50_000)
+        ),
         ({"flags": "busy"}, "flags must be some of power-capped, cpu-bound, busy-machine, unstable"),
         ({"flags": "unstable,"}, "flags must be"),
         ({"flags": "unstable,unstable"}, "each once"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from attnbench.report.data.figure import Axis, Bar, Figure, Series
+from attnbench.report.data.figure import Axis, Bar, Figure, Series, heat_cells
 from attnbench.report.marks import COLOURS, INK, SHAPES, mark_of
 from attnbench.report.words import number
 
@@ -99,6 +99,8 @@ def _height(figure: Figure, width: float) -> float:
     """Return the height without a legend, in millimetres."""
     if figure.kind == "xy":
         return 0.62 * width
+    if figure.strips:
+        return 0.85 * width
     names = dict.fromkeys([*(bar.line for bar in figure.bars), *(cell.line for cell in figure.cells)])
     return 14 + 5.0 * len(names) + 2.4 * sum("\n" in _wrapped(name) for name in names)
 
@@ -172,16 +174,17 @@ def _draw_bars(axes: Axes, figure: Figure) -> None:
 
 
 def _draw_cells(axes: Axes, figure: Figure) -> None:
-    lines = list(dict.fromkeys(cell.line for cell in figure.cells))
-    places = list(dict.fromkeys(cell.at for cell in figure.cells))
+    cells = heat_cells(figure)
+    lines = list(dict.fromkeys(cell.line for cell in cells))
+    places = list(dict.fromkeys(cell.at for cell in cells))
     values = [[float("nan")] * len(places) for _ in lines]
-    for cell in figure.cells:
+    for cell in cells:
         if cell.value is not None:
             values[lines.index(cell.line)][places.index(cell.at)] = cell.value
     low, high = figure.x.least, figure.x.most
     image = axes.imshow(values, cmap="Blues", aspect="auto", vmin=low, vmax=high)
     axes.set_xticks(*_thinned(places))
-    axes.set_yticks(range(len(lines)), [_wrapped(line) for line in lines])
+    axes.set_yticks(*(_thinned(lines) if figure.strips else (range(len(lines)), [_wrapped(line) for line in lines])))
     if len(places) <= 8:
         middle = ((low or 0.0) + (high if high is not None else 1.0)) / 2
         for down, row in enumerate(values):

@@ -111,6 +111,19 @@ class Heat:
 
 
 @dataclass(frozen=True)
+class Strip:
+    """A line of a map with many values: as long as the figure's ``places``, which name them.
+
+    Attributes:
+        line: its line, in words.
+        values: one at each place.
+    """
+
+    line: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Figure:
     """A figure.
 
@@ -125,6 +138,8 @@ class Figure:
         series: of an "xy" figure.
         bars: of a "bars" figure.
         cells: of a "heat" figure.
+        strips: whole lines of a "heat" figure, in the place of cells.
+        places: what the values of strips are at, in words.
         selections: the selections that it belongs to; none: all.
         option: what distinguishes figures of which one is shown at a time; empty for a figure of its own.
     """
@@ -142,6 +157,18 @@ class Figure:
     cells: tuple[Heat, ...] = ()
     selections: tuple[int, ...] = ()
     option: str = ""
+    strips: tuple[Strip, ...] = ()
+    places: tuple[str, ...] = ()
+
+
+def heat_cells(figure: Figure) -> tuple[Heat, ...]:
+    """Return the cells of a map, those of its strips included."""
+    spread = (
+        Heat(strip.line, at, value)
+        for strip in figure.strips
+        for at, value in zip(figure.places, strip.values, strict=True)
+    )
+    return (*figure.cells, *spread)
 
 
 def table_of(figure: Figure) -> Table:
@@ -156,7 +183,7 @@ def table_of(figure: Figure) -> Table:
         )
     elif figure.kind == "heat":
         names = ("line", "at", "value")
-        rows = tuple((cell.line, cell.at, cell.value) for cell in figure.cells)
+        rows = tuple((cell.line, cell.at, cell.value) for cell in heat_cells(figure))
     else:
         names = ("series", "method", "x", "y", "lo", "hi", "label", "row_id")
         rows = tuple(

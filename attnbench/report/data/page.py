@@ -17,6 +17,7 @@ from attnbench.report.data.clips import frame_figures, gap_figures
 from attnbench.report.data.costs import memory_figure, phase_figures, roofline_figure, waterfall_figures
 from attnbench.report.data.densities import clip_density_figures, density_figure
 from attnbench.report.data.figure import Figure
+from attnbench.report.data.frame_maps import frame_map_figures
 from attnbench.report.data.histories import history_figure
 from attnbench.report.data.selections import Choice, Selection, selections_of
 from attnbench.report.data.table import Table
@@ -216,6 +217,7 @@ def _figures(results: Results, selections: Sequence[Selection]) -> Iterable[Figu
         yield from phase_figures(each, phases)
         others = roofline_figure(each, phases), memory_figure(each), density_figure(each), history_figure(each, runs)
         yield from (figure for figure in others if figure is not None)
+    yield from frame_map_figures(selections)
 
 
 def _chosen(selection: Selection) -> Chosen:

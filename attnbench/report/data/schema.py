@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from attnbench.report.data.figure import Axis, Bar, Figure, Heat, Point, Series
+from attnbench.report.data.figure import Axis, Bar, Figure, Heat, Point, Series, Strip
 from attnbench.report.data.page import Chosen, MethodMark, PageData
 from attnbench.report.data.table import Column, Table
 
-_PARTS = (PageData, MethodMark, Chosen, Table, Column, Figure, Axis, Series, Point, Bar, Heat)
+_PARTS = (PageData, MethodMark, Chosen, Table, Column, Figure, Axis, Series, Point, Bar, Heat, Strip)
 
 
 def json_schema() -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from attnbench.report.data.figure import Axis, Figure, Series
+from attnbench.report.data.figure import Axis, Figure, Series, heat_cells
 from attnbench.report.data.page import MethodMark
 from attnbench.report.words import number
 
@@ -186,22 +186,25 @@ def _bars(figure: Figure, classes: Classes) -> str:
 
 
 def _heat(figure: Figure) -> str:
-    lines, across = (list(dict.fromkeys(each)) for each in zip(*((c.line, c.at) for c in figure.cells), strict=True))
+    cells = heat_cells(figure)
+    lines, across = (list(dict.fromkeys(each)) for each in zip(*((c.line, c.at) for c in cells), strict=True))
     letters = min(max(map(len, lines)), 30)
-    left, top = letters * 6.6 + 12, 24
+    left, top, row = letters * 6.6 + 12, 24, min(_ROW, max(8, 546 // len(lines)))
     wide = min(120.0, (WIDTH - left - 8) / len(across))
-    found = [_open(figure, top + len(lines) * _ROW + 12)]
+    found = [_open(figure, top + len(lines) * row + 12)]
     found += [
         _text(left + (place + 0.5) * wide, 15, at, "tick", "middle") for place, at in enumerate(across) if wide > 52
     ]
     found += [
-        _text(left - 8, top + at * _ROW + 17, _cut(line, letters), "word", "end") for at, line in enumerate(lines)
+        _text(left - 8, top + at * row + row / 2 + 4, _cut(line, letters), "word", "end")
+        for at, line in enumerate(lines)
+        if at % math.ceil(14 / row) == 0
     ]
-    for cell in figure.cells:
+    for cell in cells:
         if cell.value is not None:
-            x, y = left + across.index(cell.at) * wide, top + lines.index(cell.line) * _ROW
+            x, y = left + across.index(cell.at) * wide, top + lines.index(cell.line) * row
             found.append(
-                f'<rect class="heat" x="{x + 1:.1f}" y="{y + 1}" width="{max(1.0, wide - 2):.1f}" height="{_ROW - 2}" '
+                f'<rect class="heat" x="{x + 1:.1f}" y="{y + 1}" width="{max(1.0, wide - 2):.1f}" height="{row - 2}" '
                 f'fill-opacity="{0.06 + 0.84 * min(1.0, cell.value):.3f}"/>'
             )
     return "".join([*found, "</svg>"])

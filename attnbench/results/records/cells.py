@@ -56,6 +56,18 @@ def names_of(text: str) -> list[str] | None:
     return values if is_list else None
 
 
+def frame_map_of(text: str) -> list[list[int]] | None:
+    """Return the lines of a text of JSON; None if it holds no T lists of T whole numbers from 0 to 1000."""
+    try:
+        lines = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(lines, list) or not all(isinstance(line, list) and len(line) == len(lines) for line in lines):
+        return None
+    values = [value for line in lines for value in line]
+    return lines if all(type(value) is int and 0 <= value <= 1000 for value in values) else None
+
+
 def digest(value: object) -> str:
     """Return 16 hex digits that identify ``value`` by its canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
@@ -79,6 +91,9 @@ MOST_SETTINGS = 10_000
 
 MOST_KERNELS = 100_000
 """Characters of the names of the kernels that a cell ran."""
+
+MOST_FRAME_MAP = 25_000
+"""Characters of a map over frames: those of 64 frames, all of whose pairs are kept, are 20,609."""
 
 LARGEST_TILE = 256
 """Tokens of the largest tile, so that a kept pair costs an engine no more pairs than a tile of these has."""
@@ -258,6 +273,12 @@ class Row(Cell):
         default=None, ge=0, description="queries that keep no key, heads_timed heads; their output is 0"
     )
 
+    kept_by_frame: str | None = Field(
+        default=None,
+        description="JSON list of a list for each query frame: thousandths of its pairs with each key frame that are "
+        "kept, mean over batch and heads, without text; null if not known, or above 64 frames",
+    )
+
     numerical_error: float | None = Field(default=None, ge=0, description="relative L2 against the plan in float64")
     numerical_tolerance: float | None = Field(
         default=None, gt=0, description="what rounding in this dtype explains; a larger numerical_error is incorrect"
@@ -341,6 +362,18 @@ class Row(Cell):
         if self.kernels is not None and (len(self.kernels) > MOST_KERNELS or names is None):
             raise ValueError(
                 f"kernels must be a JSON list of names of up to {MOST_KERNELS:,} characters, not {self.kernels[:60]!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _frame_map_fits_the_grid(self) -> Row:
+        if self.kept_by_frame is None:
+            return self
+        lines = frame_map_of(self.kept_by_frame) if len(self.kept_by_frame) <= MOST_FRAME_MAP else None
+        if lines is None or str(len(lines)) != self.grid.partition("x")[0]:
+            raise ValueError(
+                f"kept_by_frame must be a JSON list of T lists of T whole numbers from 0 to 1000, of the grid "
+                f"{self.grid[:40]!r}, not {self.kept_by_frame[:60]!r}"
             )
         return self
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from attnbench.report.charts.paper import PICTURES, draw, picture
-from attnbench.report.data.figure import Axis, Bar, Figure, Heat, Point, Series
+from attnbench.report.data.figure import Axis, Bar, Figure, Heat, Point, Series, Strip
 from attnbench.report.marks import mark_of
 
 XY = Figure(
@@ -35,9 +35,14 @@ HEAT = Figure(
     cells=(Heat("sta", "layer 0", 0.12), Heat("vmoba", "layer 0", 0.2), Heat("vmoba", "layer 1", None)),
 )  # fmt: skip
 
+STRIPS = Figure(
+    "strips", "masks", "heat", "title", "caption", "words", Axis("share", least=0.0, most=1.0),
+    strips=tuple(Strip(f"query {t}", (t / 63,) * 64) for t in range(64)), places=tuple(f"key {t}" for t in range(64)),
+)  # fmt: skip
+
 
 @pytest.mark.parametrize("form", PICTURES)
-@pytest.mark.parametrize("figure", [XY, BARS, HEAT], ids=lambda figure: figure.kind)
+@pytest.mark.parametrize("figure", [XY, BARS, HEAT, STRIPS], ids=lambda figure: figure.name)
 def test_equal_figures_give_equal_files(figure: Figure, form: str) -> None:
     content = picture(figure, form)
     assert content.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[form])
@@ -45,7 +50,7 @@ def test_equal_figures_give_equal_files(figure: Figure, form: str) -> None:
 
 
 @pytest.mark.parametrize("width", [40.0, 84.0, 174.0])
-@pytest.mark.parametrize("figure", [XY, BARS, HEAT], ids=lambda figure: figure.kind)
+@pytest.mark.parametrize("figure", [XY, BARS, HEAT, STRIPS], ids=lambda figure: figure.name)
 def test_a_figure_is_as_wide_as_asked(figure: Figure, width: float) -> None:
     root = ElementTree.fromstring(picture(figure, "svg", width))
     assert float(root.attrib["width"].removesuffix("pt")) == pytest.approx(width / 25.4 * 72, abs=0.1)

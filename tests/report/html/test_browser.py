@@ -85,9 +85,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from tests.report.conftest import make_row, make_table
 
     folder = tmp_path_factory.mktemp("pages")
+    kept = json.dumps([[1000 if query >= key else 100 for key in range(21)] for query in range(21)])
     hostile = [
         make_row("full", engine="sdpa", density=1.0, latency_ms=100.0, device=HOSTILE),
-        make_row("sta", device=HOSTILE, settings={"a": HOSTILE}), make_row(HOSTILE, device=HOSTILE, latency_ms=70.0),
+        make_row("sta", device=HOSTILE, settings={"a": HOSTILE}, kept_by_frame=kept),
+        make_row(HOSTILE, device=HOSTILE, latency_ms=70.0, kept_by_frame=kept),
         make_row("vmoba", device=HOSTILE, verdict="error", reason=HOSTILE),
     ]  # fmt: skip
     made = {
@@ -149,6 +151,9 @@ def seen(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Se
             for file in pages
             for mode in ("light", "dark", "phone")
         ),
+        page("maps", "hostile", ["scroll"], ["count", "#masks .heat"], ["contents", "#masks .choose option"],
+             ["select", "#masks .choose select", f"{HOSTILE}, layer 0"], ["count", "#masks .heat"],
+             ["download", "#masks .savers button:first-child"], ["count", "#masks .masks figure"]),
         page("axe dialog", "cells", ["click", "#ranked tbody button"], ["axe"]),
     ]  # fmt: skip
     return observe(plan, tmp_path_factory.mktemp("seen"))
@@ -229,6 +234,16 @@ def test_every_section_is_drawn_and_nothing_is_cut_off(seen: Seen) -> None:
     assert pictures >= 6
     assert wide == []
     assert width[0] <= width[1]
+
+
+def test_the_map_of_a_selection_is_chosen_by_method_and_saved(seen: Seen) -> None:
+    _, cells, options, _, others, file, gallery = seen["maps"]["found"]
+    assert (cells, others) == (441, 441)
+    assert len(options) == 2
+    assert options[0].endswith("layer 0")
+    assert file[0] == "frames-0-1.csv"
+    assert file[1].splitlines()[:3] == ["line,at,value", "query 0,key 0,1", "query 0,key 1,0.1"]
+    assert gallery > 0
 
 
 def test_a_phone_shows_speed_up_and_latency_first_and_scrolls_only_boxes(seen: Seen) -> None:

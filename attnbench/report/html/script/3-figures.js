@@ -214,15 +214,20 @@ function drawBars(figure, width, marks) {
   return { picture, spots, hidden: names.size - shown.size, legend: several ? parts.map((part) => ({ name: part, className: `p-${PARTS.includes(part) ? part : "other"}` })) : [] };
 }
 
+// The cells of a map, those of its strips included, like attnbench.report.data.figure.heat_cells.
+function heatCells(figure) {
+  return [...(figure.cells || []), ...(figure.strips || []).flatMap((strip) => strip.values.map((value, place) => ({ line: strip.line, at: figure.places[place], value })))];
+}
+
 // A map of values: lines by places.
 function drawHeat(figure, width) {
-  const lines = [...new Set(figure.cells.map((cell) => cell.line))], across = [...new Set(figure.cells.map((cell) => cell.at))];
+  const cells = heatCells(figure), lines = [...new Set(cells.map((cell) => cell.line))], across = [...new Set(cells.map((cell) => cell.at))];
   const letters = Math.min(Math.max(...lines.map((line) => line.length)), Math.max(12, Math.floor(width * 0.3 / 6.6)));
-  const left = letters * 6.6 + 12, top = 24, row = 26, wide = Math.min(120, (width - left - 8) / across.length), height = top + lines.length * row + 12;
+  const left = letters * 6.6 + 12, top = 24, row = Math.min(26, Math.max(8, Math.floor(546 / lines.length))), wide = Math.min(120, (width - left - 8) / across.length), height = top + lines.length * row + 12;
   const picture = canvas(figure, width, height), spots = [];
   across.forEach((at, place) => { if (wide > 44 || place % Math.ceil(44 / wide) === 0) picture.append(draw("text", { class: "tick", x: left + (place + 0.5) * wide, y: 15, "text-anchor": "middle" }, wide > 52 ? at : at.replace(/\D+/g, " ").trim())); });
-  lines.forEach((line, place) => picture.append(draw("text", { class: "word", x: left - 8, y: top + place * row + 17, "text-anchor": "end" }, cut(line, letters))));
-  for (const cell of figure.cells) {
+  lines.forEach((line, place) => { if (place % Math.ceil(14 / row) === 0) picture.append(draw("text", { class: "word", x: left - 8, y: top + place * row + row / 2 + 4, "text-anchor": "end" }, cut(line, letters))); });
+  for (const cell of cells) {
     if (cell.value === null || cell.value === undefined) continue;
     const px = left + across.indexOf(cell.at) * wide, py = top + lines.indexOf(cell.line) * row;
     picture.append(draw("rect", { class: "heat", x: px + 1, y: py + 1, width: Math.max(1, wide - 2), height: row - 2, "fill-opacity": (0.06 + 0.84 * Math.min(1, cell.value)).toFixed(3) }));
@@ -241,6 +246,6 @@ function drawFigure(figure, width, marks, kept) {
 function tableOf(figure) {
   const named = (names, rows) => ({ name: figure.name, columns: names.map((name) => ({ name })), rows });
   if (figure.kind === "bars") return named(["line", "part", "start", "size", "lo", "hi", "provenance", "label", "row_id"], figure.bars.map((bar) => [bar.line, bar.part, bar.start, bar.size, bar.lo, bar.hi, bar.provenance || "measured", bar.label, bar.row]));
-  if (figure.kind === "heat") return named(["line", "at", "value"], figure.cells.map((cell) => [cell.line, cell.at, cell.value]));
+  if (figure.kind === "heat") return named(["line", "at", "value"], heatCells(figure).map((cell) => [cell.line, cell.at, cell.value]));
   return named(["series", "method", "x", "y", "lo", "hi", "label", "row_id"], figure.series.flatMap((each) => each.points.map((point) => [each.name, each.method || "", point.x, point.y, point.lo, point.hi, point.label || "", point.row || ""])));
 }
