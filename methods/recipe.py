@@ -45,10 +45,19 @@ class Recipe:
             raise BadInput("text_dense is False; this method is published with dense text only: leave it True")
 
 
+def dense_steps_of(settings: Any) -> int:
+    """Return how many denoising steps at the beginning run full attention."""
+    return settings.dense_steps if isinstance(settings, Recipe) else 0
+
+
+def dense_layers_of(settings: Any) -> int:
+    """Return how many layers at the beginning run full attention."""
+    return settings.dense_layers if isinstance(settings, Recipe) else 0
+
+
 def runs_dense(settings: Any, call: Call) -> bool:
     """Return whether a call is in the dense steps or layers of its recipe. The call is read only where it matters."""
-    if not isinstance(settings, Recipe):
-        return False
-    if settings.dense_layers and call.layer < settings.dense_layers:
+    layers, steps = dense_layers_of(settings), dense_steps_of(settings)
+    if layers and call.layer < layers:
         return True
-    return bool(settings.dense_steps) and call.step is not None and call.step < settings.dense_steps
+    return bool(steps) and call.step is not None and call.step < steps

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # wait for one another, a test of 4 s for 162. The variable alone comes too late for torch, which has read it.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+os.environ.pop("COLUMNS", None)  # workers of pytest-xdist have it, and tables would be cut to it
 os.environ["ATTNBENCH_NOISE"] = os.devnull  # else what was calibrated on this machine would decide comparisons
 
 if not torch.cuda.is_available() and importlib.util.find_spec("triton") is not None:

@@ -22,7 +22,7 @@ from attnbench.machine.device import device_name, dtype_name, resolve_device, re
 from attnbench.machine.timers import check_timer
 from attnbench.methods import Cycle, Method, get_method, make_settings
 from attnbench.methods.entries import Entry
-from attnbench.methods.recipe import Recipe
+from attnbench.methods.recipe import dense_layers_of, dense_steps_of
 from attnbench.report.words import differing_settings
 from attnbench.results.conditions import contents_of
 from attnbench.results.records.cells import Cell, canonical_json, inputs_content
@@ -66,7 +66,7 @@ class Job:
         """The steps of a method that has a state; None for the others."""
         if self.method.cycle is None:
             return None
-        cycle, dense = self.method.cycle(self.settings, self.layer), getattr(self.settings, "dense_steps", 0)
+        cycle, dense = self.method.cycle(self.settings, self.layer), dense_steps_of(self.settings)
         return cycle if cycle.warm[0] >= dense else cycle.later(dense - cycle.warm[0])
 
     @property
@@ -201,7 +201,7 @@ def _jobs_of(entry: Entry, shape: Shape, layers: list[int] | None, density: floa
     kinds = method.distinct_layers(settings, count)
     chosen = list(dict.fromkeys(layers or kinds))
     alike = layers_alike(chosen, len(kinds), count) if shape.model is not None else {}
-    dense = min(settings.dense_layers, count) if isinstance(settings, Recipe) else 0
+    dense = min(dense_layers_of(settings), count)
     if dense and not layers and len(kinds) == 1:  # the dense layers are a kind of their own
         counts = {0: dense, dense: count - dense} if dense < count else {0: count}
         chosen, alike = list(counts), counts if shape.model is not None else {}

@@ -58,7 +58,8 @@ def test_a_threshold_keeps_more_the_higher_it_is() -> None:
 @hypothesis_settings(max_examples=40)
 def test_any_grid_takes_any_density(shape: tuple[int, int, int], method: str, density: float) -> None:
     grid = Grid(*shape)
-    assert 0 < density_of(method, turn(method, {}, Layout(grid), density), grid) <= 1
+    # As published, LongCat's attention keeps nothing where its share of the blocks is less than one.
+    assert 0 <= density_of(method, turn(method, {}, Layout(grid), density), grid) <= 1
 
 
 def test_what_is_given_stays() -> None:
