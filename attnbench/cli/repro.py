@@ -21,9 +21,10 @@ _SHOWN = 12
 def repro(
     ctx: typer.Context,
     row_id: Annotated[str, typer.Argument(metavar="ROW_ID", help="A row's row_id, or a beginning that only it has.")],
-    path: Annotated[
-        Path, typer.Argument(metavar="[PATH]", help="A file or folder of results that holds the row.")
-    ] = Path("results"),
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PATH]...", help="Files and folders of results that hold the row. Default: results."),
+    ] = None,
     again: Annotated[bool, typer.Option("--run", help="Measure it again, and compare.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="With --run: folder of the run. Default: results/runs/<time>-repro.")
@@ -41,14 +42,14 @@ def repro(
     from attnbench.kernels.errors import BadInput
     from attnbench.machine.environment import commit_here
     from attnbench.results.load import read
-    from attnbench.results.repro import command_line, command_of, find_row
+    from attnbench.results.repro import command_line, command_of, find_row, is_profiled
 
     if out is not None and not again:
         raise BadInput(f"--out {str(out)!r} is for --run, which measures the row again")
-    results = read(path)
+    results = read(*(paths or [Path("results")]))
     row = find_row(results, row_id)
     header = next((each for each in results.headers if each.run_id == row.run_id), None)
-    words = command_of(row, header, profiled=row.row_id in results.phases_by_row)
+    words = command_of(row, header, profiled=is_profiled(row, results))
     commit, dirty = commit_here()
     differs = _differences(header, commit, dirty)
     if as_json and not again:

@@ -39,6 +39,13 @@ def find_row(results: Results, name: str) -> Row:
     return found.get(wanted) or next(iter(found.values()))
 
 
+def is_profiled(row: Row, results: Results) -> bool:
+    """Return whether a row has phases; a mean, whether its run made any."""
+    if isinstance(row, MeanRow):
+        return any(phase.run_id == row.run_id for phase in results.phases)
+    return any((phase.run_id, phase.row_id) == (row.run_id, row.row_id) for phase in results.phases)
+
+
 def command_of(row: Row, header: RunHeader | None = None, *, profiled: bool = False) -> list[str]:
     """Return the words of the command that measures the cell of a row again; of a mean, the cells of its layers.
 

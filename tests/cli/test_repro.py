@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from attnbench.results.layers import mean_rows
 from attnbench.results.load import read
 from attnbench.results.records.cells import Row
 
@@ -71,8 +72,6 @@ def test_a_profile_is_made_again_as_a_profile_and_a_mean_with_all_its_layers(cal
     place = str(RESULTS / "h100" / "profiles" / "576p-fwd.jsonl.gz")
     code, out, _ = call("repro", next(row.row_id for row in read(place).rows if row.method == "sta"), place)
     assert (code, out.split()[1]) == (0, "profile")
-    from attnbench.results.layers import mean_rows
-
     mean = next(mean for mean in mean_rows(read(place)) if mean.method == "vmoba")
     code, out, _ = call("repro", mean.row_id, place)
     assert (code, "--layers" in out) == (0, False)
@@ -115,3 +114,11 @@ def test_machines_get_the_words_and_what_differs(call: Call, monkeypatch: pytest
     assert found["differs"] == [
         "the row was measured at commit aaaaaaaaaaaa; this code is commit aaaaaaaaaaaa with uncommitted changes"
     ]
+
+
+def test_a_mean_of_a_profile_is_a_profile_and_a_row_may_be_in_any_of_several_places(call: Call) -> None:
+    places = [RESULTS / "h100" / "profiles" / "576p-fwd.jsonl.gz", RESULTS / "h200" / "480p-video-fwd.jsonl.gz"]
+    for place, verb in zip(places, ("profile", "run"), strict=True):
+        mean = next(mean for mean in mean_rows(read(place)) if mean.method == "vmoba")
+        code, out, _ = call("repro", mean.row_id, *map(str, places))
+        assert (code, out.split()[1]) == (0, verb)

@@ -218,8 +218,8 @@ function start() {
     const row = source.rows.find((each) => each[source.at.row_id] === id), value = (name) => row[source.at[name]];
     const run = runs.rows.find((each) => each[runs.at.run_id] === value("run_id"));
     const layers = source === means ? cells.rows.filter((each) => each[cells.at.run_id] === value("run_id") && each[cells.at.method] === value("method") && each[cells.at.settings_given] === value("settings_given") && each[cells.at.engine_asked] === value("engine_asked") && each[cells.at.selection] === value("selection")) : [row];
-    const place = (data.source || [])[0] || "";
-    const repro = (each) => `attnbench repro ${each}${place && place !== "results" ? ` ${quoted(place)}` : ""}`;
+    const places = (data.source || []).filter((place) => place && place !== "results" || data.source.length > 1);
+    const repro = (each) => ["attnbench repro", each, ...places.map(quoted)].join(" ");
     const facts = source.table.columns.map((each, at) => [each, row[at]]).filter(([each, found]) => found !== null && found !== "" && !["selection", "label", "current", "command"].includes(each.name));
     dialog.replaceChildren(
       el("header", {}, el("h2", { id: "row-title" }, mark(value("method")), ` ${source === means ? value("label") : value("method")}`), el("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => dialog.close() }, "✕")),
