@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, tiles_of
-from attnbench.kernels.gpu.work import ROWS, KeyTiles, Tiles
+from attnbench.kernels.gpu.work import KEYS, ROWS, KeyTiles, Tiles
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.partition import partition_cuboids
 from attnbench.kernels.pattern import BlockPattern
@@ -96,6 +96,17 @@ def keys_on_cpu(tiles: KeyTiles) -> KeyTiles:
     return KeyTiles(tiles.queries.cpu(), tiles.records.cpu(), tiles.segments.cpu(), tiles.keys, masks)
 
 
+def check(moved: Plan, plan: Plan) -> None:
+    """Compare with the plan's mask, in tiles of 128 rows and steps of 128 keys, for which alone words are made."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("attnbench.kernels.gpu.block_tiles.sizes_of", lambda _: (ROWS, KEYS))
+        work = lay_out(moved)
+        tiles = on_cpu(tiles_of(work, masked=True))
+        key_tiles = keys_on_cpu(key_tiles_of(work, plan.heads, masked=True))
+    assert torch.equal(kept_pairs(tiles, plan), plan.token_mask()[0, 0])
+    assert torch.equal(pairs_of_keys(key_tiles, plan), plan.token_mask()[0, 0])
+
+
 def move(plan: Plan, device: torch.device) -> Plan:
     pattern = plan.pattern
     assert isinstance(pattern, BlockPattern)
@@ -112,16 +123,12 @@ def test_tiles_and_words_keep_the_pairs_of_the_plan(
     data: st.DataObject, plan_cases: Callable[..., Any], device: torch.device
 ) -> None:
     def suits(case: Any) -> bool:
-        pattern, k_order = case.plan.pattern, case.plan.k_order
+        pattern, orders = case.plan.pattern, (case.plan.q_order, case.plan.k_order)
         blocks = isinstance(pattern, BlockPattern) and pattern.rule is not None
-        return blocks and (k_order is None or k_order.dim() == 1)
+        return blocks and all(order is None or order.dim() == 1 for order in orders)
 
     plan = data.draw(plan_cases().filter(suits)).plan
-    work = lay_out(move(plan, device))
-    assert torch.equal(kept_pairs(on_cpu(tiles_of(work, masked=True)), plan), plan.token_mask()[0, 0])
-    if work.rows == ROWS:  # places are in chunks of a tile, so the words of smaller tiles are not used
-        key_tiles = keys_on_cpu(key_tiles_of(work, plan.heads, masked=True))
-        assert torch.equal(pairs_of_keys(key_tiles, plan), plan.token_mask()[0, 0])
+    check(move(plan, device), plan)
 
 
 @pytest.mark.parametrize("rule", [window(1, 2, 3), causal(), band(40)])
@@ -133,8 +140,4 @@ def test_blocks_larger_than_a_chunk_and_text(rule: Rule, text: tuple[int, int], 
     keep = torch.ones(1, 1, blocks, blocks, dtype=torch.bool)
     pattern = BlockPattern(partition.offsets, partition.offsets, keep, rule)
     plan = Plan(layout, 1, 1, pattern, partition.order, partition.order)
-    work = lay_out(move(plan, device))
-    assert torch.equal(kept_pairs(on_cpu(tiles_of(work, masked=True)), plan), plan.token_mask()[0, 0])
-    if work.rows == ROWS:  # places are in chunks of a tile, so the words of smaller tiles are not used
-        key_tiles = keys_on_cpu(key_tiles_of(work, plan.heads, masked=True))
-        assert torch.equal(pairs_of_keys(key_tiles, plan), plan.token_mask()[0, 0])
+    check(move(plan, device), plan)
