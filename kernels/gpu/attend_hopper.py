@@ -30,7 +30,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from attnbench.kernels.ablation import UP_TO, Part
 from attnbench.kernels.gpu.arrange_hopper import arrange_rows, wait_for_head
 from attnbench.kernels.gpu.key_rows import KeyRows, RawKeys
-from attnbench.kernels.gpu.masks_hopper import WORDS, hide, load_words, stop_of, word_arrays, word_rows
+from attnbench.kernels.gpu.masks_hopper import hide, load_words, next_part, rows_of_queries, stop_of, word_arrays
 from attnbench.kernels.gpu.work import KEYS, LOG2_E, ROWS, Tiles
 from attnbench.kernels.witness import launched
 
@@ -112,36 +112,6 @@ def _limits(visible, segment, end, PART: gl.constexpr, PAIRED: gl.constexpr):
 
 
 @gluon.jit
-def _masked_rows(rows_of, queries, place, chunks, MASKED: gl.constexpr, HALF: gl.constexpr):
-    """Return where the words of this half of a tile begin; see ``masks_hopper``."""
-    if MASKED == 0:
-        return (0, 0, 0)
-    else:
-        row = gl.arange(0, HALF, gl.SliceLayout(1, WORDS))
-        return word_rows(rows_of, gl.load(queries + place + row), chunks, MASKED)
-
-
-@gluon.jit
-def _chunk(chunk_of, segment, new, chunk, MASKED: gl.constexpr):
-    """Return the chunk of the keys of this step, the next one unless a segment begins."""
-    if MASKED == 0:
-        return 0
-    else:
-        chunk += 1
-        if new:
-            chunk = gl.load(chunk_of + segment)
-        return chunk
-
-
-@gluon.jit
-def _word(words, at, chunk, MASKED: gl.constexpr):
-    if MASKED == 0:
-        return 0
-    else:
-        return load_words(words, at, chunk, MASKED)
-
-
-@gluon.jit
 def _hide(
     s, start, low, high, end, word, KEYS: gl.constexpr, SCORES: gl.constexpr, PAIRED: gl.constexpr,
     MASKED: gl.constexpr,
@@ -182,8 +152,8 @@ def _rest_of_tile(
         stage = step % STAGES
         before = segment
         segment, start, end = _advance(segments, segment, start, end, KEYS, MASKED)
-        chunk = _chunk(chunk_of, segment, segment > before, chunk, MASKED)
-        word = _word(words, at, chunk, MASKED)
+        chunk = next_part(chunk_of, segment, segment > before, chunk, 1, MASKED)
+        word = load_words(words, at, chunk, MASKED)
         low, high = _limits(visible, segment, stop_of(end, MASKED), PART, PAIRED)
         mbarrier.wait(k_full.index(stage), (step // STAGES) & 1)
         s = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
@@ -262,9 +232,9 @@ def _compute(
         zero = gl.full([HALF, KEYS], 0.0, gl.float32, SCORES)
         head, place, segment, start, end, count = _record(records, first, PART, HALF)
         low, high = _limits(visible, segment, stop_of(end, MASKED), PART, PAIRED)
-        at = _masked_rows(rows_of, queries, place, chunks, MASKED, HALF)
+        at = rows_of_queries(rows_of, queries, place, chunks, MASKED)
         chunk = _first_chunk(chunk_of, segment, end, MASKED)
-        word = _word(words, at, chunk, MASKED)
+        word = load_words(words, at, chunk, MASKED)
         step = 0
         turn = 0
         q = q_smem.index(PART)
@@ -287,9 +257,9 @@ def _compute(
         for tile in range(first + hop, count_tiles, hop):
             this_head, this_place, segment, start, end, count = _record(records, tile, PART, HALF)
             low, high = _limits(visible, segment, stop_of(end, MASKED), PART, PAIRED)
-            at = _masked_rows(rows_of, queries, this_place, chunks, MASKED, HALF)
+            at = rows_of_queries(rows_of, queries, this_place, chunks, MASKED)
             chunk = _first_chunk(chunk_of, segment, end, MASKED)
-            word = _word(words, at, chunk, MASKED)
+            word = load_words(words, at, chunk, MASKED)
             turn += 1
             buffer = turn & 1
             last, last_phase = step % STAGES, (step // STAGES) & 1
@@ -345,7 +315,7 @@ def _without_values(
     turn = 0
     for tile in range(gl.program_id(0), gl.load(tiles), gl.num_programs(0)):
         head, place, segment, start, end, count = _record(records, tile, PART, HALF)
-        at = _masked_rows(rows_of, queries, place, chunks, MASKED, HALF)
+        at = rows_of_queries(rows_of, queries, place, chunks, MASKED)
         chunk = _first_chunk(chunk_of, segment, end, MASKED)
         buffer = turn & 1
         q = q_smem.index(buffer * 2 + PART)
@@ -362,14 +332,14 @@ def _without_values(
             mbarrier.arrive(k_empty.index(stage), count=1)
             if UP_TO == 2:
                 low, high = _limits(visible, segment, stop_of(end, MASKED), PART, PAIRED)
-                word = _word(words, at, chunk, MASKED)
+                word = load_words(words, at, chunk, MASKED)
                 s = _hide(s, start, low, high, end, word, KEYS, SCORES, PAIRED, MASKED)
                 _p, top, total, _decay = _softmax(s, top, total, scale, OUT, WEIGHTS, DTYPE)
             step += 1
             before = segment
             segment, start, end = _advance(segments, segment, start, end, KEYS, MASKED)
             if step < last:
-                chunk = _chunk(chunk_of, segment, segment > before, chunk, MASKED)
+                chunk = next_part(chunk_of, segment, segment > before, chunk, 1, MASKED)
         mbarrier.arrive(q_empty.index(buffer), count=1)
         turn += 1
         sums = gl.max(s, 1) * scale if UP_TO == 1 else top + gl.log2(total)

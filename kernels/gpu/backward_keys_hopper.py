@@ -23,7 +23,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from attnbench.kernels.gpu.key_tiles_hopper import gather, load, statistics
-from attnbench.kernels.gpu.masks_hopper import WORDS, hide, load_words, stop_of, word_arrays, word_rows
+from attnbench.kernels.gpu.masks_hopper import WORDS, hide, load_half_words, stop_of, word_arrays, word_rows
 from attnbench.kernels.gpu.work import KEYS, LOG2_E, PLACES, KeyTiles
 from attnbench.kernels.witness import launched
 
@@ -129,15 +129,6 @@ def _following(segments, first, place, last, segment, left, steps, STEP: gl.cons
 
 
 @gluon.jit
-def _word(words, rows, place, MASKED: gl.constexpr):
-    """Return which of 64 places each key keeps. Places are in chunks of 128."""
-    if MASKED == 0:
-        return 0
-    else:
-        return load_words(words, rows, place >> 7, MASKED) >> ((place >> 6 & 1) * 16)
-
-
-@gluon.jit
 def _gradient(
     p, dp, stats, stage, SCORES: gl.constexpr, COLUMNS: gl.constexpr, WEIGHTS: gl.constexpr, DTYPE: gl.constexpr
 ):  # fmt: skip
@@ -202,7 +193,7 @@ def _compute(
             if steps > 0:
                 stage = step % STAGES
                 place, last_place = _segment(segments, segment, MASKED)
-                word = _word(words, rows, place, MASKED)
+                word = load_half_words(words, rows, place >> 6, MASKED)
                 mbarrier.wait(q_full.index(stage), (step // STAGES) & 1)
                 s = warpgroup_mma(keys, q_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
                 s = warpgroup_mma_wait(0, deps=[s])
@@ -220,7 +211,7 @@ def _compute(
                     place, last_place, segment, left = _following(
                         segments, first, place, last_place, segment, left, each, STEP, MASKED
                     )  # fmt: skip
-                    word = _word(words, rows, place, MASKED)
+                    word = load_half_words(words, rows, place >> 6, MASKED)
                     mbarrier.wait(q_full.index(stage), (step // STAGES) & 1)
                     s = warpgroup_mma(keys, q_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
                     dk_acc = warpgroup_mma(ds, q_smem.index(last), dk_sum, is_async=True)

@@ -22,7 +22,14 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from attnbench.kernels.gpu.masks_hopper import WORDS, hide, load_words, stop_of, word_arrays, word_rows
+from attnbench.kernels.gpu.masks_hopper import (
+    hide,
+    load_half_words,
+    next_part,
+    rows_of_queries,
+    stop_of,
+    word_arrays,
+)
 from attnbench.kernels.gpu.work import KEYS, LOG2_E, ROWS, Tiles
 from attnbench.kernels.witness import launched
 
@@ -87,41 +94,16 @@ def _probabilities(
         if end < 0:
             p = hide(p, word, 0.0, STEP, SCORES)
         elif start + STEP > end:
-            key = start + gl.arange(0, STEP, gl.SliceLayout(0, SCORES))
-            p = gl.where(gl.expand_dims(key, 0) < end, p, 0.0)
+            p = _hide_beyond(p, start, end, STEP, SCORES)
     elif start + STEP > end:
-        key = start + gl.arange(0, STEP, gl.SliceLayout(0, SCORES))
-        p = gl.where(gl.expand_dims(key, 0) < end, p, 0.0)
+        p = _hide_beyond(p, start, end, STEP, SCORES)
     return p
 
 
 @gluon.jit
-def _rows(rows_of, queries, place, chunks, MASKED: gl.constexpr, HALF: gl.constexpr):
-    if MASKED == 0:
-        return (0, 0, 0)
-    else:
-        row = gl.arange(0, HALF, gl.SliceLayout(1, WORDS))
-        return word_rows(rows_of, gl.load(queries + place + row), chunks, MASKED)
-
-
-@gluon.jit
-def _half(chunk_of, segment, new, half, MASKED: gl.constexpr):
-    """Return which half of a chunk the keys of this step are, counted over all chunks."""
-    if MASKED == 0:
-        return 0
-    else:
-        half += 1
-        if new:
-            half = gl.load(chunk_of + segment) * 2
-        return half
-
-
-@gluon.jit
-def _word(words, rows, half, MASKED: gl.constexpr):
-    if MASKED == 0:
-        return 0
-    else:
-        return load_words(words, rows, half >> 1, MASKED) >> ((half & 1) * 16)
+def _hide_beyond(p, start, end, STEP: gl.constexpr, SCORES: gl.constexpr):
+    key = start + gl.arange(0, STEP, gl.SliceLayout(0, SCORES))
+    return gl.where(gl.expand_dims(key, 0) < end, p, 0.0)
 
 
 @gluon.jit
@@ -149,7 +131,7 @@ def _compute(
         end = gl.load(record + 4)
         count = gl.load(record + 5) * (KEYS // STEP)
         left = _length(start, end, KEYS, MASKED)
-        at_words = _rows(rows_of, queries, place, chunks, MASKED, HALF)
+        at_words = rows_of_queries(rows_of, queries, place, chunks, MASKED)
         buffer = turn & 1
         mbarrier.wait(q_full.index(buffer), (turn >> 1) & 1)
         rows = q_smem.index(buffer * 2 + PART)
@@ -159,8 +141,8 @@ def _compute(
         total = gl.full([HALF, D], 0.0, gl.float32, OUT)
         if count > 0:
             stage = step % STAGES
-            half = _half(chunk_of, segment, True, 0, MASKED)
-            word = _word(words, at_words, half, MASKED)
+            half = next_part(chunk_of, segment, True, 0, 2, MASKED)
+            word = load_half_words(words, at_words, half, MASKED)
             mbarrier.wait(k_full.index(stage), (step // STAGES) & 1)
             s = warpgroup_mma(rows, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
             mbarrier.wait(v_full.index(stage), (step // STAGES) & 1)
@@ -176,8 +158,8 @@ def _compute(
                 stage = step % STAGES
                 before = segment
                 segment, start, end, left = _advance(segments, segment, start, end, left, STEP, KEYS, MASKED)
-                half = _half(chunk_of, segment, segment > before, half, MASKED)
-                word = _word(words, at_words, half, MASKED)
+                half = next_part(chunk_of, segment, segment > before, half, 2, MASKED)
+                word = load_half_words(words, at_words, half, MASKED)
                 mbarrier.wait(k_full.index(stage), (step // STAGES) & 1)
                 s = warpgroup_mma(rows, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
                 mbarrier.wait(v_full.index(stage), (step // STAGES) & 1)

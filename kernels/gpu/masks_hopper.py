@@ -60,6 +60,15 @@ def stop_of(end, MASKED: gl.constexpr):
 
 
 @gluon.jit
+def rows_of_queries(rows_of, queries, place, chunks, AXES: gl.constexpr):
+    """Return where the words of the queries at 64 places begin; see ``word_rows``."""
+    if AXES == 0:
+        return (0, 0, 0)
+    else:
+        return word_rows(rows_of, gl.load(queries + place + gl.arange(0, 64, gl.SliceLayout(1, WORDS))), chunks, AXES)
+
+
+@gluon.jit
 def word_rows(rows_of, token, chunks, AXES: gl.constexpr):
     """Return where the words of rows begin, for each axis int32 [64, 4].
 
@@ -78,14 +87,41 @@ def word_rows(rows_of, token, chunks, AXES: gl.constexpr):
 
 
 @gluon.jit
+def next_part(chunk_of, segment, new, part, PARTS: gl.constexpr, AXES: gl.constexpr):
+    """Return which part of a chunk a step is, of PARTS parts a chunk, counted over all chunks.
+
+    It is the next part, unless a segment begins.
+    """
+    if AXES == 0:
+        return 0
+    else:
+        part += 1
+        if new:
+            part = gl.load(chunk_of + segment) * PARTS
+        return part
+
+
+@gluon.jit
 def load_words(words, rows, chunk, AXES: gl.constexpr):
     """Return which columns of a chunk each row keeps on all axes, int32 [64, 4]."""
-    word = gl.load(words + (rows[0] + chunk * 4))
-    if AXES > 1:
-        word &= gl.load(words + (rows[1] + chunk * 4))
-    if AXES > 2:
-        word &= gl.load(words + (rows[2] + chunk * 4))
-    return word
+    if AXES == 0:
+        return 0
+    else:
+        word = gl.load(words + (rows[0] + chunk * 4))
+        if AXES > 1:
+            word &= gl.load(words + (rows[1] + chunk * 4))
+        if AXES > 2:
+            word &= gl.load(words + (rows[2] + chunk * 4))
+        return word
+
+
+@gluon.jit
+def load_half_words(words, rows, half, AXES: gl.constexpr):
+    """Return the same for half a chunk, 64 columns, in the lower halves of the words; halves count over all chunks."""
+    if AXES == 0:
+        return 0
+    else:
+        return load_words(words, rows, half >> 1, AXES) >> ((half & 1) * 16)
 
 
 @gluon.jit
