@@ -40,7 +40,7 @@ _TILE = 128
 """Tokens of a block, at most: engines work on tiles of so many queries and keys, or on more."""
 
 _PARTLY = 1.3
-"""How much longer a pair of tiles takes that is kept in part, estimated from the instructions of our Hopper kernel."""
+"""How many times as long a pair of tiles takes that is kept in part: measured on an H200, see kernels/NOTES.md."""
 
 
 @dataclass(frozen=True)

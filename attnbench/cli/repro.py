@@ -42,14 +42,14 @@ def repro(
     from attnbench.kernels.errors import BadInput
     from attnbench.machine.environment import commit_here
     from attnbench.results.load import read
-    from attnbench.results.repro import command_line, command_of, find_row, is_profiled
+    from attnbench.results.repro import command_line, command_of, find_row, profiled_rows
 
     if out is not None and not again:
         raise BadInput(f"--out {str(out)!r} is for --run, which measures the row again")
     results = read(*(paths or [Path("results")]))
     row = find_row(results, row_id)
     header = next((each for each in results.headers if each.run_id == row.run_id), None)
-    words = command_of(row, header, profiled=is_profiled(row, results))
+    words = command_of(row, header, profiled=profiled_rows(results)(row))
     commit, dirty = commit_here()
     differs = _differences(header, commit, dirty)
     if as_json and not again:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from attnbench.inputs.presets import MODELS, RESOLUTIONS
@@ -39,11 +39,11 @@ def find_row(results: Results, name: str) -> Row:
     return found.get(wanted) or next(iter(found.values()))
 
 
-def is_profiled(row: Row, results: Results) -> bool:
-    """Return whether a row has phases; a mean, whether its run made any."""
-    if isinstance(row, MeanRow):
-        return any(phase.run_id == row.run_id for phase in results.phases)
-    return any((phase.run_id, phase.row_id) == (row.run_id, row.row_id) for phase in results.phases)
+def profiled_rows(results: Results) -> Callable[[Row], bool]:
+    """Return what tells whether a row has phases; of a mean, whether its run made any."""
+    profiled = {(phase.run_id, phase.row_id) for phase in results.phases}
+    runs = {run for run, _ in profiled}
+    return lambda row: row.run_id in runs if isinstance(row, MeanRow) else (row.run_id, row.row_id) in profiled
 
 
 def command_of(row: Row, header: RunHeader | None = None, *, profiled: bool = False) -> list[str]:

@@ -1,7 +1,7 @@
 """What an element rule keeps, in words of bits: made once for a fixed pattern, and read by the Hopper kernel.
 
 A rule bounds the difference of coordinates axis by axis, so what a query keeps of a chunk of keys is the intersection
-of what its coordinates keep on each axis. One row of words for each coordinate and chunk is small: 1.7 MB for a window
+of what its coordinates keep on each axis. One line of words for each coordinate and chunk is small: 1.7 MB for a window
 on 21 × 45 × 80 tokens, where masks of all pairs of blocks that are kept in part would take 240 MB.
 """
 

@@ -119,5 +119,6 @@ def test_a_package_that_ends_the_process_while_it_is_imported_is_no_success(
     )
     assert done.returncode == 1
     assert re.search(
-        r"attnbench: code of another package \(.*leaves_quietly\.py, line 1\) called os\._exit\(0\)", done.stderr
+        r"attnbench: code of another package \(.*leaves_quietly\.py, line 1\) called os\._exit\(0\): that is no result",
+        done.stderr,
     )

@@ -32,7 +32,7 @@ from attnbench.results.history import runs_of
 from attnbench.results.layers import MeanRow
 from attnbench.results.load import Results
 from attnbench.results.records.cells import Row, canonical_json
-from attnbench.results.repro import command_line, command_of
+from attnbench.results.repro import command_line, command_of, profiled_rows
 from attnbench.results.training import TrainingGroup
 
 SCHEMA = 1
@@ -192,14 +192,12 @@ def _commands(results: Results) -> Callable[[Row], str]:
     """Return what gives the command that measures a row again."""
     headers = {header.run_id: header for header in results.headers}
     asked = {run: (canonical_json(each.request), each.environment.device_kind) for run, each in headers.items()}
-    profiled = {(phase.run_id, phase.row_id) for phase in results.phases}
-    runs = {run for run, _ in profiled}
+    is_profiled = profiled_rows(results)
     known: dict[tuple[object, ...], str] = {}
 
     def command(row: Row) -> str:
-        whole = isinstance(row, MeanRow)
-        phases = row.run_id in runs if whole else (row.run_id, row.row_id) in profiled
-        key = row.cell_id, whole, phases, asked.get(row.run_id)
+        phases = is_profiled(row)
+        key = row.cell_id, isinstance(row, MeanRow), phases, asked.get(row.run_id)
         if key not in known:
             known[key] = command_line(command_of(row, headers.get(row.run_id), profiled=phases))
         return known[key]

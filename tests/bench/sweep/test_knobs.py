@@ -58,8 +58,9 @@ def test_a_threshold_keeps_more_the_higher_it_is() -> None:
 @hypothesis_settings(max_examples=40)
 def test_any_grid_takes_any_density(shape: tuple[int, int, int], method: str, density: float) -> None:
     grid = Grid(*shape)
+    kept = density_of(method, turn(method, {}, Layout(grid), density), grid)
     # As published, LongCat's attention keeps nothing where its share of the blocks is less than one.
-    assert 0 <= density_of(method, turn(method, {}, Layout(grid), density), grid) <= 1
+    assert 0 < kept <= 1 or (method, kept) == ("longcat-bsa", 0)
 
 
 def test_what_is_given_stays() -> None:
