@@ -259,7 +259,7 @@ def test_a_gradient_that_is_wrong_at_full_size_only(which: str, monkeypatch: pyt
     def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
         tensors = {"dq": q, "dk": k, "dv": v}
         if q.shape[2] == 180 and q.requires_grad and plan.pattern.keep.shape[2] == 180:  # the twin has 132 tokens
-            tensors[which] = _Skewed.apply(tensors[which])  # type: ignore[no-untyped-call]
+            tensors[which] = _Skewed.apply(tensors[which])  # type: ignore[no-untyped-call]  # torch leaves apply untyped
         return REFERENCE.attend(*tensors.values(), plan, scale, return_lse)
 
     use(monkeypatch, attend=attend)
@@ -358,7 +358,7 @@ def leaves_out(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return
 
 
 def skews(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
-    skewed = _Skewed.apply(k)  # type: ignore[no-untyped-call]
+    skewed = _Skewed.apply(k)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
     return REFERENCE.attend(q, skewed, v, plan, scale, return_lse)
 
 
@@ -386,7 +386,7 @@ def test_a_gradient_that_is_right_on_the_first_inputs_only(which: str, monkeypat
         if q.requires_grad and plan.pattern.keep.shape[2] == 180:
             first.append(q.detach().abs())
             if not torch.equal(first[0], q.detach().abs()):
-                tensors[which] = _Skewed.apply(tensors[which])  # type: ignore[no-untyped-call]
+                tensors[which] = _Skewed.apply(tensors[which])  # type: ignore[no-untyped-call]  # torch leaves apply untyped
         return REFERENCE.attend(*tensors.values(), plan, scale, return_lse)
 
     use(monkeypatch, attend=attend)

@@ -22,7 +22,7 @@ from attnbench.kernels.errors import BadInput
 Call = Callable[..., tuple[int, str, str]]
 GROUP = typer.main.get_command(app)
 OPTIONS = {
-    name: {word for parameter in GROUP.commands[name].params for word in (*parameter.opts, *parameter.secondary_opts)}  # type: ignore[attr-defined]
+    name: {word for parameter in GROUP.commands[name].params for word in (*parameter.opts, *parameter.secondary_opts)}  # type: ignore[attr-defined]  # a group of commands
     for name in COMMANDS
     if name != "vbench"
 }

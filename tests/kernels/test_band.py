@@ -63,7 +63,7 @@ def brute(plan: Plan) -> Tensor:
                     line = max(x for x in range(len(qo) - 1) if qo[x] <= i < qo[x + 1])
                     column = max(x for x in range(len(ko) - 1) if ko[x] <= j < ko[x + 1])
                     kept = bool(pattern.keep[b, h, line, column])
-                    if pattern.band is not None and not bool(pattern.band.whole[0, h, line, column]):  # type: ignore[index]
+                    if pattern.band is not None and not bool(pattern.band.whole[0, h, line, column]):  # type: ignore[index]  # always given here
                         low, high = int(pattern.band.low[0, h]), int(pattern.band.high[0, h])
                         kept = kept and low <= j - i <= high
                     q = i if plan.q_order is None else int(plan.q_order[b, h, i])
@@ -114,7 +114,7 @@ def test_masks_counts_tiles_and_attention(kind: dict[str, Any]) -> None:
 def test_a_plain_plan_keeps_its_band_and_its_offsets() -> None:
     plan = made(3, band=True, own=True, orders=True)
     again = plain(plan)
-    assert again.pattern.band is plan.pattern.band  # type: ignore[union-attr]
+    assert again.pattern.band is plan.pattern.band  # type: ignore[union-attr]  # both are block patterns
     assert torch.equal(again.token_mask(), plan.token_mask())
     assert set(map(id, plan.pattern.tensors)) <= set(map(id, plan.tensors))
     assert "band" in repr(plan)

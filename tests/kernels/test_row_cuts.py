@@ -164,4 +164,4 @@ def test_scores_of_block_pairs_leave_text_out() -> None:
 )
 def test_refusals(call: object, words: str) -> None:
     with pytest.raises(BadInput, match=words):
-        call(torch.zeros(1, 3, 2, 4))  # type: ignore[operator]
+        call(torch.zeros(1, 3, 2, 4))  # type: ignore[operator]  # the parameters are of several types

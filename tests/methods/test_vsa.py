@@ -69,7 +69,7 @@ def test_against_the_rule(
     places: Helper,
 ) -> None:  # fmt: skip
     layout = data.draw(layouts(most=(4, 5, 6), text=5))
-    tile = tuple(min(a, b) for a, b in zip(tile, layout.grid.shape, strict=True))  # type: ignore[assignment]
+    tile = tuple(min(a, b) for a, b in zip(tile, layout.grid.shape, strict=True))  # type: ignore[assignment]  # three of them
     q, k, v, gate = tensors(layout, 2, 1, 1, 2)
     params = {"gate": gate} if gated else None
     where: dict[str, Any] = {
