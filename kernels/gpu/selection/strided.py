@@ -57,12 +57,15 @@ def strided_mass(q: Tensor, k: Tensor, stride: int, block: int, padded: int) -> 
         )
     groups, blocks = triton.cdiv(n, stride), triton.cdiv(n, block)
     tile = max(each, TILE_FLOAT32 if q.dtype == torch.float32 else TILE_HALF)
+    # The largest step that divides head_dim: steps of 64 would multiply 128 channels for a head_dim of 72, and their
+    # loads, which cannot be copied asynchronously there, spill 1,304 bytes a thread on an A100.
+    depth = min(64, max(16, dim & -dim))
     sums = q.new_empty(batch * heads, groups, blocks, dtype=torch.float32)
     launch(
         _group_scores, (triton.cdiv(groups, tile), triton.cdiv(groups, tile), batch * heads), (q, k, sums),
         (*q.stride()[:3], *k.stride()[:3], heads, heads // kv_heads, n, groups, blocks, dim,
          1 / (math.sqrt(dim) * stride)),
-        STRIDE=stride, EACH=each, TILE=tile, DEPTH=min(64, max(16, triton.next_power_of_2(dim))), WIDE=INTERPRETED,
+        STRIDE=stride, EACH=each, TILE=tile, DEPTH=depth, WIDE=INTERPRETED,
         num_warps=8, num_stages=3,
     )  # fmt: skip
     mass = q.new_empty(batch, heads, blocks, padded // block, dtype=torch.float32)
