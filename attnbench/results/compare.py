@@ -50,6 +50,8 @@ class CellChange:
         reason: why, in a sentence.
         a_ms, b_ms: median latencies.
         a_speedup, b_speedup: over the dense baseline of each.
+        a_speedup_lo, a_speedup_hi, b_speedup_lo, b_speedup_hi: their 95 % intervals, by the rounds of each; None where
+            a single round was timed.
         ratio: how many times slower B is than A, above 1 is slower, with the 95 % interval ``lo`` to ``hi``.
         judged_by: "speed-up", paired by round with the dense baseline, or "latency".
         p_value: how likely so large a change is without one.
@@ -65,6 +67,10 @@ class CellChange:
     b_ms: float | None = None
     a_speedup: float | None = None
     b_speedup: float | None = None
+    a_speedup_lo: float | None = None
+    a_speedup_hi: float | None = None
+    b_speedup_lo: float | None = None
+    b_speedup_hi: float | None = None
     ratio: float | None = None
     lo: float | None = None
     hi: float | None = None
@@ -324,9 +330,8 @@ class _Pair:
             "only in B",
             a_ms=None if a is None else latency_of(a.rounds.values()),
             b_ms=None if b is None else latency_of(b.rounds.values()),
-            a_speedup=_speedup(a),
-            b_speedup=_speedup(b),
             attributes=() if a is None or b is None else attributes(a, b),
+            **_speedups(a, b),  # type: ignore[arg-type]  # by name
         )
         if self.fault is not None:
             change, reason = self.fault
@@ -386,8 +391,16 @@ def _is_busy(mean: Mean) -> bool:
     return "busy-machine" in (mean.flags or "").split(",")
 
 
-def _speedup(mean: Mean | None) -> float | None:
-    return None if mean is None or mean.log_speedup is None else math.exp(mean.log_speedup.value)
+def _speedups(a: Mean | None, b: Mean | None) -> dict[str, float]:
+    """Return the speed-ups of both sides and their intervals, by the names of CellChange."""
+    found = {}
+    for side, mean in (("a", a), ("b", b)):
+        if mean is not None and (log := mean.log_speedup) is not None:
+            found[f"{side}_speedup"] = math.exp(log.value)
+            if math.isfinite(log.error):
+                ends = map(_exp, log.interval())
+                found |= dict(zip((f"{side}_speedup_lo", f"{side}_speedup_hi"), ends, strict=True))
+    return found
 
 
 def _held(pair: _Pair, cell: CellChange, allowed: Collection[str]) -> CellChange:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from attnbench.report.comparison_words import names_of, sentences, verdict_of
+from attnbench.report.comparison_words import (
+    facts_words,
+    names_of,
+    reason_words,
+    sentences,
+    settings_words,
+    slower_words,
+    verdict_of,
+    verdict_sentence,
+)
 from attnbench.report.data.figure import Axis, Bar, Figure
 from attnbench.report.data.page import SCHEMA, PageData, method_mark
 from attnbench.report.data.table import Column, Table, Value
@@ -43,6 +52,10 @@ def comparison_table(result: Comparison) -> Table:
         Column("latency_a_ms", "median latency in A", "ms"), Column("latency_b_ms", "median latency in B", "ms"),
         Column("verdict", "SLOW, FAST, SAME or AMBIGUOUS, or why the cells cannot be compared"),
         Column("regression", "whether it fails a comparison"), Column("reason", "what the verdict rests on"),
+        *(
+            Column(f"speedup_{side}_{end}", f"{word} end of the 95 % interval of the speed-up in {side.upper()}")
+            for side in "ab" for end, word in (("lo", "lower"), ("hi", "upper"))
+        ),
     )  # fmt: skip
     rows = tuple(_row(cell, name) for cell, name in zip(result.cells, names_of(result.cells), strict=True))
     return Table(NAME, "A against B", columns, rows)
@@ -50,27 +63,30 @@ def comparison_table(result: Comparison) -> Table:
 
 def comparison_figure(result: Comparison) -> Figure | None:
     """Return by how many percent B is slower, a bar for each cell; None if no cell was compared."""
+    cells = result.cells
+    told = zip(cells, names_of(cells), settings_words(cells), facts_words(cells), strict=True)
     bars = tuple(
         Bar(
-            line=name, part=verdict_of(cell), start=0.0, size=_percent(cell.ratio), lo=_end(cell.lo), hi=_end(cell.hi),
-            label=f"{name}: {_percent(cell.ratio):+.1f} %, {verdict_of(cell)}",
+            line=" · ".join(filter(None, [str(cell.cell["method"]), settings, facts, verdict_of(cell)])),
+            part=str(cell.cell["method"]), start=0.0, size=_percent(cell.ratio), lo=_end(cell.lo), hi=_end(cell.hi),
+            label=" ".join(filter(None, [f"{name}:", *slower_words(cell), verdict_of(cell)])),
         )
-        for cell, name in zip(result.cells, names_of(result.cells), strict=True)
+        for cell, name, settings, facts in told
         if cell.ratio is not None
     )  # fmt: skip
     if not bars:
         return None
     return Figure(
         NAME, NAME, "bars", "How much slower B is than A",
-        f"Lines are 95 % intervals. {'; '.join(sentences(result)[1:])}.",
+        f"Above 0 B is slower. Lines are 95 % intervals. {verdict_sentence(result)}",
         "; ".join(bar.label for bar in bars), Axis("B slower than A, %", better="lower"),
         bars=bars,
     )  # fmt: skip
 
 
 def comparison_words(result: Comparison) -> Sequence[str]:
-    """Return what the verdicts rest on, and what differs between the two environments."""
-    return [f"Not compared: {result.refusal}."] if result.refusal is not None else sentences(result)
+    """Return the verdict, what it rests on, and what differs between the two environments."""
+    return [verdict_sentence(result), *sentences(result)]
 
 
 def _percent(ratio: float) -> float:
@@ -78,15 +94,14 @@ def _percent(ratio: float) -> float:
 
 
 def _end(ratio: float | None) -> float | None:
-    """Return an end of an interval in percent; none where it is open, or beyond what can be drawn."""
-    return None if ratio is None or not ratio < _MOST_DRAWN else _percent(ratio)
+    return None if ratio is None else _percent(min(ratio, _MOST_DRAWN))
 
 
 def _row(cell: CellChange, name: str) -> tuple[Value, ...]:
     return (
         name, str(cell.cell["method"]), _text(cell.cell.get("settings_given")), cell.a_speedup, cell.b_speedup,
-        cell.ratio, cell.lo, cell.hi, cell.a_ms, cell.b_ms, verdict_of(cell), cell.is_regression,
-        "; ".join(filter(None, [cell.reason, *cell.attributes])),
+        cell.ratio, cell.lo, cell.hi, cell.a_ms, cell.b_ms, verdict_of(cell), cell.is_regression, reason_words(cell),
+        cell.a_speedup_lo, cell.a_speedup_hi, cell.b_speedup_lo, cell.b_speedup_hi,
     )  # fmt: skip
 
 

@@ -70,13 +70,14 @@ def comparison(data: PageData) -> WordTable | None:
         return None
     rows = tuple(
         (
-            _text(each["name"]), times(_number(each["speedup_a"])), times(_number(each["speedup_b"])),
-            _interval(each, "ratio", ends=("ratio_lo", "ratio_hi")), number(_number(each["latency_a_ms"])),
+            _text(each["name"]),
+            *(_interval(each, f"speedup_{side}", "×", (f"speedup_{side}_lo", f"speedup_{side}_hi")) for side in "ab"),
+            _interval(each, "ratio", "×", ("ratio_lo", "ratio_hi")), number(_number(each["latency_a_ms"])),
             number(_number(each["latency_b_ms"])), f"{each['verdict']}{', a regression' if each['regression'] else ''}",
         )
         for each in table.records()
     )  # fmt: skip
-    header = ("cell", "speed-up A", "speed-up B", "B slower by", "A, ms", "B, ms", "verdict")
+    header = ("cell", "speed-up A", "speed-up B", "time B / A", "A, ms", "B, ms", "verdict")
     return WordTable(header, rows, frozenset(range(1, 6)))
 
 

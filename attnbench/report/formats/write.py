@@ -16,7 +16,6 @@ from attnbench.report.data.page import PageData, page_data
 from attnbench.report.formats.flat import chosen_table, csv_bytes, parquet_bytes
 from attnbench.report.formats.latex import latex_text
 from attnbench.report.formats.markdown import markdown_text
-from attnbench.report.html.page import Told, page_html
 from attnbench.report.source import Source, read_source, report_path
 from attnbench.report.word_table import WordTable
 from attnbench.report.words import file_stem
@@ -124,13 +123,12 @@ def write_comparison(a: Source, b: Source, out: Path | None, asked: Asked) -> Wr
         if not source.results.rows:
             raise BadInput(f"{str(source.paths[0])!r} holds no latencies: --compare is for latency tables")
     result = compare_tables(a.results, b.results)
-    data = comparison_data(result, a, b)
     name = f"{a.name}-against-{b.name}"
     if asked.form == "html":
-        lead = comparison_words(result)
-        page = page_html(data, Told(lead=lead[:1] if data.figures else lead))
-        return Written((write_whole(page.encode(), report_path(out, name)),))
-    return write_data(data, name, out, asked, lead=comparison_words(result))
+        from attnbench.report.html.comparison import comparison_html
+
+        return Written((write_whole(comparison_html(result, a, b).encode(), report_path(out, name)),))
+    return write_data(comparison_data(result, a, b), name, out, asked, lead=comparison_words(result))
 
 
 def write_data(

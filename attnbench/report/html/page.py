@@ -121,7 +121,6 @@ class Told:
     """What a page shows beside its data: pictures of masks, clips, training runs and steps in words, and traces.
 
     Attributes:
-        lead: sentences below the title.
         masks: a picture for each method and kind of layer.
         clips: a story for each run and model that made clips.
         training: a story for each folder of training runs.
@@ -130,7 +129,6 @@ class Told:
         calibrations: a story for each calibration.
     """
 
-    lead: Sequence[str] = ()
     masks: Sequence[MaskPicture] = ()
     clips: Sequence[ClipsStory] = ()
     training: Sequence[TrainingStory] = ()
@@ -154,9 +152,9 @@ def page_html(data: PageData, told: Told | None = None) -> str:
         *(["calibration"] if told.calibrations else []),
         *(["cells", "terms"] if data.selections else []), *(["environments"] if data.table("runs") else []),
     }  # fmt: skip
-    css, code = resource("report.css") + _colours(data.methods), script()
+    css, code = resource("report.css") + method_colours(data.methods), script()
     html: str = template("report.html").render(
-        data=data, json=to_json(data), css=css, code=code, policy=_policy(css, code), facets=facets_of(data),
+        data=data, json=to_json(data), css=css, code=code, policy=security_policy(css, code), facets=facets_of(data),
         extras=_extras(data, static), sections=[(name, title) for name, title in SECTIONS.items() if name in there],
         static=static, headings=HEADINGS, rows=first_rows(data), most=FIRST_ROWS, told=told, runs=runs_of_page(data),
         tables=_TABLES, half=_HALF,
@@ -180,7 +178,7 @@ def _words_of(row: Sequence[Value]) -> list[str]:
     return [number(value) if isinstance(value, float) else NONE if value is None else str(value) for value in row]
 
 
-def _policy(css: str, code: str) -> str:
+def security_policy(css: str, code: str) -> str:
     """Return a content-security policy that lets this style sheet and this script through, and nothing else."""
     return (
         f"default-src 'none'; img-src data:; media-src data:; style-src '{_hash(css)}'; script-src '{_hash(code)}'; "
@@ -192,7 +190,7 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _colours(methods: Sequence[MethodMark]) -> str:
+def method_colours(methods: Sequence[MethodMark]) -> str:
     """Return the rules that give each method its colour; classes are numbered, so no name stands in them."""
     light = "".join(f".c{place}{{--c:{mark.light}}}" for place, mark in enumerate(methods))
     dark = "".join(f".c{place}{{--c:{mark.dark}}}" for place, mark in enumerate(methods))

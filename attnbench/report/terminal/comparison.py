@@ -6,7 +6,15 @@ import textwrap
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from attnbench.report.comparison_words import BY_SPEED, allowed_words, grounds, names_of, sentences, verdict_of
+from attnbench.report.comparison_words import (
+    BY_SPEED,
+    allowed_words,
+    grounds,
+    names_of,
+    reason_words,
+    sentences,
+    verdict_of,
+)
 from attnbench.report.terminal.fitted import left_out_words
 from attnbench.report.words import NONE
 from attnbench.results.compare import CellChange, Comparison
@@ -45,8 +53,8 @@ def comparison_markdown(result: Comparison) -> list[str]:
         "|---|--:|--:|--:|:-:|--:|--:|---|---|",
     ]
     for cell, name in zip(result.cells, names_of(result.cells), strict=True):
-        reason = "; ".join(filter(None, [cell.reason, *cell.attributes, allowed_words(cell) if cell.allowed else ""]))
-        parts = [name, *_figures(cell), f"**{verdict_of(cell)}**" if cell.is_regression else verdict_of(cell), reason]
+        verdict = f"**{verdict_of(cell)}**" if cell.is_regression else verdict_of(cell)
+        parts = [name, *_figures(cell), verdict, reason_words(cell)]
         lines.append("| " + " | ".join(part.replace("|", r"\|").replace("\n", " ") for part in parts) + " |")
     return [*lines, "", *(f"{sentence}  " for sentence in sentences(result))]
 

@@ -16,6 +16,7 @@ import torch
 
 from attnbench.clips.metrics.frames import Clip
 from attnbench.clips.metrics.video import abreast, write_mp4
+from attnbench.report.formats.write import Asked, write_comparison
 from attnbench.report.html.page import make_report
 from attnbench.results.load import Results, read
 from attnbench.results.records.clips import ClipRow, QualityRow
@@ -83,6 +84,7 @@ def clips_in(folder: Path) -> Results:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Pages of profiled cells, of clips, and of hostile words."""
     from tests.report.conftest import make_row, make_table
+    from tests.report.two_runs import source, two_runs
 
     folder = tmp_path_factory.mktemp("pages")
     kept = json.dumps([[1000 if query >= key else 100 for key in range(21)] for query in range(21)])
@@ -101,6 +103,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, report in made.items():
         paths[name] = folder / f"{name}.html"
         paths[name].write_text(report.html, encoding="utf-8")
+    hostile_run = source("b", 2, sta={"inputs": HOSTILE}, moba={"verdict": "error", "reason": HOSTILE})
+    for name, other in (("compared", two_runs()[1]), ("hostile compared", hostile_run)):
+        paths[name] = folder / f"{name}.html"
+        write_comparison(two_runs()[0], other, paths[name], Asked())
     return paths
 
 
@@ -154,6 +160,10 @@ def seen(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Se
         page("maps", "hostile", ["scroll"], ["count", "#masks .heat"], ["contents", "#masks .choose option"],
              ["select", "#masks .choose select", f"{HOSTILE}, layer 0"], ["count", "#masks .heat"],
              ["download", "#masks .savers button:first-child"], ["count", "#masks .masks figure"]),
+        page("compared", "compared", ["text", "#verdict"], ["texts", ".compared .badge"],
+             ["count", ".compared .whisker"], ["colours", ".compared .key .mark", "fill"],
+             ["download", "#compared .savers button:first-child"], ["wide"]),
+        page("hostile compared", "hostile compared", ["text", "main"], ["count", "script"], ["count", "img"]),
         page("axe dialog", "cells", ["click", "#ranked tbody button"], ["axe"]),
     ]  # fmt: skip
     return observe(plan, tmp_path_factory.mktemp("seen"))
@@ -290,5 +300,17 @@ def test_hostile_words_are_shown_as_text(seen: Seen) -> None:
 
 def test_axe_finds_nothing(seen: Seen) -> None:
     found = {name: each["found"][-1] for name, each in seen.items() if name.startswith("axe")}
-    assert len(found) == 10
+    assert len(found) == 16
     assert {name: complaints for name, complaints in found.items() if complaints} == {}
+
+
+def test_two_runs_are_compared_with_verdicts_colours_and_a_file(seen: Seen) -> None:
+    sentence, badges, whiskers, colours, file, wide = seen["compared"]["found"]
+    assert sentence.startswith("Of 5 cells that both have, 2 are slower in B")
+    assert {"SLOW", "FAST", "SAME", "AMBIGUOUS", "broken", "only in A", "only in B"} == set(badges)
+    assert whiskers == 5
+    assert len(set(colours)) == len({"moba", "nabla", "sta", "radial", "vmoba", "full", "sliding-window"})
+    assert (file[0], file[1].count("SLOW"), wide) == ("comparison.csv", 2, [])
+    told, scripts, images = seen["hostile compared"]["found"]
+    assert HOSTILE in told
+    assert (scripts, images) == (2, 0)
