@@ -38,11 +38,12 @@ def attnbench(*words: str, site: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_each_kind_is_verified_and_timed(site: Path) -> None:
+@pytest.mark.parametrize("where", ["--in-process", pytest.param("--isolate", marks=pytest.mark.slow)])
+def test_each_kind_is_verified_and_timed(where: str, site: Path) -> None:
     methods = [word for kind in KINDS for word in ("--method", f"kind-{kind}:block=16")]
     answer = attnbench(
         "run", *methods, "--grid", "3x5x7", "--heads", "1", "--head-dim", "16", "--device", "cpu", "--inputs",
-        "gaussian", "--rounds", "1", "--stability-calls", "2", "--out", "run", "--json", site=site,
+        "gaussian", "--rounds", "1", "--stability-calls", "2", where, "--out", where[2:], "--json", site=site,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
     rows = {row["method"]: row for row in json.loads(answer.stdout)["rows"]}

@@ -10,6 +10,7 @@ of one head or more.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     (index.stem, case) for index in sorted(FOLDER.glob("*.json")) for case in json.loads(index.read_text("utf-8"))
 ]
 NAMES = [Path(case["file"]).stem for _, case in CASES]
+MOST_TOKENS = 10_000
+"""Above it a case takes tens of seconds: a mask of so many tokens is compared pair by pair."""
 
 
 def load(case: dict[str, Any]) -> dict[str, Tensor]:
@@ -58,7 +61,13 @@ def test_every_file_is_listed_once() -> None:
     assert sorted(path.name for path in FOLDER.glob("*.npz")) == sorted(case["file"] for _, case in CASES)
 
 
-@pytest.mark.parametrize(("method", "case"), CASES, ids=NAMES)
+@pytest.mark.parametrize(
+    ("method", "case"),
+    [
+        pytest.param(method, case, id=name, marks=[pytest.mark.slow] * (math.prod(case["grid"]) > MOST_TOKENS))
+        for (method, case), name in zip(CASES, NAMES, strict=True)
+    ],
+)
 def test_selections(method: str, case: dict[str, Any]) -> None:
     golden = load(case)
     expected = token_mask(golden)

@@ -108,6 +108,7 @@ def test_averaged_weights_follow_the_decay(call: Call) -> None:
     assert losses[0]["held_out"] != losses[1]["held_out"]
 
 
+@pytest.mark.slow
 def test_under_torchrun_two_processes_make_one_run(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     train = [sys.executable, "-c", "from attnbench.cli import main; main()", *TINY, "--train-steps", "3"]

@@ -322,6 +322,7 @@ def test_cells_are_profiled_in_processes_of_their_own(install: Install, tmp_path
     assert {cells[name] for name in found.traces} == {"sta", "honest"}
 
 
+@pytest.mark.slow
 def test_phases_of_processes_are_those_of_a_shared_one(tmp_path: Path) -> None:
     names = {}
     for isolate in (False, True):
@@ -332,6 +333,7 @@ def test_phases_of_processes_are_those_of_a_shared_one(tmp_path: Path) -> None:
     assert names[True] == names[False] != set()
 
 
+@pytest.mark.slow
 def test_a_profile_that_was_cut_short_goes_on_with_the_cells_that_are_left(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     first = ProfileAfter(Told(), repeats=1, traces=False)

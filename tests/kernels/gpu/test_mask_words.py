@@ -131,8 +131,16 @@ def test_tiles_and_words_keep_the_pairs_of_the_plan(
     check(move(plan, device), plan)
 
 
-@pytest.mark.parametrize("rule", [window(1, 2, 3), causal(), band(40)])
-@pytest.mark.parametrize("text", [(0, 0), (3, 200)])
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (window(1, 2, 3), (0, 0)),
+        (causal(), (3, 200)),
+        pytest.param(band(40), (0, 0), marks=pytest.mark.slow),
+        pytest.param(window(1, 2, 3), (3, 200), marks=pytest.mark.slow),
+        pytest.param(band(40), (3, 200), marks=pytest.mark.slow),
+    ],
+)
 def test_blocks_larger_than_a_chunk_and_text(rule: Rule, text: tuple[int, int], device: torch.device) -> None:
     layout = Layout(Grid(3, 10, 13), text)
     partition = partition_cuboids(layout, (2, 10, 13), torch.device("cpu"))
