@@ -24,6 +24,7 @@ from attnbench.mini.begin import WEIGHTS, read_config
 from attnbench.mini.checkpoint import CHECKPOINT
 from attnbench.mini.stored import read_card, read_tensors
 from attnbench.results.conditions import content_digest
+from attnbench.results.files import write_whole
 from attnbench.results.find import find_results
 from attnbench.results.journal import JOURNAL, TRAINING_LOG, Journal, read_journal
 from attnbench.results.training import CARD, CONFIG, read_log, read_training
@@ -94,3 +95,19 @@ def test_what_is_no_file_is_refused_at_once(
     error = refusal_of(lambda: read(tmp_path))
     assert isinstance(error, BadInput), error
     assert name in str(error)
+
+
+def test_what_is_written_to_a_device_or_a_pipe_replaces_neither(tmp_path: Path) -> None:
+    device, pipe = tmp_path / "null", tmp_path / "pipe"
+    device.symlink_to("/dev/null")
+    os.mkfifo(pipe)
+    write_whole(b"gone", device)
+    assert device.is_symlink()
+    assert isinstance(refusal_of(lambda: write_whole(b"nobody reads", pipe)), BadInput)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(b"read", pipe)
+    assert os.read(reader, 9) == b"read"
+    os.close(reader)
+    with pytest.raises(BadInput, match=r"cannot write '/dev/full': No space left on device$"):
+        write_whole(b"page", Path("/dev/full"), "")
+    assert {each.name for each in tmp_path.iterdir()} == {"null", "pipe"}

@@ -19,8 +19,13 @@ def report(
         typer.Argument(metavar="[PATH…]", help="Files or folders of results. Default: the newest run, results/latest."),
     ] = None,
     form: Annotated[
-        str, typer.Option("--format", help="html, markdown, csv, parquet, latex; or figures: png, svg, pdf.")
-    ] = "html",
+        str | None,
+        typer.Option(
+            "--format",
+            help="html, markdown, csv, parquet, latex, json; or figures: png, svg, pdf. Default: what --out ends as, "
+            "else html.",
+        ),
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Show two runs, A and B, with the verdicts of attnbench compare.")
     ] = False,
@@ -52,12 +57,14 @@ def report(
     Exit codes: 0 fine, 2 bad input.
     """
     from attnbench.kernels.errors import BadInput
+    from attnbench.report.formats.place import form_of
     from attnbench.report.formats.write import Asked, write, write_comparison
     from attnbench.report.source import read_source
+    from attnbench.results.files import is_stream
 
-    asked = Asked(form, table, tuple(read_names("--figures", figures) or ()), width)
-    if open_page and form != "html":
-        raise BadInput(f"--open shows a page in a browser, and {form} is none: leave out --open, or --format")
+    asked = Asked(form_of(out) if form is None else form, table, tuple(read_names("--figures", figures) or ()), width)
+    if open_page and asked.form != "html":
+        raise BadInput(f"--open shows a page in a browser, and {asked.form} is none: leave out --open, or --format")
     if compare:
         if len(paths or ()) != 2:
             raise BadInput(f"--compare shows two runs, A and B: {len(paths or ())} given")
@@ -69,7 +76,8 @@ def report(
         print(json.dumps(document, allow_nan=False))
     else:
         for path in written.paths:
-            say(path)
+            if not is_stream(path):
+                say(path)
     if open_page:
         import webbrowser
 

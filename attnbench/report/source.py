@@ -9,7 +9,6 @@ from pathlib import Path
 
 from attnbench.kernels.errors import BadInput
 from attnbench.report.data.calibrations import CalibrationRead, read_calibrations
-from attnbench.report.words import file_stem
 from attnbench.results.find import has_journals
 from attnbench.results.load import Results, read
 from attnbench.results.training import TrainingGroup, training_groups
@@ -78,15 +77,3 @@ def newest_run(results: Results) -> str:
     environments = results.environments
     runs = list(dict.fromkeys(record.run_id for record in records))
     return max(runs, key=lambda run: (environments[run].started_at if run in environments else "", runs.index(run)))
-
-
-def report_path(out: Path | None, name: str, endings: Sequence[str] = (".html", ".htm")) -> Path:
-    """Return the file to write: ``out`` if it ends as such files do, else a file of that name in the folder ``out``.
-
-    Args:
-        out: a file or a folder; None takes the folder reports.
-        name: of the file without an ending; what file names cannot hold is replaced.
-        endings: of such files; the first one is taken.
-    """
-    out = out or Path("reports")
-    return out if out.suffix.lower() in endings and not out.is_dir() else out / f"{file_stem(name)}{endings[0]}"

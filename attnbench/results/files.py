@@ -66,9 +66,23 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def _send(content: bytes, path: Path) -> None:
+    """Write to a device or a pipe; a pipe that nobody reads is an error, which is told at once."""
+    handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    os.set_blocking(handle, True)
+    with open(handle, "wb") as stream:
+        stream.write(content)
+
+
 def _flush(path: Path) -> None:
     with path.open("rb") as written:
         os.fsync(written.fileno())
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is no place for a file of its own: a device, a pipe, or what /dev and /proc have links to."""
+    place = os.path.abspath(path)
+    return path.exists() and not path.is_dir() and (not path.is_file() or place.startswith(("/dev/", "/proc/")))
 
 
 def write_whole(content: bytes, path: Path, advice: str = "name another place with --out") -> Path:
@@ -89,6 +103,8 @@ def write_whole(content: bytes, path: Path, advice: str = "name another place wi
 def write_together(contents: Mapping[Path, bytes], advice: str) -> None:
     """Write files that belong together, each as ``write_whole`` does. None is replaced before all are on disk.
 
+    What is no file, such as /dev/stdout, is written to as it is.
+
     They are replaced in reverse order: where others are made from the first, that is the one that comes last.
 
     Raises:
@@ -98,6 +114,9 @@ def write_together(contents: Mapping[Path, bytes], advice: str) -> None:
     try:
         with contextlib.ExitStack() as stack:
             for path, content in contents.items():
+                if is_stream(path):
+                    _send(content, path)
+                    continue
                 path.parent.mkdir(parents=True, exist_ok=True)
                 partial = stack.enter_context(replacing(path))
                 partial.write_bytes(content)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import attnbench
-from attnbench.report.formats.write import ENDINGS, FORMATS
+from attnbench.report.formats.place import ENDINGS, FORMATS
 from attnbench.results.load import read
 
 Call = Callable[..., tuple[int, str, str]]
@@ -40,6 +42,30 @@ def test_figures_are_a_folder_with_a_file_each(form: str, call: Call) -> None:
     assert all(Path(path).parent == Path(f"reports/{RUN}-figures") for path in document["paths"])
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_form_is_what_the_file_ends_as(form: str, call: Call) -> None:
+    for ending in ENDINGS[form]:
+        assert call("report", CPU, "--figure-width", "60", "--out", f"one{ending}", *_one(form))[0] == 0
+        assert call("report", CPU, "--format", form, "--figure-width", "60", "--out", "in", *_one(form))[0] == 0
+        (other,) = Path("in").iterdir()
+        assert Path(f"one{ending}").read_bytes() == other.read_bytes()
+    assert call("report", CPU, "--out", "v1.0")[1] == f"v1.0/{RUN}.html\n"
+
+
+def _one(form: str) -> list[str]:
+    return ["--figures", "memory"] if form in ("png", "svg", "pdf") else []
+
+
+def test_a_table_may_go_to_a_pipe(call: Call) -> None:
+    command = [sys.executable, "-m", "attnbench", "report", CPU, "--format", "csv"]
+    piped = subprocess.run([*command, "--out", "/dev/stdout"], capture_output=True, check=True)
+    assert call("report", CPU, "--out", "table.csv") == (0, "table.csv\n", "")
+    assert piped.stdout == Path("table.csv").read_bytes()
+    with Path("redirected").open("wb") as file:
+        subprocess.run([*command, "--out", "/dev/stdout"], stdout=file, check=True)
+    assert Path("redirected").read_bytes() == piped.stdout
+
+
 def test_several_folders_are_one_report_and_a_file_counts_once(call: Call) -> None:
     code, _, _ = call("report", CPU, GPU, CPU, "--format", "csv", "--out", "both.csv")
     assert code == 0
@@ -64,7 +90,12 @@ def test_the_same_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (["--format", "excel"], "unknown format 'excel': known: csv, html"),
         (["--format", "cvs"], "unknown format 'cvs': did you mean 'csv'?"),
         (["--format", "csv", "--out", "mine.txt"], "--out 'mine.txt' must end in .csv for csv, or be a folder"),
-        (["--format", "png", "--out", "mine.png"], "--out 'mine.png' must be a folder"),
+        (["--format", "png", "--out", "mine.png"], "name a folder, or one figure with --figures"),
+        (["--out", "mine.pdf", "--figures", "trade-off"], "--out 'mine.pdf' is one file, and there are"),
+        (["--out", "mine.xlsx"], "--out 'mine.xlsx' ends as no form of a report does: name a folder, or a file"),
+        (["--format", "html", "--out", "mine.csv"], "--out 'mine.csv' must end in .html for html, or be a folder"),
+        (["--out", "/dev/full"], "cannot write '/dev/full': No space left on device; name another place with --out"),
+        (["--format", "csv", "--out", "/dev/full"], "cannot write '/dev/full': No space left on device; name another"),
         (["--format", "csv", "--table", "clips"], "did you mean 'cells'? known: cells, means, runs"),
         (["--table", "cells"], "table 'cells' is for csv and parquet; html has them all"),
         (["--figures", "memory"], "figure 'memory' is for png, svg, pdf, not for html"),

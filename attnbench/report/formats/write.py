@@ -12,22 +12,16 @@ from typing import Any
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.report.charts.paper import COLUMN_MM, PICTURES, picture
 from attnbench.report.data.compared import comparison_data, comparison_words
-from attnbench.report.data.page import PageData, page_data
+from attnbench.report.data.page import PageData, page_data, to_json
 from attnbench.report.formats.flat import chosen_table, csv_bytes, parquet_bytes
 from attnbench.report.formats.latex import latex_text
 from attnbench.report.formats.markdown import markdown_text
-from attnbench.report.source import Source, read_source, report_path
+from attnbench.report.formats.place import ENDINGS, FORMATS, form_of, place_of
+from attnbench.report.source import Source, read_source
 from attnbench.report.word_table import WordTable
 from attnbench.report.words import file_stem
 from attnbench.results.compare import compare_tables
 from attnbench.results.files import write_whole
-
-ENDINGS = {
-    "html": (".html", ".htm"), "markdown": (".md", ".markdown"), "csv": (".csv",), "parquet": (".parquet",),
-    "latex": (".tex",), "png": (".png",), "svg": (".svg",), "pdf": (".pdf",),
-}  # fmt: skip
-FORMATS = tuple(ENDINGS)
-"""In what forms a report may be written."""
 
 _WIDTHS = (20.0, 400.0)
 
@@ -71,25 +65,28 @@ def write_report(
     path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
-    format: str = "html",
+    format: str | None = None,
 ) -> Path:
     """Write results as one HTML page that needs no network, or in another form, and return its path.
 
     Args:
         path: a file or folder of results, or several; by default the newest run, results/latest.
         out: a file that ends as its form does, or a folder; by default reports/<run>.html and the like.
-        format: html, markdown, csv, parquet or latex; or png, svg or pdf for a folder of figures.
+        format: html, markdown, csv, parquet, latex or json; or png, svg or pdf for figures. By default what ``out``
+            ends as, else html.
 
     Returns:
-        The file, or of figures the folder.
+        The file, or of several figures the folder.
 
     Raises:
         BadInput: if there are no results, they cannot be written, or there is no such format.
     """
     paths = [] if path is None else [path] if isinstance(path, str | os.PathLike) else path
-    asked = Asked(format)
-    written = write(read_source([Path(each) for each in paths]), None if out is None else Path(out), asked)
-    return written.paths[0].parent if format in PICTURES else written.paths[0]
+    place = None if out is None else Path(out)
+    asked = Asked(form_of(place) if format is None else format)
+    written = write(read_source([Path(each) for each in paths]), place, asked)
+    folder = asked.form in PICTURES and written.paths[0] != place
+    return written.paths[0].parent if folder else written.paths[0]
 
 
 def write(source: Source, out: Path | None, asked: Asked) -> Written:
@@ -127,7 +124,7 @@ def write_comparison(a: Source, b: Source, out: Path | None, asked: Asked) -> Wr
     if asked.form == "html":
         from attnbench.report.html.comparison import comparison_html
 
-        return Written((write_whole(comparison_html(result, a, b).encode(), report_path(out, name)),))
+        return Written((write_whole(comparison_html(result, a, b).encode(), place_of(out, name)),))
     return write_data(comparison_data(result, a, b), name, out, asked, lead=comparison_words(result))
 
 
@@ -140,32 +137,36 @@ def write_data(
     lead: Sequence[str] = (),
 ) -> Written:
     """Write the data of a report in any form but HTML, as ``write``; ``name`` is that of the file or the folder."""
-    form, endings = asked.form, ENDINGS[asked.form]
+    form = asked.form
     if form in PICTURES:
         return _write_pictures(data, out or Path("reports") / f"{file_stem(name)}-figures", asked)
-    if out is not None and out.suffix and out.suffix.lower() not in endings and not out.is_dir():
-        raise BadInput(f"--out {str(out)!r} must end in {endings[0]} for {form}, or be a folder")
+    place = place_of(out, name, form)
     if form == "csv":
         content = csv_bytes(chosen_table(data, asked.table))
     elif form == "parquet":
         content = parquet_bytes(chosen_table(data, asked.table))
+    elif form == "json":
+        content = f"{to_json(data)}\n".encode()
     else:
         content = (markdown_text(data, training, lead) if form == "markdown" else latex_text(data, lead)).encode()
-    return Written((write_whole(content, report_path(out, name, endings)),))
+    return Written((write_whole(content, place),))
 
 
-def _write_pictures(data: PageData, folder: Path, asked: Asked) -> Written:
-    if folder.suffix.lower() in ENDINGS[asked.form] or folder.is_file():
-        raise BadInput(f"--out {str(folder)!r} must be a folder: there is a picture for each figure")
+def _write_pictures(data: PageData, out: Path, asked: Asked) -> Written:
     for wanted in asked.figures:
         if not any(figure.name.startswith(wanted) for figure in data.figures):
             raise unknown_name("figure", wanted, dict.fromkeys(figure.section for figure in data.figures))
     chosen = [each for each in data.figures if not asked.figures or each.name.startswith(asked.figures)]
     if not chosen:
         raise BadInput("these results have nothing to draw")
+    is_file = not out.is_dir() and (out.exists() or out.suffix.lower() in ENDINGS[asked.form])
+    if is_file and len(chosen) > 1:
+        raise BadInput(f"--out {str(out)!r} is one file, and there are {len(chosen)} figures: name a folder, or one "
+                       "figure with --figures")  # fmt: skip
+    places = [place_of(out, each.name, asked.form) for each in chosen]
     drawn = [
-        write_whole(picture(figure, asked.form, asked.width), folder / f"{file_stem(figure.name)}.{asked.form}")
-        for figure in chosen
+        write_whole(picture(figure, asked.form, asked.width), place)
+        for figure, place in zip(chosen, places, strict=True)
     ]
     return Written(tuple(drawn))
 

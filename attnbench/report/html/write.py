@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from attnbench.report.formats.place import place_of
 from attnbench.report.html.page import Part, make_report
-from attnbench.report.source import Source, report_path
+from attnbench.report.source import Source
 from attnbench.results.files import write_whole
 
 
@@ -29,7 +30,7 @@ def render(source: Source, out: Path | None) -> Written:
     Raises:
         BadInput: if the page cannot be written.
     """
-    place = report_path(out, source.name)
+    place = place_of(out, source.name)
     traces = {cell: os.path.relpath(trace, place.parent) for cell, trace in source.results.traces.items()}
     paths = list(map(str, source.paths))
     made = make_report(source.results, traces, source.training, paths, source.calibrations)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from attnbench.kernels.errors import BadInput
-from attnbench.report.source import newest_run, report_path
+from attnbench.report.formats.place import place_of
+from attnbench.report.source import newest_run
 from attnbench.results.files import write_whole
 
 Maker = Callable[..., Any]
@@ -24,12 +25,12 @@ def test_the_newest_run_is_the_one_that_started_last(row_of: Maker, table_of: Ma
 
 
 def test_where_the_report_goes(tmp_path: Path) -> None:
-    assert report_path(None, "run-1") == Path("reports/run-1.html")
-    assert report_path(tmp_path, "run-1") == tmp_path / "run-1.html"
-    assert report_path(tmp_path / "mine.html", "run-1") == tmp_path / "mine.html"
-    assert report_path(tmp_path, "../../etc/x").parent == tmp_path
+    assert place_of(None, "run-1") == Path("reports/run-1.html")
+    assert place_of(tmp_path, "run-1") == tmp_path / "run-1.html"
+    assert place_of(tmp_path / "mine.html", "run-1") == tmp_path / "mine.html"
+    assert place_of(tmp_path, "../../etc/x").parent == tmp_path
     (tmp_path / "folder.html").mkdir()
-    assert report_path(tmp_path / "folder.html", "run-1") == tmp_path / "folder.html" / "run-1.html"
+    assert place_of(tmp_path / "folder.html", "run-1") == tmp_path / "folder.html" / "run-1.html"
 
 
 def test_a_report_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
