@@ -83,6 +83,9 @@ def clips(
     frames: Annotated[int | None, typer.Option(help="Frames, for models that let you choose.")] = None,
     height: Annotated[int | None, typer.Option(help="Height in pixels, for models that let you choose.")] = None,
     width: Annotated[int | None, typer.Option(help="Width in pixels, for models that let you choose.")] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames a second. Default: what the version of the model is made for.")
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="Default: bfloat16 on a GPU, and for mini on a CPU that is fast at it.")
     ] = None,
@@ -139,7 +142,7 @@ def clips(
             dense_steps=None if dense_steps is None else _number(dense_steps),
             dense_layers=read_numbers("--dense-layers", dense_layers) or [],
             engine=engine, strict=strict, floor_engine=floor_engine, metrics=metric, players=players, frames=frames,
-            height=height, width=width, dtype=dtype, device=device,
+            height=height, width=width, fps=fps, dtype=dtype, device=device,
         )  # fmt: skip
 
     check_only(ctx, request)

@@ -46,6 +46,7 @@ class MiniMaker:
         self.weights = f"{path if request.weights is not None else path.name} {_digest(path)}"
         self.sampler = usual_sampler(request.steps)
         self.steps, self.dense_steps = self.sampler.steps, dense_of(request, self.sampler.steps)
+        self.fps = request.fps or FPS
         self.dense_layers = layers_of(request, self.network.config.layers)
         self.torch_dtype = _default_dtype(place) if request.dtype is None else resolve_dtype(request.dtype, place)
         if self.torch_dtype not in (torch.float32, torch.bfloat16):
@@ -80,7 +81,7 @@ class MiniMaker:
             cast(MiniTransformer, self._memory), [label], [direction], [shot.seed], sampler=self.sampler,
             attend=self._attend(shot, recording), dtype=self.torch_dtype, after_step=after_step,
         )  # fmt: skip
-        clip = as_clip(video[0].permute(1, 2, 3, 0), fps=FPS, low=-1.0, high=1.0)
+        clip = as_clip(video[0].permute(1, 2, 3, 0), fps=self.fps, low=-1.0, high=1.0)
         return Take(
             clip, recording.engines or shot.engine, recording.settings or "{}",
             tuple(recording.densities(self.network.config.layers)) if shot.role == "method" else (),

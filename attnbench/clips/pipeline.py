@@ -39,6 +39,7 @@ class PipelineMaker:
         self.weights_path = self.loaded.weights
         self.steps = self.loaded.steps if request.steps is None else request.steps
         self.size = {"frames": request.frames, "height": request.height, "width": request.width}
+        self.fps = request.fps or self.loaded.fps
         self.loaded.check(steps=self.steps, **self.size)
         self.dense_steps = dense_of(request, self.steps)
         self.dense_layers = layers_of(request, self.loaded.layers)
@@ -57,7 +58,7 @@ class PipelineMaker:
     def make(self, shot: Shot, after_step: AfterStep) -> Take:
         """Make a clip; see ``Maker``."""
         if shot.role == "exact":
-            return Take(as_clip(self._frames(shot, after_step), fps=self.loaded.fps), OWN)
+            return Take(as_clip(self._frames(shot, after_step), fps=self.fps), OWN)
         recording = Recording(find_method(shot.method), shot.engine)
         with patch(
             self.loaded.pipeline, recording.method, dense_steps=self.dense_steps,
@@ -65,13 +66,13 @@ class PipelineMaker:
         ):  # fmt: skip
             frames = self._frames(shot, after_step)
         return Take(
-            as_clip(frames, fps=self.loaded.fps), recording.engines or shot.engine, recording.settings or "{}",
+            as_clip(frames, fps=self.fps), recording.engines or shot.engine, recording.settings or "{}",
             tuple(recording.densities(self.loaded.layers)) if shot.role == "method" else (),
         )  # fmt: skip
 
     def _frames(self, shot: Shot, after_step: AfterStep) -> Tensor:
         frames: Tensor = self.loaded.generate(
             shot.prompt, seed=shot.seed, steps=self.steps, frames=self.size["frames"], height=self.size["height"],
-            width=self.size["width"], after_step=after_step,
+            width=self.size["width"], fps=self.fps, after_step=after_step,
         )  # fmt: skip
         return frames

@@ -255,6 +255,7 @@ class _Run:
             self.maker.model, self.maker.weights, shot.role, shot.method, shot.settings, shot.engine, shot.prompt,
             shot.seed, self.maker.steps, self.maker.dense_steps, sorted(self.request.dense_layers), self.maker.dtype,
             self.maker.device, self.request.frames, self.request.height, self.request.width,
+            *([] if self.request.fps is None else [self.request.fps]),
         ])  # fmt: skip
 
     def _kept(self, shot: Shot) -> ClipRow | None:

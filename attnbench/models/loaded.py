@@ -44,8 +44,8 @@ class Loaded:
 
     @property
     def fps(self) -> float:
-        """Frames a second at which clips play."""
-        return RECIPES[self.name].fps
+        """Frames a second at which clips play, of this version of the model."""
+        return RECIPES[self.name].rate(self.pipeline)
 
     @property
     def steps(self) -> int:
@@ -64,6 +64,7 @@ class Loaded:
         width: int | None = None,
         guidance: float | None = None,
         negative: str | None = None,
+        fps: float | None = None,
         after_step: Callable[[int], object] = lambda step: None,
     ) -> Tensor:
         """Return a clip, float32 [T, H, W, 3] in [0, 1] on the CPU, as the decoder gives it.
@@ -77,6 +78,7 @@ class Loaded:
             frames, height, width: size of the clip in frames and pixels.
             guidance: scale of the guidance.
             negative: what the clip should not show.
+            fps: frames a second, for pipelines that are told of it, such as LTX; others ignore it.
             after_step: called with the number of each finished step, from 0.
 
         Raises:
@@ -90,6 +92,8 @@ class Loaded:
             "num_inference_steps": steps, "num_frames": frames, "height": height, "width": width,
             "guidance_scale": guidance, "negative_prompt": negative,
         }  # fmt: skip
+        if "frame_rate" in inspect.signature(type(self.pipeline).__call__).parameters:
+            given["frame_rate"] = fps
 
         def stepped(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             after_step(step)

@@ -121,6 +121,12 @@ def test_what_does_not_fit_the_model_is_refused_at_once(changes: dict[str, Any],
         MiniMaker(ask(**changes))
 
 
+def test_clips_play_at_the_rate_that_was_asked_for(ask: Ask) -> None:
+    usual, asked = (MiniMaker(ask(fps=fps)).make(shot("exact", "sdpa"), unseen).clip for fps in (None, 12.5))
+    assert (usual.fps, asked.fps) == (8, 12.5)
+    assert usual.digest == asked.digest
+
+
 def test_a_witness_notes_settings_density_and_engine_of_every_plan() -> None:
     recording = Recording(get_method("sta"), "auto")
     assert (recording.settings, recording.engines, recording.densities(2)) == (None, "", [None, None])

@@ -61,6 +61,8 @@ def test_the_mini_model_has_a_prompt_of_its_own() -> None:
         ({"seed": -1}, "seed -1"),
         ({"steps": "many"}, "steps 'many'"),
         ({"frames": 1}, "one size"),
+        ({"fps": 0}, "fps"),
+        ({"fps": float("nan")}, "fps"),
         ({"prompts": ["ring west", "ring moving west"]}, "is given twice"),
     ],
 )

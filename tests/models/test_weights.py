@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
 import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from attnbench.models.families.recipes import RECIPES
 from attnbench.models.loaded import Loaded
 from attnbench.models.random_pipeline import write_random
 
-pytest.importorskip("diffusers")
+diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi asks for float32, which a CPU refuses
 
 SMALL: dict[str, dict[str, int]] = {
@@ -72,6 +74,30 @@ def test_every_model_makes_a_clip_that_an_identity_swap_does_not_change(name: st
     halves = 2 if name == "wan" else 1  # calls a step; the others join both halves of guidance, or have none
     assert stats.steps == 4
     assert [(layer.calls, layer.own_calls) for layer in stats.layers] == [(3 * halves, halves)] * loaded.layers
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "config", "fps"),
+    [
+        ("wan", "vae", {"scale_factor_spatial": 8}, 16),
+        ("wan", "vae", {"scale_factor_spatial": 16}, 24),  # Wan 2.2 5B
+        ("cogvideox", "transformer", {"patch_size_t": None}, 8),
+        ("cogvideox", "transformer", {"patch_size_t": 2}, 16),  # CogVideoX 1.5
+        ("hunyuan", "vae", {}, 24),
+    ],
+)
+def test_clips_play_at_the_rate_of_the_version(name: str, part: str, config: dict[str, Any], fps: float) -> None:
+    pipeline = SimpleNamespace(**{part: SimpleNamespace(config=SimpleNamespace(**config))})
+    assert Loaded(name, Path(), pipeline).fps == fps
+    kind = {"wan": "AutoencoderKLWan", "cogvideox": "CogVideoXTransformer3DModel"}.get(name)
+    assert kind is None or set(config) <= set(inspect.signature(getattr(diffusers, kind)).parameters)
+
+
+def test_a_pipeline_that_is_told_the_rate_gets_it(tmp_path: Path) -> None:
+    loaded = load("ltx", write_random("ltx", tmp_path / "ltx"))
+    usual, same, slow = (loaded.generate("a cat", steps=1, fps=fps, **SMALL["ltx"]) for fps in (None, loaded.fps, 5.0))
+    assert torch.equal(usual, same)
+    assert not torch.equal(usual, slow)
 
 
 @pytest.fixture(scope="module")

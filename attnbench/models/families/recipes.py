@@ -17,6 +17,7 @@ class Recipe:
         temporal, spatial: names of the pipeline's attributes with the frames and pixels that a latent covers.
         side: the number of latents of which height and width must be a multiple.
         fps: frames a second at which clips play.
+        other_fps: (config of this part, field, value, frames a second) of a version that plays at another rate.
         wide_vae: whether the VAE stays in float32, as in its authors' code.
         tiled: whether the VAE decodes large clips in tiles, as in diffusers' example of the pipeline.
         least_steps: fewest denoising steps with which the pipeline works.
@@ -30,6 +31,14 @@ class Recipe:
     wide_vae: bool = False
     tiled: bool = False
     least_steps: int = 1
+    other_fps: tuple[str, str, object, float] | None = None
+
+    def rate(self, pipeline: Any) -> float:
+        """Return the frames a second at which clips of this version of the model play."""
+        if self.other_fps is None:
+            return self.fps
+        part, field, value, fps = self.other_fps
+        return fps if getattr(getattr(pipeline, part).config, field, None) == value else self.fps
 
     def problem(self, pipeline: Any, frames: int | None, height: int | None, width: int | None) -> str | None:
         """Return why a pipeline cannot make clips of this size, or None if it can.
@@ -55,11 +64,26 @@ class Recipe:
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
-        "wan": Recipe("WanPipeline", "vae_scale_factor_temporal", "vae_scale_factor_spatial", 2, 16.0, wide_vae=True),
+        "wan": Recipe(
+            "WanPipeline",
+            "vae_scale_factor_temporal",
+            "vae_scale_factor_spatial",
+            2,
+            16.0,
+            wide_vae=True,
+            other_fps=("vae", "scale_factor_spatial", 16, 24.0),
+        ),
         "hunyuan": Recipe(
             "HunyuanVideoPipeline", "vae_scale_factor_temporal", "vae_scale_factor_spatial", 2, 24.0, tiled=True
         ),
-        "cogvideox": Recipe("CogVideoXPipeline", "vae_scale_factor_temporal", "vae_scale_factor_spatial", 2, 8.0),
+        "cogvideox": Recipe(
+            "CogVideoXPipeline",
+            "vae_scale_factor_temporal",
+            "vae_scale_factor_spatial",
+            2,
+            8.0,
+            other_fps=("transformer", "patch_size_t", 2, 16.0),
+        ),
         "ltx": Recipe("LTXPipeline", "vae_temporal_compression_ratio", "vae_spatial_compression_ratio", 1, 25.0),
         "mochi": Recipe(
             "MochiPipeline",
@@ -75,4 +99,5 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 """Recipes by family.
 
 Frames a second are those of diffusers' examples for Wan and CogVideoX, the default ``frame_rate`` of LTXPipeline, and
-those at which the authors of HunyuanVideo and Mochi save their clips."""
+those at which the authors of HunyuanVideo and Mochi save their clips. The authors of Wan 2.2 5B and of CogVideoX 1.5
+give 24 and 16."""
