@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from attnbench.clips.metrics import effnet, full_reference, lpips, vmaf
+from attnbench.clips.metrics import brisque, effnet, full_reference, lpips, steadiness, vmaf
 from attnbench.clips.metrics.frames import Clip
 from attnbench.clips.metrics.measured import Measured
 from attnbench.kernels.errors import BadInput, unknown_name
@@ -70,6 +70,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("vmaf", "higher", distance=vmaf.vmaf),
     Metric("effnet_lite0_perceptual", "lower", distance=effnet.effnet_lite0_perceptual),
     Metric("effnet_lite0_frame_consistency", "higher", score=effnet.effnet_lite0_frame_consistency),
+    Metric("brisque", "lower", score=brisque.brisque),
+    Metric("motion_compensated_difference", "lower", score=steadiness.motion_compensated_difference),
 )
 """All metrics that need no model of their own, in the order of the table."""
 

@@ -25,6 +25,27 @@ def read_weights(path: Path, *, digest: str, get_it: str) -> dict[str, Tensor]:
     Raises:
         Skipped: if the file is missing, is another file, or holds more than tensors.
     """
+    require_published(path, digest=digest, get_it=get_it)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise Skipped(f"weights {str(path)!r} hold more than tensors, or are not weights: {get_it}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise Skipped(f"weights {str(path)!r} are not a table of tensors: {get_it}")
+    return state
+
+
+def require_published(path: Path, *, digest: str, get_it: str) -> None:
+    """Raise unless a file is the published one.
+
+    Args:
+        path: the file.
+        digest: the first hex digits of the file's SHA-256.
+        get_it: how a user gets the file; becomes the end of a sentence.
+
+    Raises:
+        Skipped: if the file is missing or is another file.
+    """
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -35,10 +56,3 @@ def read_weights(path: Path, *, digest: str, get_it: str) -> dict[str, Tensor]:
             f"weights {str(path)!r} are truncated or another file (SHA-256 {found[:8]}…, and {digest[:8]}… is needed): "
             f"{get_it}"
         )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise Skipped(f"weights {str(path)!r} hold more than tensors, or are not weights: {get_it}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise Skipped(f"weights {str(path)!r} are not a table of tensors: {get_it}")
-    return state
