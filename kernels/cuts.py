@@ -13,6 +13,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Layout
 from attnbench.kernels.partition import Partition
 from attnbench.kernels.phases import phase
+from attnbench.kernels.shard import Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,42 +46,67 @@ class Cut:
             raise BadInput("a causal cut by threshold has no shares: later blocks score -inf; cut by topk")
 
 
-def route(q: Tensor, k: Tensor, layout: Layout, partition: Partition, cut: Cut) -> tuple[Tensor, int]:
+def route(
+    q: Tensor, k: Tensor, layout: Layout, partition: Partition, cut: Cut, shard: Shard | None = None
+) -> tuple[Tensor, int]:
     """Score the video queries against the means of the video blocks, and cut the scores.
 
     On CUDA, in half precision or float32, kernels run that never wait for the device; otherwise torch runs. No gradient
     is recorded.
 
     Args:
-        q: [B, H, N, D], any strides with the last 1.
+        q: [B, H, N, D], any strides with the last 1; with ``shard``, the queries that it has.
         k: [B, KV heads, N, D], likewise; KV heads divides H.
         layout: N is its number of tokens.
         partition: of that layout, on the device of q and k.
         cut: how many pairs are kept.
+        shard: which queries there are, if not all. A cut of whole heads is made by one process for each head, from the
+            scores of all.
 
     Returns:
         The kept pairs, bool [B, H, T·H·W, video blocks], queries in grid order, and the floating-point operations spent
-        on means and scores, 2 for a multiply-add.
+        on means and scores, 2 for a multiply-add. Queries that are not in the shard keep nothing.
     """
     own = partition.own
     with torch.no_grad():
         means = ops.pool_means(k, partition.order, partition.offsets)[:, :, partition.video]
-        queries = q[:, :, layout.video]
-        scores, extremes = ops.score_blocks(queries, means)
+        queries = q[:, :, layout.video if shard is None else shard.rows(layout)]
         flops = ops.pooling_flops(k.shape) + ops.scoring_flops(queries.shape, means.shape[2])
-        bounds: Tensor | None = extremes
-        if cut.causal:
-            with phase("select"):
-                later = torch.arange(scores.shape[-1], device=scores.device) > own[:, None]
-                scores.masked_fill_(later, -torch.inf)
-            bounds = None  # those of the scores before
+        if shard is None:
+            scores, extremes = ops.score_blocks(queries, means)
+            return _cut(scores, own, extremes, cut), flops
+        mine = shard.video(layout)
+        scores = _scores_of_any(queries, means)
         if cut.scope == "head":
-            if cut.select == "threshold":
-                return ops.cut_threshold_head(scores, own, bounds, cut.amount), flops
-            return ops.cut_top_k_head(scores, own, bounds, int(cut.amount)), flops
+            whole = shard.whole_heads(scores)
+            kept = shard.own_rows(_cut(whole, own, None, cut) if whole.numel() else whole.bool())
+        else:
+            kept = _cut(scores, own[mine], None, cut) if scores.numel() else scores.bool()
+        routes = torch.zeros(*q.shape[:2], len(own), means.shape[2], dtype=torch.bool, device=q.device)
+        routes[:, :, mine] = kept
+        return routes, flops
+
+
+def _scores_of_any(queries: Tensor, means: Tensor) -> Tensor:
+    """Return the scores of queries [B, H, rows, D]; a shard may have no video, and so no rows."""
+    if queries.shape[2] == 0:
+        return means.new_empty(*queries.shape[:3], means.shape[2])
+    return ops.score_blocks(queries, means)[0]
+
+
+def _cut(scores: Tensor, own: Tensor, extremes: Tensor | None, cut: Cut) -> Tensor:
+    if cut.causal:
+        with phase("select"):
+            later = torch.arange(scores.shape[-1], device=scores.device) > own[:, None]
+            scores.masked_fill_(later, -torch.inf)
+        extremes = None  # those of the scores before
+    if cut.scope == "head":
         if cut.select == "threshold":
-            return ops.cut_threshold_query(scores, own, cut.amount), flops
-        return ops.cut_top_k_query(scores, own, int(cut.amount)), flops
+            return ops.cut_threshold_head(scores, own, extremes, cut.amount)
+        return ops.cut_top_k_head(scores, own, extremes, int(cut.amount))
+    if cut.select == "threshold":
+        return ops.cut_threshold_query(scores, own, cut.amount)
+    return ops.cut_top_k_query(scores, own, int(cut.amount))
 
 
 def score_block_pairs(q: Tensor, k: Tensor, q_partition: Partition, k_partition: Partition) -> tuple[Tensor, int]:

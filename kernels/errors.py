@@ -19,6 +19,10 @@ class Unsupported(AttnbenchError, RuntimeError):
     """An engine or device that cannot serve what was asked; the message says why."""
 
 
+class RankLost(AttnbenchError, RuntimeError):
+    """Another rank of the group cannot be reached: it ended, or it stopped before an exchange."""
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> BadInput:
     """Return the error for a ``name`` that is not one of ``known``, with the closest known name if there is one."""
     names = sorted(known)

@@ -24,6 +24,7 @@ PHASES = (
     "merge",
     "unpermute",
     "branch",
+    "communicate",
 )
 PARENTS = {"qk": "attend", "softmax": "attend", "av": "attend"}
 """Phases that are parts of another phase, and that phase."""

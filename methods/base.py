@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attnbench.kernels.plan import Plan
+    from attnbench.kernels.shard import Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Call:
         state: what the method itself keeps between steps or layers.
         params: learned tensors of methods that have them.
         v: the values [B, KV heads, N, D], for methods that declare ``needs_v``; otherwise None.
+        shard: which queries q holds, if another process has the rest; None if q holds all. Only methods that declare
+            ``plans_shards`` see one.
     """
 
     layout: Layout
@@ -45,6 +48,7 @@ class Call:
     state: Any = None
     params: Any = None
     v: Tensor | None = None
+    shard: Shard | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +155,12 @@ class Method:
         has_gradient: whether it may be trained; otherwise q, k and v that need a gradient are refused.
         text_competes: whether text takes part in the choice of the video's pairs, as a few methods are published. With
             others, the video keeps the same pairs with text as without.
+        plans_shards: whether it can plan for a process that has all keys and only some queries: ``plan`` passes
+            ``call.shard`` to ``route``, or looks at no values of q and k. The plan has the whole sequence; what it says
+            of other queries is ignored.
+        heads_are_independent: whether each head keeps what it would keep without the others, so that heads can be
+            planned by different processes.
+        params_by_head: names of the tensors of ``params`` [B or 1, heads, ...] that belong to single query heads.
     """
 
     name: str
@@ -171,6 +181,9 @@ class Method:
     draws_by_layer: bool = False
     has_gradient: bool = True
     text_competes: bool = False
+    plans_shards: bool = False
+    heads_are_independent: bool = True
+    params_by_head: tuple[str, ...] = ()
 
     def finishes(self, settings: Settings, call: Call) -> bool:
         """Return whether ``finish`` runs in a call: not in the dense steps and layers of a recipe."""

@@ -53,6 +53,7 @@ METHOD = Method(
     plan=plan,
     twin=twin,
     depends_on_qk=True,  # it does not; but callers replace the plan of this method, and it costs nothing to make
+    plans_shards=True,
 )
 
 if __name__ == "__main__":

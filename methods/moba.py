@@ -75,7 +75,7 @@ def plan(settings: MoBA, q: Tensor, k: Tensor, call: Call) -> Plan:
     assert settings.block_size is not None
     partition = partition_ranges(call.layout, settings.block_size, q.device)
     cut = Cut("topk", "query", settings.topk, causal=settings.causal)
-    routes, flops = route(q, k, call.layout, partition, cut)
+    routes, flops = route(q, k, call.layout, partition, cut, call.shard)
     keep = route_text(partition, call.layout.text, routes)
     pattern = RoutedPattern(partition.offsets, keep, causal() if settings.causal else None)
     selection = MeanSelection(cut.scope)
@@ -110,6 +110,7 @@ METHOD = Method(
     resolve=resolve,
     twin=twin,
     density_setting=DensitySetting(("topk",), topk_at),
+    plans_shards=True,
 )
 
 if __name__ == "__main__":

@@ -207,6 +207,7 @@ METHOD = Method(
     twin=twin,
     density_setting=DensitySetting(("decay",), decay_at),
     depends_on_qk=False,
+    plans_shards=True,
 )
 
 if __name__ == "__main__":

@@ -17,7 +17,11 @@ from attnbench.methods.density import DensitySetting
 GROUP = "attnbench.methods"
 RESERVED = frozenset(
     ["q", "k", "v", "method", "grid", "text", "scale", "layer", "step", "state", "params", "engine", "return_lse"]
-) | {"return_plan"}  # argument names of attnbench.attention; a setting of that name could not be passed
+) | {
+    "return_plan",
+    "group",
+    "parallel",
+}  # argument names of attnbench.attention; a setting of that name could not be passed
 
 BUILT_IN = {
     "full": "attnbench.methods.full:METHOD",

@@ -222,6 +222,7 @@ METHOD = Method(
     twin=twin,
     density_setting=DensitySetting(("window", "width"), window_at),
     depends_on_qk=False,
+    plans_shards=True,
 )
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def plan(settings: VMoBA, q: Tensor, k: Tensor, call: Call) -> Plan:
     settings = resolve(settings, call.layout)
     assert settings.partition is not None
     partition = partition_cuboids(call.layout, cuboid(settings.partition, call.layout.grid, call.layer), q.device)
-    routes, flops = route(q, k, call.layout, partition, _cut(settings, call.layer))
+    routes, flops = route(q, k, call.layout, partition, _cut(settings, call.layer), call.shard)
     keep = route_text(partition, call.layout.text, routes)
     pattern = RoutedPattern(partition.offsets, keep)
     selection = MeanSelection(settings.scope)
@@ -189,6 +189,7 @@ METHOD = Method(
     distinct_layers=distinct_layers,
     twin=twin,
     density_setting=DensitySetting(("threshold", "topk"), cut_at),
+    plans_shards=True,
 )
 
 if __name__ == "__main__":

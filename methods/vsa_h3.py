@@ -124,6 +124,7 @@ METHOD = Method(
     resolve=resolve,
     twin=twin,
     finish=finish,
+    params_by_head=("gate",),
     density_setting="density",
 )
 

@@ -21,7 +21,7 @@ FLOORS = {
     5: ("models", "report"),
     4: ("cost", "mini"),
     3: ("api", "graphs", "machine"),
-    2: ("results", "inputs", "methods"),
+    2: ("results", "inputs", "parallel", "methods"),
     1: ("kernels",),
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

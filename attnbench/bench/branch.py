@@ -68,7 +68,7 @@ class Branch:
             return move(seen.output), move(seen.lse)
 
         call = self.call
-        fields = (call.layout, call.layer, call.step, call.state, call.params, v if self.method.needs_v else None)
+        fields = (call.layout, call.layer, call.step, call.state, call.params, v if self.method.needs_v else None, None)
         lse = None if self.lse is None else move(self.lse)
         found = self.method.finish(
             self.settings, BranchCall(*fields, self.plan, self.scale, lse, attend), q, k, v, output

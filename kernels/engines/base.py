@@ -59,6 +59,7 @@ class Engine:
             tensors, or compile kernels themselves.
         bands: whether it runs patterns with a band. For the others, ``supports`` is not asked.
         own_offsets: whether it runs patterns whose heads have blocks of their own; likewise.
+        rectangular: whether it runs full attention also for fewer queries than keys.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Engine:
     traceable: bool = False
     bands: bool = False
     own_offsets: bool = False
+    rectangular: bool = False
 
     def cannot(self, plan: Plan) -> str | None:
         """Return None if the engine runs patterns of the plan's kind, otherwise why not."""

@@ -58,6 +58,7 @@ CUDNN = Engine(
     attend=_attend,
     executed_pairs=lambda plan: plan.pairs,
     dense=True,
+    rectangular=True,
     tested=True,
     traceable=True,
 )

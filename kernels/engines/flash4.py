@@ -231,6 +231,7 @@ FLASH4 = Engine(
         plan.pairs if plan.pattern.is_full else tiles_of(plan).executed_pairs(plan.batch, plan.heads)
     ),
     dense=True,
+    rectangular=True,
     tested=True,
     unsuitable=_unsuitable,
 )

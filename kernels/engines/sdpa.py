@@ -36,6 +36,7 @@ SDPA = Engine(
     attend=_attend,
     executed_pairs=lambda plan: plan.pairs,
     dense=True,
+    rectangular=True,
     tested=True,
     traceable=True,
 )

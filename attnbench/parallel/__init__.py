@@ -1,0 +1,1 @@
+"""Attention over several processes, each of which has some of the tokens."""

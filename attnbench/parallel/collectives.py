@@ -1,0 +1,140 @@
+"""Exchanges between the ranks of a group: differentiable, counted, and with a sentence where a rank is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from attnbench.kernels.errors import BadInput, RankLost, Unsupported
+from attnbench.kernels.phases import phase
+
+
+@dataclass
+class Moved:
+    """Bytes that this rank exchanged with others, what it keeps for itself not counted.
+
+    Attributes:
+        sent, received: bytes.
+        exchanges: how many exchanges there were.
+    """
+
+    sent: int = 0
+    received: int = 0
+    exchanges: int = 0
+
+
+_counters: list[Moved] = []
+"""Of the whole process: backward passes of a GPU run in a thread of their own."""
+
+
+@contextmanager
+def counting() -> Iterator[Moved]:
+    """Count what this process exchanges inside, forward and backward."""
+    moved = Moved()
+    _counters.append(moved)
+    try:
+        yield moved
+    finally:
+        _counters[:] = [each for each in _counters if each is not moved]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """The processes of a group, as one of them sees them.
+
+    Attributes:
+        group: of torch.distributed.
+        rank: of this process, from 0.
+        size: how many there are.
+    """
+
+    group: dist.ProcessGroup
+    rank: int
+    size: int
+
+    @classmethod
+    def of(cls, group: object, device: torch.device) -> Ranks:
+        """Return the ranks of a group.
+
+        Raises:
+            BadInput: for anything but a group that this process belongs to.
+            Unsupported: for a group that does not exchange tensors on the device.
+        """
+        if not dist.is_available() or not isinstance(group, dist.ProcessGroup):
+            raise BadInput(f"group is {group!r}; it must be a torch.distributed.ProcessGroup, such as dist.group.WORLD")
+        rank = dist.get_rank(group)
+        if rank < 0:
+            raise BadInput("this process is not a rank of the group: only its ranks may call")
+        backend = str(dist.get_backend(group))
+        if (backend == "nccl") != (device.type == "cuda"):
+            raise Unsupported(f"the backend {backend} of the group does not serve tensors on {device}")
+        return cls(group, rank, dist.get_world_size(group))
+
+    def exchange(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Send one tensor to each rank and receive one from each, with a gradient.
+
+        Args:
+            parts: what each rank gets, all of one dtype; perhaps of no elements.
+            shapes: of what each rank sends here.
+        """
+        sends, receives = [part.numel() for part in parts], [_count(shape) for shape in shapes]
+        flat = torch.cat([part.reshape(-1) for part in parts])
+        received: Tensor = _Exchange.apply(flat, sends, receives, self)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+        return [piece.view(*shape) for piece, shape in zip(received.split(receives), shapes, strict=True)]
+
+    def gather(self, part: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Send one tensor to every rank and receive that of each; see ``exchange``."""
+        return self.exchange([part] * self.size, shapes)
+
+    def texts(self, text: str, device: torch.device) -> list[str]:
+        """Return the text of every rank."""
+        mine = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(device)
+        own = torch.tensor([len(mine)], device=device)
+        lengths = [int(each) for each in torch.cat(self.gather(own, [(1,)] * self.size)).tolist()]
+        return [bytes(each.tolist()).decode() for each in self.gather(mine, [(length,) for length in lengths])]
+
+    def move(self, flat: Tensor, sends: Sequence[int], receives: Sequence[int]) -> Tensor:
+        """Exchange pieces of a vector, of so many elements to and from each rank, without a gradient."""
+        width = flat.element_size()
+        out = torch.empty(sum(receives) * width, dtype=torch.uint8, device=flat.device)
+        for moved in _counters:
+            moved.sent += (sum(sends) - sends[self.rank]) * width
+            moved.received += (sum(receives) - receives[self.rank]) * width
+            moved.exchanges += 1
+        given = flat.detach().contiguous().view(torch.uint8)  # gloo does not know every dtype
+        try:
+            with phase("communicate"):
+                dist.all_to_all_single(
+                    out, given, [width * n for n in receives], [width * n for n in sends], group=self.group
+                )
+        except RuntimeError as error:
+            said = str(error).partition("\n")[0][:200]
+            raise RankLost(
+                f"rank {self.rank} of {self.size} waits for others in vain: a rank ended, failed, or made another "
+                f"call; its own message says why ({said})"
+            ) from error
+        return out.view(flat.dtype)
+
+
+class _Exchange(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, sends: list[int], receives: list[int], ranks: Ranks) -> Tensor:
+        ctx.sends, ctx.receives, ctx.ranks = sends, receives, ranks
+        return ranks.move(flat, sends, receives)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.ranks.move(grads[0], ctx.receives, ctx.sends), None, None, None
+
+
+def _count(shape: Sequence[int]) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count

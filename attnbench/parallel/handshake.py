@@ -1,0 +1,72 @@
+"""What ranks tell each other before the first exchange of a call: what they were called with, and how many tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from attnbench.kernels.errors import BadInput, RankLost
+from attnbench.parallel.collectives import Ranks
+
+MOST_CALLS = 4096
+"""Different calls of a group whose shards are remembered; the oldest are told again."""
+
+_told: WeakKeyDictionary[Any, dict[tuple[str, int], tuple[int, ...]]] = WeakKeyDictionary()
+
+
+def shards_of(ranks: Ranks, call: Mapping[str, object], tokens: int, device: torch.device) -> tuple[int, ...]:
+    """Return how many tokens each rank has, after comparing what the ranks were called with.
+
+    The ranks tell each other once for each call that differs in anything but the values of tensors.
+
+    Args:
+        ranks: of the group.
+        call: what must be the same on all ranks, as values for JSON.
+        tokens: of this rank.
+        device: of its tensors.
+
+    Raises:
+        BadInput: if a rank was called with anything else, or refused its call.
+        RankLost: if a rank ended.
+    """
+    told = _told.setdefault(ranks.group, {})
+    described = json.dumps({"attnbench": version("attnbench"), "torch": torch.__version__} | dict(call), sort_keys=True)
+    found = told.get((described, tokens))
+    if found is not None:
+        return found
+    answers = [json.loads(text) for text in ranks.texts(json.dumps([described, tokens, ""]), device)]
+    _compare([(json.loads(text) if text else {}, problem) for text, _, problem in answers])
+    lengths = tuple(int(count) for _, count, _ in answers)
+    told[described, tokens] = lengths
+    if len(told) > MOST_CALLS:
+        del told[next(iter(told))]
+    return lengths
+
+
+def refuse(ranks: Ranks, problem: str, device: torch.device) -> None:
+    """Tell the other ranks that this one refuses its call, so that they do not wait for it.
+
+    Where they were told of their calls before, they notice when this rank ends.
+    """
+    with suppress(RankLost):
+        ranks.texts(json.dumps(["", 0, problem]), device)
+
+
+def _compare(answers: list[tuple[dict[str, object], str]]) -> None:
+    for rank, (_, problem) in enumerate(answers):
+        if problem:
+            raise BadInput(f"rank {rank} refused its call: {problem}")
+    first = answers[0][0]
+    for rank, (call, _) in enumerate(answers):
+        for name in sorted({*first, *call}):
+            if first.get(name) != call.get(name):
+                raise BadInput(
+                    f"{name} is {first.get(name)!r} on rank 0 and {call.get(name)!r} on rank {rank}; all ranks of a "
+                    "group must make the same call with the same versions"
+                )
