@@ -23,6 +23,7 @@ LOSSES: Mapping[str, tuple[str, ...]] = {
     "index": ("index",),
     "merge": ("merge",),
     "branch": ("branch",),
+    "communicate": ("communicate",),
     "other kernels": ("other",),
     "launch gaps": ("gap",),
 }
@@ -122,7 +123,8 @@ def build_waterfall(
     attend = phases.get("attend", ZERO)
     padding = attend.times(1 - kept_share)
     inefficiency = attend.times(kept_share) - ideal
-    bars = [Bar(name, losses[name], "measured") for name in ("selection", "permute", "index", "merge", "branch")]
+    first = ("selection", "permute", "index", "merge", "branch", "communicate")
+    bars = [Bar(name, losses[name], "measured") for name in first]
     bars.append(Bar("padding", padding, "modelled"))
     bars.append(Bar("kernel inefficiency", inefficiency, "modelled" if kept_share < 1 else "measured"))
     bars += [Bar(name, losses[name], "measured") for name in ("other kernels", "launch gaps")]

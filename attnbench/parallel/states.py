@@ -22,7 +22,7 @@ def whole_state(ranks: Ranks, dealt: Deal, state: Any, device: torch.device) -> 
         device: of the call.
     """
     found: list[Tensor] = []
-    map_tensors(state, lambda x: found.append(x) or x)
+    map_tensors(state, found.append)
     own = torch.tensor([x.shape[1] if x.dim() > 1 else 0 for x in found], device=device)
     counts = [each.tolist() for each in ranks.gather(own, [(len(found),)] * ranks.size)]
     with torch.no_grad():

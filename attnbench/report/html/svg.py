@@ -16,8 +16,8 @@ _ROW = 26
 _MOST_BARS = 40
 
 PARTS = (
-    "permute", "pool", "score", "select", "index", "gather", "attend", "merge", "unpermute", "branch", "other", "gap",
-    "qk", "softmax", "av", "ideal", "loss", "gain", "unexplained", "total", "floor",
+    "permute", "pool", "score", "select", "index", "gather", "attend", "merge", "unpermute", "branch",
+    "communicate", "other", "gap", "qk", "softmax", "av", "ideal", "loss", "gain", "unexplained", "total", "floor",
 )  # fmt: skip
 """Parts of bars that have a colour of their own; the script has the same list."""
 

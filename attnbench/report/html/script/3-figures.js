@@ -20,7 +20,7 @@ function outline(marker, x = 0, y = 0, r = 5) {
   return `M${corners.map(([a, b]) => `${(x + r * a).toFixed(1)},${(y + r * b).toFixed(1)}`).join("L")}z`;
 }
 const MOST_LINES = 60, MOST_MARKS = 120, MOST_SEGMENTS = 300;
-const PARTS = ["permute", "pool", "score", "select", "index", "gather", "attend", "merge", "unpermute", "branch", "other", "gap", "qk", "softmax", "av", "ideal", "loss", "gain", "unexplained", "total", "floor"];
+const PARTS = ["permute", "pool", "score", "select", "index", "gather", "attend", "merge", "unpermute", "branch", "communicate", "other", "gap", "qk", "softmax", "av", "ideal", "loss", "gain", "unexplained", "total", "floor"];
 
 function marksOf(methods) { return new Map(methods.map((method, place) => [method.name, { className: `c${place}`, marker: method.marker }])); }
 
