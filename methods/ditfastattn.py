@@ -123,7 +123,7 @@ def plan(settings: DiTFastAttn, q: Tensor, k: Tensor, call: Call) -> Plan:
     pattern = _one_block(kind == "full", shape, text, q.device)
     if kind == "share":
         return Plan(call.layout, batch, heads, pattern, kept=(kind, None), state=call.state)
-    flops = 4 * q.shape[3] * window.pairs
+    flops = 4 * q.shape[3] * batch * heads * _pairs_of_window(settings.width, shape, text, q.device)
     return Plan(call.layout, batch, heads, pattern, branch_flops=flops, kept=(kind, window), state=call.state)
 
 
@@ -183,6 +183,12 @@ def _read(path: str, changed: int) -> Mapping[str, Mapping[str, str]]:
     if not good:
         raise ValueError(f"it must be an object of layers, each an object of steps: {', '.join(KINDS)}")
     return layers
+
+
+@remembered(8)
+def _pairs_of_window(width: int, shape: tuple[int, int, int], text: tuple[int, int], device: torch.device) -> int:
+    """Return how many pairs of a head are in the window, counted once: counting waits for the device."""
+    return Plan(Layout(Grid(*shape), text), 1, 1, _window(width, shape, text, device)).pairs
 
 
 @remembered(8)

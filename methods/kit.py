@@ -16,11 +16,13 @@ from attnbench.kernels.pattern import BlockPattern, RoutedPattern
 from attnbench.kernels.percentile import cut_percentile
 from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import MeanSelection, Plan, bounding_boxes
+from attnbench.kernels.probes import band_flops, band_shares, masked_flops, masked_outputs
 from attnbench.kernels.remember import remembered
 from attnbench.kernels.rule import Rule, band, causal, window
 from attnbench.kernels.self_similarity import pool_similarity, similarity_flops
 from attnbench.kernels.strided import strided_flops, strided_mass
 from attnbench.kernels.summaries import add_summaries
+from attnbench.kernels.unlike import split_flops, split_unlike
 from attnbench.methods.base import (
     BranchCall,
     Call,
@@ -43,9 +45,9 @@ __all__ = [
     "BadInput", "Band", "BlockPattern", "BranchCall", "Call", "Cut", "Cycle", "DensitySetting", "Finished", "Grid",
     "Layout", "MeanSelection", "Method", "Partition", "Plan", "Recipe", "RoutedPattern", "Rule", "Source",
     "Unsupported", "add_summaries", "as_choice", "as_density", "as_flag", "as_ints", "as_number", "as_numbers", "band",
-    "below_flops", "bounding_boxes", "causal", "cluster", "cluster_flops", "coordinates", "count_below",
-    "cut_percentile", "fit", "keep_text", "main", "nearest", "ordinary_text", "partition_cuboids", "partition_in_order",
+    "band_flops", "band_shares", "below_flops", "bounding_boxes", "causal", "cluster", "cluster_flops", "coordinates", "count_below",
+    "cut_percentile", "fit", "keep_text", "main", "masked_flops", "masked_outputs", "nearest", "ordinary_text", "partition_cuboids", "partition_in_order",
     "partition_ranges", "phase", "pool_similarity", "remembered", "route", "route_text", "row_ops", "score_block_pairs",
     "score_cells", "score_means", "selection_ops", "share_of", "shrink_axis", "shrink_grid", "similarity_flops",
-    "strided_flops", "strided_mass", "whole", "window",
+    "split_flops", "split_unlike", "strided_flops", "strided_mass", "whole", "window",
 ]  # fmt: skip

@@ -32,6 +32,8 @@ from attnbench.methods.kit import (
     Source,
     as_density,
     as_number,
+    band_flops,
+    band_shares,
     main,
     phase,
     remembered,
@@ -68,7 +70,7 @@ def plan(settings: RainFusion, q: Tensor, k: Tensor, call: Call) -> Plan:
         local, flops = torch.zeros(q.shape[:2], dtype=torch.bool, device=q.device), 0
     else:
         local = _local_heads(settings, q, k, call.layout)
-        flops = 4 * q.shape[0] * q.shape[1] * frame**2 * q.shape[3]
+        flops = 2 * band_flops(torch.Size((*q.shape[:2], frame, q.shape[3])))
     reaches = reach_of_heads(settings.bandwidth, frame, frames)
     offsets, keeps, whole = _blocks(reaches, shape, text, q.device)
     with phase("select"):
@@ -119,22 +121,11 @@ def _local_heads(settings: RainFusion, q: Tensor, k: Tensor, layout: Layout) -> 
     frame = layout.grid.h * layout.grid.w
     first, end = layout.text[0] + frame, layout.video.stop
     samples = (slice(first, first + frame), slice(first, end, layout.grid.t - 1))
-    with phase("score"):
-        in_frame, between = (_mass_in_band(settings.bandwidth, q[:, :, each], k[:, :, each]) for each in samples)
-        return (in_frame > settings.local_share) | (in_frame > between)
-
-
-def _mass_in_band(bandwidth: float, q: Tensor, k: Tensor) -> Tensor:
-    """Return the mean share of attention within the band, [B, H]; q and k are samples [B, H or KV heads, n, D]."""
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    n, group = q.shape[2], q.shape[1] // k.shape[1]
-    place = torch.arange(n, device=q.device)
-    band = (place[:, None] - place).abs() <= int(n * bandwidth)
-    found = []
-    for h in range(q.shape[1]):  # one head at a time: the weights of all would take a gigabyte at 720p
-        scores = q[:, h].to(wide) @ k[:, h // group].to(wide).mT * q.shape[3] ** -0.5
-        found.append((scores.softmax(-1) * band).sum(-1).mean(-1))
-    return torch.stack(found, 1)
+    reach, scale = int(frame * settings.bandwidth), q.shape[3] ** -0.5
+    in_frame, between = (band_shares(q[:, :, each], k[:, :, each], reach, scale) for each in samples)
+    with phase("select"):
+        inside, across = in_frame.mean(-1), between.mean(-1)
+        return (inside > settings.local_share) | (inside > across)
 
 
 def bandwidth_at(settings: RainFusion, layout: Layout, density: float) -> dict[str, float]:

@@ -30,6 +30,8 @@ from attnbench.methods.kit import (
     as_density,
     as_ints,
     main,
+    masked_flops,
+    masked_outputs,
     phase,
     remembered,
 )
@@ -102,8 +104,7 @@ def plan(settings: SVG1, q: Tensor, k: Tensor, call: Call) -> Plan:
     flags, flops = settings.temporal, 0
     if flags is None:
         temporal = _classified(settings, q, k, call)
-        products = 1 + 3  # the scores, and the values under three masks
-        flops = 2 * products * settings.rows * width * call.layout.tokens * batch * heads
+        flops = masked_flops(torch.Size((batch, heads, settings.rows, width)), call.layout.tokens, 2)
     else:
         of_heads = (flags,) * heads if isinstance(flags, bool) else flags
         temporal = _flags(of_heads, q.device).expand(batch, heads)
@@ -173,26 +174,11 @@ def _classified(settings: SVG1, q: Tensor, k: Tensor, call: Call) -> Tensor:
     shape, text = call.layout.numbers
     seed = (settings.rows, call.layer, -1 if call.step is None else call.step)
     rows, masks = _profiled(settings.flavour, *seed, shape, text, q.device)
-    group = q.shape[1] // k.shape[1]
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    errors = []
-    with phase("score"):
-        chosen = q[:, :, rows].to(wide) * q.shape[3] ** -0.5
-        for kv in range(k.shape[1]):
-            heads = slice(kv * group, (kv + 1) * group)
-            scores = chosen[:, heads] @ k[:, kv : kv + 1].to(wide).mT
-            values = call.v[:, kv : kv + 1].to(wide)
-            full = scores.softmax(-1) @ values
-            errors.append(
-                torch.stack([(_masked(scores, mask) @ values - full).square().mean((-2, -1)) for mask in masks])
-            )
-    spatial, temporal = torch.cat(errors, -1)
-    is_temporal: Tensor = temporal < spatial
+    outputs = masked_outputs(q[:, :, rows], k, call.v, masks, q.shape[3] ** -0.5)
+    with phase("select"):
+        spatial, temporal = (outputs[1:] - outputs[0]).square().mean((-2, -1))
+        is_temporal: Tensor = temporal < spatial
     return is_temporal
-
-
-def _masked(scores: Tensor, mask: Tensor) -> Tensor:
-    return scores.masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask, 0.0)
 
 
 @remembered(64)

@@ -37,6 +37,7 @@ from attnbench.methods.kit import (
     phase,
     remembered,
     row_ops,
+    score_means,
 )
 
 STEPS = 50
@@ -92,21 +93,18 @@ def plan(settings: SVG2, q: Tensor, k: Tensor, call: Call) -> Plan:
     (before, after), video = layout.text, layout.video
     steps = settings.first_iterations if call.state is None else settings.iterations
     begin = _first(settings, q, k, call) if call.state is None else _centroids(settings, q, k, call.state)
-    with phase("pool"):
-        queries = cluster(q[:, :, video], begin["q_centroids"], steps)
-        keys = cluster(k[:, :, video], begin["k_centroids"], steps)
-    with phase("score"):
-        k_sizes = keys.sizes.repeat_interleave(group, 1)
-        k_labels = keys.labels.repeat_interleave(group, 1)
-        scores = queries.centroids @ keys.centroids.repeat_interleave(group, 1).mT
-    shares = row_ops.row_shares(scores, q.shape[3] ** -0.5, k_sizes)
+    queries = cluster(q[:, :, video], begin["q_centroids"], steps)
+    keys = cluster(k[:, :, video], begin["k_centroids"], steps)
+    k_offsets, k_order = (x.repeat_interleave(group, 1) for x in (keys.offsets, keys.order))
+    scores = score_means(queries.centroids, keys.centroids)
+    shares = row_ops.row_shares(scores, q.shape[3] ** -0.5, k_offsets.diff())
     least = max(1, int(settings.least_share * settings.k_clusters))
     keep = row_ops.cut_mass_row(shares, settings.mass, crossing="past", least=least)
     with phase("select"):
         text = (int(before > 0), int(after > 0))
         keep = pad(keep, (*text, *text), value=True)
-        pattern = BlockPattern(_offsets(queries.sizes, layout), _offsets(k_sizes, layout), keep)
-        orders = (_order(queries.labels, layout), _order(k_labels, layout))
+        pattern = BlockPattern(_offsets(queries.offsets, layout), _offsets(k_offsets, layout), keep)
+        orders = (_order(queries.order, layout), _order(k_order, layout))
     flops = cluster_flops(q[:, :, video].shape, settings.q_clusters, steps) + 2 * scores.numel() * q.shape[3]
     flops += cluster_flops(k[:, :, video].shape, settings.k_clusters, steps)
     state = {"q_centroids": queries.centroids, "k_centroids": keys.centroids}
@@ -161,21 +159,19 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _offsets(sizes: Tensor, layout: Layout) -> Tensor:
+def _offsets(offsets: Tensor, layout: Layout) -> Tensor:
     """Return where the clusters of each head begin, with a block of text before and after, int64 [B, H, blocks + 1]."""
     before, after = layout.text
-    ends = before + pad(sizes.cumsum(-1), (1, 0))
-    return pad(pad(ends, (int(before > 0), 0)), (0, int(after > 0)), value=layout.tokens)
+    return pad(pad(before + offsets, (int(before > 0), 0)), (0, int(after > 0)), value=layout.tokens)
 
 
-def _order(labels: Tensor, layout: Layout) -> Tensor:
+def _order(video: Tensor, layout: Layout) -> Tensor:
     """Return the tokens of each head by cluster, int64 [B, H, N]; text stays where it is."""
     (before, after), n = layout.text, layout.tokens
-    order = before + labels.argsort(dim=-1, stable=True)
     if (before, after) == (0, 0):
-        return order
-    rank = torch.arange(n, device=labels.device).expand(*labels.shape[:2], -1)
-    return torch.cat([rank[..., :before], order, rank[..., n - after :]], -1)
+        return video
+    rank = torch.arange(n, device=video.device).expand(*video.shape[:2], -1)
+    return torch.cat([rank[..., :before], before + video, rank[..., n - after :]], -1)
 
 
 def mass_at(settings: SVG2, layout: Layout, density: float) -> dict[str, float]:

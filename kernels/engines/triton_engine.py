@@ -108,4 +108,5 @@ TRITON = Engine(
     dense=False,
     tested=True,
     traceable=True,
+    own_offsets=True,
 )

@@ -63,6 +63,8 @@ def shared(plan: Plan) -> bool:
     """Return whether all heads keep the same pairs of blocks, and the rule keeps the same part of them."""
     pattern = plan.pattern
     orders = [order for order in (plan.q_order, plan.k_order) if order is not None and order.dim() == 3]
+    if pattern.has_own_offsets:
+        return False
     return pattern.keep.shape[0] * pattern.keep.shape[1] == 1 and (pattern.rule is None or not orders)
 
 

@@ -16,6 +16,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn.functional import pad
 
 from attnbench.kernels.gpu.block_states import classify_blocks, rows_of_order, shared, warps_for, width_for
 from attnbench.kernels.gpu.mask_words import words_for_keys, words_for_queries
@@ -37,7 +38,7 @@ class BlockWork:
         plan: the plan.
         states: uint8 [B or 1, H or 1, q blocks, k blocks] (expanded): 0 dropped, 1 kept whole, 2 kept in part.
         queries: int32 [orders · room], see ``Tiles``.
-        first: int32 [q blocks + 1], the first tile of each query block, and the number of tiles.
+        first: int32 [1 or B · H, q blocks + 1], the first tile of each query block, and the number of tiles.
         room: number of places of one order. Place p of order i is at i · room + p.
         rows: query rows in a tile.
     """
@@ -82,14 +83,15 @@ def lay_out(plan: Plan) -> BlockWork:
     rows = sizes_of(plan)[0]
     capacity = blocks + n // rows
     capacity += capacity % 2  # room for pairs
-    first = _number(pattern.q_offsets, rows)
+    first = _number(pattern.q_offsets, rows, plan)
     order, orders, order_row = rows_of_order(plan.q_order)
+    order_row, orders = order_row * (orders > 1), max(orders, len(first))
     queries = torch.full((orders * capacity * rows,), -1, dtype=torch.int32, device=device)
     splits = min(64, triton.cdiv(capacity, blocks))
     launched("triton:place_queries")
     _place_queries[(blocks, splits, orders)](
-        pattern.q_offsets, first, order, queries, capacity * rows, order_row, ORDER=order is not None, ROWS=rows,
-        num_warps=4,
+        offset_rows(pattern.q_offsets, plan), first, order, queries, capacity * rows, order_row,
+        (blocks + 1) * (len(first) > 1), ORDER=order is not None, ROWS=rows, num_warps=4,
     )  # fmt: skip
     states = pattern.keep.view(torch.uint8) if pattern.rule is None else classify_blocks(plan)
     if not shared(plan):
@@ -103,8 +105,9 @@ def tiles_of(work: BlockWork, *, masked: bool = False) -> Tiles:
     pattern, columns = plan.pattern, work.states.shape[3]
     keys = sizes_of(plan)[1]
     most = most_runs(plan, columns)
-    chunks = _number(pattern.k_offsets, KEYS) if masked else None
-    runs = _list_runs(work.states, pattern.k_offsets, pattern.k_offsets, 1, 0, keys, most, chunks)
+    chunks = _number(pattern.k_offsets, KEYS, plan)[0] if masked else None
+    offsets = offset_rows(pattern.k_offsets, plan)
+    runs = _list_runs(work.states, offsets, offsets, 1, 0, keys, most, chunks, empty=pattern.k_offsets.dim() == 3)
     records, count = record_tiles(work, work.first, runs.counts, runs.segments, most, work.rows)
     masks = None if chunks is None else words_for_queries(plan, chunks)
     return Tiles(work.queries, records, count, runs.segments, work.rows, keys, masks=masks, chunk_of=runs.chunk_of)
@@ -117,7 +120,7 @@ def record_tiles(
 
     Args:
         work: the layout that the tiles belong to.
-        first: int32 [lines + 1], the first tile of each line of lists, and the number of tiles.
+        first: int32 [1 or sheets, lines + 1], the first tile of each line of lists, and the number of tiles.
         counts: int32 [sheets, lines, 2], runs and steps of each line.
         segments: the runs, with space for ``most`` per line.
         rows: rows in a tile.
@@ -125,13 +128,14 @@ def record_tiles(
     Returns:
         records and count, as in ``Tiles``.
     """
-    lines, heads = len(first) - 1, work.plan.batch * work.plan.heads
+    lines, heads, own = first.shape[1] - 1, work.plan.batch * work.plan.heads, len(first) > 1
     records = torch.empty(heads * (work.room // rows), 8, dtype=torch.int32, device=first.device)
     count = torch.empty(1, dtype=torch.int32, device=first.device)
+    begins = pad(first[:, -1].cumsum(0, dtype=torch.int32), (1, 0)) if own else first
     launched("triton:record_tiles")
     _record_tiles[(lines, heads)](
-        first, counts, segments, records, count, lines, most, int(work.sheets > 1), int(work.orders > 1), work.room,
-        ROWS=rows, WIDTH=triton.next_power_of_2(lines), num_warps=4,
+        first, begins, counts, segments, records, count, lines, most, int(work.sheets > 1), int(work.orders > 1),
+        work.room, OWN=own, ROWS=rows, WIDTH=triton.next_power_of_2(lines), num_warps=4,
     )  # fmt: skip
     return records, count
 
@@ -150,17 +154,19 @@ def key_tiles_of(work: BlockWork, kv_heads: int, *, masked: bool = False) -> Key
     if sheets > 1:
         states = states.expand(plan.batch, plan.heads, -1, -1)
     room, most = work.room if work.orders > 1 else 0, states.shape[3]  # there can be padding between any two blocks
-    runs = _list_runs(states, work.first, pattern.q_offsets, work.rows, room, PLACES, most)
+    offsets, empty = offset_rows(pattern.q_offsets, plan), pattern.q_offsets.dim() == 3
+    runs = _list_runs(states, work.first, offsets, work.rows, room, PLACES, most, empty=empty)
     keys = tile_size(plan.layout.tokens, lines, KEYS)
-    first = _number(pattern.k_offsets, keys)
+    first = _number(pattern.k_offsets, keys, plan)
     capacity = lines + plan.layout.tokens // keys
     records = torch.zeros(heads, capacity, 8, dtype=torch.int32, device=plan.device)
     launched("triton:record_keys")
     _record_keys[(lines, plan.batch * kv_heads)](
-        pattern.k_offsets, first, runs.counts, records, lines, most, capacity, int(sheets > 1), plan.heads // kv_heads,
+        offset_rows(pattern.k_offsets, plan), first, runs.counts, records, lines, most, capacity, int(sheets > 1),
+        plan.heads // kv_heads, (lines + 1) * (len(first) > 1),
         KEYS=keys, WIDTH=triton.next_power_of_2(lines), num_warps=4,
     )  # fmt: skip
-    masks = words_for_keys(plan, work.first) if masked else None
+    masks = words_for_keys(plan, work.first[0]) if masked else None
     return KeyTiles(work.queries, records, runs.segments, keys, masks)
 
 
@@ -181,9 +187,11 @@ class _Runs:
 
 def _list_runs(
     states: Tensor, origins: Tensor, offsets: Tensor, unit: int, room: int, step: int, most: int,
-    chunks: Tensor | None = None,
+    chunks: Tensor | None = None, *, empty: bool,
 ) -> _Runs:  # fmt: skip
     """List the runs of every line of ``states``. Column c begins at ``origins[c] · unit`` and is as long as its block.
+
+    Origins and offsets are [1 or sheets, columns + 1]. With ``empty``, columns may have no tokens; these are in no run.
 
     There is space for ``most`` runs per line. With ``chunks``, the first chunk of each column, blocks that are kept in
     part are runs of their own.
@@ -197,17 +205,25 @@ def _list_runs(
     launched("triton:list_line")
     _list_line[(lines, sheets)](
         states, origins, offsets, chunks, segments, counts, chunk_of, *states.stride(), states.shape[1], columns, most,
-        room, UNIT=unit, STEP=step, WIDTH=width, MASKED=chunks is not None, num_warps=warps_for(width),
+        room, (columns + 1) * (len(origins) > 1), (columns + 1) * (len(offsets) > 1), EMPTY=empty, UNIT=unit, STEP=step, WIDTH=width, MASKED=chunks is not None, num_warps=warps_for(width),
     )  # fmt: skip
     return _Runs(segments, counts, chunk_of)
 
 
-def _number(offsets: Tensor, size: int) -> Tensor:
-    """Return the first tile, of ``size`` tokens, of each block, and the number of tiles, int32 [blocks + 1]."""
-    blocks = len(offsets) - 1
-    first = torch.empty(blocks + 1, dtype=torch.int32, device=offsets.device)
+def offset_rows(offsets: Tensor, plan: Plan) -> Tensor:
+    """Return offsets as rows, int64 [1, blocks + 1], or [B · H, blocks + 1] if they are given by head."""
+    if offsets.dim() == 1:
+        return offsets[None]
+    return offsets.expand(plan.batch, plan.heads, -1).reshape(-1, offsets.shape[-1]).contiguous()
+
+
+def _number(offsets: Tensor, size: int, plan: Plan) -> Tensor:
+    """Return the first tile, of ``size`` tokens, of each block, and the number of tiles, int32 [rows, blocks + 1]."""
+    rows = offset_rows(offsets, plan)
+    blocks = rows.shape[1] - 1
+    first = torch.empty(rows.shape, dtype=torch.int32, device=offsets.device)
     launched("triton:number_tiles")
-    _number_tiles[(1,)](offsets, first, blocks, SIZE=size, WIDTH=width_for(blocks, 4096), num_warps=4)
+    _number_tiles[(len(rows),)](rows, first, blocks, SIZE=size, WIDTH=width_for(blocks, 4096), num_warps=4)
     return first
 
 
@@ -215,7 +231,9 @@ def _number(offsets: Tensor, size: int) -> Tensor:
 def _number_tiles(
     offsets: tl.tensor, first: tl.tensor, blocks: tl.tensor, SIZE: tl.constexpr, WIDTH: tl.constexpr
 ) -> None:
-    """Write the first tile, of SIZE tokens, of each block, followed by the number of tiles."""
+    """Write the first tile, of SIZE tokens, of each block of a row, followed by the number of tiles."""
+    offsets += tl.program_id(0) * (blocks + 1)
+    first += tl.program_id(0) * (blocks + 1)
     tiles = tl.full([], 0, tl.int32)
     for begin in range(0, blocks, WIDTH):
         block = begin + tl.arange(0, WIDTH)
@@ -230,10 +248,12 @@ def _number_tiles(
 @jit
 def _place_queries(
     offsets: tl.tensor, first: tl.tensor, order: tl.tensor, queries: tl.tensor, room: tl.tensor, order_row: tl.tensor,
-    ORDER: tl.constexpr, ROWS: tl.constexpr,
+    block_row: tl.tensor, ORDER: tl.constexpr, ROWS: tl.constexpr,
 ) -> None:  # fmt: skip
     """Write the tokens of a block's tiles, followed by -1."""
     block, sheet = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    offsets += sheet * block_row
+    first += sheet * block_row
     start, end = tl.load(offsets + block).to(tl.int32), tl.load(offsets + block + 1).to(tl.int32)
     begin = tl.load(first + block)
     row = tl.arange(0, ROWS)
@@ -257,14 +277,16 @@ def _list_line(
     states: tl.tensor, origins: tl.tensor, offsets: tl.tensor, chunks: tl.tensor, segments: tl.tensor,
     counts: tl.tensor, chunk_of: tl.tensor, batch_stride: tl.tensor, head_stride: tl.tensor, line_stride: tl.tensor,
     column_stride: tl.tensor, heads: tl.tensor, columns: tl.tensor, most: tl.tensor, room: tl.tensor,
-    UNIT: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr, MASKED: tl.constexpr,
+    origin_row: tl.tensor, offset_row: tl.tensor, EMPTY: tl.constexpr, UNIT: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr, MASKED: tl.constexpr,
 ) -> None:  # fmt: skip
     """Write the runs of one line.
 
     A block joins the previous one if their states are the same and nothing is between them. With MASKED, blocks that
-    are kept in part do not join, and the first chunk of each run is written.
+    are kept in part do not join, and the first chunk of each run is written. With EMPTY, blocks may have no tokens.
     """
     line, lines, sheet = tl.program_id(0), tl.num_programs(0), tl.program_id(1).to(tl.int64)
+    origins += sheet * origin_row
+    offsets += sheet * offset_row
     at = states + (sheet // heads) * batch_stride + (sheet % heads) * head_stride + line.to(tl.int64) * line_stride
     column = tl.arange(0, WIDTH)
     left, inside, right = (column > 0) & (column < columns), column < columns, column + 1 < columns
@@ -278,6 +300,11 @@ def _list_line(
     before = tl.load(origins + column - 1, mask=left, other=0).to(tl.int32) * UNIT
     before_end = before + opens - tl.load(offsets + column - 1, mask=left, other=0).to(tl.int32)
     after = tl.load(origins + column + 1, mask=right, other=0).to(tl.int32) * UNIT
+    if EMPTY:
+        beyond = tl.load(offsets + column + 2, mask=right, other=0).to(tl.int32)
+        state = tl.where(closes > opens, state, 0)
+        previous = tl.where(before_end > before, previous, 0)
+        following = tl.where(beyond > closes, following, 0)
     alone = (state == 2) if MASKED else (state > 2)
     begins = (state != 0) & ((previous != state) | (before_end != start) | alone)
     ends = (state != 0) & ((following != state) | (after != end) | alone)
@@ -298,18 +325,20 @@ def _list_line(
 
 @jit
 def _record_tiles(
-    first: tl.tensor, counts: tl.tensor, segments: tl.tensor, records: tl.tensor, count: tl.tensor,
+    first: tl.tensor, begins: tl.tensor, counts: tl.tensor, segments: tl.tensor, records: tl.tensor, count: tl.tensor,
     lines: tl.tensor, most: tl.tensor, own_lists: tl.tensor, own_order: tl.tensor, room: tl.tensor,
-    ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    OWN: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ) -> None:  # fmt: skip
     """Write the records of one query block and head.
 
     In the last head, and every other one before it, tiles with more steps come first; in the other heads, tiles with
     fewer steps. So neighbours in the list are alike across heads too, and thread blocks that take every 132nd tile get
-    equal shares.
+    equal shares. With OWN, each head has tiles of its own, which begin in the list where ``begins`` says.
     """
     line, row = tl.program_id(0), tl.program_id(1)
     sheet = row.to(tl.int64) * own_lists
+    if OWN:
+        first += row * (lines + 1)
     other = tl.arange(0, WIDTH)
     inside = other < lines
     theirs = tl.load(counts + (sheet * lines + other) * 2 + 1, mask=inside, other=0)
@@ -323,7 +352,8 @@ def _record_tiles(
     end = tl.load(segments + segment * 2 + 1, mask=mine > 0, other=0)
     rank = tl.sum(tl.where(earlier, sizes, 0), 0)
     falls = (tl.num_programs(1) - row) % 2 == 1
-    at = row * total + tl.where(falls, rank, total - rank - needed)
+    head_begin = tl.load(begins + row) if OWN else row * total
+    at = head_begin + tl.where(falls, rank, total - rank - needed)
     zero = tl.zeros([32], tl.int32)
     for done in range(0, needed, 32):
         tile = done + tl.arange(0, 32)
@@ -335,16 +365,19 @@ def _record_tiles(
         tl.store(record + 3, zero + start, mask=there)
         tl.store(record + 4, zero + end, mask=there)
         tl.store(record + 5, zero + mine, mask=there)
-    tl.store(count, total * tl.num_programs(1))
+    tl.store(count, tl.load(begins + tl.num_programs(1)) if OWN else total * tl.num_programs(1))
 
 
 @jit
 def _record_keys(
     offsets: tl.tensor, first: tl.tensor, counts: tl.tensor, records: tl.tensor, lines: tl.tensor, most: tl.tensor,
-    capacity: tl.tensor, own_lists: tl.tensor, group: tl.tensor, KEYS: tl.constexpr, WIDTH: tl.constexpr,
+    capacity: tl.tensor, own_lists: tl.tensor, group: tl.tensor, block_row: tl.tensor, KEYS: tl.constexpr,
+    WIDTH: tl.constexpr,
 ) -> None:  # fmt: skip
     """Write the records of one key block for the query heads of a kv head, blocks with more steps first."""
     line, kv_row = tl.program_id(0), tl.program_id(1)
+    offsets += kv_row * block_row  # with blocks of their own, all heads have keys of their own too
+    first += kv_row * block_row
     other = tl.arange(0, WIDTH)
     inside = other < lines
     theirs = tl.zeros([WIDTH], tl.int32)

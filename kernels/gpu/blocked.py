@@ -107,6 +107,14 @@ def _with_key_tiles(plan: Plan, kv_heads: int, masked: bool) -> tuple[Tiles, Key
     return tiles_of(work, masked=masked), key_tiles_of(work, kv_heads, masked=masked)
 
 
+def _key_order(plan: Plan) -> Tensor | None:
+    """Return the order of keys for the backward pass; by head if key blocks are, so that no heads share key tiles."""
+    if plan.pattern.k_offsets.dim() == 1 or (plan.k_order is not None and plan.k_order.dim() == 3):
+        return plan.k_order
+    order = torch.arange(plan.layout.tokens, device=plan.device) if plan.k_order is None else plan.k_order
+    return order.expand(plan.batch, plan.heads, -1)
+
+
 def executed_pairs(plan: Plan, *, hopper: bool | None = None) -> int:
     """Count the pairs that ``attend_blocks`` computes, including padding of tiles and steps. This waits for the device.
 
@@ -138,7 +146,7 @@ def backward_blocks(
         d_lse: float32 [B, H, N], or None if the log-sum-exp has no gradient.
         hopper: run the Gluon kernels if they fit; by default on Hopper.
     """
-    kv_heads, width, order = k.shape[1], padded_width(q.shape[3]), plan.k_order
+    kv_heads, width, order = k.shape[1], padded_width(q.shape[3]), _key_order(plan)
     with phase("permute"):
         keys, values = arrange(k, order, width), arrange(v, order, width)
     hopper = is_hopper(q.device) if hopper is None else hopper

@@ -49,7 +49,7 @@ def pair_up(work: BlockWork, tiles: Tiles) -> tuple[Tiles, Tiles]:
         work.states.shape[1], lines, columns, most, STEP=KEYS, LINES=triton.next_power_of_2(lines),
         WIDTH=triton.next_power_of_2(columns), num_warps=4,
     )  # fmt: skip
-    whole = (work.first[-1:] + 1) // 2
+    whole = (work.first[:, -1:] + 1) // 2
     first = torch.minimum(torch.arange(pairs + 1, dtype=torch.int32, device=device), whole)
     records, count = record_tiles(work, first, counts, segments, most, ROWS)
     better = tiles.steps() > STEPS_WORTH_A_PAIRED_ONE * counts[..., 1].sum() * (heads // work.sheets)

@@ -72,6 +72,10 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("subblock", {"round_to": 1}),
     ("sol-attn", {}),
     ("sol-attn", {"spread": "exact"}),
+    ("bsa", {}),
+    ("svg1", {}),
+    ("rainfusion", {}),
+    ("svg2", {"q_clusters": 12, "k_clusters": 20, "first_iterations": 2}),
 )
 
 
@@ -152,7 +156,7 @@ def run(method: str, settings: dict[str, Any], layout: Any, dim: int) -> None:
     values = chosen.resolve(make_settings(chosen, settings), layout)
     q, k, v = (torch.zeros(1, heads, layout.tokens, dim, dtype=torch.bfloat16) for heads in (4, 2, 2))
     for layer in chosen.distinct_layers(values, 3):
-        plan = chosen.plan(values, q, k, Call(layout, layer, None, None, None))
+        plan = chosen.plan(values, q, k, Call(layout, layer, v=v if chosen.needs_v else None))
         leaves = [x.clone().requires_grad_() for x in (q, k, v)]
         output, lse = attend_by_kernels(*leaves, plan, dim**-0.5)
         torch.autograd.grad(output.sum() + lse.sum(), leaves)

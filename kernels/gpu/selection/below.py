@@ -63,7 +63,7 @@ def count_below(q: Tensor, k: Tensor, first: int, tokens: int, block: int, thres
 
 
 @jit
-def _scores(
+def key_scores(
     x: tl.tensor, k: tl.tensor, token: tl.tensor, exists: tl.tensor, stride_kn: tl.tensor, dim: tl.tensor,
     scale: tl.tensor, DIM: tl.constexpr, WIDE: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
@@ -99,7 +99,7 @@ def _count(
     total = tl.zeros([SIZE], tl.float32)
     for start in range(0, n, KEYS):
         token = start + tl.arange(0, KEYS).to(tl.int64)
-        s = _scores(x, k, token, token < n, stride_kn, dim, scale, DIM, WIDE)
+        s = key_scores(x, k, token, token < n, stride_kn, dim, scale, DIM, WIDE)
         higher = tl.maximum(highest, tl.max(s, 1))
         total = total * tl.exp(highest - higher) + tl.sum(tl.exp(s - higher[:, None]), 1)
         highest = higher
@@ -111,7 +111,7 @@ def _count(
             inner = start + tl.arange(0, KEYS)
             key = column * block + inner.to(tl.int64)
             exists = (inner < block) & (key < tokens)
-            s = _scores(x, k, first + key, exists, stride_kn, dim, scale, DIM, WIDE)
+            s = key_scores(x, k, first + key, exists, stride_kn, dim, scale, DIM, WIDE)
             below = (s < limit[:, None]) & exists[None, :] & inside[:, None]
             number += tl.sum(below.to(tl.int32), 1)
         tl.store(row + column, tl.sum(number, 0))

@@ -88,6 +88,20 @@ def _times(x: tl.tensor, y: tl.tensor, total: tl.tensor, WIDE: tl.constexpr) -> 
 
 
 @jit
+def add_products(x: tl.tensor, y: tl.tensor, total: tl.tensor, EXACT: tl.constexpr, WIDE: tl.constexpr) -> tl.tensor:
+    """Add x · yᵀ in the precision of float32; y is float32. With EXACT, x is bfloat16 and tensor cores multiply."""
+    if EXACT:
+        large = _upper_half(y)
+        middle = _upper_half(y - large)
+        small = y - large - middle
+        total = _times(x, small, total, WIDE)
+        total = _times(x, middle, total, WIDE)
+        return _times(x, large, total, WIDE)
+    else:  # noqa: RET505  # as above
+        return tl.dot(x.to(tl.float32), tl.trans(y), total, input_precision="ieee")
+
+
+@jit
 def _score(
     q: tl.tensor, means: tl.tensor, scores: tl.tensor, extremes: tl.tensor,
     stride_qb: tl.tensor, stride_qh: tl.tensor, stride_qn: tl.tensor,
@@ -110,15 +124,7 @@ def _score(
         mask = (columns < blocks)[:, None] & (d < dim)[None, :]
         y = tl.load(means + columns[:, None] * stride_mn + d[None, :], mask=mask, other=0.0)
         total = tl.zeros([ROWS, WIDTH], tl.float32)
-        if EXACT:
-            large = _upper_half(y)
-            middle = _upper_half(y - large)
-            small = y - large - middle
-            total = _times(x, small, total, WIDE)
-            total = _times(x, middle, total, WIDE)
-            total = _times(x, large, total, WIDE)
-        else:
-            total = tl.dot(x.to(tl.float32), tl.trans(y), total, input_precision="ieee")
+        total = add_products(x, y, total, EXACT, WIDE)
         valid = (queries < n)[:, None] & (columns < blocks)[None, :]
         tl.store(scores + (head * n + queries[:, None]) * blocks + columns[None, :], total, mask=valid)
         image = order_image(total)
