@@ -205,7 +205,8 @@ def _list_runs(
     launched("triton:list_line")
     _list_line[(lines, sheets)](
         states, origins, offsets, chunks, segments, counts, chunk_of, *states.stride(), states.shape[1], columns, most,
-        room, (columns + 1) * (len(origins) > 1), (columns + 1) * (len(offsets) > 1), EMPTY=empty, UNIT=unit, STEP=step, WIDTH=width, MASKED=chunks is not None, num_warps=warps_for(width),
+        room, (columns + 1) * (len(origins) > 1), (columns + 1) * (len(offsets) > 1), EMPTY=empty, UNIT=unit, STEP=step,
+        WIDTH=width, MASKED=chunks is not None, num_warps=warps_for(width),
     )  # fmt: skip
     return _Runs(segments, counts, chunk_of)
 
@@ -277,7 +278,8 @@ def _list_line(
     states: tl.tensor, origins: tl.tensor, offsets: tl.tensor, chunks: tl.tensor, segments: tl.tensor,
     counts: tl.tensor, chunk_of: tl.tensor, batch_stride: tl.tensor, head_stride: tl.tensor, line_stride: tl.tensor,
     column_stride: tl.tensor, heads: tl.tensor, columns: tl.tensor, most: tl.tensor, room: tl.tensor,
-    origin_row: tl.tensor, offset_row: tl.tensor, EMPTY: tl.constexpr, UNIT: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr, MASKED: tl.constexpr,
+    origin_row: tl.tensor, offset_row: tl.tensor, EMPTY: tl.constexpr, UNIT: tl.constexpr, STEP: tl.constexpr,
+    WIDTH: tl.constexpr, MASKED: tl.constexpr,
 ) -> None:  # fmt: skip
     """Write the runs of one line.
 
