@@ -30,8 +30,8 @@ class Clusters:
     """Clusters of the tokens of each head.
 
     Attributes:
-        order: int64 [B, H, N], the tokens by the centroid that was nearest before the last step, the first among equals;
-            tokens of one cluster in ascending order.
+        order: int64 [B, H, N], the tokens by the centroid that was nearest before the last step, the first among
+            equals; tokens of one cluster in ascending order.
         offsets: int64 [B, H, C + 1], where each cluster begins in that order; clusters may be empty.
         centroids: [B, H, C, D], the means of the clusters after the last step.
     """

@@ -44,10 +44,11 @@ from attnbench.methods.text import keep_text, ordinary_text, route_text
 __all__ = [
     "BadInput", "Band", "BlockPattern", "BranchCall", "Call", "Cut", "Cycle", "DensitySetting", "Finished", "Grid",
     "Layout", "MeanSelection", "Method", "Partition", "Plan", "Recipe", "RoutedPattern", "Rule", "Source",
-    "Unsupported", "add_summaries", "as_choice", "as_density", "as_flag", "as_ints", "as_number", "as_numbers", "band",
-    "band_flops", "band_shares", "below_flops", "bounding_boxes", "causal", "cluster", "cluster_flops", "coordinates", "count_below",
-    "cut_percentile", "fit", "keep_text", "main", "masked_flops", "masked_outputs", "nearest", "ordinary_text", "partition_cuboids", "partition_in_order",
-    "partition_ranges", "phase", "pool_similarity", "remembered", "route", "route_text", "row_ops", "score_block_pairs",
-    "score_cells", "score_means", "selection_ops", "share_of", "shrink_axis", "shrink_grid", "similarity_flops",
-    "split_flops", "split_unlike", "strided_flops", "strided_mass", "whole", "window",
+    "Unsupported", "add_summaries", "as_choice", "as_density", "as_flag", "as_ints", "as_number", "as_numbers",
+    "band", "band_flops", "band_shares", "below_flops", "bounding_boxes", "causal", "cluster", "cluster_flops",
+    "coordinates", "count_below", "cut_percentile", "fit", "keep_text", "main", "masked_flops", "masked_outputs",
+    "nearest", "ordinary_text", "partition_cuboids", "partition_in_order", "partition_ranges", "phase",
+    "pool_similarity", "remembered", "route", "route_text", "row_ops", "score_block_pairs", "score_cells",
+    "score_means", "selection_ops", "share_of", "shrink_axis", "shrink_grid", "similarity_flops", "split_flops",
+    "split_unlike", "strided_flops", "strided_mass", "whole", "window",
 ]  # fmt: skip
