@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attnbench.analysis.measure import analyze
     from attnbench.api import attention, select
     from attnbench.bench.functions import list_methods, profile, run
     from attnbench.graphs import graphed
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
     from attnbench.models.patch import patch
     from attnbench.report.formats.write import write_report
     from attnbench.results.layers import load_means
-    from attnbench.results.load import load_phases, load_quality, load_results
+    from attnbench.results.load import load_analysis, load_phases, load_quality, load_results
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "analyze": "attnbench.analysis.measure",
     "attention": "attnbench.api",
     "select": "attnbench.api",
     "graphed": "attnbench.graphs",
@@ -28,6 +30,7 @@ _HOMES = {
     "Unsupported": "attnbench.kernels.errors",
     "Grid": "attnbench.kernels.grid",
     "Plan": "attnbench.kernels.plan",
+    "load_analysis": "attnbench.results.load",
     "load_means": "attnbench.results.layers",
     "load_phases": "attnbench.results.load",
     "load_quality": "attnbench.results.load",
@@ -45,9 +48,11 @@ __all__ = [
     "Grid",
     "Plan",
     "Unsupported",
+    "analyze",
     "attention",
     "graphed",
     "list_methods",
+    "load_analysis",
     "load_means",
     "load_phases",
     "load_quality",

@@ -37,6 +37,7 @@ from attnbench.report.data.schema import json_schema
 from attnbench.report.terminal.flops import model_markdown, paper_markdown
 from attnbench.report.waterfalls import waterfall_of
 from attnbench.results.load import load_steps, read
+from attnbench.results.records.analysis import AnalysisRow, PremiseRow
 from attnbench.results.records.cells import Environment, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow
 from attnbench.results.records.steps import StepRecord
@@ -56,6 +57,8 @@ LINES: dict[str, type[BaseModel]] = {
     "step": StepRecord,
     "clip": ClipRow,
     "quality": QualityRow,
+    "analysis": AnalysisRow,
+    "premise": PremiseRow,
 }
 UNITS = {"ms": "ms", "mib": "MiB", "gib": "GiB", "mhz": "MHz", "w": "W", "c": "°C", "bytes": "bytes"}
 
@@ -117,6 +120,8 @@ def record_tables() -> str:
         "A whole step (`kind: step`): with one kind of self-attention": StepRecord,
         "A metric of a clip (`kind: quality`)": QualityRow,
         "A clip (`kind: clip`)": ClipRow,
+        "A measure of attention (`kind: analysis`)": AnalysisRow,
+        "A verdict on a premise (`kind: premise`)": PremiseRow,
         "A sample (`kind: sample`): one timed call": Sample,
         "The first line (`kind: run`)": RunHeader,
         "Its environment": Environment,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from attnbench.results.records.analysis import AnalysisRow, PremiseRow
 from attnbench.results.records.cells import SCHEMA_VERSION, Environment, PhaseRow, Row, RunHeader, Sample, digest
 from attnbench.results.records.clips import ClipRow, QualityRow
 
@@ -79,6 +80,14 @@ def journal(run_id: str, generator: random.Random) -> list[Line]:
                 **shared, metric="psnr", value=value, reference="full/reference, seed 0", reference_seed=0,
                 metric_kind="distance", better="higher", unit="dB", per_frame=[value, value], reference_hash="exact",
             )))  # fmt: skip
+    lines.append(line("analysis", AnalysisRow(
+        run_id=run_id, model="mini", layer=0, head=1, step=2, measure="entropy", value=5.0, lo=4.9, hi=5.1,
+        points=[1.0, 2.0], shape="dt=2", queries=64, tokens=105, grid="3x5x7",
+    )))  # fmt: skip
+    lines.append(line("premise", PremiseRow(
+        run_id=run_id, premise="locality", claim="heads are local", sources="VMoBA", statistic="median lift",
+        holds=">= 2", fails="<= 1.2", verdict="holds", value=3.0, lo=2.5, hi=3.5, tested_on="mini, 2 heads",
+    )))  # fmt: skip
     return lines
 
 
@@ -171,7 +180,7 @@ def _shuffled(lines: list[Line], generator: random.Random) -> bytes:
 
 
 def _one_kind(lines: list[Line], generator: random.Random) -> bytes:
-    kind = generator.choice(["run", "sample", "row", "phase", "clip", "quality"])
+    kind = generator.choice(["run", "sample", "row", "phase", "clip", "quality", "analysis", "premise"])
     return _text([fields for fields in lines if (fields["kind"] == kind) == generator.choice((True, False))])
 
 

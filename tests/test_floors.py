@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     8: ("__main__",),
     7: ("cli", "__init__"),
-    6: ("bench", "clips"),
+    6: ("analysis", "bench", "clips"),
     5: ("models", "report"),
     4: ("cost", "mini"),
     3: ("api", "graphs", "machine"),
@@ -109,7 +109,7 @@ def test_every_thing_at_the_root_has_a_floor() -> None:
         path.stem for path in (ROOT / "attnbench").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
     }
     assert found | set(MAPPED) == set(FLOOR)
-    assert len(found) <= 15
+    assert len(found) <= 17
 
 
 def test_the_map_of_the_docs_is_this_table() -> None:

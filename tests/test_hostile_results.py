@@ -31,7 +31,7 @@ SECONDS = 60
 """For one reader and one journal of some 20 lines: far above what any takes."""
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e\u2028\ud800-\udfff]")
 READERS: tuple[Callable[[Path], Any], ...] = (
-    attnbench.load_results, attnbench.load_phases, attnbench.load_quality, load_steps,
+    attnbench.load_results, attnbench.load_phases, attnbench.load_quality, attnbench.load_analysis, load_steps,
 )  # fmt: skip
 
 

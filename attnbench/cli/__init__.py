@@ -27,6 +27,7 @@ COMMANDS = (
     "gate",
     "calibrate",
     "history",
+    "analyze",
     "clips",
     "capture",
     "train",

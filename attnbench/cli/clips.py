@@ -122,6 +122,7 @@ def clips(
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from attnbench.cli.progress import TerminalProgress
     from attnbench.clips import session
+    from attnbench.clips.prompts import asked_prompts
     from attnbench.clips.request import read_request
     from attnbench.kernels.errors import BadInput
     from attnbench.machine.signals import exit_code as code_of
@@ -138,7 +139,7 @@ def clips(
             raise BadInput("--method full alone compares nothing: name a method besides")
         return read_request(
             methods=chosen, model=model, weights=weights,
-            prompts=_prompts(model, prompt, prompts, classes), seeds=seeds, seed=seed, steps=sampler_steps,
+            prompts=asked_prompts(model, prompt, prompts, classes), seeds=seeds, seed=seed, steps=sampler_steps,
             dense_steps=None if dense_steps is None else _number(dense_steps),
             dense_layers=read_numbers("--dense-layers", dense_layers) or [],
             engine=engine, strict=strict, floor_engine=floor_engine, metrics=metric, players=players, frames=frames,
@@ -169,20 +170,6 @@ def _draw(ctx: typer.Context, picture: Path, runs: list[Path], as_json: bool) ->
     refuse_others(ctx, "--gallery makes no run", "--gallery", "runs", "--json")
     written = write_gallery(picture, runs)
     say(json.dumps({"picture": str(written)}) if as_json else written)
-
-
-def _prompts(model: str, prompt: list[str] | None, file: Path | None, classes: str | None) -> list[str]:
-    from attnbench.clips.prompts import read_prompts
-    from attnbench.kernels.errors import BadInput
-    from attnbench.mini.prompts import class_prompts
-
-    if sum(given is not None for given in (prompt, file, classes)) > 1:
-        raise BadInput("give prompts in one way: --prompt, --prompts or --classes")
-    if classes is not None and model != "mini":
-        raise BadInput(f"--classes {classes!r} is for the mini model; {model!r} takes --prompt or --prompts")
-    if classes is not None:
-        return class_prompts(classes)
-    return read_prompts(file) if file is not None else list(prompt or ())
 
 
 def _number(text: str) -> int | float:

@@ -9,7 +9,7 @@ COMMAND_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "Measure": ("run", "profile", "step", "sweep", "calibrate"),
         "Show and compare": ("report", "repro", "compare", "gate", "history"),
-        "Models and clips": ("clips", "capture", "train", "vbench"),
+        "Models and clips": ("analyze", "clips", "capture", "train", "vbench"),
         "Look things up": ("flops", "ls", "show", "check", "doctor"),
     }
 )
@@ -24,7 +24,7 @@ _OPTION_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "--steps", "--dtype",
             "--direction", "--inputs", "--seed", "--prompt", "--prompts", "--classes", "--seeds", "--sampler-steps",
             "--dense-steps", "--dense-layers", "--metric", "--weights", "--height", "--width", "--guidance",
-            "--video-only", "--checkpointing",
+            "--video-only", "--checkpointing", "--queries", "--block",
         ),
         "How it is trained": (
             "--train-steps", "--seconds", "--coarse", "--dense-coarse", "--coarse-from", "--full-seconds", "--as-layer",

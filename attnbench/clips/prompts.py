@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from attnbench.kernels.errors import BadInput
+from attnbench.mini.prompts import class_prompts
 from attnbench.models.prompt_text import check_text
 
 
@@ -38,3 +40,24 @@ def check_prompts(prompts: list[str]) -> None:
         check_text(prompt)
         if prompt in prompts[:place]:
             raise BadInput(f"prompt {prompt!r} is given twice; give it once, and raise --seeds for more clips of it")
+
+
+def asked_prompts(model: str, given: Sequence[str] | None, file: Path | None, classes: str | None) -> list[str]:
+    """Return the prompts that were asked for in one of three ways; none if in no way.
+
+    Args:
+        model: that makes the clips.
+        given: prompts as typed.
+        file: with a prompt a line.
+        classes: of the mini model, as "3,circle:west" or "all".
+
+    Raises:
+        BadInput: for more than one way, a file that cannot be read, classes of another model, or an unknown class.
+    """
+    if sum(each is not None for each in (given, file, classes)) > 1:
+        raise BadInput("give prompts in one way: --prompt, --prompts or --classes")
+    if classes is not None and model != "mini":
+        raise BadInput(f"--classes {classes!r} is for the mini model; {model!r} takes --prompt or --prompts")
+    if classes is not None:
+        return class_prompts(classes)
+    return read_prompts(file) if file is not None else list(given or ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -54,6 +55,55 @@ def other_parts(path: Path, part: str | None) -> list[str]:
     layer = part.partition(".")[0]
     steps = [other for other in parts if other != part and other.partition(".")[0] == layer]
     return sorted(steps, key=lambda name: [int(digits) for digits in re.findall(r"\d+", name)])
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureParts:
+    """What a capture says of itself.
+
+    Attributes:
+        parts: layer and step of each part and its name, None for a file of one part; in order of the steps.
+        header: what the file states: grid, text, model, prompt and more.
+        shape: of q, [B, heads, N, head_dim].
+        kv_heads: heads of k.
+    """
+
+    parts: tuple[tuple[int, int | None, str | None], ...]
+    header: dict[str, str]
+    shape: tuple[int, int, int, int]
+    kv_heads: int
+
+
+def capture_parts(path: Path) -> CaptureParts:
+    """Return which layers and steps a capture holds, without reading its tensors.
+
+    Raises:
+        BadInput: if the file cannot be read, or lacks q, k or v of a part.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        open_file(path).close()  # safetensors would wait for a named pipe
+        with safe_open(str(path), framework="pt") as file:
+            names, header = sorted(file.keys()), dict(file.metadata() or {})
+            found: list[str | None] = [name.removesuffix(".q") for name in names if name.endswith(".q")]
+            parts = [None] if "q" in names or not found else found
+            wanted = [_names(path, names, part) for part in parts]
+            q, k = (tuple(file.get_slice(name).get_shape()) for name in wanted[0][:2])
+    except (SafetensorError, OSError) as error:
+        raise BadInput(
+            f"capture {str(path)!r} cannot be read: missing, truncated, or not a safetensors file"
+        ) from error
+    if len(q) != 4 or len(k) != 4:
+        raise BadInput(f"capture {str(path)!r}: q is {q} and k {k}; both must be (batch, heads, tokens, head_dim)")
+    places = [(*_place(header.get("points") if part is None else part), part) for part in parts]
+    return CaptureParts(tuple(sorted(places, key=lambda each: (each[1] or 0, each[0]))), header, q, k[1])
+
+
+def _place(name: str | None) -> tuple[int, int | None]:
+    """Return layer and step of a part such as "layer0.step25"; layer 0 without a step for any other name."""
+    match = re.fullmatch(r"layer(\d{1,9})\.step(\d{1,9})", name or "")
+    return (int(match[1]), int(match[2])) if match else (0, None)
 
 
 def _names(path: Path, names: list[str], part: str | None) -> list[str]:

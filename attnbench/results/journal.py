@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from attnbench.inputs.files import open_file, read_all, read_file
 from attnbench.kernels.errors import BadInput
 from attnbench.results.files import hold
+from attnbench.results.records.analysis import AnalysisRow, PremiseRow
 from attnbench.results.records.cells import SCHEMA_VERSION, Choices, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow
 from attnbench.results.records.faults import first_fault
@@ -28,11 +29,11 @@ from attnbench.results.records.steps import StepRecord
 JOURNAL = "journal.jsonl"
 TRAINING_LOG = "train.jsonl"
 """Of ``attnbench train``, beside the journals in a folder of runs: no results."""
-NOT_RESUMED = ("step", "profile --end-to-end")
+NOT_RESUMED = ("step", "profile --end-to-end", "analyze")
 """Commands that measure all or nothing: what they began cannot be continued."""
 _KINDS: dict[str, type[BaseModel]] = {
     "run": RunHeader, "sample": Sample, "row": Row, "phase": PhaseRow, "clip": ClipRow, "quality": QualityRow,
-    "step": StepRecord, "choices": Choices,
+    "step": StepRecord, "choices": Choices, "analysis": AnalysisRow, "premise": PremiseRow,
 }  # fmt: skip
 
 
@@ -213,7 +214,9 @@ class Journal:
         self.close()
 
 
-JournalRecord = RunHeader | Sample | Row | PhaseRow | ClipRow | QualityRow | StepRecord | Choices
+JournalRecord = (
+    RunHeader | Sample | Row | PhaseRow | ClipRow | QualityRow | StepRecord | Choices | AnalysisRow | PremiseRow
+)
 
 
 def line_of(record: JournalRecord) -> str:

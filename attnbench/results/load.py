@@ -12,6 +12,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.results.find import PARQUET, find_results
 from attnbench.results.journal import JournalRecord, read_journal
 from attnbench.results.pairs import by_round, own_samples
+from attnbench.results.records.analysis import AnalysisRow, PremiseRow
 from attnbench.results.records.cells import Choices, Environment, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow, still_true
 from attnbench.results.records.steps import StepRecord
@@ -36,6 +37,8 @@ class Results:
         quality: metrics of clips.
         clips: the clips, each with the folder that its files are named from.
         steps: whole transformer steps.
+        analysis: measures of attention.
+        premises: verdicts on what methods assume of it.
         samples: of each run, by run_id, those that its latencies may rest on.
         traces: the Chrome traces of cells, by cell_id.
     """
@@ -46,6 +49,8 @@ class Results:
     quality: tuple[QualityRow, ...] = ()
     clips: tuple[tuple[Path, ClipRow], ...] = ()
     steps: tuple[StepRecord, ...] = ()
+    analysis: tuple[AnalysisRow, ...] = ()
+    premises: tuple[PremiseRow, ...] = ()
     samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict)
     traces: dict[str, Path] = field(default_factory=dict)
 
@@ -64,8 +69,10 @@ class Results:
 
     @property
     def runs(self) -> list[str]:
-        """The run_id of every run that left rows, metrics of clips, or steps, in this order."""
-        shown: tuple[Row | QualityRow | StepRecord, ...] = (*self.rows, *self.quality, *self.steps)
+        """The run_id of every run that left rows, metrics of clips, steps, or measures of attention, in this order."""
+        shown: tuple[Row | QualityRow | StepRecord | AnalysisRow, ...] = (
+            *self.rows, *self.quality, *self.steps, *self.analysis
+        )  # fmt: skip
         return list(dict.fromkeys(record.run_id for record in shown))
 
 
@@ -102,6 +109,8 @@ def read(*paths: str | os.PathLike[str]) -> Results:
         quality=tuple(still_true(merged.quality.values())),
         clips=tuple(merged.clips.values()),
         steps=tuple(merged.steps),
+        analysis=tuple(merged.analysis.values()),
+        premises=tuple(merged.premises.values()),
         samples=merged.samples,
         traces=_by_cell(traces, merged.rows.values()),
     )
@@ -123,6 +132,8 @@ class _Merged:
         self.quality: dict[tuple[object, ...], QualityRow] = {}
         self.clips: dict[tuple[str, str], tuple[Path, ClipRow]] = {}
         self.steps: list[StepRecord] = []
+        self.analysis: dict[tuple[object, ...], AnalysisRow] = {}
+        self.premises: dict[tuple[object, ...], PremiseRow] = {}
         self.samples: dict[str, tuple[Sample, ...]] = {}
 
     def add(self, path: Path, records: Iterable[JournalRecord]) -> None:
@@ -150,6 +161,10 @@ class _Merged:
                     _put_last(self.clips, (record.run_id, record.clip_id), (path.parent, record))
                 case StepRecord():
                     self.steps.append(record)
+                case AnalysisRow():
+                    _put_last(self.analysis, record.key, record)
+                case PremiseRow():
+                    _put_last(self.premises, record.key, record)
                 case Sample() | Choices():
                     pass
         samples = {run: tuple(usable_samples(each)) for run, each in by_run.items()}
@@ -247,6 +262,34 @@ def load_quality(path: str | os.PathLike[str]) -> pd.DataFrame:
     runs = dict.fromkeys(row.run_id for row in found.quality)
     environments = found.environments
     return frame_of(QualityRow, found.quality, {run: environments[run] for run in runs if run in environments})
+
+
+def load_analysis(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read measures of attention, as ``attnbench analyze`` wrote them.
+
+    Args:
+        path: a journal, or a folder that is searched recursively for ``*.jsonl`` and ``*.jsonl.gz``.
+
+    Returns:
+        One row per measure of a head, columns as the fields of ``attnbench.results.records.analysis.AnalysisRow``: a
+        measure has a value where ``status`` is "ok", otherwise ``reason`` says why not. ``attrs["premises"]`` is the
+        list of verdicts, as dictionaries, and ``attrs["environments"]`` maps run_id to the environment of the run.
+        Without such runs the table has no rows.
+
+    Warns:
+        TornLine: if the last line of a journal is cut off; it is left out.
+
+    Raises:
+        BadInput: if nothing is there, or a file is not a journal or of a newer schema.
+    """
+    from attnbench.results.frames import frame_of
+
+    found = read(path)
+    runs = dict.fromkeys(row.run_id for row in (*found.analysis, *found.premises))
+    environments = found.environments
+    table = frame_of(AnalysisRow, found.analysis, {run: environments[run] for run in runs if run in environments})
+    table.attrs["premises"] = [row.model_dump() for row in found.premises]
+    return table
 
 
 def load_clips(path: str | os.PathLike[str]) -> list[tuple[Path, ClipRow]]:

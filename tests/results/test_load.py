@@ -89,8 +89,15 @@ def some(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             place.write_bytes(each.read_bytes())
     plain = next(folder.glob("*.jsonl"))
-    with plain.open("a") as journal:  # the committed runs had no cells in processes of their own
-        journal.write(json.dumps({"kind": "choices", "heads": 1, "rounds": 3, "baseline": None}) + "\n")
+    with plain.open("a") as journal:  # what the committed runs have none of: cells in own processes, and analyses
+        for added in (
+            {"kind": "choices", "heads": 1, "rounds": 3, "baseline": None},
+            {"kind": "analysis", "run_id": "r", "model": "mini", "measure": "entropy", "value": 1.5, "lo": 1.5,
+             "hi": 1.5, "layer": 0, "head": 0, "tokens": 64, "queries": 64, "grid": "4x4x4"},
+            {"kind": "premise", "run_id": "r", "premise": "p", "claim": "c", "sources": "s", "statistic": "t",
+             "holds": ">= 2", "fails": "<= 1", "verdict": "undecided", "tested_on": "mini", "reason": "too few heads"},
+        ):  # fmt: skip
+            journal.write(json.dumps(added) + "\n")
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -33,6 +34,24 @@ class Point:
 def points_of(layers: Iterable[int], steps: Iterable[int]) -> tuple[Point, ...]:
     """Return every layer in every step, each once, in order."""
     return tuple(sorted({Point(layer, step) for layer in layers for step in steps}))
+
+
+class Taker(Protocol):
+    """What is given q, k and v of the calls that it asks for."""
+
+    def begin(self, layer: int, step: int) -> bool:
+        """Return whether the call of ``layer`` that begins now is wanted.
+
+        Raises:
+            Complete: if no other call is.
+        """
+        ...
+
+    def take(
+        self, q: Tensor, k: Tensor, v: Tensor, *, grid: Grid, text: tuple[int, int] = (0, 0), layer: int, step: int
+    ) -> None:
+        """Take q, k and v [B, heads, N, head_dim] of a call that ``begin`` asked for."""
+        ...
 
 
 class Collector:

@@ -14,7 +14,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
 from attnbench.machine.device import resolve_device, resolve_dtype
 from attnbench.models import load
-from attnbench.models.capture.collect import Collector, Complete
+from attnbench.models.capture.collect import Complete, Taker
 from attnbench.models.capture.request import CaptureRequest
 from attnbench.models.families.family import Place
 from attnbench.models.replacement import Replacement
@@ -50,7 +50,7 @@ class PipelineSource:
         self.layers = self._loaded.layers
         self.steps = self._loaded.steps if request.sampler_steps is None else request.sampler_steps
 
-    def run(self, collector: Collector, after_step: AfterStep) -> None:
+    def run(self, collector: Taker, after_step: AfterStep) -> None:
         """Make the clip with the model's own attention until everything is collected."""
 
         def attend(q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
@@ -99,7 +99,7 @@ class MiniSource:
         self._network = load_mini(None if request.weights is None else Path(request.weights), place)
         self.layers, self.steps = self._network.config.layers, self._sampler.steps
 
-    def run(self, collector: Collector, after_step: AfterStep) -> None:
+    def run(self, collector: Taker, after_step: AfterStep) -> None:
         """Make the clip with full attention until everything is collected."""
         from attnbench.mini.flow import generate
 

@@ -1,0 +1,109 @@
+"""How much of a map stays from one step to the next: block masses, and the pairs that a method keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnbench.analysis.attention import told
+from attnbench.analysis.call import Finding, How, Measurer, Seen
+from attnbench.analysis.estimates import of_statistic
+from attnbench.api import select
+from attnbench.kernels.errors import AttnbenchError
+from attnbench.kernels.grid import Layout
+from attnbench.kernels.partition import partition_cuboids
+from attnbench.kernels.plan import Plan
+from attnbench.methods.entries import Entry
+from attnbench.results.records.cells import canonical_json
+
+CORRELATION, OVERLAP = "block_mass_correlation", "mask_iou"
+ONE_STEP = "there is no earlier step of this layer to compare with"
+
+
+def block_mass_measurer() -> Measurer:
+    """Return what correlates the block masses of each head with those of the step before, by Pearson.
+
+    A block mass is the mean weight of the queries of a 3-D block on another. The queries are those of both steps.
+    """
+    before: dict[int, list[Tensor]] = {}
+
+    def measure(seen: Seen) -> Iterator[Finding]:
+        layer, grid = seen.call.layer, seen.call.layout.grid
+        masses = [found.blocks["3d"].double().cpu() for found in seen.maps]
+        last = before.get(layer)
+        before[layer] = masses
+        if last is None:
+            yield Finding.skipped(CORRELATION, ONE_STEP)
+            return
+        own = partition_cuboids(Layout(grid), seen.cuboids["3d"], torch.device("cpu")).own[seen.maps[0].places]
+
+        for head, (old, new) in enumerate(zip(last, masses, strict=True)):
+
+            def correlated(at: Tensor, old: Tensor = old, new: Tensor = new) -> float:
+                return _pearson(_by_block(old[at], own[at]), _by_block(new[at], own[at]))
+
+            figure = of_statistic(correlated, len(new), grid.tokens)
+            yield told(CORRELATION, figure, head, len(seen.queries))
+
+    return measure
+
+
+def mask_measurer(entry: Entry, how: How) -> Measurer:
+    """Return what compares the pairs that a method keeps in a step with those of the step before."""
+    before: dict[int, Plan] = {}
+    settings = canonical_json(entry.settings)
+
+    def measure(seen: Seen) -> Iterator[Finding]:
+        call = seen.call
+        last = before.get(call.layer)
+        where: dict[str, Any] = {"method": entry.method, "settings": settings}
+        try:
+            plan = select(
+                call.q, call.k, method=entry.method, grid=call.layout.grid, text=call.layout.text, layer=call.layer,
+                step=call.step, v=call.v, state=None if last is None else last.state, **entry.settings,
+            )  # fmt: skip
+        except AttnbenchError as error:
+            yield Finding.skipped(OVERLAP, str(error), **where)
+            return
+        before[call.layer] = plan
+        if last is None:
+            yield Finding.skipped(OVERLAP, ONE_STEP, **where)
+            return
+        for head in range(call.q.shape[1]):
+            both, either = _counts(last, plan, head, seen.queries)
+
+            def overlap(at: Tensor, both: Tensor = both, either: Tensor = either) -> float:
+                return float(both[at].sum() / either[at].sum().clamp_min(1))
+
+            figure = of_statistic(overlap, len(both), call.layout.tokens)
+            yield told(OVERLAP, figure, head, len(both), method=entry.method, settings=settings, density=plan.density)
+
+    return measure
+
+
+def _counts(old: Plan, new: Plan, head: int, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many keys each query keeps in both plans, and in either, float64 [n] on the CPU."""
+    both, either = [], []
+    for rows in queries.to(new.device).split(256):
+        a, b = old.key_mask_of(0, head, rows), new.key_mask_of(0, head, rows)
+        both.append((a & b).sum(1))
+        either.append((a | b).sum(1))
+    return torch.cat(both).double().cpu(), torch.cat(either).double().cpu()
+
+
+def _by_block(mass: Tensor, own: Tensor) -> Tensor:
+    """Return the mean weight of the queries of each block that has some, [blocks of queries, blocks]."""
+    blocks = mass.shape[1]
+    sums = mass.new_zeros(blocks, blocks).index_add_(0, own, mass)
+    counts = torch.bincount(own, minlength=blocks)
+    return sums[counts > 0] / counts[counts > 0, None]
+
+
+def _pearson(a: Tensor, b: Tensor) -> float:
+    """Return the correlation of two arrays; 1 if both are the same constant, 0 if only one varies."""
+    x, y = a.flatten() - a.mean(), b.flatten() - b.mean()
+    norm = float(x.norm() * y.norm())
+    return float(x @ y) / norm if norm > 1e-12 else float(torch.allclose(a, b))

@@ -1,0 +1,198 @@
+"""Runs of ``attnbench analyze``: calls are measured as they come, and what they gave is written at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from attnbench.analysis.attention import measure_attention
+from attnbench.analysis.between import block_mass_measurer, mask_measurer
+from attnbench.analysis.call import AttentionCall, Finding, How, Measurer, see
+from attnbench.analysis.request import AnalyzeRequest
+from attnbench.analysis.similarity import measure_similarity
+from attnbench.analysis.sources import Source, make_source
+from attnbench.kernels.errors import BadInput
+from attnbench.machine.clock import CLOCK
+from attnbench.machine.command import typed_command
+from attnbench.machine.environment import collect_environment
+from attnbench.machine.memory import lacks_memory
+from attnbench.results.conditions import contents_of
+from attnbench.results.journal import Journal
+from attnbench.results.means import mean_estimate
+from attnbench.results.records.analysis import AnalysisRow, PremiseRow
+from attnbench.results.run import Progress, announce, begin, choose_place
+
+DIGITS = 6
+"""Significant digits of figures in rows: queries are sampled, and float32 has seven."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run is, and what it found."""
+
+    folder: Path
+    rows: tuple[AnalysisRow, ...]
+    premises: tuple[PremiseRow, ...]
+
+
+def measurers_of(how: How) -> list[Measurer]:
+    """Return fresh measurers for the calls of one clip."""
+    return [
+        measure_attention,
+        measure_similarity,
+        block_mass_measurer(),
+        *(mask_measurer(entry, how) for entry in how.methods),
+    ]
+
+
+def start(request: AnalyzeRequest, out: Path | None, progress: Progress) -> Outcome:
+    """Analyse what a request asks for.
+
+    Args:
+        request: what, and how.
+        out: folder of the run; by default results/runs/<run id>-analyze, to which results/latest then points.
+        progress: told what happens.
+
+    Raises:
+        BadInput: for a request or a folder that cannot be used, before anything is written; also for scores that
+            overflow and for a full disk, in which case the rows that were written before are kept.
+        Unsupported: for a model or a method that is not available.
+    """
+    progress.step("load", 0, 1, None)
+    source = make_source(request)
+    place = choose_place(out, "-analyze")
+    environment = collect_environment("cuda" if source.device.type == "cuda" else "cpu", typed_command())
+    with begin(place, environment, request.model_dump(mode="json"), contents_of(source.files)) as journal:
+        announce(place, progress)
+        run = _Run(journal, place.run_id, request.how, source, progress)
+        with _fitting(), torch.no_grad():
+            run.go()
+    return Outcome(place.folder, tuple(run.rows), tuple(run.premises))
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """Say in one sentence that memory ran out.
+
+    Raises:
+        BadInput: if it did.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        raise BadInput("there is not enough memory for these maps; take fewer --queries, or a smaller clip") from error
+
+
+Key = tuple[str, int | None, int | None, int | None, str, str]
+"""Measure, layer, head, step, method and settings of a finding."""
+
+
+class _Run:
+    """A run in progress. Where there are several prompts, rows are means over them and are written after the last."""
+
+    def __init__(self, journal: Journal, run_id: str, how: How, source: Source, progress: Progress) -> None:
+        self.journal, self.run_id, self.how, self.source, self.progress = journal, run_id, how, source, progress
+        self.rows: list[AnalysisRow] = []
+        self.premises: list[PremiseRow] = []
+        self._layout: tuple[int, str] = (1, "")
+        self._found: dict[Key, dict[str, Finding]] = {}
+        self._done, self._began = 0, CLOCK.seconds()
+
+    def go(self) -> None:
+        """Measure all prompts. What is interrupted keeps the prompts that were finished."""
+        try:
+            for prompt in self.source.prompts:
+                self._prompt(prompt)
+        finally:
+            if len(self.source.prompts) > 1:
+                self._write(map(over_prompts, self._found.values()))
+
+    def _prompt(self, prompt: str) -> None:
+        measurers = measurers_of(self.how)
+        found: list[Finding] = []
+
+        def take(call: AttentionCall) -> None:
+            self._layout = (call.layout.tokens, str(call.layout.grid))
+            self._tell(prompt, call)
+            fresh = list(_placed(call, measurers, self.how))
+            self._done += 1
+            if len(self.source.prompts) == 1:
+                self._write((each, 1) for each in fresh)
+            else:
+                found.extend(fresh)
+
+        self.source.run(prompt, take)
+        for finding in found:
+            self._found.setdefault(_key(finding), {})[prompt] = finding
+
+    def _write(self, found: Iterable[tuple[Finding, int]]) -> None:
+        rows = [self._row(finding, prompts) for finding, prompts in found]
+        if rows:
+            self.journal.append(*rows)
+            self.rows += rows
+
+    def _row(self, finding: Finding, prompts: int) -> AnalysisRow:
+        tokens, grid = self._layout
+        return AnalysisRow(
+            run_id=self.run_id, model=self.source.model, method=finding.method, settings=finding.settings,
+            density=finding.density, layer=finding.layer, head=finding.head, step=finding.step, measure=finding.measure,
+            value=_rounded(finding.value), lo=_rounded(finding.lo), hi=_rounded(finding.hi), label=finding.label,
+            points=[float(f"{x:.4g}") for x in finding.points], shape=finding.shape, queries=finding.queries,
+            tokens=tokens, grid=grid, prompts=prompts, status=finding.status, reason=finding.reason,
+        )  # fmt: skip
+
+    def _tell(self, prompt: str, call: AttentionCall) -> None:
+        total = self.source.calls * len(self.source.prompts)
+        spent = CLOCK.seconds() - self._began
+        left = spent / self._done * (total - self._done) if self._done else None
+        words = f"layer {call.layer}" + ("" if call.step is None else f", step {call.step}")
+        self.progress.step(f"{prompt}: {words}" if prompt else words, self._done, total, left)
+
+
+def _placed(call: AttentionCall, measurers: Iterable[Measurer], how: How) -> Iterator[Finding]:
+    """Yield what measurers find in a call, each with the call's layer and step where it has none."""
+    seen = see(call, how)
+    for measure in measurers:
+        for finding in measure(seen):
+            yield replace(
+                finding,
+                layer=call.layer if finding.layer is None else finding.layer,
+                step=call.step if finding.step is None else finding.step,
+            )
+
+
+def _key(finding: Finding) -> Key:
+    return finding.measure, finding.layer, finding.head, finding.step, finding.method, finding.settings
+
+
+def over_prompts(by_prompt: dict[str, Finding]) -> tuple[Finding, int]:
+    """Return the mean of a measure over prompts, with the interval over prompts, and how many there were.
+
+    Its label is that of most prompts. Curves and maps are averaged. A measure that was skipped for all is skipped.
+    """
+    measured = {prompt: each for prompt, each in by_prompt.items() if each.value is not None}
+    if not measured:
+        return next(iter(by_prompt.values())), len(by_prompt)
+    first, *_ = measured.values()
+    if len(measured) == 1:
+        return first, 1
+    figure = mean_estimate({(prompt, 0): each.value or 0.0 for prompt, each in measured.items()})
+    labels = [each.label for each in measured.values()]
+    points = zip(*(each.points for each in measured.values()), strict=True)
+    densities = [each.density for each in measured.values() if each.density is not None]
+    return replace(
+        first, value=figure.mean, lo=figure.lo, hi=figure.hi, label=max(labels, key=labels.count), reason=figure.reason,
+        points=tuple(math.fsum(column) / len(measured) for column in points),
+        density=math.fsum(densities) / len(densities) if densities else None,
+    ), len(measured)  # fmt: skip
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.{DIGITS}g}")
