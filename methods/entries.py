@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnbench.kernels.errors import BadInput
-from attnbench.methods.registry import require_name
+from attnbench.methods.registry import ALL, BUILT_IN, require_name
 from attnbench.methods.values import parse_value
 
 _OPENING, _CLOSING = "([{", ")]}"
@@ -49,6 +49,8 @@ def parse_entry(text: str) -> Entry:
 def named(names: Iterable[object]) -> list[Entry]:
     """Return the entry of each name, ``NAME`` or ``NAME:setting=value,…``. Entries are returned unchanged.
 
+    ``all`` stands for the built-in methods, each with its defaults.
+
     Raises:
         BadInput: for anything that is not text, for text that ``parse_entry`` refuses, and for an unknown method; the
             message names the closest one.
@@ -57,6 +59,9 @@ def named(names: Iterable[object]) -> list[Entry]:
     for name in names:
         if not isinstance(name, (str, Entry)):
             raise BadInput(f"method {name!r} must be a name")
+        if name == ALL:
+            entries += [Entry(each) for each in BUILT_IN]
+            continue
         entry = parse_entry(name) if isinstance(name, str) else name
         require_name(entry.method)
         entries.append(entry)

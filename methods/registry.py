@@ -50,10 +50,16 @@ BUILT_IN = {
     "subblock": "attnbench.methods.subblock:METHOD",
 }
 
+DEFAULT = ("full", "moba", "vmoba", "sliding-window", "sta")
+"""Methods that are measured where none is named: dense attention, and one or two of each kind of sparse one."""
+
+ALL = "all"
+"""Stands for all built-in methods where methods are named."""
+
 
 @cache
 def _third_party() -> Plugins:
-    return find_plugins("method", GROUP, BUILT_IN)
+    return find_plugins("method", GROUP, BUILT_IN | {ALL: "all built-in methods"})
 
 
 def method_names() -> tuple[str, ...]:

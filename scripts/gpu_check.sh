@@ -24,14 +24,14 @@ attnbench() { python3 -c 'from attnbench.cli import main; main()' "$@"; }
     python3 "$root/scripts/time_kernels.py" || failed+=("time_kernels")
     for dtype in bfloat16 float16 float32; do
         for direction in fwd fwdbwd; do
-            attnbench run --grid 5x13x18 --heads 4 --kv-heads 2 --head-dim 64 --dtype $dtype --direction $direction \
+            attnbench run --method all --grid 5x13x18 --heads 4 --kv-heads 2 --head-dim 64 --dtype $dtype --direction $direction \
                 --inputs gaussian --budget 20 --rounds 3 --out "$out/small-$dtype-$direction"
         done
     done
-    attnbench run --res 480p --budget 60 --out "$out/480p"
-    attnbench run --res 480p --direction fwdbwd --budget 60 --out "$out/480p-fwdbwd"
-    attnbench run --res 576p --budget 60 --out "$out/576p"
-    attnbench run --res 720p --budget 60 --out "$out/720p"
+    attnbench run --method all --res 480p --budget 60 --out "$out/480p"
+    attnbench run --method all --res 480p --direction fwdbwd --budget 60 --out "$out/480p-fwdbwd"
+    attnbench run --method all --res 576p --budget 60 --out "$out/576p"
+    attnbench run --method all --res 720p --budget 60 --out "$out/720p"
     if [ ${#failed[@]} -gt 0 ]; then
         echo "failed: ${failed[*]}"
         exit 1

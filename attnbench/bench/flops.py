@@ -16,10 +16,15 @@ from attnbench.kernels.engines import Task, choose_engine
 from attnbench.kernels.flop_formulas import flops_per_pair
 from attnbench.methods.per_head import settings_of_heads
 from attnbench.results.records.cells import canonical_json
+from attnbench.results.run import Progress
 
 
-def count_cells(agenda: Agenda) -> list[CellFlops]:
+def count_cells(agenda: Agenda, progress: Progress | None = None) -> list[CellFlops]:
     """Plan every job on the first head of the agenda's inputs, and count.
+
+    Args:
+        agenda: what is counted.
+        progress: is told which plan is made.
 
     Raises:
         BadInput: if the inputs cannot be made.
@@ -29,8 +34,11 @@ def count_cells(agenda: Agenda) -> list[CellFlops]:
     inputs = make_inputs(
         request.inputs, agenda.shape, heads=1, dtype=agenda.dtype, device=agenda.device, seed=request.seed
     )
-    cells = []
+    cells: list[CellFlops] = []
     for job in agenda.jobs:
+        if progress is not None:
+            label = f"{agenda.shape.model or agenda.shape.grid}: planning {job.method.name}, layer {job.layer}"
+            progress.step(label, len(cells), len(agenda.jobs), None)
         first = settings_of_heads(job.method, job.arguments(agenda.shape), slice(0, 1))
         state: Any = None
         for step in () if job.cycle is None else job.cycle.warm:  # a state that only attention could make is left out

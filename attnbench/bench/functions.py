@@ -11,7 +11,7 @@ from attnbench.bench.request import Request, read_request
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, whole_number
 from attnbench.methods.entries import Entry, distinct, named, with_values
-from attnbench.methods.registry import BUILT_IN
+from attnbench.methods.registry import DEFAULT
 from attnbench.results.journal import JOURNAL
 from attnbench.results.run import NoProgress, Progress
 
@@ -67,7 +67,8 @@ def run(
     """Verify and time methods, as ``attnbench run`` does, and journal the rows.
 
     Args:
-        method: a method's name, ``"vmoba:scope=query,select=topk"``, or several of them; default the built-in methods.
+        method: a method's name, ``"vmoba:scope=query,select=topk"``, or several of them; "all" for the built-in ones;
+            default full, moba, vmoba, sliding-window and sta.
         settings: as ``--set``: ``{"topk": 8}``, or ``{"moba.topk": 8}`` with several methods.
         out: folder of the run; default results/runs/<time>.
         resume: finish the interrupted run in this folder instead.
@@ -156,7 +157,7 @@ def _measured(
 
 def _request(method: Methods, settings: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Request:
     if method is None:
-        names: Sequence[object] = list(BUILT_IN)
+        names: Sequence[object] = list(DEFAULT)
     else:
         names = method if isinstance(method, Sequence) and not isinstance(method, str) else [method]
     entries = named(names)

@@ -24,6 +24,9 @@ def check(
             help="How often each case is called on the same inputs. Default: often enough to see a race in one of 100.",
         ),
     ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print only checks that failed or were skipped, and the result.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a method on small grids: any grid, text, ties, float64, twin, stability, settings as JSON, and more.
@@ -43,7 +46,7 @@ def check(
     width = max(map(len, CHECKS))
     for outcome in run_checks(Subject(chosen, given, seed, stability_calls or GIVEN_CALLS)):
         outcomes.append(outcome)
-        if not as_json:
+        if not as_json and not (quiet and outcome.verdict == "pass"):
             say(f"{outcome.verdict}  {outcome.name:<{width}}  {outcome.detail}")
     failed = [outcome.name for outcome in outcomes if outcome.verdict == "fail"]
     if as_json:

@@ -15,6 +15,7 @@ from attnbench.cli.options import (
     MarginOption,
     MarkdownOption,
     NoiseOption,
+    QuietOption,
     ThresholdOption,
 )
 from attnbench.cli.terminal import say
@@ -62,6 +63,7 @@ def compare(
     noise: NoiseOption = None,
     markdown: MarkdownOption = False,
     junit: JunitOption = None,
+    quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
     """Compare two latency tables cell by cell: faster, slower, the same, or unclear.
@@ -92,10 +94,15 @@ def compare(
 
         raise BadInput(f"{typed[0]} is for training runs, and {str(paths[0])!r} holds none")
     else:
+        from attnbench.cli.progress import TerminalProgress
         from attnbench.results.load import read
         from attnbench.results.noise import read_noise
 
-        results = [read(path) for path in paths]
+        with TerminalProgress(quiet=quiet, patient=True) as progress:
+            results = []
+            for path in paths:
+                progress.step(f"reading {path}", len(results), len(paths), None)
+                results.append(read(path))
         if any(found.rows for found in results) or not all(found.quality for found in results):
             model = None if noise is None else read_noise(noise)
             made = _latencies(paths, results, threshold, margin, model, allow_missing or [])

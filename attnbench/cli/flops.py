@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,12 +15,16 @@ from attnbench.cli.options import (
     FramesOption,
     GridOption,
     HeadDimOption,
+    HeightOption,
     InputsOption,
     JsonOption,
     LayersOption,
     ModelOption,
+    QuietOption,
     ResOption,
     SetOption,
+    TextTokensOption,
+    WidthOption,
     asked_methods,
     refuse_others,
 )
@@ -38,6 +43,9 @@ def flops(
     ] = None,
     res: ResOption = None,
     frames: FramesOption = None,
+    height: HeightOption = None,
+    width: WidthOption = None,
+    text_tokens: TextTokensOption = None,
     model: ModelOption = None,
     models: Annotated[
         list[str] | None,
@@ -60,6 +68,7 @@ def flops(
         bool,
         typer.Option("--check", help="Compare the closed form with fvcore and torch's counter on the model's modules."),
     ] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Count the FLOPs of cells, dense, algorithmic and executed, and of a model's forward pass.
@@ -73,12 +82,16 @@ def flops(
         return
     if check:
         why = "--check counts one forward pass with full attention"
-        refuse_others(ctx, why, "--check", "--model", "--res", "--frames", "--grid", "--batch", "--json")
-        _show_check(res, frames, model, grid, batch, as_json)
+        kept = ("--check", "--model", "--res", "--frames", "--height", "--width", "--grid", "--batch", "--json")
+        refuse_others(ctx, why, *kept)
+        _show_check(
+            {"res": res, "frames": frames, "height": height, "width": width, "grid": grid}, model, batch, as_json
+        )
         return
     from attnbench.bench.flops import count_cells
     from attnbench.bench.jobs import make_agenda
     from attnbench.bench.request import read_request
+    from attnbench.cli.progress import TerminalProgress
 
     if model is not None and models is not None:
         from attnbench.kernels.errors import BadInput
@@ -87,24 +100,25 @@ def flops(
     agendas = [
         make_agenda(
             read_request(
-                methods=asked_methods(method, settings, ["full"]), res=res, frames=frames, model=name, grid=grid,
-                heads=heads, head_dim=head_dim, batch=batch, direction=direction, inputs=inputs, seed=seed,
-                engine=engine, device=device, layers=read_numbers("--layers", layers),
+                methods=asked_methods(method, settings, ["full"]), res=res, frames=frames, height=height, width=width,
+                text_tokens=text_tokens, model=name, grid=grid, heads=heads, head_dim=head_dim, batch=batch,
+                direction=direction, inputs=inputs, seed=seed, engine=engine, device=device,
+                layers=read_numbers("--layers", layers),
             )
         )
         for name in read_names("--models", models) or (model,)
     ]  # fmt: skip
+    with TerminalProgress(quiet=quiet, patient=True) as progress:
+        counted = [(agenda, count_cells(agenda, progress)) for agenda in agendas]
     if not as_json:
-        for agenda in agendas:
-            _show_cells(agenda, count_cells(agenda))
+        for agenda, cells in counted:
+            _show_cells(agenda, cells)
         return
-    documents = [_document(agenda, count_cells(agenda)) for agenda in agendas]
+    documents = [_document(agenda, cells) for agenda, cells in counted]
     print(json.dumps({"models": documents} if models is not None else documents[0], allow_nan=False))
 
 
-def _show_check(
-    res: str | None, frames: int | None, model: str | None, grid: str | None, batch: int, as_json: bool
-) -> None:
+def _show_check(asked: Mapping[str, Any], model: str | None, batch: int, as_json: bool) -> None:
     from attnbench.cost.flops.modules import count_modules
     from attnbench.cost.flops.wan import TEXT_TOKENS, WAN_MODELS, forward_flops
     from attnbench.inputs.shapes import DEFAULT_MODEL, resolve_shape
@@ -112,7 +126,7 @@ def _show_check(
     from attnbench.report.terminal.flop_check import check_lines, check_records, check_table
 
     name = model or DEFAULT_MODEL
-    shape = resolve_shape(res=res, frames=frames, model=name, grid=grid, batch=batch)
+    shape = resolve_shape(model=name, batch=batch, **asked)
     if name not in WAN_MODELS:
         raise BadInput(f"--model {name} has no closed form to check: known are {' and '.join(WAN_MODELS)}")
     ours = forward_flops(WAN_MODELS[name], shape.grid, batch=batch)

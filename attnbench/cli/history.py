@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from attnbench.cli.options import JsonOption
+from attnbench.cli.options import JsonOption, QuietOption
 from attnbench.cli.terminal import say
 
 
@@ -22,6 +22,7 @@ def history(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Also write a page with a chart of each cell.")
     ] = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     r"""Show each cell over time: speed-up and latency of every run, and the commits at which their level changed.
@@ -30,6 +31,7 @@ def history(
 
     Exit codes: 0 fine, 2 bad input.
     """
+    from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
     from attnbench.report.history_words import grouped, records
     from attnbench.results.history import history_of, runs_of
@@ -40,7 +42,9 @@ def history(
         raise BadInput(f"threshold {threshold!r} must be a fraction from 0 to below 1, as 0.03 for 3 %")
     if out is not None and out.suffix.lower() not in (".html", ".htm"):
         raise BadInput(f"--out {str(out)!r} must end in .html")
-    results = read(path)
+    with TerminalProgress(quiet=quiet, patient=True) as progress:
+        progress.step(f"reading {path}", 0, 1, None)
+        results = read(path)
     if not results.rows:
         raise BadInput(f"{str(path)!r} holds no rows of cells: name a folder of attnbench run, profile or sweep")
     groups = grouped(history_of(results, threshold, lambda device, kind: find_noise(device, kind, noise)))

@@ -27,7 +27,8 @@ MethodOption = Annotated[
     typer.Option(
         "--method",
         "-m",
-        help="NAME or NAME:setting=value,…; may be repeated. Default: the built-in methods.",
+        help="NAME or NAME:setting=value,…; may be repeated; all: every built-in method. Default: full, moba, vmoba, "
+        "sliding-window and sta.",
     ),
 ]
 SetOption = Annotated[
@@ -137,6 +138,9 @@ class CaseOptions:
     settings: SetOption = None
     res: ResOption = None
     frames: FramesOption = None
+    height: HeightOption = None
+    width: WidthOption = None
+    text_tokens: TextTokensOption = None
     model: ModelOption = None
     grid: GridOption = None
     batch: BatchOption = 1
@@ -155,9 +159,6 @@ class CellOptions(CaseOptions):
     heads: HeadsOption = None
     kv_heads: KvHeadsOption = None
     head_dim: HeadDimOption = None
-    height: HeightOption = None
-    width: WidthOption = None
-    text_tokens: TextTokensOption = None
     inputs: InputsOption = "video"
     layers: LayersOption = None
     density: DensityOption = None
@@ -173,7 +174,7 @@ class CellOptions(CaseOptions):
         """Return the request that these options make.
 
         Args:
-            default: methods if none is named; None takes the built-in ones.
+            default: methods if none is named; None takes the usual ones, ``DEFAULT``.
 
         Raises:
             BadInput: quoting the first value that cannot be one.
@@ -253,13 +254,13 @@ def asked_methods(
         names: as typed, ``NAME`` or ``NAME:setting=value,…``.
         pairs: as typed, ``name=value`` or ``method.name=value``. Values are read as JSON, then as Python literals, and
             otherwise stay text: 8, 0.25, true, 3,6,8, (3, (6, 8), (8, 12, 8)).
-        default: names if none is typed; None takes the built-in methods.
+        default: names if none is typed; None takes ``DEFAULT``.
 
     Raises:
         BadInput: for an unknown method, with the closest known name; for a text that cannot be read, a method that is
             not run, or a bare name with several methods.
     """
     from attnbench.methods.entries import distinct, named, with_settings
-    from attnbench.methods.registry import BUILT_IN
+    from attnbench.methods.registry import DEFAULT
 
-    return distinct(with_settings(named(names or (BUILT_IN if default is None else default)), pairs or ()))
+    return distinct(with_settings(named(names or (DEFAULT if default is None else default)), pairs or ()))

@@ -92,8 +92,9 @@ def profile(
 
 
 _STEP_OPTIONS = (
-    "--end-to-end", "--checkpointing", "--no-checkpointing", "--method", "--res", "--frames", "--model", "--grid",
-    "--batch", "--dtype", "--direction", "--engine", "--device", "--rounds", "--seed", "--set", "--out", "--json",
+    "--end-to-end", "--checkpointing", "--no-checkpointing", "--method", "--res", "--frames", "--height", "--width",
+    "--text-tokens", "--model", "--grid", "--batch", "--dtype", "--direction", "--engine", "--device", "--rounds",
+    "--seed", "--set", "--out", "--json",
 )  # fmt: skip
 
 

@@ -22,7 +22,14 @@ class TerminalProgress:
     A terminal that cannot go back to a line (TERM=dumb) is none for that.
     """
 
-    def __init__(self, clock: Clock = CLOCK, *, quiet: bool = False) -> None:
+    def __init__(self, clock: Clock = CLOCK, *, quiet: bool = False, patient: bool = False) -> None:
+        """Make the progress of a command.
+
+        Args:
+            clock: tells when ten seconds are over.
+            quiet: show no steps.
+            patient: where there is no terminal, wait ten seconds for the first line too: most are done by then.
+        """
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
@@ -40,7 +47,7 @@ class TerminalProgress:
         self.folder: str | None = None
         self.clock = clock
         self.quiet = quiet
-        self.said_at: float | None = None
+        self.said_at: float | None = clock.seconds() if patient else None
 
     @property
     def live(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from attnbench.cli.lists import read_names
-from attnbench.cli.options import JsonOption
+from attnbench.cli.options import JsonOption, QuietOption
 from attnbench.cli.terminal import say
 
 
@@ -47,6 +47,7 @@ def report(
         ),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write results as one HTML page that needs no network: tables, charts, clips, training runs, mask pictures.
@@ -56,21 +57,26 @@ def report(
 
     Exit codes: 0 fine, 2 bad input.
     """
+    from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
     from attnbench.report.formats.place import form_of
     from attnbench.report.formats.write import Asked, write, write_comparison
-    from attnbench.report.source import read_source
+    from attnbench.report.source import LATEST, read_source
     from attnbench.results.files import is_stream
 
     asked = Asked(form_of(out) if form is None else form, table, tuple(read_names("--figures", figures) or ()), width)
     if open_page and asked.form != "html":
         raise BadInput(f"--open shows a page in a browser, and {asked.form} is none: leave out --open, or --format")
-    if compare:
-        if len(paths or ()) != 2:
-            raise BadInput(f"--compare shows two runs, A and B: {len(paths or ())} given")
-        written = write_comparison(read_source(paths[:1]), read_source(paths[1:]), out, asked)  # type: ignore[index]  # two
-    else:
-        written = write(read_source(paths or ()), out, asked)
+    sides = [[path] for path in paths or ()] if compare else [paths or []]
+    if compare and len(sides) != 2:
+        raise BadInput(f"--compare shows two runs, A and B: {len(sides)} given")
+    with TerminalProgress(quiet=quiet, patient=True) as progress:
+        sources = []
+        for number, side in enumerate(sides):
+            progress.step(f"reading {' '.join(map(str, side)) or LATEST}", number, len(sides) + 1, None)
+            sources.append(read_source(side))
+        progress.step(f"writing {asked.form}", len(sides), len(sides) + 1, None)
+        written = write_comparison(*sources, out, asked) if compare else write(*sources, out, asked)
     if as_json:
         document = {"path": str(written.paths[0]), "paths": list(map(str, written.paths)), "sections": written.sections}
         print(json.dumps(document, allow_nan=False))

@@ -32,6 +32,7 @@ class StepOptions(CaseOptions):
     model: Annotated[
         str | None, typer.Option(help="wan2.1-1.3b, the default on a GPU, or tiny, the default on a CPU.")
     ] = None
+    text_tokens: Annotated[str | None, typer.Option(help="Text tokens of the cross-attention. Default: 512.")] = None
     rounds: Annotated[int | None, typer.Option(help="Rounds of timing. Default: 3 to 7, by model and direction.")] = (
         None
     )
@@ -74,7 +75,8 @@ def step_request(asked: StepOptions | CellOptions, checkpointing: bool | None) -
 
     methods = asked_methods(asked.method, asked.settings)
     return StepRequest(
-        methods, model=asked.model, res=asked.res, frames=asked.frames, grid=asked.grid, batch=asked.batch,
+        methods, model=asked.model, res=asked.res, frames=asked.frames, height=asked.height,
+        width=asked.width, text_tokens=asked.text_tokens, grid=asked.grid, batch=asked.batch,
         dtype=asked.dtype, device=asked.device, direction=asked.direction, checkpointing=checkpointing,
         engine=asked.engine, strict=asked.strict, rounds=asked.rounds, seed=asked.seed,
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,6 +66,7 @@ def sweep(
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import BadInput
     from attnbench.machine.signals import exit_code as code_of
+    from attnbench.methods.registry import ALL
     from attnbench.results.run import exit_code
 
     run_suite(ctx, suite, out, resume, as_json, quiet)
@@ -75,7 +76,9 @@ def sweep(
         raise BadInput(f"--over is missing: give what to vary, one of {', '.join(OVERS)}")
 
     def asked_sweep() -> Sweep:
-        request = asked.request(default_methods(over or ""))
+        every = asked.method == [ALL]  # those that cannot be varied are left out, where they are not named
+        named = replace(asked, method=None) if every else asked
+        request = named.request(default_methods(over or "", every))
         return make_sweep(over or "", request, values=_numbers(points), low=low, high=high, count=count)
 
     check_only(ctx, asked_sweep)

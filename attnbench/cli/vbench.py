@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnbench.cli.options import JsonOption
+from attnbench.cli.options import JsonOption, QuietOption
 from attnbench.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def run(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Load weights that hold more than tensors; they can run code.")
     ] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score the clips of a folder. A dimension whose weights are missing is skipped with what to get.
@@ -113,7 +114,7 @@ def run(
     made = evaluate(
         folder, clips, chosen, find(env or default_folder()),
         weights=weights or weights_folder(), out=target, prompts=asked, device=device, timeout=timeout,
-        allow_pickle=allow_pickle, say=lambda line: say(f"attnbench: {line}", error=True),
+        allow_pickle=allow_pickle, say=lambda line: None if quiet else say(f"attnbench: {line}", error=True),
     )  # fmt: skip
     if as_json:
         print(json.dumps({"folder": str(target), **made.to_dict()}, allow_nan=False))

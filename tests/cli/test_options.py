@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnbench.cli import COMMANDS
+from attnbench.cli.lazy import LazyCommands
 from attnbench.cli.options import asked_methods
 from attnbench.kernels.errors import BadInput
 from attnbench.methods.registry import BUILT_IN
@@ -118,7 +119,10 @@ def test_settings_that_belong_nowhere_are_quoted(pair: str, methods: list[str], 
 
 def test_methods_are_those_asked_for_each_once_or_the_built_in_ones() -> None:
     assert [name for name, _ in asked(["sta", "moba", "sta"])] == ["sta", "moba"]
-    assert [name for name, _ in asked(None)] == list(BUILT_IN)
+    assert [name for name, _ in asked(None)] == ["full", "moba", "vmoba", "sliding-window", "sta"]
+    assert [name for name, _ in asked(["all"])] == list(BUILT_IN)
+    assert asked(["sta:tile=1", "all"], ["moba.topk=8"])[0] == ("sta", {"tile": 1})
+    assert ("moba", {"topk": 8}) in asked(["all"], ["moba.topk=8"])
     with pytest.raises(BadInput, match=r"unknown method 'mob': did you mean 'moba'\?"):
         asked(["sta", "mob"])
 
@@ -131,3 +135,13 @@ def test_no_word_of_a_help_is_taken_for_a_style(command: str) -> None:
     assert functions
     for function in functions:
         assert not re.findall(r"(?<!\\)\[[a-z#/@]+\]", function.__doc__ or ""), function.__name__
+
+
+def test_what_takes_long_can_be_quiet_and_shapes_are_said_alike() -> None:
+    for name, command in LazyCommands(COMMANDS).items():
+        words = {word for parameter in getattr(command, "params", ()) for word in parameter.opts}
+        if name not in ("ls", "show", "doctor", "vbench"):  # of vbench, run takes long
+            assert "--quiet" in words, name
+        if {"--res", "--frames"} <= words:
+            assert {"--height", "--width"} <= words, name
+            assert "--text-tokens" in words or name == "capture", name  # the model's own text is captured

@@ -52,7 +52,8 @@ class StepRequest:
     Attributes:
         methods: with the settings that were given.
         model: "wan2.1-1.3b", the default on a GPU, or "tiny", the default on a CPU.
-        res, frames, grid: as of ``attnbench run``; default 480p, and 3x8x8 where the model is tiny.
+        res, frames, height, width, grid: as of ``attnbench run``; default 480p, and 3x8x8 where the model is tiny.
+        text_tokens: of the cross-attention, as a number; by default 512.
         batch: sequences.
         dtype, device, direction, engine, rounds, seed: as of ``StepCase``.
         strict: refuse plain torch on a GPU where "auto" would fall to it.
@@ -63,6 +64,9 @@ class StepRequest:
     model: str | None = None
     res: str | None = None
     frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    text_tokens: str | None = None
     grid: str | None = None
     batch: int = 1
     dtype: str | None = None
@@ -174,6 +178,7 @@ def case_of(request: StepRequest, device: torch.device) -> StepCase:
     return StepCase(
         size=size,
         grid=grid,
+        text_tokens=_text_of(request.text_tokens),
         batch=request.batch,
         dtype=request.dtype,
         device=device.type,
@@ -204,11 +209,21 @@ def grid_of(request: StepRequest, device: str) -> Grid:
     Raises:
         BadInput: for options that exclude each other or cannot be.
     """
-    given, size = (request.grid, request.res, request.frames), size_of(request, device)
-    if size == "tiny" and given == (None, None, None):
+    size = size_of(request, device)
+    given = {name: getattr(request, name) for name in ("grid", "res", "frames", "height", "width")}
+    if size == "tiny" and not any(value is not None for value in given.values()):
         return Grid.of(TINY_GRID)
-    grid = resolve_shape(res=request.res, frames=request.frames, grid=request.grid).grid
+    grid = resolve_shape(**given).grid
     longest = int(WAN_SIZES[size]["rope_max_seq_len"])
     if max(grid.shape) > longest:
         raise BadInput(f"grid '{grid}': a side of Wan {size} has at most {longest:,} positions")
     return grid
+
+
+def _text_of(given: str | None) -> int:
+    """Return the text tokens of the cross-attention, which are on no side of the video."""
+    if given is None:
+        return StepCase.text_tokens
+    if not (given.isascii() and given.isdigit() and len(given) <= 6):
+        raise BadInput(f"--text-tokens {given!r} must be a number: Wan reads its text in cross-attention alone")
+    return int(given)

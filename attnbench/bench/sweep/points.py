@@ -17,7 +17,7 @@ from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.machine.device import resolve_device
 from attnbench.methods.entries import Entry, distinct
-from attnbench.methods.registry import BUILT_IN
+from attnbench.methods.registry import BUILT_IN, DEFAULT
 from attnbench.results.plans import Planned
 from attnbench.results.records.cells import Record
 
@@ -57,9 +57,14 @@ class Sweep(Planned):
     points: tuple[Point, ...] = Field(description="runs, in the order in which they are made")
 
 
-def default_methods(over: str) -> list[str]:
-    """Return the built-in methods that a sweep over ``over`` can vary; dense attention is measured beside them."""
-    names = [name for name in BUILT_IN if name != "full"]
+def default_methods(over: str, every: bool = False) -> list[str]:
+    """Return the methods that a sweep over ``over`` measures where none is named; dense attention is beside them.
+
+    Args:
+        over: what is varied.
+        every: all built-in methods that it can vary, in the place of the usual ones.
+    """
+    names = [name for name in (BUILT_IN if every else DEFAULT) if name != "full"]
     return with_density_setting(names) if over == "density" else names
 
 

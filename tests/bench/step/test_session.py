@@ -122,6 +122,17 @@ def test_models_without_a_step_are_refused() -> None:
         size_of(StepRequest({}, model="wan2.1-14b"), "cuda")
 
 
+def test_a_step_has_a_video_by_pixels_and_its_own_length_of_text(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    request = StepRequest({}, model="tiny", device="cpu", height=64, width=96, frames=9, text_tokens="77")
+    run_step(request, tmp_path / "a", NoProgress())
+    assert (str(asked[0]["grid"]), asked[0]["text_tokens"]) == ("3x4x6", 77)
+    with pytest.raises(BadInput, match=r"--text-tokens '226\+0' must be a number"):
+        run_step(dataclasses.replace(request, text_tokens="226+0"), tmp_path / "b", NoProgress())
+    with pytest.raises(BadInput, match="--height 64 needs --width too"):
+        run_step(dataclasses.replace(request, width=None), tmp_path / "b", NoProgress())
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_training_step_of_the_large_model_runs_blocks_again_unless_told_not_to(
     asked: list[dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
 from attnbench.methods import get_method
 from attnbench.methods.entries import Entry
+from attnbench.methods.registry import BUILT_IN
 
 
 def ask(methods: dict[str, dict[str, Any]] | None = None, **fields: Any) -> Request:
@@ -119,10 +120,11 @@ def test_what_cannot_be_swept_is_refused(over: str, fields: dict[str, Any], opti
 
 
 def test_without_a_method_those_that_can_be_varied_are() -> None:
-    assert default_methods("tokens")[:4] == ["moba", "vmoba", "sliding-window", "sta"]
-    assert "full" not in default_methods("tokens")
+    assert default_methods("tokens") == ["moba", "vmoba", "sliding-window", "sta"]
+    assert default_methods("tokens", every=True) == [name for name in BUILT_IN if name != "full"]
     assert set(default_methods("density")) <= set(default_methods("tokens"))
-    assert all(get_method(name).density_setting is not None for name in default_methods("density"))
+    varied = default_methods("density", every=True)
+    assert varied == [name for name in BUILT_IN if name != "full" and get_method(name).density_setting is not None]
 
 
 def test_a_sweep_over_frames_keeps_to_what_the_model_can_have() -> None:

@@ -71,6 +71,14 @@ def test_without_a_method_it_is_full_attention_and_settings_and_layers_are_heard
     assert json.loads(cell["settings"])["topk"] == 1
 
 
+def test_shapes_are_given_by_pixels_and_text(call: Call) -> None:
+    video = ("--height", "96", "--width", "160", "--frames", "9", "--model", "cogvideox-5b")
+    found = document(call, *video, "--text-tokens", "7+3", "--inputs", "gaussian", "--quiet")
+    tokens = 3 * 6 * 10 + 10
+    assert (found["grid"], found["text_tokens"]) == ("3x6x10", [7, 3])
+    assert found["cells"][0]["flops_dense"] == 48 * tokens**2 * 4 * 64
+
+
 def test_backward_adds_two_and_a_half_times_the_pairs(call: Call) -> None:
     options = (*SMALL, "--method", "moba", "--set", "blocks=4", "--set", "topk=2")
     (forward,), (both,) = (document(call, *options, *more)["cells"] for more in ((), ("--direction", "fwdbwd")))
