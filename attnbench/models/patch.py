@@ -12,7 +12,7 @@ from torch import Tensor
 from attnbench.api import attention
 from attnbench.graphs import graphed
 from attnbench.kernels.engines import get_engine
-from attnbench.kernels.errors import BadInput
+from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import whole_number
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, Method, make_settings
@@ -22,6 +22,7 @@ from attnbench.methods.states import States
 from attnbench.models.families.family import Place
 from attnbench.models.families.find import find_transformers
 from attnbench.models.replacement import Replacement
+from attnbench.models.spread import Spread, spread_of
 from attnbench.models.stats import Stats, Tally
 from attnbench.models.warm_up import WarmUp
 
@@ -73,6 +74,9 @@ def patch(
     ``handle = attnbench.patch(model, "vmoba")`` restores it with ``handle.restore()``. Cross-attention is
     never changed.
 
+    Where diffusers' context parallelism spreads the tokens over ranks, the method runs over all of them: by "ulysses"
+    or, with a ring, by "allgather". Enable it before the patch.
+
     Args:
         model: a diffusers transformer of Wan, HunyuanVideo, CogVideoX, LTX-Video or Mochi, or a pipeline that contains
             one.
@@ -105,6 +109,7 @@ def patch(
     if engine != "auto":
         get_engine(engine)
     family, transformers = find_transformers(model)
+    spread = spread_of(transformers, family)
     warm_up = WarmUp(dense_steps, model)
     layers = max(len(family.attentions(part)) for part in transformers)
     dense, keeps_states = _layers(dense_layers, layers), chosen.cycle is not None
@@ -115,6 +120,8 @@ def patch(
         raise BadInput(
             f"method {chosen.name!r} keeps a state from step to step, which CUDA graphs cannot: leave out graphs"
         )
+    if spread is not None:
+        _check_spread(chosen, spread, densities=densities, graphs=graphs)
     if densities:
         chosen = _counting(chosen, tallies)
 
@@ -125,6 +132,8 @@ def patch(
             "method": chosen, "grid": place.grid, "text": place.text, "layer": place.layer, "step": place.step,
             "engine": engine, **settings,
         }  # fmt: skip
+        if spread is not None:
+            where |= {"group": spread.group, "parallel": spread.parallel}
         output: Tensor
         if not keeps_states:
             call: Any = graphed if graphs else attention
@@ -140,7 +149,7 @@ def patch(
         stats.count(place, own=own)
         return own
 
-    replacement = Replacement(model, attend, keeps_own)
+    replacement = Replacement(model, attend, keeps_own, spreads=True)
     stats = Stats(replacement, tallies)
     return Patch(replacement, stats)
 
@@ -155,6 +164,16 @@ def _layers(given: object, layers: int) -> frozenset[int]:
             raise BadInput(f"dense_layers names {layer!r}; the model's layers are 0 to {layers - 1}")
         found.add(number)
     return frozenset(found)
+
+
+def _check_spread(method: Method, spread: Spread, *, densities: bool, graphs: bool) -> None:
+    if densities or graphs:
+        word = "densities" if densities else "graphs"
+        raise Unsupported(f"{word} are not possible with a model whose tokens are spread over ranks: leave out {word}")
+    if spread.parallel == "allgather" and not method.plans_shards:
+        raise Unsupported(
+            f"method {method.name!r} does not say how its selection is gathered, which a ring needs: use ulysses_degree"
+        )
 
 
 def _counting(method: Method, tallies: tuple[Tally, ...]) -> Method:

@@ -16,6 +16,7 @@ from attnbench.kernels.grid import Grid
 from attnbench.models.clock import StepClock
 from attnbench.models.families.family import Attend, Output, Place, Qkv
 from attnbench.models.families.find import find_transformers, own_processor
+from attnbench.models.spread import spread_of
 from attnbench.models.text_lengths import TextLengths
 
 
@@ -30,9 +31,13 @@ class Replacement:
         layers: number of its self-attentions.
         clock: the counter of denoising steps.
         grid: token grid of the last forward call; None before the first.
+        spread: how the tokens are spread over ranks; None if this process has all.
     """
 
-    def __init__(self, model: Any, attend: Attend, keeps_own: Callable[[Place], bool] = lambda place: False) -> None:
+    def __init__(
+        self, model: Any, attend: Attend, keeps_own: Callable[[Place], bool] = lambda place: False, *,
+        spreads: bool = False,
+    ) -> None:  # fmt: skip
         """Put ``attend`` in place of the model's self-attention.
 
         Args:
@@ -41,11 +46,17 @@ class Replacement:
                 have different amounts of padding, it is called once for each item.
             keeps_own: returns whether the model's own attention runs at a place. It is called once for each layer and
                 forward call.
+            spreads: whether ``attend`` can be given the tokens of one rank, where they are spread over several.
 
         Raises:
-            Unsupported: see ``attnbench.models.families.find.find_transformers``.
+            Unsupported: see ``find_transformers`` and ``spread_of``; and for a model whose tokens are spread over
+                ranks, unless ``spreads``.
         """
         self.family, transformers = find_transformers(model)
+        self.spread = spread_of(transformers, self.family)
+        if self.spread is not None and not spreads:
+            raise Unsupported("this is not possible with a model whose tokens are spread over ranks")
+        self._config = getattr(transformers[0], "_parallel_config", None)
         pipeline = None if isinstance(model, torch.nn.Module) else model
         self.clock = StepClock(self.family.time_rises, pipeline)
         self.grid: Grid | None = None
@@ -108,6 +119,11 @@ class Replacement:
 
         The model itself refuses wrong ones.
         """
+        if getattr(transformer, "_parallel_config", None) is not self._config:
+            raise Unsupported(
+                "enable_parallelism was called after the model was patched, so each rank would attend to its own "
+                "tokens only: call it before the patch"
+            )
         given = dict(zip(self._names, args, strict=False)) | kwargs
         timestep, mask = given.get("timestep"), given.get(self.family.text_mask or "")
         grid = self.family.grid(transformer, given)

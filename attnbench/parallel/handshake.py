@@ -17,7 +17,7 @@ from attnbench.parallel.collectives import Ranks
 MOST_CALLS = 4096
 """Different calls of a group whose shards are remembered; the oldest are told again."""
 
-_told: WeakKeyDictionary[Any, dict[tuple[str, int], tuple[int, ...]]] = WeakKeyDictionary()
+_told: WeakKeyDictionary[Any, dict[str, tuple[int, ...]]] = WeakKeyDictionary()
 
 
 def shards_of(ranks: Ranks, call: Mapping[str, object], tokens: int, device: torch.device) -> tuple[int, ...]:
@@ -32,18 +32,24 @@ def shards_of(ranks: Ranks, call: Mapping[str, object], tokens: int, device: tor
         device: of its tensors.
 
     Raises:
-        BadInput: if a rank was called with anything else, or refused its call.
+        BadInput: if a rank was called with anything else, refused its call, or brings another number of tokens than
+            before.
         RankLost: if a rank ended.
     """
     told = _told.setdefault(ranks.group, {})
     described = json.dumps({"attnbench": version("attnbench"), "torch": torch.__version__} | dict(call), sort_keys=True)
-    found = told.get((described, tokens))
+    found = told.get(described)
     if found is not None:
+        if found[ranks.rank] != tokens:  # other ranks may have as many as before, and would not notice
+            raise BadInput(
+                f"rank {ranks.rank} has {tokens} tokens, and had {found[ranks.rank]} in the same call before: shards "
+                "of a group keep their lengths"
+            )
         return found
     answers = [json.loads(text) for text in ranks.texts(json.dumps([described, tokens, ""]), device)]
     _compare([(json.loads(text) if text else {}, problem) for text, _, problem in answers])
     lengths = tuple(int(count) for _, count, _ in answers)
-    told[described, tokens] = lengths
+    told[described] = lengths
     if len(told) > MOST_CALLS:
         del told[next(iter(told))]
     return lengths

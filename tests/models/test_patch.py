@@ -328,10 +328,10 @@ def test_a_compiled_model_is_refused(fresh_wan: Callable[..., Any]) -> None:
         patch(model, "full")
 
 
-def test_a_model_spread_over_devices_is_refused(fresh_wan: Callable[..., Any]) -> None:
+def test_a_model_of_which_a_part_is_spread_over_ranks_is_refused(fresh_wan: Callable[..., Any]) -> None:
     model = fresh_wan()
     model.blocks[0].attn1.processor._parallel_config = object()
-    with pytest.raises(Unsupported, match="spread over devices"):
+    with pytest.raises(Unsupported, match="some of the model's attention is spread over ranks, and some is not"):
         patch(model, "full")
 
 

@@ -63,6 +63,8 @@ class Family:
         mask_counts: whether the model treats the first tokens as text, as many as the mask marks, wherever it marks
             them.
         time_rises: whether timesteps rise from noise to clip.
+        spreads: how ranks may share attention under diffusers' context parallelism, as far as that was tested: by
+            "ulysses" and, with a ring, by "allgather".
     """
 
     name: str
@@ -76,6 +78,7 @@ class Family:
     text_mask: str | None = None
     mask_counts: bool = False
     time_rises: bool = False
+    spreads: tuple[str, ...] = ()
 
 
 def class_name(kind: type) -> str:

@@ -25,8 +25,7 @@ def find_transformers(model: Any) -> tuple[Family, tuple[Any, ...]]:
     run.
 
     Raises:
-        Unsupported: for any other model, for a model that is compiled or spread over devices, and for other attention
-            processors.
+        Unsupported: for any other model, for a model that is compiled, and for other attention processors.
     """
     if isinstance(model, torch.nn.Module):
         found = (model,)
@@ -62,8 +61,6 @@ def _check(transformer: Any, family: Family) -> None:
                 f"the self-attention of layer {layer} has a {type(own).__name__}, which cannot be "
                 f"replaced faithfully: only diffusers' {_last(family.processor)} is supported"
             )
-        if getattr(own, "_parallel_config", None) is not None:
-            raise Unsupported("a model whose tokens are spread over devices cannot be patched: methods need all tokens")
 
 
 def own_processor(attn: Any) -> Any:

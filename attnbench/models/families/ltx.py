@@ -64,4 +64,5 @@ FAMILY = Family(
     grid=_grid,
     project=_project,
     finish=_finish,
+    spreads=("ulysses",),
 )

@@ -46,4 +46,5 @@ FAMILY = Family(
     grid=_grid,
     project=_project,
     finish=_finish,
+    spreads=("ulysses", "allgather"),
 )

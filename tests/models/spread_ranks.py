@@ -1,0 +1,157 @@
+"""Two gloo ranks that run tiny models under diffusers' context parallelism, patched, and compare with one process.
+
+Started as ``python spread_ranks.py FOLDER``. Each rank writes what it found as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import torch.distributed as dist
+from diffusers import ContextParallelConfig
+from diffusers.hooks import context_parallel
+from torch import Tensor
+
+import attnbench
+from attnbench.kernels.errors import AttnbenchError
+from attnbench.models.replacement import Replacement
+
+STA = {"tile": (1, 2, 3), "window": (3, 1, 1)}
+ULYSSES, RING = {"ulysses_degree": 2}, {"ring_degree": 2}
+# family, grid, parallelism, method, settings, dense layers
+CASES: dict[str, tuple[str, tuple[int, int, int], dict[str, Any], str, dict[str, Any], tuple[int, ...]]] = {
+    "wan full": ("wan", (3, 4, 5), ULYSSES, "full", {}, ()),
+    "wan vmoba": ("wan", (3, 4, 5), ULYSSES, "vmoba", {}, (0,)),
+    "wan sta ragged": ("wan", (3, 5, 5), {**ULYSSES, "ulysses_anything": True}, "sta", STA, ()),
+    "wan liteattention": ("wan", (3, 4, 5), ULYSSES, "liteattention", {}, ()),
+    "wan ring vmoba": ("wan", (3, 4, 5), RING, "vmoba", {}, ()),
+    "wan ring sta": ("wan", (3, 4, 5), RING, "sta", STA, ()),
+    "ltx vmoba": ("ltx", (3, 4, 5), ULYSSES, "vmoba", {}, (0,)),
+}
+
+
+def make(family: str) -> Any:
+    torch.manual_seed(3)
+    if family == "wan":
+        return diffusers.WanTransformer3DModel(
+            patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=24, in_channels=4, out_channels=4,
+            text_dim=16, freq_dim=32, ffn_dim=64, num_layers=3, rope_max_seq_len=64,
+        ).double().eval()  # fmt: skip
+    return diffusers.LTXVideoTransformer3DModel(
+        in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=16, cross_attention_dim=32,
+        num_layers=2, caption_channels=16,
+    ).double().eval()  # fmt: skip
+
+
+def inputs(family: str, grid: tuple[int, int, int], step: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(1)
+    t, h, w = grid
+    text = torch.randn(1, 8, 16, generator=generator, dtype=torch.float64)
+    given: dict[str, Any] = {"encoder_hidden_states": text, "timestep": torch.full((1,), 900.0 - 100 * step)}
+    if family == "wan":
+        video = torch.randn(1, 4, t, 2 * h, 2 * w, generator=generator, dtype=torch.float64)
+        return given | {"hidden_states": video}
+    video = torch.randn(1, t * h * w, 8, generator=generator, dtype=torch.float64)
+    # No mask of the text: with one, diffusers' own cross-attention fails under its parallelism.
+    return given | {
+        "hidden_states": video, "encoder_attention_mask": None, "num_frames": t, "height": h, "width": w,
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def steps(model: Any, family: str, grid: tuple[int, int, int]) -> list[Tensor]:
+    return [model(**inputs(family, grid, step), return_dict=False)[0] for step in range(2)]
+
+
+def compare(name: str) -> dict[str, Any]:
+    family, grid, parallel, method, settings, dense = CASES[name]
+    alone, spread = make(family), make(family)
+    with attnbench.patch(alone, method, dense_layers=dense, **settings):
+        expected = steps(alone, family, grid)
+    own = steps(alone, family, grid)
+    spread.enable_parallelism(config=ContextParallelConfig(**parallel))
+    with attnbench.patch(spread, method, dense_layers=dense, **settings) as stats:
+        found = steps(spread, family, grid)
+    return {
+        "error": max(relative(mine, whole) for mine, whole in zip(found, expected, strict=True)),
+        "moves": relative(own[0], expected[0]),
+        "calls": [layer.calls for layer in stats.layers],
+    }
+
+
+def relative(mine: Tensor, whole: Tensor) -> float:
+    return float((mine - whole).norm() / whole.norm())
+
+
+def said(call: Any) -> str:
+    try:
+        call()
+    except AttnbenchError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def refusals() -> dict[str, str]:
+    late, spread, ring = make("wan"), make("wan"), make("wan")
+    handle = attnbench.patch(late, "full")
+    late.enable_parallelism(config=ContextParallelConfig(**ULYSSES))
+    found = {"late": said(lambda: steps(late, "wan", (3, 4, 5)))}
+    handle.restore()
+    spread.enable_parallelism(config=ContextParallelConfig(**ULYSSES))
+    ring.enable_parallelism(config=ContextParallelConfig(**RING))
+    found |= {
+        "densities": said(lambda: attnbench.patch(spread, "vmoba", densities=True)),
+        "graphs": said(lambda: attnbench.patch(spread, "vmoba", graphs=True)),
+        "ring": said(lambda: attnbench.patch(ring, "sparge")),
+        "capture": said(lambda: Replacement(spread, lambda q, k, v, place: q)),
+    }
+    ltx = make("ltx")
+    ltx.enable_parallelism(config=ContextParallelConfig(**RING))
+    found["ltx ring"] = said(lambda: attnbench.patch(ltx, "vmoba"))
+    spread._parallel_config.context_parallel_config.ring_degree = 2
+    return found | {"both": said(lambda: attnbench.patch(spread, "vmoba"))}
+
+
+def gather_ragged(tensor: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
+    """What diffusers does with NCCL, whose all_gather takes tensors of different sizes; that of gloo does not."""
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(sizes, torch.tensor([tensor.shape[dim]]), group=group)
+    most = max(int(size) for size in sizes)
+    padded = torch.cat([tensor, tensor.narrow(dim, 0, most - tensor.shape[dim])], dim)
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded.contiguous(), group=group)
+    return torch.cat([part.narrow(dim, 0, int(size)) for part, size in zip(parts, sizes, strict=True)], dim)
+
+
+def main(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    context_parallel._all_gather_anything = gather_ragged
+    torch.accelerator.device_count = lambda: 1  # diffusers takes a rank modulo this, which is 0 on a CPU
+    diffusers.utils.logging.set_verbosity_error()
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    found: dict[str, Any] = {name: compare(name) for name in CASES}
+    found["refusals"] = refusals()
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    dist.barrier()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    started = []
+    for number in range(2):  # forked, so that torch and diffusers are imported once
+        child = os.fork()
+        if child == 0:
+            try:
+                main(number, Path(sys.argv[1]))
+            except BaseException:
+                traceback.print_exc()
+            os._exit(1)
+        started.append(child)
+    sys.exit(max([os.waitpid(child, 0)[1] for child in started]) > 0)
