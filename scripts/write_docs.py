@@ -319,6 +319,14 @@ CLAIMS = {
 }
 
 
+# All methods in one table: scripts/methods_compared.py
+
+
+def compared_sections() -> str:
+    """Return the generated part of docs/methods-compared.md."""
+    return str(runpy.run_path(str(ROOT / "scripts" / "methods_compared.py"))["sections"]())
+
+
 # What is written where
 
 
@@ -342,6 +350,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         **{name: lines_of(step_table, name) for name in STEPS},
     },
     "inputs.md": {"inputs": inputs_block},
+    "methods-compared.md": {"sections": compared_sections},
     **{page: {part: partial(claims_part, page, part) for part in parts} for page, parts in CLAIMS.items()},
 }
 """The generated parts of each page by name."""

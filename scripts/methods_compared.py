@@ -1,0 +1,141 @@
+"""The generated part of docs/methods-compared.md: a section for each table below results/h100/methods that is there.
+
+``write_docs.py`` writes it. Without tables, it says so in one sentence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from attnbench.inputs.presets import RESOLUTIONS
+from attnbench.methods import get_method
+from attnbench.report.cases import cases_of
+from attnbench.results.layers import MeanRow
+from attnbench.results.load import Results, read
+
+TABLES = Path(__file__).resolve().parents[1] / "results" / "h100" / "methods"
+NOT_MEASURED = "No table is committed yet: the commands above make them, and this page then shows them."
+GRIDS = {str(each.grid()): name for name, each in RESOLUTIONS.items()}
+TITLES = (
+    "method", "setting", "density", "latency, ms", "speed-up", "translation", "refresh, ms", "error", "recall", "worst",
+)  # fmt: skip
+Group = tuple[str, str, str, float | None]
+
+
+def sections(folder: Path = TABLES) -> str:
+    """Return the sections, latency first, for the journals below a folder."""
+    journals = sorted(folder.rglob("*.jsonl*")) if folder.is_dir() else []
+    if not journals:
+        return NOT_MEASURED
+    results = read(folder)
+    groups: dict[Group, list[MeanRow]] = {}
+    for case in cases_of(results.rows, results.samples):
+        for row in case.means:
+            groups.setdefault(_group(row), []).append(row)
+    parts = [_section(group, groups[group]) for group in sorted(groups, key=_place)]
+    return "\n\n".join([*parts, *_missing(results)])
+
+
+def _group(row: MeanRow) -> Group:
+    inputs = "the mini model" if row.inputs.startswith("capture:") else row.inputs
+    return row.grid, inputs, row.direction, row.density_asked
+
+
+def _place(group: Group) -> tuple[object, ...]:
+    grid, inputs, direction, density = group
+    sides = [int(side) for side in grid.split("x")]
+    return inputs == "the mini model", direction, sides[0] * sides[1] * sides[2], density is not None, density or 0.0
+
+
+def _section(group: Group, rows: Sequence[MeanRow]) -> str:
+    grid, inputs, direction, density = group
+    shape = GRIDS.get(grid, grid)
+    what = "published defaults" if density is None else f"density {density:g}"
+    words = {"fwd": "forward", "fwdbwd": "forward and backward"}[direction]
+    sparse = _by_latency(row for row in rows if row.method != "full")
+    lines = [f"## {shape}, {what}, {words}, on {inputs}", "", reading(sparse), ""]
+    lines += ["| " + " | ".join(TITLES) + " |", "| --- | --- |" + " ---: |" * (len(TITLES) - 2)]
+    lines += [_line(row) for row in sparse]
+    return "\n".join(lines)
+
+
+def _setting(row: MeanRow) -> str:
+    """Return the setting by which the method keeps more or less, and its value; empty if there is none."""
+    turned = get_method(row.method).density_setting
+    names = () if turned is None else (turned,) if isinstance(turned, str) else turned.names
+    values = json.loads(row.settings)
+    told = [f"{name}={values[name]:.4g}" for name in names if isinstance(values.get(name), (int, float))]
+    return f"`{', '.join(told)}`" if told else ""
+
+
+def _by_latency(rows: Iterable[MeanRow]) -> list[MeanRow]:
+    """Return the rows by latency: matched ones, then unmatched ones, then those without."""
+    return sorted(rows, key=lambda row: (row.latency_ms is None, _unmatched(row), row.latency_ms or 0.0, row.method))
+
+
+def _unmatched(row: MeanRow) -> bool:
+    return "unmatched" in (row.flags or "").split(",")
+
+
+def reading(rows: Sequence[MeanRow]) -> str:
+    """Say in one or two sentences what a table says: what is fastest, and what is nearest to full attention."""
+    ranked = [row for row in rows if row.latency_ms is not None and not _unmatched(row)]
+    if not ranked:
+        return "No method has a latency here that may be ranked."
+    fastest = ranked[0]
+    assert fastest.latency_ms is not None
+    alike = [row.method for row in ranked[1:] if _low(row) <= _high(fastest)]
+    said = f"Fastest is `{fastest.method}` with {fastest.latency_ms:.3g} ms"
+    said += f", {fastest.speedup:.2f} times as fast as dense attention" if fastest.speedup is not None else ""
+    said += f"; the interval of {_listed(alike)} overlaps with its own." if alike else "."
+    known = [row for row in ranked if row.approximation_error is not None and row.refresh_ms is None]
+    if known:
+        nearest = min(known, key=lambda row: row.approximation_error or 0.0)
+        said += f" Without a state, the output of `{nearest.method}` is nearest to full attention's: its error is "
+        said += f"{nearest.approximation_error:.2g}."
+    missed = [row.method for row in rows if _unmatched(row)]
+    if missed:
+        said += f" {_listed(missed)} did not reach the density and {'is' if len(missed) == 1 else 'are'} not ranked."
+    return said
+
+
+def _listed(methods: Sequence[str]) -> str:
+    names = [f"`{method}`" for method in methods]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _low(row: MeanRow) -> float:
+    return row.latency_lo_ms if row.latency_lo_ms is not None else row.latency_ms or 0.0
+
+
+def _high(row: MeanRow) -> float:
+    return row.latency_hi_ms if row.latency_hi_ms is not None else row.latency_ms or 0.0
+
+
+def _line(row: MeanRow) -> str:
+    time = "" if row.latency_ms is None else f"{row.latency_ms:.3g} ({_low(row):.3g} to {_high(row):.3g})"
+    cells = [
+        f"`{row.method}`" + (" (unmatched)" if _unmatched(row) else ""),
+        _setting(row),
+        _number(row.density, ".3f"),
+        time or row.verdict,
+        _number(row.speedup, ".2f"),
+        _number(row.translation, ".2f"),
+        _number(row.refresh_ms, ".3g"),
+        _number(row.approximation_error, ".2g"),
+        _number(row.mass_recall, ".3f"),
+        _number(row.mass_recall_worst, ".3f"),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _missing(results: Results) -> list[str]:
+    """Say which rows have no latency and why, in one paragraph."""
+    found = sorted({f"`{row.method}`: {row.verdict}" for row in results.rows if row.verdict != "ok"})
+    return ["Without a latency: " + "; ".join(found) + "."] if found else []

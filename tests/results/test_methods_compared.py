@@ -1,0 +1,35 @@
+"""docs/methods-compared.md: sections appear when their tables do, and say what the tables hold."""
+
+from __future__ import annotations
+
+import runpy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import attnbench
+
+ROOT = Path(__file__).resolve().parents[2]
+MADE: dict[str, Any] = runpy.run_path(str(ROOT / "scripts" / "methods_compared.py"))
+
+
+def test_the_page_is_up_to_date_and_says_so_without_tables(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "methods-compared.md").read_text()
+    assert MADE["sections"]() in page
+    assert MADE["sections"](tmp_path) == MADE["sections"](tmp_path / "absent") == MADE["NOT_MEASURED"]
+
+
+def test_a_section_has_a_line_for_each_method_with_its_interval(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "results" / "intel-xeon-2-cores" / "720p.jsonl", tmp_path / "720p.jsonl")
+    text = MADE["sections"](tmp_path)
+    assert text.startswith("## 720p, published defaults, forward, on video")
+    lines = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    means = attnbench.load_means(tmp_path)
+    sparse = means[means.method != "full"]
+    assert set(lines) == set(sparse.method)
+    for _, row in sparse.iterrows():
+        numbers = (row.latency_ms, row.latency_lo_ms, row.latency_hi_ms)
+        assert "{:.3g} ({:.3g} to {:.3g})".format(*numbers) in lines[row.method]
+        assert f" {row.density:.3f} |" in lines[row.method]
+    fastest = sparse.sort_values("latency_ms").iloc[0]
+    assert f"Fastest is `{fastest.method}`" in text
