@@ -78,8 +78,8 @@ def patch(
     or, with a ring, by "allgather". Enable it before the patch.
 
     Args:
-        model: a diffusers transformer of Wan, HunyuanVideo, CogVideoX, LTX-Video or Mochi, or a pipeline that contains
-            one.
+        model: a diffusers transformer of Wan, HunyuanVideo, CogVideoX, LTX-Video, Mochi or MiniMax-H3, or a pipeline
+            that contains one.
         method: name of a registered method, or a Method. It is given the layer, token grid, text tokens and denoising
             step.
         dense_steps: how many of the first denoising steps of each clip run the model's own attention: a whole number,

@@ -72,7 +72,8 @@ class Replacement:
             self.layers = max(self.layers, len(attentions))
             for layer, attn in enumerate(attentions):
                 self._before.append((attn, attn.processor))
-                attn.processor = _Processor(self, layer, own_processor(attn))
+                kind = _PackedProcessor if self.family.packed else _Processor
+                attn.processor = kind(self, layer, own_processor(attn))
 
     def restore(self) -> None:
         """Restore what was there before. A second call does nothing.
@@ -159,7 +160,14 @@ class _Processor:
         if replacement.keeps_own(place):
             own: Output = self.own(attn, hidden_states, words, attention_mask, turns)
             return own
-        qkv = family.project(attn, hidden_states, words, turns)
+        return self._run(attn, hidden_states, words, turns, place, text)
+
+    def _run(
+        self, attn: Any, tokens: Tensor, words: Tensor | None, turns: tuple[Tensor, Tensor] | None, place: Place,
+        text: int,
+    ) -> Output:  # fmt: skip
+        family = self.replacement.family
+        qkv = family.project(attn, tokens, words, turns)
         return family.finish(attn, self._attend(qkv, place, text), text)
 
     def _attend(self, qkv: Qkv, place: Place, text: int) -> Tensor:
@@ -177,3 +185,24 @@ class _Processor:
         q, k, v = (x[:, :, : x.shape[2] - padding] for x in qkv)
         output = self.replacement.attend(q, k, v, self.replacement.place(self.layer, kept))
         return pad(output, (0, 0, 0, padding)) if padding else output
+
+
+class _PackedProcessor(_Processor):
+    """Replaces a processor that gets all tokens in one tensor, and no other tokens."""
+
+    def __call__(  # type: ignore[override]  # the order is that of the processors in its place
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        rotary_emb: tuple[Tensor, Tensor] | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Output:
+        replacement = self.replacement
+        if attention_mask is not None:
+            raise Unsupported("a patched model's self-attention takes neither other tokens nor a mask")
+        text = hidden_states.shape[1] - (0 if replacement.grid is None else replacement.grid.tokens)
+        place = replacement.place(self.layer, text)
+        if replacement.keeps_own(place):
+            own: Output = self.own(attn, hidden_states, rotary_emb, attention_mask)
+            return own
+        return self._run(attn, hidden_states, None, rotary_emb, place, text)

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 
 from attnbench.kernels.errors import Unsupported
-from attnbench.models.families import cogvideox, hunyuan, ltx, mochi, wan
+from attnbench.models.families import cogvideox, hunyuan, ltx, minimax_h3, mochi, wan
 from attnbench.models.families.family import Family, class_name
 
-FAMILIES: tuple[Family, ...] = (wan.FAMILY, hunyuan.FAMILY, cogvideox.FAMILY, ltx.FAMILY, mochi.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    wan.FAMILY, hunyuan.FAMILY, cogvideox.FAMILY, ltx.FAMILY, mochi.FAMILY, minimax_h3.FAMILY,
+)  # fmt: skip
 """All families, one for each class of transformers in diffusers."""
 
 
@@ -30,7 +32,7 @@ def find_transformers(model: Any) -> tuple[Family, tuple[Any, ...]]:
     if isinstance(model, torch.nn.Module):
         found = (model,)
     else:
-        parts = (getattr(model, name, None) for name in ("transformer", "transformer_2"))
+        parts = (getattr(model, name, None) for name in ("transformer", "transformer_2", "transformer_ref"))
         found = tuple(part for part in parts if part is not None)
     families = [find_family(part) for part in found]
     for part, family in zip(found, families, strict=True):

@@ -125,6 +125,38 @@ def mochi_inputs(batch: int = 2, lengths: tuple[int, ...] | None = None, timeste
     }
 
 
+def minimax_h3() -> Any:
+    return diffusers.MiniMaxH3Transformer3DModel(
+        num_attention_heads=HEADS, attention_head_dim=HEAD_DIM, hidden_size=24, num_layers=3, num_refiner_layers=1,
+        ffn_dim=32, in_channels=4, audio_in_channels=5, text_dim=16, freq_dim=8, time_embed_hidden_dim=16,
+        time_embed_dim=8, rope_freq_dim=2,
+    )  # fmt: skip
+
+
+def minimax_h3_inputs(batch: int = 2, timestep: float = 0.5) -> dict[str, Any]:
+    """Two text tokens, audio, and the video, packed as diffusers' pipeline packs them."""
+    (t, h, w), text = GRID, 2
+    places = torch.cartesian_prod(torch.arange(float(h)), torch.arange(float(w)))
+    where = torch.zeros(TEXT + t * h * w, 3)
+    where[:TEXT, 0] = torch.arange(TEXT)
+    where[TEXT:, 1:] = places.repeat(t, 1)
+    where[TEXT:, 0] = torch.tensor([2.0, 3.0, 7.0]).repeat_interleave(h * w)
+    tags = torch.zeros(len(where), dtype=torch.long)
+    tags[:text], tags[text:TEXT] = 1, 2
+    return {
+        "hidden_states": normal(batch, t * h * w, 16),
+        "audio_hidden_states": normal(batch, TEXT - text, 5, seed=2),
+        "encoder_hidden_states": normal(batch, text, 16, seed=3),
+        "timestep": torch.tensor([timestep]),
+        "timestep_indices": torch.zeros(len(where), dtype=torch.long),
+        "token_tags": tags,
+        "position_ids": where,
+        "video_indices": torch.arange(TEXT, len(where)),
+        "audio_indices": torch.arange(text, TEXT),
+        "text_indices": torch.arange(text),
+    }
+
+
 def mask(batch: int, lengths: tuple[int, ...] | None) -> Tensor:
     kept = lengths or (TEXT,) * batch
     return (torch.arange(TEXT) < torch.tensor(kept)[:, None]).long()
@@ -142,6 +174,7 @@ CASES = {
     ),
     "ltx": Case(ltx, ltx_inputs, 3, (0, 0)),
     "mochi": Case(mochi, mochi_inputs, 3, (0, TEXT)),
+    "minimax-h3": Case(minimax_h3, minimax_h3_inputs, 3, (TEXT, 0)),
 }  # fmt: skip
 
 
@@ -204,7 +237,8 @@ def test_an_identity_swap_gives_the_same_bits(models: dict[str, Any], name: str,
 @pytest.mark.parametrize("name", CASES)
 def test_layer_grid_text_and_step_reach_the_method(models: dict[str, Any], name: str) -> None:
     case, (method, calls) = CASES[name], recording()
-    times = (100.0, 100.0, 600.0) if name == "mochi" else (900.0, 900.0, 400.0)
+    rises = name in ("mochi", "minimax-h3")
+    times = (100.0, 100.0, 600.0) if rises else (900.0, 900.0, 400.0)
     with patch(models[name], method) as stats:
         for timestep in times:
             run(models[name], case.inputs(timestep=timestep))
@@ -214,7 +248,7 @@ def test_layer_grid_text_and_step_reach_the_method(models: dict[str, Any], name:
     assert (stats.steps, stats.step, str(stats.grid)) == (2, 1, "3x4x2")
 
 
-@pytest.mark.parametrize("name", ["hunyuan", "cogvideox", "ltx", "mochi"])
+@pytest.mark.parametrize("name", ["hunyuan", "cogvideox", "ltx", "mochi", "minimax-h3"])
 def test_arguments_may_be_given_by_position(models: dict[str, Any], name: str) -> None:
     case, (method, calls) = CASES[name], recording()
     with patch(models[name], method), torch.no_grad():
@@ -263,6 +297,7 @@ def test_tokens_stand_where_the_method_is_told(models: dict[str, Any], name: str
     place = case.text[0] + (t * GRID[1] + h) * GRID[2] + w
     at = {
         "ltx": (0, place),
+        "minimax-h3": (0, place - TEXT),
         "cogvideox": (0, t, slice(None), slice(2 * h, 2 * h + 2), slice(2 * w, 2 * w + 2)),
         "cogvideox 1.5": (0, slice(2 * t, 2 * t + 2), slice(None), slice(2 * h, 2 * h + 2), slice(2 * w, 2 * w + 2)),
     }.get(name, (0, slice(None), t, slice(2 * h, 2 * h + 2), slice(2 * w, 2 * w + 2)))
@@ -358,3 +393,37 @@ def test_fused_cogvideox_is_refused_and_kept() -> None:
     with pytest.raises(Unsupported, match="layer 0 has a FusedCogVideoXAttnProcessor2_0"):
         patch(model, "full")
     assert state_of(model) == before
+
+
+def test_the_images_of_a_condition_are_no_frames_of_the_video(models: dict[str, Any]) -> None:
+    """With and without audio between them: the rows of both are video rows, and lie next to each other without it."""
+    model, (method, calls) = models["minimax-h3"], recording()
+    frame = GRID[1] * GRID[2]
+    for audio in (0, 3):
+        given = _with_condition(audio)
+        before = run(model, given)
+        with patch(model, method):
+            torch.testing.assert_close(run(model, given), before, rtol=1e-5, atol=1e-6)
+        layout = Layout(Grid(*GRID), (2 + frame + audio, 0))
+        assert {call[1] for call in calls} == {layout}
+        calls.clear()
+
+
+def _with_condition(audio: int) -> dict[str, Any]:
+    given = minimax_h3_inputs()
+    t, h, w = GRID
+    frame, where = h * w, given["position_ids"]
+    image = where[TEXT : TEXT + frame]  # the first frame's places, at its time
+    rows = 2 + frame + audio + t * frame
+    first_video = 2 + frame + audio
+    tags = torch.zeros(rows, dtype=torch.long)
+    tags[:2], tags[2 + frame : first_video] = 1, 2
+    return given | {
+        "hidden_states": normal(2, frame + t * frame, 16),
+        "audio_hidden_states": normal(2, audio, 5, seed=2),
+        "timestep_indices": torch.zeros(rows, dtype=torch.long),
+        "token_tags": tags,
+        "position_ids": torch.cat([where[:2], image, where[2 : 2 + audio], where[TEXT:]]),
+        "video_indices": torch.cat([torch.arange(2, 2 + frame), torch.arange(first_video, rows)]),
+        "audio_indices": torch.arange(2 + frame, first_video),
+    }
