@@ -15,9 +15,8 @@ from attnbench.kernels.grid import Grid
 from attnbench.machine.device import resolve_device, resolve_dtype
 from attnbench.models import load
 from attnbench.models.capture.collect import Complete, Taker
+from attnbench.models.capture.driven import collected_from
 from attnbench.models.capture.request import CaptureRequest
-from attnbench.models.families.family import Place
-from attnbench.models.replacement import Replacement
 
 AfterStep = Callable[[int], object]
 """A function that is called with the number of each finished step."""
@@ -52,17 +51,8 @@ class PipelineSource:
 
     def run(self, collector: Taker, after_step: AfterStep) -> None:
         """Make the clip with the model's own attention until everything is collected."""
-
-        def attend(q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
-            collector.take(q, k, v, grid=place.grid, text=place.text, layer=place.layer, step=place.step)
-            output: Tensor = attention(q, k, v, method="full", grid=place.grid, text=place.text, engine="sdpa")
-            return output
-
-        def keeps_own(place: Place) -> bool:
-            return not collector.begin(place.layer, place.step)
-
         request = self._request
-        with suppress(Complete), Replacement(self._loaded.pipeline, attend, keeps_own):
+        with collected_from(self._loaded.pipeline, collector):
             self._loaded.generate(
                 request.prompt, seed=request.seed, steps=self.steps, frames=request.frames,
                 height=request.height, width=request.width, guidance=request.guidance, after_step=after_step,
