@@ -12,14 +12,14 @@ from torch import Tensor
 from attnbench.api import attention
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import whole_number
-from attnbench.models.capture.collect import Collector, Complete, points_of
+from attnbench.models.capture.collect import Collector, Complete, Taker, points_of
 from attnbench.models.capture.write import check_target, room_for, write_capture
 from attnbench.models.families.family import Place
 from attnbench.models.replacement import Replacement
 
 
 @contextmanager
-def collected_from(model: Any, collector: Collector) -> Iterator[Replacement]:
+def collected_from(model: Any, collector: Taker) -> Iterator[Replacement]:
     """Let a model run with its own attention until everything is collected, which ends the block.
 
     Raises:
