@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attnbench.cli.lists import read_values
 from attnbench.cli.options import CellOptions, JsonOption, QuietOption, refuse_others, takes_options
 from attnbench.cli.terminal import say
 
@@ -37,8 +38,13 @@ def calibrate(
         int, typer.Option(help="Runs without a change, at least 4. A quarter as many are made of each delay.")
     ] = 30,
     delays: Annotated[
-        str, typer.Option(help="By how many percent calls are made slower on purpose, as 1,5; none for no delays.")
-    ] = "1,2,3,5,10",
+        list[str] | None,
+        typer.Option(
+            metavar="LIST",
+            help="By how many percent calls are made slower on purpose, as 1,5; may be repeated; none for no delays. "
+            "Default: 1,2,3,5,10.",
+        ),
+    ] = None,
     asked: CalibrateOptions,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the calibration. Default: results/runs/<time>-calibration.")
@@ -95,15 +101,11 @@ def _interrupted(progress: TerminalProgress) -> None:
         progress.note(f"interrupted; whole runs are kept. Go on with: attnbench calibrate --resume {progress.folder}")
 
 
-def _shares(text: str) -> list[float]:
-    from attnbench.kernels.errors import BadInput
-
-    if text.strip() == "none":
+def _shares(texts: list[str] | None) -> list[float]:
+    if texts == ["none"]:
         return []
-    try:
-        return [float(part) / 100 for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise BadInput(f"--delays {text!r} must be percents with commas between them, as 1,5, or none") from None
+    percents = read_values("--delays", texts or ["1,2,3,5,10"], "1,5, or none")
+    return [percent / 100 for percent in percents or ()]
 
 
 def _show(found: Calibration, folder: Path, stored: Path, markdown: bool, as_json: bool) -> None:

@@ -42,7 +42,8 @@ def clips(
         ),
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option("--method", "-m", help="A method's name; repeat for several. Default: vmoba.")
+        list[str] | None,
+        typer.Option("--method", "-m", help="NAME or NAME:setting=value,…; may be repeated. Default: vmoba."),
     ] = None,
     model: Annotated[str, typer.Option(help="mini, or wan, hunyuan, cogvideox, ltx or mochi of diffusers.")] = "mini",
     weights: Annotated[

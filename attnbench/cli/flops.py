@@ -39,7 +39,8 @@ def flops(
     ctx: typer.Context,
     paper: Annotated[str | None, typer.Option(help="Compute a paper's FLOPs tables again instead: vmoba.")] = None,
     method: Annotated[
-        list[str] | None, typer.Option("--method", "-m", help="A method's name; repeat for several. Default: full.")
+        list[str] | None,
+        typer.Option("--method", "-m", help="NAME or NAME:setting=value,…; may be repeated. Default: full."),
     ] = None,
     res: ResOption = None,
     frames: FramesOption = None,

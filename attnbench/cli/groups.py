@@ -22,7 +22,8 @@ _OPTION_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "--frames", "--text-tokens", "--model",
             "--models", "--grid", "--batch", "--heads", "--kv-heads", "--head-dim", "--layers", "--density", "--head",
             "--steps", "--dtype",
-            "--direction", "--inputs", "--seed", "--prompt", "--prompts", "--classes", "--seeds", "--sampler-steps",
+            "--direction", "--inputs", "--seed", "--prompt", "--prompts", "--fps", "--dimension", "--classes",
+            "--seeds", "--sampler-steps",
             "--dense-steps", "--dense-layers", "--metric", "--weights", "--height", "--width", "--guidance",
             "--video-only", "--checkpointing", "--queries", "--block",
         ),
@@ -30,7 +31,10 @@ _OPTION_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "--train-steps", "--seconds", "--coarse", "--dense-coarse", "--coarse-from", "--full-seconds", "--as-layer",
             "--muon-lr", "--lr", "--ema", "--warmup", "--held-out", "--checkpoint-every", "--compile", "--judge",
         ),
-        "Where it runs": ("--engine", "--strict", "--floor-engine", "--device", "--isolate", "--in-process"),
+        "Where it runs": (
+            "--engine", "--strict", "--floor-engine", "--device", "--isolate", "--in-process", "--env", "--python",
+            "--timeout", "--allow-pickle",
+        ),
         "How it is timed": (
             "--rounds", "--budget", "--timer", "--cell-timeout", "--precision", "--stability-calls", "--repeats",
             "--trace", "--run", "--end-to-end", "--runs", "--delays",

@@ -51,6 +51,25 @@ def read_names(option: str, texts: Sequence[str] | None) -> list[str] | None:
     return list(names)
 
 
+def read_values(option: str, texts: Sequence[str] | None, example: str) -> list[float] | None:
+    """Read numbers with commas between them, in the order given.
+
+    Args:
+        option: as it is typed, for messages.
+        texts: the values of the option; None if it was not given.
+        example: of such a list, for messages.
+
+    Raises:
+        BadInput: quoting a text without a number.
+    """
+    try:
+        return None if texts is None else [float(part) for text in texts for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise _unreadable(
+            option, ",".join(texts or ()), f"must be numbers with commas between them, as {example}"
+        ) from None
+
+
 def _unreadable(option: str, text: str, why: str) -> Exception:
     from attnbench.kernels.errors import BadInput
 

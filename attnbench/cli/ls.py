@@ -40,14 +40,23 @@ def ls(
     from rich.text import Text
 
     from attnbench.report.terminal.console import console
+    from attnbench.report.terminal.fitted import left_out_words
 
+    screen = console(200)
+    left_out = [name for name in _LONGEST if name in listing[0] and screen.width < _WIDE]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in listing[0]:
-        table.add_column(column, overflow="fold")
+    for number, column in enumerate(listing[0]):
+        if column not in left_out:
+            table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in listing:
-        table.add_row(*(Text(str(value)) for value in row.values()))
-    console(200).print(table)
+        table.add_row(*(Text(str(value)) for name, value in row.items() if name not in left_out))
+    screen.print(table)
+    if left_out:
+        screen.print(left_out_words(left_out), soft_wrap=True)
 
+
+_LONGEST, _WIDE = ("source",), 120
+"""Columns of long texts, and the width of a terminal below which they are left out."""
 
 Listing = list[dict[str, Any]]
 

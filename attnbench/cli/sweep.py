@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attnbench.cli.lists import read_values
 from attnbench.cli.options import (
     CellOptions,
     JsonOption,
@@ -47,7 +48,11 @@ def sweep(
     asked: SweepOptions,
     suite: SuiteOptions,
     points: Annotated[
-        str | None, typer.Option(help="The points, as 4000,8000,16000: tokens, frames (4k+1) or densities.")
+        list[str] | None,
+        typer.Option(
+            metavar="LIST",
+            help="The points, as 4000,8000,16000: tokens, frames (4k+1) or densities; may be repeated.",
+        ),
     ] = None,
     low: Annotated[float | None, typer.Option("--from", help="The smallest point, where they are not listed.")] = None,
     high: Annotated[float | None, typer.Option("--to", help="The largest point.")] = None,
@@ -79,7 +84,8 @@ def sweep(
         every = asked.method == [ALL]  # those that cannot be varied are left out, where they are not named
         named = replace(asked, method=None) if every else asked
         request = named.request(default_methods(over or "", every))
-        return make_sweep(over or "", request, values=_numbers(points), low=low, high=high, count=count)
+        values = read_values("--points", points, "4000,8000,16000")
+        return make_sweep(over or "", request, values=values, low=low, high=high, count=count)
 
     check_only(ctx, asked_sweep)
     with TerminalProgress(quiet=quiet) as progress:
@@ -94,15 +100,6 @@ def sweep(
             raise typer.Exit(code_of(interrupt)) from None
     verdicts = _show(made, folder, as_json)
     raise typer.Exit(exit_code(verdicts))
-
-
-def _numbers(text: str | None) -> list[float] | None:
-    from attnbench.kernels.errors import BadInput
-
-    try:
-        return None if text is None else [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise BadInput(f"--points {text!r} must be numbers with commas between them, as 4000,8000,16000") from None
 
 
 def _interrupted(progress: Progress, folder: str | None) -> None:

@@ -206,7 +206,7 @@ def test_the_command_measures_judges_and_stores(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--delays=many"], "--delays 'many' must be percents"),
+        (["--delays=many"], "--delays 'many' must be numbers with commas"),
         (["--runs=2"], "--runs 2 must be at least 4"),
         (["--resume=mine", "--runs=5"], "leave out --runs"),
         (["--noise=gone.json"], "noise model 'gone.json' cannot be read"),

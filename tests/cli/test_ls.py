@@ -122,3 +122,15 @@ def test_a_package_that_ends_the_process_while_it_is_imported_is_no_success(
         r"attnbench: code of another package \(.*leaves_quietly\.py, line 1\) called os\._exit\(0\): that is no result",
         done.stderr,
     )
+
+
+@pytest.mark.parametrize("kind", ["methods", "models"])
+def test_a_narrow_terminal_has_whole_names_and_says_what_is_left_out(
+    kind: str, monkeypatch: pytest.MonkeyPatch, command_line: Callable[..., tuple[int, str, str]]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = command_line("ls", kind)
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[-1] == "left out because the terminal is too narrow: source"
+    assert [line.split()[0] for line in lines[1:-1] if not line.startswith(" ")] == NAMES[kind]()

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnbench.cli import COMMANDS
+from attnbench.cli.groups import group_of_option
 from attnbench.cli.lazy import LazyCommands
 from attnbench.cli.options import asked_methods
 from attnbench.kernels.errors import BadInput
@@ -135,6 +136,13 @@ def test_no_word_of_a_help_is_taken_for_a_style(command: str) -> None:
     assert functions
     for function in functions:
         assert not re.findall(r"(?<!\\)\[[a-z#/@]+\]", function.__doc__ or ""), function.__name__
+
+
+def test_every_option_is_in_a_group_of_the_help() -> None:
+    for name, command in LazyCommands(COMMANDS).items():
+        for each in getattr(command, "commands", {"": command}).values():
+            words = [max(option.opts, key=len) for option in each.params if option.param_type_name == "option"]
+            assert [word for word in words if word != "--help" and group_of_option(word) is None] == [], name
 
 
 def test_what_takes_long_can_be_quiet_and_shapes_are_said_alike() -> None:

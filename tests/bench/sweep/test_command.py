@@ -85,7 +85,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(call: Call, small: Path, monk
             raise KeyboardInterrupt
         original(self, number, rounds, journal)
 
-    points = [*TOKENS[:2], "--points", "60,100,190", *TOKENS[4:]]
+    points = [*TOKENS[:2], "--points", "60,100", "--points", "190", *TOKENS[4:]]
     monkeypatch.setattr(runner.Bench, "time_round", interrupted)
     code, _, err = call(*SMALL, *points, "--out", "mine")
     assert code == 130
