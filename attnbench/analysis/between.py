@@ -9,15 +9,12 @@ import torch
 from torch import Tensor
 
 from attnbench.analysis.attention import told
-from attnbench.analysis.call import Finding, How, Measurer, Seen
+from attnbench.analysis.call import Finding, Measurer, Seen
 from attnbench.analysis.estimates import of_statistic
-from attnbench.api import select
-from attnbench.kernels.errors import AttnbenchError
+from attnbench.analysis.plans import Planner
 from attnbench.kernels.grid import Layout
 from attnbench.kernels.partition import partition_cuboids
 from attnbench.kernels.plan import Plan
-from attnbench.methods.entries import Entry
-from attnbench.results.records.cells import canonical_json
 
 CORRELATION, OVERLAP = "block_mass_correlation", "mask_iou"
 ONE_STEP = "there is no earlier step of this layer to compare with"
@@ -51,35 +48,29 @@ def block_mass_measurer() -> Measurer:
     return measure
 
 
-def mask_measurer(entry: Entry, how: How) -> Measurer:
-    """Return what compares the pairs that a method keeps in a step with those of the step before."""
-    before: dict[int, Plan] = {}
-    settings = canonical_json(entry.settings)
+def mask_measurer(planner: Planner) -> Measurer:
+    """Return what compares the pairs that each method keeps in a step with those of the step before."""
+    before: dict[tuple[int, int], Plan] = {}
 
     def measure(seen: Seen) -> Iterator[Finding]:
-        call = seen.call
-        last = before.get(call.layer)
-        where: dict[str, Any] = {"method": entry.method, "settings": settings}
-        try:
-            plan = select(
-                call.q, call.k, method=entry.method, grid=call.layout.grid, text=call.layout.text, layer=call.layer,
-                step=call.step, v=call.v, state=None if last is None else last.state, **entry.settings,
-            )  # fmt: skip
-        except AttnbenchError as error:
-            yield Finding.skipped(OVERLAP, str(error), **where)
-            return
-        before[call.layer] = plan
-        if last is None:
-            yield Finding.skipped(OVERLAP, ONE_STEP, **where)
-            return
-        for head in range(call.q.shape[1]):
-            both, either = _counts(last, plan, head, seen.queries)
+        for number, planned in enumerate(planner.plans(seen.call)):
+            where: dict[str, Any] = {"method": planned.method, "settings": planned.settings}
+            if planned.plan is None:
+                yield Finding.skipped(OVERLAP, planned.reason, **where)
+                continue
+            last = before.get((number, seen.call.layer))
+            before[number, seen.call.layer] = planned.plan
+            if last is None:
+                yield Finding.skipped(OVERLAP, ONE_STEP, **where)
+                continue
+            for head in range(seen.call.q.shape[1]):
+                both, either = _counts(last, planned.plan, head, seen.queries)
 
-            def overlap(at: Tensor, both: Tensor = both, either: Tensor = either) -> float:
-                return float(both[at].sum() / either[at].sum().clamp_min(1))
+                def overlap(at: Tensor, both: Tensor = both, either: Tensor = either) -> float:
+                    return float(both[at].sum() / either[at].sum().clamp_min(1))
 
-            figure = of_statistic(overlap, len(both), call.layout.tokens)
-            yield told(OVERLAP, figure, head, len(both), method=entry.method, settings=settings, density=plan.density)
+                figure = of_statistic(overlap, len(both), seen.call.layout.tokens)
+                yield told(OVERLAP, figure, head, len(both), density=planned.plan.density, **where)
 
     return measure
 

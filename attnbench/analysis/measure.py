@@ -105,7 +105,8 @@ def _checked(
         if isinstance(x, Tensor) and x.dim() == 4 and x.shape[0] != 1:
             raise BadInput(f"{name} holds a batch of {x.shape[0]}; analyze one item at a time, as {name}[:1]")
         given.append(x[None] if isinstance(x, Tensor) and x.dim() == 3 else x)
-    layout = prepare(*given, "full", grid, text, 0, None, None, None, {})[2].layout
+    one_q, one_k, one_v = given
+    layout = prepare(one_q, one_k, one_v, "full", grid, text, 0, None, None, None, {})[2].layout
     for name, x in zip("qkv", given, strict=True):
         if bad := int((~torch.isfinite(x)).sum()):
             raise BadInput(f"{name} holds {bad} NaN or Inf values as {str(x.dtype).removeprefix('torch.')}")
@@ -115,7 +116,7 @@ def _checked(
     number = whole_number(seed)
     if number is None or number < 0:
         raise BadInput(f"seed is {seed!r}; it must be a whole number of at least 0")
-    return AttentionCall(*given, layout), How(count, None if block is None else read_blocks(block), number)
+    return AttentionCall(one_q, one_k, one_v, layout), How(count, None if block is None else read_blocks(block), number)
 
 
 def read_blocks(block: object) -> Blocks:

@@ -14,6 +14,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.methods import make_settings
 from attnbench.methods.entries import Entry, as_entries
 from attnbench.methods.registry import find_method
+from attnbench.models.capture.request import MINI
 from attnbench.results.records.cells import Record
 from attnbench.results.records.faults import typed_fault
 
@@ -42,6 +43,8 @@ class AnalyzeRequest(Record):
     block: list[Any] | None = Field(default=None, description="of the partitions")
     methods: Annotated[list[Entry], BeforeValidator(as_entries)] = Field(default_factory=list)
     density: float | None = Field(default=None, gt=0, le=1, description="that the methods are brought to")
+    perturb: bool = Field(default=False, description="also replace the attention of layers, and compare the clips")
+    perturb_steps: list[int] = Field(default_factory=list, description="steps in which a layer is replaced alone, too")
     seed: int = Field(default=0, ge=0)
     dtype: str | None = None
     device: str | None = None
@@ -66,6 +69,10 @@ def read_request(**fields: Any) -> AnalyzeRequest:
     check_prompts(request.prompts)
     for entry in request.methods:
         make_settings(find_method(entry.method), entry.settings)
+    if request.perturb and (request.inputs is not None or request.model not in (None, MINI)):
+        raise BadInput(f"{request.inputs or request.model!r} cannot be perturbed: --perturb is for the mini model")
+    if request.perturb_steps and not request.perturb:
+        raise BadInput(f"--perturb-steps {','.join(map(str, request.perturb_steps))} needs --perturb")
     if request.seed >= SEEDS:
         raise BadInput(f"seed {request.seed} must be a whole number from 0 to {SEEDS - 1}")
     _ = request.how

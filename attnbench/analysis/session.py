@@ -6,13 +6,18 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from attnbench.analysis.attention import measure_attention
 from attnbench.analysis.between import block_mass_measurer, mask_measurer
+from attnbench.analysis.budgets import measure_budgets
 from attnbench.analysis.call import AttentionCall, Finding, How, Measurer, see
+from attnbench.analysis.kept import kept_measurer
+from attnbench.analysis.perturbation import Entropies, Perturbation
+from attnbench.analysis.plans import Planner
 from attnbench.analysis.request import AnalyzeRequest
 from attnbench.analysis.similarity import measure_similarity
 from attnbench.analysis.sources import Source, make_source
@@ -42,11 +47,14 @@ class Outcome:
 
 def measurers_of(how: How) -> list[Measurer]:
     """Return fresh measurers for the calls of one clip."""
+    planner = Planner(how)
     return [
         measure_attention,
         measure_similarity,
+        partial(measure_budgets, how=how),
         block_mass_measurer(),
-        *(mask_measurer(entry, how) for entry in how.methods),
+        mask_measurer(planner),
+        kept_measurer(planner),
     ]
 
 
@@ -65,11 +73,12 @@ def start(request: AnalyzeRequest, out: Path | None, progress: Progress) -> Outc
     """
     progress.step("load", 0, 1, None)
     source = make_source(request)
+    perturbation = Perturbation.of(request, source) if request.perturb else None
     place = choose_place(out, "-analyze")
     environment = collect_environment("cuda" if source.device.type == "cuda" else "cpu", typed_command())
     with begin(place, environment, request.model_dump(mode="json"), contents_of(source.files)) as journal:
         announce(place, progress)
-        run = _Run(journal, place.run_id, request.how, source, progress)
+        run = _Run(journal, place.run_id, request.how, source, progress, perturbation)
         with _fitting(), torch.no_grad():
             run.go()
     return Outcome(place.folder, tuple(run.rows), tuple(run.premises))
@@ -97,7 +106,11 @@ Key = tuple[str, int | None, int | None, int | None, str, str]
 class _Run:
     """A run in progress. Where there are several prompts, rows are means over them and are written after the last."""
 
-    def __init__(self, journal: Journal, run_id: str, how: How, source: Source, progress: Progress) -> None:
+    def __init__(
+        self, journal: Journal, run_id: str, how: How, source: Source, progress: Progress,
+        perturbation: Perturbation | None,
+    ) -> None:  # fmt: skip
+        self.perturbation = perturbation
         self.journal, self.run_id, self.how, self.source, self.progress = journal, run_id, how, source, progress
         self.rows: list[AnalysisRow] = []
         self.premises: list[PremiseRow] = []
@@ -116,19 +129,28 @@ class _Run:
 
     def _prompt(self, prompt: str) -> None:
         measurers = measurers_of(self.how)
-        found: list[Finding] = []
+        entropies = Entropies()
 
         def take(call: AttentionCall) -> None:
             self._layout = (call.layout.tokens, str(call.layout.grid))
             self._tell(prompt, call)
             fresh = list(_placed(call, measurers, self.how))
             self._done += 1
+            entropies.note(fresh)
+            keep(fresh)
+
+        found: list[Finding] = []
+
+        def keep(fresh: Iterable[Finding]) -> None:
             if len(self.source.prompts) == 1:
                 self._write((each, 1) for each in fresh)
             else:
                 found.extend(fresh)
 
         self.source.run(prompt, take)
+        if self.perturbation is not None:
+            for finding in self.perturbation.findings(prompt, entropies, self.progress):
+                keep([finding])
         for finding in found:
             self._found.setdefault(_key(finding), {})[prompt] = finding
 

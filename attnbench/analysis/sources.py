@@ -87,8 +87,9 @@ class MadeSource:
         self._dtype = resolve_dtype(request.dtype, self.device)
         self._request, self._shape = request, _shape(request)
         self.model = (request.inputs or "").partition(":")[0]
-        self.prompts, self.calls = ("",), 1
-        self.files = {"inputs": check_inputs_spec(request.inputs or "").path}
+        self.prompts: Sequence[str] = ("",)
+        self.calls = 1
+        self.files: Mapping[str, Path | None] = {"inputs": check_inputs_spec(request.inputs or "").path}
 
     def run(self, prompt: str, take: Take) -> None:
         """Make q, k and v."""
@@ -133,8 +134,9 @@ class FileSource:
         if not self._parts:
             raise BadInput(f"capture {str(path)!r} holds none of these layers in these steps")
         self.model = found.header.get("model", "capture")
-        self.prompts, self.calls = (found.header.get("prompt", ""),), len(self._parts)
-        self.files = {"inputs": path}
+        self.prompts: Sequence[str] = (found.header.get("prompt", ""),)
+        self.calls = len(self._parts)
+        self.files: Mapping[str, Path | None] = {"inputs": path}
 
     def run(self, prompt: str, take: Take) -> None:
         """Read one part after the other."""
@@ -162,7 +164,7 @@ class ModelSource:
         }  # fmt: skip
         if given := [name for name, value in unused.items() if value is not None]:
             raise BadInput(f"{given[0]} is for --inputs: model {self.model!r} that runs has its own")
-        self.prompts = tuple(request.prompts) or (MINI_PROMPTS if self.model == MINI else ())
+        self.prompts: Sequence[str] = tuple(request.prompts) or (MINI_PROMPTS if self.model == MINI else ())
         if not self.prompts:
             raise BadInput(f"model {self.model!r} needs a prompt: give --prompt TEXT, or --prompts FILE")
         self._request, self.device = request, resolve_device(request.device)
@@ -173,7 +175,7 @@ class ModelSource:
         for prompt in self.prompts[1:]:
             self._asked(prompt, (0,), (0,))
         self.calls = len(points_of(self._layers, self._steps))
-        self.files = {"weights": None if request.weights is None else Path(request.weights)}
+        self.files: Mapping[str, Path | None] = {"weights": None if request.weights is None else Path(request.weights)}
         self._first = (self.prompts[0], first)
 
     def _asked(self, prompt: str, layers: tuple[int, ...], steps: tuple[int, ...]) -> CaptureRequest:
@@ -189,10 +191,24 @@ class ModelSource:
         asked = self._asked(prompt, layers, steps)
         return MiniSource(asked) if self.model == MINI else PipelineSource(asked)
 
+    def _of(self, prompt: str) -> MiniSource | PipelineSource:
+        known, first = self._first
+        return first if prompt == known else self._source(prompt, self._layers, self._steps)
+
+    def mini(self, prompt: str) -> MiniSource:
+        """Return what makes the clips of a prompt.
+
+        Raises:
+            BadInput: for another model than mini.
+        """
+        source = self._of(prompt)
+        if not isinstance(source, MiniSource):
+            raise BadInput(f"model {self.model!r} cannot be perturbed: --perturb is for the mini model")
+        return source
+
     def run(self, prompt: str, take: Take) -> None:
         """Make a clip, and hand its calls over while it is made."""
-        known, first = self._first
-        source = first if prompt == known else self._source(prompt, self._layers, self._steps)
+        source = self._of(prompt)
         taker = _Taker(points_of(self._layers, self._steps), take)
         with suppress(Complete):
             source.run(taker, lambda step: None)

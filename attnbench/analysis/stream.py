@@ -159,5 +159,6 @@ def _ranges(x: Tensor, axis: int, size: int) -> Tensor:
     if size == 1:
         return x
     if x.shape[axis] % size == 0:
-        return x.unflatten(axis, (-1, size)).sum(axis + 1)
+        summed: Tensor = x.unflatten(axis, (-1, size)).sum(axis + 1)
+        return summed
     return torch.stack([part.sum(axis) for part in x.split(size, axis)], axis)

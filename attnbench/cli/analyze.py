@@ -57,6 +57,15 @@ def analyze(
         list[str] | None, typer.Option("--method", "-m", help="A method whose masks are looked at. Default: vmoba.")
     ] = None,
     settings: SetOption = None,
+    density: Annotated[
+        float | None, typer.Option(help="Density that methods and budgets are brought to. Default: their own; .25, .5.")
+    ] = None,
+    perturb: Annotated[
+        bool, typer.Option("--perturb", help="Also make clips with replaced attention: identity, uniform. For mini.")
+    ] = False,
+    perturb_steps: Annotated[
+        list[str] | None, typer.Option(metavar="LIST", help="With --perturb: also replace in these single steps.")
+    ] = None,
     queries: Annotated[
         int | None, typer.Option(help="Queries of each head. Default: all where that is quick, otherwise 512.")
     ] = None,
@@ -106,7 +115,8 @@ def analyze(
         layers=read_numbers("--layers", layers), steps=read_numbers("--steps", steps), sampler_steps=sampler_steps,
         guidance=guidance, res=res, frames=frames, height=height, width=width, grid=grid, text_tokens=text_tokens,
         heads=heads, head_dim=head_dim, queries=queries, block=shape and list(shape),
-        methods=asked_methods(method, settings, _METHODS), seed=seed, dtype=dtype, device=device,
+        methods=asked_methods(method, settings, _METHODS), density=density, perturb=perturb,
+        perturb_steps=read_numbers("--perturb-steps", perturb_steps) or [], seed=seed, dtype=dtype, device=device,
     )  # fmt: skip
     with TerminalProgress(quiet=quiet) as progress:
         try:

@@ -285,7 +285,7 @@ def load_analysis(path: str | os.PathLike[str]) -> pd.DataFrame:
     from attnbench.results.frames import frame_of
 
     found = read(path)
-    runs = dict.fromkeys(row.run_id for row in (*found.analysis, *found.premises))
+    runs = dict.fromkeys([*(row.run_id for row in found.analysis), *(row.run_id for row in found.premises)])
     environments = found.environments
     table = frame_of(AnalysisRow, found.analysis, {run: environments[run] for run in runs if run in environments})
     table.attrs["premises"] = [row.model_dump() for row in found.premises]

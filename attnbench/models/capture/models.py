@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from attnbench.models import load
 from attnbench.models.capture.collect import Complete, Taker
 from attnbench.models.capture.driven import collected_from
 from attnbench.models.capture.request import CaptureRequest
+
+if TYPE_CHECKING:
+    from attnbench.mini.model import Attend
 
 AfterStep = Callable[[int], object]
 """A function that is called with the number of each finished step."""
@@ -91,7 +95,6 @@ class MiniSource:
 
     def run(self, collector: Taker, after_step: AfterStep) -> None:
         """Make the clip with full attention until everything is collected."""
-        from attnbench.mini.flow import generate
 
         def attend(q: Tensor, k: Tensor, v: Tensor, *, grid: Grid, layer: int, step: int | None) -> Tensor:
             if step is not None and collector.begin(layer, step):
@@ -100,7 +103,13 @@ class MiniSource:
             return output
 
         with suppress(Complete):
-            generate(
-                self._network, [self._label], [self._direction], [self._seed], sampler=self._sampler, attend=attend,
-                dtype=self._dtype, after_step=after_step,
-            )  # fmt: skip
+            self.make(attend, after_step)
+
+    def make(self, attend: Attend, after_step: AfterStep = lambda step: None) -> Tensor:
+        """Return the clip that a self-attention makes, float32 [3, F, H, W] from -1 to 1."""
+        from attnbench.mini.flow import generate
+
+        return generate(
+            self._network, [self._label], [self._direction], [self._seed], sampler=self._sampler, attend=attend,
+            dtype=self._dtype, after_step=after_step,
+        )[0]  # fmt: skip
