@@ -58,7 +58,7 @@ def analyze(
     ] = None,
     settings: SetOption = None,
     density: Annotated[
-        float | None, typer.Option(help="Density that methods and budgets are brought to. Default: their own; .25, .5.")
+        float | None, typer.Option(help="Density to compare at. Default: methods keep their own, budgets 0.25 and 0.5.")
     ] = None,
     perturb: Annotated[
         bool, typer.Option("--perturb", help="Also make clips with replaced attention: identity, uniform. For mini.")
