@@ -56,15 +56,10 @@ def card_of(method: Method) -> Card:
 def _written(name: str) -> Card | None:
     """Read the card of a built-in method from its file; return None if the file would have to run."""
     module, _, attribute = BUILT_IN[name].partition(":")
-    spec = importlib.util.find_spec(module)
-    text = getattr(spec.loader, "get_source", lambda module: None)(module) if spec is not None else None
-    if text is None:
-        return None
-    body = ast.parse(text).body
     try:
+        body = _body(module)
         method = _arguments(_assigned(body, attribute))
-        settings = method["settings"]
-        (owner,) = (node for node in body if isinstance(node, ast.ClassDef) and node.name == _id(settings))
+        owner = _class(body, _id(method["settings"]))
         source = method["source"]
         assert isinstance(source, ast.Call)
         return Card(
@@ -83,6 +78,26 @@ def _written(name: str) -> Card | None:
         )
     except (ValueError, KeyError, AssertionError):
         return None
+
+
+def _body(module: str) -> list[ast.stmt]:
+    """Return the statements of a module's source."""
+    spec = importlib.util.find_spec(module)
+    text = getattr(spec.loader, "get_source", lambda module: None)(module) if spec is not None else None
+    if text is None:
+        raise KeyError(module)
+    return ast.parse(text).body
+
+
+def _class(body: list[ast.stmt], name: str) -> ast.ClassDef:
+    """Return the definition of a class, of the module that it is imported from if it is not here."""
+    for node in body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return node
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and node.module and name in [each.name for each in node.names]:
+            return _class(_body(node.module), name)
+    raise KeyError(name)
 
 
 def _inherited(owner: ast.ClassDef) -> dict[str, Any]:

@@ -7,7 +7,7 @@ one segment, cut into runs of as many tokens as a tile has; text behind the vide
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import index
 
 import torch
@@ -21,49 +21,17 @@ from attnbench.methods.kit import (
     Layout,
     Method,
     Plan,
-    Recipe,
     Source,
-    as_density,
-    as_ints,
-    fit,
     main,
     partition_cuboids,
     remembered,
-    shrink_grid,
 )
-from attnbench.methods.vsa import keep_best_tiles
+from attnbench.methods.vsa import VSA, keep_best_tiles, resolve, twin
 
 Triple = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
-class VSAH3(Recipe):
-    """Settings.
-
-    Attributes:
-        tile: tokens of a tile along (t, h, w).
-        density: share of the video tiles that a video tile keeps, rounded up, besides all text.
-    """
-
-    tile: Triple = (4, 4, 4)
-    density: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "tile", as_ints("tile", self.tile, length=3))
-        object.__setattr__(self, "density", as_density("density", self.density))
-
-
-def resolve(settings: VSAH3, layout: Layout) -> VSAH3:
-    """Cut the default tile off at the grid.
-
-    Raises:
-        BadInput: for a chosen tile that is larger than the grid.
-    """
-    return replace(settings, tile=fit("tile", settings.tile, VSAH3.tile, layout.grid.shape))
-
-
-def plan(settings: VSAH3, q: Tensor, k: Tensor, call: Call) -> Plan:
+def plan(settings: VSA, q: Tensor, k: Tensor, call: Call) -> Plan:
     """Score tile means, keep the best video tiles of each row, and count the branch where there is a gate."""
     gate = check_gate(call.params, q)
     settings = resolve(settings, call.layout)
@@ -75,7 +43,7 @@ def plan(settings: VSAH3, q: Tensor, k: Tensor, call: Call) -> Plan:
     return replace(made, branch_flops=coarse_flops(q.shape, k.shape, tiles, tiles.offsets.shape[0] - 1))
 
 
-def finish(settings: VSAH3, call: BranchCall, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> Tensor:
+def finish(settings: VSA, call: BranchCall, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> Tensor:
     """Add the coarse branch over all tiles, times the gate; nothing without one."""
     if call.params is None:
         return output
@@ -105,12 +73,6 @@ def _tiles(tile: Triple, shape: Triple, text: tuple[int, int], device: torch.dev
     return Tiles(partition.order, offsets, slice(0, len(sizes)), slice(0, layout.tokens), tile_of)
 
 
-def twin(settings: VSAH3, layout: Layout, layer: int) -> tuple[VSAH3, Layout]:
-    """Up to 3 × 3 × 3 small tiles, as ragged as before."""
-    small, tile = shrink_grid(layout, settings.tile)
-    return replace(settings, tile=tile), small
-
-
 METHOD = Method(
     name="vsa-h3",
     summary="video tiles keep the key tiles that score highest and the whole prefix, beside a gated coarse branch",
@@ -119,7 +81,7 @@ METHOD = Method(
         "https://github.com/hao-ai-lab/FastVideo/pull/1695",
         "video_sparse_attn_h3.py at 2f3d407, mode 'exempt'",
     ),
-    settings=VSAH3,
+    settings=VSA,
     plan=plan,
     resolve=resolve,
     twin=twin,
