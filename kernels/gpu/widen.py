@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from attnbench.kernels.errors import Unsupported
+from attnbench.kernels.errors import BadInput, Unsupported
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 """Whether kernels run in Triton's interpreter, which has no bfloat16 arithmetic."""
@@ -47,6 +47,21 @@ def check_unit_stride(name: str, x: Tensor) -> None:
     """
     if x.stride(-1) != 1 and x.shape[-1] > 1:
         raise Unsupported(f"{name} has strides {tuple(x.stride())}; the last must be 1")
+
+
+def check_queries_and_keys(q: Tensor, k: Tensor) -> None:
+    """Refuse queries [B, H, N, D] and keys [B, KV heads, N, D] that do not fit each other, or that kernels do not take.
+
+    Raises:
+        BadInput: for other shapes; KV heads must divide H.
+        Unsupported: for other dtypes than float32, float16 and bfloat16, or a last stride that is not 1.
+    """
+    for name, x in (("q", q), ("k", k)):
+        check_dtype(name, x, torch.float32, torch.float16, torch.bfloat16)
+        check_unit_stride(name, x)
+    (batch, heads, n, dim), kv_heads = q.shape, k.shape[1]
+    if heads % kv_heads or k.shape != (batch, kv_heads, n, dim):
+        raise BadInput(f"k is {list(k.shape)}; for q {list(q.shape)} it must be [{batch}, KV heads, {n}, {dim}]")
 
 
 @jit

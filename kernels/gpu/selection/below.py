@@ -17,9 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from attnbench.kernels.errors import BadInput
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.widen import INTERPRETED, check_dtype, check_unit_stride, jit
+from attnbench.kernels.gpu.widen import INTERPRETED, check_queries_and_keys, jit
 
 KEYS = 64
 
@@ -43,12 +42,8 @@ def count_below(q: Tensor, k: Tensor, first: int, tokens: int, block: int, thres
         BadInput: if the shapes do not fit each other.
         Unsupported: for another dtype or stride.
     """
-    for name, x in (("q", q), ("k", k)):
-        check_dtype(name, x, torch.float32, torch.float16, torch.bfloat16)
-        check_unit_stride(name, x)
+    check_queries_and_keys(q, k)
     (batch, heads, n, dim), kv_heads = q.shape, k.shape[1]
-    if heads % kv_heads or k.shape != (batch, kv_heads, n, dim):
-        raise BadInput(f"k is {list(k.shape)}; for q {list(q.shape)} it must be [{batch}, KV heads, {n}, {dim}]")
     blocks = triton.cdiv(tokens, block)
     counts = torch.empty(batch, heads, blocks, blocks, dtype=torch.int32, device=q.device)
     size = max(16, triton.next_power_of_2(block))

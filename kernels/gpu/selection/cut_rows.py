@@ -123,14 +123,20 @@ def _shape_of(scores: Tensor) -> tuple[int, int, int]:
 
 
 @jit
+def _tile(rows: tl.tensor, blocks: tl.tensor, ROWS: tl.constexpr, COLUMNS: tl.constexpr) -> tl.tensor:
+    """Return the rows and columns of a program, which of its pairs exist, and where they are."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    exists = (row < rows)[:, None] & (column < blocks)[None, :]
+    return row, column, exists, row[:, None] * blocks + column[None, :]
+
+
+@jit
 def _row_shares(
     scores: tl.tensor, sizes: tl.tensor, shares: tl.tensor, rows: tl.tensor, blocks: tl.tensor, scale: tl.tensor,
     rows_per_sizes: tl.tensor, HAS_SIZES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ) -> None:  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, COLUMNS)
-    exists = (row < rows)[:, None] & (column < blocks)[None, :]
-    at = row[:, None] * blocks + column[None, :]
+    row, column, exists, at = _tile(rows, blocks, ROWS, COLUMNS)
     x = tl.load(scores + at, mask=exists, other=-float("inf"))
     present = x > -float("inf")
     if HAS_SIZES:
@@ -152,10 +158,7 @@ def _top_k_rows(
     scores: tl.tensor, counts: tl.tensor, keep: tl.tensor, rows: tl.tensor, blocks: tl.tensor, rows_per_head: tl.tensor,
     heads: tl.tensor, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ) -> None:  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, COLUMNS)
-    exists = (row < rows)[:, None] & (column < blocks)[None, :]
-    at = row[:, None] * blocks + column[None, :]
+    row, _, exists, at = _tile(rows, blocks, ROWS, COLUMNS)
     x = tl.load(scores + at, mask=exists, other=-float("inf"))
     count = tl.load(counts + (row // rows_per_head) % heads, mask=row < rows, other=0).to(tl.int32)
     # No score has the image of the smallest integer, so -inf and padding never beat a cut.
@@ -178,10 +181,7 @@ def _mass_rows(
     shares: tl.tensor, masses: tl.tensor, keep: tl.tensor, rows: tl.tensor, blocks: tl.tensor, rows_per_head: tl.tensor,
     heads: tl.tensor, least: tl.tensor, CROSSING: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ) -> None:  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, COLUMNS)
-    exists = (row < rows)[:, None] & (column < blocks)[None, :]
-    at = row[:, None] * blocks + column[None, :]
+    row, _, exists, at = _tile(rows, blocks, ROWS, COLUMNS)
     x = tl.load(shares + at, mask=exists, other=0.0)
     mass = tl.load(masses + (row // rows_per_head) % heads, mask=row < rows, other=0.0)
     # Bits of numbers that are not negative sort like the numbers; -0 is 0, and padding is below all.
@@ -217,10 +217,7 @@ def _above_mean_rows(
     scale: tl.tensor, tau: tl.tensor, least: tl.tensor, near: tl.tensor,
     HAS_SPREAD: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ) -> None:  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, COLUMNS)
-    exists = (row < rows)[:, None] & (column < blocks)[None, :]
-    at = row[:, None] * blocks + column[None, :]
+    row, column, exists, at = _tile(rows, blocks, ROWS, COLUMNS)
     x = tl.load(scores + at, mask=exists, other=0.0) * scale
     mean = tl.sum(x, 1) / blocks
     if HAS_SPREAD:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.selection.below import key_scores
-from attnbench.kernels.gpu.widen import INTERPRETED, check_dtype, check_unit_stride, jit
+from attnbench.kernels.gpu.widen import INTERPRETED, check_dtype, check_queries_and_keys, check_unit_stride, jit
 
 ROWS = 64
 MASKED_ROWS = 32
@@ -75,11 +75,10 @@ def band_shares(q: Tensor, k: Tensor, reach: int, scale: float) -> Tensor:
         float32 [B, H, n].
 
     Raises:
+        BadInput: if the shapes do not fit each other.
         Unsupported: for another dtype or stride.
     """
-    for name, x in (("q", q), ("k", k)):
-        check_dtype(name, x, torch.float32, torch.float16, torch.bfloat16)
-        check_unit_stride(name, x)
+    check_queries_and_keys(q, k)
     batch, heads, n, dim = q.shape
     shares = torch.empty(batch, heads, n, dtype=torch.float32, device=q.device)
     launch(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.widen import INTERPRETED, check_dtype, check_unit_stride, jit
+from attnbench.kernels.gpu.widen import INTERPRETED, check_queries_and_keys, jit
 
 TILE_HALF = 128
 TILE_FLOAT32 = 64
@@ -46,15 +46,10 @@ def strided_mass(q: Tensor, k: Tensor, stride: int, block: int, padded: int) -> 
         BadInput: if the shapes do not fit each other.
         Unsupported: for another dtype or stride.
     """
-    for name, x in (("q", q), ("k", k)):
-        check_dtype(name, x, torch.float32, torch.float16, torch.bfloat16)
-        check_unit_stride(name, x)
-    (batch, heads, n, dim), kv_heads, each = q.shape, k.shape[1], block // stride
-    if heads % kv_heads or k.shape != (batch, kv_heads, n, dim) or each & (each - 1):
-        raise BadInput(
-            f"k is {list(k.shape)} and a block has {each} groups; for q {list(q.shape)} k must be "
-            f"[{batch}, KV heads, {n}, {dim}], and the groups a power of two"
-        )
+    check_queries_and_keys(q, k)
+    (batch, heads, n, dim), each = q.shape, block // stride
+    if each & (each - 1):
+        raise BadInput(f"a block of {block} tokens has {each} groups of {stride}; it must be a power of two")
     groups, blocks = triton.cdiv(n, stride), triton.cdiv(n, block)
     tile = max(each, TILE_FLOAT32 if q.dtype == torch.float32 else TILE_HALF)
     # The largest step that divides head_dim: steps of 64 would multiply 128 channels for a head_dim of 72, and their
@@ -63,7 +58,7 @@ def strided_mass(q: Tensor, k: Tensor, stride: int, block: int, padded: int) -> 
     sums = q.new_empty(batch * heads, groups, blocks, dtype=torch.float32)
     launch(
         _group_scores, (triton.cdiv(groups, tile), triton.cdiv(groups, tile), batch * heads), (q, k, sums),
-        (*q.stride()[:3], *k.stride()[:3], heads, heads // kv_heads, n, groups, blocks, dim,
+        (*q.stride()[:3], *k.stride()[:3], heads, heads // k.shape[1], n, groups, blocks, dim,
          1 / (math.sqrt(dim) * stride)),
         STRIDE=stride, EACH=each, TILE=tile, DEPTH=depth, WIDE=INTERPRETED,
         num_warps=8, num_stages=3,
