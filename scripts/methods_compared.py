@@ -12,6 +12,7 @@ from pathlib import Path
 from attnbench.inputs.presets import RESOLUTIONS
 from attnbench.methods import get_method
 from attnbench.report.cases import cases_of
+from attnbench.results.gaps import Estimate, Gap, gaps
 from attnbench.results.layers import MeanRow
 from attnbench.results.load import Results, read
 
@@ -21,6 +22,9 @@ GRIDS = {str(each.grid()): name for name, each in RESOLUTIONS.items()}
 TITLES = (
     "method", "setting", "density", "latency, ms", "speed-up", "translation", "refresh, ms", "error", "recall", "worst",
 )  # fmt: skip
+METRIC = "psnr"
+"""What clips are compared by: against full attention's clip of the same prompt and seed."""
+
 Group = tuple[str, str, str, float | None]
 
 
@@ -35,7 +39,36 @@ def sections(folder: Path = TABLES) -> str:
         for row in case.means:
             groups.setdefault(_group(row), []).append(row)
     parts = [_section(group, groups[group]) for group in sorted(groups, key=_place)]
-    return "\n\n".join([*parts, *_missing(results)])
+    return "\n\n".join([*parts, *_missing(results), *clips_section(results)])
+
+
+def clips_section(results: Results) -> list[str]:
+    """Return the section of the clips, the nearest to full attention's first; none without clips."""
+    found = [gap for gap in gaps(results.quality) if gap.metric == METRIC]
+    if not found:
+        return []
+    found.sort(key=lambda gap: -gap.gap.mean)
+    lines = ["| method | setting | PSNR, dB | another kernel | another seed | pairs |"]
+    lines += ["| --- | --- | ---: | ---: | ---: | ---: |"]
+    for gap in found:
+        cells = [f"`{gap.method}`", _setting(gap), *map(_interval, (gap.gap, gap.kernel_floor, gap.seed_floor))]
+        lines.append("| " + " | ".join([*cells, str(gap.gap.pairs)]) + " |")
+    within = [gap.method for gap in found if gap.judgement == "indistinguishable"]
+    said = (
+        f"Clips of {_listed(within)} are as near to full attention's as those of another dense kernel."
+        if within
+        else "No method's clips are as near to full attention's as those of another dense kernel."
+    )
+    if len(found) > 1:
+        said += f" Nearest are those of `{found[0].method}`, farthest those of `{found[-1].method}`."
+    return ["\n".join(["## Clips of the mini model, at a density of about 0.2", "", said, "", *lines])]
+
+
+def _interval(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return ""
+    ends = "" if estimate.lo is None or estimate.hi is None else f" ({estimate.lo:.1f} to {estimate.hi:.1f})"
+    return f"{estimate.mean:.1f}{ends}"
 
 
 def _group(row: MeanRow) -> Group:
@@ -61,7 +94,7 @@ def _section(group: Group, rows: Sequence[MeanRow]) -> str:
     return "\n".join(lines)
 
 
-def _setting(row: MeanRow) -> str:
+def _setting(row: MeanRow | Gap) -> str:
     """Return the setting by which the method keeps more or less, and its value; empty if there is none."""
     turned = get_method(row.method).density_setting
     names = () if turned is None else (turned,) if isinstance(turned, str) else turned.names

@@ -33,3 +33,17 @@ def test_a_section_has_a_line_for_each_method_with_its_interval(tmp_path: Path) 
         assert f" {row.density:.3f} |" in lines[row.method]
     fastest = sparse.sort_values("latency_ms").iloc[0]
     assert f"Fastest is `{fastest.method}`" in text
+
+
+def test_clips_get_a_section_with_both_floors(tmp_path: Path) -> None:
+    folder = ROOT / "results" / "intel-xeon-2-cores" / "clips"
+    shutil.copytree(folder, tmp_path / "clips")
+    text = MADE["sections"](tmp_path)
+    quality = attnbench.load_quality(tmp_path)
+    psnr = quality[(quality.metric == "psnr") & (quality.method == "vmoba")].value
+    (line,) = (line for line in text.splitlines() if line.startswith("| `vmoba`"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2].startswith(f"{psnr.mean():.1f}")
+    assert cells[5] == str(len(psnr))
+    assert all(cells[3:5]), "both floors"
+    assert "## Clips of the mini model" in text
