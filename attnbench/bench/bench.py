@@ -16,6 +16,7 @@ from attnbench.bench.baseline import Attempt, find_dense
 from attnbench.bench.calls import Call
 from attnbench.bench.check import check_trial
 from attnbench.bench.facts import facts_of, mean_of
+from attnbench.bench.in_turns import in_turns
 from attnbench.bench.jobs import Agenda, Job
 from attnbench.bench.matched import match_density
 from attnbench.bench.profile.cupti import make_stopwatch
@@ -31,7 +32,7 @@ from attnbench.inputs.seeds import SETS
 from attnbench.kernels.engines import choose_engine, dense_engines, strictly
 from attnbench.kernels.errors import Unsupported
 from attnbench.machine.clock import CLOCK
-from attnbench.machine.load import LoadWatch
+from attnbench.machine.load import LoadWatch, read_counters
 from attnbench.machine.telemetry import read
 from attnbench.results.records.cells import Cell, Row, Sample
 from attnbench.results.run import Progress
@@ -51,6 +52,7 @@ class Bench:
         group: whose rounds these are, as samples have it.
         load: what else the machine does.
         turns: which input set each round uses.
+        others: runs that take turns with this one, if there are any.
     """
 
     apart = 0
@@ -81,6 +83,7 @@ class Bench:
         self.baseline: Trial | None = None
         self.load = LoadWatch()
         self.turns = Turns()
+        self.others = in_turns()
 
     @property
     def heads(self) -> int:
@@ -321,6 +324,7 @@ class Bench:
             left += (rounds - number - 1) * sum(t.seconds for t in turn.order)
             name = "dense baseline" if trial is self.baseline else trial.job.label
             self.progress.step(f"{turn.label}: {name}", turn.done, turn.total, left)
+            self._wait_for_turn(trial, number)
             with classified() as failure:
                 sample = self._sample(trial, number)
             if failure.verdict is not None:
@@ -328,6 +332,14 @@ class Bench:
                 continue
             trial.samples.append(sample)
             journal(sample)
+
+    def _wait_for_turn(self, trial: Trial, number: int) -> None:
+        """Let the runs that take turns with this one work; what they do is no load of this one."""
+        before = read_counters()
+        given = self.others.turn(self.group, number, trial.cell.identity)
+        if given is not None:
+            self.turns.settle(number, given)
+            self.load.leave_out(before)
 
     def _sample(self, trial: Trial, number: int) -> Sample:
         """Time one call of a trial."""

@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import Field
 
 from attnbench.bench import session
+from attnbench.bench.gate import repeats
+from attnbench.bench.gate.together import measure_together
 from attnbench.bench.jobs import make_agenda
 from attnbench.bench.request import Request
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.device import resolve_device
 from attnbench.results import plans
 from attnbench.results.calibration import LEAST_RUNS, Calibration, calibrate
+from attnbench.results.calibration_in_turns import Session, calibrate_in_turns
 from attnbench.results.conditions import require_same
 from attnbench.results.files import alone, write_whole
 from attnbench.results.find import CALIBRATION
@@ -28,6 +31,9 @@ from attnbench.results.run import PartProgress, Progress, announce, choose_place
 
 PLAN = CALIBRATION
 SCHEMA_VERSION = 1
+METHODS = ("full", "sliding-window", "sta", "moba", "vmoba")
+"""What is measured if nothing else is asked for: a handful of cells, so that many runs fit into half an hour."""
+
 DELAYS = (0.01, 0.02, 0.03, 0.05, 0.1)
 _DELAYED = ".delayed"
 """Folder of the runs that are slower on purpose. No command reads what is in a folder whose name begins with a dot."""
@@ -42,6 +48,25 @@ class Plan(plans.Planned):
     runs: int = Field(ge=LEAST_RUNS, description="runs without a change")
     delays: list[float] = Field(description="shares that calls are made slower by")
     delayed_runs: int = Field(ge=1, description="runs of each delay")
+    in_turns: bool = Field(
+        default=False,
+        description="whether each run without a change has a second one, and one with a delay, that take turns with it "
+        "call by call",
+    )
+
+    def sessions(self) -> list[tuple[str, dict[str, float]]]:
+        """Return the folder of each session of runs that take turns, and in it the place and the delay of each run.
+
+        Each delay has as many sessions as the others, or one more, in random order.
+        """
+        made, generator = [], random.Random(_SEED)
+        delays = [self.delays[number % len(self.delays)] for number in range(self.runs)] if self.delays else []
+        generator.shuffle(delays)
+        for number in range(self.runs):
+            slower = {f"{_DELAYED}/{delays[number]:g}": delays[number]} if delays else {}
+            places = {"same-1": 0.0, "same-2": 0.0, **slower}
+            made.append((f"session-{number + 1:02}", places))
+        return made
 
     def parts(self) -> list[tuple[str, float]]:
         """Return the place and the delay of each run, in the order in which they are measured.
@@ -69,8 +94,19 @@ def usual_case(request: Request) -> Request:
     return request.model_copy(update={**heads, **grid})
 
 
-def make_plan(request: Request, runs: int, delays: Sequence[float]) -> Plan:
+def by_default(request: Request, asked: bool | None) -> bool:
+    """Return whether runs take turns call by call: as asked, and otherwise on a CPU.
+
+    Raises:
+        BadInput: for a device that is not there.
+    """
+    return resolve_device(request.device).type == "cpu" if asked is None else asked
+
+
+def make_plan(request: Request, runs: int, delays: Sequence[float], *, in_turns: bool = False) -> Plan:
     """Check what is to be measured; a quarter as many runs are made of each delay as without one.
+
+    With ``in_turns`` so many sessions are made instead, each of two runs without a change and one with a delay.
 
     Raises:
         BadInput: quoting what cannot be used.
@@ -84,7 +120,15 @@ def make_plan(request: Request, runs: int, delays: Sequence[float]) -> Plan:
     jobs = make_agenda(request).jobs
     if all(job.method.name == "full" for job in jobs):
         raise BadInput("full attention alone is not compared with itself; name a method, as --method vmoba")
-    return Plan(request=request, runs=runs, delays=sorted(set(delays)), delayed_runs=max(1, runs // 4))
+    if in_turns and resolve_device(request.device).type != "cpu":
+        raise BadInput("runs take turns call by call on a CPU only: a GPU is for one run at a time; use --run-by-run")
+    return Plan(
+        request=request,
+        runs=runs,
+        delays=sorted(set(delays)),
+        delayed_runs=max(1, runs // 4),
+        in_turns=in_turns,
+    )
 
 
 def start(plan: Plan, out: Path | None, progress: Progress) -> Path:
@@ -133,14 +177,52 @@ def judge_runs(plan: Plan, folder: Path, noise: NoiseModel | None = None) -> Cal
     Raises:
         BadInput: if a run cannot be read, or the runs say nothing of the noise.
     """
+    if plan.in_turns:
+        return _judge_sessions(plan, folder, noise)
     found = {name: read(folder / name / JOURNAL) for name, _ in plan.parts()}
     same = [found[name] for name, delay in sorted(plan.parts()) if not delay]
     delayed = {d: [found[name] for name, delay in sorted(plan.parts()) if delay == d] for d in plan.delays}
-    last = max((header.environment.started_at for run in found.values() for header in run.headers), default="")
-    return calibrate(same, delayed, noise=noise, measured_at=last or datetime.now(UTC).isoformat(timespec="seconds"))
+    return calibrate(same, delayed, noise=noise, measured_at=_last(found.values()))
+
+
+def _judge_sessions(plan: Plan, folder: Path, noise: NoiseModel | None) -> Calibration:
+    sessions, found = [], []
+    for name, places in plan.sessions():
+        runs = [(delay, read(folder / name / place / JOURNAL)) for place, delay in places.items()]
+        found += [run for _, run in runs]
+        (_, first), (_, second), *slower = runs
+        delay, delayed = slower[0] if slower else (0.0, None)
+        sessions.append(Session((first, second), delay, delayed))
+    return calibrate_in_turns(sessions, repeats.LEAST, repeats.MOST, noise=noise, measured_at=_last(found))
+
+
+def _last(runs: Iterable[Results]) -> str:
+    started = (header.environment.started_at for run in runs for header in run.headers)
+    return max(started, default="") or datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _measure_sessions(plan: Plan, folder: Path, progress: Progress) -> None:
+    sessions = plan.sessions()
+    with alone(folder, "calibrating in"):
+        for number, (name, places) in enumerate(sessions):
+            place = folder / name
+            if os.path.exists(place):
+                for run in places:
+                    _require_same(plan, read(place / run / JOURNAL), folder, progress)
+                continue
+            progress.step(f"session {number + 1} of {len(sessions)}", number, len(sessions), None)
+            partial = place.parent / f".{place.name}.part"  # no session is finished halfway
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            requests = {run: plan.request.model_copy(update={"burnt_in": delay}) for run, delay in places.items()}
+            measure_together(requests, partial)
+            os.rename(partial, place)
 
 
 def _measure(plan: Plan, folder: Path, progress: Progress) -> None:
+    if plan.in_turns:
+        _measure_sessions(plan, folder, progress)
+        return
     parts = plan.parts()
     with alone(folder, "calibrating in"):
         for number, (name, delay) in enumerate(parts, 1):

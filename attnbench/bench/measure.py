@@ -51,14 +51,15 @@ def measure(
     if choices is None:
         bench.prepare(baseline)
         heads = {sample.heads_timed for sample in samples}
-        bench.use_heads(heads.pop() if len(heads) == 1 else bench.choose_heads())
+        chosen = heads.pop() if len(heads) == 1 else bench.choose_heads()
+        bench.use_heads(bench.others.least("heads", chosen))
     else:
         bench.prepare(choices.baseline, search=False)
         bench.use_heads(choices.heads)
     reused = _reuse(bench, samples)
     if samples:
         progress.note(f"resumed: {reused} of {len(samples)} earlier samples count")
-    rounds = bench.choose_rounds() if choices is None else choices.rounds
+    rounds = bench.others.least("rounds", bench.choose_rounds()) if choices is None else choices.rounds
     rounds = max([rounds, *(sample.round + 1 for trial in bench.live() for sample in trial.samples)])
     if choices is None:
         engine = None if bench.baseline is None else bench.baseline.cell.engine

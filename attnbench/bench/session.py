@@ -11,6 +11,7 @@ import torch
 
 from attnbench.bench.apart.cells import Parts, base_agenda, choose, list_cells, split
 from attnbench.bench.bench import Bench
+from attnbench.bench.in_turns import in_turns
 from attnbench.bench.jobs import Agenda, make_agenda
 from attnbench.bench.measure import measure
 from attnbench.bench.packages import package_contents, package_versions
@@ -56,10 +57,12 @@ def start(request: Request, out: Path | None, progress: Progress, after: After |
     """
     base = base_agenda(request)
     place = choose_place(out)
+    shared = in_turns().begin()
     bench, parts = _parts(request, base, progress)
     choices = choose(request, len(parts.cells), parts.threads, progress) if bench is None else None
     contents = base.contents | package_contents(request)
-    with begin(place, environment_of(base, request), request.model_dump(mode="json"), contents) as journal:
+    asked = request.model_dump(mode="json")
+    with begin(place, environment_of(base, request), asked, contents, in_turns=shared) as journal:
         announce(place, progress)
         records = [] if choices is None else [choices]
         journal.append(*records)

@@ -27,6 +27,10 @@ class Turns:
                     self._settled[place] = left.pop(secrets.randbelow(len(left)))
         return self._settled[number]
 
+    def settle(self, number: int, input_set: int) -> None:
+        """Use this input set in a round: runs that take turns use the same one."""
+        self._settled[number] = input_set
+
     def continue_from(self, samples: Iterable[Sample]) -> None:
         """Take over what an earlier part of the run settled."""
         for sample in samples:

@@ -28,6 +28,9 @@ class CalibrateOptions(CellOptions):
     heads: Annotated[int | None, typer.Option(help="Query heads. Default: the model's; on a CPU 1.")] = None
     rounds: Annotated[int, typer.Option(help="Rounds of timing in each run.")] = 12
     budget: Annotated[float, typer.Option(help="Seconds for timing in each run.")] = 20.0
+    stability_calls: Annotated[
+        int | None, typer.Option(metavar="N", help="How often a cell is called on the same inputs, at least 2.")
+    ] = 2
 
 
 @takes_options
@@ -35,8 +38,11 @@ def calibrate(
     ctx: typer.Context,
     *,
     runs: Annotated[
-        int, typer.Option(help="Runs without a change, at least 4. A quarter as many are made of each delay.")
-    ] = 30,
+        int,
+        typer.Option(
+            help="Runs without a change, at least 4; a quarter as many are made of each delay. In turns: sessions."
+        ),
+    ] = 40,
     delays: Annotated[
         list[str] | None,
         typer.Option(
@@ -46,6 +52,14 @@ def calibrate(
         ),
     ] = None,
     asked: CalibrateOptions,
+    in_turns: Annotated[
+        bool | None,
+        typer.Option(
+            "--in-turns/--run-by-run",
+            help="Measure as gate --against does: in sessions of two runs without a change and one with a delay, which "
+            "take turns call by call; or one run after the other. Default: in turns on a CPU.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the calibration. Default: results/runs/<time>-calibration.")
     ] = None,
@@ -64,8 +78,9 @@ def calibrate(
     """Measure how much runs differ on this machine, and how large a change comparisons find.
 
     The same cells are measured many times without a change, and a few times with calls that are slower by a known share
-    on purpose. All pairs of runs are compared as attnbench compare does. What runs differ by is stored for the device,
-    and compare and gate reckon with it. With the defaults it takes about a quarter of an hour on two CPU cores.
+    on purpose. Runs that took turns are judged as attnbench gate --against does, others in all pairs as attnbench
+    compare does. What runs differ by is stored for the device, and compare and gate reckon with it. With the defaults
+    it takes about half an hour on two CPU cores.
 
     Exit codes: 0 fine, 2 bad input, 130 interrupted.
     """
@@ -84,7 +99,8 @@ def calibrate(
             if resume is not None:
                 folder, plan = resume, go.resume(resume, progress)
             else:
-                plan = go.make_plan(go.usual_case(asked.request()), runs, _shares(delays))
+                request = go.usual_case(asked.request(default=list(go.METHODS)))
+                plan = go.make_plan(request, runs, _shares(delays), in_turns=go.by_default(request, in_turns))
                 folder = go.start(plan, out, progress)
         except KeyboardInterrupt as interrupt:
             _interrupted(progress)

@@ -24,6 +24,8 @@ from attnbench.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from attnbench.results.compare import Comparison
     from attnbench.results.run import Progress
 
@@ -65,7 +67,7 @@ _JUDGING = (
     "--threshold", "--margin", "--noise", "--allow-missing", "--allow-engine", "--fail-ambiguous", "--markdown",
     "--junit", "--json",
 )  # fmt: skip
-_MEASURING = ("--against", "--repeats", "--out", "--quiet")
+_MEASURING = ("--against", "--repeats", "--minutes", "--out", "--quiet")
 _MOVING = ("--update", "--accept")
 
 
@@ -97,7 +99,19 @@ def gate(
     suite: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With --against: the cells, in place of the options of run.")
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="With --against: runs of each version, in turns.")] = 3,
+    repeats: Annotated[
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help="With --against: runs of each version. auto takes 2 or more, up to 8, until no cell is ambiguous.",
+        ),
+    ] = "auto",
+    minutes: Annotated[
+        float, typer.Option(min=0, help="With --against --repeats auto: begin no further runs after so long.")
+    ] = 8.0,
+    pool: Annotated[
+        bool, typer.Option("--pool", help="With --baseline: take all runs of RUN and of TABLE, not only the newest.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="With --against: folder of the runs. Default: results/runs/<time>-gate.")
     ] = None,
@@ -110,9 +124,10 @@ def gate(
     gate RUN --baseline TABLE judges a run that was measured before; with --update, a run that passes becomes the
     baseline, and a TABLE that does not exist is begun. gate --against REV takes the project in the current
     folder (this one, or a package of methods or engines) at REV and as it stands, with uncommitted changes. It installs
-    each into a folder of its own with pip, without what the project depends on, and measures both in turns. What is
-    measured is a --suite, or a cell by the options of run. Verdicts are those of attnbench compare, and a method that
-    another engine ran is a regression at whatever speed, unless --allow-engine admits it.
+    each into a folder of its own with pip, without what the project depends on, and measures both in turns: on a CPU
+    call by call, on a GPU run by run. What is measured is a --suite, or a cell by the options of run. Verdicts are
+    those of attnbench compare, and a method that another engine ran is a regression at whatever speed, unless
+    --allow-engine admits it.
 
     Exit codes: 0 fine, 1 a regression, or the project as it stands cannot run, 2 bad input, 3 a cell is ambiguous (only
     with --fail-ambiguous), 4 nothing comparable, or REV cannot run.
@@ -125,31 +140,72 @@ def gate(
     if baseline is not None:
         if run is None:
             raise BadInput(f"--baseline {str(baseline)!r} needs a run to judge: attnbench gate RUN --baseline TABLE")
-        refuse_others(ctx, f"{str(run)!r} was measured already", "run", "--baseline", *_MOVING, *_JUDGING)
+        refuse_others(ctx, f"{str(run)!r} was measured already", "run", "--baseline", "--pool", *_MOVING, *_JUDGING)
         if accept and not update:
             raise BadInput("--accept needs --update: it records what a baseline is moved to in spite of")
+        if update and pool:
+            raise BadInput("--update takes the newest run; leave out --pool")
         if update:
             _move(baseline, run, accept or [], judging)
-        named, result = {"a": str(baseline), "b": str(run)}, _judged(baseline, run, judging)
+        named, result = {"a": str(baseline), "b": str(run)}, _judged(baseline, run, judging, pool=pool)
     else:
         assert against is not None
         if run is not None:
             raise BadInput(f"--against measures both versions itself; leave out {str(run)!r}")
         if update or accept:
             raise BadInput("--update and --accept move a --baseline; --against has none")
+        if pool:
+            raise BadInput("--pool is for --baseline; --against takes all runs")
         if suite is not None:
             refuse_others(ctx, "--suite says what is measured", "--suite", *_MEASURING, *_JUDGING)
-        named, result = _measured(against, _words(ctx, asked, suite), repeats, out, judging, quiet)
+        plan = _Repeats.read(repeats, minutes)
+        by_call = _on_cpu(asked, suite)
+        named, result = _measured(against, _words(ctx, asked, suite), plan, by_call, out, judging, quiet)
     code = 0 if result.exit_code == 3 and not judging.fail_ambiguous else result.exit_code
     tell(named, result, code, judging.as_json, judging.markdown, judging.junit)
     raise typer.Exit(code)
 
 
-def _judged(a: Path, b: Path, judging: JudgeOptions, *, pool: bool = False) -> Comparison:
+@dataclass(frozen=True)
+class _Repeats:
+    """How many runs of each version are measured: from ``least`` to ``most``, until all is clear or time is up."""
+
+    least: int
+    most: int
+    minutes: float
+
+    @classmethod
+    def read(cls, text: str, minutes: float) -> _Repeats:
+        from attnbench.bench.gate.repeats import LEAST, MOST
+        from attnbench.kernels.errors import BadInput
+
+        if text == "auto":
+            return cls(LEAST, MOST, minutes)
+        if not text.isdecimal() or not 0 < int(text) <= _MOST_REPEATS:
+            raise BadInput(f"--repeats {text!r} must be a whole number from 1 to {_MOST_REPEATS}, or auto")
+        return cls(int(text), int(text), minutes)
+
+    @property
+    def looks(self) -> int:
+        """How often the runs may be compared before they are enough."""
+        return self.most - self.least + 1
+
+
+_MOST_REPEATS = 1000
+
+
+def _on_cpu(asked: CellOptions, suite: Path | None) -> bool:
+    """Whether all cells certainly run on the CPU, where runs may take turns call by call."""
+    import torch
+
+    return not torch.cuda.is_available() or (suite is None and asked.device == "cpu")
+
+
+def _judged(a: Path, b: Path, judging: JudgeOptions, *, pool: bool = False, looks: int = 1) -> Comparison:
     from attnbench.results.compare import compare_tables
     from attnbench.results.load import read
 
-    return compare_tables(read(a), read(b), pool=pool, **judging.judge())
+    return compare_tables(read(a), read(b), pool=pool, looks=looks, **judging.judge())
 
 
 def _move(path: Path, run: Path, accepted: list[str], judging: JudgeOptions) -> None:
@@ -183,29 +239,52 @@ def _move(path: Path, run: Path, accepted: list[str], judging: JudgeOptions) -> 
 
 
 def _measured(
-    revision: str, words: list[str], repeats: int, out: Path | None, judging: JudgeOptions, quiet: bool
+    revision: str,
+    words: list[str],
+    repeats: _Repeats,
+    by_call: bool,
+    out: Path | None,
+    judging: JudgeOptions,
+    quiet: bool,
 ) -> tuple[dict[str, str], Comparison]:
     """Measure both versions and compare them."""
     from attnbench.bench.gate.project import CannotRun
     from attnbench.cli.progress import TerminalProgress
     from attnbench.cli.terminal import say
+    from attnbench.machine.clock import CLOCK
     from attnbench.results.run import announce, choose_place
 
     judging.judge()  # what cannot be used is said before anything is measured
     place = choose_place(out, "-gate")
+    base, head = place.folder / "base", place.folder / "head"
+    last = CLOCK.seconds() + 60 * repeats.minutes
+    results: list[Comparison] = []
+
+    def enough(pairs: int) -> bool:
+        if pairs < repeats.least:
+            return False
+        results.append(_judged(base, head, judging, pool=True, looks=repeats.looks))
+        return "unclear" not in results[-1].counts or CLOCK.seconds() >= last
+
     with TerminalProgress(quiet=quiet) as progress:
         try:
-            commit = _take_turns(revision, words, repeats, place.folder, progress)
+            commit = _take_turns(revision, words, repeats.most, place.folder, progress, by_call, enough)
         except CannotRun as problem:
             say(f"attnbench gate: {problem}", error=True)
             raise typer.Exit(4 if problem.version == "base" else 1) from None
         announce(place, progress)
-    base, head = place.folder / "base", place.folder / "head"
-    result = _judged(base, head, judging, pool=True)
-    return {"a": str(base), "b": str(head), "against": commit}, result
+    return {"a": str(base), "b": str(head), "against": commit}, results[-1]
 
 
-def _take_turns(revision: str, words: list[str], repeats: int, folder: Path, progress: Progress) -> str:
+def _take_turns(
+    revision: str,
+    words: list[str],
+    most: int,
+    folder: Path,
+    progress: Progress,
+    by_call: bool,
+    enough: Callable[[int], bool],
+) -> str:
     """Install both versions, and measure them in turns into ``folder``; return the commit of the base."""
     import tempfile
 
@@ -219,7 +298,7 @@ def _take_turns(revision: str, words: list[str], repeats: int, folder: Path, pro
         base = prepare_base(root, commit, Path(scratch))
         head = prepare_head(root, Path(scratch))
         folder.mkdir(parents=True, exist_ok=True)
-        take_turns(base, head, words, folder, repeats, progress)
+        take_turns(base, head, words, folder, most, progress, by_call=by_call, enough=enough)
     return commit
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from attnbench.machine.clock import CLOCK
 
@@ -76,6 +77,11 @@ class LoadWatch:
         self._past.append(now)
         return load_between(self._past[0], now)
 
+    def leave_out(self, since: Counters) -> None:
+        """Forget what the machine did since a reading, as if no time had passed."""
+        now = self._read()
+        self._past = deque(_moved(each, since, now) for each in self._past)
+
 
 def load_between(before: Counters, after: Counters) -> Load:
     """Return what the machine did between two readings, with its load and frequency as they are now."""
@@ -92,6 +98,16 @@ def load_between(before: Counters, after: Counters) -> Load:
         switches=None if switches is None else round(switches),
         cpu_mhz=_frequency(),
     )
+
+
+def _moved(each: Counters, before: Counters, after: Counters) -> Counters:
+    """Return an earlier reading, later by what passed between two others."""
+
+    def later(name: str) -> Any:
+        then, since, now = (getattr(reading, name) for reading in (each, before, after))
+        return None if None in (then, since, now) else then + now - since
+
+    return Counters(**{field.name: later(field.name) for field in fields(Counters)})
 
 
 def read_counters() -> Counters:

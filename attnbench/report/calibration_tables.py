@@ -13,6 +13,11 @@ def noise_sentence(model: NoiseModel) -> str:
     return (
         f"{model.device}: from run to run speed-ups deviate by {_percent(model.speedup_sd)} and latencies by "
         f"{_percent(model.latency_sd)} ({model.runs} runs of {model.cells} methods)."
+        + (
+            f" Pairs of runs that take turns deviate by {_percent(model.pair_sd)} beyond their rounds."
+            if model.pairs
+            else ""
+        )
     )
 
 

@@ -140,7 +140,9 @@ def judged_words(result: Comparison) -> list[str]:
     names = names_of(result.cells)
     latency = [name for name, cell in zip(names, result.cells, strict=True) if cell.judged_by == "latency"]
     by = f"; by latency alone: {', '.join(latency)}" if latency else ""
-    return [f"judged by the speed-up over the dense baseline of the same rounds{by}", f"noise: {result.noise}"]
+    in_turns = any(cell.judged_by == "latency in turns" for cell in result.cells)
+    what = "latency beside that of the other run" if in_turns else "speed-up over the dense baseline"
+    return [f"judged by the {what} in the same rounds{by}", f"noise: {result.noise}"]
 
 
 _TOLD = {"slower": "slower in B", "worse": "worse in B", "other engine": "run by another engine in B",

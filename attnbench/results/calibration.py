@@ -17,7 +17,7 @@ import numpy as np
 
 from attnbench.kernels.errors import BadInput
 from attnbench.results.bootstrap import RESAMPLES
-from attnbench.results.compare import compare_tables
+from attnbench.results.compare import Comparison, compare_tables
 from attnbench.results.estimates import Estimate
 from attnbench.results.layers import means_of
 from attnbench.results.load import Results
@@ -43,6 +43,11 @@ class CellJudged:
     method: str
     change: str
     interval: tuple[float, float]
+
+    @property
+    def holds_truth(self) -> bool:
+        """Whether the interval holds 1, which is the truth where nothing changed."""
+        return self.interval[0] <= 1 <= self.interval[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,7 @@ class Calibration:
         failed: of whole comparisons, with exit code 1.
         undecided: of whole comparisons, with exit code 3.
         delayed: by the size of the delay.
+        pairs: of runs that a gate took on average; 0 where single runs were compared.
     """
 
     model: NoiseModel
@@ -110,6 +116,7 @@ class Calibration:
     failed: Share
     undecided: Share
     delayed: tuple[Delayed, ...] = field(default=())
+    pairs: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, without the model."""
@@ -120,7 +127,11 @@ class Calibration:
 
 def judge(a: Results, b: Results, noise: NoiseModel) -> Judged:
     """Compare two runs as ``attnbench compare`` does at its defaults, with this noise between runs."""
-    found = compare_tables(a, b, noise=noise)
+    return judged(compare_tables(a, b, noise=noise))
+
+
+def judged(found: Comparison) -> Judged:
+    """Return what a comparison said."""
     cells = tuple(
         CellJudged(cell.cell["method"], cell.change, (cell.lo, cell.hi))
         for cell in found.cells
@@ -151,37 +162,17 @@ def calibrate(
     """
     if len(same) < LEAST_RUNS:
         raise BadInput(f"{len(same)} runs without a change are too few: {LEAST_RUNS} or more are needed")
-    speedups, latencies = [log_speedups(run) for run in same], [log_latencies(run) for run in same]
-    dense = [log_dense(run) for run in same]
-    rows = [row for run in same for row in run.rows if row.verdict == "ok"]
-
-    def model(left_out: Iterable[int] = ()) -> NoiseModel:
-        kept = [number for number in range(len(same)) if number not in set(left_out)]
-        return NoiseModel(
-            device=rows[0].device if rows else "",
-            speedup_sd=between_runs([speedups[number] for number in kept]),
-            latency_sd=between_runs([latencies[number] for number in kept]),
-            uncancelled=uncancelled(
-                [{name: each.value for name, each in speedups[number].items()} for number in kept],
-                [dense[number] for number in kept],
-            ),
-            runs=len(kept),
-            cells=max(map(len, latencies)),
-            provenance="measured",
-            note=f"attnbench calibrate: {len(kept)} runs of {max(map(len, latencies))} methods",
-            measured_at=measured_at,
-        )
-
+    model = WholeRuns(same, measured_at).model
     pairs = list(combinations(range(len(same)), 2))
-    judged = [judge(same[i], same[j], noise or model((i, j))) for i, j in pairs]
-    weights = _weights(len(same))
+    said = [judge(same[i], same[j], noise or model((i, j))) for i, j in pairs]
+    weights = weights_of(len(same))
     of_pairs = np.stack([weights[:, i] * weights[:, j] for i, j in pairs], axis=1)
 
     def share(what: Callable[[CellJudged], bool]) -> Share:
-        return _share([[what(cell) for cell in each.cells] for each in judged], of_pairs, len(same) // 2)
+        return share_of([[what(cell) for cell in each.cells] for each in said], of_pairs, len(same) // 2)
 
     def whole(code: int) -> Share:
-        return _share([[each.exit_code == code] for each in judged], of_pairs, len(same) // 2)
+        return share_of([[each.exit_code == code] for each in said], of_pairs, len(same) // 2)
 
     found = Calibration(
         model=model(),
@@ -189,7 +180,7 @@ def calibrate(
         slower=share(lambda cell: cell.change == "slower"),
         faster=share(lambda cell: cell.change == "faster"),
         unclear=share(lambda cell: cell.change == "unclear"),
-        covered=share(lambda cell: cell.interval[0] <= 1 <= cell.interval[1]),
+        covered=share(lambda cell: cell.holds_truth),
         failed=whole(1),
         undecided=whole(3),
         delayed=tuple(
@@ -197,6 +188,11 @@ def calibrate(
             for delay, runs in sorted(delayed.items())
         ),
     )
+    return with_details(found)
+
+
+def with_details(found: Calibration) -> Calibration:
+    """Return a calibration whose model holds what it found."""
     details = {"false_alarms": found.slower.value + found.faster.value, "covered": found.covered.value}
     details |= {"covered_lo": found.covered.lo, "covered_hi": found.covered.hi} if found.covered.of else {}
     for each in found.delayed:
@@ -204,6 +200,41 @@ def calibrate(
         details |= {name: each.slower.value, f"{name}_lo": each.slower.lo, f"{name}_hi": each.slower.hi}
     known = {name: value for name, value in details.items() if math.isfinite(value)}
     return replace(found, model=found.model.model_copy(update={"details": known}))
+
+
+class WholeRuns:
+    """Runs without a change, each with the same cells: how much they differ where they are compared as a whole."""
+
+    def __init__(self, same: Sequence[Results], measured_at: str) -> None:
+        self._speedups = [log_speedups(run) for run in same]
+        self._latencies = [log_latencies(run) for run in same]
+        self._dense = [log_dense(run) for run in same]
+        self._device = next((row.device for run in same for row in run.rows if row.verdict == "ok"), "")
+        self._measured_at = measured_at
+
+    def model(self, left_out: Iterable[int] = ()) -> NoiseModel:
+        """Return the noise between runs, of all but those with these numbers.
+
+        Raises:
+            BadInput: if no cell was measured twice.
+        """
+        without = set(left_out)
+        kept = [number for number in range(len(self._dense)) if number not in without]
+        speedups, cells = [self._speedups[number] for number in kept], max(map(len, self._latencies))
+        return NoiseModel(
+            device=self._device,
+            speedup_sd=between_runs(speedups),
+            latency_sd=between_runs([self._latencies[number] for number in kept]),
+            uncancelled=uncancelled(
+                [{name: each.value for name, each in run.items()} for run in speedups],
+                [self._dense[number] for number in kept],
+            ),
+            runs=len(kept),
+            cells=cells,
+            provenance="measured",
+            note=f"attnbench calibrate: {len(kept)} runs of {cells} methods",
+            measured_at=self._measured_at,
+        )
 
 
 def log_speedups(run: Results) -> dict[str, Estimate]:
@@ -235,26 +266,26 @@ def _delayed(
 ) -> Delayed:
     models = [model(number) for number in range(len(same))]
     pairs = list(product(range(len(same)), range(len(runs))))
-    judged = [judge(same[i], runs[j], models[i]) for i, j in pairs]
-    mine = _weights(len(runs))
+    said = [judge(same[i], runs[j], models[i]) for i, j in pairs]
+    mine = weights_of(len(runs))
     of_pairs = np.stack([weights[:, i] * mine[:, j] for i, j in pairs], axis=1)
     apart = min(len(same), len(runs))
 
     def share(change: str) -> Share:
-        cells = [[cell.change == change for cell in each.cells if cell.method != DENSE] for each in judged]
-        return _share(cells, of_pairs, apart)
+        cells = [[cell.change == change for cell in each.cells if cell.method != DENSE] for each in said]
+        return share_of(cells, of_pairs, apart)
 
-    failed = _share([[each.exit_code == 1] for each in judged], of_pairs, apart)
+    failed = share_of([[each.exit_code == 1] for each in said], of_pairs, apart)
     return Delayed(delay, len(runs), share("slower"), share("unclear"), failed)
 
 
-def _weights(runs: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def weights_of(runs: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return how often each run was drawn, [resamples, runs]."""
     generator = np.random.default_rng(_SEED + runs)
     return generator.multinomial(runs, np.full(runs, 1 / runs), size=RESAMPLES).astype(np.float64)
 
 
-def _share(happened: Sequence[Sequence[bool]], weights: np.ndarray[Any, np.dtype[np.float64]], apart: int) -> Share:
+def share_of(happened: Sequence[Sequence[bool]], weights: np.ndarray[Any, np.dtype[np.float64]], apart: int) -> Share:
     """Return a share over pairs of runs.
 
     Args:

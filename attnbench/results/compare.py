@@ -17,6 +17,7 @@ from typing import Any
 
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.results.estimates import Estimate, difference, significant
+from attnbench.results.in_turns import Shared, between_pairs, log_ratio, matched, mean_ratio, shared_by
 from attnbench.results.intervals import geometric_mean
 from attnbench.results.layers import Mean, latency_of, means_of
 from attnbench.results.load import Results
@@ -53,7 +54,8 @@ class CellChange:
         a_speedup_lo, a_speedup_hi, b_speedup_lo, b_speedup_hi: their 95 % intervals, by the rounds of each; None where
             a single round was timed.
         ratio: how many times slower B is than A, above 1 is slower, with the 95 % interval ``lo`` to ``hi``.
-        judged_by: "speed-up", paired by round with the dense baseline, or "latency".
+        judged_by: "latency in turns", paired by round with the other run, where both were measured in turns;
+            "speed-up", paired by round with the dense baseline; or "latency".
         p_value: how likely so large a change is without one.
         attributes: what differs and does not make another cell, as the engine.
         allowed: whether it was said that this may be missing, may run on another engine, or is accepted.
@@ -163,6 +165,7 @@ def compare_tables(
     hold_engine: bool = False,
     allow_engine: Collection[str] = (),
     pool: bool = False,
+    looks: int = 1,
 ) -> Comparison:
     """Compare the latency table of ``b`` with that of ``a``.
 
@@ -180,6 +183,8 @@ def compare_tables(
         hold_engine: a cell that another engine ran in B is a regression, at whatever speed.
         allow_engine: methods for which that is no regression.
         pool: take all runs of a cell together, not only the newest.
+        looks: how often these tables may be compared while runs are added to them, until the result is clear. So many
+            times smaller is the share of changes called significant that may be none.
 
     Raises:
         BadInput: if the threshold or the margin is not in [0, 1), or neither table has a method that is
@@ -204,11 +209,13 @@ def compare_tables(
     margin = MARGINS[kind or "cpu"] if margin is None else margin
     device = next(iter(sorted(devices_a & devices_b)), "")
     noise = noise or find_noise(device, kind or "cpu")
-    judged = [_Pair(means_a.get(key, []), means_b.get(key, [])) for key in {**means_a, **means_b}]
+    shared = shared_by(a, b)
+    judged = [_Pair(means_a.get(key, []), means_b.get(key, []), shared) for key in {**means_a, **means_b}]
     shift = _machine_shift(judged)
-    differences = [pair.difference(noise, shift) for pair in judged]
+    between = between_pairs([pair.in_turns for pair in judged if pair.in_turns], noise)
+    differences = [pair.difference(noise, shift, between) for pair in judged]
     p_values = [each.found.p_value for each in differences if each is not None]
-    passing = iter(significant(p_values, FALSE_RATE))
+    passing = iter(significant(p_values, FALSE_RATE / looks))
     cells = [
         pair.change(threshold, margin, each, each is not None and next(passing), allow_missing)
         for pair, each in zip(judged, differences, strict=True)
@@ -221,6 +228,8 @@ def compare_tables(
     said += f", {noise.provenance} on {noise.device}"
     if noise.device in KINDS:
         said += "; at least the scatter of single rounds"
+    if any(pair.in_turns for pair in judged):
+        said = f"{between.error:.1%} between pairs of runs in turns, beyond the scatter of their rounds"
     return Comparison(threshold, tuple(cells), tuple(changes), margin=margin, noise=said)
 
 
@@ -230,6 +239,7 @@ class _Pair:
 
     a: list[Mean]
     b: list[Mean]
+    shared: Shared = field(default_factory=dict)
     known: Mean = field(init=False)
 
     def __post_init__(self) -> None:
@@ -271,15 +281,28 @@ class _Pair:
         """Whether both sides have latencies that may be compared."""
         return self.fault is None and all(mean.rounds for mean in (*self.a, *self.b))
 
-    def difference(self, noise: NoiseModel, shift: float | None) -> Difference | None:
+    @cached_property
+    def in_turns(self) -> list[Estimate]:
+        """The log ratio of each pair of runs that took turns; none where some did not."""
+        if not self.is_timed:
+            return []
+        found = [log_ratio(a, b) for a, b in matched(self.a, self.b, self.shared)]
+        return [each for each in found if each is not None]
+
+    def difference(self, noise: NoiseModel, shift: float | None, between_pairs: Estimate) -> Difference | None:
         """Return how many times slower B is, with its error; None if that cannot be said.
 
         Args:
             noise: between runs.
             shift: by how much the logs of all methods' latencies moved, which may be the machine; None if they did not.
+            between_pairs: what pairs of runs that took turns differ by.
         """
         if not self.is_timed:
             return None
+        if self.in_turns:
+            error = between_pairs.error / math.sqrt(len(self.in_turns))
+            found = mean_ratio(self.in_turns, between_pairs)
+            return Difference(found, error, between_pairs.error / math.sqrt(2), busy=self._busy)
         scatter = math.sqrt(statistics.fmean(self._spread(mean) ** 2 for mean in (*self.a, *self.b)))
         between = noise.between_two(scatter, speedup=self.by_speedup)
         share = math.sqrt((1 / len(self.a) + 1 / len(self.b)) / 2)
@@ -349,7 +372,7 @@ class _Pair:
         log = found.found
         lo, hi = log.interval()
         timed = {"ratio": math.exp(log.value), "lo": _exp(lo), "hi": _exp(hi), "p_value": log.p_value}
-        by = "speed-up" if self.by_speedup else "latency"
+        by = "latency in turns" if self.in_turns else "speed-up" if self.by_speedup else "latency"
         return replace(made, change=change, reason=reason, judged_by=by, **timed)  # type: ignore[arg-type]  # by name
 
 

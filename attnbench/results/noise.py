@@ -26,6 +26,9 @@ NOISE_VERSION = 1
 UNCANCELLED = 0.32
 """Measured in 65 runs on two cores of a shared host, whose speed differed by up to 80 %: docs/calibration.md."""
 
+PAIR_SD = 0.01
+"""Assumed where no pairs of runs were measured. Other memory addresses alone may change a call by so much."""
+
 KINDS = ("cpu", "cuda")
 """What a model is named after that was not measured on the device itself."""
 
@@ -48,6 +51,12 @@ class NoiseModel(Record):
         le=1,
         description="what pairing with the dense baseline leaves of a change of the machine's speed between two runs",
     )
+    pair_sd: float = Field(
+        default=PAIR_SD,
+        ge=0,
+        description="standard deviation of the log ratio of two runs that were measured in turns, beyond their rounds",
+    )
+    pairs: int = Field(default=0, ge=0, description="pairs of runs that it was measured with; 0: it is assumed")
     runs: int = Field(ge=0, description="A/A runs that the deviations were measured with; 0: they are assumed")
     cells: int = Field(default=0, ge=0, description="cells of each of those runs")
     provenance: Literal["measured", "assumed"] = Field(description="whether the deviations were measured on the device")

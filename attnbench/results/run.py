@@ -46,7 +46,12 @@ def choose_place(out: Path | None, suffix: str = "") -> Place:
 
 
 def begin(
-    place: Place, environment: Environment, request: Mapping[str, Any], contents: Mapping[str, str] | None = None
+    place: Place,
+    environment: Environment,
+    request: Mapping[str, Any],
+    contents: Mapping[str, str] | None = None,
+    *,
+    in_turns: str = "",
 ) -> Journal:
     """Begin a run: open its journal and write the first line.
 
@@ -55,12 +60,17 @@ def begin(
         environment: of this machine.
         request: what ``--resume`` repeats.
         contents: of the files that the run reads, by ``conditions.contents_of``.
+        in_turns: what it shares with the runs that it takes turns with, call by call.
 
     Raises:
         BadInput: if the folder cannot be written, or holds a run by now.
     """
     header = RunHeader(
-        run_id=place.run_id, environment=environment, request=dict(request), contents=dict(contents or {})
+        run_id=place.run_id,
+        environment=environment,
+        request=dict(request),
+        contents=dict(contents or {}),
+        in_turns=in_turns,
     )
     return Journal.create(place.folder, header)
 

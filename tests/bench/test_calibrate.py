@@ -13,6 +13,7 @@ import pytest
 from attnbench.bench import calibrate as calibration
 from attnbench.bench import session
 from attnbench.bench.calibrate import PLAN, Plan, judge_runs, make_plan, read_plan, resume, start, usual_case
+from attnbench.bench.gate.together import measure_together
 from attnbench.bench.request import Request
 from attnbench.cli import main
 from attnbench.kernels.errors import BadInput
@@ -26,6 +27,7 @@ from attnbench.results.run import NoProgress
 SMALL: dict[str, Any] = {"grid": "2x3x4", "heads": 1, "head_dim": 16, "inputs": "gaussian", "rounds": 3}
 REQUEST = Request(methods=[Entry("sta", {"tile": [1, 3, 2]})], **SMALL)
 CLI = ["calibrate", "-m", "sta:tile=(1,3,2)", "--grid=2x3x4", "--heads=1", "--head-dim=16", "--inputs=gaussian"]
+ALONE = [*CLI, "--run-by-run"]
 
 Measured = list[tuple[str, float]]
 
@@ -182,7 +184,7 @@ def call(*words: str) -> int:
 
 
 def test_the_command_measures_judges_and_stores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(*CLI, "--rounds=3", "--runs=4", "--delays=100", "--out=mine", "--json") == 0
+    assert call(*ALONE, "--rounds=3", "--runs=4", "--delays=100", "--out=mine", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     model = read_noise(Path(found["stored"]))
     assert model.model_dump(mode="json") == found["noise"]
@@ -220,7 +222,7 @@ def test_the_command_refuses_what_cannot_be(words: list[str], said: str, capsys:
 def test_without_delays_only_runs_without_a_change_are_measured(
     measured: Measured, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(*CLI, "--runs=4", "--delays=none", "--out=mine", "--markdown") == 0
+    assert call(*ALONE, "--runs=4", "--delays=none", "--out=mine", "--markdown") == 0
     assert {delay for _, delay in measured} == {0.0}
     assert "delay" not in capsys.readouterr().out
 
@@ -233,7 +235,7 @@ def test_an_interrupt_says_how_to_go_on(
         raise signal
 
     monkeypatch.setattr(session, "start", stop)
-    assert call(*CLI, "--runs=4", "--out=mine") == code
+    assert call(*ALONE, "--runs=4", "--out=mine") == code
     assert "whole runs are kept. Go on with: attnbench calibrate --resume mine" in " ".join(
         capsys.readouterr().err.split()
     )
@@ -244,3 +246,82 @@ def test_the_order_is_that_of_the_plan(measured: Measured, tmp_path: Path) -> No
     start(plan, tmp_path / "mine", NoProgress())
     assert measured == [(f".{Path(name).name}.part", delay) for name, delay in plan.parts()]
     assert calibration.DELAYS == (0.01, 0.02, 0.03, 0.05, 0.1)
+
+
+def test_sessions_hold_runs_of_all_kinds_and_delays_in_random_order() -> None:
+    plan = make_plan(REQUEST, 6, [0.01, 0.1], in_turns=True)
+    sessions = plan.sessions()
+    assert sessions == read_back(plan).sessions()
+    assert len({name for name, _ in sessions}) == 6
+    assert all([*places.values()][:2] == [0.0, 0.0] for _, places in sessions)
+    slower = [[*places.values()][2] for _, places in sessions]
+    assert sorted(slower) == [0.01] * 3 + [0.1] * 3
+    assert slower not in (sorted(slower), [0.01, 0.1] * 3)
+    assert all(len(places) == 2 for _, places in make_plan(REQUEST, 4, [], in_turns=True).sessions())
+
+
+@pytest.mark.slow  # the small version is test_two_runs_take_turns
+def test_runs_of_a_session_take_turns_and_are_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--rounds=3", "--runs=4", "--delays=100", "--stability-calls=2", "--out=mine", "--json"]
+    assert call(*CLI, *words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["noise"]["pairs"], found["runs"]) == (4, 4)
+    assert found["covered"]["of"] == 400
+    assert [each["delay"] for each in found["delayed"]] == [1.0]
+    for number in range(1, 5):
+        session = tmp_path / "mine" / f"session-{number:02}"
+        runs = [read(session / place / JOURNAL) for place in ("same-1", "same-2", ".delayed/1")]
+        assert len({run.headers[0].in_turns for run in runs}) == 1
+        assert runs[0].headers[0].in_turns
+        used = [[sample.input_set for sample in each] for run in runs for each in run.samples.values()]
+        assert used[0] == used[1] == used[2], "a round uses the same input set in every run"
+    shutil.rmtree(tmp_path / "mine" / "session-03")
+    assert call("calibrate", "--resume=mine", "--no-install", "--markdown") == 0
+    assert "Pairs of runs that take turns deviate by" in capsys.readouterr().out
+    assert (tmp_path / "mine" / "session-03" / "same-2" / JOURNAL).is_file()
+
+
+def test_two_runs_take_turns(tmp_path: Path) -> None:
+    requests = {"one": REQUEST, ".delayed/1": REQUEST.model_copy(update={"burnt_in": 1.0})}
+    measure_together(requests, tmp_path)
+    one, slower = (read(tmp_path / place / JOURNAL) for place in requests)
+    assert one.headers[0].in_turns == slower.headers[0].in_turns != ""
+    sets = [[sample.input_set for sample in each] for run in (one, slower) for each in run.samples.values()]
+    assert sets[0] == sets[1], "a round uses the same input set in every run"
+    assert not list(tmp_path.rglob("*.log"))
+
+
+def test_sessions_that_were_measured_are_judged_and_resumed(
+    one_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[list[float]] = []
+
+    def copy(requests: dict[str, Request], folder: Path) -> None:
+        begun.append([request.burnt_in for request in requests.values()])
+        header, *lines = (one_run / JOURNAL).read_text().splitlines()
+        for place in requests:
+            name = f"{folder.name}{place}"
+            told = {**json.loads(header), "in_turns": folder.name, "run_id": name}
+            text = "\n".join([json.dumps(told), *lines, ""]).replace(json.loads(header)["run_id"], name)
+            (folder / place).mkdir(parents=True)
+            (folder / place / JOURNAL).write_text(text)
+
+    monkeypatch.setattr(calibration, "measure_together", copy)
+    monkeypatch.setattr("attnbench.results.calibration_in_turns.GATES", 30)
+    plan = make_plan(REQUEST, 4, [0.1], in_turns=True)
+    folder = start(plan, tmp_path / "mine", NoProgress())
+    assert begun == [[0.0, 0.0, 0.1]] * 4
+    found = judge_runs(plan, folder)
+    assert (found.runs, found.model.pairs, found.model.pair_sd, found.pairs) == (4, 4, 0.0, 2)
+    assert (found.covered.value, found.undecided.value, found.delayed[0].slower.value) == (1, 0, 0)
+    shutil.rmtree(folder / "session-03")
+    resume(folder, NoProgress())
+    assert len(begun) == 5
+    assert not list(folder.glob(".*.part"))
+
+
+def test_a_run_of_a_session_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
+    plan = make_plan(REQUEST, 4, [], in_turns=True)
+    broken = plan.model_copy(update={"request": REQUEST.model_copy(update={"inputs": "capture:gone.safetensors"})})
+    with pytest.raises(BadInput, match=r"the run 'same-1' ended with exit code 1: .*gone\.safetensors"):
+        start(broken, tmp_path / "mine", NoProgress())

@@ -83,6 +83,10 @@ def test_a_revision_that_lacks_the_method_is_code_4(project: Project) -> None:
         (["--against", "main", "--suite", "x.toml", "--res", "480p"], "leave out --res"),
         (["--against", "nothing", "--grid", "2x4x4"], "'nothing' is no commit"),
         (["--against", "main", "--res", "721p"], "721p"),
+        (["--against", "main", "--repeats", "many"], "--repeats 'many' must be a whole number from 1 to 1000, or auto"),
+        (["--against", "main", "--repeats", "0"], "--repeats '0' must be"),
+        (["--against", "main", "--pool"], "--pool is for --baseline"),
+        (["run", "--baseline", "x", "--update", "--pool"], "leave out --pool"),
         (["--against", "main", "--noise", "absent.json"], "absent.json"),
         (["absent", "--baseline", "absent"], "absent"),
     ],
@@ -111,3 +115,17 @@ def test_a_run_is_judged_by_a_table(tmp_path: Path, call: Call, monkeypatch: pyt
     assert code == 1
     assert "sta" in out
     assert "<failure" in Path("gate.xml").read_text()
+
+
+def test_all_runs_are_judged_together_where_that_is_asked_for(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        code, _, err = call("run", "--method", "sta", *CELLS, "--out", f"runs/{name}")
+        assert code == 0, err
+    shutil.copytree("runs/two", "table")
+    _, out, _ = call("gate", "runs", "--baseline", "table", "--json")
+    assert json.loads(out)["cells"][0]["ratio"] == 1, "the newest run is that of the table"
+    _, out, _ = call("gate", "runs", "--baseline", "table", "--json", "--pool")
+    assert json.loads(out)["cells"][0]["ratio"] != 1

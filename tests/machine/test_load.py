@@ -56,6 +56,15 @@ def test_a_watch_looks_back_far_enough_to_count_and_no_further() -> None:
     assert looks[3] == pytest.approx(0.01 / (2 * (10.01 - WINDOW - 0.1)))
 
 
+def test_what_is_left_out_is_no_load() -> None:
+    readings = iter([at(0), at(1), at(11, own=1, busy=11, switches=9), at(12, own=2, busy=12, switches=10)])
+    watch = LoadWatch(lambda: next(readings))
+    before = watch._read()
+    watch.leave_out(before)  # ten seconds, all of them busy for others
+    found = watch.look()
+    assert (found.others_busy, found.switches) == (0, 1)
+
+
 def test_the_cores_of_this_process_are_read_as_the_system_writes_them() -> None:
     tick = os.sysconf("SC_CLK_TCK")
     busy, stolen, total = load._core_times(STAT, {0, 1}) or (0, 0, 0)

@@ -8,6 +8,7 @@ from typing import Any
 
 from attnbench.bench.apart.process import End, work
 from attnbench.bench.apart.task import Listed, Problem, Step, Task, Unbelievable, record_of
+from attnbench.bench.in_turns import in_turns
 from attnbench.bench.jobs import Agenda, make_agenda
 from attnbench.bench.request import Request
 from attnbench.bench.trial import dense_job
@@ -167,10 +168,13 @@ def choose(request: Request, cells: int, threads: int, progress: Progress) -> Ch
     end = work(Task(do="choose", request=alone, threads=threads, cells=cells), request.seconds_a_cell, hear)
     _raise_for(problem for problem in problems if problem.kind == "bad input")
     if end.verdict is None and not problems and chosen:
-        return chosen[-1]
-    why = problems[0].text if problems else end.reason or "it came to no decision"
-    progress.note(f"no dense baseline, so no speed-ups: {why}")
-    return Choices(heads=1, rounds=request.rounds or 3)
+        made = chosen[-1]
+    else:
+        why = problems[0].text if problems else end.reason or "it came to no decision"
+        progress.note(f"no dense baseline, so no speed-ups: {why}")
+        made = Choices(heads=1, rounds=request.rounds or 3)
+    alike = {name: in_turns().least(name, getattr(made, name)) for name in ("heads", "rounds")}
+    return made.model_copy(update=alike)
 
 
 @dataclass

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.bench.apart.task import Task, Unbelievable
+from attnbench.bench.in_turns import in_turns
 from attnbench.machine.printed import last_words
+from attnbench.machine.processes import end_of
 from attnbench.results.records.cells import Verdict
 
 STARTING = 600.0
@@ -75,11 +77,15 @@ def work(task: Task, seconds: float, hear: Hear) -> End:
 
 @dataclass
 class _Worker:
+    """A process and what it said; it is not on the clock while it waits for its turn (``paused``, in all ``away``)."""
+
     process: subprocess.Popen[bytes]
     answers: int
     output: int
     ready: bool = False
     waiting: bool = False
+    paused: float | None = None
+    away: float = 0.0
     finished: bool = False
     rest: bytearray = field(default_factory=bytearray)
     said: bytearray = field(default_factory=bytearray)
@@ -133,12 +139,13 @@ def _hand_over(stream: Any, line: bytes) -> None:
 def _listen(worker: _Worker, seconds: float, hear: Hear) -> bool:
     """Hear a worker out; return whether it was stopped because its time was up."""
     limit = time.monotonic() + STARTING
-    with selectors.DefaultSelector() as selector, _ending(worker.process) as ending:
+    with selectors.DefaultSelector() as selector, end_of(worker.process) as ending:
         for handle in (worker.answers, worker.output, *ending):
             selector.register(handle, selectors.EVENT_READ)
         while not worker.finished:
             queued = worker.waiting and not worker.ready  # for a GPU that another run uses, however long that takes
-            left = STARTING if queued else limit - time.monotonic()
+            others = worker.paused is not None  # of the runs that take turns with this one are at work
+            left = STARTING if queued or others else limit + worker.away - time.monotonic()
             if left <= 0:
                 return True
             ready = {key.fd for key, _ in selector.select(left if ending else min(left, 0.5))}
@@ -155,20 +162,6 @@ def _listen(worker: _Worker, seconds: float, hear: Hear) -> bool:
         with contextlib.suppress(subprocess.TimeoutExpired):
             worker.process.wait(LEAVING)
     return False
-
-
-@contextlib.contextmanager
-def _ending(process: subprocess.Popen[bytes]) -> Iterator[tuple[int, ...]]:
-    """Yield a handle that is ready when the process ends, where the system has such."""
-    try:
-        handle = os.pidfd_open(process.pid)
-    except (AttributeError, OSError):
-        yield ()
-        return
-    try:
-        yield (handle,)
-    finally:
-        os.close(handle)
 
 
 def _drain(worker: _Worker, hear: Hear) -> None:
@@ -209,6 +202,10 @@ def _hear_out(worker: _Worker, hear: Hear) -> bool:
             worker.ready = True
         elif kind == "waiting":
             worker.waiting = True
+        elif kind == "pause" and in_turns().shared:
+            worker.paused = time.monotonic()
+        elif kind == "go on" and worker.paused is not None:
+            worker.away, worker.paused = worker.away + time.monotonic() - worker.paused, None
         elif kind == "done":
             worker.finished = True
         else:

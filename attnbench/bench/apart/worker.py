@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from attnbench.bench.apart.task import Listed, Problem, Shown, Step, Task
 from attnbench.bench.bench import Bench
+from attnbench.bench.in_turns import in_turns
 from attnbench.bench.jobs import make_agenda
 from attnbench.bench.measure import measure
 from attnbench.bench.trial import first_line
@@ -103,9 +104,13 @@ def _work(task: Task, answers: Answers) -> None:
         answers.note(why)
         answers.say("waiting")
 
+    def told(waits: bool) -> None:
+        answers.say("pause" if waits else "go on")
+
     torch.set_num_threads(task.threads)
     measures = task.do in ("choose", "measure", "profile")
-    with hold_gpu(task.request.device, wait) if measures else contextlib.nullcontext():
+    lock = hold_gpu(task.request.device, wait) if measures else contextlib.nullcontext()
+    with lock, in_turns().telling(told):
         answers.say("ready")
         try:
             _DO[task.do](task, answers)

@@ -1,16 +1,19 @@
-"""Run the same command with two versions of a project, each time in a process of its own, and in turns."""
+"""Run the same command with two versions of a project, each time in processes of their own, and in turns."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
+from attnbench.bench.gate.conductor import Conductor
 from attnbench.bench.gate.project import CannotRun, Version
+from attnbench.bench.in_turns import ADDRESS
 from attnbench.machine.printed import last_words
 from attnbench.results.run import Progress
 
@@ -23,51 +26,106 @@ def order_of(base: Version, head: Version, pairs: int) -> list[Version]:
     return [each for pair in range(pairs) for each in ((base, head) if pair % 2 == 0 else (head, base))]
 
 
-def take_turns(base: Version, head: Version, words: Sequence[str], out: Path, pairs: int, progress: Progress) -> None:
+def take_turns(
+    base: Version,
+    head: Version,
+    words: Sequence[str],
+    out: Path,
+    most: int,
+    progress: Progress,
+    *,
+    by_call: bool = False,
+    enough: Callable[[int], bool] = lambda pairs: False,
+) -> None:
     """Measure both versions in turns.
 
     Args:
         base, head: the versions.
         words: what to run, as ``["run", "--suite", "FILE"]``.
         out: an existing folder. Each run gets base/NUMBER or head/NUMBER in it, from 01, and a log beside that.
-        pairs: how often each version runs.
+        most: how often each version runs at most.
         progress: told whose turn it is.
+        by_call: whether the two runs of a pair are alive at the same time, and take turns call by call; otherwise one
+            follows the other. A version from before that could be done is run the other way.
+        enough: told after each pair how many there are; says whether they are enough.
 
     Raises:
         CannotRun: for a version whose run ends without rows.
     """
-    done = {"base": 0, "head": 0}
-    order = order_of(base, head, pairs)
-    for number, version in enumerate(order):
-        done[version.name] += 1
-        progress.step(f"{version.name}, run {done[version.name]} of {pairs}", number, len(order), None)
-        folder = out.resolve() / version.name / f"{done[version.name]:02}"
-        folder.parent.mkdir(exist_ok=True)
-        _run(version, [*words, "--out", str(folder)], folder)
+    by_call = by_call and takes_turns(base) and takes_turns(head)
+    for number in range(1, most + 1):
+        pair = order_of(base, head, number)[-2:]
+        places = {version.name: out.resolve() / version.name / f"{number:02}" for version in pair}
+        for place in places.values():
+            place.parent.mkdir(exist_ok=True)
+        for group in [pair] if by_call else [[version] for version in pair]:
+            names = " and ".join(version.name for version in group)
+            done = 2 * number - 2 + (0 if group[0] is pair[0] else 1)
+            progress.step(f"{names}, run {number} of {'at most ' * (most > 1)}{most}", done, 2 * most, None)
+            _run(group, words, places)
+        if enough(number):
+            return
 
 
-def _run(version: Version, words: list[str], folder: Path) -> None:
-    log = folder.with_suffix(".log")
-    with log.open("wb") as printed:
+def takes_turns(version: Version) -> bool:
+    """Whether runs of a version can take turns call by call: its own attnbench can, or it has none of its own."""
+    own = version.folder / "attnbench"
+    return not own.is_dir() or (own / "bench" / "in_turns.py").is_file()
+
+
+def _run(versions: Sequence[Version], words: Sequence[str], places: Mapping[str, Path]) -> None:
+    """Run each version, at the same time and in turns if there are two.
+
+    Raises:
+        CannotRun: for one whose run ends without rows.
+    """
+    commands = {}
+    for version in versions:
         # -P: the folder in which this runs holds the project as it stands, which is not what both run.
-        ended = _call([sys.executable, "-P", "-m", "attnbench", *words], version, printed)
-    # 1 says that a cell has no latency, which the comparison judges.
-    if ended not in (0, 1) or not any(folder.rglob("*.jsonl")):
-        said = last_words(log.read_text(encoding="utf-8", errors="replace")) or "no message"
-        raise CannotRun(
-            version.name, f"its run ended with exit code {ended}: {said}; all it printed is in {str(log)!r}"
-        )
+        command = [sys.executable, "-P", "-m", "attnbench", *words, "--out", str(places[version.name])]
+        path = os.pathsep.join(filter(None, [str(version.folder), os.environ.get("PYTHONPATH")]))
+        environ = {"PYTHONPATH": path, "ATTNBENCH_COMMIT": version.commit}
+        commands[version.name] = Command(command, environ, places[version.name].with_suffix(".log"))
+    codes = run_in_turns(commands)
+    for version in versions:
+        ended, place, log = codes[version.name], places[version.name], commands[version.name].log
+        # 1 says that a cell has no latency, which the comparison judges.
+        if ended not in (0, 1) or not any(place.rglob("*.jsonl")):
+            said = last_words(log.read_text(encoding="utf-8", errors="replace")) or "no message"
+            raise CannotRun(
+                version.name, f"its run ended with exit code {ended}: {said}; all it printed is in {str(log)!r}"
+            )
 
 
-def _call(command: list[str], version: Version, printed: BinaryIO) -> int:
-    """Run a command with the version's packages before all others; return its exit code."""
-    path = os.pathsep.join(filter(None, [str(version.folder), os.environ.get("PYTHONPATH")]))
-    environ = os.environ | {"PYTHONPATH": path, "ATTNBENCH_COMMIT": version.commit}
-    process: subprocess.Popen[bytes] = subprocess.Popen(
-        command, env=environ, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed, start_new_session=True
-    )  # fmt: skip
-    with _ended(process):
-        return process.wait()
+class Command:
+    """A command, what it finds in its environment besides what is there, and the file that gets all it prints."""
+
+    def __init__(self, words: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
+        self.words, self.environ, self.log = list(words), dict(environ), log
+
+
+def run_in_turns(commands: Mapping[str, Command]) -> dict[str, int]:
+    """Run commands that measure, and return their exit codes. Two or more are alive together, and take turns by call.
+
+    Args:
+        commands: by short names.
+    """
+    token = secrets.token_hex(8)
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attnbench-turns-")))
+        conductor = stack.enter_context(Conductor(scratch, tuple(commands), token)) if len(commands) > 1 else None
+        processes = {}
+        for name, each in commands.items():
+            turns = {} if conductor is None else {ADDRESS: str(conductor.address(name))}
+            printed = stack.enter_context(each.log.open("wb"))
+            processes[name] = process = subprocess.Popen(
+                each.words, env=os.environ | each.environ | turns, stdin=subprocess.DEVNULL, stdout=printed,
+                stderr=printed, start_new_session=True,
+            )  # fmt: skip
+            stack.enter_context(_ended(process))
+        if conductor is not None:
+            conductor.conduct(processes)
+        return {name: process.wait() for name, process in processes.items()}
 
 
 @contextlib.contextmanager

@@ -436,6 +436,9 @@ class RunHeader(Record):
     contents: dict[str, str] = Field(
         default_factory=dict, description="SHA-256 of the files and folders that the run reads, as inputs and weights"
     )
+    in_turns: str = Field(
+        default="", description="shared by runs that were measured in turns, call by call; empty for a run alone"
+    )
 
 
 class Choices(Record):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from attnbench.bench.gate.project import CannotRun, Version, prepare_base, prepare_head
-from attnbench.bench.gate.turns import order_of, take_turns
+from attnbench.bench.gate.turns import order_of, take_turns, takes_turns
 from attnbench.results.load import read
 from attnbench.results.run import NoProgress
 
@@ -41,6 +41,33 @@ def test_each_run_measures_its_own_version(project: Project, tmp_path: Path) -> 
     assert before.latency_ms is not None
     assert after.latency_ms is not None
     assert after.latency_ms > 50 > before.latency_ms
+
+
+def test_two_runs_of_a_pair_take_turns_until_they_are_enough(project: Project, tmp_path: Path) -> None:
+    base, head = versions(project, tmp_path / "scratch")
+    seen: list[int] = []
+
+    def enough(pairs: int) -> bool:
+        seen.append(pairs)
+        return True
+
+    words = [*WORDS, "--method", "thrown-away", "--stability-calls", "2"]  # each cell in a process of its own
+    take_turns(base, head, words, tmp_path, 5, NoProgress(), by_call=True, enough=enough)
+    assert seen == [1]
+    before, after = (read(tmp_path / name) for name in ("base", "head"))
+    assert before.headers[0].in_turns == after.headers[0].in_turns != ""
+    sets = [[s.input_set for s in found.samples[found.rows[0].run_id]] for found in (before, after)]
+    assert sets[0] == sets[1]
+    assert [row.verdict for found in (before, after) for row in found.rows] == ["ok", "ok"]
+
+
+def test_an_attnbench_that_takes_no_turns_is_known_by_its_modules(tmp_path: Path) -> None:
+    version = Version("base", "", tmp_path)
+    assert takes_turns(version), "a project of methods is run by the attnbench that is installed"
+    (tmp_path / "attnbench" / "bench").mkdir(parents=True)
+    assert not takes_turns(version)
+    (tmp_path / "attnbench" / "bench" / "in_turns.py").touch()
+    assert takes_turns(version)
 
 
 def test_a_version_whose_run_fails_is_named_with_its_last_words(project: Project, tmp_path: Path) -> None:
