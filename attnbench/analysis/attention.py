@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from attnbench.analysis.call import Estimate, Finding, Seen
-from attnbench.analysis.estimates import gini, of_mean, of_statistic
+from attnbench.analysis.estimates import GROUPS, gini, of_groups, of_mean, of_statistic
 from attnbench.analysis.head import (
     SHARES,
     distances,
@@ -51,11 +51,20 @@ def _head(seen: Seen, head: int, found: HeadMap) -> Iterator[Finding]:
         yield each("text_mass", found.text_mass, grid.tokens)
     yield from _places(found, grid, cuboids, head, n)
     for kind, cuboid in cuboids.items():
-        mass = found.blocks[kind].cpu()
-        for share in SHARES:
-            needed = of_statistic(lambda at, m=mass, s=share: pairs_needed(m[at], s), len(mass), grid.tokens)
-            yield told(f"pairs_needed_{100 * share:.0f}_{kind}", needed, head, n)
+        yield from _concentration(found.blocks[kind], kind, grid, head, n)
         yield from _importance(query_importance(q, k, layout, cuboid), kind, grid, head)
+
+
+def _concentration(mass: Tensor, kind: str, grid: Grid, head: int, n: int) -> Iterator[Finding]:
+    """Yield how few pairs of a query and a block hold most of the weight."""
+    sampled = 2 * GROUPS <= len(mass) < grid.tokens
+    needed = pairs_needed(mass, SHARES, GROUPS if sampled else 0).cpu()
+    for share, (value, *without) in zip(SHARES, needed.T.tolist(), strict=True):
+        if sampled:
+            figure = of_groups(value, without, len(mass), grid.tokens)
+        else:
+            figure = of_statistic(lambda places, value=value: value, len(mass), grid.tokens)
+        yield told(f"pairs_needed_{100 * share:.0f}_{kind}", figure, head, n)
 
 
 def _places(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -45,9 +45,21 @@ def of_statistic(statistic: Callable[[Tensor], float], n: int, tokens: int) -> E
         return Estimate(value, value, value)
     if n < 2 * GROUPS:
         return Estimate(value, -math.inf, math.inf)
-    without = torch.tensor([statistic(places[places % GROUPS != group]) for group in range(GROUPS)]).double()
-    spread = float((without - without.mean()).square().sum()) * (GROUPS - 1) / GROUPS
-    half = _T * math.sqrt(spread * (1 - n / tokens))
+    return of_groups(value, [statistic(places[places % GROUPS != group]) for group in range(GROUPS)], n, tokens)
+
+
+def of_groups(value: float, without: Sequence[float], n: int, tokens: int) -> Estimate:
+    """Return a statistic with the interval of a jackknife, where it is known without each of GROUPS groups of queries.
+
+    Args:
+        value: of all n queries.
+        without: of the queries that are left without each group.
+        n: queries looked at.
+        tokens: how many there are in all.
+    """
+    left = torch.tensor(without, dtype=torch.float64)
+    spread = float((left - left.mean()).square().sum()) * (GROUPS - 1) / GROUPS
+    half = _T * math.sqrt(spread * max(0.0, 1 - n / tokens))
     return Estimate(value, value - half, value + half)
 
 

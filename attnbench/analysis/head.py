@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -75,16 +75,26 @@ def head_class(lifts: Mapping[str, float]) -> tuple[str, float]:
     return (word if largest > GLOBAL_BELOW else "global"), min(margin, 1e6)
 
 
-def pairs_needed(mass: Tensor, share: float) -> float:
+def pairs_needed(mass: Tensor, shares: Sequence[float], groups: int = 0) -> Tensor:
     """Return the smallest fraction of (query, block) pairs that holds a share of the weight of all of them.
 
     Args:
         mass: [m, blocks], which adds up to 1 for each query.
-        share: of the weight, in (0, 1].
+        shares: of the weight, in (0, 1].
+        groups: 0, or how many groups of queries, dealt out in turn, are also left out one after the other.
+
+    Returns:
+        float64 [1 + groups, shares]: of all queries, and without each group. Pairs are sorted once for all.
     """
-    ranked = mass.double().flatten().sort(descending=True).values
-    reached = ranked.cumsum(0) < share * float(ranked.sum()) - 1e-12
-    return (int(reached.sum()) + 1) / len(ranked)
+    ranked, order = mass.double().flatten().sort(descending=True)
+    group = order // mass.shape[1] % groups if groups else None
+    rows = []
+    for left_out in range(-1, groups):
+        kept = ranked if left_out < 0 or group is None else ranked[group != left_out]
+        reached = kept.cumsum(0)
+        wanted = reached[-1] * torch.tensor(shares, dtype=torch.float64, device=mass.device) - 1e-12
+        rows.append((torch.searchsorted(reached, wanted) + 1).double() / len(kept))
+    return torch.stack(rows).clamp_max_(1)
 
 
 def query_importance(q: Tensor, k: Tensor, layout: Layout, cuboid: tuple[int, int, int]) -> Tensor:

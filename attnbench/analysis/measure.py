@@ -90,8 +90,7 @@ def _head(seen: Seen, head: int, found: HeadMap) -> dict[str, Tensor]:
         measures[f"{name}_mass"] = mass.double().mean(0)
         measures[f"mean_{axis}"] = mean_distance(mass).double().mean()
     for kind, cuboid in cuboids.items():
-        needed = [pairs_needed(found.blocks[kind], share) for share in SHARES]
-        measures[f"pairs_needed_{kind}"] = torch.tensor(needed, dtype=torch.float64)
+        measures[f"pairs_needed_{kind}"] = pairs_needed(found.blocks[kind], SHARES)[0]
         measures[f"query_importance_{kind}"] = query_importance(q, k, layout, cuboid)
     return measures
 

@@ -18,6 +18,7 @@ from attnbench.analysis.call import AttentionCall, Finding, How, Measurer, see
 from attnbench.analysis.kept import kept_measurer
 from attnbench.analysis.perturbation import Entropies, Perturbation
 from attnbench.analysis.plans import Planner
+from attnbench.analysis.premises import judge
 from attnbench.analysis.request import AnalyzeRequest
 from attnbench.analysis.similarity import measure_similarity
 from attnbench.analysis.sources import Source, make_source
@@ -126,6 +127,8 @@ class _Run:
         finally:
             if len(self.source.prompts) > 1:
                 self._write(map(over_prompts, self._found.values()))
+        self.premises = judge(self.rows, self.run_id)
+        self.journal.append(*self.premises)
 
     def _prompt(self, prompt: str) -> None:
         measurers = measurers_of(self.how)

@@ -24,6 +24,7 @@ from attnbench.cli.options import (
     WidthOption,
     asked_methods,
 )
+from attnbench.cli.threads import spin_briefly
 
 if TYPE_CHECKING:
     from attnbench.analysis.session import Outcome
@@ -94,6 +95,7 @@ def analyze(
 
     Exit codes: 0 fine, 2 bad input, 130 interrupted.
     """
+    spin_briefly()
     from attnbench.analysis.request import read_request
     from attnbench.analysis.session import start
     from attnbench.cli.progress import TerminalProgress
@@ -137,6 +139,9 @@ def _show(outcome: Outcome, as_json: bool) -> None:
         print(json.dumps(document, allow_nan=False))
         return
     from attnbench.report.terminal.console import console
+    from attnbench.report.terminal.premises import premise_table
 
     out = console(140)
+    out.print(premise_table(outcome.premises))
     out.print(f"{len(outcome.rows):,} rows, environment: {outcome.folder}", soft_wrap=True)
+    out.print(f"Make a page: attnbench report {outcome.folder}", soft_wrap=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +20,7 @@ from attnbench.cli.options import (
 )
 from attnbench.cli.suite import SuiteOptions, check_only, run_suite
 from attnbench.cli.terminal import say
+from attnbench.cli.threads import spin_briefly
 
 if TYPE_CHECKING:
     from attnbench.clips.request import ClipsRequest
@@ -117,10 +116,7 @@ def clips(
         from attnbench.kernels.errors import BadInput
 
         raise BadInput(f"{str(runs[0])!r} stands alone: runs are named for --gallery PICTURE only")
-    if "torch" not in sys.modules:  # OpenMP reads it once, when torch is loaded
-        # Nothing is timed here. Waiting threads that spin for long, as by default, made clips up to four times slower
-        # on busy cores. Ones that sleep at once took twice as long for VMoBA on idle cores: 4.6 s a pass, and so 2.4.
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    spin_briefly()
     from attnbench.cli.progress import TerminalProgress
     from attnbench.clips import session
     from attnbench.clips.prompts import asked_prompts

@@ -73,7 +73,7 @@ def newest_run(results: Results) -> str:
     """
     records = results.rows or results.quality
     if not records:
-        return results.steps[-1].run_id
+        return results.steps[-1].run_id if results.steps else results.analysis[-1].run_id
     environments = results.environments
     runs = list(dict.fromkeys(record.run_id for record in records))
     return max(runs, key=lambda run: (environments[run].started_at if run in environments else "", runs.index(run)))

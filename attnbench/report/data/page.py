@@ -12,6 +12,7 @@ from typing import Any
 
 from attnbench.kernels.errors import BadInput
 from attnbench.report.cases import NO_ROWS
+from attnbench.report.data.attention_maps import analysis_figures, premises_table
 from attnbench.report.data.calibrations import CalibrationRead, calibration_figures, calibration_table
 from attnbench.report.data.clips import frame_figures, gap_figures
 from attnbench.report.data.costs import memory_figure, phase_figures, roofline_figure, waterfall_figures
@@ -141,9 +142,11 @@ def page_data(
         calibrations: what ``attnbench.report.data.calibrations.read_calibrations`` returns.
 
     Raises:
-        BadInput: if there are neither rows nor metrics of clips nor steps nor training runs.
+        BadInput: if there are neither rows nor metrics of clips nor steps nor training runs, nor measures of attention.
     """
-    if not (results.rows or results.quality or results.steps or any(group.runs for group in training)):
+    if not (
+        results.rows or results.quality or results.steps or results.analysis or any(group.runs for group in training)
+    ):
         raise BadInput(NO_ROWS)
     found = gaps(results.quality) if known_gaps is None else known_gaps
     chosen = selections_of(results, clip_quality(results, found))
@@ -152,12 +155,13 @@ def page_data(
     tables += [phases_table(results.phases)] if results.phases else []
     tables += [quality_table(found)] if found else []
     tables += [steps_table(results.steps)] if results.steps else []
+    tables += [premises_table(results.premises)] if results.premises else []
     tables += [calibration_table(calibrations)] if calibrations else []
     tables += [runs_table(results, results.runs)] if results.runs else []
     devices = tuple(dict.fromkeys([*(row.device for row in results.rows), *_trained_on(training), *_ran_on(results)]))
     figures = tuple(_figures(results, chosen)) + tuple(gap_figures(found)) + tuple(frame_figures(results.quality))
     figures += tuple(clip_density_figures(results.clips, found)) + tuple(training_figures(training))
-    figures += tuple(calibration_figures(calibrations))
+    figures += tuple(analysis_figures(results.analysis)) + tuple(calibration_figures(calibrations))
     return PageData(
         SCHEMA, f"Sparse attention on {listed(devices)}" if devices else "Sparse attention", devices, tuple(source),
         tuple(map(method_mark, _methods(results, training))), tuple(map(_chosen, chosen)), tuple(tables), figures,

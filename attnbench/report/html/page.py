@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from attnbench.report.cases import labels_of
+from attnbench.report.data.attention_maps import AnalysisStory, analysis_stories
 from attnbench.report.data.calibrations import CalibrationRead, CalibrationStory, calibration_stories
 from attnbench.report.data.figure import Figure
 from attnbench.report.data.page import MethodMark, PageData, page_data, to_json
@@ -36,6 +37,7 @@ SECTIONS = {
     "clips": "Clips",
     "training": "Training",
     "steps": "Whole steps",
+    "analysis": "What attention looks like",
     "calibration": "Calibration",
     "masks": "What each method keeps",
     "cells": "All cells",
@@ -47,10 +49,13 @@ SECTIONS = {
 _HALF = ("break-even", "waterfall", "phases", "roofline", "memory", "density", "history")
 """Sections that take half of a wide screen."""
 
-_SHOWN = ("means", "cells", "phases", "quality", "steps", "calibration", "runs")
+_SHOWN = ("means", "cells", "phases", "quality", "steps", "premises", "calibration", "runs")
 """Tables that have a place on the page."""
 
-_TABLES = {name: name for name in ("phases", "quality", "steps", "calibration")} | {"environments": "runs"}
+_TABLES = {name: name for name in ("phases", "quality", "steps", "calibration")} | {
+    "environments": "runs",
+    "analysis": "premises",
+}
 """The table that can be saved beside the heading of a section."""
 
 
@@ -101,7 +106,7 @@ def make_report(
         calibrations: what ``attnbench.report.data.calibrations.read_calibrations`` returns.
 
     Raises:
-        BadInput: if there are neither rows nor metrics of clips nor steps nor training runs.
+        BadInput: if there are neither rows nor metrics of clips nor steps nor training runs, nor measures of attention.
     """
     found = gaps(results.quality)
     data = page_data(results, training, source, found, calibrations)
@@ -112,6 +117,7 @@ def make_report(
         steps=step_sections(results.steps),
         traces=_traces(results, traces or {}),
         calibrations=calibration_stories(calibrations),
+        analysis=analysis_stories(results.analysis, results.premises),
     )
     return Report(page_html(data, told), _parts(data, told), data)
 
@@ -127,6 +133,7 @@ class Told:
         steps: a section for each run that timed whole steps.
         traces: label and link of each Chrome trace.
         calibrations: a story for each calibration.
+        analysis: a story for each run that measured attention.
     """
 
     masks: Sequence[MaskPicture] = ()
@@ -135,6 +142,7 @@ class Told:
     steps: Sequence[StepSection] = ()
     traces: Sequence[tuple[str, str]] = ()
     calibrations: Sequence[CalibrationStory] = ()
+    analysis: Sequence[AnalysisStory] = ()
 
 
 def page_html(data: PageData, told: Told | None = None) -> str:
@@ -149,7 +157,7 @@ def page_html(data: PageData, told: Told | None = None) -> str:
     there = {
         *static, *(["masks"] if told.masks else []), *(["clips"] if told.clips else []),
         *(["training"] if told.training else []), *(["steps"] if told.steps else []),
-        *(["calibration"] if told.calibrations else []),
+        *(["calibration"] if told.calibrations else []), *(["analysis"] if told.analysis else []),
         *(["cells", "terms"] if data.selections else []), *(["environments"] if data.table("runs") else []),
     }  # fmt: skip
     css, code = resource("report.css") + method_colours(data.methods), script()

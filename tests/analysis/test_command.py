@@ -1,0 +1,238 @@
+"""``attnbench analyze`` on captures, modelled inputs and a small model: rows, verdicts, pages, and what is refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+import attnbench
+from attnbench.analysis import session
+from attnbench.cli import app
+from attnbench.mini.config import PRESETS
+from attnbench.mini.model import MiniTransformer
+from attnbench.mini.stored import save_mini
+from attnbench.results.load import read
+
+GRID, TOKENS = "2x8x8", 128
+FIXED = ["run_id", "model", "method", "layer", "head", "step", "measure", "value", "lo", "hi", "queries", "status",
+         "reason"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = MiniTransformer(PRESETS["tiny"])
+        for parameter in network.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.2)
+    save_mini(network, network.state_dict(), path)
+    return path
+
+
+def write_capture(path: Path, tensors: dict[str, Any], **header: str) -> Path:
+    save_file(tensors, path, {"grid": GRID, "text": "0,0", "model": "wan", "prompt": "a cat", **header})
+    return path
+
+
+def some(layers: int = 2, steps: int = 2, heads: int = 3) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        f"layer{layer}.step{step}.{name}": torch.randn(1, heads, TOKENS, 16, generator=generator)
+        for layer in range(layers)
+        for step in range(steps)
+        for name in "qkv"
+    }
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["analyze", *arguments, "--quiet"])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        if not isinstance(done.exception, attnbench.AttnbenchError):
+            raise done.exception
+        return 2, str(done.exception)
+    return done.exit_code, done.output
+
+
+def test_a_capture_gives_a_row_for_each_measure_of_each_head_layer_and_step() -> None:
+    write_capture(Path("q.safetensors"), some())
+    code, output = run("capture:q.safetensors", "--out", "run", "--json", "-m", "vmoba")
+    assert code == 0
+    table = attnbench.load_analysis("run")
+    assert list(table.columns)[:3] == ["run_id", "model", "method"]
+    assert set(FIXED) <= set(table.columns)
+    entropy = table[table["measure"] == "entropy"]
+    assert len(entropy) == 2 * 2 * 3
+    assert set(entropy["queries"]) == {TOKENS}
+    assert (entropy["lo"] == entropy["value"]).all()
+    change = table[table["measure"] == "block_mass_correlation"]
+    assert set(change[change["status"] == "skipped"]["step"]) == {0}
+    assert len(change[change["status"] == "ok"]) == 2 * 3
+    assert set(table[table["measure"] == "mask_iou"]["method"]) == {"vmoba"}
+    document = json.loads(output)
+    assert len(document["rows"]) == len(table)
+    assert [row["premise"] for row in document["premises"]] == [row["premise"] for row in table.attrs["premises"]]
+    assert set(table["model"]) == {"wan"}
+
+
+def test_one_layer_and_step_skips_what_needs_more_and_says_why() -> None:
+    tensors = {name.removeprefix("layer0.step0."): x for name, x in some(1, 1).items()}
+    write_capture(Path("q.safetensors"), tensors, points="layer4.step7")
+    assert run("--inputs", "capture:q.safetensors", "--out", "run")[0] == 0
+    found = read("run")
+    assert {(row.layer, row.step) for row in found.analysis} == {(4, 7)}
+    reasons = {row.reason for row in found.analysis if row.status == "skipped" and row.measure.endswith("correlation")}
+    assert reasons == {"there is no earlier step of this layer to compare with"}
+    assert {row.verdict for row in found.premises if row.premise == "slow-change"} == {"undecided"}
+
+
+def test_layers_and_steps_are_chosen_and_queries_sampled() -> None:
+    write_capture(Path("q.safetensors"), some())
+    assert run("capture:q.safetensors", "--layers", "1", "--steps", "1", "--queries", "60", "--out", "run")[0] == 0
+    rows = read("run").analysis
+    assert {(row.layer, row.step) for row in rows} == {(1, 1)}
+    entropy = next(row for row in rows if row.measure == "entropy")
+    assert entropy.queries == 60
+    assert entropy.lo is not None
+    assert entropy.hi is not None
+    assert entropy.value is not None
+    assert entropy.lo < entropy.value < entropy.hi
+
+
+def test_the_page_shows_verdicts_and_says_what_was_not_wan() -> None:
+    assert run("--inputs", "gaussian", "--grid", GRID, "--heads", "6", "--head-dim", "16", "--out", "run")[0] == 0
+    done = CliRunner().invoke(app, ["report", "run", "--out", "page.html"])
+    assert done.exit_code == 0, done.output
+    page = Path("page.html").read_text()
+    assert "What attention looks like" in page
+    assert "They are not those of Wan or any other model." in page
+    assert "does not hold" in page  # random numbers are not local
+    assert "How few pairs hold the weight" in page
+
+
+def test_a_model_that_runs_is_averaged_over_prompts(weights: Path) -> None:
+    arguments = ("--model", "mini", "--weights", str(weights), "--sampler-steps", "1", "--device", "cpu")
+    assert run(*arguments, "--classes", "3:north,circle:west", "--out", "two")[0] == 0
+    rows = read("two").analysis
+    entropy = [row for row in rows if row.measure == "entropy"]
+    assert {row.prompts for row in entropy} == {2}
+    assert {(row.layer, row.step) for row in entropy} == {(0, 0), (1, 0), (2, 0)}
+    for prompt, folder in (("3 moving north", "a"), ("circle moving west", "b")):
+        assert run(*arguments, "--prompt", prompt, "--out", folder)[0] == 0
+    single = [{(r.layer, r.step, r.head): r.value for r in read(f).analysis if r.measure == "entropy"} for f in "ab"]
+    for row in entropy:
+        values = [each[row.layer, row.step, row.head] or 0 for each in single]
+        assert row.value == pytest.approx(sum(values) / 2, rel=1e-5)
+        assert (row.lo, row.hi) == pytest.approx((min(values), max(values)), rel=1e-5)
+
+
+def test_an_interrupt_keeps_the_prompts_that_were_finished(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    see, calls = session.see, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return see(*arguments)
+
+    monkeypatch.setattr(session, "see", interrupted)
+    code, output = run(
+        "--weights", str(weights), "--sampler-steps", "1", "--classes", "3:north,circle:west", "--device", "cpu",
+        "--out", "run",
+    )  # fmt: skip
+    assert code == 130
+    assert "what was measured is in run" in output
+    rows = read("run").analysis
+    assert {row.layer for row in rows if row.measure == "entropy"} == {0, 1, 2}
+    assert {row.prompts for row in rows} == {1}
+
+
+def test_a_full_disk_is_told_in_a_sentence_and_keeps_what_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_capture(Path("q.safetensors"), some())
+    fsync, written = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        written.append(descriptor)
+        if len(written) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, output = run("capture:q.safetensors", "--out", "run")
+    assert code == 2
+    assert "No space left on device; start a new run in another place with --out" in output
+    assert {(row.layer, row.step) for row in read("run").analysis} == {(0, 0)}
+
+
+def test_a_capture_without_a_grid_takes_that_of_the_command() -> None:
+    save_file(some(1, 1), "q.safetensors")
+    code, output = run("capture:q.safetensors", "--out", "a")
+    assert (code, "does not state its token grid" in output) == (2, True)
+    assert run("capture:q.safetensors", "--grid", GRID, "--out", "b")[0] == 0
+
+
+def no_k() -> dict[str, torch.Tensor]:
+    return {name: x for name, x in some(1, 1).items() if not name.endswith(".k")}
+
+
+def with_nan() -> dict[str, torch.Tensor]:
+    tensors = some(1, 1)
+    tensors["layer0.step0.v"][0, 0, 0, 0] = float("nan")
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("tensors", "arguments", "said"),
+    [
+        (no_k, (), "has no tensor layer0.step0.k"),
+        (with_nan, (), "v holds 1 NaN or Inf values"),
+        (some, ("--grid", "2x8x9"), "has token grid 2x8x8, and 2x8x9 was asked for"),
+        (some, ("--layers", "5"), "has no layer 5: it holds 0, 1"),
+        (some, ("--steps", "9"), "has no step 9: it holds 0, 1"),
+        (some, ("--queries", "0"), "queries"),
+        (some, ("--block", "1,2"), "block is [1, 2]; it must be three whole numbers"),
+        (some, ("--block", "wide"), "--block 'wide' must be"),
+        (some, ("--prompt", "a cat"), "need no model that runs: drop --prompt"),
+        (some, ("--inputs", "video"), "name two kinds of inputs: drop one"),
+        (some, ("-m", "vmobe"), "vmoba"),
+    ],
+)
+def test_what_cannot_be_used_is_told_before_anything_is_kept(
+    tensors: Any, arguments: tuple[str, ...], said: str
+) -> None:
+    write_capture(Path("q.safetensors"), tensors())
+    code, output = run("capture:q.safetensors", *arguments, "--out", "run")
+    assert (code, said in output) == (2, True), output
+    assert not Path("run").exists() or not read("run").analysis
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("capture:none.safetensors",), "'none.safetensors' does not exist"),
+        (("q.safetensors",), "'q.safetensors' must be capture:FILE"),
+        (("--model", "wam"), "wan"),
+        (("--model", "mini", "--layers", "9"), "layer 9 does not exist"),
+        (("--model", "mini", "--grid", "2x2x2"), "--grid is for --inputs"),
+        (("--inputs", "video", "--layers", "1"), "have one layer and no steps: drop --layers"),
+        (("--model", "mini", "--prompt", "a cat"), "unknown class 'a'"),
+    ],
+)
+def test_what_is_asked_for_must_exist(arguments: tuple[str, ...], said: str) -> None:
+    code, output = run(*arguments, "--out", "run")
+    assert (code, said in output) == (2, True), output
+    assert not Path("run").exists()
