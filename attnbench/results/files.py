@@ -67,11 +67,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _send(content: bytes, path: Path) -> None:
-    """Write to a device or a pipe; a pipe that nobody reads is an error, which is told at once."""
+    """Write to a device or a pipe: all of it, or as much as a reader takes before it goes away.
+
+    A pipe that nobody has opened for reading is an error, which is told at once.
+    """
     handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     os.set_blocking(handle, True)
-    with open(handle, "wb") as stream:
-        stream.write(content)
+    with contextlib.suppress(BrokenPipeError), open(handle, "wb", buffering=0) as stream:
+        left = memoryview(content)
+        while left:
+            left = left[stream.write(left) or 0 :]
 
 
 def _flush(path: Path) -> None:

@@ -26,8 +26,10 @@ def find_row(results: Results, name: str) -> Row:
         BadInput: if no row begins so, or several do.
     """
     wanted = name.strip().lower()
+    if not wanted:
+        raise BadInput(f"{name!r} is no row_id: attnbench report --format csv lists them")
     means = [mean.row for mean in means_of(results.rows, results.samples) if len(mean.members) > 1]
-    found = {row.row_id: row for row in (*means, *results.rows) if wanted and row.row_id.startswith(wanted)}
+    found = {row.row_id: row for row in (*means, *results.rows) if row.row_id.startswith(wanted)}
     if not found:
         raise BadInput(
             f"no row_id begins with {name!r} among {len(results.rows):,} rows; attnbench report --format csv lists them"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,6 +62,10 @@ def test_a_table_may_go_to_a_pipe(call: Call) -> None:
     piped = subprocess.run([*command, "--out", "/dev/stdout"], capture_output=True, check=True)
     assert call("report", CPU, "--out", "table.csv") == (0, "table.csv\n", "")
     assert piped.stdout == Path("table.csv").read_bytes()
+    words = shlex.join([*command[:-1], "json", "--out", "/dev/stdout"])
+    gone = f"{words} | head -c 9; exit ${{PIPESTATUS[0]}}"
+    left = subprocess.run(["bash", "-c", gone], capture_output=True, check=False)
+    assert (left.returncode, left.stdout, left.stderr) == (0, b'{"schema"', b"")
     with Path("redirected").open("wb") as file:
         subprocess.run([*command, "--out", "/dev/stdout"], stdout=file, check=True)
     assert Path("redirected").read_bytes() == piped.stdout

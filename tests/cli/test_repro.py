@@ -81,7 +81,7 @@ def test_a_profile_is_made_again_as_a_profile_and_a_mean_with_all_its_layers(cal
     ("name", "said"),
     [
         ("zz", "no row_id begins with 'zz' among "),
-        ("", "no row_id begins with ''"),
+        ("", "'' is no row_id: attnbench report --format csv lists them"),
         ("1", "row_id '1' is not unique: it begins "),
     ],
 )

@@ -50,9 +50,10 @@ def escaped(text: str) -> str:
 
 def _table(table: WordTable, caption: str, label: str) -> str:
     columns = "".join("r" if place in table.right else "l" for place in range(len(table.header)))
-    place = "table*" if len(table.header) > _COLUMNS else "table"
+    wide = len(table.header) > _COLUMNS
+    place, size = ("table*", r"\footnotesize\setlength{\tabcolsep}{4pt}") if wide else ("table", r"\small")
     lines = [
-        rf"\begin{{{place}}}[t]", r"\centering", r"\small", rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
+        rf"\begin{{{place}}}[t]", r"\centering", size, rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
         _line(table.header), r"\midrule", *map(_line, table.rows), r"\bottomrule", r"\end{tabular}",
         rf"\caption{{{escaped(caption)}}}", rf"\label{{tab:attnbench-{label}}}", rf"\end{{{place}}}",
     ]  # fmt: skip
