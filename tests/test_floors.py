@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     8: ("__main__",),
     7: ("cli", "__init__"),
-    6: ("analysis", "bench", "clips"),
+    6: ("analysis", "bench", "clips", "scale"),
     5: ("models", "report"),
     4: ("cost", "mini"),
     3: ("api", "graphs", "machine"),

@@ -85,6 +85,7 @@ def test_each_file_of_the_command_line_is_a_command_or_shared() -> None:
         "old_words",
         "options",
         "progress",
+        "ranks",
         "suite",
         "terminal",
         "threads",

@@ -106,6 +106,8 @@ class Agenda:
             settings_given=job.given,
             density_asked=job.density,
             engine_asked=None if asked == "auto" else asked,
+            gpus=self.request.gpus,
+            parallel=self.request.parallel,
             inputs_content=inputs_content(self.contents.get("inputs"), check_inputs_spec(self.request.inputs).part),
             settings=canonical_json(dataclasses.asdict(job.settings)),
             layer=job.layer,

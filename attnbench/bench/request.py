@@ -45,6 +45,8 @@ class Request(Record):
     density: float | None = Field(
         default=None, gt=0, le=1, description="share of the pairs that each method's density setting is moved to keep"
     )
+    gpus: int | None = Field(default=None, ge=2, description="ranks that hold the tokens together")
+    parallel: str | None = Field(default=None, description="how they share the work: one of parallel.deal.WAYS")
     rounds: int | None = None
     budget: float = 240.0
     stability_calls: int | None = Field(

@@ -16,6 +16,7 @@ from attnbench.bench.jobs import Agenda, make_agenda
 from attnbench.bench.measure import measure
 from attnbench.bench.packages import package_contents, package_versions
 from attnbench.bench.request import Request, read_request
+from attnbench.kernels.errors import BadInput
 from attnbench.machine.command import typed_command
 from attnbench.machine.environment import collect_environment
 from attnbench.results.conditions import require_same
@@ -85,6 +86,8 @@ def resume(folder: Path, progress: Progress, after: After | None = None) -> Outc
     journal, header, records = reopen(folder)
     with journal:
         request = read_request(**header.request)
+        if request.gpus is not None:
+            raise BadInput(f"{str(folder)!r} is a run over {request.gpus} ranks, which is not resumed: run it again")
         base = base_agenda(request)
         bench, parts = _parts(request, base, progress)
         used = [record.threads for record in records if isinstance(record, (Row, Sample))]

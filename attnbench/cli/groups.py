@@ -33,7 +33,7 @@ _OPTION_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "Where it runs": (
             "--engine", "--strict", "--floor-engine", "--device", "--isolate", "--in-process", "--env", "--python",
-            "--timeout", "--allow-pickle",
+            "--timeout", "--allow-pickle", "--gpus", "--parallel",
         ),
         "How it is timed": (
             "--rounds", "--budget", "--timer", "--cell-timeout", "--precision", "--stability-calls", "--repeats",

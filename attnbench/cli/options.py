@@ -125,6 +125,20 @@ ThresholdOption = Annotated[
 ]
 MarkdownOption = Annotated[bool, typer.Option("--markdown", help="Print Markdown.")]
 JunitOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the verdicts as JUnit's XML.")]
+GpusOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Spread the tokens over N ranks of this host, one a GPU, and time attention over them. Default: one "
+        "process.",
+    ),
+]
+ParallelOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WAY", help="With --gpus: ulysses (heads), allgather (queries) or ulysses+allgather. Default: ulysses."
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress: only results and problems.")]
 OutOption = Annotated[Path | None, typer.Option(help="Folder of the run. Default: results/runs/<time>.")]
 ResumeOption = Annotated[Path | None, typer.Option(help="Finish the interrupted run in this folder.")]
@@ -185,6 +199,14 @@ class CellOptions(CaseOptions):
         method, settings = fields.pop("method"), fields.pop("settings")
         fields["layers"] = read_numbers("--layers", self.layers)
         return read_request(methods=asked_methods(method, settings, default), **fields)
+
+
+@dataclass(frozen=True)
+class RanksOptions:
+    """What ``run`` takes besides: over how many ranks attention goes, and how they share it."""
+
+    gpus: GpusOption = None
+    parallel: ParallelOption = None
 
 
 def takes_options(command: Callable[..., Result]) -> Callable[..., Result]:

@@ -13,9 +13,11 @@ from attnbench.cli.options import (
     JsonOption,
     OutOption,
     QuietOption,
+    RanksOptions,
     refuse_others,
     takes_options,
 )
+from attnbench.cli.ranks import over_ranks
 from attnbench.cli.suite import SuiteOptions, check_only, run_suite
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 def profile(
     ctx: typer.Context,
     asked: CellOptions,
+    ranks: RanksOptions,
     suite: SuiteOptions,
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Profiled calls a cell. Default: 7, on a CPU 1 to 5 by their length.")
@@ -75,6 +78,9 @@ def profile(
     if resume is not None:
         kept = ("--resume", "--json", "--repeats", "--trace", "--no-trace")
         refuse_others(ctx, "--resume repeats the run as it was asked for", *kept)
+    elif over := over_ranks(ctx, asked, ranks, out, quiet=quiet, profiled=True, repeats=repeats):
+        _show(over.folder, over.rows, list(over.phases), as_json)
+        raise typer.Exit(exit_code({row.verdict for row in over.rows}))
     check_only(ctx, lambda: make_agenda(asked.request()))
     with TerminalProgress(quiet=quiet) as progress:
         after = ProfileAfter(progress, repeats, trace)
@@ -108,8 +114,11 @@ def _show(folder: Path, rows: tuple[Row, ...], phases: list[PhaseRow], as_json: 
         return
     from attnbench.report.terminal.console import console
     from attnbench.report.terminal.phases import phase_tables
+    from attnbench.report.terminal.ranks import ranks_table
 
     out = console(120)
     out.print(summary_table(rows))
+    if any(row.gpus for row in rows):
+        out.print(ranks_table(rows))
     out.print(phase_tables(rows, phases))
     out.print(f"Rows, phases, traces: {folder}\nMake a page: attnbench report {folder}")

@@ -13,10 +13,12 @@ from attnbench.cli.options import (
     JsonOption,
     OutOption,
     QuietOption,
+    RanksOptions,
     ResumeOption,
     refuse_others,
     takes_options,
 )
+from attnbench.cli.ranks import over_ranks
 from attnbench.cli.suite import SuiteOptions, check_only, run_suite
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 def run(
     ctx: typer.Context,
     asked: CellOptions,
+    ranks: RanksOptions,
     suite: SuiteOptions,
     out: OutOption = None,
     resume: ResumeOption = None,
@@ -47,6 +50,9 @@ def run(
     run_suite(ctx, suite, out, resume, as_json, quiet)
     if resume is not None:
         refuse_others(ctx, "--resume repeats the run as it was asked for", "--resume", "--json")
+    elif over := over_ranks(ctx, asked, ranks, out, quiet=quiet):
+        _show(over.folder, over.rows, as_json)
+        raise typer.Exit(exit_code({row.verdict for row in over.rows}))
     check_only(ctx, lambda: check_request(asked.request()))
     with TerminalProgress(quiet=quiet) as progress:
         try:
@@ -60,6 +66,7 @@ def run(
 
 
 def _show(folder: Path, rows: tuple[Row, ...], as_json: bool) -> None:
+    from attnbench.report.terminal.ranks import ranks_table
     from attnbench.report.terminal.summary import mean_records, summary_records, summary_table
 
     if as_json:
@@ -72,4 +79,6 @@ def _show(folder: Path, rows: tuple[Row, ...], as_json: bool) -> None:
 
     out = console(120)
     out.print(summary_table(rows))
+    if any(row.gpus for row in rows):
+        out.print(ranks_table(rows))
     out.print(f"Rows, samples, environment: {folder}\nMake a page: attnbench report {folder}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,11 +23,18 @@ class Moved:
     Attributes:
         sent, received: bytes.
         exchanges: how many exchanges there were.
+        spans: how long each took, waiting for other ranks included; milliseconds, which wait for the device.
     """
 
     sent: int = 0
     received: int = 0
     exchanges: int = 0
+    spans: list[Callable[[], float]] = field(default_factory=list)
+
+    @property
+    def ms(self) -> float:
+        """What all exchanges took together."""
+        return sum(span() for span in self.spans)
 
 
 _counters: list[Moved] = []
@@ -103,11 +111,8 @@ class Ranks:
         """Exchange pieces of a vector, of so many elements to and from each rank, without a gradient."""
         width = flat.element_size()
         out = torch.empty(sum(receives) * width, dtype=torch.uint8, device=flat.device)
-        for moved in _counters:
-            moved.sent += (sum(sends) - sends[self.rank]) * width
-            moved.received += (sum(receives) - receives[self.rank]) * width
-            moved.exchanges += 1
         given = flat.detach().contiguous().view(torch.uint8)  # gloo does not know every dtype
+        span = _Span(flat.device) if _counters else None
         try:
             with phase("communicate"):
                 dist.all_to_all_single(
@@ -119,7 +124,39 @@ class Ranks:
                 f"rank {self.rank} of {self.size} waits for others in vain: a rank ended, failed, or made another "
                 f"call; its own message says why ({said})"
             ) from error
+        for moved in _counters:
+            moved.sent += (sum(sends) - sends[self.rank]) * width
+            moved.received += (sum(receives) - receives[self.rank]) * width
+            moved.exchanges += 1
+            if span is not None:
+                moved.spans.append(span.ended())
         return out.view(flat.dtype)
+
+
+class _Span:
+    """The time from here to ``ended``: of the device where it is a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.event = _event() if device.type == "cuda" else None
+        self.start = time.perf_counter()
+
+    def ended(self) -> Callable[[], float]:
+        if self.event is None:
+            taken = (time.perf_counter() - self.start) * 1e3
+            return lambda: taken
+        first, last = self.event, _event()
+
+        def elapsed() -> float:
+            last.synchronize()
+            return float(first.elapsed_time(last))
+
+        return elapsed
+
+
+def _event() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
 
 
 class _Exchange(torch.autograd.Function):

@@ -16,7 +16,7 @@ NO_ROWS = "the results hold no rows: run `attnbench run` first, or name another 
 # Not heads_timed: a cell that is unsupported timed none.
 CASE_FIELDS = (
     "run_id", "device", "model", "grid", "text_tokens", "batch", "heads", "kv_heads", "head_dim",
-    "dtype", "direction", "inputs", "seed",
+    "dtype", "direction", "inputs", "seed", "gpus", "parallel",
 )  # fmt: skip
 
 

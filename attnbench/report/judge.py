@@ -118,6 +118,11 @@ def place_words(row: Row) -> str:
     return f"{grid_words(row.grid)} tokens"
 
 
+def device_words(row: Row) -> str:
+    """Write the device of a row: "NVIDIA H200", or over several ranks "2 × NVIDIA H200, ulysses"."""
+    return row.device if row.gpus is None else f"{row.gpus} × {row.device}, {row.parallel}"
+
+
 def baseline_words(baseline: str | None) -> str:
     """Write a dense baseline, "full/flash4", by its engine; by method and engine if it is another method than full."""
     return (baseline or "").removeprefix("full/")

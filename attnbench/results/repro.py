@@ -61,6 +61,7 @@ def command_of(row: Row, header: RunHeader | None = None, *, profiled: bool = Fa
     if not isinstance(row, MeanRow) or "," not in row.layers:
         words += ["--layers", str(row.layer)]
     words += ["--density", f"{row.density_asked:g}"] if row.density_asked is not None else []
+    words += ["--gpus", str(row.gpus), "--parallel", str(row.parallel)] if row.gpus is not None else []
     words += ["--dtype", row.dtype]
     words += ["--direction", row.direction] if row.direction != "fwd" else []
     words += ["--inputs", row.inputs]

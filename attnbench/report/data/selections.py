@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from attnbench.report.cases import Case, labels_of
-from attnbench.report.judge import QualityKey, Verdict, judge, place_words, speedup_ratio
+from attnbench.report.judge import QualityKey, Verdict, device_words, judge, place_words, speedup_ratio
 from attnbench.report.words import DIRECTIONS, chosen_settings, grid_words
 from attnbench.results.flags import flags_of
 from attnbench.results.gaps import Gap
@@ -20,6 +20,7 @@ from attnbench.results.speedups import Ratio
 
 SELECTED_BY = (
     "device", "model", "grid", "text_tokens", "batch", "heads", "kv_heads", "head_dim", "dtype", "direction", "inputs",
+    "gpus", "parallel",
 )  # fmt: skip
 """What rows of a selection share."""
 
@@ -99,8 +100,8 @@ class Selection:
         """What is chosen on the page, in words."""
         row = self.first
         return {
-            "device": row.device, "shape": self.shape, "direction": DIRECTIONS[row.direction], "dtype": row.dtype,
-            "inputs": row.inputs, "model": row.model or "no model",
+            "device": device_words(row), "shape": self.shape, "direction": DIRECTIONS[row.direction],
+            "dtype": row.dtype, "inputs": row.inputs, "model": row.model or "no model",
         }  # fmt: skip
 
     @cached_property

@@ -149,6 +149,10 @@ class Cell(Record):
         description="digest of the file that inputs come from, and the part of a capture; empty if they need no file",
     )
     seed: int = Field(description="seed of the inputs and of the sampled rows")
+    gpus: int | None = Field(
+        default=None, ge=2, description="ranks that held the tokens together; null: one process had them all"
+    )
+    parallel: str | None = Field(default=None, description="how ranks shared the work: ulysses, allgather or both")
     engine_asked: str | None = Field(default=None, description="the engine asked for by name; null: auto")
     engine: str = Field(description="who ran the plan")
     device: str = Field(description="name of the GPU or CPU")
@@ -172,7 +176,7 @@ class Cell(Record):
         """Return what was asked, as plain values for JSON."""
         known = self.settings_given is not None
         spelled = self.inputs_content is None
-        unasked = {"density_asked"} if self.density_asked is None else set()
+        unasked = {name for name in _ASKED_SELDOM if getattr(self, name) is None}
         return self.model_dump(mode="json", include=set(Cell.model_fields) - _NOT_ASKED - unasked) | {
             "settings_given": self.settings_given if known else self.settings,
             "engine_asked": self.engine_asked if known else self.engine,
@@ -186,7 +190,8 @@ class Cell(Record):
 
 
 _NOT_ASKED = {"settings", "engine", "inputs", "inputs_content"}
-_SINCE_3 = {"settings_given", "engine_asked", "inputs_content", "density_asked"}
+_ASKED_SELDOM = {"density_asked", "gpus", "parallel"}
+_SINCE_3 = {"settings_given", "engine_asked", "inputs_content", *_ASKED_SELDOM}
 
 
 _ROUNDING = 1e-3
@@ -256,6 +261,21 @@ class Row(Cell):
     speedup: float | None = Field(default=None, gt=0, description="baseline_ms / latency_ms")
     translation: float | None = Field(default=None, gt=0, description="speedup x density")
 
+    one_ms: float | None = Field(
+        default=None, gt=0, description="median of one process with all tokens, in the same rounds; only with gpus"
+    )
+    ideal_ms: float | None = Field(default=None, gt=0, description="one_ms / gpus")
+    imbalance: float | None = Field(
+        default=None, ge=1, description="time of the busiest rank over the mean of all ranks, exchanges left out"
+    )
+    exchange_ms: float | None = Field(
+        default=None, ge=0, description="least time that a rank spent in exchanges, waiting for others included; median"
+    )
+    sent_mib: float | None = Field(default=None, ge=0, description="most that a rank sent to others in a call")
+    parallel_error: float | None = Field(
+        default=None, ge=0, description="largest relative L2 of a rank's output or gradients against one process"
+    )
+
     flops_dense: int | None = Field(default=None, description="full attention, heads_timed heads, 2 per multiply-add")
     flops_algorithmic: int | None = Field(default=None, description="kept pairs only")
     flops_selection: int | None = Field(default=None, ge=0, description="operations of choosing pairs, in the executed")
@@ -322,6 +342,9 @@ class Row(Cell):
             self.baseline_eager_ms,
             self.refresh_ms,
             self.latency_amortised_ms,
+            self.one_ms,
+            self.ideal_ms,
+            self.exchange_ms,
             self.speedup,
             self.translation,
             self.samples_ms or None,

@@ -1,0 +1,159 @@
+"""The ranks of a run on several GPUs of one host: start them, join them, and let them tell each other things."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from attnbench.kernels.errors import BadInput, RankLost, Unsupported
+from attnbench.parallel.collectives import Ranks
+
+GRACE = 60.0
+"""Seconds that the other ranks have to end by themselves once one has failed."""
+
+_POLL = 0.1
+_PATIENCE = timedelta(hours=2)  # what a rank may have to wait for another that verifies
+_PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from attnbench.cli import main; main()"
+
+
+@dataclass(frozen=True, eq=False)
+class Crew:
+    """The ranks of a run, as one of them sees them.
+
+    Attributes:
+        data: exchanges the tensors of calls.
+        control: exchanges what ranks tell each other, on the CPU.
+        device: of this rank.
+    """
+
+    data: Ranks
+    control: Ranks
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0, which verifies and writes."""
+        return self.control.rank == 0
+
+    def tell(self, value: object) -> list[Any]:
+        """Return what every rank tells: values for JSON."""
+        texts = self.control.texts(json.dumps(value), torch.device("cpu"))
+        return [json.loads(text) for text in texts]
+
+    def hear(self, value: object) -> Any:
+        """Return what rank 0 tells; of the others, ``value`` is not looked at."""
+        return self.tell(value if self.leads else None)[0]
+
+
+def is_rank() -> bool:
+    """Whether torchrun, or ``start``, made this process a rank."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+
+
+def check_count(gpus: int, device: torch.device) -> None:
+    """Check that so many ranks can run here, or do already.
+
+    Raises:
+        BadInput: saying how many there are.
+    """
+    if is_rank() and int(os.environ["WORLD_SIZE"]) != gpus:
+        raise BadInput(f"--gpus is {gpus}, and torchrun started {os.environ['WORLD_SIZE']} ranks: give both the same")
+    if device.type == "cuda" and not is_rank() and torch.cuda.device_count() < gpus:
+        raise BadInput(f"--gpus is {gpus}, and this machine has {torch.cuda.device_count()}")
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Crew]:
+    """Join the ranks that this process was started with, and leave them at the end.
+
+    Raises:
+        Unsupported: if this torch has no way to exchange tensors of the device.
+    """
+    if not dist.is_available():
+        raise Unsupported("this torch has no torch.distributed, which ranks exchange tensors by")
+    here = device
+    if device.type == "cuda":
+        here = torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ["RANK"])))
+        torch.cuda.set_device(here)
+    dist.init_process_group("gloo", timeout=_PATIENCE)
+    try:
+        control = Ranks.of(dist.group.WORLD, torch.device("cpu"))
+        group = dist.group.WORLD
+        if device.type == "cuda":
+            group = dist.new_group(backend="nccl", timeout=timedelta(seconds=GRACE))
+        yield Crew(Ranks.of(group, here), control, here)
+    finally:
+        dist.destroy_process_group()
+
+
+def start(gpus: int, words: Sequence[str]) -> tuple[int, str]:
+    """Start the command line on this host once for each rank, and wait for them.
+
+    Args:
+        gpus: how many ranks.
+        words: of the command line, from the command on.
+
+    Returns:
+        the exit code of rank 0, and what it printed on standard output.
+
+    Raises:
+        RankLost: if another rank failed, and so rank 0 has no result.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": str(gpus), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    threads = str(max(1, (os.cpu_count() or 1) // gpus))
+    command = [sys.executable, "-P", "-c", _PROGRAM, *words, json.dumps(sys.path)]
+    with tempfile.TemporaryFile() as said:
+        started = [
+            subprocess.Popen(
+                command,
+                env={"OMP_NUM_THREADS": threads, **os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL if rank else said,
+            )
+            for rank in range(gpus)
+        ]
+        try:
+            first, codes = _waited_for(started)
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+        said.seek(0)
+        printed = said.read().decode()
+    if first is not None and (first or codes[0] < 0):
+        code = codes[first]
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        raise RankLost(f"rank {first} of {gpus} {how}, so there is no result of all ranks")
+    return codes[0], printed
+
+
+def _waited_for(started: Sequence[subprocess.Popen[bytes]]) -> tuple[int | None, list[int]]:
+    """Return the rank that failed first, and the exit codes; ranks that outlive it by ``GRACE`` are ended."""
+    first: int | None = None
+    since = 0.0
+    while any(process.poll() is None for process in started):
+        if first is None:
+            first = next((rank for rank, process in enumerate(started) if process.poll()), None)
+            since = time.monotonic()
+        elif time.monotonic() - since > GRACE:
+            for process in started:
+                process.kill()
+        time.sleep(_POLL)
+    codes = [process.wait() for process in started]
+    return first if first is not None else next((rank for rank, code in enumerate(codes) if code), None), codes
