@@ -6,7 +6,7 @@ some queries: so every rule is compared at the same density, and its recall also
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,7 +69,8 @@ def measure_budgets(seen: Seen, how: How) -> Iterator[Finding]:
     ``global_gain_PARTITION``: by how much the best pairs of the head hold more than a fixed number of blocks a query;
     ``global_gain_worst_PARTITION``: the same over the tenth of the queries that each serves worst.
     ``partition_recall_PARTITION``: the mean over heads and queries, for the best pairs of each head;
-    ``partition_regret``: what the layer's own partition (VMoBA's, layer mod 3) holds less than the layer's best one.
+    ``partition_regret``: what the layer's own partition (VMoBA's, layer mod 3) holds less than the best one, of each
+    head and of the layer.
     """
     densities = DENSITIES if how.density is None else (how.density,)
     recalls = {kind: _recalls(seen, kind, densities) for kind in KINDS}
@@ -82,8 +83,8 @@ def measure_budgets(seen: Seen, how: How) -> Iterator[Finding]:
         lacking = {kind: _lacks(seen, kind, density) for kind in KINDS if kind not in there}
         for kind, reason in lacking.items():
             yield Finding.skipped(f"global_gain_{kind}", reason, settings=settings)
-        means = {kind: torch.stack([each[GLOBAL] for each in of_heads]).mean(0) for kind, of_heads in there.items()}
-        yield from _partitions(seen, means, lacking, settings)
+        chosen = {kind: [each[GLOBAL] for each in of_heads] for kind, of_heads in there.items()}
+        yield from _partitions(seen, chosen, lacking, settings)
 
 
 def _recalls(seen: Seen, kind: str, densities: Sequence[float]) -> dict[float, list[dict[str, Tensor]]]:
@@ -100,9 +101,19 @@ def _recalls(seen: Seen, kind: str, densities: Sequence[float]) -> dict[float, l
     return found
 
 
-def _partitions(seen: Seen, means: dict[str, Tensor], lacking: dict[str, str], settings: str) -> Iterator[Finding]:
-    """Yield the recall of each partition, and what the layer's own holds less. ``means``: over heads, [m]."""
+def _partitions(
+    seen: Seen, chosen: Mapping[str, Sequence[Tensor]], lacking: Mapping[str, str], settings: str
+) -> Iterator[Finding]:
+    """Yield the recall of each partition, and what the layer's own holds less, of each head and of the layer.
+
+    Args:
+        seen: the call.
+        chosen: the weight [m] that queries of each head keep, by partition.
+        lacking: why the other partitions have none.
+        settings: of the rows.
+    """
     tokens, n = seen.call.layout.grid.tokens, len(seen.queries)
+    means = {kind: torch.stack(list(of_heads)).mean(0) for kind, of_heads in chosen.items()}
     for kind, recall in means.items():
         yield told(f"partition_recall_{kind}", of_mean(recall, tokens), None, n, settings=settings)
     own = KINDS[seen.call.layer % len(KINDS)]
@@ -110,9 +121,12 @@ def _partitions(seen: Seen, means: dict[str, Tensor], lacking: dict[str, str], s
         reason = lacking.get(own, "no other partition can be compared")
         yield Finding.skipped("partition_regret", reason, settings=settings)
         return
-    best = max(means, key=lambda kind: float(means[kind].mean()))
-    figure = of_mean(means[best] - means[own], tokens)
-    yield told("partition_regret", figure, None, n, label=best, settings=settings)
+    units: list[tuple[int | None, Mapping[str, Tensor]]] = [(None, means)]
+    units += [(head, {kind: each[head] for kind, each in chosen.items()}) for head in range(seen.call.q.shape[1])]
+    for head, recalls in units:
+        best = max(recalls, key=lambda kind: float(recalls[kind].mean()))
+        figure = of_mean(recalls[best] - recalls[own], tokens)
+        yield told("partition_regret", figure, head, n, label=best, settings=settings)
 
 
 def _lacks(seen: Seen, kind: str, density: float) -> str:

@@ -20,6 +20,7 @@ from attnbench.report.data.densities import clip_density_figures, density_figure
 from attnbench.report.data.figure import Figure
 from attnbench.report.data.frame_maps import frame_map_figures
 from attnbench.report.data.histories import history_figure
+from attnbench.report.data.kept_pairs import kept_figures
 from attnbench.report.data.selections import Choice, Selection, selections_of
 from attnbench.report.data.table import Table
 from attnbench.report.data.tables import means_table, phases_table, quality_table, rows_table, runs_table, steps_table
@@ -161,7 +162,11 @@ def page_data(
     devices = tuple(dict.fromkeys([*(row.device for row in results.rows), *_trained_on(training), *_ran_on(results)]))
     figures = tuple(_figures(results, chosen)) + tuple(gap_figures(found)) + tuple(frame_figures(results.quality))
     figures += tuple(clip_density_figures(results.clips, found)) + tuple(training_figures(training))
-    figures += tuple(analysis_figures(results.analysis)) + tuple(calibration_figures(calibrations))
+    figures += (
+        tuple(analysis_figures(results.analysis))
+        + tuple(kept_figures(results.analysis))
+        + tuple(calibration_figures(calibrations))
+    )
     return PageData(
         SCHEMA, f"Sparse attention on {listed(devices)}" if devices else "Sparse attention", devices, tuple(source),
         tuple(map(method_mark, _methods(results, training))), tuple(map(_chosen, chosen)), tuple(tables), figures,
