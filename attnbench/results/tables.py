@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from attnbench.inputs.files import MOST_BYTES, read_file
 from attnbench.kernels.errors import BadInput
 from attnbench.results.journal import JournalRecord, validated
+from attnbench.results.parquet import NotWhole, TooLarge, contents
 from attnbench.results.records.cells import Record, Row, RunHeader, Sample
 from attnbench.results.records.faults import first_fault
 
@@ -150,22 +151,17 @@ def _opened(path: Path, *, decode: bool = True) -> tuple[list[dict[str, Any]], d
     Without ``decode`` there are no rows: metadata alone needs none.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(pa.BufferReader(read_file(path)), page_checksum_verification=True)
-        about = json.loads((file.schema_arrow.metadata or {})[_METADATA])
-        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-        values = sum(group.column(place).num_values for group in groups for place in range(group.num_columns))
-        too_large = values > _MOST_VALUES or sum(group.total_byte_size for group in groups) > MOST_BYTES
-        lines = None if too_large else file.read().to_pylist() if decode else []
+        lines, metadata = contents(read_file(path), _MOST_VALUES, MOST_BYTES, decode=decode)
+        about = json.loads((metadata or {})[_METADATA])
     except KeyError as error:
         raise BadInput(f"{str(path)!r} is no table of attnbench: it says nothing of its runs") from error
-    except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
+    except TooLarge as error:
+        raise BadInput(f"cannot read {str(path)!r} as a table: it holds more than {_MOST_VALUES:,} values") from error
+    except (NotWhole, OSError, ValueError, RecursionError, pa.ArrowException) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else "it is not a whole Parquet file"
         raise BadInput(f"cannot read {str(path)!r} as a table: {why}") from error
-    if lines is None:
-        raise BadInput(f"cannot read {str(path)!r} as a table: it holds more than {_MOST_VALUES:,} values")
     return lines, _mapping(path, about)
 
 
