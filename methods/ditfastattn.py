@@ -145,8 +145,10 @@ def _check_state(state: object, q: Tensor) -> None:
     if state is None:
         return
     if not isinstance(state, Mapping) or set(state) != {"residual", "output"}:
+        told = f"a dictionary of {', '.join(map(str, state)) or 'nothing'}" if isinstance(state, Mapping) else None
         raise BadInput(
-            "the state of ditfastattn is a dictionary of residual and output, as plan.state of the last call is"
+            f"the state of ditfastattn is {told or f'of type {type(state).__name__}'}; it must be a dictionary of "
+            "residual and output, as plan.state of the last call is"
         )
     for name, x in state.items():
         if not isinstance(x, Tensor) or x.shape != q.shape or x.device != q.device or not x.is_floating_point():

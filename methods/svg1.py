@@ -88,6 +88,8 @@ class SVG1(Recipe):
         super().__post_init__()
         object.__setattr__(self, "share", as_density("share", self.share))
         object.__setattr__(self, "rows", as_ints("rows", self.rows))
+        if self.rows > MOST_ROW:
+            raise BadInput(f"rows is {self.rows}; it must be at most {MOST_ROW}, the queries that are sampled from")
         as_choice("flavour", self.flavour, tuple(FLAVOURS))
         flags = tuple(self.temporal) if isinstance(self.temporal, (tuple, list)) else self.temporal
         of_heads = flags if isinstance(flags, tuple) else (False if flags is None else flags,)

@@ -44,6 +44,10 @@ STEPS = 50
 """Denoising steps of a clip, as published for Wan and HunyuanVideo."""
 
 
+MOST_ITERATIONS = 1000
+"""Centroids have long settled by then, and every step takes its time, whether they have or not."""
+
+
 @dataclass(frozen=True)
 class SVG2(Recipe):
     """Settings.
@@ -68,6 +72,9 @@ class SVG2(Recipe):
         super().__post_init__()
         for name in ("q_clusters", "k_clusters", "first_iterations", "iterations"):
             object.__setattr__(self, name, as_ints(name, getattr(self, name)))
+        for name in ("first_iterations", "iterations"):
+            if getattr(self, name) > MOST_ITERATIONS:
+                raise BadInput(f"{name} is {getattr(self, name)}; it must be at most {MOST_ITERATIONS}")
         object.__setattr__(self, "mass", as_density("mass", self.mass))
         object.__setattr__(self, "least_share", as_number("least_share", self.least_share, low=0.0, high=1.0))
 
@@ -152,7 +159,9 @@ def _centroids(settings: SVG2, q: Tensor, k: Tensor, state: object) -> dict[str,
 def _told(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"
-    return f"a {type(value).__name__}" + (f" of {', '.join(map(str, value))}" if isinstance(value, dict) else "")
+    if isinstance(value, dict):
+        return f"a dictionary of {', '.join(map(str, value)) or 'nothing'}"
+    return f"{value!r}" if isinstance(value, (int, float, str)) else f"of type {type(value).__name__}"
 
 
 def _wide(x: Tensor) -> torch.dtype:

@@ -46,6 +46,9 @@ from attnbench.methods.kit import (
 LEAST_CHUNK, MOST_SCORES = 2**11, 2**28
 """The published chunk of queries is at least so long, and has at most so many pairs with keys if it may be longer."""
 
+MOST_CHUNK = 2**20
+"""A chunk beyond it would pad everything to lengths that no video has."""
+
 
 @dataclass(frozen=True)
 class XAttention(Recipe):
@@ -78,6 +81,8 @@ class XAttention(Recipe):
             as_choice("chunk", self.chunk, ("published",))
         elif self.chunk is not None:
             object.__setattr__(self, "chunk", as_ints("chunk", self.chunk))
+            if self.chunk > MOST_CHUNK:
+                raise BadInput(f"chunk is {self.chunk}; it must be at most {MOST_CHUNK}, to which tokens are padded")
         as_choice("rule", self.rule, ("published", "paper"))
 
 

@@ -290,8 +290,8 @@ def test_states_that_do_not_fit() -> None:
     where: dict[str, Any] = {"method": "svg2", "grid": (2, 3, 4), "q_clusters": 3, "k_clusters": 4}
     good = attnbench.select(q, q, **where).state
     for state, words in (
-        ({"q_centroids": good["q_centroids"]}, "the state of svg2 is a dict of q_centroids"),
-        ([], "the state of svg2 is a list"),
+        ({"q_centroids": good["q_centroids"]}, "the state of svg2 is a dictionary of q_centroids"),
+        ([], "the state of svg2 is of type list"),
         (good | {"k_centroids": good["k_centroids"][:, :, :2]}, r"k_centroids of the state is float32 \[1, 2, 2, 8\]"),
         (good | {"q_centroids": good["q_centroids"].double()}, r"q_centroids of the state is float64"),
     ):
