@@ -28,8 +28,13 @@ def as_entries(given: Any) -> Any:
     return given
 
 
-def parse_entry(text: str) -> Entry:
+def parse_entry(text: str, what: str = "method", example: str = "scope=query") -> Entry:
     """Read ``NAME`` or ``NAME:setting=value,…``; commas inside brackets or quotes do not separate.
+
+    Args:
+        text: as typed.
+        what: it names, for messages.
+        example: of a setting, for messages.
 
     Raises:
         BadInput: for a setting without a name or a value, or one that is given twice.
@@ -39,9 +44,9 @@ def parse_entry(text: str) -> Entry:
     for part in _parts(rest) if colon else ():
         setting, equals, value = part.partition("=")
         if not equals or not setting.strip():
-            raise BadInput(f"method {text!r}: {part.strip()!r} must be setting=value, such as scope=query")
+            raise BadInput(f"{what} {text!r}: {part.strip()!r} must be setting=value, such as {example}")
         if setting.strip() in settings:
-            raise BadInput(f"method {text!r} sets {setting.strip()!r} twice")
+            raise BadInput(f"{what} {text!r} sets {setting.strip()!r} twice")
         settings[setting.strip()] = parse_value(value)
     return Entry(name.strip(), settings)
 

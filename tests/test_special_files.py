@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from attnbench.bench.sweep.session import PLAN, read_sweep
+from attnbench.bench.sweep.session import read_sweep
 from attnbench.clips.gallery import LOOK, write_gallery
 from attnbench.clips.metrics.video import read_frames
 from attnbench.clips.vbench_rows import RECORD, read_scores
@@ -27,6 +27,7 @@ from attnbench.results.conditions import content_digest
 from attnbench.results.files import write_whole
 from attnbench.results.find import find_results
 from attnbench.results.journal import JOURNAL, TRAINING_LOG, Journal, read_journal
+from attnbench.results.plans import SWEEP
 from attnbench.results.training import CARD, CONFIG, read_log, read_training
 
 SHAPE = resolve_shape(grid="2x2x2", heads=1, head_dim=8)
@@ -43,7 +44,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "card of weights": (CARD, lambda folder: read_card(folder / WEIGHTS)),
     "checkpoint": (CHECKPOINT, lambda folder: read_tensors(folder / CHECKPOINT, "mini-checkpoint")),
     "weights": (WEIGHTS, lambda folder: check_safetensors(folder / WEIGHTS)),
-    "sweep": (PLAN, read_sweep),
+    "sweep": (SWEEP, read_sweep),
     "scores": (RECORD, read_scores),
     "look": (LOOK, lambda folder: write_gallery(folder / "made.png", [folder])),
     "frames": ("a.safetensors", lambda folder: read_frames(folder / "a.safetensors")),

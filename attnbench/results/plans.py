@@ -12,6 +12,9 @@ from attnbench.kernels.errors import BadInput
 from attnbench.results.records.cells import Record
 from attnbench.results.records.faults import first_fault
 
+SWEEP = "sweep.json"
+"""The plan of a sweep."""
+
 
 class Planned(Record):
     """A plan on disk. Each kind gives its own version as the default."""

@@ -63,8 +63,8 @@ def base_agenda(request: Request) -> Agenda:
     return make_agenda(request.model_copy(update=update))
 
 
-def check_request(request: Request) -> None:
-    """Find everything that is wrong with a request, without measuring.
+def check_request(request: Request) -> int:
+    """Find everything that is wrong with a request, without measuring; return how many cells it comes to.
 
     A method of another package that cannot be loaded is no fault of the request: it costs its own cell.
 
@@ -74,7 +74,7 @@ def check_request(request: Request) -> None:
     """
     for entry in request.methods:
         require_name(entry.method)
-    list_cells(request, request.methods, base_agenda(request), threads=1)
+    return len(list_cells(request, request.methods, base_agenda(request), threads=1))
 
 
 def list_cells(request: Request, entries: Sequence[Entry], base: Agenda, threads: int) -> list[Apart]:
@@ -252,7 +252,8 @@ class _One:
             end = End(verdict, self.problems[0].text)
         if end.verdict is None:
             end = End("error", "its process left no result")
-        row = self._failed(end)
+        parts = self.parts
+        row = failed_row(self.cell, end, self.run_id, parts.base, self.choices.heads, parts.threads)
         self.write(row)
         return row
 
@@ -303,22 +304,32 @@ class _One:
     def _engines(self) -> list[str]:
         return [] if self.choices.baseline is None else [self.choices.baseline]
 
-    def _failed(self, end: End) -> Row:
-        shape = self.parts.base.shape
-        assert end.verdict is not None
-        return Row(
-            **self.cell.model_dump(),
-            row_id=digest([self.run_id, self.apart.cell_id]),
-            run_id=self.run_id,
-            cell_id=self.apart.cell_id,
-            verdict=end.verdict,
-            reason=end.reason,
-            model=shape.model,
-            tokens=shape.layout.tokens,
-            heads_timed=self.choices.heads,
-            engine_version="",
-            threads=self.parts.threads if self.parts.base.device.type == "cpu" else None,
-        )
+
+def failed_row(cell: Cell, end: End, run_id: str, base: Agenda, heads: int, threads: int) -> Row:
+    """Return the row of a cell whose process left none.
+
+    Args:
+        cell: what was to be measured.
+        end: its verdict and the reason.
+        run_id: of the run.
+        base: the agenda of the run's full attention.
+        heads: that are timed.
+        threads: CPU threads of torch.
+    """
+    assert end.verdict is not None
+    return Row(
+        **cell.model_dump(),
+        row_id=digest([run_id, cell.identity]),
+        run_id=run_id,
+        cell_id=cell.identity,
+        verdict=end.verdict,
+        reason=end.reason,
+        model=base.shape.model,
+        tokens=base.shape.layout.tokens,
+        heads_timed=heads,
+        engine_version="",
+        threads=threads if base.device.type == "cpu" else None,
+    )
 
 
 def tell(progress: Progress, kind: str, value: Any) -> None:

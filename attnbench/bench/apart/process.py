@@ -72,7 +72,7 @@ def work(task: Task, seconds: float, hear: Hear) -> End:
         code = worker.process.wait()
     if code == -signal.SIGKILL and _kills_for_memory() > killed:
         return End("oom", "its process was killed by the system, which had no memory left")
-    return End("crashed", f"its process {_how(code)}{worker.last_words}")
+    return End("crashed", f"its process {how_it_ended(code)}{worker.last_words}")
 
 
 @dataclass
@@ -213,7 +213,8 @@ def _hear_out(worker: _Worker, hear: Hear) -> bool:
     return bool(piece)
 
 
-def _how(code: int) -> str:
+def how_it_ended(code: int) -> str:
+    """Return how a process with this exit code ended, in words: "was killed by SIGSEGV"."""
     if code >= 0:
         return f"ended with exit code {code} and left no result"
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -23,13 +22,12 @@ from attnbench.bench.measure import measure
 from attnbench.bench.trial import first_line
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.machine.lock import hold_gpu
+from attnbench.machine.signals import end_with_parent
 from attnbench.machine.state import State
 from attnbench.methods.cards import card_of
 from attnbench.methods.registry import get_method
 from attnbench.results.journal import JournalRecord, line_of
 from attnbench.results.records.cells import Choices
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Answers:
@@ -82,7 +80,7 @@ class Answers:
 def main(handle: int) -> None:
     """Do one task, and end this process whatever threads are left."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides when its workers end
-    _end_with(os.getppid())
+    end_with_parent(os.getppid())
     answers = Answers(handle)
     task = Task.model_validate_json(sys.stdin.buffer.readline())
     threading.Thread(target=_end_at_end_of_input, daemon=True).start()
@@ -219,16 +217,6 @@ def _load(task: Task) -> str:
 _DO: Mapping[str, Callable[[Task, Answers], None]] = {
     "show": _show, "list": _list, "choose": _choose, "measure": _measure, "profile": _profile,
 }  # fmt: skip
-
-
-def _end_with(parent: int) -> None:
-    """Let the system kill this process when its parent is gone, also where a call holds the interpreter."""
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    except AttributeError:  # not Linux: the end of standard input has to do
-        return
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _end_at_end_of_input() -> None:

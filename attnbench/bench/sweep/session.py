@@ -15,14 +15,12 @@ from attnbench.results.frames import frame_of
 from attnbench.results.journal import JOURNAL
 from attnbench.results.load import Results, read
 from attnbench.results.pairs import baseline_samples
-from attnbench.results.plans import read_plan
+from attnbench.results.plans import SWEEP, read_plan
 from attnbench.results.records.cells import Row
 from attnbench.results.run import PartProgress, Progress, announce, choose_place
 
 if TYPE_CHECKING:
     import pandas as pd
-
-PLAN = "sweep.json"
 
 
 def start(sweep: Sweep, out: Path | None, progress: Progress) -> Path:
@@ -37,11 +35,11 @@ def start(sweep: Sweep, out: Path | None, progress: Progress) -> Path:
     """
     place = choose_place(out, "-sweep")
     folder = place.folder
-    held = next((path for path in (folder / PLAN, *visible(folder.rglob("*.jsonl"))) if os.path.exists(path)), None)
+    held = next((path for path in (folder / SWEEP, *visible(folder.rglob("*.jsonl"))) if os.path.exists(path)), None)
     if held is not None:
-        again = f", or continue with: attnbench sweep --resume {folder}" if held.name == PLAN else ""
+        again = f", or continue with: attnbench sweep --resume {folder}" if held.name == SWEEP else ""
         raise BadInput(f"{str(folder)!r} holds {held.name} already; choose another --out{again}")
-    write_whole(sweep.model_dump_json(indent=1).encode(), folder / PLAN)
+    write_whole(sweep.model_dump_json(indent=1).encode(), folder / SWEEP)
     announce(place, progress)
     _measure(sweep, folder, progress)
     return folder
@@ -66,7 +64,7 @@ def read_sweep(folder: Path) -> Sweep:
     Raises:
         BadInput: if there is none, or one of a newer attnbench.
     """
-    return read_plan(folder, PLAN, Sweep, "a sweep")
+    return read_plan(folder, SWEEP, Sweep, "a sweep")
 
 
 def load_sweep(folder: Path) -> pd.DataFrame:

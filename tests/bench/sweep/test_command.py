@@ -15,8 +15,9 @@ import pytest
 import attnbench
 from attnbench.bench import bench as runner
 from attnbench.bench import session
-from attnbench.bench.sweep.session import PLAN, load_sweep
+from attnbench.bench.sweep.session import load_sweep
 from attnbench.results.journal import JOURNAL, read_journal
+from attnbench.results.plans import SWEEP
 from attnbench.results.records.cells import Sample
 
 Call = Callable[..., tuple[int, str, str]]
@@ -40,7 +41,7 @@ def test_every_point_is_a_run_and_all_of_them_are_one_table(
     assert set(table["verdict"]) == {"ok"}
     assert table["run_id"].nunique() == 2
     names = {f"tokens-{tokens}" for tokens in table["tokens"]}
-    assert {path.name for path in (small / "mine").iterdir()} == {*names, PLAN, "curve.svg"}
+    assert {path.name for path in (small / "mine").iterdir()} == {*names, SWEEP, "curve.svg"}
     for name in names:
         assert list((small / "mine" / name).iterdir()) == [small / "mine" / name / JOURNAL]
     for word in ("sta", "vmoba, mean of layers 0, 1, 2", "dense baseline", "translation", "curve.svg"):
@@ -206,7 +207,7 @@ def test_a_folder_that_holds_results_is_refused(call: Call, small: Path) -> None
     code, _, err = call(*SMALL, *TOKENS, "--out", "mine")
     assert code == 2
     assert "'mine' holds" in err
-    (small / "mine" / PLAN).write_text("{}")
+    (small / "mine" / SWEEP).write_text("{}")
     code, _, err = call("sweep", "--resume", "mine")
     assert code == 2
     assert "is not a sweep" in err
