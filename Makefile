@@ -13,6 +13,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+EXTRAS ?= test
 
 # Constraints pin torch: any other version may bring gigabytes of GPU libraries.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
@@ -68,5 +69,5 @@ $(INSTALLED): $(CREATED) pyproject.toml constraints.txt
 
 $(INSTALLED_TEST): $(CREATED) pyproject.toml constraints.txt
 	@echo "installing attnbench and its test tools into $(VENV)"
-	$(PIP_INSTALL) --editable '.[test]'
+	$(PIP_INSTALL) --editable '.[$(EXTRAS)]'
 	@touch $(INSTALLED) $@

@@ -87,6 +87,7 @@ def test_each_file_of_the_command_line_is_a_command_or_shared() -> None:
         "progress",
         "ranks",
         "suite",
+        "suite_on",
         "terminal",
         "threads",
     }

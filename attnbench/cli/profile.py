@@ -57,6 +57,7 @@ def profile(
 
     Exit codes: 0 fine, 1 a cell that is wrong, failed, crashed or hung, or no latency, 2 bad input, 130 interrupted.
     """
+    from attnbench.bench.estimate import estimate
     from attnbench.bench.jobs import make_agenda
     from attnbench.bench.profile.cells import ProfileAfter
     from attnbench.bench.session import resume as resume_run
@@ -81,7 +82,7 @@ def profile(
     elif over := over_ranks(ctx, asked, ranks, out, quiet=quiet, profiled=True, repeats=repeats):
         _show(over.folder, over.rows, list(over.phases), as_json)
         raise typer.Exit(exit_code({row.verdict for row in over.rows}))
-    check_only(ctx, lambda: make_agenda(asked.request()))
+    check_only(ctx, lambda: estimate(asked.request(), len(make_agenda(asked.request()).jobs), profiled=True))
     with TerminalProgress(quiet=quiet) as progress:
         after = ProfileAfter(progress, repeats, trace)
         try:

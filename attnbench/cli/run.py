@@ -41,6 +41,7 @@ def run(
     Exit codes: 0 fine, 1 a cell that is wrong, failed, crashed or hung, or no latency, 2 bad input, 130 interrupted.
     """
     from attnbench.bench.apart.cells import check_request
+    from attnbench.bench.estimate import estimate
     from attnbench.bench.session import resume as resume_run
     from attnbench.bench.session import start
     from attnbench.cli.progress import TerminalProgress
@@ -53,7 +54,7 @@ def run(
     elif over := over_ranks(ctx, asked, ranks, out, quiet=quiet):
         _show(over.folder, over.rows, as_json)
         raise typer.Exit(exit_code({row.verdict for row in over.rows}))
-    check_only(ctx, lambda: check_request(asked.request()))
+    check_only(ctx, lambda: estimate(asked.request(), check_request(asked.request())))
     with TerminalProgress(quiet=quiet) as progress:
         try:
             outcome = resume_run(resume, progress) if resume is not None else start(asked.request(), out, progress)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -17,15 +16,21 @@ from attnbench.cli.options import refuse_others
 from attnbench.cli.terminal import say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from attnbench.bench.estimate import Estimate
     from attnbench.bench.suite import Options, SuiteCell
 
 COMMANDS = ("run", "profile", "step", "sweep", "clips", "train")
 _NOT_IN_SUITES = ("out", "resume", "json", "suite", "only", "dry_run", "end_to_end", "help", "gallery", "quiet")
 _PATHS = ("weights", "prompts", "coarse_from")
-_ONLY_CHECK = object()
-"""What a context holds while a suite checks its cells before the first one runs."""
+
+
+@dataclass
+class _Checking:
+    """What a context holds while a suite checks a cell before the first one runs."""
+
+    estimate: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,14 @@ class SuiteOptions:
         typer.Option(metavar="NAME", help="With --suite: only the cell of this name."),
     ] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --suite: print the calls, and make none.")] = False
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENGINE",
+            help="With --suite: measure its cells by workers, one a GPU: local, slurm or ray, with settings as "
+            "slurm:partition=gpu. With --dry-run: print their GPU time.",
+        ),
+    ] = None
 
 
 def run_suite(
@@ -62,12 +75,13 @@ def run_suite(
 
     path, only = asked.suite, asked.only
     if path is None:
-        if only or asked.dry_run:
-            raise BadInput(f"{'--only' if only else '--dry-run'} is for --suite: name its file")
+        given = {"--only": only, "--dry-run": asked.dry_run, "--on": asked.on}
+        if word := next((word for word, value in given.items() if value), None):
+            raise BadInput(f"{word} is for --suite: name its file")
         return
     from attnbench.bench.suite import read_suite
 
-    kept = ("--suite", "--out", "--resume", "--only", "--dry-run", "--json")
+    kept = ("--suite", "--out", "--resume", "--only", "--dry-run", "--json", "--on")
     refuse_others(ctx, "--suite says what is measured", *kept)
     group: Any = ctx.find_root().command
     folder = _folder(out, resume)
@@ -78,16 +92,22 @@ def run_suite(
     if only:
         wanted = {*only, *(need for cell in cells if cell.name in only for need in cell.needs)}
         cells = [cell for cell in cells if cell.name in wanted]
+    if asked.on is not None:
+        from attnbench.cli.suite_on import run_on
+
+        run_on(ctx, asked, cells, folder, resumed=resume is not None, as_json=as_json, quiet=quiet)
     if asked.dry_run:
         say("\n".join(f"{cell.name}: {cell.line}" for cell in cells))
         raise typer.Exit(0)
+    from attnbench.bench.suite_calls import begun
+
     if resume is None:
-        _refuse_held(folder, cells)
+        refuse_held(folder, cells)
     for cell in cells:
-        if not _begun(folder / cell.name):
-            _check(group, path, cell, folder)
+        if not begun(folder / cell.name):
+            check_cell(group, path, cell, folder)
     codes: dict[str, tuple[int, str]] = {}
-    with _taken(folder):
+    with taken(folder):
         for number, cell in enumerate(cells, 1):
             if not quiet:
                 say(f"attnbench: cell {number} of {len(cells)}: {cell.name}", error=True)
@@ -96,9 +116,7 @@ def run_suite(
                 again = f"attnbench {ctx.info_name} --suite {path} --resume {folder}"
                 say(f"attnbench: continue with: {again}", error=True)
                 raise typer.Exit(codes[cell.name][0])
-    _tell(folder, cells, codes, as_json)
-    found = {code for code, _ in codes.values()}
-    raise typer.Exit(1 if 1 in found else max(found))
+    end_with(folder, cells, codes, as_json)
 
 
 def suite_options(group: Any) -> Options:
@@ -132,36 +150,50 @@ def check_only(ctx: typer.Context, check: Callable[[], object]) -> None:
     """Where a suite calls a command to check its cell, call ``check`` and end; otherwise return.
 
     Args:
-        check: raises for anything of the request that cannot be used.
+        check: raises for anything of the request that cannot be used. It may return an Estimate of the cell.
 
     Raises:
         typer.Exit: with code 0.
     """
-    if ctx.obj is _ONLY_CHECK:
-        check()
+    if isinstance(ctx.obj, _Checking):
+        from attnbench.bench.estimate import Estimate
+
+        found = check()
+        ctx.obj.estimate = found if isinstance(found, Estimate) else None
         raise typer.Exit(0)
 
 
-def _check(group: Any, path: Path, cell: SuiteCell, folder: Path) -> None:
-    """Check a cell before the first one runs.
+def check_cell(
+    group: Any, path: Path, cell: SuiteCell, folder: Path, words: Sequence[str] | None = None
+) -> Estimate | None:
+    """Check a cell before the first one runs; return how long it takes, where that can be told.
 
     What only this machine lacks, as an engine, is told when the cell comes: it costs that cell only.
+
+    Args:
+        group: of all commands.
+        path: of the suite.
+        cell: of the suite.
+        folder: of its results.
+        words: options to check in the place of the cell's own.
 
     Raises:
         BadInput: naming the file and the cell, if its command could not use what it is asked.
     """
     from attnbench.kernels.errors import BadInput, Unsupported
 
+    checking = _Checking()
     with contextlib.suppress(Unsupported):
         try:
-            words = [cell.command, *cell.words, "--out", str(folder / cell.name)]
-            group.main(args=words, prog_name="attnbench", standalone_mode=False, obj=_ONLY_CHECK)
+            asked = [cell.command, *(cell.words if words is None else words), "--out", str(folder / cell.name)]
+            group.main(args=asked, prog_name="attnbench", standalone_mode=False, obj=checking)
         except Unsupported:
             raise
         except Exception as error:
             if (said := _own_sentence(error)) is None:
                 raise
             raise BadInput(f"suite {str(path)!r}, cell {cell.name!r}: {said}") from error
+    return checking.estimate
 
 
 def _own_sentence(error: Exception) -> str | None:
@@ -192,7 +224,7 @@ def _folder(out: Path | None, resume: Path | None) -> Path:
     return choose_place(out, "-suite").folder
 
 
-def _refuse_held(folder: Path, cells: list[SuiteCell]) -> None:
+def refuse_held(folder: Path, cells: list[SuiteCell]) -> None:
     """Refuse a folder that holds something of the suite's cells.
 
     Raises:
@@ -206,7 +238,7 @@ def _refuse_held(folder: Path, cells: list[SuiteCell]) -> None:
 
 
 @contextlib.contextmanager
-def _taken(folder: Path) -> Iterator[None]:
+def taken(folder: Path) -> Iterator[None]:
     """Keep other suites out of a folder while this one runs in it: two at once would disturb each other's timing."""
     from attnbench.kernels.errors import BadInput
     from attnbench.results.files import alone
@@ -221,18 +253,11 @@ def _taken(folder: Path) -> Iterator[None]:
 
 def _call(group: Any, cell: SuiteCell, folder: Path, *, silent: bool, quiet: bool) -> tuple[int, str]:
     """Run a cell; return its exit code, and the sentence of an error that is its own."""
-    from attnbench.results.journal import JOURNAL
-    from attnbench.results.load import read
+    from attnbench.bench.suite_calls import words_of
 
-    place = folder / cell.name
-    words = [cell.command, *cell.words, "--out", str(place)]
-    if _begun(place):
-        if cell.command == "step":
-            if read(place / JOURNAL).steps:
-                return 0, "measured before"
-            (place / JOURNAL).unlink()  # of a step that was killed: it is not resumed, but measured anew
-        else:
-            words = [cell.command, "--resume", str(place), *_kept(cell)]
+    words = words_of(cell.command, cell.words, folder / cell.name)
+    if words is None:
+        return 0, "measured before"
     words += ["--quiet"] if quiet else []
     silence = contextlib.redirect_stdout(io.StringIO()) if silent else contextlib.nullcontext()
     try:
@@ -246,21 +271,21 @@ def _call(group: Any, cell: SuiteCell, folder: Path, *, silent: bool, quiet: boo
     return (code if isinstance(code, int) else 0), ""
 
 
-def _kept(cell: SuiteCell) -> Iterator[str]:
-    """Yield what a training run is told again when it goes on: where, and for how long."""
-    if cell.command == "train":
-        for word, value in itertools.pairwise(cell.words):
-            if word in ("--device", "--seconds"):
-                yield from (word, value)
+def end_with(folder: Path, cells: list[SuiteCell], codes: dict[str, tuple[int, str]], as_json: bool) -> NoReturn:
+    """Tell which cells are fine, and end with the worst exit code.
 
+    Args:
+        folder: of the suite.
+        cells: of it.
+        codes: of each cell its exit code, and the sentence of an error that is its own.
+        as_json: whether one JSON document is printed.
 
-def _begun(place: Path) -> bool:
-    """Whether a command has begun to write there."""
-    from attnbench.bench.sweep.session import PLAN
-    from attnbench.results.journal import JOURNAL
-    from attnbench.results.training import CONFIG
-
-    return any((place / name).exists() for name in (JOURNAL, PLAN, CONFIG))
+    Raises:
+        typer.Exit: with the exit code.
+    """
+    _tell(folder, cells, codes, as_json)
+    found = {code for code, _ in codes.values()}
+    raise typer.Exit(1 if 1 in found else max(found))
 
 
 def _tell(folder: Path, cells: list[SuiteCell], codes: dict[str, tuple[int, str]], as_json: bool) -> None:

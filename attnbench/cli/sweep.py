@@ -66,6 +66,7 @@ def sweep(
 
     Exit codes: 0 fine, 1 a cell that is wrong, failed, crashed or hung, or no latency, 2 bad input, 130 interrupted.
     """
+    from attnbench.bench.estimate import estimate_of
     from attnbench.bench.sweep import session as go
     from attnbench.bench.sweep.points import OVERS, default_methods, make_sweep
     from attnbench.cli.progress import TerminalProgress
@@ -87,7 +88,7 @@ def sweep(
         values = read_values("--points", points, "4000,8000,16000")
         return make_sweep(over or "", request, values=values, low=low, high=high, count=count)
 
-    check_only(ctx, asked_sweep)
+    check_only(ctx, lambda: estimate_of(asked_sweep()))
     with TerminalProgress(quiet=quiet) as progress:
         try:
             if resume is not None:

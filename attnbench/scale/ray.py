@@ -1,0 +1,116 @@
+"""The engine ``ray``: a task for each cell, on a cluster that runs or on one that is begun here."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from attnbench.kernels.errors import BadInput, unknown_name
+from attnbench.machine.printed import last_words
+from attnbench.scale.extras import need
+from attnbench.scale.task import Ended, WorkerTask, read_ended
+from attnbench.scale.where import Ray
+from attnbench.scale.worker import serve
+
+_KIND = "accelerator_type:"
+_STORE = 100 * 2**20  # bytes for what tasks hand on: texts of a few lines
+
+
+class RayEngine:
+    """Gives each cell a GPU of the cluster; where it has none, all cores of a node, so that no cell disturbs another.
+
+    Attributes:
+        wanted: options of a task.
+    """
+
+    pause = 0.5
+    slots: int | None = None
+
+    def __init__(self, ray: Any, wanted: dict[str, Any], here: bool) -> None:
+        self.ray, self.wanted, self.here = ray, wanted, here
+        self.serve = ray.remote(serve)
+
+    @classmethod
+    def made(cls, settings: Ray) -> RayEngine:
+        """Return the engine of a cluster.
+
+        Raises:
+            BadInput: if Ray is not installed, there is no cluster, or its GPUs are of several kinds.
+        """
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray = need("ray", "ray")
+        local = settings.address == "local"
+        more: dict[str, Any] = {"num_gpus": settings.gpus} if settings.gpus is not None else {}
+        if local:
+            more |= {"include_dashboard": False, "object_store_memory": _STORE}
+        try:
+            ray.init(address=settings.address or "auto", log_to_driver=False, logging_level="ERROR", **more)
+        except Exception as error:  # Ray has a class for each thing that may be wrong with a cluster
+            advice = (
+                "is this machine too busy, or its memory full?"
+                if local
+                else "start one with ray start --head, or take this machine with --on ray:address=local"
+            )
+            raise BadInput(
+                f"--on ray has no cluster at {settings.address or 'auto'!r}: "
+                f"{last_words(str(error)).rstrip('.')}; {advice}"
+            ) from error
+        try:
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            wanted = wanted_of(nodes, settings.accelerator)
+        except BaseException:
+            ray.shutdown()
+            raise
+        return cls(ray, wanted | {"max_retries": 0}, here=local)
+
+    def start(self, task: WorkerTask) -> RayJob:
+        """Submit the task of a cell, which waits until a GPU is free."""
+        return RayJob(self.ray, self.serve.options(**self.wanted).remote(task.model_dump_json()))
+
+    def close(self) -> None:
+        """Leave the cluster, or end the one that was begun here."""
+        self.ray.shutdown()
+
+
+class RayJob:
+    """The task of a cell."""
+
+    def __init__(self, ray: Any, reference: Any) -> None:
+        self.ray, self.reference = ray, reference
+
+    def poll(self) -> Ended | None:
+        """Return how it ended, None while it waits or runs."""
+        done, _ = self.ray.wait([self.reference], timeout=0)
+        if not done:
+            return None
+        try:
+            ended, why = read_ended(self.ray.get(self.reference)), "it left no result"
+        except self.ray.exceptions.RayError as error:
+            ended, why = None, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return ended or Ended(exit_code=1, verdict="crashed", reason=f"its worker of Ray died: {why}")
+
+    def stop(self) -> None:
+        """Cancel it."""
+        self.ray.cancel(self.reference, force=True)
+
+
+def wanted_of(nodes: list[dict[str, float]], accelerator: str | None) -> dict[str, Any]:
+    """Return what a task asks of the cluster.
+
+    Args:
+        nodes: the resources of each node that is alive, by Ray's names.
+        accelerator: the GPUs to use, as "H100"; None where the cluster has one kind.
+
+    Raises:
+        BadInput: if there are several kinds of GPU and none is chosen, or the one chosen is not there.
+    """
+    kinds = sorted({name.removeprefix(_KIND) for node in nodes for name in node if name.startswith(_KIND)})
+    if accelerator is not None and accelerator not in kinds:
+        raise unknown_name("accelerator of the Ray cluster", accelerator, kinds)
+    if accelerator is None and len(kinds) > 1:
+        raise BadInput(
+            f"mixed devices: the Ray cluster has {', '.join(kinds)}; choose, as --on ray:accelerator={kinds[0]}"
+        )
+    if any(node.get("GPU") for node in nodes):
+        return {"num_gpus": 1} | ({} if accelerator is None else {"accelerator_type": accelerator})
+    return {"num_cpus": max(int(node.get("CPU", 1)) for node in nodes)}
