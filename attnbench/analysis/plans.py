@@ -10,7 +10,7 @@ from attnbench.analysis.call import AttentionCall, How
 from attnbench.api import select
 from attnbench.bench.jobs import Job
 from attnbench.bench.matched import match_density
-from attnbench.bench.sweep.knobs import density_setting, turn_method
+from attnbench.bench.sweep.knobs import density_setting
 from attnbench.kernels.errors import AttnbenchError
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Method, make_settings
@@ -75,7 +75,6 @@ class Planner:
         job = _given(method, entry, call)
         if self.how.density is None or density_setting(method) is None:
             return job
-        turn_method(method, entry.settings, call.layout, self.how.density, by="--density")
         job = match_density(job, call.layout, self.how.density, lambda moved: _plan(call, moved, before).density)
         if not method.depends_on_qk:
             self._matched[number, call.layer] = job

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from attnbench.analysis.call import How
 from attnbench.analysis.measure import read_blocks
+from attnbench.bench.sweep.knobs import refuse_taken
 from attnbench.clips.prompts import check_prompts
 from attnbench.inputs.seeds import SEEDS
 from attnbench.kernels.errors import BadInput
@@ -68,7 +69,10 @@ def read_request(**fields: Any) -> AnalyzeRequest:
         raise BadInput(typed_fault(error)) from error
     check_prompts(request.prompts)
     for entry in request.methods:
-        make_settings(find_method(entry.method), entry.settings)
+        method = find_method(entry.method)
+        make_settings(method, entry.settings)
+        if request.density is not None:
+            refuse_taken(method, entry.settings, by="--density")
     if request.perturb and (request.inputs is not None or request.model not in (None, MINI)):
         raise BadInput(f"{request.inputs or request.model!r} cannot be perturbed: --perturb is for the mini model")
     if request.perturb_steps and not request.perturb:

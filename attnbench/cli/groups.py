@@ -37,12 +37,12 @@ _OPTION_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "How it is timed": (
             "--rounds", "--budget", "--timer", "--cell-timeout", "--precision", "--stability-calls", "--repeats",
-            "--trace", "--run", "--end-to-end", "--runs", "--delays",
+            "--trace", "--run", "--end-to-end", "--runs", "--delays", "--minutes", "--in-turns",
         ),
         "How it is judged": (
             "--baseline", "--against", "--update", "--accept", "--threshold", "--margin", "--noise", "--allow-missing",
             "--allow-engine",
-            "--fail-ambiguous", "--curves",
+            "--fail-ambiguous", "--curves", "--pool",
         ),
         "Suites": ("--suite", "--only", "--dry-run"),
         "Output": (

@@ -18,6 +18,7 @@ from attnbench.analysis.session import Outcome, start
 from attnbench.clips.metrics.frames import Clip
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
+from attnbench.methods.entries import Entry
 from attnbench.mini.config import PRESETS
 from attnbench.mini.model import FULL, MiniTransformer
 from attnbench.mini.stored import save_mini
@@ -176,10 +177,12 @@ def test_several_prompts_are_averaged_with_an_interval(go: Callable[..., Outcome
         ({"inputs": "video", "grid": "2x4x4"}, "'video' cannot be perturbed"),
         ({"model": "wan"}, "'wan' cannot be perturbed"),
         ({"perturb": False, "perturb_steps": [1]}, "--perturb-steps 1 needs --perturb"),
+        ({"methods": [Entry("sta", {"window": [1, 1, 1]})], "density": 0.2}, "--density sets it; leave it out"),
+        ({"density": 0}, "density"),
         ({"perturb_steps": [2]}, "--perturb-steps 2 is not one of the 2 steps"),
     ],
 )
-def test_what_cannot_be_perturbed_is_refused_before_anything_is_written(
+def test_what_cannot_be_done_is_refused_before_anything_is_written(
     changes: dict[str, Any], said: str, go: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     with pytest.raises(BadInput, match=said):

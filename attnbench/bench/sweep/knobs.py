@@ -39,11 +39,21 @@ def turn_method(
     assert setting is not None
     if not 0 < density <= 1:
         raise BadInput(f"density {density!r} must be above 0 and at most 1")
-    taken = [moved for moved in setting.names if moved in given]
-    if taken:
-        raise BadInput(f"{method.name}.{taken[0]}={given[taken[0]]!r}: {by} sets it; leave it out")
+    refuse_taken(method, given, by)
     chosen = setting.choose(method.resolve(make_settings(method, given), layout), layout, density)
     return {**given, **json.loads(json.dumps(chosen))}  # as settings are stored: lists, no tuples
+
+
+def refuse_taken(method: Method, given: Mapping[str, Any], by: str) -> None:
+    """Refuse a value for what ``by`` sets: the method's density setting, if it has one.
+
+    Raises:
+        BadInput: quoting it.
+    """
+    setting = density_setting(method)
+    taken = [moved for moved in setting.names if moved in given] if setting else []
+    if taken:
+        raise BadInput(f"{method.name}.{taken[0]}={given[taken[0]]!r}: {by} sets it; leave it out")
 
 
 def get_density_setting(name: str, by: str = "a sweep over density") -> DensitySetting:
