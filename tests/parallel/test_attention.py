@@ -152,6 +152,12 @@ def test_refusals_leave_the_group_in_order(found: Found) -> None:
     assert [report["refusals"]["fine"] for report in found[:2]] == ["nothing"] * 2
 
 
+def test_shards_keep_their_lengths(found: Found) -> None:
+    for rank, report in enumerate(found[:2]):
+        said = f"BadInput: rank {rank} has {29 + 2 * rank} tokens, and had 30 in the same call before"
+        assert report["refusals"]["other lengths"].startswith(said)
+
+
 def test_heads_are_dealt_by_what_they_kept_last(found: Found) -> None:
     reports = [report["balanced"] for report in found[:3]]
     by_head = reports[0]["by_head"]
