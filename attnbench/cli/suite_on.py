@@ -35,6 +35,7 @@ def run_on(
     """
     from attnbench.bench.suite_calls import begun
     from attnbench.cli.progress import TerminalProgress
+    from attnbench.kernels.errors import BadInput
     from attnbench.machine.signals import exit_code
     from attnbench.scale.drive import drive
     from attnbench.scale.engines import opened
@@ -43,6 +44,8 @@ def run_on(
     assert asked.on is not None
     assert asked.suite is not None
     settings = read_where(asked.on)
+    if spread := next((cell.name for cell in cells if "--gpus" in cell.words), None):
+        raise BadInput(f"cell {spread!r} is measured over several GPUs, and a worker of --on has one: leave out --on")
     if not resumed and not asked.dry_run:
         refuse_held(folder, cells)
     elsewhere = not isinstance(settings, Local)

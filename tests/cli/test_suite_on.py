@@ -80,6 +80,14 @@ def test_a_bad_cell_is_named_before_a_worker_begins(call: Call, tmp_path: Path) 
     assert not (tmp_path / "made").exists()
 
 
+def test_a_cell_over_several_gpus_is_not_given_to_workers_of_one(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "suite.toml").write_text(SUITE.replace('name = "two"', 'name = "two"\ngpus = 2'))
+    code, _, err = call("run", "--suite", "suite.toml", "--on", "local", "--out", "made")
+    assert code == 2
+    assert "cell 'two' is measured over several GPUs" in err
+    assert not (tmp_path / "made").exists()
+
+
 @pytest.mark.slow
 def test_workers_measure_what_the_suite_says(call: Call, tmp_path: Path) -> None:
     code, out, _ = call("run", "--suite", "suite.toml", "--on", "local", "--out", "made", "--json")
