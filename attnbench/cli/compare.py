@@ -99,7 +99,7 @@ def compare(
         from attnbench.results.noise import read_noise
 
         with TerminalProgress(quiet=quiet, patient=True) as progress:
-            results = []
+            results: list[Results] = []
             for path in paths:
                 progress.step(f"reading {path}", len(results), len(paths), None)
                 results.append(read(path))

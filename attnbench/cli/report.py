@@ -76,7 +76,8 @@ def report(
             progress.step(f"reading {' '.join(map(str, side)) or LATEST}", number, len(sides) + 1, None)
             sources.append(read_source(side))
         progress.step(f"writing {asked.form}", len(sides), len(sides) + 1, None)
-        written = write_comparison(*sources, out, asked) if compare else write(*sources, out, asked)
+        first, *others = sources
+        written = write_comparison(first, others[0], out, asked) if others else write(first, out, asked)
     if as_json:
         document = {"path": str(written.paths[0]), "paths": list(map(str, written.paths)), "sections": written.sections}
         print(json.dumps(document, allow_nan=False))

@@ -99,10 +99,15 @@ def verdict_sentence(result: Comparison) -> str:
         return f"Nothing can be compared: {why_nothing(result)}."
     counts = Counter(cell.change for cell, _ in compared)
     if set(counts) == {"same"}:
-        said = [f"B is as fast as A within {result.margin:.0%} in {_cells(len(compared), 'all ')} that both have"]
+        every = f"all {len(compared)} cells" if len(compared) > 1 else "the one cell"
+        said = [f"B is as fast as A within {result.margin:.0%} in {every} that both have"]
+    elif len(compared) == 1:
+        ((cell, name),) = compared
+        by = f" by {slower_words(cell)[0].lstrip('+-')}" if cell.change in _MEASURED else ""
+        said = [f"The one cell that both have, {name}, is {_TOLD[cell.change]}{by}"]
     else:
         told = [_told(change, compared) for change in counts]
-        said = [f"Of {_cells(len(compared))} that both have, {'; '.join(told)}"]
+        said = [f"Of {len(compared)} cells that both have, {'; '.join(told)}"]
     lost = [name for cell, name in zip(result.cells, names, strict=True) if cell.is_regression and cell.ratio is None]
     if lost:
         who = f"{len(lost)} cells of A" if len(lost) > _MOST_NAMED else _listed(lost)
@@ -148,11 +153,14 @@ def judged_words(result: Comparison) -> list[str]:
 _TOLD = {"slower": "slower in B", "worse": "worse in B", "other engine": "run by another engine in B",
          "unclear": "ambiguous", "faster": "faster in B", "same": "the same"}  # fmt: skip
 
+_MEASURED = ("slower", "faster")
+"""Changes of which a sentence says by how much."""
+
 
 def _told(change: str, compared: Sequence[tuple[CellChange, str]]) -> str:
     mine = [(cell, name) for cell, name in compared if cell.change == change]
     told = f"{len(mine)} {'is' if len(mine) == 1 else 'are'} {_TOLD[change]}"
-    if change not in ("slower", "faster", "worse"):
+    if change not in _MEASURED:
         return told
     named = [f"{name} by {slower_words(cell)[0].lstrip('+-')}" for cell, name in mine]
     return f"{told} ({_listed(named)})"
@@ -161,10 +169,6 @@ def _told(change: str, compared: Sequence[tuple[CellChange, str]]) -> str:
 def _listed(names: Sequence[str]) -> str:
     more = [f"and {len(names) - _MOST_NAMED} more"] if len(names) > _MOST_NAMED else []
     return ", ".join([*names[:_MOST_NAMED], *more])
-
-
-def _cells(count: int, every: str = "") -> str:
-    return "the one cell" if count == 1 else f"{every}{count} cells"
 
 
 def _apart(name: str, a: Sequence[CellChange], b: Sequence[CellChange]) -> str:

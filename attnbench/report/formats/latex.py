@@ -36,7 +36,7 @@ def latex_text(data: PageData, lead: Sequence[str] = ()) -> str:
     titles = {
         "clips": "Clips, compared with those of full attention.",
         "steps": "Whole transformer steps.",
-        "comparison": ". ".join([data.title, *lead]) + ".",
+        "comparison": " ".join(f"{each[:1].upper()}{each[1:].removesuffix('.')}." for each in [data.title, *lead]),
     }
     for name, found in (("clips", clips(data)), ("steps", steps(data)), ("comparison", comparison(data))):
         tables += [_table(found, titles[name], name)] if found is not None else []

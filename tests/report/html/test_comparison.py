@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,26 @@ def test_the_data_are_in_the_page(tmp_path: Path) -> None:
         assert found == [
             None if (value := getattr(cell, take)) is None else pytest.approx(value, rel=1e-6) for cell in judged.cells
         ]
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (1.5, "The one cell that both have, sta, is slower in B by "),
+        (0.5, "The one cell that both have, sta, is faster in B by "),
+        (1.0, "B is as fast as A within 10% in the one cell that both have."),
+    ],
+)
+def test_a_single_cell_is_told_by_name_in_every_form(factor: float, said: str, tmp_path: Path) -> None:
+    def alone(run: str, seed: int, factor: float) -> Source:
+        made = source(run, seed, sta={"factor": factor})
+        return replace(made, results=replace(made.results, rows=made.results.rows[1:2]))
+
+    a, b = alone("a", 1, 1.0), alone("b", 2, factor)
+    _, page = page_of(a, b, tmp_path)
+    assert page.headings["verdict"].startswith(said)
+    for form, ending in (("markdown", "md"), ("latex", "tex")):
+        (path,) = write_comparison(a, b, tmp_path / f"one.{ending}", Asked(form)).paths
+        text = path.read_text("utf-8").replace("\\", "")
+        assert said in text
+        assert ".. " not in text
