@@ -86,7 +86,8 @@ def _body(module: str) -> list[ast.stmt]:
     text = getattr(spec.loader, "get_source", lambda module: None)(module) if spec is not None else None
     if text is None:
         raise KeyError(module)
-    return ast.parse(text).body
+    parsed: ast.Module = ast.parse(text)
+    return parsed.body
 
 
 def _class(body: list[ast.stmt], name: str) -> ast.ClassDef:
