@@ -33,7 +33,7 @@ _OPTION_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "Where it runs": (
             "--engine", "--strict", "--floor-engine", "--device", "--isolate", "--in-process", "--env", "--python",
-            "--timeout", "--allow-pickle", "--gpus", "--parallel",
+            "--timeout", "--allow-pickle", "--gpus", "--parallel", "--on",
         ),
         "How it is timed": (
             "--rounds", "--budget", "--timer", "--cell-timeout", "--precision", "--stability-calls", "--repeats",
