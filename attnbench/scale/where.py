@@ -64,8 +64,6 @@ def read_where(text: str) -> Settings:
     settings: type[Any] = ENGINES[entry.method]
     for name in entry.settings:
         if name not in settings.model_fields:
-            if not settings.model_fields:
-                raise BadInput(f"--on {text!r}: {entry.method} has no settings")
             raise unknown_name(f"setting of --on {entry.method}", name, settings.model_fields)
     try:
         made: Settings = settings.model_validate(entry.settings)
