@@ -62,8 +62,10 @@ def _concentration(mass: Tensor, kind: str, grid: Grid, head: int, n: int) -> It
     for share, (value, *without) in zip(SHARES, needed.T.tolist(), strict=True):
         if sampled:
             figure = of_groups(value, without, len(mass), grid.tokens)
+        elif len(mass) < grid.tokens:
+            figure = Estimate(value, -math.inf, math.inf)
         else:
-            figure = of_statistic(lambda places, value=value: value, len(mass), grid.tokens)
+            figure = Estimate(value, value, value)
         yield told(f"pairs_needed_{100 * share:.0f}_{kind}", figure, head, n)
 
 

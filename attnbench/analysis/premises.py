@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ class Statistic:
     """How the values of heads become a figure.
 
     Attributes:
-        words: what it is, in a sentence; {} stands for the measures.
+        words: what it is; {} stands for the measures.
         compute: from values [..., measures, heads] to figures [...].
     """
 
@@ -32,21 +33,17 @@ class Statistic:
 
 
 STATISTICS = {
-    "median": Statistic("median over heads of {}", lambda x: np.median(x[..., 0, :], axis=-1)),
-    "median-of-largest": Statistic(
-        "median over heads of the largest of {}", lambda x: np.median(x.max(axis=-2), axis=-1)
-    ),
+    "median": Statistic("median of {}", lambda x: np.median(x[..., 0, :], axis=-1)),
+    "median-of-largest": Statistic("median of the largest of {}", lambda x: np.median(x.max(axis=-2), axis=-1)),
     "median-difference": Statistic(
-        "median over heads of the first less the second of {}",
+        "median of the first less the second of {}",
         lambda x: np.median(x[..., 0, :] - x[..., 1, :], axis=-1),
     ),
     "decile-ratio": Statistic(
-        "ninth decile over heads of {} over the first",
+        "ninth decile of {} over the first",
         lambda x: _decile(x, 0.9) / np.maximum(_decile(x, 0.1), 1e-12),
     ),
-    "decile-range": Statistic(
-        "ninth decile over heads of {} less the first", lambda x: _decile(x, 0.9) - _decile(x, 0.1)
-    ),
+    "decile-range": Statistic("ninth decile of {} less the first", lambda x: _decile(x, 0.9) - _decile(x, 0.1)),
 }
 """The statistics of premises, by name."""
 
@@ -112,11 +109,11 @@ def judge_one(premise: Premise, rows: Sequence[AnalysisRow], run_id: str) -> Pre
     statistic = STATISTICS[premise.statistic]
     own = [row for row in rows if row.measure in premise.measures and row.value is not None and row.head is not None]
     values, heads = _by_head(own, premise.measures)
-    fields = {
+    fields: dict[str, Any] = {
         "run_id": run_id, "premise": premise.name, "claim": premise.claim, "sources": premise.sources,
         "statistic": statistic.words.format(", ".join(premise.measures)),
         "holds": f"{rise} {premise.holds:g}", "fails": f"{fall} {premise.fails:g}",
-        "tested_on": _tested_on(own or rows, heads),
+        "tested_on": _tested_on(own or rows),
     }  # fmt: skip
     if not heads:
         lost = [row.reason for row in rows if row.measure in premise.measures and row.status == "skipped"]
@@ -144,12 +141,13 @@ def _by_head(rows: Sequence[AnalysisRow], measures: Sequence[str]) -> tuple[Floa
     return np.array([[float(np.mean(by[name])) for by in whole] for name in measures], dtype=np.float64), len(whole)
 
 
-def _tested_on(rows: Sequence[AnalysisRow], heads: int) -> str:
+def _tested_on(rows: Sequence[AnalysisRow]) -> str:
     if not rows:
         return "nothing"
     models = ", ".join(dict.fromkeys(row.model for row in rows))
+    heads = {(row.layer, row.head) for row in rows if row.head is not None}
     counts = {
-        "layer": len({row.layer for row in rows}), "head": heads,
+        "layer": len({row.layer for row in rows}), "head": len(heads),
         "step": len({row.step for row in rows if row.step is not None}), "prompt": max(row.prompts for row in rows),
     }  # fmt: skip
     words = [f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count]

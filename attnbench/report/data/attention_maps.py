@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from attnbench.report.data.figure import Axis, Figure, Heat, Point, Series, Strip
@@ -42,7 +42,7 @@ def analysis_stories(rows: Sequence[AnalysisRow], premises: Sequence[PremiseRow]
         counts = Counter(row.verdict for row in judged)
         told = listed([f"{n} {'hold' if n > 1 else 'holds'}" if word == "holds" else f"{n} {_plural(word, n)}"
                        for word, n in counts.items()])  # fmt: skip
-        tested = max((row.tested_on for row in judged), key=len, default="")
+        tested = next((row.tested_on for row in judged), "")
         sentences = (
             *([f"Of {len(judged)} premises, {told}."] if judged else []), *([f"Tested on {tested}."] if tested else []),
             caution([row.model for row in own]),
@@ -74,14 +74,15 @@ def analysis_figures(rows: Sequence[AnalysisRow]) -> list[Figure]:
     """Return the figures of each run."""
     runs = _by([row for row in rows if row.value is not None and not row.method], lambda row: row.run_id)
     named = len(runs) > 1
-    found = []
+    found: list[Figure] = []
     for place, (run, own) in enumerate(runs.items()):
-        option = f"{own[0].model}, {run}" if named else ""
-        found += [figure for make in _MAKERS for figure in make(own, f"{SECTION}-{place}", option)]
+        which = f", {own[0].model} {run}" if named else ""
+        for figure in (each for make in _MAKERS for each in make(own, f"{SECTION}-{place}")):
+            found.append(replace(figure, option=f"{figure.title}{which}"))
     return found
 
 
-def _entropy(rows: Sequence[AnalysisRow], name: str, option: str) -> Iterator[Figure]:
+def _entropy(rows: Sequence[AnalysisRow], name: str) -> Iterator[Figure]:
     own = [row for row in rows if row.measure == "entropy_normalised"]
     cells = _by(own, lambda row: (row.layer or 0, row.step or 0))
     if not cells:
@@ -93,11 +94,10 @@ def _entropy(rows: Sequence[AnalysisRow], name: str, option: str) -> Iterator[Fi
         "Over the logarithm of the tokens, mean over heads and queries: 0 is weight on one key, 1 on all alike.",
         f"From {number(low)} to {number(high)}.", Axis("entropy / ln N", least=0.0, most=1.0),
         cells=tuple(Heat(f"layer {layer}", f"step {step}", value) for (layer, step), value in mean.items()),
-        option=option,
     )  # fmt: skip
 
 
-def _classes(rows: Sequence[AnalysisRow], name: str, option: str) -> Iterator[Figure]:
+def _classes(rows: Sequence[AnalysisRow], name: str) -> Iterator[Figure]:
     by_layer = _by([row for row in rows if row.measure == "class_margin"], lambda row: row.layer or 0)
     if not by_layer:
         return
@@ -112,12 +112,12 @@ def _classes(rows: Sequence[AnalysisRow], name: str, option: str) -> Iterator[Fi
         f"{name}-classes", SECTION, "heat", "What heads look at",
         "Share of the heads and steps of a layer: temporal looks at its place in all frames, spatial at its frame, "
         "local at its 3-D block, global at none of them twice as much as at other tokens.",
-        f"Of all heads and steps {words}.", Axis("share of heads", least=0.0, most=1.0), option=option,
+        f"Of all heads and steps {words}.", Axis("share of heads", least=0.0, most=1.0),
         strips=tuple(Strip(f"layer {layer}", values) for layer, values in shares.items()), places=CLASSES,
     )  # fmt: skip
 
 
-def _distances(rows: Sequence[AnalysisRow], name: str, option: str) -> Iterator[Figure]:
+def _distances(rows: Sequence[AnalysisRow], name: str) -> Iterator[Figure]:
     own = [row for row in rows if row.measure == "frame_mass" and row.points]
     if not own:
         return
@@ -135,11 +135,11 @@ def _distances(rows: Sequence[AnalysisRow], name: str, option: str) -> Iterator[
         series=tuple(
             Series(f"layer {layer}", tuple(Point(float(t), y) for t, y in enumerate(curves[layer])), look="line")
             for layer in chosen
-        ), option=option,
+        ),
     )  # fmt: skip
 
 
-def _concentration(rows: Sequence[AnalysisRow], name: str, option: str) -> Iterator[Figure]:
+def _concentration(rows: Sequence[AnalysisRow], name: str) -> Iterator[Figure]:
     series = []
     for share in (50, 90):
         own = sorted(row.value or 0.0 for row in rows if row.measure == f"pairs_needed_{share}_3d")
@@ -154,11 +154,11 @@ def _concentration(rows: Sequence[AnalysisRow], name: str, option: str) -> Itera
             "Heads in all layers and steps, from the most concentrated on. Pairs are those of a query and a 3-D block.",
             f"Half of the heads hold {told} of the pairs or fewer.",
             Axis("share of heads", least=0.0, most=1.0), Axis("share of pairs", least=0.0, most=1.0),
-            series=tuple(series), option=option,
+            series=tuple(series),
         )  # fmt: skip
 
 
-def _importance(rows: Sequence[AnalysisRow], name: str, option: str) -> Iterator[Figure]:
+def _importance(rows: Sequence[AnalysisRow], name: str) -> Iterator[Figure]:
     own = [row for row in rows if row.measure == "importance_gini_3d" and row.points]
     if not own:
         return
@@ -173,11 +173,11 @@ def _importance(rows: Sequence[AnalysisRow], name: str, option: str) -> Iterator
         f"From {number(min(mean))} to {number(max(mean))} of the mean; the median Gini coefficient of a head is "
         f"{number(gini)}.",
         Axis("over the mean"), strips=tuple(Strip(f"rows {place + 1}", line) for place, line in enumerate(lines)),
-        places=tuple(f"columns {place + 1}" for place in range(width)), option=option,
+        places=tuple(f"columns {place + 1}" for place in range(width)),
     )  # fmt: skip
 
 
-def _change(rows: Sequence[AnalysisRow], name: str, option: str) -> Iterator[Figure]:
+def _change(rows: Sequence[AnalysisRow], name: str) -> Iterator[Figure]:
     own = _by(
         [row for row in rows if row.measure == "block_mass_correlation" and row.step is not None],
         lambda row: row.layer or 0,
@@ -194,11 +194,11 @@ def _change(rows: Sequence[AnalysisRow], name: str, option: str) -> Iterator[Fig
         f"{name}-change", SECTION, "xy", "How much of a map stays from step to step",
         "Correlation of the weights between 3-D blocks with those of the step before, mean over heads.",
         f"At least {number(least)} in the layers that are shown.", Axis("step"),
-        Axis("correlation", better="", most=1.0), series=tuple(series), option=option,
+        Axis("correlation", better="", most=1.0), series=tuple(series),
     )  # fmt: skip
 
 
-_MAKERS: tuple[Callable[[Sequence[AnalysisRow], str, str], Iterable[Figure]], ...] = (
+_MAKERS: tuple[Callable[[Sequence[AnalysisRow], str], Iterable[Figure]], ...] = (
     _entropy, _classes, _distances, _concentration, _importance, _change,
 )  # fmt: skip
 

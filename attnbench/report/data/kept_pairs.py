@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from attnbench.report.data.figure import Axis, Figure, Heat, Point, Series, Strip
 from attnbench.report.words import listed, number
@@ -24,10 +25,12 @@ def kept_figures(rows: Sequence[AnalysisRow]) -> list[Figure]:
     for row in rows:
         if row.value is not None:
             runs.setdefault(row.run_id, []).append(row)
-    found = []
+    found: list[Figure] = []
     for place, (run, own) in enumerate(runs.items()):
         option = f"{own[0].model}, {run}" if len(runs) > 1 else ""
-        found += [figure for make in _MAKERS for figure in make(own, f"{SECTION}-{place}", option)]
+        for figure in (each for make in _MAKERS for each in make(own, f"{SECTION}-{place}", option)):
+            which = f", {figure.option}" if figure.option else ""
+            found.append(replace(figure, option=f"{figure.title}{which}"))
     return found
 
 

@@ -70,7 +70,10 @@ def test_budgets_are_drawn_from_the_worst_tenth_on_for_each_density() -> None:
             points = [first + density, *[0.9] * 9]
             rows.append(row(f"cut_recall_{rule}_3d", 0.8, settings=settings, points=points, shape="tenth=10"))
     found = figures(rows)
-    assert [figure.option for figure in found.values()] == ["3D blocks, density 0.25", "3D blocks, density 0.5"]
+    title = "One budget for the head, or one for each query"
+    assert [figure.option for figure in found.values()] == [
+        f"{title}, 3D blocks, density 0.25", f"{title}, 3D blocks, density 0.5"
+    ]  # fmt: skip
     first = next(iter(found.values()))
     assert "holds 0.350 with a budget of the head and 0.650 with a fixed one" in first.words
 
