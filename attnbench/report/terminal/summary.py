@@ -17,6 +17,7 @@ from attnbench.report.words import (
     grid_words,
     latency,
     layer_words,
+    listed,
     number,
     times,
     tiny,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
 
+_MOST_NAMED = 3
 _STYLES = {"ok": "green", "incorrect": "bold red", "error": "bold red"}
 
 
@@ -152,6 +154,25 @@ def _heading(case: Case) -> str:
     )
 
 
+def _means(case: Case) -> list[str]:
+    """Return a line for each set of layers that means are over, with the methods and settings that have it."""
+    alike: dict[str, dict[str, list[str]]] = {}
+    for row in case.means:
+        if "," in row.layers:
+            known = ", as many as the model has of each kind" if row.layers_alike is not None else ""
+            methods = alike.setdefault(f"over layers {row.layers}{known}", {})
+            methods.setdefault(row.method, []).append(case.label(row, case.means))
+    found = []
+    for layers, methods in alike.items():
+        names = [name for method, labels in methods.items() for name in _few(method, list(dict.fromkeys(labels)))]
+        found.append(f"mean of {listed(names)}: {layers}")
+    return found
+
+
+def _few(method: str, labels: list[str]) -> list[str]:
+    return labels if len(labels) <= _MOST_NAMED else [f"{method} with {len(labels)} settings"]
+
+
 def _notes(case: Case) -> list[str]:
     """Return the lines below the table: the verdict, the baseline, intervals, and why cells have no latency."""
     verdict = judge(case)
@@ -159,13 +180,7 @@ def _notes(case: Case) -> list[str]:
     if case.baseline is not None:
         version = next((f" ({row.baseline_version})" for row in case.rows if row.baseline_version), "")
         notes.append(f"dense baseline: {case.baseline}{version}, {number(case.baseline_ms)} ms")
-    notes += [
-        f"mean of {row.method}: over layers {row.layers}, as many as the model has of each kind"
-        if row.layers_alike is not None
-        else f"mean of {row.method}: over layers {row.layers}"
-        for row in case.means
-        if "," in row.layers
-    ]
+    notes += _means(case)
     kinds = dict.fromkeys(INTERVALS[row.interval] for row in case.timed if row.interval)
     if kinds:
         notes.append(f"latency: median with a cold cache and its interval, {' or '.join(kinds)}")

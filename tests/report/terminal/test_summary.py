@@ -129,3 +129,17 @@ def test_records_are_json_in_the_order_of_the_table(table: list[Row]) -> None:
 def test_an_empty_table_is_bad_input() -> None:
     with pytest.raises(BadInput, match="no rows"):
         summary_table([])
+
+
+def test_a_mean_is_named_with_the_settings_that_tell_it_apart() -> None:
+    def lines(*blocks: int) -> list[str]:
+        rows = [
+            row("moba", 20.0 + layer + count, layer=layer, settings=f'{{"blocks":{count}}}')
+            for count in blocks
+            for layer in (0, 1)
+        ]
+        rows += [row("vmoba", 80.0, layer=layer) for layer in (0, 1)]
+        return [line.strip() for line in printed(rows, 200).splitlines() if line.startswith("mean of ")]
+
+    assert lines(8, 9) == ["mean of moba · blocks 8, moba · blocks 9 and vmoba: over layers 0×1, 1×1"]
+    assert lines(6, 7, 8, 9) == ["mean of moba with 4 settings and vmoba: over layers 0×1, 1×1"]
