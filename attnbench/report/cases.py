@@ -21,16 +21,44 @@ CASE_FIELDS = (
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """What is known of a dense baseline of a run.
+
+    Attributes:
+        run_id: of the run.
+        name: method/engine.
+        samples_ms: its times.
+        lo_ms, hi_ms: the interval of its latency; None where that is not known.
+        flags: what spoils its latency; None if its journal cannot tell.
+    """
+
+    run_id: str
+    name: str
+    samples_ms: tuple[float, ...]
+    lo_ms: float | None = None
+    hi_ms: float | None = None
+    flags: str | None = None
+
+
+def baseline_row(row: Row) -> Baseline:
+    """Return what the row of a dense baseline says of it."""
+    name = f"{row.method}/{row.engine}"
+    return Baseline(row.run_id, name, tuple(row.samples_ms), row.latency_lo_ms, row.latency_hi_ms, row.flags)
+
+
+@dataclass(frozen=True)
 class Case:
     """Rows of one run that share device, shape, dtype, direction and inputs, and so one dense baseline.
 
     Attributes:
         rows: the dense method first, then by the latency of each method's mean over layers; those without come last.
         means: of each method and settings over its layers, in the same order.
+        baselines: the dense baselines of these rows that have no row here: of older runs, or only timed beside others.
     """
 
     rows: tuple[Row, ...]
     means: tuple[MeanRow, ...]
+    baselines: tuple[Baseline, ...] = ()
 
     @property
     def first(self) -> Row:
@@ -56,9 +84,18 @@ class Case:
         """Return the row of the dense baseline of ``row``, measured in the same run; None if it is not here."""
         return self._dense.get((row.run_id, row.baseline))
 
+    def baseline_of(self, row: Row) -> Baseline | None:
+        """Return what is known of the dense baseline that ``row`` was timed beside; None if there is none."""
+        dense = self.dense_row(row)
+        return self._others.get((row.run_id, row.baseline)) if dense is None else baseline_row(dense)
+
     @cached_property
     def _dense(self) -> dict[tuple[str, str | None], Row]:
         return {(row.run_id, f"{row.method}/{row.engine}"): row for row in reversed(self.timed)}
+
+    @cached_property
+    def _others(self) -> dict[tuple[str, str | None], Baseline]:
+        return {(each.run_id, each.name): each for each in reversed(self.baselines)}
 
     @property
     def baseline_ms(self) -> float | None:

@@ -10,8 +10,8 @@ from attnbench.inputs.presets import RESOLUTIONS
 from attnbench.methods.entries import Entry, as_entries
 from attnbench.report.cases import Case
 from attnbench.report.gap_words import estimate_words
-from attnbench.report.words import DIRECTIONS, grid_words, latency, number, times, tiny, with_interval
-from attnbench.results.flags import badges
+from attnbench.report.grounds import Grounds, grounds_of
+from attnbench.report.words import DIRECTIONS, grid_words, latency, listed, number, times, tiny, with_interval
 from attnbench.results.gaps import Gap, gaps
 from attnbench.results.layers import MeanRow
 from attnbench.results.load import Results
@@ -22,8 +22,11 @@ Outcome = Side | Literal["no baseline", "only dense", "no latency"]
 QualityKey = tuple[str, str]
 """A method, and the canonical JSON of the settings that were given for it."""
 
+Tie = tuple[Row, Ratio]
+
 _METRIC = "psnr"
 _MOST_NAMED = 4
+_MOST_TIED = 2
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,12 @@ class Verdict:
         speedup: over the dense baseline, with its interval.
         ideal: the speed-up if time shrank as much as the number of pairs, 1 / density.
         quality: the PSNR of clips that were made with the same method and settings.
+        ties: means whose speed-up cannot be told from the leader's, because the intervals overlap.
         sentence: the verdict.
         caveats: sentences on how it was measured: by which kind of engine, and how many heads were timed.
-        remarks: sentences on its rows: flags, and which cells have no latency.
+        grounds: what spoils the latencies that the verdict rests on, the leader's and its baseline's. Without a
+            sentence where nothing was timed.
+        remarks: which cells have no latency.
     """
 
     outcome: Outcome
@@ -46,22 +52,30 @@ class Verdict:
     speedup: Ratio | None
     ideal: float | None
     quality: Gap | None
+    ties: tuple[Row, ...]
     sentence: str
     caveats: tuple[str, ...]
+    grounds: Grounds
     remarks: tuple[str, ...]
 
     @property
     def sentences(self) -> list[str]:
-        """All of it, the verdict first."""
-        return [self.sentence, *self.caveats, *self.remarks]
+        """All of it, the verdict first; the grounds only where they are spoilt."""
+        spoilt = [self.grounds.sentence] if self.grounds.spoilt else []
+        return [self.sentence, *self.caveats, *spoilt, *self.remarks]
 
 
-def judge(case: Case, quality: Mapping[QualityKey, Gap] | None = None) -> Verdict:
+def judge(
+    case: Case,
+    quality: Mapping[QualityKey, Gap] | None = None,
+    ratios: Mapping[str, Ratio | None] | None = None,
+) -> Verdict:
     """Judge a case by the means over layers.
 
     Args:
         case: rows of one shape. They may be of several runs: each is compared with the baseline of its own.
         quality: what clips say of methods, by ``clip_quality``.
+        ratios: the speed-ups of the means by row_id, where they were computed before.
     """
     if not case.timed:
         return _verdict(case, "no latency", None, "No cell of this run has a latency: the table says why.")
@@ -82,7 +96,8 @@ def judge(case: Case, quality: Mapping[QualityKey, Gap] | None = None) -> Verdic
         )
         return _verdict(case, "no baseline", row, said)
     found = (quality or {}).get((row.method, _given(row)))
-    return _verdict(case, ratio.side, row, _sentence(case, row, ratio, found), ratio, found)
+    ties = _ties(case, row, ratio, ratios)
+    return _verdict(case, ratio.side, row, _sentence(case, row, ratio, found, ties), ratio, found, ties)
 
 
 def speedup_ratio(case: Case, row: Row) -> Ratio | None:
@@ -92,16 +107,28 @@ def speedup_ratio(case: Case, row: Row) -> Ratio | None:
     """
     if row.latency_ms is None or row.speedup is None:
         return None
-    base = case.dense_row(row)
+    base = case.baseline_of(row)
     if base is not None and base.samples_ms and row.samples_ms:
         found = speedup_of(base.samples_ms, [row.samples_ms])
         low, high = found.lo, found.hi
     else:
-        ends = (base.latency_lo_ms, base.latency_hi_ms) if base else (None, None)
+        ends = (base.lo_ms, base.hi_ms) if base else (None, None)
         dense = row.speedup * row.latency_ms
         low = (ends[0] or dense) / (row.latency_hi_ms or row.latency_ms)
         high = (ends[1] or dense) / (row.latency_lo_ms or row.latency_ms)
     return Ratio(row.speedup, min(row.speedup, low), max(row.speedup, high))
+
+
+def _ties(case: Case, leader: Row, ratio: Ratio, ratios: Mapping[str, Ratio | None] | None) -> list[Tie]:
+    """Return what cannot be told from the leader, the fastest first; not what only was asked for in other words."""
+    name, found = case.label(leader, case.means), []
+    for row in case.ranked:
+        if row is leader or case.label(row, case.means) == name:
+            continue
+        mine = speedup_ratio(case, row) if ratios is None else ratios.get(row.row_id)
+        if mine is not None and mine.hi >= ratio.lo:
+            found.append((row, mine))
+    return sorted(found, key=lambda each: -each[1].value)
 
 
 def speedup_words(ratio: Ratio) -> str:
@@ -170,17 +197,17 @@ def _settings_asked(gap: Gap, entries: Iterable[Entry]) -> str | None:
     return canonical_json(max(alike, key=len)) if alike else None
 
 
-def _sentence(case: Case, row: Row, ratio: Ratio, quality: Gap | None) -> str:
+def _sentence(case: Case, row: Row, ratio: Ratio, quality: Gap | None, ties: Sequence[Tie]) -> str:
     dense = f"the fastest dense kernel ({baseline_words(row.baseline)})"
     name, fast = _name(case, row), speedup_words(ratio)
+    tied = [f"{_tied(case, ties)} cannot be told from it, because the intervals overlap"] if ties else []
     if ratio.side == "slower":
-        return f"{_place(case)}, no sparse method is as fast as {dense}; the nearest is {name}, {fast} as fast."
+        lead = f"{_place(case)}, no sparse method is as fast as {dense}"
+        return f"{'; '.join([lead, f'the nearest is {name}, {fast} as fast', *tied])}."
     if ratio.side == "unclear":
-        return (
-            f"{_place(case)}, no sparse method is clearly faster than {dense}: the nearest is {name}, {fast} as fast, "
-            "and the interval holds 1."
-        )
-    parts = [f"{_place(case)}, {name} is {fast} as fast as {dense}"]
+        lead = f"{_place(case)}, no sparse method is clearly faster than {dense}: the nearest is {name}, {fast} as fast"
+        return f"{'; '.join([f'{lead}, and the interval holds 1', *tied])}."
+    parts = [f"{_place(case)}, {name} is {fast} as fast as {dense}", *tied]
     if row.density:
         ideal, density = 1 / row.density, number(row.density)
         parts.append(
@@ -193,6 +220,12 @@ def _sentence(case: Case, row: Row, ratio: Ratio, quality: Gap | None) -> str:
     if quality is not None:
         parts.append(_quality(quality))
     return f"{'; '.join(parts)}."
+
+
+def _tied(case: Case, ties: Sequence[Tie]) -> str:
+    names = [f"{case.label(row, case.means)} at {speedup_words(ratio)}" for row, ratio in ties[:_MOST_TIED]]
+    more = len(ties) - len(names)
+    return listed([*names, *([f"{more} more"] if more else [])])
 
 
 def _quality(gap: Gap) -> str:
@@ -208,10 +241,12 @@ def _verdict(
     sentence: str,
     ratio: Ratio | None = None,
     quality: Gap | None = None,
+    ties: Sequence[Tie] = (),
 ) -> Verdict:
     ideal = 1 / leader.density if leader is not None and leader.density else None
-    caveats, remarks = (*_reference(leader), *_heads(case)), (*_flags(case, leader), *_missing(case))
-    return Verdict(outcome, leader, ratio, ideal, quality, sentence, caveats, remarks)
+    grounds = Grounds("", False) if leader is None else _grounds(case, leader)
+    caveats, tied = (*_reference(leader), *_heads(case)), tuple(row for row, _ in ties)
+    return Verdict(outcome, leader, ratio, ideal, quality, tied, sentence, caveats, grounds, _missing(case))
 
 
 def _reference(leader: Row | None) -> list[str]:
@@ -226,26 +261,22 @@ def _heads(case: Case) -> list[str]:
     return [f"{case.heads_timed} of {case.first.heads} heads timed; nothing is extrapolated to the others."]
 
 
-def _flags(case: Case, leader: Row | None) -> list[str]:
-    """Say what spoils the latencies that the verdict rests on: those of the leader's layers and of the baseline."""
-    own = [] if leader is None else [row for row in case.timed if _asked(row) == _asked(leader)]
-    dense = None if leader is None else case.dense_row(leader)
-    base = [] if dense is None or dense in own else [dense]
-    flagged: dict[str, list[Row]] = {}
-    for row in (*own, *base):
-        if found := badges(row.flags):
-            flagged.setdefault(found, []).append(row)
-    return [f"Flagged {found}: {', '.join(case.label(row) for row in rows)}." for found, rows in flagged.items()]
+def _grounds(case: Case, leader: Row) -> Grounds:
+    own = [row for row in case.timed if _asked(row) == _asked(leader)]
+    is_baseline = leader.baseline == f"{leader.method}/{leader.engine}"
+    return grounds_of(
+        case.label(leader, case.means), own, None if is_baseline else leader.baseline, case.baseline_of(leader)
+    )
 
 
-def _missing(case: Case) -> list[str]:
+def _missing(case: Case) -> tuple[str, ...]:
     missing = [row for row in case.rows if row.latency_ms is None]
     if not missing or not case.timed:
-        return []
+        return ()
     names = ", ".join(f"{case.label(row)} ({row.verdict})" for row in missing[:_MOST_NAMED])
     more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
     verb = "has" if len(missing) == 1 else "have"
-    return [f"{len(missing)} of {len(case.rows)} cells {verb} no latency: {names}{more}."]
+    return (f"{len(missing)} of {len(case.rows)} cells {verb} no latency: {names}{more}.",)
 
 
 def _place(case: Case) -> str:

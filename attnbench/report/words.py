@@ -119,6 +119,32 @@ def chosen_settings(settings: str, names: frozenset[str] | None, most: int = 80)
     return short_settings(json.dumps({name: value for name, value in values.items() if name in names}), most)
 
 
+_LONGEST_NAME = 120
+
+
+def file_name(*parts: str) -> str:
+    """Return words as the stem of a file, without its ending: "waterfall-720p-fwd-video-vmoba-layer-0"."""
+    words = [re.sub(r"-{2,}", "-", file_stem(part.replace("×", "x"))) for part in parts if part]
+    return "-".join(words)[:_LONGEST_NAME].rstrip("-.")
+
+
+def shortened(text: str, most: int) -> str:
+    """Cut a text in the middle, for what tells long names apart is often at their end: "vmoba · scope…topk 14"."""
+    if len(text) <= most:
+        return text
+    head = (most - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
+
+
+def two_lines(text: str, most: int) -> list[str]:
+    """Break a text into one or two lines of so many characters; what is longer is cut in the middle of the second."""
+    if len(text) <= most:
+        return [text]
+    at = text.rfind(" ", 0, most + 1)
+    at = at if at > most // 3 else most
+    return [text[:at].rstrip(), shortened(text[at:].strip(), most)]
+
+
 def file_stem(run_id: str) -> str:
     """Return a run id as a safe file name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", run_id).strip(".-") or "report"

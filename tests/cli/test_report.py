@@ -39,7 +39,7 @@ def test_figures_are_a_folder_with_a_file_each(form: str, call: Call) -> None:
     document = json.loads(out)
     names = [Path(path).name for path in document["paths"]]
     assert code == 0
-    assert names == [f"trade-off-error-0.{form}", f"memory-0.{form}"]
+    assert names == [f"{name}-720p-12-heads-fwd-video.{form}" for name in ("trade-off-error", "memory")]
     assert all(Path(path).parent == Path(f"reports/{RUN}-figures") for path in document["paths"])
 
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from attnbench.report.cases import Case, cases_of
+from attnbench.report.cases import Case, baseline_row, cases_of
 from attnbench.report.judge import clip_quality, judge, place_words, speedup_ratio, speedup_words
 from attnbench.results.load import Results
 from attnbench.results.records.cells import Environment, Row, RunHeader, canonical_json
@@ -126,12 +127,6 @@ def test_the_fastest_method_is_named_and_not_the_fastest_layer(row_of: Maker, de
     assert ", vmoba (reference, mean over layers 0×10, 1×10, 2×10) is 3.23×" in told(dense, *layers)
 
 
-def test_flags_are_told_where_the_verdict_rests_on_them(row_of: Maker) -> None:
-    dense = row_of("full", engine="sdpa", latency_ms=100.0, density=1.0, flags="power-capped")
-    others = row_of("sta", latency_ms=30.0), row_of("moba", latency_ms=60.0, flags="unstable")
-    assert told(dense, *others).endswith("Flagged capped: full.")
-
-
 @pytest.mark.parametrize(
     ("grid", "words"), [("21x30x52", "480p"), ("24x36x64", "576p"), ("21x45x80", "720p"), ("1x2x3", "1×2×3 tokens")]
 )
@@ -168,3 +163,70 @@ def test_clips_are_joined_by_method_and_the_settings_given(row_of: Maker, dense:
         (case,) = cases_of([dense, row])
         assert ("; PSNR of mini's clips 21.0 dB" in judge(case, quality).sentence) == said
         assert (judge(case, quality).quality is not None) == said
+
+
+CAPPED = {"engine": "sdpa", "latency_ms": 100.0, "density": 1.0, "flags": "power-capped"}
+
+
+HIGH, LOW = "The speed-up may therefore be too high.", "The speed-up may therefore be too low."
+
+
+@pytest.mark.parametrize(
+    ("dense", "own", "words"),
+    [
+        ("power-capped", "", f"Its baseline, full/sdpa, was power-capped; sta was not flagged. {HIGH}"),
+        ("", "cpu-bound", f"Its baseline, full/sdpa, was not flagged; sta was CPU-bound. {LOW}"),
+        ("busy-machine", "busy-machine",
+         "Both sta and its baseline, full/sdpa, were disturbed by others on the machine."),
+        ("unstable", "", "Its baseline, full/sdpa, was unstable; sta was not flagged."),
+        ("power-capped,unstable", "cpu-bound",
+         "Its baseline, full/sdpa, was power-capped and unstable; sta was CPU-bound."),
+        ("", "", "Neither power cap nor CPU spoiled sta or its baseline, full/sdpa."),
+        (None, None, "Whether power cap or CPU spoiled sta or its baseline, full/sdpa, is not recorded."),
+        (None, "power-capped",
+         "Whether power cap or CPU spoiled its baseline, full/sdpa, is not recorded; sta was power-capped."),
+    ],
+)  # fmt: skip
+def test_what_spoils_the_verdict_is_told_of_the_baseline_too(
+    row_of: Maker, dense: str | None, own: str | None, words: str
+) -> None:
+    rows = row_of("full", **CAPPED | {"flags": dense}), row_of("sta", latency_ms=30.0, flags=own)
+    (case,) = cases_of([*rows, row_of("moba", latency_ms=60.0, flags="unstable")])
+    found = judge(case)
+    assert found.grounds.sentence == words
+    assert found.grounds.spoilt == bool(dense or own)
+    assert (words in found.sentences) == bool(dense or own)
+
+
+def test_a_baseline_of_an_older_run_is_judged_and_its_noise_counts(row_of: Maker) -> None:
+    sta = row_of("sta", latency_ms=50.0, run_id="a", flags="", samples_ms=[49.0, 50.0, 51.0])
+    old = row_of("full", run_id="a", samples_ms=[80.0, 100.0, 125.0], **CAPPED)
+    new = row_of("full", run_id="b", **CAPPED | {"flags": ""})
+    case = Case((new, sta), (*cases_of([new])[0].means, *cases_of([sta])[0].means), (baseline_row(old),))
+    assert judge(case).grounds.sentence.startswith("Its baseline, full/sdpa, was power-capped; sta was not flagged.")
+    ratio = speedup_ratio(case, sta)
+    assert ratio is not None
+    assert (ratio.lo, ratio.hi) == pytest.approx((80 / 51, 125 / 49))
+
+
+def test_near_ties_are_voiced_in_the_verdict(row_of: Maker, dense: Row) -> None:
+    first = row_of("sta", latency_ms=40.0, density=0.2)  # 2.50 [2.38, 2.63]
+    near, far = row_of("moba", latency_ms=41.0), row_of("moba", latency_ms=60.0)
+    said = "; moba at 2.44× [2.32, 2.56] cannot be told from it, because the intervals overlap; "
+    assert said in told(dense, first, near)
+    assert "cannot be told" not in told(dense, first, far)
+    slow = told(dense, row_of("sta", latency_ms=250.0), row_of("moba", latency_ms=251.0))
+    assert re.search(r"; moba at 0.398× \[.*\] cannot be told from it, because the intervals overlap\.", slow)
+    many = [row_of(name, latency_ms=41.0) for name in ("moba", "vmoba", "bsa", "vsa")]
+    (case,) = cases_of([dense, first, *many])
+    assert len(judge(case).ties) == 4
+    assert " and 2 more cannot be told from it" in judge(case).sentence
+
+
+def test_ties_are_those_whose_intervals_overlap(row_of: Maker, dense: Row) -> None:
+    rows = [row_of(f"m{ms}", latency_ms=float(ms)) for ms in range(40, 60, 3)]
+    (case,) = cases_of([dense, *rows])
+    lead = speedup_ratio(case, rows[0])
+    expected = [row.method for row in rows[1:] if lead and (ratio := speedup_ratio(case, row)) and ratio.hi >= lead.lo]
+    assert [row.method for row in judge(case).ties] == expected != []
+    assert len(expected) < len(rows) - 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +12,15 @@ from hypothesis import strategies as st
 from attnbench.report.gap_words import estimate_words
 from attnbench.report.words import (
     differing_settings,
+    file_name,
     file_stem,
     latency,
     number,
     short_settings,
+    shortened,
     times,
     tiny,
+    two_lines,
     with_interval,
 )
 from attnbench.results.means import Estimate
@@ -119,3 +123,20 @@ def test_a_run_id_becomes_one_safe_file_name(run_id: str) -> None:
     assert not set(stem) & set('/\\ \0\n<>:"|?*')
     assert stem not in (".", "..")
     assert not stem.startswith(".")
+
+
+def test_long_names_keep_both_their_ends() -> None:
+    names = [f"vmoba · scope query, select topk, threshold 0.25, topk {k}" for k in ("2×6×12", "3×15×30")]
+    assert [shortened(name, 24) for name in names] == ["vmoba · sco… topk 2×6×12", "vmoba · sco…topk 3×15×30"]
+    assert shortened("vmoba", 5) == "vmoba"
+    for most in range(1, 60):
+        assert len(shortened(names[0], most)) == most if most < len(names[0]) else shortened(names[0], most) == names[0]
+        lines = two_lines(names[0], most)
+        assert len(lines) <= 2
+        assert all(len(line) <= most for line in lines)
+    assert two_lines(names[0], 40) == ["vmoba · scope query, select topk,", "threshold 0.25, topk 2×6×12"]
+
+
+def test_file_names_are_plain_words() -> None:
+    assert file_name("waterfall", "720p", "vmoba · tile 6×8×8, layer 0") == "waterfall-720p-vmoba-tile-6x8x8-layer-0"
+    assert re.fullmatch(r"[\w.-]{1,120}", file_name("a" * 500, "<b>../../c"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.report.data.figure import Axis, Bar, Figure, Series, heat_cells
 from attnbench.report.marks import COLOURS, INK, SHAPES, mark_of
-from attnbench.report.words import number
+from attnbench.report.words import number, shortened, two_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,6 +39,9 @@ _MOST, _LINE = 42, 30
 
 _A_COLUMN = 0.3
 """Characters of a label a millimetre of width, above which a legend has one column."""
+
+_TICK_MM = 20.0
+"""Width of a tick in words."""
 
 _LEGEND_MM = 3.0
 """Height of a line of a legend."""
@@ -78,7 +81,10 @@ def draw(figure: Figure, width: float = COLUMN_MM) -> Drawing:
 
     drawing = Drawing(facecolor="white", layout="constrained")
     axes = drawing.subplots()
-    {"xy": _draw_points, "bars": _draw_bars, "heat": _draw_cells}[figure.kind](axes, figure)
+    if figure.kind == "xy":
+        _draw_points(axes, figure, width)
+    else:
+        (_draw_bars if figure.kind == "bars" else _draw_cells)(axes, figure)
     axes.set_axisbelow(True)
     axes.tick_params(length=2, width=0.5)
     for side in ("top", "right"):
@@ -105,7 +111,7 @@ def _height(figure: Figure, width: float) -> float:
     return 14 + 5.0 * len(names) + 2.4 * sum("\n" in _wrapped(name) for name in names)
 
 
-def _draw_points(axes: Axes, figure: Figure) -> None:
+def _draw_points(axes: Axes, figure: Figure, width: float) -> None:
     _scale(axes, figure, "x")
     _scale(axes, figure, "y")
     met: dict[str, int] = {}
@@ -115,6 +121,10 @@ def _draw_points(axes: Axes, figure: Figure) -> None:
             met[series.method] = met.get(series.method, 0) + 1
     _limit(axes, figure.x, axes.set_xlim)
     _limit(axes, figure.y, axes.set_ylim)
+    if figure.x.ticks:
+        most = max(2, int(width / _TICK_MM))
+        kept = figure.x.ticks[:: -(-len(figure.x.ticks) // most)]
+        axes.set_xticks([at for at, _ in kept], [words.replace(" ", "\n", 1) for _, words in kept])
     axes.grid(color=_FAINT, linewidth=0.4)
 
 
@@ -248,9 +258,8 @@ def _limit(axes: Axes, axis: Axis, limit: Callable[..., Any]) -> None:
 
 def _wrapped(label: str) -> str:
     """Write a long label on two lines."""
-    first, *rest = textwrap.wrap(label, _LINE) or [""]
-    return "\n".join([first, *([_cut(" ".join(rest), _LINE)] if rest else [])])
+    return "\n".join(two_lines(label, _LINE))
 
 
 def _cut(label: str, most: int = _MOST) -> str:
-    return label if len(label) <= most else f"{label[: most - 1]}…"
+    return shortened(label, most)

@@ -11,7 +11,7 @@ from attnbench.report.calibration_tables import noise_sentence
 from attnbench.report.data.figure import Axis, Figure, Point, Series
 from attnbench.report.data.table import Column, Table, Value
 from attnbench.report.word_table import WordTable
-from attnbench.report.words import NONE
+from attnbench.report.words import NONE, file_name
 from attnbench.results.find import NOISE, find_calibrations
 from attnbench.results.noise import NoiseModel, read_noise
 
@@ -108,7 +108,7 @@ def calibration_table(found: Sequence[CalibrationRead]) -> Table:
 
 def calibration_figures(found: Sequence[CalibrationRead]) -> list[Figure]:
     """Return for each calibration that tried delays how often they were found."""
-    return [_figure(place, each, len(found) > 1) for place, each in enumerate(found) if each.delays]
+    return [_figure(each, len(found) > 1) for each in found if each.delays]
 
 
 def calibration_stories(found: Sequence[CalibrationRead]) -> list[CalibrationStory]:
@@ -116,7 +116,7 @@ def calibration_stories(found: Sequence[CalibrationRead]) -> list[CalibrationSto
     return [CalibrationStory(f"Calibration in {each.name}", noise_sentence(each.model), _words(each)) for each in found]
 
 
-def _figure(place: int, found: CalibrationRead, named: bool) -> Figure:
+def _figure(found: CalibrationRead, named: bool) -> Figure:
     points = tuple(
         Point(
             100 * each.delay, 100 * each.share, None if each.lo is None else 100 * each.lo,
@@ -126,7 +126,7 @@ def _figure(place: int, found: CalibrationRead, named: bool) -> Figure:
     )  # fmt: skip
     told = "; ".join(f"{100 * each.share:.3g} % of those slower by {100 * each.delay:g} %" for each in found.delays)
     return Figure(
-        f"calibration-{place}", "calibration", "xy", "How often a delay is found",
+        file_name("calibration", found.name), "calibration", "xy", "How often a delay is found",
         "Calls were made slower on purpose. A comparison of two runs at its defaults finds the delay if it calls the "
         "method slower.",
         f"Called slower: {told}.", Axis("delay, %", log=True),

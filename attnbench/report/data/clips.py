@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from attnbench.report.data.figure import Axis, Bar, Figure, Point, Series
 from attnbench.report.gap_words import counted, names_of, value_words
+from attnbench.report.words import file_name
 from attnbench.results.gaps import Gap
 from attnbench.results.records.clips import QualityRow
 
@@ -45,7 +46,8 @@ def frame_figures(rows: Sequence[QualityRow]) -> list[Figure]:
             series = _frames(mine, prompt, seed, names)
             found.append(
                 Figure(
-                    f"frames-{run}-{keys.index((prompt, seed))}", "clips", "xy", "PSNR over the frames of a clip",
+                    file_name("clips-psnr", prompt, f"seed-{seed}", run), "clips", "xy",
+                    "PSNR over the frames of a clip",
                     "Against full attention's clip of the same prompt and seed. 100 dB: equal in every pixel.",
                     "; ".join(f"{each.name} from {value_words(each.points[0].y)} to {value_words(each.points[-1].y)} dB"
                               for each in series) + ".",
@@ -57,9 +59,10 @@ def frame_figures(rows: Sequence[QualityRow]) -> list[Figure]:
 
 
 def _gap_figure(model: str, metric: str, gaps: Sequence[Gap], names: Mapping[Name, str]) -> Figure:
-    bars = []
+    bars, named = [], [names[gap.method, gap.settings, gap.engine] for gap in gaps]
     for gap in sorted(gaps, key=lambda each: each.gap.mean, reverse=gaps[0].better == "higher"):
         name = names[gap.method, gap.settings, gap.engine]
+        name += f" · run {gap.run_id}" if named.count(name) > 1 else ""
         told = f"{value_words(gap.gap.mean)} {gap.unit}: {gap.judgement}".strip()
         bars.append(Bar(name, gap.method, 0.0, gap.gap.mean, gap.gap.lo, gap.gap.hi, label=told))
     first = gaps[0]
@@ -69,7 +72,7 @@ def _gap_figure(model: str, metric: str, gaps: Sequence[Gap], names: Mapping[Nam
             bars.append(Bar(name, "floor", 0.0, floor.mean, floor.lo, floor.hi, "floor", told))
     unit = f", {first.unit}" if first.unit else ""
     return Figure(
-        f"gap-{model}-{metric}", "quality", "bars", f"{metric} of {model}'s clips against full attention's",
+        file_name("quality", model, metric), "quality", "bars", f"{metric} of {model}'s clips against full attention's",
         f"Mean of {counted(first.gap.pairs, 'pair')} of clips with its interval. Hatched: where mere noise lies.",
         " ".join(f"{gap.sentence}." for gap in gaps[:12]),
         Axis(f"{metric}{unit}", better=first.better),

@@ -11,7 +11,7 @@ from attnbench.report.charts.waterfall import waterfall_words
 from attnbench.report.data.figure import Axis, Bar, Figure, Point, Series
 from attnbench.report.data.selections import Selection
 from attnbench.report.waterfalls import waterfall_of
-from attnbench.report.words import number
+from attnbench.report.words import file_name, number
 from attnbench.results.records.cells import PhaseRow, Row
 
 Phases = Mapping[str, Sequence[PhaseRow]]
@@ -31,7 +31,7 @@ def phase_figures(selection: Selection, phases: Phases) -> list[Figure]:
         inside += _stacked(row, labels[row.row_id], [phase for phase in mine if phase.parent == "attend"], apart=True)
     found = []
     for name, bars, title, caption in (
-        ("phases", whole, "Phases", "One call under the profiler. Gap is time in which the device waits."),
+        ("whole", whole, "Phases", "One call under the profiler. Gap is time in which the device waits."),
         (
             "attend", inside, "Inside attend",
             "Parts of the attention kernel. Hatched parts rest on a model or on a kernel with the rest taken out, and "
@@ -41,7 +41,7 @@ def phase_figures(selection: Selection, phases: Phases) -> list[Figure]:
         if bars:
             found.append(
                 Figure(
-                    f"{name}-{selection.place}", "phases", "bars", title, caption, _bar_words(bars, "ms"), _MS,
+                    f"phases-{name}-{selection.name}", "phases", "bars", title, caption, _bar_words(bars, "ms"), _MS,
                     bars=tuple(bars), selections=(selection.place,), option=title,
                 )
             )  # fmt: skip
@@ -59,7 +59,8 @@ def waterfall_figures(selection: Selection, phases: Phases) -> list[Figure]:
             name = labels[row.row_id]
             found.append(
                 Figure(
-                    f"waterfall-{row.row_id}", "waterfall", "bars", f"From the ideal to the measured time: {name}",
+                    file_name("waterfall", selection.name, name), "waterfall", "bars",
+                    f"From the ideal to the measured time: {name}",
                     "From dense × density, through each loss, to the measured latency. Hatched losses are modelled; "
                     "a loss below zero is time that the kernel saves.",
                     waterfall_words(fall), _MS, bars=tuple(_falls(fall, row.row_id)), selections=(selection.place,),
@@ -105,7 +106,7 @@ def roofline_figure(selection: Selection, phases: Phases) -> Figure | None:
     probe = next((p.tflops / p.mfu_probe for row in rows for p in phases[row.row_id] if p.tflops and p.mfu_probe), None)
     guides += [_level("a matrix product of the same run", ends, probe)] if probe else []
     return Figure(
-        f"roofline-{selection.place}", "roofline", "xy", "Roofline",
+        f"roofline-{selection.name}", "roofline", "xy", "Roofline",
         "Operations of kept pairs a second, over operations per byte of inputs and outputs. No phase can be above the "
         "solid line.",
         "; ".join(f"{point.label} {number(point.y)} TFLOP/s" for point in every[:24]) + ".",
@@ -126,7 +127,7 @@ def memory_figure(selection: Selection) -> Figure | None:
         return None
     bars.sort(key=lambda bar: bar.size)
     return Figure(
-        f"memory-{selection.place}", "memory", "bars", "Peak memory of a call, beyond inputs and output",
+        f"memory-{selection.name}", "memory", "bars", "Peak memory of a call, beyond inputs and output",
         "Of the worst layer. Shorter is better.", _bar_words(bars, "MiB"), Axis("MiB", better="lower", least=0.0),
         bars=tuple(bars), selections=(selection.place,),
     )  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 from attnbench.report.data.figure import Axis, Figure, Heat
 from attnbench.report.data.selections import Selection
 from attnbench.report.gap_words import names_of
-from attnbench.report.words import number
+from attnbench.report.words import file_name, number
 from attnbench.results.gaps import Gap
 from attnbench.results.records.clips import ClipRow
 
@@ -28,7 +28,7 @@ def density_figure(selection: Selection) -> Figure | None:
             cells.append(Heat(choice.label, at, row.density))
     if len({cell.at for cell in cells}) < 2:
         return None
-    return _figure(f"density-{selection.place}", "Density by layer and step", cells, (selection.place,), "cells")
+    return _figure(f"density-{selection.name}", "Density by layer and step", cells, (selection.place,), "cells")
 
 
 def clip_density_figures(clips: Sequence[tuple[Path, ClipRow]], gaps: Sequence[Gap]) -> list[Figure]:
@@ -48,7 +48,7 @@ def clip_density_figures(clips: Sequence[tuple[Path, ClipRow]], gaps: Sequence[G
             if (mean := _mean(clip.densities[layer] for clip in mine if layer < len(clip.densities))) is not None
         ]
         title = f"Density by layer while {model} made its clips"
-        found.append(_figure(f"density-{model}", title, cells, (), f"clips of {model}"))
+        found.append(_figure(file_name("density-clips", model), title, cells, (), f"clips of {model}"))
     return found
 
 

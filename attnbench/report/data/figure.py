@@ -21,6 +21,7 @@ class Axis:
         better: which way is better, if any is.
         least: a value that the axis reaches at least down to; None: by the data.
         most: likewise up to.
+        ticks: values with the words that stand at them; none: by the data.
     """
 
     label: str
@@ -28,6 +29,7 @@ class Axis:
     better: Literal["", "higher", "lower"] = ""
     least: float | None = None
     most: float | None = None
+    ticks: tuple[tuple[float, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from attnbench.report.data.figure import Axis, Figure, Strip
 from attnbench.report.data.selections import Selection
-from attnbench.report.words import number
+from attnbench.report.words import file_name, number
 from attnbench.results.records.cells import frame_map_of
 
 MOST_VALUES = 60_000
@@ -27,12 +27,13 @@ def frame_map_figures(selections: Sequence[Selection]) -> Iterable[Figure]:
             for row in choice.members
             if row.kept_by_frame is not None and (lines := frame_map_of(row.kept_by_frame))
         ]
-        for place, (label, layer, step, lines) in enumerate(found):
+        for label, layer, step, lines in found:
             left -= len(lines) ** 2
             if left < 0:
                 return
             at = f"layer {layer}" + ("" if step is None else f", step {step}")
-            yield _figure(f"frames-{selection.place}-{place}", f"{label}, {at}", lines, selection.place)
+            name = file_name("masks", selection.name, label, at)
+            yield _figure(name, f"{label}, {at}", lines, selection.place)
 
 
 def _figure(name: str, what: str, lines: list[list[int]], selection: int) -> Figure:

@@ -41,6 +41,7 @@ SCHEMA = 1
 """Version of the data: it rises when a field changes its meaning or goes away."""
 
 _DIGITS = 7
+_MOST_FLAGGED = 4
 _AS_THEY_ARE = frozenset({str, int, bool, type(None)})
 
 
@@ -67,19 +68,22 @@ class Chosen:
 
     Attributes:
         place: its number; tables and figures refer to it.
+        name: a word for links and files: 720p-12-heads-fwd-video.
         device, shape, direction, dtype, inputs, model: what is chosen, in words.
         tokens: length of the sequence.
+        methods: how many methods and settings it has: the rows of the ranked table.
         cells: how many cells it has, older runs included.
         outcome: "faster", "slower" or "unclear", or why this cannot be told.
         sentence: the verdict.
         caveats: how it was measured, where that matters.
-        remarks: flags, and cells without a latency.
+        remarks: cells without a latency.
         density: whether densities are equal, and who is fastest where they are.
         baselines: the dense baselines, with version and latency.
-        trust: what spoils latencies, and what does not.
+        trust: what spoils the latencies that the verdict rests on, the baseline's among them; then the others.
     """
 
     place: int
+    name: str
     device: str
     shape: str
     direction: str
@@ -87,6 +91,7 @@ class Chosen:
     inputs: str
     model: str
     tokens: int
+    methods: int
     cells: int
     outcome: str
     sentence: str
@@ -169,7 +174,8 @@ def page_data(
     )
     return PageData(
         SCHEMA, f"Sparse attention on {listed(devices)}" if devices else "Sparse attention", devices, tuple(source),
-        tuple(map(method_mark, _methods(results, training))), tuple(map(_chosen, chosen)), tuple(tables), figures,
+        tuple(map(method_mark, _methods(results, training))), tuple(map(_chosen, chosen)), tuple(tables),
+        _told_apart(figures),
     )  # fmt: skip
 
 
@@ -227,10 +233,22 @@ def _figures(results: Results, selections: Sequence[Selection]) -> Iterable[Figu
     yield from frame_map_figures(selections)
 
 
+def _told_apart(figures: Iterable[Figure]) -> tuple[Figure, ...]:
+    """Return figures with names of their own: the second of a name is numbered, as files would overwrite each other."""
+    taken: dict[str, int] = {}
+    found = []
+    for figure in figures:
+        key = figure.name.lower()  # some file systems do not tell capitals apart
+        taken[key] = taken.get(key, 0) + 1
+        found.append(figure if taken[key] == 1 else dataclasses.replace(figure, name=f"{figure.name}-{taken[key]}"))
+    return tuple(found)
+
+
 def _chosen(selection: Selection) -> Chosen:
     first, verdict = selection.first, selection.verdict
     return Chosen(
-        selection.place, **selection.facets, tokens=first.tokens, cells=len(selection.rows), outcome=verdict.outcome,
+        selection.place, selection.name, **selection.facets, tokens=first.tokens, methods=len(selection.choices),
+        cells=len(selection.rows), outcome=verdict.outcome,
         sentence=verdict.sentence, caveats=verdict.caveats, remarks=verdict.remarks, density=_density(selection),
         baselines=_baselines(selection), trust=_trust(selection),
     )  # fmt: skip
@@ -276,28 +294,34 @@ _TOLD = {
     "cpu-bound": "the CPU could not enqueue fast enough",
     "busy-machine": "others used the machine",
     "unstable": "samples spread or fall into two groups",
-    "plain-torch": "plain torch ran it, because no kernel serves",
+    "plain-torch": "plain torch ran it, because no kernel serves,",
     "replayed-video": "the video is short and was played forward and back",
 }
 
 
 def _trust(selection: Selection) -> str:
-    """Say what spoils latencies here, and of how many it cannot be told."""
-    timed = [each for each in selection.choices if each.row.latency_ms is not None]
-    if not timed:
-        return ""
+    """Say what spoils the verdict, then what spoils other latencies, and of how many it cannot be told."""
+    grounds, leader = selection.verdict.grounds.sentence, selection.verdict.leader
+    rested = set() if leader is None else {leader.row_id}
+    dense = None if leader is None else selection.case.dense_row(leader)
+    others = [
+        each for each in selection.choices
+        if each.row.latency_ms is not None and each.row.row_id not in rested
+        and (dense is None or dense.row_id not in {row.row_id for row in each.members})
+    ]  # fmt: skip
+    if not others:
+        return grounds
     words = []
     for flag, told in _TOLD.items():
-        names = [each.label for each in timed if flag in (each.flags or "").split(",")]
+        names = [each.label for each in others if flag in (each.flags or "").split(",")]
         if names:
-            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            words.append(f"{told} for {', '.join(names[:4])}{more}")
-    unknown = [each for each in timed if each.flags is None]
-    clear = "neither CPU nor power cap spoils a latency" if not words and not unknown else ""
-    told = "; ".join([*words, *([clear] if clear else [])])
+            more = [f"{len(names) - _MOST_FLAGGED} more"] if len(names) > _MOST_FLAGGED else []
+            words.append(f"{told} for {listed([*names[:_MOST_FLAGGED], *more])}")
+    unknown = sum(each.flags is None for each in others)
     if unknown:
-        told = "; ".join(filter(None, [told, f"not recorded for {len(unknown)} of {len(timed)}"]))
-    return told[:1].upper() + told[1:] + "."
+        words.append(f"not recorded for {unknown} of {len(others)}")
+    told = f"Of the others: {'; '.join(words)}." if words else "No other latency is flagged."
+    return f"{grounds} {told}"
 
 
 def method_mark(name: str) -> MethodMark:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
-from attnbench.report.cases import Case, labels_of
+from attnbench.report.cases import Baseline, Case, baseline_row, labels_of
 from attnbench.report.judge import QualityKey, Verdict, device_words, judge, place_words, speedup_ratio
-from attnbench.report.words import DIRECTIONS, chosen_settings, grid_words
+from attnbench.report.words import DIRECTIONS, chosen_settings, file_name, grid_words
 from attnbench.results.flags import flags_of
 from attnbench.results.gaps import Gap
 from attnbench.results.history import runs_of
 from attnbench.results.layers import Mean, MeanRow, means_of
 from attnbench.results.load import Results
-from attnbench.results.pairs import by_cell, own_samples
+from attnbench.results.pairs import baseline_ids, baseline_samples, by_cell, own_samples
 from attnbench.results.records.cells import Row, Sample
 from attnbench.results.speedups import Ratio
 
@@ -38,6 +39,7 @@ class Choice:
         members: the rows of its layers.
         label: the shortest name that tells it from the others of the selection.
         flags: what spoils its latency; None if its journal cannot tell.
+        baseline_flags: what spoils that of its dense baseline; None without one, or if its journal cannot tell.
         speedup: with its interval; None without a latency or a dense baseline.
         quality: what clips of the same method and settings say; None without such clips.
     """
@@ -47,6 +49,7 @@ class Choice:
     members: tuple[Row, ...]
     label: str
     flags: str | None
+    baseline_flags: str | None
     speedup: Ratio | None
     quality: Gap | None
 
@@ -62,6 +65,8 @@ class Selection:
 
     Attributes:
         place: its number, from 0.
+        name: a word for links and files that tells it from the others: 720p-12-heads-fwd-video.
+        family: likewise for all selections that differ from it by their grid alone: 12-heads-fwd-video.
         case: its newest rows and means.
         choices: the means by latency, those without one last.
         rows: all its rows, older ones included.
@@ -71,6 +76,8 @@ class Selection:
     """
 
     place: int
+    name: str
+    family: str
     case: Case
     choices: tuple[Choice, ...]
     rows: tuple[Row, ...]
@@ -85,14 +92,15 @@ class Selection:
 
     @property
     def shape(self) -> str:
-        """The shape in words: 720p, 75,600 tokens, 12 heads."""
+        """The shape in words, what is asked for first: 720p, 12 heads of 128, 21×45×80 = 75,600 tokens."""
         row = self.first
         name, grid = place_words(row), grid_words(row.grid)
-        parts = [name if name.startswith(grid) else f"{name} = {grid}", f"{row.tokens:,} tokens"]
+        kv = f" on {row.kv_heads}" if row.kv_heads != row.heads else ""
+        parts = [grid if name.startswith(grid) else name]
+        parts += [f"{row.heads}{kv} head{'s' if row.heads != 1 else ''} of {row.head_dim}"]
+        parts += [f"{row.tokens:,} tokens" if name.startswith(grid) else f"{grid} = {row.tokens:,} tokens"]
         parts += [f"of them {sum(row.text_tokens)} text"] if any(row.text_tokens) else []
         parts += [f"batch {row.batch}"] if row.batch > 1 else []
-        kv = f" on {row.kv_heads}" if row.kv_heads != row.heads else ""
-        parts += [f"{row.heads}{kv} head{'s' if row.heads != 1 else ''} of {row.head_dim}"]
         return ", ".join(parts)
 
     @property
@@ -144,11 +152,51 @@ def selections_of(results: Results, quality: Mapping[QualityKey, Gap] | None = N
     samples = by_cell(results.samples)
     kinds = {header.run_id: header.environment.device_kind for header in results.headers}
     ordered = sorted(found.values(), key=lambda each: (-len(each.means), -each.rows[0].tokens))
-    return [_selection(place, each, order, samples, kinds, quality or {}) for place, each in enumerate(ordered)]
+    names = _names([each.rows[0] for each in ordered])
+    return [
+        _selection(place, names[place], each, order, samples, kinds, quality or {})
+        for place, each in enumerate(ordered)
+    ]
+
+
+_NAMED: Mapping[str, Callable[[Row], str]] = MappingProxyType(
+    {
+        "device": device_words,
+        "model": lambda row: row.model or "no-model",
+        "heads": lambda row: _heads(row),
+        "head_dim": lambda row: f"head-dim-{row.head_dim}",
+        "text_tokens": lambda row: f"{sum(row.text_tokens)}-text",
+        "batch": lambda row: f"batch-{row.batch}",
+        "dtype": lambda row: row.dtype,
+        "direction": lambda row: row.direction,
+        "inputs": lambda row: row.inputs,
+    }
+)
+_ALWAYS_NAMED = ("heads", "direction", "inputs")
+
+
+def _heads(row: Row) -> str:
+    on = f"-on-{row.kv_heads}" if row.kv_heads != row.heads else ""
+    return f"{row.heads}{on}-head{'s' if row.heads != 1 else ''}"
+
+
+def _names(firsts: Sequence[Row]) -> list[tuple[str, str]]:
+    """Return a name and the name of its family for each selection, from a row of each: what differs, and a few more."""
+    differing = [name for name in _NAMED if len({_NAMED[name](row) for row in firsts}) > 1 or name in _ALWAYS_NAMED]
+    found: list[tuple[str, str]] = []
+    taken: dict[str, int] = {}
+    for row in firsts:
+        place = place_words(row)
+        family = file_name(*(_NAMED[name](row) for name in differing))
+        name = file_name(row.grid if "×" in place else place, family)
+        taken[name] = taken.get(name, 0) + 1
+        found.append((name if taken[name] == 1 else f"{name}-{taken[name]}", family))
+    return found
 
 
 def _selection(
     place: int,
+    names: tuple[str, str],
     found: _Found,
     order: Mapping[str, int],
     samples: Mapping[str, Mapping[str, Sequence[Sample]]],
@@ -166,11 +214,24 @@ def _selection(
     means = [(mean, _with_flags(mean, flags)) for mean in newest]
     means.sort(key=lambda pair: (pair[1].latency_ms is None, pair[1].latency_ms or 0.0))
     rows = tuple(row.model_copy(update={"flags": flags[row.row_id]}) for mean, _ in means for row in mean.members)
-    case = Case(rows, tuple(row for _, row in means))
+    older = [
+        baseline_row(row.model_copy(update={"flags": _flags(row, samples.get(row.run_id, {}), kinds.get(row.run_id))}))
+        for row in _older_baselines(rows, found.rows)
+    ]
+    known = {(each.run_id, each.name) for each in [*older, *map(baseline_row, rows)]}
+    beside = [
+        each
+        for row in rows
+        if row.baseline is not None and (row.run_id, row.baseline) not in known
+        and (each := _timed_beside(row, samples.get(row.run_id, {}), kinds.get(row.run_id))) is not None
+    ]  # fmt: skip
+    case = Case(rows, tuple(row for _, row in means), (*older, *beside))
     labels = _told_apart(case.means)
+    ratios = {row.row_id: speedup_ratio(case, row) for row in case.means}
     choices = tuple(
         Choice(
-            mean.cell_id, row, mean.members, labels[row.row_id], row.flags, speedup_ratio(case, row),
+            mean.cell_id, row, mean.members, labels[row.row_id], row.flags,
+            base.flags if (base := case.baseline_of(row)) is not None else None, ratios[row.row_id],
             quality.get((row.method, row.settings if row.settings_given is None else row.settings_given)),
         )
         for mean, row in means
@@ -179,7 +240,28 @@ def _selection(
     histories = tuple(
         (choice, tuple(each.row for each in same)) for choice in choices if len(same := found.means[choice.cell_id]) > 1
     )
-    return Selection(place, case, choices, tuple(found.rows), current, judge(case, quality), histories)
+    return Selection(place, *names, case, choices, tuple(found.rows), current, judge(case, quality, ratios), histories)
+
+
+def _older_baselines(rows: Sequence[Row], every: Sequence[Row]) -> list[Row]:
+    """Return the timed rows of the dense baselines of rows, as far as they are not among them."""
+    wanted, known = {(row.run_id, row.baseline) for row in rows}, {row.row_id for row in rows}
+    return [
+        row
+        for row in every
+        if row.row_id not in known and row.latency_ms is not None
+        and (row.run_id, f"{row.method}/{row.engine}") in wanted
+    ]  # fmt: skip
+
+
+def _timed_beside(row: Row, samples: Mapping[str, Sequence[Sample]], kind: str | None) -> Baseline | None:
+    """Return the dense baseline of a row from the samples that it took in the same rounds; None without any."""
+    taken = [sample for name in dict.fromkeys(baseline_ids(row)) for sample in samples.get(name, ())]
+    mine = baseline_samples(row, taken)
+    if not mine or row.baseline is None:
+        return None
+    flags = ",".join(flags_of(mine, on_gpu=kind == "cuda", eager_ms=row.baseline_eager_ms))
+    return Baseline(row.run_id, row.baseline, tuple(sample.cold_ms for sample in mine), flags=flags)
 
 
 def _told_apart(means: Sequence[MeanRow]) -> dict[str, str]:

@@ -202,6 +202,7 @@ _MEANS: tuple[tuple[Column, Take], ...] = (
     _of_row("host_ms", unit="ms"),
     _of_row("baseline"),
     _of_row("baseline_ms", unit="ms"),
+    _of("baseline_flags", "what spoils the latency of the baseline; null if unknown", lambda _, c: c.baseline_flags),
     _of_row("approximation_error"),
     _of_row("mass_recall"),
     _of_row("numerical_error"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from attnbench.report.data.figure import Axis, Figure, Point, Series
 from attnbench.report.data.selections import SELECTED_BY, Choice, Selection
-from attnbench.report.words import DIRECTIONS, number, times
+from attnbench.report.words import DIRECTIONS, file_name, number, times
 from attnbench.results.crossings import crossings
 
 COSTS = {
@@ -28,7 +28,7 @@ def trade_offs(selection: Selection) -> list[Figure]:
             continue
         found.append(
             Figure(
-                name=f"trade-off-{name}-{selection.place}",
+                name=f"trade-off-{name}-{selection.name}",
                 section="trade-off",
                 kind="xy",
                 title=f"Speed-up against {name}",
@@ -61,7 +61,7 @@ def break_even(selections: Sequence[Selection]) -> list[Figure]:
             first = mine[0].first
             found.append(
                 Figure(
-                    name=f"break-even-{clock.split()[0].lower()}-{mine[0].place}",
+                    name=file_name("break-even", title, mine[0].family),
                     section="break-even",
                     kind="xy",
                     title=f"Speed-up over the length of the sequence, {title}",

@@ -10,7 +10,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.report.data.figure import Axis, Figure, Point, Series
 from attnbench.report.training_tables import BASELINE, by_method, clips_table, difference, limits, loss_table, losses
 from attnbench.report.word_table import WordTable
-from attnbench.report.words import listed
+from attnbench.report.words import file_name, listed
 from attnbench.results.means import Estimate
 from attnbench.results.training import Checkpoint, TrainingGroup, TrainingRun
 
@@ -40,7 +40,7 @@ class TrainingStory:
 def training_figures(groups: Sequence[TrainingGroup]) -> list[Figure]:
     """Return the held-out loss of methods: a line is the mean over a method's seeds, its band their range."""
     found = []
-    for place, group in enumerate(group for group in groups if group.runs):
+    for group in (group for group in groups if group.runs):
         methods = by_method(group.runs)
         for name, label, at in (
             ("steps", "steps on full clips", lambda checkpoint: float(checkpoint.step)),
@@ -49,7 +49,8 @@ def training_figures(groups: Sequence[TrainingGroup]) -> list[Figure]:
             series = tuple(_losses(method, own, at) for method, own in methods.items())
             found.append(
                 Figure(
-                    f"training-{place}-{name}", "training", "xy", "Held-out loss", "Lines are means over seeds, bands "
+                    file_name("training", group.folder.resolve().name, f"by-{name}"), "training", "xy", "Held-out loss",
+                    "Lines are means over seeds, bands "
                     "their range. The first tenth of training is left out.",
                     "; ".join(
                         f"{each.name} from {each.points[0].y:.4f} to {each.points[-1].y:.4f}" for each in series

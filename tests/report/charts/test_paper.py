@@ -101,3 +101,22 @@ def test_a_map_shows_each_value_and_leaves_out_what_is_missing() -> None:
     axes = draw(HEAT).axes[0]
     assert [text.get_text() for text in axes.texts] == ["0.120", "0.200"]
     assert axes.images[0].get_clim() == (0.0, 1.0)
+
+
+def test_ticks_with_words_stand_at_their_values() -> None:
+    ticks = tuple((float(place), f"2026-01-{place:02d} abc{place}") for place in range(1, 13))
+    points = tuple(Point(at, at) for at, _ in ticks)
+    axis = Axis("run", ticks=ticks)
+    figure = Figure("history", "history", "xy", "t", "c", "w", axis, Axis("y"), series=(Series("sta", points, "sta"),))
+    for width, most in ((84.0, 4), (300.0, 15)):
+        axes = draw(figure, width).axes[0]
+        told = {tick: label.get_text() for tick, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)}
+        assert 2 <= len(told) <= most
+        assert told.items() <= {at: words.replace(" ", "\n") for at, words in ticks}.items()
+
+
+def test_long_names_of_bars_can_be_told_apart() -> None:
+    lines = [f"vmoba · scope query, select topk, threshold 0.25, refine yes, topk {k}" for k in (2, 3)]
+    figure = Figure("b", "quality", "bars", "t", "c", "w", Axis("x"), bars=tuple(Bar(x, "vmoba", 0, 1) for x in lines))
+    shown = [label.get_text() for label in draw(figure, 84.0).axes[0].get_yticklabels()]
+    assert len(set(shown)) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,8 @@ def test_a_newer_run_takes_the_place_of_an_older_one(row_of: Maker, table_of: Ma
     data = page_data(table_of([new, failed, old], **when))
     history = next(figure for figure in data.figures if figure.section == "history")
     assert [point.y for point in history.series[0].points] == [2.0, 2.5]
+    assert [at for at, _ in history.x.ticks] == [point.x for point in history.series[0].points]
+    assert all(re.fullmatch(r"20\d\d-\d\d-\d\d \w+\+?", words) for _, words in history.x.ticks)
 
 
 def test_rows_of_other_shapes_and_inputs_are_other_selections(row_of: Maker, table_of: Maker) -> None:
@@ -157,14 +160,28 @@ def test_equal_density_is_told_where_there_is_one(row_of: Maker, table_of: Maker
     assert "sta 3.33×, then moba 2.00×" in chosen.density
 
 
-def test_what_spoils_latencies_is_said(row_of: Maker, table_of: Maker) -> None:
-    rows = [row_of("sta", flags="cpu-bound,power-capped"), row_of("moba", flags=""), row_of("vmoba")]
-    (chosen,) = page_data(table_of(rows)).selections
-    assert "power cap held the clock down for sta" in chosen.trust
-    assert "CPU could not enqueue fast enough for sta" in chosen.trust
-    assert "not recorded for 1 of 3" in chosen.trust
-    (chosen,) = page_data(table_of([row_of("moba", flags="")])).selections
-    assert chosen.trust == "Neither CPU nor power cap spoils a latency."
+def test_what_spoils_the_verdict_is_said_first_and_then_the_others(row_of: Maker, table_of: Maker) -> None:
+    dense = row_of("full", engine="sdpa", density=1.0, latency_ms=100.0, flags="power-capped")
+    rows = [dense, row_of("sta", flags=""), row_of("moba", flags="cpu-bound", latency_ms=60.0)]
+    data = page_data(table_of([*rows, row_of("vmoba", latency_ms=70.0)]))
+    (chosen,) = data.selections
+    assert chosen.trust == (
+        "Its baseline, full/sdpa, was power-capped; sta was not flagged. The speed-up may therefore be too high. "
+        "Of the others: the CPU could not enqueue fast enough for moba; not recorded for 1 of 2."
+    )
+    means = data.table("means")
+    assert means is not None
+    assert {each["baseline_flags"] for each in means.records()} == {"power-capped"}
+    (chosen,) = page_data(table_of([dense.model_copy(update={"flags": ""}), row_of("sta", flags="")])).selections
+    assert chosen.trust == "Neither power cap nor CPU spoiled sta or its baseline, full/sdpa."
+
+
+def test_a_baseline_that_was_only_timed_beside_others_is_judged_by_its_samples() -> None:
+    found = page_data(read(H100 / "720p-gaussian-fwdbwd-flash4.jsonl.gz")).selections
+    assert found
+    for each in found:
+        assert "its baseline, full/flash4" in each.trust.replace("Its", "its")
+        assert "is not recorded" not in each.trust
 
 
 def test_flags_of_older_journals_come_from_their_samples() -> None:
@@ -202,3 +219,50 @@ def test_names_tell_apart_what_was_asked_for_in_different_words(row_of: Maker, t
     assert [row["label"] for row in means] == [
         "sta · asked: auto, defaults", "sta · asked: reference, tile 6×8×8",
     ]  # fmt: skip
+
+
+def test_figures_are_named_by_what_they_show(row_of: Maker, table_of: Maker) -> None:
+    """Names become files: each has its own, on file systems that know no capitals too, and says section and shape."""
+    shapes: list[dict[str, Any]] = [
+        {},
+        {"heads": 40, "kv_heads": 40, "heads_timed": 40},
+        {"direction": "fwdbwd"},
+        {"grid": "3x4x5"},
+    ]
+    rows = [
+        row_of(method, latency_ms=ms, settings={"window": [side, 3, 3]}, **shape)
+        for shape in shapes
+        for method, ms in (("full", 100.0), ("sta", 40.0), ("STA", 45.0))
+        for side in (1, 3)
+    ]
+    data = page_data(table_of(rows))
+    names = [figure.name for figure in data.figures]
+    assert len({name.lower() for name in names}) == len(names)
+    assert all(figure.name.startswith(figure.section) for figure in data.figures)
+    assert all(re.fullmatch(r"[\w.-]+", name) for name in names)
+    assert [each.name for each in data.selections] == [
+        "480p-12-heads-fwd-video", "480p-40-heads-fwd-video", "480p-12-heads-fwdbwd-video", "3x4x5-12-heads-fwd-video",
+    ]  # fmt: skip
+    assert "trade-off-error-480p-40-heads-fwd-video" in names
+
+
+def test_figures_of_profiles_say_method_and_layer_in_their_names(data: PageData) -> None:
+    names = [figure.name for figure in data.figures]
+    assert len(set(names)) == len(names)
+    assert "waterfall-720p-12-heads-fwd-video-vmoba-layer-0-triton" in names
+    assert {"phases-whole-720p-12-heads-fwd-video", "phases-attend-720p-12-heads-fwd-video"} <= set(names)
+    assert not [name for name in names if re.search(r"-[0-9a-f]{16}|video-\d+$", name)]
+
+
+def test_a_selection_counts_the_rows_of_its_table(data: PageData) -> None:
+    ranked = [each["selection"] for each in records(data, "means")]
+    assert [each.methods for each in data.selections] == [ranked.count(each.place) for each in data.selections]
+
+
+def test_clips_of_two_runs_have_bars_of_their_own() -> None:
+    rows = read(H100 / "clips/half").quality
+    again = tuple(row.model_copy(update={"run_id": "another"}) for row in rows)
+    for figure in figures(page_data(Results(quality=(*rows, *again))), "quality"):
+        lines = [bar.line for bar in figure.bars]
+        assert len(set(lines)) == len(lines)
+        assert any(line.endswith(" · run another") for line in lines)

@@ -1,0 +1,93 @@
+"""What spoils the latencies that a verdict rests on: those of the fastest method and those of its dense baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from attnbench.report.cases import Baseline
+from attnbench.report.words import listed
+from attnbench.results.records.cells import Row
+
+SAID = {
+    "power-capped": "power-capped",
+    "cpu-bound": "CPU-bound",
+    "busy-machine": "disturbed by others on the machine",
+    "unstable": "unstable",
+    "plain-torch": "run by plain torch",
+    "unmatched": "measured at another density than asked for",
+    "replayed-video": "given a short video, played forward and back",
+}
+"""Flags as participles."""
+
+_SLOWS = frozenset({"power-capped", "cpu-bound", "busy-machine", "plain-torch"})
+"""Flags of what makes a latency longer than the kernel needs."""
+
+
+@dataclass(frozen=True)
+class Grounds:
+    """What a verdict rests on.
+
+    Attributes:
+        sentence: what spoils the two latencies, that nothing does, or that it is not recorded.
+        spoilt: whether anything is known to spoil one of them.
+    """
+
+    sentence: str
+    spoilt: bool
+
+
+def grounds_of(name: str, own: Sequence[Row], baseline: str | None, dense: Baseline | None) -> Grounds:
+    """Return what a verdict rests on.
+
+    Args:
+        name: of the method that is fastest.
+        own: the rows of its layers.
+        baseline: the name of its dense baseline; None if it has none, or is the baseline itself.
+        dense: what is known of that baseline; None if the results do not hold it.
+    """
+    mine = flags_known(own)
+    if baseline is None:
+        return Grounds(_upper(_clause(name, mine)), bool(mine))
+    base, words = flags_known([] if dense is None else [dense]), f"its baseline, {baseline}"
+    if mine is None and base is None:
+        return Grounds(f"Whether power cap or CPU spoiled {name} or {words}, is not recorded.", False)
+    if mine == base:
+        if not mine:
+            return Grounds(f"Neither power cap nor CPU spoiled {name} or {words}.", False)
+        return Grounds(_upper(f"both {name} and {words}, were {_said(mine)}"), True)
+    told = _upper(f"{_clause(words, base)}; {_clause(name, mine)}")
+    return Grounds(f"{told}{_leaning(mine, base)}", bool(mine or base))
+
+
+def flags_known(rows: Sequence[Row | Baseline]) -> frozenset[str] | None:
+    """Return the flags that any of these rows has; None if none is known and not every row could tell."""
+    found = frozenset(flag for row in rows for flag in (row.flags or "").split(",") if flag)
+    return found if found or (rows and all(row.flags is not None for row in rows)) else None
+
+
+def _leaning(own: frozenset[str] | None, base: frozenset[str] | None) -> str:
+    """Say to which side the speed-up is bent, where only one of the two latencies is too long."""
+    if own is None or base is None:
+        return ""
+    slowed = bool(_SLOWS & own), bool(_SLOWS & base)
+    side = {(True, False): "low", (False, True): "high"}.get(slowed)
+    return f" The speed-up may therefore be too {side}." if side else ""
+
+
+def _clause(name: str, flags: frozenset[str] | None) -> str:
+    comma = "," if "," in name else ""
+    if flags is None:
+        return f"whether power cap or CPU spoiled {name}{comma} is not recorded"
+    return f"{name}{comma} was {_said(flags) if flags else 'not flagged'}"
+
+
+def _said(flags: Iterable[str]) -> str:
+    known = set(flags)
+    return listed([words for flag, words in SAID.items() if flag in known] + sorted(known - SAID.keys()))
+
+
+def _upper(text: str) -> str:
+    """Begin a sentence with a capital, unless it begins with the name of a method."""
+    first = text.split(maxsplit=1)[0]
+    return f"{text[:1].upper() + text[1:] if first in ('its', 'both', 'whether') else text}."
