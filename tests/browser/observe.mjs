@@ -19,6 +19,7 @@ const DO = {
   click: (page, at) => page.click(at),
   fill: (page, at, text) => page.fill(at, text),
   select: (page, at, label) => page.selectOption(at, { label }),
+  pick: (page, at, value) => page.selectOption(at, value),
   focus: (page, at) => page.focus(at),
   press: (page, ...keys) => keys.reduce((before, key) => before.then(() => page.keyboard.press(key)), Promise.resolve()),
   focused: (page) => page.evaluate(() => document.activeElement.innerText),
@@ -33,6 +34,9 @@ const DO = {
     const [file] = await Promise.all([page.waitForEvent("download"), page.click(at)]);
     return [file.suggestedFilename(), readFileSync(await file.path(), "utf-8")];
   },
+  address: (page) => page.evaluate(() => decodeURIComponent(location.hash)),
+  back: (page) => page.goBack(),
+  room: (page, at) => page.$eval(at, (node) => [node.scrollWidth, node.clientWidth]),
   width: (page) => page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]),
   wide: (page) => page.evaluate(() => [...document.querySelectorAll("main *")].filter((node) => node.getBoundingClientRect().right > innerWidth + 1 && !node.closest(".scroll, .pane, nav, .masks")).map((node) => node.outerHTML.slice(0, 120))),
   play: (page, at) => page.$eval(at, async (film) => { await film.play(); await new Promise((done) => setTimeout(done, 700)); return [film.readyState, film.currentTime > 0, film.videoWidth]; }),
@@ -57,7 +61,7 @@ const DO = {
 };
 
 const seen = {};
-for (const { name, file, mode = "", steps } of JSON.parse(readFileSync(plan, "utf-8"))) {
+for (const { name, file, hash = "", mode = "", steps } of JSON.parse(readFileSync(plan, "utf-8"))) {
   const phone = mode.includes("phone");
   const context = await browser.newContext({
     viewport: phone ? { width: 390, height: 844 } : { width: 1280, height: 900 }, isMobile: phone, acceptDownloads: true,
@@ -67,8 +71,8 @@ for (const { name, file, mode = "", steps } of JSON.parse(readFileSync(plan, "ut
   page.on("console", (message) => console_.push(`${message.type()}: ${message.text()}`));
   page.on("pageerror", (error) => console_.push(`error: ${error.stack}`));
   page.on("dialog", (dialog) => { console_.push(`dialog: ${dialog.message()}`); dialog.dismiss(); });
-  page.on("request", (request) => { if (!/^(data|blob):/.test(request.url()) && request.url() !== `file://${encodeURI(file)}`) requests.push(request.url()); });
-  await page.goto(`file://${file}`);
+  page.on("request", (request) => { if (!/^(data|blob):/.test(request.url()) && request.url().split("#")[0] !== `file://${encodeURI(file)}`) requests.push(request.url()); });
+  await page.goto(`file://${file}${hash}`);
   if (mode.includes("print")) await page.emulateMedia({ media: "print" });
   const found = [];
   for (const [what, ...rest] of steps) {

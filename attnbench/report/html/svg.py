@@ -8,12 +8,13 @@ from html import escape
 
 from attnbench.report.data.figure import Axis, Figure, Series, heat_cells
 from attnbench.report.data.page import MethodMark
-from attnbench.report.words import number
+from attnbench.report.words import number, two_lines
 
 WIDTH = 640
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 26, 44
 _ROW = 26
 _MOST_BARS = 40
+_LETTERS = 34
 
 PARTS = (
     "permute", "pool", "score", "select", "index", "gather", "attend", "merge", "unpermute", "branch",
@@ -84,10 +85,15 @@ def _text(x: float, y: float, words: str, name: str, anchor: str = "start") -> s
 def _axes(figure: Figure, x: _Scale, y: _Scale | None, box: tuple[float, float, float, float]) -> list[str]:
     top, bottom, left, right = box
     found = []
-    for at in x.ticks:
+    named = _named_ticks(figure.x, x)
+    for at in [at for at, _ in named] or x.ticks:
         found.append(f'<path class="grid" d="M{x(at):.1f},{top}V{bottom:.1f}"/>')
-        found.append(_text(x(at), bottom + 16, f"{at:,g}", "tick", "middle"))
-    found.append(_text(right, bottom + 36, figure.x.label, "axis", "end"))
+        found += [] if named else [_text(x(at), bottom + 16, f"{at:,g}", "tick", "middle")]
+    for at, words in named:
+        for line, text in enumerate(words.split(" ", 1)):
+            found.append(_text(x(at), bottom + 14 + 12 * line, text, "tick", "middle"))
+    down = 36 + (_SECOND_LINE if named else 0)
+    found.append(_text(right, bottom + down, figure.x.label, "axis", "end"))
     if y is None:
         return found
     for at in y.ticks:
@@ -96,13 +102,28 @@ def _axes(figure: Figure, x: _Scale, y: _Scale | None, box: tuple[float, float, 
     return [*found, _text(2, 13, figure.y.label, "axis")]
 
 
+_SECOND_LINE = 14
+_TICK = 84
+"""Width of a tick in words."""
+
+
+def _named_ticks(axis: Axis, scale: _Scale) -> list[tuple[float, str]]:
+    """Return the ticks that have words, as many as have room."""
+    found: list[tuple[float, str]] = []
+    for at, words in axis.ticks:
+        if not found or scale(at) - scale(found[-1][0]) >= _TICK:
+            found.append((at, words))
+    return found
+
+
 def _points(figure: Figure, classes: Classes) -> str:
     height = 400
     every = [point for series in figure.series for point in series.points]
     x = _Scale([point.x for point in every], figure.x, _LEFT, WIDTH - _RIGHT)
     ends = [value for point in every for value in (point.y, point.lo, point.hi) if value is not None]
-    y = _Scale(ends, figure.y, height - _BOTTOM, _TOP)
-    found = [_open(figure, height), *_axes(figure, x, y, (_TOP, height - _BOTTOM, _LEFT, WIDTH - _RIGHT))]
+    bottom = height - _BOTTOM - (_SECOND_LINE if figure.x.ticks else 0)
+    y = _Scale(ends, figure.y, bottom, _TOP)
+    found = [_open(figure, height), *_axes(figure, x, y, (_TOP, bottom, _LEFT, WIDTH - _RIGHT))]
     for series in figure.series:
         found += _series(series, x, y, classes)
     return "".join([*found, "</svg>"])
@@ -161,14 +182,14 @@ def _cross(turn: float) -> list[tuple[float, float]]:
 
 def _bars(figure: Figure, classes: Classes) -> str:
     lines = list(dict.fromkeys(bar.line for bar in figure.bars))[:_MOST_BARS]
-    letters = min(max(map(len, lines)), 34)
+    letters = min(max(map(len, lines)), _LETTERS)
     left, right, top = letters * 6.6 + 12, WIDTH - 62, 8
     bottom = top + len(lines) * _ROW
     shown = [bar for bar in figure.bars if bar.line in set(lines)]
     x = _Scale([0.0, *(value for bar in shown for value in (bar.start, bar.start + bar.size))], figure.x, left, right)
     found = [_open(figure, bottom + 42), *_axes(figure, x, None, (top, bottom, left, right))]
     for place, line in enumerate(lines):
-        found.append(_text(left - 8, top + place * _ROW + 17, _cut(line, letters), "word", "end"))
+        found += _name(line, letters, left - 8, top + place * _ROW + _ROW / 2)
     totals = dict.fromkeys(lines, 0.0)
     reach = dict.fromkeys(lines, left)
     for bar in shown:
@@ -196,9 +217,10 @@ def _heat(figure: Figure) -> str:
         _text(left + (place + 0.5) * wide, 15, at, "tick", "middle") for place, at in enumerate(across) if wide > 52
     ]
     found += [
-        _text(left - 8, top + at * row + row / 2 + 4, _cut(line, letters), "word", "end")
+        text
         for at, line in enumerate(lines)
         if at % math.ceil(14 / row) == 0
+        for text in _name(line, letters, left - 8, top + at * row + row / 2)
     ]
     for cell in cells:
         if cell.value is not None:
@@ -210,5 +232,9 @@ def _heat(figure: Figure) -> str:
     return "".join([*found, "</svg>"])
 
 
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def _name(text: str, letters: int, x: float, middle: float) -> list[str]:
+    """Return the name of a line, on two lines where it is long."""
+    first, *rest = two_lines(text, letters)
+    if not rest:
+        return [_text(x, middle + 4, first, "word", "end")]
+    return [_text(x, middle - 1, first, "word small", "end"), _text(x, middle + 10, rest[0], "word small", "end")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -36,8 +37,20 @@ pytestmark = [
 
 Maker = Callable[..., Any]
 Seen = dict[str, dict[str, Any]]
+ASKED = {
+    "density < 0.2": "", "density<.2, speed-up>2": "", "speedup>2×": "", "baseline=flash4": "", "moba": "",
+    "densty<0.2": "“densty” is none of the columns, which are method, speed-up, ms, density,",
+    "density<much": "“much” in “density<much” is not a number: density<0.5 would be right.",
+    "density<": "“density<”: a column, then <, <=, >, >= or =, then a value, as in density<0.2, would be right.",
+    "trust>capped": "“trust>capped”: trust holds words, so trust=capped would be right.",
+    "moba densty<0.2": "“densty” is none of the columns",
+    "nothing-like-it": "No row has all of “nothing-like-it”.",
+}  # fmt: skip
+"""What is typed into a filter, and what is said of it."""
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+SHORT = "480p, 12 heads of 128, 21×30×52 = 32,760 tokens (7)"
 SHAPE = "#selectors select[data-facet=shape]"
+DIRECTION = "#selectors select[data-facet=direction]"
 
 
 def observe(pages: list[dict[str, Any]], folder: Path) -> Seen:
@@ -66,7 +79,19 @@ def clips_in(folder: Path) -> Results:
         **shared, clip_id="0", role="method", seed=0, status="ok", steps=10, dense_steps=2, densities=[0.25, 0.35],
         clip_hash="a", player="one.mp4",
     )  # fmt: skip
+    long = [
+        json.dumps({"scope": "query", "select": "topk", "threshold": 0.25, "refresh_every": 4, "topk": topk})
+        for topk in ([2, 6, 12], [3, 15, 30])
+    ]
     rows = []
+    for settings in long:
+        rows.append(
+            QualityRow(
+                **shared | {"settings": settings}, seed=0, metric="psnr", value=20.0, status="ok", role="method",
+                reference="full/sdpa, seed 0", reference_seed=0, metric_kind="distance", better="higher", unit="dB",
+                frames=2, size="64x64", fps=8.0, clip_hash="a",
+            )
+        )  # fmt: skip
     for role, value in (("method", 30.0), ("kernel-floor", 50.0), ("seed-floor", 10.0)):
         for seed in range(3):
             method = "vmoba" if role == "method" else "full"
@@ -83,7 +108,7 @@ def clips_in(folder: Path) -> Results:
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Pages of profiled cells, of clips, and of hostile words."""
-    from tests.report.conftest import make_row, make_table
+    from tests.report.conftest import environment, make_row, make_table
     from tests.report.two_runs import source, two_runs
 
     folder = tmp_path_factory.mktemp("pages")
@@ -94,7 +119,16 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         make_row(HOSTILE, device=HOSTILE, latency_ms=70.0, kept_by_frame=kept),
         make_row("vmoba", device=HOSTILE, verdict="error", reason=HOSTILE),
     ]  # fmt: skip
+    runs = [f"run-{day}" for day in (1, 2)]
+    steady = [
+        make_row(method, run_id=run, latency_ms=ms) for run in runs for method, ms in (("full", 100.0), ("sta", 40.0))
+    ]
+    when = {
+        run: environment(started_at=f"2026-01-0{day}T00:00:00Z", git_commit=f"abc{day}")
+        for day, run in enumerate(runs, 1)
+    }
     made = {
+        "history": make_report(make_table(steady, **when)),
         "cells": make_report(read(H100 / "profiles"), source=["results/h100/profiles"]),
         "clips": make_report(clips_in(folder)),
         "hostile": make_report(make_table(hostile), source=[HOSTILE]),
@@ -114,8 +148,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def seen(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Seen:
     """Everything that is done to the pages, in one start of the browser."""
 
-    def page(name: str, file: str, *steps: list[Any], mode: str = "") -> dict[str, Any]:
-        return {"name": name, "file": str(pages[file]), "mode": mode, "steps": steps}
+    def page(name: str, file: str, *steps: list[Any], mode: str = "", hash: str = "") -> dict[str, Any]:
+        return {"name": name, "file": str(pages[file]), "mode": mode, "steps": steps, "hash": hash}
 
     ranked = "#ranked"
     plan = [
@@ -128,8 +162,29 @@ def seen(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Se
              ["fill", "#ranked-filter", "two-call"], ["rows", ranked], ["text", "#ranked-count"],
              ["fill", "#all-filter", "vmoba 480p layer=1"], ["rows", "#all-cells"]),
         page("select", "cells", ["text", "#verdict"], ["texts", f"{SHAPE} option"],
-             ["select", SHAPE, "480p = 21×30×52, 32,760 tokens, 12 heads of 128 (11)"], ["text", "#verdict"],
+             ["select", SHAPE, SHORT], ["text", "#verdict"],
              ["rows", ranked], ["focused"]),
+        page("counts", "cells", *(
+            step for shape in (SHORT, "576p, 12 heads of 128, 24×36×64 = 55,296 tokens (7)")
+            for step in (["select", SHAPE, shape], ["rows", ranked], ["text", "#ranked-count"], ["room", ranked])
+        )),
+        page("jump", "cells", ["text", "#jump"], ["pick", DIRECTION, "forward and backward"],
+             ["text", "#jump"], ["text", "#verdict"], ["attribute", "#jump", "aria-live"], ["pick", SHAPE, SHORT[:-4]],
+             ["text", "#jump"], ["pick", SHAPE, "720p, 12 heads of 128, 21×45×80 = 75,600 tokens"],
+             ["text", "#jump"]),
+        page("said", "cells", *(
+            step for words in ASKED
+            for step in (["fill", "#ranked-filter", words], ["text", "#ranked-said"], ["count", "#ranked tbody th"])
+        ), ["fill", "#all-filter", "spede>2"], ["text", "#all-said"]),
+        page("address", "cells", ["address"], ["select", SHAPE, SHORT], ["address"], ["click", "nav a[href='#cells']"],
+             ["address"], ["text", "#verdict"], ["back"], ["back"], ["text", "#verdict"]),
+        page("named", "cells", ["text", "#verdict"], ["text", "#jump"], hash="#at=480p-12-heads-fwd-video&to=phases"),
+        page("misnamed", "cells", ["text", "#verdict"], ["text", "#jump"], hash="#at=%3Cimg%20src%3Dx%3E"),
+        page("linked", "cells", ["text", "#verdict"], ["text", "#jump"], hash="#cells"),
+        page("trust", "cells", ["text", "#trust-note"], ["rows", ranked], ["room", ranked]),
+        page("history", "history", ["scroll"], ["contents", "#history .tick"], ["focus", "#history .pane"],
+             ["press", "ArrowRight"], ["text", "#tip"]),
+        page("bars", "clips", ["scroll"], ["contents", "#quality .word"]),
         page("keys", "cells", ["focus", "#ranked tbody button"], ["focused"], ["press", "ArrowDown"], ["focused"],
              ["press", "End"], ["focused"], ["press", "Home", "Enter"], ["text", "#row-title"],
              ["texts", "#row code"], ["press", "Escape"], ["count", "dialog[open]"],
@@ -141,11 +196,13 @@ def seen(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Se
              ["download", "#row .savers button"]),
         page("sections", "cells", ["scroll"], ["contents", "section:not([hidden]) > h2"],
              ["contents", "nav li:not([hidden])"], ["count", "section svg[role=img]"], ["width"], ["wide"]),
-        page("phone", "cells", ["scroll"], ["width"], ["wide"], ["texts", "#ranked thead th"], mode="phone"),
+        page("phone", "cells", ["scroll"], ["width"], ["wide"], ["texts", "#ranked thead th"],
+             ["contents", f"{SHAPE} option:checked"], mode="phone"),
         page("dark", "cells", ["colours", "#trade-off .mark", "fill"], ["colours", "body", "backgroundColor"],
              mode="dark"),
         page("light", "cells", ["colours", "#trade-off .mark", "fill"], ["colours", "body", "backgroundColor"]),
-        page("print", "cells", ["colours", "nav, .choose, .savers", "display"], ["texts", "#ranked thead th"],
+        page("print", "cells", ["colours", "nav, .choose, .savers, #selectors select", "display"],
+             ["texts", "#ranked thead th"], ["texts", "#selectors .facet"],
              mode="dark print"),
         page("no script", "cells", ["text", "#answer"], ["count", "section svg[role=img]"], mode="no script"),
         page("play", "clips", ["play", "video"], ["texts", "#quality tbody tr"]),
@@ -191,7 +248,7 @@ def test_a_filter_takes_words_and_comparisons_and_the_picture_follows(seen: Seen
     assert fewer < marks
     assert first(named)
     assert all("two-call" in name for name in first(named))
-    assert said == f"{len(named)} of {marks}"
+    assert said == f"{len(named)} of {marks} methods and settings"
     assert {(row[0], row[4]) for row in cells} == {("vmoba", "1")}
     assert all("480p" in row[10] for row in cells)
 
@@ -202,8 +259,72 @@ def test_selectors_count_cells_and_change_everything(seen: Seen) -> None:
     assert after.startswith(f"At 480p on NVIDIA H100 80GB HBM3, {rows[0][0]} (")
     assert f" {rows[0][1].split('×')[0]}× [" in after
     assert len(options) == 4
+    assert all(re.search(r"\((elsewhere )?\d+\)$", option) for option in options)
     assert any("1 head of 128" in option for option in options)
     assert "480p" in focused
+
+
+def test_selectors_and_table_count_the_same(seen: Seen) -> None:
+    found = seen["counts"]["found"]
+    for rows, said, room in (found[1:4], found[5:8]):
+        assert said == f"{len(rows)} of 7 methods and settings" == "7 of 7 methods and settings"
+        assert room[0] <= room[1]
+
+
+def test_a_selector_that_moves_another_one_says_so(seen: Seen) -> None:
+    none, _, moved, verdict, live, _, back, _, straight = seen["jump"]["found"]
+    assert none == ""
+    assert verdict.startswith("At 576p, forward and backward,")
+    words = "720p, 12 heads of 128, 21×45×80 = 75,600 tokens"
+    assert moved.startswith(
+        f"Nothing was measured for forward and backward with {words}. Shown instead: shape 576p, 12"
+    )
+    assert back == f"Nothing was measured for {SHORT[:-4]} with forward and backward. Shown instead: direction forward."
+    assert (live, straight) == ("polite", "")
+
+
+def test_a_filter_says_what_it_does_not_understand(seen: Seen) -> None:
+    *found, _, said = seen["said"]["found"]
+    for place, (words, complaint) in enumerate(ASKED.items()):
+        _, told, rows = found[3 * place : 3 * place + 3]
+        if complaint:
+            assert complaint in told, words
+            assert (rows == 0) == complaint.startswith("No row"), words
+        else:
+            assert told == "", words
+            assert rows > 0, words
+    assert said.startswith("Not understood: “spede” is none of the columns")
+
+
+def test_the_address_names_the_selection(seen: Seen) -> None:
+    none, _, chosen, _, further, verdict, _, _, first_again = seen["address"]["found"]
+    assert (none, chosen) == ("", "#at=480p-12-heads-fwd-video")
+    assert further == f"{chosen}&to=cells"
+    assert verdict.startswith("At 480p")
+    assert first_again.startswith("At 720p")
+    assert [text[:7] for text in seen["named"]["found"]] == ["At 480p", ""]
+    verdict, told = seen["misnamed"]["found"]
+    assert verdict.startswith("At 720p")
+    assert told.startswith("This report has nothing named “<img src=x>”. It has 720p-12-heads-fwd-video, ")
+    assert [text[:7] for text in seen["linked"]["found"]] == ["At 720p", ""]
+
+
+def test_trust_names_the_baseline_and_its_column_is_whole(seen: Seen) -> None:
+    note, rows, room = seen["trust"]["found"]
+    assert "its baseline, full/flash4" in note.replace("Its", "its")
+    assert {row[-1].split()[0] for row in rows} == {"flash4"}
+    assert room[0] <= room[1]
+
+
+def test_the_axis_of_a_history_has_days_and_commits(seen: Seen) -> None:
+    _, ticks, _, _, tip = seen["history"]["found"]
+    assert ticks[:4] == ["2026-01-01", "abc1+", "2026-01-02", "abc2+"]
+    assert "2026-01-01 abc1" in tip
+
+
+def test_bars_that_differ_have_names_that_differ(seen: Seen) -> None:
+    names = [name for name in seen["bars"]["found"][1] if "×" in name]
+    assert names == ["refresh_every 4, topk 2×6×12", "refresh_every 4, topk 3×15×30"]
 
 
 def test_keys_go_through_rows_and_points_and_open_a_row_with_its_command(seen: Seen) -> None:
@@ -222,7 +343,7 @@ def test_keys_go_through_rows_and_points_and_open_a_row_with_its_command(seen: S
 def test_what_is_saved_is_what_is_shown(seen: Seen) -> None:
     table, records, figure, everything, _, row = seen["download"]["found"]
     assert [name for name, _ in (table, records, figure, everything)] == [
-        "methods.csv", "methods.json", "trade-off-error-0.csv", "report.json",
+        "methods.csv", "methods.json", "trade-off-error-720p-12-heads-fwd-video.csv", "report.json",
     ]  # fmt: skip
     names, *lines = csv.reader(io.StringIO(table[1], newline=""))
     known = json.loads(records[1])
@@ -251,13 +372,15 @@ def test_the_map_of_a_selection_is_chosen_by_method_and_saved(seen: Seen) -> Non
     assert (cells, others) == (441, 441)
     assert len(options) == 2
     assert options[0].endswith("layer 0")
-    assert file[0] == "frames-0-1.csv"
+    assert file[0].startswith("masks-480p-12-heads-fwd-video-")
+    assert file[0].endswith("-layer-0.csv")
     assert file[1].splitlines()[:3] == ["line,at,value", "query 0,key 0,1", "query 0,key 1,0.1"]
     assert gallery > 0
 
 
 def test_a_phone_shows_speed_up_and_latency_first_and_scrolls_only_boxes(seen: Seen) -> None:
-    _, width, wide, heads = seen["phone"]["found"]
+    _, width, wide, heads, shape = seen["phone"]["found"]
+    assert shape[0].startswith("720p, 12 heads of 128, ")
     assert width == [390, 390]
     assert wide == []
     assert [head.split()[0] for head in heads[:4]] == ["method", "speed-up", "ms", "density"]
@@ -271,7 +394,10 @@ def test_dark_and_light_have_colours_of_their_own(seen: Seen) -> None:
 
 
 def test_print_keeps_the_results_and_drops_the_controls(seen: Seen) -> None:
-    display, heads = seen["print"]["found"]
+    display, heads, facets = seen["print"]["found"]
+    assert [facet.split("\n") for facet in facets[1:3]] == [
+        ["shape", "720p, 12 heads of 128, 21×45×80 = 75,600 tokens"], ["direction", "forward"],
+    ]  # fmt: skip
     assert set(display) == {"none"}
     assert len([head for head in heads if head]) >= 9
 
@@ -286,8 +412,8 @@ def test_without_a_script_the_answer_is_there(seen: Seen) -> None:
 def test_a_clip_plays(seen: Seen) -> None:
     (ready, moved, width), lines = seen["play"]["found"]
     assert (ready, moved, width) == (4, True, 784)
-    assert len(lines) == 1
-    assert lines[0].endswith("different, same subject")
+    assert len(lines) == 3
+    assert lines[-1].endswith("different, same subject")
 
 
 def test_hostile_words_are_shown_as_text(seen: Seen) -> None:
@@ -300,7 +426,7 @@ def test_hostile_words_are_shown_as_text(seen: Seen) -> None:
 
 def test_axe_finds_nothing(seen: Seen) -> None:
     found = {name: each["found"][-1] for name, each in seen.items() if name.startswith("axe")}
-    assert len(found) == 16
+    assert len(found) == 19
     assert {name: complaints for name, complaints in found.items() if complaints} == {}
 
 

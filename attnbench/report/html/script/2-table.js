@@ -5,12 +5,12 @@ const ROW_HEIGHT = 36;
 const WINDOWED_FROM = 50;
 const PRINTED = 150;
 const SPARE = 4;
-const COMPARISON = /^([\w-]+)(<=|>=|<|>|=)(-?[\d.]+(?:e-?\d+)?)$/i;
+const COMPARISON = /^([^<>=]*)(<=|>=|<|>|=)([^<>=]*)$/, NUMBER = /^-?\d*\.?\d+(?:e[-+]?\d+)?/i, UNITS = ["", "×", "x", "ms", "mib", "db"];
 
 class RowTable {
   // columns: {name, label, hint, value(row), show(row) -> text or node, numeric, hide}
   constructor(scroller, columns, { label, sort = null, onfilter = null } = {}) {
-    Object.assign(this, { scroller, columns, onfilter, label, sort, words: "", rows: [], shown: [], texts: new Map() });
+    Object.assign(this, { scroller, columns, onfilter, label, sort, words: "", rows: [], shown: [], texts: new Map(), complaint: "" });
     this.heads = columns.map((column, place) => {
       const button = el("button", { type: "button", title: column.hint || null, onclick: () => this.sortBy(place) }, column.label);
       return el("th", { scope: "col", class: this.classOf(column), "aria-colindex": place + 1 }, button);
@@ -38,7 +38,9 @@ class RowTable {
   }
 
   refresh() {
+    this.complaint = "";
     const kept = this.words.trim() ? this.rows.filter(this.test()) : this.rows;
+    if (!kept.length && this.rows.length && !this.complaint) this.complaint = `No row has all of “${this.words.trim()}”.`;
     this.show(kept);
     if (this.onfilter) this.onfilter(kept);
   }
@@ -54,19 +56,36 @@ class RowTable {
     this.paint();
   }
 
+  // What the filter asks of a row: comparisons of columns, and words that stand anywhere in it. What cannot be understood
+  // is left out and said.
   test() {
-    const words = [], comparisons = [];
-    for (const word of this.words.toLowerCase().split(/\s+/).filter(Boolean)) {
-      const found = COMPARISON.exec(word);
-      const column = found && this.columns.find((each) => [each.name, each.label].some((name) => name.toLowerCase() === found[1]));
-      if (column) comparisons.push([column, found[2], Number(found[3])]);
-      else words.push(word);
+    const words = [], tests = [], unread = [];
+    const joined = this.words.toLowerCase().replace(/,\s+|,$/g, " ").replace(/([^\s<>=])\s*(<=|>=|<|>|=)\s*(?=[^\s<>=])/g, "$1$2");
+    for (const word of joined.split(/\s+/).filter(Boolean)) {
+      if (!/[<>=]/.test(word)) { words.push(word); continue; }
+      const found = this.comparison(word);
+      if (typeof found === "string") unread.push(found);
+      else tests.push(found);
     }
-    const holds = { "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b, "=": (a, b) => a === b };
-    return (row) => comparisons.every(([column, sign, bound]) => {
-      const value = column.value(row);
-      return value !== null && holds[sign](value, bound);
-    }) && words.every((word) => this.textOf(row).includes(word));
+    if (unread.length) this.complaint = `Not understood: ${unread.join("; ")}.`;
+    return (row) => tests.every((test) => test(row)) && words.every((word) => this.textOf(row).includes(word));
+  }
+
+  // The test of one comparison; or, as text, what is wrong with it and what would be right.
+  comparison(word) {
+    const [, name, sign, bound] = COMPARISON.exec(word) || [];
+    if (!name || !bound) return `“${word}”: a column, then <, <=, >, >= or =, then a value, as in density<0.2, would be right`;
+    const is = (each, text) => [each.name, each.label].some((one) => one.toLowerCase() === text);
+    const column = this.columns.find((each) => is(each, name)) || this.columns.find((each) => each.label.toLowerCase().replace(/\W/g, "") === name.replace(/\W/g, ""));
+    if (!column) return `“${name}” is none of the columns, which are ${this.columns.map((each) => each.label).join(", ")}`;
+    if (!column.numeric) {
+      if (sign === "=") return (row) => String(column.text ? column.text(row) : column.value(row) ?? "").toLowerCase().includes(bound);
+      return `“${word}”: ${column.label} holds words, so ${name}=${bound} would be right`;
+    }
+    const digits = NUMBER.exec(bound);
+    if (!digits || !UNITS.includes(bound.slice(digits[0].length))) return `“${bound}” in “${word}” is not a number: ${name}${sign}0.5 would be right`;
+    const than = Number(digits[0]), holds = { "<": (a) => a < than, ">": (a) => a > than, "<=": (a) => a <= than, ">=": (a) => a >= than, "=": (a) => a === than }[sign];
+    return (row) => { const value = column.value(row); return value !== null && value !== undefined && holds(value); };
   }
 
   textOf(row) {
@@ -99,6 +118,7 @@ class RowTable {
       return el("tr", { class: "spacer", "aria-hidden": "true" }, cell);
     };
     const lines = this.shown.slice(first, last).map((row, place) => this.line(row, first + place));
+    this.table.classList.toggle("whole", all);
     this.body.replaceChildren(...[spacer(first), ...lines, spacer(whole ? 0 : total - last)].filter(Boolean));
     if (held !== null) this.focus(Number(held) - 2);
   }
@@ -121,6 +141,7 @@ class RowTable {
     const to = { ArrowDown: Math.min(at + 1, last), ArrowUp: Math.max(at - 1, 0), Home: 0, End: last }[event.key];
     if (to === undefined) return;
     event.preventDefault();
+    if (last < WINDOWED_FROM) { this.focus(to); document.activeElement.scrollIntoView({ block: "nearest" }); return; }
     const top = to * ROW_HEIGHT, height = this.scroller.clientHeight - 2 * ROW_HEIGHT;
     if (top < this.scroller.scrollTop) this.scroller.scrollTop = top;
     if (top > this.scroller.scrollTop + height) this.scroller.scrollTop = top - height;

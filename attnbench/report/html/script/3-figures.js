@@ -19,7 +19,7 @@ function outline(marker, x = 0, y = 0, r = 5) {
   if (!corners) return `M${(x - r).toFixed(1)},${y.toFixed(1)}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0z`;
   return `M${corners.map(([a, b]) => `${(x + r * a).toFixed(1)},${(y + r * b).toFixed(1)}`).join("L")}z`;
 }
-const MOST_LINES = 60, MOST_MARKS = 120, MOST_SEGMENTS = 300;
+const TICK = 84, MOST_LINES = 60, MOST_MARKS = 120, MOST_SEGMENTS = 300;
 const PARTS = ["permute", "pool", "score", "select", "index", "gather", "attend", "merge", "unpermute", "branch", "communicate", "other", "gap", "qk", "softmax", "av", "ideal", "loss", "gain", "unexplained", "total", "floor"];
 
 function marksOf(methods) { return new Map(methods.map((method, place) => [method.name, { className: `c${place}`, marker: method.marker }])); }
@@ -53,7 +53,18 @@ function logTicks(low, high) {
 }
 
 const tick = (value) => (Math.abs(value) >= 1e5 ? `${number(value / 1000)}k` : Number(value.toPrecision(6)).toLocaleString("en-US", { maximumFractionDigits: 6 }));
-const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+// Long names are cut in the middle, for what tells them apart is often at their end; like attnbench.report.words.shortened.
+const cut = (text, most) => (text.length > most ? `${text.slice(0, (most - 1) >> 1)}…${text.slice(text.length - (most - 1 - ((most - 1) >> 1)))}` : text);
+function twoLines(text, most) {
+  if (text.length <= most) return [text];
+  const space = text.lastIndexOf(" ", most), at = space > Math.floor(most / 3) ? space : most;
+  return [text.slice(0, at).trimEnd(), cut(text.slice(at).trim(), most)];
+}
+// The name of a line, left of it, on two lines where it is long.
+function lineName(picture, text, letters, x, middle) {
+  const lines = twoLines(text, letters);
+  lines.forEach((line, place) => picture.append(draw("text", { class: lines.length > 1 ? "word small" : "word", x, y: middle + (lines.length > 1 ? 11 * place - 1 : 4), "text-anchor": "end" }, line)));
+}
 
 function canvas(figure, width, height) {
   return draw("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": `${figure.title}. ${figure.words}` });
@@ -61,7 +72,7 @@ function canvas(figure, width, height) {
 
 // Points and lines. Returns the picture and its spots: places with words, for pointer and keys.
 function drawPoints(figure, width, marks, kept) {
-  const height = Math.round(Math.min(420, Math.max(270, width * 0.62))), left = 52, bottom = 44, right = 14, top = 26;
+  const height = Math.round(Math.min(420, Math.max(270, width * 0.62))), left = 52, bottom = figure.x.ticks ? 58 : 44, right = 14, top = 26;
   const picture = canvas(figure, width, height), spots = [];
   const given = figure.series || [], dropped = new Set(given.filter((each) => each.method && each.look === "line").slice(MOST_LINES));
   const series = given.filter((each) => !dropped.has(each)).map((each) => ({ ...each, points: each.points.filter((point) => !kept || !point.row || kept.has(point.row)) })).filter((each) => each.points.length);
@@ -108,7 +119,7 @@ function drawPoints(figure, width, marks, kept) {
     taken.push([px - 7, py - 7, px + 7, py + 7]);
     const words = () => {
       const [value, ends] = withInterval(point.y, point.lo ?? null, point.hi ?? null);
-      return [point.label || each.name, `${axisWord(figure.x)} ${number(point.x)}`, `${axisWord(figure.y)} ${value}${ends ? ` (${ends})` : ""}`];
+      return [point.label || each.name, placeWord(figure.x, point.x), `${axisWord(figure.y)} ${value}${ends ? ` (${ends})` : ""}`];
     };
     spots.push({ x: px, y: py, row: point.row, words });
   }
@@ -137,12 +148,19 @@ function placeGuide(picture, name, path, box, taken) {
   }
 }
 
+const placeWord = (axis, value) => `${axisWord(axis)} ${(((axis || {}).ticks || []).find(([at]) => at === value) || [0, number(value)])[1]}`;
 const axisWord = (axis) => (axis && axis.label ? axis.label.split(/[,:]/)[0] : "");
 
 function axes(picture, x, y, figure, box) {
-  for (const at of x.ticks) {
+  const named = [];
+  for (const [at, words] of (figure.x || {}).ticks || []) if (!named.length || x(at) - x(named[named.length - 1][0]) >= TICK) named.push([at, words]);
+  for (const at of named.length ? named.map(([at]) => at) : x.ticks) {
     picture.append(draw("path", { class: "grid", d: `M${x(at).toFixed(1)},${box.top}V${box.bottom}` }));
-    picture.append(draw("text", { class: "tick", x: x(at).toFixed(1), y: box.bottom + 16, "text-anchor": "middle" }, tick(at)));
+    if (!named.length) picture.append(draw("text", { class: "tick", x: x(at).toFixed(1), y: box.bottom + 16, "text-anchor": "middle" }, tick(at)));
+  }
+  for (const [at, words] of named) {
+    const [day, ...commit] = words.split(" ");
+    [day, commit.join(" ")].forEach((text, line) => picture.append(draw("text", { class: "tick", x: x(at).toFixed(1), y: box.bottom + 14 + 12 * line, "text-anchor": "middle" }, text)));
   }
   for (const at of y ? y.ticks : []) {
     picture.append(draw("path", { class: "grid", d: `M${box.left},${y(at).toFixed(1)}H${box.right}` }));
@@ -192,7 +210,7 @@ function drawBars(figure, width, marks) {
   axes(picture, x, null, figure, { left, right: width - right, top, bottom, width, height });
   let at = top;
   for (const [line, bars] of lines) {
-    picture.append(draw("text", { class: "word", x: left - 8, y: at + 17, "text-anchor": "end" }, cut(line, letters)));
+    lineName(picture, line, letters, left - 8, at + row / 2);
     let reach = -Infinity;
     for (const bar of bars) {
       const a = x(bar.start), b = x(bar.start + bar.size), mark = marks.get(bar.part);
@@ -226,7 +244,7 @@ function drawHeat(figure, width) {
   const left = letters * 6.6 + 12, top = 24, row = Math.min(26, Math.max(8, Math.floor(546 / lines.length))), wide = Math.min(120, (width - left - 8) / across.length), height = top + lines.length * row + 12;
   const picture = canvas(figure, width, height), spots = [];
   across.forEach((at, place) => { if (wide > 44 || place % Math.ceil(44 / wide) === 0) picture.append(draw("text", { class: "tick", x: left + (place + 0.5) * wide, y: 15, "text-anchor": "middle" }, wide > 52 ? at : at.replace(/\D+/g, " ").trim())); });
-  lines.forEach((line, place) => { if (place % Math.ceil(14 / row) === 0) picture.append(draw("text", { class: "word", x: left - 8, y: top + place * row + row / 2 + 4, "text-anchor": "end" }, cut(line, letters))); });
+  lines.forEach((line, place) => { if (place % Math.ceil(14 / row) === 0) lineName(picture, line, letters, left - 8, top + place * row + row / 2); });
   for (const cell of cells) {
     if (cell.value === null || cell.value === undefined) continue;
     const px = left + across.indexOf(cell.at) * wide, py = top + lines.indexOf(cell.line) * row;

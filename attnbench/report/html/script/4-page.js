@@ -123,7 +123,8 @@ function start() {
     for (const flag of (flags || "").split(",").filter(Boolean)) found.append(el("span", { class: "badge warn", title: (BADGES[flag] || [])[1] || null }, (BADGES[flag] || [flag])[0]));
     return found;
   }
-  const trustText = (verdict, flags) => `${verdict === "ok" ? "verified" : verdict} ${(flags || "").split(",").map((flag) => (BADGES[flag] || [flag])[0]).join(" ")}`;
+  const badgeWords = (flags) => (flags || "").split(",").map((flag) => (BADGES[flag] || [flag])[0]).join(" ");
+  const trustText = (verdict, flags) => `${verdict === "ok" ? "verified" : verdict} ${badgeWords(flags)}`;
 
   function column(source, name, label, { hide, digits = 3, rising, low, high, unit = "", hint, whole } = {}) {
     const at = source.at[name], about = source.table.columns[at] || {};
@@ -144,7 +145,7 @@ function start() {
     return {
       name: "method", label: "method", class: "name", hint: "open a row for its command, settings and figures",
       value: (row) => row[label], text: (row) => `${row[label]} ${row[settings]}`,
-      show: (row) => el("button", { type: "button", title: `${row[label]} ${row[settings]}`, onclick: () => openRow(row[row_id]) }, mark(row[method]), el("span", {}, row[label])),
+      show: (row) => el("button", { type: "button", title: `${row[label]} ${row[settings]}`, onclick: () => openRow(row[row_id]) }, mark(row[method]), el("span", { class: row[label].length > 20 ? "long" : null }, row[label])),
     };
   }
   function densityColumn(source) {
@@ -162,6 +163,14 @@ function start() {
     name: "trust", label: "trust", class: "trust", hint: "verified: checked and timed; then what spoils the latency",
     value: (row) => trustText(row[source.at.verdict], row[source.at.flags]), show: (row) => trust(row[source.at.verdict], row[source.at.flags], row[source.at.reason]),
   });
+  const baselineColumn = (source) => ({
+    name: "baseline", label: "baseline", hide: "phone", hint: "the dense baseline of the row's run, and what spoils its latency",
+    value: (row) => row[source.at.baseline], text: (row) => `${row[source.at.baseline] ?? ""} ${badgeWords(row[source.at.baseline_flags])}`,
+    show: (row) => {
+      const name = row[source.at.baseline], flags = badgeWords(row[source.at.baseline_flags]);
+      return name === null ? NONE : el("span", { title: name }, name.replace(/^full\//, ""), flags ? el("small", { class: "ends" }, flags) : null);
+    },
+  });
   const has = (source, name) => source.rows.some((row) => row[source.at[name]] !== null);
 
   let ranked = null, all = null;
@@ -175,12 +184,13 @@ function start() {
       column(means, "ideal", "ideal", { unit: "×", hide: "phone" }),
       column(means, "approximation_error", "error", { rising: true, hide: "phone", hint: "relative error of the output against full attention" }),
       column(means, "mass_recall", "recall", { hide: "phone", hint: "share of full attention's weights that is kept" }),
-      ...(has(means, "psnr") ? [column(means, "psnr", "PSNR, dB", { hide: "phone" })] : []),
+      ...(has(means, "psnr") ? [column(means, "psnr", "PSNR", { hide: "phone", hint: "PSNR in dB of clips made with the same method and settings" })] : []),
       ...(has(means, "peak_extra_mib") ? [column(means, "peak_extra_mib", "MiB", { rising: true, hide: "phone", hint: "peak memory beyond inputs and output" })] : []),
-      words(means, "baseline", "baseline", "phone"),
+      baselineColumn(means),
     ], { label: "Methods, ranked", sort: [1, false], onfilter: (kept) => {
       state.kept = kept.length < ranked.rows.length ? new Set(kept.map((row) => row[means.at.row_id])) : null;
-      find("ranked-count").textContent = `${kept.length} of ${ranked.rows.length}`;
+      find("ranked-count").textContent = `${kept.length} of ${ranked.rows.length} methods and settings`;
+      find("ranked-said").textContent = ranked.complaint;
       if (state.drawn) soon("trade-off");
     } });
     find("ranked-filter").addEventListener("input", (event) => ranked.filterBy(event.target.value));
@@ -200,7 +210,7 @@ function start() {
       trustColumn(cells),
       { name: "selection", label: "of", hide: "phone", hint: "shape, direction and inputs", value: (row) => row[cells.at.selection], text: (row) => ofWords(row[cells.at.selection]), show: (row) => ofWords(row[cells.at.selection]) },
       words(cells, "run_id", "run", "phone"),
-    ], { label: "All cells", onfilter: (kept) => { find("all-count").textContent = `${kept.length.toLocaleString("en-US")} of ${all.rows.length.toLocaleString("en-US")}`; } });
+    ], { label: "All cells", onfilter: (kept) => { find("all-count").textContent = `${kept.length.toLocaleString("en-US")} of ${all.rows.length.toLocaleString("en-US")} cells`; find("all-said").textContent = all.complaint; } });
     find("all-filter").addEventListener("input", (event) => all.filterBy(event.target.value));
     find("all-here").addEventListener("change", () => showCells());
     find("all-savers").replaceChildren(savers("cells", () => ({ columns: cells.table.columns, rows: all.shown }), () => recordsOf(cells.table.columns, all.shown)));
@@ -250,10 +260,10 @@ function start() {
     const holders = FACETS.map((facet) => {
       const values = [...new Set([...selections].sort((one, other) => one.tokens - other.tokens).map((each) => each[facet]))];
       if (values.length === 1) return el("div", { class: "facet one" }, el("span", { class: "facet-name" }, facet), el("span", { class: "only" }, values[0]));
-      const count = (value) => selections.filter((each) => each[facet] === value && FACETS.every((other) => other === facet || each[other] === now[other])).reduce((sum, each) => sum + each.cells, 0);
-      const total = (value) => selections.filter((each) => each[facet] === value).reduce((sum, each) => sum + each.cells, 0);
+      const count = (value) => selections.filter((each) => each[facet] === value && FACETS.every((other) => other === facet || each[other] === now[other])).reduce((sum, each) => sum + each.methods, 0);
+      const total = (value) => selections.filter((each) => each[facet] === value).reduce((sum, each) => sum + each.methods, 0);
       const options = values.map((value) => el("option", { value, selected: value === now[facet] }, `${value} (${count(value) || `elsewhere ${total(value)}`})`));
-      return el("div", { class: "facet" }, el("label", {}, el("span", { class: "facet-name" }, facet), el("select", { "data-facet": facet, onchange: (event) => choose(facet, event.target.value) }, ...options)));
+      return el("div", { class: "facet" }, el("label", {}, el("span", { class: "facet-name" }, facet), el("select", { "data-facet": facet, title: "in brackets: how many methods and settings", onchange: (event) => choose(facet, event.target.value) }, ...options)), el("span", { class: "printed" }, now[facet]));
     });
     find("selectors").replaceChildren(...holders);
   }
@@ -262,10 +272,33 @@ function start() {
     const now = selections[state.selection];
     const shared = (each) => FACETS.reduce((sum, other, place) => sum + (each[other] === now[other] ? 2 ** (FACETS.length - place) : 0), 0);
     const fitting = selections.filter((each) => each[facet] === value).sort((one, other) => shared(other) - shared(one));
-    state.selection = fitting[0].place;
-    show();
+    const next = fitting[0], moved = FACETS.filter((other) => other !== facet && next[other] !== now[other]);
+    const told = `Nothing was measured for ${value} with ${listed(moved.map((other) => now[other]))}. Shown instead: ${listed(moved.map((other) => `${other} ${next[other]}`))}.`;
+    select(next.place, moved.length ? told : "");
     const again = document.querySelector(`#selectors select[data-facet="${facet}"]`);
     if (again) again.focus({ preventScroll: true });
+  }
+
+  const listed = (words) => (words.length > 1 ? `${words.slice(0, -1).join(", ")} and ${words[words.length - 1]}` : words.join(""));
+  function select(place, told = "") {
+    state.selection = place;
+    find("jump").textContent = told;
+    show();
+    remember();
+  }
+
+  // The selection stands in the address as #at=NAME, with &to=SECTION where a link leads further down.
+  function remember(section = "") {
+    const hash = `#at=${encodeURIComponent(selections[state.selection].name)}${section ? `&to=${section}` : ""}`;
+    if (location.hash !== hash) location.hash = hash;
+  }
+  function recall() {
+    const asked = new URLSearchParams(location.hash.slice(1)), name = asked.get("at"), section = asked.get("to");
+    if (name === null && location.hash) return;
+    const found = name === null ? selections[0] : selections.find((each) => each.name === name), names = selections.slice(0, 6).map((each) => each.name);
+    if (!found) find("jump").textContent = `This report has nothing named “${name}”. It has ${listed([...names, ...(selections.length > 6 ? ["more"] : [])])}.`;
+    else if (found.place !== state.selection) { state.selection = found.place; find("jump").textContent = ""; show(); }
+    if (section && find(section)) find(section).scrollIntoView();
   }
 
   const paragraphs = (id, texts) => find(id).replaceChildren(...texts.filter(Boolean).map((text) => el("span", {}, `${text} `)));
@@ -278,7 +311,7 @@ function start() {
       paragraphs("density-note", [now.density]);
       paragraphs("trust-note", [now.trust, ...(now.caveats || [])]);
       paragraphs("baseline-note", [now.baselines]);
-      paragraphs("missing-note", (now.remarks || []).filter((each) => !each.startsWith("Flagged")));
+      paragraphs("missing-note", now.remarks || []);
       state.kept = null;
       state.drawn = false;
       ranked.setRows(bySelection.get(state.selection));
@@ -309,7 +342,17 @@ function start() {
   addEventListener("beforeprint", drawAll);
   let width = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; widths.clear(); for (const name of sections) if (!lazy.has(name)) showSection(name); } });
+  for (const link of selections.length ? document.querySelectorAll("nav a") : []) {
+    link.addEventListener("click", (event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      remember(link.hash.slice(1));
+      find(link.hash.slice(1)).scrollIntoView();
+    });
+  }
+  if (selections.length) addEventListener("hashchange", recall);
   show();
   showCells();
+  if (selections.length && location.hash) recall();
 }
 if (document.getElementById("data")) start();
