@@ -121,13 +121,14 @@ def speedup_ratio(case: Case, row: Row) -> Ratio | None:
 
 def _ties(case: Case, leader: Row, ratio: Ratio, ratios: Mapping[str, Ratio | None] | None) -> list[Tie]:
     """Return what cannot be told from the leader, the fastest first; not what only was asked for in other words."""
-    name, found = case.label(leader, case.means), []
+    found: list[Tie] = []
     for row in case.ranked:
-        if row is leader or case.label(row, case.means) == name:
-            continue
         mine = speedup_ratio(case, row) if ratios is None else ratios.get(row.row_id)
-        if mine is not None and mine.hi >= ratio.lo:
+        if row is not leader and mine is not None and mine.hi >= ratio.lo:
             found.append((row, mine))
+    if found:
+        name = case.label(leader, case.means)
+        found = [each for each in found if case.label(each[0], case.means) != name]
     return sorted(found, key=lambda each: -each[1].value)
 
 
