@@ -31,9 +31,6 @@ from attnbench.results.run import PartProgress, Progress, announce, choose_place
 
 PLAN = CALIBRATION
 SCHEMA_VERSION = 1
-METHODS = ("full", "sliding-window", "sta", "moba", "vmoba")
-"""What is measured if nothing else is asked for: a handful of cells, so that many runs fit into half an hour."""
-
 DELAYS = (0.01, 0.02, 0.03, 0.05, 0.1)
 _DELAYED = ".delayed"
 """Folder of the runs that are slower on purpose. No command reads what is in a folder whose name begins with a dot."""

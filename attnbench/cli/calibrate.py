@@ -99,7 +99,7 @@ def calibrate(
             if resume is not None:
                 folder, plan = resume, go.resume(resume, progress)
             else:
-                request = go.usual_case(asked.request(default=list(go.METHODS)))
+                request = go.usual_case(asked.request())
                 plan = go.make_plan(request, runs, _shares(delays), in_turns=go.by_default(request, in_turns))
                 folder = go.start(plan, out, progress)
         except KeyboardInterrupt as interrupt:

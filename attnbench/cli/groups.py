@@ -38,17 +38,16 @@ _OPTION_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "How it is timed": (
             "--rounds", "--budget", "--timer", "--cell-timeout", "--precision", "--stability-calls", "--repeats",
             "--trace", "--run", "--end-to-end", "--runs", "--delays", "--minutes", "--in-turns",
+            "--run-by-run",
         ),
         "How it is judged": (
             "--baseline", "--against", "--update", "--accept", "--threshold", "--margin", "--noise", "--allow-missing",
-            "--allow-engine",
-            "--fail-ambiguous", "--curves", "--pool",
+            "--allow-engine", "--fail-ambiguous", "--curves", "--pool",
         ),
         "Suites": ("--suite", "--only", "--dry-run"),
         "Output": (
             "--format", "--compare", "--table", "--figures", "--figure-width", "--out", "--resume", "--vbench",
-            "--gallery", "--players", "--install", "--open",
-            "--markdown", "--junit", "--json", "--quiet",
+            "--gallery", "--players", "--install", "--open", "--markdown", "--junit", "--json", "--quiet",
         ),
     }
 )  # fmt: skip

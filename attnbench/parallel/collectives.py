@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,9 @@ from torch import Tensor
 from attnbench.kernels.errors import BadInput, RankLost, Unsupported
 from attnbench.kernels.phases import phase
 
+Timer = Callable[[torch.device], Callable[[], Callable[[], float]]]
+"""Starts to time work of a device. What it returns ends that, and returns what waits for the milliseconds."""
+
 
 @dataclass
 class Moved:
@@ -23,12 +25,14 @@ class Moved:
     Attributes:
         sent, received: bytes.
         exchanges: how many exchanges there were.
-        spans: how long each took, waiting for other ranks included; milliseconds, which wait for the device.
+        timer: times each exchange, waiting for other ranks included.
+        spans: the milliseconds of each, which wait for the device.
     """
 
     sent: int = 0
     received: int = 0
     exchanges: int = 0
+    timer: Timer | None = None
     spans: list[Callable[[], float]] = field(default_factory=list)
 
     @property
@@ -42,9 +46,9 @@ _counters: list[Moved] = []
 
 
 @contextmanager
-def counting() -> Iterator[Moved]:
-    """Count what this process exchanges inside, forward and backward."""
-    moved = Moved()
+def counting(timer: Timer | None = None) -> Iterator[Moved]:
+    """Count what this process exchanges inside, forward and backward, and time it if there is a timer."""
+    moved = Moved(timer=timer)
     _counters.append(moved)
     try:
         yield moved
@@ -112,7 +116,7 @@ class Ranks:
         width = flat.element_size()
         out = torch.empty(sum(receives) * width, dtype=torch.uint8, device=flat.device)
         given = flat.detach().contiguous().view(torch.uint8)  # gloo does not know every dtype
-        span = _Span(flat.device) if _counters else None
+        ends = [(moved, moved.timer(flat.device)) for moved in _counters if moved.timer is not None]
         try:
             with phase("communicate"):
                 dist.all_to_all_single(
@@ -128,35 +132,9 @@ class Ranks:
             moved.sent += (sum(sends) - sends[self.rank]) * width
             moved.received += (sum(receives) - receives[self.rank]) * width
             moved.exchanges += 1
-            if span is not None:
-                moved.spans.append(span.ended())
+        for moved, end in ends:
+            moved.spans.append(end())
         return out.view(flat.dtype)
-
-
-class _Span:
-    """The time from here to ``ended``: of the device where it is a GPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.event = _event() if device.type == "cuda" else None
-        self.start = time.perf_counter()
-
-    def ended(self) -> Callable[[], float]:
-        if self.event is None:
-            taken = (time.perf_counter() - self.start) * 1e3
-            return lambda: taken
-        first, last = self.event, _event()
-
-        def elapsed() -> float:
-            last.synchronize()
-            return float(first.elapsed_time(last))
-
-        return elapsed
-
-
-def _event() -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
 
 
 class _Exchange(torch.autograd.Function):

@@ -29,6 +29,7 @@ from attnbench.bench.session import Outcome, environment_of
 from attnbench.bench.trial import Trial, classified, dense_job
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.witness import watching
+from attnbench.machine.clock import CLOCK
 from attnbench.machine.memory import measure_peak
 from attnbench.machine.telemetry import read
 from attnbench.parallel.collectives import counting
@@ -276,7 +277,7 @@ class _Group:
         taken = (0.0, 0.0, 0)
         with self._together(trial):
             if trial.verdict is None:
-                with counting() as moved:
+                with counting(_exchange_timer) as moved:
                     timing = bench.stopwatch.time(call.run, call.prepare, warm=False)
                 taken = timing.cold_ms, moved.ms, moved.sent
         told = self.crew.tell(taken)
@@ -319,3 +320,29 @@ def _relative(mine: Tensor, whole: Tensor) -> float:
 
 def _finite(value: float) -> float | None:
     return value if abs(value) < float("inf") else None
+
+
+def _exchange_timer(device: torch.device) -> Callable[[], Callable[[], float]]:
+    """Time an exchange by events on a GPU, where it goes on after the call, and by the clock elsewhere."""
+    if device.type != "cuda":
+        start = CLOCK.now()
+
+        def end() -> Callable[[], float]:
+            taken = CLOCK.since(start) * 1e3
+            return lambda: taken
+
+        return end
+    first = torch.cuda.Event(enable_timing=True)
+    first.record()
+
+    def end_on_device() -> Callable[[], float]:
+        last = torch.cuda.Event(enable_timing=True)
+        last.record()
+
+        def elapsed() -> float:
+            last.synchronize()
+            return float(first.elapsed_time(last))
+
+        return elapsed
+
+    return end_on_device

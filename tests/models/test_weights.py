@@ -270,7 +270,9 @@ def test_a_folder_with_a_pipeline_is_not_written_over(folder: Path) -> None:
 def test_every_family_has_a_recipe() -> None:
     from attnbench.models.families.find import FAMILIES
 
-    assert tuple(family.name for family in FAMILIES) == MODEL_NAMES == tuple(RECIPES)
+    assert tuple(RECIPES) == MODEL_NAMES
+    # Of MiniMax-H3, diffusers has a modular pipeline only: the caller runs it, and attnbench patches it.
+    assert [family.name for family in FAMILIES] == [*MODEL_NAMES, "minimax-h3"]
 
 
 def test_what_macos_puts_beside_weights_does_not_matter(damaged: Path) -> None:

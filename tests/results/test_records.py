@@ -77,7 +77,7 @@ ASKED: dict[str, Any] = {
     "method": "moba", "settings_given": '{"a":1}', "density_asked": 0.2, "layer": 1, "step": 0, "grid": "3x5x8",
     "text_tokens": (0, 1), "batch": 2, "heads": 4, "kv_heads": 1, "head_dim": 64, "dtype": "bfloat16",
     "direction": "fwdbwd", "inputs": "video", "inputs_content": "0123456789abcdef", "seed": 1, "engine_asked": "sdpa",
-    "device": "another machine",
+    "device": "another machine", "gpus": 2, "parallel": "allgather",
 }  # fmt: skip
 CAME_TO: dict[str, Any] = {"settings": '{"a":2}', "engine": "sdpa"}
 
