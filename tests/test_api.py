@@ -396,7 +396,7 @@ def test_full_attention_is_compiled_whole_by_what_auto_takes() -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch asks what enters a graph
 @pytest.mark.parametrize(
     "method",
-    ["full", "vmoba", *(pytest.param(name, marks=pytest.mark.slow) for name in ("moba", "sliding-window", "sta"))],
+    ["full", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vmoba", "moba", "sliding-window", "sta"))],
 )
 def test_an_engine_that_cannot_be_compiled_runs_between_two_graphs(method: str) -> None:
     arguments: dict[str, Any] = {"method": method, "grid": GRID, "engine": "reference", "return_lse": True}

@@ -57,7 +57,7 @@ def make_plan(kind: str, t: int) -> Plan:
     return Plan(layout, 1, 1, BlockPattern(offsets, offsets, keep, window(2, 6, 6)), order, order)
 
 
-@pytest.mark.parametrize("kind", ["full", "routed", "window"])
+@pytest.mark.parametrize("kind", ["full", "routed", pytest.param("window", marks=pytest.mark.slow)])
 def test_memory_grows_with_n_not_with_its_square(kind: str) -> None:
     head_dim, peaks = 4, []
     for t in (8, 16):  # 4096 and 8192 tokens

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from attnbench.methods import get_method, kit
-from attnbench.methods.registry import BUILT_IN
+from attnbench.methods.registry import BUILT_IN, DEFAULT
 
 # Packages outside this repository import these: they stay where they are.
 PROMISED = {
@@ -50,7 +50,9 @@ def test_the_kit_exports_what_it_lists_and_nothing_else() -> None:
             assert getattr(kit, name) is getattr(importlib.import_module(f"attnbench.kernels.{module}"), name)
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize(
+    "name", [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in BUILT_IN]
+)
 def test_a_methods_file_draws_its_mask(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = BUILT_IN[name].partition(":")[0]
     monkeypatch.setattr(sys, "argv", [module, "--out", str(tmp_path / "new" / "mask.png")])

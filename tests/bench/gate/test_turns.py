@@ -43,6 +43,7 @@ def test_each_run_measures_its_own_version(project: Project, tmp_path: Path) -> 
     assert after.latency_ms > 50 > before.latency_ms
 
 
+@pytest.mark.slow
 def test_two_runs_of_a_pair_take_turns_until_they_are_enough(project: Project, tmp_path: Path) -> None:
     base, head = versions(project, tmp_path / "scratch")
     seen: list[int] = []

@@ -185,7 +185,7 @@ def samples(dtype: torch.dtype) -> dict[str, tuple[Any, list[tuple[Any, ...]]]]:
 @pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(each, marks=pytest.mark.slow) if each == "cut_top_k_head" else each for each in OPERATORS],
+    [pytest.param(each, marks=[pytest.mark.slow] * each.endswith("_head")) for each in OPERATORS],
 )
 def test_operators_are_as_torch_wants_them(name: str, kernels: bool) -> None:
     switch: Callable[[], AbstractContextManager[None]] = ops.interpreted if kernels else nullcontext

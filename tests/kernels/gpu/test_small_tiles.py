@@ -18,10 +18,10 @@ from attnbench.kernels.gpu.shared_memory import LARGE_TILES, SMALL_TILES, takes_
 
 Oracle = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
-CASES: list[tuple[str, dict[str, Any]]] = [
+CASES: list[Any] = [
     ("sta", {"tile": (2, 5, 8), "window": (1, 1, 1)}),  # blocks of 80: the second part is nearly empty
     ("moba", {"block_size": 72, "topk": 2}),
-    ("moba", {"block_size": 72, "topk": 2, "causal": True}),
+    pytest.param("moba", {"block_size": 72, "topk": 2, "causal": True}, marks=pytest.mark.slow),
     ("sliding-window", {"window": (1, 2, 4)}),
 ]
 
