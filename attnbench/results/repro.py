@@ -58,8 +58,7 @@ def command_of(row: Row, header: RunHeader | None = None, *, profiled: bool = Fa
     """
     request: Mapping[str, Any] = {} if header is None else header.request
     words = ["attnbench", "profile" if profiled else "run", "--method", _method_word(row), *_shape_words(row)]
-    if not isinstance(row, MeanRow) or "," not in row.layers:
-        words += ["--layers", str(row.layer)]
+    words += ["--layers", _layers(row)]
     words += ["--density", f"{row.density_asked:g}"] if row.density_asked is not None else []
     words += ["--gpus", str(row.gpus), "--parallel", str(row.parallel)] if row.gpus is not None else []
     words += ["--dtype", row.dtype]
@@ -75,6 +74,13 @@ def command_of(row: Row, header: RunHeader | None = None, *, profiled: bool = Fa
     if (isolate := request.get("isolate")) is not None:
         words.append("--isolate" if isolate else "--in-process")
     return words
+
+
+def _layers(row: Row) -> str:
+    """Return the layers that a row was measured on: of a mean, one of each kind, as its "0×10, 1×10" says."""
+    if not isinstance(row, MeanRow):
+        return str(row.layer)
+    return ",".join(kind.partition("×")[0] for kind in row.layers.split(", "))
 
 
 def command_line(words: Iterable[str]) -> str:

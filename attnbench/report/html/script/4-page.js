@@ -231,7 +231,7 @@ function start() {
     const places = (data.source || []).filter((place) => place && place !== "results" || data.source.length > 1);
     const repro = (each) => ["attnbench repro", each, ...places.map(quoted)].join(" ");
     const facts = source.table.columns.map((each, at) => [each, row[at]]).filter(([each, found]) => found !== null && found !== "" && !["selection", "label", "current", "command"].includes(each.name));
-    dialog.replaceChildren(
+    dialog.replaceChildren(...[
       el("header", {}, el("h2", { id: "row-title" }, mark(value("method")), ` ${source === means ? value("label") : value("method")}`), el("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => dialog.close() }, "✕")),
       el("p", { class: "quiet" }, ofWords(value("selection"))),
       el("h3", {}, "Command that measures it again"),
@@ -241,7 +241,8 @@ function start() {
       layers.length > 1 ? el("p", { class: "quiet" }, "Layers: ", ...layers.map((each) => el("button", { type: "button", class: "copy", onclick: () => openRow(each[cells.at.row_id]) }, `layer ${each[cells.at.layer]}`))) : null,
       run && run[runs.at.command] ? el("div", {}, el("h3", {}, "Its run was made by"), command(run[runs.at.command], "")) : null,
       el("h3", {}, "Every figure", savers(`row-${id}`, () => ({ columns: source.table.columns, rows: [row] }), () => recordsOf(source.table.columns, [row])[0])),
-      el("dl", { class: "facts" }, ...facts.map(([each, found]) => el("div", {}, el("dt", { title: each.meaning || null }, each.name), el("dd", {}, typeof found === "number" ? number(found, 4) : String(found))))));
+      el("dl", { class: "facts" }, ...facts.map(([each, found]) => el("div", {}, el("dt", { title: each.meaning || null }, each.name), el("dd", {}, typeof found === "number" && !Number.isInteger(found) ? number(found, 4) : String(found))))),
+    ].filter((each) => each !== null));
     if (!dialog.open) dialog.showModal();
     dialog.scrollTop = 0;
   }
