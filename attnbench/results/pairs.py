@@ -55,7 +55,10 @@ def baseline_ids(row: Row) -> tuple[str, ...]:
     update = {"method": DENSE, "settings": _NONE, "settings_given": _NONE, "density_asked": None}
     dense = row.cell().model_copy(update={**update, "layer": 0, "step": None, "engine": engine})
     chosen, asked = (dense.model_copy(update={"engine_asked": each}) for each in (engine, row.engine_asked))
-    return chosen.identity, asked.identity, dense.legacy_identity
+    names = (chosen.identity, asked.identity, dense.legacy_identity)
+    # Dense attention on another engine than the baseline's has the identity of what it asked for itself.
+    itself = f"{row.method}/{row.engine}" == row.baseline
+    return names if itself else tuple(each for each in names if each != row.cell_id)
 
 
 def paired(row: Row, samples: Sequence[Sample]) -> dict[Round, tuple[Sample, Sample]]:
