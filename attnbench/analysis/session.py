@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,11 +21,10 @@ from attnbench.analysis.premises import judge
 from attnbench.analysis.request import AnalyzeRequest
 from attnbench.analysis.similarity import measure_similarity
 from attnbench.analysis.sources import Source, make_source
-from attnbench.kernels.errors import BadInput
 from attnbench.machine.clock import CLOCK
 from attnbench.machine.command import typed_command
 from attnbench.machine.environment import collect_environment
-from attnbench.machine.memory import lacks_memory
+from attnbench.machine.memory import lack_told
 from attnbench.results.conditions import contents_of
 from attnbench.results.journal import Journal
 from attnbench.results.means import mean_estimate
@@ -80,24 +78,13 @@ def start(request: AnalyzeRequest, out: Path | None, progress: Progress) -> Outc
     with begin(place, environment, request.model_dump(mode="json"), contents_of(source.files)) as journal:
         announce(place, progress)
         run = _Run(journal, place.run_id, request.how, source, progress, perturbation)
-        with _fitting(), torch.no_grad():
+        with lack_told(_too_large), torch.no_grad():
             run.go()
     return Outcome(place.folder, tuple(run.rows), tuple(run.premises))
 
 
-@contextmanager
-def _fitting() -> Iterator[None]:
-    """Say in one sentence that memory ran out.
-
-    Raises:
-        BadInput: if it did.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not lacks_memory(error):
-            raise
-        raise BadInput("there is not enough memory for these maps; take fewer --queries, or a smaller clip") from error
+def _too_large(said: str) -> str:
+    return "there is not enough memory for these maps; take fewer --queries, or a smaller clip"
 
 
 Key = tuple[str, int | None, int | None, int | None, str, str]

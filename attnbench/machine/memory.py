@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+
+from attnbench.kernels.errors import BadInput
 
 T = TypeVar("T")
 
@@ -44,6 +47,24 @@ def lacks_memory(error: BaseException) -> bool:
         return True
     said = ("can't allocate memory", "not enough memory")
     return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+
+
+@contextmanager
+def lack_told(tell: Callable[[str], str]) -> Iterator[None]:
+    """Say in one sentence that memory ran out.
+
+    Args:
+        tell: makes the sentence from the first line of what the error says, which may be empty.
+
+    Raises:
+        BadInput: if it did.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        raise BadInput(tell(next(iter(str(error).strip().splitlines()), ""))) from error
 
 
 def _give_back_free_heap() -> None:

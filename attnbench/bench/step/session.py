@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from attnbench.kernels.grid import Grid
 from attnbench.machine.command import typed_command
 from attnbench.machine.device import resolve_device
 from attnbench.machine.environment import collect_environment
-from attnbench.machine.memory import lacks_memory
+from attnbench.machine.memory import lack_told
 from attnbench.methods import get_method, make_settings
 from attnbench.methods.entries import Entry
 from attnbench.models.random_wan import SIZES as WAN_SIZES
@@ -95,7 +96,7 @@ def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tupl
     asked = {"command": COMMAND, **{name: x for name, x in dataclasses.asdict(request).items() if x is not None}}
     fresh = not place.folder.exists()
     with _whole(begin(place, environment, asked), fresh) as journal:
-        with _fitting(what), strictly(request.strict):
+        with lack_told(partial(_too_large, what)), strictly(request.strict):
             records = measure_step(
                 request.methods, case, run_id=place.run_id, observe=_observer(device, progress), progress=progress
             )
@@ -146,22 +147,9 @@ def _whole(journal: Journal, fresh: bool) -> Iterator[Journal]:
             raise
 
 
-@contextmanager
-def _fitting(what: str) -> Iterator[None]:
-    """Say in one sentence that memory ran out.
-
-    Raises:
-        BadInput: if it did.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not lacks_memory(error):
-            raise
-        said = f": {str(error).splitlines()[0]}" if str(error) else ""
-        raise BadInput(
-            f"{what} runs out of memory{said}; take a smaller --res or --grid, --frames or --batch"
-        ) from error
+def _too_large(what: str, said: str) -> str:
+    why = f": {said}" if said else ""
+    return f"{what} runs out of memory{why}; take a smaller --res or --grid, --frames or --batch"
 
 
 def case_of(request: StepRequest, device: torch.device) -> StepCase:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnbench.inputs.presets import MODELS
-from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Layout
-from attnbench.machine.memory import lacks_memory
+from attnbench.machine.memory import lack_told
 from attnbench.models.capture.collect import Collector, Point, points_of
 from attnbench.models.capture.models import MiniSource, PipelineSource
 from attnbench.models.capture.request import MINI, CaptureRequest
@@ -79,12 +78,8 @@ def capture(
     points = points_of(request.layers, request.steps)
     needed = max(point.step for point in points) + 1
     collector = Collector(points, video_only=request.video_only, room=room_for(out))
-    try:
+    with lack_told(_too_large):
         source.run(collector, lambda step: after_step(step, needed))
-    except (MemoryError, RuntimeError) as error:
-        if not lacks_memory(error):
-            raise
-        raise BadInput(f"there is not enough memory for this clip: {str(error).strip().splitlines()[0]}") from error
     layout = collector.layout()
     collector.refuse_overflow()
     found = {point: collector.found[point] for point in points}
@@ -95,3 +90,7 @@ def capture(
     q, k, _ = found[points[0]]
     dtype = str(q.dtype).removeprefix("torch.")
     return Captured(out, points, layout, q.shape[1], k.shape[1], q.shape[3], dtype)
+
+
+def _too_large(said: str) -> str:
+    return f"there is not enough memory for this clip{f': {said}' if said else ''}"
