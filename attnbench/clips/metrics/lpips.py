@@ -7,7 +7,6 @@ those of the authors' package. Both files are used if they are found and are nev
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from attnbench.clips.metrics.frames import Clip, float_batches, require_alike
 from attnbench.clips.metrics.measured import Measured, Skipped, mean_of
-from attnbench.clips.metrics.published_weights import read_weights
+from attnbench.clips.metrics.published_weights import file_of_package, read_weights
 
 TRUNK_FILE = "alexnet-owt-7be5be79.pth"
 TRUNK_DIGEST = "7be5be79"
@@ -111,10 +110,7 @@ def heads_path() -> Path:
     Raises:
         Skipped: if that package is not installed.
     """
-    found = find_spec("lpips")
-    if found is None or found.origin is None:
-        raise Skipped(f"the heads of LPIPS are not installed: {GET_HEADS}")
-    return Path(found.origin).parent / HEADS_FILE
+    return file_of_package("lpips", HEADS_FILE, lacking=f"the heads of LPIPS are not installed: {GET_HEADS}")
 
 
 @lru_cache(maxsize=1)

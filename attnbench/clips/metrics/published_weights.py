@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -56,3 +57,20 @@ def require_published(path: Path, *, digest: str, get_it: str) -> None:
             f"weights {str(path)!r} are truncated or another file (SHA-256 {found[:8]}…, and {digest[:8]}… is needed): "
             f"{get_it}"
         )
+
+
+def file_of_package(package: str, name: str, *, lacking: str) -> Path:
+    """Return the path of a file of an installed package, which is not imported.
+
+    Args:
+        package: its name.
+        name: of the file in it.
+        lacking: what is said if the package is not installed.
+
+    Raises:
+        Skipped: if it is not.
+    """
+    found = find_spec(package)
+    if found is None or found.origin is None:
+        raise Skipped(lacking)
+    return Path(found.origin).parent / name

