@@ -175,17 +175,18 @@ def _checks(trial: Trial) -> dict[str, Any]:
     checks: dict[str, Any] = {}
     if rows is not None:
         checks = {
-            "numerical_error": _finite(rows.error),
+            "numerical_error": finite_or_none(rows.error),
             "numerical_tolerance": rows.tolerance,
-            "approximation_error": _finite(rows.approximation),
-            "approximation_cosine": _finite(rows.cosine),
+            "approximation_error": finite_or_none(rows.approximation),
+            "approximation_cosine": finite_or_none(rows.cosine),
         }
     if trial.recall is not None:
-        checks |= {"mass_recall": _finite(trial.recall.mean), "mass_recall_worst": _finite(trial.recall.worst)}
+        checks["mass_recall"] = finite_or_none(trial.recall.mean)
+        checks["mass_recall_worst"] = finite_or_none(trial.recall.worst)
     if trial.selection is not None:
         checks["selection_differs"] = trial.selection.differing
     if twin is not None:
-        checks["twin_error"] = _finite(twin.worst)
+        checks["twin_error"] = finite_or_none(twin.worst)
     if trial.gradients is not None:
         checks["gradients_checked"] = trial.gradients.checked
     if trial.stability is not None:
@@ -197,5 +198,6 @@ def _checks(trial: Trial) -> dict[str, Any]:
     return checks
 
 
-def _finite(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
+    """Return a figure as rows hold it: they have neither NaN nor infinity."""
     return value if abs(value) < float("inf") else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -100,7 +101,8 @@ def calibrate(
                 folder, plan = resume, go.resume(resume, progress)
             else:
                 request = go.usual_case(asked.request())
-                plan = go.make_plan(request, runs, _shares(delays), in_turns=go.by_default(request, in_turns))
+                shares = _shares(delays, go.DELAYS)
+                plan = go.make_plan(request, runs, shares, in_turns=go.by_default(request, in_turns))
                 folder = go.start(plan, out, progress)
         except KeyboardInterrupt as interrupt:
             _interrupted(progress)
@@ -117,11 +119,11 @@ def _interrupted(progress: TerminalProgress) -> None:
         progress.note(f"interrupted; whole runs are kept. Go on with: attnbench calibrate --resume {progress.folder}")
 
 
-def _shares(texts: list[str] | None) -> list[float]:
+def _shares(texts: list[str] | None, usual: Sequence[float]) -> list[float]:
     if texts == ["none"]:
         return []
-    percents = read_values("--delays", texts or ["1,2,3,5,10"], "1,5, or none")
-    return [percent / 100 for percent in percents or ()]
+    percents = read_values("--delays", texts or None, "1,5, or none")
+    return list(usual) if percents is None else [percent / 100 for percent in percents]
 
 
 def _show(found: Calibration, folder: Path, stored: Path, markdown: bool, as_json: bool) -> None:

@@ -183,7 +183,7 @@ class _Work:
         mine = [rank for rank in range(self.ranks.size) if me in dealt.rows[rank]]
         joined = torch.cat([received[rank] for rank in mine], 1)
         order = [head for rank in mine for head in dealt.heads[rank]]
-        return joined if order == sorted(order) else _take(joined, _inverse(order))
+        return joined if order == sorted(order) else _take(joined, sorted(range(len(order)), key=order.__getitem__))
 
     def _of_heads(
         self, heads: tuple[int, ...], kv_heads: tuple[int, ...], v: Tensor, shard: Shard | None
@@ -275,10 +275,3 @@ def _take(x: Tensor, heads: Sequence[int]) -> Tensor:
     if list(heads) == list(range(heads[0], heads[0] + len(heads))):
         return x[:, heads[0] : heads[0] + len(heads)]
     return x.index_select(1, torch.tensor(heads, device=x.device))
-
-
-def _inverse(order: Sequence[int]) -> list[int]:
-    places = [0] * len(order)
-    for place, head in enumerate(order):
-        places[head] = place
-    return places

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -95,7 +96,7 @@ class Ranks:
             parts: what each rank gets, all of one dtype; perhaps of no elements.
             shapes: of what each rank sends here.
         """
-        sends, receives = [part.numel() for part in parts], [_count(shape) for shape in shapes]
+        sends, receives = [part.numel() for part in parts], [math.prod(shape) for shape in shapes]
         flat = torch.cat([part.reshape(-1) for part in parts])
         received: Tensor = _Exchange.apply(flat, sends, receives, self)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
         return [piece.view(*shape) for piece, shape in zip(received.split(receives), shapes, strict=True)]
@@ -146,10 +147,3 @@ class _Exchange(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         return ctx.ranks.move(grads[0], ctx.receives, ctx.sends), None, None, None
-
-
-def _count(shape: Sequence[int]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count

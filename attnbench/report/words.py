@@ -63,11 +63,6 @@ def layer_words(row: Row) -> str:
     return layer if row.step is None else f"{layer}, step {row.step}"
 
 
-def interval_kind(row: Row) -> str:
-    """Write the kind of the interval, or nothing if there is none."""
-    return INTERVALS.get(row.interval or "", "")
-
-
 def times(value: float | None) -> str:
     """Write a ratio: "2.94×"."""
     return NONE if value is None else f"{number(value)}×"

@@ -24,7 +24,7 @@ from attnbench.bench.profile.call import profile_call
 from attnbench.bench.profile.cells import make_phase_row, repeats_for
 from attnbench.bench.request import Request
 from attnbench.bench.rounds import one_round
-from attnbench.bench.rows import make_row, withdraw_throttled
+from attnbench.bench.rows import finite_or_none, make_row, withdraw_throttled
 from attnbench.bench.session import Outcome, environment_of
 from attnbench.bench.trial import Trial, classified, dense_job
 from attnbench.kernels.errors import BadInput
@@ -300,7 +300,7 @@ class _Group:
     def _columns(self, trial: Trial, row: Row) -> dict[str, Any]:
         figures = self.figures.get(id(trial))
         if row.verdict != "ok" or figures is None:
-            return {"parallel_error": None if figures is None else _finite(figures.error)}
+            return {"parallel_error": None if figures is None else finite_or_none(figures.error)}
         one = statistics.median(figures.one_ms)
         return {
             "one_ms": one,
@@ -316,10 +316,6 @@ def _relative(mine: Tensor, whole: Tensor) -> float:
     wide = torch.float64 if whole.dtype == torch.float64 else torch.float32
     difference, size = (mine.to(wide) - whole.to(wide)).norm(), whole.to(wide).norm()
     return float(difference / size) if float(size) else float(difference)
-
-
-def _finite(value: float) -> float | None:
-    return value if abs(value) < float("inf") else None
 
 
 def _exchange_timer(device: torch.device) -> Callable[[], Callable[[], float]]:

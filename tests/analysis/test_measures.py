@@ -222,7 +222,7 @@ def test_huge_values_are_measured_or_refused_in_a_sentence() -> None:
 def test_what_does_not_fit_is_refused(change: dict[str, object], said: str) -> None:
     q = torch.ones(1, 8, 4)
     with pytest.raises(attnbench.BadInput, match=said):
-        attnbench.analyze(q, q, q, **{"grid": (2, 2, 2)} | change)  # type: ignore[arg-type]
+        attnbench.analyze(q, q, q, **{"grid": (2, 2, 2)} | change)  # type: ignore[arg-type]  # some are wrong on purpose
 
 
 def test_a_batch_is_refused() -> None:
