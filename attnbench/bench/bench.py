@@ -37,6 +37,9 @@ from attnbench.machine.telemetry import read
 from attnbench.results.records.cells import Cell, Row, Sample
 from attnbench.results.run import Progress
 
+_WARMED_UP_SECONDS = 0.25
+"""Shorter calls are warmed up where runs take turns: after a call of another process they take some 1 ms more."""
+
 
 class Bench:
     """What one process needs to measure an agenda.
@@ -324,8 +327,10 @@ class Bench:
             left += (rounds - number - 1) * sum(t.seconds for t in turn.order)
             name = "dense baseline" if trial is self.baseline else trial.job.label
             self.progress.step(f"{turn.label}: {name}", turn.done, turn.total, left)
-            self._wait_for_turn(trial, number)
+            waited = self._wait_for_turn(trial, number)
             with classified() as failure:
+                if waited and trial.seconds < _WARMED_UP_SECONDS:
+                    self._warm_up(trial, number)
                 sample = self._sample(trial, number)
             if failure.verdict is not None:
                 trial.fail(failure.verdict, failure.reason)
@@ -333,13 +338,22 @@ class Bench:
             trial.samples.append(sample)
             journal(sample)
 
-    def _wait_for_turn(self, trial: Trial, number: int) -> None:
-        """Let the runs that take turns with this one work; what they do is no load of this one."""
+    def _wait_for_turn(self, trial: Trial, number: int) -> bool:
+        """Let the runs that take turns with this one work, if there are any; what they do is no load of this one."""
         before = read_counters()
         given = self.others.turn(self.group, number, trial.cell.identity)
-        if given is not None:
-            self.turns.settle(number, given)
-            self.load.leave_out(before)
+        if given is None:
+            return False
+        self.turns.settle(number, given)
+        self.load.leave_out(before)
+        return True
+
+    def _warm_up(self, trial: Trial, number: int) -> None:
+        """Make a call on the next input set, untimed, so that a timed one never follows a call of another process."""
+        loan = self.workload.lend((self.turns.of(number) + 1) % SETS, signed=trial.signed)
+        call = self.workload.call(trial.job, trial.cell.engine, loan)
+        call.prepare()
+        call.run()
 
     def _sample(self, trial: Trial, number: int) -> Sample:
         """Time one call of a trial."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import selectors
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
@@ -57,7 +58,6 @@ class Conductor:
     _listeners: dict[str, socket.socket] = field(default_factory=dict)
     _turns: dict[str, Turns] = field(default_factory=dict)
     _served: dict[tuple[Any, ...], set[str]] = field(default_factory=dict)
-    _meetings: int = 0
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -130,11 +130,8 @@ class Conductor:
         behind = min(int(side.question["turn"]) for side in live)
         asking = [side for side in live if side.question["turn"] == behind]
         begun = [side for side in asking if self._served.get(_place(side))]
-        if begun:
-            return begun[0]
-        self._meetings += 1
-        first = self._meetings % len(self.names)  # who goes first changes, so that a drift cancels
-        return min(asking, key=lambda side: (self.names.index(side.name) - first) % len(self.names))
+        order = order_of_round(self.names, behind)
+        return min(begun or asking, key=lambda side: order.index(side.name))
 
     def _answer(self, side: _Side) -> None:
         assert side.waiting is not None
@@ -149,6 +146,16 @@ class Conductor:
         side.waiting = None
         with contextlib.suppress(OSError):  # it is gone, which its end will tell
             channel.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def order_of_round(names: Sequence[str], number: int) -> tuple[str, ...]:
+    """Return the order in which runs time each cell in a round: another one in each round, so that a drift cancels.
+
+    Within a round it stays, so that each run has waited as long as the others when its turn comes. On two cores, a call
+    right after another one of its own process was faster by 20 % than after a call of another process.
+    """
+    orders = list(itertools.permutations(names))
+    return orders[number % len(orders)]
 
 
 class _Lines:

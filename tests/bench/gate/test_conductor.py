@@ -6,13 +6,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from attnbench.bench.gate.conductor import Conductor
+from attnbench.bench.gate.conductor import Conductor, order_of_round
 from attnbench.inputs.seeds import SETS
 
 PROGRAM = """
@@ -71,6 +72,8 @@ def test_one_run_works_at_a_time_and_a_cell_follows_itself(tmp_path: Path) -> No
         assert {one[0], two[0]} == {"base", "head"}
     first = [name for name, *_ in turns[::2]]
     assert first.count("base") == first.count("head") == 6, "each goes first as often as the other"
+    for (name, number, *_), (other, then, *_) in pairwise(turns):
+        assert name != other or number != then, "a run takes two turns in a row, on caches that it has just filled"
     sets = [{given for _, number, _, given in turns if number == each} for each in range(4)]
     assert all(len(each) == 1 for each in sets)
     assert len(set().union(*sets[:SETS])) == SETS
@@ -98,6 +101,14 @@ def test_a_cell_that_one_run_lacks_keeps_nobody_waiting(tmp_path: Path) -> None:
 def test_a_run_that_dies_keeps_nobody_waiting(cells: list[str], tmp_path: Path) -> None:
     turns = list(turns_of(conduct(tmp_path, {"base": cells, "head": ["x", "y"]})))
     assert sum(name == "head" for name, *_ in turns) == 8
+
+
+@pytest.mark.parametrize("names", ["ab", "abc"])
+def test_orders_of_rounds_treat_all_runs_alike(names: str) -> None:
+    orders = [order_of_round(names, number) for number in range(12)]
+    for place in range(len(names)):
+        counts = Counter(order[place] for order in orders)
+        assert [counts[name] for name in names] == [12 // len(names)] * len(names)
 
 
 def test_three_runs_take_turns(tmp_path: Path) -> None:
