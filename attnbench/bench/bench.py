@@ -265,11 +265,13 @@ class Bench:
         """Return the number of rounds that the rules of stopping allow; with ``--precision`` fewer may do."""
         left = self._seconds_left() - sum(eager_calls(trial.seconds) * trial.seconds for trial in self.live())
         calls = 2 if self.agenda.device.type == "cuda" else 1  # a warm call after each cold one
-        return planned(rules_of(self.agenda.request, left), calls * sum(self._seconds_of_calls()))
+        rules = rules_of(self.agenda.request, left, in_turns=self.others.shared)
+        return planned(rules, calls * sum(self._seconds_of_calls()))
 
     def stop_reason(self, trial: Trial) -> str:
         """Return why a trial has so many samples and no more."""
-        return why_stopped(self.agenda.request, len(trial.samples), precise=self._precise)
+        taken, shared = len(trial.samples), self.others.shared
+        return why_stopped(self.agenda.request, taken, precise=self._precise, in_turns=shared)
 
     @property
     def _precise(self) -> bool:

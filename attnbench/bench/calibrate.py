@@ -35,6 +35,8 @@ DELAYS = (0.01, 0.02, 0.03, 0.05, 0.1)
 _DELAYED = ".delayed"
 """Folder of the runs that are slower on purpose. No command reads what is in a folder whose name begins with a dot."""
 _SEED = 20244
+_ROUNDS = 12
+"""Rounds of each run, where runs follow each other and no number is asked for."""
 
 
 class Plan(plans.Planned):
@@ -119,6 +121,8 @@ def make_plan(request: Request, runs: int, delays: Sequence[float], *, in_turns:
         raise BadInput("full attention alone is not compared with itself; name a method, as --method vmoba")
     if in_turns and resolve_device(request.device).type != "cpu":
         raise BadInput("runs take turns call by call on a CPU only: a GPU is for one run at a time; use --run-by-run")
+    if request.rounds is None and not in_turns:
+        request = request.model_copy(update={"rounds": _ROUNDS})
     return Plan(
         request=request,
         runs=runs,

@@ -11,6 +11,9 @@ from attnbench.results.intervals import median_interval
 
 LEAST_ROUNDS = 3
 MOST_ROUNDS = 20
+MOST_ROUNDS_IN_TURNS = 40
+"""The most rounds of runs that take turns: their rounds cost little beside what each run begins with."""
+
 MOST_PRECISE_ROUNDS = 200
 """The most rounds if a precision is asked for, which may need more than usual."""
 
@@ -107,12 +110,18 @@ class Precision:
         return f"the precision of {self.width:g}"
 
 
-def rules_of(request: Request, left: float) -> tuple[Rule, ...]:
-    """Return the rules of a request, with ``left`` seconds left of its budget."""
+def rules_of(request: Request, left: float, *, in_turns: bool = False) -> tuple[Rule, ...]:
+    """Return the rules of a request.
+
+    Args:
+        request: of the run.
+        left: seconds that are left of its budget.
+        in_turns: whether it takes turns with others.
+    """
     if request.rounds is not None:
         return (FixedRounds(request.rounds),)
-    most = MOST_ROUNDS if request.precision is None else MOST_PRECISE_ROUNDS
-    return MostRounds(most), Budget(request.budget, left)
+    usual = MOST_ROUNDS_IN_TURNS if in_turns else MOST_ROUNDS
+    return MostRounds(usual if request.precision is None else MOST_PRECISE_ROUNDS), Budget(request.budget, left)
 
 
 def planned(rules: Iterable[Rule], once: float) -> int:
@@ -120,19 +129,20 @@ def planned(rules: Iterable[Rule], once: float) -> int:
     return min(rule.rounds(once) for rule in rules)
 
 
-def why_stopped(request: Request, taken: int, *, precise: bool) -> str:
+def why_stopped(request: Request, taken: int, *, precise: bool, in_turns: bool = False) -> str:
     """Return why a run took so many rounds and no more; "" without any.
 
     Args:
         request: of the run.
         taken: rounds that were taken.
         precise: whether the precision asked for was reached before the planned rounds were over.
+        in_turns: whether it took turns with others.
     """
     if not taken:
         return ""
     if precise and request.precision is not None:
         return Precision(request.precision).reason
-    fixed, *others = rules_of(request, 0.0)
+    fixed, *others = rules_of(request, 0.0, in_turns=in_turns)
     return fixed.reason if not others or fixed.rounds(0.0) <= taken else others[0].reason
 
 

@@ -27,7 +27,9 @@ class CalibrateOptions(CellOptions):
         str | None, typer.Option(help="Resolution: 480p, 576p or 720p. Default: 480p; on a CPU --grid 6x12x16.")
     ] = None
     heads: Annotated[int | None, typer.Option(help="Query heads. Default: the model's; on a CPU 1.")] = None
-    rounds: Annotated[int, typer.Option(help="Rounds of timing in each run.")] = 12
+    rounds: Annotated[
+        int | None, typer.Option(help="Rounds of timing in each run. Default: 12; in turns up to 40, as in gate.")
+    ] = None
     budget: Annotated[float, typer.Option(help="Seconds for timing in each run.")] = 20.0
     stability_calls: Annotated[
         int | None, typer.Option(metavar="N", help="How often a cell is called on the same inputs, at least 2.")
