@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import get_args
 
-from attnbench.report.words import chosen_settings, differing_names
+from attnbench.report.words import DIRECTIONS, chosen_settings, differing_names
 from attnbench.results.layers import MeanRow, means_of
 from attnbench.results.records.cells import PhaseRow, Provenance, Row, Sample
 
@@ -54,11 +55,13 @@ class Case:
         rows: the dense method first, then by the latency of each method's mean over layers; those without come last.
         means: of each method and settings over its layers, in the same order.
         baselines: the dense baselines of these rows that have no row here: of older runs, or only timed beside others.
+        apart: what tells it from other cases of the same grid and device: ("12 heads", "forward", "video inputs").
     """
 
     rows: tuple[Row, ...]
     means: tuple[MeanRow, ...]
     baselines: tuple[Baseline, ...] = ()
+    apart: tuple[str, ...] = ()
 
     @property
     def first(self) -> Row:
@@ -181,10 +184,54 @@ def cases_of(rows: Iterable[Row], samples: Mapping[str, Sequence[Sample]] | None
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(getattr(row, name) for name in CASE_FIELDS), []).append(row)
-    return [_case(group, samples) for group in groups.values()]
+    told = apart([group[0] for group in groups.values()])
+    return [_case(group, samples, words) for group, words in zip(groups.values(), told, strict=True)]
 
 
-def _case(rows: Sequence[Row], samples: Mapping[str, Sequence[Sample]] | None) -> Case:
+_APART: Mapping[str, Callable[[Row], str]] = MappingProxyType(
+    {
+        "heads": lambda row: heads_words(row),
+        "head_dim": lambda row: f"heads of {row.head_dim}",
+        "text_tokens": lambda row: f"{sum(row.text_tokens)} text tokens",
+        "batch": lambda row: f"batch {row.batch}",
+        "direction": lambda row: DIRECTIONS[row.direction],
+        "dtype": lambda row: row.dtype,
+        "inputs": lambda row: f"{row.inputs} inputs",
+        "model": lambda row: row.model or "no model",
+        "seed": lambda row: f"seed {row.seed}",
+    }
+)
+
+
+def heads_words(row: Row) -> str:
+    """Write the heads of a row: "12 heads", "1 head", "12 on 4 heads"."""
+    on = f" on {row.kv_heads}" if row.kv_heads != row.heads else ""
+    return f"{row.heads}{on} head{'s' if row.heads != 1 else ''}"
+
+
+def apart(firsts: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return what tells each of several cases from the others of the same grid and device, by a row of each.
+
+    The direction is among the words where directions differ, and always if it is backward.
+    """
+    alike: dict[tuple[object, ...], list[Row]] = {}
+    for row in firsts:
+        alike.setdefault((row.grid, row.device, row.gpus, row.parallel), []).append(row)
+    found = []
+    for row in firsts:
+        same = alike[row.grid, row.device, row.gpus, row.parallel]
+        names = [name for name, words in _APART.items() if len({words(each) for each in same}) > 1]
+        found.append(
+            tuple(
+                _APART[name](row)
+                for name in _APART
+                if name in names or (name == "direction" and row.direction != "fwd")
+            )
+        )
+    return found
+
+
+def _case(rows: Sequence[Row], samples: Mapping[str, Sequence[Sample]] | None, apart: tuple[str, ...]) -> Case:
     means = [mean.row for mean in means_of(rows, samples)]
     best: dict[str, float] = {}
     for mean in means:
@@ -194,7 +241,7 @@ def _case(rows: Sequence[Row], samples: Mapping[str, Sequence[Sample]] | None) -
     def place(row: Row) -> tuple[object, ...]:
         return row.method != "full", best[row.method], names.index(row.method), row.layer
 
-    return Case(tuple(sorted(rows, key=place)), tuple(sorted(means, key=place)))
+    return Case(tuple(sorted(rows, key=place)), tuple(sorted(means, key=place)), apart=apart)
 
 
 def _kind(row: Row) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -151,6 +152,11 @@ def device_words(row: Row) -> str:
     return row.device if row.gpus is None else f"{row.gpus} × {row.device}, {row.parallel}"
 
 
+def is_on(words: str, device: str) -> bool:
+    """Whether a device in words, by ``device_words``, is this device: "2 × NVIDIA H200, ulysses" is NVIDIA H200."""
+    return words == device or re.fullmatch(rf"\d+ × {re.escape(device)}, .*", words) is not None
+
+
 def baseline_words(baseline: str | None) -> str:
     """Write a dense baseline, "full/flash4", by its engine; by method and engine if it is another method than full."""
     return (baseline or "").removeprefix("full/")
@@ -282,8 +288,9 @@ def _missing(case: Case) -> tuple[str, ...]:
 
 def _place(case: Case) -> str:
     first = case.first
-    direction = "" if first.direction == "fwd" else f", {DIRECTIONS[first.direction]},"
-    return f"At {place_words(first)}{direction} on {first.device}"
+    direction = [] if first.direction == "fwd" else [DIRECTIONS[first.direction]]
+    parts = [place_words(first), *(case.apart or direction)]
+    return f"At {', '.join(parts)}{',' if len(parts) > 1 else ''} on {device_words(first)}"
 
 
 def _name(case: Case, row: Row) -> str:

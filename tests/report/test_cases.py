@@ -57,3 +57,26 @@ def test_a_label_says_only_what_tells_rows_apart(row_of: Maker) -> None:
         "full", "vmoba · layer 0", "vmoba · layer 1", "sta · reference · window 3×3×3", "sta · flex · window 5×5×5",
     }  # fmt: skip
     assert case.label(case.rows[-1], [case.rows[-1]]) == case.rows[-1].method
+
+
+def test_cases_of_one_grid_say_what_tells_them_apart(row_of: Maker) -> None:
+    rows = [
+        row_of(heads=12), row_of(heads=1, kv_heads=1), row_of(heads=12, inputs="gaussian"),
+        row_of(heads=12, direction="fwdbwd"), row_of(heads=12, grid="9x30x52"),
+    ]  # fmt: skip
+    told = [case.apart for case in cases_of(rows)]
+    assert told == [
+        ("12 heads", "forward", "video inputs"), ("1 head", "forward", "video inputs"),
+        ("12 heads", "forward", "gaussian inputs"), ("12 heads", "forward and backward", "video inputs"), (),
+    ]  # fmt: skip
+    assert len(set(told)) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [("head_dim", (64, 128)), ("batch", (1, 2)), ("dtype", ("float16", "bfloat16")), ("text_tokens", ((0, 0), (8, 0)))],
+)
+def test_whatever_differs_between_cases_is_told(row_of: Maker, field: str, values: tuple[Any, Any]) -> None:
+    one, other = (case.apart for case in cases_of([row_of(**{field: value}) for value in values]))
+    assert len(one) == len(other) == 1
+    assert one != other

@@ -41,6 +41,14 @@ def test_the_fastest_method_is_named_with_its_real_and_ideal_speedup(row_of: Mak
     assert (found.outcome, found.leader and found.leader.method, found.ideal) == ("faster", "sta", 5.0)
 
 
+def test_a_verdict_names_the_shape_that_it_is_about(row_of: Maker) -> None:
+    rows = [row_of(method, heads=heads, kv_heads=heads) for heads in (12, 1) for method in ("full", "sta")]
+    verdicts = [judge(case).sentence for case in cases_of(rows)]
+    assert [sentence.split(", sta")[0] for sentence in verdicts] == [
+        "At 480p, 12 heads, on Test CPU", "At 480p, 1 head, on Test CPU",
+    ]  # fmt: skip
+
+
 def test_slower_than_dense_is_said_plainly(row_of: Maker, dense: Row) -> None:
     text = told(dense, row_of("sta", latency_ms=250.0))
     assert text.startswith("At 480p on Test CPU, no sparse method is as fast as the fastest dense kernel (sdpa);")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
-from attnbench.report.cases import Baseline, Case, baseline_row, labels_of
+from attnbench.report.cases import Baseline, Case, apart, baseline_row, heads_words, labels_of
 from attnbench.report.judge import QualityKey, Verdict, device_words, judge, place_words, speedup_ratio
 from attnbench.report.words import DIRECTIONS, chosen_settings, file_name, grid_words
 from attnbench.results.flags import flags_of
@@ -95,9 +95,8 @@ class Selection:
         """The shape in words, what is asked for first: 720p, 12 heads of 128, 21×45×80 = 75,600 tokens."""
         row = self.first
         name, grid = place_words(row), grid_words(row.grid)
-        kv = f" on {row.kv_heads}" if row.kv_heads != row.heads else ""
         parts = [grid if name.startswith(grid) else name]
-        parts += [f"{row.heads}{kv} head{'s' if row.heads != 1 else ''} of {row.head_dim}"]
+        parts += [f"{heads_words(row)} of {row.head_dim}"]
         parts += [f"{row.tokens:,} tokens" if name.startswith(grid) else f"{grid} = {row.tokens:,} tokens"]
         parts += [f"of them {sum(row.text_tokens)} text"] if any(row.text_tokens) else []
         parts += [f"batch {row.batch}"] if row.batch > 1 else []
@@ -152,9 +151,10 @@ def selections_of(results: Results, quality: Mapping[QualityKey, Gap] | None = N
     samples = by_cell(results.samples)
     kinds = {header.run_id: header.environment.device_kind for header in results.headers}
     ordered = sorted(found.values(), key=lambda each: (-len(each.means), -each.rows[0].tokens))
-    names = _names([each.rows[0] for each in ordered])
+    firsts = [each.rows[0] for each in ordered]
+    names, told = _names(firsts), apart(firsts)
     return [
-        _selection(place, names[place], each, order, samples, kinds, quality or {})
+        _selection(place, names[place], told[place], each, order, samples, kinds, quality or {})
         for place, each in enumerate(ordered)
     ]
 
@@ -163,7 +163,7 @@ _NAMED: Mapping[str, Callable[[Row], str]] = MappingProxyType(
     {
         "device": device_words,
         "model": lambda row: row.model or "no-model",
-        "heads": lambda row: _heads(row),
+        "heads": lambda row: heads_words(row).replace(" ", "-"),
         "head_dim": lambda row: f"head-dim-{row.head_dim}",
         "text_tokens": lambda row: f"{sum(row.text_tokens)}-text",
         "batch": lambda row: f"batch-{row.batch}",
@@ -173,11 +173,6 @@ _NAMED: Mapping[str, Callable[[Row], str]] = MappingProxyType(
     }
 )
 _ALWAYS_NAMED = ("heads", "direction", "inputs")
-
-
-def _heads(row: Row) -> str:
-    on = f"-on-{row.kv_heads}" if row.kv_heads != row.heads else ""
-    return f"{row.heads}{on}-head{'s' if row.heads != 1 else ''}"
 
 
 def _names(firsts: Sequence[Row]) -> list[tuple[str, str]]:
@@ -197,6 +192,7 @@ def _names(firsts: Sequence[Row]) -> list[tuple[str, str]]:
 def _selection(
     place: int,
     names: tuple[str, str],
+    told: tuple[str, ...],
     found: _Found,
     order: Mapping[str, int],
     samples: Mapping[str, Mapping[str, Sequence[Sample]]],
@@ -225,7 +221,7 @@ def _selection(
         if row.baseline is not None and (row.run_id, row.baseline) not in known
         and (each := _timed_beside(row, samples.get(row.run_id, {}), kinds.get(row.run_id))) is not None
     ]  # fmt: skip
-    case = Case(rows, tuple(row for _, row in means), (*older, *beside))
+    case = Case(rows, tuple(row for _, row in means), (*older, *beside), told)
     labels = _told_apart(case.means)
     ratios = {row.row_id: speedup_ratio(case, row) for row in case.means}
     choices = tuple(

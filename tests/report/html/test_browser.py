@@ -256,7 +256,7 @@ def test_a_filter_takes_words_and_comparisons_and_the_picture_follows(seen: Seen
 def test_selectors_count_cells_and_change_everything(seen: Seen) -> None:
     before, options, _, after, rows, focused = seen["select"]["found"]
     assert before.startswith("At 720p")
-    assert after.startswith(f"At 480p on NVIDIA H100 80GB HBM3, {rows[0][0]} (")
+    assert after.startswith(f"At 480p, 12 heads, on NVIDIA H100 80GB HBM3, {rows[0][0]} (")
     assert f" {rows[0][1].split('×')[0]}× [" in after
     assert len(options) == 4
     assert all(re.search(r"\((elsewhere )?\d+\)$", option) for option in options)
