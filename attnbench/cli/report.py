@@ -31,7 +31,11 @@ def report(
     ] = False,
     table: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Of csv, parquet: cells, means, phases, quality, steps, calibration, runs."),
+        typer.Option(
+            metavar="NAME",
+            help="Of csv, parquet: cells, means, phases, quality, shares, training, steps, premises, "
+            "calibration, runs.",
+        ),
     ] = None,
     figures: Annotated[
         list[str] | None,

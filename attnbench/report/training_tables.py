@@ -29,6 +29,12 @@ def by_method(runs: Runs, baseline: str = BASELINE) -> dict[str, list[TrainingRu
     return {method: [run for run in runs if run.method == method] for method in methods}
 
 
+def baseline_of(runs: Runs) -> str:
+    """Return the method that the others are compared with: full attention, else the first by name."""
+    methods = {run.method for run in runs}
+    return BASELINE if BASELINE in methods else min(methods)
+
+
 def losses(runs: Runs, of: Callable[[TrainingRun], Sequence[float]]) -> Values:
     """Return the held-out losses of a method's runs by clip and seed."""
     return {(f"clip {clip}", run.seed): loss for run in runs for clip, loss in enumerate(of(run))}

@@ -39,6 +39,26 @@ const DO = {
   room: (page, at) => page.$eval(at, (node) => [node.scrollWidth, node.clientWidth]),
   width: (page) => page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]),
   wide: (page) => page.evaluate(() => [...document.querySelectorAll("main *")].filter((node) => node.getBoundingClientRect().right > innerWidth + 1 && !node.closest(".scroll, .pane, nav, .masks")).map((node) => node.outerHTML.slice(0, 120))),
+  // Boxes that scroll sideways, and of each the columns that are out of sight and not named above it.
+  sideways: (page) => page.$$eval(".scroll", (boxes) => boxes.filter((box) => box.scrollWidth > box.clientWidth + 1).map((box) => {
+    const said = box.previousElementSibling, edge = box.getBoundingClientRect().right, told = said && said.checkVisibility() ? said.textContent : "";
+    const out = [...box.querySelectorAll("thead th")].filter((head) => head.getBoundingClientRect().right > edge + 4).map((head) => head.textContent.trim());
+    return [box.getAttribute("aria-label"), out.length, out.filter((name) => !told.includes(name))];
+  })),
+  scrollAcross: (page, at) => page.$eval(at, (node) => { node.scrollLeft = node.scrollWidth; return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done()))); }),
+  // Names in figures that a line passes through, by points along the drawn lines.
+  struck: (page) => page.$$eval("section svg", (pictures) => pictures.flatMap((picture) => {
+    const spots = [...picture.querySelectorAll(".line")].flatMap((line) => { const long = line.getTotalLength(); return Array.from({ length: 400 }, (_, at) => line.getPointAtLength((long * at) / 399)); });
+    const names = [...picture.querySelectorAll(".word, .guide-word")].filter((name) => { const box = name.getBBox(); return spots.some(({ x, y }) => x > box.x + 2 && x < box.x + box.width - 2 && y > box.y + 3 && y < box.y + box.height - 3); });
+    return names.map((name) => name.textContent);
+  })),
+  // Placeholders that are wider than their field.
+  cutPlaceholders: (page) => page.$$eval("input[placeholder]", (fields) => fields.filter((field) => {
+    const style = getComputedStyle(field), ruler = document.createElement("canvas").getContext("2d");
+    ruler.font = style.font;
+    return ruler.measureText(field.placeholder).width > field.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight) - 18;
+  }).map((field) => field.placeholder)),
+  tops: (page, at) => page.$$eval(at, (nodes) => [...new Set(nodes.map((node) => Math.round(node.getBoundingClientRect().bottom)))].length),
   play: (page, at) => page.$eval(at, async (film) => { await film.play(); await new Promise((done) => setTimeout(done, 700)); return [film.readyState, film.currentTime > 0, film.videoWidth]; }),
   colours: (page, at, name) => page.$$eval(at, (nodes, name) => nodes.map((node) => getComputedStyle(node)[name]), name),
   axe: async (page) => {

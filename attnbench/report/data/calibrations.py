@@ -63,9 +63,10 @@ class CalibrationRead:
 
 @dataclass(frozen=True)
 class CalibrationStory:
-    """A calibration in words: its heading, how much runs differ, and a table."""
+    """A calibration in words: its heading, its device, how much runs differ, and a table."""
 
     title: str
+    device: str
     sentence: str
     table: WordTable
 
@@ -113,7 +114,10 @@ def calibration_figures(found: Sequence[CalibrationRead]) -> list[Figure]:
 
 def calibration_stories(found: Sequence[CalibrationRead]) -> list[CalibrationStory]:
     """Return calibrations in words."""
-    return [CalibrationStory(f"Calibration in {each.name}", noise_sentence(each.model), _words(each)) for each in found]
+    return [
+        CalibrationStory(f"Calibration in {each.name}", each.model.device, noise_sentence(each.model), _words(each))
+        for each in found
+    ]
 
 
 def _figure(found: CalibrationRead, named: bool) -> Figure:

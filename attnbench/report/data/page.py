@@ -22,11 +22,13 @@ from attnbench.report.data.frame_maps import frame_map_figures
 from attnbench.report.data.histories import history_figure
 from attnbench.report.data.kept_pairs import kept_figures
 from attnbench.report.data.selections import Choice, Selection, selections_of
+from attnbench.report.data.shares import shares_table
 from attnbench.report.data.table import Table
 from attnbench.report.data.tables import means_table, phases_table, quality_table, rows_table, runs_table, steps_table
 from attnbench.report.data.trade_offs import break_even, trade_offs
-from attnbench.report.data.trained import training_figures
-from attnbench.report.judge import clip_quality
+from attnbench.report.data.trained import training_device, training_figures
+from attnbench.report.data.training_rows import training_table
+from attnbench.report.judge import clip_quality, is_on
 from attnbench.report.marks import mark_of
 from attnbench.report.words import listed, number, times
 from attnbench.results.gaps import Gap, gaps
@@ -160,21 +162,17 @@ def page_data(
     tables = [means_table(chosen, command), rows_table(chosen, command)] if chosen else []
     tables += [phases_table(results.phases)] if results.phases else []
     tables += [quality_table(found)] if found else []
+    tables += [table for table in (shares_table(results.quality), training_table(training)) if table is not None]
     tables += [steps_table(results.steps)] if results.steps else []
     tables += [premises_table(results.premises)] if results.premises else []
     tables += [calibration_table(calibrations)] if calibrations else []
     tables += [runs_table(results, results.runs)] if results.runs else []
     devices = tuple(dict.fromkeys([*(row.device for row in results.rows), *_trained_on(training), *_ran_on(results)]))
-    figures = tuple(_figures(results, chosen)) + tuple(gap_figures(found)) + tuple(frame_figures(results.quality))
-    figures += tuple(clip_density_figures(results.clips, found)) + tuple(training_figures(training))
-    figures += (
-        tuple(analysis_figures(results.analysis))
-        + tuple(kept_figures(results.analysis))
-        + tuple(calibration_figures(calibrations))
-    )
+    selections = tuple(map(_chosen, chosen))
+    figures = (*_figures(results, chosen), *_figures_on(selections, results, found, training, calibrations))
     return PageData(
         SCHEMA, f"Sparse attention on {listed(devices)}" if devices else "Sparse attention", devices, tuple(source),
-        tuple(map(method_mark, _methods(results, training))), tuple(map(_chosen, chosen)), tuple(tables),
+        tuple(map(method_mark, _methods(results, training))), selections, tuple(tables),
         _told_apart(figures),
     )  # fmt: skip
 
@@ -231,6 +229,47 @@ def _figures(results: Results, selections: Sequence[Selection]) -> Iterable[Figu
         others = roofline_figure(each, phases), memory_figure(each), density_figure(each), history_figure(each, runs)
         yield from (figure for figure in others if figure is not None)
     yield from frame_map_figures(selections)
+
+
+def places_on(selections: Sequence[Chosen], device: str) -> tuple[int, ...]:
+    """Return the selections of a device; none if all are, or none is: what was made on it is then shown with all."""
+    places = tuple(each.place for each in selections if is_on(each.device, device))
+    return () if len(places) == len(selections) else places
+
+
+def _figures_on(
+    selections: Sequence[Chosen],
+    results: Results,
+    found: Sequence[Gap],
+    training: Sequence[TrainingGroup],
+    calibrations: Sequence[CalibrationRead],
+) -> Iterable[Figure]:
+    """Yield the figures that belong to a device, and not to one shape."""
+    devices = {run: environment.device for run, environment in results.environments.items()}
+
+    def each(
+        items: Iterable[Any], device_of: Callable[[Any], str], make: Callable[[list[Any]], Iterable[Figure]]
+    ) -> Iterable[Figure]:
+        by_device: dict[str, list[Any]] = {}
+        for item in items:
+            by_device.setdefault(device_of(item), []).append(item)
+        for device, mine in by_device.items():
+            places = places_on(selections, device)
+            told = [device] if len(by_device) > 1 and not places else []
+            for figure in make(mine):
+                option = " · ".join(filter(None, (figure.option, *told)))
+                yield dataclasses.replace(figure, selections=places, option=option)
+
+    def of_run(item: Any) -> str:
+        return devices.get(item.run_id, "")
+
+    yield from each(found, of_run, gap_figures)
+    yield from each(results.quality, of_run, frame_figures)
+    yield from each(results.clips, lambda clip: of_run(clip[1]), lambda clips: clip_density_figures(clips, found))
+    yield from each(training, training_device, training_figures)
+    yield from analysis_figures(results.analysis)
+    yield from kept_figures(results.analysis)
+    yield from each(calibrations, lambda calibration: calibration.model.device, calibration_figures)
 
 
 def _told_apart(figures: Iterable[Figure]) -> tuple[Figure, ...]:

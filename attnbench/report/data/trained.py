@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from attnbench.kernels.errors import BadInput
 from attnbench.report.data.figure import Axis, Figure, Point, Series
-from attnbench.report.training_tables import BASELINE, by_method, clips_table, difference, limits, loss_table, losses
+from attnbench.report.training_tables import baseline_of, by_method, clips_table, difference, limits, loss_table, losses
 from attnbench.report.word_table import WordTable
 from attnbench.report.words import file_name, listed
 from attnbench.results.means import Estimate
@@ -24,6 +24,7 @@ class TrainingStory:
 
     Attributes:
         title: heading.
+        device: that they were trained on, several as a list.
         finding: what was found, in sentences.
         facts: what was trained, where and with what, by name.
         tables: tables with their headings.
@@ -31,6 +32,7 @@ class TrainingStory:
     """
 
     title: str
+    device: str
     finding: list[str]
     facts: list[tuple[str, str]]
     tables: list[tuple[str, WordTable]]
@@ -67,6 +69,11 @@ def training_stories(groups: Sequence[TrainingGroup]) -> list[TrainingStory]:
     return [_story(group) for group in groups if group.runs]
 
 
+def training_device(group: TrainingGroup) -> str:
+    """Return the device of training runs, "A and B" of several; empty if it was not recorded."""
+    return _each(group.runs, "environment", "device")
+
+
 def _losses(method: str, own: Sequence[TrainingRun], at: Callable[[Checkpoint], float]) -> Series:
     points = []
     for alike in zip(*(run.checkpoints for run in own), strict=False):
@@ -79,8 +86,7 @@ def _losses(method: str, own: Sequence[TrainingRun], at: Callable[[Checkpoint], 
 
 
 def _story(group: TrainingGroup) -> TrainingStory:
-    methods = {run.method for run in group.runs}
-    baseline = BASELINE if BASELINE in methods else min(methods)
+    baseline = baseline_of(group.runs)
     grouped = by_method(group.runs, baseline)
     notes, tables, finding = list(group.left_out), [], []
     try:
@@ -93,6 +99,7 @@ def _story(group: TrainingGroup) -> TrainingStory:
         tables.append(("Clips made with the final weights", clips))
     return TrainingStory(
         title=f"Training runs in {group.folder.resolve().name}",
+        device=training_device(group),
         finding=finding or [f"{len(group.runs)} runs cannot be compared at one point."],
         facts=_facts(group.runs),
         tables=tables,
@@ -134,25 +141,25 @@ def _sentence(when: str, gaps: Mapping[str, Estimate | None], baseline: str) -> 
 
 def _facts(runs: Sequence[TrainingRun]) -> list[tuple[str, str]]:
     """Return the contents of the cards, without repetitions."""
-
-    def each(*path: str) -> str:
-        found: dict[str, None] = {}
-        for run in runs:
-            value: object = run.card
-            for name in path:
-                value = value.get(name) if isinstance(value, Mapping) else None
-            if value is not None:
-                found[str(value)] = None
-        return listed(found)
-
     facts = [
-        ("device", each("environment", "device")),
+        ("device", _each(runs, "environment", "device")),
         ("runs", f"{len(runs)}, seeds {listed(sorted({str(run.seed) for run in runs}))}"),
-        ("model", each("training", "model")),
-        ("clips per step", each("training", "batch")),
+        ("model", _each(runs, "training", "model")),
+        ("clips per step", _each(runs, "training", "batch")),
         ("held-out clips", listed({str(len(run.checkpoints[-1].losses)): None for run in runs})),
-        ("dtype", each("training", "dtype")),
-        ("torch", each("environment", "packages", "torch")),
-        ("commit", each("environment", "git_commit")),
+        ("dtype", _each(runs, "training", "dtype")),
+        ("torch", _each(runs, "environment", "packages", "torch")),
+        ("commit", _each(runs, "environment", "git_commit")),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _each(runs: Sequence[TrainingRun], *path: str) -> str:
+    found: dict[str, None] = {}
+    for run in runs:
+        value: object = run.card
+        for name in path:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if value is not None:
+            found[str(value)] = None
+    return listed(found)

@@ -173,14 +173,14 @@ def _write_pictures(data: PageData, out: Path, asked: Asked) -> Written:
 
 def _training_tables(source: Source) -> list[WordTable]:
     """Return what training runs have in common in words; nothing of runs that cannot be compared."""
-    from attnbench.report.training_tables import BASELINE, by_method, clips_table, loss_table
+    from attnbench.report.training_tables import baseline_of, by_method, clips_table, loss_table
 
     tables: list[WordTable] = []
     for group in source.training:
-        grouped = by_method(group.runs)
-        if not grouped:
+        if not group.runs:
             continue
-        baseline = BASELINE if BASELINE in grouped else next(iter(grouped))
+        baseline = baseline_of(group.runs)
+        grouped = by_method(group.runs, baseline)
         try:
             found = [loss_table(grouped, baseline), clips_table(grouped, baseline)]
         except BadInput:  # runs without a step in common

@@ -11,7 +11,7 @@ from attnbench.report.cases import labels_of
 from attnbench.report.data.attention_maps import AnalysisStory, analysis_stories
 from attnbench.report.data.calibrations import CalibrationRead, CalibrationStory, calibration_stories
 from attnbench.report.data.figure import Figure
-from attnbench.report.data.page import MethodMark, PageData, page_data, to_json
+from attnbench.report.data.page import MethodMark, PageData, page_data, places_on, to_json
 from attnbench.report.data.table import Value
 from attnbench.report.data.trained import TrainingStory, training_stories
 from attnbench.report.html.masks import MaskPicture, mask_pictures
@@ -49,10 +49,11 @@ SECTIONS = {
 _HALF = ("break-even", "waterfall", "phases", "roofline", "memory", "density", "history")
 """Sections that take half of a wide screen."""
 
-_SHOWN = ("means", "cells", "phases", "quality", "steps", "premises", "calibration", "runs")
+_SHOWN = ("means", "cells", "phases", "quality", "shares", "training", "steps", "premises", "calibration", "runs")
 """Tables that have a place on the page."""
 
-_TABLES = {name: name for name in ("phases", "quality", "steps", "calibration")} | {
+_TABLES = {name: name for name in ("phases", "quality", "training", "steps", "calibration")} | {
+    "clips": "shares",
     "environments": "runs",
     "analysis": "premises",
 }
@@ -165,7 +166,7 @@ def page_html(data: PageData, told: Told | None = None) -> str:
         data=data, json=to_json(data), css=css, code=code, policy=security_policy(css, code), facets=facets_of(data),
         extras=_extras(data, static), sections=[(name, title) for name, title in SECTIONS.items() if name in there],
         static=static, headings=HEADINGS, rows=first_rows(data), most=FIRST_ROWS, told=told, runs=runs_of_page(data),
-        tables=_TABLES, half=_HALF,
+        tables=_TABLES, half=_HALF, places_on=lambda device: places_on(data.selections, device),
     )  # fmt: skip
     return html
 

@@ -28,9 +28,10 @@ class StepLine:
 
 @dataclass(frozen=True)
 class StepSection:
-    """A step: its description, the share of self-attention in it, and its lines."""
+    """A step: its description, the device, the share of self-attention in it, and its lines."""
 
     title: str
+    device: str
     facts: str
     finding: str
     lines: tuple[StepLine, ...]
@@ -74,6 +75,7 @@ def _section(records: Sequence[StepRecord]) -> StepSection:
     ]
     return StepSection(
         title=f"{words} of Wan 2.1 {size}, {grid_words(first.grid)} tokens",
+        device=first.device,
         facts=f"{', '.join(facts)}. Weights are random, so methods that choose by content keep a different density "
         "than in a trained model.",
         finding=_finding(records),

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from attnbench.report.data.shares import shares_of
 from attnbench.report.gap_words import counted, estimate_words, names_of, skipped_words
 from attnbench.report.html.clips_players import Player, players_of
 from attnbench.report.words import short_settings
 from attnbench.results.gaps import Gap
-from attnbench.results.intervals import wilson
 from attnbench.results.records.cells import Environment
 from attnbench.results.records.clips import ClipRow, QualityRow
 
@@ -36,6 +36,7 @@ class ClipsStory:
 
     Attributes:
         title: what was made.
+        device: that it was made on; empty if it was not recorded.
         finding: what was found, in sentences.
         facts: how it was made, by name.
         scenes: prompts and seeds with players.
@@ -47,6 +48,7 @@ class ClipsStory:
     """
 
     title: str
+    device: str
     finding: list[str]
     facts: list[tuple[str, str]]
     scenes: list[Scene]
@@ -119,6 +121,7 @@ def _story(
     players, left_out = players_of(clips, keys, names)
     return ClipsStory(
         title=title,
+        device=environment.device if environment else "",
         finding=_finding(found),
         facts=_facts(rows, clips, environment),
         scenes=[Scene(f"{prompt}, seed {seed}", mine) for (prompt, seed), mine in players.items() if mine],
@@ -185,15 +188,8 @@ def _dense(steps: int) -> str:
 
 
 def _shares(rows: Sequence[QualityRow], names: Mapping[Name, str]) -> list[tuple[str, str, str, str]]:
-    """Return how many clips of each method have 1, for scores that are 1 or 0."""
-    values: dict[tuple[str, str], list[float]] = {}
-    for role in ("exact", "kernel-floor", "method"):
-        for row in rows:
-            if row.metric.endswith("_accuracy") and row.value is not None and row.role == role:
-                name = names.get((row.method, row.settings, row.engine)) if role == "method" else None
-                values.setdefault((row.metric, name or f"{row.method} ({row.engine})"), []).append(row.value)
-    found = []
-    for (metric, name), mine in values.items():
-        low, high = wilson(round(sum(mine)), len(mine))
-        found.append((metric, name, f"{round(sum(mine))} of {len(mine)}", f"[{low:.0%}, {high:.0%}]"))
-    return found
+    """Return metric, method, count and interval of scores that are 1 or 0."""
+    return [
+        (each.metric, each.name, f"{each.right} of {each.clips}", f"[{each.lo:.0%}, {each.hi:.0%}]")
+        for each in shares_of(rows, names)
+    ]

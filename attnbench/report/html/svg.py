@@ -8,13 +8,14 @@ from html import escape
 
 from attnbench.report.data.figure import Axis, Figure, Series, heat_cells
 from attnbench.report.data.page import MethodMark
-from attnbench.report.words import number, two_lines
+from attnbench.report.words import number, shortened, two_lines
 
 WIDTH = 640
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 26, 44
 _ROW = 26
 _MOST_BARS = 40
 _LETTERS = 34
+_END_LETTERS, _MOST_ENDS, _LINE = 28, 24, 14.0
 
 PARTS = (
     "permute", "pool", "score", "select", "index", "gather", "attend", "merge", "unpermute", "branch",
@@ -119,17 +120,56 @@ def _named_ticks(axis: Axis, scale: _Scale) -> list[tuple[float, str]]:
 def _points(figure: Figure, classes: Classes) -> str:
     height = 400
     every = [point for series in figure.series for point in series.points]
-    x = _Scale([point.x for point in every], figure.x, _LEFT, WIDTH - _RIGHT)
+    named = _named_at_ends(figure)
+    letters = min(max((len(each.name) for each in named), default=0), _END_LETTERS)
+    right = WIDTH - (letters * 6.6 + 24 if named else _RIGHT)
+    x = _Scale([point.x for point in every], figure.x, _LEFT, right)
     ends = [value for point in every for value in (point.y, point.lo, point.hi) if value is not None]
     bottom = height - _BOTTOM - (_SECOND_LINE if figure.x.ticks else 0)
     y = _Scale(ends, figure.y, bottom, _TOP)
-    found = [_open(figure, height), *_axes(figure, x, y, (_TOP, bottom, _LEFT, WIDTH - _RIGHT))]
+    found = [_open(figure, height), *_axes(figure, x, y, (_TOP, bottom, _LEFT, right))]
     for series in figure.series:
-        found += _series(series, x, y, classes)
+        found += _series(series, x, y, classes, named=series in named)
+    found += _names_at_ends(named, y, classes, letters, (_TOP, bottom, right))
     return "".join([*found, "</svg>"])
 
 
-def _series(series: Series, x: _Scale, y: _Scale, classes: Classes) -> list[str]:
+def _named_at_ends(figure: Figure) -> list[Series]:
+    """Return the series that are named in the margin, where no line crosses a name: all but those of a trade-off."""
+    if figure.section == "trade-off":
+        return []
+    return [each for each in figure.series if each.look != "steps"][:_MOST_ENDS]
+
+
+def _names_at_ends(
+    named: Sequence[Series], y: _Scale, classes: Classes, letters: int, box: tuple[float, float, float]
+) -> list[str]:
+    top, bottom, right = box
+    ordered = sorted(named, key=lambda each: y(each.points[-1].y))
+    found = []
+    for each, at in zip(ordered, _spread([y(each.points[-1].y) for each in ordered], top, bottom), strict=True):
+        if each.method in classes:
+            name, marker = classes[each.method]
+            where = f"translate({right + 10:.1f},{at:.1f})"
+            found.append(f'<path class="end mark {name}" d="{marker_path(marker, 4)}" transform="{where}"/>')
+        told = shortened(each.name, letters)
+        found.append(_text(right + 18, at + 4, told, "word" if each.method else "guide-word"))
+    return found
+
+
+def _spread(ends: Sequence[float], top: float, bottom: float) -> list[float]:
+    """Return rising places moved apart by at least a line, within top and bottom."""
+    found: list[float] = []
+    for end in ends:
+        found.append(max(end, found[-1] + _LINE) if found else max(end, top))
+    below = bottom
+    for place in range(len(found) - 1, -1, -1):
+        found[place] = min(found[place], below)
+        below = found[place] - _LINE
+    return found
+
+
+def _series(series: Series, x: _Scale, y: _Scale, classes: Classes, named: bool = False) -> list[str]:
     name, marker = classes.get(series.method, ("guide", "circle"))
     path = [(x(point.x), y(point.y)) for point in series.points]
     found = []
@@ -145,7 +185,7 @@ def _series(series: Series, x: _Scale, y: _Scale, classes: Classes) -> list[str]
             found.append(
                 f'<path class="mark {name}" d="{marker_path(marker, 5)}" transform="translate({a:.1f},{b:.1f})"/>'
             )
-    if series.look == "steps":
+    if series.look == "steps" or named:
         return found
     a, b = path[-1]
     right = a > WIDTH * 0.6

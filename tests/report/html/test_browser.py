@@ -21,6 +21,7 @@ from attnbench.report.formats.write import Asked, write_comparison
 from attnbench.report.html.page import make_report
 from attnbench.results.load import Results, read
 from attnbench.results.records.clips import ClipRow, QualityRow
+from tests.report.two_devices import DEVICES, report_of_two
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FOLDER = Path(__file__).parents[2] / "browser"
@@ -39,15 +40,22 @@ Maker = Callable[..., Any]
 Seen = dict[str, dict[str, Any]]
 ASKED = {
     "density < 0.2": "", "density<.2, speed-up>2": "", "speedup>2×": "", "baseline=flash4": "", "moba": "",
+    "settings=tile": "", '"two-call" trust=verified': "", 
+    "6×8": "No row has “6×8” in method or trust. For settings, settings=6×8 would be right.",
+    "flash4": "No row has “flash4” in method or trust. For baseline, baseline=flash4 would be right.",
+    "40 heads": "No row has “40 heads” in method or trust. Device, shape, direction, dtype, inputs and model are",
+    "density": "Not understood: “density” is a column, so density<0.5 would be right.",
     "densty<0.2": "“densty” is none of the columns, which are method, speed-up, ms, density,",
     "density<much": "“much” in “density<much” is not a number: density<0.5 would be right.",
     "density<": "“density<”: a column, then <, <=, >, >= or =, then a value, as in density<0.2, would be right.",
     "trust>capped": "“trust>capped”: trust holds words, so trust=capped would be right.",
     "moba densty<0.2": "“densty” is none of the columns",
-    "nothing-like-it": "No row has all of “nothing-like-it”.",
+    "nothing-like-it": "No row has “nothing-like-it” in method or trust.",
+    "moba density<0.001": "No row has all of “moba density<0.001”.",
 }  # fmt: skip
 """What is typed into a filter, and what is said of it."""
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+OF_A_DEVICE = ("steps", "quality", "clips", "training", "calibration")
 SHORT = "480p, 12 heads of 128, 21×30×52 = 32,760 tokens (7)"
 SHAPE = "#selectors select[data-facet=shape]"
 DIRECTION = "#selectors select[data-facet=direction]"
@@ -132,6 +140,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "cells": make_report(read(H100 / "profiles"), source=["results/h100/profiles"]),
         "clips": make_report(clips_in(folder)),
         "hostile": make_report(make_table(hostile), source=[HOSTILE]),
+        "devices": report_of_two(),
     }
     paths = {}
     for name, report in made.items():
@@ -160,7 +169,10 @@ def seen(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Se
         page("filter", "cells", ["count", "#trade-off .mark"], ["fill", "#ranked-filter", "density<0.2"],
              ["rows", ranked], ["count", "#trade-off .mark"], ["attribute", "#ranked table", "aria-rowcount"],
              ["fill", "#ranked-filter", "two-call"], ["rows", ranked], ["text", "#ranked-count"],
-             ["fill", "#all-filter", "vmoba 480p layer=1"], ["rows", "#all-cells"]),
+             ["fill", "#all-filter", "vmoba 480p layer=1"], ["rows", "#all-cells"],
+             ["fill", "#ranked-filter", "capped"], ["rows", ranked], ["fill", "#all-filter", "1 head"],
+             ["rows", "#all-cells"], ["fill", "#all-filter", "40 heads"], ["count", "#all-cells tbody th"],
+             ["text", "#all-said"]),
         page("select", "cells", ["text", "#verdict"], ["texts", f"{SHAPE} option"],
              ["select", SHAPE, SHORT], ["text", "#verdict"],
              ["rows", ranked], ["focused"]),
@@ -195,16 +207,29 @@ def seen(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Se
              ["download", "#everything button"], ["click", "#ranked tbody button"],
              ["download", "#row .savers button"]),
         page("sections", "cells", ["scroll"], ["contents", "section:not([hidden]) > h2"],
-             ["contents", "nav li:not([hidden])"], ["count", "section svg[role=img]"], ["width"], ["wide"]),
+             ["contents", "nav li:not([hidden])"], ["count", "section svg[role=img]"], ["width"], ["wide"],
+             ["sideways"], ["struck"], ["cutPlaceholders"], ["tops", "#selectors > .facet"], ["tops", ".fixed .facet"]),
+        page("lines", "devices", ["scroll"], ["sideways"], ["struck"], ["cutPlaceholders"]),
+        page("clips at 1280", "clips", ["scroll"], ["sideways"], ["struck"]),
+        page("devices", "devices", *(
+            step for device in DEVICES
+            for step in (["pick", "#selectors select[data-facet=device]", device],
+                         *(["contents", f"#{name} [data-selections]:not([hidden])"] for name in OF_A_DEVICE),
+                         *(["download", f"#{name} h2 .savers button"] for name in OF_A_DEVICE))
+        ), ["contents", ".elsewhere"], ["click", "#steps .elsewhere button"], ["text", "#verdict"],
+             ["count", "main section:has(table):not(:has(.savers))"]),
         page("phone", "cells", ["scroll"], ["width"], ["wide"], ["texts", "#ranked thead th"],
-             ["contents", f"{SHAPE} option:checked"], mode="phone"),
+             ["contents", f"{SHAPE} option:checked"], ["sideways"],
+             ["scrollAcross", ranked], ["text", "#answer .sideways"],
+             ["cutPlaceholders"], ["struck"], mode="phone"),
         page("dark", "cells", ["colours", "#trade-off .mark", "fill"], ["colours", "body", "backgroundColor"],
              mode="dark"),
         page("light", "cells", ["colours", "#trade-off .mark", "fill"], ["colours", "body", "backgroundColor"]),
         page("print", "cells", ["colours", "nav, .choose, .savers, #selectors select", "display"],
              ["texts", "#ranked thead th"], ["texts", "#selectors .facet"],
              mode="dark print"),
-        page("no script", "cells", ["text", "#answer"], ["count", "section svg[role=img]"], mode="no script"),
+        page("no script", "cells", ["text", "#answer"], ["count", "section svg[role=img]"], ["struck"],
+             mode="no script"),
         page("play", "clips", ["play", "video"], ["texts", "#quality tbody tr"]),
         page("hostile", "hostile", ["scroll"], ["text", "#answer"], ["click", "#ranked tbody button"], ["text", "#row"],
              ["press", "Escape"], ["focus", "#trade-off .pane"], ["press", "ArrowRight"], ["text", "#tip"],
@@ -241,7 +266,7 @@ def test_a_heading_sorts_and_says_so(seen: Seen) -> None:
 
 
 def test_a_filter_takes_words_and_comparisons_and_the_picture_follows(seen: Seen) -> None:
-    marks, _, light, fewer, count, _, named, said, _, cells = seen["filter"]["found"]
+    marks, _, light, fewer, count, _, named, said, _, cells, *_ = seen["filter"]["found"]
     assert light
     assert all(float(row[3]) < 0.2 for row in light)
     assert (fewer, int(count)) == (len(light), len(light) + 1)
@@ -251,6 +276,15 @@ def test_a_filter_takes_words_and_comparisons_and_the_picture_follows(seen: Seen
     assert said == f"{len(named)} of {marks} methods and settings"
     assert {(row[0], row[4]) for row in cells} == {("vmoba", "1")}
     assert all("480p" in row[10] for row in cells)
+
+
+def test_words_are_looked_for_where_a_reader_sees_them(seen: Seen) -> None:
+    *_, capped, _, one, _, none, said = seen["filter"]["found"]
+    assert capped
+    assert all("capped" in row[4] for row in capped), "and not in the column of the baseline"
+    assert one
+    assert all(", 1 head of 128" in row[10] for row in one)
+    assert (none, said) == (0, "No row has “40 heads” in method, engine, trust or of.")
 
 
 def test_selectors_count_cells_and_change_everything(seen: Seen) -> None:
@@ -358,7 +392,7 @@ def test_what_is_saved_is_what_is_shown(seen: Seen) -> None:
 
 
 def test_every_section_is_drawn_and_nothing_is_cut_off(seen: Seen) -> None:
-    _, headings, links, pictures, width, wide = seen["sections"]["found"]
+    _, headings, links, pictures, width, wide, *_ = seen["sections"]["found"]
     titles = [heading.split("CSV")[0].strip() for heading in headings[1:]]
     assert titles == links
     assert {"Break-even", "Where the time goes", "From ideal to measured", "Roofline", "All cells"} <= set(titles)
@@ -379,11 +413,41 @@ def test_the_map_of_a_selection_is_chosen_by_method_and_saved(seen: Seen) -> Non
 
 
 def test_a_phone_shows_speed_up_and_latency_first_and_scrolls_only_boxes(seen: Seen) -> None:
-    _, width, wide, heads, shape = seen["phone"]["found"]
+    _, width, wide, heads, shape, sideways, _, across, *_ = seen["phone"]["found"]
     assert shape[0].startswith("720p, 12 heads of 128, ")
     assert width == [390, 390]
     assert wide == []
     assert [head.split()[0] for head in heads[:4]] == ["method", "speed-up", "ms", "density"]
+    assert {"trust", "ideal", "error", "recall", "MiB", "baseline"} <= set(heads), "nothing is left out"
+    assert sideways, "a phone is narrow"
+    assert [(name, missing) for name, _, missing in sideways if missing] == [], "what is out of sight is named"
+    assert across.startswith("← speed-up")
+
+
+def test_a_wide_screen_shows_every_column_and_selector_at_once(seen: Seen) -> None:
+    *_, sideways, struck, cut, facets, fixed = seen["sections"]["found"]
+    assert [each for each in sideways if each[0] != "All cells, scrolls"] == []
+    assert (cut, facets, fixed) == ([], 1, 1)
+    assert seen["lines"]["found"][1:] == [[], [], []]
+    assert seen["clips at 1280"]["found"][1:] == [[], []]
+    assert struck == []
+    assert seen["phone"]["found"][-2:] == [[], []]
+
+
+def test_sections_follow_the_device_and_say_where_more_is(seen: Seen) -> None:
+    *found, elsewhere, _, verdict, unsaved = seen["devices"]["found"]
+    each = 2 * len(OF_A_DEVICE) + 1
+    for place, device in enumerate(DEVICES):
+        _, *parts = found[place * each : (place + 1) * each]
+        shown, files = parts[: len(OF_A_DEVICE)], parts[len(OF_A_DEVICE) :]
+        assert all(len(texts) == 1 for texts in shown)
+        for name, (file, text) in zip(OF_A_DEVICE, files, strict=True):
+            lines = list(csv.DictReader(io.StringIO(text, newline="")))
+            assert lines, file
+            assert all(device in (line.get("device") or line["run_id"]) for line in lines), name
+    assert elsewhere == ["More was measured on First GPU"] * len(OF_A_DEVICE)
+    assert verdict.startswith("At 480p on First GPU")
+    assert unsaved == 0
 
 
 def test_dark_and_light_have_colours_of_their_own(seen: Seen) -> None:
@@ -395,7 +459,7 @@ def test_dark_and_light_have_colours_of_their_own(seen: Seen) -> None:
 
 def test_print_keeps_the_results_and_drops_the_controls(seen: Seen) -> None:
     display, heads, facets = seen["print"]["found"]
-    assert [facet.split("\n") for facet in facets[1:3]] == [
+    assert [facet.split("\n") for facet in facets[:2]] == [
         ["shape", "720p, 12 heads of 128, 21×45×80 = 75,600 tokens"], ["direction", "forward"],
     ]  # fmt: skip
     assert set(display) == {"none"}
@@ -403,10 +467,11 @@ def test_print_keeps_the_results_and_drops_the_controls(seen: Seen) -> None:
 
 
 def test_without_a_script_the_answer_is_there(seen: Seen) -> None:
-    text, pictures = seen["no script"]["found"]
+    text, pictures, struck = seen["no script"]["found"]
     assert "At 720p" in text
     assert "6.77×" in text
     assert pictures >= 6
+    assert struck == []
 
 
 def test_a_clip_plays(seen: Seen) -> None:
@@ -426,7 +491,7 @@ def test_hostile_words_are_shown_as_text(seen: Seen) -> None:
 
 def test_axe_finds_nothing(seen: Seen) -> None:
     found = {name: each["found"][-1] for name, each in seen.items() if name.startswith("axe")}
-    assert len(found) == 19
+    assert len(found) == 22
     assert {name: complaints for name, complaints in found.items() if complaints} == {}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from attnbench.cli import app
 from attnbench.kernels.errors import BadInput
 from attnbench.report.data.trained import training_figures, training_stories
+from attnbench.report.data.training_rows import training_table
 from attnbench.report.html.page import make_report
 from attnbench.results.load import Results
 from attnbench.results.training import training_groups
@@ -40,7 +42,7 @@ def test_the_command_writes_a_page_of_training_runs(tmp_path: Path) -> None:
     assert (section["kind"], section["title"]) == ("training", "Training runs in native")
     assert section["facts"]["runs"] == "4, seeds 0 and 1"
     compared = CliRunner().invoke(app, ["compare", str(folder)]).stdout.splitlines()
-    page = html.unescape((tmp_path / "page.html").read_text(encoding="utf-8"))
+    page = html.unescape((tmp_path / "page.html").read_text(encoding="utf-8")).replace("\N{NO-BREAK SPACE}", " ")
     cells = [cell.strip() for line in compared if line.startswith("| vmoba") for cell in line.split("|")[1:-1]]
     assert len(cells) == 11 + 6
     assert [cell for cell in cells if f">{cell}</" not in page] == []
@@ -94,3 +96,36 @@ def test_what_has_no_checkpoint_yet_is_said(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["report", str(folder)])
     assert isinstance(result.exception, BadInput)
     assert "full-0' holds no finished run" in str(result.exception)
+
+
+def test_the_table_that_is_saved_holds_the_numbers_of_the_words() -> None:
+    (group,) = training_groups(NATIVE)
+    table = training_table([group])
+    assert table is not None
+    found = {str(record["method"]): record for record in table.records()}
+    losses, clips = (table for _, table in training_stories([group])[0].tables)
+    for words in losses.rows:
+        record = found[words[0]]
+        assert words[6] == "{loss_by_steps:.4f} [{loss_by_steps_lo:.4f}, {loss_by_steps_hi:.4f}]".format(**record)
+        assert words[9].startswith("{loss_by_seconds:.4f} [".format(**record))
+        if record["gap_by_steps"] is not None:
+            assert words[7].startswith("{gap_by_steps:+.4f} [{gap_by_steps_lo:+.4f}, ".format(**record))
+        assert (words[3], words[4]) == (str(record["seeds"]), f"{record['step_ms']:.1f}")
+        assert int(words[8]) == round(float(record["steps_by_seconds"] or 0))
+    for words in clips.rows:
+        assert words[2].startswith("{class_right} of {clips} = ".format(**found[words[0]]))
+    made = make_report(Results(), training=[group])
+    assert '<span data-table="training">' in made.html
+    assert training_table([]) is None
+
+
+def test_runs_without_a_common_step_still_have_their_cost_in_the_table(tmp_path: Path) -> None:
+    (group,) = training_groups(some_runs(tmp_path / "native", "full-0", "sta-0"))
+    one, other = group.runs
+    late = replace(other, checkpoints=tuple(replace(each, step=each.step + 1) for each in other.checkpoints))
+    table = training_table([replace(group, runs=(one, late))])
+    assert table is not None
+    for record in table.records():
+        assert (record["steps"], record["loss_by_steps"], record["gap_by_seconds"]) == (None, None, None)
+        assert record["step_ms"]
+        assert record["class_right"]

@@ -15,6 +15,8 @@ function fill(node, attributes, children) {
 const el = (name, attributes, ...children) => fill(document.createElement(name), attributes, children);
 const draw = (name, attributes, ...children) => fill(document.createElementNS(SVG, name), attributes, children);
 
+const listed = (words, last = "and") => (words.length > 1 ? `${words.slice(0, -1).join(", ")} ${last} ${words[words.length - 1]}` : words.join(""));
+
 function places(value, digits = 3) {
   return value ? Math.max(0, digits - 1 - Math.floor(Math.log10(Math.abs(value)))) : 0;
 }
@@ -60,8 +62,8 @@ function save(name, text, type) {
 }
 
 // Two buttons that save a table, and what it was made of as JSON.
-function savers(name, table, whole) {
+function savers(name, table, whole, title = name) {
   return el("span", { class: "savers" },
-    el("button", { type: "button", "aria-label": `${name} as CSV`, onclick: () => save(`${name}.csv`, csvOf(table()), "text/csv") }, "CSV"),
-    el("button", { type: "button", "aria-label": `${name} as JSON`, onclick: () => save(`${name}.json`, JSON.stringify(whole(), null, 1), "application/json") }, "JSON"));
+    el("button", { type: "button", title: `${title}, as CSV`, "aria-label": `${name} as CSV`, onclick: () => save(`${name}.csv`, csvOf(table()), "text/csv") }, "CSV"),
+    el("button", { type: "button", title: `${title}, as JSON`, "aria-label": `${name} as JSON`, onclick: () => save(`${name}.json`, JSON.stringify(whole(), null, 1), "application/json") }, "JSON"));
 }

@@ -1,16 +1,14 @@
-// A table that draws only the rows in sight: sorted by a click on a heading, filtered by words and by comparisons
-// such as density<0.2.
+// A table that draws only the rows in sight, sorted by a click on a heading and filtered by what is typed above it.
 
 const ROW_HEIGHT = 36;
 const WINDOWED_FROM = 50;
 const PRINTED = 150;
 const SPARE = 4;
-const COMPARISON = /^([^<>=]*)(<=|>=|<|>|=)([^<>=]*)$/, NUMBER = /^-?\d*\.?\d+(?:e[-+]?\d+)?/i, UNITS = ["", "×", "x", "ms", "mib", "db"];
 
 class RowTable {
-  // columns: {name, label, hint, value(row), show(row) -> text or node, numeric, hide}
-  constructor(scroller, columns, { label, sort = null, onfilter = null } = {}) {
-    Object.assign(this, { scroller, columns, onfilter, label, sort, words: "", rows: [], shown: [], texts: new Map(), complaint: "" });
+  // columns: {name, label, hint, value(row), show(row) -> text or node, numeric, aside}
+  constructor(scroller, columns, { label, sort = null, onfilter = null, more = [], elsewhere = "" } = {}) {
+    Object.assign(this, { scroller, columns, onfilter, label, sort, words: "", rows: [], shown: [], complaint: "", filter: new Filter(columns, { more, elsewhere }) });
     this.heads = columns.map((column, place) => {
       const button = el("button", { type: "button", title: column.hint || null, onclick: () => this.sortBy(place) }, column.label);
       return el("th", { scope: "col", class: this.classOf(column), "aria-colindex": place + 1 }, button);
@@ -24,7 +22,7 @@ class RowTable {
     addEventListener("afterprint", () => this.paint());
   }
 
-  classOf(column) { return [column.numeric ? "number" : "", column.hide ? `hide-${column.hide}` : "", column.class || ""].filter(Boolean).join(" ") || null; }
+  classOf(column) { return [column.numeric ? "number" : "", column.class || ""].filter(Boolean).join(" ") || null; }
 
   setRows(rows) { this.rows = rows; this.refresh(); }
 
@@ -38,9 +36,8 @@ class RowTable {
   }
 
   refresh() {
-    this.complaint = "";
-    const kept = this.words.trim() ? this.rows.filter(this.test()) : this.rows;
-    if (!kept.length && this.rows.length && !this.complaint) this.complaint = `No row has all of “${this.words.trim()}”.`;
+    const { test, said } = this.filter.of(this.words, this.rows), kept = test ? this.rows.filter(test) : this.rows;
+    this.complaint = said || (kept.length || !this.rows.length ? "" : `No row has all of “${this.words.trim()}”.`);
     this.show(kept);
     if (this.onfilter) this.onfilter(kept);
   }
@@ -54,43 +51,6 @@ class RowTable {
     this.table.setAttribute("aria-rowcount", kept.length + 1);
     this.scroller.scrollTop = 0;
     this.paint();
-  }
-
-  // What the filter asks of a row: comparisons of columns, and words that stand anywhere in it. What cannot be understood
-  // is left out and said.
-  test() {
-    const words = [], tests = [], unread = [];
-    const joined = this.words.toLowerCase().replace(/,\s+|,$/g, " ").replace(/([^\s<>=])\s*(<=|>=|<|>|=)\s*(?=[^\s<>=])/g, "$1$2");
-    for (const word of joined.split(/\s+/).filter(Boolean)) {
-      if (!/[<>=]/.test(word)) { words.push(word); continue; }
-      const found = this.comparison(word);
-      if (typeof found === "string") unread.push(found);
-      else tests.push(found);
-    }
-    if (unread.length) this.complaint = `Not understood: ${unread.join("; ")}.`;
-    return (row) => tests.every((test) => test(row)) && words.every((word) => this.textOf(row).includes(word));
-  }
-
-  // The test of one comparison; or, as text, what is wrong with it and what would be right.
-  comparison(word) {
-    const [, name, sign, bound] = COMPARISON.exec(word) || [];
-    if (!name || !bound) return `“${word}”: a column, then <, <=, >, >= or =, then a value, as in density<0.2, would be right`;
-    const is = (each, text) => [each.name, each.label].some((one) => one.toLowerCase() === text);
-    const column = this.columns.find((each) => is(each, name)) || this.columns.find((each) => each.label.toLowerCase().replace(/\W/g, "") === name.replace(/\W/g, ""));
-    if (!column) return `“${name}” is none of the columns, which are ${this.columns.map((each) => each.label).join(", ")}`;
-    if (!column.numeric) {
-      if (sign === "=") return (row) => String(column.text ? column.text(row) : column.value(row) ?? "").toLowerCase().includes(bound);
-      return `“${word}”: ${column.label} holds words, so ${name}=${bound} would be right`;
-    }
-    const digits = NUMBER.exec(bound);
-    if (!digits || !UNITS.includes(bound.slice(digits[0].length))) return `“${bound}” in “${word}” is not a number: ${name}${sign}0.5 would be right`;
-    const than = Number(digits[0]), holds = { "<": (a) => a < than, ">": (a) => a > than, "<=": (a) => a <= than, ">=": (a) => a >= than, "=": (a) => a === than }[sign];
-    return (row) => { const value = column.value(row); return value !== null && value !== undefined && holds(value); };
-  }
-
-  textOf(row) {
-    if (!this.texts.has(row)) this.texts.set(row, this.columns.map((column) => column.text ? column.text(row) : column.value(row) ?? "").join(" ").toLowerCase());
-    return this.texts.get(row);
   }
 
   // Rows without a value come last, whichever way the others are sorted.

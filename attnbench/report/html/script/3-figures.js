@@ -19,7 +19,7 @@ function outline(marker, x = 0, y = 0, r = 5) {
   if (!corners) return `M${(x - r).toFixed(1)},${y.toFixed(1)}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0z`;
   return `M${corners.map(([a, b]) => `${(x + r * a).toFixed(1)},${(y + r * b).toFixed(1)}`).join("L")}z`;
 }
-const TICK = 84, MOST_LINES = 60, MOST_MARKS = 120, MOST_SEGMENTS = 300;
+const TICK = 84, MOST_LINES = 60, MOST_MARKS = 120, MOST_SEGMENTS = 300, LINE_HEIGHT = 14;
 const PARTS = ["permute", "pool", "score", "select", "index", "gather", "attend", "merge", "unpermute", "branch", "communicate", "other", "gap", "qk", "softmax", "av", "ideal", "loss", "gain", "unexplained", "total", "floor"];
 
 function marksOf(methods) { return new Map(methods.map((method, place) => [method.name, { className: `c${place}`, marker: method.marker }])); }
@@ -55,6 +55,20 @@ function logTicks(low, high) {
 const tick = (value) => (Math.abs(value) >= 1e5 ? `${number(value / 1000)}k` : Number(value.toPrecision(6)).toLocaleString("en-US", { maximumFractionDigits: 6 }));
 // Long names are cut in the middle, for what tells them apart is often at their end; like attnbench.report.words.shortened.
 const cut = (text, most) => (text.length > most ? `${text.slice(0, (most - 1) >> 1)}…${text.slice(text.length - (most - 1 - ((most - 1) >> 1)))}` : text);
+// How wide a text is in a figure, in pixels.
+let ruler = null;
+function widthOf(text) {
+  if (!ruler) {
+    ruler = document.createElement("canvas").getContext("2d");
+    ruler.font = `12px ${getComputedStyle(document.body).fontFamily}`;
+  }
+  return ruler.measureText(text).width + 1;
+}
+function fitted(text, room) {
+  let most = text.length;
+  while (most > 3 && widthOf(cut(text, most)) > room + 1) most -= 1;
+  return cut(text, most);
+}
 function twoLines(text, most) {
   if (text.length <= most) return [text];
   const space = text.lastIndexOf(" ", most), at = space > Math.floor(most / 3) ? space : most;
@@ -72,16 +86,17 @@ function canvas(figure, width, height) {
 
 // Points and lines. Returns the picture and its spots: places with words, for pointer and keys.
 function drawPoints(figure, width, marks, kept) {
-  const height = Math.round(Math.min(420, Math.max(270, width * 0.62))), left = 52, bottom = figure.x.ticks ? 58 : 44, right = 14, top = 26;
-  const picture = canvas(figure, width, height), spots = [];
   const given = figure.series || [], dropped = new Set(given.filter((each) => each.method && each.look === "line").slice(MOST_LINES));
   const series = given.filter((each) => !dropped.has(each)).map((each) => ({ ...each, points: each.points.filter((point) => !kept || !point.row || kept.has(point.row)) })).filter((each) => each.points.length);
+  const margin = marginOfEnds(figure, series, width, marks), right = margin ? margin + 16 : 14;
+  const height = Math.round(Math.min(420, Math.max(270, width * 0.62))), left = 52, bottom = figure.x.ticks ? 58 : 44, top = 26;
+  const picture = canvas(figure, width, height), spots = [];
   const every = series.flatMap((each) => each.points);
   if (!every.length) return { picture, spots };
   const x = scaleOf(every.map((point) => point.x), left, width - right, figure.x);
   const y = scaleOf(every.flatMap((point) => [point.y, point.lo ?? point.y, point.hi ?? point.y]), height - bottom, top, figure.y || { label: "" });
   axes(picture, x, y, figure, { left, right: width - right, top, bottom: height - bottom, width, height });
-  const marked = [], taken = [], guides = [], unnamed = [], drawn = [];
+  const marked = [], tails = [], taken = [], guides = [], unnamed = [], drawn = [];
   for (const each of series) {
     const mark = marks.get(each.method), className = mark ? mark.className : "guide";
     const path = each.points.map((point) => [x(point.x), y(point.y)]);
@@ -93,22 +108,24 @@ function drawPoints(figure, width, marks, kept) {
     if (look !== "points" && path.length > 1) {
       for (let at = 1; at < path.length && drawn.length < MOST_SEGMENTS; at += 1) {
         const [from, to] = [path[at - 1], path[at]], corner = [to[0], from[1]];
-        drawn.push(...(look === "steps" ? [[from, corner], [corner, to]] : [[from, to]]));
+        drawn.push(...(look === "steps" ? [[from, corner, each], [corner, to, each]] : [[from, to, each]]));
       }
       const d = look === "steps" ? path.map(([px, py], place) => (place ? `H${px.toFixed(1)}V${py.toFixed(1)}` : `M${px.toFixed(1)},${py.toFixed(1)}`)).join("") : `M${path.map((place) => place.map((v) => v.toFixed(1)).join(",")).join("L")}`;
       picture.append(draw("path", { class: `line ${look} ${className}${each.dashed ? " dashed" : ""}`, d }));
     }
+    const [px, py] = path[path.length - 1];
+    if (isLine(each) || (look === "guide" && !each.method)) tails.push({ px, py, each, className });
     if (look === "guide" || look === "steps" || look === "band") {
-      const [px, py] = path[path.length - 1];
       if (look === "band") each.points.forEach((point, place) => spots.push({ x: path[place][0], y: path[place][1], words: () => [each.name, `${axisWord(figure.x)} ${number(point.x)}`, `${axisWord(figure.y)} ${number(point.y)}`] }));
-      else if (look === "guide" && !each.method) guides.push([each.name, path]);
+      if (look === "guide" && !each.method) guides.push([each, path]);
       continue;
     }
     const whiskers = each.points.map((point, place) => (point.lo === undefined || point.hi === undefined ? "" : `M${path[place][0].toFixed(1)},${y(point.lo).toFixed(1)}V${y(point.hi).toFixed(1)}`)).join("");
     if (whiskers) picture.append(draw("path", { class: `whisker ${className}`, d: whiskers }));
     each.points.forEach((point, place) => {
       const [px, py] = path[place];
-      marked.push({ px, py, className, marker: mark ? mark.marker : "circle", point, each, last: place === each.points.length - 1 });
+      if (point.lo !== undefined && point.hi !== undefined) drawn.push([[px, y(point.hi)], [px, y(point.lo)], each]);
+      marked.push({ px, py, className, marker: mark ? mark.marker : "circle", point, each });
     });
   }
   const many = marked.length > MOST_MARKS, outlines = new Map();
@@ -125,27 +142,62 @@ function drawPoints(figure, width, marks, kept) {
   }
   for (const [className, d] of outlines) picture.append(draw("path", { class: `mark ${className}`, d }));
   const box = { left, right: width - right, top, bottom: height - bottom };
-  for (const [name, path] of guides) placeGuide(picture, name, path, box, taken);
-  for (const { px, py, point, each, last } of figure.section === "roofline" ? [] : marked) {
-    const name = each.look === "line" && each.points.length > 1 ? (last ? each.name : "") : point.label || each.name;
+  const edge = Math.max(...tails.map((tail) => tail.px)), named = nameEnds(picture, margin ? tails.filter((tail) => tail.px > edge - 8) : [], margin, box);
+  for (const [each, path] of guides) if (!named.has(each)) placeGuide(picture, each, path, box, taken, drawn);
+  const words = [...tails.filter(({ each }) => isLine(each) && !named.has(each)).map((tail) => ({ ...tail, name: tail.each.name })), ...marked.filter(({ each }) => !isLine(each)).map((mark) => ({ ...mark, name: mark.point.label || mark.each.name }))];
+  for (const { px, py, name } of figure.section === "roofline" ? [] : words) {
     if (name && (many || !place(picture, cut(name, 30), px, py, box, taken, drawn))) unnamed.push(name);
   }
   const several = series.filter((each) => marks.has(each.method));
-  const legend = unnamed.length || figure.section === "roofline" || several.some((each) => each.look === "band") ? several : [];
+  const legend = unnamed.length || figure.section === "roofline" ? several : [];
   return { picture, spots, hidden: dropped.size, legend: legend.slice(0, 40).map((each) => ({ name: each.name, ...marks.get(each.method) })) };
 }
 
-// The name of a guide line, above or below one of its ends.
-function placeGuide(picture, name, path, box, taken) {
-  const wide = name.length * 6.3, first = path[0], last = path[path.length - 1];
-  const tries = [[last, -5, "end"], [last, 15, "end"], [first, -5, "start"], [first, 15, "start"], [last, -20, "end"]];
-  for (const [[px, py], down, anchor] of tries) {
-    const x = Math.min(px, box.right), a = anchor === "end" ? x - wide : x, area = [a, py + down - 10, a + wide, py + down + 3];
-    if (area[1] < box.top - 12 || area[3] > box.bottom + 2 || taken.some((each) => area[0] < each[2] && each[0] < area[2] && area[1] < each[3] && each[1] < area[3])) continue;
-    picture.append(draw("text", { class: "guide-word", x: x.toFixed(1), y: (py + down).toFixed(1), "text-anchor": anchor }, name));
-    taken.push(area);
-    return;
+const isLine = (each) => (each.look === "line" || each.look === "band") && each.points.length > 1;
+
+// Lines that end at the right are named beside their ends, in a margin of this width; 0 where a legend does better.
+function marginOfEnds(figure, series, width, marks) {
+  const lines = figure.section === "trade-off" || figure.section === "roofline" ? [] : series.filter(isLine), named = [...lines, ...series.filter((each) => each.look === "guide")];
+  if (!lines.length || (width < 520 && lines.every((each) => marks.has(each.method)))) return 0;
+  return Math.min(Math.max(...named.map((each) => widthOf(each.name))), 0.3 * width);
+}
+
+// Names beside the ends of lines, moved apart where ends are close, with a thin line to the end then. Returns the series
+// that have a name.
+function nameEnds(picture, ends, margin, box) {
+  const room = Math.floor((box.bottom - box.top) / LINE_HEIGHT), shown = ends.slice(0, room).sort((one, other) => one.py - other.py);
+  const places = shown.map((end) => end.py);
+  for (let turn = 0; turn < 200; turn += 1) {
+    for (let at = 1; at < places.length; at += 1) {
+      const close = LINE_HEIGHT - (places[at] - places[at - 1]);
+      if (close > 0) { places[at - 1] -= close / 2; places[at] += close / 2; }
+    }
+    if (places.length) { places[0] = Math.max(places[0], box.top); places[places.length - 1] = Math.min(places[places.length - 1], box.bottom); }
   }
+  shown.forEach(({ px, py, each, className }, at) => {
+    picture.append(draw("path", { class: `leader ${className}`, d: `M${(px + 7).toFixed(1)},${py.toFixed(1)}L${(box.right + 8).toFixed(1)},${places[at].toFixed(1)}` }));
+    picture.append(draw("text", { class: each.method ? "word" : "guide-word", x: (box.right + 11).toFixed(1), y: (places[at] + 4).toFixed(1) }, fitted(each.name, margin)));
+  });
+  return new Set(shown.map(({ each }) => each));
+}
+
+const overlap = (one, other) => one[0] < other[2] && other[0] < one[2] && one[1] < other[3] && other[1] < one[3];
+
+// The name of a guide line, above or below it, where it covers neither a point, a name nor another line.
+function placeGuide(picture, guide, path, box, taken, drawn) {
+  const wide = widthOf(guide.name), others = drawn.filter(([, , each]) => each !== guide), spare = [];
+  const along = (share) => { const at = share * (path.length - 1), from = path[Math.floor(at)], to = path[Math.ceil(at)]; return from.map((value, axis) => value + (at % 1) * (to[axis] - value)); };
+  for (const share of [1, 0, 0.75, 0.5, 0.25]) {
+    for (const down of [-5, 15, -20]) {
+      const [px, py] = along(share), a = Math.max(box.left, Math.min(px, box.right) - wide * share), area = [a, py + down - 10, a + wide, py + down + 3];
+      if (area[1] < box.top - 12 || area[3] > box.bottom + 2 || taken.some((each) => overlap(area, each))) continue;
+      spare.push([a, py + down, area, others.filter((line) => crosses(line, area)).length]);
+    }
+  }
+  const [best] = spare.sort((one, other) => one[3] - other[3]);
+  if (!best) return;
+  picture.append(draw("text", { class: "guide-word", x: best[0].toFixed(1), y: best[1].toFixed(1) }, guide.name));
+  taken.push(best[2]);
 }
 
 const placeWord = (axis, value) => `${axisWord(axis)} ${(((axis || {}).ticks || []).find(([at]) => at === value) || [0, number(value)])[1]}`;
@@ -171,23 +223,22 @@ function axes(picture, x, y, figure, box) {
   if (y && figure.y) picture.append(draw("text", { class: "axis", x: 2, y: 13 }, `${figure.y.label}${figure.y.better === "higher" ? " ↑" : figure.y.better === "lower" ? " ↓" : ""}`));
 }
 
-// A name beside a point, at the first of eight places where it covers nothing, else where it covers only a line; none
-// where there is no such place.
+// A name beside a point, at the first place where it covers nothing, no line either: near it, else further away with a
+// thin line to it. Returns whether there is such a place.
 function place(picture, text, px, py, box, taken, drawn) {
-  const wide = text.length * 6.3, second = [];
-  const put = (x, y, anchor, area) => {
+  const wide = widthOf(text);
+  const near = [[10, 4, "start"], [-10, 4, "end"], [0, -11, "middle"], [0, 19, "middle"], [9, -8, "start"], [-9, -8, "end"], [9, 16, "start"], [-9, 16, "end"]];
+  const far = [24, 40].flatMap((away) => [[away, -away, "start"], [-away, -away, "end"], [away, away + 8, "start"], [-away, away + 8, "end"], [0, -away - 4, "middle"], [0, away + 12, "middle"]]);
+  for (const [right, down, anchor] of [...near, ...far]) {
+    const x = px + right, y = py + down, a = anchor === "start" ? x : anchor === "end" ? x - wide : x - wide / 2, area = [a, y - 11, a + wide, y + 3];
+    if (area[0] < box.left || area[2] > box.right + 8 || area[1] < box.top - 14 || area[3] > box.bottom) continue;
+    if (taken.some((each) => overlap(area, each)) || drawn.some((line) => crosses(line, area))) continue;
+    if (Math.hypot(right, down) > 30) picture.append(draw("path", { class: "leader", d: `M${px.toFixed(1)},${py.toFixed(1)}L${(x - Math.sign(right) * 2).toFixed(1)},${(down < 0 ? y + 3 : y - 9).toFixed(1)}` }));
     picture.append(draw("text", { class: "word", x: x.toFixed(1), y: y.toFixed(1), "text-anchor": anchor }, text));
     taken.push(area);
     return true;
-  };
-  for (const [x, y, anchor] of [[px + 10, py + 4, "start"], [px - 10, py + 4, "end"], [px, py - 11, "middle"], [px, py + 19, "middle"], [px + 9, py - 8, "start"], [px - 9, py - 8, "end"], [px + 9, py + 16, "start"], [px - 9, py + 16, "end"]]) {
-    const a = anchor === "start" ? x : anchor === "end" ? x - wide : x - wide / 2, area = [a, y - 11, a + wide, y + 3];
-    if (area[0] < box.left || area[2] > box.right + 8 || area[1] < box.top - 14 || area[3] > box.bottom) continue;
-    if (taken.some((each) => area[0] < each[2] && each[0] < area[2] && area[1] < each[3] && each[1] < area[3])) continue;
-    if (!drawn.some((line) => crosses(line, area))) return put(x, y, anchor, area);
-    second.push([x, y, anchor, area]);
   }
-  return second.length > 0 && put(...second[0]);
+  return false;
 }
 
 // Whether a line from one point to another passes through an area (Liang and Barsky).

@@ -32,6 +32,20 @@ function start() {
     if (link) link.parentElement.hidden = empty;
   }
 
+  // Parts of a section belong to selections, as figures do: those of another device are hidden, and a line leads to them.
+  const placesOf = (part) => part.dataset.selections.split(" ").map(Number);
+  function showParts() {
+    for (const section of parted) {
+      const parts = [...section.querySelectorAll("[data-selections]")], away = parts.filter((part) => !placesOf(part).includes(state.selection));
+      for (const part of parts) part.hidden = away.includes(part);
+      const devices = new Map(away.map((part) => [part.dataset.device, placesOf(part)]));
+      const links = [...devices].map(([device, places]) => el("button", { type: "button", class: "copy", onclick: () => { select(nearest(places).place); section.scrollIntoView(); } }, device));
+      section.querySelector(".elsewhere").replaceChildren(...(links.length ? [away.length < parts.length ? "More was measured on " : `Not measured on ${selections[state.selection].device}, but on `, ...links] : []));
+    }
+  }
+  const parted = [...document.querySelectorAll("section")].filter((section) => section.querySelector("[data-selections]"));
+  for (const section of parted) section.append(el("p", { class: "elsewhere quiet" }));
+
   // The picture follows after the table has been painted, so that typing does not wait for it.
   let due = null;
   function soon(name) {
@@ -51,13 +65,13 @@ function start() {
   }
 
   function chooser(name, mine, chosen) {
-    if (mine.length < 2) return el("div", { class: "choose" }, savers(chosen.name, () => tableOf(chosen), () => chosen));
+    if (mine.length < 2) return el("div", { class: "choose" }, savers(chosen.name, () => tableOf(chosen), () => chosen, chosen.title));
     const choose = (option) => { state.option[name] = option; showSection(name); };
     const few = mine.length <= 4 && mine.every((each) => each.option.length < 24);
     const chosenBy = few
       ? el("span", { class: "buttons", role: "group", "aria-label": `What ${name} shows` }, ...mine.map((each) => el("button", { type: "button", "aria-pressed": String(each === chosen), onclick: () => { choose(each.option); find(name).querySelector('.buttons [aria-pressed="true"]').focus(); } }, each.option)))
       : el("label", {}, el("span", { class: "away" }, `What ${name} shows`), listOf(mine, chosen, (option) => { choose(option); find(name).querySelector("select").focus(); }));
-    return el("div", { class: "choose" }, chosenBy, savers(chosen.name, () => tableOf(chosen), () => chosen));
+    return el("div", { class: "choose" }, chosenBy, savers(chosen.name, () => tableOf(chosen), () => chosen, chosen.title));
   }
 
   const listOf = (mine, chosen, choose) => el("select", { onchange: (event) => choose(event.target.value) }, ...mine.map((each) => el("option", { value: each.option, selected: each === chosen }, each.option)));
@@ -126,10 +140,10 @@ function start() {
   const badgeWords = (flags) => (flags || "").split(",").map((flag) => (BADGES[flag] || [flag])[0]).join(" ");
   const trustText = (verdict, flags) => `${verdict === "ok" ? "verified" : verdict} ${badgeWords(flags)}`;
 
-  function column(source, name, label, { hide, digits = 3, rising, low, high, unit = "", hint, whole } = {}) {
+  function column(source, name, label, { digits = 3, rising, low, high, unit = "", hint, whole } = {}) {
     const at = source.at[name], about = source.table.columns[at] || {};
     return {
-      name, label, hide, rising, numeric: true, hint: hint || about.meaning, value: (row) => row[at],
+      name, label, rising, numeric: true, hint: hint || about.meaning, value: (row) => row[at],
       show: (row) => {
         const value = row[at];
         if (low === undefined || value === null) return value === null ? NONE : whole ? String(value) : `${number(value, digits)}${unit}`;
@@ -138,13 +152,19 @@ function start() {
       },
     };
   }
-  const words = (source, name, label, hide) => ({ name, label, hide, hint: (source.table.columns[source.at[name]] || {}).meaning, value: (row) => row[source.at[name]], show: (row) => row[source.at[name]] ?? NONE });
+  const words = (source, name, label, aside) => ({ name, label, aside, hint: (source.table.columns[source.at[name]] || {}).meaning, value: (row) => row[source.at[name]], show: (row) => row[source.at[name]] ?? NONE });
+
+  // Settings as a reader would type them: tile 6×8×8.
+  const settingsColumn = (source) => ({ ...words(source, "settings", "settings"), text: (row) => settingsWords(row[source.at.settings]) });
+  function settingsWords(text) {
+    try { return Object.entries(JSON.parse(text)).map(([name, value]) => `${name} ${[value].flat(2).join("×")}`).join(", "); } catch { return text; }
+  }
 
   function nameColumn(source, labelName) {
     const { label, method, row_id, settings } = { label: source.at[labelName], method: source.at.method, row_id: source.at.row_id, settings: source.at.settings };
     return {
       name: "method", label: "method", class: "name", hint: "open a row for its command, settings and figures",
-      value: (row) => row[label], text: (row) => `${row[label]} ${row[settings]}`,
+      value: (row) => row[label],
       show: (row) => el("button", { type: "button", title: `${row[label]} ${row[settings]}`, onclick: () => openRow(row[row_id]) }, mark(row[method]), el("span", { class: row[label].length > 20 ? "long" : null }, row[label])),
     };
   }
@@ -161,10 +181,10 @@ function start() {
   }
   const trustColumn = (source) => ({
     name: "trust", label: "trust", class: "trust", hint: "verified: checked and timed; then what spoils the latency",
-    value: (row) => trustText(row[source.at.verdict], row[source.at.flags]), show: (row) => trust(row[source.at.verdict], row[source.at.flags], row[source.at.reason]),
+    value: (row) => trustText(row[source.at.verdict], row[source.at.flags]), text: (row) => `${trustText(row[source.at.verdict], row[source.at.flags])} ${row[source.at.reason] ?? ""}`, show: (row) => trust(row[source.at.verdict], row[source.at.flags], row[source.at.reason]),
   });
   const baselineColumn = (source) => ({
-    name: "baseline", label: "baseline", hide: "phone", hint: "the dense baseline of the row's run, and what spoils its latency",
+    name: "baseline", label: "baseline", aside: true, hint: "the dense baseline of the row's run, and what spoils its latency",
     value: (row) => row[source.at.baseline], text: (row) => `${row[source.at.baseline] ?? ""} ${badgeWords(row[source.at.baseline_flags])}`,
     show: (row) => {
       const name = row[source.at.baseline], flags = badgeWords(row[source.at.baseline_flags]);
@@ -181,13 +201,13 @@ function start() {
       column(means, "latency_ms", "ms", { rising: true, low: "latency_lo_ms", high: "latency_hi_ms", hint: "latency: median with a cold cache, and its interval" }),
       densityColumn(means),
       trustColumn(means),
-      column(means, "ideal", "ideal", { unit: "×", hide: "phone" }),
-      column(means, "approximation_error", "error", { rising: true, hide: "phone", hint: "relative error of the output against full attention" }),
-      column(means, "mass_recall", "recall", { hide: "phone", hint: "share of full attention's weights that is kept" }),
-      ...(has(means, "psnr") ? [column(means, "psnr", "PSNR", { hide: "phone", hint: "PSNR in dB of clips made with the same method and settings" })] : []),
-      ...(has(means, "peak_extra_mib") ? [column(means, "peak_extra_mib", "MiB", { rising: true, hide: "phone", hint: "peak memory beyond inputs and output" })] : []),
+      column(means, "ideal", "ideal", { unit: "×" }),
+      column(means, "approximation_error", "error", { rising: true, hint: "relative error of the output against full attention" }),
+      column(means, "mass_recall", "recall", { hint: "share of full attention's weights that is kept" }),
+      ...(has(means, "psnr") ? [column(means, "psnr", "PSNR", { hint: "PSNR in dB of clips made with the same method and settings" })] : []),
+      ...(has(means, "peak_extra_mib") ? [column(means, "peak_extra_mib", "MiB", { rising: true, hint: "peak memory beyond inputs and output" })] : []),
       baselineColumn(means),
-    ], { label: "Methods, ranked", sort: [1, false], onfilter: (kept) => {
+    ], { label: "Methods, ranked", sort: [1, false], more: [settingsColumn(means), words(means, "engine", "engine")], elsewhere: "Device, shape, direction, dtype, inputs and model are chosen above.", onfilter: (kept) => {
       state.kept = kept.length < ranked.rows.length ? new Set(kept.map((row) => row[means.at.row_id])) : null;
       find("ranked-count").textContent = `${kept.length} of ${ranked.rows.length} methods and settings`;
       find("ranked-said").textContent = ranked.complaint;
@@ -202,15 +222,15 @@ function start() {
       column(cells, "speedup", "speed-up", { unit: "×" }),
       column(cells, "latency_ms", "ms", { rising: true, low: "latency_lo_ms", high: "latency_hi_ms" }),
       densityColumn(cells),
-      column(cells, "layer", "layer", { rising: true, hide: "phone", whole: true }),
-      words(cells, "engine", "engine", "phone"),
-      column(cells, "approximation_error", "error", { rising: true, hide: "phone" }),
-      column(cells, "numerical_error", "numerical", { rising: true, hide: "phone", digits: 2 }),
-      ...(has(cells, "peak_extra_mib") ? [column(cells, "peak_extra_mib", "MiB", { rising: true, hide: "phone" })] : []),
+      column(cells, "layer", "layer", { rising: true, whole: true }),
+      words(cells, "engine", "engine"),
+      column(cells, "approximation_error", "error", { rising: true }),
+      column(cells, "numerical_error", "numerical", { rising: true, digits: 2 }),
+      ...(has(cells, "peak_extra_mib") ? [column(cells, "peak_extra_mib", "MiB", { rising: true })] : []),
       trustColumn(cells),
-      { name: "selection", label: "of", hide: "phone", hint: "shape, direction and inputs", value: (row) => row[cells.at.selection], text: (row) => ofWords(row[cells.at.selection]), show: (row) => ofWords(row[cells.at.selection]) },
-      words(cells, "run_id", "run", "phone"),
-    ], { label: "All cells", onfilter: (kept) => { find("all-count").textContent = `${kept.length.toLocaleString("en-US")} of ${all.rows.length.toLocaleString("en-US")} cells`; find("all-said").textContent = all.complaint; } });
+      { name: "selection", label: "of", hint: "shape, direction and inputs", value: (row) => row[cells.at.selection], text: (row) => ofWords(row[cells.at.selection]), show: (row) => ofWords(row[cells.at.selection]) },
+      words(cells, "run_id", "run", true),
+    ], { label: "All cells", more: [settingsColumn(cells), words(cells, "baseline", "baseline")], onfilter: (kept) => { find("all-count").textContent = `${kept.length.toLocaleString("en-US")} of ${all.rows.length.toLocaleString("en-US")} cells`; find("all-said").textContent = all.complaint; } });
     find("all-filter").addEventListener("input", (event) => all.filterBy(event.target.value));
     find("all-here").addEventListener("change", () => showCells());
     find("all-savers").replaceChildren(savers("cells", () => ({ columns: cells.table.columns, rows: all.shown }), () => recordsOf(cells.table.columns, all.shown)));
@@ -258,29 +278,32 @@ function start() {
   const FACETS = ["device", "shape", "direction", "dtype", "inputs", "model"];
   function showSelectors() {
     const now = selections[state.selection];
-    const holders = FACETS.map((facet) => {
+    const fixed = [], several = [];
+    for (const facet of FACETS) {
       const values = [...new Set([...selections].sort((one, other) => one.tokens - other.tokens).map((each) => each[facet]))];
-      if (values.length === 1) return el("div", { class: "facet one" }, el("span", { class: "facet-name" }, facet), el("span", { class: "only" }, values[0]));
+      if (values.length === 1) { fixed.push(el("div", { class: "facet one" }, el("span", { class: "facet-name" }, facet), el("span", { class: "only" }, values[0]))); continue; }
       const count = (value) => selections.filter((each) => each[facet] === value && FACETS.every((other) => other === facet || each[other] === now[other])).reduce((sum, each) => sum + each.methods, 0);
       const total = (value) => selections.filter((each) => each[facet] === value).reduce((sum, each) => sum + each.methods, 0);
       const options = values.map((value) => el("option", { value, selected: value === now[facet] }, `${value} (${count(value) || `elsewhere ${total(value)}`})`));
-      return el("div", { class: "facet" }, el("label", {}, el("span", { class: "facet-name" }, facet), el("select", { "data-facet": facet, title: "in brackets: how many methods and settings", onchange: (event) => choose(facet, event.target.value) }, ...options)), el("span", { class: "printed" }, now[facet]));
-    });
-    find("selectors").replaceChildren(...holders);
+      several.push(el("div", { class: "facet" }, el("label", {}, el("span", { class: "facet-name" }, facet), el("select", { "data-facet": facet, title: "in brackets: how many methods and settings", onchange: (event) => choose(facet, event.target.value) }, ...options)), el("span", { class: "printed" }, now[facet])));
+    }
+    find("selectors").replaceChildren(...several, ...(fixed.length ? [el("div", { class: "fixed" }, ...fixed)] : []));
   }
-  // The selection with that value which shares most with the present one.
-  function choose(facet, value) {
+  // The one of these places which shares most with the present selection.
+  function nearest(places) {
     const now = selections[state.selection];
     const shared = (each) => FACETS.reduce((sum, other, place) => sum + (each[other] === now[other] ? 2 ** (FACETS.length - place) : 0), 0);
-    const fitting = selections.filter((each) => each[facet] === value).sort((one, other) => shared(other) - shared(one));
-    const next = fitting[0], moved = FACETS.filter((other) => other !== facet && next[other] !== now[other]);
+    return places.map((place) => selections[place]).sort((one, other) => shared(other) - shared(one))[0];
+  }
+  function choose(facet, value) {
+    const now = selections[state.selection], next = nearest(selections.filter((each) => each[facet] === value).map((each) => each.place));
+    const moved = FACETS.filter((other) => other !== facet && next[other] !== now[other]);
     const told = `Nothing was measured for ${value} with ${listed(moved.map((other) => now[other]))}. Shown instead: ${listed(moved.map((other) => `${other} ${next[other]}`))}.`;
     select(next.place, moved.length ? told : "");
     const again = document.querySelector(`#selectors select[data-facet="${facet}"]`);
     if (again) again.focus({ preventScroll: true });
   }
 
-  const listed = (words) => (words.length > 1 ? `${words.slice(0, -1).join(", ")} and ${words[words.length - 1]}` : words.join(""));
   function select(place, told = "") {
     state.selection = place;
     find("jump").textContent = told;
@@ -318,6 +341,7 @@ function start() {
       ranked.setRows(bySelection.get(state.selection));
       if (find("all-here").checked) showCells();
     }
+    showParts();
     for (const name of sections) {
       if (name === "trade-off" || !waiting) { showSection(name); continue; }
       presence(name);
@@ -335,10 +359,18 @@ function start() {
   }, { rootMargin: "600px" }) : null;
   const drawAll = () => { for (const name of [...lazy]) { lazy.delete(name); showSection(name); } };
 
+  // The rows of a table that the section around its buttons shows: not those of devices whose parts are hidden.
+  function here(table, holder) {
+    const away = new Set([...holder.closest("section").querySelectorAll("[data-selections][hidden]")].map((part) => part.dataset.device));
+    const at = (name) => table.columns.findIndex((column) => column.name === name), device = at("device"), run = at("run_id");
+    const known = new Map(runs.rows.map((row) => [row[runs.at.run_id], row[runs.at.device]]));
+    return away.size ? table.rows.filter((row) => !away.has(device < 0 ? known.get(row[run]) : row[device])) : table.rows;
+  }
   for (const holder of document.querySelectorAll("[data-table]")) {
     const table = tables.get(holder.dataset.table);
-    if (table) holder.replaceChildren(savers(table.name, () => table, () => recordsOf(table.columns, table.rows)));
+    if (table) holder.replaceChildren(savers(table.name, () => ({ ...table, rows: here(table, holder) }), () => recordsOf(table.columns, here(table, holder)), table.title));
   }
+  for (const scroller of document.querySelectorAll(".scroll")) watchSideways(scroller);
   if (find("everything")) find("everything").replaceChildren(el("button", { type: "button", onclick: () => save("report.json", JSON.stringify(data), "application/json") }, "all data as JSON"));
   addEventListener("beforeprint", drawAll);
   let width = innerWidth;

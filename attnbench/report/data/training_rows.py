@@ -1,0 +1,106 @@
+"""The numbers of training runs as a table: what ``training_tables`` writes in words, a row a folder and method."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+
+from attnbench.kernels.errors import BadInput
+from attnbench.report.data.table import Column, Table, Value
+from attnbench.report.data.trained import training_device
+from attnbench.report.training_tables import Runs, baseline_of, by_method, difference, limits, losses, rights
+from attnbench.results.intervals import wilson
+from attnbench.results.means import Estimate, mean_estimate
+from attnbench.results.training import TrainingGroup, TrainingRun
+
+_ENDS = "95 % over the clips"
+_COLUMNS = (
+    Column("folder", "that the runs are in"),
+    Column("device", "that they were trained on"),
+    Column("method", "name of the method"),
+    Column("engine", "that ran it"),
+    Column("density", "share of pairs kept while clips are made"),
+    Column("seeds", "runs of the method"),
+    Column("step_ms", "median time of a step of full clips, mean over the seeds", "ms"),
+    Column("peak_gib", "most memory of a step", "GiB"),
+    Column("baseline", "the method that the others are compared with"),
+    Column("steps", "at which losses are compared; empty where the runs have none in common"),
+    Column("loss_by_steps", "held-out loss after these steps"),
+    Column("loss_by_steps_lo", f"lower end of its interval, {_ENDS}"),
+    Column("loss_by_steps_hi", "upper end"),
+    Column("gap_by_steps", "that loss less the baseline's"),
+    Column("gap_by_steps_lo", f"lower end of its interval, {_ENDS}"),
+    Column("gap_by_steps_hi", "upper end"),
+    Column("seconds", "at which losses are compared", "s"),
+    Column("steps_by_seconds", "steps in that time, mean over the seeds"),
+    Column("loss_by_seconds", "held-out loss after these seconds"),
+    Column("loss_by_seconds_lo", f"lower end of its interval, {_ENDS}"),
+    Column("loss_by_seconds_hi", "upper end"),
+    Column("gap_by_seconds", "that loss less the baseline's"),
+    Column("gap_by_seconds_lo", f"lower end of its interval, {_ENDS}"),
+    Column("gap_by_seconds_hi", "upper end"),
+    Column("clips", "clips made with the final weights and judged"),
+    Column("class_right", "of them those of the class that was asked for"),
+    Column("class_right_lo", "lower end of the share's 95 % interval, by Wilson"),
+    Column("class_right_hi", "upper end"),
+    Column("motion_right", "of them those of the motion that was asked for"),
+    Column("motion_right_lo", "lower end of the share's 95 % interval, by Wilson"),
+    Column("motion_right_hi", "upper end"),
+)
+
+
+def training_table(groups: Sequence[TrainingGroup]) -> Table | None:
+    """Return a row for each folder and method of training runs; None if there are no runs."""
+    rows = [row for group in groups if group.runs for row in _rows(group)]
+    return Table("training", "Training runs", _COLUMNS, tuple(rows)) if rows else None
+
+
+def _rows(group: TrainingGroup) -> list[tuple[Value, ...]]:
+    baseline = baseline_of(group.runs)
+    grouped = by_method(group.runs, baseline)
+    try:
+        steps, seconds = limits(grouped)
+    except BadInput:  # without a step in common, each run still has its cost
+        return [(*_cost(group, method, own), baseline, *[None] * 15, *_right(own)) for method, own in grouped.items()]
+
+    def by_seconds(run: TrainingRun) -> Sequence[float]:
+        return run.after_seconds(seconds)[1]
+
+    found: list[tuple[Value, ...]] = []
+    for method, own in grouped.items():
+        theirs = () if method == baseline else grouped[baseline]
+        taken = statistics.fmean(run.after_seconds(seconds)[0] for run in own)
+        found.append(
+            (
+                *_cost(group, method, own), baseline, steps, *_losses(own, theirs, lambda run: run.after_steps(steps)),
+                seconds, taken, *_losses(own, theirs, by_seconds), *_right(own),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _cost(group: TrainingGroup, method: str, own: Runs) -> tuple[Value, ...]:
+    densities = [run.card["score"]["density"] for run in own if "density" in run.card.get("score", {})]
+    return (
+        group.folder.resolve().name, training_device(group), method,
+        "+".join(sorted({run.card["engine"] for run in own})), statistics.fmean(densities) if densities else None,
+        len(own), statistics.fmean(run.step_ms for run in own), max(run.peak_mib for run in own) / 1024,
+    )  # fmt: skip
+
+
+def _losses(own: Runs, theirs: Runs, at: Callable[[TrainingRun], Sequence[float]]) -> tuple[Value, ...]:
+    mine = losses(own, at)
+    return *_ends(mean_estimate(mine)), *_ends(difference(mine, losses(theirs, at)))
+
+
+def _ends(found: Estimate | None) -> tuple[Value, Value, Value]:
+    return (None, None, None) if found is None else (found.mean, found.lo, found.hi)
+
+
+def _right(own: Runs) -> tuple[Value, ...]:
+    shares: list[Value] = []
+    for what in ("class", "motion"):
+        values = rights(own, what)
+        right = round(sum(values.values()))
+        shares += [right, *wilson(right, len(values))] if values else [None, None, None]
+    return len(rights(own, "class")) or None, *shares
