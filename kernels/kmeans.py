@@ -22,7 +22,7 @@ MOST_DISTANCES = 2**27
 """Distances from tokens to centroids that are in memory at once in torch: 512 MiB in float32."""
 
 SETTLED = 1e-4
-"""A step in which no centroid of any head moves this far is the last, and is not taken."""
+"""A step in which no centroid of any head of a batch item moves this far is the last of it, and is not taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,24 +142,24 @@ def group_means(x: Tensor, order: Tensor, offsets: Tensor, otherwise: Tensor) ->
 def cluster(x: Tensor, centroids: Tensor, steps: int) -> Clusters:
     """Take Lloyd steps with squared Euclidean distances.
 
-    A centroid without tokens stays where it is. When the centroids have settled, nothing changes any more.
+    A centroid without tokens stays where it is. When those of a batch item have settled, nothing of it changes.
 
     Args:
         x: [B, H, N, D], the last stride 1.
         centroids: [B, H, C, D] to begin with, float32, or float64 for float64 tokens.
         steps: how many, at least 1.
     """
-    settled = torch.zeros((), dtype=torch.bool, device=x.device)
+    settled = torch.zeros(len(x), 1, 1, dtype=torch.bool, device=x.device)  # of each batch item
     order = offsets = None
     for _ in range(steps):
         labels = nearest_centroid(x, centroids)
         found, starts = group_labels(labels, centroids.shape[2], x)
         means = group_means(x, found, starts, centroids)
-        moved = (means - centroids).square().sum(-1).sqrt().amax()
+        moved = (means - centroids).square().sum(-1).sqrt().amax((1, 2))
         order = found if order is None else torch.where(settled, order, found)
         offsets = starts if offsets is None else torch.where(settled, offsets, starts)
-        settled = settled | (moved < SETTLED)
-        centroids = torch.where(settled, centroids, means)
+        settled = settled | (moved < SETTLED)[:, None, None]
+        centroids = torch.where(settled[..., None], centroids, means)
     assert order is not None
     assert offsets is not None
     return Clusters(order, offsets, centroids)
@@ -188,7 +188,23 @@ def nearest_in_torch(x: Tensor, centroids: Tensor) -> Tensor:
     offset = centroids.square().sum(-1)[:, :, None] / 2
     rows = max(1, MOST_DISTANCES // (batch * heads * count))
     parts = x.split(rows, dim=2)
-    return torch.cat([(part.to(centroids.dtype) @ centroids.mT - offset).argmax(-1) for part in parts], 2)
+    found = torch.cat([(part.to(centroids.dtype) @ centroids.mT - offset).argmax(-1) for part in parts], 2)
+    return _first_equals(centroids).gather(2, found)
+
+
+def _first_equals(centroids: Tensor) -> Tensor:
+    """Return the first centroid that is equal to each one, int64 [B, H, C].
+
+    A matrix product may round the columns of equal centroids differently, so that the first of them is not the nearest.
+    """
+    width, place = centroids.shape[3], torch.arange(centroids.shape[2], device=centroids.device)
+    bits = (centroids + 0.0).view(torch.int64 if centroids.dtype == torch.float64 else torch.int32).long()
+    weights = torch.arange(1, width + 1, device=centroids.device) * -7046029254386353131  # odd, near 2^64 / 1.618
+    order = (bits * weights).sum(-1).argsort(dim=-1, stable=True)  # equal centroids come one after another
+    rows = centroids.gather(2, order[..., None].expand_as(centroids))
+    begins = pad((rows[:, :, 1:] != rows[:, :, :-1]).any(-1), (1, 0), value=True)
+    first = torch.where(begins, place, 0).cummax(-1).values
+    return torch.empty_like(order).scatter_(2, order, order.gather(2, first))
 
 
 def means_in_torch(x: Tensor, order: Tensor, offsets: Tensor, otherwise: Tensor) -> Tensor:
