@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnbench.kernels.band import Band
 from attnbench.kernels.flop_formulas import flop_formula
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.operators import operator
@@ -36,13 +37,14 @@ def attend_by_kernels(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float)
 
 def _apart(plan: Plan) -> tuple[Any, ...]:
     pattern, (grid, text) = plan.pattern, (plan.layout.grid, plan.layout.text)
-    rule = pattern.rule
+    rule, band = pattern.rule, pattern.band
     return (
         pattern.keep,
         pattern.q_offsets if isinstance(pattern, BlockPattern) else None,
         pattern.k_offsets,
         plan.q_order,
         plan.k_order,
+        *((None, None, None) if band is None else (band.low, band.high, band.whole)),
         [*grid.shape, *text],
         "" if rule is None else rule.name,
         [] if rule is None else [*rule.low, *rule.high],
@@ -51,26 +53,29 @@ def _apart(plan: Plan) -> tuple[Any, ...]:
 
 def _together(
     q: Tensor, keep: Tensor, q_offsets: Tensor | None, k_offsets: Tensor, q_order: Tensor | None,
-    k_order: Tensor | None, layout: list[int], rule: str, bounds: list[int],
+    k_order: Tensor | None, low: Tensor | None, high: Tensor | None, whole: Tensor | None, layout: list[int], rule: str,
+    bounds: list[int],
 ) -> Plan:  # fmt: skip
     t, h, w, before, after = layout
     axes = len(bounds) // 2
     made = Rule(rule, "grid" if axes == 3 else "raster", tuple(bounds[:axes]), tuple(bounds[axes:])) if bounds else None
     parts = (k_offsets, keep, made)
-    pattern = RoutedPattern(*parts) if q_offsets is None else BlockPattern(q_offsets, *parts)
-    whole = Layout(Grid(t, h, w), (before, after))
-    return Plan(whole, q.shape[0], q.shape[1], pattern, q_order, k_order)
+    band = None if low is None or high is None else Band(low, high, whole)
+    pattern = RoutedPattern(*parts) if q_offsets is None else BlockPattern(q_offsets, *parts, band=band)
+    all_tokens = Layout(Grid(t, h, w), (before, after))
+    return Plan(all_tokens, q.shape[0], q.shape[1], pattern, q_order, k_order)
 
 
 @operator("attnbench::attend")
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, keep: Tensor, q_offsets: Tensor | None, k_offsets: Tensor, q_order: Tensor | None,
-    k_order: Tensor | None, layout: list[int], rule: str, bounds: list[int], scale: float,
+    k_order: Tensor | None, low: Tensor | None, high: Tensor | None, whole: Tensor | None, layout: list[int], rule: str,
+    bounds: list[int], scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     from attnbench.kernels.gpu.blocked import attend_blocks
     from attnbench.kernels.gpu.routed import attend_routed
 
-    plan = _together(q, keep, q_offsets, k_offsets, q_order, k_order, layout, rule, bounds)
+    plan = _together(q, keep, q_offsets, k_offsets, q_order, k_order, low, high, whole, layout, rule, bounds)
     run = attend_routed if q_offsets is None else attend_blocks
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     with torch.cuda.device_of(q):
@@ -80,13 +85,13 @@ def _attend(
 @operator("attnbench::attend_backward")
 def _attend_backward(
     q: Tensor, k: Tensor, v: Tensor, output: Tensor, lse: Tensor, d_output: Tensor, d_lse: Tensor | None, keep: Tensor,
-    q_offsets: Tensor | None, k_offsets: Tensor, q_order: Tensor | None, k_order: Tensor | None, layout: list[int],
-    rule: str, bounds: list[int], scale: float,
+    q_offsets: Tensor | None, k_offsets: Tensor, q_order: Tensor | None, k_order: Tensor | None, low: Tensor | None,
+    high: Tensor | None, whole: Tensor | None, layout: list[int], rule: str, bounds: list[int], scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     from attnbench.kernels.gpu.blocked import backward_blocks
     from attnbench.kernels.gpu.routed_backward import backward_routed
 
-    plan = _together(q, keep, q_offsets, k_offsets, q_order, k_order, layout, rule, bounds)
+    plan = _together(q, keep, q_offsets, k_offsets, q_order, k_order, low, high, whole, layout, rule, bounds)
     run = backward_routed if q_offsets is None else backward_blocks
     q, k, v, d_output = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, d_output))
     with torch.cuda.device_of(q):
@@ -104,8 +109,8 @@ def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tens
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, keep, q_offsets, k_offsets, q_order, k_order, *numbers = inputs
-    ctx.save_for_backward(q, k, v, *output, keep, q_offsets, k_offsets, q_order, k_order)
+    (q, k, v, *plan), numbers = inputs[:-4], inputs[-4:]  # layout, rule, bounds, scale
+    ctx.save_for_backward(q, k, v, *output, *plan)
     ctx.numbers = numbers
     ctx.set_materialize_grads(False)
 
@@ -123,18 +128,15 @@ def _differentiate(ctx: Any, d_output: Tensor | None, d_lse: Tensor | None) -> t
 _attend.register_autograd(_differentiate, setup_context=_remember)
 
 
-def _pairs(
-    q: Tensor, keep: Tensor, q_offsets: Tensor | None, k_offsets: Tensor, q_order: Tensor | None,
-    k_order: Tensor | None, layout: list[int], rule: str, bounds: list[int],
-) -> int:  # fmt: skip
+def _pairs(q: Tensor, keep: Tensor, *rest: Any) -> int:
     if isinstance(keep, torch._subclasses.FakeTensor):  # nothing to count, so every pair counts as kept
         return q.shape[0] * q.shape[1] * q.shape[2] ** 2
-    return _together(q, keep, q_offsets, k_offsets, q_order, k_order, layout, rule, bounds).pairs
+    return _together(q, keep, *rest).pairs
 
 
 def _flops(q: Tensor, k: Tensor, v: Tensor, *plan: Any, out_val: Any = None, **_: Any) -> int:
     """Count two products of 2·D for each kept pair. The pairs are read from the tensors, which waits for the device."""
-    return 4 * q.shape[3] * _pairs(q, *plan[:8])
+    return 4 * q.shape[3] * _pairs(q, *plan[:-1])
 
 
 def _backward_flops(
@@ -142,7 +144,7 @@ def _backward_flops(
     out_val: Any = None, **_: Any,
 ) -> int:  # fmt: skip
     """Count five products for each kept pair: scores again, dP, dV, dK, dQ."""
-    return 10 * q.shape[3] * _pairs(q, *plan[:8])
+    return 10 * q.shape[3] * _pairs(q, *plan[:-1])
 
 
 flop_formula("attend", _flops, raw=True)

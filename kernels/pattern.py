@@ -64,6 +64,11 @@ class BlockPattern:
             raise BadInput(f"the band's whole blocks are {list(whole.shape[2:])}; the pattern has {list(expected)}")
 
     @property
+    def elements(self) -> Rule | Band | None:
+        """What decides pair by pair in kept blocks, the rule or the band; None if they are kept whole."""
+        return self.rule if self.band is None else self.band
+
+    @property
     def has_own_offsets(self) -> bool:
         """Whether blocks are given for single heads, some of them perhaps empty."""
         return self.q_offsets.dim() == 3 or self.k_offsets.dim() == 3
@@ -112,6 +117,11 @@ class RoutedPattern:
                 f"keep is {self.keep.dtype} {list(self.keep.shape)}; "
                 f"it must be bool [B or 1, H or 1, N, {blocks}] as the offsets say"
             )
+
+    @property
+    def elements(self) -> Rule | None:
+        """What decides pair by pair in kept blocks; None if they are kept whole."""
+        return self.rule
 
     @property
     def q_offsets(self) -> Tensor:

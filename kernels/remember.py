@@ -115,8 +115,9 @@ class _Kept:
     made: dict[Hashable, _Made] = field(default_factory=dict)
 
     def is_of(self, tensors: tuple[Tensor | None, ...], versions: tuple[int | None, ...]) -> bool:
-        same = all(mine is theirs for mine, theirs in zip(self.others, tensors[1:], strict=True))
-        return same and versions == self.versions
+        if versions != self.versions:  # of as many tensors
+            return False
+        return all(mine is theirs for mine, theirs in zip(self.others, tensors[1:], strict=True))
 
 
 _kept: MutableMapping[Tensor, _Kept] = WeakIdKeyDictionary()

@@ -41,9 +41,9 @@ where it computes 1.08 times the pairs. The forward pass alone takes 5.2 and 5.1
 """
 
 MOST_WASTE_WITH_RULE = 1.5
-"""The same limit for plans with an element rule.
+"""The same limit for plans with an element rule that our Hopper kernels do not run, such as one in raster order.
 
-A window of density .2 takes this engine 19 ms forward, and our kernels 38.
+A window of density .2 takes this engine 19 ms forward, and our plain Triton kernels 38; those for Hopper take 8.6.
 """
 
 FILLER = -2

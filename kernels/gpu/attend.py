@@ -140,11 +140,11 @@ def _attend_tiles(
     k: tl.tensor, v: tl.tensor, q: tl.tensor, queries: tl.tensor, records: tl.tensor, tiles: tl.tensor,
     ticket: tl.tensor, segments: tl.tensor, out: tl.tensor, out_lse: tl.tensor, q_packed: tl.tensor,
     q_high: tl.tensor, q_text: tl.tensor, k_packed: tl.tensor, k_low: tl.tensor, k_text: tl.tensor,
-    rule_row: tl.tensor, guard: tl.tensor, q_batch: tl.tensor, q_head: tl.tensor, q_token: tl.tensor,
-    out_batch: tl.tensor, out_head: tl.tensor, out_token: tl.tensor, lse_batch: tl.tensor, lse_head: tl.tensor,
-    heads: tl.tensor, kv_group: tl.tensor, tokens: tl.tensor, scale: tl.tensor, ROWS: tl.constexpr,
-    PARTS: tl.constexpr, KEYS: tl.constexpr, STEP: tl.constexpr, D: tl.constexpr, HEAD_DIM: tl.constexpr,
-    RULE: tl.constexpr, DIRECT: tl.constexpr, WIDEN: tl.constexpr, UP_TO: tl.constexpr,
+    q_rule_row: tl.tensor, k_rule_row: tl.tensor, guard: tl.tensor, q_batch: tl.tensor, q_head: tl.tensor,
+    q_token: tl.tensor, out_batch: tl.tensor, out_head: tl.tensor, out_token: tl.tensor, lse_batch: tl.tensor,
+    lse_head: tl.tensor, heads: tl.tensor, kv_group: tl.tensor, tokens: tl.tensor, scale: tl.tensor,
+    ROWS: tl.constexpr, PARTS: tl.constexpr, KEYS: tl.constexpr, STEP: tl.constexpr, D: tl.constexpr,
+    HEAD_DIM: tl.constexpr, RULE: tl.constexpr, DIRECT: tl.constexpr, WIDEN: tl.constexpr, UP_TO: tl.constexpr,
 ) -> None:  # fmt: skip
     """Run the kernel up to ``UP_TO``, see ``ablation.UP_TO``: 1 scores only, 2 scores and softmax, 3 everything."""
     count_tiles = tl.load(tiles) * PARTS
@@ -176,8 +176,9 @@ def _attend_tiles(
         if WIDEN:
             rows = rows.to(tl.float32)
         if RULE:
-            row_packed = tl.load(q_packed + token, mask=real, other=0)
-            row_high = tl.load(q_high + token, mask=real, other=0)
+            q_rule = head * q_rule_row
+            row_packed = tl.load(q_packed + q_rule + token, mask=real, other=0)
+            row_high = tl.load(q_high + q_rule + token, mask=real, other=0)
             row_text = tl.load(q_text + token, mask=real, other=1)
         next_start = tl.load(segments + segment * 2 + 2)
         next_end = tl.load(segments + segment * 2 + 3)
@@ -201,7 +202,7 @@ def _attend_tiles(
                 beyond = tl.where(start + step < stop, 0.0, -float("inf"))
                 s = tl.dot(rows, tl.trans(keys)) * scale + beyond[None]
                 if RULE and masked:
-                    at = head * rule_row + key
+                    at = head * k_rule_row + key
                     kept = keeps(
                         row_packed[:, None], row_high[:, None], row_text[:, None], tl.load(k_packed + at)[None],
                         tl.load(k_low + at)[None], tl.load(k_text + at)[None], guard,

@@ -116,9 +116,9 @@ def _backward_keys(
     by_head: tl.tensor, q_batch: tl.tensor, q_head: tl.tensor, q_token: tl.tensor,
     do_batch: tl.tensor, do_head: tl.tensor, do_token: tl.tensor, heads: tl.tensor, kv_group: tl.tensor, n: tl.tensor,
     tokens: tl.tensor, tiles: tl.tensor, scale: tl.tensor, scale2: tl.tensor, q_packed: tl.tensor, q_high: tl.tensor,
-    q_text: tl.tensor, k_packed: tl.tensor, k_low: tl.tensor, k_text: tl.tensor, k_rule_row: tl.tensor,
-    guard: tl.tensor, KEYS: tl.constexpr, PARTS: tl.constexpr, STEP: tl.constexpr, HEAD_DIM: tl.constexpr,
-    D: tl.constexpr, ORDERED: tl.constexpr, RULE: tl.constexpr, WIDEN: tl.constexpr,
+    q_text: tl.tensor, k_packed: tl.tensor, k_low: tl.tensor, k_text: tl.tensor, q_rule_row: tl.tensor,
+    k_rule_row: tl.tensor, guard: tl.tensor, KEYS: tl.constexpr, PARTS: tl.constexpr, STEP: tl.constexpr,
+    HEAD_DIM: tl.constexpr, D: tl.constexpr, ORDERED: tl.constexpr, RULE: tl.constexpr, WIDEN: tl.constexpr,
 ) -> None:  # fmt: skip
     tile = tl.program_id(0) // PARTS
     kv_head = tl.program_id(1)
@@ -148,7 +148,7 @@ def _backward_keys(
         q_row = q + batch * q_batch + of_batch * q_head
         do_row = d_output + batch * do_batch + of_batch * do_head
         statistics = head.to(tl.int64) * n
-        rule_row = head.to(tl.int64) * k_rule_row
+        q_rule, k_rule = head.to(tl.int64) * q_rule_row, head.to(tl.int64) * k_rule_row
         # A plain range without an `if` for the next segment, so that loads overlap: see backward_queries.
         for _ in range(steps):
             where = place + tl.arange(0, STEP)
@@ -173,12 +173,12 @@ def _backward_keys(
             if RULE:  # noqa: SIM102 - the outer one is decided when the kernel is compiled
                 if masked:
                     kept = keeps(
-                        tl.load(q_packed + token, mask=there, other=0)[None],
-                        tl.load(q_high + token, mask=there, other=0)[None],
+                        tl.load(q_packed + q_rule + token, mask=there, other=0)[None],
+                        tl.load(q_high + q_rule + token, mask=there, other=0)[None],
                         tl.load(q_text + token, mask=there, other=0)[None],
-                        tl.load(k_packed + rule_row + key)[:, None],
-                        tl.load(k_low + rule_row + key)[:, None],
-                        tl.load(k_text + rule_row + key)[:, None],
+                        tl.load(k_packed + k_rule + key)[:, None],
+                        tl.load(k_low + k_rule + key)[:, None],
+                        tl.load(k_text + k_rule + key)[:, None],
                         guard,
                     )
                     s = tl.where(kept, s, -float("inf"))

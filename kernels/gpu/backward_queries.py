@@ -106,9 +106,9 @@ def _backward_queries(
     do_token: tl.tensor, out_batch: tl.tensor, out_head: tl.tensor, out_token: tl.tensor, heads: tl.tensor,
     kv_group: tl.tensor, n: tl.tensor, tokens: tl.tensor, scale: tl.tensor, scale2: tl.tensor, q_packed: tl.tensor,
     q_high: tl.tensor, q_text: tl.tensor, k_packed: tl.tensor, k_low: tl.tensor, k_text: tl.tensor,
-    k_rule_row: tl.tensor, guard: tl.tensor, ROWS: tl.constexpr, PARTS: tl.constexpr, KEYS: tl.constexpr,
-    STEP: tl.constexpr, HEAD_DIM: tl.constexpr, D: tl.constexpr, DIRECT: tl.constexpr, RULE: tl.constexpr,
-    WIDEN: tl.constexpr,
+    q_rule_row: tl.tensor, k_rule_row: tl.tensor, guard: tl.tensor, ROWS: tl.constexpr, PARTS: tl.constexpr,
+    KEYS: tl.constexpr, STEP: tl.constexpr, HEAD_DIM: tl.constexpr, D: tl.constexpr, DIRECT: tl.constexpr,
+    RULE: tl.constexpr, WIDEN: tl.constexpr,
 ) -> None:  # fmt: skip
     row = tl.arange(0, ROWS)
     column = tl.arange(0, D)
@@ -142,7 +142,7 @@ def _backward_queries(
         row_delta = tl.where(empty, 0.0, row_delta)
         kv = (head // kv_group).to(tl.int64) * tokens * D
         k_row, v_row = k + kv, v + kv
-        rule_row = head.to(tl.int64) * k_rule_row
+        q_rule, k_rule = head.to(tl.int64) * q_rule_row, head.to(tl.int64) * k_rule_row
         acc = tl.zeros([ROWS, D], tl.float32)
         if WIDEN:
             rows, grads = rows.to(tl.float32), grads.to(tl.float32)
@@ -166,12 +166,12 @@ def _backward_queries(
             if RULE:  # noqa: SIM102 - the outer one is decided when the kernel is compiled
                 if masked:
                     kept = keeps(
-                        tl.load(q_packed + token, mask=there, other=0)[:, None],
-                        tl.load(q_high + token, mask=there, other=0)[:, None],
+                        tl.load(q_packed + q_rule + token, mask=there, other=0)[:, None],
+                        tl.load(q_high + q_rule + token, mask=there, other=0)[:, None],
                         tl.load(q_text + token, mask=there, other=0)[:, None],
-                        tl.load(k_packed + rule_row + key)[None],
-                        tl.load(k_low + rule_row + key)[None],
-                        tl.load(k_text + rule_row + key)[None],
+                        tl.load(k_packed + k_rule + key)[None],
+                        tl.load(k_low + k_rule + key)[None],
+                        tl.load(k_text + k_rule + key)[None],
                         guard,
                     )
                     s = tl.where(kept, s, -float("inf"))

@@ -1,4 +1,4 @@
-"""The states of pairs of blocks under an element rule: dropped, kept whole, or kept in part."""
+"""The states of pairs of blocks under an element rule or a band: dropped, kept whole, or kept in part."""
 
 from __future__ import annotations
 
@@ -15,18 +15,24 @@ from attnbench.kernels.witness import launched
 
 
 def classify_blocks(plan: Plan) -> Tensor:
-    """Return the state of every pair of blocks under the plan's rule: dropped, kept whole, or kept in part."""
+    """Return the state of every pair of blocks under the plan's rule or band: dropped, kept whole, or kept in part."""
     pattern = plan.pattern
     assert isinstance(pattern, BlockPattern)
+    keep = pattern.keep.view(torch.uint8)
+    if not shared(plan):
+        keep = keep.expand(plan.batch, plan.heads, -1, -1)
+    states = torch.empty(keep.shape, dtype=torch.uint8, device=plan.device)
+    classify = _classify_by_rule if pattern.band is None else _classify_by_band
+    classify(plan, pattern, keep, states)
+    return states
+
+
+def _classify_by_rule(plan: Plan, pattern: BlockPattern, keep: Tensor, states: Tensor) -> None:
     assert pattern.rule is not None
     q_boxes, k_boxes = (
         _bound_blocks(plan, order, offsets)
         for order, offsets in ((plan.q_order, pattern.q_offsets), (plan.k_order, pattern.k_offsets))
     )
-    keep = pattern.keep.view(torch.uint8)
-    if not shared(plan):
-        keep = keep.expand(plan.batch, plan.heads, -1, -1)
-    states = torch.empty(keep.shape, dtype=torch.uint8, device=plan.device)
     lines, columns = keep.shape[2:]
     low, high = ((*bounds, 0, 0)[:3] for bounds in (pattern.rule.low, pattern.rule.high))
     width = width_for(columns, 1024)
@@ -36,7 +42,21 @@ def classify_blocks(plan: Plan) -> Tensor:
         lines * 8 * (len(q_boxes) > 1), columns * 8 * (len(k_boxes) > 1), *low, *high, AXES=len(pattern.rule.low),
         WIDTH=width, num_warps=warps_for(width),
     )  # fmt: skip
-    return states
+
+
+def _classify_by_band(plan: Plan, pattern: BlockPattern, keep: Tensor, states: Tensor) -> None:
+    band, (lines, columns) = pattern.band, keep.shape[2:]
+    assert band is not None
+    q_offsets, k_offsets = (offset_rows(offsets, plan) for offsets in (pattern.q_offsets, pattern.k_offsets))
+    low, high = (bound.expand(keep.shape[:2]) for bound in (band.low, band.high))
+    whole = keep if band.whole is None else band.whole.view(torch.uint8).expand(keep.shape)
+    width = width_for(columns, 1024)
+    launched("triton:classify_band")
+    _classify_band[(lines, triton.cdiv(columns, width), keep.shape[0] * keep.shape[1])](
+        keep, whole, q_offsets, k_offsets, low, high, states, *keep.stride(), *whole.stride(), *low.stride(),
+        *high.stride(), keep.shape[1], lines, columns, (lines + 1) * (len(q_offsets) > 1),
+        (columns + 1) * (len(k_offsets) > 1), WHOLE=band.whole is not None, WIDTH=width, num_warps=warps_for(width),
+    )  # fmt: skip
 
 
 def _bound_blocks(plan: Plan, order: Tensor | None, offsets: Tensor) -> Tensor:
@@ -60,12 +80,19 @@ def _bound_blocks(plan: Plan, order: Tensor | None, offsets: Tensor) -> Tensor:
 
 
 def shared(plan: Plan) -> bool:
-    """Return whether all heads keep the same pairs of blocks, and the rule keeps the same part of them."""
-    pattern = plan.pattern
+    """Return whether all heads keep the same pairs of blocks, and the rule or band keeps the same part of them."""
+    pattern, band = plan.pattern, plan.pattern.band
     orders = [order for order in (plan.q_order, plan.k_order) if order is not None and order.dim() == 3]
-    if pattern.has_own_offsets:
+    if pattern.has_own_offsets or not (band is None or all(band.shared)):
         return False
     return pattern.keep.shape[0] * pattern.keep.shape[1] == 1 and (pattern.rule is None or not orders)
+
+
+def offset_rows(offsets: Tensor, plan: Plan) -> Tensor:
+    """Return offsets as rows, int64 [1, blocks + 1], or [B · H, blocks + 1] if they are given by head."""
+    if offsets.dim() == 1:
+        return offsets[None]
+    return offsets.expand(plan.batch, plan.heads, -1).reshape(-1, offsets.shape[-1]).contiguous()
 
 
 def rows_of_order(order: Tensor | None) -> tuple[Tensor | None, int, int]:
@@ -143,6 +170,39 @@ def _classify(
     mixed = (k_text | q_text) & (pure == 0)
     state = tl.where(pure | (every & (mixed == 0)), 1, tl.where(some | mixed, 2, 0))
     at = keep + (sheet // heads) * batch_stride + (sheet % heads) * head_stride + line.to(tl.int64) * line_stride
+    kept = tl.load(at + column * column_stride, mask=inside, other=0) != 0
+    place = states + (sheet * lines + line) * columns + column
+    tl.store(place, tl.where(kept, state, 0).to(tl.uint8), mask=inside)
+
+
+@jit
+def _classify_band(
+    keep: tl.tensor, whole: tl.tensor, q_offsets: tl.tensor, k_offsets: tl.tensor, low: tl.tensor, high: tl.tensor,
+    states: tl.tensor, batch_stride: tl.tensor, head_stride: tl.tensor, line_stride: tl.tensor,
+    column_stride: tl.tensor, whole_batch: tl.tensor, whole_head: tl.tensor, whole_line: tl.tensor,
+    whole_column: tl.tensor, low_batch: tl.tensor, low_head: tl.tensor, high_batch: tl.tensor, high_head: tl.tensor,
+    heads: tl.tensor, lines: tl.tensor, columns: tl.tensor, q_row: tl.tensor, k_row: tl.tensor, WHOLE: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> None:  # fmt: skip
+    """Classify like ``Band.classify``, among the kept blocks."""
+    line, sheet = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    b, h = sheet // heads, sheet % heads
+    column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    inside = column < columns
+    q_at, k_at = q_offsets + sheet * q_row + line, k_offsets + sheet * k_row + column
+    q_first, q_last = tl.load(q_at), tl.load(q_at + 1) - 1
+    k_first, k_last = tl.load(k_at, mask=inside, other=0), tl.load(k_at + 1, mask=inside, other=0) - 1
+    lowest = tl.load(low + b * low_batch + h * low_head)
+    highest = tl.load(high + b * high_batch + h * high_head)
+    least, most = k_first - q_last, k_last - q_first
+    filled = (q_first <= q_last) & (k_first <= k_last)
+    some = filled & (least <= highest) & (most >= lowest)
+    every = filled & (least >= lowest) & (most <= highest)
+    if WHOLE:
+        at = whole + b * whole_batch + h * whole_head + line.to(tl.int64) * whole_line
+        every = every | (tl.load(at + column * whole_column, mask=inside, other=0) != 0)
+    state = tl.where(every, 1, tl.where(some, 2, 0))
+    at = keep + b * batch_stride + h * head_stride + line.to(tl.int64) * line_stride
     kept = tl.load(at + column * column_stride, mask=inside, other=0) != 0
     place = states + (sheet * lines + line) * columns + column
     tl.store(place, tl.where(kept, state, 0).to(tl.uint8), mask=inside)

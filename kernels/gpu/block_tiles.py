@@ -18,7 +18,14 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench.kernels.gpu.block_states import classify_blocks, rows_of_order, shared, warps_for, width_for
+from attnbench.kernels.gpu.block_states import (
+    classify_blocks,
+    offset_rows,
+    rows_of_order,
+    shared,
+    warps_for,
+    width_for,
+)
 from attnbench.kernels.gpu.mask_words import words_for_keys, words_for_queries
 from attnbench.kernels.gpu.widen import jit
 from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS, KeyTiles, Tiles
@@ -76,7 +83,7 @@ def sizes_of(plan: Plan) -> tuple[int, int]:
 
 
 def lay_out(plan: Plan) -> BlockWork:
-    """Cut the query blocks of a plan into tiles, and classify its blocks by the rule, if there is one."""
+    """Cut the query blocks of a plan into tiles, and classify its blocks by the rule or band, if there is one."""
     pattern = plan.pattern
     assert isinstance(pattern, BlockPattern)
     n, blocks, device = plan.layout.tokens, pattern.keep.shape[2], plan.device
@@ -93,7 +100,7 @@ def lay_out(plan: Plan) -> BlockWork:
         offset_rows(pattern.q_offsets, plan), first, order, queries, capacity * rows, order_row,
         (blocks + 1) * (len(first) > 1), ORDER=order is not None, ROWS=rows, num_warps=4,
     )  # fmt: skip
-    states = pattern.keep.view(torch.uint8) if pattern.rule is None else classify_blocks(plan)
+    states = pattern.keep.view(torch.uint8) if pattern.elements is None else classify_blocks(plan)
     if not shared(plan):
         states = states.expand(plan.batch, plan.heads, -1, -1)
     return BlockWork(plan, states, queries, first, capacity * rows, rows)
@@ -172,8 +179,8 @@ def key_tiles_of(work: BlockWork, kv_heads: int, *, masked: bool = False) -> Key
 
 def most_runs(plan: Plan, columns: int) -> int:
     """Return the most runs that a line of this many blocks can have."""
-    # With a rule, a run also ends where whole blocks end and blocks kept in part begin.
-    return columns if plan.pattern.rule is not None else (columns + 1) // 2
+    # With a rule or a band, a run also ends where whole blocks end and blocks kept in part begin.
+    return columns if plan.pattern.elements is not None else (columns + 1) // 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,13 +216,6 @@ def _list_runs(
         WIDTH=width, MASKED=chunks is not None, num_warps=warps_for(width),
     )  # fmt: skip
     return _Runs(segments, counts, chunk_of)
-
-
-def offset_rows(offsets: Tensor, plan: Plan) -> Tensor:
-    """Return offsets as rows, int64 [1, blocks + 1], or [B · H, blocks + 1] if they are given by head."""
-    if offsets.dim() == 1:
-        return offsets[None]
-    return offsets.expand(plan.batch, plan.heads, -1).reshape(-1, offsets.shape[-1]).contiguous()
 
 
 def _number(offsets: Tensor, size: int, plan: Plan) -> Tensor:

@@ -45,7 +45,7 @@ def attend_blocks(
     if kind != "tiles" and not fits_in_place(q, k, v, scale, None, ROWS, KEYS):
         kind = "tiles"
     paired = kind == "pairs"
-    in_place = kind != "tiles" or (hopper and fits_in_place(q, k, v, scale, plan.pattern.rule, *sizes_of(plan)))
+    in_place = kind != "tiles" or (hopper and fits_in_place(q, k, v, scale, plan.pattern.elements, *sizes_of(plan)))
     with phase("index"):
         parts = kept_lists(plan, kind, lambda: parts_of(plan, kind))
         rule = rule_arrays(plan) if kind == "tiles" else None
@@ -78,7 +78,7 @@ def arranges_on_the_way(plan: Plan, head_dim: int, itemsize: int) -> bool:
         return False
     if kind_of(plan, True) != "tiles":
         return written_for(head_dim, None, ROWS, KEYS)
-    return written_for(head_dim, plan.pattern.rule, *sizes_of(plan))
+    return written_for(head_dim, plan.pattern.elements, *sizes_of(plan))
 
 
 def kind_of(plan: Plan, hopper: bool) -> Kind:

@@ -39,5 +39,6 @@ def kept_lists(plan: Plan, name: str, make: Callable[[], Result]) -> Result:
     assert isinstance(pattern, BlockPattern)
     if not are_kept(plan):
         return make()
-    tensors = (pattern.keep, pattern.q_offsets, pattern.k_offsets, plan.q_order, plan.k_order)
+    band = () if pattern.band is None else pattern.band.tensors
+    tensors = (pattern.keep, pattern.q_offsets, pattern.k_offsets, plan.q_order, plan.k_order, *band)
     return kept_with(tensors, (name, pattern.rule, plan.layout.numbers, plan.batch, plan.heads), make)

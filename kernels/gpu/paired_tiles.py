@@ -27,8 +27,8 @@ It is predicted from computing 420 and 700 TFLOP/s. The rates that were measured
 
 
 def can_pair(plan: Plan) -> bool:
-    """Return whether the tiles of a plan can be paired: 64 rows, steps of 64 keys, no element rule."""
-    return sizes_of(plan) == (SMALL_ROWS, SMALL_ROWS) and plan.pattern.rule is None
+    """Return whether the tiles of a plan can be paired: 64 rows, steps of 64 keys, no element rule, no band."""
+    return sizes_of(plan) == (SMALL_ROWS, SMALL_ROWS) and plan.pattern.elements is None
 
 
 def pair_up(work: BlockWork, tiles: Tiles) -> tuple[Tiles, Tiles]:

@@ -1,4 +1,4 @@
-"""Element rules on the device: packed for the kernels, with the test of a pair."""
+"""Element rules and bands on the device: packed for the kernels, with the test of a pair."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from attnbench.kernels.band import Band
 from attnbench.kernels.gpu.widen import jit
 from attnbench.kernels.gpu.work import RuleArrays
 from attnbench.kernels.grid import Layout
@@ -35,8 +36,13 @@ def tokens_of(rule: Rule, layout: Layout, device: torch.device) -> Tokens:
 
 
 def rule_arrays(plan: Plan) -> RuleArrays | None:
-    """Return the rule of a plan in the form that the kernels read, keys in the arranged order; None without a rule."""
-    rule = plan.pattern.rule
+    """Return what a plan keeps of masked segments in the form that the kernels read, keys in the arranged order.
+
+    It is None for a plan without a rule and without a band.
+    """
+    rule, band = plan.pattern.rule, plan.pattern.band
+    if band is not None:
+        return _arrays_of_band(plan, band)
     if rule is None:
         return None
     tokens = tokens_of(rule, plan.layout, plan.device)
@@ -57,6 +63,30 @@ def rule_arrays(plan: Plan) -> RuleArrays | None:
     )
 
 
+def _arrays_of_band(plan: Plan, band: Band) -> RuleArrays:
+    """Return a band like a rule whose only coordinate is the arranged position; both bounds belong to the query."""
+    n, order = plan.layout.tokens, plan.q_order
+    place, ahead, no_text, guard = _places(n, plan.device)
+    # No two positions differ by n, so clipping the bounds to it changes nothing.
+    low, high = (x.clamp(-n, n).to(torch.int32)[..., None] for x in (band.low, band.high))
+    query = place
+    if order is not None:
+        query = torch.empty_like(order, dtype=torch.int32).scatter_(-1, order, place.expand_as(order))
+    rows = [query + low, query + high + guard]
+    if any(x.shape[:2] != (1, 1) for x in rows):
+        rows = [x.expand(plan.batch, plan.heads, -1) for x in rows]
+    q_low, q_high = (x.reshape(-1, n).contiguous() for x in rows)
+    return RuleArrays(q_low, q_high, k_packed=place, k_low=ahead, q_text=no_text, k_text=no_text, guard=guard)
+
+
+@remembered(16)
+def _places(tokens: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Return the positions of all keys int32 [N], the same with the guard bit, no text int8 [N], and the guard bit."""
+    guard = 1 << (2 * tokens).bit_length()
+    place = torch.arange(tokens, dtype=torch.int32, device=device)
+    return place, place + guard, torch.zeros(tokens, dtype=torch.int8, device=device), guard
+
+
 def rows_of(rule: RuleArrays | None, rows: slice) -> RuleArrays | None:
     """Return the arrays for some rows of heads (b · H + h) only, renumbered from 0."""
     if rule is None or rule.k_packed.dim() == 1:
@@ -67,11 +97,13 @@ def rows_of(rule: RuleArrays | None, rows: slice) -> RuleArrays | None:
 
 
 def rule_arguments(rule: RuleArrays | None) -> tuple[Tensor | int | None, ...]:
-    """Return a rule as kernel arguments: arrays by query, arrays by key, the row stride of the latter, guard bits."""
+    """Return a rule as kernel arguments: arrays by query, arrays by key, the row strides of both, guard bits."""
     if rule is None:
-        return None, None, None, None, None, None, 0, 0
-    row = rule.k_packed.stride(0) if rule.k_packed.dim() == 2 else 0
-    return rule.q_packed, rule.q_high, rule.q_text, rule.k_packed, rule.k_low, rule.k_text, row, rule.guard
+        return None, None, None, None, None, None, 0, 0, 0
+    q_row, k_row = (x.stride(0) if x.dim() == 2 and len(x) > 1 else 0 for x in (rule.q_packed, rule.k_packed))
+    return (
+        rule.q_packed, rule.q_high, rule.q_text, rule.k_packed, rule.k_low, rule.k_text, q_row, k_row, rule.guard,
+    )  # fmt: skip
 
 
 @jit

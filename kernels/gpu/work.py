@@ -102,12 +102,12 @@ class KeyTiles:
 
 @dataclass(frozen=True, eq=False)
 class RuleArrays:
-    """An element rule for masked segments: keep a pair iff both differences leave all guard bits set, or one is text.
+    """What masked segments keep: the pairs whose differences both leave all guard bits set, and those with text.
 
     ``((k_low[key] - q_packed[query]) & (q_high[query] - k_packed[key]) & guard) == guard``, see ``PackedRule``.
 
     Attributes:
-        q_packed, q_high: int32 or int64 [N], by query token.
+        q_packed, q_high: int32 or int64, by query token, [N], or [B · H, N] if every head has its own.
         k_packed, k_low: the same for keys at arranged positions, [N], or [B · H, N] if every head has its own order.
         q_text: int8 [N], by query token, 1 for text. k_text: int8, shaped like ``k_packed``.
         guard: the guard bits.

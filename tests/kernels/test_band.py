@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from attnbench.kernels import engines
 from attnbench.kernels.band import Band
-from attnbench.kernels.engines import ENGINES, Task, choose_engine, flex
+from attnbench.kernels.engines import ENGINES, Task, choose_engine, flex, triton_engine
 from attnbench.kernels.engines.blocks import element_mask
 from attnbench.kernels.engines.reference import REFERENCE
 from attnbench.kernels.errors import BadInput, Unsupported
@@ -140,6 +140,21 @@ def test_engines_refuse_what_they_cannot_run_and_say_why(monkeypatch: pytest.Mon
             assert choose_engine("auto", plan, Task.of(x, x, x)).name == "reference"
         with pytest.raises(Unsupported, match=words):
             choose_engine("unfused", plan, Task.of(x, x, x))
+
+
+def test_auto_takes_flex_for_bands_where_it_can_run_them_and_our_kernels_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = {"flex", "triton", "reference"}
+    monkeypatch.setattr(engines, "_unavailable", lambda name: None if name in here else "is not here")
+    monkeypatch.setattr(triton_engine, "_lacks_memory", lambda task: None)
+    plan = made(3, band=True, own=False, orders=True)
+    task = Task(torch.device("cuda"), torch.bfloat16, 64, H, 1, False, False)
+    assert choose_engine("auto", plan, task).name == "flex"
+    for cannot in ({"head_dim": 8}, {"needs_grad": True, "return_lse": True}):
+        assert choose_engine("auto", plan, dataclasses.replace(task, **cannot)).name == "triton"
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert choose_engine("auto", plan, task).name == "triton", "flex cannot be part of a graph"
 
 
 def test_what_does_not_fit() -> None:
