@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout, whole_number
 from attnbench.methods.density import DensitySetting
-from attnbench.methods.recipe import runs_dense
+from attnbench.methods.recipe import dense_steps_of, runs_dense
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -188,6 +188,14 @@ class Method:
     def finishes(self, settings: Settings, call: Call) -> bool:
         """Return whether ``finish`` runs in a call: not in the dense steps and layers of a recipe."""
         return self.finish is not None and not runs_dense(settings, call)
+
+    def cycle_of(self, settings: Settings, layer: int) -> Cycle | None:
+        """Return the cycle of a layer behind the dense steps of a recipe; None for a method without a state."""
+        if self.cycle is None:
+            return None
+        cycle, dense = self.cycle(settings, layer), dense_steps_of(settings)
+        first = (*cycle.warm, cycle.steady)[0]
+        return cycle if first >= dense else cycle.later(dense - first)
 
 
 def as_ints(name: str, value: object, *, length: int | None = None, low: int = 1) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -47,6 +48,9 @@ DEFAULT_DENSITY = 0.5
 KINDS = ("full", "window", "share")
 STEPS = 50
 """Denoising steps of a clip where no schedule says how many there are."""
+
+MOST_STEP = 9_999
+"""A schedule beyond it is a mistake, and would take as long to follow."""
 
 _RANGE = 128
 
@@ -151,7 +155,7 @@ def _check_state(state: object, q: Tensor) -> None:
             "residual and output, as plan.state of the last call is"
         )
     for name, x in state.items():
-        if not isinstance(x, Tensor) or x.shape != q.shape or x.device != q.device or not x.is_floating_point():
+        if not isinstance(x, Tensor) or x.shape != q.shape or x.device != q.device or x.dtype != q.dtype:
             told = f"{x.dtype} {list(x.shape)} on {x.device}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
             raise BadInput(f"{name} of the state is {told}; it must be like q, {q.dtype} {list(q.shape)} on {q.device}")
 
@@ -165,9 +169,11 @@ def read_schedule(path: str) -> Mapping[str, Mapping[str, str]]:
     if not isinstance(path, str):
         raise BadInput(f"schedule is {path!r}; it must be the path of a JSON file")
     try:
-        changed = os.stat(path).st_mtime_ns
-        return _read(path, changed)
-    except (OSError, ValueError) as error:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no regular file")
+        return _read(path, found.st_mtime_ns)
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"schedule {path!r} cannot be read: {error}") from error
 
 
@@ -184,6 +190,11 @@ def _read(path: str, changed: int) -> Mapping[str, Mapping[str, str]]:
     )
     if not good:
         raise ValueError(f"it must be an object of layers, each an object of steps: {', '.join(KINDS)}")
+    for layer, steps in layers.items():
+        if steps.get("0", "full") != "full":
+            raise ValueError(f"step 0 of layer {layer} is {steps['0']!r}; it must be full: no step is before it")
+        if any(int(step) > MOST_STEP for step in steps):
+            raise ValueError(f"layer {layer} names step {max(map(int, steps))}; steps are at most {MOST_STEP}")
     return layers
 
 
@@ -223,11 +234,11 @@ def cycle(settings: DiTFastAttn, layer: int) -> Cycle:
     A schedule says how many steps are full, otherwise one of 50 is.
     """
     steps = {} if settings.schedule is None else read_schedule(settings.schedule).get(str(layer), {})
-    if not steps:
+    if set(steps.values()) <= {"full"}:
         return Cycle(warm=(0,), steady=1, refresh=0, every=STEPS, anew=True)
     count = 1 + max(map(int, steps))
     kinds = [steps.get(str(step), "full") for step in range(count)]
-    steady = next((step for step, kind in enumerate(kinds) if kind != "full"), count - 1)
+    steady = next(step for step, kind in enumerate(kinds) if kind != "full")
     return Cycle(tuple(range(steady)), steady, 0, max(1, round(count / kinds.count("full"))), anew=True)
 
 

@@ -65,12 +65,12 @@ class Example:
         settings = _resolved(self.method, self.grid, self.settings)
         with torch.no_grad():
             call = Call(layout, self.layer, v=k.flip(-1) if self.method.needs_v else None)
-            if self.method.cycle is not None:
-                cycle = self.method.cycle(settings, self.layer)
+            if (cycle := self.method.cycle_of(settings, self.layer)) is not None:
                 for step in cycle.warm:
                     made = make_plan(self.method, settings, q, k, dataclasses.replace(call, step=step))
                     call = dataclasses.replace(call, state=made.state)
-                call = dataclasses.replace(call, step=cycle.steady)
+                # A state that only attention could make is left out, and the call stands alone.
+                call = dataclasses.replace(call, step=None if call.state is None else cycle.steady)
             plan = make_plan(self.method, settings, q, k, call)
         plan.check()
         return plan

@@ -5,10 +5,10 @@ regression explains each head's map by one number for each diagonal, one for eac
 frame. The ``top_k`` columns and diagonals with the smallest numbers, where least is negligible, are kept, with the
 pairs of the same frame.
 
-Step by step: the steps before ``warmup_steps`` are dense, and the last of them makes the map and the mask. Every
-``interval`` steps, one is dense again: it maps anew the blocks that the mask kept, fits again, and chooses by numbers
-that are extrapolated by one step of the change since the last fit. ``step`` is therefore required, and
-``plan.state`` holds the map, the numbers and the mask.
+Step by step: the steps before ``warmup_steps`` are dense, and the last of them makes the map and the mask; if a recipe
+has as many dense steps, the one behind them does. Every ``interval`` steps, one is dense again: it maps anew the blocks
+that the mask kept, fits again, and chooses by numbers that are extrapolated by one step of the change since the last
+fit. ``step`` is therefore required, and ``plan.state`` holds the map, the numbers and the mask.
 
 The rule is that of the published code, oddities included: the numbers of columns are halved after the fit, and the
 frame diagonal is kept wherever its number is at most 1, which it always is. It also maps the step before the last of
@@ -109,7 +109,7 @@ def plan(settings: MODDiT, q: Tensor, k: Tensor, call: Call) -> Plan:
     settings = resolve(settings, call.layout)
     if call.step is None:
         raise BadInput("mod-dit needs to know the denoising step: pass step, a whole number from 0")
-    last = settings.warmup_steps - 1
+    last = _first_map(settings)
     if call.step < last:
         return replace(plan_full(None, q, k, call), state=call.state)
     partition = partition_ranges(call.layout, settings.block, q.device)
@@ -122,6 +122,11 @@ def plan(settings: MODDiT, q: Tensor, k: Tensor, call: Call) -> Plan:
     assert state is not None
     pattern = BlockPattern(partition.offsets, partition.offsets, keep_text(partition, state["keep"]))
     return Plan(call.layout, q.shape[0], q.shape[1], pattern, state=state)
+
+
+def _first_map(settings: MODDiT) -> int:
+    """Return the step that makes the first map: the last of the warm-up, or the first behind the dense steps."""
+    return max(settings.warmup_steps - 1, settings.dense_steps)
 
 
 def _checked(
@@ -251,8 +256,8 @@ def _factor(block: int, ridge: float, shape: tuple[int, int, int], device: torch
 
 
 def cycle(settings: MODDiT, layer: int) -> Cycle:
-    """The last step of the warm-up makes the mask that the next one keeps; one of ``interval`` steps is dense again."""
-    last = settings.warmup_steps - 1
+    """The step of the first map makes the mask that the next one keeps; one of ``interval`` steps is dense again."""
+    last = _first_map(settings)
     return Cycle(warm=(last,), steady=last + 1, refresh=last + settings.interval, every=settings.interval)
 
 

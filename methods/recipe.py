@@ -55,6 +55,11 @@ def dense_layers_of(settings: Any) -> int:
     return settings.dense_layers if isinstance(settings, Recipe) else 0
 
 
+def has_dense_text(settings: Any) -> bool:
+    """Return whether text keeps every key and is kept by every query."""
+    return settings.text_dense if isinstance(settings, Recipe) else True
+
+
 def runs_dense(settings: Any, call: Call) -> bool:
     """Return whether a call is in the dense steps or layers of its recipe. The call is read only where it matters."""
     layers, steps = dense_layers_of(settings), dense_steps_of(settings)

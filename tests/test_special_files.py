@@ -20,6 +20,7 @@ from attnbench.inputs.clip import read_frames as video_frames
 from attnbench.inputs.shapes import resolve_shape
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.safe_weights import check_safetensors
+from attnbench.methods.ditfastattn import read_schedule
 from attnbench.mini.begin import WEIGHTS, read_config
 from attnbench.mini.checkpoint import CHECKPOINT
 from attnbench.mini.stored import read_card, read_tensors
@@ -50,6 +51,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "frames": ("a.safetensors", lambda folder: read_frames(folder / "a.safetensors")),
     "video": ("a.mp4", lambda folder: next(video_frames(folder / "a.mp4", 1, 4, 4))),
     "captured inputs": ("a.safetensors", lambda folder: read_capture(folder / "a.safetensors", SHAPE)),
+    "schedule": ("a.json", lambda folder: read_schedule(str(folder / "a.json"))),
     "inputs": ("a.mp4", lambda folder: content_digest(folder / "a.mp4")),
 }
 """The file that each reads, and how it is called with the file's folder."""

@@ -28,6 +28,7 @@ from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, Method, make_settings
 from attnbench.methods.planning import forget_plans
+from attnbench.methods.recipe import has_dense_text
 
 LAYOUTS = (
     Layout(Grid(1, 1, 1)),
@@ -100,9 +101,9 @@ class Subject:
     def steady(self, q: Tensor, k: Tensor, layout: Layout, layer: int) -> dict[str, Any]:
         """Return the step and the state of a call that has the steps before it behind it; nothing without a cycle."""
         settings = self.settings(layout)
-        if self.method.cycle is None:
+        cycle = self.method.cycle_of(settings, layer)
+        if cycle is None:
             return {}
-        cycle = self.method.cycle(settings, layer)
         values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
         arguments = {"grid": layout.grid, "text": layout.text, "layer": layer, **values}
         return {
@@ -301,6 +302,8 @@ def _grids(subject: Subject) -> str:
 
 def _text(subject: Subject) -> str:
     found = [(layout, layer) for layout, layer in cases(subject) if layout.text != (0, 0)]
+    if not all(has_dense_text(subject.settings(layout)) for layout, _ in found):
+        raise Skipped("text_dense is false: text is ordinary tokens")
     for layout, layer in found:
         with at(layout, layer):
             text_stays_dense(subject, layout, layer)

@@ -22,7 +22,7 @@ from attnbench.machine.device import device_name, dtype_name, resolve_device, re
 from attnbench.machine.timers import check_timer
 from attnbench.methods import Cycle, Method, get_method, make_settings
 from attnbench.methods.entries import Entry
-from attnbench.methods.recipe import dense_layers_of, dense_steps_of
+from attnbench.methods.recipe import dense_layers_of
 from attnbench.report.words import differing_settings
 from attnbench.results.conditions import contents_of
 from attnbench.results.records.cells import Cell, canonical_json, inputs_content
@@ -64,10 +64,7 @@ class Job:
     @property
     def cycle(self) -> Cycle | None:
         """The steps of a method that has a state; None for the others."""
-        if self.method.cycle is None:
-            return None
-        cycle, dense = self.method.cycle(self.settings, self.layer), dense_steps_of(self.settings)
-        return cycle if cycle.warm[0] >= dense else cycle.later(dense - cycle.warm[0])
+        return self.method.cycle_of(self.settings, self.layer)
 
     @property
     def step(self) -> int | None:

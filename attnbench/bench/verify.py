@@ -244,8 +244,7 @@ def twin_tensors(spec: TwinSpec) -> tuple[dict[str, Any], Tensor, Tensor, Tensor
         **settings_of_heads(spec.method, fields, slice(0, heads)),
     }
     q, k, v = draw(heads), draw(kv_heads), draw(kv_heads)
-    if spec.method.cycle is not None:
-        cycle = spec.method.cycle(settings, spec.layer)
+    if (cycle := spec.method.cycle_of(settings, spec.layer)) is not None:
         with torch.no_grad():
             state = warmed_up(spec.method, cycle, arguments, q, k, v, "auto")
         arguments |= {"step": cycle.steady, "state": state}

@@ -17,7 +17,7 @@ from attnbench.bench import conformance
 from attnbench.bench.conformance import CHECKS, Outcome, Subject, run_check, run_checks
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
-from attnbench.methods import Call, Method, Source
+from attnbench.methods import Call, Method, Source, get_method
 from attnbench.methods.kit import (
     BlockPattern,
     DensitySetting,
@@ -212,6 +212,11 @@ def test_what_does_not_apply_is_skipped_with_the_reason() -> None:
     assert depends.verdict == "skip"
     assert "False would let the plan be made once" in depends.detail
     assert outcome_of("static", plan=choosing, depends_on_qk=True).detail == "the plan depends on q and k"
+
+
+def test_text_that_is_asked_to_be_ordinary_is_not_asked_to_be_dense() -> None:
+    outcome = run_check("text", Subject(get_method("sla"), {"text_dense": False}))
+    assert (outcome.verdict, outcome.detail) == ("skip", "text_dense is false: text is ordinary tokens")
 
 
 def test_settings_that_some_grids_refuse_are_tried_on_the_others() -> None:

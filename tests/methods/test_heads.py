@@ -20,7 +20,7 @@ import attnbench
 from attnbench import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.kmeans import cluster
-from attnbench.methods import Call, svg1
+from attnbench.methods import Call, get_method, svg1
 from attnbench.methods.bsa import BSA
 from attnbench.methods.ditfastattn import DiTFastAttn, width_for
 from attnbench.methods.svg1 import SVG1, band_width
@@ -208,6 +208,11 @@ def test_k_means_like_its_definition_with_empty_and_equal_clusters() -> None:
             assert torch.equal(found.sizes[b, h], torch.bincount(labels, minlength=6))
             torch.testing.assert_close(found.centroids[b, h].double(), centroids, atol=1e-5, rtol=0)
     assert bool((found.sizes == 0).any())
+    twice = torch.cat([x[:, :, :20], x[:, :, :20]], 2)
+    assert not cluster(x, twice, 1).sizes[:, :, 20:].any(), "of equal centroids, the first is the nearest"
+    alone = cluster(x[:1], begin[:1], 60)
+    with_settled = cluster(torch.cat([x[:1], x[:1]]), torch.cat([begin[:1], alone.centroids]), 60)
+    assert torch.equal(with_settled.centroids[:1], alone.centroids), "an item does not end those of another"
     settled = cluster(x, cluster(x, begin, 60).centroids, 1)
     assert torch.equal(settled.centroids, cluster(x, begin, 60).centroids), "what has settled stays as it is"
 
@@ -279,10 +284,24 @@ def test_settings_out_of_range(settings: tuple[Any, dict[str, Any]], words: str)
 
 def test_a_schedule_of_other_words_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.json"
-    for text in ('{"0": {"1": "half"}}', "[]", "{", '{"x": {"1": "full"}}'):
+    for text, words in (
+        ('{"0": {"1": "half"}}', "an object of layers"), ("[]", "an object of layers"), ("{", "Expecting"),
+        ('{"x": {"1": "full"}}', "an object of layers"), ("[" * 10**5, "recursion"),
+        ('{"3": {"0": "window"}}', "step 0 of layer 3 is 'window'; it must be full"),
+        ('{"3": {"999999999": "window"}}', "layer 3 names step 999999999; steps are at most 9999"),
+    ):  # fmt: skip
         path.write_text(text)
-        with pytest.raises(BadInput, match="cannot be read"):
+        with pytest.raises(BadInput, match=f"cannot be read: .*{words}"):
             DiTFastAttn(schedule=str(path))
+
+
+def test_a_schedule_of_full_steps_has_a_cycle(tmp_path: Path) -> None:
+    path = tmp_path / "s.json"
+    for text in ('{"0": {"0": "full"}}', '{"0": {}}'):
+        path.write_text(text)
+        cycle = get_method("ditfastattn").cycle_of(DiTFastAttn(schedule=str(path)), 0)
+        assert cycle is not None
+        assert (cycle.warm, cycle.steady) == ((0,), 1)
 
 
 def test_states_that_do_not_fit() -> None:
@@ -297,9 +316,11 @@ def test_states_that_do_not_fit() -> None:
     ):
         with pytest.raises(BadInput, match=words):
             attnbench.select(q, q, state=state, **where)
-    state = {"residual": q[:, :1], "output": q}
-    with pytest.raises(BadInput, match="residual of the state is"):
-        attnbench.select(q, q, method="ditfastattn", grid=(2, 3, 4), step=1, state=state)
+    for residual in (q[:, :1], q.double()):
+        with pytest.raises(BadInput, match=r"residual of the state is .*; it must be like q, "):
+            attnbench.select(
+                q, q, method="ditfastattn", grid=(2, 3, 4), step=1, state={"residual": residual, "output": q}
+            )
     with pytest.raises(BadInput, match="q_clusters is 25; it must fit into the 24 tokens"):
         attnbench.select(q, q, **where | {"q_clusters": 25})
     with pytest.raises(BadInput, match="method 'svg1' selects by the values too"):

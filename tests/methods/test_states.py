@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+import attnbench
+from attnbench.bench.verify import TwinSpec, twin_tensors
+from attnbench.kernels.grid import Grid, Layout
+from attnbench.methods import get_method, make_settings
+from attnbench.methods.base import Cycle
+from attnbench.methods.examples import Example
+from attnbench.methods.registry import BUILT_IN
 from attnbench.methods.states import States
+
+WITH_STATE = [name for name in BUILT_IN if get_method(name).cycle is not None]
 
 
 def test_each_layer_and_each_branch_of_guidance_has_its_own_state() -> None:
@@ -46,3 +61,42 @@ def test_training_keeps_no_state() -> None:
     assert states.of(0, None) is None
     states.keep("lost")
     assert len(states) == 0
+
+
+@pytest.mark.parametrize("dense", [0, 14])
+@pytest.mark.parametrize("name", WITH_STATE)
+def test_a_clip_whose_first_steps_are_dense_goes_on_to_keep_fewer_pairs(name: str, dense: int) -> None:
+    q, k, v = torch.randn(3, 1, 2, 3 * 4 * 6, 8, generator=torch.Generator().manual_seed(0))
+    few: dict[str, Any] = {
+        "mod-dit": {"interval": 3},
+        "svg2": {"first_iterations": 2, "q_clusters": 5, "k_clusters": 9},
+    }
+    settings = {"dense_steps": dense, **few.get(name, {})}
+    state, full = None, []
+    for step in range(dense + 16):
+        where: dict[str, Any] = {"method": name, "grid": (3, 4, 6), "step": step, "state": state, **settings}
+        _, plan = attnbench.attention(q, k, v, **where, return_plan=True)
+        state = plan.state
+        full.append(plan.pattern.is_full)
+    assert all(full[:dense])
+    cycle = get_method(name).cycle_of(make_settings(get_method(name), settings), 0)
+    assert cycle is not None
+    assert cycle.warm[0] >= dense
+    assert not full[cycle.steady]
+
+
+@pytest.mark.parametrize("name", WITH_STATE)
+def test_what_is_verified_and_drawn_of_a_method_is_its_steady_step_whatever_steps_are_dense(name: str) -> None:
+    method, layout = get_method(name), Layout(Grid(3, 4, 6))
+    settings = method.resolve(make_settings(method, {"dense_steps": 14}), layout)
+    cpu = torch.device("cpu")
+    arguments, q, k, v = twin_tensors(
+        TwinSpec(method, settings, layout, 0, None, 1, 2, 2, 8, torch.float32, cpu, "reference", False, 0)
+    )
+    assert not attnbench.select(q, k, v=v, **arguments).pattern.is_full
+    assert not Example(method, 0, layout.grid, {"dense_steps": 14}, 1).plan().pattern.is_full
+
+
+def test_a_cycle_without_a_warm_step_begins_at_its_steady_one() -> None:
+    method = dataclasses.replace(get_method("svg2"), cycle=lambda settings, layer: Cycle((), 0, 0, 5))
+    assert method.cycle_of(make_settings(method, {"dense_steps": 2}), 0) == Cycle((), 2, 2, 5)
