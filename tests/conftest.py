@@ -136,6 +136,12 @@ def hostile() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def waiting() -> ModuleType:
+    """Return waiting.py, which waits for what other processes do."""
+    return _beside("waiting")
+
+
+@pytest.fixture(scope="session")
 def histories() -> ModuleType:
     """Return histories.py, which writes journals of the same cells over days."""
     return _beside("histories")

@@ -50,7 +50,7 @@ def loaded_by(arguments: list[str]) -> set[str]:
     program = (
         f"import atexit, json, sys, attnbench\natexit.register(lambda: print(json.dumps(sorted(sys.modules))))\n{call}"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
     assert "attnbench" in loaded
     return loaded
@@ -97,7 +97,7 @@ def test_each_file_of_the_command_line_is_a_command_or_shared() -> None:
 
 def test_words_of_the_report_load_nothing_heavy() -> None:
     program = "import json, sys, attnbench.report.words; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
     assert set(json.loads(done.stdout)).isdisjoint(HEAVY)
 
 

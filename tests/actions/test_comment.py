@@ -64,7 +64,7 @@ class PullRequest:
             "options": {"folder": str(self.folder), "name": name, "author": BOT},
         }
         done = subprocess.run(
-            ["node", "-e", DRIVER, str(SCRIPT)], input=json.dumps(given), capture_output=True, text=True, timeout=60
+            ["node", "-e", DRIVER, str(SCRIPT)], input=json.dumps(given), capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr
         answer: dict[str, Any] = json.loads(done.stdout)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SCRIPT = Path(__file__).parents[2] / ".github/actions/gate/gate.sh"
 TABLE = Path(__file__).parents[2] / "results/intel-xeon-2-cores/table.parquet"
 OPTIONS = (
-    "--method thrown-away --grid 2x4x4 --heads 1 --head-dim 16 --inputs 'gaussian' --rounds 4 "
+    "--method thrown-away --grid 2x4x4 --heads 1 --head-dim 16 --inputs 'gaussian' --rounds 6 "
     "--stability-calls 2 --repeats 1 --threshold .9 --margin .9"
 )
 

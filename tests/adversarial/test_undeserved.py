@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import math
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -395,6 +394,7 @@ def test_a_gradient_that_is_right_on_the_first_inputs_only(which: str, monkeypat
 
 def test_work_that_a_thread_does_after_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
+    looked = threading.Event()
 
     def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
         if plan.pattern.keep.shape[2] != 180:
@@ -406,7 +406,7 @@ def test_work_that_a_thread_does_after_the_call(monkeypatch: pytest.MonkeyPatch)
         later = torch.zeros_like(output)
 
         def fill() -> None:
-            time.sleep(0.05)
+            looked.wait(300)
             later.copy_(output)
 
         threading.Thread(target=fill).start()
@@ -414,6 +414,7 @@ def test_work_that_a_thread_does_after_the_call(monkeypatch: pytest.MonkeyPatch)
 
     use(monkeypatch, attend=attend)
     trial = measure().trials[0]
+    looked.set()
     assert trial.verdict == "incorrect"
     assert "another thread" in trial.reason or "differ" in trial.reason
 

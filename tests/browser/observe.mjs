@@ -8,6 +8,10 @@ const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.mi
 const [, , executablePath, plan] = process.argv;
 const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"] });
 
+// What a deed leads to is drawn in the next frame, and what comes into view then is noticed in the one after.
+const settle = (page) => page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 0)))));
+const DEEDS = new Set(["click", "fill", "select", "pick", "focus", "press", "hover", "back"]);
+
 const rows = (page, table) => page.$$eval(`${table} tbody tr:not(.spacer)`, (lines) => lines.map((line) => [...line.cells].map((cell) => cell.innerText.replaceAll("\n", " "))));
 const DO = {
   rows: (page, table) => rows(page, table),
@@ -26,8 +30,9 @@ const DO = {
   hover: (page, at) => page.hover(at),
   scroll: async (page) => {
     const height = await page.evaluate(() => document.documentElement.scrollHeight);
-    for (let y = 0; y < height; y += 500) { await page.evaluate((at) => scrollTo(0, at), y); await page.waitForTimeout(30); }
+    for (let y = 0; y < height; y += 500) { await page.evaluate((at) => scrollTo(0, at), y); await settle(page); }
     await page.evaluate(() => scrollTo(0, 0));
+    await settle(page);
   },
   scrollTable: (page, at, top) => page.$eval(at, (node, top) => { node.scrollTop = top; return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done()))); }, top),
   download: async (page, at) => {
@@ -59,7 +64,7 @@ const DO = {
     return ruler.measureText(field.placeholder).width > field.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight) - 18;
   }).map((field) => field.placeholder)),
   tops: (page, at) => page.$$eval(at, (nodes) => [...new Set(nodes.map((node) => Math.round(node.getBoundingClientRect().bottom)))].length),
-  play: (page, at) => page.$eval(at, async (film) => { await film.play(); await new Promise((done) => setTimeout(done, 700)); return [film.readyState, film.currentTime > 0, film.videoWidth]; }),
+  play: (page, at) => page.$eval(at, async (film) => { await film.play(); const late = performance.now() + 60000; while ((film.readyState < 4 || film.currentTime === 0) && performance.now() < late) await new Promise((done) => setTimeout(done, 50)); return [film.readyState, film.currentTime > 0, film.videoWidth]; }),
   colours: (page, at, name) => page.$$eval(at, (nodes, name) => nodes.map((node) => getComputedStyle(node)[name]), name),
   axe: async (page) => {
     await page.evaluate(axe);
@@ -87,6 +92,7 @@ for (const { name, file, hash = "", mode = "", steps } of JSON.parse(readFileSyn
     viewport: phone ? { width: 390, height: 844 } : { width: 1280, height: 900 }, isMobile: phone, acceptDownloads: true,
     colorScheme: mode.includes("dark") ? "dark" : "light", javaScriptEnabled: !mode.includes("no script"), bypassCSP: steps.some(([what]) => what === "axe" || what === "time"),
   });
+  context.setDefaultTimeout(120000); // of steps, on a busy machine
   const page = await context.newPage(), console_ = [], requests = [];
   page.on("console", (message) => console_.push(`${message.type()}: ${message.text()}`));
   page.on("pageerror", (error) => console_.push(`error: ${error.stack}`));
@@ -94,9 +100,13 @@ for (const { name, file, hash = "", mode = "", steps } of JSON.parse(readFileSyn
   page.on("request", (request) => { if (!/^(data|blob):/.test(request.url()) && request.url().split("#")[0] !== `file://${encodeURI(file)}`) requests.push(request.url()); });
   await page.goto(`file://${file}${hash}`);
   if (mode.includes("print")) await page.emulateMedia({ media: "print" });
+  if (!mode.includes("no script")) await settle(page);
   const found = [];
   for (const [what, ...rest] of steps) {
-    try { found.push((await DO[what](page, ...rest)) ?? null); } catch (error) { found.push(`failed: ${what} ${rest}: ${error.message}`); }
+    try {
+      found.push((await DO[what](page, ...rest)) ?? null);
+      if (DEEDS.has(what)) await settle(page);
+    } catch (error) { found.push(`failed: ${what} ${rest}: ${error.message}`); }
   }
   seen[name] = { console: console_, requests, found };
   await context.close();

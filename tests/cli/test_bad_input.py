@@ -272,7 +272,7 @@ def test_commands_that_do_not_exist_are_quoted(refuse: Refuse, words: list[str],
 )
 def test_a_process_of_its_own_says_the_same(words: list[str], said: str, tmp_path: Path) -> None:
     program = [sys.executable, "-c", "from attnbench.cli import main; main()"]
-    done = subprocess.run([*program, *words], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*program, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(said)
     assert done.stderr.count("\n") == 1

@@ -7,9 +7,9 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from attnbench.cli import main
 from attnbench.results.journal import JOURNAL, TornLine
 
 PROGRAM = [sys.executable, "-c", "from attnbench.cli import main; main()"]
-ROUNDS = 30
+ROUNDS = 100  # so many that a run does not end before it is stopped
 RUN = [
     "run", "--method", "moba", "--method", "sta", "--set", "moba.blocks=5", "--set", "sta.tile=2,2,2",
     "--grid", "3x5x7", "--heads", "2", "--head-dim", "32", "--inputs", "gaussian", "--device", "cpu",
@@ -44,17 +44,18 @@ def samples(path: Path) -> list[dict[str, Any]]:
     return [line for line in lines(path) if line["kind"] == "sample"]
 
 
-def start_and_wait_for(count: int) -> subprocess.Popen[str]:
+def start_and_wait_for(count: int, waiting: ModuleType) -> subprocess.Popen[str]:
     """Start a run and return when its journal holds ``count`` samples."""
     process = subprocess.Popen(
         [*PROGRAM, *RUN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while len(samples(Path("run") / JOURNAL)) < count:
+
+    def enough() -> bool:
         assert process.poll() is None, "the run ended before it could be stopped"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        return len(samples(Path("run") / JOURNAL)) >= count
+
+    waiting.until(enough, f"sample {count}")
     return process
 
 
@@ -85,9 +86,9 @@ def assert_finished(path: Path, before: list[dict[str, Any]]) -> None:
 
 @pytest.mark.filterwarnings("default")  # as for users; here warnings are errors otherwise
 def test_a_killed_run_loses_no_sample_and_is_finished(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], waiting: ModuleType
 ) -> None:
-    process = start_and_wait_for(5)
+    process = start_and_wait_for(5, waiting)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -104,10 +105,12 @@ def test_a_killed_run_loses_no_sample_and_is_finished(
     assert_finished(path, before)
 
 
-def test_an_interrupted_run_says_where_it_is_and_is_finished(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    process = start_and_wait_for(5)
+def test_an_interrupted_run_says_where_it_is_and_is_finished(
+    here: Path, monkeypatch: pytest.MonkeyPatch, waiting: ModuleType
+) -> None:
+    process = start_and_wait_for(5, waiting)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=waiting.PATIENCE)
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in err
     last = err.splitlines()[-1]
@@ -123,7 +126,7 @@ def test_a_run_that_may_write_no_more_says_so_and_is_finished(here: Path, monkey
     """A limit on the size of files stands for a disk that fills up: the system writes a part and then refuses."""
     limit = 6_000
     done = subprocess.run(
-        [*PROGRAM, *RUN], capture_output=True, text=True, timeout=120,
+        [*PROGRAM, *RUN], capture_output=True, text=True, timeout=300,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
@@ -141,7 +144,7 @@ def test_a_run_that_may_write_no_more_says_so_and_is_finished(here: Path, monkey
 
 def test_a_run_that_may_write_nothing_leaves_nothing(here: Path) -> None:
     done = subprocess.run(
-        [*PROGRAM, *RUN], capture_output=True, text=True, timeout=120,
+        [*PROGRAM, *RUN], capture_output=True, text=True, timeout=300,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")

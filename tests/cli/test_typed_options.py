@@ -77,11 +77,11 @@ def test_resume_is_refused_beside_other_options_under_any_host(monkeypatch: pyte
 def test_the_shell_completes_commands() -> None:
     words = {"_ATTNBENCH_COMPLETE": "complete_bash", "COMP_WORDS": "attnbench sw", "COMP_CWORD": "1"}
     call = [sys.executable, "-m", "attnbench"]
-    done = subprocess.run(call, env={**os.environ, **words}, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(call, env={**os.environ, **words}, capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.split() == ["sweep"]
 
 
 def test_the_package_is_the_command() -> None:
     call = [sys.executable, "-m", "attnbench", "--version"]
-    done = subprocess.run(call, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(call, capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.startswith("attnbench ")

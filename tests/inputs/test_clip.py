@@ -134,7 +134,7 @@ def test_a_damaged_video_is_refused(tmp_path: Path) -> None:
 
 def test_without_pyav_only_videos_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     program = "import sys; sys.modules['av'] = None; import attnbench.bench.session, attnbench.clips.session"
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
     monkeypatch.setitem(sys.modules, "av", None)
     with clip_path(None) as path, pytest.raises(Unsupported, match="pip install av"):
         next(read_frames(path, 1, 4, 4))

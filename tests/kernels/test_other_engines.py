@@ -187,11 +187,11 @@ def test_an_installed_package_is_found(tmp_path: Path) -> None:
     source, site = shutil.copytree(PACKAGE, tmp_path / "source"), tmp_path / "site"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     options = ["--disable-pip-version-check", "--root-user-action=ignore", "--target", site, source]
-    subprocess.run([*command, *options], check=True, timeout=120)
+    subprocess.run([*command, *options], check=True, timeout=300)
     path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-c", CALL], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True,
-        text=True, timeout=120,
+        text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     error, listed = done.stdout.splitlines()

@@ -39,7 +39,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     subprocess.run(
         [*command, "--disable-pip-version-check", "--root-user-action=ignore", "--target", folder / "site", source],
-        check=True, timeout=120,
+        check=True, timeout=300,
     )  # fmt: skip
     return folder / "site"
 
@@ -48,7 +48,7 @@ def run_python(code: str, *arguments: str, site: Path) -> subprocess.CompletedPr
     path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        cwd=site.parent, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120,
+        cwd=site.parent, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     subprocess.run(
         [*command, "--disable-pip-version-check", "--root-user-action=ignore", "--target", folder / "site", source],
-        check=True, timeout=120,
+        check=True, timeout=300,
     )  # fmt: skip
     return folder / "site"
 

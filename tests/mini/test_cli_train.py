@@ -112,7 +112,7 @@ def test_averaged_weights_follow_the_decay(call: Call) -> None:
 def test_under_torchrun_two_processes_make_one_run(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     train = [sys.executable, "-c", "from attnbench.cli import main; main()", *TINY, "--train-steps", "3"]
-    done = subprocess.run([*torchrun, *train], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run([*torchrun, *train], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "results" / "runs").iterdir()
     assert done.stdout.strip() == f"3 steps done: {folder.relative_to(tmp_path) / 'mini.safetensors'}"
@@ -125,7 +125,7 @@ def test_under_torchrun_no_process_goes_on_without_the_first(tmp_path: Path) -> 
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     coarse = [*TINY, "--coarse", "2x4", "--dense-coarse", "--coarse-from", "nowhere", "--train-steps", "3"]
     train = [sys.executable, "-c", "from attnbench.cli import main; main()", *coarse]
-    done = subprocess.run([*torchrun, *train], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run([*torchrun, *train], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert "attnbench: 'nowhere' holds no training run" in done.stderr
     assert "attnbench/mini/workers.py" not in done.stderr  # no traceback of ours; torchrun has its own
     assert not (tmp_path / "results").exists()
@@ -149,7 +149,7 @@ def test_without_a_compiler_nothing_is_compiled(tmp_path: Path) -> None:
     train = [sys.executable, "-c", "from attnbench.cli import main; main()", *TINY, "--train-steps", "2", "--compile"]
     here = {"PATH": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "HOME": str(tmp_path)}
     done = subprocess.run(
-        [*train, "--out", "run"], cwd=tmp_path, capture_output=True, text=True, timeout=240, env=here, check=False
+        [*train, "--out", "run"], cwd=tmp_path, capture_output=True, text=True, timeout=300, env=here, check=False
     )
     assert done.returncode == 2
     assert "attnbench: --compile does not work here (InvalidCxxCompiler: No working C++ compiler found" in done.stderr

@@ -145,7 +145,7 @@ config = TrainConfig(model="tiny", steps=8, batch=2, held_out=2, checkpoint_ever
 start(config, Path(sys.argv[1]), torch.device("cpu"), Quiet())
 """
     folder = tmp_path / "run"
-    died = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=120)
+    died = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=300)
     assert died.returncode == -9, died.stderr
     assert read_tensors(folder / CHECKPOINT, "mini-checkpoint")[1]["step"] == 3
     done = resume(folder, CPU, Silent())
@@ -311,7 +311,7 @@ def test_two_cannot_train_in_one_folder(tmp_path: Path) -> None:
             code = "import sys, torch; from pathlib import Path; from attnbench.mini.train import resume\n"
             code += "resume(Path(sys.argv[1]), torch.device('cpu'), None)"
             call = [sys.executable, "-c", code, str(tmp_path)]
-            done = subprocess.run(call, capture_output=True, text=True, timeout=120)
+            done = subprocess.run(call, capture_output=True, text=True, timeout=300)
             self.refusals = [done.stderr.strip().splitlines()[-1]]
 
     meddler = Meddler()
@@ -351,7 +351,7 @@ def test_two_processes_come_to_the_weights_of_one(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     done = subprocess.run(
         [*torchrun, sys.executable, "-c", _WORKER, str(tmp_path / "two")], cwd=root, capture_output=True, text=True,
-        timeout=240, env={**os.environ, "PYTHONPATH": str(root)}, check=False,
+        timeout=300, env={**os.environ, "PYTHONPATH": str(root)}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     one, two = tensors_of(tmp_path / "one"), tensors_of(tmp_path / "two")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -28,12 +28,16 @@ REAL = [
 Script = Callable[[str, str], None]
 
 
-def outcome(job: Job, seconds: float = 120.0) -> Ended:
-    limit = time.monotonic() + seconds
-    while (ended := job.poll()) is None:
-        assert time.monotonic() < limit
-        time.sleep(0.05)
-    return ended
+def outcome(job: Job, waiting: ModuleType) -> Ended:
+    ended: list[Ended] = []
+
+    def has_ended() -> bool:
+        if (how := job.poll()) is not None:
+            ended.append(how)
+        return bool(ended)
+
+    waiting.until(has_ended, "the end of the worker")
+    return ended[0]
 
 
 def need(on: str) -> None:
@@ -44,10 +48,12 @@ def need(on: str) -> None:
 
 @pytest.mark.parametrize("on", REAL)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_worker_of_every_engine_says_that_it_does_not_share_the_folder(task: WorkerTask, on: str) -> None:
+def test_a_worker_of_every_engine_says_that_it_does_not_share_the_folder(
+    task: WorkerTask, on: str, waiting: ModuleType
+) -> None:
     need(on)
     with opened(read_where(on), Path(task.folder)) as engine:
-        ended = outcome(engine.start(task.model_copy(update={"token": "of another disk"})))
+        ended = outcome(engine.start(task.model_copy(update={"token": "of another disk"})), waiting)
     assert (ended.exit_code, ended.unshared) == (2, True)
     assert f"does not share the folder {task.folder!r}" in ended.reason
 

@@ -6,9 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,7 +22,7 @@ grid = "4x6x8"
 heads = 1
 head_dim = 32
 inputs = "gaussian"
-rounds = 40
+rounds = 60
 device = "cpu"
 stability_calls = 2
 
@@ -80,19 +79,20 @@ def processes(folder: Path) -> list[int]:
     return found
 
 
-def wait(what: Callable[[], object], driver: subprocess.Popen[str] | None = None, seconds: float = 300.0) -> None:
-    limit = time.monotonic() + seconds
-    while not what():
-        assert driver is None or driver.poll() is None, driver.communicate() if driver is not None else ""
-        assert time.monotonic() < limit
-        time.sleep(0.05)
-
-
-def sampled(place: Path, count: int) -> bool:
-    """Whether a cell has so many samples, and no row yet."""
+def samples(place: Path) -> int:
+    """How many samples a cell has so far."""
     journal = place / JOURNAL
-    text = journal.read_text() if journal.exists() else ""
-    return text.count('"kind": "sample"') >= count and '"kind": "row"' not in text
+    return journal.read_text().count('"kind": "sample"') if journal.exists() else 0
+
+
+def wait_for_samples(place: Path, count: int, driver: subprocess.Popen[str], waiting: ModuleType) -> None:
+    def enough() -> bool:
+        if samples(place) >= count:
+            return True
+        assert driver.poll() is None, driver.communicate()
+        return False
+
+    waiting.until(enough, f"sample {count} of {place.name}")
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[object, ...]
 
 @pytest.mark.parametrize(("begun_on", "resumed_on"), [("local", "submitit"), ("submitit", "ray"), ("ray", "local")])
 def test_killed_and_resumed_on_another_engine_a_suite_has_the_same_rows(
-    tmp_path: Path, expected: set[tuple[object, ...]], begun_on: str, resumed_on: str
+    tmp_path: Path, expected: set[tuple[object, ...]], begun_on: str, resumed_on: str, waiting: ModuleType
 ) -> None:
     for engine in {begun_on, resumed_on} & PACKAGE.keys():
         pytest.importorskip(PACKAGE[engine], reason=f"needs {PACKAGE[engine]}")
@@ -119,9 +119,8 @@ def test_killed_and_resumed_on_another_engine_a_suite_has_the_same_rows(
     # The worker of the first cell is killed in the middle: a verdict, and the other cells go on.
     words = command(folder, "--only", "first", "--on", ENGINES[begun_on], "--out", str(folder))
     driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
-    wait(lambda: sampled(folder / "first", 4), driver)
-    (worker,) = processes(folder)
-    os.kill(worker, signal.SIGKILL)
+    wait_for_samples(folder / "first", 4, driver, waiting)
+    os.kill(min(processes(folder)), signal.SIGKILL)  # one that it is just starting may look like it
     said, _ = driver.communicate(timeout=300)
     assert driver.returncode == 1, said
     assert "first: its worker was killed by SIGKILL" in said
@@ -132,10 +131,11 @@ def test_killed_and_resumed_on_another_engine_a_suite_has_the_same_rows(
     # The driver is killed in the middle: what was measured is on disk.
     words = command(folder, "--on", ENGINES[begun_on], "--resume", str(folder))
     driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
-    wait(lambda: sampled(folder / "second", 2), driver)
+    wait_for_samples(folder / "second", 2, driver, waiting)
     driver.kill()
     driver.communicate()
-    wait(lambda: not processes(folder))  # submitit's go on by themselves, the others end
+    # Those of submitit go on by themselves, the others end.
+    waiting.until(lambda: not processes(folder), "the end of the workers")
 
     code, said = run(folder, "--on", ENGINES[resumed_on], "--resume", str(folder))
     assert code == 0, said

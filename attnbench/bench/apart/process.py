@@ -19,7 +19,7 @@ from typing import Any
 from attnbench.bench.apart.task import Task, Unbelievable
 from attnbench.bench.in_turns import in_turns
 from attnbench.machine.printed import last_words
-from attnbench.machine.processes import end_of
+from attnbench.machine.processes import end_group, end_of
 from attnbench.results.records.cells import Verdict
 
 STARTING = 600.0
@@ -120,9 +120,7 @@ def _started(task: Task) -> Iterator[_Worker]:
         threading.Thread(target=_hand_over, args=(process.stdin, line), daemon=True).start()
         yield _Worker(process, answers, process.stdout.fileno())
     finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end_group(process)
         os.close(answers)
         process.stdout.close()
         with contextlib.suppress(OSError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import signal
 import subprocess
 import tempfile
@@ -21,6 +20,7 @@ from attnbench.clips.vbench.videos import Clip
 from attnbench.clips.vbench.weights_layout import Found, lay_out, look_all
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.clock import CLOCK
+from attnbench.machine.processes import end_group
 from attnbench.results.files import alone, replacing
 
 RECORD = "vbench.json"
@@ -210,7 +210,8 @@ def _call(job: _Job, dimension: Dimension, scratch: Path) -> tuple[dict[str, Any
 def _run_worker(python: Path, request: Path, log: Path, environ: dict[str, str], timeout: float) -> int | None:
     """Run the worker with its output in ``log``; return its exit code, or None if it took too long.
 
-    The worker leads a process group of its own, so everything that it starts ends with it, also after Ctrl-C.
+    The worker leads a process group of its own, and everything that it starts ends with it, also after Ctrl-C. The next
+    one begins when all of that is gone.
     """
     command = [str(python), "-P", str(Path(__file__).with_name("worker.py")), str(request)]
     with log.open("wb") as file:
@@ -223,6 +224,4 @@ def _run_worker(python: Path, request: Path, log: Path, environ: dict[str, str],
         except subprocess.TimeoutExpired:
             return None
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            end_group(process)

@@ -47,7 +47,7 @@ def conduct(tmp_path: Path, runs: dict[str, Sequence[str]]) -> list[list[str]]:
         }
         thread = threading.Thread(target=conductor.conduct, args=(processes,), daemon=True)
         thread.start()
-        thread.join(60)
+        thread.join(300)
         assert not thread.is_alive()
         for process in processes.values():
             process.wait()

@@ -6,6 +6,7 @@ import gzip
 import json
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,79 +20,104 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.phases import during, phase
 
 CPU = torch.device("cpu")
-SLACK = 12.0  # milliseconds that a sleep may take longer on a busy machine, in the best of three calls
+SLACK = 1.0  # milliseconds by which two clocks of one machine may differ
 
 
-def sleep(ms: float) -> None:
-    time.sleep(ms / 1e3)
+class Sleeper:
+    """Sleeps, and knows of the latest call how long each sleep took: on a busy machine longer than was asked for."""
 
+    def __init__(self) -> None:
+        self.slept: dict[tuple[str, str], float] = {}
+        self.whole = 0.0
 
-def least(profile: Profile) -> dict[tuple[str, str], float]:
-    return {(p.pass_, p.phase): p.time.lo for p in profile.phases}
+    def sleep(self, key: tuple[str, str], ms: float) -> None:
+        start = time.perf_counter()
+        time.sleep(ms / 1e3)
+        self.slept[key] = (time.perf_counter() - start) * 1e3
+
+    def timed(self, call: Callable[[], object]) -> Callable[[], None]:
+        """Return the call, with a clock from its begin to its end."""
+
+        def run() -> None:
+            start = time.perf_counter()
+            call()
+            self.whole = (time.perf_counter() - start) * 1e3
+
+        return run
+
+    def check(self, profile: Profile) -> None:
+        """Check that every sleep is found in its phase, and in no other."""
+        found = {(p.pass_, p.phase): p.time.median for p in profile.phases}
+        parents = {(p.pass_, p.phase): (p.pass_, p.parent) for p in profile.phases}
+        for key in self.slept:
+            parts = [name for name, parent in parents.items() if parent == key]
+            own = sum(self.slept[name] for name in (key, *parts))
+            others = sum(self.slept.values()) - own
+            assert own - SLACK <= found[key], key
+            assert key[1] == "other" or found[key] <= self.whole - others + SLACK, key
 
 
 def test_sleeps_of_known_length_are_found_in_their_phases() -> None:
+    sleeper = Sleeper()
+
     def call() -> None:
         with phase("pool"):
-            sleep(30)
+            sleeper.sleep(("fwd", "pool"), 30)
         with phase("attend"):
-            sleep(20)
+            sleeper.sleep(("fwd", "attend"), 20)
             with phase("gather"):
-                sleep(10)
+                sleeper.sleep(("fwd", "gather"), 10)
             with phase("qk"):
-                sleep(15)
-        sleep(5)
+                sleeper.sleep(("fwd", "qk"), 15)
+        sleeper.sleep(("fwd", "other"), 5)
 
-    profile = profile_call(call, lambda: sleep(40), CPU, 3)
-    found = least(profile)
-    expected = {"pool": 30, "attend": 35, "gather": 10, "qk": 15, "other": 5}
-    assert found.keys() == {("fwd", name) for name in expected}
-    for name, ms in expected.items():
-        assert ms <= found["fwd", name] <= ms + SLACK, name
-    once = profile_call(call, lambda: sleep(40), CPU, 1)
-    whole = sum(p.time.median for p in once.phases if p.parent is None)
-    assert whole == pytest.approx(once.span_ms)
-    assert 80 <= whole < 110  # what prepares the call is not in it
+    def prepare() -> None:
+        with phase("permute"):
+            time.sleep(0.01)
+
+    profile = profile_call(sleeper.timed(call), prepare, CPU, 1)
+    assert {(p.pass_, p.phase) for p in profile.phases} == sleeper.slept.keys(), "what prepares the call is not in it"
+    sleeper.check(profile)
+    assert sum(p.time.median for p in profile.phases if p.parent is None) == pytest.approx(profile.span_ms)
 
 
 class _Sleepy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        sleep(10)
+    def forward(ctx: Any, x: Tensor, sleeper: Sleeper) -> Tensor:
+        ctx.sleeper = sleeper
+        sleeper.sleep(("fwd", "attend"), 10)
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        sleep(20)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        ctx.sleeper.sleep(("bwd", "attend"), 20)
         with phase("merge"):
-            sleep(30)
-        return grad
+            ctx.sleeper.sleep(("bwd", "merge"), 30)
+        return grad, None
 
 
 def test_a_backward_pass_is_told_apart_and_takes_its_phase_from_the_forward_pass() -> None:
-    x = torch.ones(3, requires_grad=True)
+    x, sleeper = torch.ones(3, requires_grad=True), Sleeper()
 
     def call() -> None:
         with during("forward"), phase("attend"):
-            y = _Sleepy.apply(x)
+            y = _Sleepy.apply(x, sleeper)
         with during("backward"):
-            sleep(15)
+            sleeper.sleep(("bwd", "other"), 15)
             y.sum().backward()
 
     def clear() -> None:
         x.grad = None
 
-    found = least(profile_call(call, clear, CPU, 3))
-    expected = {("fwd", "attend"): 10, ("bwd", "attend"): 20, ("bwd", "merge"): 30, ("bwd", "other"): 15}
-    assert found.keys() - {("fwd", "other")} == expected.keys()
-    for key, ms in expected.items():
-        assert ms <= found[key] <= ms + SLACK, key
+    profile = profile_call(sleeper.timed(call), clear, CPU, 1)
+    assert {(p.pass_, p.phase) for p in profile.phases} - {("fwd", "other")} == sleeper.slept.keys()
+    sleeper.check(profile)
 
 
 def test_a_call_that_takes_longer_than_the_stopwatch_said_is_complained_of() -> None:
     def call() -> None:
         with phase("pool"):
-            sleep(30)
+            time.sleep(0.03)
 
     profile = profile_call(call, lambda: None, CPU, 3, latency_ms=20.0)
     assert "the phases add up to" in profile.complaint
@@ -116,12 +142,16 @@ def test_the_phases_of_a_method_add_up_to_its_call(method: str, expected: set[st
         return output
 
     call()
-    profile = profile_call(call, lambda: None, CPU, 1)  # of several calls the medians of phases need not add up
+    for _ in range(5):  # where the machine takes the core away between two clocks, they differ
+        profile = profile_call(call, lambda: None, CPU, 1)  # of several calls the medians of phases need not add up
+        whole = sum(p.time.median for p in profile.phases if p.parent is None)
+        if near := whole == pytest.approx(taken[-1], rel=0.05, abs=1.0):
+            break
+    assert near, f"the phases add up to {whole:.4g} ms, and the call took {taken[-1]:.4g} ms"
     assert expected <= {p.phase for p in profile.phases if p.time.median > 0}
-    whole = sum(p.time.median for p in profile.phases if p.parent is None)
-    assert whole == pytest.approx(taken[-1], rel=0.05, abs=1.0)
     again = profile_call(call, lambda: None, CPU, 5)
-    assert least(again)["fwd", "other"] < 0.25 * again.span_ms + 0.5
+    (rest,) = (p.time.lo for p in again.phases if p.phase == "other")
+    assert rest < 0.25 * again.span_ms + 0.5
 
 
 def test_the_trace_of_a_call_holds_its_phases(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import namedtuple
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -115,15 +115,13 @@ def test_a_package_that_was_half_installed_is_installed_again(bench: Bench) -> N
     assert [path.name for path in (bench.folder / packages).iterdir()] == ["whole-1.dist-info"]
 
 
-def test_the_lock_is_held_as_long_as_pip_runs(bench: Bench) -> None:
+def test_the_lock_is_held_as_long_as_pip_runs(bench: Bench, waiting: ModuleType) -> None:
     """It goes on when the builder is killed, and must not share the folder with the next one's."""
     bench.hang.touch()
     code = "from attnbench.clips.vbench.builder import build; from pathlib import Path; "
     code += f"build(Path({str(bench.folder)!r}), "
     process = subprocess.Popen([sys.executable, "-c", f"{code}{str(bench.base)!r})"])
-    deadline = time.monotonic() + 60
-    while not bench.hang.read_text().strip() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    waiting.until(lambda: bench.hang.read_text().strip(), "the start of pip")
     pip = int(bench.hang.read_text())
     process.kill()
     process.wait()
@@ -131,8 +129,7 @@ def test_the_lock_is_held_as_long_as_pip_runs(bench: Bench) -> None:
         bench.build()
     bench.hang.unlink()
     os.kill(pip, signal.SIGKILL)
-    while (state := Path(f"/proc/{pip}/stat")).exists() and state.read_text().split()[2] != "Z":
-        time.sleep(0.05)
+    waiting.until_gone(pip)
     bench.build()
     assert bench.calls().count("venv") == 1
 

@@ -7,9 +7,9 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -192,25 +192,29 @@ def test_a_clip_that_vbench_left_out_costs_only_itself(judge: Judge, fake: Any) 
     assert made.runs[0].mean == 0.5
 
 
-def test_what_takes_too_long_is_stopped_with_all_it_started(judge: Judge, fake: Any, tmp_path: Path) -> None:
+def test_what_takes_too_long_is_stopped_with_all_it_started(
+    judge: Judge, fake: Any, tmp_path: Path, waiting: ModuleType
+) -> None:
     child = tmp_path / "child"
     fake.tell(motion_smoothness={"hang": str(child)})
-    start = time.monotonic()
-    made = judge("motion_smoothness", timeout=3)
-    assert time.monotonic() - start < 60
-    (reason,) = reasons(made, "motion_smoothness")
-    assert reason == "motion_smoothness took longer than 3 s and was stopped; allow more with --timeout"
-    assert not _runs(int(child.read_text()))
+    for seconds in (1, 10, 100):  # on a busy machine it may take long until it has started anything
+        made = judge("motion_smoothness", timeout=seconds, out=tmp_path / f"out{seconds}")
+        (reason,) = reasons(made, "motion_smoothness")
+        assert reason == f"motion_smoothness took longer than {seconds} s and was stopped; allow more with --timeout"
+        if child.exists() and (process := child.read_text()):
+            break
+    waiting.until_gone(int(process))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_the_worker_with_all_it_started(number: int, judge: Judge, fake: Any, tmp_path: Path) -> None:
+def test_a_signal_stops_the_worker_with_all_it_started(
+    number: int, judge: Judge, fake: Any, tmp_path: Path, waiting: ModuleType
+) -> None:
     child = tmp_path / "child"
     fake.tell(motion_smoothness={"hang": str(child)})
 
     def send() -> None:
-        while not child.exists() or not child.read_text():
-            time.sleep(0.01)
+        waiting.until(lambda: child.exists() and child.read_text(), "the start of a child")
         os.kill(os.getpid(), number)
 
     before = signal.signal(number, signal.SIG_DFL)
@@ -221,16 +225,8 @@ def test_a_signal_stops_the_worker_with_all_it_started(number: int, judge: Judge
             judge("motion_smoothness", timeout=600)
     finally:
         signal.signal(number, before)
-    assert not _runs(int(child.read_text()))
+    waiting.until_gone(int(child.read_text()))
     assert not (tmp_path / "out" / "vbench.json").exists()
-
-
-def _runs(process: int) -> bool:
-    """Whether a process exists and is not merely waiting to be forgotten."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def test_the_record_says_what_was_scored_and_with_what(judge: Judge, fake: Any, tmp_path: Path) -> None:

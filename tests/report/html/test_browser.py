@@ -67,7 +67,7 @@ def observe(pages: list[dict[str, Any]], folder: Path) -> Seen:
     plan = folder / "plan.json"
     plan.write_text(json.dumps(pages))
     command = ["node", str(FOLDER / "observe.mjs"), BROWSER, str(plan)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     seen: Seen = json.loads(done.stdout)
     for name, each in seen.items():
