@@ -412,20 +412,25 @@ def test_an_engine_that_cannot_be_compiled_runs_between_two_graphs(method: str) 
         compiled(*make_qkv(), **arguments)
 
 
+REFUSED = [
+    ("unknown method 'vmobaa': did you mean 'vmoba'", attnbench.BadInput, {"method": "vmobaa"}),
+    ("threshold is 2; it must be a number above 0", attnbench.BadInput, {"method": "vmoba", "threshold": 2}),
+    (r"q has 60 tokens, but grid and text make 63 \(1 \+ 3x4x5 \+ 2\)", attnbench.BadInput, {"text": (1, 2)}),
+    ("engine 'sdpa' runs full attention only", attnbench.Unsupported, {"method": "sta", "engine": "sdpa"}),
+]
+REFUSED_TOO = [
+    ("unknown engine 'refrence': did you mean 'reference'", attnbench.BadInput, {"engine": "refrence"}),
+    ("unknown setting 'topk': method 'full' has no settings", attnbench.BadInput, {"topk": 3}),
+    ("grid '3x20' must be three positive whole numbers", attnbench.BadInput, {"grid": "3x20"}),
+    ("layer is -1; it must be a whole number of at least 0", attnbench.BadInput, {"layer": -1}),
+    ("scale is nan; it must be a finite number", attnbench.BadInput, {"scale": float("nan")}),
+]
+
+
 @pytest.mark.usefixtures("compiler_left_fresh")
 @pytest.mark.parametrize(
     ("message", "error", "changes"),
-    [
-        ("unknown method 'vmobaa': did you mean 'vmoba'", attnbench.BadInput, {"method": "vmobaa"}),
-        ("unknown engine 'refrence': did you mean 'reference'", attnbench.BadInput, {"engine": "refrence"}),
-        ("unknown setting 'topk': method 'full' has no settings", attnbench.BadInput, {"topk": 3}),
-        ("threshold is 2; it must be a number above 0", attnbench.BadInput, {"method": "vmoba", "threshold": 2}),
-        (r"q has 60 tokens, but grid and text make 63 \(1 \+ 3x4x5 \+ 2\)", attnbench.BadInput, {"text": (1, 2)}),
-        ("grid '3x20' must be three positive whole numbers", attnbench.BadInput, {"grid": "3x20"}),
-        ("layer is -1; it must be a whole number of at least 0", attnbench.BadInput, {"layer": -1}),
-        ("scale is nan; it must be a finite number", attnbench.BadInput, {"scale": float("nan")}),
-        ("engine 'sdpa' runs full attention only", attnbench.Unsupported, {"method": "sta", "engine": "sdpa"}),
-    ],
+    [*REFUSED, *(pytest.param(*each, marks=pytest.mark.slow) for each in REFUSED_TOO)],
 )
 def test_what_is_refused_while_compiling_is_told(message: str, error: type[Exception], changes: dict[str, Any]) -> None:
     arguments = {"method": "full", "grid": GRID} | changes

@@ -23,7 +23,7 @@ from attnbench.results.records.cells import Choices, Row, Sample
 Install = Callable[..., Path]
 
 BEGIN = """
-import dataclasses, os, signal, sys, threading, time
+import dataclasses, os, signal, sys, threading, time, traceback
 from attnbench.methods import get_method
 
 BASE = get_method("sliding-window")
@@ -61,6 +61,7 @@ BODIES = {
     "orphan": "os.fork() or time.sleep(10**6); os._exit(0)",
     "stayer": "threading.Thread(target=time.sleep, args=(10**6,)).start() if first_call(q) else None",
     "worker": "threading.Thread(target=time.sleep, args=(10**6,)).start()",
+    "shy": "os._exit(0) if any(f.name == 'profile_rows' for f in traceback.extract_stack()) else None",
 }
 
 EXPECTED = {
@@ -75,6 +76,9 @@ EXPECTED = {
     "orphan": ("crashed", "its process ended with exit code 0 and left no result"),
     "stayer": ("ok", ""),
     "worker": ("incorrect", "work goes on in another thread after the call has returned"),
+    "shy": ("ok", ""),
+    "sta": ("ok", ""),
+    "honest": ("ok", ""),
 }
 
 
@@ -120,19 +124,13 @@ def records(folder: Path, kind: type[Any]) -> list[Any]:
 
 def assert_as_expected(rows: tuple[Row, ...], names: list[str]) -> None:
     found = {row.method: (row.verdict, row.reason) for row in rows}
-    assert set(found) == {"sta", "honest", *names}
-    assert found["sta"] == found["honest"] == ("ok", "")
+    assert set(found) == set(names)
     for name in names:
         verdict, reason = EXPECTED[name]
         assert found[name][0] == verdict, (name, found[name])
         assert found[name][1].startswith(reason), (name, found[name])
+        assert reason or not found[name][1], (name, found[name])
     assert all(row.latency_ms is None for row in rows if row.verdict != "ok")
-
-
-def run_with(install: Install, names: list[str], folder: Path) -> tuple[Row, ...]:
-    source, points = package(names)
-    install("bad_methods", source, honest="HONEST", **points)
-    return session.start(asked(["sta", *names, "honest"]), folder, Told()).rows
 
 
 def test_a_method_that_hangs_is_stopped(install: Install, tmp_path: Path) -> None:
@@ -143,28 +141,38 @@ def test_a_method_that_hangs_is_stopped(install: Install, tmp_path: Path) -> Non
 
 
 def test_methods_that_end_their_process_cost_only_themselves(install: Install, tmp_path: Path) -> None:
-    names = ["segfault"]
-    rows = run_with(install, names, tmp_path / "run")
-    assert_as_expected(rows, names)
+    """Whether they do so when they are measured or when they are profiled; of a cell only the phases are lost then."""
+    source, points = package(["segfault", "shy"])
+    install("bad_methods", source, honest="HONEST", **points)
+    folder, told = tmp_path / "run", Told()
+    after = ProfileAfter(told, repeats=1, traces=True)
+    rows = session.start(asked(["segfault", "shy", "honest"]), folder, told, after).rows
+    assert_as_expected(rows, ["segfault", "shy", "honest"])
     # Beside its own cell each process timed the dense baseline, in the same rounds.
     honest = next(row for row in rows if row.method == "honest")
-    taken = records(tmp_path / "run", Sample)
+    taken = records(folder, Sample)
     assert {sample.group for sample in taken if sample.cell_id == honest.cell_id} == {honest.cell_id}
     pairs = paired(honest, taken)
     assert list(pairs) == [(honest.cell_id, number) for number in range(3)]
     assert honest.speedup is not None
     # All cells were measured alike, as was decided once.
-    (choices,) = records(tmp_path / "run", Choices)
+    (choices,) = records(folder, Choices)
     assert {row.heads_timed for row in rows} == {choices.heads}
     assert {row.baseline for row in rows if row.verdict == "ok"} == {f"full/{choices.baseline}"}
     assert len({row.inputs_hash for row in rows if row.verdict == "ok"}) == 1
-    assert read(tmp_path / "run").rows == tuple(rows)
+    found = read(folder)
+    assert found.rows == tuple(rows)
+    assert {phase.row_id for phase in found.phases} == {honest.row_id}
+    assert sorted(found.phases, key=str) == sorted(after.phases, key=str)
+    assert any("not profiled: its process ended with exit code 0 and left no result" in note for note in told.notes)
+    assert set(found.traces) == {honest.cell_id}
 
 
 @pytest.mark.slow
 def test_every_way_to_end_a_process_has_its_verdict_and_cause(install: Install, tmp_path: Path) -> None:
-    rows = run_with(install, list(EXPECTED), tmp_path / "run")
-    assert_as_expected(rows, list(EXPECTED))
+    source, points = package([name for name in EXPECTED if name in BODIES])
+    install("bad_methods", source, honest="HONEST", **points)
+    assert_as_expected(session.start(asked(list(EXPECTED)), tmp_path / "run", Told()).rows, list(EXPECTED))
 
 
 @pytest.mark.parametrize(
@@ -178,12 +186,10 @@ def test_an_exit_while_a_package_is_imported_is_a_verdict(
     statement: str, verdict: str, reason: str, install: Install, tmp_path: Path
 ) -> None:
     install("leaves", statement, gone="METHOD")
-    check_request(asked(["sta", "gone"]))  # which a suite does before its first cell: the request itself is right
-    rows = session.start(asked(["sta", "gone"]), tmp_path / "run", Told()).rows
-    found = {row.method: row for row in rows}
-    assert found["sta"].verdict == "ok"
-    assert found["gone"].verdict == verdict
-    assert reason in found["gone"].reason
+    check_request(asked(["gone"]))  # which a suite does before its first cell: the request itself is right
+    (gone,) = session.start(asked(["gone"]), tmp_path / "run", Told()).rows
+    assert gone.verdict == verdict
+    assert reason in gone.reason
 
 
 def test_what_failed_is_repeated_and_the_rest_is_kept(install: Install, tmp_path: Path) -> None:
@@ -291,28 +297,6 @@ def test_a_limit_of_time_is_a_number_above_zero() -> None:
             session.start(asked(["sta"], cell_timeout=wrong), None, Told())
     for budget, seconds in ((10.0, 50.0), (240.0, 510.0), (1000.0, 600.0)):
         assert asked(["sta"], cell_timeout=None, budget=budget).seconds_a_cell == seconds
-
-
-def test_cells_are_profiled_in_processes_of_their_own(install: Install, tmp_path: Path) -> None:
-    """What a method does to its process while it is profiled costs its own phases, and nothing else."""
-    body = "os._exit(0) if any(f.name == 'profile_rows' for f in traceback.extract_stack()) else None"
-    source = (
-        "import traceback"
-        + BEGIN
-        + f"\ndef shy(settings, q, k, call):\n    {body}\n    return plan(settings, q, k, call)\n"
-    )
-    install("shy_method", source + "\nSHY = named('shy', shy)\n", shy="SHY", honest="HONEST")
-    folder, told = tmp_path / "run", Told()
-    after = ProfileAfter(told, repeats=1, traces=True)
-    session.start(asked(["sta", "shy", "honest"], rounds=3), folder, told, after)
-    found = read(folder)
-    assert {row.method: row.verdict for row in found.rows} == {"sta": "ok", "shy": "ok", "honest": "ok"}
-    methods = {row.row_id: row.method for row in found.rows}
-    assert {methods[phase.row_id] for phase in found.phases} == {"sta", "honest"}
-    assert sorted(found.phases, key=str) == sorted(after.phases, key=str)
-    assert any("not profiled: its process ended with exit code 0 and left no result" in note for note in told.notes)
-    cells = {row.cell_id: row.method for row in found.rows}
-    assert {cells[name] for name in found.traces} == {"sta", "honest"}
 
 
 @pytest.mark.slow

@@ -182,10 +182,16 @@ def samples(dtype: torch.dtype) -> dict[str, tuple[Any, list[tuple[Any, ...]]]]:
     }
 
 
-@pytest.mark.parametrize("kernels", [False, True])
+QUICK = [("pool_means", True), ("score_blocks", False), ("cut_threshold_query", True), ("cut_top_k_query", False)]
+
+
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(each, marks=[pytest.mark.slow] * each.endswith("_head")) for each in OPERATORS],
+    ("name", "kernels"),
+    [
+        pytest.param(name, kernels, marks=[pytest.mark.slow] * ((name, kernels) not in QUICK))
+        for name in OPERATORS
+        for kernels in (False, True)
+    ],
 )
 def test_operators_are_as_torch_wants_them(name: str, kernels: bool) -> None:
     switch: Callable[[], AbstractContextManager[None]] = ops.interpreted if kernels else nullcontext
