@@ -48,17 +48,19 @@ settings.register_profile("attnbench", max_examples=30, deadline=None, derandomi
 settings.load_profile("attnbench")
 
 
-@pytest.fixture(autouse=True)
-def tiny_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def tiny_calls() -> Iterator[None]:
     """Spare the calls of tests, which take microseconds, what takes longer than they do.
 
     That is to flush a whole cache before each, to repeat each thirty times for its stability, and twenty times back to
     back.
     """
-    for place in (stopwatch, profile_call):
-        monkeypatch.setattr(place, "cache_bytes", lambda device: 2**16)
-    monkeypatch.setattr(stability, "MOST_CALLS", stability.LEAST_CALLS)
-    monkeypatch.setattr(rounds, "MOST_EAGER", 4)
+    with pytest.MonkeyPatch.context() as patch:
+        for place in (stopwatch, profile_call):
+            patch.setattr(place, "cache_bytes", lambda device: 2**16)
+        patch.setattr(stability, "MOST_CALLS", stability.LEAST_CALLS)
+        patch.setattr(rounds, "MOST_EAGER", 4)
+        yield
 
 
 def pytest_configure(config: pytest.Config) -> None:

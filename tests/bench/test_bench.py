@@ -203,13 +203,13 @@ def test_the_budget_chooses_the_heads_and_never_fewer_than_one() -> None:
     of = bench(heads=12)
     of.prepare()
     assert len(of.live()) == 3
-    chosen = {budget: with_seconds(of, 1.0, budget).choose_heads() for budget in (0.001, 5, 60, 200, 1e6)}
+    chosen = {budget: with_seconds(of, 1.0, budget).choose_heads() for budget in (0.001, 5, 60, 160, 1e6)}
     assert (chosen[0.001], chosen[5], chosen[1e6]) == (1, 1, 12)
     assert list(chosen.values()) == sorted(chosen.values())
-    for budget in (60, 200):
+    for budget in (60, 160):
         assert 1 < chosen[budget] < 12
-        # Two calls for verification, three rounds and one call back to back, of three cells with one second a head.
-        assert 3 * 6 * chosen[budget] <= budget < 3 * 7 * (chosen[budget] + 1)
+        # Two calls for verification and three rounds, of three cells with one second a head.
+        assert 3 * 5 * chosen[budget] <= budget < 3 * 6 * (chosen[budget] + 1)
 
 
 @pytest.mark.parametrize(("stability_calls", "rounds"), [(2, 3), (5, 4)])
@@ -251,8 +251,9 @@ def test_rounds_are_at_least_three_and_at_most_twenty_unless_asked_for() -> None
     of = bench()
     of.prepare()
     assert with_seconds(of, 1.0, 0.001).choose_rounds() == 3
-    back_to_back = 3  # calls of three cells after the last round
-    assert with_seconds(of, 1.0, 30.5 + back_to_back).choose_rounds() == 10
+    assert with_seconds(of, 1.0, 32.5).choose_rounds() == 10
+    back_to_back = 2 * 3 * 0.5  # two calls of each of three cells after the last round
+    assert with_seconds(of, 0.5, 16.3 + back_to_back).choose_rounds() == 10
     assert with_seconds(of, 1.0, 1e6).choose_rounds() == 20
     one = bench(rounds=1)
     one.prepare()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,30 @@ class Quiet:
         pass
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "CPU_SIDE", 256)
-    monkeypatch.setattr(probe, "CPU_BYTES", 2**22)
+@pytest.fixture(autouse=True, scope="module")
+def small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "CPU_SIDE", 256)
+        patch.setattr(probe, "CPU_BYTES", 2**22)
+        yield
+
+
+@pytest.fixture(scope="module")
+def sta_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of STA that was profiled."""
+    folder = tmp_path_factory.mktemp("once") / "run"
+
+    def after(bench: runner.Bench, journal: Journal, rows: tuple[Row, ...]) -> None:
+        profile_rows(bench, journal, rows, Quiet(), repeats=2, traces=False)
+
+    session.start(Request(methods={"sta": {"tile": (2, 2, 2)}}, **GRID), folder, Quiet(), after)
+    return folder
+
+
+@pytest.fixture
+def sta_run(sta_once: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(sta_once, tmp_path / "run"))
 
 
 @pytest.fixture
@@ -98,9 +119,8 @@ def test_phases_are_journaled_after_the_rows_and_read_back(profiled: Any, tmp_pa
     assert whole > 0
 
 
-def test_the_journal_says_pass_and_its_kind(profiled: Any, tmp_path: Path) -> None:
-    profiled({"sta": {"tile": (2, 2, 2)}})
-    lines = [json.loads(line) for line in (tmp_path / "run" / JOURNAL).read_text().splitlines()]
+def test_the_journal_says_pass_and_its_kind(sta_run: Path) -> None:
+    lines = [json.loads(line) for line in (sta_run / JOURNAL).read_text().splitlines()]
     kinds = [line["kind"] for line in lines]
     assert kinds.index("phase") > max(i for i, kind in enumerate(kinds) if kind == "row")
     phase = next(line for line in lines if line["kind"] == "phase")
@@ -142,19 +162,17 @@ def test_traces_are_written_where_asked_for(profiled: Any, tmp_path: Path) -> No
     assert trace.name == f"{outcome.rows[0].cell_id}.json.gz"
 
 
-def test_a_profiled_run_can_be_read_and_resumed_like_any_other(profiled: Any, tmp_path: Path) -> None:
-    first, _, _ = profiled({"sta": {"tile": (2, 2, 2)}})
-    again = session.resume(tmp_path / "run", Quiet())
-    assert again.rows == first.rows
+def test_a_profiled_run_can_be_read_and_resumed_like_any_other(sta_run: Path) -> None:
+    first = read(sta_run).rows
+    assert session.resume(sta_run, Quiet()).rows == first
 
 
-def test_a_profiled_run_does_not_go_on_under_other_conditions(profiled: Any, tmp_path: Path) -> None:
-    profiled({"sta": {"tile": (2, 2, 2)}})
-    path = tmp_path / "run" / JOURNAL
+def test_a_profiled_run_does_not_go_on_under_other_conditions(sta_run: Path) -> None:
+    path = sta_run / JOURNAL
     changed = path.read_bytes().replace(b'"packages": {', b'"packages": {"gone": "3", ', 1)
     path.write_bytes(changed)
     with pytest.raises(BadInput, match="with gone 3 and this is gone absent"):
-        session.resume(tmp_path / "run", Quiet(), lambda *given: pytest.fail("profiled all the same"))
+        session.resume(sta_run, Quiet(), lambda *given: pytest.fail("profiled all the same"))
     assert path.read_bytes() == changed
 
 
@@ -307,18 +325,17 @@ def test_without_builds_or_peaks_the_measured_phases_stand(profiled: Any, monkey
     }  # fmt: skip
 
 
-def test_a_phase_written_twice_counts_as_last_written(profiled: Any, tmp_path: Path) -> None:
-    profiled({"sta": {"tile": (2, 2, 2)}})
-    journal, records = Journal.resume(tmp_path / "run")
+def test_a_phase_written_twice_counts_as_last_written(sta_run: Path) -> None:
+    journal, records = Journal.resume(sta_run)
     old = next(record for record in records if isinstance(record, PhaseRow) and record.phase == "attend")
     fields = old.model_dump(by_alias=True)
     with journal:
         journal.append(PhaseRow.model_validate({**fields, "time_ms": 7.0}))
         journal.append(PhaseRow.model_validate({**fields, "time_ms": 5.0, "provenance": "modelled"}))
-    table = attnbench.load_phases(tmp_path / "run")
+    table = attnbench.load_phases(sta_run)
     attend = table[table["phase"] == "attend"].set_index("provenance")["time_ms"]
     assert attend.to_dict() == {"measured": 7.0, "modelled": 5.0}
-    assert sum(isinstance(record, PhaseRow) for record in read_journal(tmp_path / "run" / JOURNAL)) == len(table) + 1
+    assert sum(isinstance(record, PhaseRow) for record in read_journal(sta_run / JOURNAL)) == len(table) + 1
 
 
 def test_without_profiles_the_table_is_empty_and_has_its_columns(profiled: Any, tmp_path: Path) -> None:
