@@ -297,15 +297,13 @@ class Bench:
     def _time_back_to_back(self) -> None:
         """Time calls of every live trial without a pause, as a caller without a CUDA graph makes them."""
         for trial in self.live():
-            count = eager_calls(trial.seconds)
             with classified() as failure:
-                calls = CallsInTurn(trial, self.workload, count)
-                eager = Eager(self.stopwatch.back_to_back(calls.run, calls.prepare, count), count)
-                calls.check()
-                trial.eager = eager
-            if failure.verdict is None:
-                with classified() as failure:
-                    self._time_refresh(trial)
+                if count := eager_calls(trial.seconds):
+                    calls = CallsInTurn(trial, self.workload, count)
+                    eager = Eager(self.stopwatch.back_to_back(calls.run, calls.prepare, count), count)
+                    calls.check()
+                    trial.eager = eager
+                self._time_refresh(trial)
             if failure.verdict is not None:
                 trial.fail(failure.verdict, failure.reason)
 
