@@ -37,7 +37,7 @@ const github = {
 };
 const run = {
   head_repository: { owner: { login: "someone" } }, head_branch: "faster", head_sha: given.sha,
-  html_url: "https://example.org/run/1",
+  html_url: "https://example.org/run/1", conclusion: given.conclusion,
 };
 const context = { payload: { workflow_run: run }, repo: { owner: "owner", repo: "repo" } };
 comment({ github, context, core: { notice: (text) => notices.push(text) }, ...given.options })
@@ -50,17 +50,23 @@ class PullRequest:
     """A pull request on a GitHub that lives in this test."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder / "result"
+        self.folder.mkdir()
         self.comments: list[dict[str, Any]] = []
 
     def report(self, code: object, text: str = "sta  same\n", name: str = "gate", sha: str = HEAD) -> dict[str, Any]:
         (self.folder / "exit-code").write_text(f"{code}\n")
         (self.folder / "gate.txt").write_text(text, encoding="utf-8")
+        return self.tell(name, sha)
+
+    def tell(self, name: str = "gate", sha: str = HEAD, conclusion: str = "success") -> dict[str, Any]:
+        """Let the action tell what lies in the folder."""
         given = {
             "comments": self.comments,
             "pulls": [{"number": 7, "label": "someone:faster", "head": {"sha": HEAD}}],
             "author": BOT,
             "sha": sha,
+            "conclusion": conclusion,
             "options": {"folder": str(self.folder), "name": name, "author": BOT},
         }
         done = subprocess.run(
@@ -117,10 +123,42 @@ def test_a_commit_that_is_no_longer_the_head_gets_no_comment(pull_request: PullR
     assert pull_request.bodies == []
 
 
-@pytest.mark.parametrize("code", ["", "5", "-1", "0; 1", "toString", "<b>0</b>"])
-def test_an_exit_code_that_no_gate_has_is_refused(pull_request: PullRequest, code: str) -> None:
-    assert "exit-code is" in pull_request.report(code)["error"]
-    assert pull_request.bodies == []
+@pytest.mark.parametrize("code", ["", "137", "0; 1", "toString", "<b>0</b>"])
+def test_a_gate_that_ended_otherwise_is_red_and_its_code_is_not_shown(pull_request: PullRequest, code: str) -> None:
+    pull_request.report(0)
+    assert pull_request.report(code)["done"] == "created"
+    body = pull_request.bodies[-1]
+    assert body.split("\n")[1] == "<!-- red -->"
+    assert "the gate did not come to its end" in body
+    assert "<b>" not in body
+
+
+@pytest.mark.parametrize("conclusion", ["failure", "timed_out", "cancelled", "success"])
+def test_a_run_that_failed_before_its_gate_does_not_leave_the_comment_green(
+    pull_request: PullRequest, conclusion: str
+) -> None:
+    pull_request.report(0)
+    shutil.rmtree(pull_request.folder)
+    answer = pull_request.tell(conclusion=conclusion)
+    if conclusion in ("failure", "timed_out"):
+        assert "the gate did not come to its end" in pull_request.bodies[-1]
+    else:
+        assert answer["done"] is None
+        assert conclusion in answer["notices"][0]
+        assert len(pull_request.bodies) == 1
+
+
+@pytest.mark.parametrize("name", ["gate.txt", "exit-code"])
+def test_what_is_no_plain_file_is_not_read(pull_request: PullRequest, tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_text("0 and a token\n")
+    pull_request.report(1)
+    (pull_request.folder / name).unlink()
+    (pull_request.folder / name).symlink_to(tmp_path / "secret")
+    assert "done" in pull_request.tell()
+    assert "token" not in pull_request.bodies[-1]
+    (pull_request.folder / name).unlink()
+    (pull_request.folder / name).mkdir()
+    assert "done" in pull_request.tell()
 
 
 @pytest.mark.parametrize(
@@ -144,6 +182,7 @@ def test_whatever_was_printed_stays_within_its_fence(pull_request: PullRequest, 
 
 
 def test_a_long_text_is_cut_off_below_githubs_limit(pull_request: PullRequest) -> None:
-    pull_request.report(0, "line\n" * 50_000)
-    assert len(pull_request.bodies[0]) < 65_536
-    assert "cut off" in pull_request.bodies[0]
+    for line in ("line\n", "`" * 50):
+        pull_request.report(0, line * 500_000)
+        assert len(pull_request.bodies[0]) < 65_536
+    assert "cut off" in pull_request.report(0, "line\n" * 500_000)["comments"][0]["body"]

@@ -1,7 +1,7 @@
 // Posts the result of a gate as a comment on the pull request that it was run for.
 //
-// The result comes from a run of the pull request's own code, which nobody has reviewed: its text is shown in a fenced
-// block, its exit code must be one that `attnbench gate` has, and the pull request is found by the commit that ran.
+// The result comes from a run of the pull request's own code, which nobody has reviewed: only plain files are read, the
+// text is shown in a fenced block, and the pull request is found by the commit that ran.
 "use strict";
 
 const fs = require("fs");
@@ -14,20 +14,37 @@ const OUTCOMES = {
   3: ["yellow", "ambiguous"],
   4: ["red", "nothing could be compared"],
 };
+const UNFINISHED = ["red", "the gate did not come to its end"]; // it was killed, or a step before it failed
+const FAILED = ["failure", "timed_out", "startup_failure"];
 const SIGNS = { green: "✅", yellow: "⚠️", red: "❌" };
 const LONGEST = 60000; // characters; GitHub refuses comments of more than 65,536
+const MOST_BYTES = 4 * LONGEST;
 
-/** Return the exit code and the printed text of a gate from the folder of its results. */
+/** Return the beginning of a file of the result as text, or null if it is missing or no plain file, as a link. */
+function textOf(folder, name) {
+  const place = path.join(folder, name);
+  const about = fs.lstatSync(place, { throwIfNoEntry: false });
+  if (!about || !about.isFile()) return null;
+  const handle = fs.openSync(place, fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW);
+  try {
+    const bytes = Buffer.alloc(Math.min(about.size, MOST_BYTES));
+    return bytes.toString("utf8", 0, fs.readSync(handle, bytes, 0, bytes.length, 0));
+  } finally {
+    fs.closeSync(handle);
+  }
+}
+
+/** Return the outcome and the printed text of a gate from the folder of its results. */
 function readResult(folder) {
-  const code = fs.readFileSync(path.join(folder, "exit-code"), "utf8").trim();
-  if (!Object.hasOwn(OUTCOMES, code)) throw new Error(`exit-code is ${JSON.stringify(code.slice(0, 80))}; a gate has 0, 1, 2, 3 or 4`);
-  return { code: Number(code), text: fs.readFileSync(path.join(folder, "gate.txt"), "utf8") };
+  const code = (textOf(folder, "exit-code") ?? "").trim();
+  const outcome = Object.hasOwn(OUTCOMES, code) ? OUTCOMES[code] : UNFINISHED;
+  return { outcome, text: textOf(folder, "gate.txt") ?? "" };
 }
 
 /** Return text in a fence that nothing within it can close. */
 function fenced(text) {
   // Control characters and marks that reverse the direction of text can make a line look like another one.
-  let shown = text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "�");
+  let shown = text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "�").replace(/`{20,}/g, "�");
   if (shown.length > LONGEST) shown = `${shown.slice(0, LONGEST)}\n… cut off: the whole text is in the run`;
   const longest = Math.max(2, ...(shown.match(/`+/g) || []).map((run) => run.length));
   const fence = "`".repeat(longest + 1);
@@ -45,8 +62,8 @@ function colourOf(body, name) {
 }
 
 /** Return the comment's text. */
-function makeBody({ code, text }, { name, sha, url }) {
-  const [colour, words] = OUTCOMES[code];
+function makeBody({ outcome, text }, { name, sha, url }) {
+  const [colour, words] = outcome;
   return [
     marker(name),
     `<!-- ${colour} -->`,
@@ -60,8 +77,14 @@ function makeBody({ code, text }, { name, sha, url }) {
 async function comment({ github, context, core, folder, name, author }) {
   const run = context.payload.workflow_run;
   const { owner, repo } = context.repo;
-  const head = `${run.head_repository.owner.login}:${run.head_branch}`;
-  const pulls = await github.paginate(github.rest.pulls.list, { owner, repo, state: "open", head, per_page: 100 });
+  const left = fs.existsSync(path.join(folder, "exit-code")) || FAILED.includes(run.conclusion);
+  if (!left) {
+    core.notice(`the run left no result of ${name} and ended as ${run.conclusion}: nothing to say`);
+    return null;
+  }
+  const from = run.head_repository && run.head_repository.owner.login; // null if the fork was deleted
+  const head = `${from}:${run.head_branch}`;
+  const pulls = from ? await github.paginate(github.rest.pulls.list, { owner, repo, state: "open", head, per_page: 100 }) : [];
   const pull = pulls.find((one) => one.head.sha === run.head_sha);
   if (!pull) {
     core.notice(`no open pull request has ${run.head_sha} as its head: nothing to comment on`);
@@ -73,7 +96,7 @@ async function comment({ github, context, core, folder, name, author }) {
   const comments = await github.paginate(github.rest.issues.listComments, { ...issue, per_page: 100 });
   const ours = comments.filter((one) => one.user && one.user.login === author && colourOf(one.body, name));
   const last = ours[ours.length - 1];
-  const turnedRed = OUTCOMES[result.code][0] === "red" && last && colourOf(last.body, name) !== "red";
+  const turnedRed = result.outcome[0] === "red" && last && colourOf(last.body, name) !== "red";
   if (last && !turnedRed) {
     await github.rest.issues.updateComment({ owner, repo, comment_id: last.id, body });
     return "edited";
