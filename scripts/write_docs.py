@@ -349,7 +349,14 @@ def claims_part(page: str, part: str) -> str:
 
 
 CLAIMS = {
-    "claims.md": ("claims on FLOPs", "claims on latency", "claims on models", "clocks", "figures of the README"),
+    "claims.md": (
+        "claims on FLOPs",
+        "claims on latency",
+        "claims on models",
+        "clocks",
+        "figures of the README",
+        "table of latencies",
+    ),
     "../README.md": ("latencies",),
 }
 
