@@ -160,6 +160,10 @@ def _check_state(state: object, q: Tensor) -> None:
             raise BadInput(f"{name} of the state is {told}; it must be like q, {q.dtype} {list(q.shape)} on {q.device}")
 
 
+_MOST_BYTES = 2**24
+"""Of a schedule: kinds of 100 layers in 1,000 steps are 2 MB."""
+
+
 def read_schedule(path: str) -> Mapping[str, Mapping[str, str]]:
     """Return the kinds of steps of a schedule file, {layer: {step: kind}}.
 
@@ -169,10 +173,10 @@ def read_schedule(path: str) -> Mapping[str, Mapping[str, str]]:
     if not isinstance(path, str):
         raise BadInput(f"schedule is {path!r}; it must be the path of a JSON file")
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no regular file")
-        return _read(path, found.st_mtime_ns)
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode) or about.st_size > _MOST_BYTES:
+            raise ValueError(f"it must be a file of up to {_MOST_BYTES // 2**20} MiB")
+        return _read(path, about.st_mtime_ns)
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"schedule {path!r} cannot be read: {error}") from error
 

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from attnbench.bench.suite import read_suite
 from attnbench.bench.sweep.session import read_sweep
 from attnbench.clips.gallery import LOOK, write_gallery
 from attnbench.clips.metrics.video import read_frames
+from attnbench.clips.prompts import read_prompts as read_lines
+from attnbench.clips.vbench.prompt_file import read_prompts
 from attnbench.clips.vbench_rows import RECORD, read_scores
 from attnbench.inputs.capture import read_capture
 from attnbench.inputs.clip import read_frames as video_frames
@@ -26,8 +29,9 @@ from attnbench.mini.checkpoint import CHECKPOINT
 from attnbench.mini.stored import read_card, read_tensors
 from attnbench.results.conditions import content_digest
 from attnbench.results.files import write_whole
-from attnbench.results.find import find_results
+from attnbench.results.find import NOISE, find_results
 from attnbench.results.journal import JOURNAL, TRAINING_LOG, Journal, read_journal
+from attnbench.results.noise import read_noise
 from attnbench.results.plans import SWEEP
 from attnbench.results.training import CARD, CONFIG, read_log, read_training
 
@@ -53,6 +57,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "captured inputs": ("a.safetensors", lambda folder: read_capture(folder / "a.safetensors", SHAPE)),
     "schedule": ("a.json", lambda folder: read_schedule(str(folder / "a.json"))),
     "inputs": ("a.mp4", lambda folder: content_digest(folder / "a.mp4")),
+    "noise": (NOISE, lambda folder: read_noise(folder / NOISE)),
 }
 """The file that each reads, and how it is called with the file's folder."""
 
@@ -114,3 +119,22 @@ def test_what_is_written_to_a_device_or_a_pipe_replaces_neither(tmp_path: Path) 
     with pytest.raises(BadInput, match=r"cannot write '/dev/full': No space left on device$"):
         write_whole(b"page", Path("/dev/full"), "")
     assert {each.name for each in tmp_path.iterdir()} == {"null", "pipe"}
+
+
+NAMED: dict[str, Callable[[Path], Any]] = {
+    "suite": lambda path: read_suite(path, {}, "run", Path("out")),
+    "prompts of clips": read_lines,
+    "prompts of videos": lambda path: read_prompts(path, ["a.mp4"]),
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_what_somebody_names_may_be_any_stream_and_has_a_largest_size(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attnbench.inputs.files.MOST_BYTES", 1000)
+    error = refusal_of(lambda: NAMED[kind](Path("/dev/zero")))
+    assert isinstance(error, BadInput), error
+    assert "'/dev/zero' cannot be read: it holds more than" in str(error)
+    error = refusal_of(lambda: NAMED[kind](Path("/dev/null")))
+    assert error is None or "'/dev/null'" in str(error)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from attnbench.inputs.files import read_named
 from attnbench.kernels.errors import BadInput, unknown_name
 
 OWN_KEYS = ("command", "name")
@@ -82,7 +83,7 @@ def read_suite(path: Path, options: Options, command: str, out: Path) -> list[Su
             with the results of one that does not come before it.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        document = tomllib.loads(read_named(path).decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"suite {str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:

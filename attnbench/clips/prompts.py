@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from attnbench.inputs.files import read_named
 from attnbench.kernels.errors import BadInput
 from attnbench.mini.prompts import class_prompts
 from attnbench.models.prompt_text import check_text
@@ -17,7 +18,7 @@ def read_prompts(path: Path) -> list[str]:
         BadInput: if it cannot be read, or holds no prompt.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # without the mark that some editors put first
+        text = read_named(path).decode("utf-8-sig")  # without the mark that some editors put first
     except UnicodeDecodeError as error:
         raise BadInput(f"prompts {str(path)!r} are not text in UTF-8; give one prompt per line") from error
     except OSError as error:

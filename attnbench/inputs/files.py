@@ -52,6 +52,16 @@ def read_file(path: Path) -> bytes:
         return read_all(stream)
 
 
+def read_named(path: Path) -> bytes:
+    """Return what a file holds that somebody named: also what comes through a pipe, as from a shell's <(command).
+
+    Raises:
+        OSError: if it cannot be opened, or holds more than MOST_BYTES.
+    """
+    with path.open("rb") as stream:
+        return read_all(stream)
+
+
 def read_all(stream: IO[bytes] | GzipFile) -> bytes:
     """Return the rest of a stream.
 

@@ -42,12 +42,12 @@ def losses(runs: Runs, of: Callable[[TrainingRun], Sequence[float]]) -> Values:
 
 def rights(runs: Runs, what: str) -> Values:
     """Return 1 for each judged clip whose "class" or "motion" is right and 0 for the others, by clip and seed."""
-    return {
-        (f"clip {clip}", run.seed): float(clip not in run.card["score"][f"wrong_{what}"])
-        for run in runs
-        if "score" in run.card
-        for clip in range(run.card["score"]["clips"])
-    }
+    found: dict[tuple[str, int], float] = {}
+    for run in runs:
+        if score := run.card.get("score"):
+            wrong = set(score[f"wrong_{what}"])
+            found |= {(f"clip {clip}", run.seed): float(clip not in wrong) for clip in range(score["clips"])}
+    return found
 
 
 def difference(mine: Values, theirs: Values) -> Estimate | None:
@@ -135,7 +135,7 @@ def _others(grouped: Mapping[str, Runs], baseline: str, method: str) -> Runs:
 
 def _density(runs: Runs) -> str:
     """Return the share of pairs that is kept while clips are made, the mean over layers, steps and seeds."""
-    found = [run.card["score"]["density"] for run in runs if "density" in run.card.get("score", {})]
+    found = [each for run in runs if (each := (run.card.get("score") or {}).get("density")) is not None]
     return f"{statistics.fmean(found):.3f}" if found else NONE
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from attnbench.inputs.files import read_file
 from attnbench.kernels.errors import BadInput
 from attnbench.results.estimates import Estimate
 from attnbench.results.files import write_whole
@@ -154,7 +155,7 @@ def read_noise(path: Path) -> NoiseModel:
         BadInput: if the file cannot be read or holds no noise model.
     """
     try:
-        model = NoiseModel.model_validate_json(path.read_bytes())
+        model = NoiseModel.model_validate_json(read_file(path))
     except OSError as error:
         raise BadInput(f"noise model {str(path)!r} cannot be read: {error.strerror}") from error
     except ValidationError as error:

@@ -11,12 +11,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from attnbench.inputs.files import read_file, visible
 from attnbench.kernels.errors import BadInput
 from attnbench.results.find import find_training_logs
 from attnbench.results.journal import NOT_READ, TRAINING_LOG, unpacked
+from attnbench.results.records.cells import Record
+from attnbench.results.records.faults import first_fault
+from attnbench.results.records.training import CardRead, ConfigRead, LogLine
+
+Part = TypeVar("Part", bound=Record)
 
 CONFIG, CARD = "config.json", "mini.json"
 """What a training run was asked for, and what came of it; both stand beside its log."""
@@ -114,9 +121,13 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     for number, text in enumerate(texts, start=1):
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             line = None
         if isinstance(line, dict) and "step" in line:
+            try:
+                LogLine.model_validate(line)
+            except ValidationError as error:
+                raise BadInput(f"training log {str(path)!r} line {number}: {first_fault(error, 'it')}") from error
             lines.append(line)
         elif number < len(texts):
             raise BadInput(f"training log {str(path)!r} has no step in line {number}")
@@ -134,19 +145,24 @@ def read_training(folder: Path) -> TrainingRun:
         BadInput: if the folder holds no run with a card and a checkpoint, or nothing names the method and seed.
     """
     try:
-        config, card = (json.loads(read_file(folder / name)) for name in (CONFIG, CARD))
-    except (OSError, ValueError) as error:
+        read_config, card = (json.loads(read_file(folder / name)) for name in (CONFIG, CARD))
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{str(folder)!r} holds no finished run: {CONFIG} or {CARD} cannot be read") from error
-    method, seed = _named(folder, config)
-    if "engine" not in card:
+    if isinstance(card, dict) and "engine" not in card:
         raise BadInput(f"{str(folder)!r} holds no run that can be compared: its {CARD} names no engine")
-    lines = read_log(folder)
-    ends = [0, *itertools.accumulate(count for count, _ in config["coarse"])]
-    first = ends[-1] if config.get("dense_coarse") else 0
-    steps = {line["step"]: line for line in lines if "loss" in line}
-    held_out = [line for line in lines if "held_out" in line and line["step"] in steps and line["step"] > first]
+    config = _part(ConfigRead, read_config, folder / CONFIG)
+    _part(CardRead, card, folder / CARD)
+    method, seed = _named(folder, config)
+    lines = sorted(read_log(folder), key=lambda line: int(line["step"]))
+    ends = [0, *itertools.accumulate(count for count, _ in config.coarse)]
+    first = ends[-1] if config.dense_coarse else 0
+    steps = {line["step"]: line for line in lines if line.get("loss") is not None}
+    checkpoints = {line["step"]: line for line in lines if line.get("held_out") is not None}
+    held_out = [line for step, line in checkpoints.items() if step in steps and step > first]
     if not held_out:
         raise BadInput(f"{str(folder)!r} holds no training run with a checkpoint")
+    if len({len(line["held_out_losses"]) for line in held_out}) > 1:
+        raise BadInput(f"{str(folder)!r}: its checkpoints differ in the number of held-out clips")
     seconds, last_ms = seconds_until({step: line["seconds"] for step, line in steps.items()}, ends)
     before = seconds.get(first, 0.0)
     return TrainingRun(
@@ -162,16 +178,22 @@ def read_training(folder: Path) -> TrainingRun:
     )
 
 
-def _named(folder: Path, config: Mapping[str, Any]) -> tuple[str, int]:
-    method, dash, seed = folder.name.rpartition("-")
-    if dash and seed.isdecimal() and config.get("seed", int(seed)) == int(seed):
-        return method, int(seed)
+def _part(kind: type[Part], read: object, path: Path) -> Part:
     try:
-        return str(config["method"]), int(config["seed"])
-    except (KeyError, ValueError) as error:
+        return kind.model_validate(read)
+    except ValidationError as error:
+        raise BadInput(f"{str(path)!r} is not that of a training run: {first_fault(error, 'it')}") from error
+
+
+def _named(folder: Path, config: ConfigRead) -> tuple[str, int]:
+    method, dash, seed = folder.name.rpartition("-")
+    if dash and seed.isdecimal() and config.seed in (None, int(seed)):
+        return method, int(seed)
+    if config.method is None or config.seed is None:
         raise BadInput(
             f"{str(folder)!r} is not named METHOD-SEED, and its {CONFIG} does not say which method and seed it trained"
-        ) from error
+        )
+    return config.method, config.seed
 
 
 def seconds_until(each: Mapping[int, float], begins: Sequence[int]) -> tuple[dict[int, float], float]:

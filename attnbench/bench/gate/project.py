@@ -129,7 +129,7 @@ def _has_build_tools(source: Path) -> bool:
         system = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]
         names = [re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0] for requirement in system["requires"]]
         return bool(names) and all(metadata.version(name) for name in names)
-    except (OSError, ValueError, KeyError, TypeError, metadata.PackageNotFoundError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, metadata.PackageNotFoundError):
         return False
 
 

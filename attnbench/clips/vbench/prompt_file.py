@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from attnbench.inputs.files import read_named
 from attnbench.kernels.errors import BadInput
 
 _WANTED = 'a JSON object that maps file names to prompts, such as {"cat.mp4": "a cat on a sofa"}'
@@ -22,14 +23,15 @@ def read_prompts(path: Path, videos: Sequence[str]) -> dict[str, str]:
         BadInput: if it cannot be read, is not such an object, or lacks a clip.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # without the mark that some editors put first
+        text = read_named(path).decode("utf-8-sig")  # without the mark that some editors put first
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"prompts {str(path)!r} cannot be read: {error}") from error
+        why = getattr(error, "strerror", None) or "they are not text in UTF-8"
+        raise BadInput(f"prompts {str(path)!r} cannot be read: {why}") from error
     if not text.strip():
         raise BadInput(f"prompts {str(path)!r} are empty; wanted: {_WANTED}")
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"prompts {str(path)!r} are not JSON ({error}); wanted: {_WANTED}") from error
     if not isinstance(found, dict) or not all(isinstance(prompt, str) for prompt in found.values()):
         raise BadInput(f"prompts {str(path)!r} are something else; wanted: {_WANTED}")
