@@ -23,8 +23,9 @@ from attnbench.bench.conformance import CHECKS
 from attnbench.kernels.engines import ENGINES
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
-from attnbench.methods import check_method, make_settings
-from attnbench.methods.registry import GROUP
+from attnbench.methods import check_method, get_method, make_settings
+from attnbench.methods.entries import parse_entry
+from attnbench.methods.registry import BUILT_IN, GROUP
 
 Helper = Callable[..., Any]  # a fixture that is a function, see conftest.py
 
@@ -123,3 +124,24 @@ def test_what_the_pages_point_to_exists(page: str) -> None:
         assert (DOCS / target).exists(), target
     for path in re.findall(r"`((?:methods|kernels|tests)/[\w./]*)`", text):
         assert (DOCS.parent / path).exists(), path
+
+
+def test_every_method_says_what_it_keeps_where_that_is_published_and_what_it_needs() -> None:
+    parts = (DOCS / "methods.md").read_text(encoding="utf-8").split("\n## ")
+    for title in ("What each keeps", "What each needs"):
+        (part,) = (part for part in parts if part.startswith(title))
+        rows = [line.split(" | ") for line in part.splitlines() if line.startswith("| `")]
+        assert sorted(row[0].strip("| `") for row in rows) == sorted(BUILT_IN)
+        assert {len(row) for row in rows} == {4}
+        assert all(cell.strip(" |") for row in rows for cell in row)
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8").partition("## Methods")[2].partition("\n## ")[0]
+    assert sorted(re.findall(r"^\| `([\w-]+)` \|", readme, flags=re.MULTILINE)) == sorted(BUILT_IN)
+
+
+def test_the_settings_that_the_page_gives_for_models_are_settings() -> None:
+    part = (DOCS / "methods.md").read_text(encoding="utf-8").partition("## Defaults per model")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([\w-]+)` \| [^|]+ \| ([^|]+) \|", part, flags=re.MULTILINE)
+    assert len(rows) > 30
+    for name, cell in rows:
+        for text in re.findall(r"`([^`]*=[^`]*)`", cell):
+            make_settings(get_method(name), parse_entry(f"{name}:{text}").settings)
