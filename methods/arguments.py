@@ -12,6 +12,7 @@ from torch import Tensor
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.methods.base import Call, Method
+from attnbench.methods.per_head import check_per_head
 from attnbench.methods.registry import find_method, make_settings
 
 
@@ -43,16 +44,8 @@ def prepare(
     elif chosen.needs_v:
         raise BadInput(f"method {chosen.name!r} selects by the values too; pass v, which is like k")
     values = chosen.resolve(make_settings(chosen, settings), layout)
-    for name in chosen.per_head:
-        _check_per_head(name, getattr(values, name), q.shape[1])
+    check_per_head(chosen, values, q.shape[1])
     return chosen, values, Call(layout, layer, step, state, params, v if chosen.needs_v else None)
-
-
-def _check_per_head(name: str, value: object, heads: int) -> None:
-    if isinstance(value, tuple) and len(value) != heads:
-        raise BadInput(
-            f"{name} has {len(value)} numbers and q has {heads} heads; give one number, or one for each head"
-        )
 
 
 def _check_tensors(q: Tensor, k: Tensor, layout: Layout | None) -> None:

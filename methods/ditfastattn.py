@@ -36,6 +36,7 @@ from attnbench.methods.kit import (
     Recipe,
     Source,
     as_ints,
+    as_state,
     band,
     bounding_boxes,
     main,
@@ -119,7 +120,10 @@ def plan(settings: DiTFastAttn, q: Tensor, k: Tensor, call: Call) -> Plan:
     """Keep the window, everything or nothing; a full step keeps the window too, for its residual."""
     settings = resolve(settings, call.layout)
     assert settings.width is not None
-    _check_state(call.state, q)
+    if call.state is not None:
+        as_state(
+            "ditfastattn", call.state, dict.fromkeys(("residual", "output"), ((q.dtype,), tuple(q.shape))), q.device
+        )
     kind, (batch, heads), (shape, text) = kind_of(settings, call), q.shape[:2], call.layout.numbers
     window = Plan(call.layout, batch, heads, _window(settings.width, shape, text, q.device))
     if kind == "window":
@@ -143,21 +147,6 @@ def finish(settings: DiTFastAttn, call: BranchCall, q: Tensor, k: Tensor, v: Ten
         return Finished(output, None)
     added = output + call.state["residual"].to(output.dtype)
     return Finished(added, {"residual": call.state["residual"], "output": added})
-
-
-def _check_state(state: object, q: Tensor) -> None:
-    if state is None:
-        return
-    if not isinstance(state, Mapping) or set(state) != {"residual", "output"}:
-        told = f"a dictionary of {', '.join(map(str, state)) or 'nothing'}" if isinstance(state, Mapping) else None
-        raise BadInput(
-            f"the state of ditfastattn is {told or f'of type {type(state).__name__}'}; it must be a dictionary of "
-            "residual and output, as plan.state of the last call is"
-        )
-    for name, x in state.items():
-        if not isinstance(x, Tensor) or x.shape != q.shape or x.device != q.device or x.dtype != q.dtype:
-            told = f"{x.dtype} {list(x.shape)} on {x.device}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-            raise BadInput(f"{name} of the state is {told}; it must be like q, {q.dtype} {list(q.shape)} on {q.device}")
 
 
 _MOST_BYTES = 2**24

@@ -15,6 +15,7 @@ from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.plan import Plan
 from attnbench.methods.base import Call, Method
 from attnbench.methods.draw import MAX_TOKENS, check_small
+from attnbench.methods.per_head import check_per_head, settings_of_heads
 from attnbench.methods.planning import make_plan
 from attnbench.methods.registry import find_method, make_settings
 
@@ -62,7 +63,9 @@ class Example:
         layout = Layout(self.grid)
         check_small(layout)
         q, k = _inputs_of(self.grid, heads, seed)
-        settings = _resolved(self.method, self.grid, self.settings)
+        given = settings_of_heads(self.method, self.resolved, slice(0, heads))
+        settings = _resolved(self.method, self.grid, given)
+        check_per_head(self.method, settings, heads)
         with torch.no_grad():
             call = Call(layout, self.layer, v=k.flip(-1) if self.method.needs_v else None)
             if (cycle := self.method.cycle_of(settings, self.layer)) is not None:

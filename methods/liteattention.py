@@ -15,7 +15,6 @@ CPU only, to compare what is kept, and has no latency on a GPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,7 +23,6 @@ from torch.nn.functional import pad
 
 from attnbench.methods.full import plan as plan_full
 from attnbench.methods.kit import (
-    BadInput,
     BlockPattern,
     Call,
     Cycle,
@@ -39,6 +37,7 @@ from attnbench.methods.kit import (
     as_choice,
     as_ints,
     as_number,
+    as_state,
     fit,
     keep_text,
     main,
@@ -122,11 +121,7 @@ def _kept(state: object, shape: tuple[int, ...], device: torch.device) -> Tensor
     """
     if state is None:
         return None
-    keep = state.get("keep") if isinstance(state, Mapping) else None
-    if not isinstance(keep, Tensor) or keep.dtype != torch.bool or keep.shape != shape or keep.device != device:
-        shown = f"{keep.dtype} {list(keep.shape)} on {keep.device}" if isinstance(keep, Tensor) else type(keep).__name__
-        raise BadInput(f"the state's 'keep' is {shown}; for this call it must be torch.bool {list(shape)} on {device}")
-    return keep
+    return as_state("liteattention", state, {"keep": ((torch.bool,), shape)}, device)["keep"]
 
 
 def _marks(settings: LiteAttention, q: Tensor, k: Tensor, layout: Layout, keep: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ from attnbench.methods.kit import (
     as_density,
     as_ints,
     as_number,
+    as_state,
     below_flops,
     count_below,
     fit,
@@ -143,21 +144,13 @@ def _checked(
             "which makes the first mask"
         )
     batch, heads, blocks = shape
-    wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
-        "map": (torch.float16, (batch, heads, blocks, blocks)),
-        "numbers": (torch.float64, (batch, heads, 3 * blocks - 1)),
-        "keep": (torch.bool, (batch, heads, blocks, blocks)),
+    wide = torch.float64  # verification widens what it plans on
+    wanted = {
+        "map": ((torch.float16, wide), (batch, heads, blocks, blocks)),
+        "numbers": ((wide,), (batch, heads, 3 * blocks - 1)),
+        "keep": ((torch.bool,), (batch, heads, blocks, blocks)),
     }
-    for name, (dtype, sizes) in wanted.items():
-        x = state.get(name) if isinstance(state, Mapping) else None
-        dtypes = (dtype, torch.float64) if dtype.is_floating_point else (dtype,)  # verification widens what it plans on
-        if not isinstance(x, Tensor) or x.dtype not in dtypes or x.shape != sizes or x.device != device:
-            shown = f"{x.dtype} {list(x.shape)} on {x.device}" if isinstance(x, Tensor) else type(x).__name__
-            raise BadInput(
-                f"the state's {name!r} is {shown}; for this call it must be {dtype} {list(sizes)} on {device}"
-            )
-    assert isinstance(state, Mapping)
-    return state
+    return as_state("mod-dit", state, wanted, device)
 
 
 def _mapped(

@@ -6,9 +6,24 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from attnbench.kernels.errors import BadInput
 from attnbench.methods.base import Method
+
+
+def check_per_head(method: Method, settings: Any, heads: int) -> None:
+    """Check that settings of one number a head have as many numbers as there are query heads.
+
+    Raises:
+        BadInput: naming the setting and both numbers.
+    """
+    for name in method.per_head:
+        value = getattr(settings, name)
+        if isinstance(value, tuple) and len(value) != heads:
+            numbers, of_q = (f"{n} {word}{'s' * (n != 1)}" for n, word in ((len(value), "number"), (heads, "head")))
+            raise BadInput(f"{name} has {numbers} and q has {of_q}; give one number, or one for each head")
 
 
 def settings_of_heads(method: Method, settings: Mapping[str, Any], heads: slice) -> dict[str, Any]:
@@ -33,6 +48,43 @@ def state_of_head(state: Any, b: int, h: int, *, heads: int, batch: int) -> Any:
         return one.expand(batch, *one.shape[1:])
 
     return map_tensors(state, cut)
+
+
+def as_state(
+    method: str,
+    state: object,
+    tensors: Mapping[str, tuple[tuple[torch.dtype, ...], tuple[int, ...]]],
+    device: torch.device,
+) -> Mapping[str, Tensor]:
+    """Return a state if it is a dictionary of tensors as a method makes it.
+
+    Args:
+        method: its name.
+        state: what the call got.
+        tensors: the dtypes that each may have, of which the first is usual, and its shape.
+        device: of the call.
+
+    Raises:
+        BadInput: saying what it is instead.
+    """
+    advice = "as plan.state of the last call is"
+    if not isinstance(state, Mapping) or set(state) != set(tensors):
+        names = " and ".join(tensors)
+        raise BadInput(f"the state of {method} is {_told(state)}; it must be a dictionary of {names}, {advice}")
+    for name, (dtypes, shape) in tensors.items():
+        x = state[name]
+        if not isinstance(x, Tensor) or x.dtype not in dtypes or tuple(x.shape) != shape or x.device != device:
+            kind = str(dtypes[0]).removeprefix("torch.")
+            raise BadInput(f"{name} of the state is {_told(x)}; it must be {kind} {list(shape)} on {device}, {advice}")
+    return state
+
+
+def _told(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"
+    if isinstance(value, Mapping):
+        return f"a dictionary of {', '.join(map(str, value)) or 'nothing'}"
+    return f"{value!r}" if isinstance(value, (int, float, str)) else f"of type {type(value).__name__}"
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:

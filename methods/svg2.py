@@ -9,6 +9,7 @@ is float32. Heads of queries that share keys share their clusters.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,6 +31,7 @@ from attnbench.methods.kit import (
     as_density,
     as_ints,
     as_number,
+    as_state,
     cluster,
     cluster_flops,
     fit,
@@ -135,33 +137,18 @@ def _drawn(count: int, tokens: int, layer: int, which: int, device: torch.device
     return torch.randint(tokens, (count,), generator=generator).to(device)
 
 
-def _centroids(settings: SVG2, q: Tensor, k: Tensor, state: object) -> dict[str, Tensor]:
+def _centroids(settings: SVG2, q: Tensor, k: Tensor, state: object) -> Mapping[str, Tensor]:
     """Return the centroids of a state.
 
     Raises:
         BadInput: for a state that does not fit the call.
     """
-    names = ("q_centroids", "k_centroids")
-    if not isinstance(state, dict) or set(state) != set(names):
-        raise BadInput(f"the state of svg2 is {_told(state)}; it must be a dictionary of {' and '.join(names)}")
-    for name, x, count in zip(names, (q, k), (settings.q_clusters, settings.k_clusters), strict=True):
-        given, wanted = state[name], (*x.shape[:2], count, x.shape[3])
-        fits = isinstance(given, Tensor) and tuple(given.shape) == wanted
-        if not fits or given.dtype != _wide(q) or given.device != q.device:
-            kind = str(_wide(q)).removeprefix("torch.")
-            raise BadInput(
-                f"{name} of the state is {_told(given)}; it must be {kind} {list(wanted)} on {q.device}, "
-                "as plan.state of the last call is"
-            )
-    return state
-
-
-def _told(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"
-    if isinstance(value, dict):
-        return f"a dictionary of {', '.join(map(str, value)) or 'nothing'}"
-    return f"{value!r}" if isinstance(value, (int, float, str)) else f"of type {type(value).__name__}"
+    dtypes, (batch, _, _, width) = (_wide(q),), q.shape
+    wanted = {
+        "q_centroids": (dtypes, (batch, q.shape[1], settings.q_clusters, width)),
+        "k_centroids": (dtypes, (batch, k.shape[1], settings.k_clusters, width)),
+    }
+    return as_state("svg2", state, wanted, q.device)
 
 
 def _wide(x: Tensor) -> torch.dtype:

@@ -22,6 +22,7 @@ from attnbench.machine.device import device_name, dtype_name, resolve_device, re
 from attnbench.machine.timers import check_timer
 from attnbench.methods import Cycle, Method, get_method, make_settings
 from attnbench.methods.entries import Entry
+from attnbench.methods.per_head import check_per_head
 from attnbench.methods.recipe import dense_layers_of
 from attnbench.report.words import differing_settings
 from attnbench.results.conditions import contents_of
@@ -173,7 +174,10 @@ def _jobs(request: Request, shape: Shape) -> list[Job]:
     """Return the cells of all entries; settings that come to the same are measured once."""
     jobs: list[Job] = []
     for entry in request.methods:
-        jobs += [job for job in _jobs_of(entry, shape, request.layers, request.density) if job not in jobs]
+        made = _jobs_of(entry, shape, request.layers, request.density)
+        if request.direction == "fwdbwd" and not made[0].method.has_gradient:
+            raise BadInput(f"method {entry.method!r} has no gradient: leave it out of --direction fwdbwd")
+        jobs += [job for job in made if job not in jobs]
     alike = {job.method.name: [_canonical(each) for each in jobs if each.method == job.method] for job in jobs}
     return [dataclasses.replace(job, told=differing_settings(_canonical(job), alike[job.method.name])) for job in jobs]
 
@@ -189,6 +193,7 @@ def _jobs_of(entry: Entry, shape: Shape, layers: list[int] | None, density: floa
     if density is not None:  # which settings it comes to is found on the inputs; here, whether there may be any
         turned = turn(entry.method, entry.settings, shape.layout, density, by="--density")
         settings = method.resolve(make_settings(method, turned), shape.layout)
+    check_per_head(method, settings, shape.heads)
     given = canonical_json({name: getattr(asked, name) for name in entry.settings})
     for layer in layers or ():
         if not 0 <= layer < max(shape.layers, 1) and shape.model is not None:

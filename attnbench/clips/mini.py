@@ -18,6 +18,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.machine.device import dtype_name, resolve_device, resolve_dtype
 from attnbench.methods import make_settings
+from attnbench.methods.per_head import check_per_head
 from attnbench.methods.registry import find_method
 from attnbench.mini.config import FPS
 from attnbench.mini.flow import generate, usual_sampler
@@ -61,7 +62,9 @@ class MiniMaker:
         self.floor_engine = floor_of(request, self.exact_engine, self.exact_engine, q, config.grid)
         for entry in request.methods:
             method = find_method(entry.method)
-            method.resolve(make_settings(method, entry.settings), Layout(self.network.config.grid))
+            check_per_head(
+                method, method.resolve(make_settings(method, entry.settings), Layout(config.grid)), config.heads
+            )
         self.metrics = metrics_of(request)
         self._memory = _Remembering(self.network, self.dense_steps)
         self._of: tuple[str, int] | None = None

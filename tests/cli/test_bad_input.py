@@ -103,6 +103,11 @@ def refuse(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         (["--method", "sta", "--set", "window=3"], "window is 3; it must be 3 whole numbers"),
         (["--method", "sta", "--set", "tile={1: 2}"], "tile is {1: 2}"),
         (["--method", "sliding-window", "--set", "width=-1"], "width is -1"),
+        # what the shape or the direction does not fit
+        (["--method", "sparge:topk=[.5,.5,.5]"], "topk has 3 numbers and q has 2 heads; give one number, or one for"),
+        (["--method", "svg1:temporal=[true]"], "temporal has 1 number and q has 2 heads"),
+        (["--method", "radial:block=1000"], "block is 1000; it must fit into the 105 tokens of the grid"),
+        (["--method", "sol-attn", "--direction", "fwdbwd"], "method 'sol-attn' has no gradient: leave it out of"),
         # --set itself
         (["--method", "moba", "--set", "topk"], "--set 'topk' must be name=value"),
         (["--method", "moba", "--set", "=3"], "--set '=3' must be name=value"),

@@ -18,6 +18,7 @@ from attnbench.clips.recording import Recording
 from attnbench.clips.request import ClipsRequest, Shot
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.methods import get_method
+from attnbench.methods.entries import Entry
 from attnbench.mini.data import make_clips
 from attnbench.mini.flow import Sampler, generate
 from attnbench.mini.model import attend_by
@@ -114,6 +115,7 @@ def test_the_kernels_of_this_machine_are_told_apart(ask: Ask) -> None:
         ({"device": "tpu"}, "cpu or cuda"),
         ({"weights": "none.safetensors"}, "none.safetensors"),
         ({"engine": "flsh"}, "unknown engine"),
+        ({"methods": [Entry("sparge", {"topk": (0.5,) * 9})]}, "topk has 9 numbers"),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused_at_once(changes: dict[str, Any], said: str, ask: Ask) -> None:

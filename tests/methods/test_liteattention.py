@@ -109,8 +109,14 @@ def test_the_paper_drops_every_marked_tile(
         ({"threshold": 1.0}, "threshold is 1.0; it must be a number of at most 0"),
         ({"block": (25, 4)}, r"block is \(25, 4\); it must fit into the 24 × 24 tokens"),
         ({"rule": "mine"}, "rule is 'mine'"),
-        ({"state": {}}, r"the state's 'keep' is NoneType; for this call it must be torch.bool \[1, 1, 1, 1\]"),
-        ({"state": {"keep": torch.ones(1, 1, 2, 2)}}, r"'keep' is torch.float32 \[1, 1, 2, 2\] on cpu"),
+        (
+            {"state": {}},
+            "the state of liteattention is a dictionary of nothing; it must be a dictionary of keep, as plan.state",
+        ),
+        (
+            {"state": {"keep": torch.ones(1, 1, 2, 2)}},
+            r"keep of the state is float32 \[1, 1, 2, 2\] on cpu; it must be bool",
+        ),
     ],
 )
 def test_bad_input(given_call: dict[str, Any], message: str) -> None:

@@ -149,8 +149,14 @@ def test_steps_without_a_map_hand_the_state_on() -> None:
     [
         ({"step": None}, "mod-dit needs to know the denoising step"),
         ({"step": 12}, "mod-dit has no state at step 12: pass plan.state of the step before, beginning with step 11"),
-        ({"step": 12, "state": [1]}, "the state's 'map' is NoneType"),
-        ({"step": 12, "state": {"map": torch.zeros(1, 1, 2, 2)}}, r"'map' is torch.float32 \[1, 1, 2, 2\] on cpu"),
+        (
+            {"step": 12, "state": [1]},
+            "the state of mod-dit is of type list; it must be a dictionary of map and numbers and keep",
+        ),
+        (
+            {"step": 12, "state": dict.fromkeys(("map", "numbers", "keep"), torch.zeros(1, 1, 2, 2))},
+            r"map of the state is float32 \[1, 1, 2, 2\] on cpu; it must be float16 \[",
+        ),
         ({"step": 0, "block": 25}, "block is 25; it must fit into the 24 tokens"),
         ({"step": 0, "threshold": 0}, "threshold is 0"),
         ({"step": 0, "top_k": 0}, "top_k is 0"),

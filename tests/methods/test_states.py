@@ -97,6 +97,15 @@ def test_what_is_verified_and_drawn_of_a_method_is_its_steady_step_whatever_step
     assert not Example(method, 0, layout.grid, {"dense_steps": 14}, 1).plan().pattern.is_full
 
 
+def test_settings_of_single_heads_are_drawn_for_the_heads_that_have_them() -> None:
+    example = Example(
+        get_method("sparge"), 0, Grid(3, 4, 6), {"topk": [0.2, 0.9], "block": [8, 8], "similarity": -1}, 1
+    )
+    assert example.plan(heads=1).density < example.plan(heads=2).density
+    with pytest.raises(attnbench.BadInput, match="topk has 2 numbers and q has 3 heads"):
+        example.plan(heads=3)
+
+
 def test_a_cycle_without_a_warm_step_begins_at_its_steady_one() -> None:
     method = dataclasses.replace(get_method("svg2"), cycle=lambda settings, layer: Cycle((), 0, 0, 5))
     assert method.cycle_of(make_settings(method, {"dense_steps": 2}), 0) == Cycle((), 2, 2, 5)
