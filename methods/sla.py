@@ -5,8 +5,9 @@ no selection and is left out here. A row keeps int(topk · key blocks), as publi
 
 Linear attention, φ(q)(Σ φ(k)ᵀv) / (φ(q)·Σ φ(k)), goes through a learned projection and is added to the output. Its sums
 are over all keys (``branch="all"``, the published main branch) or over the keys of the blocks that the query's block
-does not keep ("rest", the branch SLA-1). The paper drops the lowest blocks from both parts, which neither code does.
-The projection begins with zeros, so untrained SLA is the sparse part alone.
+does not keep ("rest", the branch SLA-1). With ``rule="paper"``, they are over the rest without the lowest tenth of the
+blocks, which no part sees; neither code does that. The projection begins with zeros, so untrained SLA is the sparse
+part alone.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ from attnbench.methods.kit import (
 EPSILON = 1e-5
 """Added to the normaliser of the branch over all keys, as published."""
 
+LOWEST = 0.1
+"""The share of the key blocks of a row that the paper leaves out of both parts."""
+
 
 @dataclass(frozen=True)
 class SLA(Recipe):
@@ -56,6 +60,8 @@ class SLA(Recipe):
         topk: the share of the key blocks that a row keeps, in (0, 1].
         feature_map: φ of the branch: "softmax" over the channels, "elu" plus 1, or "relu".
         branch: linear attention over "all" keys, or over the "rest", those of the blocks that are not kept.
+        rule: "published", that of the code, or "paper", whose linear attention is over the rest without the lowest
+            tenth of the blocks, whatever ``branch`` says.
     """
 
     TEXT_MAY_BE_ORDINARY: ClassVar[bool] = True
@@ -64,6 +70,7 @@ class SLA(Recipe):
     topk: float = 0.2
     feature_map: str = "softmax"
     branch: str = "all"
+    rule: str = "published"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +78,7 @@ class SLA(Recipe):
         object.__setattr__(self, "topk", as_density("topk", self.topk))
         as_choice("feature_map", self.feature_map, ("softmax", "elu", "relu"))
         as_choice("branch", self.branch, ("all", "rest"))
+        as_choice("rule", self.rule, ("published", "paper"))
 
 
 def resolve(settings: SLA, layout: Layout) -> SLA:
@@ -96,8 +104,12 @@ def plan(settings: SLA, q: Tensor, k: Tensor, call: Call) -> Plan:
     scores, flops = score_block_pairs(q, k, queries, keys)
     keep = row_ops.cut_top_k_row(scores, max(1, int(settings.topk * scores.shape[3])))
     pattern = BlockPattern(queries.offsets, keys.offsets, keep_text(queries, keep))
-    branch = 6 * q.numel() * q.shape[3]
-    return Plan(call.layout, q.shape[0], q.shape[1], pattern, None, None, flops, branch_flops=branch)
+    branch, rest = 6 * q.numel() * q.shape[3], None
+    if settings.rule == "paper" or settings.branch == "rest":
+        rest = ~keep
+        if settings.rule == "paper":
+            rest = rest & ~row_ops.cut_top_k_row(-scores, int(LOWEST * scores.shape[3]))
+    return Plan(call.layout, q.shape[0], q.shape[1], pattern, None, None, flops, branch_flops=branch, kept=rest)
 
 
 def _check(params: object, q: Tensor) -> None:
@@ -134,10 +146,8 @@ def finish(settings: SLA, call: BranchCall, q: Tensor, k: Tensor, v: Tensor, out
     for h in range(q.shape[1]):  # one head at a time, so that the features of all are never in memory together
         kv = h * k.shape[1] // q.shape[1]
         features = _features(settings, q[:, h]), _features(settings, k[:, kv]), v[:, kv]
-        if settings.branch == "all":
-            linear.append(_over_all(*features))
-        else:
-            linear.append(_over_rest(settings, call, *features, call.plan.pattern.keep[:, h]))
+        rest: Tensor | None = call.plan.kept
+        linear.append(_over_all(*features) if rest is None else _over_rest(settings, call, *features, rest[:, h]))
     branch = torch.nn.functional.linear(torch.stack(linear, 1), weight, bias)
     return (output.to(wide) + branch).to(output.dtype)
 
@@ -163,19 +173,17 @@ def _over_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ (k.transpose(1, 2) @ v)).to(wide) / (total + EPSILON)
 
 
-def _over_rest(settings: SLA, call: BranchCall, q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -> Tensor:
-    """Return linear attention over the blocks that ``keep`` [B, q blocks, k blocks] drops; 0 where none is dropped.
+def _over_rest(settings: SLA, call: BranchCall, q: Tensor, k: Tensor, v: Tensor, rest: Tensor) -> Tensor:
+    """Return linear attention over the blocks of ``rest``, bool [B, q blocks, k blocks] of the video; 0 over none.
 
-    Dense text drops nothing and is dropped by nothing, so only video blocks matter.
+    Dense text keeps everything and is kept by everything, so it has no rest and belongs to none.
     """
     wide, layout = _wide(q), call.layout if settings.text_dense else ordinary_text(call.layout)
-    rows, columns = (-(-layout.grid.tokens // size) for size in settings.block)
-    first = int(layout.text[0] > 0)
-    dropped = ~keep[:, first : first + rows, first : first + columns].expand(len(q), -1, -1)
+    rows, columns = rest.shape[1:]
     queries = _blocks(q[:, layout.video], rows, settings.block[0])
     keys, values = (_blocks(x[:, layout.video], columns, settings.block[1]) for x in (k, v))
-    products = (dropped.to(q.dtype) @ (keys.transpose(2, 3) @ values).flatten(2)).unflatten(2, (q.shape[2], -1))
-    totals = dropped.to(wide) @ keys.sum(2, dtype=wide)
+    products = (rest.to(q.dtype) @ (keys.transpose(2, 3) @ values).flatten(2)).unflatten(2, (q.shape[2], -1))
+    totals = rest.to(wide) @ keys.sum(2, dtype=wide)
     norm = (queries.to(wide) * totals[:, :, None]).sum(-1, keepdim=True)
     linear = (queries @ products).to(wide) / torch.where(norm > 0, norm, 1.0)
     before, after = layout.text

@@ -27,6 +27,13 @@ def kept_blocks(q: Tensor, k: Tensor, block: tuple[int, int], topk: float) -> li
     return [set(sorted(range(len(k_means)), key=lambda j: -float(row @ k_means[j]))[:count]) for row in q_means]
 
 
+def lowest_blocks(q: Tensor, k: Tensor, block: tuple[int, int]) -> list[set[int]]:
+    """The lowest tenth of the key blocks of each query block, which the paper's rule leaves out."""
+    q_means, k_means = ([part.mean(0) for part in x.split(size)] for x, size in zip((q, k), block, strict=True))
+    count = int(0.1 * len(k_means))
+    return [set(sorted(range(len(k_means)), key=lambda j: float(row @ k_means[j]))[:count]) for row in q_means]
+
+
 def phi(x: Tensor, feature_map: str) -> Tensor:
     if feature_map == "softmax":
         return x.exp() / x.exp().sum(-1, keepdim=True)
@@ -38,7 +45,7 @@ def phi(x: Tensor, feature_map: str) -> Tensor:
     block=st.tuples(st.integers(1, 8), st.integers(1, 8)),
     topk=st.sampled_from([0.01, 0.3, 1.0]),
     feature_map=st.sampled_from(["softmax", "elu", "relu"]),
-    branch=st.sampled_from(["all", "rest"]),
+    branch=st.sampled_from(["all", "rest", "paper"]),
     dense=st.booleans(),
     heads=st.sampled_from([(2, 1), (2, 2)]),
 )
@@ -52,8 +59,8 @@ def test_against_the_rule(
     q, k, v = tensors(layout, heads[0], heads[1], heads[1], seed=data.draw(st.integers(0, 99)))
     params = {"weight": torch.randn(4, 4), "bias": torch.randn(4)}
     where = {
-        "method": "sla", "grid": layout.grid, "text": layout.text, "block": block, "topk": topk, "branch": branch,
-        "feature_map": feature_map, "text_dense": dense,
+        "method": "sla", "grid": layout.grid, "text": layout.text, "block": block, "topk": topk,
+        "feature_map": feature_map, "text_dense": dense, "rule" if branch == "paper" else "branch": branch,
     }  # fmt: skip
     mask = attnbench.select(q, k, **where).token_mask()
     bare = attnbench.attention(q, k, v, **where)
@@ -69,8 +76,16 @@ def test_against_the_rule(
         whole = Layout(Grid(1, 1, layout.tokens))
         assert torch.equal(mask[0, h], mask_where(layout if dense else whole, keeps))
         weights = phi(q[0, h], feature_map) @ phi(k[0, kv], feature_map).T
-        if branch == "rest":
+        if branch != "all":
             weights = weights.masked_fill(mask[0, h], 0)
+            if branch == "paper":
+                low = lowest_blocks(q[0, h, part], k[0, kv, part], block)
+                unseen = mask_where(
+                    layout if dense else whole, lambda a, b, low=low: b // block[1] in low[a // block[0]]
+                )
+                text = torch.ones(layout.tokens, dtype=torch.bool)
+                text[part] = False
+                weights = weights.masked_fill(unseen & ~text & ~text[:, None], 0)
             total = weights.sum(-1, keepdim=True)
             linear = weights @ v[0, kv] / torch.where(total > 0, total, 1.0)
         else:
