@@ -71,7 +71,9 @@ def _first_call(trial: Trial, workload: Workload, stopwatch: Stopwatch) -> None:
     if agenda.device.type == "cuda":  # the first call compiled kernels
         timings = [stopwatch.time(call.run, call.prepare) for _ in range(2)]
         trial.seconds = min(timing.cold_ms for timing in timings) / 1e3
-    _check_stability(trial, workload, call, loan, [x.clone() for x in given])
+    trial.kernels = seen.kernels
+    if agenda.request.stability_calls != 1 or agenda.device.type == "cuda":
+        _check_stability(trial, workload, call, loan, [x.clone() for x in given])
 
 
 def _given(call: Call, output: Tensor) -> list[Tensor]:
@@ -160,7 +162,7 @@ def _check_gradients(trial: Trial, workload: Workload, plan: Plan, seen: Seen, c
 
 
 def _check_stability(trial: Trial, workload: Workload, call: Call, loan: Loan, first: list[Tensor]) -> None:
-    """Repeat the call; what its last repetition runs is what timed calls must run."""
+    """Repeat the call, at least once; what its last repetition runs is what timed calls must run."""
     assert trial.rows is not None
     output_tolerance = trial.rows.tolerance + (0.0 if trial.branch is None else trial.branch.tolerance)
     gradients = [] if trial.gradients is None else [trial.gradients.tolerances[name] for name in ("dq", "dk", "dv")]
@@ -172,11 +174,12 @@ def _check_stability(trial: Trial, workload: Workload, call: Call, loan: Loan, f
         trial.kernels = seen.kernels
         return _given(call, output)
 
+    asked = workload.agenda.request.stability_calls
     trial.stability = check_stability(
         first,
         again,
         [output_tolerance, *gradients],
-        calls=workload.agenda.request.stability_calls,
+        calls=None if asked is None else max(asked, 2),
         seconds=trial.seconds,
     )
     if trial.stability.problem:

@@ -16,8 +16,8 @@ QUERIES = 4096
 WORST = 100
 """The queries of which least is kept are one in so many."""
 
-ROWS = 256
-"""Queries whose weights are in memory at once."""
+WEIGHTS = 2**22
+"""How many weights are in memory at once: in larger pieces, fresh memory takes longer than what is computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,10 @@ def mass_recall(q: Tensor, k: Tensor, plan: Plan, scale: float, seed: int) -> Re
         for h in range(heads):
             keys = k[b, h // group].to(wide)
             chosen = sample_rows(tokens, seed + 7919 * (b * heads + h), each).to(q.device)
-            for rows in chosen.split(ROWS):
-                weights = (q[b, h, rows].to(wide) @ keys.T * scale).softmax(-1)
-                found.append((weights * plan.key_mask_of(b, h, rows)).sum(-1))
+            for rows in chosen.split(max(1, WEIGHTS // tokens)):
+                weights = (q[b, h, rows].to(wide) * scale) @ keys.T
+                whole = weights.sub_(weights.amax(-1, keepdim=True)).exp_().sum(-1)
+                found.append(weights.mul_(plan.key_mask_of(b, h, rows)).sum(-1) / whole)
     shares = torch.cat(found).double().sort().values
     lowest = max(1, len(shares) // WORST)
     return Recall(float(shares.mean()), float(shares[:lowest].mean()), len(shares))

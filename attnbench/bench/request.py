@@ -50,7 +50,7 @@ class Request(Record):
     rounds: int | None = None
     budget: float = 240.0
     stability_calls: int | None = Field(
-        default=None, ge=2, description="how often a cell is called on the same inputs, the first call included"
+        default=None, ge=1, description="how often a cell is called on the same inputs, the first call included"
     )
     burnt_in: float = Field(
         default=0.0, ge=0, le=1, description="share that calls are made slower by on purpose; set by calibrate alone"

@@ -32,7 +32,8 @@ class CalibrateOptions(CellOptions):
     ] = None
     budget: Annotated[float, typer.Option(help="Seconds for timing in each run.")] = 20.0
     stability_calls: Annotated[
-        int | None, typer.Option(metavar="N", help="How often a cell is called on the same inputs, at least 2.")
+        int | None,
+        typer.Option(metavar="N", help="Calls of a cell on the same inputs; on a CPU, 1 leaves them out."),
     ] = 2
 
 

@@ -103,7 +103,7 @@ StabilityOption = Annotated[
     typer.Option(
         "--stability-calls",
         metavar="N",
-        help="How often a cell is called on the same inputs, at least 2. Default: what fits into 5 s, 3 to 30.",
+        help="Calls of a cell on the same inputs; on a CPU, 1 leaves them out. Default: what fits into 5 s, 3 to 30.",
     ),
 ]
 MarginOption = Annotated[

@@ -212,7 +212,7 @@ def test_the_budget_chooses_the_heads_and_never_fewer_than_one() -> None:
         assert 3 * 5 * chosen[budget] <= budget < 3 * 6 * (chosen[budget] + 1)
 
 
-@pytest.mark.parametrize(("stability_calls", "rounds"), [(2, 3), (5, 4)])
+@pytest.mark.parametrize(("stability_calls", "rounds"), [(1, 3), (2, 3), (5, 4)])
 def test_the_budget_is_planned_for_the_calls_that_are_made(
     stability_calls: int, rounds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +228,7 @@ def test_the_budget_is_planned_for_the_calls_that_are_made(
     for trial, back_to_back in zip(cells, recorder.counts, strict=True):
         called = made[f"{trial.job.method.name}/{trial.cell.engine}"] + back_to_back
         assert called == calls_of_a_cell(trial.seconds, rounds, stability_calls)
+        assert (trial.verdict, trial.stability is None, bool(trial.kernels)) == (None, stability_calls == 1, True)
 
 
 def test_more_rounds_leave_time_for_fewer_heads() -> None:
