@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.overrides import BaseTorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnbench.machine.state import State
 
@@ -32,6 +36,10 @@ def environ(name: str, value: str) -> Callable[[], object]:
 def skewed_clock() -> None:
     real = time.perf_counter
     time.perf_counter = lambda: real() / 10  # a clock that makes all calls ten times faster
+
+
+def own_attention() -> None:
+    torch.nn.functional.scaled_dot_product_attention = lambda q, k, v, **given: v  # as some packages tell users to
 
 
 CHANGES: dict[str, tuple[Callable[[], object], str]] = {
@@ -61,6 +69,27 @@ CHANGES: dict[str, tuple[Callable[[], object], str]] = {
     "new": (environ("NEW_HERE", "1"), "changed the environment variable NEW_HERE from none to '1'"),
     "clock": (skewed_clock, "changed time.perf_counter"),
     "seed": (lambda: torch.manual_seed(5), "changed torch's random seed from 11 to 5"),
+    "kernels": (
+        lambda: torch.backends.cuda.enable_flash_sdp(False),
+        "changed which kernels torch's attention may use from 'flash, ",
+    ),
+    "attention": (own_attention, "changed torch.nn.functional.scaled_dot_product_attention"),
+    "autocast": (
+        lambda: torch.set_autocast_enabled("cpu", True),
+        "changed torch's autocast on a CPU from False to True",
+    ),
+    "anomalies": (
+        lambda: torch.autograd.set_detect_anomaly(True),
+        "changed torch's detection of anomalies from False to True",
+    ),
+    "functions": (lambda: BaseTorchFunctionMode().__enter__(), "changed torch's modes of functions from 0 to 1"),
+    "operators": (lambda: TorchDispatchMode().__enter__(), "changed torch's modes of operators from 0 to 1"),
+    "denormal": (
+        lambda: torch.set_flush_denormal(True),
+        "changed whether denormal numbers are flushed to 0 from False to True",
+    ),
+    "garbage": (gc.disable, "changed whether garbage is collected from True to False"),
+    "signals": (lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN), "changed the handler of SIGTERM"),
 }
 
 
