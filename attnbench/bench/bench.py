@@ -29,6 +29,7 @@ from attnbench.bench.turns import Turns
 from attnbench.bench.workload import Workload
 from attnbench.inputs.make import Inputs
 from attnbench.inputs.seeds import SETS
+from attnbench.inputs.sets import loans_within
 from attnbench.kernels.engines import choose_engine, dense_engines, strictly
 from attnbench.kernels.errors import Unsupported
 from attnbench.machine.clock import CLOCK
@@ -298,7 +299,7 @@ class Bench:
         """Time calls of every live trial without a pause, as a caller without a CUDA graph makes them."""
         for trial in self.live():
             with classified() as failure:
-                if count := eager_calls(trial.seconds):
+                if count := loans_within(self.inputs, eager_calls(trial.seconds)):
                     calls = CallsInTurn(trial, self.workload, count)
                     eager = Eager(self.stopwatch.back_to_back(calls.run, calls.prepare, count), count)
                     calls.check()

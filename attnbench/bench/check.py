@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -12,10 +13,10 @@ from attnbench.bench.facts import Products, facts_of, thousandths_by_frame
 from attnbench.bench.gradient_rows import prove_gradients
 from attnbench.bench.gradients import Passed
 from attnbench.bench.recall import mass_recall
-from attnbench.bench.selection import check_selection, plan_digest
+from attnbench.bench.selection import KeptKeys, check_selection, plan_digest
 from attnbench.bench.stability import check_stability
 from attnbench.bench.trial import FirstCall, Incorrect, Proof, Trial, classified
-from attnbench.bench.verify import RowSample, check_rows, check_twin, choose_rows
+from attnbench.bench.verify import RowSample, check_rows, check_twin, choose_rows, rows_of
 from attnbench.bench.workload import Workload
 from attnbench.inputs.sets import Loan
 from attnbench.kernels.errors import Unsupported
@@ -94,7 +95,7 @@ def _note_plan(trial: Trial, workload: Workload, plan: Plan) -> None:
     inputs, shape = workload.inputs, workload.inputs.q.shape
     rows = choose_rows(shape[0], shape[1], shape[2], secrets.randbelow(2**32), inputs.q.device)
     sample = RowSample.of(rows, inputs.q, inputs.k, inputs.v, plan, workload.scale)
-    trial.proofs = {0: Proof(frozenset({digest}), sample, digest)}
+    trial.proofs = {0: Proof(frozenset({digest}), sample, digest, KeptKeys.of(plan, rows))}
 
 
 def _check_output(trial: Trial, workload: Workload, plan: Plan, seen: Seen, output: Tensor) -> None:
@@ -114,6 +115,8 @@ def _check_output(trial: Trial, workload: Workload, plan: Plan, seen: Seen, outp
                 workload.branch(job, seen), inputs.q, inputs.k, inputs.v, seen.output, output, seed
             )
         _note_branch(trial, workload, plan, seen, products.flops // RUNS)
+        proof = trial.proofs[0]
+        trial.proofs[0] = replace(proof, finished=rows_of(output, proof.sample.rows))
     if trial.twin is None:
         trial.twin = check_twin(workload.twin(job, trial.cell.engine))
     for check in (trial.rows, trial.selection, trial.branch, trial.twin):
@@ -136,8 +139,7 @@ def _check_again(workload: Workload, seen: Seen) -> None:
         other.check()
         rows = choose_rows(shape[0], shape[1], shape[2], secrets.randbelow(2**32), inputs.q.device)
         sample = RowSample.of(rows, inputs.q, inputs.k, inputs.v, other, workload.scale)
-        taken = {place: again.output[place][chosen] for place, chosen in rows.items()}
-        if problem := sample.problem(taken, "what finish attends to again"):
+        if problem := sample.problem(rows_of(again.output, rows), "what finish attends to again"):
             raise Incorrect(problem)
 
 

@@ -6,7 +6,7 @@ import secrets
 
 from attnbench.bench.gradients import LIMIT, GradientCheck, Passed, check_gradients
 from attnbench.bench.trial import Incorrect, Trial
-from attnbench.bench.verify import choose_rows
+from attnbench.bench.verify import apart, choose_rows, rows_of
 from attnbench.bench.workload import Workload
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.witness import Seen
@@ -51,8 +51,7 @@ def prove_gradients(trial: Trial, workload: Workload, number: int, passed: Passe
     for name, gradient in given.items():
         batch, heads, tokens, _ = gradient.shape
         places = choose_rows(batch, heads, tokens, secrets.randbelow(2**32), gradient.device)
-        values = {(b, h): gradient[b, h, rows].clone() for (b, h), rows in places.items()}
-        kept[name] = places, values, _tolerance(trial.gradients or found, found, name)
+        kept[name] = places, rows_of(gradient, places), _tolerance(trial.gradients or found, found, name)
 
 
 def _tolerance(of_cell: GradientCheck, of_set: GradientCheck, name: str) -> float:
@@ -67,11 +66,9 @@ def require_same_gradients(trial: Trial, number: int, passed: Passed) -> None:
     """
     for name, gradient in (("dq", passed.dq), ("dk", passed.dk), ("dv", passed.dv)):
         places, wanted, tolerance = trial.gradient_rows[number][name]
-        for (b, h), rows in places.items():
-            size = wanted[b, h].double().norm().clamp(min=1e-150)
-            off = float((gradient[b, h, rows].double() - wanted[b, h].double()).norm() / size)
-            if not off <= 2 * tolerance:
-                raise Incorrect(
-                    f"{name} of a timed call differs from the verified call's by {off:.2g} (relative L2); rounding "
-                    f"explains {2 * tolerance:.2g}"
-                )
+        off = apart(wanted, rows_of(gradient, places))
+        if not off <= 2 * tolerance:
+            raise Incorrect(
+                f"{name} of a timed call differs from the verified call's by {off:.2g} (relative L2); rounding "
+                f"explains {2 * tolerance:.2g}"
+            )

@@ -10,11 +10,13 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from attnbench import api
-from attnbench.bench.verify import sample_rows
+from attnbench.bench.verify import Rows, sample_rows
 from attnbench.kernels.plan import Plan
 from attnbench.methods.per_head import settings_of_heads, state_of_head
 from attnbench.methods.registry import find_method
@@ -46,12 +48,14 @@ class SelectionCheck:
         of_tokens: whether they are pairs of tokens.
         near_ties: how many of them change where the inputs move as little as rounding moves what is computed of them;
             0 where nobody had to look.
+        against: what the plan is compared with.
     """
 
     differing: int
     pairs: int
     of_tokens: bool = False
     near_ties: int = 0
+    against: str = "the rule in float64"
 
     @property
     def problem(self) -> str | None:
@@ -61,7 +65,7 @@ class SelectionCheck:
         if self.differing <= allowed:
             return None
         return (
-            f"the selection differs from the rule in float64 in {self.differing:,} of {self.pairs:,} pairs; rounding "
+            f"the selection differs from {self.against} in {self.differing:,} of {self.pairs:,} pairs; rounding "
             f"explains {allowed:,}"
         )
 
@@ -140,6 +144,14 @@ class _Float64:
             )
         return SelectionCheck(differing, pairs)
 
+    def near_ties(self, rows: Rows) -> int:
+        """Count the pairs of these rows and a key in which float64 and float64 of moved inputs differ."""
+        return sum(
+            int((self._planned(b, h).key_mask_of(self.slot, 0, chosen)
+                 ^ self._planned(b, h, moved=True).key_mask_of(self.slot, 0, chosen)).sum())
+            for (b, h), chosen in rows.items()
+        )  # fmt: skip
+
     def _planned(self, b: int, h: int, *, moved: bool = False) -> Plan:
         """Plan a head of a batch item in float64, in a batch of two beside a decoy."""
         kv = h // (self.q.shape[1] // self.k.shape[1])
@@ -158,6 +170,49 @@ class _Float64:
 
         values = None if self.v is None else beside_decoy(self.v[b, kv])
         return api.select(beside_decoy(self.q[b, h]), beside_decoy(self.k[b, kv]), v=values, **arguments)
+
+
+@dataclass(frozen=True, eq=False)
+class KeptKeys:
+    """The keys that a plan keeps for some query rows, by (batch item, head): packed bits, on the CPU."""
+
+    rows: Rows
+    packed: dict[tuple[int, int], npt.NDArray[np.uint8]]
+
+    @classmethod
+    def of(cls, plan: Plan, rows: Rows) -> KeptKeys:
+        """Note them."""
+        return cls(rows, {place: _packed(plan, *place, chosen) for place, chosen in rows.items()})
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of a row and a key are kept."""
+        return sum(int(np.bitwise_count(mine).sum()) for mine in self.packed.values())
+
+    def differing(self, other: KeptKeys) -> int:
+        """Return how many pairs of a row and a key only one of the two plans keeps."""
+        return sum(int(np.bitwise_count(mine ^ other.packed[place]).sum()) for place, mine in self.packed.items())
+
+
+def check_same_selection(
+    before: KeptKeys, q: Tensor, k: Tensor, plan: Plan, arguments: dict[str, Any], *, v: Tensor | None = None,
+    slot: int = 0, seed: int = 0,
+) -> SelectionCheck:  # fmt: skip
+    """Compare a plan with an earlier one of the same inputs: a method must not change its rule from call to call.
+
+    Args:
+        before: what the earlier plan kept.
+        q, k, plan, arguments, v, slot, seed: as of ``check_selection``.
+    """
+    differing = before.differing(KeptKeys.of(plan, before.rows))
+    found = SelectionCheck(differing, before.pairs, of_tokens=True, against="that of the verified call")
+    if found.problem is None:
+        return found
+    return replace(found, near_ties=_Float64(q, k, v, plan, arguments, slot, seed).near_ties(before.rows))
+
+
+def _packed(plan: Plan, b: int, h: int, rows: Tensor) -> npt.NDArray[np.uint8]:
+    return np.packbits(plan.key_mask_of(b, h, rows).cpu().numpy(), axis=-1)
 
 
 def same_blocks(plan: Plan, exact: Plan, b: int, h: int, other: int = 0) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import secrets
 import threading
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -16,9 +17,9 @@ from attnbench.bench.branch import check_branch
 from attnbench.bench.facts import facts_of
 from attnbench.bench.gradient_rows import prove_gradients, require_same_gradients
 from attnbench.bench.gradients import Passed
-from attnbench.bench.selection import check_selection, plan_digest
+from attnbench.bench.selection import KeptKeys, check_same_selection, check_selection, plan_digest
 from attnbench.bench.trial import Incorrect, Proof, Trial
-from attnbench.bench.verify import Rows, RowSample, choose_rows
+from attnbench.bench.verify import Rows, RowSample, apart, choose_rows, rows_of
 from attnbench.bench.workload import Workload
 from attnbench.inputs.seeds import SETS
 from attnbench.kernels.plan import Plan, plain
@@ -26,9 +27,10 @@ from attnbench.kernels.witness import Seen, watching
 
 
 class CallsInTurn:
-    """Calls of a trial one after the other, each on the next input set; one of them is checked, and none knows which.
+    """Calls of a trial one after the other, on input sets in turn, each on copies of its own.
 
-    On every set the last call is looked at as well: what it wrote, its gradients, and its rows where they are known.
+    One of them is checked, and none knows which. Of the others it is looked at what they wrote, their gradients, and
+    their rows where they are known.
 
     Args:
         trial: whose calls.
@@ -37,17 +39,18 @@ class CallsInTurn:
     """
 
     def __init__(self, trial: Trial, workload: Workload, count: int) -> None:
-        order = random.SystemRandom().sample(range(SETS), min(SETS, count))
-        self.calls = [TimedCall(trial, workload, number) for number in order]
+        draw = random.SystemRandom()
+        order = [number for _ in range(0, count, SETS) for number in draw.sample(range(SETS), SETS)]
+        self.calls = [TimedCall(trial, workload, number) for number in order[:count]]
         self.made, self.checked = 0, secrets.randbelow(count)
 
     def prepare(self) -> None:
         """Prepare the next call."""
-        self._at(self.made).prepare()
+        self.calls[self.made].prepare()
 
     def run(self) -> Tensor:
         """Make the next call."""
-        call = self._at(self.made)
+        call = self.calls[self.made]
         output = call.run() if self.made == self.checked else call.call.run()
         call.last = output
         self.made += 1
@@ -59,12 +62,9 @@ class CallsInTurn:
         Raises:
             Incorrect: saying what is wrong.
         """
-        self._at(self.checked).check()
+        self.calls[self.checked].check()
         for call in self.calls:
             call.check_last()
-
-    def _at(self, place: int) -> TimedCall:
-        return self.calls[place % len(self.calls)]
 
 
 class TimedCall:
@@ -99,16 +99,17 @@ class TimedCall:
         Raises:
             Incorrect: saying what is wrong.
         """
-        taken = [self._taken(output if seen.output is None else seen.output) for output, seen, _ in self.results]
+        inner = [self._taken(output if seen.output is None else seen.output) for output, seen, _ in self.results]
+        final = [self._taken(output) for output, _, _ in self.results]
         if any(threads > 0 for _, _, threads in self.results):
             raise Incorrect("work goes on in another thread after the call has returned")
         state = self.workload.state(self.trial.job, self.loan)
         if problem := self.loan.problem or (state.problem if state is not None else ""):
             raise Incorrect(problem)
-        for (output, seen, _), rows in zip(self.results, taken, strict=True):
-            self._check_one(output, seen, rows)
+        for (output, seen, _), *rows in zip(self.results, inner, final, strict=True):
+            self._check_one(output, seen, *rows)
 
-    def _check_one(self, output: Tensor, seen: Seen, taken: Rows) -> None:
+    def _check_one(self, output: Tensor, seen: Seen, taken: Rows, final: Rows) -> None:
         trial = self.trial
         given = [output, *(leaf.grad for leaf in self.call.leaves if leaf.grad is not None)]
         if not all(bool(x.isfinite().all()) for x in given):
@@ -122,7 +123,7 @@ class TimedCall:
             raise Incorrect(f"the timed call does not run what the verified one ran: {', '.join(other)}")
         plan = plain(seen.plan)
         proof = self._proof(plan, seen, output)
-        if problem := proof.sample.problem(taken):
+        if problem := proof.sample.problem(taken) or self._finish_problem(proof, final):
             raise Incorrect(problem)
         if self.call.leaves:
             self._check_gradients(plan, seen)
@@ -135,12 +136,27 @@ class TimedCall:
         """
         if problem := self.loan.problem:
             raise Incorrect(problem)
-        trial, output = self.trial, self.last
-        proof = None if self.workload.finishes(trial.job) else trial.proofs.get(self.number)
-        if output is not None and proof is not None and (problem := proof.sample.problem(self._taken(output))):
-            raise Incorrect(problem)
+        trial, output, proof = self.trial, self.last, self.trial.proofs.get(self.number)
+        if output is not None and proof is not None:
+            rows = self._taken(output, proof.sample.rows)
+            finishes = self.workload.finishes(trial.job)
+            if problem := self._finish_problem(proof, rows) if finishes else proof.sample.problem(rows):
+                raise Incorrect(problem)
         if self.call.leaves and self.number in trial.gradient_rows:
             require_same_gradients(trial, self.number, self._passed(None))
+
+    def _finish_problem(self, proof: Proof, final: Rows) -> str:
+        """Say how the output of a call differs from the verified one's, where the method finishes it."""
+        trial = self.trial
+        if proof.finished is None or trial.rows is None or trial.branch is None:
+            return ""
+        off, explained = apart(proof.finished, final), 2 * (trial.rows.tolerance + trial.branch.tolerance)
+        if off <= explained:
+            return ""
+        return (
+            f"what finish makes in a timed call differs from the verified call's by {off:.2g} (relative L2); rounding "
+            f"explains {explained:.2g}"
+        )
 
     def _check_gradients(self, plan: Plan, seen: Seen) -> None:
         """Check the gradients of the first call on a set in float64, and compare those of later ones with them."""
@@ -181,13 +197,21 @@ class TimedCall:
             if selection is not None and selection.problem:
                 raise Incorrect(f"in a timed call {selection.problem}")
             plan.check()
+            if found is not None:
+                same = check_same_selection(
+                    found.kept, inputs.q, inputs.k, plan, arguments, v=inputs.v, slot=self.number % 2
+                )
+                if same.problem:
+                    raise Incorrect(f"in a timed call {same.problem}")
         sample = RowSample.of(self.rows, inputs.q, inputs.k, inputs.v, plan, self.workload.scale)
-        proof = Proof((frozenset() if found is None else found.plans) | {digest}, sample, digest)
+        kept, plans = (KeptKeys.of(plan, self.rows), frozenset[str]()) if found is None else (found.kept, found.plans)
+        proof = Proof(plans | {digest}, sample, digest, kept)
         if self.workload.finishes(trial.job) and seen.output is not None:
             added = self.workload.branch(trial.job, seen, self.loan)
             branch = check_branch(added, inputs.q, inputs.k, inputs.v, seen.output, output, 0)
             if branch.problem:
                 raise Incorrect(f"in a timed call {branch.problem}")
+            proof = replace(proof, finished=self._taken(output))
         trial.proofs[self.number] = proof
         facts = facts_of(
             plan, trial.cell.engine, self.workload.agenda.shape.head_dim, trial.selection_flops, trial.branch_flops
@@ -195,6 +219,6 @@ class TimedCall:
         trial.set_facts[self.number] = facts
         return proof
 
-    def _taken(self, output: Tensor) -> Rows:
+    def _taken(self, output: Tensor, rows: Rows | None = None) -> Rows:
         """Return the rows to look at, as they are now and as they would be without signs."""
-        return {(b, h): self.loan.upright(output[b, h, rows]) for (b, h), rows in self.rows.items()}
+        return {place: self.loan.upright(taken) for place, taken in rows_of(output, rows or self.rows).items()}

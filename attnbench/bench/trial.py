@@ -12,7 +12,7 @@ from attnbench.bench.branch import BranchCheck
 from attnbench.bench.gradients import GradientCheck
 from attnbench.bench.jobs import Job
 from attnbench.bench.recall import Recall
-from attnbench.bench.selection import SelectionCheck
+from attnbench.bench.selection import KeptKeys, SelectionCheck
 from attnbench.bench.stability import StabilityCheck
 from attnbench.bench.verify import RowCheck, Rows, RowSample, TwinCheck
 from attnbench.kernels.errors import BadInput, Unsupported
@@ -63,14 +63,18 @@ class Proof:
     """What is known of a cell on one input set, once a call on it has been verified.
 
     Attributes:
-        plans: digests of the plans that agree with the selection in float64.
+        plans: digests of the plans that agree with the selection in float64, and with the first of them.
         sample: exact rows, of the plan with the digest ``sampled``.
         sampled: see there.
+        kept: what the first of the plans keeps for these rows.
+        finished: these rows of what the verified call of ``sampled`` gave, where the method finishes what engines give.
     """
 
     plans: frozenset[str]
     sample: RowSample
     sampled: str
+    kept: KeptKeys
+    finished: Rows | None = None
 
 
 @dataclass

@@ -172,6 +172,20 @@ def choose_rows(batch: int, heads: int, tokens: int, seed: int, device: torch.de
     }
 
 
+def rows_of(output: Tensor, rows: Rows) -> Rows:
+    """Return some rows of a tensor [B, H, N, D], as they are now."""
+    return {(b, h): output[b, h, chosen] for (b, h), chosen in rows.items()}
+
+
+def apart(wanted: Rows, taken: Rows) -> float:
+    """Return how far rows are from others (relative L2), of the head where it is most; infinite where one is NaN."""
+    far = [
+        float((taken[place].double() - rows.double()).norm() / rows.double().norm().clamp(min=1e-150))
+        for place, rows in wanted.items()
+    ]
+    return max(x if x == x else float("inf") for x in far)
+
+
 @dataclass(frozen=True, slots=True)
 class TwinCheck:
     """Errors of the small twin over their tolerances, by tensor."""

@@ -42,12 +42,32 @@ class InputSets:
 
 def _fit(inputs: Inputs) -> bool:
     """Whether another set of this size, and a copy of one, leave half of the free memory to the calls."""
-    size = sum(x.nbytes for x in (inputs.q, inputs.k, inputs.v))
-    if inputs.q.device.type == "cuda":
-        free = torch.cuda.mem_get_info(inputs.q.device)[0]
-    else:
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    return 2 * size <= free // 2
+    return 2 * _size(inputs) <= _free(inputs.q.device) // 2
+
+
+def loans_within(inputs: Inputs, wanted: int) -> int:
+    """Return how many copies of a set there may be at once, with what calls on them give: SETS, or more if they fit.
+
+    Args:
+        inputs: the set.
+        wanted: no more than these.
+    """
+    fitting = _free(inputs.q.device) // 2 // (_OF_A_CALL * _size(inputs))
+    return min(wanted, max(SETS, fitting))
+
+
+_OF_A_CALL = 3
+"""How many times the size of q, k and v a call holds that nobody has looked at: copies, gradients, the output's too."""
+
+
+def _size(inputs: Inputs) -> int:
+    return sum(x.nbytes for x in (inputs.q, inputs.k, inputs.v))
+
+
+def _free(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 @dataclass(frozen=True, eq=False)

@@ -129,10 +129,32 @@ def test_work_that_is_left_out_after_the_third_call() -> None:
     caught(measure(plan), "in a timed call the selection differs")
 
 
+def nearest(call: Call, q: Tensor) -> Plan:
+    """A plan that costs nothing to choose."""
+    edges = torch.tensor([*range(0, q.shape[2], 24), q.shape[2]])
+    keep = torch.eye(len(edges) - 1, dtype=torch.bool)[None, None]
+    return Plan(call.layout, q.shape[0], q.shape[1], BlockPattern(edges, edges, keep))
+
+
+def under_the_clock() -> bool:
+    return any("stopwatch" in frame.filename or "timers" in frame.filename for frame in inspect.stack(0))
+
+
+def test_a_rule_that_is_another_for_good_once_the_clock_has_run() -> None:
+    ran: list[None] = []
+
+    def plan(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+        if under_the_clock():
+            ran.append(None)
+        return nearest(call, q) if ran else HONEST.plan(settings, q, k, call)  # in float64 too
+
+    caught(measure(plan), "in a timed call the selection differs from that of the verified call")
+
+
 def test_a_plan_that_is_another_while_the_clock_runs() -> None:
     def plan(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
         honest = HONEST.plan(settings, q, k, call)
-        if not any("stopwatch" in frame.filename or "timers" in frame.filename for frame in inspect.stack(0)):
+        if not under_the_clock():
             return honest
         keep = torch.zeros_like(honest.pattern.keep)
         keep[..., 0] = True
@@ -322,6 +344,25 @@ def test_work_that_is_left_out_while_calls_come_back_to_back(
     assert trial.eager is None
 
 
+def test_a_plan_kept_by_address_is_made_anew_in_every_call_back_to_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, planned = keeping(lambda q, k: (q.data_ptr(), k.data_ptr()))
+    counts: list[int] = []
+    take_time = Stopwatch.back_to_back
+
+    def back_to_back(self: Stopwatch, *given: Any) -> float:
+        before = len(planned)
+        try:
+            return take_time(self, *given)
+        finally:
+            counts.append(len(planned) - before)
+
+    monkeypatch.setattr(Stopwatch, "back_to_back", back_to_back)
+    monkeypatch.setattr("attnbench.bench.bench.eager_calls", lambda seconds: 8)
+    trial = measure(plan, rounds=1).trials[0]
+    assert trial.eager is not None, trial.reason
+    assert (trial.eager.calls, max(counts)) == (8, 8)
+
+
 def one_bad_call_of_three(monkeypatch: pytest.MonkeyPatch, bad: Callable[..., Any]) -> None:
     """Three calls back to back, of which the second one is bad and the first one is chosen to be checked."""
     made: list[Any] = []
@@ -483,6 +524,40 @@ def test_a_method_with_a_branch_gets_its_latency_and_a_wrong_branch_none(directi
     assert honest.branch is not None
     assert 0 < honest.branch.tolerance < 0.1
     caught(measure(finish=skewed_branch, direction=direction), "finish differs from itself in float64")
+
+
+@pytest.mark.parametrize("direction", ["fwd", "fwdbwd"])
+def test_a_branch_that_is_left_out_in_later_calls(direction: str) -> None:
+    calls: list[int] = []
+
+    def finish(settings: Any, call: Any, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> Tensor:
+        if output.dtype != torch.float64 and output.shape[2] == 180:
+            calls.append(1)
+        return output * 1 if len(calls) > 8 else half_as_much(settings, call, q, k, v, output)
+
+    caught(measure(finish=finish, direction=direction), "what finish makes in a timed call differs")
+
+
+def test_a_branch_that_is_left_out_in_calls_back_to_back_that_are_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    left_out: list[bool] = []
+    one_bad_call_of_three(monkeypatch, lambda *given: (left_out.append(True), REFERENCE.attend(*given))[1])
+
+    def finish(settings: Any, call: Any, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> Tensor:
+        return output * 1 if left_out and left_out.pop() else half_as_much(settings, call, q, k, v, output)
+
+    trial = caught(measure(finish=finish), "what finish makes in a timed call differs")
+    assert trial.eager is None
+
+
+def test_a_method_that_slows_the_baseline_down_by_what_all_code_shares() -> None:
+    def plan(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+        torch.backends.cuda.enable_flash_sdp(False)
+        return HONEST.plan(settings, q, k, call)
+
+    trial = measure(plan).trials[0]
+    assert trial.verdict == "error"
+    assert "changed which kernels torch's attention may use" in trial.reason
+    assert torch.backends.cuda.flash_sdp_enabled()
 
 
 def of_all_keys(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:

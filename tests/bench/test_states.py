@@ -84,6 +84,23 @@ def test_a_method_that_writes_into_its_state_gets_no_latency() -> None:
     assert "the call writes into the state it got" in trial.reason
 
 
+def test_a_refresh_that_is_another_when_it_is_timed_is_found() -> None:
+    refreshes: list[None] = []
+
+    def planner(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
+        made = plan(settings, q, k, call)
+        if call.step != CYCLE.refresh:
+            return made
+        refreshes.append(None)
+        nothing = torch.eye(made.pattern.keep.shape[-1], dtype=torch.bool)[None, None]
+        pattern = dataclasses.replace(made.pattern, keep=nothing)
+        return made if len(refreshes) == 1 else dataclasses.replace(made, pattern=pattern)
+
+    trial = measure(planner).trials[0]
+    assert (trial.verdict, trial.refresh_ms) == ("incorrect", None)
+    assert "in a timed refresh the selection differs from that of the verified call" in trial.reason
+
+
 def test_states_of_other_inputs_are_other_states() -> None:
     of = measure(rounds=1)
     job = of.trials[0].job
