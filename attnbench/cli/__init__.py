@@ -73,8 +73,12 @@ class _Commands(TyperGroup):
         return ctx
 
     def invoke(self, ctx: Any) -> Any:
-        with recorded_as(ctx.meta[__name__]):
-            return super().invoke(ctx)
+        try:
+            with recorded_as(ctx.meta[__name__]):
+                return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:  # typer makes 130 of every one, and says nothing
+            say("attnbench: interrupted", error=True)
+            raise typer.Exit(exit_code(interrupt)) from None
 
 
 app = typer.Typer(

@@ -159,6 +159,27 @@ def test_a_signal_ends_a_run_and_the_processes_of_its_cells(
     waiting.until_gone(worker)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    "words", [("compare", "a", "b"), ("report", "a"), ("history", "a"), ("train", "--train-steps", "1")]
+)
+def test_a_signal_ends_every_command_with_its_code_and_a_word(
+    words: tuple[str, ...], number: int, code: int, command_line: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def signalled(self: object) -> None:
+        signal.raise_signal(number)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("attnbench.cli.progress.TerminalProgress.__enter__", signalled)
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGTERM, signal.SIGHUP)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert command_line(*words)[::2] == (code, "attnbench: interrupted\n")
+    finally:
+        for each, old in before.items():
+            signal.signal(each, old)
+
+
 LEAVER = """
 import dataclasses, os
 from attnbench.methods import get_method
