@@ -60,7 +60,7 @@ def start(request: Request, out: Path | None, progress: Progress, after: After |
     place = choose_place(out)
     shared = in_turns().begin()
     bench, parts = _parts(request, base, progress)
-    choices = choose(request, len(parts.cells), parts.threads, progress) if bench is None else None
+    choices = _choose(parts, len(parts.cells), progress) if bench is None else None
     contents = base.contents | package_contents(request)
     asked = request.model_dump(mode="json")
     with begin(place, environment_of(base, request), asked, contents, in_turns=shared) as journal:
@@ -151,9 +151,9 @@ def _measure(
 
         def decided(made: Choices) -> None:
             nonlocal choices
-            choices = made
+            choices = made.model_copy(update={"cells": _means(bench, parts)})
             if left:
-                journal.append(made)
+                journal.append(choices)
 
         made = measure(
             bench, journal.append, run_id, progress, shared, baseline=earlier, choices=choices, decided=decided
@@ -161,10 +161,21 @@ def _measure(
         done |= {row.cell_id: row for row in made}
     if left:
         if choices is None:
-            choices = choose(parts.request, len(left), parts.threads, progress)
+            choices = _choose(parts, len(left), progress, bench)
             journal.append(choices)
         done |= {row.cell_id: row for row in parts.measure(journal.append, run_id, progress, old, choices, done)}
     return Outcome(journal.folder, tuple(done.values()))
+
+
+def _choose(parts: Parts, cells: int, progress: Progress, bench: Bench | None = None) -> Choices:
+    made = choose(parts.request, cells, parts.threads, progress)
+    return made.model_copy(update={"cells": _means(bench, parts)})
+
+
+def _means(bench: Bench | None, parts: Parts) -> dict[str, str]:
+    """Return the cell_id of every cell of a run, and that of its mean over layers."""
+    cells = [*(trial.cell for trial in (bench.trials if bench else ())), *(each.listed.cell for each in parts.cells)]
+    return {cell.identity: cell.mean_identity for cell in cells}
 
 
 def _earlier_baseline(bench: Bench, rows: Iterable[Row], samples: Iterable[Sample]) -> str | None:

@@ -456,7 +456,7 @@ def _means(results: Results, pool: bool) -> dict[str, list[Mean]]:
     """Return the means of each method by cell_id, those of the newest run last, or alone; in the order of the table."""
     started = {run: _started(environment) for run, environment in results.environments.items()}
     found: dict[str, list[Mean]] = {}
-    for mean in means_of(results.rows, results.samples):
+    for mean in means_of(results.rows, results.samples, results.missing):
         found.setdefault(mean.cell_id, []).append(mean)
     for runs in found.values():
         runs.sort(key=lambda mean: started.get(mean.first.run_id, _UNKNOWN))

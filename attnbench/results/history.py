@@ -180,7 +180,11 @@ def history_of(
         Unsupported: without ruptures, if a cell was measured in three runs or more.
     """
     runs = runs_of(results)
-    means = {mean.row.row_id: mean for mean in means_of(results.rows, results.samples) if len(mean.members) > 1}
+    means = {
+        mean.row.row_id: mean
+        for mean in means_of(results.rows, results.samples, results.missing)
+        if len(mean.members) > 1
+    }
     rows = _rows_by_key([*(mean.row for mean in means.values()), *results.rows])
     models: dict[tuple[str, str], NoiseModel] = {}
 

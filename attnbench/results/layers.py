@@ -17,7 +17,7 @@ from pydantic import Field
 
 from attnbench.results.estimates import Estimate, middle, spread
 from attnbench.results.intervals import median_interval
-from attnbench.results.load import Results, read
+from attnbench.results.load import Missing, Results, read
 from attnbench.results.pairs import (
     baseline_ids,
     baseline_samples,
@@ -73,11 +73,13 @@ class Mean:
         members: the rows of its kinds, by layer; at least one.
         cell_id: digest of what was asked, whatever the layers: equal in two runs of the same method.
         taken: samples of the run, by cell_id.
+        missing: kinds of layers that the run has no row of, because it is not finished.
     """
 
     members: tuple[Row, ...]
     cell_id: str
     taken: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
+    missing: int = 0
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
@@ -110,13 +112,18 @@ class Mean:
     @property
     def verdict(self) -> Verdict:
         """ok if all kinds are: the mean has no latency if one kind lacks it."""
-        return self.worst.verdict
+        verdict = self.worst.verdict
+        return "error" if self.missing and verdict == "ok" else verdict
 
     @property
     def reason(self) -> str:
         """Why the verdict is not ok."""
         row = self.worst
-        return f"layer {row.layer}: {row.reason or row.verdict}" if len(self.members) > 1 and row.reason else row.reason
+        if self.missing and row.verdict == "ok":
+            kinds = self.missing + len(self.members)
+            return f"the run is not finished: {self.missing} of {kinds} kinds of layers have no row"
+        several = len(self.members) > 1
+        return f"layer {row.layer}: {row.reason or row.verdict}" if several and row.reason else row.reason
 
     @property
     def engine(self) -> str:
@@ -196,7 +203,7 @@ class Mean:
         """The mean as a row; of a single kind, its row."""
         first = self.first
         shown = {name: getattr(first, name) for name in Row.model_fields} | {"layers": self.layers}
-        if len(self.members) > 1:
+        if len(self.members) > 1 or self.missing:
             shown |= {"cell_id": self.cell_id, "row_id": digest([first.run_id, self.cell_id])}
             shown |= {"verdict": self.verdict, "reason": self.reason, "engine": self.engine}
             shown |= {name: self._whole(name, self.mean_of(name)) for name in _AVERAGED if name in Row.model_fields}
@@ -209,7 +216,8 @@ class Mean:
         times = [own for own, _ in self.rounds.values()]
         if not times:
             names = ("latency_ms", "latency_lo_ms", "latency_hi_ms", "interval", "latency_warm_ms", "host_ms")
-            more = ("timer", "speedup", "translation")
+            more = ("timer", "speedup", "translation", "baseline_ms", "latency_eager_ms", "baseline_eager_ms")
+            more += ("refresh_ms", "latency_amortised_ms")
             return dict.fromkeys((*names, *more)) | {"samples_ms": []}
         interval = median_interval(times)
         dense, density = self.mean_of("baseline_ms"), self.mean_of("density")
@@ -233,26 +241,34 @@ class Mean:
         return round(value) if value is not None and isinstance(getattr(self.first, name), int) else value
 
 
-def means_of(rows: Iterable[Row], samples: Mapping[str, Sequence[Sample]] | None = None) -> list[Mean]:
+def means_of(
+    rows: Iterable[Row], samples: Mapping[str, Sequence[Sample]] | None = None, missing: Missing | None = None
+) -> list[Mean]:
     """Return the mean of each method and settings of each run, in the order of the rows.
 
     Args:
         rows: of any runs.
         samples: of each run, by run_id. Without them the rounds of a row are its ``samples_ms`` in their order.
+        missing: of ``Results``, for runs that are not finished.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.run_id, digest({**row.asked(), "layer": None})), []).append(row)
+        groups.setdefault((row.run_id, row.mean_identity), []).append(row)
     known = by_cell(samples or {})
     return [
-        Mean(tuple(sorted(group, key=lambda row: row.layer)), cell_id, known.get(run, {}))
+        Mean(
+            tuple(sorted(group, key=lambda row: row.layer)),
+            cell_id,
+            known.get(run, {}),
+            (missing or {}).get((run, cell_id), 0),
+        )
         for (run, cell_id), group in groups.items()
     ]
 
 
 def mean_rows(results: Results) -> list[MeanRow]:
     """Return the means of results as rows."""
-    return [mean.row for mean in means_of(results.rows, results.samples)]
+    return [mean.row for mean in means_of(results.rows, results.samples, results.missing)]
 
 
 def load_means(path: str | os.PathLike[str]) -> pd.DataFrame:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -25,6 +27,13 @@ if TYPE_CHECKING:
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
+Missing = Mapping[tuple[str, str], int]
+"""How many cells have no row, by run_id and the ``cell_id`` of their mean over layers."""
+
+
+class Unfinished(UserWarning):
+    """Cells of a run have no row: it was interrupted, or still goes on."""
+
 
 @dataclass(frozen=True)
 class Results:
@@ -41,6 +50,7 @@ class Results:
         premises: verdicts on what methods assume of it.
         samples: of each run, by run_id, those that its latencies may rest on.
         traces: the Chrome traces of cells, by cell_id.
+        missing: cells that runs came to and have no row of.
     """
 
     headers: tuple[RunHeader, ...] = ()
@@ -53,6 +63,7 @@ class Results:
     premises: tuple[PremiseRow, ...] = ()
     samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict)
     traces: dict[str, Path] = field(default_factory=dict)
+    missing: Missing = field(default_factory=dict)
 
     @property
     def environments(self) -> dict[str, Environment]:
@@ -86,6 +97,7 @@ def read(*paths: str | os.PathLike[str]) -> Results:
 
     Warns:
         TornLine: if the last line of a journal is cut off; it is left out.
+        Unfinished: if a run has no rows of some of its cells.
         LostLink: if a link below the folder leads nowhere.
 
     Raises:
@@ -113,6 +125,7 @@ def read(*paths: str | os.PathLike[str]) -> Results:
         premises=tuple(merged.premises.values()),
         samples=merged.samples,
         traces=_by_cell(traces, merged.rows.values()),
+        missing=merged.missing,
     )
 
 
@@ -135,6 +148,7 @@ class _Merged:
         self.analysis: dict[tuple[object, ...], AnalysisRow] = {}
         self.premises: dict[tuple[object, ...], PremiseRow] = {}
         self.samples: dict[str, tuple[Sample, ...]] = {}
+        self.missing: dict[tuple[str, str], int] = {}
 
     def add(self, path: Path, records: Iterable[JournalRecord]) -> None:
         """Take the records of a file.
@@ -172,6 +186,22 @@ class _Merged:
             last = {record.row_id: record for record in each if isinstance(record, Row)}
             _check_samples(path, last.values(), samples[run])
         self.samples |= samples
+        for run, each in by_run.items():
+            self._note_missing(path, run, each)
+
+    def _note_missing(self, path: Path, run: str, records: Iterable[JournalRecord]) -> None:
+        planned: dict[str, str] = {}
+        done = set()
+        for record in records:
+            if isinstance(record, Choices):
+                planned |= record.cells
+            elif isinstance(record, Row):
+                done.add(record.cell_id)
+        left = [mean for cell, mean in planned.items() if cell not in done]
+        self.missing |= {(run, mean): count for mean, count in Counter(left).items()}
+        if left:
+            message = f"{path}: {len(left)} of {len(planned)} cells have no row: this run is not finished"
+            warnings.warn(message, Unfinished, stacklevel=4)
 
 
 def _check_samples(path: Path, rows: Iterable[Row], samples: Sequence[Sample]) -> None:

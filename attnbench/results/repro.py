@@ -28,7 +28,7 @@ def find_row(results: Results, name: str) -> Row:
     wanted = name.strip().lower()
     if not wanted:
         raise BadInput(f"{name!r} is no row_id: attnbench report --format csv lists them")
-    means = [mean.row for mean in means_of(results.rows, results.samples) if len(mean.members) > 1]
+    means = [mean.row for mean in means_of(results.rows, results.samples, results.missing) if len(mean.members) > 1]
     found = {row.row_id: row for row in (*means, *results.rows) if row.row_id.startswith(wanted)}
     if not found:
         raise BadInput(

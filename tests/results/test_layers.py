@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 import attnbench
+from attnbench.results.journal import line_of
 from attnbench.results.layers import Mean, MeanRow, mean_rows, means_of
-from attnbench.results.load import Results, read
+from attnbench.results.load import Results, Unfinished, read
 from attnbench.results.pairs import baseline_ids
-from attnbench.results.records.cells import Cell, Row, Sample
+from attnbench.results.records.cells import Cell, Choices, Environment, Row, RunHeader, Sample
 
 ROOT = Path(__file__).resolve().parents[2]
 DENSE = [8.0, 9.0, 10.0, 7.0]
@@ -134,3 +135,23 @@ def test_nothing_stores_a_mean() -> None:
     assert isinstance(results, Results)
     assert not any(isinstance(each, MeanRow) for each in results.rows)
     assert [each.layers for each in mean_rows(results) if each.method == "vmoba"] == ["0×10, 1×10, 2×10"]
+
+
+def test_a_run_that_lacks_a_kind_of_layer_has_no_mean_and_says_so(tmp_path: Path) -> None:
+    """As kill -9 leaves a run whose cells have processes of their own."""
+    rows = [row(0, 10), row(1, 10), row(2, 10)]
+    planned = Choices(heads=2, rounds=4, cells={each.cell_id: each.mean_identity for each in rows})
+    environment = Environment(
+        device="a machine", device_kind="cpu", cores=2, memory_gib=8.0, python="3.11", platform="Linux", packages={},
+        command=["attnbench", "run"], started_at="2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
+    header = RunHeader(run_id="run", environment=environment, request={})
+    path = tmp_path / "journal.jsonl"
+    path.write_text("".join(map(line_of, [header, planned, *rows[:2]])))
+    with pytest.warns(Unfinished, match="1 of 3 cells have no row: this run is not finished"):
+        found = attnbench.load_means(path).iloc[0]
+    assert (found["verdict"], found["layers"]) == ("error", "0×10, 1×10")
+    assert found["reason"] == "the run is not finished: 1 of 3 kinds of layers have no row"
+    assert found[["latency_ms", "speedup", "latency_eager_ms"]].isna().all()
+    path.write_text("".join(map(line_of, [header, planned, *rows])))
+    assert attnbench.load_means(path).iloc[0]["verdict"] == "ok"

@@ -143,7 +143,7 @@ def selections_of(results: Results, quality: Mapping[QualityKey, Gap] | None = N
     """
     order = {run.run_id: place for place, run in enumerate(runs_of(results))}
     found: dict[tuple[object, ...], _Found] = {}
-    for mean in means_of(results.rows, results.samples):
+    for mean in means_of(results.rows, results.samples, results.missing):
         key = tuple(getattr(mean.first, name) for name in SELECTED_BY)
         mine = found.setdefault(key, _Found())
         mine.means.setdefault(mean.cell_id, []).append(mean)

@@ -172,6 +172,11 @@ class Cell(Record):
         """Digest of what was asked: the ``cell_id``. Where that is not known, what ran stands in for it."""
         return digest(self.asked())
 
+    @property
+    def mean_identity(self) -> str:
+        """Digest of what was asked, whatever the layer: the ``cell_id`` of a mean over layers."""
+        return digest({**self.asked(), "layer": None})
+
     def asked(self) -> dict[str, Any]:
         """Return what was asked, as plain values for JSON."""
         known = self.settings_given is not None
@@ -470,6 +475,10 @@ class Choices(Record):
     heads: int = Field(ge=1, description="heads that are timed")
     rounds: int = Field(ge=1, description="rounds of timing")
     baseline: str | None = Field(default=None, description="engine of the dense baseline; null if there is none")
+    cells: dict[str, str] = Field(
+        default_factory=dict,
+        description="cell_id of every cell that the run comes to, and that of its mean over layers; empty if not known",
+    )
 
 
 class Sample(Record):
