@@ -224,15 +224,16 @@ def width_at(settings: DiTFastAttn, layout: Layout, density: float) -> dict[str,
 def cycle(settings: DiTFastAttn, layer: int) -> Cycle:
     """The first full step makes the residual; the first window step after it is the steady one.
 
-    A schedule says how many steps are full, otherwise one of 50 is.
+    A schedule says how many steps are full, otherwise one of 50 is. Its steps count from the first of a clip, and dense
+    steps of a recipe are among them.
     """
     steps = {} if settings.schedule is None else read_schedule(settings.schedule).get(str(layer), {})
-    if set(steps.values()) <= {"full"}:
-        return Cycle(warm=(0,), steady=1, refresh=0, every=STEPS, anew=True)
-    count = 1 + max(map(int, steps))
-    kinds = [steps.get(str(step), "full") for step in range(count)]
-    steady = next(step for step, kind in enumerate(kinds) if kind != "full")
-    return Cycle(tuple(range(steady)), steady, 0, max(1, round(count / kinds.count("full"))), anew=True)
+    first = settings.dense_steps if steps else 0
+    kinds = [steps.get(str(step), "full") for step in range(1 + max(map(int, steps), default=0))]
+    steady = next((step for step, kind in enumerate(kinds) if kind != "full" and step > first), None)
+    if steady is None:
+        return Cycle(warm=(first,), steady=first + 1, refresh=first, every=STEPS, anew=True)
+    return Cycle(tuple(range(first, steady)), steady, first, max(1, round(len(kinds) / kinds.count("full"))), anew=True)
 
 
 def twin(settings: DiTFastAttn, layout: Layout, layer: int) -> tuple[DiTFastAttn, Layout]:

@@ -295,6 +295,19 @@ def test_a_schedule_of_other_words_is_refused(tmp_path: Path) -> None:
             DiTFastAttn(schedule=str(path))
 
 
+def test_the_steps_of_a_schedule_stay_where_they_are_behind_dense_ones(tmp_path: Path) -> None:
+    path = tmp_path / "s.json"
+    path.write_text('{"0": {"2": "window", "5": "share", "6": "window", "9": "full"}}')
+    for dense, warm, steady in ((0, (0, 1), 2), (2, (2, 3, 4), 5), (4, (4,), 5), (7, (7,), 8)):
+        cycle = get_method("ditfastattn").cycle_of(DiTFastAttn(schedule=str(path), dense_steps=dense), 0)
+        assert cycle is not None
+        assert (cycle.warm, cycle.steady, cycle.refresh) == (warm, steady, dense)
+    assert cycle.every == 50
+    cycle = get_method("ditfastattn").cycle_of(DiTFastAttn(schedule=str(path)), 0)
+    assert cycle is not None
+    assert cycle.every == round(10 / 7)
+
+
 def test_a_schedule_of_full_steps_has_a_cycle(tmp_path: Path) -> None:
     path = tmp_path / "s.json"
     for text in ('{"0": {"0": "full"}}', '{"0": {}}'):
