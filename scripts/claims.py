@@ -21,12 +21,13 @@ from attnbench.report.training_tables import by_method, difference, limits, loss
 from attnbench.report.words import latency, layer_words, number, times, tiny
 from attnbench.report.words import with_interval as within
 from attnbench.results.gaps import Gap, gaps
-from attnbench.results.intervals import HitShare, Interval, median_interval, ratio_interval
+from attnbench.results.intervals import HitShare, Interval, median_interval
 from attnbench.results.layers import Mean, means_of
 from attnbench.results.load import Results, load_steps, read
 from attnbench.results.means import Estimate, mean_estimate, paired_difference
 from attnbench.results.records.clips import ClipRow
 from attnbench.results.records.steps import StepRecord
+from attnbench.results.speedups import Ratio
 from attnbench.results.training import load_training
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -102,7 +103,7 @@ class Latency:
 
     dense: Interval
     ms: Interval
-    speedup: Interval
+    speedup: Ratio
     density: float
     settings: dict[str, Any]
 
@@ -115,7 +116,8 @@ def means(table: str, method: str = "vmoba", device: Path = H100) -> list[Latenc
 
 def _latency(mean: Mean) -> Latency:
     own, dense = zip(*((own, dense) for own, dense in mean.rounds.values() if dense is not None), strict=True)
-    speedup, settings = ratio_interval(own, dense), json.loads(mean.first.settings)
+    speedup, settings = mean.speedup, json.loads(mean.first.settings)
+    assert speedup is not None
     return Latency(median_interval(dense), median_interval(own), speedup, mean.mean_of("density") or 0, settings)
 
 
@@ -147,9 +149,9 @@ def published_speedup(tokens: int, direction: str) -> float:
     return fa4 / mine
 
 
-def ratio(interval: Interval) -> str:
+def ratio(interval: Ratio) -> str:
     """Write a ratio with its interval."""
-    return f"{interval.median:.2f}× [{interval.lo:.2f}, {interval.hi:.2f}]"
+    return f"{interval.value:.2f}× [{interval.lo:.2f}, {interval.hi:.2f}]"
 
 
 def short(densities: Sequence[float]) -> str:
@@ -895,7 +897,7 @@ def _gpu_claims() -> list[Claim]:
     full = step("fwd", "full")
     kept = {inputs: [only(f"{res}-{inputs}-fwd").density for res in TOKENS] for inputs in INPUTS}
     slower = [fa2 / fa4 for n in TOKENS.values() for _, fa4, fa2 in published(n).values()]
-    translation = [end * sta.density for end in (sta.speedup.median, sta.speedup.lo, sta.speedup.hi)]
+    translation = [end * sta.density for end in (sta.speedup.value, sta.speedup.lo, sta.speedup.hi)]
     slowed = {(inputs, *case): clock_ratio(inputs, *case) for inputs in INPUTS for case in cells(inputs=inputs)}
     worst = [max((case for case in slowed if case[0] == inputs), key=slowed.__getitem__) for inputs in INPUTS]
     return [

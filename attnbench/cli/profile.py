@@ -116,9 +116,10 @@ def _show(folder: Path, rows: tuple[Row, ...], phases: list[PhaseRow], as_json: 
     from attnbench.report.terminal.console import console
     from attnbench.report.terminal.phases import phase_tables
     from attnbench.report.terminal.ranks import ranks_table
+    from attnbench.results.load import read
 
     out = console(120)
-    out.print(summary_table(rows))
+    out.print(summary_table(rows, read(folder).samples))
     if any(row.gpus for row in rows):
         out.print(ranks_table(rows))
     out.print(phase_tables(rows, phases))

@@ -69,17 +69,17 @@ def run(
 def _show(folder: Path, rows: tuple[Row, ...], as_json: bool) -> None:
     from attnbench.report.terminal.ranks import ranks_table
     from attnbench.report.terminal.summary import mean_records, summary_records, summary_table
+    from attnbench.results.load import read
 
+    found = read(folder)
     if as_json:
-        from attnbench.results.load import read
-
-        document = {"folder": str(folder), "rows": summary_records(rows), "means": mean_records(read(folder))}
+        document = {"folder": str(folder), "rows": summary_records(rows), "means": mean_records(found)}
         print(json.dumps(document, allow_nan=False))
         return
     from attnbench.report.terminal.console import console
 
     out = console(120)
-    out.print(summary_table(rows))
+    out.print(summary_table(rows, found.samples))
     if any(row.gpus for row in rows):
         out.print(ranks_table(rows))
     out.print(f"Rows, samples, environment: {folder}\nMake a page: attnbench report {folder}")

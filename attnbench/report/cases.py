@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import get_args
 
 from attnbench.report.words import DIRECTIONS, chosen_settings, differing_names
-from attnbench.results.layers import MeanRow, means_of
+from attnbench.results.layers import Mean, MeanRow, means_of
 from attnbench.results.records.cells import PhaseRow, Provenance, Row, Sample
+from attnbench.results.speedups import Ratio
 
 NO_ROWS = "the results hold no rows: run `attnbench run` first, or name another file or folder"
 
@@ -28,23 +29,17 @@ class Baseline:
     Attributes:
         run_id: of the run.
         name: method/engine.
-        samples_ms: its times.
-        lo_ms, hi_ms: the interval of its latency; None where that is not known.
         flags: what spoils its latency; None if its journal cannot tell.
     """
 
     run_id: str
     name: str
-    samples_ms: tuple[float, ...]
-    lo_ms: float | None = None
-    hi_ms: float | None = None
     flags: str | None = None
 
 
 def baseline_row(row: Row) -> Baseline:
     """Return what the row of a dense baseline says of it."""
-    name = f"{row.method}/{row.engine}"
-    return Baseline(row.run_id, name, tuple(row.samples_ms), row.latency_lo_ms, row.latency_hi_ms, row.flags)
+    return Baseline(row.run_id, f"{row.method}/{row.engine}", row.flags)
 
 
 @dataclass(frozen=True)
@@ -56,12 +51,14 @@ class Case:
         means: of each method and settings over its layers, in the same order.
         baselines: the dense baselines of these rows that have no row here: of older runs, or only timed beside others.
         apart: what tells it from other cases of the same grid and device: ("12 heads", "forward", "video inputs").
+        speedups: of rows and means by row_id, with their intervals; none without a latency or a baseline.
     """
 
     rows: tuple[Row, ...]
     means: tuple[MeanRow, ...]
     baselines: tuple[Baseline, ...] = ()
     apart: tuple[str, ...] = ()
+    speedups: Mapping[str, Ratio] = field(default_factory=dict)
 
     @property
     def first(self) -> Row:
@@ -179,7 +176,7 @@ def cases_of(rows: Iterable[Row], samples: Mapping[str, Sequence[Sample]] | None
 
     Args:
         rows: of any runs.
-        samples: of each run, by run_id, for the means over layers.
+        samples: of each run, by run_id: speed-ups are paired by round, and means over layers formed so.
     """
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
@@ -232,7 +229,8 @@ def apart(firsts: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def _case(rows: Sequence[Row], samples: Mapping[str, Sequence[Sample]] | None, apart: tuple[str, ...]) -> Case:
-    means = [mean.row for mean in means_of(rows, samples)]
+    found = means_of(rows, samples)
+    means = [mean.row for mean in found]
     best: dict[str, float] = {}
     for mean in means:
         best[mean.method] = min(best.get(mean.method, float("inf")), mean.latency_ms or float("inf"))
@@ -241,7 +239,14 @@ def _case(rows: Sequence[Row], samples: Mapping[str, Sequence[Sample]] | None, a
     def place(row: Row) -> tuple[object, ...]:
         return row.method != "full", best[row.method], names.index(row.method), row.layer
 
-    return Case(tuple(sorted(rows, key=place)), tuple(sorted(means, key=place)), apart=apart)
+    return Case(tuple(sorted(rows, key=place)), tuple(sorted(means, key=place)), (), apart, speedups_of(found))
+
+
+def speedups_of(means: Iterable[Mean]) -> dict[str, Ratio]:
+    """Return the speed-ups of means and of each of their layers, by row_id."""
+    every = (each for mean in means for each in ((mean, *mean.kinds) if len(mean.members) > 1 else (mean,)))
+    known = ((each.row.row_id, each.speedup) for each in every)
+    return {row_id: speedup for row_id, speedup in known if speedup is not None}
 
 
 def _kind(row: Row) -> tuple[object, ...]:

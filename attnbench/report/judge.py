@@ -17,7 +17,7 @@ from attnbench.results.gaps import Gap, gaps
 from attnbench.results.layers import MeanRow
 from attnbench.results.load import Results
 from attnbench.results.records.cells import Row, canonical_json, settings_of
-from attnbench.results.speedups import Ratio, Side, speedup_of
+from attnbench.results.speedups import Ratio, Side
 
 Outcome = Side | Literal["no baseline", "only dense", "no latency"]
 QualityKey = tuple[str, str]
@@ -66,17 +66,12 @@ class Verdict:
         return [self.sentence, *self.caveats, *spoilt, *self.remarks]
 
 
-def judge(
-    case: Case,
-    quality: Mapping[QualityKey, Gap] | None = None,
-    ratios: Mapping[str, Ratio | None] | None = None,
-) -> Verdict:
+def judge(case: Case, quality: Mapping[QualityKey, Gap] | None = None) -> Verdict:
     """Judge a case by the means over layers.
 
     Args:
         case: rows of one shape. They may be of several runs: each is compared with the baseline of its own.
         quality: what clips say of methods, by ``clip_quality``.
-        ratios: the speed-ups of the means by row_id, where they were computed before.
     """
     if not case.timed:
         return _verdict(case, "no latency", None, "No cell of this run has a latency: the table says why.")
@@ -89,7 +84,7 @@ def judge(
         said = f"{_place(case)}, no sparse method reached the density that was asked for, so none is ranked."
         return _verdict(case, "no latency", None, said)
     row = min(case.ranked, key=_latency)
-    ratio = speedup_ratio(case, row)
+    ratio = case.speedups.get(row.row_id)
     if ratio is None:
         said = (
             f"{_place(case)}, the lowest latency of a sparse method is {latency(row)[0]} ms, by {_name(case, row)}. "
@@ -97,34 +92,15 @@ def judge(
         )
         return _verdict(case, "no baseline", row, said)
     found = (quality or {}).get((row.method, _given(row)))
-    ties = _ties(case, row, ratio, ratios)
+    ties = _ties(case, row, ratio)
     return _verdict(case, ratio.side, row, _sentence(case, row, ratio, found, ties), ratio, found, ties)
 
 
-def speedup_ratio(case: Case, row: Row) -> Ratio | None:
-    """Return the speed-up of a row and its interval, by the judge of sweeps where there are samples.
-
-    Without samples, the interval is what the intervals of both latencies allow. None without a latency or a baseline.
-    """
-    if row.latency_ms is None or row.speedup is None:
-        return None
-    base = case.baseline_of(row)
-    if base is not None and base.samples_ms and row.samples_ms:
-        found = speedup_of(base.samples_ms, [row.samples_ms])
-        low, high = found.lo, found.hi
-    else:
-        ends = (base.lo_ms, base.hi_ms) if base else (None, None)
-        dense = row.speedup * row.latency_ms
-        low = (ends[0] or dense) / (row.latency_hi_ms or row.latency_ms)
-        high = (ends[1] or dense) / (row.latency_lo_ms or row.latency_ms)
-    return Ratio(row.speedup, min(row.speedup, low), max(row.speedup, high))
-
-
-def _ties(case: Case, leader: Row, ratio: Ratio, ratios: Mapping[str, Ratio | None] | None) -> list[Tie]:
+def _ties(case: Case, leader: Row, ratio: Ratio) -> list[Tie]:
     """Return what cannot be told from the leader, the fastest first; not what only was asked for in other words."""
     found: list[Tie] = []
     for row in case.ranked:
-        mine = speedup_ratio(case, row) if ratios is None else ratios.get(row.row_id)
+        mine = case.speedups.get(row.row_id)
         if row is not leader and mine is not None and mine.hi >= ratio.lo:
             found.append((row, mine))
     if found:

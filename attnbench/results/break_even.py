@@ -1,31 +1,30 @@
 """Where a method begins to beat the dense baseline: curves of speed-up and translation, and where speed-up passes 1.
 
-Intervals rest on the samples: the median of every series is resampled; at a point where a series has fewer than six
-samples, the extremes are taken instead. They cover the noise within the runs, not what differs from run to run.
+Points have the means over layers and the intervals that every report has; see ``attnbench.results.speedups``. They
+cover the noise within the runs, not what differs from run to run.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.bootstrap import generator_of
 from attnbench.results.crossings import BreakEven, break_even
 from attnbench.results.frames import plain_rows
+from attnbench.results.layers import mean_rounds, weighted_mean
 from attnbench.results.records import cells as schema
-from attnbench.results.speedups import Ratio, is_few, log_speedups, speedup_of
+from attnbench.results.speedups import Ratio, Timings, paired_timings
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Axis = Literal["tokens", "density"]
-Floats = npt.NDArray[np.float64]
 
 SAME = ("device", "model", "batch", "heads", "kv_heads", "head_dim", "dtype", "direction", "inputs", "step")
 """What the points of a curve must share; over density also the grid."""
@@ -41,11 +40,11 @@ class CurvePoint:
     Attributes:
         x: tokens, or density.
         tokens: length of the sequence, text included.
-        density: mean over the layers of the curve.
+        density: mean over the layers of the curve, weighted like all means by how many layers of the model are alike.
         engines: the engines that ran the layers, each named once.
         heads_timed: heads that were timed.
         baseline: method/engine of the dense baseline.
-        latency_ms: mean over the layers of the median latencies.
+        latency_ms: median over the rounds of the mean over the layers.
         speedup: baseline_ms / latency_ms.
         translation: speedup × density.
         interval: "bootstrap95", or "min-max" where a series has fewer than six samples.
@@ -102,17 +101,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class _Measured:
-    """A point before its interval: the dense samples, and those of each layer."""
+    """A point before its interval: what its speed-up rests on, and the rows of its layers with their weights."""
 
-    dense: Floats
-    dense_known: bool
-    layers: tuple[Floats, ...]
+    timings: Timings
     rows: tuple[dict[str, Any], ...]
+    weights: tuple[int, ...]
     x: float
 
-    @property
-    def few(self) -> bool:
-        return is_few((self.dense, *self.layers) if self.dense_known else self.layers)
+    def mean(self, name: str) -> float:
+        return weighted_mean([float(row[name]) for row in self.rows], self.weights)
 
 
 def curves(table: pd.DataFrame, axis: Axis = "tokens") -> list[Curve]:
@@ -122,9 +119,10 @@ def curves(table: pd.DataFrame, axis: Axis = "tokens") -> list[Curve]:
     without a latency are left out; a mean needs all layers.
 
     Args:
-        table: rows as ``attnbench.load_results`` gives them. A column ``baseline_samples_ms`` (a list a row) lets the
-            intervals cover the noise of the dense baseline too; without it the row of the baseline itself is used
-            where the table has one, and otherwise its median.
+        table: rows as ``attnbench.load_results`` gives them. A column ``baseline_samples_ms``, a list a row as long as
+            ``samples_ms``, holds the samples of the dense baseline in the same rounds, None where a round has none. A
+            column ``rounds`` numbers the rounds, where layers do not all have the same ones. Without samples of the
+            baseline in the same rounds, its own row is used where the table has one, and otherwise its median.
         axis: "tokens" or "density".
 
     Raises:
@@ -160,12 +158,11 @@ def _curve(
             tokens = int(next(iter(cells.values()))["tokens"])
             left_out += [f"layer {layer} at {tokens:,} tokens: not measured" for layer in missing]
     measured.sort(key=lambda point: point.x)
-    generator = generator_of(_SEED)
-    draws = [log_speedups(point.dense, point.layers, point.few, generator) for point in measured]
+    draws = [point.timings.log_draws(_SEED + place) for place, point in enumerate(measured)]
     points = tuple(map(_point, measured))
     x = np.asarray([point.x for point in points], dtype=np.float64)
     value = np.log([point.speedup.value for point in points])
-    if any(point.few for point in measured):
+    if any(point.timings.is_few for point in measured):
         band = [[point.speedup.lo, point.speedup.hi] for point in points]
         found = break_even(x, value, np.log(np.transpose(band)), "band")
     else:
@@ -181,30 +178,44 @@ def _by_wall_clock(points: Iterable[CurvePoint]) -> BreakEven:
 
 
 def _measure(cells: list[dict[str, Any]], rows: list[dict[str, Any]], axis: Axis) -> _Measured:
-    dense, known = _dense_samples(cells[0], rows)
-    layers = tuple(np.asarray(row["samples_ms"], dtype=np.float64) for row in cells)
-    density = float(np.mean([row["density"] for row in cells]))
-    return _Measured(dense, known, layers, tuple(cells), density if axis == "density" else float(cells[0]["tokens"]))
+    known = [int(row["layers_alike"]) for row in cells if row.get("layers_alike") is not None]
+    weights = tuple(known) if len(known) == len(cells) else (1,) * len(cells)
+    timings = _timings(cells, rows, weights)
+    found = _Measured(timings, tuple(cells), weights, float(cells[0]["tokens"]))
+    return dataclasses.replace(found, x=found.mean("density")) if axis == "density" else found
 
 
-def _dense_samples(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[Floats, bool]:
-    """Return the samples of the dense baseline of ``row`` and whether they are all of them, or just the median."""
-    own = row.get("baseline_samples_ms")
-    if not _is_list(own):
-        same = [
-            other["samples_ms"]
-            for other in rows
-            if other["run_id"] == row["run_id"] and f"{other['method']}/{other.get('engine')}" == row.get("baseline")
-        ]
-        own = next((samples for samples in same if _is_list(samples)), None)
-    return np.asarray(own or [row["baseline_ms"]], dtype=np.float64), own is not None
+def _timings(cells: list[dict[str, Any]], rows: list[dict[str, Any]], weights: tuple[int, ...]) -> Timings:
+    """Return what the speed-up of a point rests on, paired by round where the baseline's samples are known by round."""
+    own = [dict(zip(_rounds(row), row["samples_ms"], strict=True)) for row in cells]
+    beside: list[Any] = [row.get("baseline_samples_ms") for row in cells]
+    dense = [
+        {number: ms for number, ms in zip(_rounds(row), each, strict=True) if ms is not None}
+        if _is_list(each) and len(each) == len(row["samples_ms"])
+        else {}
+        for row, each in zip(cells, beside, strict=True)
+    ]
+    rounds = mean_rounds(own, dense, weights).values()
+    if (paired := paired_timings(rounds)) is not None:
+        return paired
+    first = cells[0]
+    same = [
+        other["samples_ms"]
+        for other in rows
+        if other["run_id"] == first["run_id"] and f"{other['method']}/{other.get('engine')}" == first.get("baseline")
+    ]
+    apart = next((each for each in [*beside, *same] if _is_list(each)), [first["baseline_ms"]])
+    return Timings([mine for mine, _ in rounds], apart, paired=False)
+
+
+def _rounds(row: dict[str, Any]) -> Sequence[int]:
+    """Return the rounds of a row's samples; where the table does not say, they are counted."""
+    return row["rounds"] if _is_list(row.get("rounds")) else range(len(row["samples_ms"]))
 
 
 def _point(point: _Measured) -> CurvePoint:
-    speedup = speedup_of(point.dense, point.layers, point.few)
-    first = point.rows[0]
-    density = float(np.mean([row["density"] for row in point.rows]))
-    heads = first.get("heads_timed")
+    timings, first = point.timings, point.rows[0]
+    speedup, density, heads = timings.speedup(), point.mean("density"), first.get("heads_timed")
     return CurvePoint(
         x=point.x,
         tokens=int(first["tokens"]),
@@ -213,24 +224,23 @@ def _point(point: _Measured) -> CurvePoint:
         engines=tuple(dict.fromkeys(str(row.get("engine")) for row in point.rows)),
         heads_timed=None if heads is None else int(heads),
         baseline=str(first.get("baseline")),
-        latency_ms=float(np.mean([np.median(series) for series in point.layers])),
-        baseline_ms=float(np.median(point.dense)),
+        latency_ms=statistics.median(timings.own),
+        baseline_ms=statistics.median(timings.dense),
         speedup=speedup,
         translation=Ratio(speedup.value * density, speedup.lo * density, speedup.hi * density),
-        interval="min-max" if point.few else "bootstrap95",
-        dense_samples=point.dense.size if point.dense_known else 0,
+        interval=timings.kind,
+        dense_samples=len(timings.dense) if timings.paired or len(timings.dense) > 1 else 0,
         model=None if first.get("model") is None else str(first["model"]),
-        **_eager(point.rows),
+        **_eager(point),
     )
 
 
-def _eager(rows: tuple[dict[str, Any], ...]) -> dict[str, float]:
+def _eager(point: _Measured) -> dict[str, float]:
     """Return the fields of a point by wall clock, none if a layer lacks them or the samples are of a wall clock too."""
-    own = [float(row["latency_eager_ms"]) for row in rows if row.get("latency_eager_ms") is not None]
-    dense = rows[0].get("baseline_eager_ms")
-    if dense is None or len(own) < len(rows) or any(row.get("timer") == "wall" for row in rows):
+    rows, dense = point.rows, point.rows[0].get("baseline_eager_ms")
+    if dense is None or any(row.get("latency_eager_ms") is None or row.get("timer") == "wall" for row in rows):
         return {}
-    mean = float(np.mean(own))
+    mean = point.mean("latency_eager_ms")
     return {"latency_eager_ms": mean, "baseline_eager_ms": float(dense), "speedup_eager": float(dense) / mean}
 
 

@@ -51,8 +51,8 @@ class CellChange:
         reason: why, in a sentence.
         a_ms, b_ms: median latencies.
         a_speedup, b_speedup: over the dense baseline of each.
-        a_speedup_lo, a_speedup_hi, b_speedup_lo, b_speedup_hi: their 95 % intervals, by the rounds of each; None where
-            a single round was timed.
+        a_speedup_lo, a_speedup_hi, b_speedup_lo, b_speedup_hi: their intervals, as in every other table. They cover the
+            noise within each run; the one of ``ratio`` covers that between runs too.
         ratio: how many times slower B is than A, above 1 is slower, with the 95 % interval ``lo`` to ``hi``.
         judged_by: "latency in turns", paired by round with the other run, where both were measured in turns;
             "speed-up", paired by round with the dense baseline; or "latency".
@@ -416,13 +416,11 @@ def _is_busy(mean: Mean) -> bool:
 
 def _speedups(a: Mean | None, b: Mean | None) -> dict[str, float]:
     """Return the speed-ups of both sides and their intervals, by the names of CellChange."""
-    found = {}
+    found: dict[str, float] = {}
     for side, mean in (("a", a), ("b", b)):
-        if mean is not None and (log := mean.log_speedup) is not None:
-            found[f"{side}_speedup"] = math.exp(log.value)
-            if math.isfinite(log.error):
-                ends = map(_exp, log.interval())
-                found |= dict(zip((f"{side}_speedup_lo", f"{side}_speedup_hi"), ends, strict=True))
+        if mean is not None and (ratio := mean.speedup) is not None:
+            ends = {f"{side}_speedup_lo": ratio.lo, f"{side}_speedup_hi": ratio.hi}
+            found |= {f"{side}_speedup": ratio.value, **ends}
     return found
 
 

@@ -27,7 +27,7 @@ _SEED = 20240
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A median, or a ratio of two, between ``lo`` and ``hi``; ``kind`` says what the two ends are.
+    """A median between ``lo`` and ``hi``; ``kind`` says what the two ends are.
 
     "bootstrap95" is the 95 % percentile bootstrap, its ends rounded outwards; "min-max" is the extremes of the samples.
     """
@@ -51,26 +51,6 @@ def median_interval(samples: Samples) -> Interval:
     if len(values) < MIN_BOOTSTRAP:
         return Interval(median, values[0], values[-1], "min-max")
     return Interval(median, *_percentiles(resampled_medians(values, generator_of(_SEED))), "bootstrap95")
-
-
-def ratio_interval(a: Samples, b: Samples) -> Interval:
-    """Return median(b) / median(a) with its interval; the two sides are resampled independently.
-
-    With fewer than six samples on either side the ends are min(b) / max(a) and max(b) / min(a).
-
-    Raises:
-        BadInput: if a side has no sample, or a sample is not a finite number above 0.
-    """
-    below, above = _checked(a), _checked(b)
-    for values in (below, above):
-        if values[0] <= 0:
-            raise BadInput(f"sample {values[0]!r} must be above 0 to make a ratio")
-    ratio = statistics.median(above) / statistics.median(below)
-    if min(len(below), len(above)) < MIN_BOOTSTRAP:
-        return Interval(ratio, above[0] / below[-1], above[-1] / below[0], "min-max")
-    generator = generator_of(_SEED)
-    medians_below = resampled_medians(below, generator)
-    return Interval(ratio, *_percentiles(resampled_medians(above, generator) / medians_below), "bootstrap95")
 
 
 def geometric_mean(ratios: Sequence[float]) -> float | None:

@@ -28,6 +28,7 @@ from attnbench.results.pairs import (
     speedup_logs,
 )
 from attnbench.results.records.cells import FLAGS, STABILITIES, Row, Sample, Stability, Verdict, digest
+from attnbench.results.speedups import Ratio, Timings, paired_timings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,19 +74,15 @@ class Mean:
         members: the rows of its kinds, by layer; at least one.
         cell_id: digest of what was asked, whatever the layers: equal in two runs of the same method.
         taken: samples of the run, by cell_id.
+        beside: rows of the run, by cell_id.
         missing: kinds of layers that the run has no row of, because it is not finished.
     """
 
     members: tuple[Row, ...]
     cell_id: str
     taken: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
+    beside: Mapping[str, Row] = field(default_factory=dict)
     missing: int = 0
-
-    @cached_property
-    def samples(self) -> tuple[Sample, ...]:
-        """The samples of these rows and of their dense baselines."""
-        names = [name for row in self.members for name in (row.cell_id, *baseline_ids(row))]
-        return tuple(sample for name in dict.fromkeys(names) for sample in self.taken.get(name, ()))
 
     @property
     def first(self) -> Row:
@@ -135,15 +132,33 @@ class Mean:
         """The weighted mean of each round that all kinds have, and of the baselines beside them, in ms."""
         if self.verdict != "ok":
             return {}
-        own, dense = zip(*(_by_round(row, self.samples) for row in self.members), strict=True)
-        shared = sorted(set.intersection(*(set(each) for each in own)))
-        return {
-            number: (
-                self._mean([each[number] for each in own]),
-                self._mean([each[number] for each in dense]) if all(number in each for each in dense) else None,
-            )
-            for number in shared
-        }
+        own, dense = zip(*(rounds_of(row, self.taken) for row in self.members), strict=True)
+        return mean_rounds(own, dense, self.weights)
+
+    @property
+    def kinds(self) -> tuple[Mean, ...]:
+        """Each kind of layer by itself; of a single kind, this mean."""
+        if len(self.members) == 1:
+            return (self,)
+        return tuple(Mean((row,), row.cell_id, self.taken, self.beside) for row in self.members)
+
+    @cached_property
+    def speedup(self) -> Ratio | None:
+        """The speed-up over the dense baseline with its interval; None without a latency or a baseline."""
+        row = self.row
+        if row.latency_ms is None or row.speedup is None:
+            return None
+        if (timings := paired_timings(self.rounds.values())) is not None:
+            return timings.speedup(row.speedup)
+        apart = self._dense_apart or [row.speedup * row.latency_ms]
+        return Timings(row.samples_ms, apart, paired=False).speedup(row.speedup)
+
+    @property
+    def _dense_apart(self) -> Sequence[float]:
+        """The times of the dense baseline in its own row of the run, for tables without samples."""
+        first = self.first
+        rows = (self.beside.get(name) for name in baseline_ids(first))
+        return next((row.samples_ms for row in rows if row is not None and row.inputs_hash == first.inputs_hash), [])
 
     @cached_property
     def log_speedup(self) -> Estimate | None:
@@ -220,7 +235,7 @@ class Mean:
             more += ("refresh_ms", "latency_amortised_ms")
             return dict.fromkeys((*names, *more)) | {"samples_ms": []}
         interval = median_interval(times)
-        dense, density = self.mean_of("baseline_ms"), self.mean_of("density")
+        dense, density = self._baseline_ms, self.mean_of("density")
         speedup = None if dense is None else dense / interval.median
         return {
             "latency_ms": interval.median,
@@ -228,17 +243,67 @@ class Mean:
             "latency_hi_ms": interval.hi,
             "interval": interval.kind,
             "samples_ms": times,
+            "baseline_ms": dense,
             "speedup": speedup,
             "translation": None if speedup is None or density is None else speedup * density,
         }
 
+    @property
+    def _baseline_ms(self) -> float | None:
+        """The median of the baseline, formed round by round like the latency; without rounds, the mean of the kinds."""
+        dense = [dense for _, dense in self.rounds.values()]
+        return self.mean_of("baseline_ms") if None in dense else statistics.median(dense)  # type: ignore[type-var]
+
     def _mean(self, values: Sequence[float]) -> float:
-        total = math.fsum(weight * value for weight, value in zip(self.weights, values, strict=True))
-        return total / sum(self.weights)
+        return weighted_mean(values, self.weights)
 
     def _whole(self, name: str, value: float | None) -> float | int | None:
         """Return a mean of whole numbers as a whole number, as the column has them."""
         return round(value) if value is not None and isinstance(getattr(self.first, name), int) else value
+
+
+def rounds_of(row: Row, taken: Mapping[str, Sequence[Sample]]) -> tuple[dict[int, float], dict[int, float]]:
+    """Return the times of a row and of its dense baseline by round, in ms.
+
+    Args:
+        row: with a latency.
+        taken: samples of its run, by cell_id. Without them the rounds of a row are its ``samples_ms`` in their order.
+    """
+    own = by_round(own_samples(row, taken.get(row.cell_id, ())))
+    if len(own) != len(row.samples_ms):  # a table without samples, or with those of a part
+        return dict(enumerate(row.samples_ms)), {}
+    samples = [sample for name in dict.fromkeys((row.cell_id, *baseline_ids(row))) for sample in taken.get(name, ())]
+    dense = by_round(baseline_samples(row, samples))
+    return (
+        {number: own[_, number].cold_ms for _, number in own},
+        {number: dense[_, number].cold_ms for _, number in own if (_, number) in dense},
+    )
+
+
+def weighted_mean(values: Sequence[float], weights: Sequence[int]) -> float:
+    """Return the mean of values, each counted as often as its weight says."""
+    return math.fsum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
+
+
+def mean_rounds(
+    own: Sequence[Mapping[int, float]], dense: Sequence[Mapping[int, float]], weights: Sequence[int]
+) -> dict[int, tuple[float, float | None]]:
+    """Return the weighted mean of each round that all kinds of layers have, and of the baselines beside them, in ms.
+
+    Args:
+        own: the times of each kind by round.
+        dense: those of its dense baseline.
+        weights: of the kinds.
+    """
+    if len(own) == 1:
+        return {number: (own[0][number], dense[0].get(number)) for number in sorted(own[0])}
+    return {
+        number: (
+            weighted_mean([each[number] for each in own], weights),
+            weighted_mean([each[number] for each in dense], weights) if all(number in each for each in dense) else None,
+        )
+        for number in sorted(set.intersection(*(set(each) for each in own)))
+    }
 
 
 def means_of(
@@ -252,7 +317,9 @@ def means_of(
         missing: of ``Results``, for runs that are not finished.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
+    beside: dict[str, dict[str, Row]] = {}
     for row in rows:
+        beside.setdefault(row.run_id, {})[row.cell_id] = row
         groups.setdefault((row.run_id, row.mean_identity), []).append(row)
     known = by_cell(samples or {})
     return [
@@ -260,6 +327,7 @@ def means_of(
             tuple(sorted(group, key=lambda row: row.layer)),
             cell_id,
             known.get(run, {}),
+            beside[run],
             (missing or {}).get((run, cell_id), 0),
         )
         for (run, cell_id), group in groups.items()
@@ -275,9 +343,9 @@ def load_means(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read latency tables as means over the layers of each method, weighted by the model's layers.
 
     Layers of a kind count as often as the model has them, and equally without a model. The latency is the median over
-    rounds of the weighted mean of each round; there is none if one kind of layer has none. The speed-up is the mean
-    baseline over it. Work, density and errors against full attention are weighted means; numerical errors and memory
-    are those of the worst kind.
+    rounds of the weighted mean of each round, and so is that of the baseline; there is none if one kind of layer has
+    none. The speed-up is the latter over the former. Work, density and errors against full attention are weighted
+    means; numerical errors and memory are those of the worst kind.
 
     Args:
         path: as of ``load_results``.
@@ -301,19 +369,6 @@ def load_means(path: str | os.PathLike[str]) -> pd.DataFrame:
     frame = frame.drop(columns="layer")
     frame.insert(place, "layers", layers)
     return frame
-
-
-def _by_round(row: Row, samples: Sequence[Sample]) -> tuple[dict[int, float], dict[int, float]]:
-    """Return the times of a row and of its baseline by round."""
-    own = by_round(own_samples(row, samples))
-    if len(own) != len(row.samples_ms):  # a table without samples, or with those of a part
-        return dict(enumerate(row.samples_ms)), {}
-    dense = by_round(baseline_samples(row, samples))
-    shared = {key: dense[key].cold_ms for key in own if key in dense}
-    return (
-        {number: own[_, number].cold_ms for _, number in own},
-        {number: time for (_, number), time in shared.items()},
-    )
 
 
 def latency_of(rounds: Iterable[tuple[float, float | None]]) -> float | None:

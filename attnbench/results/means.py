@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.bootstrap import MIN_BOOTSTRAP, RESAMPLES, TAIL, drawn, ends, generator_of, picks
+from attnbench.results.bootstrap import MIN_BOOTSTRAP, RESAMPLES, drawn, ends, generator_of, picks, tail_of
 from attnbench.results.records import cells as schema
 
 Key = tuple[str, int]
@@ -54,7 +53,7 @@ class Estimate:
 def mean_estimate(values: Values) -> Estimate:
     """Return the mean with its 95 % interval. Equal values in any order give the same interval.
 
-    From six values on, the interval is the percentile bootstrap, its tails widened for small samples (see ``_tail``).
+    From six values on, the interval is the percentile bootstrap, its tails widened for small samples (see ``tail_of``).
     Seeds of one prompt are not independent: with six or more prompts, of which at least one has several seeds, whole
     prompts are drawn instead of single values. Below six values the ends are the extremes; one value has no interval.
 
@@ -73,7 +72,7 @@ def mean_estimate(values: Values) -> Estimate:
     units = groups if by_prompt else np.arange(numbers.size)
     sums, counts = np.bincount(units, weights=numbers), np.bincount(units).astype(np.float64)
     chosen = _places(sums.size)
-    lo, hi = ends(sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1), _tail(sums.size))
+    lo, hi = ends(sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1), tail_of(sums.size))
     return Estimate(mean, lo, hi, "bootstrap95", numbers.size, "prompts" if by_prompt else "pairs")
 
 
@@ -109,7 +108,7 @@ def distance_floor(distances: Sequence[float], pairs: int) -> Estimate:
         return Estimate(mean, None, None, None, 1, reason="1 pair: a floor needs at least 2")
     if numbers.size < MIN_BOOTSTRAP:
         return Estimate(mean, float(numbers.min()), float(numbers.max()), "min-max", numbers.size)
-    lo, hi = ends(drawn(numbers, generator_of(_SEED), pairs).mean(axis=1), _tail(numbers.size))
+    lo, hi = ends(drawn(numbers, generator_of(_SEED), pairs).mean(axis=1), tail_of(numbers.size))
     return Estimate(mean, lo, hi, "bootstrap95", numbers.size)
 
 
@@ -130,7 +129,7 @@ def difference_floor(differences: Sequence[float], pairs: int) -> Estimate:
     generator = generator_of(_SEED)
     noise = drawn(numbers, generator, pairs)
     signs = generator.choice([-1.0, 1.0], size=(RESAMPLES, pairs))
-    lo, hi = ends((noise * signs).mean(axis=1), _tail(numbers.size))
+    lo, hi = ends((noise * signs).mean(axis=1), tail_of(numbers.size))
     most = max(-lo, hi)
     return Estimate(0.0, -most, most, "bootstrap95", numbers.size)
 
@@ -142,22 +141,3 @@ def _checked(values: Sequence[float]) -> Floats:
     if not np.isfinite(numbers).all():
         raise BadInput(f"values {numbers[~np.isfinite(numbers)].tolist()} must be finite numbers")
     return numbers
-
-
-def _tail(samples: int) -> float:
-    """Return the share of resamples to leave out on each side for a 95 % interval of a mean of so many values.
-
-    Percentiles take the spread of resamples for that of the mean, which is too small by √(1 - 1/n), and the normal
-    distribution for Student's; widened tails mend both (Hesterberg 2014, arXiv 1411.5279). The quantile of Student's
-    distribution is the usual series in 1 / degrees of freedom (Abramowitz and Stegun 26.7.5).
-    """
-    z = -NormalDist().inv_cdf(TAIL)
-    freedom = samples - 1
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    student = sum(term / freedom**power for power, term in enumerate(terms))
-    return NormalDist().cdf(-math.sqrt(samples / freedom) * student)

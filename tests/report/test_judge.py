@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from attnbench.report.cases import Case, baseline_row, cases_of
-from attnbench.report.judge import clip_quality, judge, place_words, speedup_ratio, speedup_words
+from attnbench.report.cases import Case, baseline_row, cases_of, speedups_of
+from attnbench.report.judge import clip_quality, judge, place_words, speedup_words
+from attnbench.results.layers import means_of
 from attnbench.results.load import Results
 from attnbench.results.records.cells import Environment, Row, RunHeader, canonical_json
 from attnbench.results.records.clips import QualityRow
@@ -99,8 +100,7 @@ def test_nothing_timed_only_dense_and_no_baseline(row_of: Maker, dense: Row) -> 
 def test_the_speedup_pairs_the_extremes(row_of: Maker, dense: Row) -> None:
     row = row_of("sta", latency_ms=50.0, latency_lo_ms=40.0, latency_hi_ms=60.0, samples_ms=[40.0, 50.0, 60.0])
     (case,) = cases_of([dense, row])
-    found = speedup_ratio(case, row)
-    assert found is not None
+    found = case.speedups[row.row_id]
     assert (found.value, found.lo, found.hi) == pytest.approx((2.0, 98.0 / 60.0, 103.0 / 40.0))
     assert speedup_words(found) == "2.00× [1.63, 2.58]"
 
@@ -122,7 +122,8 @@ def test_rows_of_several_runs_are_compared_each_with_its_own_baseline(row_of: Ma
         for run, engine, dense, method, ms in (("a", "sdpa", 90.0, "moba", 60.0), ("b", "flex", 120.0, "sta", 40.0))
     )
     (case,) = cases_of(new)
-    both = Case((*old, *new), (*cases_of(old)[0].means, *case.means))
+    (older,) = cases_of(old)
+    both = Case((*old, *new), (*older.means, *case.means), speedups={**older.speedups, **case.speedups})
     assert judge(both).sentence == judge(case).sentence
     assert ", sta (reference) is 3.00× [2.85, 3.15] as fast as the fastest dense kernel (flex)" in told(*new)
 
@@ -210,10 +211,11 @@ def test_a_baseline_of_an_older_run_is_judged_and_its_noise_counts(row_of: Maker
     sta = row_of("sta", latency_ms=50.0, run_id="a", flags="", samples_ms=[49.0, 50.0, 51.0])
     old = row_of("full", run_id="a", samples_ms=[80.0, 100.0, 125.0], **CAPPED)
     new = row_of("full", run_id="b", **CAPPED | {"flags": ""})
-    case = Case((new, sta), (*cases_of([new])[0].means, *cases_of([sta])[0].means), (baseline_row(old),))
+    means = {mean.row.row_id: mean for mean in means_of([old, new, sta])}
+    rows = tuple(means[each.row_id].row for each in (new, sta))
+    case = Case((new, sta), rows, (baseline_row(old),), speedups_of(means.values()))
     assert judge(case).grounds.sentence.startswith("Its baseline, full/sdpa, was power-capped; sta was not flagged.")
-    ratio = speedup_ratio(case, sta)
-    assert ratio is not None
+    ratio = case.speedups[sta.row_id]
     assert (ratio.lo, ratio.hi) == pytest.approx((80 / 51, 125 / 49))
 
 
@@ -234,7 +236,7 @@ def test_near_ties_are_voiced_in_the_verdict(row_of: Maker, dense: Row) -> None:
 def test_ties_are_those_whose_intervals_overlap(row_of: Maker, dense: Row) -> None:
     rows = [row_of(f"m{ms}", latency_ms=float(ms)) for ms in range(40, 60, 3)]
     (case,) = cases_of([dense, *rows])
-    lead = speedup_ratio(case, rows[0])
-    expected = [row.method for row in rows[1:] if lead and (ratio := speedup_ratio(case, row)) and ratio.hi >= lead.lo]
+    found = case.speedups
+    expected = [row.method for row in rows[1:] if found[row.row_id].hi >= found[rows[0].row_id].lo]
     assert [row.method for row in judge(case).ties] == expected != []
     assert len(expected) < len(rows) - 1

@@ -10,11 +10,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from attnbench.kernels.errors import BadInput
+from attnbench.results.bootstrap import tail_of
 from attnbench.results.gaps import Gap, gaps, judgement_of
 from attnbench.results.means import (
     Estimate,
     Values,
-    _tail,
     difference_floor,
     distance_floor,
     mean_estimate,
@@ -110,7 +110,7 @@ def test_seeds_of_one_prompt_do_not_pass_for_independent() -> None:
 @pytest.mark.parametrize(("freedom", "student"), [(5, 2.5706), (10, 2.2281), (30, 2.0423), (1000, 1.9623)])
 def test_tails_are_those_of_students_distribution(freedom: int, student: float) -> None:
     wider = student * math.sqrt((freedom + 1) / freedom)
-    assert _tail(freedom + 1) == pytest.approx(math.erfc(wider / math.sqrt(2)) / 2, rel=0.02)
+    assert tail_of(freedom + 1) == pytest.approx(math.erfc(wider / math.sqrt(2)) / 2, rel=0.02)
 
 
 @pytest.mark.parametrize("make", [distance_floor, difference_floor])

@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnbench.kernels.errors import BadInput
-from attnbench.results.intervals import MIN_BOOTSTRAP, geometric_mean, median_interval, ratio_interval
+from attnbench.results.intervals import MIN_BOOTSTRAP, geometric_mean, median_interval
 
 latency = st.floats(1e-3, 1e6)
 latencies = st.lists(latency, min_size=1, max_size=40)
-many = st.lists(latency, min_size=MIN_BOOTSTRAP, max_size=40)
 
 
 @given(latencies)
@@ -67,14 +66,6 @@ def test_interval_covers_the_true_median_as_often_as_it_says(size: int) -> None:
     assert_covers(sum(interval.lo <= truth <= interval.hi for interval in intervals), trials)
 
 
-def test_ratio_interval_covers_the_true_ratio_as_often_as_it_says() -> None:
-    generator = np.random.default_rng(8)
-    trials = 400
-    pairs = [(generator.normal(10, 1, size=20), generator.normal(20, 1, size=31)) for _ in range(trials)]
-    intervals = [ratio_interval(*pair) for pair in pairs]
-    assert_covers(sum(interval.lo <= 2.0 <= interval.hi for interval in intervals), trials)
-
-
 def test_interval_narrows_with_more_samples() -> None:
     generator = np.random.default_rng(9)
     widths = [
@@ -85,43 +76,10 @@ def test_interval_narrows_with_more_samples() -> None:
     assert widths == sorted(widths, reverse=True)
 
 
-@given(latencies, latencies)
-def test_ratio_lies_within_its_interval(a: list[float], b: list[float]) -> None:
-    interval = ratio_interval(a, b)
-    assert interval.median == pytest.approx(statistics.median(b) / statistics.median(a))
-    assert interval.lo <= interval.median <= interval.hi
-    assert interval.kind == ("bootstrap95" if min(len(a), len(b)) >= MIN_BOOTSTRAP else "min-max")
-
-
-@given(many, st.integers(-4, 4))
-def test_ratio_follows_the_scale_of_either_side(samples: list[float], power: int) -> None:
-    factor = 2.0**power
-    plain = ratio_interval(samples, samples)
-    slower = ratio_interval(samples, [factor * sample for sample in samples])
-    assert (slower.lo, slower.median, slower.hi) == (factor * plain.lo, factor, factor * plain.hi)
-
-
-def test_ratio_of_few_samples_spans_the_extremes() -> None:
-    interval = ratio_interval([2.0, 4.0], [6.0, 5.0, 8.0])
-    assert (interval.lo, interval.median, interval.hi) == (5 / 4, 2.0, 4.0)
-
-
-def test_both_sides_are_resampled_independently() -> None:
-    samples = list(np.random.default_rng(10).normal(10, 1, size=30))
-    interval = ratio_interval(samples, samples)
-    assert interval.lo < 0.99  # the same resamples on both sides would give exactly 1
-    assert interval.hi > 1.01
-
-
 @pytest.mark.parametrize("samples", [[], [1.0, math.nan], [math.inf]])
 def test_samples_that_have_no_median_are_refused(samples: list[float]) -> None:
     with pytest.raises(BadInput):
         median_interval(samples)
-
-
-def test_ratio_refuses_a_sample_that_is_not_above_zero() -> None:
-    with pytest.raises(BadInput, match=r"0\.0"):
-        ratio_interval([0.0, 1.0], [1.0])
 
 
 def test_geometric_mean() -> None:

@@ -18,9 +18,10 @@ from attnbench.machine.stopwatch import Stopwatch
 from attnbench.methods import get_method, make_settings
 from attnbench.methods.entries import Entry, as_entries
 from attnbench.report.words import differing_settings
-from attnbench.results.intervals import Interval, median_interval, ratio_interval
+from attnbench.results.intervals import median_interval
 from attnbench.results.records.steps import StepRecord
 from attnbench.results.run import NoProgress, Progress
+from attnbench.results.speedups import Ratio, Timings
 
 Observer = Callable[[str, Callable[[], object], Callable[[], None], float], Profile | None]
 """Takes a variant's name, its step, what clears the step's gradients, and the median of its samples in milliseconds."""
@@ -145,17 +146,17 @@ def _shared_fields(
         "rounds": case.rounds,
         "baseline": baseline.name,
         "without_ms": statistics.median(without.step_ms),
-        "share": share.median,
+        "share": share.value,
         "share_lo": share.lo,
         "share_hi": share.hi,
-        "share_alone": ratio_interval(baseline.step_ms, baseline.alone_ms).median,
+        "share_alone": statistics.median(baseline.alone_ms) / statistics.median(baseline.step_ms),
     }
 
 
 def _record(variant: Variant, baseline: Variant, shared: Mapping[str, Any], profile: Profile | None) -> StepRecord:
     step, alone = median_interval(variant.step_ms), median_interval(variant.alone_ms)
-    step_speedup = ratio_interval(variant.step_ms, baseline.step_ms)
-    attention_speedup = ratio_interval(variant.alone_ms, baseline.alone_ms).median
+    step_speedup = Timings(variant.step_ms, baseline.step_ms).speedup()
+    attention_speedup = statistics.median(baseline.alone_ms) / alone.median
     return StepRecord(
         **shared,
         name=variant.name,
@@ -167,7 +168,7 @@ def _record(variant: Variant, baseline: Variant, shared: Mapping[str, Any], prof
         attention_ms=alone.median,
         attention_lo_ms=alone.lo,
         attention_hi_ms=alone.hi,
-        step_speedup=step_speedup.median,
+        step_speedup=step_speedup.value,
         step_speedup_lo=step_speedup.lo,
         step_speedup_hi=step_speedup.hi,
         attention_speedup=attention_speedup,
@@ -194,10 +195,10 @@ def amdahl(share: float, speedup: float) -> float:
     return 1 / (1 - share + share / speedup)
 
 
-def share_removed(whole: list[float], without: list[float]) -> Interval:
-    """Return 1 - without / whole of the medians: the share of what was left out.
+def share_removed(whole: list[float], without: list[float]) -> Ratio:
+    """Return 1 - without / whole of the medians, paired by round: the share of what was left out.
 
     Noise can make it negative where the share is small.
     """
-    left = ratio_interval(whole, without)
-    return Interval(1 - left.median, 1 - left.hi, 1 - left.lo, left.kind)
+    left = Timings(whole, without).speedup()
+    return Ratio(1 - left.value, 1 - left.hi, 1 - left.lo)

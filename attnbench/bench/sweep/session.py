@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,11 @@ from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.results.files import write_whole
 from attnbench.results.frames import frame_of
 from attnbench.results.journal import JOURNAL
+from attnbench.results.layers import rounds_of
 from attnbench.results.load import Results, read
-from attnbench.results.pairs import baseline_samples
+from attnbench.results.pairs import by_cell
 from attnbench.results.plans import SWEEP, read_plan
-from attnbench.results.records.cells import Row
+from attnbench.results.records.cells import Row, Sample
 from attnbench.results.run import PartProgress, Progress, announce, choose_place
 
 if TYPE_CHECKING:
@@ -68,9 +70,10 @@ def read_sweep(folder: Path) -> Sweep:
 
 
 def load_sweep(folder: Path) -> pd.DataFrame:
-    """Read the rows of a sweep, as ``load_results``, with a column more for ``break_even.curves``.
+    """Read the rows of a sweep, as ``load_results``, with two columns more for ``break_even.curves``.
 
-    ``baseline_samples_ms`` holds the samples of the row's dense baseline (ms, a list), None where there are none.
+    ``rounds`` holds the numbers of the rounds of ``samples_ms``, and ``baseline_samples_ms`` what the row's dense
+    baseline took in them (ms, None for a round without it), None without any.
 
     Raises:
         BadInput: as ``load_results``.
@@ -83,10 +86,19 @@ def sweep_table(found: Results) -> pd.DataFrame:
     import pandas as pd
 
     table = frame_of(Row, found.rows, found.environments)
-    taken = (baseline_samples(row, found.samples.get(row.run_id, ())) for row in found.rows)
-    column = [[sample.cold_ms for sample in each] or None for each in taken]
-    table["baseline_samples_ms"] = pd.Series(column, index=table.index, dtype=object)
+    taken = by_cell(found.samples)
+    lines = [_by_round(row, taken.get(row.run_id, {})) for row in found.rows]
+    for place, name in enumerate(("samples_ms", "rounds", "baseline_samples_ms")):
+        table[name] = pd.Series([line[place] for line in lines], index=table.index, dtype=object)
     return table
+
+
+def _by_round(
+    row: Row, taken: Mapping[str, Sequence[Sample]]
+) -> tuple[list[float], list[int], list[float | None] | None]:
+    """Return the samples of a row, their rounds, and what the baseline took in them; None if no round has it."""
+    own, dense = rounds_of(row, taken)
+    return [*own.values()], [*own], [dense.get(number) for number in own] if dense else None
 
 
 def _measure(sweep: Sweep, folder: Path, progress: Progress) -> None:

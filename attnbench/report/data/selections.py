@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
-from attnbench.report.cases import Baseline, Case, apart, baseline_row, heads_words, labels_of
-from attnbench.report.judge import QualityKey, Verdict, device_words, judge, place_words, speedup_ratio
+from attnbench.report.cases import Baseline, Case, apart, baseline_row, heads_words, labels_of, speedups_of
+from attnbench.report.judge import QualityKey, Verdict, device_words, judge, place_words
 from attnbench.report.words import DIRECTIONS, chosen_settings, file_name, grid_words
 from attnbench.results.flags import flags_of
 from attnbench.results.gaps import Gap
@@ -67,7 +67,7 @@ class Selection:
         place: its number, from 0.
         name: a word for links and files that tells it from the others: 720p-12-heads-fwd-video.
         family: likewise for all selections that differ from it by their grid alone: 12-heads-fwd-video.
-        case: its newest rows and means.
+        case: its newest rows and means, with the speed-ups of older ones too.
         choices: the means by latency, those without one last.
         rows: all its rows, older ones included.
         current: the row_ids of the newest rows.
@@ -221,13 +221,13 @@ def _selection(
         if row.baseline is not None and (row.run_id, row.baseline) not in known
         and (each := _timed_beside(row, samples.get(row.run_id, {}), kinds.get(row.run_id))) is not None
     ]  # fmt: skip
-    case = Case(rows, tuple(row for _, row in means), (*older, *beside), told)
+    speedups = speedups_of(mean for same in found.means.values() for mean in same)
+    case = Case(rows, tuple(row for _, row in means), (*older, *beside), told, speedups)
     labels = _told_apart(case.means)
-    ratios = {row.row_id: speedup_ratio(case, row) for row in case.means}
     choices = tuple(
         Choice(
             mean.cell_id, row, mean.members, labels[row.row_id], row.flags,
-            base.flags if (base := case.baseline_of(row)) is not None else None, ratios[row.row_id],
+            base.flags if (base := case.baseline_of(row)) is not None else None, speedups.get(row.row_id),
             quality.get((row.method, row.settings if row.settings_given is None else row.settings_given)),
         )
         for mean, row in means
@@ -236,7 +236,7 @@ def _selection(
     histories = tuple(
         (choice, tuple(each.row for each in same)) for choice in choices if len(same := found.means[choice.cell_id]) > 1
     )
-    return Selection(place, *names, case, choices, tuple(found.rows), current, judge(case, quality, ratios), histories)
+    return Selection(place, *names, case, choices, tuple(found.rows), current, judge(case, quality), histories)
 
 
 def _older_baselines(rows: Sequence[Row], every: Sequence[Row]) -> list[Row]:
@@ -257,7 +257,7 @@ def _timed_beside(row: Row, samples: Mapping[str, Sequence[Sample]], kind: str |
     if not mine or row.baseline is None:
         return None
     flags = ",".join(flags_of(mine, on_gpu=kind == "cuda", eager_ms=row.baseline_eager_ms))
-    return Baseline(row.run_id, row.baseline, tuple(sample.cold_ms for sample in mine), flags=flags)
+    return Baseline(row.run_id, row.baseline, flags)
 
 
 def _told_apart(means: Sequence[MeanRow]) -> dict[str, str]:

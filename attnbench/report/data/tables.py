@@ -28,6 +28,12 @@ _ROW = (
 )  # fmt: skip
 """Columns of ``load_results`` that the table of all cells has."""
 
+_SPEEDUP = _ROW.index("speedup") + 1
+_SPEEDUP_ENDS = (
+    Column("speedup_lo", "lower end of its interval"),
+    Column("speedup_hi", "upper end of its interval"),
+)
+
 _STEP_LEFT_OUT = ("phases_ms", "samples_ms", "complaint")
 
 
@@ -52,7 +58,9 @@ def rows_table(selections: Sequence[Selection], command: Command) -> Table:
     columns = (
         Column("selection", "place of its selection in the list of selections"),
         Column("current", "whether it is of the newest run of its method and settings"),
-        *_columns_of(Row, _ROW),
+        *_columns_of(Row, _ROW[:_SPEEDUP]),
+        *_SPEEDUP_ENDS,
+        *_columns_of(Row, _ROW[_SPEEDUP:]),
         Column("samples", "timed calls with a cold cache"),
         _COMMAND,
     )
@@ -62,6 +70,8 @@ def rows_table(selections: Sequence[Selection], command: Command) -> Table:
         for row in each.rows:
             values = [getattr(row, name) for name in _ROW]
             values[_ROW.index("flags")] = flags.get(row.row_id, row.flags)
+            ratio = each.case.speedups.get(row.row_id)
+            values[_SPEEDUP:_SPEEDUP] = (None, None) if ratio is None else (ratio.lo, ratio.hi)
             found.append((each.place, row.row_id in each.current, *values, len(row.samples_ms), command(row)))
     return Table("cells", "All cells", columns, tuple(found))
 
@@ -190,8 +200,8 @@ _MEANS: tuple[tuple[Column, Take], ...] = (
     _of("flags", "what spoils the latency; null if the journal cannot tell", lambda _, choice: choice.flags),
     _of_row("density"),
     _of("speedup", "baseline latency / latency", lambda _, c: c.speedup.value if c.speedup else c.row.speedup),
-    _of("speedup_lo", "lower end of its interval", lambda _, c: c.speedup.lo if c.speedup else None),
-    _of("speedup_hi", "upper end of its interval", lambda _, c: c.speedup.hi if c.speedup else None),
+    (_SPEEDUP_ENDS[0], lambda _, choice: choice.speedup.lo if choice.speedup else None),
+    (_SPEEDUP_ENDS[1], lambda _, choice: choice.speedup.hi if choice.speedup else None),
     _of("ideal", "speed-up that its density allows: 1 / density", lambda _, choice: _ideal(choice)),
     _of_row("translation"),
     _of_row("latency_ms", unit="ms"),

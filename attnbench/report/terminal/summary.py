@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from attnbench.report.words import (
 from attnbench.results.flags import badges
 from attnbench.results.layers import mean_rows
 from attnbench.results.load import Results
-from attnbench.results.records.cells import Row
+from attnbench.results.records.cells import Row, Sample
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -50,11 +50,15 @@ def mean_records(results: Results) -> list[dict[str, Any]]:
     return [mean.model_dump(mode="json", exclude={"samples_ms", "layer"}) for mean in mean_rows(results)]
 
 
-def summary_table(rows: Iterable[Row]) -> Table:
+def summary_table(rows: Iterable[Row], samples: Mapping[str, Sequence[Sample]] | None = None) -> Table:
     """Return rows as a rich Table, one part per case, for a terminal of about 120 columns.
 
     In a narrower terminal the least important columns are left out, and a line below the table names them. A method
     whose layers differ has its mean above them.
+
+    Args:
+        rows: of runs.
+        samples: of each run, by run_id: with them, the interval of the verdict is that of every other table.
 
     Raises:
         BadInput: if there are no rows.
@@ -62,13 +66,13 @@ def summary_table(rows: Iterable[Row]) -> Table:
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 0, 1, 0))
-    for case in _cases(rows):
+    for case in _cases(rows, samples):
         grid.add_row(_Fitted(case))
     return grid
 
 
-def _cases(rows: Iterable[Row]) -> list[Case]:
-    cases = cases_of(rows)
+def _cases(rows: Iterable[Row], samples: Mapping[str, Sequence[Sample]] | None = None) -> list[Case]:
+    cases = cases_of(rows, samples)
     if not cases:
         raise BadInput(NO_ROWS)
     return cases

@@ -196,7 +196,7 @@ def test_amdahls_law() -> None:
 
 def test_the_share_of_what_was_left_out_has_its_ends_in_order() -> None:
     share = share_removed([10.0, 11.0, 12.0], [5.0, 5.5, 6.0])
-    assert (share.median, share.lo, share.hi) == pytest.approx((0.5, 1 - 6 / 10, 1 - 5 / 12))
+    assert (share.value, share.lo, share.hi) == pytest.approx((0.5, 1 - 6 / 10, 1 - 5 / 12))
 
 
 def test_one_method_twice_is_told_apart_by_its_settings() -> None:

@@ -15,7 +15,7 @@ from attnbench.report.curve_words import label, notes, sentence, shown, wall_clo
 from attnbench.report.judge import judge
 from attnbench.report.terminal.curves import curve_table, records
 from attnbench.results.break_even import curves
-from attnbench.results.records.cells import Row
+from attnbench.results.records.cells import Row, Sample
 
 PowerLaw = Callable[..., pd.DataFrame]
 
@@ -106,7 +106,13 @@ def test_a_sweep_and_a_report_judge_the_same_samples_alike(
                speedup=statistics.median(dense) / statistics.median(ms))
         for name, ms in (("full", dense), ("sta", own))
     ]  # fmt: skip
-    (case,) = cases_of(rows)
+    taken = [
+        Sample(cell_id=row.cell_id, round=number, cold_ms=ms, heads_timed=row.heads_timed, threads=row.threads,
+               inputs_hash=row.inputs_hash or "")
+        for row in rows for number, ms in enumerate(row.samples_ms)
+    ]  # fmt: skip
+    (case,) = cases_of(rows, {rows[0].run_id: taken})
+    assert curve.points[0].speedup == case.speedups[rows[1].row_id]
     told = judge(case)
     said = sentence(curve, "tokens")
     side = curve.points[0].speedup.side
