@@ -33,6 +33,11 @@ def test_each_form_is_one_file_named_after_its_run_or_as_told(form: str, call: C
     assert Path(f"mine{ending}").read_bytes() == Path(f"folder/{RUN}{ending}").read_bytes()
 
 
+def test_a_table_that_is_asked_for_by_name_is_in_the_name_of_its_file(call: Call) -> None:
+    said = [call("report", CPU, "--format", "csv", "--table", name)[1] for name in ("means", "runs")]
+    assert said == [f"reports/{RUN}-{name}.csv\n" for name in ("means", "runs")]
+
+
 @pytest.mark.parametrize("form", ["png", "svg", "pdf"])
 def test_figures_are_a_folder_with_a_file_each(form: str, call: Call) -> None:
     code, out, _ = call("report", CPU, "--format", form, "--figures", "trade-off-error,memory", "--json")

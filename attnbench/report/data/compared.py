@@ -21,8 +21,10 @@ from attnbench.report.data.table import Column, Table, Value
 from attnbench.report.data.tables import runs_table
 from attnbench.report.source import Source
 from attnbench.results.compare import CellChange, Comparison
+from attnbench.results.records.cells import Cell
 
 NAME = "comparison"
+_IDENTITY = ("device", "grid", "text_tokens", "batch", "heads", "head_dim", "dtype", "direction", "inputs")
 _MOST_DRAWN = 100.0
 """The largest ratio at which an interval is drawn to its end."""
 
@@ -46,6 +48,7 @@ def comparison_table(result: Comparison) -> Table:
     columns = (
         Column("name", "the shortest name that tells it from others"), Column("method", "name of the method"),
         Column("settings_given", "canonical JSON of the settings that were asked for"),
+        *(Column(name, Cell.model_fields[name].description or "") for name in _IDENTITY),
         Column("speedup_a", "speed-up over the dense baseline in A"), Column("speedup_b", "the same in B"),
         Column("ratio", "how many times slower B is than A: above 1 is slower"),
         Column("ratio_lo", "lower end of its 95 % interval"), Column("ratio_hi", "upper end of its 95 % interval"),
@@ -99,7 +102,8 @@ def _end(ratio: float | None) -> float | None:
 
 def _row(cell: CellChange, name: str) -> tuple[Value, ...]:
     return (
-        name, str(cell.cell["method"]), _text(cell.cell.get("settings_given")), cell.a_speedup, cell.b_speedup,
+        name, str(cell.cell["method"]), _text(cell.cell.get("settings_given")),
+        *(_text(cell.cell.get(name)) for name in _IDENTITY), cell.a_speedup, cell.b_speedup,
         cell.ratio, cell.lo, cell.hi, cell.a_ms, cell.b_ms, verdict_of(cell), cell.is_regression, reason_words(cell),
         cell.a_speedup_lo, cell.a_speedup_hi, cell.b_speedup_lo, cell.b_speedup_hi,
     )  # fmt: skip

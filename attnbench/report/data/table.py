@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 Value = str | int | float | bool | None
+Record = Mapping[str, Value]
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attnbench.report.data.page import PageData
-from attnbench.report.formats.ranking import clips, comparison, ranking, steps
+from attnbench.report.data.page import Chosen, PageData
+from attnbench.report.formats.ranking import clips, comparison, ranking, selection_words, steps
 from attnbench.report.word_table import WordTable
 
 _SIGNS = {
@@ -29,10 +29,7 @@ def latex_text(data: PageData, lead: Sequence[str] = ()) -> str:
         data: of the report.
         lead: sentences for the caption of a comparison.
     """
-    tables = [
-        _table(ranking(data, each.place), f"{each.sentence} {each.density}".strip(), f"selection-{each.place}")
-        for each in data.selections
-    ]
+    tables = [_table(ranking(data, each.place), _caption(each), each.name) for each in data.selections]
     titles = {
         "clips": "Clips, compared with those of full attention.",
         "steps": "Whole transformer steps.",
@@ -41,6 +38,11 @@ def latex_text(data: PageData, lead: Sequence[str] = ()) -> str:
     for name, found in (("clips", clips(data)), ("steps", steps(data)), ("comparison", comparison(data))):
         tables += [_table(found, titles[name], name)] if found is not None else []
     return _HEAD + "\n".join(tables)
+
+
+def _caption(chosen: Chosen) -> str:
+    measured = selection_words(chosen)
+    return " ".join(filter(None, [chosen.sentence, f"{measured[:1].upper()}{measured[1:]}.", chosen.density]))
 
 
 def escaped(text: str) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from attnbench.report.data.page import Chosen, PageData
-from attnbench.report.formats.ranking import clips, comparison, ranking, runs, steps
+from attnbench.report.formats.ranking import clips, comparison, ranking, runs, selection_words, steps
 from attnbench.report.word_table import WordTable
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
@@ -38,10 +38,9 @@ def markdown_text(data: PageData, tables: Sequence[WordTable] = (), lead: Sequen
 
 
 def _selection(data: PageData, chosen: Chosen) -> list[str]:
-    title = ", ".join([chosen.shape, chosen.direction, chosen.dtype, f"{chosen.inputs} inputs", chosen.model])
     told = [*chosen.caveats, *chosen.remarks, chosen.density, chosen.trust]
     return [
-        f"## {_plain(title)}, on {_plain(chosen.device)}", "", f"**{_plain(chosen.sentence)}**", "",
+        f"## {_plain(selection_words(chosen))}", "", f"**{_plain(chosen.sentence)}**", "",
         *_table(ranking(data, chosen.place)), "", f"Dense baseline: {_plain(chosen.baselines)}. "
         + _plain(" ".join(filter(None, told))),
     ]  # fmt: skip

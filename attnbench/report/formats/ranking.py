@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
-from attnbench.report.data.page import PageData
-from attnbench.report.data.table import Value
+from attnbench.report.data.page import Chosen, PageData
+from attnbench.report.data.table import Record, Value
+from attnbench.report.formats.flat import alone
 from attnbench.report.word_table import WordTable
 from attnbench.report.words import NONE, number, times, tiny, with_interval
 from attnbench.results.flags import badges
-
-Record = Mapping[str, Value]
 
 
 def ranking(data: PageData, place: int) -> WordTable:
@@ -32,35 +31,38 @@ def ranking(data: PageData, place: int) -> WordTable:
 
 def clips(data: PageData) -> WordTable | None:
     """Return what methods did to clips, beside both noise floors; None without clips."""
-    table = data.table("quality")
-    if table is None:
+    records, several = _told(data, "quality", ("device", "model"))
+    if not records:
         return None
     rows = tuple(
         (
-            _text(each["name"]), f"{each['metric']}{', ' + str(each['unit']) if each['unit'] else ''}",
+            *(_text(each[name]) for name in several), _text(each["name"]),
+            f"{each['metric']}{', ' + str(each['unit']) if each['unit'] else ''}",
             _interval(each, "gap", ends=("lo", "hi")), _interval(each, "kernel_floor", ends=("kernel_lo", "kernel_hi")),
             number(_number(each["seed_floor"])), _text(each["judgement"]),
         )
-        for each in table.records()
+        for each in records
     )  # fmt: skip
-    header = ("method", "metric", "value", "another kernel", "another seed", "judgement")
-    return WordTable(header, rows, frozenset({2, 3, 4}))
+    header = (*several, "method", "metric", "value", "another kernel", "another seed", "judgement")
+    return WordTable(header, rows, frozenset(range(len(several) + 2, len(several) + 5)))
 
 
 def steps(data: PageData) -> WordTable | None:
     """Return whole transformer steps; None without any."""
-    table = data.table("steps")
-    if table is None:
+    records, several = _told(data, "steps", ("device", "dtype"))
+    if not records:
         return None
     rows = tuple(
         (
+            *(_text(each[name]) for name in several),
             f"{each['size']}, {each['direction']}", _text(each["name"]), number(_number(each["density"])),
             _interval(each, "step_ms", ends=("step_lo_ms", "step_hi_ms")),
             _interval(each, "step_speedup", "×", ends=("step_speedup_lo", "step_speedup_hi")),
         )
-        for each in table.records()
+        for each in records
     )  # fmt: skip
-    return WordTable(("step", "self-attention", "density", "step, ms", "speed-up"), rows, frozenset({2, 3, 4}))
+    header = (*several, "step", "self-attention", "density", "step, ms", "speed-up")
+    return WordTable(header, rows, frozenset(range(len(several) + 2, len(several) + 5)))
 
 
 def comparison(data: PageData) -> WordTable | None:
@@ -94,6 +96,19 @@ def runs(data: PageData) -> WordTable | None:
         for each in table.records()
     )  # fmt: skip
     return WordTable(("run", "device", "date", "commit"), rows)
+
+
+def selection_words(chosen: Chosen) -> str:
+    """Write what a selection stands for, in one line."""
+    parts = [chosen.shape, chosen.direction, chosen.dtype, f"{chosen.inputs} inputs", chosen.model]
+    return f"{', '.join(parts)}, on {chosen.device}"
+
+
+def _told(data: PageData, name: str, facts: Sequence[str]) -> tuple[list[Record], list[str]]:
+    """Return the records of a table, none without it, and which of these facts are not the same in all of them."""
+    table = data.table(name)
+    records: list[Record] = [] if table is None else [*alone(data, table).records()]
+    return records, [fact for fact in facts if len({each.get(fact) for each in records}) > 1]
 
 
 def _trust(each: Record) -> str:

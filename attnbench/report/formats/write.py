@@ -140,12 +140,13 @@ def write_data(
     form = asked.form
     if form in PICTURES:
         return _write_pictures(data, out or Path("reports") / f"{file_stem(name)}-figures", asked)
+    if form in ("csv", "parquet"):
+        table = chosen_table(data, asked.table)
+        content = csv_bytes(table) if form == "csv" else parquet_bytes(table)
+        named = name if asked.table is None else f"{name}-{table.name}"
+        return Written((write_whole(content, place_of(out, named, form)),))
     place = place_of(out, name, form)
-    if form == "csv":
-        content = csv_bytes(chosen_table(data, asked.table))
-    elif form == "parquet":
-        content = parquet_bytes(chosen_table(data, asked.table))
-    elif form == "json":
+    if form == "json":
         content = f"{to_json(data)}\n".encode()
     else:
         content = (markdown_text(data, training, lead) if form == "markdown" else latex_text(data, lead)).encode()

@@ -18,6 +18,7 @@ from attnbench.report.data.figure import table_of as table_of_figure
 from attnbench.report.data.page import PageData, page_data, to_json
 from attnbench.report.data.schema import json_schema
 from attnbench.report.data.selections import selections_of
+from attnbench.report.formats.flat import chosen_table
 from attnbench.results.layers import load_means
 from attnbench.results.load import Results, read
 
@@ -266,3 +267,19 @@ def test_clips_of_two_runs_have_bars_of_their_own() -> None:
         lines = [bar.line for bar in figure.bars]
         assert len(set(lines)) == len(lines)
         assert any(line.endswith(" · run another") for line in lines)
+
+
+@pytest.mark.parametrize("name", ["means", "cells", "phases"])
+def test_a_table_that_stands_alone_says_what_each_row_was_measured_on(data: PageData, name: str) -> None:
+    shapes = {row.row_id: (row.device, row.direction, row.grid) for row in read(H100 / "profiles").rows}
+    words = {"forward": "fwd", "forward and backward": "fwdbwd"}
+    known = 0
+    for each in chosen_table(data, name).records():
+        assert "selection" not in each
+        if each["row_id"] in shapes:  # a mean of several layers has a row_id of its own
+            device, direction, grid = shapes[str(each["row_id"])]
+            assert (each["device"], words[str(each["direction"])]) == (device, direction)
+            assert grid.replace("x", "×") in str(each["shape"])
+            assert {"dtype", "inputs", "model", "method", "settings_given"} <= set(each)
+            known += 1
+    assert known > 5

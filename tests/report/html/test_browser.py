@@ -17,6 +17,8 @@ import torch
 
 from attnbench.clips.metrics.frames import Clip
 from attnbench.clips.metrics.video import abreast, write_mp4
+from attnbench.report.data.page import page_data
+from attnbench.report.formats.flat import chosen_table, csv_bytes
 from attnbench.report.formats.write import Asked, write_comparison
 from attnbench.report.html.page import make_report
 from attnbench.results.load import Results, read
@@ -26,6 +28,7 @@ from tests.report.two_devices import DEVICES, report_of_two
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FOLDER = Path(__file__).parents[2] / "browser"
 H100 = Path(__file__).parents[3] / "results/h100"
+FACETS = ["device", "shape", "direction", "dtype", "inputs", "model"]
 
 pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on this machine"),
@@ -206,6 +209,8 @@ def seen(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Se
              ["download", "#ranked-savers button:last-child"], ["download", "#trade-off .savers button"],
              ["download", "#everything button"], ["click", "#ranked tbody button"],
              ["download", "#row .savers button"]),
+        page("saved", "cells", ["download", "#ranked-savers button"], ["download", "#all-savers button"],
+             ["download", "[data-table=phases] button"], ["download", "[data-table=runs] button"]),
         page("sections", "cells", ["scroll"], ["contents", "section:not([hidden]) > h2"],
              ["contents", "nav li:not([hidden])"], ["count", "section svg[role=img]"], ["width"], ["wide"],
              ["sideways"], ["struck"], ["cutPlaceholders"], ["tops", "#selectors > .facet"], ["tops", ".fixed .facet"]),
@@ -377,7 +382,8 @@ def test_keys_go_through_rows_and_points_and_open_a_row_with_its_command(seen: S
 def test_what_is_saved_is_what_is_shown(seen: Seen) -> None:
     table, records, figure, everything, _, row = seen["download"]["found"]
     assert [name for name, _ in (table, records, figure, everything)] == [
-        "methods.csv", "methods.json", "trade-off-error-720p-12-heads-fwd-video.csv", "report.json",
+        "means-720p-12-heads-fwd-video.csv", "means-720p-12-heads-fwd-video.json",
+        "trade-off-error-720p-12-heads-fwd-video.csv", "report.json",
     ]  # fmt: skip
     names, *lines = csv.reader(io.StringIO(table[1], newline=""))
     known = json.loads(records[1])
@@ -385,10 +391,32 @@ def test_what_is_saved_is_what_is_shown(seen: Seen) -> None:
     assert [line[names.index("label")] for line in lines] == [each["label"] for each in known]
     data = json.loads(everything[1])
     (means,) = (each for each in data["tables"] if each["name"] == "means")
-    assert names == [column["name"] for column in means["columns"]]
-    assert figure[1].splitlines()[0] == "series,method,x,y,lo,hi,label,row_id"
+    columns = [column["name"] for column in means["columns"] if column["name"] != "selection"]
+    assert names == [*FACETS, *columns] == list(known[0])
+    chosen = [str(data["selections"][0][facet]) for facet in FACETS]
+    assert {tuple(line[: len(FACETS)]) for line in lines} == {tuple(chosen)}
+    heading, *points = csv.reader(io.StringIO(figure[1], newline=""))
+    assert heading == [*FACETS, "series", "method", "x", "y", "lo", "hi", "label", "row_id"]
+    assert {tuple(line[: len(FACETS)]) for line in points} == {tuple(chosen)}
     assert row[0].startswith("row-")
     assert "attnbench profile" in row[1]
+    assert chosen[0] in row[1]
+
+
+@pytest.mark.parametrize("name", ["means", "cells", "phases", "runs"])
+def test_a_table_that_is_saved_has_the_columns_that_report_writes(seen: Seen, name: str) -> None:
+    """What rows were measured on is in columns of its own, on the page and in files of ``report --format csv``."""
+    places = {"means": 0, "cells": 1, "phases": 2, "runs": 3}
+    file, text = seen["saved"]["found"][places[name]]
+    written = csv_bytes(chosen_table(page_data(read(H100 / "profiles")), name)).decode()
+    (names, *lines), (wanted, *rows) = (list(csv.reader(io.StringIO(each, newline=""))) for each in (text, written))
+    assert names == wanted
+    assert file == {"means": "means-720p-12-heads-fwd-video.csv"}.get(name, f"{name}.csv")
+    if name in ("cells", "phases"):
+        keys = [names.index(each) for each in ("row_id", "device", "shape", "direction", "inputs", "method", "layer")]
+        told = ([[line[key] for key in keys] for line in each] for each in (lines, rows))
+        assert next(told) == next(told)
+        assert all(line[keys[1]] for line in lines)
 
 
 def test_every_section_is_drawn_and_nothing_is_cut_off(seen: Seen) -> None:
@@ -408,7 +436,9 @@ def test_the_map_of_a_selection_is_chosen_by_method_and_saved(seen: Seen) -> Non
     assert options[0].endswith("layer 0")
     assert file[0].startswith("masks-480p-12-heads-fwd-video-")
     assert file[0].endswith("-layer-0.csv")
-    assert file[1].splitlines()[:3] == ["line,at,value", "query 0,key 0,1", "query 0,key 1,0.1"]
+    heading, *lines = csv.reader(io.StringIO(file[1], newline=""))
+    assert heading == [*FACETS, "line", "at", "value"]
+    assert [line[len(FACETS) :] for line in lines[:2]] == [["query 0", "key 0", "1"], ["query 0", "key 1", "0.1"]]
     assert gallery > 0
 
 

@@ -47,7 +47,7 @@ function withInterval(value, low, high) {
 function csvOf(table) {
   const cell = (value) => {
     if (value === null || value === undefined) return "";
-    let text = String(value);
+    let text = typeof value === "boolean" ? (value ? "True" : "False") : String(value);
     if (typeof value === "string" && /^[=+\-@\t\r]/.test(text)) text = `'${text}`;
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
@@ -61,8 +61,8 @@ function save(name, text, type) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-// Two buttons that save a table, and what it was made of as JSON.
-function savers(name, table, whole, title = name) {
+// Two buttons that save a table, and the same as JSON: its records, or what it was made of.
+function savers(name, table, title = name, whole = () => recordsOf(table())) {
   return el("span", { class: "savers" },
     el("button", { type: "button", title: `${title}, as CSV`, "aria-label": `${name} as CSV`, onclick: () => save(`${name}.csv`, csvOf(table()), "text/csv") }, "CSV"),
     el("button", { type: "button", title: `${title}, as JSON`, "aria-label": `${name} as JSON`, onclick: () => save(`${name}.json`, JSON.stringify(whole(), null, 1), "application/json") }, "JSON"));

@@ -4,6 +4,7 @@ function start() {
   const data = JSON.parse(document.getElementById("data").textContent);
   const figures = (data.figures || []).map((figure) => ({ option: "", selections: [], ...figure })), tables = new Map((data.tables || []).map((table) => [table.name, table]));
   const marks = marksOf(data.methods || []), selections = data.selections || [];
+  const { identified, facetsOf } = identifier(data);
   const state = { selection: selections.length ? 0 : null, option: {}, kept: null };
   const find = (id) => document.getElementById(id);
   const rowsOf = (name) => {
@@ -65,15 +66,16 @@ function start() {
   }
 
   function chooser(name, mine, chosen) {
-    if (mine.length < 2) return el("div", { class: "choose" }, savers(chosen.name, () => tableOf(chosen), () => chosen, chosen.title));
+    if (mine.length < 2) return el("div", { class: "choose" }, saversOf(chosen));
     const choose = (option) => { state.option[name] = option; showSection(name); };
     const few = mine.length <= 4 && mine.every((each) => each.option.length < 24);
     const chosenBy = few
       ? el("span", { class: "buttons", role: "group", "aria-label": `What ${name} shows` }, ...mine.map((each) => el("button", { type: "button", "aria-pressed": String(each === chosen), onclick: () => { choose(each.option); find(name).querySelector('.buttons [aria-pressed="true"]').focus(); } }, each.option)))
       : el("label", {}, el("span", { class: "away" }, `What ${name} shows`), listOf(mine, chosen, (option) => { choose(option); find(name).querySelector("select").focus(); }));
-    return el("div", { class: "choose" }, chosenBy, savers(chosen.name, () => tableOf(chosen), () => chosen, chosen.title));
+    return el("div", { class: "choose" }, chosenBy, saversOf(chosen));
   }
 
+  const saversOf = (figure) => savers(figure.name, () => identified(tableOf(figure)), figure.title, () => ({ ...figure, selections: undefined, ...facetsOf(figure.selections) }));
   const listOf = (mine, chosen, choose) => el("select", { onchange: (event) => choose(event.target.value) }, ...mine.map((each) => el("option", { value: each.option, selected: each === chosen }, each.option)));
 
   function paneOf(figure, name) {
@@ -214,12 +216,11 @@ function start() {
       if (state.drawn) soon("trade-off");
     } });
     find("ranked-filter").addEventListener("input", (event) => ranked.filterBy(event.target.value));
-    find("ranked-savers").replaceChildren(savers("methods", () => ({ columns: means.table.columns, rows: ranked.shown }), () => recordsOf(means.table.columns, ranked.shown)));
   }
   if (cells.table) {
     all = new RowTable(find("all-cells"), [
       nameColumn(cells, "method"),
-      column(cells, "speedup", "speed-up", { unit: "×" }),
+      column(cells, "speedup", "speed-up", { low: "speedup_lo", high: "speedup_hi", unit: "×" }),
       column(cells, "latency_ms", "ms", { rising: true, low: "latency_lo_ms", high: "latency_hi_ms" }),
       densityColumn(cells),
       column(cells, "layer", "layer", { rising: true, whole: true }),
@@ -233,11 +234,14 @@ function start() {
     ], { label: "All cells", more: [settingsColumn(cells), words(cells, "baseline", "baseline")], onfilter: (kept) => { find("all-count").textContent = `${kept.length.toLocaleString("en-US")} of ${all.rows.length.toLocaleString("en-US")} cells`; find("all-said").textContent = all.complaint; } });
     find("all-filter").addEventListener("input", (event) => all.filterBy(event.target.value));
     find("all-here").addEventListener("change", () => showCells());
-    find("all-savers").replaceChildren(savers("cells", () => ({ columns: cells.table.columns, rows: all.shown }), () => recordsOf(cells.table.columns, all.shown)));
   }
   const ofWords = (place) => { const each = selections[place]; return `${each.shape.split(",")[0].split(" = ")[0]}, ${each.shape.split(", ").find((part) => part.includes("head"))}, ${each.direction}, ${each.inputs}`; };
-  const recordsOf = (columns, rows) => rows.map((row) => Object.fromEntries(columns.map((each, place) => [each.name, row[place]])));
-  function showCells() { if (all) all.setRows(find("all-here").checked ? cells.rows.filter((row) => row[cells.at.selection] === state.selection) : cells.rows); }
+  function showCells() {
+    if (!all) return;
+    const here = find("all-here").checked;
+    all.setRows(here ? cells.rows.filter((row) => row[cells.at.selection] === state.selection) : cells.rows);
+    find("all-savers").replaceChildren(savers(here ? `cells-${selections[state.selection].name}` : "cells", () => identified({ ...cells.table, rows: all.shown })));
+  }
 
   // --- one row in full
 
@@ -260,7 +264,7 @@ function start() {
       el("p", { class: "quiet" }, "The second prints the first, and says whether the commit differs; with --run it measures the row again and compares."),
       layers.length > 1 ? el("p", { class: "quiet" }, "Layers: ", ...layers.map((each) => el("button", { type: "button", class: "copy", onclick: () => openRow(each[cells.at.row_id]) }, `layer ${each[cells.at.layer]}`))) : null,
       run && run[runs.at.command] ? el("div", {}, el("h3", {}, "Its run was made by"), command(run[runs.at.command], "")) : null,
-      el("h3", {}, "Every figure", savers(`row-${id}`, () => ({ columns: source.table.columns, rows: [row] }), () => recordsOf(source.table.columns, [row])[0])),
+      el("h3", {}, "Every figure", savers(`row-${id}`, () => identified({ ...source.table, rows: [row] }), undefined, () => recordsOf(identified({ ...source.table, rows: [row] }))[0])),
       el("dl", { class: "facts" }, ...facts.map(([each, found]) => el("div", {}, el("dt", { title: each.meaning || null }, each.name), el("dd", {}, typeof found === "number" && !Number.isInteger(found) ? number(found, 4) : String(found))))),
     ].filter((each) => each !== null));
     if (!dialog.open) dialog.showModal();
@@ -275,7 +279,6 @@ function start() {
 
   // --- selectors
 
-  const FACETS = ["device", "shape", "direction", "dtype", "inputs", "model"];
   function showSelectors() {
     const now = selections[state.selection];
     const fixed = [], several = [];
@@ -339,6 +342,7 @@ function start() {
       state.kept = null;
       state.drawn = false;
       ranked.setRows(bySelection.get(state.selection));
+      find("ranked-savers").replaceChildren(savers(`means-${now.name}`, () => identified({ ...means.table, rows: ranked.shown })));
       if (find("all-here").checked) showCells();
     }
     showParts();
@@ -368,7 +372,7 @@ function start() {
   }
   for (const holder of document.querySelectorAll("[data-table]")) {
     const table = tables.get(holder.dataset.table);
-    if (table) holder.replaceChildren(savers(table.name, () => ({ ...table, rows: here(table, holder) }), () => recordsOf(table.columns, here(table, holder)), table.title));
+    if (table) holder.replaceChildren(savers(table.name, () => identified({ ...table, rows: here(table, holder) }), table.title));
   }
   for (const scroller of document.querySelectorAll(".scroll")) watchSideways(scroller);
   if (find("everything")) find("everything").replaceChildren(el("button", { type: "button", onclick: () => save("report.json", JSON.stringify(data), "application/json") }, "all data as JSON"));
