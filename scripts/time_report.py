@@ -20,7 +20,7 @@ from attnbench.results.journal import line_of
 from attnbench.results.records.cells import Cell, Environment, Row, RunHeader, Sample, canonical_json, digest
 
 ROOT = Path(__file__).resolve().parents[1]
-METHODS = ("full", "vmoba", "moba", "sta", "sliding-window")
+SPARSE = ("vmoba", "moba", "sta", "sliding-window")
 GRIDS = {"21x30x52": 32760, "24x36x64": 55296, "21x45x80": 75600}
 ROUNDS, RUNS = 8, 20
 SECONDS, MEGABYTES, MILLISECONDS = 15.0, 15.0, 100.0
@@ -47,7 +47,7 @@ DEEDS = {
 
 
 def write_rows(folder: Path, count: int) -> None:
-    """Write journals of so many rows, in runs of three shapes and two directions."""
+    """Write journals of so many rows, in runs of three shapes and two directions; the first of a run is dense."""
     chance = random.Random(1)
     for run in range(min(RUNS, count)):
         run_id, grid = f"202601{run + 1:02d}T000000Z-{run:04x}", list(GRIDS)[run % 3]
@@ -62,8 +62,8 @@ def write_rows(folder: Path, count: int) -> None:
 
 
 def _row(run_id: str, grid: str, direction: str, number: int, chance: random.Random) -> list[str]:
-    method = METHODS[number % len(METHODS)]
-    settings = canonical_json({"topk": number // len(METHODS)})
+    method = SPARSE[number % len(SPARSE)] if number else "full"
+    settings = canonical_json({"topk": number // len(SPARSE)} if number else {})
     cell = Cell.model_validate({
         "method": method, "settings": settings, "settings_given": settings, "layer": 0, "grid": grid,
         "text_tokens": (0, 0), "batch": 1, "heads": 12, "kv_heads": 12, "head_dim": 128, "dtype": "bfloat16",
@@ -82,7 +82,7 @@ def _row(run_id: str, grid: str, direction: str, number: int, chance: random.Ran
         approximation_error=chance.uniform(0.01, 0.5), mass_recall=chance.uniform(0.4, 1), numerical_error=1e-3,
         numerical_tolerance=1e-2, peak_extra_mib=chance.uniform(1, 500),
     )  # fmt: skip
-    shared = {"cell_id": cell.identity, "group": cell.identity, "heads_timed": 12, "inputs_hash": "x", "threads": 2}
+    shared = {"cell_id": cell.identity, "heads_timed": 12, "inputs_hash": "x", "threads": 2}
     taken = [Sample.model_validate({**shared, "round": at, "cold_ms": each}) for at, each in enumerate(samples)]
     return [*map(line_of, taken), line_of(row)]
 

@@ -61,8 +61,7 @@ def resampled_medians(samples: Sequence[float] | Floats, generator: np.random.Ge
 def counts_drawn(size: int, seed: int) -> Counts:
     """Return how often each of ``size`` values is in each resample, [size, RESAMPLES].
 
-    Equal arguments give equal draws, so a table of thousands of cells makes them once, and two series of one size are
-    drawn together, value by value.
+    Equal arguments give equal draws, so a table of thousands of cells makes them once.
     """
     import numpy as np
 
@@ -71,25 +70,44 @@ def counts_drawn(size: int, seed: int) -> Counts:
     return np.ascontiguousarray(counts, dtype=np.uint8 if size < 256 else np.uint32)
 
 
-def medians_drawn(values: Sequence[float] | Floats, counts: Counts) -> Floats:
-    """Return the median of each resample, [RESAMPLES].
+def medians_drawn(values: Floats, seed: int) -> Floats:
+    """Return the median of each resample, [RESAMPLES]: of series of one size and seed, resamples are drawn together.
 
     Args:
         values: what was measured, [N].
-        counts: how often each of them is in each resample, [N, RESAMPLES].
+        seed: of the draws.
     """
     import numpy as np
 
-    measured = np.asarray(values, dtype=np.float64)
-    order = np.argsort(measured, kind="stable")
-    ordered = measured[order]
-    below = counts[order]  # of each resample, how many values are no larger than each: summed up row by row
-    for upper, lower in zip(below[1:], below, strict=False):
-        np.add(upper, lower, out=upper)
-    middles = (measured.size - 1) // 2, measured.size // 2
-    places = [np.sum(below <= middle, axis=0, dtype=counts.dtype) for middle in middles[: 2 - measured.size % 2]]
-    medians: Floats = (ordered[places[0]] + ordered[places[-1]]) / 2
+    order = np.argsort(values, kind="stable")
+    rises = bool((order[1:] > order[:-1]).all())
+    low, high = _middles_drawn(values.size, seed) if rises else _middles(counts_drawn(values.size, seed)[order])
+    ordered = values[order]
+    medians: Floats = (ordered[low] + ordered[high]) / 2
     return medians
+
+
+@lru_cache(maxsize=32)
+def _middles_drawn(size: int, seed: int) -> tuple[Counts, Counts]:
+    """Return the places of the two middle values of each resample of values that rise."""
+    return _middles(counts_drawn(size, seed).copy())
+
+
+def _middles(counts: Counts) -> tuple[Counts, Counts]:
+    """Return the places of the two middle values of each resample, from how often each value is in it, smallest first.
+
+    The counts are summed up in place.
+    """
+    import numpy as np
+
+    for upper, lower in zip(counts[1:], counts, strict=False):
+        np.add(upper, lower, out=upper)
+    size = len(counts)
+    low, high = (
+        np.add.reduce((counts <= middle).view(np.uint8), axis=0, dtype=counts.dtype)
+        for middle in ((size - 1) // 2, size // 2)
+    )
+    return low, high
 
 
 def ends(resampled: Any, tail: float = TAIL) -> tuple[float, float]:

@@ -136,6 +136,11 @@ class Mean:
         return mean_rounds(own, dense, self.weights)
 
     @property
+    def shown(self) -> Row:
+        """Its row; of a single kind the row that was measured, which has the same figures."""
+        return self.first if len(self.members) == 1 else self.row
+
+    @property
     def kinds(self) -> tuple[Mean, ...]:
         """Each kind of layer by itself; of a single kind, this mean."""
         if len(self.members) == 1:
@@ -145,7 +150,7 @@ class Mean:
     @cached_property
     def speedup(self) -> Ratio | None:
         """The speed-up over the dense baseline with its interval; None without a latency or a baseline."""
-        row = self.row
+        row = self.shown
         if row.latency_ms is None or row.speedup is None:
             return None
         if (timings := paired_timings(self.rounds.values())) is not None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
-from attnbench.results.records.cells import Row, Sample, canonical_json
+from attnbench.results.records.cells import Cell, Row, Sample, canonical_json
 
 DENSE = "full"
 
@@ -51,14 +53,26 @@ def baseline_ids(row: Row) -> tuple[str, ...]:
     """Return the cell_ids that the dense baseline of ``row`` may have: of its own, asked for, and before schema 3."""
     if row.baseline is None:
         return ()
-    engine = row.baseline.removeprefix(f"{DENSE}/")
-    update = {"method": DENSE, "settings": _NONE, "settings_given": _NONE, "density_asked": None}
-    dense = row.cell().model_copy(update={**update, "layer": 0, "step": None, "engine": engine})
-    chosen, asked = (dense.model_copy(update={"engine_asked": each}) for each in (engine, row.engine_asked))
-    names = (chosen.identity, asked.identity, dense.legacy_identity)
+    names = _dense_ids(row.baseline.removeprefix(f"{DENSE}/"), tuple(getattr(row, name) for name in _SHARED))
     # Dense attention on another engine than the baseline's has the identity of what it asked for itself.
     itself = f"{row.method}/{row.engine}" == row.baseline
     return names if itself else tuple(each for each in names if each != row.cell_id)
+
+
+_NONE = canonical_json({})
+_SHARED = tuple(
+    name for name in Cell.model_fields
+    if name not in ("method", "settings", "settings_given", "density_asked", "layer", "step", "engine")
+)  # fmt: skip
+"""What the cell of a dense baseline has in common with those that were timed beside it."""
+
+
+@lru_cache(maxsize=1024)
+def _dense_ids(engine: str, shared: tuple[Any, ...]) -> tuple[str, str, str]:
+    own = {"method": DENSE, "settings": _NONE, "settings_given": _NONE, "layer": 0, "engine": engine}
+    asked = Cell.model_validate({**dict(zip(_SHARED, shared, strict=True)), **own})
+    chosen = asked.model_copy(update={"engine_asked": engine})
+    return chosen.identity, asked.identity, asked.legacy_identity
 
 
 def paired(row: Row, samples: Sequence[Sample]) -> dict[Round, tuple[Sample, Sample]]:
@@ -79,9 +93,6 @@ def speedup_logs(rounds: Iterable[tuple[float, float | None]]) -> list[float]:
 def latency_logs(rounds: Iterable[tuple[float, float | None]]) -> list[float]:
     """Return the log of each round's time in ms."""
     return [math.log(own) for own, _ in rounds]
-
-
-_NONE = canonical_json({})
 
 
 def _conditions(of: Row | Sample) -> tuple[object, ...]:

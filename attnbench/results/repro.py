@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from attnbench.inputs.presets import MODELS, RESOLUTIONS
@@ -106,7 +107,7 @@ def _value(value: Any) -> str:
 def _shape_words(row: Row) -> list[str]:
     preset = MODELS.get(row.model or DEFAULT_MODEL)
     words = [] if row.model is None else ["--model", row.model]
-    words += _grid_words(row)
+    words += _grid_words(row.model, row.grid)
     usual = (0, 0) if row.model is None or preset is None else preset.text
     words += [] if row.text_tokens == usual else ["--text-tokens", "{}+{}".format(*row.text_tokens)]
     words += ["--batch", str(row.batch)] if row.batch != 1 else []
@@ -117,10 +118,11 @@ def _shape_words(row: Row) -> list[str]:
     return words
 
 
-def _grid_words(row: Row) -> list[str]:
-    """Return the words that make the row's grid: a format, or none, where the model has it, otherwise the grid."""
-    for res in (*RESOLUTIONS, None) if row.model is not None else ():
+@lru_cache
+def _grid_words(model: str | None, grid: str) -> tuple[str, ...]:
+    """Return the words that make a grid: a format, or none, where the model has it, otherwise the grid."""
+    for res in (*RESOLUTIONS, None) if model is not None else ():
         with contextlib.suppress(BadInput):
-            if str(resolve_shape(model=row.model, res=res).grid) == row.grid:
-                return [] if res is None else ["--res", res]
-    return ["--grid", row.grid]
+            if str(resolve_shape(model=model, res=res).grid) == grid:
+                return () if res is None else ("--res", res)
+    return ("--grid", grid)

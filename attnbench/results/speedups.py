@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from attnbench.results.bootstrap import MIN_BOOTSTRAP, counts_drawn, ends, medians_drawn, tail_of
+from attnbench.results.bootstrap import MIN_BOOTSTRAP, ends, medians_drawn, tail_of
 from attnbench.results.records.cells import Interval
 
 if TYPE_CHECKING:
@@ -109,13 +109,14 @@ class Timings:
 
         if self.is_few:
             return np.asarray(self._extremes, dtype=np.float64)
-        counts = counts_drawn(len(self.own), seed)
         if self.paired:
             pairs = np.asarray(sorted(zip(self.own, self.dense, strict=True)), dtype=np.float64)
-            own, dense = medians_drawn(pairs[:, 0], counts), medians_drawn(pairs[:, 1], counts)
+            own, dense = medians_drawn(pairs[:, 0], seed), medians_drawn(pairs[:, 1], seed)
         else:
-            own = medians_drawn(sorted(self.own), counts)
-            dense = medians_drawn(sorted(self.dense), counts_drawn(len(self.dense), seed + _ANOTHER))
+            own, dense = (
+                medians_drawn(np.sort(np.asarray(times, dtype=np.float64)), each)
+                for times, each in ((self.own, seed), (self.dense, seed + _ANOTHER))
+            )
         found: Floats = np.log(dense) - np.log(own)
         return found
 

@@ -83,7 +83,7 @@ class Selection:
     rows: tuple[Row, ...]
     current: frozenset[str]
     verdict: Verdict
-    histories: tuple[tuple[Choice, tuple[MeanRow, ...]], ...] = ()
+    histories: tuple[tuple[Choice, tuple[Row, ...]], ...] = ()
 
     @property
     def first(self) -> Row:
@@ -234,7 +234,9 @@ def _selection(
     )  # fmt: skip
     current = frozenset(row.row_id for row in rows)
     histories = tuple(
-        (choice, tuple(each.row for each in same)) for choice in choices if len(same := found.means[choice.cell_id]) > 1
+        (choice, tuple(each.shown for each in same))
+        for choice in choices
+        if len(same := found.means[choice.cell_id]) > 1
     )
     return Selection(place, *names, case, choices, tuple(found.rows), current, judge(case, quality), histories)
 
