@@ -213,7 +213,7 @@ def test_a_baseline_of_an_older_run_is_judged_and_its_noise_counts(row_of: Maker
     new = row_of("full", run_id="b", **CAPPED | {"flags": ""})
     means = {mean.row.row_id: mean for mean in means_of([old, new, sta])}
     rows = tuple(means[each.row_id].row for each in (new, sta))
-    case = Case((new, sta), rows, (baseline_row(old),), speedups_of(means.values()))
+    case = Case((new, sta), rows, (baseline_row(old),), speedups=speedups_of(means.values()))
     assert judge(case).grounds.sentence.startswith("Its baseline, full/sdpa, was power-capped; sta was not flagged.")
     ratio = case.speedups[sta.row_id]
     assert (ratio.lo, ratio.hi) == pytest.approx((80 / 51, 125 / 49))
