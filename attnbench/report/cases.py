@@ -244,8 +244,7 @@ def _case(rows: Sequence[Row], samples: Mapping[str, Sequence[Sample]] | None, a
 
 def speedups_of(means: Iterable[Mean]) -> dict[str, Ratio]:
     """Return the speed-ups of means and of each of their layers, by row_id."""
-    every = (each for mean in means for each in ((mean, *mean.kinds) if len(mean.members) > 1 else (mean,)))
-    known = ((each.shown.row_id, each.speedup) for each in every)
+    known = ((each.shown.row_id, each.speedup) for mean in means for each in (mean, *mean.kinds))
     return {row_id: speedup for row_id, speedup in known if speedup is not None}
 
 

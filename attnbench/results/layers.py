@@ -138,14 +138,18 @@ class Mean:
     @property
     def shown(self) -> Row:
         """Its row; of a single kind the row that was measured, which has the same figures."""
-        return self.first if len(self.members) == 1 else self.row
+        return self.row if self._is_several else self.first
 
     @property
     def kinds(self) -> tuple[Mean, ...]:
-        """Each kind of layer by itself; of a single kind, this mean."""
-        if len(self.members) == 1:
-            return (self,)
+        """Each kind of layer by itself; none where this is the mean of a single one."""
+        if not self._is_several:
+            return ()
         return tuple(Mean((row,), row.cell_id, self.taken, self.beside) for row in self.members)
+
+    @property
+    def _is_several(self) -> bool:
+        return len(self.members) > 1 or self.missing > 0
 
     @cached_property
     def speedup(self) -> Ratio | None:
@@ -223,7 +227,7 @@ class Mean:
         """The mean as a row; of a single kind, its row."""
         first = self.first
         shown = {name: getattr(first, name) for name in Row.model_fields} | {"layers": self.layers}
-        if len(self.members) > 1 or self.missing:
+        if self._is_several:
             shown |= {"cell_id": self.cell_id, "row_id": digest([first.run_id, self.cell_id])}
             shown |= {"verdict": self.verdict, "reason": self.reason, "engine": self.engine}
             shown |= {name: self._whole(name, self.mean_of(name)) for name in _AVERAGED if name in Row.model_fields}
