@@ -45,11 +45,19 @@ const DO = {
   width: (page) => page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]),
   wide: (page) => page.evaluate(() => [...document.querySelectorAll("main *")].filter((node) => node.getBoundingClientRect().right > innerWidth + 1 && !node.closest(".scroll, .pane, nav, .masks")).map((node) => node.outerHTML.slice(0, 120))),
   // Boxes that scroll sideways, and of each the columns that are out of sight and not named above it.
-  sideways: (page) => page.$$eval(".scroll", (boxes) => boxes.filter((box) => box.scrollWidth > box.clientWidth + 1).map((box) => {
-    const said = box.previousElementSibling, edge = box.getBoundingClientRect().right, told = said && said.checkVisibility() ? said.textContent : "";
-    const out = [...box.querySelectorAll("thead th")].filter((head) => head.getBoundingClientRect().right > edge + 4).map((head) => head.textContent.trim());
-    return [box.getAttribute("aria-label"), out.length, out.filter((name) => !told.includes(name))];
-  })),
+  sideways: (page) => page.evaluate(async () => {
+    const found = [], painted = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())));
+    for (const box of document.querySelectorAll(".scroll")) {
+      box.scrollIntoView();
+      await painted();
+      if (!box.checkVisibility() || box.scrollWidth <= box.clientWidth + 1) continue;
+      const said = box.previousElementSibling, told = said && said.checkVisibility() ? said.textContent : "", edge = box.getBoundingClientRect().right;
+      const out = [...box.querySelectorAll("thead th")].filter((head) => head.getBoundingClientRect().right > edge + 4).map((head) => head.textContent.trim());
+      found.push([box.getAttribute("aria-label"), out.length, out.filter((name) => !told.includes(name))]);
+    }
+    scrollTo(0, 0);
+    return found;
+  }),
   scrollAcross: (page, at) => page.$eval(at, (node) => { node.scrollLeft = node.scrollWidth; return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done()))); }),
   // Names in figures that a line passes through, by points along the drawn lines.
   struck: (page) => page.$$eval("section svg", (pictures) => pictures.flatMap((picture) => {
