@@ -241,8 +241,8 @@ class Mean:
         if not times:
             names = ("latency_ms", "latency_lo_ms", "latency_hi_ms", "interval", "latency_warm_ms", "host_ms")
             more = ("timer", "speedup", "translation", "baseline_ms", "latency_eager_ms", "baseline_eager_ms")
-            more += ("refresh_ms", "latency_amortised_ms")
-            return dict.fromkeys((*names, *more)) | {"samples_ms": []}
+            of_states = ("refresh_ms", "latency_amortised_ms")
+            return dict.fromkeys((*names, *more, *of_states)) | {"samples_ms": []}
         interval = median_interval(times)
         dense, density = self._baseline_ms, self.mean_of("density")
         speedup = None if dense is None else dense / interval.median
