@@ -62,7 +62,7 @@ def write_take(folder: Path, stem: str, shot: Shot, clip: Clip, reference: Clip 
     """
     for name in (RAW, *((VIDEOS, PLAYERS) if encode else ())):
         try:
-            (folder / name).mkdir(exist_ok=True)
+            (folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadInput(f"cannot write clips to {str(folder / name)!r}: {error.strerror}") from error
     files = Files(f"{RAW}/{stem}.safetensors")

@@ -23,7 +23,7 @@ from attnbench.clips.metrics.video import read_frames
 from attnbench.clips.mini import MiniMaker
 from attnbench.clips.request import ClipsRequest, Shot
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.results.journal import JOURNAL, JournalRecord, read_journal
+from attnbench.results.journal import JOURNAL, BroughtBack, JournalRecord, read_journal
 from attnbench.results.load import load_clips
 from attnbench.results.records.clips import ClipRow, QualityRow
 
@@ -240,6 +240,26 @@ def test_a_disk_that_fills_up_is_one_sentence_and_the_run_goes_on_later(
     assert len(raw) == 3, "no part of a file is left"
     session.resume(tmp_path / "run", quiet)
     assert len(made) == CLIPS + 1
+
+
+def test_a_folder_that_is_deleted_while_clips_are_made_is_written_again(
+    ask: Ask, tmp_path: Path, quiet: Any, made: list[Shot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, make = tmp_path / "run", MiniMaker.make
+
+    def deleting(self: MiniMaker, shot: Shot, after_step: Any) -> Any:
+        if len(made) == 1:
+            shutil.rmtree(folder)
+        return make(self, shot, after_step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MiniMaker, "make", deleting)
+        with pytest.warns(BroughtBack):
+            outcome = session.start(ask(), folder, quiet)
+    assert tuple(quality(folder)) == outcome.rows
+    assert len(list((folder / "raw").iterdir())) == CLIPS - 1
+    assert session.resume(folder, quiet).rows == outcome.rows
+    assert len(made) == CLIPS + 1, "the clip that was deleted is made again"
 
 
 def test_a_folder_that_cannot_be_used_is_refused_before_anything_is_loaded(
