@@ -31,6 +31,7 @@ class Replacement:
         layers: number of its self-attentions.
         clock: the counter of denoising steps.
         grid: token grid of the last forward call; None before the first.
+        rows: tokens of the last forward call, of all ranks, where all are packed into one sequence; 0 elsewhere.
         spread: how the tokens are spread over ranks; None if this process has all.
     """
 
@@ -62,6 +63,7 @@ class Replacement:
         self.grid: Grid | None = None
         self.attend, self.keeps_own = attend, keeps_own
         self.lengths: tuple[int, ...] | None = None
+        self.rows = 0
         self._texts = TextLengths(self.family.mask_counts)
         self._names = tuple(inspect.signature(type(transformers[0]).forward).parameters)[1:]
         self._before: list[tuple[Any, Any]] = []
@@ -72,7 +74,7 @@ class Replacement:
             self.layers = max(self.layers, len(attentions))
             for layer, attn in enumerate(attentions):
                 self._before.append((attn, attn.processor))
-                kind = _PackedProcessor if self.family.packed else _Processor
+                kind = _PackedProcessor if self.family.packed_rows else _Processor
                 attn.processor = kind(self, layer, own_processor(attn))
 
     def restore(self) -> None:
@@ -131,6 +133,7 @@ class Replacement:
         if grid is None or not isinstance(timestep, (Tensor, int, float)):
             return
         self.grid = grid
+        self.rows = 0 if self.family.packed_rows is None else self.family.packed_rows(given)
         self.lengths = self._texts.of(mask) if isinstance(mask, Tensor) and mask.dim() == 2 else None
         self.clock.see(timestep if isinstance(timestep, Tensor) else torch.tensor(timestep))
 
@@ -200,7 +203,7 @@ class _PackedProcessor(_Processor):
         replacement = self.replacement
         if attention_mask is not None:
             raise Unsupported("a patched model's self-attention takes neither other tokens nor a mask")
-        text = hidden_states.shape[1] - (0 if replacement.grid is None else replacement.grid.tokens)
+        text = 0 if replacement.grid is None else replacement.rows - replacement.grid.tokens
         place = replacement.place(self.layer, text)
         if replacement.keeps_own(place):
             own: Output = self.own(attn, hidden_states, rotary_emb, attention_mask)

@@ -34,6 +34,8 @@ CASES: dict[str, tuple[str, tuple[int, int, int], dict[str, Any], str, dict[str,
     "wan ring vmoba": ("wan", (3, 4, 5), RING, "vmoba", {}, ()),
     "wan ring sta": ("wan", (3, 4, 5), RING, "sta", STA, ()),
     "ltx vmoba": ("ltx", (3, 4, 5), ULYSSES, "vmoba", {}, (0,)),
+    "minimax-h3 vmoba": ("minimax-h3", (3, 4, 5), ULYSSES, "vmoba", {}, (0,)),
+    "minimax-h3 sta ragged": ("minimax-h3", (3, 5, 5), {**ULYSSES, "ulysses_anything": True}, "sta", STA, ()),
 }
 
 
@@ -44,6 +46,12 @@ def make(family: str) -> Any:
             patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=24, in_channels=4, out_channels=4,
             text_dim=16, freq_dim=32, ffn_dim=64, num_layers=3, rope_max_seq_len=64,
         ).double().eval()  # fmt: skip
+    if family == "minimax-h3":
+        return diffusers.MiniMaxH3Transformer3DModel(
+            num_attention_heads=2, attention_head_dim=16, hidden_size=24, num_layers=2, num_refiner_layers=1,
+            ffn_dim=32, in_channels=4, audio_in_channels=5, text_dim=16, freq_dim=8, time_embed_hidden_dim=16,
+            time_embed_dim=8, rope_freq_dim=2,
+        ).double().eval()  # fmt: skip
     return diffusers.LTXVideoTransformer3DModel(
         in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=16, cross_attention_dim=32,
         num_layers=2, caption_channels=16,
@@ -53,6 +61,8 @@ def make(family: str) -> Any:
 def inputs(family: str, grid: tuple[int, int, int], step: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(1)
     t, h, w = grid
+    if family == "minimax-h3":
+        return packed(grid, step, generator)
     text = torch.randn(1, 8, 16, generator=generator, dtype=torch.float64)
     given: dict[str, Any] = {"encoder_hidden_states": text, "timestep": torch.full((1,), 900.0 - 100 * step)}
     if family == "wan":
@@ -62,6 +72,34 @@ def inputs(family: str, grid: tuple[int, int, int], step: int) -> dict[str, Any]
     # No mask of the text: with one, diffusers' own cross-attention fails under its parallelism.
     return given | {
         "hidden_states": video, "encoder_attention_mask": None, "num_frames": t, "height": h, "width": w,
+    }  # fmt: skip
+
+
+def packed(grid: tuple[int, int, int], step: int, generator: torch.Generator) -> dict[str, Any]:
+    """Three text rows, a condition's image of the video's size, an audio row, and the video."""
+    t, h, w = grid
+    frame, rows = h * w, 4 + h * w + t * h * w
+    where = torch.zeros(rows, 3, dtype=torch.float64)
+    where[-t * frame :, 0] = torch.arange(float(t)).repeat_interleave(frame)
+    places = torch.cartesian_prod(torch.arange(float(h)), torch.arange(float(w))).double()
+    where[3 : 3 + frame, 1:], where[-t * frame :, 1:] = places, places.repeat(t, 1)
+    tags = torch.zeros(rows, dtype=torch.long)
+    tags[:3], tags[3 + frame] = 1, 2
+    normal = {
+        name: torch.randn(1, *shape, generator=generator, dtype=torch.float64)
+        for name, shape in (
+            ("hidden_states", (frame + t * frame, 16)), ("audio_hidden_states", (1, 5)),
+            ("encoder_hidden_states", (3, 16)),
+        )
+    }  # fmt: skip
+    places_of = {
+        f"{name}_indices": (tags == tag).nonzero().flatten() for tag, name in enumerate(("video", "text", "audio"))
+    }
+    noise = torch.tensor([0.1 + 0.1 * step, 1.0])
+    clean = torch.zeros(rows, dtype=torch.long)
+    clean[3 : 3 + frame] = 1
+    return normal | places_of | {
+        "timestep": noise, "timestep_indices": clean, "token_tags": tags, "position_ids": where,
     }  # fmt: skip
 
 
@@ -112,9 +150,10 @@ def refusals() -> dict[str, str]:
         "ring": said(lambda: attnbench.patch(ring, "sparge")),
         "capture": said(lambda: Replacement(spread, lambda q, k, v, place: q)),
     }
-    ltx = make("ltx")
-    ltx.enable_parallelism(config=ContextParallelConfig(**RING))
-    found["ltx ring"] = said(lambda: attnbench.patch(ltx, "vmoba"))
+    for family in ("ltx", "minimax-h3"):
+        model = make(family)
+        model.enable_parallelism(config=ContextParallelConfig(**RING))
+        found[f"{family} ring"] = said(lambda model=model: attnbench.patch(model, "vmoba"))
     spread._parallel_config.context_parallel_config.ring_degree = 2
     return found | {"both": said(lambda: attnbench.patch(spread, "vmoba"))}
 

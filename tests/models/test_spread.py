@@ -41,6 +41,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         ("wan ring vmoba", True, [2, 2, 2]),
         ("wan ring sta", True, [2, 2, 2]),
         ("ltx vmoba", True, [0, 2]),
+        ("minimax-h3 vmoba", True, [0, 2]),
+        ("minimax-h3 sta ragged", True, [2, 2]),
     ],
 )
 def test_a_spread_model_gives_what_one_process_gives(
@@ -60,6 +62,7 @@ def test_a_spread_model_gives_what_one_process_gives(
         ("graphs", "leave out graphs"),
         ("ring", "method 'sparge' does not say how its selection is gathered"),
         ("capture", "this is not possible with a model whose tokens are spread over ranks"),
+        ("minimax-h3 ring", "a MiniMaxH3Transformer3DModel whose tokens are spread by ring_degree cannot be patched"),
         ("ltx ring", "a LTXVideoTransformer3DModel whose tokens are spread by ring_degree cannot be patched"),
         ("both", "ring_degree=2 with ulysses_degree=2 cannot be patched"),
     ],

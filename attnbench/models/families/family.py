@@ -58,8 +58,8 @@ class Family:
         finish: (attention module, attention's output [B, heads, N, head_dim], text tokens) -> what the family's own
             processor returns.
         text_first: whether joint text comes before the video; None if text is never joined.
-        packed: whether all tokens come to the processor in one tensor, the video's behind all others, which count as
-            text.
+        packed_rows: (arguments of the forward call by name) -> tokens of the whole sequence, where all come to the
+            processor in one tensor, the video's behind all others, which count as text; None where text is apart.
         text_mask: argument of the forward call that distinguishes text from padding, [B, text tokens]; None if there is
             none.
         mask_counts: whether the model treats the first tokens as text, as many as the mask marks, wherever it marks
@@ -77,7 +77,7 @@ class Family:
     project: Callable[[Any, Tensor, Tensor | None, Rotary | None], Qkv]
     finish: Callable[[Any, Tensor, int], Output]
     text_first: bool | None = None
-    packed: bool = False
+    packed_rows: Callable[[Mapping[str, Any]], int] | None = None
     text_mask: str | None = None
     mask_counts: bool = False
     time_rises: bool = False

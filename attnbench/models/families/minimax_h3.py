@@ -29,6 +29,10 @@ def _grid(transformer: Any, given: Mapping[str, Any]) -> Grid | None:
     return kept_with((where, rows), "grid of MiniMax-H3", lambda: _video_grid(where.cpu(), rows.cpu()))
 
 
+def _packed_rows(given: Mapping[str, Any]) -> int:
+    return len(given["position_ids"])
+
+
 def _video_grid(where: Tensor, rows: Tensor) -> Grid:
     """Return the grid of the video whose rows end the sequence.
 
@@ -98,6 +102,7 @@ FAMILY = Family(
     project=_project,
     finish=_finish,
     text_first=True,
-    packed=True,
+    packed_rows=_packed_rows,
     time_rises=True,
+    spreads=("ulysses",),
 )
