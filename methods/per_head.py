@@ -34,17 +34,19 @@ def settings_of_heads(method: Method, settings: Mapping[str, Any], heads: slice)
     }
 
 
-def state_of_head(state: Any, b: int, h: int, *, heads: int, batch: int) -> Any:
-    """Return the state of one of ``heads`` query heads of a batch item, its tensors [batch, 1, ...], all items alike.
+def state_of(state: Any, b: int, h: int | None, *, heads: int, batch: int) -> Any:
+    """Return the state of a batch item, its tensors [batch, ...], all items alike: of one of ``heads`` query heads.
 
-    Tensors of KV heads are those of the head's KV head. Numbers of float32 and less become float64.
+    Tensors of KV heads are those of the head's KV head; with h None, those of all heads stay. Numbers of float32 and
+    less become float64.
     """
 
     def cut(x: Tensor) -> Tensor:
         wide = x.double() if x.is_floating_point() else x
         if x.dim() < 2:
             return wide
-        one = wide[min(b, x.shape[0] - 1), h * x.shape[1] // heads][None, None]
+        item = wide[min(b, x.shape[0] - 1)]
+        one = item[None] if h is None else item[h * x.shape[1] // heads][None, None]
         return one.expand(batch, *one.shape[1:])
 
     return map_tensors(state, cut)

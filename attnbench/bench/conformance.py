@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from attnbench import api
+from attnbench.bench.over_ranks import compare
 from attnbench.bench.selection import LEAST_MOVE, SelectionCheck, same_blocks
 from attnbench.bench.stability import GIVEN_CALLS, check_stability
 from attnbench.bench.states import warmed_up
@@ -50,6 +51,7 @@ HEADS, KV_HEADS, HEAD_DIM = 4, 2, 16
 MOST_TWIN_TOKENS = 4096
 
 MOST_STABILITY_TOKENS = 128
+RANKS = 3
 ROUNDING = 1e-5
 """How far rounding may move a float32 result of a case that small, as relative L2 error."""
 
@@ -191,7 +193,7 @@ def text_stays_dense(subject: Subject, layout: Layout, layer: int = 0) -> None:
 
 
 def heads_are_independent(subject: Subject, layout: Layout, layer: int = 0) -> None:
-    """A head of a batch item keeps what it keeps alone.
+    """A head of a batch item keeps what it keeps alone; of a method whose heads depend on one another, the batch item.
 
     Raises:
         Failed: if it does not.
@@ -199,6 +201,10 @@ def heads_are_independent(subject: Subject, layout: Layout, layer: int = 0) -> N
     q, k = subject.inputs(layout, batch=2)
     mask = subject.plan(q, k, layout, layer).token_mask()
     for b in range(2):
+        if not subject.method.heads_are_independent:
+            alone = subject.plan(q[b : b + 1], k[b : b + 1], layout, layer)
+            _require_same(mask[b], alone.token_mask()[0], f"batch item {b} keeps others than alone")
+            continue
         for h in range(HEADS):
             kv = h * KV_HEADS // HEADS
             alone = subject.plan(q[b : b + 1, h : h + 1], k[b : b + 1, kv : kv + 1], layout, layer)
@@ -218,10 +224,13 @@ def agrees_in_float64(subject: Subject, layout: Layout, layer: int = 0) -> None:
     plan = subject.plan(q, k, layout, layer)
     group = HEADS // KV_HEADS
     wide = [(q[:, h : h + 1].double(), k[:, h // group : h // group + 1].double()) for h in range(HEADS)]
+    own = [0] * HEADS  # where each has its head
+    if not subject.method.heads_are_independent:
+        wide, own = [(q.double(), k.double())] * HEADS, list(range(HEADS))
     exact = [subject.plan(*each, layout, layer) for each in wide]
     found = _Difference()
     for h in range(HEADS):
-        found.add(plan, exact[h], h)
+        found.add(plan, h, exact[h], own[h])
     if found.check().problem is None:
         return
     generator, ties = torch.Generator().manual_seed(subject.seed), _Difference()
@@ -229,7 +238,7 @@ def agrees_in_float64(subject: Subject, layout: Layout, layer: int = 0) -> None:
         moved_q, moved_k = (
             x * (1 + LEAST_MOVE * torch.randn(x.shape, generator=generator, dtype=torch.float64)) for x in wide[h]
         )
-        ties.add(subject.plan(moved_q, moved_k, layout, layer), exact[h], 0)
+        ties.add(subject.plan(moved_q, moved_k, layout, layer), own[h], exact[h], own[h])
     if problem := found.check(ties.of_tokens if found.recut else ties.of_blocks).problem:
         raise Failed(problem)
 
@@ -244,14 +253,14 @@ class _Difference:
     token_pairs: int = 0
     recut: bool = False
 
-    def add(self, plan: Plan, exact: Plan, head: int) -> None:
-        """Compare a head of a plan with the only one of the other."""
-        differ = plan.token_mask()[0, head] ^ exact.token_mask()[0, 0]
+    def add(self, plan: Plan, head: int, exact: Plan, other: int) -> None:
+        """Compare a head of a plan with one of the other."""
+        differ = plan.token_mask()[0, head] ^ exact.token_mask()[0, other]
         self.of_tokens += int(differ.sum())
         self.token_pairs += differ.numel()
-        if same_blocks(plan, exact, 0, head):
+        if same_blocks(plan, exact, (0, head), (0, other)):
             keep = plan.keep_of(0, head)
-            self.of_blocks += int((keep ^ exact.keep_of(0, 0)).sum())
+            self.of_blocks += int((keep ^ exact.keep_of(0, other)).sum())
             self.block_pairs += keep.numel()
         else:
             self.recut = True
@@ -361,7 +370,32 @@ def _heads(subject: Subject) -> str:
     for layout, layer in found:
         with at(layout, layer):
             heads_are_independent(subject, layout, layer)
-    return f"each as alone, with {KV_HEADS} KV heads for {HEADS} heads, in {len(found)} cases"
+    what = "each as alone" if subject.method.heads_are_independent else "each batch item as alone, but not each head"
+    return f"{what}, with {KV_HEADS} KV heads for {HEADS} heads, in {len(found)} cases"
+
+
+def _ranks(subject: Subject) -> str:
+    method, known = subject.method, cases(subject)
+    can = {"ulysses": method.heads_are_independent, "allgather": method.plans_shards}
+    if not any(can.values()):
+        raise Skipped("its heads depend on one another, and it does not plan for shards, as it says")
+    layout = next((each for each, _ in reversed(known) if each.tokens <= MOST_STABILITY_TOKENS), known[0][0])
+    ranks = min(RANKS, layout.tokens)
+    settings = subject.settings(layout)
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    for layer in subject.layers(layout):
+        with at(layout, layer):
+            if can["allgather"] and method.finishes(settings, Call(layout, layer)):
+                raise Failed("plans_shards is True, and finish would need all queries: ranks cannot share them")
+            q, k = (x.double() for x in subject.inputs(layout))
+            steady = subject.steady(q, k, layout, layer)
+            for way in (way for way in can if can[way]):
+                problem = compare(
+                    method, values, q, k, k.flip(-1).contiguous(), layout, layer, steady, parallel=way, ranks=ranks
+                )
+                if problem:
+                    raise Failed(f"by {way}, {problem}")
+    return f"{ranks} ranks give what one process gives, by {' and '.join(way for way in can if can[way])}"
 
 
 def _inputs(subject: Subject) -> str:
@@ -517,8 +551,9 @@ def _require_same(mask: Tensor, other: Tensor, problem: str) -> None:
 CHECKS: Mapping[str, Callable[[Subject], str]] = MappingProxyType(
     {
         "source": _card, "settings": _settings, "any grid": _grids, "text": _text, "layers": _layers,
-        "determinism": _repeats, "ties": _ties, "batch and heads": _heads, "q and k": _inputs, "dtypes": _dtypes,
-        "static": _static, "twin": _twin, "output": _output, "stability": _stability, "density": _density,
+        "determinism": _repeats, "ties": _ties, "batch and heads": _heads, "ranks": _ranks, "q and k": _inputs,
+        "dtypes": _dtypes, "static": _static, "twin": _twin, "output": _output, "stability": _stability,
+        "density": _density,
     }
 )  # fmt: skip
 """The checks by name, in the order in which they are made."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from attnbench import api
 from attnbench.bench.verify import Rows, sample_rows
 from attnbench.kernels.plan import Plan
-from attnbench.methods.per_head import settings_of_heads, state_of_head
+from attnbench.methods.per_head import settings_of_heads, state_of
 from attnbench.methods.registry import find_method
 
 LARGEST_SELECTION_DIFFERENCE = 1e-5
@@ -83,8 +83,9 @@ def check_selection(
     """Compare a plan with the one that the same method makes of the same values in float64.
 
     This plans one head of one batch item at a time, to save memory. So a method that selects for a head by what is in
-    another one will differ. If more pairs differ than rounding usually explains, the head is planned once more on moved
-    inputs, and as many pairs as change then are near ties.
+    another one will differ, unless it says so: then all heads of a batch item are planned. If more pairs differ than
+    rounding usually explains, the head is planned once more on moved inputs, and as many pairs as change then are near
+    ties.
 
     Args:
         q: [B, H, N, D].
@@ -127,16 +128,17 @@ class _Float64:
         routed = plan.pattern.keep.shape[2] == plan.layout.tokens
         for b in range(plan.batch):
             for h in range(plan.heads):
-                exact = self._planned(b, h)
-                mine, mine_b, mine_h = (self._planned(b, h, moved=True), slot, 0) if moved else (plan, b, h)
-                if same_blocks(mine, exact, mine_b, mine_h, slot):
+                exact, at = self._planned(b, h)
+                mine, mine_h = self._planned(b, h, moved=True) if moved else (plan, h)
+                mine_b = slot if moved else b
+                if same_blocks(mine, exact, (mine_b, mine_h), (slot, at)):
                     keep = mine.keep_of(mine_b, mine_h)
-                    differing += int((keep ^ exact.keep_of(slot, 0)).sum())
+                    differing += int((keep ^ exact.keep_of(slot, at)).sum())
                     queries = plan.layout.grid.tokens if routed else keep.shape[0]
                     pairs += queries * keep.shape[1]
                 else:
                     recut = True
-                    kept = mine.key_mask_of(mine_b, mine_h, rows) ^ exact.key_mask_of(slot, 0, rows)
+                    kept = mine.key_mask_of(mine_b, mine_h, rows) ^ exact.key_mask_of(slot, at, rows)
                     among_tokens += int(kept.sum())
         if recut:
             return SelectionCheck(
@@ -146,19 +148,25 @@ class _Float64:
 
     def near_ties(self, rows: Rows) -> int:
         """Count the pairs of these rows and a key in which float64 and float64 of moved inputs differ."""
-        return sum(
-            int((self._planned(b, h).key_mask_of(self.slot, 0, chosen)
-                 ^ self._planned(b, h, moved=True).key_mask_of(self.slot, 0, chosen)).sum())
-            for (b, h), chosen in rows.items()
-        )  # fmt: skip
+        count = 0
+        for (b, h), chosen in rows.items():
+            (exact, at), (other, place) = self._planned(b, h), self._planned(b, h, moved=True)
+            count += int((exact.key_mask_of(self.slot, at, chosen) ^ other.key_mask_of(self.slot, place, chosen)).sum())
+        return count
 
-    def _planned(self, b: int, h: int, *, moved: bool = False) -> Plan:
-        """Plan a head of a batch item in float64, in a batch of two beside a decoy."""
-        kv = h // (self.q.shape[1] // self.k.shape[1])
+    def _planned(self, b: int, h: int, *, moved: bool = False) -> tuple[Plan, int]:
+        """Plan a head of a batch item in float64, in a batch of two beside a decoy; return where the plan has it.
+
+        Where heads depend on one another, all of the batch item are planned.
+        """
         method = find_method(self.arguments["method"])
-        arguments = settings_of_heads(method, self.arguments, slice(h, h + 1)) | {"params": None}
-        if arguments.get("state") is not None:
-            arguments["state"] = state_of_head(arguments["state"], b, h, heads=self.q.shape[1], batch=2)
+        group = self.q.shape[1] // self.k.shape[1]
+        whole = not method.heads_are_independent
+        heads, kv = (slice(None), slice(None)) if whole else (slice(h, h + 1), slice(h // group, h // group + 1))
+        arguments = settings_of_heads(method, self.arguments, heads) | {"params": None}
+        if (state := arguments.get("state")) is not None:
+            one = None if whole else h
+            arguments["state"] = state_of(state, b, one, heads=self.q.shape[1], batch=2)
         generator = torch.Generator().manual_seed(self.seed + 31 * b + h)
 
         def beside_decoy(x: Tensor) -> Tensor:
@@ -166,10 +174,11 @@ class _Float64:
             if moved:
                 noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
                 wide = wide * (1 + LEAST_MOVE * noise)
-            return torch.stack([wide, wide.flip(0)] if self.slot == 0 else [wide.flip(0), wide])[:, None]
+            return torch.stack([wide, wide.flip(1)] if self.slot == 0 else [wide.flip(1), wide])
 
         values = None if self.v is None else beside_decoy(self.v[b, kv])
-        return api.select(beside_decoy(self.q[b, h]), beside_decoy(self.k[b, kv]), v=values, **arguments)
+        plan = api.select(beside_decoy(self.q[b, heads]), beside_decoy(self.k[b, kv]), v=values, **arguments)
+        return plan, h if whole else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,20 +224,20 @@ def _packed(plan: Plan, b: int, h: int, rows: Tensor) -> npt.NDArray[np.uint8]:
     return np.packbits(plan.key_mask_of(b, h, rows).cpu().numpy(), axis=-1)
 
 
-def same_blocks(plan: Plan, exact: Plan, b: int, h: int, other: int = 0) -> bool:
-    """Whether both plans cut the tokens of a head into the same blocks, in the same order.
+def same_blocks(plan: Plan, other: Plan, at: tuple[int, int], at_other: tuple[int, int]) -> bool:
+    """Whether two plans cut the tokens of a head into the same blocks, in the same order.
 
     Args:
-        plan: with the head h of the batch item b.
-        exact: with one head, in the batch item ``other``.
+        plan, other: with the head.
+        at, at_other: its batch item and number in each.
     """
     for side in ("q", "k"):
-        if not torch.equal(plan.offsets_of(side, b, h), exact.offsets_of(side, other, 0)):
+        if not torch.equal(plan.offsets_of(side, *at), other.offsets_of(side, *at_other)):
             return False
-        order, exact_order = plan.order_of(side, b, h), exact.order_of(side, other, 0)
-        if (order is None) != (exact_order is None):
+        order, other_order = plan.order_of(side, *at), other.order_of(side, *at_other)
+        if (order is None) != (other_order is None):
             return False
-        if order is not None and exact_order is not None and not torch.equal(order, exact_order):
+        if order is not None and other_order is not None and not torch.equal(order, other_order):
             return False
     return True
 

@@ -34,11 +34,28 @@ def in_group(
     asked: Sequence[Any], group: object, parallel: object, scale: float | None, engine: str, return_lse: bool,
     return_plan: bool,
 ) -> Ran:  # fmt: skip
-    """Run one call of ``attnbench.attention`` with the other ranks of a group.
+    """Run one call of ``attnbench.attention`` with the other ranks of a group: see ``among``.
 
     Args:
-        asked: q, k and v of this rank's tokens, then method, grid, text, layer, step, state, params and settings.
         group: of torch.distributed.
+
+    Raises:
+        BadInput: for anything but a group that this process belongs to.
+        Unsupported: for a group that does not exchange tensors on the device.
+    """
+    ranks = Ranks.of(group, _device(asked))
+    return among(ranks, asked, parallel, scale, engine, return_lse, return_plan)
+
+
+def among(
+    ranks: Ranks, asked: Sequence[Any], parallel: object, scale: float | None = None, engine: str = "auto",
+    return_lse: bool = False, return_plan: bool = False,
+) -> Ran:  # fmt: skip
+    """Run one call of ``attnbench.attention`` with the other ranks.
+
+    Args:
+        ranks: that make the call together.
+        asked: q, k and v of this rank's tokens, then method, grid, text, layer, step, state, params and settings.
         parallel: one of ``WAYS``, a ``Balance``, or None for "ulysses".
         scale, engine, return_lse, return_plan: as of ``attnbench.attention``.
 
@@ -48,8 +65,7 @@ def in_group(
         RankLost: if another rank ended.
     """
     q, k, v = asked[:3]
-    device = q.device if isinstance(q, Tensor) else torch.device("cpu")
-    ranks = Ranks.of(group, device)
+    device = _device(asked)
     try:
         work = _Work.of(ranks, asked, parallel, scale, engine, return_lse, return_plan)
     except AttnbenchError as error:
@@ -62,6 +78,10 @@ def in_group(
             f"{work.call.layout.tokens}"
         )
     return work.run(q, k, v, lengths)
+
+
+def _device(asked: Sequence[Any]) -> torch.device:
+    return asked[0].device if isinstance(asked[0], Tensor) else torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)

@@ -115,26 +115,31 @@ class Ranks:
     def move(self, flat: Tensor, sends: Sequence[int], receives: Sequence[int]) -> Tensor:
         """Exchange pieces of a vector, of so many elements to and from each rank, without a gradient."""
         width = flat.element_size()
-        out = torch.empty(sum(receives) * width, dtype=torch.uint8, device=flat.device)
-        given = flat.detach().contiguous().view(torch.uint8)  # gloo does not know every dtype
         ends = [(moved, moved.timer(flat.device)) for moved in _counters if moved.timer is not None]
-        try:
-            with phase("communicate"):
-                dist.all_to_all_single(
-                    out, given, [width * n for n in receives], [width * n for n in sends], group=self.group
-                )
-        except RuntimeError as error:
-            said = str(error).partition("\n")[0][:200]
-            raise RankLost(
-                f"rank {self.rank} of {self.size} waits for others in vain: a rank ended, failed, or made another "
-                f"call; its own message says why ({said})"
-            ) from error
+        with phase("communicate"):
+            out = self._swap(flat.detach(), sends, receives)
         for moved in _counters:
             moved.sent += (sum(sends) - sends[self.rank]) * width
             moved.received += (sum(receives) - receives[self.rank]) * width
             moved.exchanges += 1
         for moved, end in ends:
             moved.spans.append(end())
+        return out
+
+    def _swap(self, flat: Tensor, sends: Sequence[int], receives: Sequence[int]) -> Tensor:
+        width = flat.element_size()
+        out = torch.empty(sum(receives) * width, dtype=torch.uint8, device=flat.device)
+        given = flat.contiguous().view(torch.uint8)  # gloo does not know every dtype
+        try:
+            dist.all_to_all_single(
+                out, given, [width * n for n in receives], [width * n for n in sends], group=self.group
+            )
+        except RuntimeError as error:
+            said = str(error).partition("\n")[0][:200]
+            raise RankLost(
+                f"rank {self.rank} of {self.size} waits for others in vain: a rank ended, failed, or made another "
+                f"call; its own message says why ({said})"
+            ) from error
         return out.view(flat.dtype)
 
 

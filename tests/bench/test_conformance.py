@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from attnbench import select
 from attnbench.bench import conformance
 from attnbench.bench.conformance import CHECKS, Outcome, Subject, run_check, run_checks
+from attnbench.bench.selection import check_selection
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.methods import Call, Method, Source, get_method
@@ -99,6 +101,23 @@ def choosing(settings: Frames, q: Tensor, k: Tensor, call: Call) -> Plan:
     return framed(q, call, heavy_frames(q, k, call))
 
 
+def choosing_by_item(settings: Frames, q: Tensor, k: Tensor, call: Call) -> Plan:
+    """Keeps by the median over the heads of each batch item."""
+    return framed(q, call, torch.cat([heavy_frames(q[b : b + 1], k[b : b + 1], call) for b in range(q.shape[0])]))
+
+
+def choosing_by_head(settings: Frames, q: Tensor, k: Tensor, call: Call) -> Plan:
+    """Keeps what each head scores, of all queries: those of one process among several are too few."""
+    group = q.shape[1] // k.shape[1]
+    heads = [heavy_frames(q[:, h : h + 1], k[:, h // group : h // group + 1], call) for h in range(q.shape[1])]
+    return framed(q, call, torch.cat(heads, 1))
+
+
+def mixing(settings: Frames, call: Call, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> Tensor:
+    """A branch in which heads see one another."""
+    return output + output.mean(1, keepdim=True)
+
+
 calls = itertools.count()
 
 
@@ -166,6 +185,10 @@ FAILING: list[tuple[str, dict[str, Any], str]] = [
     ("determinism", {"plan": restless}, "two plans for the same q and k differ"),
     ("ties", {"plan": nothing_at_ties}, "ZeroDivisionError: scores without a spread"),
     ("batch and heads", {"plan": choosing}, "keeps others than alone"),
+    ("batch and heads", {"plan": choosing, "heads_are_independent": False}, "batch item 0 keeps others"),
+    ("ranks", {"plan": choosing}, "by ulysses, the output of rank 0 of 3 differs from that of one process"),
+    ("ranks", {"finish": mixing}, "by ulysses, the output of rank 0 of 3 differs from that of one process"),
+    ("ranks", {"plan": choosing_by_head, "plans_shards": True, "depends_on_qk": True}, "layer 0: "),
     ("q and k", {"plan": writing}, "plan writes into q or k"),
     ("dtypes", {"plan": only_float32}, "AssertionError: float32 only"),
     ("dtypes", {"plan": by_dtype}, "the selection differs from the rule in float64"),
@@ -203,6 +226,18 @@ def test_stability_sees_the_one_call_of_many_that_differs(calls: int, verdict: s
 
 def test_every_check_can_fail() -> None:
     assert {name for name, _, _ in FAILING} == set(CHECKS)
+
+
+def test_heads_that_depend_on_one_another_are_fine_if_the_method_says_so() -> None:
+    says = {"plan": choosing_by_item, "depends_on_qk": True, "heads_are_independent": False}
+    for name in ("batch and heads", "dtypes"):
+        assert outcome_of(name, **says).verdict == "pass"
+    assert outcome_of("ranks", **says).verdict == "skip"
+    q, k = torch.randn(2, 1, 2, 5 * 6, 16).unbind()
+    arguments = {"method": replace(GOOD, **says), "grid": (5, 2, 3)}
+    check = check_selection(q, k, select(q, k, **arguments), arguments)
+    assert check is not None
+    assert check.problem is None
 
 
 def test_what_does_not_apply_is_skipped_with_the_reason() -> None:

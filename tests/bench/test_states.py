@@ -19,7 +19,7 @@ from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, Cycle, get_method
 from attnbench.methods.kit import keep_text, partition_ranges
-from attnbench.methods.per_head import state_of_head
+from attnbench.methods.per_head import state_of
 from attnbench.results.run import NoProgress
 
 CYCLE = Cycle(warm=(0, 1), steady=2, refresh=5, every=4)
@@ -142,7 +142,7 @@ def test_a_plan_with_a_state_is_compared_with_float64_head_by_head() -> None:
     other = check_selection(q, k, plan, where | {"state": {name: x.flip(1) for name, x in state.items()}})
     assert other is not None
     assert other.problem is not None, "the state of another head makes another plan"
-    cut = state_of_head(state | {"few": torch.ones(3), "words": ("a", 1)}, 0, 3, heads=4, batch=2)
+    cut = state_of(state | {"few": torch.ones(3), "words": ("a", 1)}, 0, 3, heads=4, batch=2)
     assert torch.equal(cut["k_centroids"], state["k_centroids"][:, 1:].double().expand(2, -1, -1, -1))
     assert torch.equal(cut["q_centroids"], state["q_centroids"][:, 3:].double().expand(2, -1, -1, -1))
     assert cut["words"] == ("a", 1)
