@@ -41,7 +41,7 @@ from attnbench.report.terminal.flops import model_markdown, paper_markdown
 from attnbench.report.waterfalls import waterfall_of
 from attnbench.results.load import load_steps, read
 from attnbench.results.records.analysis import AnalysisRow, PremiseRow
-from attnbench.results.records.cells import Environment, PhaseRow, Row, RunHeader, Sample
+from attnbench.results.records.cells import Environment, PhaseRow, RanksSample, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow
 from attnbench.results.records.steps import StepRecord
 
@@ -126,6 +126,7 @@ def record_tables() -> str:
         "A measure of attention (`kind: analysis`)": AnalysisRow,
         "A verdict on a premise (`kind: premise`)": PremiseRow,
         "A sample (`kind: sample`): one timed call": Sample,
+        "What a sample over several ranks has besides (`ranks`)": RanksSample,
         "The first line (`kind: run`)": RunHeader,
         "Its environment": Environment,
     }

@@ -56,7 +56,7 @@ def measure(
     else:
         bench.prepare(choices.baseline, search=False)
         bench.use_heads(choices.heads)
-    reused = _reuse(bench, samples)
+    reused = reuse(bench, samples)
     if samples:
         progress.note(f"resumed: {reused} of {len(samples)} earlier samples count")
     rounds = bench.others.least("rounds", bench.choose_rounds()) if choices is None else choices.rounds
@@ -76,7 +76,7 @@ def measure(
     return rows
 
 
-def _reuse(bench: Bench, samples: Sequence[Sample]) -> int:
+def reuse(bench: Bench, samples: Sequence[Sample]) -> int:
     """Give earlier samples back to their trials if they were taken on the same tensors; return how many were."""
     count = 0
     for trial in bench.live():

@@ -87,7 +87,9 @@ def resume(folder: Path, progress: Progress, after: After | None = None) -> Outc
     with journal:
         request = read_request(**header.request)
         if request.gpus is not None:
-            raise BadInput(f"{str(folder)!r} is a run over {request.gpus} ranks, which is not resumed: run it again")
+            raise BadInput(
+                f"{str(folder)!r} is a run over {request.gpus} ranks; continue with: attnbench run --resume {folder}"
+            )
         base = base_agenda(request)
         bench, parts = _parts(request, base, progress)
         used = [record.threads for record in records if isinstance(record, (Row, Sample))]
@@ -147,7 +149,7 @@ def _measure(
         return Outcome(journal.folder, tuple(done.values()))
     if bench is not None and bench.todo:
         shared = with_cells((sample for sample in old if not sample.group), _older_names(bench))
-        earlier = _earlier_baseline(bench, rows.values(), shared)
+        earlier = earlier_baseline(bench, rows.values(), shared)
 
         def decided(made: Choices) -> None:
             nonlocal choices
@@ -178,7 +180,7 @@ def _means(bench: Bench | None, parts: Parts) -> dict[str, str]:
     return {cell.identity: cell.mean_identity for cell in cells}
 
 
-def _earlier_baseline(bench: Bench, rows: Iterable[Row], samples: Iterable[Sample]) -> str | None:
+def earlier_baseline(bench: Bench, rows: Iterable[Row], samples: Iterable[Sample]) -> str | None:
     """Return the engine of the dense baseline that an earlier part of this run chose; None if it did not get so far.
 
     The choice rests on a measurement: made again, it may fall on another engine, and one run would have two baselines.

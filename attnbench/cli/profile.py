@@ -79,7 +79,8 @@ def profile(
     if resume is not None:
         kept = ("--resume", "--json", "--repeats", "--trace", "--no-trace")
         refuse_others(ctx, "--resume repeats the run as it was asked for", *kept)
-    elif over := over_ranks(ctx, asked, ranks, out, quiet=quiet, profiled=True, repeats=repeats):
+    over = over_ranks(ctx, asked, ranks, out, resume, quiet=quiet, profiled=True, repeats=repeats, traces=trace)
+    if over is not None:
         _show(over.folder, over.rows, list(over.phases), as_json)
         raise typer.Exit(exit_code({row.verdict for row in over.rows}))
     check_only(ctx, lambda: estimate(asked.request(), len(make_agenda(asked.request()).jobs), profiled=True))

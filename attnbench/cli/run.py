@@ -51,7 +51,7 @@ def run(
     run_suite(ctx, suite, out, resume, as_json, quiet)
     if resume is not None:
         refuse_others(ctx, "--resume repeats the run as it was asked for", "--resume", "--json")
-    elif over := over_ranks(ctx, asked, ranks, out, quiet=quiet):
+    if over := over_ranks(ctx, asked, ranks, out, resume, quiet=quiet):
         _show(over.folder, over.rows, as_json)
         raise typer.Exit(exit_code({row.verdict for row in over.rows}))
     check_only(ctx, lambda: estimate(asked.request(), check_request(asked.request())))

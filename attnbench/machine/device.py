@@ -58,6 +58,21 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def own_gpu() -> torch.device:
+    """Return the GPU of this process among those that torchrun started on this machine.
+
+    Raises:
+        BadInput: if there are more processes than GPUs.
+    """
+    told, gpus = os.environ.get("LOCAL_RANK", os.environ["RANK"]), torch.cuda.device_count()
+    if not told.isdecimal():
+        raise BadInput(f"LOCAL_RANK is {told!r} in the environment; torchrun sets it to a whole number")
+    place = int(told)
+    if place >= gpus:
+        raise BadInput(f"process {place + 1} has no GPU of its own: start at most {gpus} here, --nproc-per-node {gpus}")
+    return torch.device("cuda", place)
+
+
 def device_name(kind: DeviceKind) -> str:
     """Return the name that rows carry: of the current GPU, or of the CPU with its number of cores.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from attnbench.kernels.errors import BadInput
+from attnbench.machine.device import own_gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +88,7 @@ def joined(device: torch.device) -> Iterator[tuple[Workers, torch.device]]:
         return
     backend = "gloo"
     if device.type == "cuda":
-        place, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if place >= gpus:
-            raise BadInput(
-                f"process {place + 1} has no GPU of its own: start at most {gpus} here, --nproc-per-node {gpus}"
-            )
-        device, backend = torch.device("cuda", place), "cpu:gloo,cuda:nccl"
+        device, backend = own_gpu(), "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)
     distributed.init_process_group(backend)
     try:

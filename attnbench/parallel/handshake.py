@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
@@ -17,6 +17,7 @@ from attnbench.parallel.collectives import Ranks
 MOST_CALLS = 4096
 """Different calls of a group whose shards are remembered; the oldest are told again."""
 
+_MUST = "all ranks of a group must make the same call with the same versions"
 _told: WeakKeyDictionary[Any, dict[str, tuple[int, ...]]] = WeakKeyDictionary()
 
 
@@ -37,7 +38,7 @@ def shards_of(ranks: Ranks, call: Mapping[str, object], tokens: int, device: tor
         RankLost: if a rank ended.
     """
     told = _told.setdefault(ranks.group, {})
-    described = json.dumps({"attnbench": version("attnbench"), "torch": torch.__version__} | dict(call), sort_keys=True)
+    described = json.dumps(versions() | dict(call), sort_keys=True)
     found = told.get(described)
     if found is not None:
         if found[ranks.rank] != tokens:  # other ranks may have as many as before, and would not notice
@@ -47,7 +48,10 @@ def shards_of(ranks: Ranks, call: Mapping[str, object], tokens: int, device: tor
             )
         return found
     answers = [json.loads(text) for text in ranks.texts(json.dumps([described, tokens, ""]), device)]
-    _compare([(json.loads(text) if text else {}, problem) for text, _, problem in answers])
+    for rank, (_, _, problem) in enumerate(answers):
+        if problem:
+            raise BadInput(f"rank {rank} refused its call: {problem}")
+    require_same([json.loads(text) for text, _, _ in answers], _MUST)
     lengths = tuple(int(count) for _, count, _ in answers)
     told[described] = lengths
     if len(told) > MOST_CALLS:
@@ -64,15 +68,23 @@ def refuse(ranks: Ranks, problem: str, device: torch.device) -> None:
         ranks.texts(json.dumps(["", 0, problem]), device)
 
 
-def _compare(answers: list[tuple[dict[str, object], str]]) -> None:
-    for rank, (_, problem) in enumerate(answers):
-        if problem:
-            raise BadInput(f"rank {rank} refused its call: {problem}")
-    first = answers[0][0]
-    for rank, (call, _) in enumerate(answers):
-        for name in sorted({*first, *call}):
-            if first.get(name) != call.get(name):
-                raise BadInput(
-                    f"{name} is {first.get(name)!r} on rank 0 and {call.get(name)!r} on rank {rank}; all ranks of a "
-                    "group must make the same call with the same versions"
-                )
+def versions() -> dict[str, object]:
+    """Return the versions that must be the same on all ranks."""
+    return {"attnbench": version("attnbench"), "torch": torch.__version__}
+
+
+def require_same(told: Sequence[Mapping[str, object]], must: str) -> None:
+    """Require that all ranks tell the same.
+
+    Args:
+        told: what each rank tells, by name.
+        must: what is asked of ranks, in words.
+
+    Raises:
+        BadInput: naming the first difference.
+    """
+    first = told[0]
+    for rank, each in enumerate(told):
+        for name in sorted({*first, *each}):
+            if first.get(name) != each.get(name):
+                raise BadInput(f"{name} is {first.get(name)!r} on rank 0 and {each.get(name)!r} on rank {rank}; {must}")

@@ -229,14 +229,20 @@ def held_words(folder: Path) -> str:
     """Return what to say of a folder that a new run cannot be written to, because it holds a run or is a file."""
     if not os.path.isdir(folder):
         return f"{str(folder)!r} is a file; choose another --out"
-    try:
-        with open_file(folder / JOURNAL) as stream:
-            header = json.loads(stream.readline(2**20))
-        began = str(header["request"].get("command", "run"))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        began = ""
+    asked = request_of(folder)
+    began = "" if asked is None else str(asked.get("command", "run"))
     again = f", or continue with: attnbench {began} --resume {folder}" if began and began not in NOT_RESUMED else ""
     return f"{str(folder)!r} holds a run already; choose another --out{again}"
+
+
+def request_of(folder: Path) -> dict[str, Any] | None:
+    """Return what the run in a folder set out to do, as its first line says; None if that cannot be read."""
+    try:
+        with open_file(folder / JOURNAL) as stream:
+            asked = json.loads(stream.readline(2**20))["request"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return asked if isinstance(asked, dict) else None
 
 
 def command_of(header: RunHeader) -> str:

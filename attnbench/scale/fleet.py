@@ -58,8 +58,10 @@ def require_alike(folder: Path, kind: DeviceKind, here: Machine) -> None:
             os.link(fresh, place)  # of two workers at once, one decides for both
         except FileExistsError:
             pass
+        except OSError:  # a file system without hard links
+            os.replace(fresh, place)
         finally:
-            fresh.unlink()
+            fresh.unlink(missing_ok=True)
     first = read_plan(place.parent, place.name, Machine, "a suite's machine")
     names = [name for name in Machine.model_fields if name != "schema_version"]
     unlike = [name for name in names if getattr(first, name) != getattr(here, name)]

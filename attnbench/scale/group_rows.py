@@ -1,7 +1,7 @@
 """Rows of attention over several ranks: verified against one process, timed by the slowest rank.
 
-Rank 0 verifies every cell in one process as ``attnbench run`` does, and writes the run. In each round it also times the
-call in one process. Then all ranks begin together, each with its share of the tokens.
+Rank 0 verifies every cell in one process as ``attnbench run`` does. In each round it also times the call in one
+process. Then all ranks begin together, each with its share of the tokens.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -18,122 +17,59 @@ from torch import Tensor
 
 from attnbench.bench.bench import Bench
 from attnbench.bench.calls import Call, forward_call, training_call
-from attnbench.bench.jobs import make_agenda
-from attnbench.bench.packages import package_contents
+from attnbench.bench.measure import reuse
 from attnbench.bench.profile.call import profile_call
-from attnbench.bench.profile.cells import make_phase_row, repeats_for
-from attnbench.bench.request import Request
+from attnbench.bench.profile.cells import make_phase_row, repeats_for, traces_of
 from attnbench.bench.rounds import one_round
 from attnbench.bench.rows import finite_or_none, make_row, withdraw_throttled
-from attnbench.bench.session import Outcome, environment_of
+from attnbench.bench.session import earlier_baseline
 from attnbench.bench.trial import Trial, classified, dense_job
-from attnbench.kernels.errors import BadInput
 from attnbench.kernels.witness import watching
 from attnbench.machine.clock import CLOCK
 from attnbench.machine.memory import measure_peak
 from attnbench.machine.telemetry import read
 from attnbench.parallel.collectives import counting
-from attnbench.parallel.deal import deal
-from attnbench.results.journal import Journal
-from attnbench.results.records.cells import PhaseRow, Row, Sample
-from attnbench.results.run import NoProgress, Progress, announce, begin, choose_place
-from attnbench.scale.ranks import Crew, joined
+from attnbench.results.journal import Journal, JournalRecord
+from attnbench.results.records.cells import PhaseRow, RanksSample, Row, Sample
+from attnbench.results.run import finished, usable_samples
+from attnbench.scale.ranks import Crew
 
 _SLACK = 2.0
 """How many times what rounding explains of one result two of them may differ by."""
 
 
-def check_group(request: Request) -> None:
-    """Find what is wrong with a request of several ranks, without measuring.
+@dataclass(frozen=True, slots=True)
+class Profiled:
+    """How cells are profiled.
 
-    Raises:
-        BadInput: quoting what cannot be used.
-    """
-    given = {"density": request.density, "precision": request.precision, "isolate": request.isolate}
-    for name, value in given.items():
-        if value is not None:
-            raise BadInput(f"--{name} is not possible with --gpus: leave it out")
-    if request.timer not in (None, "events", "wall"):
-        raise BadInput(f"--timer {request.timer} is not possible with --gpus; events and wall are")
-    agenda = make_agenda(request)
-    assert request.gpus is not None
-    shape, way = agenda.shape, request.parallel or "ulysses"
-    deal(way, request.gpus, shape.heads, shape.kv_heads)
-    if request.gpus > shape.layout.tokens:
-        raise BadInput(f"--gpus is {request.gpus}, and the grid {shape.grid} has {shape.layout.tokens} tokens")
-
-
-@dataclass(frozen=True)
-class GroupOutcome(Outcome):
-    """A run over several ranks, and the phases of its cells on rank 0, if they were asked for."""
-
-    phases: tuple[PhaseRow, ...] = ()
-
-
-def run_group(
-    request: Request, out: Path | None, progress: Progress, *, profiled: bool = False, repeats: int | None = None
-) -> GroupOutcome | None:
-    """Measure a request with the other ranks.
-
-    Args:
-        request: the same on all ranks; ``gpus`` says how many there are.
-        out: folder of the run; by default results/runs/<run id>.
-        progress: told what is done, on rank 0.
-        profiled: whether the cells are profiled too.
+    Attributes:
         repeats: recorded calls per cell; None for as many as are worth their time.
-
-    Returns:
-        the run, on rank 0; None on the others.
-
-    Raises:
-        BadInput: for a request or a folder that cannot be used.
-        RankLost: if another rank ended.
+        traces: whether rank 0 writes a Chrome trace of each cell into the run's folder.
     """
-    request = request.model_copy(update={"parallel": request.parallel or "ulysses"})
-    agenda = make_agenda(request)
-    with joined(agenda.device) as crew:
-        bench = Bench(agenda, progress if crew.leads else NoProgress(), heads=agenda.shape.heads)
-        group = _Group(crew, bench)
-        if not crew.leads:
-            group.measure(lambda record: None)
-            if profiled:
-                group.profile((), repeats)
-            return None
-        place = choose_place(out)
-        contents = agenda.contents | package_contents(request)
-        here = environment_of(agenda, request)
-        with begin(place, here, request.model_dump(mode="json"), contents) as journal:
-            announce(place, progress)
-            rows = group.write(journal, place.run_id)
-            phases = group.profile(rows, repeats) if profiled else ()
-            journal.append(*phases)
-            return GroupOutcome(journal.folder, rows, phases)
+
+    repeats: int | None = None
+    traces: bool = True
 
 
-@dataclass
-class _Figures:
-    """What is known of a cell besides its samples; lists have one figure a round."""
-
-    error: float = 0.0
-    sent: int = 0
-    one_ms: list[float] = field(default_factory=list)
-    exchange_ms: list[float] = field(default_factory=list)
-    imbalance: list[float] = field(default_factory=list)
-
-
-class _Group:
+class Group:
     """Measures the cells of a bench with the other ranks. All of them take the same steps in the same order."""
 
     def __init__(self, crew: Crew, bench: Bench) -> None:
         self.crew, self.bench, self.request = crew, bench, bench.agenda.request
-        self.figures: dict[int, _Figures] = {}
+        self.errors: dict[str, float] = {}
         tokens, ranks, rank = bench.agenda.shape.layout.tokens, crew.data.size, crew.data.rank
         self.mine = slice(tokens * rank // ranks, tokens * (rank + 1) // ranks)
 
-    def write(self, journal: Journal, run_id: str) -> tuple[Row, ...]:
-        """Measure, and write the rows."""
-        self.measure(journal.append)
-        rows = []
+    def write(self, records: Sequence[JournalRecord], journal: Journal, run_id: str) -> tuple[Row, ...]:
+        """Measure what has no row yet and write it, on rank 0; return all rows.
+
+        Args:
+            records: what an earlier part of the run wrote.
+            journal: of the run.
+            run_id: of the run.
+        """
+        self.measure(records, journal.append)
+        rows = [record for record in records if isinstance(record, Row) and finished(record)]
         for trial in self.bench.todo:
             withdraw_throttled(trial)
             row = make_row(self.bench, trial, run_id)
@@ -141,11 +77,22 @@ class _Group:
             journal.append(rows[-1])
         return tuple(rows)
 
-    def measure(self, journal: Callable[[Sample], object]) -> None:
-        """Verify and time every cell."""
+    def measure(self, records: Sequence[JournalRecord], journal: Callable[[Sample], object]) -> None:
+        """Verify and time every cell that has no row yet.
+
+        Args:
+            records: what an earlier part of the run wrote, on rank 0.
+            journal: gets the samples, on rank 0.
+        """
         bench, crew = self.bench, self.crew
+        earlier = [record for record in records if isinstance(record, Row)]
+        bench.leave_out(crew.hear([row.cell_id for row in earlier if finished(row)] if crew.leads else None))
+        if not bench.todo:
+            bench.progress.note("nothing left to do: every cell of this run has its row")
+            return
+        samples = usable_samples(records)
         if crew.leads:
-            bench.prepare()
+            bench.prepare(earlier_baseline(bench, earlier, samples))
         self._agree()
         for trial in bench.live():
             bench.progress.step(f"verifying {trial.job.label} on {crew.data.size} ranks", 0, 1, None)
@@ -153,28 +100,56 @@ class _Group:
         if bench.baseline is not None and bench.baseline.verdict is not None:
             bench.progress.note(f"no dense baseline over the ranks, so no speed-ups: {bench.baseline.reason}")
             bench.baseline = None
+        if samples:
+            bench.progress.note(f"resumed: {reuse(bench, samples)} of {len(samples)} earlier samples count")
+        taken = crew.hear([[sample.round for sample in trial.samples] for trial in bench.live()])
         rounds = crew.hear(bench.choose_rounds() if crew.leads else None)
+        rounds = max([rounds, *(number + 1 for each in taken for number in each)])
+        known = {id(trial): set(each) for trial, each in zip(bench.live(), taken, strict=True)}
         for number in range(rounds):
             for turn in one_round(bench.live(), number, rounds):
-                bench.progress.step(f"{turn.label}: {turn.item.job.label}", turn.done, turn.total, None)
-                self._sample(turn.item, number, journal)
+                if number not in known[id(turn.item)]:
+                    bench.progress.step(f"{turn.label}: {turn.item.job.label}", turn.done, turn.total, None)
+                    self._sample(turn.item, number, journal)
 
-    def profile(self, rows: Sequence[Row], repeats: int | None) -> tuple[PhaseRow, ...]:
-        """Profile the calls of the ranks, which make them together; rank 0, which has the rows, returns its phases."""
-        bench, found = self.bench, []
-        timed = {row.cell_id: row for row in rows}
-        for trial in [trial for trial in bench.todo if trial.verdict is None]:
+    def profile(self, rows: Sequence[Row], journal: Journal | None, asked: Profiled) -> tuple[PhaseRow, ...]:
+        """Profile the calls of the ranks, which make them together; rank 0 writes its phases, and returns all.
+
+        Args:
+            rows: of the run, on rank 0.
+            journal: of the run, on rank 0.
+            asked: how.
+        """
+        bench, crew, found = self.bench, self.crew, list[PhaseRow]()
+        timed = {row.cell_id: row for row in rows if row.verdict == "ok"}
+        if journal is not None:
+            found = [record for record in journal.earlier if isinstance(record, PhaseRow)]
+            bench.reopen(rows)
+        done = {phase.cell_id for phase in found}
+        todo = set(crew.hear([name for name in timed if name not in done]))
+        traces = None
+        if journal is not None and todo:
+            journal.command = "profile"  # from here only profile can go on; run would find nothing left to do
+            traces = traces_of(journal.folder) if asked.traces else None
+        for trial in [trial for trial in bench.trials if trial.cell.identity in todo]:
             bench.progress.step(f"profiling {trial.job.label}", 0, 1, None)
-            count = self.crew.hear(repeats_for(bench.agenda.device, trial, repeats) if self.crew.leads else None)
+            count = crew.hear(repeats_for(bench.agenda.device, trial, asked.repeats) if crew.leads else None)
             row = timed.get(trial.cell.identity)
             with self._together(trial):
                 call = self._call(trial)
                 profile = profile_call(
-                    call.run, call.prepare, self.crew.device, count, memory=False,
+                    call.run, call.prepare, crew.device, count, memory=False,
                     latency_ms=None if row is None else row.latency_ms,
+                    trace=None if traces is None else traces / f"{trial.cell.identity}.json.gz",
                 )  # fmt: skip
-            if trial.verdict is None and row is not None:
-                found += [make_phase_row(row, phase, profile.complaint) for phase in profile.phases]
+            if trial.verdict is not None:
+                bench.progress.note(f"{trial.job.label} could not be profiled: {trial.reason}")
+            elif row is not None and journal is not None:
+                for note in filter(None, (profile.complaint, *profile.notes)):
+                    bench.progress.note(f"{trial.job.label}: {note}")
+                phases = [make_phase_row(row, phase, profile.complaint) for phase in profile.phases]
+                journal.append(*phases)  # together, so that a cell that has any of its phases has all of them
+                found += phases
         return tuple(found)
 
     def _agree(self) -> None:
@@ -227,7 +202,6 @@ class _Group:
 
     def _verify(self, trial: Trial) -> None:
         """Compare output and gradients of each rank with those of one process."""
-        self.figures[id(trial)] = figures = _Figures()
         errors: list[float] = []
         extra: int | None = None
         with self._together(trial):
@@ -246,7 +220,7 @@ class _Group:
         if trial.verdict is not None:
             return
         trial.peak_extra = max((each for _, each in told if each is not None), default=None)
-        figures.error = max(max(each) for each, _ in told)
+        self.errors[trial.cell.identity] = max(max(each) for each, _ in told)
         for rank, (each, _) in enumerate(told):
             for name, error, bound in zip(("output", "dq", "dk", "dv"), each, bounds, strict=False):
                 if not error <= bound:
@@ -268,11 +242,11 @@ class _Group:
 
     def _sample(self, trial: Trial, number: int, journal: Callable[[Sample], object]) -> None:
         """Time one call: first in one process, on rank 0, then on all ranks, which begin together."""
-        bench, figures = self.bench, self.figures[id(trial)]
+        bench, one_ms = self.bench, 0.0
         with self._together(trial):
             if self.crew.leads:
                 one = self._one(trial)
-                figures.one_ms.append(bench.stopwatch.time(one.run, one.prepare, warm=False).cold_ms)
+                one_ms = bench.stopwatch.time(one.run, one.prepare, warm=False).cold_ms
             call = self._call(trial)
         taken = (0.0, 0.0, 0)
         with self._together(trial):
@@ -281,34 +255,35 @@ class _Group:
                     timing = bench.stopwatch.time(call.run, call.prepare, warm=False)
                 taken = timing.cold_ms, moved.ms, moved.sent
         told = self.crew.tell(taken)
-        if trial.verdict is not None:
+        if trial.verdict is not None or not self.crew.leads:
             return
         times, exchanges, sent = zip(*told, strict=True)
         own = [max(whole - spent, 1e-6) for whole, spent in zip(times, exchanges, strict=True)]
-        figures.exchange_ms.append(min(exchanges))
-        figures.imbalance.append(max(1.0, max(own) / statistics.fmean(own)))
-        figures.sent = max(figures.sent, *sent)
+        ranks = RanksSample(
+            one_ms=one_ms, exchange_ms=min(exchanges), imbalance=max(1.0, max(own) / statistics.fmean(own)),
+            sent_mib=max(sent) / 2**20,
+        )  # fmt: skip
         reading, load = read(bench.agenda.device), bench.load.look()
         sample = Sample(
             cell_id=trial.cell.identity, round=number, cold_ms=max(times), heads_timed=bench.heads,
-            inputs_hash=bench.inputs_hash, threads=bench.threads, **asdict(load),
+            inputs_hash=bench.inputs_hash, threads=bench.threads, ranks=ranks, **asdict(load),
             **({} if reading is None else asdict(reading)),
         )  # fmt: skip
         trial.samples.append(sample)
         journal(sample)
 
     def _columns(self, trial: Trial, row: Row) -> dict[str, Any]:
-        figures = self.figures.get(id(trial))
-        if row.verdict != "ok" or figures is None:
-            return {"parallel_error": None if figures is None else finite_or_none(figures.error)}
-        one = statistics.median(figures.one_ms)
+        error, taken = self.errors.get(trial.cell.identity), [s.ranks for s in trial.samples if s.ranks is not None]
+        if row.verdict != "ok" or not taken:
+            return {"parallel_error": None if error is None else finite_or_none(error)}
+        one = statistics.median(each.one_ms for each in taken)
         return {
             "one_ms": one,
             "ideal_ms": one / self.crew.data.size,
-            "imbalance": statistics.median(figures.imbalance),
-            "exchange_ms": statistics.median(figures.exchange_ms),
-            "sent_mib": figures.sent / 2**20,
-            "parallel_error": figures.error,
+            "imbalance": statistics.median(each.imbalance for each in taken),
+            "exchange_ms": statistics.median(each.exchange_ms for each in taken),
+            "sent_mib": max(each.sent_mib for each in taken),
+            "parallel_error": error,
         }
 
 

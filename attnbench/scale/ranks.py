@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,14 +19,24 @@ import torch
 import torch.distributed as dist
 
 from attnbench.kernels.errors import BadInput, RankLost, Unsupported
+from attnbench.machine.device import DeviceKind, device_name, own_gpu
 from attnbench.parallel.collectives import Ranks
+from attnbench.parallel.handshake import require_same, versions
 
-GRACE = 60.0
+GRACE = 45.0
 """Seconds that the other ranks have to end by themselves once one has failed."""
 
 _POLL = 0.1
+_ALONE = 2.0  # seconds in which ranks that the interrupt reached too end by themselves
+_FAREWELL = 10.0  # seconds that the others have once they are told to end
+_MEETING = timedelta(seconds=60)  # in which all ranks must come
+_EXCHANGE = timedelta(seconds=60)  # that one may take on GPUs
 _PATIENCE = timedelta(hours=2)  # what a rank may have to wait for another that verifies
-_PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from attnbench.cli import main; main()"
+_PROGRAM = (
+    "import json, sys; parent = int(sys.argv.pop()); sys.path[:] = json.loads(sys.argv.pop()); "
+    "from attnbench.machine.signals import end_with_parent; end_with_parent(parent); "
+    "from attnbench.cli import main; main()"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +79,12 @@ def check_count(gpus: int, device: torch.device) -> None:
     Raises:
         BadInput: saying how many there are.
     """
-    if is_rank() and int(os.environ["WORLD_SIZE"]) != gpus:
-        raise BadInput(f"--gpus is {gpus}, and torchrun started {os.environ['WORLD_SIZE']} ranks: give both the same")
-    if device.type == "cuda" and not is_rank() and torch.cuda.device_count() < gpus:
+    if is_rank():
+        if (told := os.environ["WORLD_SIZE"]) != str(gpus):
+            raise BadInput(f"--gpus is {gpus}, and torchrun started {told} ranks: give both the same")
+        if device.type == "cuda":
+            own_gpu()
+    elif device.type == "cuda" and torch.cuda.device_count() < gpus:
         raise BadInput(f"--gpus is {gpus}, and this machine has {torch.cuda.device_count()}")
 
 
@@ -80,23 +93,54 @@ def joined(device: torch.device) -> Iterator[Crew]:
     """Join the ranks that this process was started with, and leave them at the end.
 
     Raises:
+        BadInput: for environment variables of torchrun that cannot be.
+        RankLost: if not all ranks come.
         Unsupported: if this torch has no way to exchange tensors of the device.
     """
     if not dist.is_available():
         raise Unsupported("this torch has no torch.distributed, which ranks exchange tensors by")
     here = device
     if device.type == "cuda":
-        here = torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ["RANK"])))
+        here = own_gpu()
         torch.cuda.set_device(here)
-    dist.init_process_group("gloo", timeout=_PATIENCE)
+    _meet()
     try:
         control = Ranks.of(dist.group.WORLD, torch.device("cpu"))
         group = dist.group.WORLD
         if device.type == "cuda":
-            group = dist.new_group(backend="nccl", timeout=timedelta(seconds=GRACE))
+            group = dist.new_group(backend="nccl", timeout=_EXCHANGE)
         yield Crew(Ranks.of(group, here), control, here)
     finally:
         dist.destroy_process_group()
+
+
+def _meet() -> None:
+    """Wait until all ranks are here. From then on each may wait long for another."""
+    from torch.distributed.rendezvous import rendezvous
+
+    told = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    wrong = next((name for name in ("RANK", "WORLD_SIZE", "MASTER_PORT") if not told[name].isdecimal()), None)
+    if wrong is not None:
+        raise BadInput(f"{wrong} is {told[wrong]!r} in the environment; torchrun sets it to a whole number")
+    place = f"{told['MASTER_ADDR']}:{told['MASTER_PORT']}"
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=_MEETING))
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        said = str(error).partition("\n")[0][:200]
+        raise RankLost(f"rank {told['RANK']} of {told['WORLD_SIZE']} met not all others at {place} ({said})") from error
+
+
+def require_alike(crew: Crew, request: Mapping[str, object]) -> None:
+    """Require that all ranks measure the same with the same versions, on one host and on one kind of device.
+
+    Raises:
+        BadInput: naming what differs, on all ranks.
+    """
+    kind: DeviceKind = "cuda" if crew.device.type == "cuda" else "cpu"
+    here = {"device": device_name(kind), "host": socket.gethostname()}
+    must = "all ranks of a run must be started alike, on one host and on devices of one kind"
+    require_same(crew.tell({**versions(), **request, **here}), must)
 
 
 def start(gpus: int, words: Sequence[str]) -> tuple[int, str]:
@@ -117,7 +161,7 @@ def start(gpus: int, words: Sequence[str]) -> tuple[int, str]:
         port = free.getsockname()[1]
     place = {"WORLD_SIZE": str(gpus), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     threads = str(max(1, (os.cpu_count() or 1) // gpus))
-    command = [sys.executable, "-P", "-c", _PROGRAM, *words, json.dumps(sys.path)]
+    command = [sys.executable, "-P", "-c", _PROGRAM, *words, json.dumps(sys.path), str(os.getpid())]
     with tempfile.TemporaryFile() as said:
         started = [
             subprocess.Popen(
@@ -130,6 +174,9 @@ def start(gpus: int, words: Sequence[str]) -> tuple[int, str]:
         ]
         try:
             first, codes = _waited_for(started)
+        except KeyboardInterrupt:
+            _dismiss(started)
+            raise
         finally:
             for process in started:
                 process.kill()
@@ -141,6 +188,17 @@ def start(gpus: int, words: Sequence[str]) -> tuple[int, str]:
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise RankLost(f"rank {first} of {gpus} {how}, so there is no result of all ranks")
     return codes[0], printed
+
+
+def _dismiss(started: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Let interrupted ranks say what they leave. Those that the interrupt did not reach are told."""
+    for seconds in (_ALONE, _FAREWELL):
+        limit = time.monotonic() + seconds
+        while any(process.poll() is None for process in started) and time.monotonic() < limit:
+            time.sleep(_POLL)
+        for process in started:
+            if process.poll() is None:
+                process.terminate()
 
 
 def _waited_for(started: Sequence[subprocess.Popen[bytes]]) -> tuple[int | None, list[int]]:

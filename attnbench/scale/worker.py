@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from attnbench.bench.apart.process import End, how_it_ended
 from attnbench.bench.suite_calls import words_of
 from attnbench.kernels.errors import AttnbenchError, BadInput
@@ -33,13 +35,22 @@ def serve(text: str) -> str:
 
     It raises nothing: an engine need only bring the text back.
     """
-    task = WorkerTask.model_validate_json(text)
     start = time.monotonic()
+    try:
+        task = WorkerTask.model_validate_json(text)
+    except ValidationError:
+        why = f"this worker has attnbench {version_here()}, and cannot read the task of another version"
+        return Ended(exit_code=2, reason=why, host=socket.gethostname()).model_dump_json()
     try:
         if why := _unshared(task):
             return Ended(exit_code=2, reason=why, host=socket.gethostname(), unshared=True).model_dump_json()
         if task.version != version_here():
             raise BadInput(f"this worker has attnbench {version_here()}, and the suite is run by {task.version}")
+        if not os.path.isdir(task.cwd):
+            raise BadInput(
+                f"worker {socket.gethostname()!r} has no folder {task.cwd!r}, to which paths of the suite are "
+                "relative; call attnbench in a folder that all workers share"
+            )
         ended = _measured(task)
     except AttnbenchError as error:
         ended = Ended(exit_code=2, reason=str(error))

@@ -1,12 +1,17 @@
-"""Rows of attention over two gloo ranks, by the command line, and what it refuses."""
+"""Rows of attention over two gloo ranks, begun and continued, and what is refused."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shlex
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,33 +20,58 @@ import torch.distributed as dist
 
 import attnbench
 from attnbench.kernels.errors import BadInput, RankLost
+from attnbench.results.journal import JOURNAL
 from attnbench.scale import ranks
 
 if not dist.is_available():
     pytest.skip("this torch has no torch.distributed", allow_module_level=True)
 
 Command = Callable[..., tuple[int, str, str]]
-CASE = "--method vmoba --layers 2 --grid 3x4x5 --text-tokens 3+4 --heads 4 --kv-heads 2 --head-dim 16 --rounds 2"
+CREW = Path(__file__).with_name("crew.py")
+CASE = "--method vmoba --layers 2 --grid 3x4x5 --text-tokens 3+4 --heads 4 --kv-heads 2 --head-dim 16"
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+FIRST, RESUMED, UNLIKE, AGAIN = range(4)
 
 
-def run(words: str, *, program: str = "-m attnbench") -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    return subprocess.run(
-        [sys.executable, *shlex.split(f"{program} {words} --device cpu --stability-calls 2 --budget 1 --quiet")],
-        capture_output=True, text=True, timeout=300, env=environment | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+class Measured:
+    """What two ranks said and wrote in one call after another.
+
+    Attributes:
+        folder: with ``run``, a profiled run, and ``cut``, the same run interrupted after its first round and resumed.
+        before: the journal of the former before it was asked to go on.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        asked = f"{CASE} --device cpu --inputs gaussian --rounds 2 --stability-calls 2 --budget 1 --quiet"
+        first = f"profile --gpus 2 --direction fwdbwd --repeats 1 {asked} --out {folder / 'run'}".split()
+        resumed = f"run --quiet --resume {folder / 'cut'}".split()
+        unlike = [f"run --gpus 2 {asked} --seed {rank} --out {folder / 'unlike'}".split() for rank in range(2)]
+        again = f"profile --quiet --resume {folder / 'run'}".split()
+        calls = [
+            {"words": [first, first]},
+            {"words": [resumed, resumed], "cut": ["run", "cut", 1]},
+            {"words": unlike},
+            {"words": [again, again]},
+        ]
+        (folder / "calls.json").write_text(json.dumps(calls))
+        ended = subprocess.run(
+            [sys.executable, str(CREW), str(folder)], capture_output=True, text=True, timeout=300, env=ENVIRONMENT
+        )
+        assert ended.returncode == 0, ended.stderr
+        self.before = (folder / "whole").read_bytes()
+        self.said: list[list[tuple[int, str]]] = json.loads((folder / "said.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("group") / "run"
-    ended = run(f"profile --gpus 2 --direction fwdbwd --repeats 1 --no-trace --out {folder} {CASE}")
-    assert ended.returncode == 0, ended.stderr
-    return folder, ended.stdout
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    found = Measured(tmp_path_factory.mktemp("group"))
+    assert [code for code, _ in found.said[FIRST]] == [0, 0], found.said[FIRST]
+    return found
 
 
-def test_a_row_over_two_ranks_has_what_it_gains(measured: tuple[Path, str]) -> None:
-    (row,) = attnbench.load_results(measured[0]).to_dict("records")
+def test_a_row_over_two_ranks_has_what_it_gains(measured: Measured) -> None:
+    (row,) = attnbench.load_results(measured.folder / "run").to_dict("records")
     assert (row["verdict"], row["gpus"], row["parallel"], row["heads_timed"]) == ("ok", 2, "ulysses", 4)
     assert row["ideal_ms"] == pytest.approx(row["one_ms"] / 2)
     assert row["speedup"] == pytest.approx(row["baseline_ms"] / row["latency_ms"])
@@ -53,37 +83,67 @@ def test_a_row_over_two_ranks_has_what_it_gains(measured: tuple[Path, str]) -> N
     assert row["sent_mib"] * 2**20 == 4 * 16 * 67 * (2 + 1 + 1 + 2)
 
 
-def test_exchanges_are_a_phase_of_both_passes(measured: tuple[Path, str]) -> None:
-    phases = attnbench.load_phases(measured[0])
+def test_exchanges_are_a_phase_of_both_passes(measured: Measured) -> None:
+    phases = attnbench.load_phases(measured.folder / "run")
     found = phases[phases["phase"] == "communicate"]
     assert set(found["pass"]) == {"fwd", "bwd"}
     assert (found["time_ms"] > 0).all()
     assert {"attend", "score", "select"} <= set(phases["phase"])
+    assert len(list((measured.folder / "run" / "traces").glob("*.json.gz"))) == 1, "one of rank 0"
 
 
-def test_the_terminal_compares_with_the_ideal(measured: tuple[Path, str]) -> None:
-    said = measured[1]
+def test_the_terminal_compares_with_the_ideal(measured: Measured) -> None:
+    (_, said), (_, other) = measured.said[FIRST]
     assert "one process, ms" in said
     assert "ulysses" in said
+    assert other == ""
 
 
-def test_such_a_row_is_another_cell_and_says_how_to_measure_it_again(
-    measured: tuple[Path, str], command_line: Command
-) -> None:
-    (row,) = attnbench.load_results(measured[0]).to_dict("records")
-    code, said, _ = command_line("repro", row["row_id"], measured[0])
+def test_an_interrupted_run_goes_on_with_its_samples(measured: Measured) -> None:
+    (code, said), (other, _) = measured.said[RESUMED]
+    assert (code, other) == (0, 0), said
+    assert "resumed: 2 of 2 earlier samples count" in said
+    lines = [json.loads(line) for line in (measured.folder / "cut" / JOURNAL).read_text().splitlines()]
+    samples = [line for line in lines if line["kind"] == "sample"]
+    assert sorted(each["round"] for each in samples) == [0, 0, 1, 1], "the baseline's and the method's, each once"
+    whole, resumed = (attnbench.load_results(measured.folder / name) for name in ("run", "cut"))
+    same = ["cell_id", "verdict", "gpus", "parallel", "baseline", "density", "sent_mib"]
+    assert whole[same].to_dict("records") == resumed[same].to_dict("records")
+    (row,) = resumed.to_dict("records")
+    assert len(row["samples_ms"]) == 2
+
+
+def test_a_finished_run_is_left_alone(measured: Measured) -> None:
+    (code, said), (other, _) = measured.said[AGAIN]
+    assert (code, other) == (0, 0), said
+    assert "nothing left to do: every cell of this run has its row" in said
+    assert "communicate" in said, "its phases are shown again"
+    assert (measured.folder / "run" / JOURNAL).read_bytes() == measured.before
+
+
+def test_ranks_that_were_asked_for_other_things_all_say_so(measured: Measured) -> None:
+    for code, said in measured.said[UNLIKE]:
+        assert code == 2
+        assert "seed is 0 on rank 0 and 1 on rank 1; all ranks of a run must be started alike" in said
+    assert not (measured.folder / "unlike").exists()
+
+
+def test_such_a_row_is_another_cell_and_says_how_to_measure_it_again(measured: Measured, command_line: Command) -> None:
+    (row,) = attnbench.load_results(measured.folder / "run").to_dict("records")
+    code, said, _ = command_line("repro", row["row_id"], measured.folder / "run")
     assert code == 0
     assert "--gpus 2 --parallel ulysses" in said
-    code, said, error = command_line("run", "--resume", measured[0])
-    assert code == 2
-    assert "is a run over 2 ranks, which is not resumed: run it again" in error
 
 
 @pytest.mark.slow
-def test_torchrun_starts_the_ranks_as_well(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", ["", "-m torch.distributed.run --standalone --nproc-per-node 2"])
+def test_ranks_are_started_and_torchrun_starts_them_as_well(launcher: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    launcher = "-m torch.distributed.run --standalone --nproc-per-node 2 -m attnbench"
-    ended = run(f"run --gpus 2 --parallel allgather --out {folder} {CASE}", program=launcher)
+    asked = f"run --gpus 2 --parallel allgather --rounds 2 --out {folder} {CASE} --device cpu --budget 1"
+    ended = subprocess.run(
+        [sys.executable, *shlex.split(f"{launcher} -m attnbench {asked}")], capture_output=True, text=True, timeout=300,
+        env=ENVIRONMENT | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     (row,) = attnbench.load_results(folder).to_dict("records")
     assert (row["verdict"], row["gpus"], row["parallel"]) == ("ok", 2, "allgather")
@@ -148,3 +208,63 @@ def test_what_rank_0_prints_and_its_exit_code_are_handed_on(monkeypatch: pytest.
 def test_rows_that_are_wrong_keep_their_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "_PROGRAM", "import os, sys; sys.exit(1 if os.environ['RANK'] == '0' else 0)")
     assert ranks.start(2, ["run"]) == (1, "")
+
+
+WAITING = """
+import os, pathlib, signal, sys, time
+
+place = pathlib.Path(sys.argv[1], os.environ["RANK"])
+
+
+def leave(number, frame):
+    place.write_text("left")
+    sys.exit(143)
+
+
+signal.signal(signal.SIGTERM, leave)
+place.write_text("here")
+time.sleep(60)
+"""
+
+
+def test_interrupted_ranks_may_say_what_they_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [tmp_path / str(rank) for rank in range(2)]
+
+    def interrupt(started: object) -> None:
+        limit = time.monotonic() + 60
+        while not all(place.exists() and place.read_text() for place in places):
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ranks, "_PROGRAM", WAITING)
+    monkeypatch.setattr(ranks, "_ALONE", 0.0)
+    monkeypatch.setattr(ranks, "_waited_for", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        ranks.start(2, [str(tmp_path)])
+    assert [place.read_text() for place in places] == ["left", "left"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind", "said"),
+    [
+        ({"RANK": "first"}, BadInput, "RANK is 'first' in the environment; torchrun sets it to a whole number"),
+        ({}, RankLost, "rank 1 of 2 met not all others at 127.0.0.1:"),
+    ],
+)
+def test_ranks_that_cannot_meet_say_so(
+    changed: dict[str, str], kind: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as closed:  # bound, and nobody listens
+        closed.bind(("127.0.0.1", 0))
+        place = {
+            "RANK": "1",
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(closed.getsockname()[1]),
+        }
+        for name, value in (place | changed).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(ranks, "_MEETING", timedelta(seconds=0.2))
+        with pytest.raises(kind, match=re.escape(said)), ranks.joined(torch.device("cpu")):
+            pass

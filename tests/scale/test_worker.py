@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,16 @@ def test_another_version_of_attnbench_is_refused(task: WorkerTask) -> None:
     ended = served(task, version="0.0.1")
     assert ended.exit_code == 2
     assert ended.reason.endswith("and the suite is run by 0.0.1")
+    told = read_ended(worker.serve(json.dumps(task.model_dump() | {"of a later version": 1})))
+    assert told is not None
+    assert told.exit_code == 2
+    assert told.reason.endswith("and cannot read the task of another version")
+
+
+def test_a_folder_that_paths_are_relative_to_must_be_there(task: WorkerTask, tmp_path: Path) -> None:
+    ended = served(task, cwd=str(tmp_path / "elsewhere"))
+    assert (ended.exit_code, ended.verdict) == (2, None)
+    assert f"has no folder {str(tmp_path / 'elsewhere')!r}" in ended.reason
 
 
 def test_two_workers_do_not_measure_one_cell_at_once(task: WorkerTask) -> None:
@@ -100,12 +112,20 @@ def test_two_workers_do_not_measure_one_cell_at_once(task: WorkerTask) -> None:
     assert (ended.exit_code, ended.reason) == (2, "another worker measures 'one' already; wait for it to end")
 
 
-def test_machines_of_another_kind_are_refused_and_named(tmp_path: Path) -> None:
+def _refuse_links(source: Path, target: Path) -> None:
+    raise OSError(errno.EPERM, "no links")
+
+
+def test_machines_of_another_kind_are_refused_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = machine_here("cpu")
     require_alike(tmp_path, "cpu", here)
     require_alike(tmp_path, "cpu", here)
     require_alike(tmp_path, "cuda", here.model_copy(update={"device": "H100", "driver": "570.1"}))
     other = here.model_copy(update={"device": "A100", "driver": "550.2"})
+    monkeypatch.setattr("os.link", _refuse_links)  # as some file systems do
+    require_alike(tmp_path / "unlinked", "cuda", other)
+    with pytest.raises(BadInput, match="mixed machines"):
+        require_alike(tmp_path / "unlinked", "cuda", here)
     with pytest.raises(BadInput, match=r"mixed machines: .* device H100, driver 570.1, .* device A100, driver 550.2;"):
         require_alike(tmp_path, "cuda", other)
     assert sorted(path.name for path in (tmp_path / WORKERS).iterdir()) == ["machine-cpu.json", "machine-cuda.json"]

@@ -82,9 +82,7 @@ def profile_rows(
     if not todo:
         return found
     journal.command = "profile"  # from here only profile can go on; run would find nothing left to do
-    folder = journal.folder / TRACES if traces else None
-    if folder is not None:
-        _make(folder)
+    folder = traces_of(journal.folder) if traces else None
     progress.step("peaks: a matrix product and a copy", 0, len(todo), None)
     ceilings = _ceilings(bench, progress)
     dense = _dense_peak(bench, rows)
@@ -292,8 +290,15 @@ def _unnamed(profile: Profile) -> str:
     return ", ".join(f"{name[:80]} {ms:.3g} ms" for name, ms in longest)
 
 
-def _make(folder: Path) -> None:
+def traces_of(folder: Path) -> Path:
+    """Return the folder of the traces of a run, which is made if missing.
+
+    Raises:
+        BadInput: if it cannot be.
+    """
+    place = folder / TRACES
     try:
-        folder.mkdir(exist_ok=True)
+        place.mkdir(exist_ok=True)
     except OSError as error:
-        raise BadInput(f"cannot write traces to {str(folder)!r}: {error.strerror}") from error
+        raise BadInput(f"cannot write traces to {str(place)!r}: {error.strerror}") from error
+    return place

@@ -481,6 +481,17 @@ class Choices(Record):
     )
 
 
+class RanksSample(Record):
+    """What was taken beside a sample of a call over several ranks, whose own time is that of the slowest one."""
+
+    one_ms: float = Field(gt=0, description="time of one process with all tokens, in the same round")
+    exchange_ms: float = Field(
+        ge=0, description="least time that a rank spent in exchanges, waiting for others included"
+    )
+    imbalance: float = Field(ge=1, description="time of the busiest rank over the mean of all, exchanges left out")
+    sent_mib: float = Field(ge=0, description="most that a rank sent to others")
+
+
 class Sample(Record):
     """One timed call. Samples are journaled as they are taken, so that an interrupted run can go on."""
 
@@ -498,6 +509,7 @@ class Sample(Record):
     heads_timed: int = Field(ge=1, description="heads that were run")
     inputs_hash: str = Field(description="digest of q, k, v of all input sets")
     threads: int | None = Field(default=None, description="CPU threads used by torch")
+    ranks: RanksSample | None = Field(default=None, description="the rest of a call over several ranks; null: of one")
     sm_clock_mhz: float | None = Field(default=None, description="SM clock right after the call")
     power_w: float | None = Field(default=None, description="power of the GPU right after the call")
     temperature_c: float | None = Field(default=None, description="temperature of the GPU right after the call")
