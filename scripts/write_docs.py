@@ -29,10 +29,13 @@ from pydantic.json_schema import models_json_schema
 
 import attnbench
 from attnbench.analysis.premises import judge
+from attnbench.cost.ranks import count_call, extrapolate
 from attnbench.cost.waterfall import ZERO, Bar, Span, Waterfall
 from attnbench.inputs.make import make_inputs
 from attnbench.inputs.shapes import Shape, resolve_shape
 from attnbench.inputs.structure import locality, union_density
+from attnbench.kernels.errors import BadInput
+from attnbench.parallel.deal import WAYS
 from attnbench.report.charts.waterfall import waterfall_figure
 from attnbench.report.data.attention_maps import CLASSES
 from attnbench.report.data.schema import json_schema
@@ -384,6 +387,49 @@ def report_schema_text() -> str:
     return json.dumps(schema, indent=2) + "\n"
 
 
+# What several ranks come to: docs/parallel.md
+
+WAN = {"12 heads (Wan 1.3B)": 12, "40 heads (Wan 14B)": 40}
+RANKS_ROWS = "*/ranks*.jsonl.gz"
+"""Committed runs over several GPUs, below results/."""
+
+
+def ranks_counts() -> str:
+    """Return a table of what follows from counting, at 720p."""
+    lines = ["| heads | GPUs | `parallel` | share of the pairs | at most | sends, MiB |", "|---|---|---|---|---|---|"]
+    for name, heads in WAN.items():
+        for ranks in (2, 4, 8):
+            for way in WAYS if heads % ranks else WAYS[:2]:
+                call = count_call(way, ranks, heads=heads, kv_heads=heads, tokens=75600, head_dim=128, itemsize=2)
+                share, sent = f"{call.share:.4f}".rstrip("0"), call.sent / 2**20
+                lines.append(f"| {name} | {ranks} | {way} | {share} | {1 / call.share:.2f}× | {sent:.0f} |")
+    return "\n".join(lines)
+
+
+def ranks_measured(ranks: int = 8) -> str:
+    """Return what committed runs over GPUs took, and what the model makes of them; a sentence where there are none."""
+    paths = sorted((ROOT / "results").glob(RANKS_ROWS))
+    rows = [row for path in paths for row in read(path).rows if row.gpus is not None and row.latency_ms is not None]
+    if not rows:
+        return "No run over several GPUs is committed yet, so there are no times here."
+    lines = [
+        "| device | method | tokens | heads | direction | `parallel` | one GPU, ms | GPUs | measured, ms | "
+        f"{ranks} GPUs, modelled, ms |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        try:
+            modelled = extrapolate(row, ranks)
+        except BadInput:  # more ranks than heads
+            modelled = None
+        told = "–" if modelled is None else f"{modelled:.1f}"
+        lines.append(
+            f"| {row.device} | {row.method} | {row.tokens:,} | {row.heads} | {row.direction} | {row.parallel} | "
+            f"{row.one_ms or 0:.1f} | {row.gpus} | {row.latency_ms:.1f} | {told} |"
+        )
+    return "\n".join(lines)
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "results.md": {"records": record_tables},
     "analysis.md": {"premises": analysis_premises, "layers": analysis_layers},
@@ -395,6 +441,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "inputs.md": {"inputs": inputs_block},
     "methods-compared.md": {"sections": compared_sections},
+    "parallel.md": {"counts": ranks_counts, "measured": ranks_measured},
     **{page: {part: partial(claims_part, page, part) for part in parts} for page, parts in CLAIMS.items()},
 }
 """The generated parts of each page by name."""

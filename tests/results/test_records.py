@@ -208,6 +208,11 @@ def test_the_table_of_columns_in_docs_is_current(write_docs: ModuleType) -> None
     assert all(f"| `{name}` |" in text for name in Row.model_fields)
 
 
+def test_what_several_gpus_come_to_in_docs_is_current(write_docs: ModuleType) -> None:
+    text = (ROOT / "docs" / "parallel.md").read_text(encoding="utf-8")
+    assert text == write_docs.written("parallel.md"), "run: python scripts/write_docs.py parallel.md"
+
+
 def test_the_json_schema_describes_lines_as_they_are_written(write_docs: ModuleType) -> None:
     schema = json.loads(write_docs.schema_text())
     assert schema["$schema"].startswith("https://json-schema.org/")
