@@ -69,7 +69,10 @@ def over_ranks(
     check_only(ctx, check)
     check()
     if not is_rank():
-        code, printed = start(count, typed_command()[1:])
+        try:
+            code, printed = start(count, typed_command()[1:])
+        except KeyboardInterrupt as interrupt:
+            raise typer.Exit(code_of(interrupt)) from None
         say(printed.rstrip())
         raise typer.Exit(code)
     command, how = ("profile", Profiled(repeats, traces)) if profiled else ("run", None)

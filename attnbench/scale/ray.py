@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.machine.printed import last_words
+from attnbench.machine.signals import SIGNALS
 from attnbench.scale.extras import need
 from attnbench.scale.task import Ended, WorkerTask, read_ended
 from attnbench.scale.where import Ray
@@ -43,8 +49,11 @@ class RayEngine:
         more: dict[str, Any] = {"num_gpus": settings.gpus} if settings.gpus is not None else {}
         if local:
             more |= {"include_dashboard": False, "object_store_memory": _STORE}
+        if settings.address is not None and not local:
+            require_answer(settings.address)
         try:
-            ray.init(address=settings.address or "auto", log_to_driver=False, logging_level="ERROR", **more)
+            with keeping_handlers():
+                ray.init(address=settings.address or "auto", log_to_driver=False, logging_level="ERROR", **more)
         except Exception as error:  # Ray has a class for each thing that may be wrong with a cluster
             advice = (
                 "is this machine too busy, or its memory full?"
@@ -92,6 +101,35 @@ class RayJob:
     def stop(self) -> None:
         """Cancel it."""
         self.ray.cancel(self.reference, force=True)
+
+
+def require_answer(address: str, seconds: float = 10.0) -> None:
+    """Raise BadInput if nobody listens at HOST:PORT, where Ray would try for minutes; judge no other address."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=seconds).close()
+    except (OSError, OverflowError) as error:
+        raise BadInput(
+            f"--on ray has no cluster at {address!r}: {getattr(error, 'strerror', None) or error}; ray status on its "
+            "head says whether it runs"
+        ) from error
+
+
+@contextlib.contextmanager
+def keeping_handlers() -> Iterator[None]:
+    """Give signals their handlers back after this block: Ray takes SIGTERM, and a run would end without its words."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 def wanted_of(nodes: list[dict[str, float]], accelerator: str | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import torch.distributed as dist
 
 import attnbench
 from attnbench.kernels.errors import BadInput, RankLost
+from attnbench.machine.signals import Stopped
 from attnbench.results.journal import JOURNAL
 from attnbench.scale import ranks
 
@@ -171,6 +173,17 @@ def test_what_cannot_be_is_said_before_a_rank_starts(
     code, _, error = command_line("run", "--method", "full", "--grid", "3x4x5", "--heads", 2, "--device", "cpu", *given)
     assert code == 2
     assert said in error
+
+
+def test_an_interrupt_while_ranks_run_has_its_exit_code(command_line: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(count: int, words: list[str]) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(ranks, "start", interrupted)
+    code, _, _ = command_line(
+        *["run", "--method", "full", "--grid", "3x4x5", "--heads", "2", "--device", "cpu", "--gpus", "2"]
+    )
+    assert code == 143
 
 
 def test_the_number_of_ranks_must_be_that_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import signal
+import socket
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from attnbench.kernels.errors import BadInput
 from attnbench.scale.extras import need
 from attnbench.scale.local import chosen_gpus
-from attnbench.scale.ray import wanted_of
+from attnbench.scale.ray import keeping_handlers, require_answer, wanted_of
 from attnbench.scale.where import Local, Ray, Slurm, read_where
 
 
@@ -78,6 +80,25 @@ def test_gpus_of_one_kind_are_used_and_several_kinds_are_refused() -> None:
         chosen_gpus(gpus, None)
     with pytest.raises(BadInput, match="local:gpus=4: this machine has 3 GPUs"):
         chosen_gpus(gpus, 4)
+
+
+def test_an_address_where_no_cluster_is_is_told_at_once() -> None:
+    with socket.socket() as closed:  # bound, and nobody listens
+        closed.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{closed.getsockname()[1]}"
+        for address in (place, f"ray://{place}", "127.0.0.1:99999"):
+            with pytest.raises(BadInput, match=f"--on ray has no cluster at '{address}': "):
+                require_answer(address)
+    with socket.create_server(("127.0.0.1", 0)) as open_:
+        require_answer(f"127.0.0.1:{open_.getsockname()[1]}")
+    require_answer("auto")
+
+
+def test_signals_get_their_handlers_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with keeping_handlers():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_ray_task_gets_one_gpu_or_all_cores_of_a_node() -> None:
