@@ -48,9 +48,15 @@ def journal(run_id: str, generator: random.Random) -> list[Line]:
     )  # fmt: skip
     header = RunHeader(run_id=run_id, environment=environment, request={"methods": {"sta": {}, "vmoba": {}}})
     lines = [line("run", header)]
+    baseline_ms = 0.0
     for method, ms in (("full", 4.0), ("sta", 2.0), ("vmoba", 3.0)):
         samples = [ms * generator.uniform(0.97, 1.03) for _ in range(3)]
-        row = make_row(run_id, method, samples, 1.0 if method == "full" else 0.4)
+        middle = sorted(samples)[1]
+        baseline_ms = baseline_ms or middle
+        row = make_row(
+            run_id, method, samples, density := 1.0 if method == "full" else 0.4, baseline_ms=baseline_ms,
+            speedup=baseline_ms / middle, translation=baseline_ms / middle * density,
+        )  # fmt: skip
         lines += [
             line(
                 "sample",

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 from attnbench.kernels.errors import BadInput
 from attnbench.results.find import PARQUET, find_results
 from attnbench.results.journal import JournalRecord, read_journal
-from attnbench.results.pairs import by_round, own_samples
+from attnbench.results.pairs import baseline_ids, by_round, own_samples
 from attnbench.results.records.analysis import AnalysisRow, PremiseRow
-from attnbench.results.records.cells import Choices, Environment, PhaseRow, Row, RunHeader, Sample
+from attnbench.results.records.cells import ROUNDING, Choices, Environment, PhaseRow, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow, still_true
 from attnbench.results.records.steps import StepRecord
 from attnbench.results.run import usable_samples
@@ -205,7 +205,7 @@ class _Merged:
 
 
 def _check_samples(path: Path, rows: Iterable[Row], samples: Sequence[Sample]) -> None:
-    """Refuse a row whose ``samples_ms`` are not the samples that were taken of its cell, where there are any."""
+    """Refuse a row whose samples, or whose time of the baseline, are not those that were taken, where there are any."""
     by_cell: dict[str, list[Sample]] = {}
     for sample in samples:
         by_cell.setdefault(sample.cell_id, []).append(sample)
@@ -216,6 +216,17 @@ def _check_samples(path: Path, rows: Iterable[Row], samples: Sequence[Sample]) -
                 f"{str(path)!r}: the samples_ms of the row {row.row_id!r} ({row.method}) are not the {len(own)} "
                 "samples that were taken of its cell"
             )
+        dense = [each.cold_ms for name in baseline_ids(row) for each in by_cell.get(name, ())]
+        if row.baseline_ms is not None and dense and not _within(row.baseline_ms, dense):
+            raise BadInput(
+                f"{str(path)!r}: the baseline_ms of the row {row.row_id!r} ({row.method}) is {row.baseline_ms:g}, and "
+                f"samples of its dense baseline are from {min(dense):g} to {max(dense):g} ms"
+            )
+
+
+def _within(middle: float, samples: Sequence[float]) -> bool:
+    """Whether a median can be that of some of these samples, but for rounding."""
+    return min(samples) * (1 - ROUNDING) <= middle <= max(samples) * (1 + ROUNDING)
 
 
 def _put_last(known: dict[Key, Value], key: Key, value: Value) -> None:

@@ -31,12 +31,16 @@ def make_row(
     } | given  # fmt: skip
     ms = rest.setdefault("latency_ms", 40.0 if rest["verdict"] == "ok" else None)
     if ms is not None:
+        taken = rest.get("samples_ms")
+        low, high = (min(taken), max(taken)) if taken else (ms * 0.98, ms * 1.03)
+        rest = {"latency_lo_ms": low, "latency_hi_ms": high} | rest
+        ends = [ms if end is None else end for end in (rest["latency_lo_ms"], rest["latency_hi_ms"])]
+        speedup = None if rest["baseline_ms"] is None else rest["baseline_ms"] / ms
         rest = {
-            "latency_lo_ms": ms * 0.98, "latency_hi_ms": ms * 1.03, "interval": "bootstrap95",
-            "latency_warm_ms": ms * 0.95,
-            "samples_ms": [ms * 0.98, ms, ms * 1.03], "timer": "wall", "speedup": BASELINE_MS / ms,
-            "translation": BASELINE_MS / ms * rest["density"], "numerical_error": 1.3e-7, "numerical_tolerance": 1e-5,
-            "approximation_error": 0.31, "mass_recall": 0.87, "peak_extra_mib": 12.5,
+            "interval": "bootstrap95", "latency_warm_ms": ms * 0.95, "samples_ms": [ends[0], ms, ends[1]],
+            "timer": "wall", "speedup": speedup, "translation": speedup and speedup * rest["density"],
+            "numerical_error": 1.3e-7, "numerical_tolerance": 1e-5, "approximation_error": 0.31, "mass_recall": 0.87,
+            "peak_extra_mib": 12.5,
         } | rest  # fmt: skip
     return Row.model_validate(cell | rest)
 

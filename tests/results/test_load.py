@@ -215,6 +215,16 @@ def test_samples_that_are_not_those_of_the_row_are_refused(as_table: bool, tmp_p
         read(place)
 
 
+def test_a_time_of_the_baseline_that_its_samples_do_not_allow_is_refused(tmp_path: Path) -> None:
+    lines = journal("run", random.Random(1))
+    told = next(line for line in lines if line["kind"] == "row" and line["method"] == "sta")
+    for name in ("baseline_ms", "speedup", "translation"):
+        told[name] *= 2000
+    (tmp_path / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(BadInput, match=r"baseline_ms of the row .* \(sta\) is .* samples of its dense baseline are"):
+        read(tmp_path)
+
+
 def test_a_sample_that_is_written_twice_is_one_sample(tmp_path: Path) -> None:
     lines = journal("run", random.Random(1))
     twice = [line for line in lines for _ in range(2 if line["kind"] == "sample" else 1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import statistics
@@ -199,7 +200,7 @@ _ASKED_SELDOM = {"density_asked", "gpus", "parallel"}
 _SINCE_3 = {"settings_given", "engine_asked", "inputs_content", *_ASKED_SELDOM}
 
 
-_ROUNDING = 1e-3
+ROUNDING = 1e-3
 """Relative difference that is left between figures that were worked out from one another."""
 
 
@@ -364,17 +365,39 @@ class Row(Cell):
 
     @model_validator(mode="after")
     def _figures_agree(self) -> Row:
-        """Refuse a latency that is not its samples' median, and a speed-up that is not its ratio."""
-        if self.latency_ms is None:
-            return self
-        middle = statistics.median(self.samples_ms)
-        if not math.isclose(self.latency_ms, middle, rel_tol=_ROUNDING):
-            raise ValueError(f"latency_ms is {self.latency_ms:g}, and the median of samples_ms is {middle:g}")
-        if self.speedup is not None and self.baseline_ms is not None:
-            ratio = self.baseline_ms / self.latency_ms
-            if not math.isclose(self.speedup, ratio, rel_tol=_ROUNDING):
-                raise ValueError(f"speedup is {self.speedup:g}, and baseline_ms / latency_ms is {ratio:g}")
+        """Refuse figures that are not what the others make them: what was worked out is not believed."""
+        if self.latency_ms is not None:
+            self._latency_agrees(self.latency_ms)
+        if None not in (self.density, self.flops_dense, self.flops_algorithmic):
+            share = (self.density or 0) * (self.flops_dense or 0)
+            pair = flops_per_pair(self.head_dim, self.direction)
+            if not math.isclose(self.flops_algorithmic or 0, share, rel_tol=ROUNDING, abs_tol=pair):
+                raise ValueError(f"flops_algorithmic is {self.flops_algorithmic}, and density x flops_dense {share:g}")
+        error, limit = self.numerical_error, self.numerical_tolerance
+        if self.verdict == "ok" and error is not None and limit is not None and error > limit:
+            raise ValueError(f"verdict 'ok' with a numerical_error of {error:g}, above the tolerance of {limit:g}")
         return self
+
+    def _latency_agrees(self, latency: float) -> None:
+        middle = statistics.median(self.samples_ms)
+        if not math.isclose(latency, middle, rel_tol=ROUNDING):
+            raise ValueError(f"latency_ms is {latency:g}, and the median of samples_ms is {middle:g}")
+        ends = (min(self.samples_ms), self.latency_lo_ms, latency, self.latency_hi_ms, max(self.samples_ms))
+        known = [end for end in ends if end is not None]
+        if any(low > high * (1 + ROUNDING) for low, high in itertools.pairwise(known)):
+            raise ValueError(
+                f"the interval is {self.latency_lo_ms} to {self.latency_hi_ms}, the median {latency:g}, and samples_ms "
+                f"are from {known[0]:g} to {known[-1]:g}"
+            )
+        if self.speedup is not None:
+            if self.baseline_ms is None:
+                raise ValueError("a speedup without baseline_ms")
+            ratio = self.baseline_ms / latency
+            if not math.isclose(self.speedup, ratio, rel_tol=ROUNDING):
+                raise ValueError(f"speedup is {self.speedup:g}, and baseline_ms / latency_ms is {ratio:g}")
+        share = (self.speedup or 0) * (self.density or 0)
+        if self.translation is not None and not math.isclose(self.translation, share, rel_tol=ROUNDING):
+            raise ValueError(f"translation is {self.translation:g}, and speedup x density is {share:g}")
 
     @model_validator(mode="after")
     def _flags_are_known(self) -> Row:

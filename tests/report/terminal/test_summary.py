@@ -28,7 +28,8 @@ def row(method: str, ms: float | None, **given: Any) -> Row:
     if ms:
         fields |= {
             "latency_ms": ms, "latency_lo_ms": ms * 0.99, "latency_hi_ms": ms * 1.01, "interval": "min-max",
-            "samples_ms": [ms], "speedup": 60.0 / ms, "translation": 12.0 / ms, "numerical_error": 0.0021,
+            "samples_ms": [ms * 0.99, ms, ms * 1.01], "speedup": 60.0 / ms,
+            "translation": 60.0 / ms * given.get("density", 0.2), "numerical_error": 0.0021,
             "approximation_error": 0.31,
         }  # fmt: skip
     return Row.model_validate(cell | fields | given)
