@@ -454,6 +454,9 @@ def test_what_got_worse_at_equal_time_is_a_regression(name: str, before: float, 
     assert (only(result).change, result.exit_code) == ("worse", 1)
     assert name.replace("_", " ") in only(result).reason
     assert only(compare_tables(beside_dense(**{name: after}), beside_dense(**{name: before}))).change == "same"
+    lost = only(compare_tables(beside_dense(**{name: before}), beside_dense(**{name: None})))
+    assert lost.change == ("same" if name == "peak_extra_mib" else "worse")
+    assert only(compare_tables(beside_dense(**{name: None}), beside_dense(**{name: before}))).change == "same"
 
 
 @pytest.mark.parametrize(
