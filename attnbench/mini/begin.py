@@ -69,13 +69,31 @@ def begin(
         raise BadInput(f"{str(folder)!r} holds a training run already: choose another --out, or use --resume")
     try:
         write_whole(b"", folder / TRAINING_LOG, "")
-        write_whole((header_of(config, device).model_dump_json(indent=1) + "\n").encode(), folder / HEADER, "")
+        _write_header(config, folder, device)
         if begun is not None:
             save_state(begun, config, folder)
-        write_whole((json.dumps(config.as_json(), indent=1) + "\n").encode(), folder / CONFIG, "")
+        _write_config(config, folder)
     except AttnbenchError:
         leave_nothing(folder)
         raise
+
+
+def bring_back(config: TrainConfig, folder: Path, device: torch.device) -> None:
+    """Write what a run is, without which it cannot be resumed, into its folder, which was deleted.
+
+    Raises:
+        BadInput: if it cannot be written.
+    """
+    _write_header(config, folder, device)
+    _write_config(config, folder)
+
+
+def _write_header(config: TrainConfig, folder: Path, device: torch.device) -> None:
+    write_whole((header_of(config, device).model_dump_json(indent=1) + "\n").encode(), folder / HEADER, "")
+
+
+def _write_config(config: TrainConfig, folder: Path) -> None:
+    write_whole((json.dumps(config.as_json(), indent=1) + "\n").encode(), folder / CONFIG, "")
 
 
 def leave_nothing(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from attnbench.kernels.errors import BadInput
@@ -31,7 +32,7 @@ class Log:
     def __init__(self, folder: Path) -> None:
         self._path = folder / TRAINING_LOG
         try:
-            self._file = open(self._path, "a", buffering=1)  # noqa: SIM115  # closed by close()
+            self._file = open(self._path, "a+", buffering=1)  # noqa: SIM115  # closed by close()
         except OSError as error:
             raise BadInput(f"cannot write {str(self._path)!r}: {error.strerror}") from error
 
@@ -42,6 +43,21 @@ class Log:
             self._file.write(json.dumps(line, allow_nan=False) + "\n")
         except OSError as error:
             raise BadInput(f"cannot write {str(self._path)!r}: {error.strerror}") from error
+
+    def bring_back(self) -> bool:
+        """Write the log anew where it was, if it was deleted meanwhile; return whether it was.
+
+        Raises:
+            BadInput: if it cannot be written.
+        """
+        handle = self._file.fileno()
+        held = os.fstat(handle)
+        if held.st_nlink:
+            return False
+        write_whole(os.pread(handle, held.st_size, 0), self._path, "")
+        self._file.close()
+        self._file = open(self._path, "a+", buffering=1)  # noqa: SIM115  # closed by close()
+        return True
 
     def close(self) -> None:
         """Close the file."""

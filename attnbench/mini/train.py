@@ -28,7 +28,7 @@ from attnbench.machine.signals import SIGNALS, handled, interrupt_of
 from attnbench.methods import make_settings
 from attnbench.methods.registry import find_method
 from attnbench.mini.batch import made_aside, make_batch
-from attnbench.mini.begin import WEIGHTS, begin, go_on, leave_nothing, led, read_config
+from attnbench.mini.begin import WEIGHTS, begin, bring_back, go_on, leave_nothing, led, read_config
 from attnbench.mini.card import training_engines, write_card
 from attnbench.mini.checkpoint import CHECKPOINT, State, load_state, save_state
 from attnbench.mini.config import TrainConfig
@@ -239,10 +239,13 @@ def _is_written(folder: Path, step: int) -> bool:
 
 
 def _keep(state: State, config: TrainConfig, folder: Path, log: Log, attend: Attend, progress: Progress) -> None:
-    """Log the held-out loss of the averaged weights, then write the checkpoint."""
+    """Log the held-out loss of the averaged weights, then write the checkpoint; all of it anew if it was deleted."""
     values = held_out_losses(state.ema, attend, config.held_out, config.batch, config.dtype)
     mean, low, high = mean_interval(values)
     log.add(step=state.step, held_out=mean, held_out_lo=low, held_out_hi=high, held_out_losses=values)
+    if log.bring_back():
+        bring_back(config, folder, next(state.model.parameters()).device)
+        progress.note(f"{str(folder)!r} was deleted while it was written; all but older checkpoints is written anew")
     save_state(state, config, folder)
     progress.note(f"step {state.step}: held-out loss {mean:.4f} [{low:.4f}, {high:.4f}], checkpoint written")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,22 @@ def test_a_first_step_that_compiles_is_not_taken_for_a_usual_one(
     monkeypatch.setattr(train, "take_step", slow_at_first)
     done = start(dataclasses.replace(SMALL, steps=40), tmp_path / "run", CPU, Silent(), seconds=35.0)
     assert done.step == 6
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_written_again(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    class Deleting(Silent):
+        def note(self, text: str) -> None:
+            super().note(text)
+            if text.startswith("step 3:"):
+                shutil.rmtree(folder)
+
+    progress = Deleting()
+    assert start(SMALL, folder, CPU, progress).finished
+    assert sum("was deleted while it was written" in note for note in progress.notes) == 1
+    assert len([line for line in read_log(folder) if "loss" in line]) == 8
+    assert resume(folder, CPU, Silent()).finished
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
