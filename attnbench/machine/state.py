@@ -79,6 +79,12 @@ def _collect(garbage: bool) -> None:
     gc.enable() if garbage else gc.disable()
 
 
+def _mask() -> str:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return f"{mask:03o}"
+
+
 def _cores() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
 
@@ -129,6 +135,7 @@ _SETTINGS = (
     _Setting("whether denormal numbers are flushed to 0", lambda: _TINY * 1.0 == 0.0, torch.set_flush_denormal),
     _Setting("whether garbage is collected", gc.isenabled, _collect),
     _Setting("the cores that it may use", _cores, _use_cores),
+    _Setting("the mask of new files' rights", _mask, lambda mask: os.umask(int(mask, 8))),
     _Setting("the profile function", sys.getprofile, sys.setprofile),
     _Setting("the trace function", sys.gettrace, sys.settrace),
 )

@@ -89,6 +89,7 @@ CHANGES: dict[str, tuple[Callable[[], object], str]] = {
         "changed whether denormal numbers are flushed to 0 from False to True",
     ),
     "garbage": (gc.disable, "changed whether garbage is collected from True to False"),
+    "mask": (lambda: os.umask(0o777), "changed the mask of new files' rights from "),
     "signals": (lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN), "changed the handler of SIGTERM"),
 }
 
