@@ -124,6 +124,9 @@ def _parts(request: Request, base: Agenda, progress: Progress) -> tuple[Bench | 
     parts = Parts(request, list_cells(request, apart, base, threads), base, threads)
     if not shared and request.methods:
         return None, parts
+    if shared and request.cell_timeout is not None:
+        names = ", ".join(dict.fromkeys(entry.method for entry in shared))
+        progress.note(f"--cell-timeout does not stop {names}, which share this process; see --isolate")
     bench = Bench(make_agenda(request.model_copy(update={"methods": shared})), progress)
     bench.apart = len(parts.cells)
     return bench, parts

@@ -285,7 +285,9 @@ def test_built_in_methods_can_have_processes_of_their_own_and_share_one_by_defau
     apart = session.start(asked(["full", "sta"], isolate=True, rounds=None, budget=0.5), tmp_path / "apart", Told())
     assert [(row.method, row.verdict) for row in apart.rows] == [("full", "ok"), ("sta", "ok")]
     assert {sample.group for sample in records(tmp_path / "apart", Sample)} == {row.cell_id for row in apart.rows}
-    shared = session.start(asked(["full", "sta"]), tmp_path / "shared", Told())
+    told = Told()
+    shared = session.start(asked(["full", "sta"]), tmp_path / "shared", told)
+    assert "--cell-timeout does not stop full, sta, which share this process; see --isolate" in told.notes
     assert {sample.group for sample in records(tmp_path / "shared", Sample)} == {""}
     assert [row.cell_id for row in shared.rows] == [row.cell_id for row in apart.rows]
     assert [row.inputs_hash for row in shared.rows] == [row.inputs_hash for row in apart.rows]
