@@ -198,13 +198,14 @@ def main(name: str, methods: list[str], dims: tuple[int, ...]) -> int:
 
 CORE = {"_attend_tiles", "_backward_queries", "_backward_keys", "_delta", "_list_line", "_record_tiles", "_record_keys"}
 ROUTED = {"_score", "_means", "_pack", "_count", "_scatter", "_merge", "_sum_rows", "_list_places", "_cut_rows"}
+BANDS = {"_classify_band", "_band_shares", "_attend_part"}
 
 
 @pytest.mark.parametrize(
     ("words", "built"),
     [
         pytest.param(("RTX-4090", "sta", "128"), CORE, id="RTX-4090-sta"),
-        *(pytest.param((name,), CORE | ROUTED, id=name, marks=pytest.mark.slow) for name in CARDS),
+        *(pytest.param((name,), CORE | ROUTED | BANDS, id=name, marks=pytest.mark.slow) for name in CARDS),
     ],
 )
 def test_kernels_fit_the_card(words: tuple[str, ...], built: set[str]) -> None:
