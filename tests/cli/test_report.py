@@ -133,6 +133,8 @@ def test_two_runs_are_shown_with_the_verdicts_of_compare(form: str, call: Call) 
     if form == "csv":
         with path.open(encoding="utf-8", newline="") as file:
             rows = {row["method"]: row for row in csv.DictReader(file)}
+        shapes = {(row["device"], row["grid"], row["heads"], row["text_tokens"]) for row in rows.values()}
+        assert shapes == {("NVIDIA H100 80GB HBM3", "21x45x80", "12", "0+0")}
         assert rows.keys() == told.keys()
         verdicts = {"slower": "SLOW", "faster": "FAST", "same": "SAME", "unclear": "AMBIGUOUS"}
         for method, row in rows.items():

@@ -103,7 +103,7 @@ def _end(ratio: float | None) -> float | None:
 def _row(cell: CellChange, name: str) -> tuple[Value, ...]:
     return (
         name, str(cell.cell["method"]), _text(cell.cell.get("settings_given")),
-        *(_text(cell.cell.get(name)) for name in _IDENTITY), cell.a_speedup, cell.b_speedup,
+        *(_fact(cell.cell.get(name)) for name in _IDENTITY), cell.a_speedup, cell.b_speedup,
         cell.ratio, cell.lo, cell.hi, cell.a_ms, cell.b_ms, verdict_of(cell), cell.is_regression, reason_words(cell),
         cell.a_speedup_lo, cell.a_speedup_hi, cell.b_speedup_lo, cell.b_speedup_hi,
     )  # fmt: skip
@@ -111,3 +111,10 @@ def _row(cell: CellChange, name: str) -> tuple[Value, ...]:
 
 def _text(value: object) -> Value:
     return None if value is None else str(value)
+
+
+def _fact(value: object) -> Value:
+    """Return what was asked as a table has it; text tokens as they are typed, 0+512."""
+    if isinstance(value, tuple | list):
+        return "+".join(map(str, value))
+    return value if isinstance(value, str | int | float) else _text(value)
