@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from attnbench.machine import processes
-from attnbench.machine.processes import end_group
+from attnbench.machine.processes import end_group, end_marked, marked
 
 
 def leader() -> tuple[subprocess.Popen[bytes], int]:
@@ -41,3 +41,19 @@ def test_a_process_that_nobody_asks_how_it_ended_keeps_nobody_waiting(monkeypatc
     other = subprocess.Popen(["sleep", "600"], process_group=shell.pid)
     end_group(shell)
     assert other.poll() == -9, "it had ended, and was listed until it was asked"
+
+
+def test_a_process_that_left_the_group_is_found_by_its_mark(waiting: ModuleType) -> None:
+    words = ["sh", "-c", "setsid sh -c 'echo $$; exec sleep 600' & wait"]
+    shell = subprocess.Popen(words, stdout=subprocess.PIPE, process_group=0, env=marked("this one"))
+    other = subprocess.Popen(["sleep", "600"], env=marked("another"))
+    assert shell.stdout is not None
+    with shell.stdout as told:
+        child = int(told.readline())
+    end_group(shell)
+    assert waiting.runs(child)
+    end_marked("this one")
+    waiting.until_gone(child)
+    assert other.poll() is None
+    end_marked("another")
+    assert other.wait() == -9

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import selectors
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from typing import Any
 from attnbench.bench.apart.task import Task, Unbelievable
 from attnbench.bench.in_turns import in_turns
 from attnbench.machine.printed import last_words
-from attnbench.machine.processes import end_group, end_of
+from attnbench.machine.processes import end_group, end_marked, end_of, marked
 from attnbench.results.records.cells import Verdict
 
 STARTING = 600.0
@@ -99,13 +100,14 @@ class _Worker:
 
 @contextlib.contextmanager
 def _started(task: Task) -> Iterator[_Worker]:
-    """Start a worker, which leads a process group of its own; at the end, and after an error, all of it is killed."""
+    """Start a worker, which leads a process group; at the end, and after an error, it is killed with all it started."""
     answers, given = os.pipe()
+    mark = secrets.token_hex(16)
     command = [sys.executable, "-c", _PROGRAM, str(given), json.dumps(sys.path)]
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0,
-            pass_fds=(given,), start_new_session=True,
+            pass_fds=(given,), start_new_session=True, env=marked(mark),
         )  # fmt: skip
     except BaseException:
         os.close(answers)
@@ -121,6 +123,7 @@ def _started(task: Task) -> Iterator[_Worker]:
         yield _Worker(process, answers, process.stdout.fileno())
     finally:
         end_group(process)
+        end_marked(mark)
         os.close(answers)
         process.stdout.close()
         with contextlib.suppress(OSError):
