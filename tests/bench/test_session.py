@@ -140,7 +140,7 @@ def faulty(attend: Attend, name: str = "faulty") -> Engine:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_defect_is_incorrect_and_has_no_latency(
     fault: Attend, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -193,7 +193,7 @@ def wrong_dq(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> Tenso
     return right(skewed, k, v, plan, scale)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_a_wrong_gradient_is_incorrect_only_where_gradients_are_asked_for(
     dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,7 +392,7 @@ def assert_whole(folder: Path, cells: int, rounds: int) -> None:
         assert len(mine) == rounds
 
 
-@pytest.mark.parametrize("count", [0, 1, 4, 8])
+@pytest.mark.parametrize("count", [0, 4, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 8))])
 @pytest.mark.parametrize("methods", [TWO, {"full": {}, **TWO}])
 def test_an_interrupted_run_is_finished_with_the_samples_it_had(
     count: int, methods: dict[str, Any], tmp_path: Path
@@ -423,7 +423,7 @@ def age(folder: Path, of: Request) -> None:
     (folder / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-@pytest.mark.parametrize("count", [1, 5, 8])
+@pytest.mark.parametrize("count", [5, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 8))])
 @pytest.mark.parametrize("methods", [TWO, {"full": {}, **TWO}])
 def test_a_run_that_an_older_attnbench_began_is_finished_with_its_samples(
     count: int, methods: dict[str, Any], tmp_path: Path
@@ -460,7 +460,7 @@ def test_a_run_is_interrupted_and_resumed_until_it_is_whole(tmp_path: Path) -> N
     assert len(samples(tmp_path)) == 9, "two cells and the baseline, three rounds"
 
 
-@pytest.mark.parametrize("count", [1, 4, 8])
+@pytest.mark.parametrize("count", [4, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 8))])
 @pytest.mark.parametrize("methods", [TWO, {"full": {}, **TWO}])
 def test_the_dense_baseline_stays_the_same(
     count: int, methods: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
