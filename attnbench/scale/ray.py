@@ -44,6 +44,7 @@ class RayEngine:
             BadInput: if Ray is not installed, there is no cluster, or its GPUs are of several kinds.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster begun here; 15 by default, behind all others
         ray = need("ray", "ray")
         local = settings.address == "local"
         more: dict[str, Any] = {"num_gpus": settings.gpus} if settings.gpus is not None else {}
