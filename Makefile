@@ -35,7 +35,7 @@ help:
 	@sed -n 's/^# make /make /p' Makefile
 
 demo: $(INSTALLED)
-	$(BIN)/attnbench run --res 720p --stability-calls 2 $(METHODS:%=--method %)
+	$(BIN)/attnbench run --res 720p --stability-calls 1 $(METHODS:%=--method %)
 	$(BIN)/attnbench report
 
 test: $(INSTALLED_TEST) lint
@@ -44,7 +44,7 @@ test: $(INSTALLED_TEST) lint
 	wait $$wheel || { echo "scripts/check_wheel.py failed; what it said is above" >&2; exit 1; }; exit $${tests:-0}
 
 test-slow: $(INSTALLED_TEST)
-	$(BIN)/python -m pytest -m slow --numprocesses $(WORKERS)
+	$(BIN)/python -m pytest -m slow --numprocesses $(WORKERS) --dist worksteal --durations 20
 
 lint: $(INSTALLED_TEST)
 	$(BIN)/ruff check .

@@ -767,7 +767,7 @@ def _mini_claims() -> list[Claim]:
             "the card `attnbench/mini/weights/mini.json`",
         ),
         Claim(
-            "`make demo` takes about six minutes on two CPU cores",
+            "`make demo` takes a few minutes on two CPU cores",
             "depends on the machine and on what else it does",
             UNTESTED,
             "`make demo`",
