@@ -137,7 +137,7 @@ def _point(point: Point) -> dict[str, Any]:
 
 
 def _shift(shift: Shift) -> dict[str, Any]:
-    value, lo, hi = shift.ratio
+    value, lo, hi = (end if end < math.inf else None for end in shift.ratio)
     return {
         "before": shift.before.run.run_id, "after": shift.after.run.run_id, "commits": shift.commits, "ratio": value,
         "ratio_lo": lo, "ratio_hi": hi, "p_value": shift.p_value, "slower": shift.slower, "also": list(shift.also),

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from attnbench.kernels.errors import BadInput, unknown_name
-from attnbench.results.estimates import Estimate, difference, significant
+from attnbench.results.estimates import Estimate, difference, power_of_e, significant
 from attnbench.results.in_turns import Shared, between_pairs, log_ratio, matched, mean_ratio, shared_by
 from attnbench.results.intervals import geometric_mean
 from attnbench.results.layers import Mean, latency_of, means_of
@@ -107,7 +107,7 @@ class Comparison:
     @property
     def geometric_mean(self) -> float | None:
         """Geometric mean of the ratios of all compared cells; None without any."""
-        return geometric_mean([cell.ratio for cell in self.cells if cell.ratio is not None])
+        return geometric_mean([cell.ratio for cell in self.cells if cell.ratio is not None and cell.ratio < math.inf])
 
     @property
     def exit_code(self) -> int:
@@ -371,7 +371,7 @@ class _Pair:
             change = "slower" if change == "slower" else "worse"
         log = found.found
         lo, hi = log.interval()
-        timed = {"ratio": math.exp(log.value), "lo": _exp(lo), "hi": _exp(hi), "p_value": log.p_value}
+        timed = {"ratio": power_of_e(log.value), "lo": power_of_e(lo), "hi": power_of_e(hi), "p_value": log.p_value}
         by = "latency in turns" if self.in_turns else "speed-up" if self.by_speedup else "latency"
         return replace(made, change=change, reason=reason, judged_by=by, **timed)  # type: ignore[arg-type]  # by name
 
@@ -407,7 +407,7 @@ def _dense(mean: Mean) -> Estimate:
 
 
 def _ms(log: float) -> str:
-    return f"{math.exp(log):.3g}"
+    return f"{power_of_e(log):.3g}"
 
 
 def _is_busy(mean: Mean) -> bool:
@@ -435,10 +435,6 @@ def _held(pair: _Pair, cell: CellChange, allowed: Collection[str]) -> CellChange
     speed = cell.reason if cell.change in ("same", "unclear") else f"{cell.change}: {cell.reason}"
     change = cell.change if cell.is_regression else "other engine"
     return replace(cell, change=change, reason=f"{said}; {speed}")
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

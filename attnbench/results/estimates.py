@@ -18,6 +18,14 @@ TRIM = 0.2
 LEVEL = 0.95
 """How often an interval holds the truth."""
 
+_MOST_LOG = 700.0
+"""About the log of the largest number."""
+
+
+def power_of_e(log: float) -> float:
+    """Return what ``log`` is the logarithm of, above 0; infinity where no number is large enough."""
+    return math.exp(max(log, -_MOST_LOG)) if log < _MOST_LOG else math.inf
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -106,9 +114,13 @@ def significant(p_values: Sequence[float], rate: float) -> list[bool]:
     return [p <= limit for p in p_values]
 
 
+_AS_NORMAL = 1e6
+"""Degrees of freedom from which Student's t is the normal distribution to six digits; gamma functions lose theirs."""
+
+
 def t_tail(t: float, freedom: float) -> float:
     """Return the probability that Student's t exceeds ``t`` >= 0."""
-    if math.isinf(freedom):
+    if freedom > _AS_NORMAL:
         return 0.5 * math.erfc(t / math.sqrt(2))
     return 0.5 * _beta_below(freedom / (freedom + t * t), freedom / 2, 0.5)
 
@@ -116,7 +128,7 @@ def t_tail(t: float, freedom: float) -> float:
 def t_quantile(probability: float, freedom: float) -> float:
     """Return the value that Student's t stays below with this probability, from .5 to below 1."""
     found = NormalDist().inv_cdf(probability)
-    if math.isinf(freedom):
+    if freedom > _AS_NORMAL:
         return found
     constant = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(freedom * math.pi) / 2
     for _ in range(100):  # Newton's steps rise to it from the normal quantile, which lies below

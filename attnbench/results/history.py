@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Literal
 
 from attnbench.results.change_points import find_changes
-from attnbench.results.estimates import Estimate, difference, middle
+from attnbench.results.estimates import Estimate, difference, middle, power_of_e
 from attnbench.results.layers import Mean, means_of
 from attnbench.results.load import Results
 from attnbench.results.noise import NoiseModel, find_noise
@@ -240,7 +240,7 @@ def with_shifts(found: Sequence[Series], threshold: float = THRESHOLD) -> list[S
 def exponentials(log: Estimate) -> tuple[float, float, float]:
     """Return the value and the two ends of the 95 % interval of what ``log`` is the logarithm of."""
     lo, hi = log.interval()
-    return math.exp(log.value), math.exp(lo), math.exp(hi) if hi < math.inf else math.inf
+    return power_of_e(log.value), power_of_e(lo), power_of_e(hi)
 
 
 def _key(row: Row) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import linear_regression
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -30,6 +30,9 @@ UNCANCELLED = 0.32
 PAIR_SD = 0.01
 """Assumed where no pairs of runs were measured. Other memory addresses alone may change a call by so much."""
 
+MOST_SD = 10.0
+"""Runs that differ by more, by a factor of 20,000, are no runs of one thing."""
+
 KINDS = ("cpu", "cuda")
 """What a model is named after that was not measured on the device itself."""
 
@@ -43,9 +46,9 @@ class NoiseModel(Record):
     schema_version: int = Field(default=NOISE_VERSION, description="version of this file")
     device: str = Field(description="name of the GPU or CPU, or cpu or cuda for all that have no model of their own")
     speedup_sd: float = Field(
-        ge=0, description="standard deviation between runs of the log of the speed-up, paired by round"
+        ge=0, le=MOST_SD, description="standard deviation between runs of the log of the speed-up, paired by round"
     )
-    latency_sd: float = Field(ge=0, description="standard deviation between runs of the log of the latency")
+    latency_sd: float = Field(ge=0, le=MOST_SD, description="standard deviation between runs of the log of the latency")
     uncancelled: float = Field(
         default=UNCANCELLED,
         ge=0,
@@ -55,6 +58,7 @@ class NoiseModel(Record):
     pair_sd: float = Field(
         default=PAIR_SD,
         ge=0,
+        le=MOST_SD,
         description="standard deviation of the log ratio of two runs that were measured in turns, beyond their rounds",
     )
     pairs: int = Field(default=0, ge=0, description="pairs of runs that it was measured with; 0: it is assumed")
@@ -63,7 +67,7 @@ class NoiseModel(Record):
     provenance: Literal["measured", "assumed"] = Field(description="whether the deviations were measured on the device")
     note: str = Field(default="", description="where the deviations come from, in a sentence")
     measured_at: str = Field(default="", description="UTC, ISO 8601")
-    details: dict[str, Any] = Field(default_factory=dict, description="how often delays of known size were found")
+    details: dict[str, float] = Field(default_factory=dict, description="how often delays of known size were found")
 
     def between_two(self, scatter: float, *, speedup: bool) -> Estimate:
         """Return the part that is between two runs in a difference of log speed-ups, or of log latencies.

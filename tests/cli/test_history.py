@@ -118,6 +118,17 @@ def test_names_in_journals_are_only_text(call: Call, tmp_path: Path, histories: 
     assert "<b>" not in (tmp_path / "page.html").read_text(encoding="utf-8").replace("<b>ok</b>", "")
 
 
+def test_times_that_are_as_far_apart_as_numbers_allow_are_shown(call: Call, tmp_path: Path, histories: Any) -> None:
+    apart = ({"full": 1e-302}, {"full": 1e27})
+    histories.write_runs(tmp_path / "tables", [histories.Made(apart[number > 1], None, {}) for number in range(4)])
+    code, said, err = call("history", "tables", "--json", "--out", "page.html")
+    assert code == 0, err
+    assert json.loads(said)["cells"]
+    code, said, err = call("compare", "tables/run-000", "tables/run-003", "--json")
+    assert code in (1, 3), err
+    assert json.loads(said)["cells"]
+
+
 def test_without_ruptures_one_sentence_says_how_to_get_it(
     call: Call, stepped: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

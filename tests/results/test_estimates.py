@@ -103,3 +103,9 @@ def test_false_alarms_and_power_at_the_noise_of_a_quiet_cpu() -> None:
     slower = simulated(12, 0.009, 0.04, shift=-math.log(1.1))
     found = [each for each in slower if each.p_value <= 0.05 / 7 and each.value < -0.03]
     assert len(found) / RUNS >= 0.9
+
+
+@pytest.mark.parametrize("freedom", [1e6, 1e9, 1e14, 1e16, 1e18, 1e200, math.inf])
+def test_very_many_degrees_of_freedom_are_the_normal_distribution(freedom: float) -> None:
+    assert t_quantile(0.975, freedom) == pytest.approx(1.959964, rel=3e-5)
+    assert t_tail(1.959964, freedom) == pytest.approx(0.025, rel=3e-5)

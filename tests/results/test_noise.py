@@ -80,6 +80,9 @@ def test_a_model_of_all_devices_reckons_with_the_scatter_of_rounds(kind: str, sc
         ("[", "is no noise model"),
         (json.dumps({**MODEL.model_dump(), "speedup_sd": -1}), "speedup_sd"),
         (json.dumps({**MODEL.model_dump(), "schema_version": 9}), "version 9, newer"),
+        (json.dumps({**MODEL.model_dump(), "latency_sd": 1e30}), "latency_sd: must be 10.0 or less"),
+        (json.dumps({**MODEL.model_dump(), "details": {"covered": []}}), "details.covered"),
+        (json.dumps(MODEL.model_dump()).replace('"details": {', '"details": {"covered": 1e999'), "details.covered"),
     ],
 )
 def test_what_is_no_noise_model_is_refused(text: str, said: str, tmp_path: Path) -> None:

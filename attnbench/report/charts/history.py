@@ -10,6 +10,7 @@ from attnbench.report.charts.plain import FAINT, INK, plain_figure
 from attnbench.report.history_words import NamedSeries, value_words
 from attnbench.report.marks import mark_of
 from attnbench.report.terminal.shown import shown
+from attnbench.results.estimates import power_of_e
 from attnbench.results.history import exponentials
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def history_figure(named: NamedSeries) -> Figure:
     begins = [0, *(series.points.index(shift.after) for shift in series.shifts), len(series.points)]
     for begin, end in itertools.pairwise(begins):
         logs = [log.value for log in series.values[begin:end]]
-        level = math.exp(math.fsum(logs) / len(logs))
+        level = power_of_e(math.fsum(logs) / len(logs))
         axes.plot([begin - 0.4, end - 0.6], [level, level], color=INK, linewidth=1.1, zorder=2)
     for shift in series.shifts:
         colour = SLOWER if shift.slower else FASTER

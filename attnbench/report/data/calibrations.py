@@ -15,7 +15,7 @@ from attnbench.report.words import NONE, file_name
 from attnbench.results.find import NOISE, find_calibrations
 from attnbench.results.noise import NoiseModel, read_noise
 
-_FOUND = re.compile(r"found_([\d.e-]+)")
+_FOUND = re.compile(r"found_(\d{1,3}(?:\.\d{1,9})?(?:e-?\d)?)")
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class CalibrationRead:
         found = []
         for name in self.model.details:
             matched, share = _FOUND.fullmatch(name), self._share(name)
-            if matched and share is not None:
+            if matched and share is not None and float(matched[1]) > 0:
                 ends = self._share(f"{name}_lo"), self._share(f"{name}_hi")
                 found.append(FoundDelay(float(matched[1]), share, *ends))
         return sorted(found, key=lambda each: each.delay)
 
     def _share(self, name: str) -> float | None:
         value = self.model.details.get(name)
-        return float(value) if isinstance(value, int | float) else None
+        return value if value is not None and 0 <= value <= 1 else None
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,13 @@ def page(*folders: Path) -> Report:
     return make_report(read(TABLE), calibrations=found)
 
 
+def test_what_is_no_share_or_no_delay_is_left_out(tmp_path: Path) -> None:
+    odd = {"found_.": 0.5, "found_1.2.3": 0.5, "found_0": 0.5, "found_1e-": 0.5, "found_9e9": 7.0, "covered": -1.0}
+    calibration(tmp_path, **odd)
+    (found,) = read_calibrations(tmp_path)
+    assert (found.delays, found.covered) == ([], (None, None, None))
+
+
 def test_shares_are_read_with_their_intervals_the_smallest_delay_first(tmp_path: Path) -> None:
     calibration(tmp_path / "a" / "mine", **DETAILS)
     (found,) = read_calibrations(tmp_path)
