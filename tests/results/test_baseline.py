@@ -47,12 +47,13 @@ def write_run(folder: Path, times: dict[str, float], run: str = "run-1", **chang
     noise = random.Random(run)
     shared = [1 + 0.05 * noise.random() for _ in range(ROUNDS)]
     dense = [10.0 * each for each in shared]
-    middle = {"baseline": "full/sdpa", "baseline_ms": statistics.median(dense)}
+    middle: dict[str, Any] = {"baseline": "full/sdpa", "baseline_ms": statistics.median(dense)}
     full = row(dense, run, **FULL, **middle)
     records: list[Any] = [header(run), full, *(sample(full, number, time) for number, time in enumerate(dense))]
     for method, time in times.items():
         own = [time * each for each in shared]
-        mine = row(own, run, method=method, **middle, **changes)
+        speedup = middle["baseline_ms"] / statistics.median(own)
+        mine = row(own, run, method=method, speedup=speedup, **middle, **changes)
         assert full.cell_id in baseline_ids(mine)
         records += [mine, *(sample(mine, number, time) for number, time in enumerate(own))]
     folder.mkdir()
