@@ -37,7 +37,7 @@ def facts_of(plan: Plan, engine: str, head_dim: int, counted: int, branch: int =
     recounted = plain(plan)
     most = MOST_SELECTION * flops_per_pair(head_dim, "fwd") * plan.batch * plan.heads * plan.layout.tokens**2
     return PlanFacts(
-        recounted.density, recounted.pairs, recounted.nbytes,
+        recounted.density, recounted.heads, recounted.pairs, recounted.nbytes,
         max(_stated("selection_flops", plan.selection_flops, most), counted),
         get_engine(engine).executed_pairs(recounted), max(_stated("branch_flops", plan.branch_flops, most), branch),
         recounted.empty_rows,

@@ -61,7 +61,7 @@ def _row(bench: Bench, trial: Trial, run_id: str) -> Row:
         model=shape.model,
         layers_alike=trial.job.alike,
         tokens=shape.layout.tokens,
-        heads_timed=bench.heads,
+        heads_timed=bench.heads if facts is None else facts.heads,
         engine_version=engine_version(cell.engine),
         inputs_hash=bench.inputs_hash,
         threads=bench.threads,
@@ -150,7 +150,7 @@ def _work(bench: Bench, facts: PlanFacts | None) -> dict[str, Any]:
         return {}
     counts = attention_counts(
         head_dim=shape.head_dim,
-        dense_pairs=shape.batch * bench.heads * shape.layout.tokens**2,
+        dense_pairs=shape.batch * facts.heads * shape.layout.tokens**2,
         pairs=facts.pairs,
         executed_pairs=facts.executed_pairs,
         selection_flops=facts.selection_flops,

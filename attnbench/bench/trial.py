@@ -31,9 +31,10 @@ class Incorrect(Exception):
 
 @dataclass(frozen=True)
 class PlanFacts:
-    """What rows report of a plan, so that the plan itself need not be kept."""
+    """What rows report of a plan, so that the plan itself need not be kept. All counts are of its heads."""
 
     density: float
+    heads: int
     pairs: int
     nbytes: int
     selection_flops: int
