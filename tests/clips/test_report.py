@@ -102,7 +102,7 @@ def test_the_section_says_how_far_the_clips_moved_and_beside_what(played: tuple[
     (psnr,) = section.lines
     assert psnr[0] == "vmoba"
     assert [words.split()[0] for words in psnr[2:5]] == ["30.9", "50.9", "10.9"]
-    assert psnr[5] == "slightly different, same subject"
+    assert psnr[5].startswith("slightly different, subject lost in 38% of the clips")
     assert section.shares == [
         ("mini_class_accuracy", "full (sdpa)", "8 of 8", "[68%, 100%]"),
         ("mini_class_accuracy", "vmoba", "5 of 8", "[31%, 86%]"),
@@ -115,8 +115,8 @@ def test_the_section_says_how_far_the_clips_moved_and_beside_what(played: tuple[
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (51.0, "as close as another exact kernel"), (35.0, "slightly different, same subject"),
-        (22.0, "visibly different, same subject"), (9.0, "as different as another seed"),
+        (51.0, "as close as another exact kernel"), (35.0, "slightly different, closer than another seed"),
+        (22.0, "visibly different, closer than another seed"), (9.0, "as different as another seed"),
     ],
 )  # fmt: skip
 def test_a_verdict_is_plain(value: float, said: str) -> None:
@@ -124,6 +124,24 @@ def test_a_verdict_is_plain(value: float, said: str) -> None:
     found += [row("method", value + seed / 40, seed) for seed in range(8)]
     (gap,) = (each for each in gaps(found) if each.metric == "psnr")
     assert plain_verdict(gap) == said
+
+
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [
+        (8, "same subject"),
+        (7, "subject lost in 12% of the clips, which may be chance"),
+        (0, "subject lost in 100% of the clips"),
+    ],
+)
+def test_a_verdict_speaks_of_the_subject_where_it_was_scored(right: int, said: str) -> None:
+    found = [each for each in rows() if each.role != "method" or each.metric == "psnr"]
+    shown = [each for each in rows() if each.role == "method" and each.metric == "mini_class_accuracy"]
+    found += [each.model_copy(update={"value": float(number < right)}) for number, each in enumerate(shown)]
+    psnr, subject = (
+        next(each for each in gaps(found) if each.metric == name) for name in ("psnr", "mini_class_accuracy")
+    )
+    assert plain_verdict(psnr, subject) == f"slightly different, {said}"
 
 
 def test_runs_of_the_same_methods_are_told_apart_by_their_titles() -> None:

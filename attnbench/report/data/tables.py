@@ -176,7 +176,12 @@ def _psnr() -> list[tuple[Column, Take]]:
         return choice.quality.kernel_floor.mean if choice.quality and choice.quality.kernel_floor else None
 
     return [
-        _of("psnr", "PSNR of clips made with the same method and settings", part("mean"), "dB"),
+        _of(
+            "psnr",
+            "PSNR of clips of the same method, given the same settings",
+            part("mean"),
+            "dB",
+        ),
         _of("psnr_lo", "lower end of its interval", part("lo"), "dB"),
         _of("psnr_hi", "upper end of its interval", part("hi"), "dB"),
         _of("psnr_kernel", "PSNR where only the dense kernel is another one", kernel, "dB"),

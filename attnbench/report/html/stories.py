@@ -21,6 +21,9 @@ Name = tuple[str, str, str]
 LEADING = "psnr"
 """The metric that is told first."""
 
+SUBJECT = "mini_class_accuracy"
+"""The score that tells whether a clip shows what was asked for."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -90,8 +93,13 @@ def clips_stories(
     return stories
 
 
-def plain_verdict(gap: Gap) -> str:
-    """Say in plain words how far clips moved: nothing to see, visibly different, as different as another seed."""
+def plain_verdict(gap: Gap, subject: Gap | None = None) -> str:
+    """Say in plain words how far clips moved: nothing to see, visibly different, as different as another seed.
+
+    Args:
+        gap: of the leading metric.
+        subject: of the score that tells whether a clip shows what was asked for, where there is one.
+    """
     if gap.judgement == "indistinguishable":
         return "as close as another exact kernel"
     if gap.judgement == "no floor":
@@ -104,7 +112,17 @@ def plain_verdict(gap: Gap) -> str:
     if gap.judgement == "undecided":
         return "more pairs are needed"
     visible = gap.metric == LEADING and mean < 30
-    return f"{'visibly' if visible else 'slightly'} different, same subject"
+    return f"{'visibly' if visible else 'slightly'} different, {_subject_words(subject)}"
+
+
+def _subject_words(subject: Gap | None) -> str:
+    if subject is None:
+        return "closer than another seed"
+    lost = subject.gap
+    if lost.mean >= 0:
+        return "same subject"
+    found = lost.hi is not None and lost.hi < 0
+    return f"subject lost in {-lost.mean:.0%} of the clips{'' if found else ', which may be chance'}"
 
 
 def _title(rows: Sequence[QualityRow], names: Mapping[Name, str] | None = None) -> str:
@@ -126,7 +144,7 @@ def _story(
         facts=_facts(rows, clips, environment),
         scenes=[Scene(f"{prompt}, seed {seed}", mine) for (prompt, seed), mine in players.items() if mine],
         left_out=left_out,
-        lines=[_line(gap, names) for gap in found if gap.metric == LEADING],
+        lines=[_line(gap, _subject_of(gap, found), names) for gap in found if gap.metric == LEADING],
         shares=_shares(rows, names),
         skipped=skipped_words(rows),
         failed=[
@@ -146,10 +164,16 @@ def _finding(found: Sequence[Gap]) -> list[str]:
     return [f"{gap.sentence}." for gap in chosen if gap.metric == chosen[0].metric]
 
 
-def _line(gap: Gap, names: Mapping[Name, str]) -> tuple[str, ...]:
+def _subject_of(gap: Gap, found: Sequence[Gap]) -> Gap | None:
+    """Return what the same clips say of their subject."""
+    scores = {(each.method, each.settings, each.engine): each for each in found if each.metric == SUBJECT}
+    return scores.get((gap.method, gap.settings, gap.engine))
+
+
+def _line(gap: Gap, subject: Gap | None, names: Mapping[Name, str]) -> tuple[str, ...]:
     return (
         names[gap.method, gap.settings, gap.engine], short_settings(gap.settings, 120), estimate_words(gap.gap),
-        estimate_words(gap.kernel_floor), estimate_words(gap.seed_floor), plain_verdict(gap),
+        estimate_words(gap.kernel_floor), estimate_words(gap.seed_floor), plain_verdict(gap, subject),
     )  # fmt: skip
 
 
