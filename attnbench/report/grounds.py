@@ -55,7 +55,8 @@ def grounds_of(name: str, own: Sequence[Row], baseline: str | None, dense: Basel
     if mine == base:
         if not mine:
             return Grounds(f"Neither power cap nor CPU spoiled {name} or {words}.", False)
-        return Grounds(_upper(f"both {name} and {words}, were {_said(mine)}"), True)
+        told = _upper(f"both {name} and {words}, were {_said(mine)}")
+        return Grounds(f"{told}{_leaning(mine, base)}", True)
     told = _upper(f"{_clause(words, base)}; {_clause(name, mine)}")
     return Grounds(f"{told}{_leaning(mine, base)}", bool(mine or base))
 
@@ -67,11 +68,11 @@ def flags_known(rows: Sequence[Row | Baseline]) -> frozenset[str] | None:
 
 
 def _leaning(own: frozenset[str] | None, base: frozenset[str] | None) -> str:
-    """Say to which side the speed-up is bent, where only one of the two latencies is too long."""
+    """Say to which side the speed-up may be bent, where a latency is too long."""
     if own is None or base is None:
         return ""
     slowed = bool(_SLOWS & own), bool(_SLOWS & base)
-    side = {(True, False): "low", (False, True): "high"}.get(slowed)
+    side = {(True, False): "low", (False, True): "high", (True, True): "low or too high"}.get(slowed)
     return f" The speed-up may therefore be too {side}." if side else ""
 
 

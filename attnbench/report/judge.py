@@ -227,7 +227,7 @@ def _verdict(
     ties: Sequence[Tie] = (),
 ) -> Verdict:
     ideal = 1 / leader.density if leader is not None and leader.density else None
-    grounds = Grounds("", False) if leader is None else _grounds(case, leader)
+    grounds = Grounds("", False) if leader is None else _grounds(case, leader, alone=outcome == "only dense")
     caveats, tied = (*_reference(leader), *_heads(case)), tuple(row for row, _ in ties)
     return Verdict(outcome, leader, ratio, ideal, quality, tied, sentence, caveats, grounds, _missing(case))
 
@@ -244,12 +244,11 @@ def _heads(case: Case) -> list[str]:
     return [f"{case.heads_timed} of {case.first.heads} heads timed; nothing is extrapolated to the others."]
 
 
-def _grounds(case: Case, leader: Row) -> Grounds:
+def _grounds(case: Case, leader: Row, *, alone: bool) -> Grounds:
+    """Return what the verdict rests on: the latency of the leader alone, or that of its baseline too."""
     own = [row for row in case.timed if _asked(row) == _asked(leader)]
-    is_baseline = leader.baseline == f"{leader.method}/{leader.engine}"
-    return grounds_of(
-        case.label(leader, case.means), own, None if is_baseline else leader.baseline, case.baseline_of(leader)
-    )
+    alone = alone or leader.baseline == f"{leader.method}/{leader.engine}"
+    return grounds_of(case.label(leader, case.means), own, None if alone else leader.baseline, case.baseline_of(leader))
 
 
 def _missing(case: Case) -> tuple[str, ...]:

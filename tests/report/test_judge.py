@@ -93,6 +93,8 @@ def test_cells_without_latency_are_counted_with_their_verdict(row_of: Maker, den
 def test_nothing_timed_only_dense_and_no_baseline(row_of: Maker, dense: Row) -> None:
     assert told(row_of("moba", verdict="oom")) == "No cell of this run has a latency: the table says why."
     assert told(dense) == ("At 480p on Test CPU, only dense attention was timed: full (sdpa) takes 100 ms [98, 103].")
+    (case,) = cases_of([row_of("full", engine="unfused", latency_ms=900.0, density=1.0, flags="power-capped")])
+    assert judge(case).grounds.sentence == "full was power-capped."
     alone = row_of("sta", baseline=None, baseline_ms=None, speedup=None, translation=None)
     assert "No dense baseline was measured" in told(alone)
 
@@ -178,6 +180,7 @@ CAPPED = {"engine": "sdpa", "latency_ms": 100.0, "density": 1.0, "flags": "power
 
 
 HIGH, LOW = "The speed-up may therefore be too high.", "The speed-up may therefore be too low."
+EITHER = "The speed-up may therefore be too low or too high."
 
 
 @pytest.mark.parametrize(
@@ -186,10 +189,11 @@ HIGH, LOW = "The speed-up may therefore be too high.", "The speed-up may therefo
         ("power-capped", "", f"Its baseline, full/sdpa, was power-capped; sta was not flagged. {HIGH}"),
         ("", "cpu-bound", f"Its baseline, full/sdpa, was not flagged; sta was CPU-bound. {LOW}"),
         ("busy-machine", "busy-machine",
-         "Both sta and its baseline, full/sdpa, were disturbed by others on the machine."),
+         f"Both sta and its baseline, full/sdpa, were disturbed by others on the machine. {EITHER}"),
+        ("unstable", "unstable", "Both sta and its baseline, full/sdpa, were unstable."),
         ("unstable", "", "Its baseline, full/sdpa, was unstable; sta was not flagged."),
         ("power-capped,unstable", "cpu-bound",
-         "Its baseline, full/sdpa, was power-capped and unstable; sta was CPU-bound."),
+         f"Its baseline, full/sdpa, was power-capped and unstable; sta was CPU-bound. {EITHER}"),
         ("", "", "Neither power cap nor CPU spoiled sta or its baseline, full/sdpa."),
         (None, None, "Whether power cap or CPU spoiled sta or its baseline, full/sdpa, is not recorded."),
         (None, "power-capped",
