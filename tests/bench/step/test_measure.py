@@ -20,6 +20,7 @@ from attnbench.bench.step.standins import capture_qkv, pass_through
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid
 from attnbench.kernels.plan import Plan
+from attnbench.machine import state
 from attnbench.machine import stopwatch as timing
 from attnbench.machine.clock import Clock
 from attnbench.methods import Call, get_method
@@ -63,11 +64,10 @@ def known_times(monkeypatch: pytest.MonkeyPatch, hand_clock: Callable[[list[floa
     for place in (measure, variants):
         monkeypatch.setattr(place, "get_method", lambda name: slow)
     monkeypatch.setattr(baseline, "dense_engines", lambda: ["sdpa"])
-    monkeypatch.setattr(
-        torch.nn.functional,
-        "scaled_dot_product_attention",
-        moving(DENSE, torch_attention, lambda q, k, *rest: q.shape == k.shape),  # not cross-attention
-    )
+    functional, name = torch.nn.functional, "scaled_dot_product_attention"
+    moved = moving(DENSE, torch_attention, lambda q, k, *rest: q.shape == k.shape)  # not cross-attention
+    monkeypatch.setattr(functional, name, moved)
+    monkeypatch.setitem(state._FUNCTIONS, f"{functional.__name__}.{name}", (functional, name, moved))
 
 
 @pytest.mark.parametrize(
