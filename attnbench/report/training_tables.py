@@ -84,7 +84,7 @@ def loss_table(grouped: Mapping[str, Runs], baseline: str = BASELINE, seconds: f
             (
                 method,
                 "+".join(sorted({run.card["engine"] for run in own})),
-                _density(own),
+                _density_words(mean_density(own)),
                 str(len(own)),
                 f"{statistics.mean(run.step_ms for run in own):.1f}",
                 f"{max(run.peak_mib for run in own) / 1024:.1f}",
@@ -133,10 +133,14 @@ def _others(grouped: Mapping[str, Runs], baseline: str, method: str) -> Runs:
     return () if method == baseline else grouped.get(baseline, ())
 
 
-def _density(runs: Runs) -> str:
-    """Return the share of pairs that is kept while clips are made, the mean over layers, steps and seeds."""
+def mean_density(runs: Runs) -> float | None:
+    """Return the share of pairs that is kept while clips are made, the mean over layers, steps and seeds, if known."""
     found = [each for run in runs if (each := (run.card.get("score") or {}).get("density")) is not None]
-    return f"{statistics.fmean(found):.3f}" if found else NONE
+    return statistics.fmean(found) if found else None
+
+
+def _density_words(density: float | None) -> str:
+    return NONE if density is None else f"{density:.3f}"
 
 
 def _mean_words(values: Values) -> str:

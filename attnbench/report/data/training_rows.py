@@ -8,7 +8,16 @@ from collections.abc import Callable, Sequence
 from attnbench.kernels.errors import BadInput
 from attnbench.report.data.table import Column, Table, Value
 from attnbench.report.data.trained import training_device
-from attnbench.report.training_tables import Runs, baseline_of, by_method, difference, limits, losses, rights
+from attnbench.report.training_tables import (
+    Runs,
+    baseline_of,
+    by_method,
+    difference,
+    limits,
+    losses,
+    mean_density,
+    rights,
+)
 from attnbench.results.intervals import wilson
 from attnbench.results.means import Estimate, mean_estimate
 from attnbench.results.training import TrainingGroup, TrainingRun
@@ -80,10 +89,9 @@ def _rows(group: TrainingGroup) -> list[tuple[Value, ...]]:
 
 
 def _cost(group: TrainingGroup, method: str, own: Runs) -> tuple[Value, ...]:
-    densities = [run.card["score"]["density"] for run in own if "density" in run.card.get("score", {})]
     return (
         group.folder.resolve().name, training_device(group), method,
-        "+".join(sorted({run.card["engine"] for run in own})), statistics.fmean(densities) if densities else None,
+        "+".join(sorted({run.card["engine"] for run in own})), mean_density(own),
         len(own), statistics.fmean(run.step_ms for run in own), max(run.peak_mib for run in own) / 1024,
     )  # fmt: skip
 
