@@ -511,7 +511,7 @@ def test_a_clip_plays(seen: Seen) -> None:
     (ready, moved, width), lines = seen["play"]["found"]
     assert (ready, moved, width) == (4, True, 784)
     assert len(lines) == 3
-    assert lines[-1].endswith("different, same subject")
+    assert lines[-1].endswith("different, closer than another seed")
 
 
 def test_hostile_words_are_shown_as_text(seen: Seen) -> None:
