@@ -260,8 +260,8 @@ class Mean:
     @property
     def _baseline_ms(self) -> float | None:
         """The median of the baseline, formed round by round like the latency; without rounds, the mean of the kinds."""
-        dense = [dense for _, dense in self.rounds.values()]
-        return self.mean_of("baseline_ms") if None in dense else statistics.median(dense)  # type: ignore[type-var]
+        dense = [dense for _, dense in self.rounds.values() if dense is not None]
+        return self.mean_of("baseline_ms") if len(dense) < len(self.rounds) else statistics.median(dense)
 
     def _mean(self, values: Sequence[float]) -> float:
         return weighted_mean(values, self.weights)
