@@ -390,7 +390,7 @@ def report_schema_text() -> str:
 # What several ranks come to: docs/parallel.md
 
 WAN = {"12 heads (Wan 1.3B)": 12, "40 heads (Wan 14B)": 40}
-RANKS_ROWS = "*/ranks*.jsonl.gz"
+RANKS_ROWS = "*/ranks/*.jsonl.gz"
 """Committed runs over several GPUs, below results/."""
 
 

@@ -68,7 +68,7 @@ JOURNALS = sorted(
 )
 
 
-TO_MEASURE = [RESULTS / "h100" / "methods", RESULTS / "h200" / "heads"]
+TO_MEASURE = [RESULTS / "h100" / "methods", RESULTS / "h200" / "heads", RESULTS / "h200" / "ranks"]
 """Their suites come before their tables: they are measured piece by piece."""
 
 
