@@ -1,4 +1,4 @@
-"""The generated part of docs/methods-compared.md: a section for each table below results/h100/methods that is there.
+"""The generated part of docs/methods-compared.md: a section for each table below results/h200/methods that is there.
 
 ``write_docs.py`` writes it. Without tables, it says so in one sentence.
 """
@@ -16,7 +16,7 @@ from attnbench.results.gaps import Estimate, Gap, gaps
 from attnbench.results.layers import MeanRow
 from attnbench.results.load import Results, read
 
-TABLES = Path(__file__).resolve().parents[1] / "results" / "h100" / "methods"
+TABLES = Path(__file__).resolve().parents[1] / "results" / "h200" / "methods"
 NOT_MEASURED = "No table is committed yet: the commands above make them, and this page then shows them."
 GRIDS = {str(each.grid()): name for name, each in RESOLUTIONS.items()}
 TITLES = (

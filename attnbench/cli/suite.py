@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import io
 import json
 from dataclasses import dataclass, replace
@@ -43,7 +44,7 @@ class SuiteOptions:
     ] = None
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="With --suite: only the cell of this name."),
+        typer.Option(metavar="NAME", help="With --suite: only the cells of this name, or of a pattern as '480p-*'."),
     ] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --suite: print the calls, and make none.")] = False
     on: Annotated[
@@ -71,7 +72,7 @@ def run_suite(
             measured then.
         typer.Exit: with the exit code.
     """
-    from attnbench.kernels.errors import BadInput, unknown_name
+    from attnbench.kernels.errors import BadInput
 
     path, only = asked.suite, asked.only
     if path is None:
@@ -86,11 +87,10 @@ def run_suite(
     group: Any = ctx.find_root().command
     folder = _folder(out, resume)
     cells = read_suite(path, suite_options(group), str(ctx.info_name), folder)
-    for name in only or ():
-        if name not in {cell.name for cell in cells}:
-            raise unknown_name("cell", name, [cell.name for cell in cells])
     if only:
-        wanted = {*only, *(need for cell in cells if cell.name in only for need in cell.needs)}
+        names = [cell.name for cell in cells]
+        asked_for = {name for pattern in only for name in _matching(pattern, names)}
+        wanted = {*asked_for, *(need for cell in cells if cell.name in asked_for for need in cell.needs)}
         cells = [cell for cell in cells if cell.name in wanted]
     if asked.on is not None:
         from attnbench.cli.suite_on import run_on
@@ -117,6 +117,21 @@ def run_suite(
                 say(f"attnbench: continue with: {again}", error=True)
                 raise typer.Exit(codes[cell.name][0])
     end_with(folder, cells, codes, as_json)
+
+
+def _matching(pattern: str, names: Sequence[str]) -> list[str]:
+    """Return the names that a pattern of ``--only`` stands for: of a cell, or with ``*``, ``?`` or ``[…]`` of several.
+
+    Raises:
+        BadInput: if there is none.
+    """
+    from attnbench.kernels.errors import unknown_name
+
+    if pattern in names:
+        return [pattern]
+    if found := fnmatch.filter(names, pattern):
+        return found
+    raise unknown_name("cell", pattern, names)
 
 
 def suite_options(group: Any) -> Options:

@@ -70,6 +70,16 @@ def test_a_dry_run_prints_the_calls_and_writes_nothing(call: Call, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["suite.toml"]
 
 
+@pytest.mark.parametrize(
+    ("only", "found"),
+    [(["small-*"], ["small-0", "small-1"]), (["*-1"], ["small-1"]), (["*-1", "small-0"], ["small-0", "small-1"])],
+)
+def test_a_pattern_stands_for_the_cells_that_it_fits(call: Call, only: list[str], found: list[str]) -> None:
+    words = [word for name in only for word in ("--only", name)]
+    code, out, _ = call("run", "--suite", "suite.toml", "--dry-run", *words)
+    assert (code, [line.partition(":")[0] for line in out.splitlines()]) == (0, found)
+
+
 BAD = {
     "run": [
         ("dtype = 'float7'", "unknown dtype 'float7'"), ("res = '500p'", "unknown resolution '500p'"),
@@ -104,6 +114,7 @@ def test_a_cell_that_cannot_be_used_is_named_before_the_first_one_runs(
     [
         (["--suite", "suite.toml", "--heads", "3"], "--suite says what is measured; leave out --heads"),
         (["--suite", "suite.toml", "--only", "smal-0"], "unknown cell 'smal-0': did you mean 'small-0'"),
+        (["--suite", "suite.toml", "--only", "big-*"], "unknown cell 'big-*'"),
         (["--suite", "suite.toml", "--resume", "nowhere"], "nothing to resume: 'nowhere' is not a folder"),
         (["--suite", "suite.toml", "--resume", ".", "--out", "x"], "leave out --out"),
         (["--only", "x"], "--only is for --suite"),

@@ -68,7 +68,7 @@ JOURNALS = sorted(
 )
 
 
-TO_MEASURE = [RESULTS / "h100" / "methods", RESULTS / "h200" / "heads", RESULTS / "h200" / "ranks"]
+TO_MEASURE = [RESULTS / "h200" / name for name in ("methods", "heads", "ranks")]
 """Their suites come before their tables: they are measured piece by piece."""
 
 
