@@ -45,6 +45,19 @@ class Stopwatch:
         """
         return self._how.time(call, prepare, lambda: self._buffer.fill_(1), warm=warm)
 
+    def time_together(self, call: Action, prepare: Action, meet: Action) -> Timing:
+        """Take one cold sample of a call that processes make together.
+
+        Args:
+            call, prepare: as of ``time``.
+            meet: waits for the others, right before the clock starts; on a GPU it lets the GPU wait.
+
+        Raises:
+            ClockFault: if a clock gave something impossible.
+        """
+        assert isinstance(self._how, Events | Wall)  # group_run.check_group
+        return self._how.time(call, prepare, lambda: self._buffer.fill_(1), warm=False, meet=meet)
+
     def back_to_back(self, call: Action, prepare: Action, count: int) -> float:
         """Return the wall clock of ``count`` calls one after the other, in milliseconds a call.
 

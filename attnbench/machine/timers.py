@@ -64,11 +64,14 @@ class Wall:
     clock: Clock = CLOCK
     name: schema.Timer = "wall"
 
-    def time(self, call: Action, prepare: Action, flush: Action, *, warm: bool) -> Timing:
-        """Time a call, as ``Timer`` says."""
+    def time(self, call: Action, prepare: Action, flush: Action, *, warm: bool, meet: Action | None = None) -> Timing:
+        """Time a call, as ``Timer`` says; ``meet`` comes right before the clock starts."""
         prepare()
         flush()
         finish(self.device)
+        if meet is not None:
+            meet()
+            finish(self.device)
         start = self.clock.now()
         call()
         finish(self.device)
@@ -87,17 +90,19 @@ class Events:
     clock: Clock = CLOCK
     name: schema.Timer = "events"
 
-    def time(self, call: Action, prepare: Action, flush: Action, *, warm: bool) -> Timing:
-        """Time a call, as ``Timer`` says."""
-        cold_ms, host_ms = self._once(call, prepare, flush)
-        return Timing(cold_ms, self._once(call, prepare, lambda: None)[0] if warm else None, host_ms)
+    def time(self, call: Action, prepare: Action, flush: Action, *, warm: bool, meet: Action | None = None) -> Timing:
+        """Time a call, as ``Timer`` says; ``meet`` lets the GPU wait right before the first event."""
+        cold_ms, host_ms = self._once(call, prepare, flush, meet)
+        return Timing(cold_ms, self._once(call, prepare, lambda: None, meet)[0] if warm else None, host_ms)
 
-    def _once(self, call: Action, prepare: Action, flush: Action) -> tuple[float, float | None]:
+    def _once(self, call: Action, prepare: Action, flush: Action, meet: Action | None) -> tuple[float, float | None]:
         prepare()
         flush()
         finish(self.device)
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda._sleep(HEAD_START)
+        if meet is not None:  # behind the sleep: GPUs of unlike clocks do not wake together
+            meet()
         start.record()
         begun = self.clock.now()
         call()

@@ -130,17 +130,26 @@ class Ranks:
         width = flat.element_size()
         out = torch.empty(sum(receives) * width, dtype=torch.uint8, device=flat.device)
         given = flat.contiguous().view(torch.uint8)  # gloo does not know every dtype
-        try:
+        with lost(self):
             dist.all_to_all_single(
                 out, given, [width * n for n in receives], [width * n for n in sends], group=self.group
             )
-        except RuntimeError as error:
-            said = str(error).partition("\n")[0][:200]
-            raise RankLost(
-                f"rank {self.rank} of {self.size} waits for others in vain: a rank ended, failed, or made another "
-                f"call; its own message says why ({said})"
-            ) from error
         return out.view(flat.dtype)
+
+
+@contextmanager
+def lost(ranks: Ranks) -> Iterator[None]:
+    """Say what it means if an exchange inside fails."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        said = str(error).partition("\n")[0][:200]
+        raise RankLost(
+            f"rank {ranks.rank} of {ranks.size} waits for others in vain: a rank ended, failed, or made another "
+            f"call; its own message says why ({said})"
+        ) from error
 
 
 class _Exchange(torch.autograd.Function):

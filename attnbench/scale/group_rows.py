@@ -248,11 +248,11 @@ class Group:
                 one = self._one(trial)
                 one_ms = bench.stopwatch.time(one.run, one.prepare, warm=False).cold_ms
             call = self._call(trial)
-        taken = (0.0, 0.0, 0)
+        taken, meet = (0.0, 0.0, 0), self.crew.meeting()
         with self._together(trial):
             if trial.verdict is None:
                 with counting(_exchange_timer) as moved:
-                    timing = bench.stopwatch.time(call.run, call.prepare, warm=False)
+                    timing = bench.stopwatch.time_together(call.run, call.prepare, meet)
                 taken = timing.cold_ms, moved.ms, moved.sent
         told = self.crew.tell(taken)
         if trial.verdict is not None or not self.crew.leads:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from attnbench.kernels.errors import BadInput, RankLost, Unsupported
 from attnbench.machine.device import DeviceKind, device_name, own_gpu
-from attnbench.parallel.collectives import Ranks
+from attnbench.parallel.collectives import Ranks, lost
 from attnbench.parallel.handshake import require_same, versions
 
 GRACE = 45.0
@@ -62,6 +62,16 @@ class Crew:
         """Return what every rank tells: values for JSON."""
         texts = self.control.texts(json.dumps(value), torch.device("cpu"))
         return [json.loads(text) for text in texts]
+
+    def meeting(self) -> Callable[[], None]:
+        """Return what lets all ranks go on together: a CPU waits, a GPU is told to wait."""
+        token = torch.zeros(1, device=self.device)
+
+        def meet() -> None:
+            with lost(self.data):
+                dist.all_reduce(token, group=self.data.group)
+
+        return meet
 
     def hear(self, value: object) -> Any:
         """Return what rank 0 tells; of the others, ``value`` is not looked at."""

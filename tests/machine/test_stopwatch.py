@@ -122,6 +122,22 @@ def test_a_call_that_is_only_wanted_cold_runs_once(laboratory: Laboratory) -> No
     assert laboratory.log.count("call") == laboratory.log.count("prepare") == 1
 
 
+@pytest.mark.parametrize(
+    ("device", "log"),
+    [
+        (CPU, ["prepare", "flush", "meet", "call"]),
+        (CUDA, ["prepare", "flush", "synchronize", "sleep", "meet", "record", "call", "record", "wait"]),
+    ],
+)
+def test_what_processes_wait_for_before_they_call_together_is_not_timed(
+    device: torch.device, log: list[str], laboratory: Laboratory
+) -> None:
+    stopwatch = Stopwatch(device, clock=laboratory.clock)
+    taken = stopwatch.time_together(laboratory.call, laboratory.prepare, lambda: laboratory.happen("meet", 11))
+    assert (taken.cold_ms, taken.warm_ms) == (pytest.approx(7), None)
+    assert laboratory.log == log
+
+
 @pytest.mark.parametrize("waited", [False, True])
 def test_the_time_to_enqueue_is_known_unless_the_call_waited(laboratory: Laboratory, waited: bool) -> None:
     laboratory.device_waited = waited
