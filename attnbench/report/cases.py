@@ -127,7 +127,7 @@ class Case:
         found: list[Row] = []
         for mean in self.means:
             found += [mean] if mean.row_id in several else []
-            found += [row for row in self.rows if _kind(row) == _kind(mean)]
+            found += [row for row in self.rows if asked_of(row) == asked_of(mean)]
         return found
 
     @property
@@ -248,9 +248,14 @@ def speedups_of(means: Iterable[Mean]) -> dict[str, Ratio]:
     return {row_id: speedup for row_id, speedup in known if speedup is not None}
 
 
-def _kind(row: Row) -> tuple[object, ...]:
-    settings = row.settings if row.settings_given is None else row.settings_given  # of a density, layers differ in them
-    return row.method, settings, row.density_asked, row.engine_asked, row.step
+def asked_of(row: Row) -> tuple[object, ...]:
+    """Return what was asked for, whatever the run, shape and layer: method, settings, density, engine and step."""
+    return row.method, given_settings(row), row.density_asked, row.engine_asked, row.step  # layers resolve a density
+
+
+def given_settings(row: Row) -> str:
+    """Return the settings that were given, as canonical JSON; the resolved ones of a row that does not know."""
+    return row.settings if row.settings_given is None else row.settings_given
 
 
 def parts_below(phases: Sequence[PhaseRow]) -> list[PhaseRow]:

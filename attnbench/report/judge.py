@@ -9,7 +9,7 @@ from typing import Literal
 
 from attnbench.inputs.presets import RESOLUTIONS
 from attnbench.methods.entries import Entry, as_entries
-from attnbench.report.cases import Case
+from attnbench.report.cases import Case, asked_of, given_settings
 from attnbench.report.gap_words import estimate_words
 from attnbench.report.grounds import Grounds, grounds_of
 from attnbench.report.words import DIRECTIONS, grid_words, latency, listed, number, times, tiny, with_interval
@@ -91,7 +91,7 @@ def judge(case: Case, quality: Mapping[QualityKey, Gap] | None = None) -> Verdic
             "No dense baseline was measured in this run, so there is no speed-up."
         )
         return _verdict(case, "no baseline", row, said)
-    found = (quality or {}).get((row.method, _given(row)))
+    found = (quality or {}).get((row.method, given_settings(row)))
     ties = _ties(case, row, ratio)
     return _verdict(case, ratio.side, row, _sentence(case, row, ratio, found, ties), ratio, found, ties)
 
@@ -246,7 +246,7 @@ def _heads(case: Case) -> list[str]:
 
 def _grounds(case: Case, leader: Row, *, alone: bool) -> Grounds:
     """Return what the verdict rests on: the latency of the leader alone, or that of its baseline too."""
-    own = [row for row in case.timed if _asked(row) == _asked(leader)]
+    own = [row for row in case.timed if (row.run_id, *asked_of(row)) == (leader.run_id, *asked_of(leader))]
     alone = alone or leader.baseline == f"{leader.method}/{leader.engine}"
     return grounds_of(case.label(leader, case.means), own, None if alone else leader.baseline, case.baseline_of(leader))
 
@@ -275,14 +275,6 @@ def _name(case: Case, row: Row) -> str:
     over = [f"mean over layers {row.layers}"] if isinstance(row, MeanRow) and "," in row.layers else []
     engine = [] if row.engine in label.split(" · ") else [row.engine]
     return f"{label} ({', '.join([*engine, *over])})" if engine or over else label
-
-
-def _given(row: Row) -> str:
-    return row.settings if row.settings_given is None else row.settings_given
-
-
-def _asked(row: Row) -> Sequence[object]:
-    return row.run_id, row.method, _given(row), row.density_asked, row.engine_asked, row.step
 
 
 def _latency(row: Row) -> float:

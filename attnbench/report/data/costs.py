@@ -8,7 +8,7 @@ from attnbench.cost.roofline import exponential_ceiling_tflops, peak_of
 from attnbench.cost.waterfall import Waterfall
 from attnbench.report.cases import labels_of, parts_below
 from attnbench.report.charts.waterfall import waterfall_words
-from attnbench.report.data.figure import Axis, Bar, Figure, Point, Series
+from attnbench.report.data.figure import Axis, Bar, Figure, Point, Series, level
 from attnbench.report.data.selections import Selection
 from attnbench.report.waterfalls import waterfall_of
 from attnbench.report.words import file_name, number
@@ -102,9 +102,9 @@ def roofline_figure(selection: Selection, phases: Phases) -> Figure | None:
     )
     guides = [roof]
     exponentials = exponential_ceiling_tflops(gpu, selection.first.head_dim)
-    guides.append(_level("exponentials alone", ends, exponentials))
+    guides.append(level("exponentials alone", ends, exponentials))
     probe = next((p.tflops / p.mfu_probe for row in rows for p in phases[row.row_id] if p.tflops and p.mfu_probe), None)
-    guides += [_level("a matrix product of the same run", ends, probe)] if probe else []
+    guides += [level("a matrix product of the same run", ends, probe)] if probe else []
     return Figure(
         f"roofline-{selection.name}", "roofline", "xy", "Roofline",
         "Operations of kept pairs a second, over operations per byte of inputs and outputs. No phase can be above the "
@@ -184,10 +184,6 @@ def _falls(fall: Waterfall, row: str) -> list[Bar]:
     found.append(bar("unexplained", "unexplained", at, rest.ms, "measured", at + rest.lo, at + rest.hi))
     found.append(bar("measured", "total", 0.0, fall.latency.ms, "measured", fall.latency.lo, fall.latency.hi))
     return found
-
-
-def _level(name: str, ends: tuple[float, float], y: float) -> Series:
-    return Series(name, (Point(ends[0], y), Point(ends[1], y)), look="guide", dashed=True)
 
 
 def _bar_words(bars: Sequence[Bar], unit: str) -> str:

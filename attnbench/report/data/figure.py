@@ -72,6 +72,11 @@ class Series:
     dashed: bool = False
 
 
+def level(name: str, ends: tuple[float, float], y: float) -> Series:
+    """Return a dashed guide line at one height, from one place on the x axis to another."""
+    return Series(name, (Point(ends[0], y), Point(ends[1], y)), look="guide", dashed=True)
+
+
 @dataclass(frozen=True)
 class Bar:
     """A part of a bar: it reaches from ``start`` to ``start + size``.

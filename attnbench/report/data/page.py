@@ -13,6 +13,7 @@ from typing import Any
 from attnbench.kernels.errors import BadInput
 from attnbench.report.cases import NO_ROWS
 from attnbench.report.data.attention_maps import analysis_figures, premises_table
+from attnbench.report.data.break_evens import break_even
 from attnbench.report.data.calibrations import CalibrationRead, calibration_figures, calibration_table
 from attnbench.report.data.clips import frame_figures, gap_figures
 from attnbench.report.data.costs import memory_figure, phase_figures, roofline_figure, waterfall_figures
@@ -25,7 +26,7 @@ from attnbench.report.data.selections import Choice, Selection, selections_of
 from attnbench.report.data.shares import shares_table
 from attnbench.report.data.table import Table
 from attnbench.report.data.tables import means_table, phases_table, quality_table, rows_table, runs_table, steps_table
-from attnbench.report.data.trade_offs import break_even, trade_offs
+from attnbench.report.data.trade_offs import trade_offs
 from attnbench.report.data.trained import training_device, training_figures
 from attnbench.report.data.training_rows import training_table
 from attnbench.report.judge import clip_quality, is_on

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
-from attnbench.report.cases import Baseline, Case, apart, baseline_row, heads_words, labels_of, speedups_of
+from attnbench.report.cases import (
+    Baseline,
+    Case,
+    apart,
+    baseline_row,
+    given_settings,
+    heads_words,
+    labels_of,
+    speedups_of,
+)
 from attnbench.report.judge import QualityKey, Verdict, device_words, judge, place_words
 from attnbench.report.words import DIRECTIONS, chosen_settings, file_name, grid_words
 from attnbench.results.flags import flags_of
@@ -223,12 +232,12 @@ def _selection(
     ]  # fmt: skip
     speedups = speedups_of(mean for same in found.means.values() for mean in same)
     case = Case(rows, tuple(row for _, row in means), (*older, *beside), told, speedups)
-    labels = _told_apart(case.means)
+    labels = told_apart(case.means)
     choices = tuple(
         Choice(
             mean.cell_id, row, mean.members, labels[row.row_id], row.flags,
             base.flags if (base := case.baseline_of(row)) is not None else None, speedups.get(row.row_id),
-            quality.get((row.method, row.settings if row.settings_given is None else row.settings_given)),
+            quality.get((row.method, given_settings(row))),
         )
         for mean, row in means
     )  # fmt: skip
@@ -262,7 +271,7 @@ def _timed_beside(row: Row, samples: Mapping[str, Sequence[Sample]], kind: str |
     return Baseline(row.run_id, row.baseline, flags)
 
 
-def _told_apart(means: Sequence[MeanRow]) -> dict[str, str]:
+def told_apart(means: Sequence[MeanRow]) -> dict[str, str]:
     """Return the shortest name of each mean; of those that ran alike, with what was asked for."""
     labels = labels_of(means)
     same: dict[str, list[MeanRow]] = {}

@@ -1,13 +1,12 @@
-"""Speed-up against what it costs, for each selection; and break-even curves over lengths."""
+"""Speed-up against what it costs, for each selection."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attnbench.report.data.figure import Axis, Figure, Point, Series
-from attnbench.report.data.selections import SELECTED_BY, Choice, Selection
-from attnbench.report.words import DIRECTIONS, file_name, number, times
-from attnbench.results.crossings import crossings
+from attnbench.report.data.figure import Axis, Figure, Point, Series, level
+from attnbench.report.data.selections import Choice, Selection
+from attnbench.report.words import number, times
 
 COSTS = {
     "error": ("approximation_error", "relative error of the output, against full attention", "lower"),
@@ -15,8 +14,6 @@ COSTS = {
     "density": ("density", "density: share of pairs kept", "lower"),
 }
 """What a speed-up is drawn against: the column, its words, and which way is better."""
-
-_SHAPE = ("grid",)
 
 
 def trade_offs(selection: Selection) -> list[Figure]:
@@ -41,40 +38,6 @@ def trade_offs(selection: Selection) -> list[Figure]:
                 option=name,
             )
         )
-    return found
-
-
-def break_even(selections: Sequence[Selection]) -> list[Figure]:
-    """Return speed-up over the length of the sequence, by GPU time and by wall clock, for what differs by it alone."""
-    families: dict[tuple[object, ...], list[Selection]] = {}
-    for each in selections:
-        key = tuple(getattr(each.first, name) for name in SELECTED_BY if name not in _SHAPE)
-        families.setdefault(key, []).append(each)
-    found = []
-    for mine in families.values():
-        if len({each.first.tokens for each in mine}) < 2:
-            continue
-        for clock, title in (("GPU time", "by GPU time"), ("wall clock", "by wall clock")):
-            series = _curves(mine, clock)
-            if not series:
-                continue
-            first = mine[0].first
-            found.append(
-                Figure(
-                    name=file_name("break-even", title, mine[0].family),
-                    section="break-even",
-                    kind="xy",
-                    title=f"Speed-up over the length of the sequence, {title}",
-                    caption=f"{DIRECTIONS[first.direction].capitalize()}, {first.inputs} inputs. Above 1 a method is "
-                    "faster than the dense baseline of its run. Lines join one method with the same settings given.",
-                    words=_curve_words(series),
-                    x=Axis("tokens", log=True),
-                    y=Axis("speed-up over the dense baseline, ×", log=True, better="higher"),
-                    series=(*series, _line("as fast as dense", _ends(series), 1.0)),
-                    selections=tuple(each.place for each in mine),
-                    option=title,
-                )
-            )
     return found
 
 
@@ -130,16 +93,12 @@ def _guides(drawn: Sequence[Choice], column: str, name: str, better: str) -> lis
             frontier.append(Point(float(getattr(each.row, column)), best))
     return [
         Series("frontier", tuple(frontier), look="steps"),
-        _line("dense", (low, high), 1.0),
+        level("dense", (low, high), 1.0),
     ]
 
 
 def _value(choice: Choice) -> float:
     return choice.speedup.value if choice.speedup else 0.0
-
-
-def _line(name: str, ends: tuple[float, float], y: float) -> Series:
-    return Series(name, (Point(ends[0], y), Point(ends[1], y)), look="guide", dashed=True)
 
 
 def _words(drawn: Sequence[Choice], column: str, name: str) -> str:
@@ -150,47 +109,3 @@ def _words(drawn: Sequence[Choice], column: str, name: str) -> str:
     ]
     more = f"; and {len(drawn) - 24} more" if len(drawn) > 24 else ""
     return f"Speed-up against {name}. {'; '.join(parts)}{more}."
-
-
-def _curves(selections: Sequence[Selection], clock: str) -> list[Series]:
-    lines: dict[tuple[str, str | None, float | None, str | None], list[Point]] = {}
-    names: dict[tuple[str, str | None, float | None, str | None], Choice] = {}
-    for each in sorted(selections, key=lambda one: one.first.tokens):
-        for choice in each.choices:
-            row = choice.row
-            point = None if choice.is_dense else _curve_point(each, choice, clock)
-            if point is not None:
-                key = (row.method, row.settings_given, row.density_asked, row.engine_asked)
-                lines.setdefault(key, []).append(point)
-                names.setdefault(key, choice)
-    return [
-        Series(names[key].label, tuple(points), key[0], "line")
-        for key, points in lines.items()
-        if len({point.x for point in points}) > 1
-    ]
-
-
-def _curve_point(selection: Selection, choice: Choice, clock: str) -> Point | None:
-    row, ratio = choice.row, choice.speedup
-    if clock == "GPU time":
-        return None if ratio is None else Point(row.tokens, ratio.value, ratio.lo, ratio.hi, choice.label, row.row_id)
-    dense = selection.case.dense_row(row)
-    eager_ms = row.baseline_eager_ms or (None if dense is None else dense.latency_eager_ms)
-    if eager_ms is None or row.latency_eager_ms is None:
-        return None
-    return Point(row.tokens, eager_ms / row.latency_eager_ms, None, None, choice.label, row.row_id)
-
-
-def _ends(series: Sequence[Series]) -> tuple[float, float]:
-    places = [point.x for each in series for point in each.points]
-    return min(places), max(places)
-
-
-def _curve_words(series: Sequence[Series]) -> str:
-    parts = []
-    for each in series:
-        first, last = each.points[0], each.points[-1]
-        at = crossings([point.x for point in each.points], [point.y for point in each.points])
-        told = f", breaking even at {', '.join(f'{round(x):,}' for x in at)} tokens" if at else ""
-        parts.append(f"{each.name}: {times(first.y)} at {first.x:,.0f} tokens, {times(last.y)} at {last.x:,.0f}{told}")
-    return f"{'; '.join(parts)}."
