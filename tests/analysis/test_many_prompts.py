@@ -1,0 +1,84 @@
+"""The script that analyses many prompts at once: which prompts, and the journal of their means."""
+
+from __future__ import annotations
+
+import gzip
+import runpy
+from collections import Counter
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+
+from attnbench.analysis.request import read_request
+from attnbench.mini.config import PRESETS
+from attnbench.mini.model import MiniTransformer
+from attnbench.mini.stored import save_mini
+from attnbench.results.load import read
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def script() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "scripts" / "analyze_mini.py"))
+
+
+def test_prompts_show_each_class_as_often_and_no_two_are_the_same(script: dict[str, Any]) -> None:
+    prompts = script["prompts"](60)
+    assert len(set(prompts)) == 60
+    assert set(Counter(prompt.split()[0] for prompt in prompts).values()) == {4}
+    directions = Counter(prompt.split()[-1] for prompt in prompts)
+    assert len(directions) == 8
+    assert max(directions.values()) - min(directions.values()) <= 1
+    assert len(set(script["prompts"](120))) == 120
+
+
+def test_the_journal_has_the_means_of_the_prompts(script: dict[str, Any], tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = MiniTransformer(PRESETS["tiny"])
+    save_mini(network, network.state_dict(), tmp_path / "tiny.safetensors")
+
+    def request(prompts: list[str]) -> Any:
+        return read_request(
+            model="mini", weights=str(tmp_path / "tiny.safetensors"), prompts=prompts, layers=[0, 1], steps=[0, 1],
+            methods=[{"method": "vmoba", "settings": {}}], device="cpu", seed=0,
+        )  # fmt: skip
+
+    prompts = script["prompts"](2)
+    folders = {prompt: tmp_path / "run" / "prompts" / str(number) for number, prompt in enumerate(prompts)}
+    for prompt, folder in folders.items():
+        assert not script["done"](folder)
+        assert script["one"](request([prompt]), folder, ["script"], 1, float("inf")) > 0
+        assert script["done"](folder)
+    assert script["one"](request(prompts[:1]), tmp_path / "late", ["script"], 1, 0.0) == 0
+    packed = script["merge"](request(prompts), folders, tmp_path / "run", ["script"])
+
+    found = read(packed)
+    assert {row.prompts for row in found.analysis if row.value is not None} == {2}
+    assert len(found.premises) == 13
+    single = [read(folder).analysis for folder in folders.values()]
+    for row in found.analysis:
+        if row.measure not in ("entropy", "same_frame_mass", "mask_iou", "global_gain_3d") or row.value is None:
+            continue
+        place = (row.measure, row.layer, row.head, row.step, row.settings)
+        values = [
+            each.value for rows in single for each in rows
+            if (each.measure, each.layer, each.head, each.step, each.settings) == place
+        ]  # fmt: skip
+        assert len(values) == 2
+        assert row.value == pytest.approx(fmean(values), rel=2e-6)  # type: ignore[type-var]
+        assert (row.lo, row.hi) == (min(values), max(values))  # type: ignore[type-var]
+    assert (tmp_path / "run" / "journal.jsonl").read_bytes() == gzip.decompress(packed.read_bytes())
+
+
+def test_what_was_begun_only_is_begun_again(script: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "0"
+    folder.mkdir()
+    header = (ROOT / "docs" / "analysis-run.jsonl.gz").read_bytes()
+    (folder / "journal.jsonl").write_bytes(gzip.decompress(header).splitlines(keepends=True)[0])
+    assert not script["done"](folder)
+    assert not folder.exists()
