@@ -6,6 +6,7 @@ scripts/write_docs.py writes them.
 from __future__ import annotations
 
 import json
+import runpy
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from attnbench.analysis.premises import judge as judge_premises
 from attnbench.mini.stored import read_card
 from attnbench.report.cases import cases_of
 from attnbench.report.judge import judge
@@ -53,7 +55,7 @@ RAW = "h100/published/"
 PAIR, PAIR_SUITE = "intel-xeon-2-cores/clips", "intel-xeon-2-cores/clips.toml"
 DEMO, DEMO_SUITE = "intel-xeon-2-cores/720p.jsonl", "intel-xeon-2-cores/720p.toml"
 COMMAND = "`attnbench flops --paper vmoba`"
-ANALYSIS, ANALYSIS_COMMAND = "../docs/analysis-run.jsonl.gz", "`attnbench analyze --model mini --steps 0,1`"
+ANALYSIS = "../docs/analysis-run.jsonl.gz"
 
 
 @dataclass(frozen=True)
@@ -585,11 +587,13 @@ _JUDGEMENTS = {"holds": REPRODUCED, "does not hold": NOT, "undecided": UNTESTED}
 
 
 def _observation(name: str, said: str) -> Claim:
-    (row,) = (each for each in results(ANALYSIS, RESULTS).premises if each.premise == name)
+    found = results(ANALYSIS, RESULTS)
+    (row,) = (each for each in judge_premises(found.analysis, found.analysis[0].run_id) if each.premise == name)
+    command = runpy.run_path(str(Path(__file__).with_name("analysis_page.py")))["command"](found)
     assert None not in (row.value, row.lo, row.hi)
     ours = f"in the mini model, {row.statistic}: {row.value:.3g} [{row.lo:.3g}, {row.hi:.3g}]"
     bounds = f"holds from {row.holds}, does not from {row.fails}"
-    return Claim(said, f"{ours}; {bounds}".replace("-", "−"), _JUDGEMENTS[row.verdict], ANALYSIS_COMMAND, ANALYSIS)
+    return Claim(said, f"{ours}; {bounds}".replace("-", "−"), _JUDGEMENTS[row.verdict], f"`{command}`", ANALYSIS)
 
 
 def model_claims() -> list[Claim]:

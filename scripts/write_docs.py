@@ -28,7 +28,6 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import attnbench
-from attnbench.analysis.premises import judge
 from attnbench.cost.ranks import count_call, extrapolate
 from attnbench.cost.waterfall import ZERO, Bar, Span, Waterfall
 from attnbench.inputs.make import make_inputs
@@ -37,9 +36,7 @@ from attnbench.inputs.structure import locality, union_density
 from attnbench.kernels.errors import BadInput
 from attnbench.parallel.deal import WAYS
 from attnbench.report.charts.waterfall import waterfall_figure
-from attnbench.report.data.attention_maps import CLASSES
 from attnbench.report.data.schema import json_schema
-from attnbench.report.premise_words import premise_words
 from attnbench.report.terminal.flops import model_markdown, paper_markdown
 from attnbench.report.waterfalls import waterfall_of
 from attnbench.results.load import load_steps, read
@@ -311,36 +308,15 @@ def picture(engine: str) -> str:
     return file.getvalue()
 
 
-# What attention looks like: docs/analysis.md
-
-ANALYSIS = DOCS / "analysis-run.jsonl.gz"
-LAYER_MEASURES = {
-    "entropy / ln N": "entropy_normalised",
-    "own frame": "same_frame_mass",
-    "pairs for 90 %": "pairs_needed_90_3d",
-    "like the step before": "block_mass_correlation",
-}
+# What attention looks like: scripts/analysis_page.py
 
 
-def analysis_premises() -> str:
-    """Return the verdicts on premises from the committed run, by the bounds of today."""
-    found = read(ANALYSIS)
-    judged = judge(found.analysis, found.analysis[0].run_id)
-    return "\n".join([f"Tested on {judged[0].tested_on}.", "", *premise_words(judged).markdown()])
+def analysis_part(part: str) -> str:
+    """Return a generated part of docs/analysis.md."""
+    return str(runpy.run_path(str(ROOT / "scripts" / "analysis_page.py"))["PARTS"][part]())
 
 
-def analysis_layers() -> str:
-    """Return the classes of heads and some measures of each layer, means over its heads and steps."""
-    rows = [row for row in read(ANALYSIS).analysis if row.value is not None and row.layer is not None]
-    header = ("layer", *CLASSES, *LAYER_MEASURES)
-    lines = [f"| {' | '.join(header)} |", "|" + "---:|" * len(header)]
-    for layer in sorted({row.layer or 0 for row in rows}):
-        own = [row for row in rows if row.layer == layer]
-        words = [row.label for row in own if row.measure == "class_margin"]
-        shares = (f"{words.count(word) / len(words):.0%}" for word in CLASSES)
-        means = (statistics.fmean(row.value or 0 for row in own if row.measure == m) for m in LAYER_MEASURES.values())
-        lines.append(f"| {layer} | {' | '.join([*shares, *(f'{mean:.3f}' for mean in means)])} |")
-    return "\n".join(lines)
+ANALYSIS_PARTS = ("run", "premises", "layers", "replaced")
 
 
 # Claims, and the README's table: scripts/claims.py
@@ -432,7 +408,7 @@ def ranks_measured(ranks: int = 8) -> str:
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "results.md": {"records": record_tables},
-    "analysis.md": {"premises": analysis_premises, "layers": analysis_layers},
+    "analysis.md": {part: partial(analysis_part, part) for part in ANALYSIS_PARTS},
     "flops.md": {"model_markdown": model_markdown, "paper_markdown": paper_markdown},
     "why-sparse-is-slow.md": {
         "losses": lines_of(loss_table),

@@ -103,7 +103,7 @@ def judge_one(premise: Premise, rows: Sequence[AnalysisRow], run_id: str) -> Pre
     """Return the verdict on a premise.
 
     Heads of all layers are the sample: the interval is the percentile bootstrap over them, each with the mean over its
-    steps. Below six heads there is none, and no verdict.
+    steps, methods and densities. Below six heads there is none, and no verdict.
     """
     rise, fall = ("≥", "≤") if premise.rises else ("≤", "≥")
     statistic = STATISTICS[premise.statistic]
@@ -132,10 +132,14 @@ def judge_one(premise: Premise, rows: Sequence[AnalysisRow], run_id: str) -> Pre
 
 
 def _by_head(rows: Sequence[AnalysisRow], measures: Sequence[str]) -> tuple[Floats, int]:
-    """Return the mean over steps of each measure of each head that has all of them, [measures, heads], and heads."""
-    found: dict[tuple[str, int | None, int | None, str, str], dict[str, list[float]]] = {}
+    """Return the mean of each measure of each head that has all of them, [measures, heads], and the number of heads.
+
+    It is over steps, and over the methods and densities that it was measured for: what is said of one head several
+    times is no larger sample of heads.
+    """
+    found: dict[tuple[str, int | None, int | None, str], dict[str, list[float]]] = {}
     for row in rows:
-        unit = (row.method, row.layer, row.head, row.grid, row.settings)
+        unit = (row.model, row.layer, row.head, row.grid)
         found.setdefault(unit, {}).setdefault(row.measure, []).append(row.value or 0.0)
     whole = [by for by in found.values() if len(by) == len(measures)]
     return np.array([[float(np.mean(by[name])) for by in whole] for name in measures], dtype=np.float64), len(whole)

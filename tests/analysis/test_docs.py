@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import runpy
 from pathlib import Path
+from typing import Any
+
+from attnbench.machine.environment import collect_environment
+from attnbench.results.records.analysis import AnalysisRow
+from attnbench.results.run import begin, choose_place
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -13,3 +18,37 @@ def test_tables_of_the_page_are_those_of_its_journal() -> None:
     text = (ROOT / "docs" / "analysis.md").read_text("utf-8")
     assert written("analysis.md") == text
     assert text.count("| locality |") == 1
+
+
+def rows(run_id: str) -> list[AnalysisRow]:
+    """Two layers of one head in one step, of which each was replaced, and its PSNR rises with its entropy."""
+    fields: dict[str, Any] = {"run_id": run_id, "model": "mini", "grid": "2x4x4", "tokens": 32, "prompts": 7}
+    every = [AnalysisRow(**fields, measure="clip_mini_class_accuracy", value=0.5)]
+    for layer in (0, 1):
+        at = {**fields, "layer": layer}
+        for measure, value in (("entropy", 2.0 + layer), ("entropy_normalised", 0.5 + layer / 4)):
+            every.append(AnalysisRow(**at, head=0, step=3, queries=32, measure=measure, value=value))
+        every.append(AnalysisRow(**at, method="identity", measure="perturbed_psnr", value=10.0 + layer))
+    every += [
+        AnalysisRow(**fields, method="identity", measure="perturbed_psnr", value=5.0),
+        AnalysisRow(**fields, method="identity", measure="spearman_entropy_psnr", value=-0.5, lo=-0.75, hi=0.25),
+    ]
+    return every
+
+
+def test_what_replaced_attention_did_is_told_by_layer(tmp_path: Path) -> None:
+    place = choose_place(tmp_path / "run")
+    command = ["/usr/bin/attnbench", "analyze", "--perturb", "--out", "somewhere", "--seed", "1"]
+    with begin(place, collect_environment("cpu", command), {"command": "analyze"}) as journal:
+        journal.append(*rows(place.run_id))
+    parts = runpy.run_path(str(ROOT / "scripts" / "analysis_page.py"))["PARTS"]
+    about = parts["run"](place.folder)
+    assert "7 prompts, 1 step, all 32 queries of each head." in about
+    assert about.endswith("```\nattnbench analyze --perturb --seed 1\n```")
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in parts["replaced"](place.folder).splitlines()]
+    table = {row[0]: row[1:4] for row in cells if row}
+    assert table["nothing"] == ["", "", "50%"]
+    assert table["layer 0"] == ["0.500", "10.0", ""]
+    assert table["layer 1"] == ["0.750", "11.0", ""]
+    assert table["all layers"] == ["0.625", "5.0", ""]
+    assert table["each layer, entropy over all steps"] == ["−0.50 [−0.75, 0.25]", ""]

@@ -56,6 +56,17 @@ def test_a_head_counts_once_whatever_its_steps() -> None:
     assert row.tested_on == "mini: 1 layer, 8 heads, 2 steps, 1 prompt, 32 of 32 queries"
 
 
+def test_a_head_counts_once_whatever_its_densities_and_methods() -> None:
+    """Five heads stay five, though each was measured at two densities and for two methods."""
+    some = [
+        *rows([4.0] * 5, settings='{"density":0.25}'), *rows([0.0] * 5, settings='{"density":0.5}'),
+        *rows([2.0] * 5, method="sta"),
+    ]  # fmt: skip
+    row = judge_one(UP, some, "r")
+    assert (row.verdict, row.value, row.lo) == ("undecided", 2.0, None)
+    assert row.reason == "5 heads are too few for an interval: 6 are needed"
+
+
 def test_each_statistic_by_hand() -> None:
     first, second = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], [2.0, 1.0, 1.0, 9.0, 1.0, 1.0, 1.0]
     both = [*rows(first, "a"), *rows(second, "b")]

@@ -1,0 +1,132 @@
+"""The generated parts of docs/analysis.md, from the committed run beside it. ``write_docs.py`` writes them."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from attnbench.analysis.perturb import CORRELATION, MAPS
+from attnbench.analysis.premises import judge
+from attnbench.report.data.attention_maps import CLASSES
+from attnbench.report.premise_words import premise_words
+from attnbench.results.load import Results, read
+from attnbench.results.records.analysis import AnalysisRow
+
+RUN = Path(__file__).resolve().parents[1] / "docs" / "analysis-run.jsonl.gz"
+LAYER_MEASURES = {
+    "entropy / ln N": "entropy_normalised",
+    "own frame": "same_frame_mass",
+    "pairs for 90 %": "pairs_needed_90_3d",
+    "like the step before": "block_mass_correlation",
+}
+EFFECTS = {"PSNR, dB": "psnr", "class": "mini_class_accuracy", "motion": "mini_motion_accuracy"}
+"""Columns of what replaced attention does, and the metric of each."""
+
+
+def command(results: Results) -> str:
+    """Return the command of a run as it was typed, without its folder."""
+    (run,) = results.headers
+    words = list(run.environment.command)
+    if words[0].endswith(".py"):
+        return shlex.join(["python", f"scripts/{words[0]}", "OUT", *words[2:]])
+    at = words.index("--out") if "--out" in words else len(words)
+    return shlex.join([*words[:at], *words[at + 2 :]])
+
+
+def about(path: Path = RUN) -> str:
+    """Return on what the run was made, for what, and by which command."""
+    results = read(path)
+    (run,) = results.headers
+    heads = [row for row in results.analysis if row.measure == "entropy"]
+    prompts, steps = max(row.prompts for row in heads), len({row.step for row in heads})
+    looked, tokens = heads[0].queries, heads[0].tokens
+    queries = f"all {tokens:,} queries" if looked == tokens else f"{looked:,} of {tokens:,} queries"
+    words = f"{prompts} prompt{'s' * (prompts > 1)}, {steps} step{'s' * (steps > 1)}, {queries} of each head"
+    return "\n".join([f"The run: {run.environment.device}, {words}.", "", "```", command(results), "```"])
+
+
+def verdicts(path: Path = RUN) -> str:
+    """Return the verdicts on premises from the run, by the bounds of today."""
+    found = read(path)
+    judged = judge(found.analysis, found.analysis[0].run_id)
+    return "\n".join([f"Tested on {judged[0].tested_on}.", "", *premise_words(judged).markdown()])
+
+
+def layers(path: Path = RUN) -> str:
+    """Return the classes of heads and some measures of each layer, means over its heads and steps."""
+    rows = [row for row in read(path).analysis if row.value is not None and row.layer is not None]
+    lines = _head("layer", *CLASSES, *LAYER_MEASURES)
+    for layer in sorted({row.layer or 0 for row in rows}):
+        own = [row for row in rows if row.layer == layer]
+        words = [row.label for row in own if row.measure == "class_margin"]
+        shares = (f"{words.count(word) / len(words):.0%}" for word in CLASSES)
+        means = (_mean(row.value or 0 for row in own if row.measure == name) for name in LAYER_MEASURES.values())
+        lines.append(f"| {layer} | {' | '.join([*shares, *means])} |")
+    return "\n".join(lines)
+
+
+def replaced(path: Path = RUN) -> str:
+    """Return what replaced attention did to the clips, and how that goes with entropy; a sentence where none was."""
+    rows = read(path).analysis
+    if not any(row.measure.startswith("perturbed_") for row in rows):
+        return "This run replaced no attention."
+    header = (f"{name}: {column}" for name in MAPS for column in EFFECTS)
+    lines = _head("replaced in", "entropy / ln N", *header)
+    clip = [_value(rows, f"clip_{metric}", "", None) for metric in EFFECTS.values()]
+    lines.append(f"| nothing | | {' | '.join(clip * len(MAPS))} |")
+    places = sorted({row.layer for row in rows if row.layer is not None and row.measure.startswith("perturbed_")})
+    for layer in (*places, None):
+        effects = [
+            _value(rows, f"perturbed_{metric}", name, layer) for name in MAPS for metric in EFFECTS.values()
+        ]  # fmt: skip
+        own = [r.value or 0 for r in rows if r.measure == "entropy_normalised" and layer in (None, r.layer)]
+        where = "all layers" if layer is None else f"layer {layer}"
+        lines.append(f"| {where} | {_mean(own)} | {' | '.join(effects)} |")
+    lines += [
+        "",
+        "Rank correlation of that PSNR with the entropy of the maps that were replaced, and its 95 % interval:",
+        "",
+    ]
+    lines += _head("replaced in", *MAPS)
+    steps = sorted({row.step for row in rows if row.measure == CORRELATION and row.step is not None})
+    cases = [(CORRELATION, None, "each layer, entropy over all steps")]
+    cases += [(CORRELATION, step, f"each layer, entropy in step {step}") for step in steps]
+    cases += [(f"{CORRELATION}_cells", None, "each layer in each step alone")]
+    for measure, step, words in cases:
+        found = [_interval(rows, measure, name, step) for name in MAPS]
+        if any(found):
+            lines.append(f"| {words} | {' | '.join(found)} |")
+    return "\n".join(lines)
+
+
+def _mean(values: Iterable[float]) -> str:
+    some = list(values)
+    return f"{statistics.fmean(some):.3f}" if some else "–"
+
+
+def _head(first: str, *others: str) -> list[str]:
+    return [f"| {' | '.join([first, *others])} |", f"|{'---|'}{'---:|' * len(others)}"]
+
+
+def _value(rows: Sequence[AnalysisRow], measure: str, method: str, layer: int | None) -> str:
+    found = [
+        row.value for row in rows
+        if (row.measure, row.method, row.layer, row.step) == (measure, method, layer, None) and row.value is not None
+    ]  # fmt: skip
+    if not found:
+        return ""
+    return f"{found[0]:.1f}" if measure.endswith("psnr") else f"{found[0]:.0%}"
+
+
+def _interval(rows: Sequence[AnalysisRow], measure: str, method: str, step: int | None) -> str:
+    for row in rows:
+        if (row.measure, row.method, row.step) == (measure, method, step) and row.value is not None:
+            ends = "" if row.lo is None or row.hi is None else f" [{row.lo:.2f}, {row.hi:.2f}]"
+            return f"{row.value:.2f}{ends}".replace("-", "−")
+    return ""
+
+
+PARTS = {"run": about, "premises": verdicts, "layers": layers, "replaced": replaced}
+"""The generated parts by name."""
