@@ -65,6 +65,16 @@ const DO = {
     const names = [...picture.querySelectorAll(".word, .guide-word")].filter((name) => { const box = name.getBBox(); return spots.some(({ x, y }) => x > box.x + 2 && x < box.x + box.width - 2 && y > box.y + 3 && y < box.y + box.height - 3); });
     return names.map((name) => name.textContent);
   })),
+  // Words of figures that reach beyond the picture.
+  cutWords: (page) => page.$$eval("section svg[role=img]", (pictures) => pictures.flatMap((picture) => {
+    const { x, y, width, height } = picture.viewBox.baseVal;
+    return [...picture.querySelectorAll("text")].filter((text) => { const box = text.getBBox(); return box.x < x - 1 || box.y < y - 3 || box.x + box.width > x + width + 1 || box.y + box.height > y + height + 3; }).map((text) => text.textContent);
+  })),
+  // Keys of a legend that look alike.
+  twins: (page) => page.$$eval(".legend", (legends) => legends.flatMap((legend) => {
+    const looks = [...legend.querySelectorAll("svg")].map((key) => key.innerHTML);
+    return [...legend.children].filter((key, place) => looks.indexOf(looks[place]) !== place).map((key) => key.textContent);
+  })),
   // Placeholders that are wider than their field.
   cutPlaceholders: (page) => page.$$eval("input[placeholder]", (fields) => fields.filter((field) => {
     const style = getComputedStyle(field), ruler = document.createElement("canvas").getContext("2d");

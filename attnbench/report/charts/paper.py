@@ -34,6 +34,9 @@ _HATCHED = ("modelled", "ablated")
 _STYLES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 """Lines of one method: the first series is solid, and others differ from it."""
 
+_FILLS: tuple[Any, ...] = ("full", "none", "left")
+"""Markers of one method: those of its first series are solid."""
+
 _MOST, _LINE = 42, 30
 """Characters of a label, and of one on two lines."""
 
@@ -152,10 +155,11 @@ def _draw_series(axes: Axes, series: Series, turn: int) -> None:
         [point.x for point in ended], [point.lo or 0.0 for point in ended], [point.hi or 0.0 for point in ended],
         color=colour, linewidth=0.9, zorder=3,
     )  # fmt: skip
+    fill = _FILLS[turn % len(_FILLS)]
     axes.plot(
         xs, ys, marker, linestyle=style if series.look == "line" else "none", markersize=4.2, markeredgewidth=0.7,
-        markerfacecolor=colour if turn % 2 == 0 else "white", markeredgecolor="white" if turn % 2 == 0 else colour,
-        **{**drawn, "zorder": 4},
+        fillstyle="left" if fill == "left" else "full", markerfacecolor="white" if fill == "none" else colour,
+        markerfacecoloralt="white", markeredgecolor="white" if fill == "full" else colour, **{**drawn, "zorder": 4},
     )  # fmt: skip
 
 

@@ -73,25 +73,10 @@ def waterfall_figures(selection: Selection, phases: Phases) -> list[Figure]:
 def roofline_figure(selection: Selection, phases: Phases) -> Figure | None:
     """Return the rates of phases over their arithmetic intensity, below the limits of the GPU; None without both."""
     rows, gpu = _profiled(selection, phases), peak_of(selection.first.device)
-    labels, series = labels_of(rows), {}
-    for row in rows:
-        points = [
-            Point(
-                p.flops / p.bytes,
-                p.tflops,
-                None,
-                None,
-                f"{labels[row.row_id]}: {PASSES[p.pass_]} {p.phase}",
-                row.row_id,
-            )
-            for p in phases[row.row_id]
-            if p.parent is None and p.provenance == "measured" and p.flops and p.bytes and p.tflops
-        ]
-        if points:
-            series[row.row_id] = Series(labels[row.row_id], tuple(points), row.method)
+    series = _rates(selection, {row.row_id: phases[row.row_id] for row in rows})
     if not series or gpu is None:
         return None
-    every = [point for each in series.values() for point in each.points]
+    every = [point for each in series for point in each.points]
     low, high = min(point.x for point in every), max(point.x for point in every)
     ridge = gpu.tensor_tflops / gpu.memory_tbs
     ends = min(low, ridge / 4) / 1.5, max(high, ridge * 4) * 1.5
@@ -111,8 +96,32 @@ def roofline_figure(selection: Selection, phases: Phases) -> Figure | None:
         "solid line.",
         "; ".join(f"{point.label} {number(point.y)} TFLOP/s" for point in every[:24]) + ".",
         Axis("FLOP per byte", log=True), Axis("TFLOP/s", log=True, better="higher"),
-        series=(*series.values(), *guides), selections=(selection.place,),
+        series=(*series, *guides), selections=(selection.place,),
     )  # fmt: skip
+
+
+def _rates(selection: Selection, phases: Phases) -> list[Series]:
+    """Return a series a method, engine and settings, whose points are the phases of all its layers."""
+    found = []
+    for choice in selection.choices:
+        rows = [row for row in choice.members if row.row_id in phases]
+        points = []
+        for row in rows:
+            mine = phases[row.row_id]
+            name = choice.label if len(rows) < 2 else f"{choice.label}, layer {row.layer}"
+            points += [
+                Point(p.flops / p.bytes, p.tflops, label=f"{name}: {_phase_words(p, mine)}", row=row.row_id)
+                for p in mine
+                if p.parent is None and p.provenance == "measured" and p.flops and p.bytes and p.tflops
+            ]
+        found += [Series(choice.label, tuple(points), choice.row.method)] if points else []
+    return found
+
+
+def _phase_words(phase: PhaseRow, among: Sequence[PhaseRow]) -> str:
+    """Write a phase, with its pass where there are several: "attend", "backward attend"."""
+    several = len({each.pass_ for each in among}) > 1
+    return f"{PASSES[phase.pass_]} {phase.phase}" if several else phase.phase
 
 
 def memory_figure(selection: Selection) -> Figure | None:

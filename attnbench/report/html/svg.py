@@ -14,7 +14,7 @@ WIDTH = 640
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 26, 44
 _ROW = 26
 _MOST_BARS = 40
-_LETTERS = 34
+_LETTERS, _SHORT = 34, 7
 _END_LETTERS, _MOST_ENDS, _LINE = 28, 24, 14.0
 
 PARTS = (
@@ -74,6 +74,35 @@ class _Scale:
         return [round(at * width, 12) for at in range(first, math.floor(high / width + 1e-9) + 1)]
 
 
+FILLS = ("", " hollow", " holed")
+"""How the markers of one method differ in a figure: those of its first series are solid."""
+
+DASHES = ("", " dash1", " dash2", " dash3")
+"""How its lines differ."""
+
+
+def _in_turn(figure: Figure) -> list[tuple[Series, int]]:
+    """Return each series with the number of those of the same method before it."""
+    met: dict[str, int] = {}
+    found = []
+    for series in figure.series:
+        turn = met.get(series.method, 0) if series.method else 0
+        met[series.method] = turn + 1
+        found.append((series, turn))
+    return found
+
+
+def _marking(marker: str, turn: int, r: float) -> str:
+    hollow, holed = (turn % len(FILLS) == place for place in (1, 2))
+    return marker_path(marker, r * 0.88 if hollow else r) + (marker_path("circle", r * 0.4) if holed else "")
+
+
+def _tick(x: float, y: float, words: str) -> str:
+    """Return the words of a tick, moved inwards where the picture ends."""
+    half = len(words) * 3.3
+    return _text(max(half, min(x, WIDTH - half)), y, words, "tick", "middle")
+
+
 def _open(figure: Figure, height: float) -> str:
     words = escape(f"{figure.title}. {figure.words}", quote=True)
     return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{words}">'
@@ -89,10 +118,10 @@ def _axes(figure: Figure, x: _Scale, y: _Scale | None, box: tuple[float, float, 
     named = _named_ticks(figure.x, x)
     for at in [at for at, _ in named] or x.ticks:
         found.append(f'<path class="grid" d="M{x(at):.1f},{top}V{bottom:.1f}"/>')
-        found += [] if named else [_text(x(at), bottom + 16, f"{at:,g}", "tick", "middle")]
+        found += [] if named else [_tick(x(at), bottom + 16, f"{at:,g}")]
     for at, words in named:
         for line, text in enumerate(words.split(" ", 1)):
-            found.append(_text(x(at), bottom + 14 + 12 * line, text, "tick", "middle"))
+            found.append(_tick(x(at), bottom + 14 + 12 * line, text))
     down = 36 + (_SECOND_LINE if named else 0)
     found.append(_text(right, bottom + down, figure.x.label, "axis", "end"))
     if y is None:
@@ -128,9 +157,10 @@ def _points(figure: Figure, classes: Classes) -> str:
     bottom = height - _BOTTOM - (_SECOND_LINE if figure.x.ticks else 0)
     y = _Scale(ends, figure.y, bottom, _TOP)
     found = [_open(figure, height), *_axes(figure, x, y, (_TOP, bottom, _LEFT, right))]
-    for series in figure.series:
-        found += _series(series, x, y, classes, named=series in named)
-    found += _names_at_ends(named, y, classes, letters, (_TOP, bottom, right))
+    for series, turn in _in_turn(figure):
+        found += _series(series, x, y, classes, turn, named=series in named)
+    turns = {series.name: turn for series, turn in _in_turn(figure)}
+    found += _names_at_ends(named, y, classes, turns, letters, (_TOP, bottom, right))
     return "".join([*found, "</svg>"])
 
 
@@ -142,7 +172,12 @@ def _named_at_ends(figure: Figure) -> list[Series]:
 
 
 def _names_at_ends(
-    named: Sequence[Series], y: _Scale, classes: Classes, letters: int, box: tuple[float, float, float]
+    named: Sequence[Series],
+    y: _Scale,
+    classes: Classes,
+    turns: Mapping[str, int],
+    letters: int,
+    box: tuple[float, float, float],
 ) -> list[str]:
     top, bottom, right = box
     ordered = sorted(named, key=lambda each: y(each.points[-1].y))
@@ -150,8 +185,9 @@ def _names_at_ends(
     for each, at in zip(ordered, _spread([y(each.points[-1].y) for each in ordered], top, bottom), strict=True):
         if each.method in classes:
             name, marker = classes[each.method]
-            where = f"translate({right + 10:.1f},{at:.1f})"
-            found.append(f'<path class="end mark {name}" d="{marker_path(marker, 4)}" transform="{where}"/>')
+            where, turn = f"translate({right + 10:.1f},{at:.1f})", turns.get(each.name, 0)
+            look = f"end mark {name}{FILLS[turn % len(FILLS)]}"
+            found.append(f'<path class="{look}" d="{_marking(marker, turn, 4)}" transform="{where}"/>')
         told = shortened(each.name, letters)
         found.append(_text(right + 18, at + 4, told, "word" if each.method else "guide-word"))
     return found
@@ -169,22 +205,21 @@ def _spread(ends: Sequence[float], top: float, bottom: float) -> list[float]:
     return found
 
 
-def _series(series: Series, x: _Scale, y: _Scale, classes: Classes, named: bool = False) -> list[str]:
+def _series(series: Series, x: _Scale, y: _Scale, classes: Classes, turn: int, *, named: bool = False) -> list[str]:
     name, marker = classes.get(series.method, ("guide", "circle"))
     path = [(x(point.x), y(point.y)) for point in series.points]
     found = []
     if series.look != "points" and len(path) > 1:
         steps = series.look == "steps"
         rest = "".join(f"H{a:.1f}V{b:.1f}" if steps else f"L{a:.1f},{b:.1f}" for a, b in path[1:])
-        dashed = " dashed" if series.dashed else ""
+        dashed = " dashed" if series.dashed else DASHES[turn % len(DASHES)]
         found.append(f'<path class="line {series.look} {name}{dashed}" d="M{path[0][0]:.1f},{path[0][1]:.1f}{rest}"/>')
     if series.look in ("points", "line"):
         for point, (a, b) in zip(series.points, path, strict=True):
             if point.lo is not None and point.hi is not None:
                 found.append(f'<path class="whisker {name}" d="M{a:.1f},{y(point.lo):.1f}V{y(point.hi):.1f}"/>')
-            found.append(
-                f'<path class="mark {name}" d="{marker_path(marker, 5)}" transform="translate({a:.1f},{b:.1f})"/>'
-            )
+            look, where = f"mark {name}{FILLS[turn % len(FILLS)]}", f"translate({a:.1f},{b:.1f})"
+            found.append(f'<path class="{look}" d="{_marking(marker, turn, 5)}" transform="{where}"/>')
     if series.look == "steps" or named:
         return found
     a, b = path[-1]
@@ -223,7 +258,7 @@ def _cross(turn: float) -> list[tuple[float, float]]:
 def _bars(figure: Figure, classes: Classes) -> str:
     lines = list(dict.fromkeys(bar.line for bar in figure.bars))[:_MOST_BARS]
     letters = min(max(map(len, lines)), _LETTERS)
-    left, right, top = letters * 6.6 + 12, WIDTH - 62, 8
+    left, right, top = _names_room(letters), WIDTH - 62, 8
     bottom = top + len(lines) * _ROW
     shown = [bar for bar in figure.bars if bar.line in set(lines)]
     x = _Scale([0.0, *(value for bar in shown for value in (bar.start, bar.start + bar.size))], figure.x, left, right)
@@ -250,12 +285,10 @@ def _heat(figure: Figure) -> str:
     cells = heat_cells(figure)
     lines, across = (list(dict.fromkeys(each)) for each in zip(*((c.line, c.at) for c in cells), strict=True))
     letters = min(max(map(len, lines)), 30)
-    left, top, row = letters * 6.6 + 12, 24, min(_ROW, max(8, 546 // len(lines)))
+    left, top, row = _names_room(letters), 24, min(_ROW, max(8, 546 // len(lines)))
     wide = min(120.0, (WIDTH - left - 8) / len(across))
     found = [_open(figure, top + len(lines) * row + 12)]
-    found += [
-        _text(left + (place + 0.5) * wide, 15, at, "tick", "middle") for place, at in enumerate(across) if wide > 52
-    ]
+    found += [_tick(left + (place + 0.5) * wide, 15, at) for place, at in enumerate(across) if wide > 52]
     found += [
         text
         for at, line in enumerate(lines)
@@ -270,6 +303,11 @@ def _heat(figure: Figure) -> str:
                 f'fill-opacity="{0.06 + 0.84 * min(1.0, cell.value):.3f}"/>'
             )
     return "".join([*found, "</svg>"])
+
+
+def _names_room(letters: int) -> float:
+    """Return the room of names of lines: short ones may have wide letters alone."""
+    return max(letters, _SHORT) * 6.6 + 12
 
 
 def _name(text: str, letters: int, x: float, middle: float) -> list[str]:

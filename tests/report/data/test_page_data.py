@@ -124,6 +124,22 @@ def test_no_phase_is_above_the_roof(data: PageData) -> None:
                 assert point.y <= min(peak, slope * point.x) * 1.01
 
 
+def test_points_of_a_roofline_say_method_layer_and_phase(data: PageData) -> None:
+    """Layers of a method share a series, so that what differs in the figure has a mark of its own."""
+    drawn = figures(data, "roofline")
+    assert drawn
+    for figure in drawn:
+        named = [series for series in figure.series if series.method]
+        assert len({series.name for series in named}) == len(named)
+        assert not [series.name for series in named if "layer" in series.name]
+        labels = [point.label for series in named for point in series.points]
+        assert len(set(labels)) == len(labels)
+    words = {point.label for series in drawn[0].series for point in series.points}
+    assert {"sta: attend", "vmoba · triton, layer 2: attend"} <= words
+    both = next(figure for figure in drawn if "fwdbwd" in figure.name)
+    assert any(point.label.endswith(": forward attend") for series in both.series for point in series.points)
+
+
 def test_a_newer_run_takes_the_place_of_an_older_one(row_of: Maker, table_of: Maker, environment_of: Maker) -> None:
     old = row_of("sta", run_id="old", latency_ms=50.0)
     new = row_of("sta", run_id="new", latency_ms=40.0)

@@ -230,14 +230,15 @@ def seen(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Se
         page("print", "cells", ["colours", "nav, .choose, .savers, #selectors select", "display"],
              ["texts", "#ranked thead th"], ["texts", "#selectors .facet"],
              mode="dark print"),
-        page("no script", "cells", ["text", "#answer"], ["count", "section svg[role=img]"], ["struck"],
+        page("no script", "cells", ["text", "#answer"], ["count", "section svg[role=img]"], ["struck"], ["cutWords"],
              mode="no script"),
         page("play", "clips", ["play", "video"], ["texts", "#quality tbody tr"]),
         page("hostile", "hostile", ["scroll"], ["text", "#answer"], ["click", "#ranked tbody button"], ["text", "#row"],
              ["press", "Escape"], ["focus", "#trade-off .pane"], ["press", "ArrowRight"], ["text", "#tip"],
              ["count", "main img:not([src^='data:'])"], ["count", "script"]),
         *(
-            page(f"axe {file} {mode}", file, ["scroll"], ["sideways"], ["struck"], ["axe"], mode=mode)
+            page(f"axe {file} {mode}", file, ["scroll"], ["sideways"], ["struck"], ["cutWords"], ["twins"], ["axe"],
+                 mode=mode)
             for file in pages
             for mode in ("light", "dark", "phone")
         ),
@@ -458,8 +459,8 @@ def test_a_wide_screen_shows_every_selector_in_one_line(seen: Seen) -> None:
 def test_columns_out_of_sight_are_named_and_a_wide_screen_has_few(seen: Seen) -> None:
     for name, each in seen.items():
         if name.startswith("axe ") and name != "axe dialog":
-            _, sideways, struck, _ = each["found"]
-            assert struck == [], name
+            _, sideways, struck, cut, twins, _ = each["found"]
+            assert (struck, cut, twins) == ([], [], []), name
             assert [(box, missing) for box, _, missing in sideways if missing] == [], name
             few = name.endswith("phone") or "hostile" in name or {box for box, *_ in sideways} <= {"All cells, scrolls"}
             assert few, name
@@ -500,11 +501,11 @@ def test_print_keeps_the_results_and_drops_the_controls(seen: Seen) -> None:
 
 
 def test_without_a_script_the_answer_is_there(seen: Seen) -> None:
-    text, pictures, struck = seen["no script"]["found"]
+    text, pictures, struck, cut = seen["no script"]["found"]
     assert "At 720p" in text
     assert "6.77×" in text
     assert pictures >= 6
-    assert struck == []
+    assert (struck, cut) == ([], [])
 
 
 def test_a_clip_plays(seen: Seen) -> None:

@@ -19,6 +19,18 @@ function outline(marker, x = 0, y = 0, r = 5) {
   if (!corners) return `M${(x - r).toFixed(1)},${y.toFixed(1)}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0z`;
   return `M${corners.map(([a, b]) => `${(x + r * a).toFixed(1)},${(y + r * b).toFixed(1)}`).join("L")}z`;
 }
+// Where a figure shows one method several times, as by two engines: solid, hollow, with a hole; and the lines differ too.
+const FILLS = ["", " hollow", " holed"], DASHES = ["", " dash1", " dash2", " dash3"];
+const fillOf = (turn) => FILLS[turn % FILLS.length], dashOf = (turn) => DASHES[turn % DASHES.length];
+const marking = (marker, turn, x = 0, y = 0) => outline(marker, x, y, turn % FILLS.length === 1 ? 4.4 : 5) + (turn % FILLS.length === 2 ? outline("circle", x, y, 2) : "");
+function inTurn(series) {
+  const met = new Map();
+  return series.map((each) => {
+    const turn = each.method ? met.get(each.method) || 0 : 0;
+    met.set(each.method, turn + 1);
+    return { ...each, turn };
+  });
+}
 const TICK = 84, MOST_LINES = 60, MOST_MARKS = 120, MOST_SEGMENTS = 300, LINE_HEIGHT = 14;
 const PARTS = ["permute", "pool", "score", "select", "index", "gather", "attend", "merge", "unpermute", "branch", "communicate", "other", "gap", "qk", "softmax", "av", "ideal", "loss", "gain", "unexplained", "total", "floor"];
 
@@ -74,6 +86,8 @@ function twoLines(text, most) {
   const space = text.lastIndexOf(" ", most), at = space > Math.floor(most / 3) ? space : most;
   return [text.slice(0, at).trimEnd(), cut(text.slice(at).trim(), most)];
 }
+// The room that names of lines take at the left, for so many letters on each of their two lines.
+const namesRoom = (lines, letters) => 12 + Math.max(...lines.map((line) => { const shown = twoLines(line, letters); return Math.max(...shown.map(widthOf)); }));
 // The name of a line, left of it, on two lines where it is long.
 function lineName(picture, text, letters, x, middle) {
   const lines = twoLines(text, letters);
@@ -86,15 +100,15 @@ function canvas(figure, width, height) {
 
 // Points and lines. Returns the picture and its spots: places with words, for pointer and keys.
 function drawPoints(figure, width, marks, kept) {
-  const given = figure.series || [], dropped = new Set(given.filter((each) => each.method && each.look === "line").slice(MOST_LINES));
+  const given = inTurn(figure.series || []), dropped = new Set(given.filter((each) => each.method && each.look === "line").slice(MOST_LINES));
   const series = given.filter((each) => !dropped.has(each)).map((each) => ({ ...each, points: each.points.filter((point) => !kept || !point.row || kept.has(point.row)) })).filter((each) => each.points.length);
   const margin = marginOfEnds(figure, series, width, marks), right = margin ? margin + 16 : 14;
-  const height = Math.round(Math.min(420, Math.max(270, width * 0.62))), left = 52, bottom = figure.x.ticks ? 58 : 44, top = 26;
+  const height = Math.round(Math.min(420, Math.max(270, width * 0.62))), bottom = figure.x.ticks ? 58 : 44, top = 26;
   const picture = canvas(figure, width, height), spots = [];
   const every = series.flatMap((each) => each.points);
   if (!every.length) return { picture, spots };
-  const x = scaleOf(every.map((point) => point.x), left, width - right, figure.x);
   const y = scaleOf(every.flatMap((point) => [point.y, point.lo ?? point.y, point.hi ?? point.y]), height - bottom, top, figure.y || { label: "" });
+  const left = Math.max(52, ...y.ticks.map((at) => widthOf(tick(at)) + 10)), x = scaleOf(every.map((point) => point.x), left, width - right, figure.x);
   axes(picture, x, y, figure, { left, right: width - right, top, bottom: height - bottom, width, height });
   const marked = [], tails = [], taken = [], guides = [], unnamed = [], drawn = [];
   for (const each of series) {
@@ -111,7 +125,7 @@ function drawPoints(figure, width, marks, kept) {
         drawn.push(...(look === "steps" ? [[from, corner, each], [corner, to, each]] : [[from, to, each]]));
       }
       const d = look === "steps" ? path.map(([px, py], place) => (place ? `H${px.toFixed(1)}V${py.toFixed(1)}` : `M${px.toFixed(1)},${py.toFixed(1)}`)).join("") : `M${path.map((place) => place.map((v) => v.toFixed(1)).join(",")).join("L")}`;
-      picture.append(draw("path", { class: `line ${look} ${className}${each.dashed ? " dashed" : ""}`, d }));
+      picture.append(draw("path", { class: `line ${look} ${className}${each.dashed ? " dashed" : dashOf(each.turn)}`, d }));
     }
     const [px, py] = path[path.length - 1];
     if (isLine(each) || (look === "guide" && !each.method)) tails.push({ px, py, each, className });
@@ -130,9 +144,9 @@ function drawPoints(figure, width, marks, kept) {
   }
   const many = marked.length > MOST_MARKS, outlines = new Map();
   for (const { px, py, className, marker, point, each } of marked) {
-    const shape = outline(marker, px, py);
-    if (many) outlines.set(className, `${outlines.get(className) || ""}${shape}`);
-    else picture.append(draw("path", { class: `mark ${className}`, d: shape }));
+    const shape = marking(marker, each.turn, px, py), look = `${className}${fillOf(each.turn)}`;
+    if (many) outlines.set(look, `${outlines.get(look) || ""}${shape}`);
+    else picture.append(draw("path", { class: `mark ${look}`, d: shape }));
     taken.push([px - 7, py - 7, px + 7, py + 7]);
     const words = () => {
       const [value, ends] = withInterval(point.y, point.lo ?? null, point.hi ?? null);
@@ -140,17 +154,23 @@ function drawPoints(figure, width, marks, kept) {
     };
     spots.push({ x: px, y: py, row: point.row, words });
   }
-  for (const [className, d] of outlines) picture.append(draw("path", { class: `mark ${className}`, d }));
+  for (const [look, d] of outlines) picture.append(draw("path", { class: `mark ${look}`, d }));
   const box = { left, right: width - right, top, bottom: height - bottom };
   const edge = Math.max(...tails.map((tail) => tail.px)), named = nameEnds(picture, margin ? tails.filter((tail) => tail.px > edge - 8) : [], margin, box);
   for (const [each, path] of guides) if (!named.has(each)) placeGuide(picture, each, path, box, taken, drawn);
   const words = [...tails.filter(({ each }) => isLine(each) && !named.has(each)).map((tail) => ({ ...tail, name: tail.each.name })), ...marked.filter(({ each }) => !isLine(each)).map((mark) => ({ ...mark, name: mark.point.label || mark.each.name }))];
-  for (const { px, py, name } of figure.section === "roofline" ? [] : words) {
-    if (name && (many || !place(picture, cut(name, 30), px, py, box, taken, drawn))) unnamed.push(name);
+  // A roofline has many points of one name: what follows it, as in "moba: attend", stands there, and the legend names.
+  const leads = figure.section === "roofline";
+  const close = (told, px, py) => leads && here.some(([word, x, y]) => word === told && Math.hypot(x - px, y - py) < 90), here = [];
+  for (const { px, py, name } of words) {
+    const told = leads ? name.split(": ").pop() : name;
+    if (close(told, px, py)) continue;
+    here.push([told, px, py]);
+    if (told && (many || !place(picture, cut(told, 30), px, py, box, taken, drawn))) unnamed.push(name);
   }
   const several = series.filter((each) => marks.has(each.method));
-  const legend = unnamed.length || figure.section === "roofline" ? several : [];
-  return { picture, spots, hidden: dropped.size, legend: legend.slice(0, 40).map((each) => ({ name: each.name, ...marks.get(each.method) })) };
+  const legend = unnamed.length || leads ? several : [];
+  return { picture, spots, hidden: dropped.size, legend: legend.slice(0, 40).map((each) => ({ name: each.name, turn: each.turn, joined: isLine(each), ...marks.get(each.method) })) };
 }
 
 const isLine = (each) => (each.look === "line" || each.look === "band") && each.points.length > 1;
@@ -205,14 +225,17 @@ const axisWord = (axis) => (axis && axis.label ? axis.label.split(/[,:]/)[0] : "
 
 function axes(picture, x, y, figure, box) {
   const named = [];
-  for (const [at, words] of (figure.x || {}).ticks || []) if (!named.length || x(at) - x(named[named.length - 1][0]) >= TICK) named.push([at, words]);
+  for (const [at, words] of (figure.x || {}).ticks || []) {
+    const [before] = named.slice(-1), middle = (tick) => within(tick[1].split(" ")[0], x(tick[0]), box.width);
+    if (!before || middle([at, words]) - middle(before) >= TICK) named.push([at, words]);
+  }
   for (const at of named.length ? named.map(([at]) => at) : x.ticks) {
     picture.append(draw("path", { class: "grid", d: `M${x(at).toFixed(1)},${box.top}V${box.bottom}` }));
-    if (!named.length) picture.append(draw("text", { class: "tick", x: x(at).toFixed(1), y: box.bottom + 16, "text-anchor": "middle" }, tick(at)));
+    if (!named.length) tickAt(picture, tick(at), x(at), box.bottom + 16, box.width);
   }
   for (const [at, words] of named) {
     const [day, ...commit] = words.split(" ");
-    [day, commit.join(" ")].forEach((text, line) => picture.append(draw("text", { class: "tick", x: x(at).toFixed(1), y: box.bottom + 14 + 12 * line, "text-anchor": "middle" }, text)));
+    [day, commit.join(" ")].forEach((text, line) => tickAt(picture, text, x(at), box.bottom + 14 + 12 * line, box.width));
   }
   for (const at of y ? y.ticks : []) {
     picture.append(draw("path", { class: "grid", d: `M${box.left},${y(at).toFixed(1)}H${box.right}` }));
@@ -222,6 +245,10 @@ function axes(picture, x, y, figure, box) {
   picture.append(draw("text", { class: "axis", x: box.right, y: box.height - 8, "text-anchor": "end" }, better === "← " ? `← ${figure.x.label}` : `${figure.x.label}${better}`));
   if (y && figure.y) picture.append(draw("text", { class: "axis", x: 2, y: 13 }, `${figure.y.label}${figure.y.better === "higher" ? " ↑" : figure.y.better === "lower" ? " ↓" : ""}`));
 }
+
+// The words of a tick, below it; moved inwards where the picture ends.
+function within(text, x, width) { const half = widthOf(text) / 2; return Math.max(half, Math.min(x, width - half)); }
+function tickAt(picture, text, x, y, width) { picture.append(draw("text", { class: "tick", x: within(text, x, width).toFixed(1), y, "text-anchor": "middle" }, text)); }
 
 // A name beside a point, at the first place where it covers nothing, no line either: near it, else further away with a
 // thin line to it. Returns whether there is such a place.
@@ -255,7 +282,8 @@ function drawBars(figure, width, marks) {
   const lines = new Map(), names = new Set(figure.bars.map((bar) => bar.line)), shown = new Set([...names].slice(0, MOST_LINES));
   for (const bar of figure.bars.filter((each) => shown.has(each.line))) { if (!lines.has(bar.line)) lines.set(bar.line, []); lines.get(bar.line).push(bar); }
   const longest = Math.max(...[...lines.keys()].map((line) => line.length)), letters = Math.min(longest, Math.max(12, Math.floor(width * 0.36 / 6.6)));
-  const left = letters * 6.6 + 12, right = 62, row = 26, top = 8, bottom = top + lines.size * row, height = bottom + 42;
+  const totalOf = (bars) => (bars.length > 1 ? bars.reduce((sum, bar) => sum + bar.size, 0) : bars[0].size);
+  const left = namesRoom([...lines.keys()], letters), right = Math.max(62, ...[...lines.values()].map((bars) => widthOf(number(totalOf(bars))) + 12)), row = 26, top = 8, bottom = top + lines.size * row, height = bottom + 42;
   const picture = canvas(figure, width, height), spots = [];
   const x = scaleOf([...lines.values()].flat().flatMap((bar) => [bar.start, bar.start + bar.size, ...(figure.section === "quality" ? [bar.hi ?? 0] : []), 0]), left, width - right, figure.x);
   axes(picture, x, null, figure, { left, right: width - right, top, bottom, width, height });
@@ -274,8 +302,7 @@ function drawBars(figure, width, marks) {
       reach = Math.max(reach, a, b, figure.section === "quality" && bar.hi !== undefined ? x(bar.hi) : 0);
       spots.push({ x: (a + b) / 2, y: at + 13, row: bar.row, words: () => [line, bar.label || `${bar.part} ${number(bar.size)}`] });
     }
-    const total = bars.length > 1 ? bars.reduce((sum, bar) => sum + bar.size, 0) : bars[0].size;
-    picture.append(draw("text", { class: "tick", x: (reach + 6).toFixed(1), y: at + 17 }, number(total)));
+    picture.append(draw("text", { class: "tick", x: (reach + 6).toFixed(1), y: at + 17 }, number(totalOf(bars))));
     at += row;
   }
   const parts = [...new Set(figure.bars.map((bar) => bar.part))].filter((part) => !marks.has(part));
@@ -292,9 +319,9 @@ function heatCells(figure) {
 function drawHeat(figure, width) {
   const cells = heatCells(figure), lines = [...new Set(cells.map((cell) => cell.line))], across = [...new Set(cells.map((cell) => cell.at))];
   const letters = Math.min(Math.max(...lines.map((line) => line.length)), Math.max(12, Math.floor(width * 0.3 / 6.6)));
-  const left = letters * 6.6 + 12, top = 24, row = Math.min(26, Math.max(8, Math.floor(546 / lines.length))), wide = Math.min(120, (width - left - 8) / across.length), height = top + lines.length * row + 12;
+  const left = namesRoom(lines, letters), top = 24, row = Math.min(26, Math.max(8, Math.floor(546 / lines.length))), wide = Math.min(120, (width - left - 8) / across.length), height = top + lines.length * row + 12;
   const picture = canvas(figure, width, height), spots = [];
-  across.forEach((at, place) => { if (wide > 44 || place % Math.ceil(44 / wide) === 0) picture.append(draw("text", { class: "tick", x: left + (place + 0.5) * wide, y: 15, "text-anchor": "middle" }, wide > 52 ? at : at.replace(/\D+/g, " ").trim())); });
+  across.forEach((at, place) => { if (wide > 44 || place % Math.ceil(44 / wide) === 0) tickAt(picture, wide > 52 ? at : at.replace(/\D+/g, " ").trim(), left + (place + 0.5) * wide, 15, width); });
   lines.forEach((line, place) => { if (place % Math.ceil(14 / row) === 0) lineName(picture, line, letters, left - 8, top + place * row + row / 2); });
   for (const cell of cells) {
     if (cell.value === null || cell.value === undefined) continue;

@@ -124,7 +124,7 @@ function start() {
 
   // --- the ranked table
 
-  const keyOf = ({ className, marker }) => draw("svg", { class: "key", viewBox: "-8 -8 16 16", width: 14, height: 14, "aria-hidden": "true" }, draw("path", { class: `mark ${className}`, d: outline(marker) }));
+  const keyOf = ({ className, marker, turn = 0, joined = false }) => draw("svg", { class: "key", viewBox: joined ? "-14 -8 28 16" : "-8 -8 16 16", width: joined ? 25 : 14, height: 14, "aria-hidden": "true" }, joined ? draw("path", { class: `line ${className}${dashOf(turn)}`, d: "M-14,0H14" }) : null, draw("path", { class: `mark ${className}${fillOf(turn)}`, d: marking(marker, turn) }));
 
   const mark = (method) => {
     const found = marks.get(method);
