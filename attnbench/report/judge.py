@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from attnbench.inputs.presets import RESOLUTIONS
-from attnbench.methods.entries import Entry, as_entries
-from attnbench.report.cases import Case, asked_of, given_settings
+from attnbench.report.cases import Case, asked_of
+from attnbench.report.clip_quality import QualityKey, quality_of
 from attnbench.report.gap_words import estimate_words
 from attnbench.report.grounds import Grounds, grounds_of
 from attnbench.report.words import DIRECTIONS, grid_words, latency, listed, number, times, tiny, with_interval
-from attnbench.results.gaps import Gap, gaps
+from attnbench.results.gaps import Gap
 from attnbench.results.layers import MeanRow
-from attnbench.results.load import Results
-from attnbench.results.records.cells import Row, canonical_json, settings_of
+from attnbench.results.records.cells import Row
 from attnbench.results.speedups import Ratio, Side
 
 Outcome = Side | Literal["no baseline", "only dense", "no latency"]
-QualityKey = tuple[str, str]
-"""A method, and the canonical JSON of the settings that were given for it."""
-
 Tie = tuple[Row, Ratio]
 
-_METRIC = "psnr"
 _MOST_NAMED = 4
 _MOST_TIED = 2
 
@@ -46,6 +41,7 @@ class Verdict:
         grounds: what spoils the latencies that the verdict rests on, the leader's and its baseline's. Without a
             sentence where nothing was timed.
         remarks: which cells have no latency.
+        elsewhere: what clips of the leader's method with other settings say; empty where its own have been judged.
     """
 
     outcome: Outcome
@@ -58,6 +54,7 @@ class Verdict:
     caveats: tuple[str, ...]
     grounds: Grounds
     remarks: tuple[str, ...]
+    elsewhere: str = ""
 
     @property
     def sentences(self) -> list[str]:
@@ -71,7 +68,7 @@ def judge(case: Case, quality: Mapping[QualityKey, Gap] | None = None) -> Verdic
 
     Args:
         case: rows of one shape. They may be of several runs: each is compared with the baseline of its own.
-        quality: what clips say of methods, by ``clip_quality``.
+        quality: what clips say of methods, by ``attnbench.report.clip_quality.clip_quality``.
     """
     if not case.timed:
         return _verdict(case, "no latency", None, "No cell of this run has a latency: the table says why.")
@@ -91,9 +88,10 @@ def judge(case: Case, quality: Mapping[QualityKey, Gap] | None = None) -> Verdic
             "No dense baseline was measured in this run, so there is no speed-up."
         )
         return _verdict(case, "no baseline", row, said)
-    found = (quality or {}).get((row.method, given_settings(row)))
+    found = None if quality is None else quality_of(row, quality)
     ties = _ties(case, row, ratio)
-    return _verdict(case, ratio.side, row, _sentence(case, row, ratio, found, ties), ratio, found, ties)
+    told = "" if found or not quality else _elsewhere(row, quality)
+    return _verdict(case, ratio.side, row, _sentence(case, row, ratio, found, ties), ratio, found, ties, told)
 
 
 def _ties(case: Case, leader: Row, ratio: Ratio) -> list[Tie]:
@@ -138,48 +136,6 @@ def baseline_words(baseline: str | None) -> str:
     return (baseline or "").removeprefix("full/")
 
 
-def clip_quality(results: Results, known: Iterable[Gap] | None = None) -> dict[QualityKey, Gap]:
-    """Return the PSNR of clips against full attention's, by method and the settings that were given for it.
-
-    Latencies and clips have different grids, and so resolved settings differ: what was asked for joins them. Of several
-    runs with the same settings the one with the most pairs counts, and the last of those.
-
-    Args:
-        results: with the requests of the runs.
-        known: the gaps of its clips, where they were computed before.
-    """
-    asked = {
-        header.run_id: [_entry(each) for each in as_entries(header.request.get("methods")) or ()]
-        for header in results.headers
-    }
-    found: dict[QualityKey, Gap] = {}
-    for gap in gaps(results.quality) if known is None else known:
-        given = _settings_asked(gap, asked.get(gap.run_id, []))
-        if gap.metric == _METRIC and given is not None:
-            before = found.get((gap.method, given))
-            if before is None or gap.gap.pairs >= before.gap.pairs:
-                found[gap.method, given] = gap
-    return found
-
-
-def _entry(given: object) -> Entry:
-    if isinstance(given, Mapping):
-        return Entry(str(given.get("method")), dict(given.get("settings") or {}))
-    return given if isinstance(given, Entry) else Entry(str(given))
-
-
-def _settings_asked(gap: Gap, entries: Iterable[Entry]) -> str | None:
-    """Return the settings that a gap's method was given: those of its entry, which its resolved settings hold."""
-    resolved = settings_of(gap.settings) or {}
-    alike = [
-        entry.settings
-        for entry in entries
-        if entry.method == gap.method
-        and all(canonical_json(resolved.get(name)) == canonical_json(value) for name, value in entry.settings.items())
-    ]
-    return canonical_json(max(alike, key=len)) if alike else None
-
-
 def _sentence(case: Case, row: Row, ratio: Ratio, quality: Gap | None, ties: Sequence[Tie]) -> str:
     dense = f"the fastest dense kernel ({baseline_words(row.baseline)})"
     name, fast = _name(case, row), speedup_words(ratio)
@@ -217,6 +173,19 @@ def _quality(gap: Gap) -> str:
     return f"PSNR of {gap.model}'s clips {estimate_words(gap.gap)} {gap.unit}{kernel}".rstrip()
 
 
+def _elsewhere(row: Row, quality: Mapping[QualityKey, Gap]) -> str:
+    """Say what clips there are of a method, where none was made with the settings of its row."""
+    others = sorted((gap for (method, _), gap in quality.items() if method == row.method), key=lambda gap: gap.gap.mean)
+    if not others:
+        return f"No clips of {row.method} were made, so there is no PSNR."
+    low, high = number(others[0].gap.mean), number(others[-1].gap.mean)
+    floor = others[-1].kernel_floor
+    kernel = "" if floor is None else f", where another exact kernel gives {number(floor.mean)}"
+    span = low if low == high else f"{low} to {high}"
+    told = f"No clips were made with these settings of {row.method}."
+    return f"{told} With others its clips have a PSNR of {span} dB{kernel}."
+
+
 def _verdict(
     case: Case,
     outcome: Outcome,
@@ -225,11 +194,12 @@ def _verdict(
     ratio: Ratio | None = None,
     quality: Gap | None = None,
     ties: Sequence[Tie] = (),
+    elsewhere: str = "",
 ) -> Verdict:
     ideal = 1 / leader.density if leader is not None and leader.density else None
     grounds = Grounds("", False) if leader is None else _grounds(case, leader, alone=outcome == "only dense")
     caveats, tied = (*_reference(leader), *_heads(case)), tuple(row for row, _ in ties)
-    return Verdict(outcome, leader, ratio, ideal, quality, tied, sentence, caveats, grounds, _missing(case))
+    return Verdict(outcome, leader, ratio, ideal, quality, tied, sentence, caveats, grounds, _missing(case), elsewhere)
 
 
 def _reference(leader: Row | None) -> list[str]:

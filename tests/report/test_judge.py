@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from attnbench.report.cases import Case, baseline_row, cases_of, speedups_of
-from attnbench.report.judge import clip_quality, judge, place_words, speedup_words
+from attnbench.report.clip_quality import clip_quality
+from attnbench.report.judge import judge, place_words, speedup_words
 from attnbench.results.layers import means_of
 from attnbench.results.load import Results
 from attnbench.results.records.cells import Environment, Row, RunHeader, canonical_json
@@ -150,22 +151,9 @@ def test_a_grid_is_told_by_the_name_of_its_format(row_of: Maker, grid: str, word
     [[{"method": "sta", "settings": {"window": [1, 3, 5]}}, {"method": "sta"}], {"sta": {"window": [1, 3, 5]}}],
 )
 def test_clips_are_joined_by_method_and_the_settings_given(row_of: Maker, dense: Row, methods: object) -> None:
-    def metric(role: str, value: float) -> QualityRow:
-        exact = role != "method"
-        return QualityRow.model_validate(
-            {
-                "run_id": "clips", "model": "mini", "method": "full" if exact else "sta", "prompt": "3", "seed": 0,
-                "settings": "{}" if exact else '{"tile":[8,4,4],"window":[1,3,5]}', "engine": "sdpa", "role": role,
-                "metric": "psnr", "metric_kind": "distance", "better": "higher", "unit": "dB", "value": value,
-                "reference": "full (sdpa), seed 0", "status": "ok", "frames": 16, "size": "64x64", "fps": 8.0,
-                "clip_hash": "a",
-            }
-        )  # fmt: skip
-
     header = RunHeader(run_id="clips", environment=ENVIRONMENT, request={"methods": methods})
-    results = Results(headers=(header,), quality=(metric("kernel-floor", 57.0), metric("method", 21.0)))
-    quality = clip_quality(results)
-    assert list(quality) == [("sta", '{"window":[1,3,5]}')]
+    made = clips_of("sta", {}, {"tile": [8, 4, 4], "window": [1, 3, 5]})
+    quality = clip_quality(Results(headers=(header,), quality=made.quality))
     asked, other = (
         row_of("sta", latency_ms=ms, settings={"tile": [6, 8, 8], **given}, settings_given=canonical_json(given))
         for ms, given in ((40.0, {"window": [1, 3, 5]}), (50.0, {}))
@@ -174,6 +162,63 @@ def test_clips_are_joined_by_method_and_the_settings_given(row_of: Maker, dense:
         (case,) = cases_of([dense, row])
         assert ("; PSNR of mini's clips 21.0 dB" in judge(case, quality).sentence) == said
         assert (judge(case, quality).quality is not None) == said
+        assert judge(case, quality).elsewhere == (
+            ""
+            if said
+            else "No clips were made with these settings of sta. With others its clips have a PSNR of 21.0 dB, where "
+            "another exact kernel gives 57.0."
+        )
+
+
+TILE, WINDOW = {"tile": [6, 8, 8]}, {"window": [3, 3, 3]}
+
+
+@pytest.mark.parametrize(
+    ("timed", "made", "joined"),
+    [
+        ({}, TILE | WINDOW, True),
+        (TILE, {}, True),
+        (TILE, WINDOW, True),
+        (WINDOW, {"tile": [4, 4, 4]}, False),
+        ({"window": [1, 3, 5]}, {}, False),
+    ],
+)
+def test_it_does_not_matter_whether_defaults_were_spelled_out(
+    row_of: Maker, dense: Row, timed: dict[str, Any], made: dict[str, Any], joined: bool
+) -> None:
+    quality = clip_quality(clips_of("sta", made, {"tile": [4, 8, 8], "window": [1, 1, 1]}))  # as a grid cut them
+    row = row_of("sta", settings={**TILE, **WINDOW, **timed}, settings_given=canonical_json(timed))
+    (case,) = cases_of([dense, row])
+    assert (judge(case, quality).quality is not None) == joined
+    (case,) = cases_of([dense, row.model_copy(update={"density_asked": 0.2})])
+    assert judge(case, quality).quality is None, "clips were not made at a density that was asked for"
+
+
+def test_a_method_that_is_not_installed_is_joined_by_what_was_given(row_of: Maker, dense: Row) -> None:
+    quality = clip_quality(clips_of("elsewhere", {"a": 1}, {"a": 1, "b": 2}))
+    for given, joined in (({"a": 1}, True), ({"a": 2}, False)):
+        (case,) = cases_of([dense, row_of("elsewhere", settings_given=canonical_json(given))])
+        assert (judge(case, quality).quality is not None) == joined
+    (case,) = cases_of([dense, row_of("moba")])
+    assert judge(case, quality).elsewhere == "No clips of moba were made, so there is no PSNR."
+
+
+def clips_of(method: str, given: dict[str, Any], resolved: dict[str, Any]) -> Results:
+    def metric(role: str, value: float) -> QualityRow:
+        exact = role != "method"
+        return QualityRow.model_validate(
+            {
+                "run_id": "clips", "model": "mini", "method": "full" if exact else method, "prompt": "3", "seed": 0,
+                "settings": "{}" if exact else canonical_json(resolved), "engine": "sdpa", "role": role,
+                "metric": "psnr", "metric_kind": "distance", "better": "higher", "unit": "dB", "value": value,
+                "reference": "full (sdpa), seed 0", "status": "ok", "frames": 16, "size": "64x64", "fps": 8.0,
+                "clip_hash": "a",
+            }
+        )  # fmt: skip
+
+    request = {"methods": [{"method": method, "settings": given}]}
+    header = RunHeader(run_id="clips", environment=ENVIRONMENT, request=request)
+    return Results(headers=(header,), quality=(metric("kernel-floor", 57.0), metric("method", 21.0)))
 
 
 CAPPED = {"engine": "sdpa", "latency_ms": 100.0, "density": 1.0, "flags": "power-capped"}

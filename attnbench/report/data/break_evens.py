@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from attnbench.report.cases import asked_of
+from attnbench.report.cases import given_settings
+from attnbench.report.clip_quality import effective_settings
 from attnbench.report.data.figure import Axis, Figure, Point, Series, level
 from attnbench.report.data.selections import SELECTED_BY, Choice, Selection, told_apart
 from attnbench.report.words import DIRECTIONS, file_name, times
@@ -57,8 +58,8 @@ def break_even(selections: Sequence[Selection]) -> list[Figure]:
                     caption=" ".join(
                         [
                             f"{DIRECTIONS[first.direction].capitalize()}, {first.inputs} inputs. Above 1 a method is "
-                            "faster than the dense baseline of its run. Lines join one method with the same settings "
-                            "given.", *alone, meaning,
+                            "faster than the dense baseline of its run. Lines join one method with the same settings.",
+                            *alone, meaning,
                         ]
                     ),
                     words=_words(series),
@@ -79,7 +80,11 @@ def _curves(selections: Sequence[Selection], clock: str) -> list[_Curve]:
             row = choice.row
             point = None if choice.is_dense else _point(each, choice, clock)
             if point is not None:
-                curve = found.setdefault(asked_of(row), _Curve(choice))
+                settings = effective_settings(row.method, given_settings(row))
+                key: tuple[object, ...] = (row.method, settings, row.density_asked, row.engine_asked)
+                if key in found and any(known.x == point.x for known in found[key].points):
+                    key = *key, given_settings(row)  # the same cell, asked for in other words
+                curve = found.setdefault(key, _Curve(choice))
                 curve.longest = choice
                 curve.points.append(point)
     return list(found.values())

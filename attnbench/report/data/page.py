@@ -12,6 +12,7 @@ from typing import Any
 
 from attnbench.kernels.errors import BadInput
 from attnbench.report.cases import NO_ROWS
+from attnbench.report.clip_quality import clip_quality
 from attnbench.report.data.attention_maps import analysis_figures, premises_table
 from attnbench.report.data.break_evens import break_even
 from attnbench.report.data.calibrations import CalibrationRead, calibration_figures, calibration_table
@@ -29,7 +30,7 @@ from attnbench.report.data.tables import means_table, phases_table, quality_tabl
 from attnbench.report.data.trade_offs import trade_offs
 from attnbench.report.data.trained import training_device, training_figures
 from attnbench.report.data.training_rows import training_table
-from attnbench.report.judge import clip_quality, is_on
+from attnbench.report.judge import is_on
 from attnbench.report.marks import mark_of
 from attnbench.report.words import listed, number, times
 from attnbench.results.gaps import Gap, gaps
@@ -83,6 +84,7 @@ class Chosen:
         density: whether densities are equal, and who is fastest where they are.
         baselines: the dense baselines, with version and latency.
         trust: what spoils the latencies that the verdict rests on, the baseline's among them; then the others.
+        quality: what clips of the fastest method with other settings say, where none were made with its own.
     """
 
     place: int
@@ -103,6 +105,7 @@ class Chosen:
     density: str
     baselines: str
     trust: str
+    quality: str = ""
 
 
 @dataclass(frozen=True)
@@ -290,7 +293,7 @@ def _chosen(selection: Selection) -> Chosen:
         selection.place, selection.name, **selection.facets, tokens=first.tokens, methods=len(selection.choices),
         cells=len(selection.rows), outcome=verdict.outcome,
         sentence=verdict.sentence, caveats=verdict.caveats, remarks=verdict.remarks, density=_density(selection),
-        baselines=_baselines(selection), trust=_trust(selection),
+        baselines=_baselines(selection), trust=_trust(selection), quality=verdict.elsewhere,
     )  # fmt: skip
 
 

@@ -12,12 +12,12 @@ from attnbench.report.cases import (
     Case,
     apart,
     baseline_row,
-    given_settings,
     heads_words,
     labels_of,
     speedups_of,
 )
-from attnbench.report.judge import QualityKey, Verdict, device_words, judge, place_words
+from attnbench.report.clip_quality import QualityKey, quality_of
+from attnbench.report.judge import Verdict, device_words, judge, place_words
 from attnbench.report.words import DIRECTIONS, chosen_settings, file_name, grid_words
 from attnbench.results.flags import flags_of
 from attnbench.results.gaps import Gap
@@ -148,7 +148,7 @@ def selections_of(results: Results, quality: Mapping[QualityKey, Gap] | None = N
 
     Args:
         results: of any runs.
-        quality: what clips say of methods, by ``attnbench.report.judge.clip_quality``.
+        quality: what clips say of methods, by ``attnbench.report.clip_quality.clip_quality``.
     """
     order = {run.run_id: place for place, run in enumerate(runs_of(results))}
     found: dict[tuple[object, ...], _Found] = {}
@@ -237,7 +237,7 @@ def _selection(
         Choice(
             mean.cell_id, row, mean.members, labels[row.row_id], row.flags,
             base.flags if (base := case.baseline_of(row)) is not None else None, speedups.get(row.row_id),
-            quality.get((row.method, given_settings(row))),
+            quality_of(row, quality),
         )
         for mean, row in means
     )  # fmt: skip

@@ -178,7 +178,7 @@ def _psnr() -> list[tuple[Column, Take]]:
     return [
         _of(
             "psnr",
-            "PSNR of clips of the same method, given the same settings",
+            "PSNR of clips of the same method with the same settings, defaults included",
             part("mean"),
             "dB",
         ),

@@ -61,3 +61,16 @@ def test_captions_say_what_each_clock_holds(row_of: Maker, table_of: Maker) -> N
     assert "what the CPU takes to launch them" in by_clock.caption
     assert {point.y for point in by_clock.series[0].points} == {2.0}
     assert "Points alone" not in by_gpu.caption
+
+
+def test_defaults_that_were_spelled_out_at_one_length_do_not_cut_a_line(row_of: Maker, table_of: Maker) -> None:
+    given = dict(zip(LENGTHS, ("{}", '{"tile":[6,8,8]}', '{"window":[3,3,3]}'), strict=True))
+    rows = [
+        row_of("sta", grid=grid, tokens=tokens, settings={"tile": [6, 8, 8]}, settings_given=given[grid])
+        for grid, tokens in LENGTHS.items()
+    ]
+    twice = row_of("sta", grid="21x30x52", settings={"tile": [6, 8, 8]}, settings_given='{"tile":[6,8,8]}')
+    for more, looks in (([], ["line", "guide"]), ([twice], ["line", "points", "guide"])):
+        (figure,) = curves_of(table_of([*rows, *more]))
+        assert [series.look for series in figure.series] == looks
+        assert [point.x for point in figure.series[0].points] == [32760, 55296, 75600]

@@ -206,7 +206,7 @@ function start() {
       column(means, "ideal", "ideal", { unit: "×" }),
       column(means, "approximation_error", "error", { rising: true, hint: "relative error of the output against full attention" }),
       column(means, "mass_recall", "recall", { hint: "share of full attention's weights that is kept" }),
-      ...(has(means, "psnr") ? [column(means, "psnr", "PSNR", { hint: "PSNR in dB of clips made with the same method, given the same settings. Their model and size are others: see What clips lost" })] : []),
+      ...(has(means, "psnr") ? [column(means, "psnr", "PSNR", { hint: "PSNR in dB of clips made with the same method and settings. Their model and size are others: see What clips lost" })] : []),
       ...(has(means, "peak_extra_mib") ? [column(means, "peak_extra_mib", "MiB", { rising: true, hint: "peak memory beyond inputs and output" })] : []),
       baselineColumn(means),
     ], { label: "Methods, ranked", sort: [1, false], more: [settingsColumn(means), words(means, "engine", "engine")], elsewhere: "Device, shape, direction, dtype, inputs and model are chosen above.", onfilter: (kept) => {
@@ -336,6 +336,7 @@ function start() {
       find("verdict").textContent = now.sentence;
       find("verdict").className = `verdict ${now.outcome.replace(/\W/g, "-")}`;
       paragraphs("density-note", [now.density]);
+      paragraphs("quality-note", [now.quality]);
       paragraphs("trust-note", [now.trust, ...(now.caveats || [])]);
       paragraphs("baseline-note", [now.baselines]);
       paragraphs("missing-note", now.remarks || []);
