@@ -42,13 +42,12 @@ def over_ranks(
         return None
     from attnbench.cli.progress import TerminalProgress
     from attnbench.kernels.errors import RankLost
-    from attnbench.machine.command import typed_command
     from attnbench.machine.device import resolve_device
     from attnbench.machine.signals import exit_code as code_of
     from attnbench.results.run import check_writable
     from attnbench.scale.group_rows import Profiled
     from attnbench.scale.group_run import check_group, check_resumed, group_request, resume_group, start_group
-    from attnbench.scale.ranks import check_count, is_rank, start
+    from attnbench.scale.ranks import check_count, is_rank
 
     request = _request(asked, ranks) if resume is None else group_request(resume)
     if request is None:
@@ -68,13 +67,7 @@ def over_ranks(
 
     check_only(ctx, check)
     check()
-    if not is_rank():
-        try:
-            code, printed = start(count, typed_command()[1:])
-        except KeyboardInterrupt as interrupt:
-            raise typer.Exit(code_of(interrupt)) from None
-        say(printed.rstrip())
-        raise typer.Exit(code)
+    start_if_none(count)
     command, how = ("profile", Profiled(repeats, traces)) if profiled else ("run", None)
     with TerminalProgress(quiet=quiet) as progress:
         try:
@@ -95,10 +88,35 @@ def over_ranks(
     return outcome
 
 
-def _request(asked: CellOptions, ranks: RanksOptions) -> Request:
+def start_if_none(count: int) -> None:
+    """Start the ranks of this command line and end with their exit code, unless this process is one of them."""
+    from attnbench.machine.command import typed_command
+    from attnbench.machine.signals import exit_code as code_of
+    from attnbench.scale.ranks import is_rank, start
+
+    if is_rank():
+        return
+    try:
+        code, printed = start(count, typed_command()[1:])
+    except KeyboardInterrupt as interrupt:
+        raise typer.Exit(code_of(interrupt)) from None
+    say(printed.rstrip())
+    raise typer.Exit(code)
+
+
+def check_number(ranks: RanksOptions) -> int:
+    """Return how many ranks were asked for.
+
+    Raises:
+        BadInput: for fewer than 2, or a way without a number.
+    """
     from attnbench.kernels.errors import BadInput
 
     if ranks.gpus is None or ranks.gpus < 2:
         given = f"--gpus is {ranks.gpus}" if ranks.gpus is not None else "--parallel is for --gpus"
         raise BadInput(f"{given}; give the number of ranks, at least 2, as --gpus 2")
-    return asked.request().model_copy(update={"gpus": ranks.gpus, "parallel": ranks.parallel})
+    return ranks.gpus
+
+
+def _request(asked: CellOptions, ranks: RanksOptions) -> Request:
+    return asked.request().model_copy(update={"gpus": check_number(ranks), "parallel": ranks.parallel})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,14 +17,19 @@ from attnbench.cli.options import (
     JsonOption,
     OutOption,
     QuietOption,
+    RanksOptions,
     asked_methods,
     takes_options,
 )
+from attnbench.cli.ranks import check_number, start_if_none
 from attnbench.cli.suite import SuiteOptions, check_only, run_suite
 
 if TYPE_CHECKING:
     from attnbench.bench.step.session import StepRequest
     from attnbench.results.records.steps import StepRecord
+    from attnbench.results.run import Progress
+
+    Measure = Callable[[StepRequest, Path | None, Progress], tuple[Path, list[StepRecord]] | None]
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class StepOptions(CaseOptions):
 def step(
     ctx: typer.Context,
     asked: StepOptions,
+    ranks: RanksOptions,
     suite: SuiteOptions,
     checkpointing: Annotated[
         bool | None, typer.Option(help="Run blocks forward again in the backward pass. Default: 1.3B in training.")
@@ -61,6 +69,9 @@ def step(
 
     run_suite(ctx, suite, out, None, as_json, quiet)
     request = step_request(asked, checkpointing)
+    if ranks.gpus is not None or ranks.parallel is not None:
+        over_ranks(ctx, request, ranks, out, as_json, quiet)
+        return
     check_only(ctx, lambda: check_request(request))
     measure_and_show(request, out, as_json, quiet)
 
@@ -82,18 +93,60 @@ def step_request(asked: StepOptions | CellOptions, checkpointing: bool | None) -
     )  # fmt: skip
 
 
-def measure_and_show(request: StepRequest, out: Path | None, as_json: bool, quiet: bool) -> None:
-    """Measure a step, journal it and print its tables, or one JSON document."""
+def over_ranks(
+    ctx: typer.Context, request: StepRequest, ranks: RanksOptions, out: Path | None, as_json: bool, quiet: bool
+) -> None:
+    """Measure a step over ranks, as one of them or by starting them.
+
+    Raises:
+        BadInput: for anything that cannot be used, before a rank is started.
+        RankLost: if a rank ended.
+        typer.Exit: with the exit code, in the process that started the ranks.
+    """
+    from attnbench.bench.step.session import check_request
+    from attnbench.machine.device import resolve_device
+    from attnbench.results.run import check_writable
+    from attnbench.scale.group_step import check_group_step, run_group_step
+    from attnbench.scale.ranks import check_count, is_rank
+
+    count = check_number(ranks)
+    spread = dataclasses.replace(request, gpus=count, parallel=ranks.parallel)
+
+    def check() -> None:
+        check_count(count, resolve_device(spread.device))
+        check_request(spread)
+        check_group_step(spread)
+        if out is not None and not is_rank():
+            check_writable(out)
+
+    check_only(ctx, check)
+    check()
+    start_if_none(count)
+    measure_and_show(spread, out, as_json, quiet, run_group_step)
+
+
+def measure_and_show(
+    request: StepRequest, out: Path | None, as_json: bool, quiet: bool, measure: Measure | None = None
+) -> None:
+    """Measure a step, journal it and print its tables, or one JSON document.
+
+    Args:
+        request, out, as_json, quiet: of the command.
+        measure: returns the folder and the records, or None where there are none to show; default ``run_step``.
+    """
     from attnbench.bench.step.session import run_step
     from attnbench.cli.progress import TerminalProgress
     from attnbench.machine.signals import exit_code as code_of
 
     with TerminalProgress(quiet=quiet) as progress:
         try:
-            folder, records = run_step(request, out, progress)
+            measured = (measure or run_step)(request, out, progress)
         except KeyboardInterrupt as interrupt:
             progress.note("interrupted; a step is written when all of it is measured, so nothing was")
             raise typer.Exit(code_of(interrupt)) from None
+    if measured is None:
+        return
+    folder, records = measured
     if as_json:
         own = [record.model_dump(mode="json") for record in records]
         print(json.dumps({"folder": str(folder), "steps": own}, allow_nan=False))

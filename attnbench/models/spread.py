@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from attnbench.kernels.errors import Unsupported
 from attnbench.models.families.family import Family
@@ -55,3 +61,47 @@ def spread_of(transformers: tuple[Any, ...], family: Family) -> Spread | None:
     if way not in family.spreads:
         raise Unsupported(f"a {name} whose tokens are spread by {word}_degree cannot be patched: it was not tested")
     return Spread(context._flattened_mesh.get_group(), way)
+
+
+def spread(model: Any, ranks: int) -> None:
+    """Spread the tokens of a diffusers transformer over all ranks, by Ulysses.
+
+    Raises:
+        Unsupported: without diffusers.
+    """
+    try:
+        diffusers = importlib.import_module("diffusers")
+    except ImportError as error:
+        raise Unsupported("context parallelism needs diffusers: pip install 'attnbench[models]'") from error
+    with _a_device():
+        model.enable_parallelism(config=diffusers.ContextParallelConfig(ulysses_degree=ranks))
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Leave out what diffusers says of each model that is spread: that this is experimental, and what it does."""
+    try:
+        logging = importlib.import_module("diffusers").utils.logging
+    except ImportError:
+        yield
+        return
+    told = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
+            yield
+    finally:
+        logging.set_verbosity(told)
+
+
+@contextmanager
+def _a_device() -> Iterator[None]:
+    """Let there be an accelerator: diffusers takes a rank modulo their number, also where there is none."""
+    count = torch.accelerator.device_count
+    if count() == 0:
+        torch.accelerator.device_count = lambda: 1
+    try:
+        yield
+    finally:
+        torch.accelerator.device_count = count

@@ -84,7 +84,8 @@ class Ranks:
         rank = dist.get_rank(group)
         if rank < 0:
             raise BadInput("this process is not a rank of the group: only its ranks may call")
-        backend = str(dist.get_backend(group))
+        serves = dict(each.split(":") for each in dist.get_backend_config(group).split(","))
+        backend = serves.get(device.type, "of none")
         if (backend == "nccl") != (device.type == "cuda"):
             raise Unsupported(f"the backend {backend} of the group does not serve tensors on {device}")
         return cls(group, rank, dist.get_world_size(group))

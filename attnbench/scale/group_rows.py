@@ -211,7 +211,7 @@ class Group:
             given = [output, *(leaf.grad for leaf in own.leaves if leaf.grad is not None)]
             whole = one.run()
             expected = [whole, *(leaf.grad for leaf in one.leaves if leaf.grad is not None)]
-            errors = [_relative(x, y[:, :, self.mine]) for x, y in zip(given, expected, strict=True)]
+            errors = [relative(x, y[:, :, self.mine]) for x, y in zip(given, expected, strict=True)]
             extra = None if peak is None else max(0, peak - sum(x.nbytes for x in given))
             if seen.engine:
                 trial.cell = trial.cell.model_copy(update={"engine": seen.engine})
@@ -251,7 +251,7 @@ class Group:
         taken, meet = (0.0, 0.0, 0), self.crew.meeting()
         with self._together(trial):
             if trial.verdict is None:
-                with counting(_exchange_timer) as moved:
+                with counting(exchange_timer) as moved:
                     timing = bench.stopwatch.time_together(call.run, call.prepare, meet)
                 taken = timing.cold_ms, moved.ms, moved.sent
         told = self.crew.tell(taken)
@@ -287,13 +287,14 @@ class Group:
         }
 
 
-def _relative(mine: Tensor, whole: Tensor) -> float:
+def relative(mine: Tensor, whole: Tensor) -> float:
+    """Return the relative L2 difference of two tensors."""
     wide = torch.float64 if whole.dtype == torch.float64 else torch.float32
     difference, size = (mine.to(wide) - whole.to(wide)).norm(), whole.to(wide).norm()
     return float(difference / size) if float(size) else float(difference)
 
 
-def _exchange_timer(device: torch.device) -> Callable[[], Callable[[], float]]:
+def exchange_timer(device: torch.device) -> Callable[[], Callable[[], float]]:
     """Time an exchange by events on a GPU, where it goes on after the call, and by the clock elsewhere."""
     if device.type != "cuda":
         start = CLOCK.now()

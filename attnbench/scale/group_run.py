@@ -47,7 +47,7 @@ def check_group(request: Request) -> None:
 def group_request(folder: Path) -> Request | None:
     """Return the request of a run over several ranks; None for any other run, or if there is none that can be read."""
     asked = request_of(folder)
-    return None if asked is None or asked.get("gpus") is None else read_request(**asked)
+    return None if asked is None or asked.get("gpus") is None or "command" in asked else read_request(**asked)
 
 
 def check_resumed(folder: Path, request: Request) -> None:

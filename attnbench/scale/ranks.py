@@ -99,8 +99,12 @@ def check_count(gpus: int, device: torch.device) -> None:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Crew]:
+def joined(device: torch.device, *, spreads: bool = False) -> Iterator[Crew]:
     """Join the ranks that this process was started with, and leave them at the end.
+
+    Args:
+        device: of the calls.
+        spreads: whether other libraries make groups of these ranks, which exchange tensors of the device.
 
     Raises:
         BadInput: for environment variables of torchrun that cannot be.
@@ -113,7 +117,7 @@ def joined(device: torch.device) -> Iterator[Crew]:
     if device.type == "cuda":
         here = own_gpu()
         torch.cuda.set_device(here)
-    _meet()
+    _meet("cpu:gloo,cuda:nccl" if spreads and device.type == "cuda" else "gloo")
     try:
         control = Ranks.of(dist.group.WORLD, torch.device("cpu"))
         group = dist.group.WORLD
@@ -124,7 +128,7 @@ def joined(device: torch.device) -> Iterator[Crew]:
         dist.destroy_process_group()
 
 
-def _meet() -> None:
+def _meet(backend: str) -> None:
     """Wait until all ranks are here. From then on each may wait long for another."""
     from torch.distributed.rendezvous import rendezvous
 
@@ -135,7 +139,7 @@ def _meet() -> None:
     place = f"{told['MASTER_ADDR']}:{told['MASTER_PORT']}"
     try:
         store, rank, size = next(rendezvous("env://", timeout=_MEETING))
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         said = str(error).partition("\n")[0][:200]
         raise RankLost(f"rank {told['RANK']} of {told['WORLD_SIZE']} met not all others at {place} ({said})") from error

@@ -34,6 +34,10 @@ STARTS = {
     "clips": "attnbench.clips.session.start",
     "train": "attnbench.mini.train.start",
 }
+OVER_RANKS = {
+    "run": "attnbench.scale.group_run.start_group",
+    "step": "attnbench.scale.group_step.run_group_step",
+}
 """What each command hands its request to."""
 
 
@@ -97,6 +101,12 @@ def asked_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[SuiteCell], Any]:
 
         requests: list[Any] = []
         monkeypatch.setattr(STARTS[cell.command], begin)
+        if "--gpus" in cell.words:  # as one of the ranks
+            gpus = cell.words[cell.words.index("--gpus") + 1]
+            place = {"RANK": "0", "WORLD_SIZE": gpus, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+            for name, value in place.items():
+                monkeypatch.setenv(name, value)
+            monkeypatch.setattr(OVER_RANKS[cell.command], begin)
         done = CliRunner().invoke(app, [cell.command, *cell.words])
         assert isinstance(done.exception, _Begun), done.output
         return requests[0]
@@ -124,6 +134,17 @@ def test_a_cell_asks_for_what_its_journal_records(journal: Path, asked_for: Call
     else:
         expected = StepRequest(**recorded | {"methods": read_request(methods=recorded["methods"]).methods})
     assert as_recorded(asked) == as_recorded(expected)
+
+
+@pytest.mark.parametrize("name", ["720p-40-heads-allgather-fwdbwd", "step-720p-fwdbwd-ulysses"])
+def test_cells_over_ranks_ask_for_them(name: str, asked_for: Callable[[SuiteCell], Any]) -> None:
+    (cell,) = (cell for place, cell in CELLS if place == RESULTS / "h200" / "ranks" / name)
+    asked = asked_for(cell)
+    assert (asked.gpus, asked.parallel, asked.direction) == (
+        2,
+        name.split("-")[-2 if "heads" in name else -1],
+        "fwdbwd",
+    )
 
 
 @pytest.mark.parametrize("folder", TRAINING, ids=lambda path: str(path.relative_to(RESULTS)))

@@ -25,7 +25,14 @@ from attnbench.bench.profile import call as profile_call
 from attnbench.cli import main
 from attnbench.machine import stopwatch
 
-for name in ("torch._inductor", "attnbench.scale.group_run", "attnbench.cli.run", "attnbench.report.terminal.phases"):
+for name in (
+    "torch._inductor",
+    "attnbench.scale.group_run",
+    "attnbench.cli.run",
+    "attnbench.report.terminal.phases",
+    "diffusers",
+    "attnbench.scale.group_step",
+):
     importlib.import_module(name)  # once, before ranks are forked
 
 

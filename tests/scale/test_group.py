@@ -31,8 +31,9 @@ if not dist.is_available():
 Command = Callable[..., tuple[int, str, str]]
 CREW = Path(__file__).with_name("crew.py")
 CASE = "--method vmoba --layers 2 --grid 3x4x5 --text-tokens 3+4 --heads 4 --kv-heads 2 --head-dim 16"
+STEP_CASE = "--method sta:tile=(1,2,2) --direction fwdbwd --checkpointing --grid 2x4x4 --batch 2 --text-tokens 5"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-FIRST, RESUMED, UNLIKE, AGAIN = range(4)
+FIRST, RESUMED, UNLIKE, AGAIN, STEP = range(5)
 
 
 class Measured:
@@ -50,11 +51,13 @@ class Measured:
         resumed = f"run --quiet --resume {folder / 'cut'}".split()
         unlike = [f"run --gpus 2 {asked} --seed {rank} --out {folder / 'unlike'}".split() for rank in range(2)]
         again = f"profile --quiet --resume {folder / 'run'}".split()
+        step = f"step --gpus 2 --device cpu {STEP_CASE} --rounds 1 --quiet --out {folder / 'step'}".split()
         calls = [
             {"words": [first, first]},
             {"words": [resumed, resumed], "cut": ["run", "cut", 1]},
             {"words": unlike},
             {"words": [again, again]},
+            {"words": [step, step]},
         ]
         (folder / "calls.json").write_text(json.dumps(calls))
         ended = subprocess.run(
@@ -135,6 +138,40 @@ def test_such_a_row_is_another_cell_and_says_how_to_measure_it_again(measured: M
     code, said, _ = command_line("repro", row["row_id"], measured.folder / "run")
     assert code == 0
     assert "--gpus 2 --parallel ulysses" in said
+
+
+def test_a_training_step_over_two_ranks_is_that_of_one_process(measured: Measured) -> None:
+    (code, said), (other, silent) = measured.said[STEP]
+    assert (code, other, silent) == (0, 0, ""), said
+    assert "A training step of Wan 2.1 tiny, 2×4×4 tokens over 2 ranks" in said
+    assert "so 2 ranks are" in said
+    own, full, sta = (json.loads(line) for line in (measured.folder / "step" / JOURNAL).read_text().splitlines()[1:])
+    assert [own["name"], full["name"], sta["name"]] == ["own", "full/sdpa", "sta/reference"]
+    for record in (own, full, sta):
+        assert (record["gpus"], record["parallel"]) == (2, "ulysses")
+        assert record["one_ms"] > 0
+        assert record["parallel_error"] < 1e-5, "output, attention of every layer, gradients of all weights"
+    assert own["sent_mib"] is None, "its exchanges are those of diffusers"
+    # 1 of 2 heads of q, k, v and of the output, of half of 32 tokens, for 2 sequences of 3 layers: forward, forward
+    # again in the backward pass, and back.
+    for record in (full, sta):
+        assert record["sent_mib"] * 2**20 == 4 * 16 * 24 * 4 * 2 * 3 * 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--gpus 3", "--gpus is 3, and the step has 2 heads: diffusers' context parallelism shares them out evenly"),
+        ("--gpus 2 --grid 1x3x5", "--gpus is 2, and the step has 15 tokens"),
+        ("--gpus 2 --parallel allgather", "--parallel allgather is not possible with a step; ulysses is"),
+        ("--gpus 1", "--gpus is 1; give the number of ranks, at least 2, as --gpus 2"),
+        ("--parallel ulysses", "--parallel is for --gpus"),
+    ],
+)
+def test_a_step_that_cannot_be_spread_is_refused(words: str, said: str, command_line: Command) -> None:
+    code, _, error = command_line("step", "--device", "cpu", *words.split())
+    assert code == 2
+    assert said in error
 
 
 @pytest.mark.slow

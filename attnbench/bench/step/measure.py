@@ -60,14 +60,26 @@ def measure_step(
         make_settings(get_method(entry.method), entry.settings)
     told = progress or NoProgress()
     told.step(f"Wan {case.size} with random weights", 0, 1, None)
-    of, stopwatch = StepModel.make(case), Stopwatch(case.torch_device)
-    variants, without = _variants(of, entries, stopwatch, told), no_attention(of)
+    return measure_model(
+        entries, StepModel.make(case), Stopwatch(case.torch_device), run_id=run_id, observe=observe, progress=told
+    )
+
+
+def measure_model(
+    entries: Sequence[Entry], of: StepModel, stopwatch: Stopwatch, *, run_id: str, observe: Observer | None,
+    progress: Progress,
+) -> list[StepRecord]:  # fmt: skip
+    """Measure one step of a model that is there already: see ``measure_step``."""
+    told = progress
+    variants, without = _variants(of, entries, stopwatch, told), no_attention()
     _run_first([*variants, without], of, told)
     _take_samples([*variants, without], of, stopwatch, told)
     profiles = {} if observe is None else _profiles(variants, of, observe)
     shared = _shared_fields(of, stopwatch, variants[:2], without, run_id)
     baseline = next(variant for variant in variants if variant.name == shared["baseline"])
-    return [_record(variant, baseline, shared, profiles.get(variant.name)) for variant in variants]
+    return [
+        _record(variant, baseline, shared | of.facts(variant.name), profiles.get(variant.name)) for variant in variants
+    ]
 
 
 def _variants(of: StepModel, methods: Sequence[Entry], stopwatch: Stopwatch, progress: Progress) -> list[Variant]:
@@ -93,9 +105,7 @@ def _run_first(variants: Sequence[Variant], of: StepModel, progress: Progress) -
     """Run everything once: kernels are compiled, and what cannot run fails before the first sample."""
     for place, variant in enumerate(variants):
         progress.step(f"first step with {variant.name}", place, len(variants), None)
-        with variant.swap():
-            of.clear()
-            of.step()
+        of.first(variant.name, variant.swap)
         if variant.alone is not None:
             variant.alone()
 
@@ -104,9 +114,7 @@ def _take_samples(variants: Sequence[Variant], of: StepModel, stopwatch: Stopwat
     for turn in interleave(variants, of.case.rounds):
         variant = turn.item
         progress.step(f"{turn.label}: {variant.name}", turn.done, turn.total, None)
-        with variant.swap():
-            variant.step_ms.append(stopwatch.time(of.step, of.clear, warm=False).cold_ms)
-        of.clear()
+        variant.step_ms.append(of.sample(variant.name, variant.swap, stopwatch))
         if variant.alone is not None:
             variant.alone_ms.append(stopwatch.time(variant.alone, warm=False).cold_ms)
 
@@ -114,7 +122,7 @@ def _take_samples(variants: Sequence[Variant], of: StepModel, stopwatch: Stopwat
 def _profiles(variants: Sequence[Variant], of: StepModel, observe: Observer) -> dict[str, Profile]:
     found = {}
     for variant in variants:
-        with variant.swap():
+        with variant.swap(of.model):
             profile = observe(variant.name, of.step, of.clear, statistics.median(variant.step_ms))
         of.clear()
         if profile is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,12 @@ from attnbench.api import attention
 from attnbench.bench.step.case import StepCase
 from attnbench.bench.step.standins import capture_qkv
 from attnbench.kernels.phases import during
+from attnbench.machine.stopwatch import Stopwatch
 from attnbench.models.families.family import Qkv
 from attnbench.models.random_wan import make_inputs, make_wan
+
+Swap = Callable[[Any], AbstractContextManager[object]]
+"""Puts a kind of self-attention into a model while the context lasts."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,35 @@ class StepModel:
             loss.backward()
         return None
 
+    def first(self, name: str, swap: Swap) -> None:
+        """Run a first step with a kind of self-attention, so that kernels are compiled."""
+        with swap(self.model):
+            self.clear()
+            self.step()
+
+    def sample(self, name: str, swap: Swap, stopwatch: Stopwatch) -> float:
+        """Return the milliseconds of a step with a kind of self-attention."""
+        with swap(self.model):
+            taken = stopwatch.time(self.step, self.clear, warm=False).cold_ms
+        self.clear()
+        return taken
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """Return fields of the record of a kind of self-attention, whose samples are taken."""
+        return {}
+
     def clear(self) -> None:
         """Clear the gradients that a step left."""
         self.model.zero_grad(set_to_none=True)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+        """Run the self-attention of a layer by itself."""
+        output: Tensor = attention(q, k, v, grid=self.case.token_grid, layer=layer, step=0, **arguments)
+        return output
+
+    def own_qkv(self) -> list[Qkv]:
+        """Return q, k and v of every layer for the tokens that this process has."""
+        return self.qkv
 
     def attention_alone(self, arguments: Mapping[str, Any], layers: int | None = None) -> Callable[[], None]:
         """Return a call of the self-attention of the first ``layers`` layers, as often as a step runs it.
@@ -75,23 +106,19 @@ class StepModel:
             arguments: keyword arguments of ``attnbench.attention``, without what a place in the model says.
             layers: default all.
         """
-        qkv, grid, again = self.qkv[:layers], self.case.token_grid, self.case.checkpointing
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            output: Tensor = attention(q, k, v, grid=grid, layer=layer, step=0, **arguments)
-            return output
+        qkv, again = self.own_qkv()[:layers], self.case.checkpointing
 
         def forward() -> None:
             with torch.no_grad():
                 for layer, (q, k, v) in enumerate(qkv):
-                    attend(layer, q, k, v)
+                    self.attend(layer, q, k, v, arguments)
 
         def both() -> None:
             for layer, tensors in enumerate(qkv):
-                leaves = [x.detach().requires_grad_() for x in tensors]
-                output = attend(layer, *leaves)
+                q, k, v = leaves = [x.detach().requires_grad_() for x in tensors]
+                output = self.attend(layer, q, k, v, arguments)
                 if again:
-                    output = attend(layer, *leaves)
+                    output = self.attend(layer, q, k, v, arguments)
                 torch.autograd.grad(output, leaves, output.detach())
 
         return both if self.case.backward else forward

@@ -58,6 +58,8 @@ class StepRequest:
         batch: sequences.
         dtype, device, direction, engine, rounds, seed: as of ``StepCase``.
         strict: refuse plain torch on a GPU where "auto" would fall to it.
+        gpus: ranks that the tokens are spread over; None for one process.
+        parallel: how: "ulysses".
         checkpointing: by default on for training steps of 1.3B, whose activations do not fit a GPU of 80 GB.
     """
 
@@ -78,6 +80,8 @@ class StepRequest:
     strict: bool = False
     rounds: int | None = None
     seed: int = 0
+    gpus: int | None = None
+    parallel: str | None = None
 
 
 def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tuple[Path, list[StepRecord]]:
@@ -87,9 +91,21 @@ def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tupl
         BadInput: for a request or a folder that cannot be used.
         Unsupported: without diffusers, or if an engine cannot serve a method.
     """
-    device = resolve_device(request.device)
-    case = case_of(request, device)
-    place = choose_place(out)
+    case = case_of(request, resolve_device(request.device))
+    observe = _observer(case.torch_device, progress)
+
+    def measure(run_id: str) -> list[StepRecord]:
+        return measure_step(request.methods, case, run_id=run_id, observe=observe, progress=progress)
+
+    return journal_step(request, case, out, progress, measure)
+
+
+def journal_step(
+    request: StepRequest, case: StepCase, out: Path | None, progress: Progress,
+    measure: Callable[[str], list[StepRecord]],
+) -> tuple[Path, list[StepRecord]]:  # fmt: skip
+    """Write what ``measure`` returns for a run's id to the run's folder, which is returned with it."""
+    device, place = case.torch_device, choose_place(out)
     what = f"a step of Wan {case.size} at {case.token_grid}"
     progress.note(f"{what}, {case.direction}, {case.rounds} round{'s' if case.rounds != 1 else ''}")
     environment = collect_environment("cuda" if device.type == "cuda" else "cpu", typed_command())
@@ -97,9 +113,7 @@ def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tupl
     fresh = not place.folder.exists()
     with _whole(begin(place, environment, asked), fresh) as journal:
         with lack_told(partial(_too_large, what)), strictly(request.strict):
-            records = measure_step(
-                request.methods, case, run_id=place.run_id, observe=_observer(device, progress), progress=progress
-            )
+            records = measure(place.run_id)
         journal.append(*records)
     announce(place, progress)
     return place.folder, records

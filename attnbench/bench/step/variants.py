@@ -35,7 +35,7 @@ class Variant:
 
     Attributes:
         name: "own", or method/engine.
-        swap: puts it into the model while the context lasts.
+        swap: puts it into a model while the context lasts.
         alone: runs the self-attention of all layers by itself, as often as a step does; None where there is none.
         settings: of the method, canonical JSON.
         density: fraction of pairs kept, mean over the layers.
@@ -43,7 +43,7 @@ class Variant:
     """
 
     name: str
-    swap: Callable[[], AbstractContextManager[object]]
+    swap: Callable[[Any], AbstractContextManager[object]]
     alone: Callable[[], object] | None
     settings: str = "{}"
     density: float = 1.0
@@ -53,12 +53,12 @@ class Variant:
 
 def own_attention(of: StepModel) -> Variant:
     """Return the model as it is; diffusers' attention is torch's."""
-    return Variant(OWN, nullcontext, of.attention_alone({"method": "full", "engine": "sdpa"}))
+    return Variant(OWN, lambda model: nullcontext(), of.attention_alone({"method": "full", "engine": "sdpa"}))
 
 
-def no_attention(of: StepModel) -> Variant:
+def no_attention() -> Variant:
     """Return the model with self-attention left out: v is passed on."""
-    return Variant("none", lambda: Replacement(of.model, pass_through), None)
+    return Variant("none", lambda model: Replacement(model, pass_through, spreads=True), None)
 
 
 def dense_baseline(of: StepModel, stopwatch: Stopwatch) -> Variant:
@@ -89,7 +89,7 @@ def dense_baseline(of: StepModel, stopwatch: Stopwatch) -> Variant:
     engine = found.engine
     return Variant(
         name=f"full/{engine}",
-        swap=lambda: patch(of.model, "full", engine=engine),
+        swap=lambda model: patch(model, "full", engine=engine),
         alone=of.attention_alone({"method": "full", "engine": engine}),
     )
 
@@ -112,7 +112,7 @@ def with_method(of: StepModel, name: str, given: Mapping[str, Any]) -> Variant:
     resolved = method.resolve(make_settings(method, given), Layout(grid))
     return Variant(
         name="/".join([name, "+".join(dict.fromkeys(engines))]),
-        swap=lambda: patch(of.model, method, engine=engine, **given),
+        swap=lambda model: patch(model, method, engine=engine, **given),
         alone=of.attention_alone({**arguments, "engine": engine}),
         settings=canonical_json(dataclasses.asdict(resolved)),
         density=statistics.fmean(densities),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attnbench.report.words import DIRECTIONS, grid_words, number, short_settings, times, with_interval
+from attnbench.report.words import DIRECTIONS, grid_words, number, short_settings, times, tiny, with_interval
 from attnbench.results.records.steps import StepRecord
 
 if TYPE_CHECKING:
@@ -70,11 +70,13 @@ def _section(records: Sequence[StepRecord]) -> StepSection:
         f"{first.device}, {first.dtype}, batch {first.batch}, {first.layers} layers",
         f"{first.text_tokens} text tokens in cross-attention",
         DIRECTIONS[first.direction],
+        *([f"tokens spread over {first.gpus} of them by {first.parallel}"] if first.gpus else []),
         *(["blocks run forward again in the backward pass"] if first.checkpointing else []),
         f"{first.rounds} interleaved rounds",
     ]
+    over = f" over {first.gpus} ranks" if first.gpus else ""
     return StepSection(
-        title=f"{words} of Wan 2.1 {size}, {grid_words(first.grid)} tokens",
+        title=f"{words} of Wan 2.1 {size}, {grid_words(first.grid)} tokens{over}",
         device=first.device,
         facts=f"{', '.join(facts)}. Weights are random, so methods that choose by content keep a different density "
         "than in a trained model.",
@@ -99,7 +101,7 @@ def _line(record: StepRecord) -> StepLine:
     return StepLine(
         name=record.name,
         settings=short_settings(record.settings),
-        phases=_phases(record),
+        phases="; ".join(filter(None, (_over_ranks(record), _phases(record)))),
         complaint=record.complaint,
         cells=(
             (f"{record.density:.1%}", ""),
@@ -110,6 +112,21 @@ def _line(record: StepRecord) -> StepLine:
             (times(record.predicted_speedup if record.share > 0 else None), ""),
         ),
     )
+
+
+def _over_ranks(record: StepRecord) -> str:
+    """Return what spreading the tokens over ranks gains, in words."""
+    if record.gpus is None or record.one_ms is None:
+        return ""
+    gain = times(record.one_ms / record.step_ms)
+    words = [f"one process takes {number(record.one_ms)} ms, so {record.gpus} ranks are {gain} as fast"]
+    if record.exchange_ms is not None:
+        words.append(f"attention's exchanges {number(record.exchange_ms)} ms")
+    if record.sent_mib is not None:
+        words.append(f"{number(record.sent_mib)} MiB sent")
+    if record.parallel_error is not None:
+        words.append(f"{tiny(record.parallel_error)} from one process")
+    return ", ".join(words)
 
 
 def _phases(record: StepRecord) -> str:

@@ -27,6 +27,11 @@ class StepRecord(Record):
     timer: ReadTimer = Field(description="clock that took the samples")
     rounds: int = Field(ge=1, description="samples of each figure")
 
+    gpus: int | None = Field(
+        default=None, ge=2, description="ranks that the tokens were spread over; null: one process"
+    )
+    parallel: str | None = Field(default=None, description="how the ranks shared attention, as ulysses")
+
     baseline: str = Field(description="name of the record with the fastest dense step")
     without_ms: float = Field(gt=0, description="the step with self-attention left out; projections and norms stay")
     share: float = Field(description="of self-attention in the baseline's step: 1 - without_ms / step_ms")
@@ -48,6 +53,20 @@ class StepRecord(Record):
     step_speedup_hi: float = Field(description="upper end of the interval of step_speedup")
     attention_speedup: float = Field(gt=0, description="the baseline's self-attention over this one")
     predicted_speedup: float = Field(description="of the step, by Amdahl's law from share and attention_speedup")
+    one_ms: float | None = Field(
+        default=None, description="over ranks: median of the step in one process, in the same rounds"
+    )
+    exchange_ms: float | None = Field(
+        default=None,
+        description="over ranks: median of what attention's exchanges took on the rank that waited least; null for the "
+        "model's own attention, whose exchanges are diffusers'",
+    )
+    sent_mib: float | None = Field(default=None, description="over ranks: the most that a rank sent in them")
+    parallel_error: float | None = Field(
+        default=None,
+        description="over ranks: largest relative L2 difference from one process: of the output, of any layer's "
+        "self-attention, or of all gradients",
+    )
     phases_ms: dict[str, float] = Field(
         default_factory=dict,
         description="median of each pass and phase within the step under a profiler, as fwd attend; other is the rest",
