@@ -8,7 +8,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import get_args
 
-from attnbench.report.words import DIRECTIONS, chosen_settings, differing_names
+from attnbench.report.words import DIRECTIONS, chosen_settings, differing_names, kinds_words
 from attnbench.results.layers import Mean, MeanRow, means_of
 from attnbench.results.records.cells import PhaseRow, Provenance, Row, Sample
 from attnbench.results.speedups import Ratio
@@ -147,7 +147,7 @@ class Case:
         label = labels_of([*same, row])[row.row_id]
         if among is None and isinstance(row, MeanRow) and "," in row.layers:
             method, *rest = label.split(" · ")
-            label = " · ".join([method, f"mean of layers {row.layers}", *rest])
+            label = " · ".join([method, f"mean of {kinds_words(row.layers)}", *rest])
         return label
 
 

@@ -12,7 +12,17 @@ from attnbench.report.cases import Case, asked_of
 from attnbench.report.clip_quality import QualityKey, quality_of
 from attnbench.report.gap_words import estimate_words
 from attnbench.report.grounds import Grounds, grounds_of
-from attnbench.report.words import DIRECTIONS, grid_words, latency, listed, number, times, tiny, with_interval
+from attnbench.report.words import (
+    DIRECTIONS,
+    grid_words,
+    kinds_words,
+    latency,
+    listed,
+    number,
+    times,
+    tiny,
+    with_interval,
+)
 from attnbench.results.gaps import Gap
 from attnbench.results.layers import MeanRow
 from attnbench.results.records.cells import Row
@@ -242,7 +252,7 @@ def _name(case: Case, row: Row) -> str:
     """Write what tells a row from the others, and its engine."""
     mean = isinstance(row, MeanRow)
     label = case.label(row, case.means if mean else case.timed)
-    over = [f"mean over layers {row.layers}"] if isinstance(row, MeanRow) and "," in row.layers else []
+    over = [f"mean over {kinds_words(row.layers)}"] if isinstance(row, MeanRow) and "," in row.layers else []
     engine = [] if row.engine in label.split(" · ") else [row.engine]
     return f"{label} ({', '.join([*engine, *over])})" if engine or over else label
 

@@ -70,8 +70,8 @@ def loss_table(grouped: Mapping[str, Runs], baseline: str = BASELINE, seconds: f
     after_seconds = {run.name: run.after_seconds(seconds) for own in grouped.values() for run in own}
     header = (
         "method", "engine", "density", "seeds", "ms per step", "peak GiB", f"held-out loss after {steps} steps",
-        f"minus {baseline}'s", f"steps in {seconds:.0f} s", f"held-out loss after {seconds:.0f} s",
-        f"minus {baseline}'s",
+        f"difference from {baseline}", f"steps in {seconds:.0f} s", f"held-out loss after {seconds:.0f} s",
+        f"difference from {baseline}",
     )  # fmt: skip
     rows = []
     for method, own in grouped.items():
@@ -123,7 +123,7 @@ def clips_table(grouped: Mapping[str, Runs], baseline: str = BASELINE) -> WordTa
             mine = rights(own, what)
             row += [_share_words(mine), _difference_words(mine, rights(others, what), 3)]
         rows.append(tuple(row))
-    less = f"minus {baseline}'s"
+    less = f"difference from {baseline}"
     header = ("method", "steps at the end", "class right", less, "motion right", less)
     return WordTable(header, tuple(rows), frozenset({1}))
 

@@ -63,6 +63,20 @@ def layer_words(row: Row) -> str:
     return layer if row.step is None else f"{layer}, step {row.step}"
 
 
+def kinds_words(layers: str) -> str:
+    """Write the layers that a mean is over, "0×10, 1×10": "20 layers, 10 each like layers 0 and 1"."""
+    kinds = [kind.partition("×")[::2] for kind in layers.split(", ")]
+    names, counts = [name for name, _ in kinds], [int(count) for _, count in kinds]
+    if len(names) == 1:
+        return f"layer {names[0]}"
+    if set(counts) == {1}:
+        return f"layers {listed(names)}"
+    if len(set(counts)) == 1:
+        return f"{sum(counts)} layers, {counts[0]} each like layers {listed(names)}"
+    told = [f"{count} like layer {name}" for name, count in zip(names, counts, strict=True)]
+    return f"{sum(counts)} layers, {listed(told)}"
+
+
 def times(value: float | None) -> str:
     """Write a ratio: "2.94×"."""
     return NONE if value is None else f"{number(value)}×"

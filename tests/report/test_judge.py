@@ -136,7 +136,7 @@ def test_the_fastest_method_is_named_and_not_the_fastest_layer(row_of: Maker, de
         row_of("vmoba", layer=layer, latency_ms=ms, layers_alike=10) for layer, ms in enumerate([20.0, 35.0, 38.0])
     ]
     assert ", sta (reference) is 3.33×" in told(dense, *layers, row_of("sta", latency_ms=30.0))
-    assert ", vmoba (reference, mean over layers 0×10, 1×10, 2×10) is 3.23×" in told(dense, *layers)
+    assert ", vmoba (reference, mean over 30 layers, 10 each like layers 0, 1 and 2) is 3.23×" in told(dense, *layers)
 
 
 @pytest.mark.parametrize(

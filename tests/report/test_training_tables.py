@@ -103,7 +103,7 @@ def test_some_runs_are_compared_with_another_baseline(table: Callable[..., list[
         write_run(tmp_path / f"{name}-0", 100.0, 40, lambda step, loss=loss: [loss] * 8)
     write_run(tmp_path / "vmoba-1", 100.0, 40, lambda step: [3.0] * 8)
     lines = table(tmp_path, methods=["vmoba-1d", "vmoba"], seeds=[0], baseline="vmoba")
-    assert "minus vmoba's" in lines[0]
+    assert "difference from vmoba" in lines[0]
     assert [line.split("|")[1].strip() for line in lines[2:4]] == ["vmoba", "vmoba-1d"]
     assert cells(lines, "vmoba-1d")[0][6] == "+0.5000 [+0.5000, +0.5000]"
     for asked, said in (({"methods": ["mob"]}, "no run of method 'mob'"), ({"seeds": [0, 7]}, "no run of seed 7")):
@@ -118,7 +118,7 @@ def test_shared_coarse_stages_do_not_count(table: Callable[[Path], list[str]], t
         write_run(tmp_path / f"{name}-0", step_ms, steps, lambda step: [1 / step] * 8)
         (tmp_path / f"{name}-0" / "config.json").write_text(json.dumps({"coarse": [[4, 64]], "dense_coarse": True}))
     header, _, *rows = table(tmp_path)
-    assert "held-out loss after 36 steps | minus full's | steps in 4 s" in header
+    assert "held-out loss after 36 steps | difference from full | steps in 4 s" in header
     assert [cells(rows, name)[0][7] for name in ("full", "fast")] == ["38", "76"]
     log = tmp_path / "fast-0" / "train.jsonl"
     lines = log.read_text().splitlines(keepends=True)

@@ -14,6 +14,7 @@ from attnbench.report.words import (
     differing_settings,
     file_name,
     file_stem,
+    kinds_words,
     latency,
     number,
     short_settings,
@@ -140,3 +141,16 @@ def test_long_names_keep_both_their_ends() -> None:
 def test_file_names_are_plain_words() -> None:
     assert file_name("waterfall", "720p", "vmoba · tile 6×8×8, layer 0") == "waterfall-720p-vmoba-tile-6x8x8-layer-0"
     assert re.fullmatch(r"[\w.-]{1,120}", file_name("a" * 500, "<b>../../c"))
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ("0×10, 1×10, 2×10", "30 layers, 10 each like layers 0, 1 and 2"),
+        ("0×1, 1×1", "layers 0 and 1"),
+        ("0×1, 5×29", "30 layers, 1 like layer 0 and 29 like layer 5"),
+        ("3×30", "layer 3"),
+    ],
+)
+def test_layers_of_a_mean_are_told_in_words(layers: str, words: str) -> None:
+    assert kinds_words(layers) == words

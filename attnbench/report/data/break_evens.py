@@ -13,9 +13,11 @@ from attnbench.report.words import DIRECTIONS, file_name, times
 from attnbench.results.crossings import crossings
 
 _SHAPE = ("grid",)
-_CLOCKS = {
-    "GPU time": "GPU time is what the device needs for one call, without gaps between calls.",
-    "wall clock": "Wall clock is that of calls back to back, so it holds what the CPU takes to launch them.",
+_EAGER = "wall clock"
+_MEANINGS = {
+    "GPU time": "GPU time is what the device needs for one call; launching it is not in it.",
+    "call time": "Call time is that of one call by itself.",
+    _EAGER: "Wall clock is that of calls back to back, so it holds what the CPU takes to launch them.",
 }
 
 
@@ -33,9 +35,10 @@ class _Curve:
 
 
 def break_even(selections: Sequence[Selection]) -> list[Figure]:
-    """Return speed-up over the length of the sequence, by GPU time and by wall clock, for what differs by it alone.
+    """Return speed-up over the length of the sequence, by the time of a call and by wall clock.
 
-    What was measured at one length alone is a point. There is no figure if that is so of everything.
+    A figure joins selections that differ by their grid alone. What was measured at one length only is a point; where
+    that is so of everything, there is no figure.
     """
     families: dict[tuple[object, ...], list[Selection]] = {}
     for each in selections:
@@ -43,7 +46,8 @@ def break_even(selections: Sequence[Selection]) -> list[Figure]:
         families.setdefault(key, []).append(each)
     found = []
     for mine in families.values():
-        for clock, meaning in _CLOCKS.items():
+        by_gpu = any(row.timer in ("events", "graph") for each in mine for row in each.rows)
+        for clock in ("GPU time" if by_gpu else "call time", _EAGER):
             curves = _curves(mine, clock)
             if not any(curve.several for curve in curves):
                 continue
@@ -59,7 +63,7 @@ def break_even(selections: Sequence[Selection]) -> list[Figure]:
                         [
                             f"{DIRECTIONS[first.direction].capitalize()}, {first.inputs} inputs. Above 1 a method is "
                             "faster than the dense baseline of its run. Lines join one method with the same settings.",
-                            *alone, meaning,
+                            *alone, _MEANINGS[clock],
                         ]
                     ),
                     words=_words(series),
@@ -103,7 +107,7 @@ def _series(curves: Sequence[_Curve]) -> list[Series]:
 
 def _point(selection: Selection, choice: Choice, clock: str) -> Point | None:
     row, ratio = choice.row, choice.speedup
-    if clock == "GPU time":
+    if clock != _EAGER:
         return None if ratio is None else Point(row.tokens, ratio.value, ratio.lo, ratio.hi, row=row.row_id)
     dense = selection.case.dense_row(row)
     eager_ms = row.baseline_eager_ms or (None if dense is None else dense.latency_eager_ms)

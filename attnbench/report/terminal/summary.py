@@ -15,6 +15,7 @@ from attnbench.report.words import (
     INTERVALS,
     differing_settings,
     grid_words,
+    kinds_words,
     latency,
     layer_words,
     listed,
@@ -163,8 +164,7 @@ def _means(case: Case) -> list[str]:
     alike: dict[str, dict[str, list[str]]] = {}
     for row in case.means:
         if "," in row.layers:
-            known = ", as many as the model has of each kind" if row.layers_alike is not None else ""
-            methods = alike.setdefault(f"over layers {row.layers}{known}", {})
+            methods = alike.setdefault(f"over {kinds_words(row.layers)}", {})
             methods.setdefault(row.method, []).append(case.label(row, case.means))
     found = []
     for layers, methods in alike.items():

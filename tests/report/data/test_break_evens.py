@@ -52,12 +52,14 @@ def test_without_two_lengths_of_anything_there_is_no_curve(row_of: Maker, table_
 
 
 def test_captions_say_what_each_clock_holds(row_of: Maker, table_of: Maker) -> None:
-    rows = [
-        row_of("sta", grid=grid, tokens=tokens, latency_eager_ms=50.0, baseline_eager_ms=100.0)
-        for grid, tokens in LENGTHS.items()
-    ]
-    by_gpu, by_clock = curves_of(table_of(rows))
+    def drawn(timer: str) -> list[Figure]:
+        given = {"latency_eager_ms": 50.0, "baseline_eager_ms": 100.0, "timer": timer}
+        return curves_of(table_of([row_of(grid=grid, tokens=tokens, **given) for grid, tokens in LENGTHS.items()]))
+
+    by_gpu, by_clock = drawn("events")
+    assert by_gpu.title.endswith("by GPU time")
     assert "GPU time is what the device needs for one call" in by_gpu.caption
+    assert drawn("wall")[0].title.endswith("by call time"), "a CPU has no GPU time"
     assert "what the CPU takes to launch them" in by_clock.caption
     assert {point.y for point in by_clock.series[0].points} == {2.0}
     assert "Points alone" not in by_gpu.caption

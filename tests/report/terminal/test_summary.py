@@ -142,5 +142,5 @@ def test_a_mean_is_named_with_the_settings_that_tell_it_apart() -> None:
         rows += [row("vmoba", 80.0, layer=layer) for layer in (0, 1)]
         return [line.strip() for line in printed(rows, 200).splitlines() if line.startswith("mean of ")]
 
-    assert lines(8, 9) == ["mean of moba · blocks 8, moba · blocks 9 and vmoba: over layers 0×1, 1×1"]
-    assert lines(6, 7, 8, 9) == ["mean of moba with 4 settings and vmoba: over layers 0×1, 1×1"]
+    assert lines(8, 9) == ["mean of moba · blocks 8, moba · blocks 9 and vmoba: over layers 0 and 1"]
+    assert lines(6, 7, 8, 9) == ["mean of moba with 4 settings and vmoba: over layers 0 and 1"]
