@@ -83,6 +83,7 @@ def measure_budgets(seen: Seen, how: How) -> Iterator[Finding]:
         lacking = {kind: _lacks(seen, kind, density) for kind in KINDS if kind not in there}
         for kind, reason in lacking.items():
             yield Finding.skipped(f"global_gain_{kind}", reason, settings=settings)
+            yield Finding.skipped(f"global_gain_worst_{kind}", reason, settings=settings)
         chosen = {kind: [each[GLOBAL] for each in of_heads] for kind, of_heads in there.items()}
         yield from _partitions(seen, chosen, lacking, settings)
 

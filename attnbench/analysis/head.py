@@ -114,8 +114,12 @@ def query_importance(q: Tensor, k: Tensor, layout: Layout, cuboid: tuple[int, in
     means = pool_blocks(k[None, None, video], partition.order, partition.offsets)
     scores = score_blocks(q[None, None, video].to(means.dtype), means)[0, 0]
     scores = scores - scores.min()
-    total = scores.sum(dtype=torch.float64)
-    shares = scores / total if bool(total > 0) else torch.full_like(scores, 1 / scores.numel())
+    largest = scores.max()
+    if bool(largest > 0):
+        scores = scores / largest  # of huge scores the sum would overflow
+        shares = scores / scores.sum(dtype=torch.float64)
+    else:
+        shares = torch.full_like(scores, 1 / scores.numel())
     best = max(1, round(partition.blocks / 4))
     return shares.topk(best, dim=1).values.sum(1)
 
@@ -141,5 +145,5 @@ def sink_mass(found: HeadMap, q: Tensor, k: Tensor, scale: float, exact: bool) -
         places = (half == own).nonzero().squeeze(1)
         rows = found.queries[places].to(q.device)
         scores = q[rows].to(found.lse.dtype) @ k[keys].to(found.lse.dtype).T * scale
-        weights[places.to(q.device)] = (scores - found.lse[places.to(q.device), None]).exp().sum(1)
+        weights[places.to(q.device)] = (scores - found.lse[places.to(q.device), None]).clamp_max_(0).exp().sum(1)
     return weights

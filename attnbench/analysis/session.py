@@ -29,6 +29,7 @@ from attnbench.results.conditions import contents_of
 from attnbench.results.journal import Journal
 from attnbench.results.means import mean_estimate
 from attnbench.results.records.analysis import AnalysisRow, PremiseRow
+from attnbench.results.records.cells import MOST
 from attnbench.results.run import Progress, announce, begin, choose_place
 
 DIGITS = 6
@@ -152,6 +153,7 @@ class _Run:
 
     def _row(self, finding: Finding, prompts: int) -> AnalysisRow:
         tokens, grid = self._layout
+        finding = recordable(finding)
         return AnalysisRow(
             run_id=self.run_id, model=self.source.model, method=finding.method, settings=finding.settings,
             density=finding.density, layer=finding.layer, head=finding.head, step=finding.step, measure=finding.measure,
@@ -204,6 +206,18 @@ def over_prompts(by_prompt: dict[str, Finding]) -> tuple[Finding, int]:
         points=tuple(math.fsum(column) / len(measured) for column in points),
         density=math.fsum(densities) / len(densities) if densities else None,
     ), len(measured)  # fmt: skip
+
+
+def recordable(finding: Finding) -> Finding:
+    """Return a finding as it is, or skipped if one of its figures is too large for a journal, as of huge values."""
+    figures = [each for each in (finding.value, finding.lo, finding.hi, *finding.points) if each is not None]
+    largest = max(map(abs, figures), default=0.0)
+    if largest <= MOST:
+        return finding
+    reason = f"a figure of {largest:.3g} is too large to be recorded: scale what was captured"
+    return replace(
+        finding, value=None, lo=None, hi=None, label="", points=(), shape="", status="skipped", reason=reason
+    )
 
 
 def _rounded(value: float | None) -> float | None:

@@ -29,7 +29,8 @@ class Order:
     def lacks(self, grid: Grid) -> str:
         """Return why a grid has no such block; empty if it has one."""
         if isinstance(self.block, int):
-            return f"{grid.tokens} tokens are fewer than a block of {self.block}" if grid.tokens < self.block else ""
+            few = f"{grid.tokens} token{'s are' if grid.tokens > 1 else ' is'} fewer than a block of {self.block}"
+            return few if grid.tokens < self.block else ""
         short = any(side < size for side, size in zip(grid.shape, self.block, strict=True))
         return f"grid {grid} is smaller than a block of {'x'.join(map(str, self.block))}" if short else ""
 

@@ -74,7 +74,7 @@ def head_map(
         cuboids: the block (t, h, w) of each partition.
 
     Raises:
-        BadInput: if scores are NaN or overflow.
+        BadInput: if scores or squared outputs are NaN or overflow.
     """
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     keys, values = (x.to(wide) for x in (k, v))
@@ -86,8 +86,11 @@ def head_map(
     ]
     names = ("entropy", "energy", "lse", "text_mass", "frames", "rows", "columns", "same_place")
     joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-    if not bool(joined["entropy"].isfinite().all() & joined["energy"].isfinite().all()):
-        raise BadInput(f"scores of these q and k are NaN or overflow {str(wide).removeprefix('torch.')}; scale them")
+    name = str(wide).removeprefix("torch.")
+    if not bool(joined["entropy"].isfinite().all()):
+        raise BadInput(f"scores of these q and k are NaN or overflow {name}; scale them")
+    if not bool(joined["energy"].isfinite().all()):
+        raise BadInput(f"squared lengths of outputs of this v overflow {name}; scale it")
     places = queries - layout.text[0]
     places = places[(places >= 0) & (places < layout.grid.tokens)]
     blocks = {name: torch.cat([part.blocks[name] for part in parts]) for name in cuboids}

@@ -185,6 +185,18 @@ def test_a_capture_without_a_grid_takes_that_of_the_command() -> None:
     assert run("capture:q.safetensors", "--grid", GRID, "--out", "b")[0] == 0
 
 
+def test_figures_that_no_journal_holds_are_skipped_with_their_reason() -> None:
+    write_capture(Path("q.safetensors"), {name: x * 1e17 for name, x in some(1, 2).items()})
+    code, output = run("capture:q.safetensors", "--out", "run")
+    assert code == 0, output
+    rows = read("run").analysis
+    energy = [row for row in rows if row.measure == "energy"]
+    assert {row.status for row in energy} == {"skipped"}
+    assert all("is too large to be recorded: scale what was captured" in row.reason for row in energy)
+    assert {row.value for row in rows if row.measure == "entropy"} == {0.0}
+    assert CliRunner().invoke(app, ["report", "run", "--out", "page.html"]).exit_code == 0
+
+
 def no_k() -> dict[str, torch.Tensor]:
     return {name: x for name, x in some(1, 1).items() if not name.endswith(".k")}
 

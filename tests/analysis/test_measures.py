@@ -208,6 +208,32 @@ def test_huge_values_are_measured_or_refused_in_a_sentence() -> None:
         attnbench.analyze(q, q, call.v[0], grid=(2, 4, 4))
 
 
+@pytest.mark.parametrize("spread", [1e6, 1e9, 1e12])
+def test_weights_on_sinks_are_at_most_one_however_large_scores_are(spread: float) -> None:
+    found = found_in(call_of(12, Grid(2, 4, 4), spread=spread))
+    for head in range(2):
+        value = found["sink_mass", head].value
+        assert value is not None
+        assert 0 <= value <= 1
+
+
+def test_huge_outputs_are_refused_by_the_name_of_what_is_huge() -> None:
+    q, k, v = call_of(12, Grid(2, 4, 4)).head(0)
+    with pytest.raises(attnbench.BadInput, match="squared lengths of outputs of this v overflow float32; scale it"):
+        attnbench.analyze(q[None], k[None], 1e30 * v[None], grid=(2, 4, 4))
+
+
+def test_importance_does_not_depend_on_the_scale_of_q_and_k() -> None:
+    """Shares are scaled to their largest, so that a power of two changes no bit, even where sums of scores overflow."""
+    q, k, v = (torch.randn(2, 32, 4, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
+    usual, huge = (attnbench.analyze(q * factor, k * factor, v, grid=(2, 4, 4)) for factor in (1.0, 2.0**61))
+    for kind in ("1d", "2d", "3d"):
+        assert bool((huge[f"query_importance_{kind}"].sum(-1) > 0.1).all())
+        torch.testing.assert_close(
+            huge[f"query_importance_{kind}"], usual[f"query_importance_{kind}"], rtol=1e-6, atol=0
+        )
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
