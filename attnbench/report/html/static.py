@@ -15,10 +15,12 @@ FIRST_ROWS = 20
 
 @dataclass(frozen=True)
 class StaticRow:
-    """A row of the ranked table in words: the method, and a text and a small note a column."""
+    """A row of the ranked table in words: the method, its engine where the label does not say it, and a text and a
+    small note a column."""
 
     method: str
     label: str
+    engine: str
     cells: tuple[tuple[str, str], ...]
 
 
@@ -77,6 +79,11 @@ def _text(name: str, value: Value) -> str:
     return "" if value in (None, NONE) else str(value)
 
 
+def _engine(record: dict[str, Value]) -> str:
+    engine = str(record["engine"] or "")
+    return "" if engine in str(record["label"]).split(" · ") else engine
+
+
 def _row(record: dict[str, Value]) -> StaticRow:
     def of(name: str) -> float | None:
         value = record[name]
@@ -92,7 +99,7 @@ def _row(record: dict[str, Value]) -> StaticRow:
     verdict, flags = str(record["verdict"]), str(record["flags"] or "")
     told = f"verified {badges(flags)}".strip() if verdict == "ok" else f"{verdict} {record['reason']}".strip()
     return StaticRow(
-        str(record["method"]), str(record["label"]),
+        str(record["method"]), str(record["label"]), _engine(record),
         (
             interval("speedup", "speedup_lo", "speedup_hi", "×"),
             interval("latency_ms", "latency_lo_ms", "latency_hi_ms"),

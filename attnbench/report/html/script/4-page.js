@@ -162,12 +162,14 @@ function start() {
     try { return Object.entries(JSON.parse(text)).map(([name, value]) => `${name} ${[value].flat(2).join("×")}`).join(", "); } catch { return text; }
   }
 
+  // The name of a row, and below it the engine that ran, where the name does not say it: words of both are looked for.
   function nameColumn(source, labelName) {
-    const { label, method, row_id, settings } = { label: source.at[labelName], method: source.at.method, row_id: source.at.row_id, settings: source.at.settings };
+    const { label, method, row_id, settings, engine } = { ...source.at, label: source.at[labelName] };
+    const below = (row) => (labelName === "label" && row[engine] && !row[label].split(" · ").includes(row[engine]) ? row[engine] : "");
     return {
       name: "method", label: "method", class: "name", hint: "open a row for its command, settings and figures",
-      value: (row) => row[label],
-      show: (row) => el("button", { type: "button", title: `${row[label]} ${row[settings]}`, onclick: () => openRow(row[row_id]) }, mark(row[method]), el("span", { class: row[label].length > 20 ? "long" : null }, row[label])),
+      value: (row) => row[label], text: (row) => `${row[label]} ${below(row)}`,
+      show: (row) => el("button", { type: "button", title: `${row[label]} ${row[settings]}`, onclick: () => openRow(row[row_id]) }, mark(row[method]), el("span", { class: row[label].length > 20 ? "long" : null }, row[label], below(row) ? el("small", { class: "ends" }, below(row)) : null)),
     };
   }
   function densityColumn(source) {
