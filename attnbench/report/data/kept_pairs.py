@@ -57,6 +57,7 @@ def _recall(rows: Sequence[AnalysisRow], name: str, option: str) -> Iterator[Fig
 
 def _lost(rows: Sequence[AnalysisRow], name: str, option: str) -> Iterator[Figure]:
     """Yield where weight is lost: by distance in frames, and for each method by the place of the query."""
+    rows = [row for row in rows if row.points]
     curves = {who: _curve(own) for who, own in _by_method(rows, "mass_lost").items()}
     if curves:
         far = {who: curve for who, curve in curves.items() if sum(curve) > 0}
@@ -92,7 +93,10 @@ def _budgets(rows: Sequence[AnalysisRow], name: str, option: str) -> Iterator[Fi
         for kind in PARTITIONS:
             series = []
             for rule, words in BUDGETS.items():
-                own = [row for row in rows if row.measure == f"cut_recall_{rule}_{kind}" and row.settings == given]
+                own = [
+                    row for row in rows
+                    if row.measure == f"cut_recall_{rule}_{kind}" and row.settings == given and row.points
+                ]  # fmt: skip
                 if own:
                     points = tuple(Point(tenth + 1.0, y) for tenth, y in enumerate(_curve(own)))
                     series.append(Series(words, points, look="line"))
@@ -128,8 +132,36 @@ def _perturbed(rows: Sequence[AnalysisRow], name: str, option: str) -> Iterator[
     )  # fmt: skip
 
 
+def _entropy_and_cost(rows: Sequence[AnalysisRow], name: str, option: str) -> Iterator[Figure]:
+    """Yield what replacing the attention of each layer costs, by the entropy of its maps."""
+    entropies: dict[int | None, list[float]] = {}
+    for row in rows:
+        if row.measure == "entropy_normalised":
+            entropies.setdefault(row.layer, []).append(row.value or 0.0)
+    series: dict[str, list[Point]] = {}
+    for row in rows:
+        if row.measure == "perturbed_psnr" and row.step is None and row.layer is not None and row.layer in entropies:
+            entropy = statistics.fmean(entropies[row.layer])
+            point = Point(entropy, row.value or 0.0, row.lo, row.hi, f"{row.method}, layer {row.layer}")
+            series.setdefault(row.method, []).append(point)
+    if not series:
+        return
+    told = [
+        f"{number(row.value)} for {row.method}" for row in rows
+        if row.measure == "spearman_entropy_psnr" and row.step is None
+    ]  # fmt: skip
+    yield Figure(
+        f"{name}-entropy-cost", SECTION, "xy", "Whether entropy tells what a layer's attention is worth",
+        "PSNR against the clip with full attention if the attention of one layer is replaced, by the mean entropy of "
+        "its maps. identity: each token attends to itself; uniform: to all alike.",
+        f"Rank correlation over layers: {listed(told)}." if told else "There are too few layers for a correlation.",
+        Axis("entropy / ln N, mean over heads and steps"), Axis("PSNR, dB", better="higher"),
+        series=tuple(Series(who, tuple(points)) for who, points in series.items()), option=option,
+    )  # fmt: skip
+
+
 _MAKERS: tuple[Callable[[Sequence[AnalysisRow], str, str], Iterable[Figure]], ...] = (
-    _recall, _lost, _budgets, _perturbed,
+    _recall, _lost, _budgets, _perturbed, _entropy_and_cost,
 )  # fmt: skip
 
 

@@ -95,3 +95,31 @@ def test_replaced_layers_are_a_map() -> None:
 def test_rows_of_attention_itself_make_none_of_these_figures() -> None:
     skipped = row("mass_recall", None, method="sta", status="skipped", reason="it cannot")
     assert figures([row("entropy", 3.0), skipped]) == {}
+
+
+def test_rows_without_maps_have_no_figure_of_places() -> None:
+    """Journals that are kept small leave maps and curves out."""
+    own = {"method": "sta", "density": 0.2}
+    rows = [row("mass_recall", 0.5, **own), row("mass_lost", 0.5, **own)]
+    rows += [row("global_gain_3d", 0.0, settings='{"density":0.25}')]
+    rows += [row(f"cut_recall_{rule}_3d", 0.5, settings='{"density":0.25}') for rule in ("topk_query", "minmax_head")]
+    assert list(figures(rows)) == ["analysis-0-mass-recall"]
+
+
+def test_entropy_is_set_against_what_replacing_a_layer_costs() -> None:
+    rows = [
+        row("entropy_normalised", 0.1 * layer + 0.05 * head, layer=layer, head=head, step=step)
+        for layer in range(3) for head in range(2) for step in range(2)
+    ]  # fmt: skip
+    replaced: dict[str, Any] = {"head": None, "step": None}
+    for method in ("identity", "uniform"):
+        rows += [row("perturbed_psnr", 10.0 + layer, method=method, layer=layer, **replaced) for layer in range(3)]
+        rows.append(row("perturbed_psnr", 5.0, method=method, layer=None, **replaced))
+        rows.append(row("perturbed_psnr", 40.0, method=method, **replaced | {"step": 1}))  # of one step alone
+    rows.append(row("spearman_entropy_psnr", 0.75, method="identity", layer=None, **replaced))
+    figure = figures(rows)["analysis-0-entropy-cost"]
+    assert [each.name for each in figure.series] == ["identity", "uniform"]
+    for series in figure.series:
+        assert [point.x for point in series.points] == pytest.approx([0.025, 0.125, 0.225])
+        assert [point.y for point in series.points] == [10.0, 11.0, 12.0]
+    assert figure.words == "Rank correlation over layers: 0.750 for identity."
