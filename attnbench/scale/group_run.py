@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnbench.bench.bench import Bench
-from attnbench.bench.jobs import make_agenda
+from attnbench.bench.jobs import Agenda, make_agenda
 from attnbench.bench.request import Request, read_request
 from attnbench.bench.session import Outcome, environment_of
 from attnbench.kernels.errors import BadInput
@@ -22,6 +22,7 @@ from attnbench.results.records.cells import PhaseRow
 from attnbench.results.run import NoProgress, Progress, announce, begin, choose_place, reopen
 from attnbench.scale.group_rows import Group, Profiled
 from attnbench.scale.ranks import joined, require_alike
+from attnbench.scale.watch import watched
 
 
 def check_group(request: Request) -> None:
@@ -130,7 +131,19 @@ def _group(request: Request, progress: Progress) -> Iterator[Group]:
     agenda = make_agenda(request)
     with joined(agenda.device) as crew:
         require_alike(crew, request.model_dump(mode="json"))
-        yield Group(crew, Bench(agenda, progress if crew.leads else NoProgress(), heads=agenda.shape.heads))
+        with watched(crew, _limit(agenda)):
+            yield Group(crew, Bench(agenda, progress if crew.leads else NoProgress(), heads=agenda.shape.heads))
+
+
+def _limit(agenda: Agenda) -> float | None:
+    """Return the seconds that a rank may take for one piece of work: rank 0 verifies all cells in one.
+
+    Without ``--cell-timeout`` there is a limit on GPUs only, as for cells in processes of their own.
+    """
+    request, cells = agenda.request, len(agenda.jobs)
+    if request.cell_timeout is None and agenda.device.type != "cuda":
+        return None
+    return request.seconds_a_cell * (cells + 1)
 
 
 def _take_part(group: Group, profiled: Profiled | None) -> None:

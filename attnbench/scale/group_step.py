@@ -19,6 +19,7 @@ from attnbench.results.records.steps import StepRecord
 from attnbench.results.run import NoProgress, Progress
 from attnbench.scale.ranks import Crew, joined, require_alike
 from attnbench.scale.step_model import SpreadModel, Together
+from attnbench.scale.watch import watched
 
 
 def check_group_step(request: StepRequest) -> None:
@@ -58,10 +59,11 @@ def run_group_step(request: StepRequest, out: Path | None, progress: Progress) -
         def measure(run_id: str) -> list[StepRecord]:
             return _measured(request, case, crew, run_id, progress if crew.leads else NoProgress())
 
-        if crew.leads:
-            return journal_step(request, case, out, progress, measure)
-        with strictly(request.strict):
-            measure("")
+        with watched(crew):
+            if crew.leads:
+                return journal_step(request, case, out, progress, measure)
+            with strictly(request.strict):
+                measure("")
     return None
 
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from attnbench.kernels.errors import BadInput, RankLost, Unsupported
+from attnbench.machine.clock import CLOCK
 from attnbench.machine.device import DeviceKind, device_name, own_gpu
 from attnbench.parallel.collectives import Ranks, lost
 from attnbench.parallel.handshake import require_same, versions
@@ -26,8 +27,12 @@ from attnbench.parallel.handshake import require_same, versions
 GRACE = 45.0
 """Seconds that the other ranks have to end by themselves once one has failed."""
 
+HUNG = 75
+"""Exit code of a rank that ends because another one hangs."""
+
 _POLL = 0.1
 _ALONE = 2.0  # seconds in which ranks that the interrupt reached too end by themselves
+_AT_ONCE = 3.0  # seconds that the others have where one hangs
 _FAREWELL = 10.0  # seconds that the others have once they are told to end
 _MEETING = timedelta(seconds=60)  # in which all ranks must come
 _EXCHANGE = timedelta(seconds=60)  # that one may take on GPUs
@@ -39,7 +44,7 @@ _PROGRAM = (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Crew:
     """The ranks of a run, as one of them sees them.
 
@@ -47,11 +52,15 @@ class Crew:
         data: exchanges the tensors of calls.
         control: exchanges what ranks tell each other, on the CPU.
         device: of this rank.
+        told: when this rank was last told something, by the clock of ``CLOCK.seconds``.
+        waits: whether it waits to be told something now.
     """
 
     data: Ranks
     control: Ranks
     device: torch.device
+    told: float = field(default_factory=CLOCK.seconds)
+    waits: bool = False
 
     @property
     def leads(self) -> bool:
@@ -60,7 +69,11 @@ class Crew:
 
     def tell(self, value: object) -> list[Any]:
         """Return what every rank tells: values for JSON."""
-        texts = self.control.texts(json.dumps(value), torch.device("cpu"))
+        self.waits = True
+        try:
+            texts = self.control.texts(json.dumps(value), torch.device("cpu"))
+        finally:
+            self.told, self.waits = CLOCK.seconds(), False
         return [json.loads(text) for text in texts]
 
     def meeting(self) -> Callable[[], None]:
@@ -197,8 +210,10 @@ def start(gpus: int, words: Sequence[str]) -> tuple[int, str]:
                 process.wait()
         said.seek(0)
         printed = said.read().decode()
-    if first is not None and (first or codes[0] < 0):
+    if first is not None and (first or codes[0] < 0 or codes[0] == HUNG):
         code = codes[first]
+        if code == HUNG:
+            raise RankLost(f"rank {first} of {gpus} ended because a rank hangs, as it says above")
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise RankLost(f"rank {first} of {gpus} {how}, so there is no result of all ranks")
     return codes[0], printed
@@ -223,7 +238,7 @@ def _waited_for(started: Sequence[subprocess.Popen[bytes]]) -> tuple[int | None,
         if first is None:
             first = next((rank for rank, process in enumerate(started) if process.poll()), None)
             since = time.monotonic()
-        elif time.monotonic() - since > GRACE:
+        elif time.monotonic() - since > (_AT_ONCE if started[first].poll() == HUNG else GRACE):
             for process in started:
                 process.kill()
         time.sleep(_POLL)
