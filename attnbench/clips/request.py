@@ -48,7 +48,7 @@ class ClipsRequest(Record):
     frames: int | None = None
     height: int | None = None
     width: int | None = None
-    fps: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="frames a second")
+    fps: float | None = Field(default=None, gt=0, le=1000, allow_inf_nan=False, description="frames a second")
     metrics: list[str] | None = None
     players: int | None = Field(default=None, ge=0, description="prompts and seeds that H.264 is written of")
 

@@ -63,6 +63,7 @@ def test_the_mini_model_has_a_prompt_of_its_own() -> None:
         ({"frames": 1}, "one size"),
         ({"fps": 0}, "fps"),
         ({"fps": float("nan")}, "fps"),
+        ({"fps": 1e9}, "fps 1000000000.0 must be 1000"),
         ({"prompts": ["ring west", "ring moving west"]}, "is given twice"),
     ],
 )
