@@ -200,6 +200,19 @@ _APART: Mapping[str, Callable[[Row], str]] = MappingProxyType(
 )
 
 
+def apart_words(firsts: Sequence[Row], always: Sequence[str], among: Sequence[str]) -> list[list[str]]:
+    """Return for each of several cases, by a row of each, facts that they always have, and those that differ.
+
+    Args:
+        firsts: a row of each.
+        always: fields that are told of all.
+        among: fields that are told where they are not the same in all.
+    """
+    differing = {name for name in among if name in _APART and len({_APART[name](row) for row in firsts}) > 1}
+    names = [name for name in _APART if name in always or name in differing]
+    return [[words for name in names if (words := _APART[name](row))] for row in firsts]
+
+
 def heads_words(row: Row) -> str:
     """Write the heads of a row: "12 heads", "1 head", "12 on 4 heads"."""
     on = f" on {row.kv_heads}" if row.kv_heads != row.heads else ""

@@ -39,6 +39,10 @@ const DO = {
     const [file] = await Promise.all([page.waitForEvent("download"), page.click(at)]);
     return [file.suggestedFilename(), readFileSync(await file.path(), "utf-8")];
   },
+  // Sections above are drawn on the way, and become higher or lower.
+  scrollTo: async (page, at) => { for (let turn = 0; turn < 4; turn += 1) { await page.$eval(at, (node) => node.scrollIntoView()); await settle(page); } },
+  place: (page, at) => page.$eval(at, (node) => { const box = node.getBoundingClientRect(); return [box.top, box.bottom]; }),
+  value: (page, at) => page.$eval(at, (node) => node.value),
   address: (page) => page.evaluate(() => decodeURIComponent(location.hash)),
   back: (page) => page.goBack(),
   room: (page, at) => page.$eval(at, (node) => [node.scrollWidth, node.clientWidth]),

@@ -73,6 +73,7 @@ class Chosen:
     Attributes:
         place: its number; tables and figures refer to it.
         name: a word for links and files: 720p-12-heads-fwd-video.
+        words: what it is in one line, with what tells it from the others: 720p, 12 heads, forward, video inputs.
         device, shape, direction, dtype, inputs, model: what is chosen, in words.
         tokens: length of the sequence.
         methods: how many methods and settings it has: the rows of the ranked table.
@@ -89,6 +90,7 @@ class Chosen:
 
     place: int
     name: str
+    words: str
     device: str
     shape: str
     direction: str
@@ -290,7 +292,8 @@ def _told_apart(figures: Iterable[Figure]) -> tuple[Figure, ...]:
 def _chosen(selection: Selection) -> Chosen:
     first, verdict = selection.first, selection.verdict
     return Chosen(
-        selection.place, selection.name, **selection.facets, tokens=first.tokens, methods=len(selection.choices),
+        selection.place, selection.name, selection.words, **selection.facets, tokens=first.tokens,
+        methods=len(selection.choices),
         cells=len(selection.rows), outcome=verdict.outcome,
         sentence=verdict.sentence, caveats=verdict.caveats, remarks=verdict.remarks, density=_density(selection),
         baselines=_baselines(selection), trust=_trust(selection), quality=verdict.elsewhere,

@@ -11,6 +11,7 @@ from attnbench.report.cases import (
     Baseline,
     Case,
     apart,
+    apart_words,
     baseline_row,
     heads_words,
     labels_of,
@@ -75,6 +76,7 @@ class Selection:
     Attributes:
         place: its number, from 0.
         name: a word for links and files that tells it from the others: 720p-12-heads-fwd-video.
+        words: the same in words, in one line: 720p, 12 heads, forward, video inputs.
         family: likewise for all selections that differ from it by their grid alone: 12-heads-fwd-video.
         case: its newest rows and means, with the speed-ups of older ones too.
         choices: the means by latency, those without one last.
@@ -86,6 +88,7 @@ class Selection:
 
     place: int
     name: str
+    words: str
     family: str
     case: Case
     choices: tuple[Choice, ...]
@@ -184,23 +187,34 @@ _NAMED: Mapping[str, Callable[[Row], str]] = MappingProxyType(
 _ALWAYS_NAMED = ("heads", "direction", "inputs")
 
 
-def _names(firsts: Sequence[Row]) -> list[tuple[str, str]]:
-    """Return a name and the name of its family for each selection, from a row of each: what differs, and a few more."""
+def _names(firsts: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """Return name, words and the name of its family for each selection, by a row of each: what differs, and more."""
     differing = [name for name in _NAMED if len({_NAMED[name](row) for row in firsts}) > 1 or name in _ALWAYS_NAMED]
-    found: list[tuple[str, str]] = []
+    found: list[tuple[str, str, str]] = []
     taken: dict[str, int] = {}
-    for row in firsts:
+    for row, words in zip(firsts, _words(firsts), strict=True):
         place = place_words(row)
         family = file_name(*(_NAMED[name](row) for name in differing))
         name = file_name(row.grid if "×" in place else place, family)
         taken[name] = taken.get(name, 0) + 1
-        found.append((name if taken[name] == 1 else f"{name}-{taken[name]}", family))
+        found.append((name if taken[name] == 1 else f"{name}-{taken[name]}", words, family))
     return found
+
+
+def _words(firsts: Sequence[Row]) -> list[str]:
+    """Return what each selection is, in words: what differs, and the shape, direction and inputs always."""
+    devices = [device_words(row) for row in firsts]
+    told = [*devices] if len(set(devices)) > 1 else [""] * len(firsts)
+    rest = apart_words(firsts, _ALWAYS_NAMED, SELECTED_BY)
+    return [
+        ", ".join(filter(None, [device, place_words(row), *words]))
+        for device, row, words in zip(told, firsts, rest, strict=True)
+    ]
 
 
 def _selection(
     place: int,
-    names: tuple[str, str],
+    names: tuple[str, str, str],
     told: tuple[str, ...],
     found: _Found,
     order: Mapping[str, int],

@@ -60,6 +60,7 @@ ASKED = {
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 OF_A_DEVICE = ("steps", "quality", "clips", "training", "calibration")
 SHORT = "480p, 12 heads of 128, 21×30×52 = 32,760 tokens (7)"
+HERE = "576p, 12 heads, forward and backward, video inputs"
 SHAPE = "#selectors select[data-facet=shape]"
 DIRECTION = "#selectors select[data-facet=direction]"
 
@@ -182,6 +183,12 @@ def seen(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Se
         page("select", "cells", ["text", "#verdict"], ["texts", f"{SHAPE} option"],
              ["select", SHAPE, SHORT], ["text", "#verdict"],
              ["rows", ranked], ["focused"]),
+        page("read", "cells", ["scrollTo", "#memory"], ["place", "nav"], ["place", "#memory"],
+             ["contents", "#here option"], ["value", "#here select"], ["contents", "section:not([hidden]) h2 .of"],
+             ["select", "#here select", HERE], ["place", "#memory"], ["text", "#verdict"],
+             ["contents", f"{SHAPE} option:checked"], ["value", "#here select"], ["scroll"],
+             ["contents", "section:not([hidden]) h2 .of"], ["select", SHAPE, SHORT.replace("(7)", "(elsewhere 7)")],
+             ["focused"], mode="phone"),
         page("counts", "cells", *(
             step for shape in (SHORT, "576p, 12 heads of 128, 24×36×64 = 55,296 tokens (7)")
             for step in (["select", SHAPE, shape], ["rows", ranked], ["text", "#ranked-count"], ["room", ranked])
@@ -289,8 +296,8 @@ def test_words_are_looked_for_where_a_reader_sees_them(seen: Seen) -> None:
     assert capped
     assert all("capped" in row[4] for row in capped), "and not in the column of the baseline"
     assert one
-    assert all(", 1 head of 128" in row[10] for row in one)
-    assert (none, said) == (0, "No row has “40 heads” in method, engine, trust or of.")
+    assert all(", 1 head, " in row[10] for row in one)
+    assert (none, said) == (0, "No row has “40 heads” in method, engine, trust or selection.")
 
 
 def test_a_filter_finds_every_row_that_shows_the_word(seen: Seen) -> None:
@@ -311,6 +318,21 @@ def test_selectors_count_cells_and_change_everything(seen: Seen) -> None:
     assert all(re.search(r"\((elsewhere )?\d+\)$", option) for option in options)
     assert any("1 head of 128" in option for option in options)
     assert "480p" in focused
+
+
+def test_what_is_shown_is_named_and_chosen_wherever_one_reads(seen: Seen) -> None:
+    _, bar, memory, options, value, named, _, after, verdict, shape, chosen, _, others, *_ = seen["read"]["found"]
+    assert bar[0] == 0, "the bar stays at the top"
+    assert 0 < memory[0] < bar[1] + 30, "and the section begins below it"
+    assert abs(after[0] - memory[0]) < 3, "and stays there when another selection is shown"
+    assert len(options) == 5
+    assert HERE in options
+    assert value != chosen
+    assert verdict.startswith("At 576p, forward and backward,")
+    assert shape[0].startswith("576p, ")
+    assert {words for words in named if words} == {"720p, 12 heads, forward, video inputs"}
+    assert {words for words in others if words} == {HERE}
+    assert len([words for words in others if words]) >= 4
 
 
 def test_selectors_and_table_count_the_same(seen: Seen) -> None:
@@ -431,7 +453,7 @@ def test_a_table_that_is_saved_has_the_columns_that_report_writes(seen: Seen, na
 
 def test_every_section_is_drawn_and_nothing_is_cut_off(seen: Seen) -> None:
     _, headings, links, pictures, width, wide, *_ = seen["sections"]["found"]
-    titles = [heading.split("CSV")[0].strip() for heading in headings[1:]]
+    titles = [heading.split("CSV")[0].split(" 720p")[0].strip() for heading in headings[1:]]
     assert titles == links
     assert {"Break-even", "Where the time goes", "From ideal to measured", "Roofline", "All cells"} <= set(titles)
     assert pictures >= 6

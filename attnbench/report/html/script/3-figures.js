@@ -229,9 +229,12 @@ function axes(picture, x, y, figure, box) {
     const [before] = named.slice(-1), middle = (tick) => within(tick[1].split(" ")[0], x(tick[0]), box.width);
     if (!before || middle([at, words]) - middle(before) >= TICK) named.push([at, words]);
   }
+  const close = (ticks) => ticks.some((at, place) => place && within(tick(at), x(at), box.width) - within(tick(ticks[place - 1]), x(ticks[place - 1]), box.width) < (widthOf(tick(at)) + widthOf(tick(ticks[place - 1]))) / 2 + 5);
+  let every = 1;
+  while (close(x.ticks.filter((at, place) => place % every === 0))) every += 1;
   for (const at of named.length ? named.map(([at]) => at) : x.ticks) {
     picture.append(draw("path", { class: "grid", d: `M${x(at).toFixed(1)},${box.top}V${box.bottom}` }));
-    if (!named.length) tickAt(picture, tick(at), x(at), box.bottom + 16, box.width);
+    if (!named.length && x.ticks.indexOf(at) % every === 0) tickAt(picture, tick(at), x(at), box.bottom + 16, box.width);
   }
   for (const [at, words] of named) {
     const [day, ...commit] = words.split(" ");

@@ -61,7 +61,8 @@ function start() {
     const mine = mineOf(name);
     presence(name);
     if (!mine.length) { holder.replaceChildren(); return; }
-    const chosen = mine.find((figure) => figure.option === state.option[name]) || mine[0];
+    const chosen = mine.find((figure) => figure.option === state.option[name]) || mine[0], of = section.querySelector("h2 .of");
+    if (of) of.textContent = chosen.selections.length === 1 ? ofWords(chosen.selections[0]) : "";
     holder.replaceChildren(...[chooser(name, mine, chosen), paneOf(chosen, name), captionOf(chosen)].filter(Boolean));
   }
 
@@ -231,13 +232,13 @@ function start() {
       column(cells, "numerical_error", "numerical", { rising: true, digits: 2 }),
       ...(has(cells, "peak_extra_mib") ? [column(cells, "peak_extra_mib", "MiB", { rising: true })] : []),
       trustColumn(cells),
-      { name: "selection", label: "of", hint: "shape, direction and inputs", value: (row) => row[cells.at.selection], text: (row) => ofWords(row[cells.at.selection]), show: (row) => ofWords(row[cells.at.selection]) },
+      { name: "selection", label: "selection", hint: "what it was measured on", value: (row) => row[cells.at.selection], text: (row) => ofWords(row[cells.at.selection]), show: (row) => ofWords(row[cells.at.selection]) },
       words(cells, "run_id", "run", true),
     ], { label: "All cells", more: [settingsColumn(cells), words(cells, "baseline", "baseline")], onfilter: (kept) => { find("all-count").textContent = `${kept.length.toLocaleString("en-US")} of ${all.rows.length.toLocaleString("en-US")} cells`; find("all-said").textContent = all.complaint; } });
     find("all-filter").addEventListener("input", (event) => all.filterBy(event.target.value));
     find("all-here").addEventListener("change", () => showCells());
   }
-  const ofWords = (place) => { const each = selections[place]; return `${each.shape.split(",")[0].split(" = ")[0]}, ${each.shape.split(", ").find((part) => part.includes("head"))}, ${each.direction}, ${each.inputs}`; };
+  const ofWords = (place) => selections[place].words;
   function showCells() {
     if (!all) return;
     const here = find("all-here").checked;
@@ -281,6 +282,9 @@ function start() {
 
   // --- selectors
 
+  // The bar of links stays in sight, and with it what is shown, to be changed from anywhere.
+  const list = selections.length > 1 ? el("select", { onchange: (event) => select(Number(event.target.value)) }, ...[...selections].sort((one, other) => one.tokens - other.tokens).map((each) => el("option", { value: each.place }, each.words))) : null;
+  if (list) find("here").replaceChildren(el("label", {}, el("span", { class: "facet-name" }, "shown"), list));
   function showSelectors() {
     const now = selections[state.selection];
     const fixed = [], several = [];
@@ -292,6 +296,7 @@ function start() {
       const options = values.map((value) => el("option", { value, selected: value === now[facet] }, `${value} (${count(value) || `elsewhere ${total(value)}`})`));
       several.push(el("div", { class: "facet" }, el("label", {}, el("span", { class: "facet-name" }, facet), el("select", { "data-facet": facet, title: "in brackets: how many methods and settings", onchange: (event) => choose(facet, event.target.value) }, ...options)), el("span", { class: "printed" }, now[facet])));
     }
+    if (list) list.value = String(state.selection);
     find("selectors").replaceChildren(...several, ...(fixed.length ? [el("div", { class: "fixed" }, ...fixed)] : []));
   }
   // The one of these places which shares most with the present selection.
@@ -312,7 +317,11 @@ function start() {
   function select(place, told = "") {
     state.selection = place;
     find("jump").textContent = told;
+    const bar = document.querySelector("nav").getBoundingClientRect(), stuck = bar.top <= 0;
+    const at = (section) => section.getBoundingClientRect(), read = stuck ? [...document.querySelectorAll("section")].find((section) => !section.hidden && at(section).bottom > bar.bottom) : null;
+    const before = read ? at(read).top : 0;
     show();
+    if (read && !read.hidden) scrollBy(0, at(read).top - before); // what is being read stays where it is
     remember();
   }
 
