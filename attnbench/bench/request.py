@@ -46,7 +46,9 @@ class Request(Record):
         default=None, gt=0, le=1, description="share of the pairs that each method's density setting is moved to keep"
     )
     gpus: int | None = Field(default=None, ge=2, description="ranks that hold the tokens together")
-    parallel: str | None = Field(default=None, description="how they share the work: one of parallel.deal.WAYS")
+    parallel: str | None = Field(
+        default=None, description="how they share the work: one of parallel.deal.WAYS or BALANCED"
+    )
     rounds: int | None = None
     budget: float = 240.0
     stability_calls: int | None = Field(

@@ -136,7 +136,9 @@ GpusOption = Annotated[
 ParallelOption = Annotated[
     str | None,
     typer.Option(
-        metavar="WAY", help="With --gpus: ulysses (heads), allgather (queries) or ulysses+allgather. Default: ulysses."
+        metavar="WAY",
+        help="With --gpus: ulysses (heads), allgather (queries), ulysses+allgather, or balanced: ulysses with heads "
+        "dealt by what they keep. Default: ulysses.",
     ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress: only results and problems.")]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from attnbench.parallel.deal import Deal, deal, heaviest
+from attnbench.parallel.deal import Deal, deal, heaviest, way_of
 from attnbench.results.records.cells import Row
 
 
@@ -77,9 +77,10 @@ def extrapolate(row: Row, ranks: int) -> float | None:
     """
     if row.gpus is None or row.parallel is None or not row.one_ms or not row.exchange_ms or not row.sent_mib:
         return None
+    way = way_of(row.parallel)
     was, would = (
         count_call(
-            row.parallel, count, heads=row.heads, kv_heads=row.kv_heads, tokens=row.tokens, head_dim=row.head_dim,
+            way, count, heads=row.heads, kv_heads=row.kv_heads, tokens=row.tokens, head_dim=row.head_dim,
             itemsize=2, batch=row.batch,
         )
         for count in (row.gpus, ranks)

@@ -24,13 +24,14 @@ class Balance:
         pairs: kept pairs of each head of a layer, of the whole batch, as last counted.
     """
 
-    def __init__(self, way: str = "ulysses", plan: Plan | None = None) -> None:
+    def __init__(self, way: str = "ulysses", plan: Plan | None = None, *, pairs: Sequence[int] | None = None) -> None:
         """Start without counts.
 
         Args:
             way: how the work is split.
             plan: a plan of all heads, as ``attnbench.select`` returns it, by which heads are dealt until they are
                 counted.
+            pairs: what each head keeps, in place of a plan; the same on all ranks.
 
         Raises:
             BadInput: for a way that deals no heads.
@@ -39,7 +40,7 @@ class Balance:
             raise BadInput(f"a balance by {way!r}; heads are dealt by ulysses or ulysses+allgather")
         self.way = way
         self.pairs: dict[int, tuple[int, ...]] = {}
-        self._known = None if plan is None else _by_head(plan)
+        self._known = pairs_of_heads(plan) if plan is not None else None if pairs is None else tuple(pairs)
         self._gains: dict[int, float] = {}
 
     def __repr__(self) -> str:
@@ -66,7 +67,7 @@ class Balance:
 
     def count(self, layer: int, ranks: Ranks, dealt: Deal, plan: Plan, device: torch.device) -> None:
         """Note what each head of a layer kept in a call: this rank's plan tells of its own heads."""
-        mine = torch.tensor(_by_head(plan), device=device)
+        mine = torch.tensor(pairs_of_heads(plan), device=device)
         shares = ranks.gather(mine, [(len(heads),) for heads in dealt.heads])
         counts = [0] * sum(len(heads) for heads in dealt.heads[: len(dealt.rows[0])])
         for heads, share in zip(dealt.heads, shares, strict=True):
@@ -77,5 +78,6 @@ class Balance:
         self._gains[layer] = heaviest(in_order, counts) / max(1, heaviest(dealt, counts))
 
 
-def _by_head(plan: Plan) -> Sequence[int]:
+def pairs_of_heads(plan: Plan) -> tuple[int, ...]:
+    """Return what each head of a plan keeps, in the whole batch."""
     return tuple(int(pairs) for pairs in plan.pairs_by_head.sum(0))

@@ -10,6 +10,19 @@ from itertools import pairwise
 from attnbench.kernels.errors import BadInput, unknown_name
 
 WAYS = ("ulysses", "allgather", "ulysses+allgather")
+BALANCED = {"balanced": "ulysses", "balanced+allgather": "ulysses+allgather"}
+"""What a run calls a way whose heads are dealt by what they keep, and the way."""
+
+
+def way_of(word: str) -> str:
+    """Return the way of a run's word for one.
+
+    Raises:
+        BadInput: for another word.
+    """
+    if word not in (*WAYS, *BALANCED):
+        raise unknown_name("way of parallel", word, (*WAYS, *BALANCED))
+    return BALANCED.get(word, word)
 
 
 @dataclass(frozen=True, slots=True)

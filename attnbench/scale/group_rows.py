@@ -28,7 +28,9 @@ from attnbench.kernels.witness import watching
 from attnbench.machine.clock import CLOCK
 from attnbench.machine.memory import measure_peak
 from attnbench.machine.telemetry import read
+from attnbench.parallel.balance import Balance, pairs_of_heads
 from attnbench.parallel.collectives import counting
+from attnbench.parallel.deal import BALANCED, way_of
 from attnbench.results.journal import Journal, JournalRecord
 from attnbench.results.records.cells import PhaseRow, RanksSample, Row, Sample
 from attnbench.results.run import finished, usable_samples
@@ -57,6 +59,7 @@ class Group:
     def __init__(self, crew: Crew, bench: Bench) -> None:
         self.crew, self.bench, self.request = crew, bench, bench.agenda.request
         self.errors: dict[str, float] = {}
+        self.balances: dict[str, Balance] = {}
         tokens, ranks, rank = bench.agenda.shape.layout.tokens, crew.data.size, crew.data.rank
         self.mine = slice(tokens * rank // ranks, tokens * (rank + 1) // ranks)
 
@@ -135,6 +138,8 @@ class Group:
             bench.progress.step(f"profiling {trial.job.label}", 0, 1, None)
             count = crew.hear(repeats_for(bench.agenda.device, trial, asked.repeats) if crew.leads else None)
             row = timed.get(trial.cell.identity)
+            if trial.cell.identity not in self.balances:
+                self._balance(trial)
             with self._together(trial):
                 call = self._call(trial)
                 profile = profile_call(
@@ -189,12 +194,29 @@ class Group:
         lent = workload.lend(0)
         engine = trial.cell.engine if trial is self.bench.baseline else self.request.engine
         arguments = workload.arguments(trial.job, lent) | {
-            "engine": engine, "group": self.crew.data.group, "parallel": self.request.parallel,
+            "engine": engine, "group": self.crew.data.group, "parallel": self._parallel(trial),
         }  # fmt: skip
         q, k, v = (x[:, :, self.mine].contiguous() for x in lent.qkv)
         if workload.backward:
             return training_call(q, k, v, workload.d_output[:, :, self.mine].contiguous(), arguments)
         return forward_call(q, k, v, arguments)
+
+    def _parallel(self, trial: Trial) -> str | Balance:
+        """Return how the ranks share the call of a cell."""
+        return self.balances.get(trial.cell.identity) or way_of(self.request.parallel or "ulysses")
+
+    def _balance(self, trial: Trial) -> None:
+        """Deal the heads of a cell by what they keep, if that was asked for: by rank 0's plan at first."""
+        word = self.request.parallel
+        if word not in BALANCED:
+            return
+        pairs: tuple[int, ...] = ()
+        with self._together(trial):
+            if self.crew.leads:
+                pairs = pairs_of_heads(self.bench.workload.plan(trial.job))
+        pairs = tuple(self.crew.hear(pairs))
+        if len(set(pairs)) > 1:  # otherwise nothing is to be gained, and nothing need be counted
+            self.balances[trial.cell.identity] = Balance(BALANCED[word], pairs=pairs)
 
     def _one(self, trial: Trial) -> Call:
         """Return the call of one process, on all tokens."""
@@ -202,6 +224,9 @@ class Group:
 
     def _verify(self, trial: Trial) -> None:
         """Compare output and gradients of each rank with those of one process."""
+        self._balance(trial)
+        if trial.verdict is not None:
+            return
         errors: list[float] = []
         extra: int | None = None
         with self._together(trial):
@@ -272,6 +297,12 @@ class Group:
         trial.samples.append(sample)
         journal(sample)
 
+    def _gain(self, trial: Trial) -> float | None:
+        if self.request.parallel not in BALANCED:
+            return None
+        balance = self.balances.get(trial.cell.identity)
+        return 1.0 if balance is None else balance.gain
+
     def _columns(self, trial: Trial, row: Row) -> dict[str, Any]:
         error, taken = self.errors.get(trial.cell.identity), [s.ranks for s in trial.samples if s.ranks is not None]
         if row.verdict != "ok" or not taken:
@@ -281,6 +312,7 @@ class Group:
             "one_ms": one,
             "ideal_ms": one / self.crew.data.size,
             "imbalance": statistics.median(each.imbalance for each in taken),
+            "balance_gain": self._gain(trial),
             "exchange_ms": statistics.median(each.exchange_ms for each in taken),
             "sent_mib": max(each.sent_mib for each in taken),
             "parallel_error": error,

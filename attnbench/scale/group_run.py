@@ -15,7 +15,7 @@ from attnbench.bench.jobs import Agenda, make_agenda
 from attnbench.bench.request import Request, read_request
 from attnbench.bench.session import Outcome, environment_of
 from attnbench.kernels.errors import BadInput
-from attnbench.parallel.deal import deal
+from attnbench.parallel.deal import deal, way_of
 from attnbench.results.conditions import require_same
 from attnbench.results.journal import Journal, JournalRecord, request_of
 from attnbench.results.records.cells import PhaseRow
@@ -39,7 +39,7 @@ def check_group(request: Request) -> None:
         raise BadInput(f"--timer {request.timer} is not possible with --gpus; events and wall are")
     agenda = make_agenda(request)
     assert request.gpus is not None
-    shape, way = agenda.shape, request.parallel or "ulysses"
+    shape, way = agenda.shape, way_of(request.parallel or "ulysses")
     deal(way, request.gpus, shape.heads, shape.kv_heads)
     if request.gpus > shape.layout.tokens:
         raise BadInput(f"--gpus is {request.gpus}, and the grid {shape.grid} has {shape.layout.tokens} tokens")

@@ -31,9 +31,10 @@ if not dist.is_available():
 Command = Callable[..., tuple[int, str, str]]
 CREW = Path(__file__).with_name("crew.py")
 CASE = "--method vmoba --layers 2 --grid 3x4x5 --text-tokens 3+4 --heads 4 --kv-heads 2 --head-dim 16"
+TIMED = "--device cpu --inputs gaussian --rounds 2 --stability-calls 2 --budget 1 --quiet"
 STEP_CASE = "--method sta:tile=(1,2,2) --direction fwdbwd --checkpointing --grid 2x4x4 --batch 2 --text-tokens 5"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-FIRST, RESUMED, UNLIKE, AGAIN, STEP = range(5)
+FIRST, RESUMED, UNLIKE, AGAIN, STEP, BALANCED = range(6)
 
 
 class Measured:
@@ -46,18 +47,21 @@ class Measured:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        asked = f"{CASE} --device cpu --inputs gaussian --rounds 2 --stability-calls 2 --budget 1 --quiet"
+        asked = f"{CASE} {TIMED}"
         first = f"profile --gpus 2 --direction fwdbwd --repeats 1 {asked} --out {folder / 'run'}".split()
         resumed = f"run --quiet --resume {folder / 'cut'}".split()
         unlike = [f"run --gpus 2 {asked} --seed {rank} --out {folder / 'unlike'}".split() for rank in range(2)]
         again = f"profile --quiet --resume {folder / 'run'}".split()
         step = f"step --gpus 2 --device cpu {STEP_CASE} --rounds 1 --quiet --out {folder / 'step'}".split()
+        unequal = "--method sparge:topk=(1,1,0.25,0.25) --method full --grid 4x16x16 --heads 4 --head-dim 16"
+        balanced = f"run --gpus 2 --parallel balanced {unequal} {TIMED} --out {folder / 'balanced'}".split()
         calls = [
             {"words": [first, first]},
             {"words": [resumed, resumed], "cut": ["run", "cut", 1]},
             {"words": unlike},
             {"words": [again, again]},
             {"words": [step, step]},
+            {"words": [balanced, balanced]},
         ]
         (folder / "calls.json").write_text(json.dumps(calls))
         ended = subprocess.run(
@@ -156,6 +160,21 @@ def test_a_training_step_over_two_ranks_is_that_of_one_process(measured: Measure
     # again in the backward pass, and back.
     for record in (full, sta):
         assert record["sent_mib"] * 2**20 == 4 * 16 * 24 * 4 * 2 * 3 * 3
+
+
+def test_heads_of_unequal_density_are_dealt_evenly(measured: Measured) -> None:
+    (code, said), (other, _) = measured.said[BALANCED]
+    assert (code, other) == (0, 0), said
+    rows = {row["method"]: row for row in attnbench.load_results(measured.folder / "balanced").to_dict("records")}
+    sparge, full = rows["sparge"], rows["full"]
+    assert {row["parallel"] for row in rows.values()} == {"balanced"}
+    # In order, a rank has both of the heads that keep all pairs: 2 of 4 heads' pairs. Dealt evenly, it has half of
+    # what is kept, which is the density times 4, so the former over the latter is the density's inverse.
+    assert sparge["density"] < 0.7
+    assert sparge["balance_gain"] == pytest.approx(1 / sparge["density"])
+    assert full["balance_gain"] == 1
+    assert sparge["parallel_error"] < 1e-5
+    assert "balance" in said
 
 
 @pytest.mark.parametrize(

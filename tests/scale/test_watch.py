@@ -43,7 +43,7 @@ def test_a_rank_that_takes_longer_than_a_cell_may_ends_itself(said: Said) -> Non
 
 
 def test_a_rank_that_is_done_earlier_is_not_missed(said: Said) -> None:
-    assert said["leaves"] == [0, "done\n"]
+    assert tuple(said["leaves"]) == (0, "done\n")
 
 
 def test_the_one_that_started_the_ranks_ends_the_hung_one_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ def ranks_table(rows: Sequence[Row]) -> Table:
         table.add_column(heading)
     for heading in (
         "one process, ms", "ideal, ms", "measured, ms", "gain", "of ideal", "imbalance", "exchange, ms", "sent, MiB",
-        "error",
+        "error", *(["balance"] if (balanced := any(row.balance_gain is not None for row in shown)) else []),
     ):  # fmt: skip
         table.add_column(heading, justify="right")
     for row in shown:
@@ -37,5 +37,6 @@ def ranks_table(rows: Sequence[Row]) -> Table:
             "" if row.exchange_ms is None else number(row.exchange_ms),
             "" if row.sent_mib is None else number(row.sent_mib),
             "" if row.parallel_error is None else tiny(row.parallel_error),
+            *(["" if row.balance_gain is None else times(row.balance_gain)] if balanced else []),
         )  # fmt: skip
     return table

@@ -153,7 +153,10 @@ class Cell(Record):
     gpus: int | None = Field(
         default=None, ge=2, description="ranks that held the tokens together; null: one process had them all"
     )
-    parallel: str | None = Field(default=None, description="how ranks shared the work: ulysses, allgather or both")
+    parallel: str | None = Field(
+        default=None,
+        description="how ranks shared the work: ulysses, allgather or both; balanced: ulysses by what heads keep",
+    )
     engine_asked: str | None = Field(default=None, description="the engine asked for by name; null: auto")
     engine: str = Field(description="who ran the plan")
     device: str = Field(description="name of the GPU or CPU")
@@ -273,6 +276,9 @@ class Row(Cell):
     ideal_ms: float | None = Field(default=None, gt=0, description="one_ms / gpus")
     imbalance: float | None = Field(
         default=None, ge=1, description="time of the busiest rank over the mean of all ranks, exchanges left out"
+    )
+    balance_gain: float | None = Field(
+        default=None, gt=0, description="pairs of the busiest rank with heads in order, over those as they were dealt"
     )
     exchange_ms: float | None = Field(
         default=None, ge=0, description="least time that a rank spent in exchanges, waiting for others included; median"
