@@ -148,6 +148,7 @@ class Figure:
         strips: whole lines of a "heat" figure, in the place of cells.
         places: what the values of strips are at, in words.
         selections: the selections that it belongs to; none: all.
+        device: that it belongs to, where it is not of latencies and so of no one shape.
         option: what distinguishes figures of which one is shown at a time; empty for a figure of its own.
     """
 
@@ -166,6 +167,7 @@ class Figure:
     option: str = ""
     strips: tuple[Strip, ...] = ()
     places: tuple[str, ...] = ()
+    device: str = ""
 
 
 def heat_cells(figure: Figure) -> tuple[Heat, ...]:

@@ -264,7 +264,7 @@ def _figures_on(
             told = [device] if len(by_device) > 1 and not places else []
             for figure in make(mine):
                 option = " · ".join(filter(None, (figure.option, *told)))
-                yield dataclasses.replace(figure, selections=places, option=option)
+                yield dataclasses.replace(figure, selections=places, option=option, device=device)
 
     def of_run(item: Any) -> str:
         return devices.get(item.run_id, "")

@@ -60,6 +60,7 @@ ASKED = {
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 OF_A_DEVICE = ("steps", "quality", "clips", "training", "calibration")
 SHORT = "480p, 12 heads of 128, 21×30×52 = 32,760 tokens (7)"
+DRAWN_OF_A_DEVICE = ("quality", "training", "calibration")
 HERE = "576p, 12 heads, forward and backward, video inputs"
 SHAPE = "#selectors select[data-facet=shape]"
 DIRECTION = "#selectors select[data-facet=direction]"
@@ -220,7 +221,8 @@ def seen(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Se
              ["download", "#everything button"], ["click", "#ranked tbody button"],
              ["download", "#row .savers button"]),
         page("saved", "cells", ["download", "#ranked-savers button"], ["download", "#all-savers button"],
-             ["download", "[data-table=phases] button"], ["download", "[data-table=runs] button"]),
+             ["download", "[data-table=phases] button"], ["download", "[data-table=runs] button"],
+             ["select", "#here select", HERE], ["download", "[data-table=phases] button"]),
         page("sections", "cells", ["scroll"], ["contents", "section:not([hidden]) > h2"],
              ["contents", "nav li:not([hidden])"], ["count", "section svg[role=img]"], ["width"], ["wide"],
              ["cutPlaceholders"], ["tops", "#selectors > .facet"], ["tops", ".fixed .facet"]),
@@ -228,7 +230,8 @@ def seen(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Se
             step for device in DEVICES
             for step in (["pick", "#selectors select[data-facet=device]", device],
                          *(["contents", f"#{name} [data-selections]:not([hidden])"] for name in OF_A_DEVICE),
-                         *(["download", f"#{name} h2 .savers button"] for name in OF_A_DEVICE))
+                         *(["download", f"#{name} h2 .savers button"] for name in OF_A_DEVICE),
+                         *(["download", f"#{name} .figure .savers button"] for name in DRAWN_OF_A_DEVICE))
         ), ["contents", ".elsewhere"], ["click", "#steps .elsewhere button"], ["text", "#verdict"],
              ["count", "main section:has(table):not(:has(.savers))"]),
         page("phone", "cells", ["scroll"], ["width"], ["wide"], ["texts", "#ranked thead th"],
@@ -443,7 +446,16 @@ def test_a_table_that_is_saved_has_the_columns_that_report_writes(seen: Seen, na
     written = csv_bytes(chosen_table(page_data(read(H100 / "profiles")), name)).decode()
     (names, *lines), (wanted, *rows) = (list(csv.reader(io.StringIO(each, newline=""))) for each in (text, written))
     assert names == wanted
-    assert file == {"means": "means-720p-12-heads-fwd-video.csv"}.get(name, f"{name}.csv")
+    of_selection = name in ("means", "phases")
+    assert file == (f"{name}-720p-12-heads-fwd-video.csv" if of_selection else f"{name}.csv")
+    if name == "phases":
+        facets = [names.index(facet) for facet in FACETS]
+        rows = [row for row in rows if [row[at] for at in facets] == [lines[0][at] for at in facets]]
+        assert 0 < len(lines) == len(rows)
+        file, text = seen["saved"]["found"][5]
+        others = list(csv.DictReader(io.StringIO(text, newline="")))
+        assert file == "phases-576p-12-heads-fwdbwd-video.csv"
+        assert {each["direction"] for each in others} == {"forward and backward"}
     if name in ("cells", "phases"):
         keys = [names.index(each) for each in ("row_id", "device", "shape", "direction", "inputs", "method", "layer")]
         told = ([[line[key] for key in keys] for line in each] for each in (lines, rows))
@@ -504,10 +516,15 @@ def test_columns_out_of_sight_are_named_and_a_wide_screen_has_few(seen: Seen) ->
 
 def test_sections_follow_the_device_and_say_where_more_is(seen: Seen) -> None:
     *found, elsewhere, _, verdict, unsaved = seen["devices"]["found"]
-    each = 2 * len(OF_A_DEVICE) + 1
+    each = 2 * len(OF_A_DEVICE) + len(DRAWN_OF_A_DEVICE) + 1
     for place, device in enumerate(DEVICES):
         _, *parts = found[place * each : (place + 1) * each]
-        shown, files = parts[: len(OF_A_DEVICE)], parts[len(OF_A_DEVICE) :]
+        shown, files = parts[: len(OF_A_DEVICE)], parts[len(OF_A_DEVICE) : 2 * len(OF_A_DEVICE)]
+        for file, text in parts[2 * len(OF_A_DEVICE) :]:
+            heading, *lines = csv.reader(io.StringIO(text, newline=""))
+            assert heading[0] == "device", file
+            assert {line[0] for line in lines} == {device}, file
+            assert not {"shape", "direction", "inputs"} & set(heading), file
         assert all(len(texts) == 1 for texts in shown)
         for name, (file, text) in zip(OF_A_DEVICE, files, strict=True):
             lines = list(csv.DictReader(io.StringIO(text, newline="")))

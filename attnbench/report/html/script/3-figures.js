@@ -343,7 +343,7 @@ function drawFigure(figure, width, marks, kept) {
 
 // The data behind a figure as a table, like attnbench.report.data.figure.table_of.
 function tableOf(figure) {
-  const named = (names, rows) => ({ name: figure.name, columns: names.map((name) => ({ name })), rows, selections: figure.selections });
+  const named = (names, rows) => ({ name: figure.name, columns: names.map((name) => ({ name })), rows, selections: figure.selections, device: figure.device });
   if (figure.kind === "bars") return named(["line", "part", "start", "size", "lo", "hi", "provenance", "label", "row_id"], figure.bars.map((bar) => [bar.line, bar.part, bar.start, bar.size, bar.lo, bar.hi, bar.provenance || "measured", bar.label, bar.row]));
   if (figure.kind === "heat") return named(["line", "at", "value"], heatCells(figure).map((cell) => [cell.line, cell.at, cell.value]));
   return named(["series", "method", "x", "y", "lo", "hi", "label", "row_id"], figure.series.flatMap((each) => each.points.map((point) => [each.name, each.method || "", point.x, point.y, point.lo, point.hi, point.label || "", point.row || ""])));

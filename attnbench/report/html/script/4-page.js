@@ -4,7 +4,7 @@ function start() {
   const data = JSON.parse(document.getElementById("data").textContent);
   const figures = (data.figures || []).map((figure) => ({ option: "", selections: [], ...figure })), tables = new Map((data.tables || []).map((table) => [table.name, table]));
   const marks = marksOf(data.methods || []), selections = data.selections || [];
-  const { identified, facetsOf } = identifier(data);
+  const { identified, factsOf } = identifier(data);
   const state = { selection: selections.length ? 0 : null, option: {}, kept: null };
   const find = (id) => document.getElementById(id);
   const rowsOf = (name) => {
@@ -76,7 +76,7 @@ function start() {
     return el("div", { class: "choose" }, chosenBy, saversOf(chosen));
   }
 
-  const saversOf = (figure) => savers(figure.name, () => identified(tableOf(figure)), figure.title, () => ({ ...figure, selections: undefined, ...facetsOf(figure.selections) }));
+  const saversOf = (figure) => savers(figure.name, () => identified(tableOf(figure)), figure.title, () => ({ ...figure, selections: undefined, ...factsOf(figure) }));
   const listOf = (mine, chosen, choose) => el("select", { onchange: (event) => choose(event.target.value) }, ...mine.map((each) => el("option", { value: each.option, selected: each === chosen }, each.option)));
 
   function paneOf(figure, name) {
@@ -358,6 +358,7 @@ function start() {
       if (find("all-here").checked) showCells();
     }
     showParts();
+    saveTables();
     for (const name of sections) {
       if (name === "trade-off" || !waiting) { showSection(name); continue; }
       presence(name);
@@ -375,16 +376,23 @@ function start() {
   }, { rootMargin: "600px" }) : null;
   const drawAll = () => { for (const name of [...lazy]) { lazy.delete(name); showSection(name); } };
 
-  // The rows of a table that the section around its buttons shows: not those of devices whose parts are hidden.
+  // The rows of a table that the section around its buttons shows, and its name: those of the selection where rows are of
+  // cells, else not those of devices whose parts are hidden.
+  const cellOf = new Map(cells.rows.map((row) => [row[cells.at.row_id], row[cells.at.selection]]));
+  const deviceOf = new Map(runs.rows.map((row) => [row[runs.at.run_id], row[runs.at.device]]));
   function here(table, holder) {
+    const at = (name) => table.columns.findIndex((column) => column.name === name), device = at("device"), run = at("run_id"), id = at("row_id");
+    if (id >= 0 && selections.length) return { ...table, name: `${table.name}-${selections[state.selection].name}`, rows: table.rows.filter((row) => cellOf.get(row[id]) === state.selection) };
     const away = new Set([...holder.closest("section").querySelectorAll("[data-selections][hidden]")].map((part) => part.dataset.device));
-    const at = (name) => table.columns.findIndex((column) => column.name === name), device = at("device"), run = at("run_id");
-    const known = new Map(runs.rows.map((row) => [row[runs.at.run_id], row[runs.at.device]]));
-    return away.size ? table.rows.filter((row) => !away.has(device < 0 ? known.get(row[run]) : row[device])) : table.rows;
+    if (!away.size) return table;
+    const name = `${table.name}-${selections[state.selection].device.replace(/[^\p{L}\p{N}]+/gu, "-").toLowerCase()}`;
+    return { ...table, name, rows: table.rows.filter((row) => !away.has(device < 0 ? deviceOf.get(row[run]) : row[device])) };
   }
-  for (const holder of document.querySelectorAll("[data-table]")) {
-    const table = tables.get(holder.dataset.table);
-    if (table) holder.replaceChildren(savers(table.name, () => identified({ ...table, rows: here(table, holder) }), table.title));
+  function saveTables() {
+    for (const holder of document.querySelectorAll("[data-table]")) {
+      const table = tables.get(holder.dataset.table);
+      if (table) holder.replaceChildren(savers(here(table, holder).name, () => identified(here(table, holder)), table.title));
+    }
   }
   for (const scroller of document.querySelectorAll(".scroll")) watchSideways(scroller);
   if (find("everything")) find("everything").replaceChildren(el("button", { type: "button", onclick: () => save("report.json", JSON.stringify(data), "application/json") }, "all data as JSON"));
