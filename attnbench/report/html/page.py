@@ -17,7 +17,7 @@ from attnbench.report.data.trained import TrainingStory, training_stories
 from attnbench.report.html.masks import MaskPicture, mask_pictures
 from attnbench.report.html.static import FIRST_ROWS, HEADINGS, facets_of, first_rows, runs_of_page
 from attnbench.report.html.steps import StepSection, step_sections
-from attnbench.report.html.stories import ClipsStory, clips_stories
+from attnbench.report.html.stories import ClipsStory, clips_stories, unplayed_words
 from attnbench.report.html.svg import svg_of
 from attnbench.report.html.templates import resource, script, template
 from attnbench.report.words import NONE, number
@@ -166,7 +166,8 @@ def page_html(data: PageData, told: Told | None = None) -> str:
         data=data, json=to_json(data), css=css, code=code, policy=security_policy(css, code), facets=facets_of(data),
         extras=_extras(data, static), sections=[(name, title) for name, title in SECTIONS.items() if name in there],
         static=static, headings=HEADINGS, rows=first_rows(data), most=FIRST_ROWS, told=told, runs=runs_of_page(data),
-        tables=_TABLES, half=_HALF, places_on=lambda device: places_on(data.selections, device),
+        tables=_TABLES, half=_HALF, unplayed=unplayed_words(told.clips),
+        places_on=lambda device: places_on(data.selections, device),
     )  # fmt: skip
     return html
 

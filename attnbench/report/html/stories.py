@@ -44,6 +44,7 @@ class ClipsStory:
         facts: how it was made, by name.
         scenes: prompts and seeds with players.
         left_out: which players are not on the page.
+        unplayed: clips of methods for which the run wrote no player.
         lines: of each method its name, settings, PSNR, floors and a plain verdict.
         shares: how many clips show what was asked for: metric, method, share, interval.
         skipped: metrics without a value.
@@ -56,6 +57,7 @@ class ClipsStory:
     facts: list[tuple[str, str]]
     scenes: list[Scene]
     left_out: str
+    unplayed: int
     lines: list[tuple[str, ...]]
     shares: list[tuple[str, str, str, str]]
     skipped: list[str]
@@ -91,6 +93,16 @@ def clips_stories(
         gaps = [gap for gap in found if (gap.run_id, gap.model) == key]
         stories.append(_story(title, mine, gaps, made, environments.get(key[0])))
     return stories
+
+
+def unplayed_words(stories: Sequence[ClipsStory]) -> str:
+    """Say for how many clips runs wrote nothing to play, and what writes it; nothing if there is no such clip."""
+    count = sum(story.unplayed for story in stories if not story.scenes)
+    if not count:
+        return ""
+    lead = "Some clips" if any(story.scenes or story.left_out for story in stories) else "The clips"
+    told = f"{lead} cannot be played here: for {counted(count, 'clip')} of methods the runs wrote no players."
+    return f"{told} attnbench clips writes them beside the journal, unless it is given --players 0."
 
 
 def plain_verdict(gap: Gap, subject: Gap | None = None) -> str:
@@ -144,6 +156,7 @@ def _story(
         facts=_facts(rows, clips, environment),
         scenes=[Scene(f"{prompt}, seed {seed}", mine) for (prompt, seed), mine in players.items() if mine],
         left_out=left_out,
+        unplayed=sum(clip.role == "method" and clip.status == "ok" and not clip.player for _, clip in clips),
         lines=[_line(gap, _subject_of(gap, found), names) for gap in found if gap.metric == LEADING],
         shares=_shares(rows, names),
         skipped=skipped_words(rows),

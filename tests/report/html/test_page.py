@@ -27,6 +27,7 @@ from attnbench.results.load import Results, read
 Maker = Callable[..., Any]
 
 HOSTILE = """<script>alert("x")</script><img src=x onerror='alert(1)'>&amp;{{ 7 * 7 }}"""
+CLIPS = Path(__file__).parents[3] / "results/h100/clips/vmoba-query"
 PROFILES = Path(__file__).parents[3] / "results/h100/profiles"
 
 
@@ -215,3 +216,11 @@ def test_tables_and_figures_of_other_kinds_are_shown_as_they_are() -> None:
     assert "Every cell" in words
     assert "speed-up 1.25 –" in words
     assert [attributes["id"] for attributes in page.all("section")] == ["comparison"]
+
+
+def test_the_page_says_why_no_clip_can_be_played() -> None:
+    made = make_report(read(CLIPS))
+    words = Page(made.html).words
+    told = "The clips cannot be played here: for 60 clips of methods the runs wrote no players."
+    assert f"{told} attnbench clips writes them beside the journal, unless it is given --players 0." in words
+    assert "<video" not in made.html
