@@ -6,19 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from attnbench.report.cases import Baseline
+from attnbench.report.flag_words import FLAG_WORDS
 from attnbench.report.words import listed
 from attnbench.results.records.cells import Row
 
-SAID = {
-    "power-capped": "power-capped",
-    "cpu-bound": "CPU-bound",
-    "busy-machine": "disturbed by others on the machine",
-    "unstable": "unstable",
-    "plain-torch": "run by plain torch",
-    "unmatched": "measured at another density than asked for",
-    "replayed-video": "given a short video, played forward and back",
-}
-"""Flags as participles."""
+_SAID = {each.name: each.said for each in FLAG_WORDS}
 
 _SLOWS = frozenset({"power-capped", "cpu-bound", "busy-machine", "plain-torch"})
 """Flags of what makes a latency longer than the kernel needs."""
@@ -85,7 +77,7 @@ def _clause(name: str, flags: frozenset[str] | None) -> str:
 
 def _said(flags: Iterable[str]) -> str:
     known = set(flags)
-    return listed([words for flag, words in SAID.items() if flag in known] + sorted(known - SAID.keys()))
+    return listed([words for flag, words in _SAID.items() if flag in known] + sorted(known - _SAID.keys()))
 
 
 def _upper(text: str) -> str:

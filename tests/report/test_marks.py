@@ -3,7 +3,9 @@ from __future__ import annotations
 import itertools
 
 from attnbench.methods.registry import BUILT_IN
+from attnbench.report.flag_words import FLAG_WORDS
 from attnbench.report.marks import _NAMES, _RESERVED, COLOURS, INK, MARKERS, mark_of
+from attnbench.results.records.cells import FLAGS
 
 
 def _luminance(colour: str) -> float:
@@ -42,3 +44,9 @@ def test_colours_can_be_read_on_their_ground() -> None:
     for light, dark in (*COLOURS, INK):
         assert _contrast(light, "#ffffff") >= 4.5
         assert _contrast(dark, "#14181d") >= 4.5
+
+
+def test_every_flag_has_words_of_its_own() -> None:
+    assert {each.name for each in FLAG_WORDS} == set(FLAGS)
+    for words in zip(*((each.badge, each.meaning, each.said) for each in FLAG_WORDS), strict=True):
+        assert len(set(words)) == len(FLAG_WORDS)

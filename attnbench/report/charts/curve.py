@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from attnbench.report.charts.plain import DENSE, FAINT, INK
+from attnbench.report.charts.plain import DENSE, FAINT, INK, calm
 from attnbench.report.curve_words import label, shown
 from attnbench.report.marks import SHAPES, mark_of
 from attnbench.report.words import number
@@ -57,7 +57,8 @@ def curve_figure(curves: Sequence[Curve], title: str) -> Figure | None:
     below.set_ylabel("translation (speed-up × density)")
     below.set_xlabel(_X[drawn[0].axis])
     for axes in (above, below):
-        _calm(axes)
+        calm(axes)
+        axes.grid(color=FAINT, linewidth=0.7)
     _plain_log(above, "y")
     _plain_log(below, "x")
     above.legend(fontsize=8.5, frameon=False, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
@@ -105,16 +106,6 @@ def _break_evens(axes: Axes, curves: Sequence[Curve], edges: tuple[float, float]
             told, (found.at, 0), (4, 5 + 11 * place), fontsize=8.5, color=colour, fontweight="bold",
             xycoords=("data", "axes fraction"), textcoords="offset points", zorder=6,
         )  # fmt: skip
-
-
-def _calm(axes: Axes) -> None:
-    axes.tick_params(length=0, labelsize=9, colors=INK, which="both")
-    for text in (axes.xaxis.label, axes.yaxis.label):
-        text.set(color=INK, fontsize=9.5)
-    for side, spine in axes.spines.items():
-        spine.set(visible=side in ("left", "bottom"), color="#aab3bd", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.grid(color=FAINT, linewidth=0.7)
 
 
 def _plain_log(axes: Axes, side: str) -> None:

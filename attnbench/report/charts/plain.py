@@ -25,10 +25,15 @@ def plain_figure(height: float) -> tuple[Figure, Axes]:
 
     figure = Figure(figsize=(5.5, height), facecolor="white", layout="constrained")
     axes = figure.subplots()
-    axes.tick_params(length=0, labelsize=9, colors=INK)
+    calm(axes)
+    return figure, axes
+
+
+def calm(axes: Axes) -> None:
+    """Give axes the style of the report: no ticks, and lines at the left and below alone."""
+    axes.tick_params(length=0, labelsize=9, colors=INK, which="both")
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set(color=INK, fontsize=9.5)
     for side, spine in axes.spines.items():
         spine.set(visible=side in ("left", "bottom"), color="#aab3bd", linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure, axes

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 from attnbench.report.charts.plain import FAINT, INK
 from attnbench.report.marks import mark_of
+from attnbench.report.training_curves import loss_curve
 from attnbench.results.training import Checkpoint, TrainingRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-SKIPPED = 0.1
-"""Share of the first steps that is not drawn, because the loss of every method falls steeply there."""
 
 
 def drawn(grouped: Mapping[str, Sequence[TrainingRun]]) -> dict[str, Sequence[TrainingRun]]:
@@ -48,14 +46,7 @@ def _draw(axes: Axes, runs: Mapping[str, Sequence[TrainingRun]], at: Callable[[C
 
     for method, own in runs.items():
         colour = mark_of(method).light
-        points = [
-            (
-                statistics.fmean(at(checkpoint) for checkpoint in alike),
-                [statistics.fmean(checkpoint.losses) for checkpoint in alike],
-            )
-            for alike in zip(*(run.checkpoints for run in own), strict=False)
-        ]
-        points = points[int(SKIPPED * len(points)) :]
+        points = loss_curve(own, at)
         x, losses = [point for point, _ in points], [each for _, each in points]
         axes.plot(x, [statistics.fmean(each) for each in losses], color=colour, linewidth=1.8, label=method)
         axes.fill_between(

@@ -30,6 +30,7 @@ from attnbench.report.data.tables import means_table, phases_table, quality_tabl
 from attnbench.report.data.trade_offs import trade_offs
 from attnbench.report.data.trained import training_device, training_figures
 from attnbench.report.data.training_rows import training_table
+from attnbench.report.flag_words import FLAG_WORDS, FlagWords
 from attnbench.report.judge import is_on
 from attnbench.report.marks import mark_of
 from attnbench.report.words import listed, number, times
@@ -123,6 +124,7 @@ class PageData:
         selections: the first is shown first.
         tables: by name: means, cells, and those of the sections that there are.
         figures: of all sections.
+        flags: what may spoil a latency, in words.
     """
 
     schema: int
@@ -133,6 +135,7 @@ class PageData:
     selections: tuple[Chosen, ...]
     tables: tuple[Table, ...]
     figures: tuple[Figure, ...]
+    flags: tuple[FlagWords, ...] = ()
 
     def table(self, name: str) -> Table | None:
         """Return the table of that name, if there is one."""
@@ -179,7 +182,7 @@ def page_data(
     return PageData(
         SCHEMA, f"Sparse attention on {listed(devices)}" if devices else "Sparse attention", devices, tuple(source),
         tuple(map(method_mark, _methods(results, training))), selections, tuple(tables),
-        _told_apart(figures),
+        _told_apart(figures), FLAG_WORDS,
     )  # fmt: skip
 
 
@@ -335,16 +338,6 @@ def _baselines(selection: Selection) -> str:
     return "; ".join(words) or "none measured"
 
 
-_TOLD = {
-    "power-capped": "the power cap held the clock down",
-    "cpu-bound": "the CPU could not enqueue fast enough",
-    "busy-machine": "others used the machine",
-    "unstable": "samples spread or fall into two groups",
-    "plain-torch": "plain torch ran it, because no kernel serves,",
-    "replayed-video": "the video is short and was played forward and back",
-}
-
-
 def _trust(selection: Selection) -> str:
     """Say what spoils the verdict, then what spoils other latencies, and of how many it cannot be told."""
     grounds, leader = selection.verdict.grounds.sentence, selection.verdict.leader
@@ -358,11 +351,11 @@ def _trust(selection: Selection) -> str:
     if not others:
         return grounds
     words = []
-    for flag, told in _TOLD.items():
-        names = [each.label for each in others if flag in (each.flags or "").split(",")]
+    for flag in FLAG_WORDS:
+        names = [each.label for each in others if flag.name in (each.flags or "").split(",")]
         if names:
             more = [f"{len(names) - _MOST_FLAGGED} more"] if len(names) > _MOST_FLAGGED else []
-            words.append(f"{told} for {listed([*names[:_MOST_FLAGGED], *more])}")
+            words.append(f"{flag.meaning} for {listed([*names[:_MOST_FLAGGED], *more])}")
     unknown = sum(each.flags is None for each in others)
     if unknown:
         words.append(f"not recorded for {unknown} of {len(others)}")

@@ -11,8 +11,9 @@ from pydantic import TypeAdapter
 from attnbench.report.data.figure import Axis, Bar, Figure, Heat, Point, Series, Strip
 from attnbench.report.data.page import Chosen, MethodMark, PageData
 from attnbench.report.data.table import Column, Table
+from attnbench.report.flag_words import FlagWords
 
-_PARTS = (PageData, MethodMark, Chosen, Table, Column, Figure, Axis, Series, Point, Bar, Heat, Strip)
+_PARTS = (PageData, MethodMark, FlagWords, Chosen, Table, Column, Figure, Axis, Series, Point, Bar, Heat, Strip)
 
 
 def json_schema() -> dict[str, Any]:

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 
 from attnbench.kernels.errors import BadInput
 from attnbench.report.data.figure import Axis, Figure, Point, Series
+from attnbench.report.training_curves import loss_curve
 from attnbench.report.training_tables import baseline_of, by_method, clips_table, difference, limits, loss_table, losses
 from attnbench.report.word_table import WordTable
 from attnbench.report.words import file_name, listed
 from attnbench.results.means import Estimate
 from attnbench.results.training import Checkpoint, TrainingGroup, TrainingRun
-
-SKIPPED = 0.1
-"""Share of the first steps that is not drawn, because the loss of every method falls steeply there."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +73,12 @@ def training_device(group: TrainingGroup) -> str:
 
 
 def _losses(method: str, own: Sequence[TrainingRun], at: Callable[[Checkpoint], float]) -> Series:
-    points = []
-    for alike in zip(*(run.checkpoints for run in own), strict=False):
-        means = [statistics.fmean(checkpoint.losses) for checkpoint in alike]
-        x = statistics.fmean(at(checkpoint) for checkpoint in alike)
-        ends = (min(means), max(means)) if len(means) > 1 else (None, None)
-        points.append(Point(x, statistics.fmean(means), *ends))
+    points = [
+        Point(x, statistics.fmean(means), *((min(means), max(means)) if len(means) > 1 else (None, None)))
+        for x, means in loss_curve(own, at)
+    ]
     registered = str(own[0].card.get("training", {}).get("method") or method)
-    return Series(method, tuple(points[int(SKIPPED * len(points)) :]), registered, "band")
+    return Series(method, tuple(points), registered, "band")
 
 
 def _story(group: TrainingGroup) -> TrainingStory:

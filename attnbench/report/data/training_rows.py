@@ -23,6 +23,22 @@ from attnbench.results.means import Estimate, mean_estimate
 from attnbench.results.training import TrainingGroup, TrainingRun
 
 _ENDS = "95 % over the clips"
+
+
+def _with_ends(name: str, meaning: str, interval: str) -> tuple[Column, Column, Column]:
+    return (
+        Column(name, meaning), Column(f"{name}_lo", f"lower end of {interval}"), Column(f"{name}_hi", "upper end"),
+    )  # fmt: skip
+
+
+def _loss_columns(at: str) -> tuple[Column, ...]:
+    """Return the columns of losses that are compared after equal ``at``, steps or seconds."""
+    return (
+        *_with_ends(f"loss_by_{at}", f"held-out loss after these {at}", f"its interval, {_ENDS}"),
+        *_with_ends(f"gap_by_{at}", "that loss less the baseline's", f"its interval, {_ENDS}"),
+    )
+
+
 _COLUMNS = (
     Column("folder", "that the runs are in"),
     Column("device", "that they were trained on"),
@@ -34,27 +50,18 @@ _COLUMNS = (
     Column("peak_gib", "most memory of a step", "GiB"),
     Column("baseline", "the method that the others are compared with"),
     Column("steps", "at which losses are compared; empty where the runs have none in common"),
-    Column("loss_by_steps", "held-out loss after these steps"),
-    Column("loss_by_steps_lo", f"lower end of its interval, {_ENDS}"),
-    Column("loss_by_steps_hi", "upper end"),
-    Column("gap_by_steps", "that loss less the baseline's"),
-    Column("gap_by_steps_lo", f"lower end of its interval, {_ENDS}"),
-    Column("gap_by_steps_hi", "upper end"),
+    *_loss_columns("steps"),
     Column("seconds", "at which losses are compared", "s"),
     Column("steps_by_seconds", "steps in that time, mean over the seeds"),
-    Column("loss_by_seconds", "held-out loss after these seconds"),
-    Column("loss_by_seconds_lo", f"lower end of its interval, {_ENDS}"),
-    Column("loss_by_seconds_hi", "upper end"),
-    Column("gap_by_seconds", "that loss less the baseline's"),
-    Column("gap_by_seconds_lo", f"lower end of its interval, {_ENDS}"),
-    Column("gap_by_seconds_hi", "upper end"),
+    *_loss_columns("seconds"),
     Column("clips", "clips made with the final weights and judged"),
-    Column("class_right", "of them those of the class that was asked for"),
-    Column("class_right_lo", "lower end of the share's 95 % interval, by Wilson"),
-    Column("class_right_hi", "upper end"),
-    Column("motion_right", "of them those of the motion that was asked for"),
-    Column("motion_right_lo", "lower end of the share's 95 % interval, by Wilson"),
-    Column("motion_right_hi", "upper end"),
+    *(
+        column
+        for what in ("class", "motion")
+        for column in _with_ends(
+            f"{what}_right", f"of them those of the {what} that was asked for", "the share's 95 % interval, by Wilson"
+        )
+    ),
 )
 
 

@@ -132,15 +132,16 @@ function start() {
     if (!found) return null;
     return keyOf(found);
   };
-  const BADGES = { "power-capped": ["capped", "the power cap held the clock down"], "cpu-bound": ["CPU-bound", "the CPU could not enqueue fast enough"], "busy-machine": ["busy", "others used the machine"], unstable: ["unstable", "samples spread or fall into two groups"], "plain-torch": ["plain torch", "no kernel serves: its time says little about the method"], "replayed-video": ["replayed", "the video is short and was played forward and back"] };
+  const flagged = new Map((data.flags || []).map((flag) => [flag.name, flag]));
+  const badgeOf = (name) => (flagged.get(name) || { badge: name }).badge;
   function trust(verdict, flags, reason) {
     const found = el("span", { class: "badges" });
     if (verdict !== "ok") return fill(found, {}, [el("span", { class: "badge bad", title: reason || null }, verdict), reason ? el("span", { class: "why" }, ` ${reason}`) : null]);
     found.append(el("span", { class: "badge good", title: "checked against exact attention of the same pairs, and timed" }, "verified"));
-    for (const flag of (flags || "").split(",").filter(Boolean)) found.append(el("span", { class: "badge warn", title: (BADGES[flag] || [])[1] || null }, (BADGES[flag] || [flag])[0]));
+    for (const flag of (flags || "").split(",").filter(Boolean)) found.append(el("span", { class: "badge warn", title: (flagged.get(flag) || {}).meaning || null }, badgeOf(flag)));
     return found;
   }
-  const badgeWords = (flags) => (flags || "").split(",").map((flag) => (BADGES[flag] || [flag])[0]).join(" ");
+  const badgeWords = (flags) => (flags || "").split(",").map(badgeOf).join(" ");
   const trustText = (verdict, flags) => `${verdict === "ok" ? "verified" : verdict} ${badgeWords(flags)}`;
 
   function column(source, name, label, { digits = 3, rising, low, high, unit = "", hint, whole } = {}) {
