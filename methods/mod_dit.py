@@ -6,7 +6,8 @@ frame. The ``top_k`` columns and diagonals with the smallest numbers, where leas
 pairs of the same frame.
 
 Step by step: the steps before ``warmup_steps`` are dense, and the last of them makes the map and the mask; if a recipe
-has as many dense steps, the one behind them does. Every ``interval`` steps, one is dense again: it maps anew the blocks
+has as many dense steps, the one behind them does. A later call without a state is the first of a clip whose beginning
+ran something else, as the model's own attention, and makes them likewise. Every ``interval`` steps, one is dense again: it maps anew the blocks
 that the mask kept, fits again, and chooses by numbers that are extrapolated by one step of the change since the last
 fit. ``step`` is therefore required, and ``plan.state`` holds the map, the numbers and the mask.
 
@@ -105,7 +106,7 @@ def plan(settings: MODDiT, q: Tensor, k: Tensor, call: Call) -> Plan:
     """Keep the mask of the state, or everything in the steps that make one.
 
     Raises:
-        BadInput: without a step, or for a state that is missing or of another shape.
+        BadInput: without a step, or for a state of another shape.
     """
     settings = resolve(settings, call.layout)
     if call.step is None:
@@ -115,12 +116,12 @@ def plan(settings: MODDiT, q: Tensor, k: Tensor, call: Call) -> Plan:
         return replace(plan_full(None, q, k, call), state=call.state)
     partition = partition_ranges(call.layout, settings.block, q.device)
     video = partition.blocks - sum(partition.text)
-    state = None if call.step == last else _checked(call.state, (*q.shape[:2], video), q.device, call.step, last)
-    if call.step == last or (call.step - last) % settings.interval == 0:
+    first = call.step == last or call.state is None
+    state = None if first else _checked(call.state, (*q.shape[:2], video), q.device)
+    if state is None or (call.step - last) % settings.interval == 0:
         made = _mapped(settings, q, k, call.layout, state)
         flops = below_flops(q.shape, call.layout.grid.tokens)
         return replace(plan_full(None, q, k, call), selection_flops=flops, state=made)
-    assert state is not None
     pattern = BlockPattern(partition.offsets, partition.offsets, keep_text(partition, state["keep"]))
     return Plan(call.layout, q.shape[0], q.shape[1], pattern, state=state)
 
@@ -130,19 +131,12 @@ def _first_map(settings: MODDiT) -> int:
     return max(settings.warmup_steps - 1, settings.dense_steps)
 
 
-def _checked(
-    state: object, shape: tuple[int, int, int], device: torch.device, step: int, last: int
-) -> Mapping[str, Tensor]:
+def _checked(state: object, shape: tuple[int, int, int], device: torch.device) -> Mapping[str, Tensor]:
     """Return the state.
 
     Raises:
         BadInput: if it is none of mod-dit's for this call.
     """
-    if state is None:
-        raise BadInput(
-            f"mod-dit has no state at step {step}: pass plan.state of the step before, beginning with step {last}, "
-            "which makes the first mask"
-        )
     batch, heads, blocks = shape
     wide = torch.float64  # verification widens what it plans on
     wanted = {

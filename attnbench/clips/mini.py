@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from attnbench.api import attention, select
+from attnbench.api import select
 from attnbench.clips.maker import AfterStep, Take, dense_of, floor_of, layers_of
 from attnbench.clips.metrics.frames import as_clip
 from attnbench.clips.recording import Recording
@@ -94,14 +94,12 @@ class MiniMaker:
         exact = attend_by("full", self.exact_engine)
         if shot.role == "exact":
             return exact
+        own = attend_by(recording.method, shot.engine, **shot.settings)
 
         def attend(q: Tensor, k: Tensor, v: Tensor, *, grid: Grid, layer: int, step: int | None) -> Tensor:
             if layer in self.dense_layers or (step is not None and step < self.dense_steps):
                 return exact(q, k, v, grid=grid, layer=layer, step=step)
-            output: Tensor = attention(
-                q, k, v, method=recording.method, grid=grid, layer=layer, step=step, engine=shot.engine, **shot.settings
-            )
-            return output
+            return own(q, k, v, grid=grid, layer=layer, step=step)
 
         return attend
 

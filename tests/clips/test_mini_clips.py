@@ -28,6 +28,7 @@ Ask = Callable[..., ClipsRequest]
 
 PROMPT, LABEL, DIRECTION = "3 moving north-east", 3, 1
 STA: dict[str, Any] = {"tile": [1, 4, 4], "window": [1, 1, 1]}
+MOD_DIT: dict[str, Any] = {"block": 16, "warmup_steps": 2, "interval": 9, "top_k": 3}
 
 
 def shot(role: Any, engine: str = "auto", method: str = "full", seed: int = 0, **settings: Any) -> Shot:
@@ -68,11 +69,18 @@ def test_clips_are_those_of_the_sampler_with_full_attention_in_the_dense_steps_a
     assert maker.dense_steps == (1 if dense is None else dense)  # a quarter of four
     for role, method, engine, settings in (
         ("exact", "full", "sdpa", {}), ("kernel-floor", "full", "reference", {}), ("method", "sta", "auto", STA),
+        ("method", "mod-dit", "auto", MOD_DIT),
     ):  # fmt: skip
         made = maker.make(shot(role, engine, method, **settings), unseen)
         wanted = by_hand(weights, sampler, maker.dense_steps, set(layers), method, engine, **settings)
         assert made.clip.digest == wanted.digest, role
     assert [density is None for density in made.densities] == [layer in layers for layer in range(3)]
+
+
+def test_a_method_with_a_state_gets_it_from_the_step_before(ask: Ask) -> None:
+    made = MiniMaker(ask(dense_steps=1)).make(shot("method", method="mod-dit", **MOD_DIT), unseen)
+    (first, *_) = (density for density in made.densities if density is not None)
+    assert 1 / 3 < first < 1  # one of three steps makes the map by full attention, and two keep what it says
 
 
 def test_a_method_comes_out_the_same_whether_or_not_another_clip_was_made_before(ask: Ask) -> None:

@@ -144,11 +144,23 @@ def test_steps_without_a_map_hand_the_state_on() -> None:
     assert all(torch.equal(state[name], value) for name, value in kept.items())
 
 
+@pytest.mark.parametrize("step", [12, 15, 21])
+def test_the_first_call_behind_steps_that_ran_something_else_makes_the_map(step: int) -> None:
+    q, k = torch.randn(2, 1, 2, 24, 8, generator=torch.Generator().manual_seed(4))
+    where: dict[str, Any] = {"method": "mod-dit", "grid": (2, 3, 4), "block": 5, "top_k": 4}
+    usual = attnbench.select(q, k, step=11, **where)
+    late = attnbench.select(q, k, step=step, **where)
+    assert late.density == 1
+    assert all(torch.equal(late.state[name], value) for name, value in usual.state.items())
+    after = attnbench.select(q, k, step=step + 1, state=late.state, **where)
+    wanted, rows = attnbench.select(q, k, step=12, state=usual.state, **where), torch.arange(24)
+    assert torch.equal(after.key_mask_of(0, 0, rows), wanted.key_mask_of(0, 0, rows))
+
+
 @pytest.mark.parametrize(
     ("given_call", "message"),
     [
         ({"step": None}, "mod-dit needs to know the denoising step"),
-        ({"step": 12}, "mod-dit has no state at step 12: pass plan.state of the step before, beginning with step 11"),
         (
             {"step": 12, "state": [1]},
             "the state of mod-dit is of type list; it must be a dictionary of map and numbers and keep",
