@@ -7,9 +7,10 @@ pairs of the same frame.
 
 Step by step: the steps before ``warmup_steps`` are dense, and the last of them makes the map and the mask; if a recipe
 has as many dense steps, the one behind them does. A later call without a state is the first of a clip whose beginning
-ran something else, as the model's own attention, and makes them likewise. Every ``interval`` steps, one is dense again: it maps anew the blocks
-that the mask kept, fits again, and chooses by numbers that are extrapolated by one step of the change since the last
-fit. ``step`` is therefore required, and ``plan.state`` holds the map, the numbers and the mask.
+ran something else, as the model's own attention, and makes them likewise. Every ``interval`` steps, one is dense again:
+it maps anew the blocks that the mask kept, fits again, and chooses by numbers that are extrapolated by one step of the
+change since the last fit.
+``step`` is therefore required, and ``plan.state`` holds the map, the numbers and the mask.
 
 The rule is that of the published code, oddities included: the numbers of columns are halved after the fit, and the
 frame diagonal is kept wherever its number is at most 1, which it always is. It also maps the step before the last of
