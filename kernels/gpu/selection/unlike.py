@@ -77,6 +77,12 @@ def _split(
     norm = tl.maximum(tl.sqrt_rn(tl.sum(values * values, 1)), least)
     centre_norm = tl.maximum(tl.sqrt_rn(tl.sum(centre * centre, 0)), least)
     alike = tl.sum((values / norm[:, None]) * (centre / centre_norm)[None, :], 1)
+    # Threads that share a token add its products in other orders, and may differ in the last bit. Through memory, all
+    # get the number of one of them: ranks in which a token came before another in one thread only would lose a token.
+    spot = nearest + row * n + token
+    tl.store(spot, alike.to(tl.int32, bitcast=True).to(tl.int64), mask=inside)
+    tl.debug_barrier()
+    alike = tl.load(spot, mask=inside, other=0).to(tl.int32).to(tl.float32, bitcast=True)
     alike = tl.where(inside, alike, float("inf"))
     count = tl.load(counts + block).to(tl.int32)
     before = (alike[None, :] < alike[:, None]) | (
@@ -94,4 +100,5 @@ def _split(
     source = (start + best).to(tl.int64)
     if HAS_ORDER:
         source = tl.load(order + source, mask=inside, other=0)
-    tl.store(nearest + row * n + token, source, mask=inside)
+    tl.debug_barrier()  # all have read what this overwrites
+    tl.store(spot, source, mask=inside)
