@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.widen import jit
+from attnbench.kernels.gpu.widen import ceil_div, jit, power_of_2
 
 
 def arrange(
@@ -39,11 +38,11 @@ def arrange(
     places = order.shape[-1]
     arranged = torch.empty(b, out_heads, places, width, dtype=x.dtype, device=x.device) if out is None else out
     strides = (order.stride(0), order.stride(1)) if order.dim() == 3 else (0, 0)
-    grid = (triton.cdiv(places, 64), b * out_heads)
+    grid = (ceil_div(places, 64), b * out_heads)
     launch(
         _gather, grid, (x, order, arranged, order if users is None else users),
         (*x.stride()[:3], *strides, order.stride(-1), out_heads, out_heads // h, places),
-        D=d, OUT=width, WIDTH=triton.next_power_of_2(width), ROWS=64, ASK=users is not None,
+        D=d, OUT=width, WIDTH=power_of_2(width), ROWS=64, ASK=users is not None,
         num_warps=4,
     )  # fmt: skip
     return arranged

@@ -25,14 +25,15 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from attnbench.kernels.ablation import UP_TO, Part
 from attnbench.kernels.gpu.arrange_hopper import arrange_rows, wait_for_head
+from attnbench.kernels.gpu.hopper import multiprocessors
 from attnbench.kernels.gpu.key_rows import KeyRows, RawKeys
+from attnbench.kernels.gpu.launch import box
+from attnbench.kernels.gpu.launch import launch as prepared
 from attnbench.kernels.gpu.masks_hopper import hide, load_words, next_part, rows_of_queries, stop_of, word_arrays
 from attnbench.kernels.gpu.work import KEYS, LOG2_E, ROWS, Tiles
-from attnbench.kernels.witness import launched
 
 STAGES = 2
 REGISTERS = 224  # of each computing warpgroup: with 232 the other warps spill, with 216 these
@@ -57,10 +58,8 @@ def launch(
     """
     assert (tiles.rows, tiles.keys) == (ROWS, KEYS)
     heads, n, d = q.shape[1:]
-    layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16)
-    k_rows, v_rows = (TensorDescriptor.from_tensor(x, [KEYS, d], layout) for x in (keys.k, keys.v))
     out_strides = output.stride()[:3] if direct else (0, 0, output.stride(0))
-    programs = torch.cuda.get_device_properties(q.device).multi_processor_count
+    programs = multiprocessors(q.device)
     visible = tiles.segments if tiles.visible is None else tiles.visible
     words, rows_of, chunk_of, axes = word_arrays(tiles.masks, tiles.segments, tiles.chunk_of)
     kv_rows = len(q) * keys.kv_heads
@@ -71,13 +70,15 @@ def launch(
         k, v, order, group = source.k, source.v, source.order, source.heads // source.k.shape[1]
         strides = (*k.stride()[:3], *v.stride()[:3], order.stride(1) if order.dim() == 3 else 0)
         progress = torch.zeros(kv_rows, dtype=torch.int32, device=q.device)
-    launched("gluon:attend_tiles")
-    attend_tiles[(programs,)](
-        k_rows, v_rows, q, tiles.queries, tiles.records, tiles.count, tiles.segments, visible, words, rows_of, chunk_of,
-        words.shape[1], output, lse, k, v, order, progress, kv_rows, order.shape[-1], group, *strides,
-        *q.stride()[:3], *out_strides, keys.batch, keys.head, keys.column, heads, keys.kv_heads, heads // keys.kv_heads,
-        n, scale * LOG2_E, ROWS=ROWS, KEYS=KEYS, D=d, STAGES=STAGES, REGISTERS=REGISTERS, DIRECT=direct,
-        PAIRED=tiles.visible is not None, MASKED=axes, ARRANGE=source is not None, UP_TO=UP_TO[part], num_warps=4,
+    prepared(
+        attend_tiles, (programs,),
+        (q, tiles.queries, tiles.records, tiles.count, tiles.segments, visible, words, rows_of, chunk_of, output, lse,
+         k, v, order, progress),
+        (words.shape[1], kv_rows, order.shape[-1], group, *strides, *q.stride()[:3], *out_strides, keys.batch,
+         keys.head, keys.column, heads, keys.kv_heads, heads // keys.kv_heads, n, scale * LOG2_E),
+        boxes=(box(keys.k, KEYS, d), box(keys.v, KEYS, d)), ROWS=ROWS, KEYS=KEYS, D=d, STAGES=STAGES,
+        REGISTERS=REGISTERS, DIRECT=direct, PAIRED=tiles.visible is not None, MASKED=axes,
+        ARRANGE=source is not None, UP_TO=UP_TO[part], num_warps=4,
     )  # fmt: skip
 
 
@@ -446,8 +447,8 @@ def _work(
 
 @gluon.jit
 def attend_tiles(
-    k_rows, v_rows, q, queries, records, tiles, segments, visible, words, rows_of, chunk_of, chunks, output, lse, k, v,
-    order, progress, all_heads, places, group, k_batch, k_head, k_token, v_batch, v_head, v_token, order_row, q_batch,
+    k_rows, v_rows, q, queries, records, tiles, segments, visible, words, rows_of, chunk_of, output, lse, k, v, order,
+    progress, chunks, all_heads, places, group, k_batch, k_head, k_token, v_batch, v_head, v_token, order_row, q_batch,
     q_head, q_token, o_batch, o_head, o_token, row_batch, row_head, column_head, heads, kv_heads, kv_group, tokens,
     scale, ROWS: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr,
     DIRECT: gl.constexpr, PAIRED: gl.constexpr, MASKED: gl.constexpr, ARRANGE: gl.constexpr, UP_TO: gl.constexpr,

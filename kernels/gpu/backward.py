@@ -9,14 +9,13 @@ the same bits every time.
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.gpu.backward_keys import KeysTuning, backward_keys
 from attnbench.kernels.gpu.backward_queries import QueriesTuning, backward_queries
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.widen import jit
+from attnbench.kernels.gpu.widen import ceil_div, jit, power_of_2
 
 __all__ = [
     "KeysTuning",
@@ -39,9 +38,9 @@ def delta_of(output: Tensor, d_output: Tensor, d_lse: Tensor | None) -> Tensor:
     delta = torch.empty(batch, heads, n, dtype=torch.float32, device=output.device)
     from_lse = delta if d_lse is None else d_lse
     launch(
-        _delta, (triton.cdiv(n, 32), batch * heads), (output, d_output, from_lse, delta),
+        _delta, (ceil_div(n, 32), batch * heads), (output, d_output, from_lse, delta),
         (*output.stride()[:3], *d_output.stride()[:3], *from_lse.stride(), heads, n),
-        D=d, WIDTH=triton.next_power_of_2(d), ROWS=32, HAS_LSE=d_lse is not None, num_warps=4,
+        D=d, WIDTH=power_of_2(d), ROWS=32, HAS_LSE=d_lse is not None, num_warps=4,
     )  # fmt: skip
     return delta
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.gpu.rule_arrays import tokens_of
-from attnbench.kernels.gpu.widen import jit
+from attnbench.kernels.gpu.widen import ceil_div, jit, power_of_2
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.witness import launched
@@ -37,7 +36,7 @@ def _classify_by_rule(plan: Plan, pattern: BlockPattern, keep: Tensor, states: T
     low, high = ((*bounds, 0, 0)[:3] for bounds in (pattern.rule.low, pattern.rule.high))
     width = width_for(columns, 1024)
     launched("triton:classify")
-    _classify[(lines, triton.cdiv(columns, width), keep.shape[0] * keep.shape[1])](
+    _classify[(lines, ceil_div(columns, width), keep.shape[0] * keep.shape[1])](
         keep, q_boxes, k_boxes, states, *keep.stride(), keep.shape[1], lines, columns,
         lines * 8 * (len(q_boxes) > 1), columns * 8 * (len(k_boxes) > 1), *low, *high, AXES=len(pattern.rule.low),
         WIDTH=width, num_warps=warps_for(width),
@@ -52,7 +51,7 @@ def _classify_by_band(plan: Plan, pattern: BlockPattern, keep: Tensor, states: T
     whole = keep if band.whole is None else band.whole.view(torch.uint8).expand(keep.shape)
     width = width_for(columns, 1024)
     launched("triton:classify_band")
-    _classify_band[(lines, triton.cdiv(columns, width), keep.shape[0] * keep.shape[1])](
+    _classify_band[(lines, ceil_div(columns, width), keep.shape[0] * keep.shape[1])](
         keep, whole, q_offsets, k_offsets, low, high, states, *keep.stride(), *whole.stride(), *low.stride(),
         *high.stride(), keep.shape[1], lines, columns, (lines + 1) * (len(q_offsets) > 1),
         (columns + 1) * (len(k_offsets) > 1), WHOLE=band.whole is not None, WIDTH=width, num_warps=warps_for(width),
@@ -70,7 +69,7 @@ def _bound_blocks(plan: Plan, order: Tensor | None, offsets: Tensor) -> Tensor:
     order, orders, order_row = rows_of_order(order)
     blocks = len(offsets) - 1
     boxes = torch.empty(orders, blocks, 8, dtype=torch.int32, device=plan.device)
-    width = max(64, width_for(triton.cdiv(plan.layout.tokens, blocks), 1024))
+    width = max(64, width_for(ceil_div(plan.layout.tokens, blocks), 1024))
     launched("triton:bound")
     _bound[(blocks, orders)](
         tokens.positions, tokens.text, order, offsets, boxes, order_row, blocks, ORDER=order is not None,
@@ -105,7 +104,7 @@ def rows_of_order(order: Tensor | None) -> tuple[Tensor | None, int, int]:
 
 def width_for(size: int, most: int) -> int:
     """Return the power of two that a program works on: at least ``size``, but at most ``most``."""
-    enough: int = triton.next_power_of_2(size)
+    enough: int = power_of_2(size)
     return min(most, enough)
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
@@ -27,7 +26,7 @@ from attnbench.kernels.gpu.block_states import (
     width_for,
 )
 from attnbench.kernels.gpu.mask_words import words_for_keys, words_for_queries
-from attnbench.kernels.gpu.widen import jit
+from attnbench.kernels.gpu.widen import ceil_div, jit, power_of_2
 from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS, KeyTiles, Tiles
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
@@ -70,7 +69,7 @@ class BlockWork:
 
 def tile_size(tokens: int, blocks: int, most: int) -> int:
     """Return the smallest power of two from 16 to ``most`` that holds a block of mean size, or ``most``."""
-    mean: int = triton.cdiv(tokens, blocks)
+    mean: int = ceil_div(tokens, blocks)
     return max(LEAST, width_for(mean, most))
 
 
@@ -94,7 +93,7 @@ def lay_out(plan: Plan) -> BlockWork:
     order, orders, order_row = rows_of_order(plan.q_order)
     order_row, orders = order_row * (orders > 1), max(orders, len(first))
     queries = torch.full((orders * capacity * rows,), -1, dtype=torch.int32, device=device)
-    splits = min(64, triton.cdiv(capacity, blocks))
+    splits = min(64, ceil_div(capacity, blocks))
     launched("triton:place_queries")
     _place_queries[(blocks, splits, orders)](
         offset_rows(pattern.q_offsets, plan), first, order, queries, capacity * rows, order_row,
@@ -142,7 +141,7 @@ def record_tiles(
     launched("triton:record_tiles")
     _record_tiles[(lines, heads)](
         first, begins, counts, segments, records, count, lines, most, int(work.sheets > 1), int(work.orders > 1),
-        work.room, OWN=own, ROWS=rows, WIDTH=triton.next_power_of_2(lines), num_warps=4,
+        work.room, OWN=own, ROWS=rows, WIDTH=power_of_2(lines), num_warps=4,
     )  # fmt: skip
     return records, count
 
@@ -171,7 +170,7 @@ def key_tiles_of(work: BlockWork, kv_heads: int, *, masked: bool = False) -> Key
     _record_keys[(lines, plan.batch * kv_heads)](
         offset_rows(pattern.k_offsets, plan), first, runs.counts, records, lines, most, capacity, int(sheets > 1),
         plan.heads // kv_heads, (lines + 1) * (len(first) > 1),
-        KEYS=keys, WIDTH=triton.next_power_of_2(lines), num_warps=4,
+        KEYS=keys, WIDTH=power_of_2(lines), num_warps=4,
     )  # fmt: skip
     masks = words_for_keys(plan, work.first[0]) if masked else None
     return KeyTiles(work.queries, records, runs.segments, keys, masks)
@@ -208,7 +207,7 @@ def _list_runs(
     segments = torch.empty(sheets * lines * most + 1, 2, dtype=torch.int32, device=states.device)
     counts = torch.empty(sheets, lines, 2, dtype=torch.int32, device=states.device)
     chunk_of = None if chunks is None else torch.empty(len(segments), dtype=torch.int32, device=states.device)
-    width = triton.next_power_of_2(columns)
+    width = power_of_2(columns)
     launched("triton:list_line")
     _list_line[(lines, sheets)](
         states, origins, offsets, chunks, segments, counts, chunk_of, *states.stride(), states.shape[1], columns, most,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -11,9 +12,16 @@ from attnbench.kernels.gpu.widen import INTERPRETED
 from attnbench.kernels.gpu.work import KEYS, ROWS
 
 
+@cache
 def is_hopper(device: torch.device) -> bool:
     """Return whether this is a GPU of compute capability 9.0, and kernels are compiled for it."""
     return not INTERPRETED and device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """Return the number of multiprocessors of a GPU."""
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def fits(gathered: Sequence[Tensor], arranged: Sequence[Tensor], rule: object, *sizes: int) -> bool:

@@ -8,7 +8,7 @@ addresses.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,29 @@ from attnbench.kernels.witness import launched
 _prepared: dict[tuple[Any, ...], tuple[Any, Any, Any, tuple[Any, ...]]] = {}
 
 
+class Box(NamedTuple):
+    """What TMA reads or writes at once: a part of a matrix of rows, as a prepared launch describes it to the driver.
+
+    Attributes:
+        base: [rows, columns], unit last stride, aligned to 16 bytes, and so are its rows.
+        shape, strides: those of ``base``.
+        padding: "zero", what is read beyond the matrix.
+        block: rows and columns of the part.
+    """
+
+    base: Tensor
+    shape: Sequence[int]
+    strides: Sequence[int]
+    padding: str
+    block: tuple[int, int]
+
+
+def box(x: Tensor, *block: int) -> Box:
+    """Describe parts of ``block`` = rows, columns of a matrix; see ``Box``."""
+    rows, columns = block
+    return Box(x, x.shape, x.stride(), "zero", (rows, columns))
+
+
 def launch(
     kernel: Any,
     grid: tuple[int, ...],
@@ -27,19 +50,22 @@ def launch(
     *,
     num_warps: int,
     num_stages: int | None = None,
+    boxes: tuple[Box, ...] = (),
     **constants: Any,
 ) -> None:
-    """Run ``kernel[grid](*tensors, *numbers, **constants)`` on the current stream.
+    """Run ``kernel[grid](*boxes, *tensors, *numbers, **constants)`` on the current stream.
 
     Args:
-        kernel: a jit function of ``widen`` that takes tensors first, then numbers, then constants.
+        kernel: a jit function of ``widen`` or Gluon that takes boxes first, then tensors, numbers, and constants. Gluon
+            kernels have ``num_warps`` among the constants.
         grid: number of programs on one to three axes.
         tensors: on the current device.
         numbers: numbers, each of which always has the same type.
         num_warps, num_stages: options of the compiler.
+        boxes: parts of matrices that TMA reads or writes, for Gluon kernels only.
         constants: all constants, by name.
     """
-    launched(f"triton:{kernel.fn.__name__.lstrip('_')}")
+    launched(f"{'gluon' if boxes else 'triton'}:{kernel.fn.__name__.lstrip('_')}")
     options = {"num_warps": num_warps} if num_stages is None else {"num_warps": num_warps, "num_stages": num_stages}
     if INTERPRETED or not tensors[0].is_cuda:
         kernel[grid](*tensors, *numbers, **constants, **options)
@@ -48,17 +74,29 @@ def launch(
     addresses = [x.data_ptr() for x in tensors]
     # Everything that a compiled kernel depends on: Triton looks at 16-byte alignment and at the values of numbers.
     kind = (
-        id(kernel), device, numbers, tuple(constants.items()), num_warps, num_stages, tuple(x.dtype for x in tensors),
-        tuple(address % 16 == 0 for address in addresses),
+        id(kernel), device, numbers, tuple(constants.items()), num_warps, num_stages, tuple([x.dtype for x in tensors]),
+        tuple([address % 16 == 0 for address in addresses]), tuple([(each.base.dtype, each.block) for each in boxes]),
     )  # fmt: skip
     found = _prepared.get(kind)
     if found is None:
-        compiled = kernel[grid](*tensors, *numbers, **constants, **options)
-        names = kernel.arg_names[len(tensors) + len(numbers) :]
-        own = tuple(constants[name] for name in names)
+        described = [_descriptor(each) for each in boxes]
+        compiled = kernel[grid](*described, *tensors, *numbers, **constants, **options)
+        names = kernel.arg_names[len(boxes) + len(tensors) + len(numbers) :]
+        own = tuple(num_warps if name == "num_warps" else constants[name] for name in names)
         _prepared[kind] = (compiled.run, compiled.function, compiled.packed_metadata, own)
         return
     run, function, metadata, own = found
     stream = torch._C._cuda_getCurrentRawStream(device)
     across = (*grid, 1, 1)
-    run(across[0], across[1], across[2], stream, function, metadata, None, None, None, *addresses, *numbers, *own)
+    rest = (*boxes, *addresses, *numbers, *own)
+    run(across[0], across[1], across[2], stream, function, metadata, None, None, None, *rest)
+
+
+def _descriptor(part: Box) -> Any:
+    """Return a box as Triton describes it, which checks it too."""
+    from triton.experimental.gluon import language as gl
+    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+    dtype = gl.bfloat16 if part.base.dtype == torch.bfloat16 else gl.float16
+    layout = gl.NVMMASharedLayout.get_default_for(list(part.block), dtype)
+    return TensorDescriptor.from_tensor(part.base, list(part.block), layout)

@@ -11,11 +11,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-import triton
 import triton.language as tl
 
 from attnbench.kernels.gpu.block_tiles import SMALL_ROWS, BlockWork, larger, record_tiles, sizes_of
-from attnbench.kernels.gpu.widen import jit
+from attnbench.kernels.gpu.widen import jit, power_of_2
 from attnbench.kernels.gpu.work import KEYS, ROWS, Tiles
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.witness import launched
@@ -46,8 +45,8 @@ def pair_up(work: BlockWork, tiles: Tiles) -> tuple[Tiles, Tiles]:
     launched("triton:list_pairs")
     _list_pairs[(pairs, work.sheets)](
         work.states, work.first, work.plan.pattern.k_offsets, segments, visible, counts, *work.states.stride(),
-        work.states.shape[1], lines, columns, most, STEP=KEYS, LINES=triton.next_power_of_2(lines),
-        WIDTH=triton.next_power_of_2(columns), num_warps=4,
+        work.states.shape[1], lines, columns, most, STEP=KEYS, LINES=power_of_2(lines),
+        WIDTH=power_of_2(columns), num_warps=4,
     )  # fmt: skip
     whole = (work.first[:, -1:] + 1) // 2
     first = torch.minimum(torch.arange(pairs + 1, dtype=torch.int32, device=device), whole)

@@ -13,7 +13,6 @@ from functools import cache
 from typing import TypeVar
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from attnbench.kernels.gpu.key_rows import fits_in_place
 from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.routing import Routes, build_routes, most_tiles
 from attnbench.kernels.gpu.rule_arrays import rows_of, rule_arrays
-from attnbench.kernels.gpu.widen import jit
+from attnbench.kernels.gpu.widen import ceil_div, jit
 from attnbench.kernels.gpu.work import KEYS, ROWS, Tiles
 from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.phases import phase
@@ -226,7 +225,7 @@ def segments_of(offsets: Tensor, group: int, *, masked: bool = False) -> tuple[T
 
 def _segments(offsets: Tensor, group: int, masked: bool) -> tuple[Tensor, Tensor]:
     blocks = offsets.shape[0] - 1
-    groups = triton.cdiv(blocks, group)
+    groups = ceil_div(blocks, group)
     runs = _runs(group, offsets.device)
     first = torch.arange(groups, device=offsets.device) * group
     edges = offsets[(first[:, None, None, None] + runs).clamp_(max=blocks)]
@@ -265,7 +264,7 @@ def _merge_heads(slots: Tensor, partial: Tensor, partial_lse: Tensor, output: Te
     few = groups < 4
     rows, warps, stages = (32, 4, 1) if few else (16, 2, 3)
     launch(
-        _merge, (triton.cdiv(n, rows), heads), (slots, partial, partial_lse, output, lse),
+        _merge, (ceil_div(n, rows), heads), (slots, partial, partial_lse, output, lse),
         (n, groups, output.stride(0), output.stride(1), lse.stride(0)),
         ROWS=rows, D=partial.shape[1], HEAD_DIM=output.shape[2], STAGES=stages, num_warps=warps,
     )  # fmt: skip

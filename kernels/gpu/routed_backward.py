@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -32,7 +31,7 @@ from attnbench.kernels.gpu.routed import (
 )
 from attnbench.kernels.gpu.routing import Routes, list_of, most_tiles
 from attnbench.kernels.gpu.rule_arrays import rows_of, rule_arrays
-from attnbench.kernels.gpu.widen import jit
+from attnbench.kernels.gpu.widen import ceil_div, jit, power_of_2
 from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS, KeyTiles, RuleArrays
 from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.phases import phase
@@ -148,7 +147,7 @@ def _differentiate_keys(given: _Given, dk: Tensor, dv: Tensor) -> None:
 
 def keys_of_a_tile(n: int, blocks: int) -> int:
     """Return the most keys of a tile: a power of two that holds a block of mean size, up to 128."""
-    enough: int = triton.next_power_of_2(n // blocks)
+    enough: int = power_of_2(n // blocks)
     return min(KEYS, max(16, enough))
 
 
@@ -164,7 +163,7 @@ def key_tiles_of(routes: Routes, offsets: Tensor, n: int, kv_group: int = 1, *, 
     """
     blocks = len(offsets) - 1
     patterns = len(routes.ranks)
-    rows = len(routes.totals) // (triton.cdiv(blocks, routes.group) * patterns)
+    rows = len(routes.totals) // (ceil_div(blocks, routes.group) * patterns)
     half = (patterns + 1) // 2
     keys = keys_of_a_tile(n, blocks)
     capacity = blocks + n // keys
@@ -173,12 +172,12 @@ def key_tiles_of(routes: Routes, offsets: Tensor, n: int, kv_group: int = 1, *, 
     records = torch.zeros(rows, capacity, 8, dtype=torch.int32, device=offsets.device)
     launch(
         _list_places, (blocks, rows), (routes.starts, routes.totals, routes.ranks, segments, found),
-        (blocks, triton.cdiv(blocks, routes.group)),
+        (blocks, ceil_div(blocks, routes.group)),
         GROUP=routes.group, HALF=half, TILE=routes.tile, STEP=PLACES, SIGN=-1 if masked else 1, num_warps=1,
     )  # fmt: skip
     launch(
         _lay_key_tiles, (blocks, rows), (offsets, found, records), (capacity, kv_group), HALF=half, KEYS=keys,
-        WIDTH=min(256, triton.next_power_of_2(blocks)), num_warps=1,
+        WIDTH=min(256, power_of_2(blocks)), num_warps=1,
     )  # fmt: skip
     return KeyTiles(routes.queries, records, segments, keys)
 
@@ -246,9 +245,9 @@ def _sum_partial(slots: Tensor, partial: Tensor, result: Tensor) -> None:
     rows, warps, stages = (32, 4, 1) if groups < 4 else (16, 2, 3)
     d = result.shape[2]
     launch(
-        _sum_rows, (triton.cdiv(n, rows), heads), (slots, partial, result),
+        _sum_rows, (ceil_div(n, rows), heads), (slots, partial, result),
         (n, groups, result.stride(0), result.stride(1)), ROWS=rows, D=d,
-        WIDTH=triton.next_power_of_2(d), STAGES=stages, num_warps=warps,
+        WIDTH=power_of_2(d), STAGES=stages, num_warps=warps,
     )  # fmt: skip
 
 

@@ -18,13 +18,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.widen import check_dtype, jit, popcount
+from attnbench.kernels.gpu.widen import ceil_div, check_dtype, jit, popcount, power_of_2
 from attnbench.kernels.remember import remembered
 
 TILE = 128
@@ -119,13 +118,13 @@ def build_routes(
     if capacity is not None and capacity < 1:
         raise BadInput(f"capacity is {capacity!r}; it must be at least 1")
     batch, heads, n, blocks = keep.shape
-    rows, groups, patterns = batch * heads, triton.cdiv(blocks, group), 2**group - 1
+    rows, groups, patterns = batch * heads, ceil_div(blocks, group), 2**group - 1
     lists = rows * groups * patterns
     capacity = most_tiles(rows, n, blocks, group, tile) if capacity is None else capacity
     if capacity * tile >= 2**31:
         raise Unsupported(f"{capacity} tiles of {tile} queries are too many for 32-bit places; give a capacity")
-    words = triton.cdiv(n, 32)
-    chunks = triton.cdiv(words, CHUNK)
+    words = ceil_div(n, 32)
+    chunks = ceil_div(words, CHUNK)
 
     def ints(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.int32, device=keep.device)
@@ -147,17 +146,17 @@ def build_routes(
     shape = {"GROUP": group, "CHUNK": CHUNK}
 
     launch(
-        _pack, (triton.cdiv(words, 4), triton.cdiv(blocks, 32), rows), (keep.view(torch.uint8), bits),
+        _pack, (ceil_div(words, 4), ceil_div(blocks, 32), rows), (keep.view(torch.uint8), bits),
         (*keep.stride(), heads, n, blocks, words), WORDS=4, WIDTH=32, num_warps=4,
     )  # fmt: skip
     launch(
         _count, (patterns, groups, rows), (bits, ranks, before, totals), (words, blocks, chunks), **shape,
-        CHUNKS=min(64, triton.next_power_of_2(chunks)),
+        CHUNKS=min(64, power_of_2(chunks)),
         num_warps=4,
     )  # fmt: skip
     launch(
         _lay_out, (1,), (totals, starts, ends), (lists, capacity), TILE=tile,
-        WIDTH=min(4096, triton.next_power_of_2(lists)), num_warps=8,
+        WIDTH=min(4096, power_of_2(lists)), num_warps=8,
     )  # fmt: skip
     tensors = (bits, ranks, before, totals, starts, segments, table, queries if order is None else order)
     launch(

@@ -11,12 +11,11 @@ Predicted for 12 heads of 75,600 tokens, 1,182 blocks, 128 channels, on an H100:
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.widen import INTERPRETED, check_dtype, check_unit_stride, jit
+from attnbench.kernels.gpu.widen import INTERPRETED, check_dtype, check_unit_stride, jit, power_of_2
 
 ROWS = 64
 COLUMNS = 64
@@ -58,7 +57,7 @@ def add_summaries(
         (*output.stride()[:3], *q.stride()[:3], *keys.stride()[:3], *values.stride()[:3], *kept.stride()[:3],
          heads, heads // keys.shape[1], n, keep.shape[3], dim, scale),
         HAS_ORDER=order is not None, HALF=q.dtype != torch.float32 and not INTERPRETED,
-        ROWS=ROWS, COLUMNS=COLUMNS, DIM=max(16, triton.next_power_of_2(dim)), num_warps=8, num_stages=2,
+        ROWS=ROWS, COLUMNS=COLUMNS, DIM=max(16, power_of_2(dim)), num_warps=8, num_stages=2,
     )  # fmt: skip
     return joined
 

@@ -13,12 +13,11 @@ from __future__ import annotations
 import math
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.widen import INTERPRETED, check_queries_and_keys, jit
+from attnbench.kernels.gpu.widen import INTERPRETED, ceil_div, check_queries_and_keys, jit, power_of_2
 
 KEYS = 64
 
@@ -44,14 +43,14 @@ def count_below(q: Tensor, k: Tensor, first: int, tokens: int, block: int, thres
     """
     check_queries_and_keys(q, k)
     (batch, heads, n, dim), kv_heads = q.shape, k.shape[1]
-    blocks = triton.cdiv(tokens, block)
+    blocks = ceil_div(tokens, block)
     counts = torch.empty(batch, heads, blocks, blocks, dtype=torch.int32, device=q.device)
-    size = max(16, triton.next_power_of_2(block))
+    size = max(16, power_of_2(block))
     launch(
         _count, (blocks, batch * heads), (q, k, counts),
         (*q.stride()[:3], *k.stride()[:3], heads, heads // kv_heads, n, first, tokens, blocks, block, dim,
          float(scale), math.log(threshold)),
-        SIZE=size, KEYS=KEYS, DIM=max(16, triton.next_power_of_2(dim)), WIDE=INTERPRETED,
+        SIZE=size, KEYS=KEYS, DIM=max(16, power_of_2(dim)), WIDE=INTERPRETED,
         num_warps=8 if size == 128 else 4, num_stages=2,
     )  # fmt: skip
     return counts

@@ -11,12 +11,11 @@ at 400 TFLOP/s; 4.2 GB from the second-level cache, 0.8 ms; 0.5 billion powers, 
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.widen import check_dtype, check_unit_stride, jit
+from attnbench.kernels.gpu.widen import ceil_div, check_dtype, check_unit_stride, jit
 
 ROWS = 64
 COLUMNS = 64
@@ -41,10 +40,10 @@ def cell_scores(queries: Tensor, keys: Tensor, q_cells: int, k_cells: int, scale
         check_unit_stride(name, x)
     batch, heads, rows, dim = queries.shape
     columns = keys.shape[2]
-    q_blocks, k_blocks = triton.cdiv(rows, q_cells), triton.cdiv(columns, k_cells)
+    q_blocks, k_blocks = ceil_div(rows, q_cells), ceil_div(columns, k_cells)
     scores = torch.empty(batch, heads, q_blocks, k_blocks, dtype=torch.float32, device=queries.device)
     launch(
-        _cell_scores, (triton.cdiv(q_blocks, ROWS), triton.cdiv(k_blocks, COLUMNS), batch * heads),
+        _cell_scores, (ceil_div(q_blocks, ROWS), ceil_div(k_blocks, COLUMNS), batch * heads),
         (queries, keys, scores),
         (*queries.stride()[:3], *keys.stride()[:3], heads, heads // keys.shape[1], rows, columns, q_cells, k_cells,
          q_blocks, k_blocks, dim, float(scale)),

@@ -11,13 +11,12 @@ each.
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.selection.scoring import ROWS_EXACT, ROWS_FLOAT32, add_products
-from attnbench.kernels.gpu.widen import INTERPRETED, check_dtype, check_unit_stride, jit
+from attnbench.kernels.gpu.widen import INTERPRETED, ceil_div, check_dtype, check_unit_stride, jit, power_of_2
 
 WIDTH = 32
 """Number of centroids that a program looks at at once."""
@@ -49,9 +48,9 @@ def nearest_centroid(x: Tensor, centroids: Tensor) -> Tensor:
     exact = x.dtype == torch.bfloat16
     rows = ROWS_EXACT if exact else ROWS_FLOAT32
     launch(
-        _nearest, (triton.cdiv(n, rows), batch * heads), (x, centroids, halves, labels),
+        _nearest, (ceil_div(n, rows), batch * heads), (x, centroids, halves, labels),
         (*x.stride()[:3], heads, n, centroids.shape[2], dim),
-        EXACT=exact, WIDE=INTERPRETED, ROWS=rows, WIDTH=WIDTH, DIM=max(16, triton.next_power_of_2(dim)),
+        EXACT=exact, WIDE=INTERPRETED, ROWS=rows, WIDTH=WIDTH, DIM=max(16, power_of_2(dim)),
         num_warps=4, num_stages=2,
     )  # fmt: skip
     return labels
@@ -73,7 +72,7 @@ def group_labels(labels: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     check_dtype("labels", labels, torch.int64)
     labels = labels.contiguous()
     batch, heads, n = labels.shape
-    chunks, rows = triton.cdiv(n, CHUNK), batch * heads
+    chunks, rows = ceil_div(n, CHUNK), batch * heads
     counts = torch.zeros(rows, chunks + 1, groups, dtype=torch.int32, device=labels.device)
     launch(_count_labels, (chunks, rows), (labels, counts), (n, chunks, groups), CHUNK=CHUNK, num_warps=4)
     before = counts.cumsum(1, dtype=torch.int32)  # row c: tokens of each label in the chunks before c
@@ -110,7 +109,7 @@ def group_means(x: Tensor, order: Tensor, offsets: Tensor, otherwise: Tensor) ->
     launch(
         _group_means, (groups, batch * heads),
         (x, order.contiguous(), offsets.contiguous(), otherwise.contiguous(), means),
-        (*x.stride()[:3], heads, n, dim), ROWS=32, COLUMNS=triton.next_power_of_2(dim), num_warps=4,
+        (*x.stride()[:3], heads, n, dim), ROWS=32, COLUMNS=power_of_2(dim), num_warps=4,
     )  # fmt: skip
     return means
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -55,7 +54,7 @@ from attnbench.kernels.gpu.selection.pairs import (
 )
 from attnbench.kernels.gpu.selection.ranking import rank_bracket
 from attnbench.kernels.gpu.selection.scoring import new_extremes
-from attnbench.kernels.gpu.widen import check_dtype, jit, order_image
+from attnbench.kernels.gpu.widen import ceil_div, check_dtype, jit, order_image
 
 
 @dataclass(frozen=True)
@@ -166,9 +165,9 @@ def _cut(scores: Tensor, own: Tensor, amount: int, count: bool, extremes: Tensor
     batch, heads, n, blocks = scores.shape
     rows, pairs, slots = batch * heads, n * blocks, SLOTS.value
     bins, levels, capacity = 2**tuning.log_bins, tuning.levels, tuning.capacity
-    tiles = triton.cdiv(pairs, tuning.tile)
+    tiles = ceil_div(pairs, tuning.tile)
     steps = max(1, tiles * rows // tuning.programs)
-    grid = (triton.cdiv(tiles, steps), rows)
+    grid = (ceil_div(tiles, steps), rows)
     zeros = torch.zeros(rows * slots + (levels + 1) * rows * bins // 2, dtype=torch.int64, device=scores.device)
     state, counts = zeros[: rows * slots], zeros[rows * slots :].view(torch.int32)
     if extremes is None:
@@ -176,19 +175,19 @@ def _cut(scores: Tensor, own: Tensor, amount: int, count: bool, extremes: Tensor
         launch(_extremes, grid, (scores, extremes), (pairs, steps), TILE=tuning.tile, num_warps=8)
     keep = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
     kept = keep.view(torch.uint8)
-    room = triton.cdiv(steps * tuning.tile, tuning.room)
+    room = ceil_div(steps * tuning.tile, tuning.room)
     values, last_values = scores.new_empty(rows, grid[0], room), scores.new_empty(rows, capacity)
     places, last_places, taken = (
         torch.empty(shape, dtype=torch.int32, device=scores.device)
         for shape in ((rows, grid[0], room), (rows, capacity), (rows, grid[0]))
     )
-    sampled = triton.cdiv(n, tuning.stride) * blocks
-    parts = max(1, min(grid[0], triton.cdiv(sampled, tuning.tile)))
+    sampled = ceil_div(n, tuning.stride) * blocks
+    parts = max(1, min(grid[0], ceil_div(sampled, tuning.tile)))
     given = (scores, own, extremes, state)
     common = {"BLOCKS": blocks, "COUNT": count}
     launch(
         sample_bracket, (parts, rows), (*given, counts),
-        (amount, pairs, sampled, triton.cdiv(sampled, parts * tuning.tile)), **common,
+        (amount, pairs, sampled, ceil_div(sampled, parts * tuning.tile)), **common,
         LOG_BINS=tuning.log_bins, STRIDE=tuning.stride, MARGIN=tuning.margin, TILE=tuning.tile, num_warps=8,
     )  # fmt: skip
     launch(

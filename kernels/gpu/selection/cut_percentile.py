@@ -10,13 +10,12 @@ Predicted for 12 heads of 630 × 630 pairs on an H100: five passes over 19 MB, w
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.errors import Unsupported
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.widen import check_dtype, jit, order_image
+from attnbench.kernels.gpu.widen import ceil_div, check_dtype, jit, order_image
 
 TILE = 2048
 PROGRAMS = 528
@@ -43,9 +42,9 @@ def cut_percentile(values: Tensor, rank: int) -> Tensor:
         raise Unsupported(
             f"values are {list(values.shape)}; they must be contiguous, with fewer than 2^31 pairs a head"
         )
-    tiles = triton.cdiv(pairs, TILE)
+    tiles = ceil_div(pairs, TILE)
     steps = max(1, tiles * batch * heads // PROGRAMS)
-    grid = (triton.cdiv(tiles, steps), batch * heads)
+    grid = (ceil_div(tiles, steps), batch * heads)
     counts = torch.zeros(batch * heads, DIGITS, 256, dtype=torch.int32, device=values.device)
     for digit in range(DIGITS):
         launch(_count_digit, grid, (values, counts), (rank, pairs, steps), DIGIT=digit, TILE=TILE, num_warps=8)

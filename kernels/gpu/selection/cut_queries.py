@@ -14,14 +14,13 @@ The kernels are limited by instructions.
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.selection.cut_heads import check_scores
-from attnbench.kernels.gpu.widen import jit, order_image, weigh, weight_scale
+from attnbench.kernels.gpu.widen import ceil_div, jit, order_image, power_of_2, weigh, weight_scale
 
 LANES = 1024  # pairs that a program holds
 BITS = 17  # of a weight, which nearly always separate the scores around the cut
@@ -73,10 +72,10 @@ def _cut(scores: Tensor, own: Tensor, amount: int, count: bool) -> Tensor:
     check_scores(scores, own)
     batch, heads, n, blocks = scores.shape
     keep = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
-    columns = triton.next_power_of_2(blocks)
+    columns = power_of_2(blocks)
     rows = max(1, LANES // columns)
     launch(
-        _cut_rows, (triton.cdiv(batch * heads * n, rows),), (scores, own, keep.view(torch.uint8)),
+        _cut_rows, (ceil_div(batch * heads * n, rows),), (scores, own, keep.view(torch.uint8)),
         (batch * heads * n, n, blocks, amount), COUNT=count, ROWS=rows, COLUMNS=columns, BITS=BITS, num_warps=4,
     )  # fmt: skip
     return keep

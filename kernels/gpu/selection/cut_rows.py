@@ -12,13 +12,12 @@ Predicted for 12 × 1,182 rows of 1,182 blocks (720p, 81 frames, blocks of 64) o
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.errors import Unsupported
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.widen import check_dtype, jit, order_image
+from attnbench.kernels.gpu.widen import ceil_div, check_dtype, jit, order_image, power_of_2
 from attnbench.kernels.row_cuts import CROSSINGS, LEAST_VARIANCE
 
 LANES = 1024
@@ -40,7 +39,7 @@ def row_shares(scores: Tensor, scale: float, sizes: Tensor | None) -> Tensor:
     shares = torch.empty_like(scores)
     weights = scores if sizes is None else sizes.to(torch.float32).contiguous()
     launch(
-        _row_shares, (triton.cdiv(rows, per_program),), (scores, weights, shares),
+        _row_shares, (ceil_div(rows, per_program),), (scores, weights, shares),
         (rows, scores.shape[3], float(scale), scores.shape[2] if sizes is not None and sizes.dim() == 3 else rows),
         HAS_SIZES=sizes is not None, ROWS=per_program, COLUMNS=columns, num_warps=4,
     )  # fmt: skip
@@ -60,7 +59,7 @@ def cut_top_k_row(scores: Tensor, counts: Tensor) -> Tensor:
     rows, columns, per_program = _shape_of(scores)
     keep = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
     launch(
-        _top_k_rows, (triton.cdiv(rows, per_program),), (scores, counts, keep.view(torch.uint8)),
+        _top_k_rows, (ceil_div(rows, per_program),), (scores, counts, keep.view(torch.uint8)),
         (rows, scores.shape[3], scores.shape[2], len(counts)),
         ROWS=per_program, COLUMNS=columns, num_warps=4,
     )  # fmt: skip
@@ -82,7 +81,7 @@ def cut_mass_row(shares: Tensor, masses: Tensor, crossing: str, least: int) -> T
     rows, columns, per_program = _shape_of(shares)
     keep = torch.empty(shares.shape, dtype=torch.bool, device=shares.device)
     launch(
-        _mass_rows, (triton.cdiv(rows, per_program),), (shares, masses, keep.view(torch.uint8)),
+        _mass_rows, (ceil_div(rows, per_program),), (shares, masses, keep.view(torch.uint8)),
         (rows, shares.shape[3], shares.shape[2], len(masses), least),
         CROSSING=CROSSINGS.index(crossing), ROWS=per_program, COLUMNS=columns, num_warps=4,
     )  # fmt: skip
@@ -106,7 +105,7 @@ def cut_above_mean_row(scores: Tensor, scale: float, tau: float, variances: Tens
     keep = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
     spread = scores if variances is None else variances.to(torch.float32).contiguous()
     launch(
-        _above_mean_rows, (triton.cdiv(rows, per_program),), (scores, spread, keep.view(torch.uint8)),
+        _above_mean_rows, (ceil_div(rows, per_program),), (scores, spread, keep.view(torch.uint8)),
         (rows, scores.shape[3], scores.shape[2], scale, tau, LEAST_VARIANCE, near),
         HAS_SPREAD=variances is not None, ROWS=per_program, COLUMNS=columns, num_warps=4,
     )  # fmt: skip
@@ -118,7 +117,7 @@ def _shape_of(scores: Tensor) -> tuple[int, int, int]:
     check_dtype("scores", scores, torch.float32)
     if not scores.is_contiguous():
         raise Unsupported(f"scores have strides {tuple(scores.stride())}; these kernels take contiguous scores")
-    columns = triton.next_power_of_2(scores.shape[3])
+    columns = power_of_2(scores.shape[3])
     return scores.shape[0] * scores.shape[1] * scores.shape[2], columns, max(1, LANES // columns)
 
 

@@ -7,12 +7,11 @@ MB. Every block is split among enough programs to fill the device even if there 
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.widen import check_dtype, check_unit_stride, jit
+from attnbench.kernels.gpu.widen import check_dtype, check_unit_stride, jit, power_of_2
 
 PROGRAMS = 2112  # 16 for each of an H100's 132 multiprocessors
 ROWS = 64
@@ -37,7 +36,7 @@ def pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
     batch, heads, n, dim = k.shape
     blocks, rows = len(offsets) - 1, batch * heads
     splits = max(1, min(-(-PROGRAMS // (blocks * rows)), n // (blocks * ROWS)))
-    columns = triton.next_power_of_2(dim)
+    columns = power_of_2(dim)
     partial = k.new_empty(rows, blocks, splits, dim, dtype=torch.float32)
     launch(
         _partial_sums, (blocks * splits, rows), (k, order if order is not None else offsets, offsets, partial),

@@ -10,13 +10,20 @@ times, mostly from the L2 cache, 0.3 ms; for shares in bands of 3,600 × 3,600 t
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.selection.below import key_scores
-from attnbench.kernels.gpu.widen import INTERPRETED, check_dtype, check_queries_and_keys, check_unit_stride, jit
+from attnbench.kernels.gpu.widen import (
+    INTERPRETED,
+    ceil_div,
+    check_dtype,
+    check_queries_and_keys,
+    check_unit_stride,
+    jit,
+    power_of_2,
+)
 
 ROWS = 64
 MASKED_ROWS = 32
@@ -46,12 +53,12 @@ def masked_outputs(q: Tensor, k: Tensor, v: Tensor, masks: Tensor, scale: float)
         check_dtype(name, x, torch.float32, torch.float16, torch.bfloat16)
         check_unit_stride(name, x)
     batch, heads, rows, dim = q.shape
-    n, kinds, parts = k.shape[2], len(masks) + 1, triton.cdiv(k.shape[2], SPLIT)
-    columns = max(16, triton.next_power_of_2(dim))
+    n, kinds, parts = k.shape[2], len(masks) + 1, ceil_div(k.shape[2], SPLIT)
+    columns = max(16, power_of_2(dim))
     partial = torch.empty(kinds, batch * heads, parts, rows, dim, dtype=torch.float32, device=q.device)
     sums = torch.empty(kinds, batch * heads, parts, rows, 2, dtype=torch.float32, device=q.device)
     launch(
-        _attend_part, (parts * triton.cdiv(rows, MASKED_ROWS), kinds, batch * heads),
+        _attend_part, (parts * ceil_div(rows, MASKED_ROWS), kinds, batch * heads),
         (q, k, v, masks.contiguous().view(torch.uint8), partial, sums),
         (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], heads, heads // k.shape[1], rows, n, dim, parts,
          float(scale)),
@@ -82,9 +89,9 @@ def band_shares(q: Tensor, k: Tensor, reach: int, scale: float) -> Tensor:
     batch, heads, n, dim = q.shape
     shares = torch.empty(batch, heads, n, dtype=torch.float32, device=q.device)
     launch(
-        _band_shares, (triton.cdiv(n, ROWS), batch * heads), (q, k, shares),
+        _band_shares, (ceil_div(n, ROWS), batch * heads), (q, k, shares),
         (*q.stride()[:3], *k.stride()[:3], heads, heads // k.shape[1], n, dim, reach, float(scale)),
-        ROWS=ROWS, KEYS=KEYS, DIM=max(16, triton.next_power_of_2(dim)), WIDE=INTERPRETED, num_warps=4, num_stages=2,
+        ROWS=ROWS, KEYS=KEYS, DIM=max(16, power_of_2(dim)), WIDE=INTERPRETED, num_warps=4, num_stages=2,
     )  # fmt: skip
     return shares
 

@@ -11,13 +11,20 @@ Predicted for 12 heads of 55,296 × 128 bfloat16 queries and 72 blocks: 170 MB r
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.widen import INTERPRETED, check_dtype, check_unit_stride, jit, order_image
+from attnbench.kernels.gpu.widen import (
+    INTERPRETED,
+    ceil_div,
+    check_dtype,
+    check_unit_stride,
+    jit,
+    order_image,
+    power_of_2,
+)
 
 LEAST_IMAGE = -(2**31)
 ROWS_EXACT = 128
@@ -56,9 +63,9 @@ def score(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
     rows = ROWS_EXACT if exact else ROWS_FLOAT32
     width = 16 if blocks <= 16 else 32
     launch(
-        _score, (triton.cdiv(n, rows), batch * heads), (q, means, scores, extremes),
+        _score, (ceil_div(n, rows), batch * heads), (q, means, scores, extremes),
         (*q.stride()[:3], *means.stride()[:3], heads, heads // kv_heads, n, blocks, dim),
-        EXACT=exact, WIDE=INTERPRETED, ROWS=rows, WIDTH=width, DIM=max(16, triton.next_power_of_2(dim)),
+        EXACT=exact, WIDE=INTERPRETED, ROWS=rows, WIDTH=width, DIM=max(16, power_of_2(dim)),
         num_warps=4, num_stages=2,
     )  # fmt: skip
     return scores, extremes

@@ -8,13 +8,12 @@ Predicted for 12 heads of 75,600 × 128 bfloat16 tokens on an H100: 232 MB read,
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.widen import check_dtype, check_unit_stride, jit
+from attnbench.kernels.gpu.widen import check_dtype, check_unit_stride, jit, power_of_2
 
 ROWS = 32
 
@@ -50,7 +49,7 @@ def pool_similarity(x: Tensor, order: Tensor | None, offsets: Tensor, centre: Te
         _pool_units, (blocks, rows),
         (x, order if order is not None else offsets, offsets, means if centre is None else centre, means, cosines),
         (*x.stride()[:3], heads, dim), HAS_ORDER=order is not None, HAS_CENTRE=centre is not None, ROWS=ROWS,
-        COLUMNS=triton.next_power_of_2(dim), num_warps=4,
+        COLUMNS=power_of_2(dim), num_warps=4,
     )  # fmt: skip
     return means, cosines
 

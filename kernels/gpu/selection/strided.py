@@ -14,13 +14,12 @@ from __future__ import annotations
 import math
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.widen import INTERPRETED, check_queries_and_keys, jit
+from attnbench.kernels.gpu.widen import INTERPRETED, ceil_div, check_queries_and_keys, jit
 
 TILE_HALF = 128
 TILE_FLOAT32 = 64
@@ -50,14 +49,14 @@ def strided_mass(q: Tensor, k: Tensor, stride: int, block: int, padded: int) -> 
     (batch, heads, n, dim), each = q.shape, block // stride
     if each & (each - 1):
         raise BadInput(f"a block of {block} tokens has {each} groups of {stride}; it must be a power of two")
-    groups, blocks = triton.cdiv(n, stride), triton.cdiv(n, block)
+    groups, blocks = ceil_div(n, stride), ceil_div(n, block)
     tile = max(each, TILE_FLOAT32 if q.dtype == torch.float32 else TILE_HALF)
     # The largest step that divides head_dim: steps of 64 would multiply 128 channels for a head_dim of 72, and their
     # loads, which cannot be copied asynchronously there, spill 1,304 bytes a thread on an A100.
     depth = min(64, max(16, dim & -dim))
     sums = q.new_empty(batch * heads, groups, blocks, dtype=torch.float32)
     launch(
-        _group_scores, (triton.cdiv(groups, tile), triton.cdiv(groups, tile), batch * heads), (q, k, sums),
+        _group_scores, (ceil_div(groups, tile), ceil_div(groups, tile), batch * heads), (q, k, sums),
         (*q.stride()[:3], *k.stride()[:3], heads, heads // k.shape[1], n, groups, blocks, dim,
          1 / (math.sqrt(dim) * stride)),
         STRIDE=stride, EACH=each, TILE=tile, DEPTH=depth, WIDE=INTERPRETED,

@@ -9,12 +9,11 @@ at 3 TB/s.
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.widen import check_dtype, check_unit_stride, jit
+from attnbench.kernels.gpu.widen import check_dtype, check_unit_stride, jit, power_of_2
 from attnbench.kernels.unlike import LEAST_NORM
 
 
@@ -48,7 +47,7 @@ def split_unlike(
         _split, (len(centres), batch * heads),
         (x, offsets if order is None else order, offsets, centres, counts, means, arranged, nearest),
         (*x.stride()[:3], heads, n, dim, first, LEAST_NORM), HAS_ORDER=order is not None,
-        PLACES=max(16, triton.next_power_of_2(size)), COLUMNS=triton.next_power_of_2(dim), num_warps=4,
+        PLACES=max(16, power_of_2(size)), COLUMNS=power_of_2(dim), num_warps=4,
     )  # fmt: skip
     return means, arranged, nearest
 
