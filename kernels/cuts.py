@@ -73,7 +73,7 @@ def route(
         queries = q[:, :, layout.video if shard is None else shard.rows(layout)]
         flops = ops.pooling_flops(k.shape) + ops.scoring_flops(queries.shape, means.shape[2])
         if shard is None:
-            scores, extremes = ops.score_blocks(queries, means)
+            scores, extremes = ops.score_blocks(queries, means, by_block=cut.scope == "query")
             return _cut(scores, own, extremes, cut), flops
         mine = shard.video(layout)
         scores = _scores_of_any(queries, means)

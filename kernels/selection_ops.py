@@ -87,21 +87,31 @@ _pool_means.register_autograd(_means_backward, setup_context=_keep_for_means)
 
 
 @operator("attnbench::score_blocks")
-def _score_blocks(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    if uses_kernels(q) and means.dtype == torch.float32 and q.shape[3] <= MOST_CHANNELS:
+def _score_blocks(q: Tensor, means: Tensor, by_block: bool = False) -> tuple[Tensor, Tensor]:
+    if _scores_by_kernel(q, means):
         from attnbench.kernels.gpu.selection import scoring
 
         with torch.cuda.device_of(q), phase("score"):
-            return scoring.score(q, means)
+            return scoring.score(q, means, by_block=by_block)
     with phase("score"):
         scores = selection.score_blocks(q, means)
-        return scores, selection.extremes_of(scores)
+        return scores, _no_extremes(q) if by_block else selection.extremes_of(scores)
+
+
+def _no_extremes(q: Tensor) -> Tensor:
+    return q.new_empty(0, 2, dtype=torch.int32)
+
+
+def _scores_by_kernel(q: Tensor, means: Tensor) -> bool:
+    return uses_kernels(q) and means.dtype == torch.float32 and q.shape[3] <= MOST_CHANNELS
 
 
 @_score_blocks.register_fake
-def _(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, means: Tensor, by_block: bool = False) -> tuple[Tensor, Tensor]:
+    if by_block and _scores_by_kernel(q, means):
+        return q.new_empty(*q.shape[:2], means.shape[2], q.shape[2], dtype=means.dtype).mT, _no_extremes(q)
     scores = q.new_empty(*q.shape[:3], means.shape[2], dtype=means.dtype)
-    return scores, q.new_empty(q.shape[0] * q.shape[1], 2, dtype=torch.int32)
+    return scores, _no_extremes(q) if by_block else q.new_empty(q.shape[0] * q.shape[1], 2, dtype=torch.int32)
 
 
 @operator("attnbench::cut_threshold_head")
@@ -128,32 +138,44 @@ def _cut_top_k_head(scores: Tensor, own: Tensor, extremes: Tensor | None, k: int
 
 @operator("attnbench::cut_threshold_query")
 def _cut_threshold_query(scores: Tensor, own: Tensor, threshold: float) -> Tensor:
-    if uses_kernels(scores) and scores.shape[-1] <= MOST_BLOCKS:
+    if _cuts_by_kernel(scores):
         from attnbench.kernels.gpu.selection import cut_queries as rows
 
         with torch.cuda.device_of(scores), phase("select"):
             return rows.cut_threshold_query(scores, own, threshold)
     with phase("select"):
-        return selection.threshold_per_query(scores, own, threshold)
+        return selection.threshold_per_query(scores.contiguous(), own, threshold)
 
 
 @operator("attnbench::cut_top_k_query")
 def _cut_top_k_query(scores: Tensor, own: Tensor, k: int) -> Tensor:
-    if uses_kernels(scores) and scores.shape[-1] <= MOST_BLOCKS:
+    if _cuts_by_kernel(scores):
         from attnbench.kernels.gpu.selection import cut_queries as rows
 
         with torch.cuda.device_of(scores), phase("select"):
             return rows.cut_top_k_query(scores, own, k)
     with phase("select"):
-        return selection.top_k_per_query(scores, own, k)
+        return selection.top_k_per_query(scores.contiguous(), own, k)
+
+
+def _cuts_by_kernel(scores: Tensor) -> bool:
+    return uses_kernels(scores) and scores.shape[-1] <= MOST_BLOCKS
 
 
 def _fake_cut(scores: Tensor, own: Tensor, *settings: object) -> Tensor:
     return scores.new_empty(scores.shape, dtype=torch.bool)
 
 
-for _cut in (_cut_threshold_head, _cut_top_k_head, _cut_threshold_query, _cut_top_k_query):
+def _fake_cut_query(scores: Tensor, own: Tensor, *settings: object) -> Tensor:
+    if _cuts_by_kernel(scores):
+        return scores.new_empty(scores.mT.shape, dtype=torch.bool).mT
+    return scores.new_empty(scores.shape, dtype=torch.bool)
+
+
+for _cut in (_cut_threshold_head, _cut_top_k_head):
     _cut.register_fake(_fake_cut)
+for _cut_by_row in (_cut_threshold_query, _cut_top_k_query):
+    _cut_by_row.register_fake(_fake_cut_query)
 
 
 def pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
@@ -171,18 +193,19 @@ def pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
     return means
 
 
-def score_blocks(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+def score_blocks(q: Tensor, means: Tensor, *, by_block: bool = False) -> tuple[Tensor, Tensor]:
     """Score every query against every block mean: plain dot products, without softmax or 1/√d.
 
     Args:
         q: [B, H, N, D], the last stride 1.
         means: what ``pool_means`` returns; KV heads divides H.
+        by_block: lay scores out for cuts of single queries, if kernels run; see ``gpu.selection.scoring``.
 
     Returns:
         Scores [B, H, N, blocks] in the dtype of ``means``, and the extremes of each head, int32 [B·H, 2]; see
-        ``selection.extremes_of``.
+        ``selection.extremes_of``. With ``by_block``, there are none: int32 [0, 2].
     """
-    scores, extremes = _score_blocks(q, means)
+    scores, extremes = _score_blocks(q, means, by_block)
     return scores, extremes
 
 
@@ -211,7 +234,7 @@ def cut_top_k_head(scores: Tensor, own: Tensor, extremes: Tensor | None, k: int)
 def cut_threshold_query(scores: Tensor, own: Tensor, threshold: float) -> Tensor:
     """Cut each query separately by a threshold on shares; see ``selection.threshold_per_query``.
 
-    Arguments and result are those of ``cut_threshold_head``.
+    Arguments and result are those of ``cut_threshold_head``, but scores may also be laid out by block.
     """
     keep: Tensor = _cut_threshold_query(scores, own, threshold)
     return keep
@@ -220,7 +243,8 @@ def cut_threshold_query(scores: Tensor, own: Tensor, threshold: float) -> Tensor
 def cut_top_k_query(scores: Tensor, own: Tensor, k: int) -> Tensor:
     """Cut each query separately by a number of blocks; see ``selection.top_k_per_query``.
 
-    Arguments and result are those of ``cut_threshold_head``. Scores of -inf are never kept.
+    Arguments and result are those of ``cut_threshold_head``, but scores may also be laid out by block. Scores of -inf
+    are never kept.
     """
     keep: Tensor = _cut_top_k_query(scores, own, k)
     return keep

@@ -142,11 +142,23 @@ def cut_top_k_head(
 
 
 def check_scores(scores: Tensor, own: Tensor) -> None:
-    """Refuse scores that the cuts do not support.
+    """Refuse scores that the cuts of whole heads do not support.
 
     Raises:
         BadInput: if the shapes do not fit each other.
         Unsupported: for another dtype, for scores that are not contiguous, and for 2^31 pairs a head or more.
+    """
+    check_shapes(scores, own)
+    if not scores.is_contiguous():
+        raise Unsupported(f"scores have strides {tuple(scores.stride())}; they must be contiguous")
+
+
+def check_shapes(scores: Tensor, own: Tensor) -> None:
+    """Refuse scores that no cut supports.
+
+    Raises:
+        BadInput: if the shapes do not fit each other.
+        Unsupported: for another dtype, if ``own`` is not contiguous, and for 2^31 pairs a head or more.
     """
     check_dtype("scores", scores, torch.float32)
     check_dtype("own", own, torch.int64)
@@ -154,8 +166,8 @@ def check_scores(scores: Tensor, own: Tensor) -> None:
         raise BadInput(
             f"scores are {list(scores.shape)} and own is {list(own.shape)}; they must be [B, H, N, blocks], [N]"
         )
-    if not scores.is_contiguous() or not own.is_contiguous():
-        raise Unsupported(f"scores have strides {tuple(scores.stride())}; they must be contiguous, and own too")
+    if not own.is_contiguous():
+        raise Unsupported(f"own has stride {own.stride(0)}; it must be contiguous")
     if scores.shape[2] * scores.shape[3] >= 2**31:
         raise Unsupported(f"scores are {list(scores.shape)}; a head must have fewer than 2^31 pairs")
 

@@ -1,14 +1,18 @@
 """Cuts of each query separately, by a threshold on the shares of its blocks or by a number of blocks.
 
-A row is short, so it stays in registers: the scores are read once, and the result is written once. The cut is the
-largest weight of a score at or above which enough of the row lies. It is found bit by bit, so the work grows with the
-number of blocks, not with its square. Weights spread the scores of a row evenly, so 17 bits nearly always leave one
-score at the cut. If they leave more, 32 bits of the images of the scores separate all that are not equal. Among equal
-scores, the first blocks are kept.
+A row is short, so a thread holds all of it: tiles are [blocks, queries], and scores lie block by block in memory (see
+``scoring.score``), so neighbouring threads read neighbouring queries, and a sum over a row needs no other thread. The
+scores are read once, and the result is written once, in the same order.
 
-Predicted for 12 × 55,296 queries of 72 blocks on an H100: 191 + 48 MB, 0.08 ms at 3 TB/s. But a step takes 3 (count) or
-8 (threshold) instructions per padded lane and about ten per row: 0.6 and 1.0 ms instead of 1.1 and more with 32 steps.
-The kernels are limited by instructions.
+A number of blocks is cut by halving the range of a row until a pivot leaves as many scores at or above it. Rows settle
+after 12 steps, if scores are as close as those of random inputs. If scores are equal, or nearly so, and a row has not
+settled after 24, 32 bits of the images of the scores separate all that are not equal. A threshold is cut bit by bit, by
+17 bits of the weights, which nearly always leave one score at the cut, and else by the images. Among equal scores, the
+first blocks are kept.
+
+Predicted for 12 × 32,760 queries of 72 blocks on an H100: 113 + 28 MB, 0.05 ms at 3 TB/s. A step takes 2 instructions a
+pair (count) or 5 (threshold): 0.06 ms for 12 steps, 0.15 ms for 17. A row spread over a warp took 0.86 ms for a count,
+because each sum took five shuffles, and 72 blocks the time of 128.
 """
 
 from __future__ import annotations
@@ -19,10 +23,12 @@ from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.selection.cut_heads import check_scores
+from attnbench.kernels.gpu.selection.cut_heads import check_shapes
 from attnbench.kernels.gpu.widen import ceil_div, jit, order_image, power_of_2, weigh, weight_scale
 
-LANES = 1024  # pairs that a program holds
+QUERIES = 32  # that a program takes: as many as a warp has threads
+HELD = 128  # most pairs of a query that a thread holds
+STEPS = 24  # after which scores are so close that their images are compared
 BITS = 17  # of a weight, which nearly always separate the scores around the cut
 
 
@@ -32,16 +38,16 @@ def cut_threshold_query(scores: Tensor, own: Tensor, threshold: float) -> Tensor
     The result equals ``selection.threshold_per_query`` in float64, with the weights of ``widen``.
 
     Args:
-        scores: float32 [B, H, N, blocks], contiguous, finite.
+        scores: float32 [B, H, N, blocks], finite. If the scores of a block are not contiguous, they are copied first.
         own: int64 [N], each query's own block.
         threshold: in (0, 1].
 
     Returns:
-        bool [B, H, N, blocks].
+        bool [B, H, N, blocks], with strides […, 1, N].
 
     Raises:
         BadInput: for another threshold, or shapes that do not fit each other.
-        Unsupported: for another dtype, or scores that are not contiguous.
+        Unsupported: for another dtype, and for 2^31 pairs a head or more.
     """
     if not 0 < threshold <= 1:
         raise BadInput(f"threshold is {threshold!r}; it must be a number above 0 and at most 1")
@@ -54,106 +60,149 @@ def cut_top_k_query(scores: Tensor, own: Tensor, k: int) -> Tensor:
     The result equals ``selection.top_k_per_query``.
 
     Args:
-        scores: float32 [B, H, N, blocks], contiguous.
+        scores: float32 [B, H, N, blocks]. If the scores of a block are not contiguous, they are copied first.
         own: int64 [N], each query's own block.
         k: blocks that a query keeps, its own included.
 
     Returns:
-        bool [B, H, N, blocks].
+        bool [B, H, N, blocks], with strides […, 1, N].
 
     Raises:
         BadInput: if the shapes do not fit each other.
-        Unsupported: for another dtype, or scores that are not contiguous.
+        Unsupported: for another dtype, and for 2^31 pairs a head or more.
     """
     return _cut(scores, own, min(max(0, k - 1), scores.shape[-1]), True)
 
 
 def _cut(scores: Tensor, own: Tensor, amount: int, count: bool) -> Tensor:
-    check_scores(scores, own)
+    check_shapes(scores, own)
     batch, heads, n, blocks = scores.shape
-    keep = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
+    by_block = scores.mT.contiguous()
+    keep = torch.empty(by_block.shape, dtype=torch.bool, device=scores.device)
     columns = power_of_2(blocks)
-    rows = max(1, LANES // columns)
+    warps = max(1, min(16, columns // HELD))
+    queries = max(1, min(QUERIES, QUERIES * 16 * HELD // columns))
     launch(
-        _cut_rows, (ceil_div(batch * heads * n, rows),), (scores, own, keep.view(torch.uint8)),
-        (batch * heads * n, n, blocks, amount), COUNT=count, ROWS=rows, COLUMNS=columns, BITS=BITS, num_warps=4,
+        _cut_rows, (ceil_div(n, queries), batch * heads), (by_block, own, keep.view(torch.uint8)), (n, amount),
+        COUNT=count, QUERIES=queries, BLOCKS=blocks, COLUMNS=columns, STEPS=STEPS, BITS=BITS, num_warps=warps,
     )  # fmt: skip
-    return keep
-
-
-@jit
-def _add_up(weight: tl.tensor) -> tl.tensor:
-    """Add up the weights of each row exactly, int64, in halves of 15 and 16 bits: 32-bit integers reduce fastest."""
-    upper = tl.sum(weight >> 16, 1).to(tl.int64)
-    return (upper << 16) + tl.sum(weight & 0xFFFF, 1).to(tl.int64)
+    return keep.mT
 
 
 @jit
 def _cut_rows(
-    scores: tl.tensor, own: tl.tensor, keep: tl.tensor, rows: tl.tensor, n: tl.tensor, blocks: tl.tensor,
-    amount: tl.tensor, COUNT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr,
+    scores: tl.tensor, own: tl.tensor, keep: tl.tensor, n: tl.tensor, amount: tl.tensor, COUNT: tl.constexpr,
+    QUERIES: tl.constexpr, BLOCKS: tl.constexpr, COLUMNS: tl.constexpr, STEPS: tl.constexpr, BITS: tl.constexpr,
 ) -> None:  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, COLUMNS)
-    exists = (row < rows)[:, None] & (column < blocks)[None, :]
-    at = row[:, None] * blocks + column[None, :]
-    x = tl.load(scores + at, mask=exists, other=-float("inf"))
-    is_own = tl.load(own + row % n, mask=row < rows, other=-1)[:, None] == column[None, :]
-    rival = (x > -float("inf")) & ~is_own
-    low = tl.min(tl.where(exists & (x > -float("inf")), x, float("inf")), 1)
-    high = tl.max(x, 1)
-    some = low <= high
-    low, high = tl.where(some, low, 0.0), tl.where(some, high, 0.0)
-    first, second = weight_scale(low, high)
-    weight = weigh(tl.where(x > -float("inf"), x, low[:, None]), low[:, None], first[:, None], second[:, None])
-    key = tl.where(rival, weight, -1)
+    query = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    block = tl.arange(0, COLUMNS)
+    head = tl.program_id(1).to(tl.int64) * n * BLOCKS
+    exists = (block < BLOCKS)[:, None] & (query < n)[None, :]
+    at = block[:, None] * n + query[None, :]
+    mine = tl.load(own + query, mask=query < n, other=-1).to(tl.int32)
     if COUNT:
-        target = tl.zeros([ROWS], tl.int32) + amount
+        kept = _best(scores + head + at, exists, mine, amount, STEPS)
     else:
-        total, mine = _add_up(tl.where(exists, weight, 0)), _add_up(tl.where(is_own, weight, 0))
-        one = tl.full([], 1 << 60, tl.int64)
-        # A whole number reaches the threshold where it reaches the next whole number.
-        missing = total.to(tl.float64) * ((one * 0 + amount).to(tl.float64) / one.to(tl.float64)) - mine.to(tl.float64)
-        target = tl.maximum(missing, 0.0).to(tl.int64)
-        target += (target.to(tl.float64) < missing).to(tl.int64)
-        target = tl.where(amount >= one, tl.maximum(total - mine, 0), target)
-
-    # Bit by bit: the highest weight, of those with these bits only, at or above which enough lies.
-    cut = tl.zeros([ROWS], tl.int32)
-    for step in tl.static_range(BITS):
-        pivot = cut + (1 << (29 - step))
-        cut = tl.where(_reached(key >= pivot[:, None], weight, target, COUNT), pivot, cut)
-    end = tl.where(cut == (1 << 30) - (1 << (30 - BITS)), 0x7FFFFFFF, cut + (1 << (30 - BITS)))
-    better = key >= end[:, None]
-    tied = (key >= cut[:, None]) & ~better
-    if tl.max(tl.sum(tied.to(tl.int32), 1), 0) > 1:
-        # Some row has several pairs there: the same search over the images of all scores separates all but equal ones.
-        # No score has the image of the smallest integer, so pairs that are not rivals are never counted.
-        image = tl.where(rival, order_image(x), -0x80000000)
-        cut = tl.full([ROWS], -0x80000000, tl.int32)
-        bit = tl.full([], -0x80000000, tl.int32)
-        for _ in range(32):
-            pivot = cut + bit
-            cut = tl.where(_reached(image >= pivot[:, None], weight, target, COUNT), pivot, cut)
-            bit = (bit >> 1) & 0x7FFFFFFF
-        better = rival & (image > cut[:, None])
-        tied = rival & (image == cut[:, None])
-    number = tl.sum(better.to(tl.int32), 1)
-    before = tl.cumsum(tied.to(tl.int32), 1) - 1
-    if COUNT:
-        needed = before < (target - number)[:, None]
-    else:
-        missing_still = target - _add_up(tl.where(better, weight, 0))
-        needed = before * weight.to(tl.int64) < missing_still[:, None]
-        needed = needed | ((before == 0) & (number == 0)[:, None])
-    tl.store(keep + at, (is_own | better | (tied & needed)).to(tl.uint8), mask=exists)
+        kept = _enough(scores + head + at, exists, mine, amount, BITS)
+    tl.store(keep + head + at, (kept | (mine[None, :] == block[:, None])).to(tl.uint8), mask=exists)
 
 
 @jit
-def _reached(beats: tl.tensor, weight: tl.tensor, target: tl.tensor, COUNT: tl.constexpr) -> tl.tensor:
-    """Return whether the pairs of each row that beat a pivot are enough and, if shares count, at least one."""
-    number = tl.sum(beats.to(tl.int32), 1)
-    if COUNT:
-        return number >= target
-    else:  # noqa: RET505  # Triton compiles one branch of a compile-time condition only where both are written out
-        return (_add_up(tl.where(beats, weight, 0)) >= target) & (number > 0)
+def _best(scores: tl.tensor, exists: tl.tensor, mine: tl.tensor, amount: tl.tensor, STEPS: tl.constexpr) -> tl.tensor:
+    """Return which pairs are the ``amount`` best ones of their row, apart from the own one and those of -inf."""
+    x = tl.load(scores, mask=exists, other=-float("inf"))
+    others = tl.where((x > -float("inf")) & ~_is_own(mine, scores), x, -float("inf"))
+    low = tl.min(tl.where(others > -float("inf"), others, float("inf")), 0)
+    number = tl.sum((others > -float("inf")).to(tl.int32), 0)
+    target = tl.minimum(number, amount)
+    settled = (target == number) | (target == 0)
+    high = tl.where(settled, low, tl.max(others, 0))
+    step = tl.full([], 0, tl.int32)
+    while (step < STEPS) & (tl.max((~settled).to(tl.int32), 0) > 0):
+        pivot = low * 0.5 + high * 0.5
+        reached = tl.sum((others >= pivot[None, :]).to(tl.int32), 0)
+        low = tl.where((reached >= target) & ~settled, pivot, low)
+        high = tl.where((reached < target) & ~settled, pivot, high)
+        settled = settled | (reached == target)
+        step += 1
+    low = tl.where(target > 0, low, float("inf"))
+    kept = (others >= low[None, :]) & (target > 0)[None, :]
+    if tl.max((~settled).to(tl.int32), 0) > 0:
+        # No score has the image of the smallest integer, so pairs that do not take part are never counted.
+        image = tl.where(others > -float("inf"), order_image(others), -0x80000000)
+        cut = tl.full(target.shape, -0x80000000, tl.int32)
+        bit = tl.full([], -0x80000000, tl.int32)
+        for _ in range(32):
+            other = cut + bit
+            cut = tl.where(tl.sum((image >= other[None, :]).to(tl.int32), 0) >= target, other, cut)
+            bit = (bit >> 1) & 0x7FFFFFFF
+        better = image > cut[None, :]
+        tied = (image == cut[None, :]) & (others > -float("inf"))
+        missing = target - tl.sum(better.to(tl.int32), 0)
+        before = tl.cumsum(tied.to(tl.int32), 0) - 1
+        kept = better | (tied & (before < missing[None, :]))
+    return kept
+
+
+@jit
+def _is_own(mine: tl.tensor, like: tl.tensor) -> tl.tensor:
+    """Return which pairs of a tile consist of a query and its own block."""
+    return mine[None, :] == tl.arange(0, like.shape[0])[:, None]
+
+
+@jit
+def _enough(scores: tl.tensor, exists: tl.tensor, mine: tl.tensor, amount: tl.tensor, BITS: tl.constexpr) -> tl.tensor:
+    """Return which pairs, apart from the own one, are the best of their row until shares reach ``amount`` / 2^60."""
+    x = tl.load(scores, mask=exists, other=-float("inf"))
+    valid = x > -float("inf")
+    is_own = _is_own(mine, scores)
+    low = tl.min(tl.where(valid, x, float("inf")), 0)
+    high = tl.max(x, 0)
+    some = low <= high
+    low, high = tl.where(some, low, 0.0), tl.where(some, high, 0.0)
+    first, second = weight_scale(low, high)
+    weight = weigh(tl.where(valid, x, low[None, :]), low[None, :], first[None, :], second[None, :])
+    total = tl.sum(tl.where(exists, weight, 0).to(tl.int64), 0)
+    own = tl.sum(tl.where(is_own & exists, weight, 0).to(tl.int64), 0)
+    one = tl.full([], 1 << 60, tl.int64)
+    # A whole number reaches the threshold where it reaches the next whole number.
+    missing = total.to(tl.float64) * ((one * 0 + amount).to(tl.float64) / one.to(tl.float64)) - own.to(tl.float64)
+    target = tl.maximum(missing, 0.0).to(tl.int64)
+    target += (target.to(tl.float64) < missing).to(tl.int64)
+    target = tl.where(amount >= one, tl.maximum(total - own, 0), target)
+
+    # Bit by bit: the highest weight, of those with these bits only, at or above which enough lies.
+    key = tl.where(valid & ~is_own, weight, -1)
+    highest = tl.max(key, 0)
+    cut = tl.zeros(low.shape, tl.int32)
+    for step in tl.static_range(BITS):
+        pivot = cut + (1 << (29 - step))
+        cut = tl.where((_sum(key >= pivot[None, :], key) >= target) & (highest >= pivot), pivot, cut)
+    end = tl.where(cut == (1 << 30) - (1 << (30 - BITS)), 0x7FFFFFFF, cut + (1 << (30 - BITS)))
+    better = key >= end[None, :]
+    tied = (key >= cut[None, :]) & ~better
+    if tl.max(tl.sum(tied.to(tl.int32), 0), 0) > 1:
+        # Some row has several pairs there: the same search over the images of all scores separates all but equal ones.
+        # No score has the image of the smallest integer, so pairs that do not take part are never counted. The scores
+        # are read again, because they would take as many registers as the weights.
+        image = tl.where(key >= 0, order_image(tl.load(scores, mask=exists, other=0.0, volatile=True)), -0x80000000)
+        best = tl.max(image, 0)
+        cut = tl.full(low.shape, -0x80000000, tl.int32)
+        bit = tl.full([], -0x80000000, tl.int32)
+        for _ in range(32):
+            pivot = cut + bit
+            cut = tl.where((_sum(image >= pivot[None, :], key) >= target) & (best >= pivot), pivot, cut)
+            bit = (bit >> 1) & 0x7FFFFFFF
+        better = image > cut[None, :]
+        tied = (image == cut[None, :]) & (key >= 0)
+    number = tl.sum(better.to(tl.int32), 0)
+    before = tl.cumsum(tied.to(tl.int32), 0) - 1
+    missing_still = target - _sum(better, key)
+    needed = before * key.to(tl.int64) < missing_still[None, :]
+    return better | (tied & (needed | ((before == 0) & (number == 0)[None, :])))
+
+
+@jit
+def _sum(chosen: tl.tensor, weight: tl.tensor) -> tl.tensor:
+    """Add up the chosen weights of each row exactly."""
+    return tl.sum(tl.where(chosen, weight, 0).to(tl.int64), 0)

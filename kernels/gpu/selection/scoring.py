@@ -32,16 +32,18 @@ ROWS_FLOAT32 = 32
 """Number of queries that one program scores: for bfloat16, and for other dtypes."""
 
 
-def score(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+def score(q: Tensor, means: Tensor, *, by_block: bool = False) -> tuple[Tensor, Tensor]:
     """Score every query against every block mean: plain dot products, without softmax or 1/√d.
 
     Args:
         q: float32, float16 or bfloat16 [B, H, N, D], any strides with the last 1.
         means: float32 [B, KV heads, blocks, D], any strides with the last 1; KV heads divides H.
+        by_block: lay the scores of each block side by side, as the cuts of single queries read them fastest. Extremes,
+            which these do not need, are then left out.
 
     Returns:
         Scores float32 [B, H, N, blocks], and the extremes of each head, int32 [B·H, 2], from which the cuts of whole
-        heads start; see ``new_extremes``.
+        heads start; see ``new_extremes``. With ``by_block``, scores with strides […, 1, N], and int32 [0, 2].
 
     Raises:
         BadInput: if the shapes do not fit each other.
@@ -57,15 +59,19 @@ def score(q: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
         raise BadInput(
             f"means are {list(means.shape)}; for q {list(q.shape)} they must be [{batch}, KV heads, …, {dim}]"
         )
-    scores = q.new_empty(batch, heads, n, blocks, dtype=torch.float32)
-    extremes = new_extremes(batch * heads, q.device)
+    if by_block:
+        scores = q.new_empty(batch, heads, blocks, n, dtype=torch.float32).mT
+        extremes = q.new_empty(0, 2, dtype=torch.int32)
+    else:
+        scores = q.new_empty(batch, heads, n, blocks, dtype=torch.float32)
+        extremes = new_extremes(batch * heads, q.device)
     exact = q.dtype == torch.bfloat16
     rows = ROWS_EXACT if exact else ROWS_FLOAT32
     width = 16 if blocks <= 16 else 32
     launch(
         _score, (ceil_div(n, rows), batch * heads), (q, means, scores, extremes),
         (*q.stride()[:3], *means.stride()[:3], heads, heads // kv_heads, n, blocks, dim),
-        EXACT=exact, WIDE=INTERPRETED, ROWS=rows, WIDTH=width, DIM=max(16, power_of_2(dim)),
+        EXACT=exact, WIDE=INTERPRETED, BY_BLOCK=by_block, ROWS=rows, WIDTH=width, DIM=max(16, power_of_2(dim)),
         num_warps=4, num_stages=2,
     )  # fmt: skip
     return scores, extremes
@@ -114,7 +120,8 @@ def _score(
     stride_qb: tl.tensor, stride_qh: tl.tensor, stride_qn: tl.tensor,
     stride_mb: tl.tensor, stride_mh: tl.tensor, stride_mn: tl.tensor,
     heads: tl.tensor, group: tl.tensor, n: tl.tensor, blocks: tl.tensor, dim: tl.tensor,
-    EXACT: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, DIM: tl.constexpr,
+    EXACT: tl.constexpr, WIDE: tl.constexpr, BY_BLOCK: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    DIM: tl.constexpr,
 ) -> None:  # fmt: skip
     head = tl.program_id(1).to(tl.int64)
     queries = tl.program_id(0) * ROWS + tl.arange(0, ROWS).to(tl.int64)
@@ -133,9 +140,13 @@ def _score(
         total = tl.zeros([ROWS, WIDTH], tl.float32)
         total = add_products(x, y, total, EXACT, WIDE)
         valid = (queries < n)[:, None] & (columns < blocks)[None, :]
-        tl.store(scores + (head * n + queries[:, None]) * blocks + columns[None, :], total, mask=valid)
-        image = order_image(total)
-        highest = tl.maximum(highest, tl.max(tl.where(valid, image, -(2**31)), 1))
-        lowest = tl.maximum(lowest, tl.max(tl.where(valid, ~image, -(2**31)), 1))
-    tl.atomic_max(extremes + 2 * head, tl.max(highest, 0), sem="relaxed")
-    tl.atomic_max(extremes + 2 * head + 1, tl.max(lowest, 0), sem="relaxed")
+        if BY_BLOCK:
+            tl.store(scores + (head * blocks + columns[None, :]) * n + queries[:, None], total, mask=valid)
+        else:
+            tl.store(scores + (head * n + queries[:, None]) * blocks + columns[None, :], total, mask=valid)
+            image = order_image(total)
+            highest = tl.maximum(highest, tl.max(tl.where(valid, image, -(2**31)), 1))
+            lowest = tl.maximum(lowest, tl.max(tl.where(valid, ~image, -(2**31)), 1))
+    if not BY_BLOCK:
+        tl.atomic_max(extremes + 2 * head, tl.max(highest, 0), sem="relaxed")
+        tl.atomic_max(extremes + 2 * head + 1, tl.max(lowest, 0), sem="relaxed")

@@ -132,6 +132,33 @@ def test_top_k_of_each_query(scores: Scores, k: int) -> None:
     assert torch.equal(kept, selection.top_k_per_query(scores.values, scores.own, k))
 
 
+@settings(max_examples=draws(30))
+@given(scores=draw_scores(infinite=True), k=st.integers(0, 8))
+def test_scores_that_lie_by_block_are_cut_in_place(scores: Scores, k: int) -> None:
+    by_block = scores.values.mT.contiguous().mT
+    kept = cut_top_k_query(by_block, scores.own, k)
+    assert kept.mT.is_contiguous()
+    assert torch.equal(kept, selection.top_k_per_query(scores.values, scores.own, k))
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 20, 33, 41, 50])
+def test_scores_that_are_nearly_equal_are_told_apart(k: int) -> None:
+    # An outlier on either side, so that halving the range does not separate the others: they differ in their last bit.
+    random = torch.Generator().manual_seed(k)
+    close = torch.stack([torch.randperm(39, generator=random) // 2 for _ in range(40)]) * 2.0**-23 + 1
+    scores = torch.cat([close, torch.full((40, 1), 1e30), torch.full((40, 1), -1e30)], 1)[None, None]
+    scores[..., :20, :] = torch.randn(20, 41, generator=random)  # rows that settle beside rows that do not
+    scores, own = scores.to(DEVICE), torch.arange(40, device=DEVICE)
+    assert torch.equal(cut_top_k_query(scores, own, k), selection.top_k_per_query(scores, own, k))
+
+
+def test_infinite_scores_are_the_best() -> None:
+    scores = torch.tensor([[[[1.0, torch.inf, 0.0, torch.inf, -torch.inf, 2.0]]]], device=DEVICE)
+    own = torch.tensor([2], device=DEVICE)
+    for k in range(1, 8):
+        assert torch.equal(cut_top_k_query(scores, own, k), selection.top_k_per_query(scores, own, k))
+
+
 def cut_head_in_steps(scores: Tensor, own: Tensor, threshold: float) -> Tensor:
     return cut_threshold_head(scores, own, threshold, tuning=Tuning(tile=128, capacity=64, levels=3, block=64))
 
@@ -233,6 +260,6 @@ def test_what_the_kernels_do_not_take_is_refused() -> None:
     with pytest.raises(Unsupported, match="float64"):
         cut_top_k_head(scores.double(), own, 2)
     with pytest.raises(Unsupported, match="contiguous"):
-        cut_top_k_query(scores.transpose(0, 1).expand(2, 1, 4, 3), own, 2)
+        cut_top_k_head(scores.transpose(0, 1).expand(2, 1, 4, 3), own, 2)
     with pytest.raises(BadInput, match=r"\[5\]"):
         cut_top_k_head(scores, torch.zeros(5, dtype=torch.int64, device=DEVICE), 2)

@@ -87,6 +87,18 @@ def test_scores_and_extremes(
     assert torch.equal(extremes, torch.stack([ordered(flat.amax(1)), ~ordered(flat.amin(1))], 1))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "blocks"), [(150, 40), (33, 7), (1, 1)])
+def test_scores_that_lie_by_block_are_the_same_bits(dtype: torch.dtype, n: int, blocks: int) -> None:
+    random = torch.Generator().manual_seed(n)
+    q = torch.randn(2, 4, n, 24, generator=random).to(DEVICE, dtype)
+    means = torch.randn(2, 2, blocks, 24, generator=random).to(DEVICE)
+    scores, extremes = score(q, means, by_block=True)
+    assert scores.mT.is_contiguous()
+    assert extremes.shape == (0, 2)
+    assert torch.equal(scores, score(q, means)[0])
+
+
 def test_means_keep_all_bits_of_float32_in_scores_of_bfloat16_queries() -> None:
     # 1 + 2^-8 + 2^-23 needs three bfloat16 numbers; times a power of two it must come out whole.
     means = torch.zeros(1, 1, 2, 16, device=DEVICE)

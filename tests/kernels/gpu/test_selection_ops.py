@@ -170,15 +170,15 @@ def samples(dtype: torch.dtype) -> dict[str, tuple[Any, list[tuple[Any, ...]]]]:
     means = torch.randn(2, 2, 3, 16, generator=random).to(DEVICE, wide)
     scores = torch.randn(2, 4, 9, 3, generator=random).to(DEVICE, wide)
     own = torch.randint(3, (9,), generator=random).to(DEVICE)
-    extremes = selection.extremes_of(scores)
+    by_block, extremes = scores.mT.contiguous().mT, selection.extremes_of(scores)
     space = torch.ops.attnbench
     return {
         "pool_means": (space.pool_means, [(k, None, offsets), (k, order, offsets)]),
-        "score_blocks": (space.score_blocks, [(q, means)]),
+        "score_blocks": (space.score_blocks, [(q, means), (q, means, True)]),
         "cut_threshold_head": (space.cut_threshold_head, [(scores, own, extremes, 0.3)]),
         "cut_top_k_head": (space.cut_top_k_head, [(scores, own, None, 2)]),
-        "cut_threshold_query": (space.cut_threshold_query, [(scores, own, 0.3)]),
-        "cut_top_k_query": (space.cut_top_k_query, [(scores, own, 2)]),
+        "cut_threshold_query": (space.cut_threshold_query, [(scores, own, 0.3), (by_block, own, 0.3)]),
+        "cut_top_k_query": (space.cut_top_k_query, [(scores, own, 2), (by_block, own, 2)]),
     }
 
 
