@@ -15,7 +15,7 @@ from torch import Tensor
 from attnbench.kernels.band import Band
 from attnbench.kernels.flop_formulas import flop_formula
 from attnbench.kernels.grid import Grid, Layout
-from attnbench.kernels.operators import operator
+from attnbench.kernels.operators import is_seen, on_device_of, operator
 from attnbench.kernels.pattern import BlockPattern, RoutedPattern
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.rule import Rule
@@ -32,7 +32,13 @@ def attend_by_kernels(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float)
     Returns:
         output [B, H, N, D] in grid order, and the log-sum-exp float32 [B, H, N]; both differentiable.
     """
-    return _attend(q, k, v, *(*_apart(plan), scale))
+    parts = _apart(plan)
+    if is_seen((q, k, v, *parts)):
+        return _attend(q, k, v, *(*parts, scale))
+    if not torch.is_grad_enabled():
+        return _run(q, k, v, plan, scale)
+    with torch.no_grad():
+        return _run(q, k, v, plan, scale)
 
 
 def _apart(plan: Plan) -> tuple[Any, ...]:
@@ -72,13 +78,17 @@ def _attend(
     k_order: Tensor | None, low: Tensor | None, high: Tensor | None, whole: Tensor | None, layout: list[int], rule: str,
     bounds: list[int], scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    plan = _together(q, keep, q_offsets, k_offsets, q_order, k_order, low, high, whole, layout, rule, bounds)
+    return _run(q, k, v, plan, scale)
+
+
+def _run(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> tuple[Tensor, Tensor]:
     from attnbench.kernels.gpu.blocked import attend_blocks
     from attnbench.kernels.gpu.routed import attend_routed
 
-    plan = _together(q, keep, q_offsets, k_offsets, q_order, k_order, low, high, whole, layout, rule, bounds)
-    run = attend_routed if q_offsets is None else attend_blocks
+    run = attend_routed if isinstance(plan.pattern, RoutedPattern) else attend_blocks
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    with torch.cuda.device_of(q):
+    with on_device_of(q):
         return run(q, k, v, plan, scale)
 
 
@@ -94,7 +104,7 @@ def _attend_backward(
     plan = _together(q, keep, q_offsets, k_offsets, q_order, k_order, low, high, whole, layout, rule, bounds)
     run = backward_routed if q_offsets is None else backward_blocks
     q, k, v, d_output = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, d_output))
-    with torch.cuda.device_of(q):
+    with on_device_of(q):
         return run(q, k, v, plan, scale, output, lse, d_output, d_lse)
 
 

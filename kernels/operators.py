@@ -7,6 +7,7 @@ takes about 2 ms in total, has four operators.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
@@ -31,9 +32,11 @@ class Operator(Generic[Arguments, Result]):
 
     def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         """Run the operator, or the function."""
-        if torch.compiler.is_compiling() or _is_seen(args):
+        if is_seen(args):
             result: Result = self.operator(*args, **kwargs)
             return result
+        if not torch.is_grad_enabled():
+            return self.function(*args, **kwargs)
         with torch.no_grad():
             return self.function(*args, **kwargs)
 
@@ -47,13 +50,21 @@ class Operator(Generic[Arguments, Result]):
         self.operator.register_autograd(backward, setup_context=setup_context)
 
 
+def on_device_of(x: Tensor) -> AbstractContextManager[object]:
+    """Make the device of ``x`` the current one. Where it is that already, as nearly always, this takes no time."""
+    if not torch.compiler.is_compiling() and (not x.is_cuda or x.get_device() == torch.cuda.current_device()):
+        return nullcontext()
+    return torch.cuda.device_of(x)
+
+
 def operator(name: str) -> Callable[[Callable[Arguments, Result]], Operator[Arguments, Result]]:
     """Make an operator from a function that does not write to its arguments and returns new tensors."""
     return lambda function: Operator(name, function)
 
 
-def _is_seen(args: tuple[object, ...]) -> bool:
-    if _get_current_dispatch_mode() is not None:
+def is_seen(args: tuple[object, ...]) -> bool:
+    """Return whether a call with these arguments needs the operator; see ``Operator``."""
+    if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
         return True
     graded = torch.is_grad_enabled()
     for x in args:

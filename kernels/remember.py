@@ -91,6 +91,19 @@ def kept_with(tensors: tuple[Tensor | None, ...], key: Hashable, make: Callable[
     return value
 
 
+def kept_by(owner: object, key: Hashable, make: Callable[[], Result]) -> Result:
+    """Make something from attributes of an object that never change, once, and keep it in the object.
+
+    torch.compile traces ``make`` at each call.
+    """
+    if torch.compiler.is_compiling():
+        return make()
+    made: dict[Hashable, Result] = vars(owner).setdefault("_kept_by", {})
+    if key not in made:
+        made[key] = make()
+    return made[key]
+
+
 @dataclass
 class _Made:
     value: Any

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from attnbench.kernels import selection
 from attnbench.kernels.flop_formulas import flop_formula
-from attnbench.kernels.operators import operator
+from attnbench.kernels.operators import on_device_of, operator
 from attnbench.kernels.phases import phase
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -56,7 +56,7 @@ def _pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
     if uses_kernels(k):
         from attnbench.kernels.gpu.selection import pooling
 
-        with torch.cuda.device_of(k), phase("pool"):
+        with on_device_of(k), phase("pool"):
             return pooling.pool_means(k, order, offsets)
     with phase("pool"):
         return selection.pool_blocks(k, order, offsets)
@@ -91,7 +91,7 @@ def _score_blocks(q: Tensor, means: Tensor, by_block: bool = False) -> tuple[Ten
     if _scores_by_kernel(q, means):
         from attnbench.kernels.gpu.selection import scoring
 
-        with torch.cuda.device_of(q), phase("score"):
+        with on_device_of(q), phase("score"):
             return scoring.score(q, means, by_block=by_block)
     with phase("score"):
         scores = selection.score_blocks(q, means)
@@ -119,7 +119,7 @@ def _cut_threshold_head(scores: Tensor, own: Tensor, extremes: Tensor | None, th
     if uses_kernels(scores):
         from attnbench.kernels.gpu.selection import cut_heads as cut
 
-        with torch.cuda.device_of(scores), phase("select"):
+        with on_device_of(scores), phase("select"):
             return cut.cut_threshold_head(scores, own, threshold, extremes=extremes)
     with phase("select"):
         return selection.threshold_per_head(scores, own, threshold)
@@ -130,7 +130,7 @@ def _cut_top_k_head(scores: Tensor, own: Tensor, extremes: Tensor | None, k: int
     if uses_kernels(scores):
         from attnbench.kernels.gpu.selection import cut_heads as cut
 
-        with torch.cuda.device_of(scores), phase("select"):
+        with on_device_of(scores), phase("select"):
             return cut.cut_top_k_head(scores, own, k, extremes=extremes)
     with phase("select"):
         return selection.top_k_per_head(scores, own, k)
@@ -141,7 +141,7 @@ def _cut_threshold_query(scores: Tensor, own: Tensor, threshold: float) -> Tenso
     if _cuts_by_kernel(scores):
         from attnbench.kernels.gpu.selection import cut_queries as rows
 
-        with torch.cuda.device_of(scores), phase("select"):
+        with on_device_of(scores), phase("select"):
             return rows.cut_threshold_query(scores, own, threshold)
     with phase("select"):
         return selection.threshold_per_query(scores.contiguous(), own, threshold)
@@ -152,7 +152,7 @@ def _cut_top_k_query(scores: Tensor, own: Tensor, k: int) -> Tensor:
     if _cuts_by_kernel(scores):
         from attnbench.kernels.gpu.selection import cut_queries as rows
 
-        with torch.cuda.device_of(scores), phase("select"):
+        with on_device_of(scores), phase("select"):
             return rows.cut_top_k_query(scores, own, k)
     with phase("select"):
         return selection.top_k_per_query(scores.contiguous(), own, k)

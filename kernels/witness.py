@@ -62,6 +62,11 @@ def watching() -> Iterator[Seen]:
         _seen = before
 
 
+def is_watching() -> bool:
+    """Return whether anyone notes what runs."""
+    return _seen is not None
+
+
 def launched(name: str) -> None:
     """Note that a kernel or function runs."""
     if _seen is not None and not torch.compiler.is_compiling():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,9 +30,8 @@ def prepare(
         BadInput: for arguments that do not fit each other, or settings that the method does not take.
     """
     chosen = find_method(method)
-    if not isinstance(text, (tuple, list)):
-        raise BadInput(f"text is {text!r}; it must be two whole numbers: text tokens before and after the video")
-    layout = Layout(Grid.of(grid), tuple(text))
+    found = _recalled(chosen, grid, text, settings)
+    layout = _layout_of(grid, text) if found is None else found.layout
     for name, value in (("layer", layer), ("step", 0 if step is None else step)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise BadInput(f"{name} is {value!r}; it must be a whole number of at least 0")
@@ -43,9 +42,69 @@ def prepare(
             raise BadInput(f"v is {_describe(v)} and k is {_describe(k)}; they must be alike")
     elif chosen.needs_v:
         raise BadInput(f"method {chosen.name!r} selects by the values too; pass v, which is like k")
-    values = chosen.resolve(make_settings(chosen, settings), layout)
+    values = chosen.resolve(make_settings(chosen, settings), layout) if found is None else found.values
     check_per_head(chosen, values, q.shape[1])
+    if found is None:
+        _remember(chosen, layout, values, grid, text, settings)
     return chosen, values, Call(layout, layer, step, state, params, v if chosen.needs_v else None)
+
+
+def _layout_of(grid: Any, text: Any) -> Layout:
+    if not isinstance(text, (tuple, list)):
+        raise BadInput(f"text is {text!r}; it must be two whole numbers: text tokens before and after the video")
+    return Layout(Grid.of(grid), tuple(text))
+
+
+class _Prepared(NamedTuple):
+    """What a method made of a grid, text and settings. The method is held, so that its id stays its own."""
+
+    method: Method
+    layout: Layout
+    values: Any
+
+
+_prepared: dict[object, _Prepared] = {}
+MOST_PREPARED = 256
+"""How many settings of methods are remembered, each for a layout: resolving them takes longer than a launch."""
+
+
+def _recalled(method: Method, grid: Any, text: Any, settings: dict[str, Any]) -> _Prepared | None:
+    """Return what ``_remember`` got for the same method and for arguments of the same types and content."""
+    if torch.compiler.is_compiling():
+        return None
+    key = _key(method, grid, text, settings)
+    return None if key is None else _prepared.get(key)
+
+
+def _remember(method: Method, layout: Layout, values: Any, grid: Any, text: Any, settings: dict[str, Any]) -> None:
+    key = None if torch.compiler.is_compiling() else _key(method, grid, text, settings)
+    if key is not None:
+        if len(_prepared) >= MOST_PREPARED:
+            _prepared.clear()
+        _prepared[key] = _Prepared(method, layout, values)
+
+
+def _key(method: Method, grid: Any, text: Any, settings: dict[str, Any]) -> object:
+    """Return a key that only equal arguments of the same types have; None where they are not plain."""
+    try:
+        return id(method), _plain(grid), _plain(text), *[(name, _plain(value)) for name, value in settings.items()]
+    except _NotPlainError:
+        return None
+
+
+class _NotPlainError(Exception):
+    """Raised for a value that may change, or that equals another one without being the same."""
+
+
+def _plain(value: object) -> object:
+    kind = type(value)
+    if kind in (int, str, bool, type(None), Grid):
+        return kind, value
+    if kind is float:
+        return kind, repr(value)
+    if kind in (tuple, list):
+        return kind, *[_plain(item) for item in value]  # type: ignore[attr-defined]  # it is a tuple or a list
+    raise _NotPlainError
 
 
 def _check_tensors(q: Tensor, k: Tensor, layout: Layout | None) -> None:

@@ -63,8 +63,10 @@ class MoBA:
 
 def resolve(settings: MoBA, layout: Layout) -> MoBA:
     """Turn a number of blocks into a block size, and cap both sizes."""
-    n = layout.grid.tokens
-    size = settings.block_size or -(-n // (settings.blocks or 60))
+    n, given = layout.grid.tokens, settings.block_size
+    if given is not None and given <= n and settings.topk <= -(-n // given):
+        return settings
+    size = given or -(-n // (settings.blocks or 60))
     size = min(size, n)
     return replace(settings, blocks=None, block_size=size, topk=min(settings.topk, -(-n // size)))
 

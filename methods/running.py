@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,8 +78,15 @@ def run(
 
 def make_plan_of(method: Method, settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
     """Plan without gradients, and without autocast: in bfloat16 scores would select other blocks."""
-    with torch.no_grad(), torch.autocast(q.device.type, enabled=False), phase("select"):
+    with torch.no_grad(), _without_autocast(q), phase("select"):
         return make_plan(method, settings, q, k, call)
+
+
+def _without_autocast(q: Tensor) -> AbstractContextManager[Any]:
+    # Entering and leaving autocast takes some microseconds.
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(q.device.type):
+        return torch.autocast(q.device.type, enabled=False)
+    return nullcontext()
 
 
 def _run_shard(
@@ -106,7 +114,7 @@ def _attend(
     """Run a plan on the engine that was asked for."""
     runner = choose_engine(engine, plan, Task.of(q, k, v, return_lse=return_lse))
     run = runner.attend if runner.traceable or not torch.compiler.is_compiling() else between_graphs(runner.name)
-    with torch.autocast(q.device.type, enabled=False), phase("attend"):
+    with _without_autocast(q), phase("attend"):
         output, lse = run(q, k, v, plan, scale, return_lse)
     if witnessed:
         attended(runner.name, plan, output, lse)

@@ -99,6 +99,8 @@ def _as_partitions(value: object) -> Partitions:
 
 def resolve(settings: VMoBA, layout: Layout) -> VMoBA:
     """Fill in the partition, and the top-k where it is used."""
+    if settings.partition is not None and (settings.select != "topk" or settings.topk is not None):
+        return settings
     t, h, w = layout.grid.shape
     general: Partitions = (3, (-(-h // 6), -(-w // 8)), (-(-t // 3), -(-h // 3), -(-w // 8)))
     paper, paper_topk = _PAPER.get(layout.grid.shape, (general, None))

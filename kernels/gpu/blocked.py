@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attnbench.kernels.gpu.arrange import arrange, padded_width
+from attnbench.kernels.gpu.arrange import arrange_both, padded_width
 from attnbench.kernels.gpu.attend import attend_tiles
 from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
 from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, sizes_of, tiles_of
@@ -20,6 +20,7 @@ from attnbench.kernels.gpu.rule_arrays import rule_arrays
 from attnbench.kernels.gpu.work import KEYS, ROWS, KeyTiles, Tiles
 from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
+from attnbench.kernels.remember import kept_by
 
 Kind = Literal["tiles", "pairs", "masked"]
 """Tiles as they are, small tiles in pairs, or tiles with what a rule keeps as words of bits."""
@@ -40,12 +41,13 @@ def attend_blocks(
         output [B, H, N, D] in grid order, and the log-sum-exp float32 [B, H, N]. Queries that keep no key give 0 and
         -inf.
     """
-    width, hopper = padded_width(q.shape[3]), is_hopper(q.device) if hopper is None else hopper
-    kind = kind_of(plan, hopper)
+    width, gluon = padded_width(q.shape[3]), is_hopper(q.device) if hopper is None else hopper
+    kind = kept_by(plan, ("kind", gluon), lambda: kind_of(plan, gluon))
+    sizes = kept_by(plan, "sizes", lambda: sizes_of(plan))
     if kind != "tiles" and not fits_in_place(q, k, v, scale, None, ROWS, KEYS):
         kind = "tiles"
     paired = kind == "pairs"
-    in_place = kind != "tiles" or (hopper and fits_in_place(q, k, v, scale, plan.pattern.elements, *sizes_of(plan)))
+    in_place = kind != "tiles" or (gluon and fits_in_place(q, k, v, scale, plan.pattern.elements, *sizes))
     with phase("index"):
         parts = kept_lists(plan, kind, lambda: parts_of(plan, kind))
         rule = rule_arrays(plan) if kind == "tiles" else None
@@ -56,7 +58,7 @@ def attend_blocks(
         elif in_place and plan.k_order is None:
             keys, values = k, v
         else:
-            keys, values = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
+            keys, values = arrange_both(k, v, plan.k_order, width)
         if source is not None and paired:  # small tiles need all of them, but there may be none
             source.fill(keys, values, users=parts[0].count)
     output = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -67,7 +69,7 @@ def attend_blocks(
             small = paired and tiles.visible is None
             here = (keys.contiguous(), values.contiguous()) if small else (keys, values)
             attend_tiles(
-                q, *here, tiles, scale, rule=rule, direct=direct, hopper=hopper, source=None if small else source
+                q, *here, tiles, scale, rule=rule, direct=direct, hopper=gluon, source=None if small else source
             )
     return output, lse
 
@@ -148,7 +150,7 @@ def backward_blocks(
     """
     kv_heads, width, order = k.shape[1], padded_width(q.shape[3]), _key_order(plan)
     with phase("permute"):
-        keys, values = arrange(k, order, width), arrange(v, order, width)
+        keys, values = arrange_both(k, v, order, width)
     hopper = is_hopper(q.device) if hopper is None else hopper
     masked = kind_of(plan, hopper) == "masked" and fits((q, d_output), (keys, values), None, ROWS, KEYS)
     with phase("index"):

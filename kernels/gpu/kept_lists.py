@@ -9,7 +9,7 @@ from attnbench.kernels.gpu.block_states import shared
 from attnbench.kernels.gpu.block_tiles import most_runs
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
-from attnbench.kernels.remember import kept_with
+from attnbench.kernels.remember import kept_by, kept_with
 
 Result = TypeVar("Result")
 
@@ -27,7 +27,7 @@ def list_bytes(plan: Plan) -> int:
 
 def are_kept(plan: Plan) -> bool:
     """Return whether the lists of a plan are kept: those of a pattern that all heads share, if they are small."""
-    return shared(plan) and list_bytes(plan) <= MOST_KEPT
+    return kept_by(plan, "are kept", lambda: shared(plan) and list_bytes(plan) <= MOST_KEPT)
 
 
 def kept_lists(plan: Plan, name: str, make: Callable[[], Result]) -> Result:

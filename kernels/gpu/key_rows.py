@@ -8,7 +8,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
-from attnbench.kernels.gpu.arrange import arrange
+from attnbench.kernels.gpu.arrange import arrange_both
 from attnbench.kernels.gpu.hopper import fits
 from attnbench.kernels.gpu.work import KEYS
 
@@ -36,14 +36,12 @@ class RawKeys:
         shape = (len(self.k), self.heads, self.order.shape[-1], self.k.shape[3])
         keys, values = (torch.empty(shape, dtype=x.dtype, device=x.device) for x in (self.k, self.v))
         first = self.order[:1, :1] if self.order.dim() == 3 else self.order
-        for x, room in ((self.k, keys), (self.v, values)):
-            arrange(x[:1, :1], first, out=room[:1, :1])
+        arrange_both(self.k[:1, :1], self.v[:1, :1], first, out=(keys[:1, :1], values[:1, :1]))
         return keys, values
 
     def fill(self, keys: Tensor, values: Tensor, users: Tensor) -> None:
         """Fill what ``begin`` returned, unless ``users`` is 0 on the device."""
-        arrange(self.k, self.order, users=users, out=keys)
-        arrange(self.v, self.order, users=users, out=values)
+        arrange_both(self.k, self.v, self.order, users=users, out=(keys, values))
 
 
 @dataclass(frozen=True, eq=False)

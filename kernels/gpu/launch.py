@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels.gpu.widen import INTERPRETED
-from attnbench.kernels.witness import launched
+from attnbench.kernels.witness import is_watching, launched
 
-_prepared: dict[tuple[Any, ...], tuple[Any, Any, Any, tuple[Any, ...]]] = {}
+_prepared: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = {}
 
 
 class Box(NamedTuple):
@@ -65,7 +65,8 @@ def launch(
         boxes: parts of matrices that TMA reads or writes, for Gluon kernels only.
         constants: all constants, by name.
     """
-    launched(f"{'gluon' if boxes else 'triton'}:{kernel.fn.__name__.lstrip('_')}")
+    if is_watching():
+        launched(f"{'gluon' if boxes else 'triton'}:{kernel.fn.__name__.lstrip('_')}")
     options = {"num_warps": num_warps} if num_stages is None else {"num_warps": num_warps, "num_stages": num_stages}
     if INTERPRETED or not tensors[0].is_cuda:
         kernel[grid](*tensors, *numbers, **constants, **options)
@@ -74,8 +75,8 @@ def launch(
     addresses = [x.data_ptr() for x in tensors]
     # Everything that a compiled kernel depends on: Triton looks at 16-byte alignment and at the values of numbers.
     kind = (
-        id(kernel), device, numbers, tuple(constants.items()), num_warps, num_stages, tuple([x.dtype for x in tensors]),
-        tuple([address % 16 == 0 for address in addresses]), tuple([(each.base.dtype, each.block) for each in boxes]),
+        id(kernel), device, numbers, tuple(constants.items()), num_warps, num_stages, *[x.dtype for x in tensors],
+        *[address & 15 == 0 for address in addresses], *[(each.base.dtype, each.block) for each in boxes],
     )  # fmt: skip
     found = _prepared.get(kind)
     if found is None:
@@ -83,13 +84,25 @@ def launch(
         compiled = kernel[grid](*described, *tensors, *numbers, **constants, **options)
         names = kernel.arg_names[len(boxes) + len(tensors) + len(numbers) :]
         own = tuple(num_warps if name == "num_warps" else constants[name] for name in names)
-        _prepared[kind] = (compiled.run, compiled.function, compiled.packed_metadata, own)
+        _prepared[kind] = (*_launcher(compiled), own)
         return
-    run, function, metadata, own = found
+    run, between, own = found
+    across, down, deep = (*grid, 1, 1)[:3]
     stream = torch._C._cuda_getCurrentRawStream(device)
-    across = (*grid, 1, 1)
-    rest = (*boxes, *addresses, *numbers, *own)
-    run(across[0], across[1], across[2], stream, function, metadata, None, None, None, *rest)
+    run(across, down, deep, stream, *between, *boxes, *addresses, *numbers, *own)
+
+
+def _launcher(compiled: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return what launches a compiled kernel, and its arguments between the stream and those of the kernel.
+
+    Triton's launcher of NVIDIA GPUs allocates space that a kernel asks for, and calls another one. Where a kernel asks
+    for none, that one is called here.
+    """
+    run, after = compiled.run, (compiled.packed_metadata, None, None, None)
+    sizes = (getattr(run, "global_scratch_size", None), getattr(run, "profile_scratch_size", None))
+    if sizes != (0, 0) or not all(hasattr(run, name) for name in ("launch", "launch_cooperative_grid", "launch_pdl")):
+        return run, (compiled.function, *after)
+    return run.launch, (compiled.function, run.launch_cooperative_grid, run.launch_pdl, None, None, *after)
 
 
 def _descriptor(part: Box) -> Any:

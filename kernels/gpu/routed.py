@@ -16,7 +16,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from attnbench.kernels.gpu.arrange import arrange, padded_width
+from attnbench.kernels.gpu.arrange import arrange_both, padded_width
 from attnbench.kernels.gpu.attend import attend_tiles
 from attnbench.kernels.gpu.hopper import is_hopper
 from attnbench.kernels.gpu.key_rows import fits_in_place
@@ -143,21 +143,23 @@ def _attend_in_turns(
         rule = rule_arrays(plan)
     with phase("permute"):
         if not (hopper and plan.k_order is None and fits_in_place(q, k, v, scale, rule, ROWS, KEYS)):
-            k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
+            k, v = arrange_both(k, v, plan.k_order, width)
     output = torch.empty(batch, heads, n, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, n, dtype=torch.float32, device=q.device)
-    kv_group = heads // k.shape[1]
+    kv_group, everything = heads // k.shape[1], slice(0, batch * heads)
     for items, some in turns(batch, heads, kv_group, bytes_per_head(n, blocks, d), most_partial(q.device)):
         kv, rows = slice(some.start // kv_group, -(-some.stop // kv_group)), rows_of_turn(heads, items, some)
         with phase("index"):
             routes = routes_of(plan, items, some)
             own_rule = rows_of(rule, rows)
         with phase("attend"):
-            partial, partial_lse = attend_tiles(
-                q[items, some], k[items, kv], v[items, kv], tiles_of(routes), scale, rule=own_rule, hopper=hopper
-            )
+            own = (q, k, v) if rows == everything else (q[items, some], k[items, kv], v[items, kv])
+            partial, partial_lse = attend_tiles(*own, tiles_of(routes), scale, rule=own_rule, hopper=hopper)
         with phase("merge"):
-            _merge_heads(routes.slots, partial, partial_lse, output.view(-1, n, d)[rows], lse.view(-1, n)[rows])
+            into = (output.view(-1, n, d), lse.view(-1, n))
+            if rows != everything:
+                into = (into[0][rows], into[1][rows])
+            _merge_heads(routes.slots, partial, partial_lse, *into)
         del routes, partial, partial_lse  # freed before those of the next heads are made
     return output, lse
 
@@ -190,13 +192,16 @@ def routes_of(plan: Plan, items: slice, some: slice) -> Routes:
     pattern = plan.pattern
     group = group_of(pattern.keep.shape[3])
     tensors = (pattern.keep, pattern.k_offsets, plan.q_order)
+    whole = rows_of_turn(plan.heads, items, some) == slice(0, plan.batch * plan.heads)
 
     def make() -> Routes:
         runs = segments_of(pattern.k_offsets, group, masked=pattern.rule is not None)
-        keep = pattern.keep.expand(plan.batch, plan.heads, -1, -1)[items, some]
+        keep = pattern.keep
+        if not whole or keep.shape[:2] != (plan.batch, plan.heads):
+            keep = keep.expand(plan.batch, plan.heads, -1, -1)[items, some]
         return build_routes(keep, group, tile=ROWS, runs=runs, order=order_of_rows(plan.q_order, items, some))
 
-    if capturing() or rows_of_turn(plan.heads, items, some) != slice(0, plan.batch * plan.heads):
+    if capturing() or not whole:
         return make()
     return kept_with(tensors, ("routes", plan.batch, plan.heads, group, pattern.rule is not None), make)
 

@@ -14,7 +14,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from attnbench.kernels.gpu.arrange import arrange, padded_width
+from attnbench.kernels.gpu.arrange import arrange_both, padded_width
 from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
 from attnbench.kernels.gpu.hopper import is_hopper
 from attnbench.kernels.gpu.launch import launch
@@ -58,7 +58,7 @@ def backward_routed(
     with phase("attend"):
         delta = delta_of(output, d_output, d_lse)
     with phase("permute"):
-        k, v = arrange(k, plan.k_order, width), arrange(v, plan.k_order, width)
+        k, v = arrange_both(k, v, plan.k_order, width)
     hopper = is_hopper(q.device) if hopper is None else hopper
     with phase("index"):
         rule = rule_arrays(plan)

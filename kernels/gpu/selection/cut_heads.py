@@ -21,6 +21,7 @@ is collected. Narrowing all pairs took two passes of 0.2 ms, and a third one of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton.language as tl
@@ -196,7 +197,7 @@ def _cut(scores: Tensor, own: Tensor, amount: int, count: bool, extremes: Tensor
     sampled = ceil_div(n, tuning.stride) * blocks
     parts = max(1, min(grid[0], ceil_div(sampled, tuning.tile)))
     given = (scores, own, extremes, state)
-    common = {"BLOCKS": blocks, "COUNT": count}
+    common: dict[str, Any] = {"BLOCKS": blocks, "COUNT": count}
     launch(
         sample_bracket, (parts, rows), (*given, counts),
         (amount, pairs, sampled, ceil_div(sampled, parts * tuning.tile)), **common,

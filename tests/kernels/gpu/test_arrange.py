@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attnbench.kernels.gpu.arrange import arrange, padded_width
+from attnbench.kernels.gpu.arrange import arrange, arrange_both, padded_width
 
 
 def _x(device: torch.device, heads: int = 2, head_dim: int = 40) -> torch.Tensor:
@@ -64,3 +64,17 @@ def test_nothing_is_copied_where_nothing_is_to_be_done(device: torch.device) -> 
 
 def test_widths_are_those_of_the_kernels() -> None:
     assert [padded_width(d) for d in (1, 64, 65, 128)] == [64, 64, 128, 128]
+
+
+@pytest.mark.parametrize("kind", ["grid", "one", "each"])
+def test_keys_and_values_are_arranged_together_whatever_their_strides(kind: str, device: torch.device) -> None:
+    k, v = _x(device), torch.randn(2, 2, 70, 48, generator=torch.Generator().manual_seed(3)).to(device)[..., :40]
+    generator = torch.Generator().manual_seed(1)
+    order = {
+        "grid": None,
+        "one": torch.randperm(70, generator=generator).to(device),
+        "each": torch.rand(2, 4, 70, generator=generator).argsort(-1).to(device),
+    }[kind]
+    keys, values = arrange_both(k, v, order, 64)
+    assert torch.equal(keys, arrange(k, order, 64))
+    assert torch.equal(values, arrange(v, order, 64))
