@@ -37,7 +37,7 @@ class Ran:
 
 def run(
     method: Method, settings: Any, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float, engine: str, *,
-    return_lse: bool = False,
+    return_lse: bool = False, plan: Plan | None = None,
 ) -> Ran:  # fmt: skip
     """Attend to the pairs that a method keeps.
 
@@ -50,11 +50,12 @@ def run(
         scale: factor of the scores.
         engine: who runs the plan, or "auto".
         return_lse: whether the log-sum-exp is needed.
+        plan: of this call, if it is made already.
 
     Raises:
         Unsupported: if the engine cannot serve the plan.
     """
-    plan = make_plan_of(method, settings, q, k, call)
+    plan = make_plan_of(method, settings, q, k, call) if plan is None else plan
     if call.shard is not None:
         return _run_shard(plan, q, k, v, call, scale, engine, return_lse)
     finishes = method.finishes(settings, call)

@@ -65,8 +65,8 @@ def extrapolate(row: Row, ranks: int) -> float | None:
     """Return the milliseconds that a measured call over ranks should take on more of them; None without its figures.
 
     The busiest rank's share of what one process takes, and its bytes at the rate of the measured exchange. So kernels
-    are as efficient on fewer heads or queries, each GPU sends as fast to all others as to one, and exchanges are not
-    overlapped. All heads are taken to keep as many pairs.
+    are as efficient on fewer heads or queries, each GPU sends as fast to all others as to one, and as large a part
+    of the exchanges is hidden. All heads are taken to keep as many pairs.
 
     Args:
         row: over ranks, with a latency.

@@ -1,7 +1,8 @@
 """One attention call of a group: each rank brings some tokens, computes its share, and gets its tokens' output back.
 
 A ``Deal`` says whose heads and whose queries a rank computes. All ranks send it what that takes in one exchange, q, k
-and v together, and get the outputs of their queries back in a second one. By "ulysses" a rank has some heads of all
+and v together, and get the outputs of their queries back in a second one. Where a selection looks at q and k alone, v
+has an exchange of its own, which goes on during the selection. By "ulysses" a rank has some heads of all
 queries, so any method runs as in one process. By "allgather" it has some queries and all keys, so the method must be
 able to plan for a shard of the queries.
 """
@@ -9,7 +10,8 @@ able to plan for a shard of the queries.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -22,7 +24,7 @@ from attnbench.kernels.shard import Shard
 from attnbench.methods.arguments import check_gradient, check_tensor, finite, prepare
 from attnbench.methods.base import Call, Method
 from attnbench.methods.per_head import map_tensors
-from attnbench.methods.running import Ran, run
+from attnbench.methods.running import Ran, make_plan_of, run
 from attnbench.parallel.balance import Balance
 from attnbench.parallel.collectives import Ranks
 from attnbench.parallel.deal import Deal, deal
@@ -127,7 +129,7 @@ class _Work:
             "layer": call.layer, "step": call.step, "scale": scale, "engine": engine, "parallel": way,
             "deal": dealt.heads, "ranks": ranks.size, "batch": q.shape[0], "heads": heads, "KV heads": kv_heads,
             "head_dim": q.shape[3], "dtype": str(q.dtype), "return_lse": return_lse, "return_plan": return_plan,
-            "gradient": torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)),
+            "gradient": [torch.is_grad_enabled() and x.requires_grad for x in (q, k, v)],
             "state": _shapes(call.state), "params": _shapes(call.params),
         }  # fmt: skip
         factor = q.shape[3] ** -0.5 if scale is None else finite(scale)
@@ -139,16 +141,27 @@ class _Work:
         """Exchange, attend, and exchange back."""
         ranks, dealt, me = self.ranks, self.dealt, self.ranks.rank
         heads, row = dealt.heads[me], dealt.rows[me]
-        queries, keys, values = self._share(q, k, v, lengths)
+        early = (
+            self.method.depends_on_qk and not self.method.needs_v
+        )  # its selection runs while the values are on the way
+        arriving = self._begin(q, (k,) if early else (k, v), lengths)
+        values_arriving = self._begin(None, (v,), lengths) if early else None
+        queries, keys, *rest = arriving()
         ends = [0, *accumulate(lengths)]
         shard = None
         if dealt.splits_queries:
             rows_of = _RowsOfHeads(ranks, dealt, ends, self.call)
             shard = Shard(ends[row.start], ends[row.stop], rows_of.whole_heads, rows_of.own_rows)
-        call, settings = self._of_heads(heads, dealt.kv_heads(me), values, shard)
+        call, settings = self._of_heads(heads, dealt.kv_heads(me), rest[0] if self.method.needs_v else None, shard)
+        plan = None
+        if values_arriving is not None:
+            plan = make_plan_of(self.method, settings, queries, keys, call)
+            rest = values_arriving()
+        (values,) = rest
         ran = run(
-            self.method, settings, queries, keys, values, call, self.scale, self.engine, return_lse=self.return_lse
-        )
+            self.method, settings, queries, keys, values, call, self.scale, self.engine, return_lse=self.return_lse,
+            plan=plan,
+        )  # fmt: skip
         output = self._back(ran.output, lengths)
         lse = self._back(ran.lse[..., None], lengths)[..., 0] if self.return_lse and ran.lse is not None else None
         plan = ran.plan
@@ -160,33 +173,43 @@ class _Work:
             self.balance.count(self.call.layer, ranks, dealt, plan, q.device)
         return Ran(output, lse, plan)
 
-    def _share(self, q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q [B, own heads, own queries, D] and k, v [B, their KV heads, N, D]."""
-        dealt, me = self.dealt, self.ranks.rank
+    def _begin(self, q: Tensor | None, kv: Sequence[Tensor], lengths: Sequence[int]) -> Callable[[], list[Tensor]]:
+        """Begin to share tensors out.
+
+        Args:
+            q: the queries, if they go along.
+            kv: keys, values or both.
+            lengths: tokens of each rank.
+
+        Returns:
+            What waits, and returns q [B, own heads, own queries, D] if it went along, and kv [B, their heads, N, D].
+        """
+        dealt, me, none = self.dealt, self.ranks.rank, kv[0].new_empty(0)
         parts = []
         for rank in range(self.ranks.size):
-            kv = dealt.kv_heads(rank)
-            wanted = [_take(q, dealt.heads[rank])] if me in dealt.rows[rank] else []
-            wanted += [_take(k, kv), _take(v, kv)]
+            wanted = [none] if q is None or me not in dealt.rows[rank] else [_take(q, dealt.heads[rank])]
+            wanted += [_take(x, dealt.kv_heads(rank)) for x in kv]
             parts.append(torch.cat([x.reshape(-1) for x in wanted]))
-        batch, width = q.shape[0], q.shape[3]
-        shapes, sizes = [], []
+        batch, width = kv[0].shape[0], kv[0].shape[3]
+        shapes = []
         for rank, length in enumerate(lengths):
-            heads = len(dealt.heads[me]) if rank in dealt.rows[me] else 0
-            of_rank = [(batch, count, length, width) for count in (heads, *[len(dealt.kv_heads(me))] * 2)]
-            shapes.append(of_rank)
-            sizes.append([batch * count * length * width for _, count, _, _ in of_rank])
-        received = self.ranks.exchange(parts, [(sum(each),) for each in sizes])
-        pieces = [
-            [x.view(shape) for x, shape in zip(flat.split(size), shape_of, strict=True)]
-            for flat, size, shape_of in zip(received, sizes, shapes, strict=True)
-        ]
-        queries = torch.cat([pieces[rank][0] for rank in dealt.rows[me]], 2)
-        keys, values = (torch.cat([piece[place] for piece in pieces], 2) for place in (1, 2))
-        places = dealt.kv_of_heads(me)
-        if places is not None:
-            keys, values = _take(keys, places), _take(values, places)
-        return queries, keys, values
+            heads = len(dealt.heads[me]) if q is not None and rank in dealt.rows[me] else 0
+            counts = [heads, *[len(dealt.kv_heads(me))] * len(kv)]
+            shapes.append([(batch, count, length, width) for count in counts])
+        sizes = [[math.prod(shape) for shape in each] for each in shapes]
+        arriving = self.ranks.begin(parts, [(sum(each),) for each in sizes])
+
+        def arrive() -> list[Tensor]:
+            pieces = [
+                [x.view(shape) for x, shape in zip(flat.split(size), each, strict=True)]
+                for flat, size, each in zip(arriving(), sizes, shapes, strict=True)
+            ]
+            queries = [] if q is None else [torch.cat([pieces[rank][0] for rank in dealt.rows[me]], 2)]
+            places = dealt.kv_of_heads(me)
+            joined = [torch.cat([piece[place] for piece in pieces], 2) for place in range(1, 1 + len(kv))]
+            return queries + (joined if places is None else [_take(x, places) for x in joined])
+
+        return arrive
 
     def _back(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return to each rank what belongs to its tokens: [B, own heads, own queries, D] -> [B, H, its tokens, D]."""
@@ -206,7 +229,7 @@ class _Work:
         return joined if order == sorted(order) else _take(joined, sorted(range(len(order)), key=order.__getitem__))
 
     def _of_heads(
-        self, heads: tuple[int, ...], kv_heads: tuple[int, ...], v: Tensor, shard: Shard | None
+        self, heads: tuple[int, ...], kv_heads: tuple[int, ...], v: Tensor | None, shard: Shard | None
     ) -> tuple[Call, Any]:
         """Return the call and the settings of the rank's heads."""
         every = sum(len(share) for share in self.dealt.heads[: len(self.dealt.rows[0])])
@@ -228,9 +251,7 @@ class _Work:
             if isinstance(value := getattr(self.settings, name), tuple)
         }
         settings = dataclasses.replace(self.settings, **per_head) if per_head else self.settings
-        call = dataclasses.replace(
-            self.call, state=state, params=params, v=v if self.method.needs_v else None, shard=shard
-        )
+        call = dataclasses.replace(self.call, state=state, params=params, v=v, shard=shard)
         return call, settings
 
 

@@ -99,8 +99,25 @@ class Ranks:
         """
         sends, receives = [part.numel() for part in parts], [math.prod(shape) for shape in shapes]
         flat = torch.cat([part.reshape(-1) for part in parts])
-        received: Tensor = _Exchange.apply(flat, sends, receives, self)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+        received: Tensor = _Exchange.apply(flat, sends, receives, self, None)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
         return [piece.view(*shape) for piece, shape in zip(received.split(receives), shapes, strict=True)]
+
+    def begin(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> Callable[[], list[Tensor]]:
+        """Begin an exchange that goes on while this rank computes; what is returned waits for it, and returns it.
+
+        Only the waiting counts as time of the exchange. Backward, nothing is overlapped.
+        """
+        sends, receives = [part.numel() for part in parts], [math.prod(shape) for shape in shapes]
+        flat = torch.cat([part.reshape(-1) for part in parts])
+        waits = list[Callable[[], None]]()
+        received: Tensor = _Exchange.apply(flat, sends, receives, self, waits)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+
+        def arrive() -> list[Tensor]:
+            with self._timed(flat.device):
+                waits.pop()()
+            return [piece.view(*shape) for piece, shape in zip(received.split(receives), shapes, strict=True)]
+
+        return arrive
 
     def gather(self, part: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
         """Send one tensor to every rank and receive that of each; see ``exchange``."""
@@ -115,27 +132,45 @@ class Ranks:
 
     def move(self, flat: Tensor, sends: Sequence[int], receives: Sequence[int]) -> Tensor:
         """Exchange pieces of a vector, of so many elements to and from each rank, without a gradient."""
+        with self._timed(flat.device):
+            out, wait = self.start(flat, sends, receives)
+            wait()
+        return out
+
+    def start(self, flat: Tensor, sends: Sequence[int], receives: Sequence[int]) -> tuple[Tensor, Callable[[], None]]:
+        """Begin to move, as ``move`` does; return what will be there after the wait, and what waits."""
         width = flat.element_size()
-        ends = [(moved, moved.timer(flat.device)) for moved in _counters if moved.timer is not None]
         with phase("communicate"):
-            out = self._swap(flat.detach(), sends, receives)
+            out, work = self._swap(flat.detach(), sends, receives)
         for moved in _counters:
             moved.sent += (sum(sends) - sends[self.rank]) * width
             moved.received += (sum(receives) - receives[self.rank]) * width
             moved.exchanges += 1
+
+        def wait() -> None:
+            if work is not None:
+                with phase("communicate"), lost(self):
+                    work.wait()
+
+        return out, wait
+
+    @contextmanager
+    def _timed(self, device: torch.device) -> Iterator[None]:
+        """Let the counters that have a timer time what is inside."""
+        ends = [(moved, moved.timer(device)) for moved in _counters if moved.timer is not None]
+        yield
         for moved, end in ends:
             moved.spans.append(end())
-        return out
 
-    def _swap(self, flat: Tensor, sends: Sequence[int], receives: Sequence[int]) -> Tensor:
+    def _swap(self, flat: Tensor, sends: Sequence[int], receives: Sequence[int]) -> tuple[Tensor, dist.Work | None]:
         width = flat.element_size()
         out = torch.empty(sum(receives) * width, dtype=torch.uint8, device=flat.device)
         given = flat.contiguous().view(torch.uint8)  # gloo does not know every dtype
         with lost(self):
-            dist.all_to_all_single(
-                out, given, [width * n for n in receives], [width * n for n in sends], group=self.group
+            work = dist.all_to_all_single(
+                out, given, [width * n for n in receives], [width * n for n in sends], group=self.group, async_op=True
             )
-        return out.view(flat.dtype)
+        return out.view(flat.dtype), work
 
 
 @contextmanager
@@ -155,10 +190,17 @@ def lost(ranks: Ranks) -> Iterator[None]:
 
 class _Exchange(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, flat: Tensor, sends: list[int], receives: list[int], ranks: Ranks) -> Tensor:
+    def forward(
+        ctx: Any, flat: Tensor, sends: list[int], receives: list[int], ranks: Ranks,
+        waits: list[Callable[[], None]] | None,
+    ) -> Tensor:  # fmt: skip
         ctx.sends, ctx.receives, ctx.ranks = sends, receives, ranks
-        return ranks.move(flat, sends, receives)
+        if waits is None:
+            return ranks.move(flat, sends, receives)
+        out, wait = ranks.start(flat, sends, receives)
+        waits.append(wait)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.ranks.move(grads[0], ctx.receives, ctx.sends), None, None, None
+        return ctx.ranks.move(grads[0], ctx.receives, ctx.sends), None, None, None, None

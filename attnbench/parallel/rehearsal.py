@@ -91,11 +91,11 @@ class _Player(Ranks):
         for name, value in {"group": stage, "rank": rank, "size": size, "count": [0]}.items():
             object.__setattr__(self, name, value)
 
-    def _swap(self, flat: Tensor, sends: Sequence[int], receives: Sequence[int]) -> Tensor:
+    def _swap(self, flat: Tensor, sends: Sequence[int], receives: Sequence[int]) -> tuple[Tensor, None]:
         stage: Any = self.group
         count: list[int] = self.__dict__["count"]
         count[0] += 1
         received = stage.swap(count[0], self.rank, flat.split(list(sends)))
         if [each.numel() for each in received] != list(receives):
             raise RankLost(f"rank {self.rank} of {self.size} waits for others in vain: a rank made another call")
-        return torch.cat(received)
+        return torch.cat(received), None

@@ -205,11 +205,14 @@ class Group:
         """Return how the ranks share the call of a cell."""
         return self.balances.get(trial.cell.identity) or way_of(self.request.parallel or "ulysses")
 
-    def _balance(self, trial: Trial) -> None:
-        """Deal the heads of a cell by what they keep, if that was asked for: by rank 0's plan at first."""
+    def _balance(self, trial: Trial) -> bool:
+        """Deal the heads of a cell by what they keep, if that was asked for: by rank 0's plan at first.
+
+        Return whether the cell may go on.
+        """
         word = self.request.parallel
         if word not in BALANCED:
-            return
+            return True
         pairs: tuple[int, ...] = ()
         with self._together(trial):
             if self.crew.leads:
@@ -217,6 +220,7 @@ class Group:
         pairs = tuple(self.crew.hear(pairs))
         if len(set(pairs)) > 1:  # otherwise nothing is to be gained, and nothing need be counted
             self.balances[trial.cell.identity] = Balance(BALANCED[word], pairs=pairs)
+        return trial.verdict is None
 
     def _one(self, trial: Trial) -> Call:
         """Return the call of one process, on all tokens."""
@@ -224,8 +228,7 @@ class Group:
 
     def _verify(self, trial: Trial) -> None:
         """Compare output and gradients of each rank with those of one process."""
-        self._balance(trial)
-        if trial.verdict is not None:
+        if not self._balance(trial):
             return
         errors: list[float] = []
         extra: int | None = None

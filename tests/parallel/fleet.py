@@ -6,9 +6,11 @@ found as JSON.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
+import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +25,7 @@ from attnbench.kernels.errors import AttnbenchError
 from attnbench.methods import get_method, method_names
 from attnbench.parallel import handshake
 from attnbench.parallel.balance import Balance
-from attnbench.parallel.collectives import counting
+from attnbench.parallel.collectives import Ranks, counting
 
 RANKS = 4
 
@@ -221,6 +223,38 @@ def balanced(rank: int, group: dist.ProcessGroup) -> dict[str, Any]:
     return found
 
 
+def overlapped(rank: int, group: dist.ProcessGroup) -> dict[str, Any]:
+    """What is on the way while a method selects, and how long it takes to begin an exchange with a late rank."""
+    found: dict[str, Any] = {}
+    q, k, v = (torch.randn(1, 2, 30, 16, dtype=torch.float64) for _ in range(3))
+    for name in ("vmoba", "sta"):
+        method = get_method(name)
+        assert method.plan is not None
+
+        def plan(*asked: Any, of: Any = method.plan, name: str = name) -> Any:
+            found[name] = [moved.exchanges, len(moved.spans)]
+            return of(*asked)
+
+        watched = dataclasses.replace(method, plan=plan)
+        with counting(lambda device: lambda: lambda: 0.0) as moved:
+            attnbench.attention(q, k, v, method=watched, grid=(3, 4, 5), scale=0.25, group=group)
+        found[f"{name} in all"] = [moved.exchanges, len(moved.spans)]
+    ranks, own = Ranks.of(group, torch.device("cpu")), torch.full((3,), float(rank), requires_grad=True)
+    dist.barrier(group)
+    if rank == 1:
+        time.sleep(0.6)
+    started = time.monotonic()
+    arrive = ranks.begin([own, own * 10], [(3,), (3,)])
+    found["begun"] = time.monotonic() - started
+    pieces = arrive()
+    found["arrived"] = time.monotonic() - started
+    (pieces[0] * 2 + pieces[1] * 3).sum().backward()
+    return found | {
+        "pieces": [x.tolist() for x in pieces],
+        "gradient": own.grad.tolist() if own.grad is not None else [],
+    }
+
+
 def main(rank: int, folder: Path, everything: bool) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
@@ -231,6 +265,7 @@ def main(rank: int, folder: Path, everything: bool) -> None:
             found[case.name] = compare(case, rank, groups[len(case.shards)])
     if rank < 2:
         found["refusals"] = refusals(rank, groups[2])
+        found["overlapped"] = overlapped(rank, groups[2])
     if rank < 3:
         found["balanced"] = balanced(rank, groups[3])
     if rank < 3:

@@ -173,6 +173,29 @@ def test_heads_are_dealt_by_what_they_kept_last(found: Found) -> None:
         assert report["gains"] == pytest.approx([1.0, max(in_order) / max(best), max(in_order) / max(best)])
 
 
+def test_values_are_on_the_way_while_a_method_selects_by_queries_and_keys(found: Found) -> None:
+    for report in found[:2]:
+        seen = report["overlapped"]
+        handshake = seen["vmoba in all"][0] - 3
+        assert seen["vmoba"] == [handshake + 2, handshake + 1], (
+            "q and k have come, v was sent, and nobody waited for it"
+        )
+        assert seen["sta in all"] == [handshake + 2] * 2, "one exchange for q, k and v, and one for the output"
+        assert seen["sta"] == [handshake + 1] * 2
+        assert seen["vmoba in all"] == [handshake + 3] * 2
+
+
+def test_an_exchange_that_was_begun_does_not_wait_for_a_late_rank(found: Found) -> None:
+    for rank, report in enumerate(found[:2]):
+        seen = report["overlapped"]
+        assert seen["pieces"] == [[0.0] * 3, [1.0] * 3 if rank == 0 else [10.0] * 3]
+        # Rank 0 gets the first piece of each rank, and rank 1 the second, which is ten times as large. Both weigh
+        # that of rank 0 twice and that of rank 1 three times.
+        assert seen["gradient"] == [(2.0 if rank == 0 else 3.0) * 11] * 3
+    late = found[0]["overlapped"]
+    assert late["begun"] < 0.3 < late["arrived"]
+
+
 def test_ranks_end_with_a_sentence_when_one_dies(found: Found) -> None:
     for rank, report in enumerate(found[:3]):
         assert report["death"].startswith(f"RankLost: rank {rank} of 4 waits for others in vain: a rank ended")

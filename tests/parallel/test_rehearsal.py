@@ -31,7 +31,7 @@ def play_with(heads: int, kv_heads: int, ranks: int, parallel: Any, **settings: 
     def play(here: Ranks) -> tuple[Plan, int]:
         sent, swap = [0], here._swap
 
-        def counted(flat: Tensor, sends: Any, receives: Any) -> Tensor:
+        def counted(flat: Tensor, sends: Any, receives: Any) -> Any:
             if flat.is_floating_point():
                 sent[0] += (sum(sends) - sends[here.rank]) * flat.element_size()
             return swap(flat, sends, receives)
