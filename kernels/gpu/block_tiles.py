@@ -3,7 +3,8 @@
 Query blocks are cut into tiles and laid out one after another, so each block starts a new tile. Every row of kept
 blocks becomes runs of neighbouring blocks, which all tiles of the row share. Key tiles are the same with the sides
 exchanged: runs of places that keep a key block. Heads that share the pattern share the lists; only records repeat.
-Within a head, tiles are sorted by their steps, in descending order and in ascending order by turns.
+Within a head, tiles are sorted by their steps, in descending order and in ascending order by turns. For thread blocks
+that take every n-th tile, they change places with neighbours, so that each has an equal share.
 
 A list has space for the most runs that a row can have. Unused space is neither written nor read.
 """
@@ -17,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
 
+from attnbench.kernels.gpu.balance import even_out
 from attnbench.kernels.gpu.block_states import (
     classify_blocks,
     offset_rows,
@@ -105,8 +107,11 @@ def lay_out(plan: Plan) -> BlockWork:
     return BlockWork(plan, states, queries, first, capacity * rows, rows)
 
 
-def tiles_of(work: BlockWork, *, masked: bool = False) -> Tiles:
-    """List the tiles of a plan and the keys they keep. With ``masked``, say in words what its rule keeps."""
+def tiles_of(work: BlockWork, *, masked: bool = False, programs: int | None = None) -> Tiles:
+    """List the tiles of a plan and the keys they keep. With ``masked``, say in words what its rule keeps.
+
+    With ``programs``, so many thread blocks that take tiles by turns get equal shares.
+    """
     plan = work.plan
     pattern, columns = plan.pattern, work.states.shape[3]
     keys = sizes_of(plan)[1]
@@ -114,13 +119,13 @@ def tiles_of(work: BlockWork, *, masked: bool = False) -> Tiles:
     chunks = _number(pattern.k_offsets, KEYS, plan)[0] if masked else None
     offsets = offset_rows(pattern.k_offsets, plan)
     runs = _list_runs(work.states, offsets, offsets, 1, 0, keys, most, chunks, empty=pattern.k_offsets.dim() == 3)
-    records, count = record_tiles(work, work.first, runs.counts, runs.segments, most, work.rows)
+    records, count = record_tiles(work, work.first, runs.counts, runs.segments, most, work.rows, programs)
     masks = None if chunks is None else words_for_queries(plan, chunks)
     return Tiles(work.queries, records, count, runs.segments, work.rows, keys, masks=masks, chunk_of=runs.chunk_of)
 
 
 def record_tiles(
-    work: BlockWork, first: Tensor, counts: Tensor, segments: Tensor, most: int, rows: int
+    work: BlockWork, first: Tensor, counts: Tensor, segments: Tensor, most: int, rows: int, programs: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Record the tiles of all heads, those of each sorted by their steps.
 
@@ -130,6 +135,7 @@ def record_tiles(
         counts: int32 [sheets, lines, 2], runs and steps of each line.
         segments: the runs, with space for ``most`` per line.
         rows: rows in a tile.
+        programs: thread blocks that take tiles by turns and get equal shares.
 
     Returns:
         records and count, as in ``Tiles``.
@@ -141,9 +147,10 @@ def record_tiles(
     launched("triton:record_tiles")
     _record_tiles[(lines, heads)](
         first, begins, counts, segments, records, count, lines, most, int(work.sheets > 1), int(work.orders > 1),
-        work.room, OWN=own, ROWS=rows, WIDTH=power_of_2(lines), num_warps=4,
+        work.room, heads if programs is None else int(heads == 1), OWN=own, ROWS=rows,
+        WIDTH=power_of_2(lines), num_warps=4,
     )  # fmt: skip
-    return records, count
+    return records if programs is None else even_out(records, count, programs), count
 
 
 def key_tiles_of(work: BlockWork, kv_heads: int, *, masked: bool = False) -> KeyTiles:
@@ -327,14 +334,15 @@ def _list_line(
 @jit
 def _record_tiles(
     first: tl.tensor, begins: tl.tensor, counts: tl.tensor, segments: tl.tensor, records: tl.tensor, count: tl.tensor,
-    lines: tl.tensor, most: tl.tensor, own_lists: tl.tensor, own_order: tl.tensor, room: tl.tensor,
+    lines: tl.tensor, most: tl.tensor, own_lists: tl.tensor, own_order: tl.tensor, room: tl.tensor, parity: tl.tensor,
     OWN: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ) -> None:  # fmt: skip
     """Write the records of one query block and head.
 
-    In the last head, and every other one before it, tiles with more steps come first; in the other heads, tiles with
-    fewer steps. So neighbours in the list are alike across heads too, and thread blocks that take every 132nd tile get
-    equal shares. With OWN, each head has tiles of its own, which begin in the list where ``begins`` says.
+    In every other head, tiles with more steps come first; in the others, tiles with fewer steps. So neighbours in the
+    list are alike across heads too. Thread blocks that fetch tiles get equal shares if the last head begins with the
+    longest, and those that ``even_out`` serves, if the first head begins with the shortest. With OWN, each head has
+    tiles of its own, which begin in the list where ``begins`` says.
     """
     line, row = tl.program_id(0), tl.program_id(1)
     sheet = row.to(tl.int64) * own_lists
@@ -352,7 +360,7 @@ def _record_tiles(
     start = tl.load(segments + segment * 2, mask=mine > 0, other=0)
     end = tl.load(segments + segment * 2 + 1, mask=mine > 0, other=0)
     rank = tl.sum(tl.where(earlier, sizes, 0), 0)
-    falls = (tl.num_programs(1) - row) % 2 == 1
+    falls = (parity + row) % 2 == 1
     head_begin = tl.load(begins + row) if OWN else row * total
     at = head_begin + tl.where(falls, rank, total - rank - needed)
     zero = tl.zeros([32], tl.int32)

@@ -11,7 +11,7 @@ from attnbench.kernels.gpu.arrange import arrange_both, padded_width
 from attnbench.kernels.gpu.attend import attend_tiles
 from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
 from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, sizes_of, tiles_of
-from attnbench.kernels.gpu.hopper import fits, is_hopper, written_for
+from attnbench.kernels.gpu.hopper import fits, is_hopper, multiprocessors, written_for
 from attnbench.kernels.gpu.kept_lists import are_kept, kept_lists
 from attnbench.kernels.gpu.key_rows import can_arrange, fits_in_place, source_of
 from attnbench.kernels.gpu.mask_words import MOST_WORDS, word_bytes
@@ -49,7 +49,7 @@ def attend_blocks(
     paired = kind == "pairs"
     in_place = kind != "tiles" or (gluon and fits_in_place(q, k, v, scale, plan.pattern.elements, *sizes))
     with phase("index"):
-        parts = kept_lists(plan, kind, lambda: parts_of(plan, kind))
+        parts = kept_lists(plan, f"{kind} {hopper}", lambda: parts_of(plan, kind, hopper=hopper))
         rule = rule_arrays(plan) if kind == "tiles" else None
     with phase("permute"):
         source = source_of(k, v, plan.k_order) if in_place else None
@@ -97,16 +97,29 @@ def can_mask(plan: Plan) -> bool:
     return plan.pattern.rule is not None and sizes_of(plan) == (ROWS, KEYS) and word_bytes(plan) <= MOST_WORDS
 
 
-def parts_of(plan: Plan, kind: Kind) -> tuple[Tiles, ...]:
-    """Return the tiles of a plan. If they may be paired, return small tiles and pairs, of which one kind is empty."""
-    work = lay_out(plan)
-    tiles = tiles_of(work, masked=kind == "masked")
-    return pair_up(work, tiles) if kind == "pairs" else (tiles,)
+def parts_of(plan: Plan, kind: Kind, *, hopper: bool = False) -> tuple[Tiles, ...]:
+    """Return the tiles of a plan. If they may be paired, return small tiles and pairs, of which one kind is empty.
+
+    With ``hopper``, tiles are in the order for the Gluon kernels, if their lists are kept.
+    """
+    work, takers = lay_out(plan), _takers(plan, hopper)
+    if kind == "pairs":
+        return pair_up(work, tiles_of(work), takers)
+    return (tiles_of(work, masked=kind == "masked", programs=takers),)
 
 
-def _with_key_tiles(plan: Plan, kv_heads: int, masked: bool) -> tuple[Tiles, KeyTiles]:
+def _takers(plan: Plan, hopper: bool) -> int | None:
+    """Return how many thread blocks take tiles by turns, if equal shares are worth the time: lists are used again."""
+    by_head = plan.q_order is not None and plan.q_order.dim() == 3
+    suits = sizes_of(plan) == (ROWS, KEYS) or can_pair(plan)
+    if not hopper or plan.device.type != "cuda" or by_head or not suits or not are_kept(plan):
+        return None
+    return multiprocessors(plan.device)
+
+
+def _with_key_tiles(plan: Plan, kv_heads: int, masked: bool, hopper: bool) -> tuple[Tiles, KeyTiles]:
     work = lay_out(plan)
-    return tiles_of(work, masked=masked), key_tiles_of(work, kv_heads, masked=masked)
+    return tiles_of(work, masked=masked, programs=_takers(plan, hopper)), key_tiles_of(work, kv_heads, masked=masked)
 
 
 def _key_order(plan: Plan) -> Tensor | None:
@@ -155,8 +168,8 @@ def backward_blocks(
     masked = kind_of(plan, hopper) == "masked" and fits((q, d_output), (keys, values), None, ROWS, KEYS)
     with phase("index"):
         rule = None if masked else rule_arrays(plan)
-        name = f"{'masked ' * masked}tiles and key tiles of {keys.shape[1]}"
-        tiles, key_tiles = kept_lists(plan, name, lambda: _with_key_tiles(plan, keys.shape[1], masked))
+        name = f"{'masked ' * masked}tiles and key tiles of {keys.shape[1]} {hopper}"
+        tiles, key_tiles = kept_lists(plan, name, lambda: _with_key_tiles(plan, keys.shape[1], masked, hopper))
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     token_of = order.reshape(-1, order.shape[-1]) if order is not None and order.dim() == 3 else order
     with phase("attend"):

@@ -30,12 +30,13 @@ def can_pair(plan: Plan) -> bool:
     return sizes_of(plan) == (SMALL_ROWS, SMALL_ROWS) and plan.pattern.elements is None
 
 
-def pair_up(work: BlockWork, tiles: Tiles) -> tuple[Tiles, Tiles]:
+def pair_up(work: BlockWork, tiles: Tiles, programs: int | None = None) -> tuple[Tiles, Tiles]:
     """Return the small tiles and their pairs, of which one kind is empty.
 
     Args:
         work: the layout of the tiles, for which ``can_pair`` holds.
         tiles: the result of ``tiles_of``.
+        programs: thread blocks that take pairs by turns and get equal shares.
     """
     device, heads, (lines, columns) = work.first.device, work.plan.batch * work.plan.heads, work.states.shape[2:]
     pairs, most = work.room // ROWS, columns
@@ -50,7 +51,7 @@ def pair_up(work: BlockWork, tiles: Tiles) -> tuple[Tiles, Tiles]:
     )  # fmt: skip
     whole = (work.first[:, -1:] + 1) // 2
     first = torch.minimum(torch.arange(pairs + 1, dtype=torch.int32, device=device), whole)
-    records, count = record_tiles(work, first, counts, segments, most, ROWS)
+    records, count = record_tiles(work, first, counts, segments, most, ROWS, programs)
     better = tiles.steps() > STEPS_WORTH_A_PAIRED_ONE * counts[..., 1].sum() * (heads // work.sheets)
     plain = replace(tiles, count=torch.where(better, 0, tiles.count))
     return plain, Tiles(work.queries, records, torch.where(better, count, 0), segments, ROWS, KEYS, visible)

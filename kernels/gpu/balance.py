@@ -1,0 +1,62 @@
+"""Equal shares of tiles for thread blocks that take every n-th tile of a list.
+
+Such a list is a table with a row of n tiles for each round. Within a row, tiles may change places without leaving the
+order of heads, so the longest tile of a row goes to the thread block with the least work. The last row comes first,
+because it may not be full: its tiles belong to the first thread blocks.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from attnbench.kernels.gpu.widen import jit, power_of_2
+from attnbench.kernels.witness import launched
+
+STEPS_OF_A_TILE = 2
+"""Steps that take as long as a tile in addition to its own: 3.0 µs of 1.49 µs each."""
+
+
+def even_out(records: Tensor, count: Tensor, programs: int) -> Tensor:
+    """Return the records of tiles in an order in which thread blocks have equal shares of the steps.
+
+    Args:
+        records: int32 [capacity, 8], as in ``work.Tiles``.
+        count: int32 [1], tiles in use.
+        programs: number of thread blocks, of which number i takes tiles i, i + programs, and so on.
+    """
+    place = torch.arange(len(records), device=records.device)
+    launched("triton:even_out")
+    width = power_of_2(programs)
+    _even_out[(1,)](records, count, place, programs, STEPS=STEPS_OF_A_TILE, WIDTH=width, num_warps=8)
+    return torch.empty_like(records).index_copy_(0, place, records)
+
+
+@jit
+def _even_out(
+    records: tl.tensor, count: tl.tensor, place: tl.tensor, programs: tl.tensor, STEPS: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> None:  # fmt: skip
+    """Write where each tile goes."""
+    lane = tl.arange(0, WIDTH)
+    total = tl.load(count)
+    rounds = (total + programs - 1) // programs
+    work = tl.where(lane < programs, 0, 2147483647)  # of each thread block; lanes beyond them rank last
+    for back in range(rounds):
+        first = (rounds - 1 - back) * programs
+        real = (lane < programs) & (first + lane < total)
+        steps = tl.where(real, tl.load(records + (first + lane).to(tl.int64) * 8 + 5, mask=real, other=0) + STEPS, -1)
+        rank = _rank(-steps, lane)
+        match = rank[:, None] == _rank(work, lane)[None, :]
+        block = tl.sum(tl.where(match, lane[None, :], 0), 1)
+        tl.store(place + first + lane, (first + block).to(tl.int64), mask=real)
+        work += tl.sum(tl.where(match & real[:, None], steps[:, None], 0), 0)
+
+
+@jit
+def _rank(value: tl.tensor, lane: tl.tensor) -> tl.tensor:
+    """Return how many values are less than each, or equal and before it."""
+    less = value[None, :] < value[:, None]
+    before = (value[None, :] == value[:, None]) & (lane[None, :] < lane[:, None])
+    return tl.sum((less | before).to(tl.int32), 1)

@@ -1,0 +1,75 @@
+"""Equal shares for thread blocks that take every n-th tile: what moves where, and how equal the shares become."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import attnbench
+from attnbench.kernels.gpu.balance import STEPS_OF_A_TILE, even_out
+from attnbench.kernels.gpu.block_tiles import lay_out, tiles_of
+from attnbench.kernels.grid import Grid, Layout
+from attnbench.kernels.pattern import BlockPattern
+from attnbench.kernels.plan import Plan
+from tests.kernels.gpu.draws import draws
+
+
+def shares(records: Tensor, count: int, programs: int) -> Tensor:
+    """Return the steps that each thread block gets, with those that its tiles cost in addition."""
+    work = records[:count, 5].cpu().long() + STEPS_OF_A_TILE
+    return torch.zeros(programs, dtype=torch.int64).index_add_(0, torch.arange(count) % programs, work)
+
+
+@settings(max_examples=draws(20), deadline=None)
+@given(
+    steps=st.lists(st.integers(0, 300), max_size=60),
+    unused=st.integers(0, 9),
+    programs=st.sampled_from([1, 3, 8, 13]),
+)
+def test_tiles_change_places_within_a_round(steps: list[int], unused: int, programs: int, device: torch.device) -> None:
+    count = len(steps)
+    records = torch.arange((count + unused) * 8, dtype=torch.int32).view(-1, 8)
+    records[:count, 5] = torch.tensor(steps, dtype=torch.int32)
+    moved = even_out(records.to(device), torch.tensor([count], dtype=torch.int32, device=device), programs).cpu()
+    for first in range(0, count, programs):
+        row = slice(first, min(first + programs, count))
+        assert sorted(moved[row].tolist()) == sorted(records[row].tolist())
+    assert torch.equal(moved[count:], records[count:])
+    if count:
+        share = shares(moved, count, programs)
+        assert share.max() - share.min() <= max(steps) + STEPS_OF_A_TILE
+
+
+@pytest.mark.parametrize(("heads", "before", "after"), [(1, 1.5, 1.25), (3, 1.25, 1.04), (12, 1.03, 1.012)])
+def test_windows_at_480p_on_132_thread_blocks(heads: int, before: float, after: float, device: torch.device) -> None:
+    q = torch.empty(1, 1, 21 * 30 * 52, 1, device=device)
+    plan: Plan = attnbench.select(q, q, method="sliding-window", grid=(21, 30, 52))
+    steps = plan.pattern.keep[0, 0].sum(1).sort().values  # a block is a tile on one side, and a step on the other
+    of_heads = [steps if head % 2 == 0 and heads > 1 else steps.flip(0) for head in range(heads)]
+    records = torch.zeros(heads * len(steps), 8, dtype=torch.int32, device=device)
+    records[:, 5] = torch.cat(of_heads)
+    count = torch.tensor([len(records)], dtype=torch.int32, device=device)
+    static, evened = (shares(x, len(records), 132).double() for x in (records, even_out(records, count, 132)))
+    assert static.max() > before * static.mean()
+    assert evened.max() < after * evened.mean()
+
+
+@pytest.mark.parametrize("programs", [None, 5])
+def test_all_tiles_are_recorded_once_head_by_head(programs: int | None, device: torch.device) -> None:
+    sizes = [130, 40, 300, 64, 200, 1, 128, 90]
+    offsets, heads = torch.tensor([0, *sizes], device=device).cumsum(0), 3
+    random = torch.Generator().manual_seed(0)
+    keep = (torch.rand(1, 1, len(sizes), len(sizes), generator=random) < 0.6).to(device)
+    plan = Plan(Layout(Grid(1, 1, sum(sizes))), 1, heads, BlockPattern(offsets, offsets, keep))
+    tiles = tiles_of(lay_out(plan), programs=programs)
+    records = tiles.records[: int(tiles.count)].cpu()
+    places = sorted(records[:, 1][records[:, 0] == 0].tolist())
+    assert places == [tiles.rows * tile for tile in range(len(records) // heads)]
+    assert sorted(records[:, :2].tolist()) == [[head, place] for head in range(heads) for place in places]
+    rounds = records[:, 0].split(programs or 1)
+    assert all(bool(later.min() >= earlier.max()) for earlier, later in pairwise(rounds))
