@@ -27,7 +27,10 @@ from attnbench.kernels.gpu.selection.cut_heads import check_shapes
 from attnbench.kernels.gpu.widen import ceil_div, jit, order_image, power_of_2, weigh, weight_scale
 
 QUERIES = 32  # that a program takes: as many as a warp has threads
-HELD = 128  # most pairs of a query that a thread holds
+HELD = 128  # most pairs of a query that a thread holds for a count
+HELD_SHARES = (
+    64  # and for a threshold, where it holds more of each pair; with 128, 3.7 KB spill on compute capability 12.0
+)
 STEPS = 24  # after which scores are so close that their images are compared
 BITS = 17  # of a weight, which nearly always separate the scores around the cut
 
@@ -80,8 +83,9 @@ def _cut(scores: Tensor, own: Tensor, amount: int, count: bool) -> Tensor:
     by_block = scores.mT.contiguous()
     keep = torch.empty(by_block.shape, dtype=torch.bool, device=scores.device)
     columns = power_of_2(blocks)
-    warps = max(1, min(16, columns // HELD))
-    queries = max(1, min(QUERIES, QUERIES * 16 * HELD // columns))
+    held = HELD if count else HELD_SHARES
+    warps = max(1, min(16, columns // held))
+    queries = max(1, min(QUERIES, QUERIES * 16 * held // columns))
     launch(
         _cut_rows, (ceil_div(n, queries), batch * heads), (by_block, own, keep.view(torch.uint8)), (n, amount),
         COUNT=count, QUERIES=queries, BLOCKS=blocks, COLUMNS=columns, STEPS=STEPS, BITS=BITS, num_warps=warps,
