@@ -108,8 +108,16 @@ class FileSource:
         """Read what the file holds, without its tensors.
 
         Raises:
-            BadInput: if it cannot be read, lacks k or another tensor, or has not the grid, layers or steps asked for.
+            BadInput: if it cannot be read, lacks k or another tensor, or has not the grid, layers or steps asked for;
+                also for another shape or dtype than its own.
         """
+        unused = {
+            "--res": request.res, "--frames": request.frames, "--height": request.height, "--width": request.width,
+            "--heads": request.heads, "--head-dim": request.head_dim, "--dtype": request.dtype,
+            "--text-tokens": None if request.grid is not None else request.text_tokens,
+        }  # fmt: skip
+        if given := [name for name, value in unused.items() if value is not None]:
+            raise BadInput(f"capture {str(path)!r} has its own shape and dtype: drop {given[0]}")
         self.device = resolve_device(request.device)
         self._path = path
         found = capture_parts(path)
@@ -258,6 +266,10 @@ def _layout(request: AnalyzeRequest, path: Path, header: Mapping[str, str], toke
         layout = Layout(Grid.of(stated), text)
         if asked is not None and asked.grid != layout.grid:
             raise BadInput(f"capture {str(path)!r} has token grid {stated}, and {asked.grid} was asked for")
+        if asked is not None and request.text_tokens not in (None, sum(text)):
+            raise BadInput(
+                f"capture {str(path)!r} has {sum(text)} text tokens, and {request.text_tokens} were asked for"
+            )
     if layout.tokens != tokens:
         raise BadInput(
             f"capture {str(path)!r} has {tokens} tokens, and grid {layout.grid} with text makes {layout.tokens}"

@@ -221,6 +221,11 @@ def with_nan() -> dict[str, torch.Tensor]:
         (some, ("--prompt", "a cat"), "need no model that runs: drop --prompt"),
         (some, ("--inputs", "video"), "name two kinds of inputs: drop one"),
         (some, ("-m", "vmobe"), "vmoba"),
+        (some, ("--heads", "3"), "has its own shape and dtype: drop --heads"),
+        (some, ("--dtype", "float16"), "has its own shape and dtype: drop --dtype"),
+        (some, ("--text-tokens", "5"), "has its own shape and dtype: drop --text-tokens"),
+        (some, ("--grid", GRID, "--text-tokens", "5"), "has 0 text tokens, and 5 were asked for"),
+        (some, ("--res", "480p"), "has its own shape and dtype: drop --res"),
     ],
 )
 def test_what_cannot_be_used_is_told_before_anything_is_kept(
