@@ -23,6 +23,17 @@ COLOURS = (
 INK = ("#26303b", "#dfe5ec")
 """Colour of dense attention."""
 
+PART_COLOURS: Mapping[str, str] = MappingProxyType(
+    {
+        "permute": "#7f8fa6", "pool": "#8a6200", "score": "#c24300", "select": "#ad3f8c", "index": "#6a45b0",
+        "gather": "#4d6a22", "attend": "#0067a5", "merge": "#b3263a", "unpermute": "#5f6e84", "branch": "#2f7f87",
+        "communicate": "#a8577e", "other": "#8d98a5", "gap": "#b9c2cc", "qk": "#0067a5", "softmax": "#00755a",
+        "av": "#4a7fb5", "ideal": "#00755a", "loss": "#c24300", "gain": "#4a90c9", "unexplained": "#98a3af",
+        "total": INK[0], "floor": "#98a3af",
+    }
+)  # fmt: skip
+"""Colours of parts of bars: phases, parts of attend, losses, noise floors. Others have that of "other"."""
+
 MARKERS: tuple[Marker, ...] = ("circle", "square", "triangle", "diamond", "nabla", "plus", "cross", "hexagon")
 
 DENSE = "full"

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from attnbench.report.data.figure import Axis, Bar, Figure, Series, heat_cells
-from attnbench.report.marks import COLOURS, INK, SHAPES, mark_of
+from attnbench.report.marks import COLOURS, INK, PART_COLOURS, SHAPES, mark_of
 from attnbench.report.words import number, shortened, two_lines
 
 if TYPE_CHECKING:
@@ -25,11 +25,10 @@ COLUMN_MM = 84.0
 
 _INCH = 25.4
 _DPI = 300
-_DASHES = (0, (4, 3))
+_GUIDES: tuple[Any, ...] = ((0, (4, 3)), (0, (1, 1.5)), (0, (7, 2, 1, 2)))
+"""Guide lines that are dashed."""
+
 _GREY, _FAINT = "#5b6672", "#dfe3e8"
-_PARTS: Mapping[str, str] = MappingProxyType(
-    {"ideal": INK[0], "loss": COLOURS[1][0], "unexplained": _GREY, "floor": _GREY, "total": COLOURS[0][0]}
-)
 _HATCHED = ("modelled", "ablated")
 _STYLES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 """Lines of one method: the first series is solid, and others differ from it."""
@@ -45,6 +44,9 @@ _A_COLUMN = 0.3
 
 _TICK_MM = 20.0
 """Width of a tick in words."""
+
+_LETTER_MM, _NUMBER_MM = 1.35, 7.0
+"""Width of a letter of a name, and of a number in a cell of a map."""
 
 _LEGEND_MM = 3.0
 """Height of a line of a legend."""
@@ -87,7 +89,7 @@ def draw(figure: Figure, width: float = COLUMN_MM) -> Drawing:
     if figure.kind == "xy":
         _draw_points(axes, figure, width)
     else:
-        (_draw_bars if figure.kind == "bars" else _draw_cells)(axes, figure)
+        _draw_bars(axes, figure) if figure.kind == "bars" else _draw_cells(axes, figure, width)
     axes.set_axisbelow(True)
     axes.tick_params(length=2, width=0.5)
     for side in ("top", "right"):
@@ -120,8 +122,11 @@ def _draw_points(axes: Axes, figure: Figure, width: float) -> None:
     met: dict[str, int] = {}
     for series in figure.series:
         if series.points:
-            _draw_series(axes, series, met.get(series.method, 0))
-            met[series.method] = met.get(series.method, 0) + 1
+            kind = series.method or ("dashed" if series.dashed else "plain")
+            _draw_series(axes, series, met.get(kind, 0))
+            met[kind] = met.get(kind, 0) + 1
+    if figure.section == "roofline":
+        _name_phases(axes, figure)
     _limit(axes, figure.x, axes.set_xlim)
     _limit(axes, figure.y, axes.set_ylim)
     if figure.x.ticks:
@@ -137,7 +142,7 @@ def _draw_series(axes: Axes, series: Series, turn: int) -> None:
         (mark_of(series.method).light, SHAPES[mark_of(series.method).marker]) if series.method else (_GREY, "")
     )
     xs, ys = [point.x for point in series.points], [point.y for point in series.points]
-    style = _DASHES if series.dashed else _STYLES[turn % len(_STYLES)] if series.method else "solid"
+    style = _GUIDES[turn % len(_GUIDES)] if series.dashed else _STYLES[turn % len(_STYLES)]
     drawn: dict[str, Any] = {"color": colour, "label": _cut(series.name), "zorder": 3}
     if series.look in ("guide", "steps"):
         steps: dict[str, Any] = {"drawstyle": "steps-post"} if series.look == "steps" else {}
@@ -163,9 +168,19 @@ def _draw_series(axes: Axes, series: Series, turn: int) -> None:
     )  # fmt: skip
 
 
+def _name_phases(axes: Axes, figure: Figure) -> None:
+    """Write the phase of a point, which follows the name of its method, at the first of those that are near it."""
+    named: list[tuple[str, float, float]] = []
+    for point in (point for series in figure.series if series.method for point in series.points):
+        word, x, y = point.label.rpartition(": ")[2], math.log10(point.x), math.log10(point.y)
+        if not any(word == other and math.hypot(x - a, y - b) < 1 for other, a, b in named):
+            named.append((word, x, y))
+            axes.annotate(word, (point.x, point.y), (5, 3), textcoords="offset points", fontsize=6)
+
+
 def _draw_bars(axes: Axes, figure: Figure) -> None:
     lines = list(dict.fromkeys(bar.line for bar in figure.bars))
-    own = {bar.part for bar in figure.bars if bar.line.split(" · ")[0] == bar.part} - _PARTS.keys()
+    own = {bar.part for bar in figure.bars if bar.line.split(" · ")[0] == bar.part} - PART_COLOURS.keys()
     parts = [part for part in dict.fromkeys(bar.part for bar in figure.bars) if part not in own]
     colours = {part: mark_of(part).light for part in own} | _part_colours(parts)
     alone = len({bar.line for bar in figure.bars}) == len(figure.bars) and bool(own)
@@ -178,16 +193,21 @@ def _draw_bars(axes: Axes, figure: Figure) -> None:
             label=None if alone or bar.part in told else _cut(bar.part),
         )  # fmt: skip
         told.add(bar.part)
+        if alone:
+            end = max(bar.start + bar.size, bar.start, bar.hi or 0.0)
+            axes.annotate(number(bar.size), (end, place), (3, 0), textcoords="offset points", va="center", fontsize=6)
         if bar.lo is not None and bar.hi is not None and _ends_line(bar, figure.bars):
             axes.hlines(place, bar.lo, bar.hi, color=INK[0], linewidth=0.8, zorder=4)
     axes.set_yticks(range(len(lines)), [_wrapped(line) for line in reversed(lines)])
     axes.set_ylim(-0.6, len(lines) - 0.4)
     axes.grid(axis="x", color=_FAINT, linewidth=0.4)
     _scale(axes, figure, "x")
+    if alone:
+        axes.margins(x=0.14)  # the numbers
     _limit(axes, figure.x, axes.set_xlim)
 
 
-def _draw_cells(axes: Axes, figure: Figure) -> None:
+def _draw_cells(axes: Axes, figure: Figure, width: float) -> None:
     cells = heat_cells(figure)
     lines = list(dict.fromkeys(cell.line for cell in cells))
     places = list(dict.fromkeys(cell.at for cell in cells))
@@ -197,9 +217,12 @@ def _draw_cells(axes: Axes, figure: Figure) -> None:
             values[lines.index(cell.line)][places.index(cell.at)] = cell.value
     low, high = figure.x.least, figure.x.most
     image = axes.imshow(values, cmap="Blues", aspect="auto", vmin=low, vmax=high)
-    axes.set_xticks(*_thinned(places))
-    axes.set_yticks(*(_thinned(lines) if figure.strips else (range(len(lines)), [_wrapped(line) for line in lines])))
-    if len(places) <= 8:
+    room = _room(lines, width) / len(places)
+    axes.set_xticks(*_thinned(places, room))
+    axes.set_yticks(
+        *(_thinned(lines, math.inf) if figure.strips else (range(len(lines)), [_wrapped(line) for line in lines]))
+    )
+    if room >= _NUMBER_MM:
         middle = ((low or 0.0) + (high if high is not None else 1.0)) / 2
         for down, row in enumerate(values):
             for across, value in enumerate(row):
@@ -211,10 +234,18 @@ def _draw_cells(axes: Axes, figure: Figure) -> None:
     bar.outline.set_visible(False)
 
 
-def _thinned(places: list[str]) -> tuple[list[int], list[str]]:
-    every = -(-len(places) // 8)
+def _room(lines: Sequence[str], width: float) -> float:
+    """Return about how many millimetres of the width the cells of a map have, beside names and the scale of colours."""
+    names = max(len(part) for line in lines for part in _wrapped(line).split("\n"))
+    return max(10.0, width - _LETTER_MM * names - 18)
+
+
+def _thinned(places: list[str], room: float) -> tuple[list[int], list[str]]:
+    """Return which places are named, eight at most, and as many as have room of so many millimetres each."""
+    words = [_cut(place, 12) for place in places]
+    every = max(-(-len(places) // 8), math.ceil((max(map(len, words)) + 1) * _LETTER_MM / room))
     kept = list(range(0, len(places), every))
-    return kept, [_cut(places[place], 12) for place in kept]
+    return kept, [words[place] for place in kept]
 
 
 def _ends_line(bar: Bar, bars: tuple[Bar, ...]) -> bool:
@@ -223,16 +254,18 @@ def _ends_line(bar: Bar, bars: tuple[Bar, ...]) -> bool:
 
 
 def _part_colours(parts: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each part, lighter ones from the ninth on."""
-    others = [part for part in parts if part not in _PARTS]
+    """Return the colour of each part, the same in every figure; those that have none get one in turn."""
+    others = [part for part in parts if part not in PART_COLOURS]
     free = {part: COLOURS[place % len(COLOURS)][place // len(COLOURS) % 2] for place, part in enumerate(others)}
-    return {part: _PARTS.get(part) or free[part] for part in parts}
+    return {part: PART_COLOURS.get(part) or free[part] for part in parts}
 
 
 def _scale(axes: Axes, figure: Figure, side: str) -> None:
     """Name an axis, and label a logarithmic one with plain numbers."""
     axis: Axis = getattr(figure, side)
-    getattr(axes, f"set_{side}label")(textwrap.fill(_better(axis), 52 if side == "x" else 30))
+    getattr(axes, f"set_{side}label")(
+        textwrap.fill(_better(axis), (52 if figure.kind == "xy" else 34) if side == "x" else 30)
+    )
     if not axis.log:
         return
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter

@@ -20,6 +20,7 @@ from attnbench.report.html.steps import StepSection, step_sections
 from attnbench.report.html.stories import ClipsStory, clips_stories, unplayed_words
 from attnbench.report.html.svg import svg_of
 from attnbench.report.html.templates import resource, script, template
+from attnbench.report.marks import PART_COLOURS
 from attnbench.report.words import NONE, number
 from attnbench.results.gaps import gaps
 from attnbench.results.load import Results
@@ -201,10 +202,11 @@ def _hash(text: str) -> str:
 
 
 def method_colours(methods: Sequence[MethodMark]) -> str:
-    """Return the rules that give each method its colour; classes are numbered, so no name stands in them."""
+    """Return the rules that give methods and parts their colours; classes of methods are numbers, not their names."""
     light = "".join(f".c{place}{{--c:{mark.light}}}" for place, mark in enumerate(methods))
     dark = "".join(f".c{place}{{--c:{mark.dark}}}" for place, mark in enumerate(methods))
-    return f"\n{light}\n@media screen and (prefers-color-scheme: dark){{{dark}}}\n"
+    parts = "".join(f".p-{name}{{fill:{colour}}}" for name, colour in PART_COLOURS.items() if name != "total")
+    return f"\n{light}\n{parts}\n@media screen and (prefers-color-scheme: dark){{{dark}}}\n"
 
 
 def _static_figures(data: PageData) -> dict[str, tuple[Figure, str]]:

@@ -8,6 +8,7 @@ from html import escape
 
 from attnbench.report.data.figure import Axis, Figure, Series, heat_cells
 from attnbench.report.data.page import MethodMark
+from attnbench.report.marks import PART_COLOURS
 from attnbench.report.words import number, shortened, two_lines
 
 WIDTH = 640
@@ -16,12 +17,6 @@ _ROW = 26
 _MOST_BARS = 40
 _LETTERS, _SHORT = 34, 7
 _END_LETTERS, _MOST_ENDS, _LINE = 28, 24, 14.0
-
-PARTS = (
-    "permute", "pool", "score", "select", "index", "gather", "attend", "merge", "unpermute", "branch",
-    "communicate", "other", "gap", "qk", "softmax", "av", "ideal", "loss", "gain", "unexplained", "total", "floor",
-)  # fmt: skip
-"""Parts of bars that have a colour of their own; the script has the same list."""
 
 HATCHED = ("modelled", "ablated", "instrumented", "floor")
 
@@ -270,7 +265,7 @@ def _bars(figure: Figure, classes: Classes) -> str:
     for bar in shown:
         a, b = x(bar.start), x(bar.start + bar.size)
         at = top + lines.index(bar.line) * _ROW
-        name = classes[bar.part][0] if bar.part in classes else f"p-{bar.part if bar.part in PARTS else 'other'}"
+        name = classes[bar.part][0] if bar.part in classes else f"p-{bar.part if bar.part in PART_COLOURS else 'other'}"
         box = f'x="{min(a, b):.1f}" y="{at + 5}" width="{max(0.8, abs(b - a)):.1f}" height="16"'
         found.append(f'<rect class="bar {name}" {box}/>')
         found += [f'<rect fill="url(#hatch)" {box}/>'] if bar.provenance in HATCHED else []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from attnbench.report.charts.paper import PICTURES, draw, picture
-from attnbench.report.data.figure import Axis, Bar, Figure, Heat, Point, Series, Strip
+from attnbench.report.data.figure import Axis, Bar, Figure, Heat, Point, Series, Strip, level
 from attnbench.report.marks import mark_of
 
 XY = Figure(
@@ -120,3 +121,40 @@ def test_long_names_of_bars_can_be_told_apart() -> None:
     figure = Figure("b", "quality", "bars", "t", "c", "w", Axis("x"), bars=tuple(Bar(x, "vmoba", 0, 1) for x in lines))
     shown = [label.get_text() for label in draw(figure, 84.0).axes[0].get_yticklabels()]
     assert len(set(shown)) == 2
+
+
+def words_of(axes: Any) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+def test_a_map_has_numbers_and_names_only_where_they_have_room() -> None:
+    cells = tuple(Heat(f"a long name of settings {line}", f"layer {at}", 0.25) for line in range(3) for at in range(6))
+    figure = Figure("m", "density", "heat", "", "", "", Axis("density"), cells=cells)
+    narrow, wide = (draw(figure, mm) for mm in (84, 200))
+    assert words_of(narrow.axes[0]) == []
+    assert len(words_of(wide.axes[0])) == 18
+    named = [len(drawing.axes[0].get_xticks()) for drawing in (narrow, wide)]
+    assert named[0] < named[1] == 6
+
+
+def test_guide_lines_differ_and_parts_have_one_colour_in_every_figure() -> None:
+    guides = tuple(level(name, (0.0, 1.0), y) for name, y in (("one", 1.0), ("other", 2.0)))
+    drawn = draw(Figure("g", "clips", "xy", "", "", "", Axis("x"), Axis("y"), series=guides)).axes[0]
+    assert len({str(line._dash_pattern) for line in drawn.lines}) == 2  # type: ignore[attr-defined]
+    colours = set()
+    for parts in (("attend", "pool"), ("pool", "attend")):
+        bars = tuple(Bar("sta", part, float(place), 1.0) for place, part in enumerate(parts))
+        axes = draw(Figure("b", "phases", "bars", "", "", "", Axis("ms"), bars=bars)).axes[0]
+        colours.add(axes.patches[parts.index("attend")].get_facecolor())
+    assert len(colours) == 1
+
+
+def test_bars_have_their_values_and_a_roofline_its_phases() -> None:
+    bars = tuple(Bar(name, name, 0.0, size) for name, size in (("full", 0.5), ("vmoba", 1276.0)))
+    axes = draw(Figure("m", "memory", "bars", "", "", "", Axis("MiB"), bars=bars)).axes[0]
+    assert words_of(axes) == ["0.500", "1,276"]
+    places = ((1.0, 1.0, "pool"), (1.1, 1.0, "pool"), (900.0, 500.0, "attend"))
+    series = Series("vmoba", tuple(Point(x, y, label=f"vmoba, layer 0: {word}") for x, y, word in places), "vmoba")
+    log = Axis("x", log=True), Axis("y", log=True)
+    roof = Figure("r", "roofline", "xy", "", "", "", *log, series=(series,))
+    assert words_of(draw(roof).axes[0]) == ["pool", "attend"]

@@ -19,9 +19,10 @@ from attnbench.kernels.errors import BadInput
 from attnbench.report.data.figure import Axis, Figure, Point, Series
 from attnbench.report.data.page import PageData, page_data, to_json
 from attnbench.report.data.table import Column, Table
-from attnbench.report.html.page import SECTIONS, make_report, page_html
-from attnbench.report.html.svg import HATCHED, PARTS, svg_of
+from attnbench.report.html.page import SECTIONS, make_report, method_colours, page_html
+from attnbench.report.html.svg import HATCHED, svg_of
 from attnbench.report.html.templates import resource, script
+from attnbench.report.marks import PART_COLOURS
 from attnbench.results.load import Results, read
 
 Maker = Callable[..., Any]
@@ -191,11 +192,11 @@ def test_static_pictures_are_well_formed_and_show_every_point_and_bar(profiled: 
 def test_script_and_python_draw_the_same_parts() -> None:
     code = script()
     (names,) = re.findall(r"const PARTS = \[(.*?)\]", code)
-    assert tuple(json.loads(f"[{names}]")) == PARTS
+    assert tuple(json.loads(f"[{names}]")) == tuple(PART_COLOURS)
     (hatched,) = re.findall(r"\[([^\]]*)\]\.includes\(bar\.provenance\)", code)
     assert tuple(json.loads(f"[{hatched}]")) == HATCHED
-    css = resource("report.css")
-    assert all(f".p-{part}" in css for part in PARTS)
+    css = resource("report.css") + method_colours(())
+    assert all(f".p-{part}" in css for part in PART_COLOURS)
 
 
 def test_the_table_of_the_script_stays_small() -> None:
