@@ -114,6 +114,14 @@ def asked_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[SuiteCell], Any]:
     return call
 
 
+def fewest_calls(asked: Any) -> int:
+    """Return how often a committed GPU table repeats a call: 300 times with 12 heads, and as many tiles with more.
+
+    Over ranks ten times: each rank runs the kernels of the other tables on some heads.
+    """
+    return 10 if (asked.gpus or 1) > 1 else GIVEN_CALLS * 12 // max(12, asked.heads or 12)
+
+
 @pytest.mark.parametrize("journal", JOURNALS, ids=lambda path: str(path.relative_to(RESULTS)))
 def test_a_cell_asks_for_what_its_journal_records(journal: Path, asked_for: Callable[[SuiteCell], Any]) -> None:
     header, *records = lines_of(journal)
@@ -126,7 +134,7 @@ def test_a_cell_asks_for_what_its_journal_records(journal: Path, asked_for: Call
     asked = asked_for(cell)
     if command is None:
         on_gpu = header["environment"]["device_kind"] == "cuda"
-        assert asked.stability_calls == (GIVEN_CALLS if on_gpu else None)
+        assert asked.stability_calls == (fewest_calls(asked) if on_gpu else None)
         recorded.setdefault("stability_calls", asked.stability_calls)  # older journals do not hold it
         expected: Any = read_request(**recorded)
     elif command == "clips":
