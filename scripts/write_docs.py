@@ -28,12 +28,11 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import attnbench
-from attnbench.cost.ranks import count_call, extrapolate
+from attnbench.cost.ranks import count_call
 from attnbench.cost.waterfall import ZERO, Bar, Span, Waterfall
 from attnbench.inputs.make import make_inputs
 from attnbench.inputs.shapes import Shape, resolve_shape
 from attnbench.inputs.structure import locality, union_density
-from attnbench.kernels.errors import BadInput
 from attnbench.parallel.deal import WAYS
 from attnbench.report.charts.waterfall import waterfall_figure
 from attnbench.report.data.schema import json_schema
@@ -384,26 +383,13 @@ def ranks_counts() -> str:
 
 def ranks_measured(ranks: int = 8) -> str:
     """Return what committed runs over GPUs took, and what the model makes of them; a sentence where there are none."""
-    paths = sorted((ROOT / "results").glob(RANKS_ROWS))
-    rows = [row for path in paths for row in read(path).rows if row.gpus is not None and row.latency_ms is not None]
+    found = [read(path) for path in sorted((ROOT / "results").glob(RANKS_ROWS))]
+    rows = [row for each in found for row in each.rows if row.gpus is not None and row.latency_ms is not None]
     if not rows:
         return "No run over several GPUs is committed yet, so there are no times here."
-    lines = [
-        "| device | method | tokens | heads | direction | `parallel` | one GPU, ms | GPUs | measured, ms | "
-        f"{ranks} GPUs, modelled, ms |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        try:
-            modelled = extrapolate(row, ranks)
-        except BadInput:  # more ranks than heads
-            modelled = None
-        told = "–" if modelled is None else f"{modelled:.1f}"
-        lines.append(
-            f"| {row.device} | {row.method} | {row.tokens:,} | {row.heads} | {row.direction} | {row.parallel} | "
-            f"{row.one_ms or 0:.1f} | {row.gpus} | {row.latency_ms:.1f} | {told} |"
-        )
-    return "\n".join(lines)
+    page = runpy.run_path(str(ROOT / "scripts" / "ranks_page.py"))
+    steps = page["steps"]([record for each in found for record in each.steps])
+    return "\n\n".join(filter(None, (page["calls"](rows, ranks), steps)))
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {

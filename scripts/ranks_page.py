@@ -1,0 +1,86 @@
+"""Tables of docs/parallel.md: what calls and steps over several GPUs took. scripts/write_docs.py writes them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from attnbench.cost.ranks import extrapolate
+from attnbench.kernels.errors import BadInput
+from attnbench.results.records.cells import Row
+from attnbench.results.records.steps import StepRecord
+
+CALLS = (
+    "method", "one GPU, ms", "GPUs", "ms", "over one GPU", "over dense on as many", "exchanges, ms", "imbalance",
+)  # fmt: skip
+STEPS = ("self-attention", "one GPU, ms", "GPUs", "ms", "over one GPU", "over dense on as many", "differs from one GPU")
+
+
+def calls(rows: Sequence[Row], ranks: int) -> str:
+    """Return a table for each shape, direction and way. Methods whose layers differ have the mean over their layers.
+
+    Args:
+        rows: of several ranks, with a latency.
+        ranks: how many GPUs the last column is modelled for.
+    """
+    cases: dict[tuple[object, ...], dict[tuple[str, str], list[Row]]] = {}
+    for row in rows:
+        case = (row.device, row.tokens, row.heads, row.direction, row.parallel)
+        cases.setdefault(case, {}).setdefault((row.method, row.settings), []).append(row)
+    parts = []
+    for (device, tokens, heads, direction, way), methods in cases.items():
+        words = "forward" if direction == "fwd" else "forward and backward"
+        parts += [f"{device}, {tokens:,} tokens, {heads} heads, {words}, `{way}`:", ""]
+        parts += _head([*CALLS, f"{ranks} GPUs, modelled, ms"])
+        parts += [_call(layers, ranks) for layers in methods.values()] + [""]
+    return "\n".join(parts).rstrip()
+
+
+def _call(layers: Sequence[Row], ranks: int) -> str:
+    """Return the line of a method: means over its layers, and ratios of these means."""
+    latency, one, dense, exchange = (
+        statistics.fmean(getattr(row, name) or 0.0 for row in layers)
+        for name in ("latency_ms", "one_ms", "baseline_ms", "exchange_ms")
+    )
+    try:
+        guesses = [extrapolate(row, ranks) for row in layers]
+    except BadInput:  # more ranks than heads
+        guesses = [None]
+    modelled = None if None in guesses else statistics.fmean(guess for guess in guesses if guess is not None)
+    imbalance = max(row.imbalance or 1.0 for row in layers)
+    return _line(
+        layers[0].method, f"{one:.2f}", str(layers[0].gpus), f"{latency:.2f}", f"{one / latency:.2f}×",
+        f"{dense / latency:.2f}×" if dense else "–", f"{exchange:.2f}", f"{imbalance:.2f}×",
+        "–" if modelled is None else f"{modelled:.2f}",
+    )  # fmt: skip
+
+
+def steps(records: Sequence[StepRecord]) -> str:
+    """Return a table for each step over several ranks; empty without any."""
+    runs: dict[str, list[StepRecord]] = {}
+    for record in records:
+        if record.gpus is not None:
+            runs.setdefault(record.run_id, []).append(record)
+    parts = []
+    for own in runs.values():
+        first = own[0]
+        what = "A training step" if first.direction == "fwdbwd" else "A step"
+        parts += [f"{what} of Wan 2.1 {first.size.upper()}, {first.grid} tokens, {first.device}:", ""]
+        parts += _head(STEPS) + [_step(record) for record in own] + [""]
+    return "\n".join(parts).rstrip()
+
+
+def _step(record: StepRecord) -> str:
+    one, error = record.one_ms or 0.0, record.parallel_error
+    return _line(
+        record.name, f"{one:.0f}", str(record.gpus), f"{record.step_ms:.0f}", f"{one / record.step_ms:.2f}×",
+        f"{record.step_speedup:.2f}×", "–" if error is None else f"{error:.1g}",
+    )  # fmt: skip
+
+
+def _head(names: Sequence[str]) -> list[str]:
+    return [_line(*names), "|---" * len(names) + "|"]
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
