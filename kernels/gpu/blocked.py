@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -49,7 +50,7 @@ def attend_blocks(
     paired = kind == "pairs"
     in_place = kind != "tiles" or (gluon and fits_in_place(q, k, v, scale, plan.pattern.elements, *sizes))
     with phase("index"):
-        parts = kept_lists(plan, f"{kind} {hopper}", lambda: parts_of(plan, kind, hopper=hopper))
+        parts = kept_lists(plan, f"{kind} {gluon}", partial(parts_of, plan, kind, hopper=gluon))
         rule = rule_arrays(plan) if kind == "tiles" else None
     with phase("permute"):
         source = source_of(k, v, plan.k_order) if in_place else None
@@ -164,18 +165,18 @@ def backward_blocks(
     kv_heads, width, order = k.shape[1], padded_width(q.shape[3]), _key_order(plan)
     with phase("permute"):
         keys, values = arrange_both(k, v, order, width)
-    hopper = is_hopper(q.device) if hopper is None else hopper
-    masked = kind_of(plan, hopper) == "masked" and fits((q, d_output), (keys, values), None, ROWS, KEYS)
+    gluon = is_hopper(q.device) if hopper is None else hopper
+    masked = kind_of(plan, gluon) == "masked" and fits((q, d_output), (keys, values), None, ROWS, KEYS)
     with phase("index"):
         rule = None if masked else rule_arrays(plan)
-        name = f"{'masked ' * masked}tiles and key tiles of {keys.shape[1]} {hopper}"
-        tiles, key_tiles = kept_lists(plan, name, lambda: _with_key_tiles(plan, keys.shape[1], masked, hopper))
+        name = f"{'masked ' * masked}tiles and key tiles of {keys.shape[1]} {gluon}"
+        tiles, key_tiles = kept_lists(plan, name, partial(_with_key_tiles, plan, keys.shape[1], masked, gluon))
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     token_of = order.reshape(-1, order.shape[-1]) if order is not None and order.dim() == 3 else order
     with phase("attend"):
         delta = delta_of(output, d_output, d_lse)
         given = (q, keys, values, d_output, lse, delta)
-        backward_queries(*given, tiles, scale, rule=rule, direct=dq, hopper=hopper)
-        dk, dv = backward_keys(*given, key_tiles, scale, rule=rule, token_of=token_of, hopper=hopper)
+        backward_queries(*given, tiles, scale, rule=rule, direct=dq, hopper=gluon)
+        dk, dv = backward_keys(*given, key_tiles, scale, rule=rule, token_of=token_of, hopper=gluon)
     with phase("merge"):
         return dq, sum_groups(dk, kv_heads), sum_groups(dv, kv_heads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import attnbench
+from attnbench.kernels.gpu import blocked
 from attnbench.kernels.gpu.balance import STEPS_OF_A_TILE, even_out
 from attnbench.kernels.gpu.block_tiles import lay_out, tiles_of
+from attnbench.kernels.gpu.blocked import attend_blocks, backward_blocks
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
@@ -73,3 +76,22 @@ def test_all_tiles_are_recorded_once_head_by_head(programs: int | None, device: 
     assert sorted(records[:, :2].tolist()) == [[head, place] for head in range(heads) for place in places]
     rounds = records[:, 0].split(programs or 1)
     assert all(bool(later.min() >= earlier.max()) for earlier, later in pairwise(rounds))
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_calls_on_hopper_ask_for_equal_shares(backward: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    q = torch.zeros(1, 1, 256, 64, dtype=torch.float16)
+    plan = Plan(Layout(Grid(1, 1, 256)), 1, 1, BlockPattern(*[torch.tensor([0, 128, 256])] * 2, q[..., :2, :2] == 0))
+    asked = []
+
+    def takers(plan: Plan, hopper: bool) -> None:
+        asked.append(hopper)
+        raise KeyboardInterrupt  # there is no kernel to run
+
+    monkeypatch.setattr(blocked, "is_hopper", lambda device: True)
+    monkeypatch.setattr(blocked, "delta_of", lambda *_: None)
+    monkeypatch.setattr(blocked, "_takers", takers)
+    backwards = partial(backward_blocks, q, q, q, plan, 1.0, q, q[..., 0].float(), q, None)
+    with pytest.raises(KeyboardInterrupt):
+        (backwards if backward else partial(attend_blocks, q, q, q, plan, 1.0))()
+    assert asked == [True]
