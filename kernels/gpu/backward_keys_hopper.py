@@ -10,7 +10,6 @@ Absent queries have a log-sum-exp of +inf.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -20,12 +19,13 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from attnbench.kernels.gpu.hopper import multiprocessors
 from attnbench.kernels.gpu.key_tiles_hopper import gather, load, statistics
+from attnbench.kernels.gpu.launch import box
+from attnbench.kernels.gpu.launch import launch as prepared
 from attnbench.kernels.gpu.masks_hopper import WORDS, hide, load_half_words, stop_of, word_arrays, word_rows
 from attnbench.kernels.gpu.work import KEYS, LOG2_E, PLACES, KeyTiles
-from attnbench.kernels.witness import launched
 
 STAGES = 4
 REGISTERS = 224
@@ -41,20 +41,20 @@ def launch(
     """
     batch, heads, n, d = q.shape
     kv_heads = k.shape[1]
-    layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if k.dtype == torch.bfloat16 else gl.float16)
-    k_rows, v_rows = (TensorDescriptor.from_tensor(x.view(-1, d), [KEYS, d], layout) for x in (k, v))
     tiles = key_tiles.records.shape[1]
     total = batch * kv_heads * tiles
-    programs = min(total, torch.cuda.get_device_properties(k.device).multi_processor_count)
+    programs = min(total, multiprocessors(k.device))
     token_row = token_of.stride(0) if token_of is not None and token_of.dim() == 2 else 0
-    launched("gluon:backward_keys")
     words, rows_of, _, axes = word_arrays(key_tiles.masks, key_tiles.segments)
-    _backward_keys[(programs,)](
-        k_rows, v_rows, q, d_output, lse, delta, key_tiles.queries, key_tiles.records, key_tiles.segments, words,
-        rows_of, words.shape[1], dk, dv, key_tiles.queries if token_of is None else token_of, token_row,
-        *q.stride()[:3], *d_output.stride()[:3], heads, heads // kv_heads, n, k.shape[2], tiles, total, scale,
-        scale * LOG2_E, KEYS=KEYS, STEP=PLACES, D=d, STAGES=STAGES, REGISTERS=REGISTERS, ORDERED=token_of is not None,
-        MASKED=axes, num_warps=4,
+    tokens = key_tiles.queries if token_of is None else token_of
+    prepared(
+        _backward_keys, (programs,),
+        (q, d_output, lse, delta, key_tiles.queries, key_tiles.records, key_tiles.segments, words, rows_of, dk, dv,
+         tokens),
+        (words.shape[1], token_row, *q.stride()[:3], *d_output.stride()[:3], heads, heads // kv_heads, n, k.shape[2],
+         tiles, total, scale, scale * LOG2_E),
+        boxes=(box(k.view(-1, d), KEYS, d), box(v.view(-1, d), KEYS, d)), KEYS=KEYS, STEP=PLACES, D=d, STAGES=STAGES,
+        REGISTERS=REGISTERS, ORDERED=token_of is not None, MASKED=axes, num_warps=4,
     )  # fmt: skip
 
 
@@ -237,7 +237,7 @@ def _compute(
 
 @gluon.jit
 def _backward_keys(
-    k_rows, v_rows, q, d_output, lse, delta, queries, records, segments, words, rows_of, chunks, dk, dv, token_of,
+    k_rows, v_rows, q, d_output, lse, delta, queries, records, segments, words, rows_of, dk, dv, token_of, chunks,
     token_row, q_batch, q_head, q_token, do_batch, do_head, do_token, heads, kv_group, n, tokens, tiles, total, scale,
     scale2, KEYS: gl.constexpr, STEP: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr,
     ORDERED: gl.constexpr, MASKED: gl.constexpr, num_warps: gl.constexpr,

@@ -8,7 +8,6 @@ the next tile are gathered into the other of two buffers, with their log-sum-exp
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -20,8 +19,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from attnbench.kernels.gpu.hopper import multiprocessors
+from attnbench.kernels.gpu.launch import box
+from attnbench.kernels.gpu.launch import launch as prepared
 from attnbench.kernels.gpu.masks_hopper import (
     hide,
     load_half_words,
@@ -31,7 +32,6 @@ from attnbench.kernels.gpu.masks_hopper import (
     word_arrays,
 )
 from attnbench.kernels.gpu.work import KEYS, LOG2_E, ROWS, Tiles
-from attnbench.kernels.witness import launched
 
 STEP = 64
 STAGES = 3
@@ -50,16 +50,15 @@ def launch(
     """
     assert (tiles.rows, tiles.keys) == (ROWS, KEYS)
     d = k.shape[3]
-    layout = gl.NVMMASharedLayout.get_default_for([STEP, d], gl.bfloat16 if k.dtype == torch.bfloat16 else gl.float16)
-    k_rows, v_rows = (TensorDescriptor.from_tensor(x.view(-1, d), [STEP, d], layout) for x in (k, v))
     out_strides = result.stride()[:3] if direct else (0, 0, result.stride(0))
     words, rows_of, chunk_of, axes = word_arrays(tiles.masks, tiles.segments, tiles.chunk_of)
-    programs = torch.cuda.get_device_properties(k.device).multi_processor_count
-    launched("gluon:backward_queries")
-    _backward_queries[(programs,)](
-        k_rows, v_rows, q, d_output, lse, delta, tiles.queries, tiles.records, tiles.count, tiles.segments, words,
-        rows_of, chunk_of, words.shape[1], result, *q.stride()[:3], *d_output.stride()[:3], *out_strides, q.shape[1],
-        q.shape[1] // k.shape[1], q.shape[2], k.shape[2], scale, scale * LOG2_E, ROWS=ROWS, KEYS=KEYS, STEP=STEP, D=d,
+    prepared(
+        _backward_queries, (multiprocessors(k.device),),
+        (q, d_output, lse, delta, tiles.queries, tiles.records, tiles.count, tiles.segments, words, rows_of, chunk_of,
+         result),
+        (words.shape[1], *q.stride()[:3], *d_output.stride()[:3], *out_strides, q.shape[1], q.shape[1] // k.shape[1],
+         q.shape[2], k.shape[2], scale, scale * LOG2_E),
+        boxes=(box(k.view(-1, d), STEP, d), box(v.view(-1, d), STEP, d)), ROWS=ROWS, KEYS=KEYS, STEP=STEP, D=d,
         STAGES=STAGES, REGISTERS=REGISTERS, DIRECT=direct, MASKED=axes, num_warps=4,
     )  # fmt: skip
 
@@ -261,8 +260,8 @@ def _load(
 
 @gluon.jit
 def _backward_queries(
-    k_rows, v_rows, q, d_output, lse, delta, queries, records, tiles, segments, words, rows_of, chunk_of, chunks,
-    result, q_batch, q_head, q_token, do_batch, do_head, do_token, out_batch, out_head, out_token, heads, kv_group, n,
+    k_rows, v_rows, q, d_output, lse, delta, queries, records, tiles, segments, words, rows_of, chunk_of, result,
+    chunks, q_batch, q_head, q_token, do_batch, do_head, do_token, out_batch, out_head, out_token, heads, kv_group, n,
     tokens, scale, scale2, ROWS: gl.constexpr, KEYS: gl.constexpr, STEP: gl.constexpr, D: gl.constexpr,
     STAGES: gl.constexpr, REGISTERS: gl.constexpr, DIRECT: gl.constexpr, MASKED: gl.constexpr,
     num_warps: gl.constexpr,
