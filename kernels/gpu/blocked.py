@@ -42,13 +42,13 @@ def attend_blocks(
         output [B, H, N, D] in grid order, and the log-sum-exp float32 [B, H, N]. Queries that keep no key give 0 and
         -inf.
     """
-    width, hopper = padded_width(q.shape[3]), is_hopper(q.device) if hopper is None else hopper
-    kind = kept_by(plan, ("kind", hopper), lambda: kind_of(plan, hopper))
+    width, gluon = padded_width(q.shape[3]), is_hopper(q.device) if hopper is None else hopper
+    kind = kept_by(plan, ("kind", gluon), lambda: kind_of(plan, gluon))
     sizes = kept_by(plan, "sizes", lambda: sizes_of(plan))
     if kind != "tiles" and not fits_in_place(q, k, v, scale, None, ROWS, KEYS):
         kind = "tiles"
     paired = kind == "pairs"
-    in_place = kind != "tiles" or (hopper and fits_in_place(q, k, v, scale, plan.pattern.elements, *sizes))
+    in_place = kind != "tiles" or (gluon and fits_in_place(q, k, v, scale, plan.pattern.elements, *sizes))
     with phase("index"):
         parts = kept_lists(plan, f"{kind} {gluon}", partial(parts_of, plan, kind, hopper=gluon))
         rule = rule_arrays(plan) if kind == "tiles" else None
@@ -70,7 +70,7 @@ def attend_blocks(
             small = paired and tiles.visible is None
             here = (keys.contiguous(), values.contiguous()) if small else (keys, values)
             attend_tiles(
-                q, *here, tiles, scale, rule=rule, direct=direct, hopper=hopper, source=None if small else source
+                q, *here, tiles, scale, rule=rule, direct=direct, hopper=gluon, source=None if small else source
             )
     return output, lse
 
