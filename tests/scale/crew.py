@@ -1,8 +1,8 @@
 """Two gloo ranks that call the command line several times, as test_group.py asks.
 
 Started as ``python crew.py FOLDER``. FOLDER/calls.json lists the calls: the words of each rank, and a journal to make
-first of another one, without its rows, its phases and the samples from some round on. What each rank printed and its
-exit code come back in FOLDER/said.json.
+first of another one, without its rows, its phases and the samples from some round on. One that is "spoiled" adds no
+gradients up. What each rank printed and its exit code come back in FOLDER/said.json.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from attnbench.bench import rounds, stability
 from attnbench.bench.profile import call as profile_call
@@ -56,7 +57,13 @@ def cut(source: Path, target: Path, rounds_kept: int) -> None:
     (target / "journal.jsonl").write_text("".join(lines))
 
 
-def begin(rank: int, port: int, words: Sequence[str], said: Path) -> int:
+def lose_sums() -> None:
+    """Let each rank keep its own where ranks add tensors up."""
+    add = dist.all_reduce
+    dist.all_reduce = lambda x, **options: add(x.clone(), **options)
+
+
+def begin(rank: int, port: int, words: Sequence[str], said: Path, spoiled: bool) -> int:
     """Fork a rank that calls the command line; what it prints goes to a file."""
     child = os.fork()
     if child:
@@ -70,6 +77,8 @@ def begin(rank: int, port: int, words: Sequence[str], said: Path) -> int:
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }  # fmt: skip
+        if spoiled:
+            lose_sums()
         sys.argv = ["attnbench", *words]
         main()
     except SystemExit as ended:
@@ -99,7 +108,7 @@ def serve(folder: Path) -> None:
             source, target, kept = call["cut"]
             cut(folder / source, folder / target, kept)
         said = [folder / f"said-{rank}" for rank in range(2)]
-        ranks = [begin(rank, port, call["words"][rank], said[rank]) for rank in range(2)]
+        ranks = [begin(rank, port, call["words"][rank], said[rank], "spoiled" in call) for rank in range(2)]
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in ranks]
         found.append([[code, place.read_text()] for code, place in zip(codes, said, strict=True)])
     (folder / "said.json").write_text(json.dumps(found))

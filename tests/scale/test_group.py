@@ -34,7 +34,7 @@ CASE = "--method vmoba --layers 2 --grid 3x4x5 --text-tokens 3+4 --heads 4 --kv-
 TIMED = "--device cpu --inputs gaussian --rounds 2 --stability-calls 2 --budget 1 --quiet"
 STEP_CASE = "--method sta:tile=(1,2,2) --direction fwdbwd --checkpointing --grid 2x4x4 --batch 2 --text-tokens 5"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-FIRST, RESUMED, UNLIKE, AGAIN, STEP, BALANCED = range(6)
+FIRST, RESUMED, UNLIKE, AGAIN, STEP, BALANCED, SPOILED = range(7)
 
 
 class Measured:
@@ -53,7 +53,8 @@ class Measured:
         unlike = [f"run --gpus 2 {asked} --seed {rank} --out {folder / 'unlike'}".split() for rank in range(2)]
         again = f"profile --quiet --resume {folder / 'run'}".split()
         step = f"step --gpus 2 --device cpu {STEP_CASE} --rounds 1 --quiet --out {folder / 'step'}".split()
-        unequal = "--method sparge:topk=(1,1,0.25,0.25) --method full --grid 4x16x16 --heads 4 --head-dim 16"
+        spoiled = [*step[:-1], str(folder / "spoiled")]
+        unequal = "--method sparge:topk=(1,1,0.25,0.25),block=(8,8) --method full --grid 4x6x6 --heads 4 --head-dim 16"
         balanced = f"run --gpus 2 --parallel balanced {unequal} {TIMED} --out {folder / 'balanced'}".split()
         calls = [
             {"words": [first, first]},
@@ -62,6 +63,7 @@ class Measured:
             {"words": [again, again]},
             {"words": [step, step]},
             {"words": [balanced, balanced]},
+            {"words": [spoiled, spoiled], "spoiled": True},
         ]
         (folder / "calls.json").write_text(json.dumps(calls))
         ended = subprocess.run(
@@ -160,6 +162,13 @@ def test_a_training_step_over_two_ranks_is_that_of_one_process(measured: Measure
     # again in the backward pass, and back.
     for record in (full, sta):
         assert record["sent_mib"] * 2**20 == 4 * 16 * 24 * 4 * 2 * 3 * 3
+
+
+def test_a_step_that_differs_from_one_process_leaves_no_record(measured: Measured) -> None:
+    for code, said in measured.said[SPOILED]:
+        assert code == 2
+        assert "the step with own over 2 ranks differs from that of one process by" in said
+    assert not (measured.folder / "spoiled").exists()
 
 
 def test_heads_of_unequal_density_are_dealt_evenly(measured: Measured) -> None:
