@@ -333,7 +333,7 @@ def _baselines(selection: Selection) -> str:
     words = []
     for (name, version), ms in found.items():
         low, high = number(min(ms)), number(max(ms))
-        took = f"{low} ms" if low == high else f"{low} to {high} ms, each beside its method"
+        took = f"{low} ms" if low == high else f"{low} to {high} ms, timed anew beside each method"
         words.append(f"{name}{f' ({version})' if version else ''}, {took}")
     return "; ".join(words) or "none measured"
 
