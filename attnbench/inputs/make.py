@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Protocol
 
@@ -40,6 +43,13 @@ class InputSource(Protocol):
 
     def v(self, batch: int, kv_head: int) -> Tensor:
         """Return the values of one kv head."""
+
+
+Place = tuple[str, int, int]
+"""Which of q, k and v, the batch item and the head."""
+
+MOST_AT_ONCE = 16
+"""Heads that are made at once at most: each holds a dozen float32 tensors of its size."""
 
 
 def make_inputs(
@@ -83,14 +93,38 @@ def make_inputs(
     else:
         source = _source(wanted, shape, group=group, seed=seed, number=number)
         makers = {"q": source.q, "k": source.k, "v": source.v}
-        made = {}
-        for name, count in counts.items():
-            made[name] = torch.empty(shape.batch, count, shape.tokens, shape.head_dim, dtype=dtype)
-            for batch in range(shape.batch):
-                for head in range(count):
-                    made[name][batch, head] = makers[name](batch, head)
+        made = {
+            name: torch.empty(shape.batch, count, shape.tokens, shape.head_dim, dtype=dtype)
+            for name, count in counts.items()
+        }
+
+        def make_head(place: Place) -> None:
+            name, batch, head = place
+            made[name][batch, head] = makers[name](batch, head)
+
+        places = [(name, *at) for name, count in counts.items() for at in product(range(shape.batch), range(count))]
+        _side_by_side(make_head, places)
     digest = content_hash(made)
     return Inputs(**{name: tensor.to(device) for name, tensor in made.items()}, hash=digest)
+
+
+def _side_by_side(make: Callable[[Place], None], places: Sequence[Place]) -> None:
+    """Call ``make`` for each place, for as many at once as torch has threads, each with one of them.
+
+    The steps that make a head are short and wait for memory, so that threads gain little within one.
+    """
+    threads = torch.get_num_threads()
+    workers = min(MOST_AT_ONCE, threads, len(places))
+    if workers < 2:
+        for place in places:
+            make(place)
+        return
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        list(pool.map(make, places))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def content_hash(tensors: dict[str, Tensor]) -> str:
