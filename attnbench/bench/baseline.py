@@ -53,7 +53,10 @@ class Found:
         return "; ".join(self.problems) or "no engine runs it here"
 
 
-def find_dense(plan: Plan, task: Task, qkv: Qkv, attempt: Callable[[str], Attempt], chosen: str | None = None) -> Found:
+def find_dense(
+    plan: Plan, task: Task, qkv: Qkv, attempt: Callable[[str], Attempt], chosen: str | None = None,
+    confirm: Callable[[str], Attempt] | None = None,
+) -> Found:  # fmt: skip
     """Find the fastest dense engine that works.
 
     Args:
@@ -62,15 +65,24 @@ def find_dense(plan: Plan, task: Task, qkv: Qkv, attempt: Callable[[str], Attemp
         qkv: the tensors that will be timed, [B, heads, N, D].
         attempt: tries an engine at full size.
         chosen: the only engine to try, if an earlier part of a run chose it.
+        confirm: tries the fastest one more thoroughly, and the next one if that fails; a single engine at once.
     """
     seconds: dict[str, float] = {}
     problems = []
-    for name in promising_engines(plan, task, qkv) if chosen is None else [chosen]:
-        tried = attempt(name)
+    names = promising_engines(plan, task, qkv) if chosen is None else [chosen]
+    alone = len(names) == 1
+    for name in names:
+        tried = (confirm if alone and confirm is not None else attempt)(name)
         if tried.problem:
             problems.append(f"{name}: {tried.problem}")
         else:
             seconds[name] = tried.seconds
+    while seconds and confirm is not None and not alone:
+        best = min(seconds, key=seconds.__getitem__)
+        if not (problem := confirm(best).problem):
+            break
+        problems.append(f"{best}: {problem}")
+        del seconds[best]
     return Found(min(seconds, key=seconds.__getitem__, default=None), tuple(problems))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
+from functools import partial
 from statistics import fmean
 
 import torch
@@ -186,23 +187,24 @@ class Bench:
             self.progress.step(f"verifying {trial.job.label}", number, len(todo), left)
             self.check(trial)
 
-    def check(self, trial: Trial) -> None:
+    def check(self, trial: Trial, *, repeat: bool = True) -> None:
         """Run a trial's call for the first time and verify what came out; on failure set its verdict."""
-        check_trial(trial, self.workload, self.stopwatch)
+        check_trial(trial, self.workload, self.stopwatch, repeat=repeat)
 
     def _find_baseline(self, chosen: str | None) -> Trial | None:
         """Return the fastest dense engine that verifies; None, and a note, if there is none."""
         dense = dense_job()
         tried: dict[str, Trial] = {}
 
-        def attempt(name: str) -> Attempt:
+        def attempt(name: str, *, repeat: bool = False) -> Attempt:
             asked = (t for t in self.todo if t.job.method is dense.method and t.cell.engine == name)
             trial = tried[name] = next(asked, None) or Trial(dense, self.agenda.cell(dense, name, name))
             self.progress.step(f"dense baseline: {dense.label}/{name}", 0, 1, None)
-            self.check(trial)
+            self.check(trial, repeat=repeat)
             return Attempt(trial.seconds, "" if trial.verdict is None else trial.reason or trial.verdict)
 
-        found = find_dense(self.workload.plan(dense), self.workload.task, self.workload.qkv, attempt, chosen)
+        confirm = partial(attempt, repeat=True)
+        found = find_dense(self.workload.plan(dense), self.workload.task, self.workload.qkv, attempt, chosen, confirm)
         if found.engine is None:
             self.progress.note(f"no dense baseline, so no speed-ups: {found.complaint}")
             return None

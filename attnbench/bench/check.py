@@ -28,15 +28,18 @@ from attnbench.machine.memory import measure_peak
 from attnbench.machine.stopwatch import Stopwatch
 
 
-def check_trial(trial: Trial, workload: Workload, stopwatch: Stopwatch) -> None:
-    """Run a trial's call for the first time and verify what came out; on failure set its verdict."""
+def check_trial(trial: Trial, workload: Workload, stopwatch: Stopwatch, *, repeat: bool = True) -> None:
+    """Run a trial's call for the first time and verify what came out; on failure set its verdict.
+
+    Without ``repeat``, the call is not repeated to see whether it stays the same.
+    """
     with classified() as failure:
-        _first_call(trial, workload, stopwatch)
+        _first_call(trial, workload, stopwatch, repeat=repeat)
     if failure.verdict is not None:
         trial.fail(failure.verdict, failure.reason)
 
 
-def _first_call(trial: Trial, workload: Workload, stopwatch: Stopwatch) -> None:
+def _first_call(trial: Trial, workload: Workload, stopwatch: Stopwatch, *, repeat: bool) -> None:
     """Run a trial's call, note what it needs, and verify it.
 
     Raises:
@@ -73,7 +76,7 @@ def _first_call(trial: Trial, workload: Workload, stopwatch: Stopwatch) -> None:
         timings = [stopwatch.time(call.run, call.prepare) for _ in range(2)]
         trial.seconds = min(timing.cold_ms for timing in timings) / 1e3
     trial.kernels = seen.kernels
-    if agenda.request.stability_calls != 1 or agenda.device.type == "cuda":
+    if repeat and (agenda.request.stability_calls != 1 or agenda.device.type == "cuda"):
         _check_stability(trial, workload, call, loan, [x.clone() for x in given])
 
 

@@ -81,3 +81,37 @@ def test_on_a_gpu_all_that_come_close_get_a_full_size_trial(monkeypatch: pytest.
     plan = api.select(*torch.randn(2, 1, 2, 64, 16), method="full", grid=(4, 4, 4))
     whole = {"near": Attempt(1.0), "fastest": Attempt(2.0)}
     assert find_dense(plan, Task.of(q, k, v), (q, k, v), whole.__getitem__) == Found("near", ())
+
+
+@pytest.mark.parametrize(
+    ("unstable", "confirmed", "found"),
+    [
+        ((), ["fastest"], Found("fastest", ())),
+        (("fastest",), ["fastest", "near"], Found("near", ("fastest: unstable",))),
+        (("fastest", "near"), ["fastest", "near"], Found(None, ("fastest: unstable", "near: unstable"))),
+    ],
+)
+def test_the_fastest_is_confirmed_and_the_next_one_if_that_fails(
+    unstable: tuple[str, ...], confirmed: list[str], found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes, asked = {"near": Attempt(2.0), "fastest": Attempt(1.0)}, []
+    monkeypatch.setattr(baseline, "promising_engines", lambda plan, task, qkv: list(outcomes))
+
+    def confirm(name: str) -> Attempt:
+        asked.append(name)
+        return Attempt(9.0, "unstable" if name in unstable else "")
+
+    q, k, v = torch.randn(3, 1, 2, 64, 16)
+    plan = api.select(q, k, method="full", grid=(4, 4, 4))
+    assert find_dense(plan, Task.of(q, k, v), (q, k, v), outcomes.__getitem__, None, confirm) == found
+    assert asked == confirmed
+
+
+@pytest.mark.usefixtures("three")
+def test_a_single_engine_is_tried_thoroughly_at_once() -> None:
+    def never(name: str) -> Attempt:
+        raise AssertionError(name)
+
+    q, k, v = torch.randn(3, 1, 2, 64, 16)
+    plan = api.select(q, k, method="full", grid=(4, 4, 4))
+    assert find_dense(plan, Task.of(q, k, v), (q, k, v), never, "late", lambda name: Attempt(1.0)).engine == "late"
