@@ -14,6 +14,7 @@ Pass = Literal["fwd", "bwd"]
 Key = tuple[Pass, str]
 
 REPEAT = "repeat"
+COMMUNICATE = "communicate"
 GAP = "gap"
 """The phase of the time between two pieces of GPU work, in which nothing runs."""
 
@@ -93,15 +94,34 @@ def unlaunched(events: Sequence[Event]) -> list[Event]:
 
 
 def work_ns(work: Iterable[Work]) -> dict[Key, int]:
-    """Return the nanoseconds of each phase, and the gaps before the work of each pass."""
+    """Return the nanoseconds of each phase, and the gaps before the work of each pass.
+
+    An exchange between ranks may go on beside other work. Then only the rest of it counts.
+    """
     total: dict[Key, int] = defaultdict(int)
     reached: int | None = None
-    for w in sorted(work, key=lambda w: w.start):
+    inside = sorted(work, key=lambda w: w.start)
+    busy = _stretches(w for w in inside if w.phase != COMMUNICATE)
+    for w in inside:
         total[w.pass_, w.phase] += w.end - w.start
+        if w.phase == COMMUNICATE:
+            beside = sum(max(0, min(w.end, end) - max(w.start, start)) for start, end in busy)
+            total[w.pass_, w.phase] -= beside
         if reached is not None and w.start > reached:
             total[w.pass_, GAP] += w.start - reached
         reached = w.end if reached is None else max(reached, w.end)
     return dict(total)
+
+
+def _stretches(work: Iterable[Work]) -> list[tuple[int, int]]:
+    """Return the stretches in which some work runs, which do not overlap. The work comes in order."""
+    found: list[tuple[int, int]] = []
+    for w in work:
+        if found and w.start <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], w.end)
+        else:
+            found.append((w.start, w.end))
+    return found
 
 
 def cpu_calls(events: Sequence[Event]) -> list[dict[Key, int]]:

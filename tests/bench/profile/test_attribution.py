@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.bench.profile.attribute import cpu_calls, gpu_calls, peak_bytes, work_ns
+from attnbench.bench.profile.attribute import Work, cpu_calls, gpu_calls, peak_bytes, work_ns
 from attnbench.bench.profile.call import Profile, gpu_profile
 from attnbench.bench.profile.events import UNKNOWN_THREAD, Event, read_events
 from attnbench.bench.profile.timeline import OTHER, segments_of
@@ -350,3 +350,18 @@ def test_overlapping_work_is_counted_once_in_busy_time_and_complained_of_in_the_
     apart = [replace(e, start=e.start + 5 * MS, end=e.end + 5 * MS) if e.correlation == 2 and e.kind == "work" else e
              for e in events]  # fmt: skip
     assert gpu_profile(apart, 1, latency_ms=11.0).gap_ms == 3.0
+
+
+def test_of_an_exchange_beside_other_work_only_the_rest_counts() -> None:
+    def work(phase: str, start: int, end: int) -> Work:
+        return Work("fwd", phase, phase, start, end)
+
+    # 0-10 alone, then 20-60 beside a selection from 25 to 45 and a score, within it, from 30 to 50.
+    mixed = [
+        work("communicate", 0, 10), work("communicate", 20, 60), work("select", 25, 45), work("score", 30, 50),
+        work("attend", 60, 100),
+    ]  # fmt: skip
+    assert work_ns(reversed(mixed)) == {
+        ("fwd", "communicate"): 10 + 5 + 10, ("fwd", "select"): 20, ("fwd", "score"): 20, ("fwd", "attend"): 40,
+        ("fwd", "gap"): 10,
+    }  # fmt: skip
