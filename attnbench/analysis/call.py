@@ -37,6 +37,7 @@ class AttentionCall:
         layout: their tokens.
         layer: of the model, from 0.
         step: of denoising, from 0; None where there are no steps.
+        lacking: those of k and v that are not known, as "v". In their place is a tensor of their shape.
     """
 
     q: Tensor
@@ -45,6 +46,7 @@ class AttentionCall:
     layout: Layout
     layer: int = 0
     step: int | None = None
+    lacking: str = ""
 
     @property
     def scale(self) -> float:

@@ -90,6 +90,7 @@ def _plan(call: AttentionCall, job: Job, before: Plan | None) -> Plan:
     values = {field.name: getattr(job.settings, field.name) for field in dataclasses.fields(job.settings)}
     plan: Plan = select(
         call.q, call.k, method=job.method, grid=call.layout.grid, text=call.layout.text, layer=call.layer,
-        step=call.step, v=call.v, state=None if before is None else before.state, **values,
+        step=call.step, v=None if "v" in call.lacking else call.v, state=None if before is None else before.state,
+        **values,
     )  # fmt: skip
     return plan

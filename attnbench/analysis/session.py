@@ -15,6 +15,7 @@ from attnbench.analysis.between import block_mass_measurer, mask_measurer
 from attnbench.analysis.budgets import measure_budgets
 from attnbench.analysis.call import AttentionCall, Finding, How, Measurer, see
 from attnbench.analysis.kept import kept_measurer
+from attnbench.analysis.lacking import without_k, without_v
 from attnbench.analysis.perturbation import Entropies, Perturbation
 from attnbench.analysis.plans import Planner
 from attnbench.analysis.premises import judge
@@ -172,14 +173,21 @@ class _Run:
 
 def _placed(call: AttentionCall, measurers: Iterable[Measurer], how: How) -> Iterator[Finding]:
     """Yield what measurers find in a call, each with the call's layer and step where it has none."""
+    for finding in _measured(call, measurers, how):
+        yield replace(
+            without_v(finding) if "v" in call.lacking else finding,
+            layer=call.layer if finding.layer is None else finding.layer,
+            step=call.step if finding.step is None else finding.step,
+        )
+
+
+def _measured(call: AttentionCall, measurers: Iterable[Measurer], how: How) -> Iterator[Finding]:
+    if "k" in call.lacking:
+        yield from without_k(call)
+        return
     seen = see(call, how)
     for measure in measurers:
-        for finding in measure(seen):
-            yield replace(
-                finding,
-                layer=call.layer if finding.layer is None else finding.layer,
-                step=call.step if finding.step is None else finding.step,
-            )
+        yield from measure(seen)
 
 
 def _key(finding: Finding) -> Key:

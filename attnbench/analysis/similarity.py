@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from attnbench.analysis.attention import told
-from attnbench.analysis.call import Estimate, Finding, Seen
+from attnbench.analysis.call import AttentionCall, Estimate, Finding, Seen
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.partition import Partition, partition_cuboids, partition_ranges
 from attnbench.kernels.self_similarity import pool_similarity
@@ -47,18 +47,24 @@ ORDERS = (Order("raster_64", 64), Order("4x4x4", (4, 4, 4)), Order("raster_128",
 
 
 def measure_similarity(seen: Seen) -> Iterator[Finding]:
+    """Yield the similarity of blocks of the queries and keys of each head; see ``similarity``."""
+    yield from similarity(seen.call)
+
+
+def similarity(call: AttentionCall, names: str = "qk") -> Iterator[Finding]:
     """Yield the mean cosine of two tokens of a block (SpargeAttn, section 3.2), for the queries and keys of each head.
 
     It is the mean over the video tokens, of all pairs in a token's block, itself included. Keys have the mean of all
     keys taken off, as Sparge smooths them.
     """
-    call = seen.call
     grid, video = call.layout.grid, call.layout.video
     q, k = call.q[:, :, video], call.k[:, :, video]
     group = q.shape[1] // k.shape[1]
     for order in ORDERS:
         lacks = order.lacks(grid)
         for name, x, centre in (("q", q, None), ("k", k, k.float().mean(2))):
+            if name not in names:
+                continue
             measure = f"self_similarity_{name}_{order.name}"
             if lacks:
                 yield Finding.skipped(measure, lacks)

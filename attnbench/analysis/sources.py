@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attnbench.analysis.call import AttentionCall
 from attnbench.analysis.request import AnalyzeRequest
-from attnbench.inputs.capture import capture_parts, read_capture
+from attnbench.inputs.capture import capture_parts, read_tensors
 from attnbench.inputs.make import make_inputs
 from attnbench.inputs.shapes import Shape, resolve_shape
 from attnbench.inputs.spec import check_inputs_spec
@@ -108,7 +108,7 @@ class FileSource:
         """Read what the file holds, without its tensors.
 
         Raises:
-            BadInput: if it cannot be read, lacks k or another tensor, or has not the grid, layers or steps asked for;
+            BadInput: if it cannot be read, holds no q, or has not the grid, layers or steps asked for;
                 also for another shape or dtype than its own.
         """
         unused = {
@@ -125,6 +125,7 @@ class FileSource:
         if batch != 1:
             raise BadInput(f"capture {str(path)!r} holds a batch of {batch}; analyze reads batches of one")
         layout = _layout(request, path, found.header, tokens)
+        self._lacking = found.lacking
         self._shape = Shape(layout, batch, heads, found.kv_heads, head_dim, 1, None)
         wanted = [each for each in found.parts if part in (None, each[2])]
         if not wanted:
@@ -149,8 +150,10 @@ class FileSource:
     def run(self, prompt: str, take: Take) -> None:
         """Read one part after the other."""
         for layer, step, name in self._parts:
-            q, k, v = (x.to(self.device) for x in read_capture(self._path, self._shape, name))
-            take(AttentionCall(q, k, v, self._shape.layout, layer, step))
+            there = "".join(each for each in "qkv" if each not in self._lacking)
+            tensors = read_tensors(self._path, self._shape, there, name)
+            q, k, v = (tensors.get(each, tensors[there[-1]]).to(self.device) for each in "qkv")
+            take(AttentionCall(q, k, v, self._shape.layout, layer, step, self._lacking))
 
 
 class ModelSource:
@@ -266,9 +269,10 @@ def _layout(request: AnalyzeRequest, path: Path, header: Mapping[str, str], toke
         layout = Layout(Grid.of(stated), text)
         if asked is not None and asked.grid != layout.grid:
             raise BadInput(f"capture {str(path)!r} has token grid {stated}, and {asked.grid} was asked for")
-        if asked is not None and request.text_tokens not in (None, sum(text)):
+        if asked is not None and request.text_tokens is not None and asked.text != text:
             raise BadInput(
-                f"capture {str(path)!r} has {sum(text)} text tokens, and {request.text_tokens} were asked for"
+                f"capture {str(path)!r} has text tokens before and after the video {text[0]},{text[1]}, and "
+                f"{asked.text[0]},{asked.text[1]} was asked for"
             )
     if layout.tokens != tokens:
         raise BadInput(

@@ -25,20 +25,36 @@ def read_capture(path: Path, shape: Shape, part: str | None = None) -> tuple[Ten
     Raises:
         BadInput: if the file cannot be read, lacks q, k, v or the part, does not fit ``shape``, or holds NaN or Inf.
     """
+    tensors = read_tensors(path, shape, "qkv", part)
+    return tensors["q"], tensors["k"], tensors["v"]
+
+
+def read_tensors(path: Path, shape: Shape, wanted: str, part: str | None = None) -> dict[str, Tensor]:
+    """Return some of q, k and v from a file by name; see ``read_capture``.
+
+    Args:
+        path, shape, part: of the capture.
+        wanted: the tensors, as "qk".
+
+    Raises:
+        BadInput: as ``read_capture``, of the tensors that are wanted.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         open_file(path).close()  # safetensors would wait for a named pipe
         with safe_open(str(path), framework="pt") as file:
             _check_layout(path, file.metadata() or {}, shape)
-            q, k, v = (file.get_tensor(name) for name in _names(path, sorted(file.keys()), part))
+            names = _names(path, sorted(file.keys()), part, wanted)
+            tensors = {name: file.get_tensor(full) for name, full in zip(wanted, names, strict=True)}
     except (SafetensorError, OSError) as error:
         raise BadInput(
             f"capture {str(path)!r} cannot be read: missing, truncated, or not a safetensors file"
         ) from error
-    for name, tensor, heads in (("q", q, shape.heads), ("k", k, shape.kv_heads), ("v", v, shape.kv_heads)):
+    for name, tensor in tensors.items():
+        heads = shape.heads if name == "q" else shape.kv_heads
         _check(path, name, tensor, (shape.batch, heads, shape.tokens, shape.head_dim))
-    return q, k, v
+    return tensors
 
 
 def other_parts(path: Path, part: str | None) -> list[str]:
@@ -65,20 +81,22 @@ class CaptureParts:
         parts: layer and step of each part and its name, None for a file of one part; in order of the steps.
         header: what the file states: grid, text, model, prompt and more.
         shape: of q, [B, heads, N, head_dim].
-        kv_heads: heads of k.
+        kv_heads: heads of k and v.
+        lacking: those of k and v that some part lacks, as "kv".
     """
 
     parts: tuple[tuple[int, int | None, str | None], ...]
     header: dict[str, str]
     shape: tuple[int, int, int, int]
     kv_heads: int
+    lacking: str = ""
 
 
 def capture_parts(path: Path) -> CaptureParts:
     """Return which layers and steps a capture holds, without reading its tensors.
 
     Raises:
-        BadInput: if the file cannot be read, or lacks q, k or v of a part.
+        BadInput: if the file cannot be read, or holds no q.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -88,8 +106,11 @@ def capture_parts(path: Path) -> CaptureParts:
             names, header = sorted(file.keys()), dict(file.metadata() or {})
             found: list[str | None] = [name.removesuffix(".q") for name in names if name.endswith(".q")]
             parts = [None] if "q" in names or not found else found
-            wanted = [_names(path, names, part) for part in parts]
-            q, k = (tuple(file.get_slice(name).get_shape()) for name in wanted[0][:2])
+            queries = [_names(path, names, part, "q")[0] for part in parts]
+            others = {name: [f"{each.removesuffix('q')}{name}" for each in queries] for name in "kv"}
+            lacking = "".join(name for name, own in others.items() if not set(own) <= set(names))
+            there = [queries[0], *(own[0] for name, own in others.items() if name not in lacking)]
+            q, k = (tuple(file.get_slice(name).get_shape()) for name in (there[0], there[min(1, len(there) - 1)]))
     except (SafetensorError, OSError) as error:
         raise BadInput(
             f"capture {str(path)!r} cannot be read: missing, truncated, or not a safetensors file"
@@ -97,7 +118,7 @@ def capture_parts(path: Path) -> CaptureParts:
     if len(q) != 4 or len(k) != 4:
         raise BadInput(f"capture {str(path)!r}: q is {q} and k {k}; both must be (batch, heads, tokens, head_dim)")
     places = [(*_place(header.get("points") if part is None else part), part) for part in parts]
-    return CaptureParts(tuple(sorted(places, key=lambda each: (each[1] or 0, each[0]))), header, q, k[1])
+    return CaptureParts(tuple(sorted(places, key=lambda each: (each[1] or 0, each[0]))), header, q, k[1], lacking)
 
 
 def _place(name: str | None) -> tuple[int, int | None]:
@@ -106,8 +127,8 @@ def _place(name: str | None) -> tuple[int, int | None]:
     return (int(match[1]), int(match[2])) if match else (0, None)
 
 
-def _names(path: Path, names: list[str], part: str | None) -> list[str]:
-    """Return the names of q, k and v in a file that holds ``names``."""
+def _names(path: Path, names: list[str], part: str | None, needed: str = "qkv") -> list[str]:
+    """Return the names of q, k and v, or of those that are needed, in a file that holds ``names``."""
     parts = [name.removesuffix(".q") for name in names if name.endswith(".q")]
     if part is not None and part not in parts:
         what = ", ".join(parts) if parts else "q, k and v of one layer and step"
@@ -115,11 +136,11 @@ def _names(path: Path, names: list[str], part: str | None) -> list[str]:
     if part is None and len(parts) > 1 and "q" not in names:
         raise BadInput(f"capture {str(path)!r} holds {', '.join(parts)}: write which, as capture:{path}@{parts[0]}")
     prefix = f"{part or parts[0]}." if part is not None or ("q" not in names and parts) else ""
-    wanted = [f"{prefix}{name}" for name in "qkv"]
+    wanted = [f"{prefix}{name}" for name in needed]
     if missing := [name for name in wanted if name not in names]:
         raise BadInput(
             f"capture {str(path)!r} has no tensor {' and no tensor '.join(missing)}: it holds "
-            f"{', '.join(names) or 'nothing'}, and q, k and v are needed"
+            f"{', '.join(names) or 'nothing'}, and {'q, k and v are' if needed == 'qkv' else 'q is'} needed"
         )
     return wanted
 

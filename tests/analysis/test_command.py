@@ -197,8 +197,56 @@ def test_figures_that_no_journal_holds_are_skipped_with_their_reason() -> None:
     assert CliRunner().invoke(app, ["report", "run", "--out", "page.html"]).exit_code == 0
 
 
-def no_k() -> dict[str, torch.Tensor]:
-    return {name: x for name, x in some(1, 1).items() if not name.endswith(".k")}
+def test_text_tokens_that_a_capture_states_may_be_asked_for() -> None:
+    write_capture(Path("q.safetensors"), some(1, 1))
+    assert run("capture:q.safetensors", "--grid", GRID, "--text-tokens", "0", "--out", "run")[0] == 0
+
+
+def without(*names: str) -> dict[str, torch.Tensor]:
+    return {name: x for name, x in some(1, 2, 6).items() if name[-1] not in names}
+
+
+def no_q() -> dict[str, torch.Tensor]:
+    return without("q")
+
+
+@pytest.mark.parametrize("lost", ["k", "kv"])
+def test_a_capture_without_k_tells_of_queries_and_why_it_tells_no_more(lost: str) -> None:
+    write_capture(Path("all.safetensors"), some(1, 2, 6))
+    write_capture(Path("q.safetensors"), without(*lost))
+    for name in ("all", "q"):
+        code, output = run(f"capture:{name}.safetensors", "--out", name, "--json")
+        assert code == 0, output
+    every, found = read("all"), read("q")
+    queries = {(r.step, r.head, r.measure): r.value for r in every.analysis if "similarity_q" in r.measure and r.value}
+    assert queries
+    assert {(r.step, r.head, r.measure): r.value for r in found.analysis if r.status == "ok"} == queries
+    reasons = {row.reason for row in found.analysis if row.measure == "entropy"}
+    assert reasons == {"the capture has no k, and maps are of q and k"}
+    assert {row.verdict for row in found.premises} == {"undecided"}
+    assert {row.reason for row in found.premises if row.premise == "locality"} == reasons
+    assert CliRunner().invoke(app, ["report", "q", "--out", "page.html"]).exit_code == 0
+
+
+def test_a_capture_without_v_tells_all_but_what_is_of_outputs() -> None:
+    write_capture(Path("all.safetensors"), some(1, 2, 6))
+    write_capture(Path("qk.safetensors"), without("v"))
+    for name in ("all", "qk"):
+        code, output = run(f"capture:{name}.safetensors", "--out", name, "-m", "vmoba", "-m", "svg1")
+        assert code == 0, output
+
+    def values(folder: str) -> dict[tuple[object, ...], float]:
+        rows = [row for row in read(folder).analysis if row.value is not None and row.method != "svg1"]
+        return {(row.method, row.settings, row.step, row.head, row.measure): row.value or 0.0 for row in rows}
+
+    every, found = values("all"), values("qk")
+    assert {name[-1] for name in every.keys() - found.keys()} == {"energy", "approximation_error"}
+    assert all(every[name] == value for name, value in found.items())
+    rows = read("qk").analysis
+    outputs = [row for row in rows if row.measure in ("energy", "approximation_error")]
+    assert {(row.status, row.reason) for row in outputs} == {("skipped", "the capture has no v, and outputs are of v")}
+    (svg1,) = {row.reason for row in rows if row.method == "svg1"}
+    assert svg1.startswith("method 'svg1' selects by the values too")
 
 
 def with_nan() -> dict[str, torch.Tensor]:
@@ -210,7 +258,7 @@ def with_nan() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("tensors", "arguments", "said"),
     [
-        (no_k, (), "has no tensor layer0.step0.k"),
+        (no_q, (), "has no tensor"),
         (with_nan, (), "v holds 1 NaN or Inf values"),
         (some, ("--grid", "2x8x9"), "has token grid 2x8x8, and 2x8x9 was asked for"),
         (some, ("--layers", "5"), "has no layer 5: it holds 0, 1"),
@@ -224,7 +272,7 @@ def with_nan() -> dict[str, torch.Tensor]:
         (some, ("--heads", "3"), "has its own shape and dtype: drop --heads"),
         (some, ("--dtype", "float16"), "has its own shape and dtype: drop --dtype"),
         (some, ("--text-tokens", "5"), "has its own shape and dtype: drop --text-tokens"),
-        (some, ("--grid", GRID, "--text-tokens", "5"), "has 0 text tokens, and 5 were asked for"),
+        (some, ("--grid", GRID, "--text-tokens", "5"), "the video 0,0, and 0,5 was asked for"),
         (some, ("--res", "480p"), "has its own shape and dtype: drop --res"),
     ],
 )
