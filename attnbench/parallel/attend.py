@@ -10,7 +10,6 @@ able to plan for a shard of the queries.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -184,47 +183,43 @@ class _Work:
         Returns:
             What waits, and returns q [B, own heads, own queries, D] if it went along, and kv [B, their heads, N, D].
         """
-        dealt, me, none = self.dealt, self.ranks.rank, kv[0].new_empty(0)
-        parts = []
-        for rank in range(self.ranks.size):
-            wanted = [none] if q is None or me not in dealt.rows[rank] else [_take(q, dealt.heads[rank])]
-            wanted += [_take(x, dealt.kv_heads(rank)) for x in kv]
-            parts.append(torch.cat([x.reshape(-1) for x in wanted]))
-        batch, width = kv[0].shape[0], kv[0].shape[3]
-        shapes = []
-        for rank, length in enumerate(lengths):
-            heads = len(dealt.heads[me]) if q is not None and rank in dealt.rows[me] else 0
-            counts = [heads, *[len(dealt.kv_heads(me))] * len(kv)]
-            shapes.append([(batch, count, length, width) for count in counts])
-        sizes = [[math.prod(shape) for shape in each] for each in shapes]
-        arriving = self.ranks.begin(parts, [(sum(each),) for each in sizes])
+        dealt, me, everyone = self.dealt, self.ranks.rank, range(self.ranks.size)
+        by_rank = [_shares(x, [dealt.kv_heads(rank) for rank in everyone]) for x in kv]
+        if q is not None:
+            asked = [dealt.heads[rank] if me in dealt.rows[rank] else () for rank in everyone]
+            by_rank.insert(0, _shares(q, asked))
+        # On the way heads come first, so that all that a rank gets lies together, and is copied once.
+        pieces = [shares[rank].transpose(0, 1) for rank in everyone for shares in by_rank]
+        batch, _, tokens, width = kv[0].shape
+        sends = [sum(shares[rank].shape[1] for shares in by_rank) * batch * tokens * width for rank in everyone]
+        heads = [len(dealt.heads[me]) if q is not None and rank in dealt.rows[me] else 0 for rank in everyone]
+        own = len(dealt.kv_heads(me))
+        shapes = [(heads[rank] + own * len(kv), batch, lengths[rank], width) for rank in everyone]
+        arriving = self.ranks.begin(torch.cat(pieces).contiguous(), sends, shapes)
 
         def arrive() -> list[Tensor]:
-            pieces = [
-                [x.view(shape) for x, shape in zip(flat.split(size), each, strict=True)]
-                for flat, size, each in zip(arriving(), sizes, shapes, strict=True)
+            got = [
+                x.transpose(0, 1).split([count, *[own] * len(kv)], 1)
+                for x, count in zip(arriving(), heads, strict=True)
             ]
-            queries = [] if q is None else [torch.cat([pieces[rank][0] for rank in dealt.rows[me]], 2)]
+            queries = [] if q is None else [torch.cat([got[rank][0] for rank in dealt.rows[me]], 2)]
+            joined = [torch.cat([each[place] for each in got], 2) for place in range(1, 1 + len(kv))]
             places = dealt.kv_of_heads(me)
-            joined = [torch.cat([piece[place] for piece in pieces], 2) for place in range(1, 1 + len(kv))]
             return queries + (joined if places is None else [_take(x, places) for x in joined])
 
         return arrive
 
     def _back(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return to each rank what belongs to its tokens: [B, own heads, own queries, D] -> [B, H, its tokens, D]."""
-        dealt, me = self.dealt, self.ranks.rank
-        row = dealt.rows[me]
-        pieces = iter(x.split([lengths[rank] for rank in row], 2))
-        none = x.new_empty(0)
-        parts = [next(pieces) if rank in row else none for rank in range(self.ranks.size)]
-        shapes = [
-            (x.shape[0], len(dealt.heads[rank]), lengths[me], x.shape[3]) if me in dealt.rows[rank] else (0,)
-            for rank in range(self.ranks.size)
-        ]
-        received = self.ranks.exchange(parts, shapes)
-        mine = [rank for rank in range(self.ranks.size) if me in dealt.rows[rank]]
-        joined = torch.cat([received[rank] for rank in mine], 1)
+        dealt, me, everyone = self.dealt, self.ranks.rank, range(self.ranks.size)
+        batch, heads, _, width = x.shape
+        # On the way tokens come first, so that those of a rank lie together, and are copied once.
+        sends = [lengths[rank] * batch * heads * width if rank in dealt.rows[me] else 0 for rank in everyone]
+        asked = [len(dealt.heads[rank]) if me in dealt.rows[rank] else 0 for rank in everyone]
+        shapes = [(lengths[me], batch, count, width) for count in asked]
+        received = self.ranks.begin(x.permute(2, 0, 1, 3).contiguous(), sends, shapes)()
+        mine = [rank for rank in everyone if asked[rank]]
+        joined = torch.cat([received[rank].permute(1, 2, 0, 3) for rank in mine], 1)
         order = [head for rank in mine for head in dealt.heads[rank]]
         return joined if order == sorted(order) else _take(joined, sorted(range(len(order)), key=order.__getitem__))
 
@@ -316,3 +311,10 @@ def _take(x: Tensor, heads: Sequence[int]) -> Tensor:
     if list(heads) == list(range(heads[0], heads[0] + len(heads))):
         return x[:, heads[0] : heads[0] + len(heads)]
     return x.index_select(1, torch.tensor(heads, device=x.device))
+
+
+def _shares(x: Tensor, heads: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Return the heads of [B, H, ...] that each rank gets. Backward, a split is cheaper than as many slices."""
+    if [head for share in heads for head in share] == list(range(x.shape[1])):
+        return list(x.split([len(share) for share in heads], 1))
+    return [_take(x, share) if share else x[:, :0] for share in heads]

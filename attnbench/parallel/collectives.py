@@ -102,15 +102,21 @@ class Ranks:
         received: Tensor = _Exchange.apply(flat, sends, receives, self, None)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
         return [piece.view(*shape) for piece, shape in zip(received.split(receives), shapes, strict=True)]
 
-    def begin(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> Callable[[], list[Tensor]]:
+    def begin(
+        self, packed: Tensor, sends: Sequence[int], shapes: Sequence[Sequence[int]]
+    ) -> Callable[[], list[Tensor]]:
         """Begin an exchange that goes on while this rank computes; what is returned waits for it, and returns it.
 
         Only the waiting counts as time of the exchange. Backward, nothing is overlapped.
+
+        Args:
+            packed: what the ranks get, that of rank 0 first; contiguous.
+            sends: how many elements of it each rank gets.
+            shapes: of what each rank sends here.
         """
-        sends, receives = [part.numel() for part in parts], [math.prod(shape) for shape in shapes]
-        flat = torch.cat([part.reshape(-1) for part in parts])
+        receives, flat = [math.prod(shape) for shape in shapes], packed.view(-1)
         waits = list[Callable[[], None]]()
-        received: Tensor = _Exchange.apply(flat, sends, receives, self, waits)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+        received: Tensor = _Exchange.apply(flat, list(sends), receives, self, waits)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
 
         def arrive() -> list[Tensor]:
             with self._timed(flat.device):

@@ -244,7 +244,7 @@ def overlapped(rank: int, group: dist.ProcessGroup) -> dict[str, Any]:
     if rank == 1:
         time.sleep(0.6)
     started = time.monotonic()
-    arrive = ranks.begin([own, own * 10], [(3,), (3,)])
+    arrive = ranks.begin(torch.cat([own, own * 10]), [3, 3], [(3,), (3,)])
     found["begun"] = time.monotonic() - started
     pieces = arrive()
     found["arrived"] = time.monotonic() - started
