@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench.kernels.gpu.balance import even_out
+from attnbench.kernels.gpu.balance import even_out, rounded_up, share_out
 from attnbench.kernels.gpu.block_states import (
     classify_blocks,
     offset_rows,
@@ -153,11 +153,12 @@ def record_tiles(
     return records if programs is None else even_out(records, count, programs), count
 
 
-def key_tiles_of(work: BlockWork, kv_heads: int, *, masked: bool = False) -> KeyTiles:
+def key_tiles_of(work: BlockWork, kv_heads: int, *, masked: bool = False, programs: int | None = None) -> KeyTiles:
     """List the key tiles of a plan and the places of queries that keep them.
 
     ``kv_heads`` is the number of heads of k that the kernel gets: that of k, or H if each head has its own key order.
-    With ``masked``, say in words what the rule of the plan keeps.
+    With ``masked``, say in words what the rule of the plan keeps. With ``programs``, so many thread blocks that take
+    tiles by turns get equal shares.
     """
     plan = work.plan
     pattern, heads = plan.pattern, plan.batch * plan.heads
@@ -171,7 +172,7 @@ def key_tiles_of(work: BlockWork, kv_heads: int, *, masked: bool = False) -> Key
     runs = _list_runs(states, work.first, offsets, work.rows, room, PLACES, most, empty=empty)
     keys = tile_size(plan.layout.tokens, lines, KEYS)
     first = _number(pattern.k_offsets, keys, plan)
-    capacity = lines + plan.layout.tokens // keys
+    capacity = rounded_up(lines + plan.layout.tokens // keys, programs)
     records = torch.zeros(heads, capacity, 8, dtype=torch.int32, device=plan.device)
     launched("triton:record_keys")
     _record_keys[(lines, plan.batch * kv_heads)](
@@ -179,6 +180,8 @@ def key_tiles_of(work: BlockWork, kv_heads: int, *, masked: bool = False) -> Key
         plan.heads // kv_heads, (lines + 1) * (len(first) > 1),
         KEYS=keys, WIDTH=power_of_2(lines), num_warps=4,
     )  # fmt: skip
+    if programs is not None:
+        records = share_out(records, plan.heads // kv_heads, programs)
     masks = words_for_keys(plan, work.first[0]) if masked else None
     return KeyTiles(work.queries, records, runs.segments, keys, masks)
 

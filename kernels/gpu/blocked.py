@@ -119,8 +119,9 @@ def _takers(plan: Plan, hopper: bool) -> int | None:
 
 
 def _with_key_tiles(plan: Plan, kv_heads: int, masked: bool, hopper: bool) -> tuple[Tiles, KeyTiles]:
-    work = lay_out(plan)
-    return tiles_of(work, masked=masked, programs=_takers(plan, hopper)), key_tiles_of(work, kv_heads, masked=masked)
+    work, takers = lay_out(plan), _takers(plan, hopper)
+    tiles = tiles_of(work, masked=masked, programs=takers)
+    return tiles, key_tiles_of(work, kv_heads, masked=masked, programs=takers)
 
 
 def _key_order(plan: Plan) -> Tensor | None:

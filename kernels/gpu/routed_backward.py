@@ -16,7 +16,8 @@ from torch import Tensor
 
 from attnbench.kernels.gpu.arrange import arrange_both, padded_width
 from attnbench.kernels.gpu.backward import backward_keys, backward_queries, delta_of, sum_groups
-from attnbench.kernels.gpu.hopper import is_hopper
+from attnbench.kernels.gpu.balance import rounded_up, share_out
+from attnbench.kernels.gpu.hopper import is_hopper, multiprocessors
 from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.routed import (
     bytes_per_head,
@@ -69,6 +70,10 @@ def backward_routed(
     with_less_where_scarce(lambda: _differentiate_keys(given, dk, dv), q.device)
     with phase("merge"):
         return dq, sum_groups(dk, kv_heads), sum_groups(dv, kv_heads)
+
+
+MOST_ROUNDS = 48
+"""Rounds of key tiles up to which thread blocks get equal shares. The more rounds, the more equal they are anyway."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +140,10 @@ def _differentiate_keys(given: _Given, dk: Tensor, dv: Tensor) -> None:
         kv = given.kv_of(some)
         with phase("index"):
             routes = routes_of(plan, items, some)
-            masked = given.rule is not None
-            key_tiles = key_tiles_of(routes, plan.pattern.k_offsets, n, given.kv_group, masked=masked)
+            masked, rows = given.rule is not None, (items.stop - items.start) * (kv.stop - kv.start)
+            key_tiles = key_tiles_of(
+                routes, plan.pattern.k_offsets, n, given.kv_group, masked=masked, programs=_takers(given, rows)
+            )
         with phase("attend"):
             backward_keys(
                 *given.tensors(items, some), key_tiles, given.scale, rule=given.rule_of(items, some),
@@ -145,13 +152,25 @@ def _differentiate_keys(given: _Given, dk: Tensor, dv: Tensor) -> None:
             )  # fmt: skip
 
 
+def _takers(given: _Given, rows: int) -> int | None:
+    """Return how many thread blocks take key tiles by turns, if equal shares are worth the time that they cost."""
+    n = given.q.shape[2]
+    if not given.hopper or given.rule is not None or not given.q.is_cuda or keys_of_a_tile(n, given.blocks) < KEYS:
+        return None
+    programs = multiprocessors(given.q.device)
+    rounds = rows * rounded_up(given.blocks + n // KEYS, programs) // programs
+    return programs if rounds <= MOST_ROUNDS else None
+
+
 def keys_of_a_tile(n: int, blocks: int) -> int:
     """Return the most keys of a tile: a power of two that holds a block of mean size, up to 128."""
     enough: int = power_of_2(n // blocks)
     return min(KEYS, max(16, enough))
 
 
-def key_tiles_of(routes: Routes, offsets: Tensor, n: int, kv_group: int = 1, *, masked: bool = False) -> KeyTiles:
+def key_tiles_of(
+    routes: Routes, offsets: Tensor, n: int, kv_group: int = 1, *, masked: bool = False, programs: int | None = None
+) -> KeyTiles:
     """List, for the keys of every block, the places of the queries that chose it, blocks with many queries first.
 
     Args:
@@ -160,13 +179,14 @@ def key_tiles_of(routes: Routes, offsets: Tensor, n: int, kv_group: int = 1, *, 
         n: number of tokens.
         kv_group: number of query heads that share a kv head.
         masked: mark every segment as one in which the element rule decides.
+        programs: thread blocks that take tiles by turns and get equal shares.
     """
     blocks = len(offsets) - 1
     patterns = len(routes.ranks)
     rows = len(routes.totals) // (ceil_div(blocks, routes.group) * patterns)
     half = (patterns + 1) // 2
     keys = keys_of_a_tile(n, blocks)
-    capacity = blocks + n // keys
+    capacity = rounded_up(blocks + n // keys, programs)
     segments = torch.empty(rows * blocks * half + 1, 2, dtype=torch.int32, device=offsets.device)
     found = torch.empty(rows, blocks, 3, dtype=torch.int32, device=offsets.device)
     records = torch.zeros(rows, capacity, 8, dtype=torch.int32, device=offsets.device)
@@ -179,6 +199,8 @@ def key_tiles_of(routes: Routes, offsets: Tensor, n: int, kv_group: int = 1, *, 
         _lay_key_tiles, (blocks, rows), (offsets, found, records), (capacity, kv_group), HALF=half, KEYS=keys,
         WIDTH=min(256, power_of_2(blocks)), num_warps=1,
     )  # fmt: skip
+    if programs is not None:
+        records = share_out(records, kv_group, programs)
     return KeyTiles(routes.queries, records, segments, keys)
 
 

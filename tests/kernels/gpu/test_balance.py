@@ -13,11 +13,13 @@ from torch import Tensor
 
 import attnbench
 from attnbench.kernels.gpu import blocked
-from attnbench.kernels.gpu.balance import STEPS_OF_A_TILE, even_out
-from attnbench.kernels.gpu.block_tiles import lay_out, tiles_of
+from attnbench.kernels.gpu.balance import STEPS_OF_A_TILE, even_out, rounded_up, share_out
+from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, tiles_of
 from attnbench.kernels.gpu.blocked import attend_blocks, backward_blocks
+from attnbench.kernels.gpu.routed import routes_of
+from attnbench.kernels.gpu.routed_backward import key_tiles_of as routed_key_tiles
 from attnbench.kernels.grid import Grid, Layout
-from attnbench.kernels.pattern import BlockPattern
+from attnbench.kernels.pattern import BlockPattern, RoutedPattern
 from attnbench.kernels.plan import Plan
 from tests.kernels.gpu.draws import draws
 
@@ -95,3 +97,83 @@ def test_calls_on_hopper_ask_for_equal_shares(backward: bool, monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         (backwards if backward else partial(attend_blocks, q, q, q, plan, 1.0))()
     assert asked == [True]
+
+
+def key_shares(records: Tensor, programs: int) -> Tensor:
+    """Return the steps that each thread block gets of key tiles, with those that the tiles cost in addition."""
+    flat = records.flatten(0, 1).cpu().long()
+    work = torch.where(flat[:, 0] < flat[:, 1], flat[:, 4] + STEPS_OF_A_TILE, 0)
+    return torch.zeros(programs, dtype=torch.int64).index_add_(0, torch.arange(len(flat)) % programs, work)
+
+
+@settings(max_examples=draws(15), deadline=None)
+@given(
+    steps=st.lists(st.lists(st.integers(0, 300), max_size=20), min_size=1, max_size=4),
+    group=st.integers(1, 2),
+    programs=st.sampled_from([1, 3, 8, 13]),
+)
+def test_key_tiles_change_places_within_a_round_of_a_head(
+    steps: list[list[int]], group: int, programs: int, device: torch.device
+) -> None:
+    capacity = rounded_up(max(1, *map(len, steps)), programs)
+    records = torch.zeros(len(steps), capacity, 8, dtype=torch.int32)
+    for row, own in enumerate(steps):
+        for tile, number in enumerate(sorted(own, reverse=True)):
+            records[row, tile] = torch.tensor([tile, tile + 1, row, 0, number, 0, 0, 0])
+    records = records.repeat_interleave(group, 0)
+    records[:, :, 5] = torch.arange(len(records))[:, None]  # tells the heads of a group apart
+    moved = share_out(records.to(device), group, programs).cpu()
+    for row, before in zip(moved, records, strict=True):
+        for after, first in zip(row.split(programs), before.split(programs), strict=True):
+            assert sorted(after.tolist()) == sorted(first.tolist())
+    for head in range(0, len(moved), group):
+        assert all(torch.equal(moved[head, :, :2], moved[head + i, :, :2]) for i in range(group))
+    share = key_shares(moved[::group], programs)
+    most = max(map(max, filter(None, steps)), default=0) + STEPS_OF_A_TILE
+    assert group > 1 or share.max() - share.min() <= most
+
+
+@pytest.mark.parametrize(
+    ("heads", "before", "after"),
+    [
+        (1, 1.6, 1.24),
+        pytest.param(3, 1.5, 1.06, marks=pytest.mark.slow),
+        pytest.param(12, 1.25, 1.02, marks=pytest.mark.slow),
+    ],
+)
+def test_key_tiles_of_windows_at_480p(heads: int, before: float, after: float, device: torch.device) -> None:
+    q = torch.empty(1, 1, 21 * 30 * 52, 1, device=device)
+    plan: Plan = attnbench.select(q, q, method="sliding-window", grid=(21, 30, 52))
+    steps = 2 * plan.pattern.keep[0, 0].sum(0).sort(descending=True).values
+    capacity = len(steps) + q.shape[2] // 128
+
+    def records(room: int) -> Tensor:
+        made = torch.zeros(heads, room, 8, dtype=torch.int32, device=device)
+        made[:, : len(steps), 1] = 128
+        made[:, : len(steps), 4] = steps
+        return made
+
+    static = key_shares(records(capacity), 132).double()
+    evened = key_shares(share_out(records(rounded_up(capacity, 132)), 1, 132), 132).double()
+    assert static.max() > before * static.mean()
+    assert evened.max() < after * evened.mean()
+
+
+@pytest.mark.parametrize("kind", ["blocks", "routed"])
+def test_key_tiles_stay_what_they_are(kind: str, device: torch.device) -> None:
+    sizes, heads, kv_heads = [130, 40, 300, 64, 200, 1, 128, 90], 4, 2
+    n, offsets = sum(sizes), torch.tensor([0, *sizes], device=device).cumsum(0)
+    random = torch.Generator().manual_seed(0)
+    rows = n if kind == "routed" else len(sizes)
+    keep = (torch.rand(1, heads, rows, len(sizes), generator=random) < 0.6).to(device)
+    if kind == "routed":
+        plan = Plan(Layout(Grid(1, 1, n)), 1, heads, RoutedPattern(offsets, keep))
+        routes = routes_of(plan, slice(0, 1), slice(0, heads))
+        plain, even = (routed_key_tiles(routes, offsets, n, heads // kv_heads, programs=x) for x in (None, 5))
+    else:
+        work = lay_out(Plan(Layout(Grid(1, 1, n)), 1, heads, BlockPattern(offsets, offsets, keep)))
+        plain, even = (key_tiles_of(work, kv_heads, programs=x) for x in (None, 5))
+    assert even.records.shape[1] % 5 == 0
+    for before, after in zip(plain.records.cpu(), even.records.cpu(), strict=True):
+        used = [sorted(x[x[:, 0] < x[:, 1]][:, :5].tolist()) for x in (before, after)]
+        assert used[0] == used[1]
