@@ -19,6 +19,7 @@ const DO = {
   texts: (page, at) => page.$$eval(at, (nodes) => nodes.map((node) => node.innerText)),
   contents: (page, at) => page.$$eval(at, (nodes) => nodes.map((node) => node.textContent)), // out of sight too
   attribute: (page, at, name) => page.$eval(at, (node, name) => node.getAttribute(name), name),
+  attributes: (page, at, name) => page.$$eval(at, (nodes, name) => nodes.map((node) => node.getAttribute(name)), name),
   count: (page, at) => page.$$eval(at, (nodes) => nodes.length),
   click: (page, at) => page.click(at),
   fill: (page, at, text) => page.fill(at, text),

@@ -180,7 +180,8 @@ def seen(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Se
              ["text", "#all-said"]),
         page("engines", "cells", ["rows", ranked], ["fill", "#ranked-filter", "triton"], ["rows", ranked],
              ["fill", "#ranked-filter", "flash4"], ["rows", ranked], ["fill", "#ranked-filter", "riton"],
-             ["count", "#ranked tbody th"]),
+             ["count", "#ranked tbody th"], ["fill", "#ranked-filter", ""],
+             ["attributes", "#ranked tbody .mark", "class"], ["attributes", "#trade-off .mark", "class"]),
         page("select", "cells", ["text", "#verdict"], ["texts", f"{SHAPE} option"],
              ["select", SHAPE, SHORT], ["text", "#verdict"],
              ["rows", ranked], ["focused"]),
@@ -305,11 +306,17 @@ def test_words_are_looked_for_where_a_reader_sees_them(seen: Seen) -> None:
 
 def test_a_filter_finds_every_row_that_shows_the_word(seen: Seen) -> None:
     """Also where the name of a row does not say its engine, because its method has only one."""
-    every, _, triton, _, flash4, _, none = seen["engines"]["found"]
+    every, _, triton, _, flash4, _, none, *_ = seen["engines"]["found"]
     assert {"sta triton", "vmoba · triton", "full flash4"} <= set(first(every))
     for word, kept in (("triton", triton), ("flash4", flash4)):
         assert kept == [row for row in every if word in row[0].split()]
     assert none == 0
+
+
+def test_a_row_has_the_mark_that_it_has_in_the_picture(seen: Seen) -> None:
+    *_, rows, points = seen["engines"]["found"]
+    assert sorted(rows) == sorted(points)
+    assert any("hollow" in look for look in rows), "one method has two engines"
 
 
 def test_selectors_count_cells_and_change_everything(seen: Seen) -> None:

@@ -127,10 +127,11 @@ function start() {
 
   const keyOf = ({ className, marker, turn = 0, joined = false }) => draw("svg", { class: "key", viewBox: joined ? "-14 -8 28 16" : "-8 -8 16 16", width: joined ? 25 : 14, height: 14, "aria-hidden": "true" }, joined ? draw("path", { class: `line ${className}${dashOf(turn)}`, d: "M-14,0H14" }) : null, draw("path", { class: `mark ${className}${fillOf(turn)}`, d: marking(marker, turn) }));
 
-  const mark = (method) => {
+  // In the ranked table a row has the mark that it has in the picture beside it.
+  const turns = new Map(figures.filter((figure) => figure.section === "trade-off").flatMap((figure) => inTurn(figure.series || [])).filter((each) => each.method).flatMap((each) => each.points.map((point) => [point.row, each.turn])));
+  const mark = (method, turn = 0) => {
     const found = marks.get(method);
-    if (!found) return null;
-    return keyOf(found);
+    return found ? keyOf({ ...found, turn }) : null;
   };
   const flagged = new Map((data.flags || []).map((flag) => [flag.name, flag]));
   const badgeOf = (name) => (flagged.get(name) || { badge: name }).badge;
@@ -171,7 +172,7 @@ function start() {
     return {
       name: "method", label: "method", class: "name", hint: "open a row for its command, settings and figures",
       value: (row) => row[label], text: (row) => `${row[label]} ${below(row)}`,
-      show: (row) => el("button", { type: "button", title: `${row[label]} ${row[settings]}`, onclick: () => openRow(row[row_id]) }, mark(row[method]), el("span", { class: row[label].length > 20 ? "long" : null }, row[label], below(row) ? el("small", { class: "ends" }, below(row)) : null)),
+      show: (row) => el("button", { type: "button", title: `${row[label]} ${row[settings]}`, onclick: () => openRow(row[row_id]) }, mark(row[method], labelName === "label" ? turns.get(row[row_id]) : 0), el("span", { class: row[label].length > 20 ? "long" : null }, row[label], below(row) ? el("small", { class: "ends" }, below(row)) : null)),
     };
   }
   function densityColumn(source) {
