@@ -113,7 +113,7 @@ def _launch(
     if rows is not None:
         from attnbench.kernels.gpu import attend_hopper
 
-        attend_hopper.launch(q, rows, source, tiles, scale, out, out_lse, direct is not None, part)
+        attend_hopper.launch(q, rows, source, tiles, scale, out, out_lse, direct is not None, part, rule)
         return out, out_lse
     assert source is None
     assert tiles.visible is None

@@ -32,8 +32,19 @@ from attnbench.kernels.gpu.hopper import multiprocessors
 from attnbench.kernels.gpu.key_rows import KeyRows, RawKeys
 from attnbench.kernels.gpu.launch import box
 from attnbench.kernels.gpu.launch import launch as prepared
-from attnbench.kernels.gpu.masks_hopper import hide, load_words, next_part, rows_of_queries, stop_of, word_arrays
-from attnbench.kernels.gpu.work import KEYS, LOG2_E, ROWS, Tiles
+from attnbench.kernels.gpu.masks_hopper import (
+    AHEAD,
+    BETWEEN,
+    hide,
+    hide_ahead,
+    hide_beside,
+    load_words,
+    mask_arguments,
+    next_part,
+    rows_of_queries,
+    stop_of,
+)
+from attnbench.kernels.gpu.work import KEYS, LOG2_E, ROWS, RuleArrays, Tiles
 
 STAGES = 2
 REGISTERS = 224  # of each computing warpgroup: with 232 the other warps spill, with 216 these
@@ -41,7 +52,7 @@ REGISTERS = 224  # of each computing warpgroup: with 232 the other warps spill, 
 
 def launch(
     q: Tensor, keys: KeyRows, source: RawKeys | None, tiles: Tiles, scale: float, output: Tensor, lse: Tensor,
-    direct: bool, part: Part = "whole",
+    direct: bool, part: Part = "whole", rule: RuleArrays | None = None,
 ) -> None:  # fmt: skip
     """Attend to each tile's segments.
 
@@ -55,13 +66,14 @@ def launch(
         lse: float32 [places], log2-sum-exp2, or with ``direct`` [B, H, N], natural, contiguous.
         direct: write each row where its query token is.
         part: the build of the kernel, see ``ablation``. Only "whole" has meaningful results.
+        rule: what decides in masked segments if there are no ``tiles.masks``; one with ``ahead``.
     """
     assert (tiles.rows, tiles.keys) == (ROWS, KEYS)
     heads, n, d = q.shape[1:]
     out_strides = output.stride()[:3] if direct else (0, 0, output.stride(0))
     programs = multiprocessors(q.device)
     visible = tiles.segments if tiles.visible is None else tiles.visible
-    words, rows_of, chunk_of, axes = word_arrays(tiles.masks, tiles.segments, tiles.chunk_of)
+    masks, axes = mask_arguments(tiles.masks, rule, tiles.queries, tiles.chunk_of)
     kv_rows = len(q) * keys.kv_heads
     if source is None:
         k, v, order, progress = keys.k, keys.v, tiles.segments, tiles.segments
@@ -72,9 +84,9 @@ def launch(
         progress = torch.zeros(kv_rows, dtype=torch.int32, device=q.device)
     prepared(
         attend_tiles, (programs,),
-        (q, tiles.queries, tiles.records, tiles.count, tiles.segments, visible, words, rows_of, chunk_of, output, lse,
-         k, v, order, progress),
-        (words.shape[1], kv_rows, order.shape[-1], group, *strides, *q.stride()[:3], *out_strides, keys.batch,
+        (q, tiles.queries, tiles.records, tiles.count, tiles.segments, visible, *masks[:3], output, lse, k, v,
+         order, progress),
+        (masks[3], kv_rows, order.shape[-1], group, *strides, *q.stride()[:3], *out_strides, keys.batch,
          keys.head, keys.column, heads, keys.kv_heads, heads // keys.kv_heads, n, scale * LOG2_E),
         boxes=(box(keys.k, KEYS, d), box(keys.v, KEYS, d)), ROWS=ROWS, KEYS=KEYS, D=d, STAGES=STAGES,
         REGISTERS=REGISTERS, DIRECT=direct, PAIRED=tiles.visible is not None, MASKED=axes,
@@ -128,9 +140,14 @@ def _hide(
             s = gl.where(key >= KEYS // 2, s, -float("inf"))
         elif (low > 0) | (high < KEYS):
             s = gl.where((key >= low) & (key < high), s, -float("inf"))
+    elif MASKED == AHEAD:
+        s = hide_ahead(s, word, start, stop_of(end, MASKED), -float("inf"), KEYS, SCORES)
     elif MASKED:
         if end < 0:  # the words also hide what is beyond the segment
-            s = hide(s, word, -float("inf"), KEYS, SCORES)
+            if MASKED == BETWEEN:
+                s = hide_beside(s, word, start, -end, -float("inf"), KEYS, SCORES)
+            else:
+                s = hide(s, word, -float("inf"), KEYS, SCORES)
         elif high < KEYS:
             s = gl.where(key < high, s, -float("inf"))
     elif high < KEYS:
@@ -209,7 +226,7 @@ def _record(records, tile, PART: gl.constexpr, HALF: gl.constexpr):
 
 @gluon.jit
 def _first_chunk(chunk_of, segment, end, MASKED: gl.constexpr):
-    if MASKED == 0:
+    if MASKED == 0 or MASKED >= AHEAD:
         return 0
     else:  # the segment of a tile without steps is not written
         return gl.load(chunk_of + segment, mask=end != 0, other=0)
@@ -233,7 +250,7 @@ def _compute(
         zero = gl.full([HALF, KEYS], 0.0, gl.float32, SCORES)
         head, place, segment, start, end, count = _record(records, first, PART, HALF)
         low, high = _limits(visible, segment, stop_of(end, MASKED), PART, PAIRED)
-        at = rows_of_queries(rows_of, queries, place, chunks, MASKED)
+        at = rows_of_queries(words, rows_of, queries, head, place, chunks, MASKED)
         chunk = _first_chunk(chunk_of, segment, end, MASKED)
         word = load_words(words, at, chunk, MASKED)
         step = 0
@@ -258,7 +275,7 @@ def _compute(
         for tile in range(first + hop, count_tiles, hop):
             this_head, this_place, segment, start, end, count = _record(records, tile, PART, HALF)
             low, high = _limits(visible, segment, stop_of(end, MASKED), PART, PAIRED)
-            at = rows_of_queries(rows_of, queries, this_place, chunks, MASKED)
+            at = rows_of_queries(words, rows_of, queries, this_head, this_place, chunks, MASKED)
             chunk = _first_chunk(chunk_of, segment, end, MASKED)
             word = load_words(words, at, chunk, MASKED)
             turn += 1
@@ -316,7 +333,7 @@ def _without_values(
     turn = 0
     for tile in range(gl.program_id(0), gl.load(tiles), gl.num_programs(0)):
         head, place, segment, start, end, count = _record(records, tile, PART, HALF)
-        at = rows_of_queries(rows_of, queries, place, chunks, MASKED)
+        at = rows_of_queries(words, rows_of, queries, head, place, chunks, MASKED)
         chunk = _first_chunk(chunk_of, segment, end, MASKED)
         buffer = turn & 1
         q = q_smem.index(buffer * 2 + PART)

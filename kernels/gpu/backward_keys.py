@@ -74,11 +74,16 @@ def backward_keys(
         shape = (batch, kv_heads, tokens, head_dim)
         out = torch.empty(shape, dtype=k.dtype, device=k.device), torch.empty(shape, dtype=k.dtype, device=k.device)
     token_of = None if token_of is None else token_of.contiguous()
-    if hopper and fits((q, d_output), (k, v), rule, key_tiles.keys, ROWS):
+    one_each = heads == kv_heads  # with a rule, the Gluon kernel walks the segments of one query head for each kv head
+    if (
+        hopper
+        and (rule is None or (one_each and not rule.band))
+        and fits((q, d_output), (k, v), rule, key_tiles.keys, ROWS)
+    ):
         from attnbench.kernels.gpu import backward_keys_hopper
 
         backward_keys_hopper.launch(
-            q, k, v, d_output, lse.contiguous(), delta.contiguous(), key_tiles, scale, token_of, *out
+            q, k, v, d_output, lse.contiguous(), delta.contiguous(), key_tiles, scale, token_of, *out, rule
         )
         return out
     tiles = key_tiles.records.shape[1]

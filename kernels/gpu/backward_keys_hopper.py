@@ -24,8 +24,16 @@ from attnbench.kernels.gpu.hopper import multiprocessors
 from attnbench.kernels.gpu.key_tiles_hopper import gather, load, statistics
 from attnbench.kernels.gpu.launch import box
 from attnbench.kernels.gpu.launch import launch as prepared
-from attnbench.kernels.gpu.masks_hopper import WORDS, hide, load_half_words, stop_of, word_arrays, word_rows
-from attnbench.kernels.gpu.work import KEYS, LOG2_E, PLACES, KeyTiles
+from attnbench.kernels.gpu.masks_hopper import (
+    AHEAD,
+    WORDS,
+    hide,
+    load_half_words,
+    mask_arguments,
+    stop_of,
+    word_rows,
+)
+from attnbench.kernels.gpu.work import KEYS, LOG2_E, PLACES, KeyTiles, RuleArrays
 
 STAGES = 4
 REGISTERS = 224
@@ -33,11 +41,11 @@ REGISTERS = 224
 
 def launch(
     q: Tensor, k: Tensor, v: Tensor, d_output: Tensor, lse: Tensor, delta: Tensor, key_tiles: KeyTiles, scale: float,
-    token_of: Tensor | None, dk: Tensor, dv: Tensor,
+    token_of: Tensor | None, dk: Tensor, dv: Tensor, rule: RuleArrays | None = None,
 ) -> None:  # fmt: skip
     """Compute the gradients of keys and values.
 
-    Arguments are those of ``backward_keys``, without a rule, head_dim 64 or 128.
+    Arguments are those of ``backward_keys``, head_dim 64 or 128; a rule has ``ahead``.
     """
     batch, heads, n, d = q.shape
     kv_heads = k.shape[1]
@@ -45,13 +53,13 @@ def launch(
     total = batch * kv_heads * tiles
     programs = min(total, multiprocessors(k.device))
     token_row = token_of.stride(0) if token_of is not None and token_of.dim() == 2 else 0
-    words, rows_of, _, axes = word_arrays(key_tiles.masks, key_tiles.segments)
+    (words, rows_of, _, chunks), axes = mask_arguments(key_tiles.masks, rule, key_tiles.queries)
     tokens = key_tiles.queries if token_of is None else token_of
     prepared(
         _backward_keys, (programs,),
         (q, d_output, lse, delta, key_tiles.queries, key_tiles.records, key_tiles.segments, words, rows_of, dk, dv,
          tokens),
-        (words.shape[1], token_row, *q.stride()[:3], *d_output.stride()[:3], heads, heads // kv_heads, n, k.shape[2],
+        (chunks, token_row, *q.stride()[:3], *d_output.stride()[:3], heads, heads // kv_heads, n, k.shape[2],
          tiles, total, scale, scale * LOG2_E),
         boxes=(box(k.view(-1, d), KEYS, d), box(v.view(-1, d), KEYS, d)), KEYS=KEYS, STEP=PLACES, D=d, STAGES=STAGES,
         REGISTERS=REGISTERS, ORDERED=token_of is not None, MASKED=axes, num_warps=4,
@@ -80,22 +88,46 @@ def _narrow(x, DTYPE: gl.constexpr):
 
 @gluon.jit
 def _probabilities(
-    s, stats, stage, word, last, scale2, STEP: gl.constexpr, SCORES: gl.constexpr, COLUMNS: gl.constexpr,
+    s, stats, stage, word, words, last, scale2, STEP: gl.constexpr, SCORES: gl.constexpr, COLUMNS: gl.constexpr,
     WEIGHTS: gl.constexpr, DTYPE: gl.constexpr, MASKED: gl.constexpr,
 ):  # fmt: skip
     """Return P of a step, transposed, as a left operand."""
     lse = stats.index(stage * 2).load(COLUMNS)
     p = gl.exp2(s * scale2 - gl.expand_dims(lse, 0))
-    if MASKED:  # noqa: SIM102, a constexpr: only such an if is left out when compiled
+    if MASKED == AHEAD:
+        p = _hide_from_earlier(p, word, words, STEP, SCORES, COLUMNS)
+    elif MASKED:  # noqa: SIM102, a constexpr: only such an if is left out when compiled
         if last < 0:
             p = hide(p, word, 0.0, STEP, SCORES)
     return gl.convert_layout(_narrow(p, DTYPE), WEIGHTS)
 
 
 @gluon.jit
+def _hide_from_earlier(p, word, queries, STEP: gl.constexpr, SCORES: gl.constexpr, COLUMNS: gl.constexpr):
+    """Hide the keys of rows from queries that do not see so far ahead. The first query of a step sees least."""
+    first, place, keys, least = word
+    if first + 64 > least:
+        key = first + gl.arange(0, 64, gl.SliceLayout(1, SCORES))
+        limit = gl.load(queries + place + gl.arange(0, STEP, COLUMNS)) + keys
+        p = gl.where(gl.expand_dims(key, 1) < gl.expand_dims(limit, 0), p, 0.0)
+    return p
+
+
+@gluon.jit
+def _word(words, rows, place, chunks, MASKED: gl.constexpr):
+    """Return the words of a step; without words, what ``_hide_from_earlier`` needs."""
+    if MASKED == AHEAD:
+        return (rows[0], place, chunks, gl.load(words + place) + chunks)
+    else:
+        return load_half_words(words, rows, place >> 6, MASKED)
+
+
+@gluon.jit
 def _rows(rows_of, begin, end, chunks, MASKED: gl.constexpr, HALF: gl.constexpr):
     if MASKED == 0:
         return (0, 0, 0)
+    elif MASKED == AHEAD:
+        return (begin, 0, 0)
     else:
         row = begin + gl.arange(0, HALF, gl.SliceLayout(1, WORDS))
         return word_rows(rows_of, gl.where(row < end, row, -1), chunks, MASKED)
@@ -193,12 +225,12 @@ def _compute(
             if steps > 0:
                 stage = step % STAGES
                 place, last_place = _segment(segments, segment, MASKED)
-                word = load_half_words(words, rows, place >> 6, MASKED)
+                word = _word(words, rows, place, chunks, MASKED)
                 mbarrier.wait(q_full.index(stage), (step // STAGES) & 1)
                 s = warpgroup_mma(keys, q_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
                 s = warpgroup_mma_wait(0, deps=[s])
-                p = _probabilities(s, stats, stage, word, last_place, scale2, STEP, SCORES, COLUMNS, WEIGHTS, DTYPE,
-                                   MASKED)  # fmt: skip
+                p = _probabilities(s, stats, stage, word, words, last_place, scale2, STEP, SCORES, COLUMNS, WEIGHTS,
+                                   DTYPE, MASKED)  # fmt: skip
                 dp = warpgroup_mma(values, do_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
                 dv_acc = warpgroup_mma(p, do_smem.index(stage), dv_sum, is_async=True)
                 dp, p = warpgroup_mma_wait(1, deps=[dp, p])
@@ -211,13 +243,13 @@ def _compute(
                     place, last_place, segment, left = _following(
                         segments, first, place, last_place, segment, left, each, STEP, MASKED
                     )  # fmt: skip
-                    word = load_half_words(words, rows, place >> 6, MASKED)
+                    word = _word(words, rows, place, chunks, MASKED)
                     mbarrier.wait(q_full.index(stage), (step // STAGES) & 1)
                     s = warpgroup_mma(keys, q_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
                     dk_acc = warpgroup_mma(ds, q_smem.index(last), dk_sum, is_async=True)
                     s = warpgroup_mma_wait(1, deps=[s])
-                    p = _probabilities(s, stats, stage, word, last_place, scale2, STEP, SCORES, COLUMNS, WEIGHTS, DTYPE,
-                                       MASKED)  # fmt: skip
+                    p = _probabilities(s, stats, stage, word, words, last_place, scale2, STEP, SCORES, COLUMNS, WEIGHTS,
+                                       DTYPE, MASKED)  # fmt: skip
                     dk_sum, ds = warpgroup_mma_wait(0, deps=[dk_acc, ds])
                     mbarrier.arrive(q_empty.index(last), count=1)
                     dp = warpgroup_mma(values, do_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)

@@ -77,11 +77,11 @@ def backward_queries(
     _, heads, n, head_dim = q.shape
     result = torch.empty(len(tiles.queries), head_dim, dtype=q.dtype, device=q.device) if direct is None else direct
     out_strides = (0, 0, result.stride(0)) if direct is None else direct.stride()[:3]
-    if hopper and fits((q, d_output), (k, v), rule, tiles.rows, tiles.keys):
+    if hopper and (rule is None or not rule.band) and fits((q, d_output), (k, v), rule, tiles.rows, tiles.keys):
         from attnbench.kernels.gpu import backward_queries_hopper
 
         backward_queries_hopper.launch(
-            q, k, v, d_output, lse.contiguous(), delta.contiguous(), tiles, scale, result, direct is not None
+            q, k, v, d_output, lse.contiguous(), delta.contiguous(), tiles, scale, result, direct is not None, rule
         )
         return result
     rows, step, warps, stages, resident = tuning or queries_tuning(tiles.rows, large=takes_large_tiles(q.device))

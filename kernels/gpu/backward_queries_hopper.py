@@ -24,14 +24,16 @@ from attnbench.kernels.gpu.hopper import multiprocessors
 from attnbench.kernels.gpu.launch import box
 from attnbench.kernels.gpu.launch import launch as prepared
 from attnbench.kernels.gpu.masks_hopper import (
+    AHEAD,
     hide,
+    hide_ahead,
     load_half_words,
+    mask_arguments,
     next_part,
     rows_of_queries,
     stop_of,
-    word_arrays,
 )
-from attnbench.kernels.gpu.work import KEYS, LOG2_E, ROWS, Tiles
+from attnbench.kernels.gpu.work import KEYS, LOG2_E, ROWS, RuleArrays, Tiles
 
 STEP = 64
 STAGES = 3
@@ -40,23 +42,22 @@ REGISTERS = 224
 
 def launch(
     q: Tensor, k: Tensor, v: Tensor, d_output: Tensor, lse: Tensor, delta: Tensor, tiles: Tiles, scale: float,
-    result: Tensor, direct: bool,
+    result: Tensor, direct: bool, rule: RuleArrays | None = None,
 ) -> None:  # fmt: skip
     """Compute the gradients of queries.
 
-    Arguments are those of ``backward_queries``, without a rule, head_dim 64 or 128.
+    Arguments are those of ``backward_queries``, head_dim 64 or 128; a rule has ``ahead``.
 
     ``result`` is rows [places, D], or with ``direct`` dq [B, H, N, D]; unit last stride.
     """
     assert (tiles.rows, tiles.keys) == (ROWS, KEYS)
     d = k.shape[3]
     out_strides = result.stride()[:3] if direct else (0, 0, result.stride(0))
-    words, rows_of, chunk_of, axes = word_arrays(tiles.masks, tiles.segments, tiles.chunk_of)
+    masks, axes = mask_arguments(tiles.masks, rule, tiles.queries, tiles.chunk_of)
     prepared(
         _backward_queries, (multiprocessors(k.device),),
-        (q, d_output, lse, delta, tiles.queries, tiles.records, tiles.count, tiles.segments, words, rows_of, chunk_of,
-         result),
-        (words.shape[1], *q.stride()[:3], *d_output.stride()[:3], *out_strides, q.shape[1], q.shape[1] // k.shape[1],
+        (q, d_output, lse, delta, tiles.queries, tiles.records, tiles.count, tiles.segments, *masks[:3], result),
+        (masks[3], *q.stride()[:3], *d_output.stride()[:3], *out_strides, q.shape[1], q.shape[1] // k.shape[1],
          q.shape[2], k.shape[2], scale, scale * LOG2_E),
         boxes=(box(k.view(-1, d), STEP, d), box(v.view(-1, d), STEP, d)), ROWS=ROWS, KEYS=KEYS, STEP=STEP, D=d,
         STAGES=STAGES, REGISTERS=REGISTERS, DIRECT=direct, MASKED=axes, num_warps=4,
@@ -89,7 +90,9 @@ def _probabilities(
 ):  # fmt: skip
     """Return P of a step in float32; 0 for keys beyond the segment, and for those that the words do not keep."""
     p = gl.exp2(s * scale2 - gl.expand_dims(lse, 1))
-    if MASKED:
+    if MASKED == AHEAD:
+        p = hide_ahead(p, word, start, stop_of(end, MASKED), 0.0, STEP, SCORES)
+    elif MASKED:
         if end < 0:
             p = hide(p, word, 0.0, STEP, SCORES)
         elif start + STEP > end:
@@ -130,7 +133,7 @@ def _compute(
         end = gl.load(record + 4)
         count = gl.load(record + 5) * (KEYS // STEP)
         left = _length(start, end, KEYS, MASKED)
-        at_words = rows_of_queries(rows_of, queries, place, chunks, MASKED)
+        at_words = rows_of_queries(words, rows_of, queries, head, place, chunks, MASKED)
         buffer = turn & 1
         mbarrier.wait(q_full.index(buffer), (turn >> 1) & 1)
         rows = q_smem.index(buffer * 2 + PART)

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels.gpu.widen import INTERPRETED
-from attnbench.kernels.gpu.work import KEYS, ROWS
+from attnbench.kernels.gpu.work import KEYS, ROWS, RuleArrays
+
+LIMITS_TRIED = False
+"""Whether rules that limit each row run on the Gluon kernels: those that only say how far ahead it sees, and bands.
+
+Their builds were compiled, but never run. ``tests/kernels/gpu/test_hopper.py`` runs them.
+"""
 
 
 @cache
@@ -25,12 +31,14 @@ def multiprocessors(device: torch.device) -> int:
 
 
 def fits(gathered: Sequence[Tensor], arranged: Sequence[Tensor], rule: object, *sizes: int) -> bool:
-    """Return whether the Gluon kernels take this: half precision, head_dim 64 or 128, no rule, tiles and steps of 128.
+    """Return whether the Gluon kernels take this: half precision, head_dim 64 or 128, tiles and steps of 128.
+
+    A rule has to say how far ahead a query sees, and nothing else, or be a band.
 
     Args:
         gathered: [B, H, N, head_dim], whose rows are copied 16 bytes at a time.
         arranged: k and v as the kernels get them, copied by TMA, which needs the same alignment.
-        rule: the element rule, or None.
+        rule: the element rule on the device, or None.
         sizes: rows of a tile, keys of a step.
     """
     first = gathered[0]
@@ -41,7 +49,9 @@ def fits(gathered: Sequence[Tensor], arranged: Sequence[Tensor], rule: object, *
 
 def written_for(head_dim: int, rule: object, *sizes: int) -> bool:
     """Return whether the Gluon kernels take half precision with this head_dim, this rule and these sizes."""
-    return head_dim in (64, 128) and rule is None and set(sizes) == {ROWS} == {KEYS}
+    limits = isinstance(rule, RuleArrays) and (rule.ahead is not None or rule.band)
+    simple = rule is None or (LIMITS_TRIED and limits)
+    return head_dim in (64, 128) and simple and set(sizes) == {ROWS} == {KEYS}
 
 
 def _aligned(x: Tensor) -> bool:

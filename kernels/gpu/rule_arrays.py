@@ -60,7 +60,16 @@ def rule_arrays(plan: Plan) -> RuleArrays | None:
         q_text=tokens.text,
         k_text=arranged(tokens.text),
         guard=packed.guard,
+        ahead=_ahead(plan, rule),
     )
+
+
+def _ahead(plan: Plan, rule: Rule) -> int | None:
+    """Return how far ahead in raster order queries see, if that is all that the rule says, and no token is moved."""
+    n = plan.layout.tokens
+    whole = rule.axes == "raster" and rule.low[0] <= 1 - n and plan.layout.text == (0, 0)
+    moved = plan.q_order is not None or plan.k_order is not None
+    return max(-n, min(rule.high[0], n)) if whole and not moved else None
 
 
 def _arrays_of_band(plan: Plan, band: Band) -> RuleArrays:
@@ -76,7 +85,9 @@ def _arrays_of_band(plan: Plan, band: Band) -> RuleArrays:
     if any(x.shape[:2] != (1, 1) for x in rows):
         rows = [x.expand(plan.batch, plan.heads, -1) for x in rows]
     q_low, q_high = (x.reshape(-1, n).contiguous() for x in rows)
-    return RuleArrays(q_low, q_high, k_packed=place, k_low=ahead, q_text=no_text, k_text=no_text, guard=guard)
+    return RuleArrays(
+        q_low, q_high, k_packed=place, k_low=ahead, q_text=no_text, k_text=no_text, guard=guard, band=True
+    )
 
 
 @remembered(16)

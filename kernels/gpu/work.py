@@ -111,6 +111,9 @@ class RuleArrays:
         k_packed, k_low: the same for keys at arranged positions, [N], or [B · H, N] if every head has its own order.
         q_text: int8 [N], by query token, 1 for text. k_text: int8, shaped like ``k_packed``.
         guard: the guard bits.
+        ahead: if the rule says this and nothing else, how far ahead a query sees: token t keeps the keys at positions
+            up to t + ahead. Positions are tokens too then, and the places of a tile hold tokens in ascending order.
+        band: whether ``q_packed`` is the first position that a query keeps, and ``q_high`` the last plus ``guard``.
     """
 
     q_packed: Tensor
@@ -120,3 +123,5 @@ class RuleArrays:
     q_text: Tensor
     k_text: Tensor
     guard: int
+    ahead: int | None = None
+    band: bool = False

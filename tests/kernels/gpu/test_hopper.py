@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.kernels.gpu import blocked, paired_tiles
+from attnbench.kernels.band import Band
+from attnbench.kernels.gpu import blocked, hopper, paired_tiles
 from attnbench.kernels.gpu.arrange import arrange
 from attnbench.kernels.gpu.blocked import attend_blocks, backward_blocks
 from attnbench.kernels.gpu.hopper import is_hopper
@@ -20,7 +21,8 @@ from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.partition import partition_cuboids, partition_ranges
 from attnbench.kernels.pattern import BlockPattern, RoutedPattern
 from attnbench.kernels.plan import Plan
-from attnbench.kernels.rule import Rule, band, causal, window
+from attnbench.kernels.rule import UNBOUNDED, Rule, band, causal, window
+from attnbench.kernels.witness import watching
 
 Oracle = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
@@ -128,6 +130,67 @@ def test_words_say_what_a_rule_keeps(
     for ours, theirs in zip(gradients, wanted, strict=True):
         assert bool(ours.isfinite().all())
         assert float((ours.double() - theirs).norm()) < 1e-2 * float(theirs.norm())
+
+
+@pytest.mark.parametrize("routed", [True, False])
+@pytest.mark.parametrize(
+    ("rule", "heads", "kv_heads", "head_dim", "dtype"),
+    [
+        (causal(), 2, 2, 128, torch.bfloat16),
+        (Rule("ahead", "raster", (-UNBOUNDED,), (70,)), 2, 2, 64, torch.float16),
+        (Rule("behind", "raster", (-UNBOUNDED,), (-5,)), 4, 2, 128, torch.bfloat16),  # some rows keep nothing
+    ],
+)
+def test_a_rule_about_what_lies_ahead(
+    routed: bool, rule: Rule, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, oracle: Oracle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    plan = replace(make_plan(routed, heads, 1, 0.5, False), q_order=None, k_order=None)
+    plan = replace(plan, pattern=replace(plan.pattern, rule=rule))
+    monkeypatch.setattr(hopper, "LIMITS_TRIED", True)
+    q, k, v, d_output = tokens_first(1, (heads, kv_heads, kv_heads, heads), head_dim, dtype)
+    scale = head_dim**-0.5
+    attend, backward = (attend_routed, backward_routed) if routed else (attend_blocks, backward_blocks)
+    monkeypatch.setattr(blocked, "can_mask", lambda plan: False)  # the words of so few tokens are small
+    with watching() as seen:
+        output, lse = attend(q, k, v, plan, scale, hopper=True)
+        gradients = backward(q, k, v, plan, scale, output, lse, d_output, None, hopper=True)
+    assert {"gluon:attend_tiles", "gluon:backward_queries"} < set(seen.kernels)
+    assert f"{'gluon' if heads == kv_heads else 'triton'}:backward_keys" in seen.kernels
+    leaves = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    expected, expected_lse = oracle(*leaves, plan.token_mask(), scale)
+    wanted = torch.autograd.grad(expected, leaves, d_output.double())
+    expected, expected_lse = expected.detach(), expected_lse.detach()
+    empty = expected_lse == -torch.inf
+    assert torch.equal(lse == -torch.inf, empty)
+    assert bool((output[empty] == 0).all())
+    check(output, lse.masked_fill(empty, 0), expected, expected_lse.masked_fill(empty, 0))
+    for ours, theirs in zip(gradients, wanted, strict=True):
+        assert bool(ours.isfinite().all())
+        assert float((ours.double() - theirs).norm()) < 1e-2 * float(theirs.norm())
+
+
+@pytest.mark.parametrize(
+    ("own", "heads", "head_dim", "dtype"),
+    [(False, 2, 128, torch.bfloat16), (True, 4, 128, torch.bfloat16), (True, 2, 64, torch.float16)],
+)
+def test_bands(
+    own: bool, heads: int, head_dim: int, dtype: torch.dtype, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(False, heads, 1, 0.7, own)
+    low, high = [-300, -5, 40, -1000][:heads], [250, 900, 700, -3][:heads]
+    bounds = (torch.tensor([x if own else x[:1]], device="cuda") for x in (low, high))
+    band_of_heads = Band(*bounds, torch.rand(1, 1, len(SIZES), len(SIZES), device="cuda") < 0.2)
+    plan = replace(plan, pattern=replace(plan.pattern, band=band_of_heads))
+    monkeypatch.setattr(hopper, "LIMITS_TRIED", True)
+    q, k, v = tokens_first(1, (heads, heads // 2, heads // 2), head_dim, dtype)
+    with watching() as seen:
+        output, lse = attend_blocks(q, k, v, plan, head_dim**-0.5, hopper=True)
+    assert "gluon:attend_tiles" in seen.kernels
+    expected, expected_lse = oracle(q, k, v, plan.token_mask(), head_dim**-0.5)
+    empty = expected_lse == -torch.inf
+    assert torch.equal(lse == -torch.inf, empty)
+    check(output, lse.masked_fill(empty, 0), expected, expected_lse.masked_fill(empty, 0))
 
 
 @pytest.mark.parametrize("routed", [False, True])
