@@ -286,16 +286,21 @@ def _timed_beside(row: Row, samples: Mapping[str, Sequence[Sample]], kind: str |
 
 
 def told_apart(means: Sequence[MeanRow]) -> dict[str, str]:
-    """Return the shortest name of each mean; of those that ran alike, with what was asked for."""
+    """Return the shortest name of each mean; of those that ran alike, with what in their requests differs."""
     labels = labels_of(means)
     same: dict[str, list[MeanRow]] = {}
     for mean in means:
         same.setdefault(labels[mean.row_id], []).append(mean)
     for label, alike in same.items():
         if len(alike) > 1:
-            for mean in alike:
-                given = chosen_settings(mean.settings_given or "{}", None) or "defaults"
-                labels[mean.row_id] = f"{label} · asked: {mean.engine_asked or 'auto'}, {given}"
+            asked = [
+                (mean.engine_asked or "auto", chosen_settings(mean.settings_given or "{}", None) or "defaults")
+                for mean in alike
+            ]
+            unlike = [part for part, values in enumerate(zip(*asked, strict=True)) if len(set(values)) > 1]
+            for mean, words in zip(alike, asked, strict=True):
+                told = ", ".join(words[part] for part in unlike)
+                labels[mean.row_id] = f"{label} · asked: {told}" if told else label
     return labels
 
 

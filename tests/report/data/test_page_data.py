@@ -32,6 +32,9 @@ def data() -> PageData:
     return page_data(read(H100 / "profiles"), source=["results/h100/profiles"])
 
 
+TILE = '{"tile":[6,8,8]}'
+
+
 def records(data: PageData, name: str) -> list[dict[str, Any]]:
     table = data.table(name)
     assert table is not None
@@ -226,16 +229,21 @@ def test_the_data_behind_a_figure_is_a_table(data: PageData) -> None:
         assert all(len(row) == len(table.columns) for row in table.rows)
 
 
-def test_names_tell_apart_what_was_asked_for_in_different_words(row_of: Maker, table_of: Maker) -> None:
-    tile = {"tile": [6, 8, 8]}
-    rows = [
-        row_of("sta", settings=tile, settings_given="{}", engine_asked=None),
-        row_of("sta", settings=tile, settings_given='{"tile":[6,8,8]}', engine_asked="reference", latency_ms=41.0),
-    ]
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        ({}, {"settings_given": TILE, "engine_asked": "reference"}, ["auto, defaults", "reference, tile 6×8×8"]),
+        ({}, {"settings_given": TILE}, ["defaults", "tile 6×8×8"]),
+        ({}, {"engine_asked": "reference"}, ["auto", "reference"]),
+    ],
+)
+def test_names_tell_apart_what_was_asked_for_in_different_words(
+    first: dict[str, Any], second: dict[str, Any], names: list[str], row_of: Maker, table_of: Maker
+) -> None:
+    alike: dict[str, Any] = {"settings": {"tile": [6, 8, 8]}, "settings_given": "{}", "engine_asked": None}
+    rows = [row_of("sta", **alike | first), row_of("sta", **alike | second, latency_ms=41.0)]
     means = records(page_data(table_of(rows)), "means")
-    assert [row["label"] for row in means] == [
-        "sta · asked: auto, defaults", "sta · asked: reference, tile 6×8×8",
-    ]  # fmt: skip
+    assert [row["label"] for row in means] == [f"sta · asked: {name}" for name in names]
 
 
 def test_figures_are_named_by_what_they_show(row_of: Maker, table_of: Maker) -> None:
