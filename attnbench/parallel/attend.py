@@ -22,7 +22,9 @@ from attnbench.kernels.errors import AttnbenchError, BadInput, Unsupported
 from attnbench.kernels.shard import Shard
 from attnbench.methods.arguments import check_gradient, check_tensor, finite, prepare
 from attnbench.methods.base import Call, Method
+from attnbench.methods.full import plan as plan_full
 from attnbench.methods.per_head import map_tensors
+from attnbench.methods.recipe import runs_dense
 from attnbench.methods.running import Ran, make_plan_of, run
 from attnbench.parallel.balance import Balance
 from attnbench.parallel.collectives import Ranks
@@ -140,9 +142,7 @@ class _Work:
         """Exchange, attend, and exchange back."""
         ranks, dealt, me = self.ranks, self.dealt, self.ranks.rank
         heads, row = dealt.heads[me], dealt.rows[me]
-        early = (
-            self.method.depends_on_qk and not self.method.needs_v
-        )  # its selection runs while the values are on the way
+        early = self._selects_early()
         arriving = self._begin(q, (k,) if early else (k, v), lengths)
         values_arriving = self._begin(None, (v,), lengths) if early else None
         queries, keys, *rest = arriving()
@@ -171,6 +171,13 @@ class _Work:
         if self.balance is not None:
             self.balance.count(self.call.layer, ranks, dealt, plan, q.device)
         return Ran(output, lse, plan)
+
+    def _selects_early(self) -> bool:
+        """Whether there is a selection to run while the values are on the way."""
+        method = self.method
+        if method.needs_v or not method.depends_on_qk or method.plan is plan_full:
+            return False
+        return not runs_dense(self.settings, self.call)
 
     def _begin(self, q: Tensor | None, kv: Sequence[Tensor], lengths: Sequence[int]) -> Callable[[], list[Tensor]]:
         """Begin to share tensors out.

@@ -239,6 +239,9 @@ def overlapped(rank: int, group: dist.ProcessGroup) -> dict[str, Any]:
         with counting(lambda device: lambda: lambda: 0.0) as moved:
             attnbench.attention(q, k, v, method=watched, grid=(3, 4, 5), scale=0.25, group=group)
         found[f"{name} in all"] = [moved.exchanges, len(moved.spans)]
+    with counting() as moved:
+        attnbench.attention(q, k, v, method="full", grid=(3, 4, 5), scale=0.25, group=group)
+    found["full in all"] = moved.exchanges
     ranks, own = Ranks.of(group, torch.device("cpu")), torch.full((3,), float(rank), requires_grad=True)
     dist.barrier(group)
     if rank == 1:

@@ -183,6 +183,7 @@ def test_values_are_on_the_way_while_a_method_selects_by_queries_and_keys(found:
         assert seen["sta in all"] == [handshake + 2] * 2, "one exchange for q, k and v, and one for the output"
         assert seen["sta"] == [handshake + 1] * 2
         assert seen["vmoba in all"] == [handshake + 3] * 2
+        assert seen["full in all"] == handshake + 2, "it selects nothing"
 
 
 def test_an_exchange_that_was_begun_does_not_wait_for_a_late_rank(found: Found) -> None:
