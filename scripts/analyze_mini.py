@@ -31,9 +31,8 @@ from attnbench.analysis.perturb import CORRELATION, METRICS
 from attnbench.analysis.premises import judge, premises
 from attnbench.analysis.request import AnalyzeRequest, read_request
 from attnbench.analysis.session import DIGITS, over_prompts, start
+from attnbench.kernels.errors import BadInput
 from attnbench.machine.command import recorded_as
-from attnbench.machine.device import DeviceKind
-from attnbench.machine.environment import collect_environment
 from attnbench.mini.data import CLASSES, DIRECTIONS
 from attnbench.results.journal import JOURNAL
 from attnbench.results.load import read
@@ -114,16 +113,22 @@ def merge(request: AnalyzeRequest, folders: dict[str, Path], out: Path, command:
     """Write the means over the prompts that were analysed, and the premises that they are judged by."""
     found: dict[tuple[object, ...], dict[str, Finding]] = {}
     some: AnalysisRow | None = None
+    headers = []
     for prompt, folder in folders.items():
-        for row in read(folder).analysis:
+        results = read(folder)
+        headers += results.headers
+        for row in results.analysis:
             if worth_keeping(row):
                 some = row
                 which = (row.measure, row.layer, row.head, row.step, row.method, row.settings)
                 found.setdefault(which, {})[prompt] = finding(row)
     assert some is not None
+    made = {(each.environment.device, each.environment.git_commit, each.environment.git_dirty) for each in headers}
+    if len(made) > 1:
+        raise BadInput(f"prompts in {str(out)!r} were analysed on several devices or commits: begin in another folder")
+    environment = headers[0].environment.model_copy(update={"command": _named(command)})
     place = choose_place(out)
     asked = request.model_copy(update={"prompts": list(folders)})
-    environment = collect_environment(_kind(request.device), list(command))
     rows = []
     for by_prompt in found.values():
         mean, count = over_prompts(by_prompt)
@@ -152,8 +157,9 @@ def merge(request: AnalyzeRequest, folders: dict[str, Path], out: Path, command:
     return packed
 
 
-def _kind(device: str | None) -> DeviceKind:
-    return "cuda" if (device or "cuda") == "cuda" and torch.cuda.is_available() else "cpu"
+def _named(command: Sequence[str]) -> list[str]:
+    """Return a command without the folder of the program."""
+    return [Path(command[0]).name, *command[1:]]
 
 
 def parse() -> argparse.Namespace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import runpy
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from attnbench.analysis.request import read_request
+from attnbench.kernels.errors import BadInput
 from attnbench.mini.config import PRESETS
 from attnbench.mini.model import MiniTransformer
 from attnbench.mini.stored import save_mini
@@ -58,6 +60,10 @@ def test_the_journal_has_the_means_of_the_prompts(script: dict[str, Any], tmp_pa
     packed = script["merge"](request(prompts), folders, tmp_path / "run", ["script"])
 
     found = read(packed)
+    (header,) = found.headers
+    assert header.environment.command == ["script"]
+    assert header.environment.git_commit == read(folders[prompts[0]]).headers[0].environment.git_commit
+    assert header.request["prompts"] == prompts
     assert {row.prompts for row in found.analysis if row.value is not None} == {2}
     assert len(found.premises) == 13
     single = [read(folder).analysis for folder in folders.values()]
@@ -82,3 +88,17 @@ def test_what_was_begun_only_is_begun_again(script: dict[str, Any], tmp_path: Pa
     (folder / "journal.jsonl").write_bytes(gzip.decompress(header).splitlines(keepends=True)[0])
     assert not script["done"](folder)
     assert not folder.exists()
+
+
+def test_prompts_of_several_commits_are_not_averaged(script: dict[str, Any], tmp_path: Path) -> None:
+    lines = gzip.decompress((ROOT / "docs" / "analysis-run.jsonl.gz").read_bytes()).decode().splitlines(keepends=True)
+    folders = {}
+    for commit in ("a" * 40, "b" * 40):
+        folders[commit] = tmp_path / commit
+        folders[commit].mkdir()
+        header = json.loads(lines[0])
+        header["environment"]["git_commit"] = commit
+        (folders[commit] / "journal.jsonl").write_text(json.dumps(header) + "\n" + "".join(lines[1:3]))
+    request = read_request(model="mini", prompts=["3 moving east"], device="cpu", seed=0)
+    with pytest.raises(BadInput, match="on several devices or commits: begin in another folder"):
+        script["merge"](request, folders, tmp_path / "out", ["script"])
