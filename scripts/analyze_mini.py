@@ -126,7 +126,7 @@ def merge(request: AnalyzeRequest, folders: dict[str, Path], out: Path, command:
     made = {(each.environment.device, each.environment.git_commit, each.environment.git_dirty) for each in headers}
     if len(made) > 1:
         raise BadInput(f"prompts in {str(out)!r} were analysed on several devices or commits: begin in another folder")
-    environment = headers[0].environment.model_copy(update={"command": _named(command)})
+    environment = headers[0].environment.model_copy(update={"command": [Path(command[0]).name, *command[1:]]})
     place = choose_place(out)
     asked = request.model_copy(update={"prompts": list(folders)})
     rows = []
@@ -157,11 +157,6 @@ def merge(request: AnalyzeRequest, folders: dict[str, Path], out: Path, command:
     return packed
 
 
-def _named(command: Sequence[str]) -> list[str]:
-    """Return a command without the folder of the program."""
-    return [Path(command[0]).name, *command[1:]]
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder of the run")
@@ -179,7 +174,8 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    asked, began, command = parse(), time.time(), tuple(sys.argv)
+    asked, began = parse(), time.time()
+    command = tuple("OUT" if word == str(asked.out) else word for word in sys.argv)  # where it lay is no one's concern
     until = began + asked.seconds
     steps = list(STEPS[: asked.steps])
     every = prompts(asked.prompts)
