@@ -44,7 +44,8 @@ def about(path: Path = RUN) -> str:
     looked, tokens = heads[0].queries, heads[0].tokens
     queries = f"all {tokens:,} queries" if looked == tokens else f"{looked:,} of {tokens:,} queries"
     words = f"{prompts} prompt{'s' * (prompts > 1)}, {steps} step{'s' * (steps > 1)}, {queries} of each head"
-    return "\n".join([f"The run: {run.environment.device}, {words}.", "", "```", command(results), "```"])
+    few = " One prompt says little." if prompts == 1 else ""
+    return "\n".join([f"The run: {run.environment.device}, {words}.{few}", "", "```", command(results), "```"])
 
 
 def verdicts(path: Path = RUN) -> str:
