@@ -66,6 +66,8 @@ def tile_mask(plan: Plan, tile: Tile) -> Tensor | None:
 
 def executed_pairs(plan: Plan) -> int:
     """Count the pairs in all tiles, including those that a rule discards afterwards."""
+    if plan.pattern.rule is None and plan.pattern.band is None:
+        return plan.pairs  # tiles hold nothing else
     same_b, same_h = plan.shared_by
     total = 0
     for b in range(1 if same_b else plan.batch):
