@@ -29,8 +29,8 @@ def even_out(records: Tensor, count: Tensor, programs: int) -> Tensor:
     """
     place = torch.arange(len(records), device=records.device)
     launched("triton:even_out")
-    width = power_of_2(programs)
-    _even_out[(1,)](records, count, place, programs, STEPS=STEPS_OF_A_TILE, WIDTH=width, num_warps=8)
+    width = max(2, power_of_2(programs))
+    _even_out[(1,)](records, count, place, programs, STEPS=STEPS_OF_A_TILE, WIDTH=width, num_warps=4)
     return torch.empty_like(records).index_copy_(0, place, records)
 
 
@@ -41,26 +41,20 @@ def _even_out(
 ) -> None:  # fmt: skip
     """Write where each tile goes."""
     lane = tl.arange(0, WIDTH)
+    far = tl.full([WIDTH], 1 << 50, tl.int64)
+    # The work of each thread block, the least first, with the number of the thread block in the last digits.
+    work = lane + tl.where(lane < programs, 0, far)
     total = tl.load(count)
     rounds = (total + programs - 1) // programs
-    work = tl.where(lane < programs, 0, 2147483647)  # of each thread block; lanes beyond them rank last
     for back in range(rounds):
         first = (rounds - 1 - back) * programs
         real = (lane < programs) & (first + lane < total)
-        steps = tl.where(real, tl.load(records + (first + lane).to(tl.int64) * 8 + 5, mask=real, other=0) + STEPS, -1)
-        rank = _rank(-steps, lane)
-        match = rank[:, None] == _rank(work, lane)[None, :]
-        block = tl.sum(tl.where(match, lane[None, :], 0), 1)
-        tl.store(place + first + lane, (first + block).to(tl.int64), mask=real)
-        work += tl.sum(tl.where(match & real[:, None], steps[:, None], 0), 0)
-
-
-@jit
-def _rank(value: tl.tensor, lane: tl.tensor) -> tl.tensor:
-    """Return how many values are less than each, or equal and before it."""
-    less = value[None, :] < value[:, None]
-    before = (value[None, :] == value[:, None]) & (lane[None, :] < lane[:, None])
-    return tl.sum((less | before).to(tl.int32), 1)
+        steps = tl.load(records + (first + lane).to(tl.int64) * 8 + 5, mask=real, other=0) + STEPS
+        longest = tl.sort(lane + tl.where(real, (1 << 32) - steps.to(tl.int64) * WIDTH, far))
+        steps = tl.where(longest < (1 << 33), ((1 << 32) - longest + WIDTH - 1) // WIDTH, 0)
+        place_of = place + first + longest % WIDTH
+        tl.store(place_of, first + work % WIDTH, mask=longest < (1 << 33))
+        work = tl.sort(work + steps * WIDTH)
 
 
 def rounded_up(capacity: int, programs: int | None) -> int:

@@ -127,7 +127,7 @@ def build(card: Card, methods: list[str], dims: tuple[int, ...]) -> Iterator[Any
     torch.cuda.get_device_properties = lambda device: SimpleNamespace(multi_processor_count=100)
     torch.empty = torch.zeros  # what kernels should have written is read by torch, as places and as counts
 
-    from attnbench.kernels.gpu import attend, backward_keys, backward_queries, shared_memory
+    from attnbench.kernels.gpu import attend, backward_keys, backward_queries, blocked, routed_backward, shared_memory
     from attnbench.kernels.grid import Grid, Layout
     from attnbench.kernels.selection_ops import interpreted
 
@@ -136,6 +136,7 @@ def build(card: Card, methods: list[str], dims: tuple[int, ...]) -> Iterator[Any
     large = shared_memory.takes_large_tiles(torch.device("cuda", 0))
     for module in (attend, backward_queries, backward_keys):
         module.takes_large_tiles = lambda device: large
+    blocked._takers = routed_backward._takers = lambda *_: 132  # as for the Gluon kernels
     for dim in dims:
         for method, settings in CASES:
             if not methods or method in methods:
@@ -197,6 +198,7 @@ def main(name: str, methods: list[str], dims: tuple[int, ...]) -> int:
 
 
 CORE = {"_attend_tiles", "_backward_queries", "_backward_keys", "_delta", "_list_line", "_record_tiles", "_record_keys"}
+CORE |= {"_even_out", "_share_out"}
 ROUTED = {"_score", "_means", "_pack", "_count", "_scatter", "_merge", "_sum_rows", "_list_places", "_cut_rows"}
 BANDS = {"_classify_band", "_band_shares", "_attend_part"}
 

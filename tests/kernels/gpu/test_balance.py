@@ -50,6 +50,7 @@ def test_tiles_change_places_within_a_round(steps: list[int], unused: int, progr
         assert share.max() - share.min() <= max(steps) + STEPS_OF_A_TILE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("heads", "before", "after"), [(1, 1.5, 1.25), (3, 1.25, 1.04), (12, 1.03, 1.012)])
 def test_windows_at_480p_on_132_thread_blocks(heads: int, before: float, after: float, device: torch.device) -> None:
     q = torch.empty(1, 1, 21 * 30 * 52, 1, device=device)
