@@ -14,8 +14,8 @@ from attnbench.machine.clock import CLOCK
 from attnbench.machine.exits import leave
 from attnbench.scale.ranks import HUNG, Crew
 
-SILENCE = 30.0
-"""Seconds after which a rank that is not heard of counts as hung."""
+SILENCE = 45.0
+"""Seconds after which a rank that is not heard of counts as hung. Compilers of kernels may keep all threads waiting."""
 
 BEAT = 1.0
 """Seconds between two signs of life."""
@@ -41,7 +41,7 @@ def watched(crew: Crew, limit: float | None = None, end: Callable[[str], None] |
     finally:
         thread.leave()
         if crew.leads:
-            shutil.rmtree(place, ignore_errors=True)
+            _remove(place)
 
 
 class _Watch(threading.Thread):
@@ -71,7 +71,7 @@ class _Watch(threading.Thread):
             with suppress(OSError):
                 self.own.write_text(f"{now}")
             if problem := self._problem(now, seen):
-                shutil.rmtree(self.place, ignore_errors=True)  # others may see that it is over, or that a rank is gone
+                _remove(self.place)
                 self.end(problem)
                 return
 
@@ -95,6 +95,14 @@ class _Watch(threading.Thread):
         except OSError:
             return 0 if self.place.exists() else -1
         return found.st_mtime_ns if found.st_size else -1
+
+
+def _remove(place: Path) -> None:
+    """Remove the folder, in which another rank may be making its file again."""
+    for _ in range(3):
+        shutil.rmtree(place, ignore_errors=True)
+        if not place.exists():
+            return
 
 
 def _end(problem: str) -> None:
