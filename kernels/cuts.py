@@ -69,8 +69,12 @@ def route(
     """
     own = partition.own
     with torch.no_grad():
-        means = ops.pool_means(k, partition.order, partition.offsets)[:, :, partition.video]
-        queries = q[:, :, layout.video if shard is None else shard.rows(layout)]
+        means = ops.pool_means(k, partition.order, partition.offsets)
+        if partition.text != (0, 0):
+            means = means[:, :, partition.video]
+        queries = q
+        if shard is not None or layout.text != (0, 0):
+            queries = q[:, :, layout.video if shard is None else shard.rows(layout)]
         flops = ops.pooling_flops(k.shape) + ops.scoring_flops(queries.shape, means.shape[2])
         if shard is None:
             scores, extremes = ops.score_blocks(queries, means, by_block=cut.scope == "query")

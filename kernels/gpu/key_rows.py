@@ -94,6 +94,8 @@ def key_rows(k: Tensor, v: Tensor) -> KeyRows | None:
 def _rows(x: Tensor) -> tuple[Tensor, int, int, int] | None:
     """View x as rows. Also return batch, head and column of ``KeyRows``."""
     b, h, n, d = x.shape
+    if x.is_contiguous():
+        return x.view(-1, d), h * n * (b > 1), n * (h > 1), 0
     pitch = x.stride(2)
     to_batch, to_head = (stride if size > 1 else 0 for size, stride in ((b, x.stride(0)), (h, x.stride(1))))
     if pitch < d or to_batch % pitch or (to_head % pitch and (h - 1) * to_head + d > pitch):
