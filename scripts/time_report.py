@@ -43,6 +43,9 @@ DEEDS = {
     "filter, until the picture is drawn": f"{_DRAWN}{_FILTER} await drawn",
     "choose a shape": "const list = document.querySelector('#selectors select[data-facet=shape]');"
     "list.selectedIndex = turn % 3; list.dispatchEvent(new Event('change'))",
+    "choose a selection further down": "document.querySelector('#memory').scrollIntoView();"
+    "const list = document.querySelector('#here select');"
+    "list.selectedIndex = turn % list.length; list.dispatchEvent(new Event('change'))",
 }
 
 

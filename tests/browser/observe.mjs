@@ -36,7 +36,10 @@ const DO = {
     await settle(page);
   },
   scrollTable: (page, at, top) => page.$eval(at, (node, top) => { node.scrollTop = top; return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done()))); }, top),
+  // What comes into view is drawn first, as it may move the button.
   download: async (page, at) => {
+    await page.locator(at).first().scrollIntoViewIfNeeded();
+    for (let turn = 0; turn < 3; turn += 1) await settle(page);
     const [file] = await Promise.all([page.waitForEvent("download"), page.click(at)]);
     return [file.suggestedFilename(), readFileSync(await file.path(), "utf-8")];
   },

@@ -12,7 +12,7 @@ from attnbench.results.records.steps import StepRecord
 if TYPE_CHECKING:
     from attnbench.report.terminal.fitted import Fitted
 
-COLUMNS = ("density", "step, ms", "speed-up", "self-attention, ms", "speed-up", "predicted for the step")
+COLUMNS = ("density", "step, ms", "speed-up", "self-attention, ms", "its speed-up", "predicted for the step")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _line(record: StepRecord) -> StepLine:
         phases="; ".join(filter(None, (_over_ranks(record), _phases(record)))),
         complaint=record.complaint,
         cells=(
-            (f"{record.density:.1%}", ""),
+            (number(record.density), ""),
             with_interval(record.step_ms, record.step_lo_ms, record.step_hi_ms),
             _speedup(record),
             with_interval(record.attention_ms, record.attention_lo_ms, record.attention_hi_ms),

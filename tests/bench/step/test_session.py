@@ -153,7 +153,7 @@ def test_the_page_says_what_share_self_attention_is(asked: list[dict[str, Any]],
         "Self-attention is 60.0% of the step of full/flash4 (54.0% to 66.0%; timed by itself 58.0%). Without it the "
         "step takes 40.0 ms: no method can make it more than 2.50× as fast."
     )
-    assert section.lines[2].cells[:2] == (("20.0%", ""), ("62.0", "[55.8, 68.2]"))
+    assert section.lines[2].cells[:2] == (("0.200", ""), ("62.0", "[55.8, 68.2]"))
     assert section.lines[2].cells[5] == ("1.70×", "")
     phases = {"fwd attend": 20.0, "fwd other": 10.0, "fwd gap": 0.5, "bwd attend": 30.0, "bwd other": 15.0}
     (section,) = step_sections([records[2].model_copy(update={"phases_ms": phases})])

@@ -19,7 +19,9 @@ from attnbench.kernels.errors import BadInput
 from attnbench.report.data.figure import Axis, Figure, Point, Series
 from attnbench.report.data.page import PageData, page_data, to_json
 from attnbench.report.data.table import Column, Table
+from attnbench.report.flag_words import FLAG_WORDS
 from attnbench.report.html.page import SECTIONS, make_report, method_colours, page_html
+from attnbench.report.html.steps import COLUMNS
 from attnbench.report.html.svg import HATCHED, svg_of
 from attnbench.report.html.templates import resource, script
 from attnbench.report.marks import PART_COLOURS
@@ -225,3 +227,9 @@ def test_the_page_says_why_no_clip_can_be_played() -> None:
     told = "The clips cannot be played here: for 60 clips of methods the runs wrote no players."
     assert f"{told} attnbench clips writes them beside the journal, unless it is given --players 0." in words
     assert "<video" not in made.html
+
+
+def test_the_words_of_the_page_have_every_badge_and_columns_differ(page: Page) -> None:
+    for flag in FLAG_WORDS:
+        assert f"{flag.badge} : {flag.meaning}." in page.words, flag.name
+    assert len(set(COLUMNS)) == len(COLUMNS)

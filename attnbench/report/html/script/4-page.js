@@ -270,7 +270,7 @@ function start() {
       layers.length > 1 ? el("p", { class: "quiet" }, "Layers: ", ...layers.map((each) => el("button", { type: "button", class: "copy", onclick: () => openRow(each[cells.at.row_id]) }, `layer ${each[cells.at.layer]}`))) : null,
       run && run[runs.at.command] ? el("div", {}, el("h3", {}, "Its run was made by"), command(run[runs.at.command], "")) : null,
       el("h3", {}, "Every figure", savers(`row-${id}`, () => identified({ ...source.table, rows: [row] }), undefined, () => recordsOf(identified({ ...source.table, rows: [row] }))[0])),
-      el("dl", { class: "facts" }, ...facts.map(([each, found]) => el("div", {}, el("dt", { title: each.meaning || null }, each.name), el("dd", {}, typeof found === "number" && !Number.isInteger(found) ? number(found, 4) : String(found))))),
+      el("dl", { class: "facts" }, ...facts.map(([each, found]) => el("div", {}, el("dt", { title: each.meaning || null }, each.name), el("dd", {}, typeof found === "number" && !Number.isInteger(found) ? number(found, 4) : String(found), each.name === "layers" ? el("small", { class: "ends" }, each.meaning) : null)))),
     ].filter((each) => each !== null));
     if (!dialog.open) dialog.showModal();
     dialog.scrollTop = 0;
