@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import attnbench
-from attnbench.kernels.gpu import blocked
+from attnbench.kernels.gpu import blocked, routed_backward
 from attnbench.kernels.gpu.balance import STEPS_OF_A_TILE, even_out, rounded_up, share_out
 from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, tiles_of
 from attnbench.kernels.gpu.blocked import attend_blocks, backward_blocks
-from attnbench.kernels.gpu.routed import routes_of
+from attnbench.kernels.gpu.routed import attend_routed, routes_of
+from attnbench.kernels.gpu.routed_backward import backward_routed
 from attnbench.kernels.gpu.routed_backward import key_tiles_of as routed_key_tiles
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.pattern import BlockPattern, RoutedPattern
@@ -178,3 +179,28 @@ def test_key_tiles_stay_what_they_are(kind: str, device: torch.device) -> None:
     for before, after in zip(plain.records.cpu(), even.records.cpu(), strict=True):
         used = [sorted(x[x[:, 0] < x[:, 1]][:, :5].tolist()) for x in (before, after)]
         assert used[0] == used[1]
+
+
+@pytest.mark.parametrize("kind", ["blocks", "routed"])
+def test_the_order_of_tiles_changes_no_bit(kind: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, heads, kv_heads = [30, 40, 17, 64, 1, 28], 4, 2
+    n, offsets = sum(sizes), torch.tensor([0, *sizes], device=device).cumsum(0)
+    random = torch.Generator().manual_seed(0)
+    keep = torch.rand(1, heads, n if kind == "routed" else len(sizes), len(sizes), generator=random) < 0.6
+    q, k, v, d_output = (
+        torch.randn(1, h, n, 32, generator=random).to(device, torch.float16 if device.type == "cuda" else torch.float32)
+        for h in (heads, kv_heads, kv_heads, heads)
+    )
+
+    def results() -> list[Tensor]:
+        kept = keep.to(device)  # a new tensor, so that no lists are kept with it
+        pattern = RoutedPattern(offsets, kept) if kind == "routed" else BlockPattern(offsets, offsets, kept)
+        plan = Plan(Layout(Grid(1, 1, n)), 1, heads, pattern)
+        attend, backward = (attend_routed, backward_routed) if kind == "routed" else (attend_blocks, backward_blocks)
+        output, lse = attend(q, k, v, plan, 0.2)
+        return [output, lse, *backward(q, k, v, plan, 0.2, output, lse, d_output, None)]
+
+    before = results()
+    monkeypatch.setattr(blocked, "_takers", lambda plan, hopper: 5)
+    monkeypatch.setattr(routed_backward, "_takers", lambda given, rows: 3)
+    assert all(torch.equal(x, y) for x, y in zip(before, results(), strict=True))
