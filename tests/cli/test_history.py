@@ -89,8 +89,8 @@ def test_the_page_is_one_file_in_the_look_of_the_report(
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == first
 
 
-def test_committed_tables_of_every_schema_have_a_history(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ruptures", None)  # each cell was measured once or twice
+def test_committed_tables_of_every_schema_have_a_history(call: Call) -> None:
+    pytest.importorskip("ruptures")  # a dense baseline is measured with every table
     folder = Path(__file__).resolve().parents[2] / "results"
     code, said, _ = call("history", str(folder), "--json")
     assert code == 0
