@@ -11,7 +11,7 @@ from typing import get_args
 from attnbench.report.words import DIRECTIONS, chosen_settings, differing_names, kinds_words
 from attnbench.results.layers import Mean, MeanRow, means_of
 from attnbench.results.records.cells import PhaseRow, Provenance, Row, Sample
-from attnbench.results.speedups import Ratio
+from attnbench.results.speedups import Ratio, RunRound
 
 NO_ROWS = "the results hold no rows: run `attnbench run` first, or name another file or folder"
 
@@ -30,16 +30,25 @@ class Baseline:
         run_id: of the run.
         name: method/engine.
         flags: what spoils its latency; None if its journal cannot tell.
+        samples_ms: its times.
+        cpu_known: whether it is known if the CPU held it up.
     """
 
     run_id: str
     name: str
     flags: str | None = None
+    samples_ms: tuple[float, ...] = ()
+    cpu_known: bool = True
 
 
 def baseline_row(row: Row) -> Baseline:
     """Return what the row of a dense baseline says of it."""
-    return Baseline(row.run_id, f"{row.method}/{row.engine}", row.flags)
+    return Baseline(row.run_id, f"{row.method}/{row.engine}", row.flags, tuple(row.samples_ms), cpu_known(row))
+
+
+def cpu_known(row: Row) -> bool:
+    """Whether a row tells if the CPU held it up: CUDA events alone do not, without the time of enqueuing."""
+    return row.timer != "events" or row.host_ms is not None or row.latency_eager_ms is not None
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,7 @@ class Case:
         baselines: the dense baselines of these rows that have no row here: of older runs, or only timed beside others.
         apart: what tells it from other cases of the same grid and device: ("12 heads", "forward", "video inputs").
         speedups: of rows and means by row_id, with their intervals; none without a latency or a baseline.
+        rounds: times of rows and means in ms, by row_id and the rounds that they share with others of their run.
     """
 
     rows: tuple[Row, ...]
@@ -59,6 +69,7 @@ class Case:
     baselines: tuple[Baseline, ...] = ()
     apart: tuple[str, ...] = ()
     speedups: Mapping[str, Ratio] = field(default_factory=dict)
+    rounds: Mapping[str, Mapping[RunRound, float]] = field(default_factory=dict)
 
     @property
     def first(self) -> Row:
@@ -252,13 +263,20 @@ def _case(rows: Sequence[Row], samples: Mapping[str, Sequence[Sample]] | None, a
     def place(row: Row) -> tuple[object, ...]:
         return row.method != "full", best[row.method], names.index(row.method), row.layer
 
-    return Case(tuple(sorted(rows, key=place)), tuple(sorted(means, key=place)), (), apart, speedups_of(found))
+    return Case(
+        tuple(sorted(rows, key=place)), tuple(sorted(means, key=place)), (), apart, speedups_of(found), rounds_of(found)
+    )
 
 
 def speedups_of(means: Iterable[Mean]) -> dict[str, Ratio]:
     """Return the speed-ups of means and of each of their layers, by row_id."""
     known = ((each.shown.row_id, each.speedup) for mean in means for each in (mean, *mean.kinds))
     return {row_id: speedup for row_id, speedup in known if speedup is not None}
+
+
+def rounds_of(means: Iterable[Mean]) -> dict[str, dict[RunRound, float]]:
+    """Return the times in ms of means by row_id and by the rounds that they share with others of their run."""
+    return {mean.shown.row_id: rounds for mean in means if (rounds := mean.shared_rounds)}
 
 
 def asked_of(row: Row) -> tuple[object, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from attnbench.report.cases import Baseline
+from attnbench.report.cases import Baseline, cpu_known
 from attnbench.report.flag_words import FLAG_WORDS
-from attnbench.report.words import listed
+from attnbench.report.words import listed, number
+from attnbench.results.flags import strays
 from attnbench.results.records.cells import Row
 
 _SAID = {each.name: each.said for each in FLAG_WORDS}
@@ -38,6 +40,24 @@ def grounds_of(name: str, own: Sequence[Row], baseline: str | None, dense: Basel
         baseline: the name of its dense baseline; None if it has none, or is the baseline itself.
         dense: what is known of that baseline; None if the results do not hold it.
     """
+    found = _flagged(name, own, baseline, dense)
+    stray = [_stray(f"{name}, layer {row.layer}" if len(own) > 1 else name, row.samples_ms) for row in own]
+    stray += [_stray("its baseline", dense.samples_ms)] if dense is not None and baseline is not None else []
+    told = [each for each in stray if each]
+    return Grounds(" ".join([found.sentence, *told]), found.spoilt or bool(told))
+
+
+def _stray(name: str, samples_ms: Sequence[float]) -> str:
+    found = strays(samples_ms)
+    if not found:
+        return ""
+    rest, count = statistics.median(samples_ms), "One" if len(found) == 1 else str(len(found))
+    took = listed([number(each) for each in found])
+    told = f"{count} of {len(samples_ms)} rounds of {name} took {took} ms instead of {number(rest)}"
+    return f"{told}: an end of the interval rests on that."
+
+
+def _flagged(name: str, own: Sequence[Row], baseline: str | None, dense: Baseline | None) -> Grounds:
     mine = flags_known(own)
     if baseline is None:
         return Grounds(_upper(_clause(name, mine)), bool(mine))
@@ -45,6 +65,9 @@ def grounds_of(name: str, own: Sequence[Row], baseline: str | None, dense: Basel
     if mine is None and base is None:
         return Grounds(f"Whether power cap or CPU spoiled {name} or {words}, is not recorded.", False)
     if mine == base:
+        if not mine and not (all(map(cpu_known, own)) and dense is not None and dense.cpu_known):
+            unknown = "Enqueuing was not timed, so whether the CPU did is not known."
+            return Grounds(f"No power cap spoiled {name} or {words}. {unknown}", False)
         if not mine:
             return Grounds(f"Neither power cap nor CPU spoiled {name} or {words}.", False)
         told = _upper(f"both {name} and {words}, were {_said(mine)}")

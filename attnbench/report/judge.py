@@ -26,7 +26,7 @@ from attnbench.report.words import (
 from attnbench.results.gaps import Gap
 from attnbench.results.layers import MeanRow
 from attnbench.results.records.cells import Row
-from attnbench.results.speedups import Ratio, Side
+from attnbench.results.speedups import Ratio, Side, same_rounds
 
 Outcome = Side | Literal["no baseline", "only dense", "no latency"]
 Tie = tuple[Row, Ratio]
@@ -45,7 +45,8 @@ class Verdict:
         speedup: over the dense baseline, with its interval.
         ideal: the speed-up if time shrank as much as the number of pairs, 1 / density.
         quality: the PSNR of clips that were made with the same method and settings.
-        ties: means whose speed-up cannot be told from the leader's, because the intervals overlap.
+        ties: means whose speed-up cannot be told from the leader's: the intervals overlap, and the rounds that
+            both were timed in, if there are any, do not tell them apart either.
         sentence: the verdict.
         caveats: sentences on how it was measured: by which kind of engine, and how many heads were timed.
         grounds: what spoils the latencies that the verdict rests on, the leader's and its baseline's. Without a
@@ -109,12 +110,22 @@ def _ties(case: Case, leader: Row, ratio: Ratio) -> list[Tie]:
     found: list[Tie] = []
     for row in case.ranked:
         mine = case.speedups.get(row.row_id)
-        if row is not leader and mine is not None and mine.hi >= ratio.lo:
+        if row is not leader and mine is not None and mine.hi >= ratio.lo and not _is_slower(case, leader, row):
             found.append((row, mine))
     if found:
         name = case.label(leader, case.means)
         found = [each for each in found if case.label(each[0], case.means) != name]
     return sorted(found, key=lambda each: -each[1].value)
+
+
+def _is_slower(case: Case, leader: Row, row: Row) -> bool:
+    """Whether the rounds that both were timed in show that a row is slower than the leader.
+
+    The interval of a speed-up holds the noise of the baseline too, which says nothing on which of two methods is
+    slower.
+    """
+    found = same_rounds(case.rounds.get(leader.row_id, {}), case.rounds.get(row.row_id, {}))
+    return found is not None and found.speedup().lo > 1
 
 
 def speedup_words(ratio: Ratio) -> str:

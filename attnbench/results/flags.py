@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from attnbench.results.bootstrap import MIN_BOOTSTRAP
 from attnbench.results.records.cells import FLAGS, Flag, Sample
 
 BADGES: dict[str, str] = {
@@ -104,6 +105,17 @@ def is_unstable(samples_ms: Sequence[float], bounds: Bounds = BOUNDS) -> bool:
     below = gaps.index(max(gaps)) + 1
     smaller = min(below, len(values) - below)
     return max(gaps) > bounds.gap * median and smaller >= bounds.group_share * len(values)
+
+
+def strays(samples_ms: Sequence[float], bounds: Bounds = BOUNDS) -> list[float]:
+    """Return the samples far from the median that ends of an interval rest on: those of few, which are not unstable.
+
+    Of so few samples, an interval ends at the smallest and the largest; of more, a stray one does not count.
+    """
+    if not 3 <= len(samples_ms) < MIN_BOOTSTRAP or is_unstable(samples_ms, bounds):
+        return []
+    median = statistics.median(samples_ms)
+    return [each for each in samples_ms if abs(each - median) > bounds.spread * median]
 
 
 def _capped(samples: Sequence[Sample], bounds: Bounds) -> bool:

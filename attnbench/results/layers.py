@@ -28,7 +28,7 @@ from attnbench.results.pairs import (
     speedup_logs,
 )
 from attnbench.results.records.cells import FLAGS, STABILITIES, Row, Sample, Stability, Verdict, digest
-from attnbench.results.speedups import Ratio, Timings, paired_timings
+from attnbench.results.speedups import Ratio, RunRound, Timings, paired_timings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,6 +134,14 @@ class Mean:
             return {}
         own, dense = zip(*(rounds_of(row, self.taken) for row in self.members), strict=True)
         return mean_rounds(own, dense, self.weights)
+
+    @property
+    def shared_rounds(self) -> dict[RunRound, float]:
+        """Its times in ms by the rounds that the methods of its run share; none of what had a process of its own."""
+        taken = [own_samples(row, self.taken.get(row.cell_id, ())) for row in self.members]
+        if not all(samples and all(sample.group == "" for sample in samples) for samples in taken):
+            return {}
+        return {(self.first.run_id, number): own for number, (own, _) in self.rounds.items()}
 
     @property
     def shown(self) -> Row:

@@ -7,7 +7,7 @@ and ``history`` conclude from several runs rests on estimates that hold the nois
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 Side = Literal["faster", "slower", "unclear"]
+RunRound = tuple[str, int]
+"""A run, by its run_id, and the number of a round that all its methods were timed in."""
+
 _SEED = 20240
 _ANOTHER = 7919
 """Between the seeds of two sides that are drawn each by itself."""
@@ -70,6 +73,8 @@ class Timings:
 
     @property
     def _extremes(self) -> tuple[float, float]:
+        if self.paired and self.own == self.dense:
+            return 0.0, 0.0
         dense, own = ([math.log(end(times)) for end in (min, max)] for times in (self.dense, self.own))
         return dense[0] - own[1], dense[1] - own[0]
 
@@ -87,7 +92,8 @@ class Timings:
         kinds hold the truth in 97 % of cases or more; without shared noise, the two agree. The ends are percentiles
         with tails widened for few rounds, without which 7 rounds would hold it in 88 %.
 
-        Below six samples the ends are min(dense) / max(own) and max(dense) / min(own).
+        Below six samples the ends are min(dense) / max(own) and max(dense) / min(own); the baseline over itself is 1,
+        with no interval.
 
         Args:
             value: the speed-up as it was recorded; by default it is computed.
@@ -119,6 +125,19 @@ class Timings:
             )
         found: Floats = np.log(dense) - np.log(own)
         return found
+
+
+def same_rounds(own: Mapping[RunRound, float], other: Mapping[RunRound, float]) -> Timings | None:
+    """Return what the rounds that two methods share say of their ratio; None where they share none.
+
+    What the dense baseline did in a round is no part of that, so a stray sample of it makes no two methods alike.
+
+    Args:
+        own: times of one in ms, by round.
+        other: those of the other, which take the place of the baseline: the ratio is how many times slower it is.
+    """
+    both = sorted(own.keys() & other.keys())
+    return Timings([own[each] for each in both], [other[each] for each in both]) if both else None
 
 
 def paired_timings(rounds: Iterable[tuple[float, float | None]]) -> Timings | None:

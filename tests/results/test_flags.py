@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.results.flags import BADGES, BOUNDS, badges, flags_of, is_unstable
+from attnbench.results.flags import BADGES, BOUNDS, badges, flags_of, is_unstable, strays
 from attnbench.results.records.cells import FLAGS, Sample
 
 
@@ -112,3 +112,11 @@ def test_several_flags_come_in_one_order() -> None:
 def test_flags_have_short_words_for_tables() -> None:
     assert badges("busy-machine,unstable") == "busy, unstable"
     assert badges("") == badges(None) == ""
+
+
+def test_strays_are_what_ends_of_intervals_of_few_samples_rest_on() -> None:
+    assert strays([8.73, 5.154, 5.16, 5.153, 5.161]) == [8.73]
+    assert strays([5.1, 5.154, 5.16, 5.153, 5.3]) == []
+    assert strays([8.73, 5.154, 5.16, 5.153, 5.161, 5.16]) == []  # enough of them for one not to count
+    assert strays([3.0, 5.0, 8.0, 9.0, 5.0]) == []  # unstable as a whole, which is a flag
+    assert strays([5.0, 9.0]) == strays([]) == []

@@ -21,7 +21,7 @@ from attnbench.results.break_even import curves
 from attnbench.results.compare import compare_tables
 from attnbench.results.layers import means_of
 from attnbench.results.load import read
-from attnbench.results.speedups import Ratio, Timings
+from attnbench.results.speedups import Ratio, Timings, same_rounds
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 TRUTH = 2.0
@@ -132,3 +132,18 @@ def test_whatever_shows_a_speedup_shows_the_same_interval(table: str) -> None:
             found, wanted = curve.points[0].speedup, by_method[curve.method]
             assert wanted is not None
             assert (found.value, found.lo, found.hi) == pytest.approx((wanted.value, wanted.lo, wanted.hi), rel=1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 7])
+def test_the_baseline_over_itself_is_one_whatever_a_round_took(size: int) -> None:
+    rounds = [8.73, 5.15, 5.16, 5.17, 5.14, 5.15, 5.16][:size]
+    found = Timings(rounds, list(rounds)).speedup()
+    assert (found.lo, found.value, found.hi) == (1, 1, 1)
+
+
+def test_rounds_that_two_methods_share_say_how_many_times_slower_one_is() -> None:
+    own, other = {("a", 0): 2.0, ("a", 1): 2.1, ("b", 0): 9.0}, {("a", 1): 4.2, ("a", 0): 4.0, ("c", 0): 1.0}
+    found = same_rounds(own, other)
+    assert found == Timings([2.0, 2.1], [4.0, 4.2])
+    assert found.speedup().lo == pytest.approx(4.0 / 2.1)
+    assert same_rounds(own, {("c", 0): 1.0}) is same_rounds({}, other) is None

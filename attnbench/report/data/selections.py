@@ -15,6 +15,7 @@ from attnbench.report.cases import (
     baseline_row,
     heads_words,
     labels_of,
+    rounds_of,
     speedups_of,
 )
 from attnbench.report.clip_quality import QualityKey, quality_of
@@ -245,7 +246,7 @@ def _selection(
         and (each := _timed_beside(row, samples.get(row.run_id, {}), kinds.get(row.run_id))) is not None
     ]  # fmt: skip
     speedups = speedups_of(mean for same in found.means.values() for mean in same)
-    case = Case(rows, tuple(row for _, row in means), (*older, *beside), told, speedups)
+    case = Case(rows, tuple(row for _, row in means), (*older, *beside), told, speedups, rounds_of(newest))
     labels = told_apart(case.means)
     choices = tuple(
         Choice(
@@ -282,7 +283,8 @@ def _timed_beside(row: Row, samples: Mapping[str, Sequence[Sample]], kind: str |
     if not mine or row.baseline is None:
         return None
     flags = ",".join(flags_of(mine, on_gpu=kind == "cuda", eager_ms=row.baseline_eager_ms))
-    return Baseline(row.run_id, row.baseline, flags)
+    known = row.timer != "events" or row.baseline_eager_ms is not None or any(each.host_ms is not None for each in mine)
+    return Baseline(row.run_id, row.baseline, flags, tuple(each.cold_ms for each in mine), known)
 
 
 def told_apart(means: Sequence[MeanRow]) -> dict[str, str]:
