@@ -114,6 +114,24 @@ class Cycle:
 Settings = Any  # an instance of the method's own frozen dataclass
 
 
+def _always(settings: Settings) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """That a method is meant for models which were trained with it.
+
+    Attributes:
+        stand_in: what takes the place of learned tensors where a call has none, as a clause: "its gate is 1, the value
+            without training". Empty if the method learns no tensors of its own.
+        needed: (settings) -> whether models need the training with these settings; by default with all.
+    """
+
+    stand_in: str = ""
+    needed: Callable[[Settings], bool] = _always
+
+
 def _one_layer(settings: Settings, layers: int) -> tuple[int, ...]:
     return (0,)
 
@@ -152,6 +170,8 @@ class Method:
             time the steady step with the state that the steps before it made, and the refresh beside it. Models keep a
             state for each layer and each branch of guidance.
         draws_by_layer: whether it draws numbers by the layer, so that plans differ where the layers are of one kind.
+        training: that models are meant to be trained with it, and what it does without; None if it serves models as
+            they are. Reports mark what was measured without training.
         has_gradient: whether it may be trained; otherwise q, k and v that need a gradient are refused.
         text_competes: whether text takes part in the choice of the video's pairs, as a few methods are published. With
             others, the video keeps the same pairs with text as without.
@@ -179,6 +199,7 @@ class Method:
     per_head: tuple[str, ...] = ()
     cycle: Callable[[Settings, int], Cycle] | None = None
     draws_by_layer: bool = False
+    training: Training | None = None
     has_gradient: bool = True
     text_competes: bool = False
     plans_shards: bool = False

@@ -25,6 +25,7 @@ from attnbench.methods.kit import (
     Plan,
     Recipe,
     Source,
+    Training,
     as_density,
     as_ints,
     keep_text,
@@ -157,6 +158,7 @@ METHOD = Method(
     twin=twin,
     finish=finish,
     density_setting=DensitySetting(("mass",), mass_at),
+    training=Training(),
 )
 
 if __name__ == "__main__":

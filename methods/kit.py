@@ -30,6 +30,7 @@ from attnbench.methods.base import (
     Finished,
     Method,
     Source,
+    Training,
     as_choice,
     as_ints,
     shrink_axis,
@@ -45,8 +46,8 @@ from attnbench.methods.text import keep_text, ordinary_text, route_text
 __all__ = [
     "BadInput", "Band", "BlockPattern", "BranchCall", "Call", "Cut", "Cycle", "DensitySetting", "Finished", "Grid",
     "Layout", "MeanSelection", "Method", "Partition", "Plan", "Recipe", "RoutedPattern", "Rule", "Source",
-    "Unsupported", "add_summaries", "as_choice", "as_density", "as_flag", "as_ints", "as_number", "as_numbers",
-    "as_state",
+    "Training", "Unsupported", "add_summaries", "as_choice", "as_density", "as_flag", "as_ints", "as_number",
+    "as_numbers", "as_state",
     "band", "band_flops", "band_shares", "below_flops", "bounding_boxes", "causal", "cluster", "cluster_flops",
     "coordinates", "count_below", "cut_percentile", "fit", "keep_text", "main", "masked_flops", "masked_outputs",
     "nearest", "ordinary_text", "partition_cuboids", "partition_in_order", "partition_ranges", "phase",

@@ -20,6 +20,7 @@ from attnbench.methods.kit import (
     Plan,
     Recipe,
     Source,
+    Training,
     as_density,
     as_ints,
     fit,
@@ -105,6 +106,7 @@ METHOD = Method(
     resolve=resolve,
     twin=twin,
     density_setting="density",
+    training=Training(),
 )
 
 if __name__ == "__main__":

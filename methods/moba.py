@@ -23,6 +23,7 @@ from attnbench.methods.kit import (
     Plan,
     RoutedPattern,
     Source,
+    Training,
     as_ints,
     causal,
     main,
@@ -113,6 +114,7 @@ METHOD = Method(
     twin=twin,
     density_setting=DensitySetting(("topk",), topk_at),
     plans_shards=True,
+    training=Training(),
 )
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from attnbench.methods.kit import (
     Plan,
     Recipe,
     Source,
+    Training,
     as_choice,
     as_density,
     as_ints,
@@ -219,6 +220,7 @@ METHOD = Method(
     twin=twin,
     finish=finish,
     density_setting="topk",
+    training=Training("its linear branch adds nothing without training"),
 )
 
 if __name__ == "__main__":

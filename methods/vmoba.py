@@ -29,6 +29,7 @@ from attnbench.methods.kit import (
     Plan,
     RoutedPattern,
     Source,
+    Training,
     as_choice,
     as_ints,
     main,
@@ -192,6 +193,7 @@ METHOD = Method(
     twin=twin,
     density_setting=DensitySetting(("threshold", "topk"), cut_at),
     plans_shards=True,
+    training=Training(needed=lambda settings: (settings.scope, settings.select) != ("query", "topk")),
 )
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from attnbench.methods.kit import (
     Plan,
     Recipe,
     Source,
+    Training,
     as_density,
     as_ints,
     fit,
@@ -123,6 +124,7 @@ METHOD = Method(
     finish=finish,
     params_by_head=("gate",),
     density_setting="density",
+    training=Training("its gate is 1, the value without training"),
 )
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from attnbench.report.data.training_rows import training_table
 from attnbench.report.flag_words import FLAG_WORDS, FlagWords
 from attnbench.report.judge import is_on
 from attnbench.report.marks import mark_of
+from attnbench.report.traits import TRAIT_WORDS, TraitWords, error_words
 from attnbench.report.words import listed, number, times
 from attnbench.results.gaps import Gap, gaps
 from attnbench.results.history import runs_of
@@ -87,6 +88,7 @@ class Chosen:
         baselines: the dense baselines, with version and latency.
         trust: what spoils the latencies that the verdict rests on, the baseline's among them; then the others.
         quality: what clips of the fastest method with other settings say, where none were made with its own.
+        errors: whose errors are not those that a clip would see, and why.
     """
 
     place: int
@@ -109,6 +111,13 @@ class Chosen:
     baselines: str
     trust: str
     quality: str = ""
+    errors: str = ""
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """All that is said of it, the verdict first; some are empty."""
+        notes = self.density, self.quality, self.errors, self.trust
+        return (self.sentence, *self.caveats, *notes, *self.remarks)
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,7 @@ class PageData:
         tables: by name: means, cells, and those of the sections that there are.
         figures: of all sections.
         flags: what may spoil a latency, in words.
+        traits: what may limit an error, in words.
     """
 
     schema: int
@@ -136,6 +146,7 @@ class PageData:
     tables: tuple[Table, ...]
     figures: tuple[Figure, ...]
     flags: tuple[FlagWords, ...] = ()
+    traits: tuple[TraitWords, ...] = ()
 
     def table(self, name: str) -> Table | None:
         """Return the table of that name, if there is one."""
@@ -182,7 +193,7 @@ def page_data(
     return PageData(
         SCHEMA, f"Sparse attention on {listed(devices)}" if devices else "Sparse attention", devices, tuple(source),
         tuple(map(method_mark, _methods(results, training))), selections, tuple(tables),
-        _told_apart(figures), FLAG_WORDS,
+        _told_apart(figures), FLAG_WORDS, TRAIT_WORDS,
     )  # fmt: skip
 
 
@@ -300,6 +311,7 @@ def _chosen(selection: Selection) -> Chosen:
         cells=len(selection.rows), outcome=verdict.outcome,
         sentence=verdict.sentence, caveats=verdict.caveats, remarks=verdict.remarks, density=_density(selection),
         baselines=_baselines(selection), trust=_trust(selection), quality=verdict.elsewhere,
+        errors=error_words((each.label, each.row) for each in selection.choices),
     )  # fmt: skip
 
 

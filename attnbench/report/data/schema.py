@@ -12,8 +12,24 @@ from attnbench.report.data.figure import Axis, Bar, Figure, Heat, Point, Series,
 from attnbench.report.data.page import Chosen, MethodMark, PageData
 from attnbench.report.data.table import Column, Table
 from attnbench.report.flag_words import FlagWords
+from attnbench.report.traits import TraitWords
 
-_PARTS = (PageData, MethodMark, FlagWords, Chosen, Table, Column, Figure, Axis, Series, Point, Bar, Heat, Strip)
+_PARTS = (
+    PageData,
+    MethodMark,
+    FlagWords,
+    TraitWords,
+    Chosen,
+    Table,
+    Column,
+    Figure,
+    Axis,
+    Series,
+    Point,
+    Bar,
+    Heat,
+    Strip,
+)
 
 
 def json_schema() -> dict[str, Any]:

@@ -20,6 +20,7 @@ from attnbench.report.cases import (
 )
 from attnbench.report.clip_quality import QualityKey, quality_of
 from attnbench.report.judge import Verdict, device_words, judge, place_words
+from attnbench.report.traits import traits_of
 from attnbench.report.words import DIRECTIONS, chosen_settings, file_name, grid_words
 from attnbench.results.flags import flags_of
 from attnbench.results.gaps import Gap
@@ -53,6 +54,7 @@ class Choice:
         baseline_flags: what spoils that of its dense baseline; None without one, or if its journal cannot tell.
         speedup: with its interval; None without a latency or a dense baseline.
         quality: what clips of the same method and settings say; None without such clips.
+        traits: what limits its error, by ``attnbench.report.traits``: "state", "untrained", both or nothing.
     """
 
     cell_id: str
@@ -63,6 +65,7 @@ class Choice:
     baseline_flags: str | None
     speedup: Ratio | None
     quality: Gap | None
+    traits: str = ""
 
     @property
     def is_dense(self) -> bool:
@@ -252,7 +255,7 @@ def _selection(
         Choice(
             mean.cell_id, row, mean.members, labels[row.row_id], row.flags,
             base.flags if (base := case.baseline_of(row)) is not None else None, speedups.get(row.row_id),
-            quality_of(row, quality),
+            quality_of(row, quality), traits_of(row),
         )
         for mean, row in means
     )  # fmt: skip

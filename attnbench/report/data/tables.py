@@ -9,6 +9,7 @@ from attnbench.cost.waterfall import DIFFERENCES
 from attnbench.report.data.selections import Choice, Selection
 from attnbench.report.data.table import Column, Table, Value
 from attnbench.report.gap_words import names_of
+from attnbench.report.traits import traits_of
 from attnbench.report.words import short_settings
 from attnbench.results.gaps import Gap
 from attnbench.results.load import Results
@@ -33,6 +34,8 @@ _SPEEDUP_ENDS = (
     Column("speedup_lo", "lower end of its interval"),
     Column("speedup_hi", "upper end of its interval"),
 )
+
+_TRAITS = Column("traits", "what limits the error: state, untrained")
 
 _STEP_LEFT_OUT = ("phases_ms", "samples_ms", "complaint")
 
@@ -62,6 +65,7 @@ def rows_table(selections: Sequence[Selection], command: Command) -> Table:
         *_SPEEDUP_ENDS,
         *_columns_of(Row, _ROW[_SPEEDUP:]),
         Column("samples", "timed calls with a cold cache"),
+        _TRAITS,
         _COMMAND,
     )
     found = []
@@ -72,7 +76,8 @@ def rows_table(selections: Sequence[Selection], command: Command) -> Table:
             values[_ROW.index("flags")] = flags.get(row.row_id, row.flags)
             ratio = each.case.speedups.get(row.row_id)
             values[_SPEEDUP:_SPEEDUP] = (None, None) if ratio is None else (ratio.lo, ratio.hi)
-            found.append((each.place, row.row_id in each.current, *values, len(row.samples_ms), command(row)))
+            more = len(row.samples_ms), traits_of(row), command(row)
+            found.append((each.place, row.row_id in each.current, *values, *more))
     return Table("cells", "All cells", columns, tuple(found))
 
 
@@ -203,6 +208,7 @@ _MEANS: tuple[tuple[Column, Take], ...] = (
     _of_row("verdict"),
     _of_row("reason"),
     _of("flags", "what spoils the latency; null if the journal cannot tell", lambda _, choice: choice.flags),
+    _of("traits", _TRAITS.meaning, lambda _, choice: choice.traits),
     _of_row("density"),
     _of("speedup", "baseline latency / latency", lambda _, c: c.speedup.value if c.speedup else c.row.speedup),
     (_SPEEDUP_ENDS[0], lambda _, choice: choice.speedup.lo if choice.speedup else None),

@@ -38,7 +38,7 @@ def markdown_text(data: PageData, tables: Sequence[WordTable] = (), lead: Sequen
 
 
 def _selection(data: PageData, chosen: Chosen) -> list[str]:
-    told = [*chosen.caveats, *chosen.remarks, chosen.density, chosen.quality, chosen.trust]
+    told = [*chosen.caveats, *chosen.remarks, chosen.density, chosen.quality, chosen.errors, chosen.trust]
     return [
         f"## {_plain(selection_words(chosen))}", "", f"**{_plain(chosen.sentence)}**", "",
         *_table(ranking(data, chosen.place)), "", f"Dense baseline: {_plain(chosen.baselines)}. "

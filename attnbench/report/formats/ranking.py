@@ -112,8 +112,8 @@ def _told(data: PageData, name: str, facts: Sequence[str]) -> tuple[list[Record]
 
 
 def _trust(each: Record) -> str:
-    found = badges(_text(each["flags"]))
-    return f"{each['verdict']}{f', {found}' if found else ''}"
+    found = [badges(_text(each["flags"])), _text(each["traits"]).replace(",", ", ")]
+    return ", ".join([_text(each["verdict"]), *filter(None, found)])
 
 
 def _interval(each: Record, name: str, unit: str = "", ends: tuple[str, str] | None = None) -> str:

@@ -234,9 +234,7 @@ def _parts(data: PageData, told: Told) -> list[Part]:
     cases = [
         Part(
             "case", "answer", f"{each.shape}, {each.direction}, {each.inputs} inputs",
-            list(
-                filter(None, (each.sentence, *each.caveats, each.density, each.quality, each.trust, *each.remarks))
-            ),
+            [sentence for sentence in each.sentences if sentence],
             {"Device": each.device, "Shape": each.shape, "Direction": each.direction, "Number format": each.dtype,
              "Inputs": each.inputs, "Model": each.model, "Dense baseline": each.baselines},
             rows.get(each.place, []),

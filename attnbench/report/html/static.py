@@ -97,7 +97,9 @@ def _row(record: dict[str, Value]) -> StaticRow:
         return f"{main}{unit}", ends
 
     verdict, flags = str(record["verdict"]), str(record["flags"] or "")
-    told = f"verified {badges(flags)}".strip() if verdict == "ok" else f"{verdict} {record['reason']}".strip()
+    traits = str(record["traits"] or "").replace(",", ", ")
+    words = ("verified", badges(flags), traits) if verdict == "ok" else (verdict, str(record["reason"]))
+    told = " ".join(filter(None, words))
     return StaticRow(
         str(record["method"]), str(record["label"]), _engine(record),
         (

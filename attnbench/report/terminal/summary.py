@@ -10,6 +10,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.report.cases import NO_ROWS, Case, cases_of
 from attnbench.report.judge import judge
 from attnbench.report.marks import GLYPHS, mark_of
+from attnbench.report.traits import error_words
 from attnbench.report.words import (
     DIRECTIONS,
     INTERVALS,
@@ -192,6 +193,7 @@ def _notes(case: Case) -> list[str]:
     if limits:
         bounds = dict.fromkeys(tiny(limit) for limit in (min(limits), max(limits)))
         notes.append(f"numerical error: against the plan in float64; rounding explains up to {' to '.join(bounds)}")
+    notes += [told] if (told := error_words((case.label(row, case.means), row) for row in case.means)) else []
     notes += [f"{case.label(row)}: flagged {found}" for row in case.rows if (found := badges(row.flags))]
     notes += [
         f"{case.label(row)}: {row.verdict}: {row.reason or 'no reason recorded'}"

@@ -135,15 +135,17 @@ function start() {
   };
   const flagged = new Map((data.flags || []).map((flag) => [flag.name, flag]));
   const badgeOf = (name) => (flagged.get(name) || { badge: name }).badge;
-  function trust(verdict, flags, reason) {
+  const meanings = new Map((data.traits || []).map((trait) => [trait.name, trait.meaning]));
+  function trust(verdict, flags, reason, traits) {
     const found = el("span", { class: "badges" });
     if (verdict !== "ok") return fill(found, {}, [el("span", { class: "badge bad", title: reason || null }, verdict), reason ? el("span", { class: "why" }, ` ${reason}`) : null]);
     found.append(el("span", { class: "badge good", title: "checked against exact attention of the same pairs, and timed" }, "verified"));
     for (const flag of (flags || "").split(",").filter(Boolean)) found.append(el("span", { class: "badge warn", title: (flagged.get(flag) || {}).meaning || null }, badgeOf(flag)));
+    for (const trait of (traits || "").split(",").filter(Boolean)) found.append(el("span", { class: "badge trait", title: meanings.get(trait) || null }, trait));
     return found;
   }
   const badgeWords = (flags) => (flags || "").split(",").map(badgeOf).join(" ");
-  const trustText = (verdict, flags) => `${verdict === "ok" ? "verified" : verdict} ${badgeWords(flags)}`;
+  const trustText = (verdict, flags, traits) => `${verdict === "ok" ? "verified" : verdict} ${badgeWords(flags)} ${(traits || "").replace(",", " ")}`;
 
   function column(source, name, label, { digits = 3, rising, low, high, unit = "", hint, whole } = {}) {
     const at = source.at[name], about = source.table.columns[at] || {};
@@ -186,10 +188,13 @@ function start() {
     };
     return found;
   }
-  const trustColumn = (source) => ({
-    name: "trust", label: "trust", class: "trust", hint: "verified: checked and timed; then what spoils the latency",
-    value: (row) => trustText(row[source.at.verdict], row[source.at.flags]), text: (row) => `${trustText(row[source.at.verdict], row[source.at.flags])} ${row[source.at.reason] ?? ""}`, show: (row) => trust(row[source.at.verdict], row[source.at.flags], row[source.at.reason]),
-  });
+  const trustColumn = (source) => {
+    const of = (row) => ["verdict", "flags", "traits"].map((name) => row[source.at[name]]), reason = (row) => row[source.at.reason];
+    return {
+      name: "trust", label: "trust", class: "trust", hint: "verified: checked and timed; then what spoils the latency, and what limits the error",
+      value: (row) => trustText(...of(row)), text: (row) => `${trustText(...of(row))} ${reason(row) ?? ""}`, show: (row) => trust(row[source.at.verdict], row[source.at.flags], reason(row), row[source.at.traits]),
+    };
+  };
   const baselineColumn = (source) => ({
     name: "baseline", label: "baseline", aside: true, hint: "the dense baseline of the row's run, and what spoils its latency",
     value: (row) => row[source.at.baseline], text: (row) => `${row[source.at.baseline] ?? ""} ${badgeWords(row[source.at.baseline_flags])}`,
@@ -350,6 +355,7 @@ function start() {
       find("verdict").className = `verdict ${now.outcome.replace(/\W/g, "-")}`;
       paragraphs("density-note", [now.density]);
       paragraphs("quality-note", [now.quality]);
+      paragraphs("errors-note", [now.errors]);
       paragraphs("trust-note", [now.trust, ...(now.caveats || [])]);
       paragraphs("baseline-note", [now.baselines]);
       paragraphs("missing-note", now.remarks || []);
