@@ -124,6 +124,7 @@ def _flags(bench: Bench, trial: Trial, facts: PlanFacts | None) -> tuple[Flag, .
         trial.samples,
         on_gpu=device.type == "cuda",
         eager_ms=None if trial.eager is None else trial.eager.ms,
+        enqueuing_timed=bench.stopwatch.timer == "events" and cell.gpus is None,
         replayed=_is_replayed(bench),
         plain_torch=cell.engine_asked is None and is_plain_on_gpu(cell.engine, device),
         unmatched=target is not None and (facts is None or distance(facts.density, target) > WITHIN),

@@ -8,6 +8,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import get_args
 
+from attnbench.report.flags_read import NOTHING, taken_in
 from attnbench.report.words import DIRECTIONS, chosen_settings, differing_names, kinds_words
 from attnbench.results.layers import Mean, MeanRow, means_of
 from attnbench.results.records.cells import PhaseRow, Provenance, Row, Sample
@@ -190,7 +191,9 @@ def cases_of(rows: Iterable[Row], samples: Mapping[str, Sequence[Sample]] | None
         samples: of each run, by run_id: speed-ups are paired by round, and means over layers formed so.
     """
     groups: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
+    taken = taken_in(samples or {})
+    for found in rows:
+        row = found.model_copy(update={"flags": taken.get(found.run_id, NOTHING).flags(found)})
         groups.setdefault(tuple(getattr(row, name) for name in CASE_FIELDS), []).append(row)
     told = apart([group[0] for group in groups.values()])
     return [_case(group, samples, words) for group, words in zip(groups.values(), told, strict=True)]

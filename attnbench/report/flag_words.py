@@ -25,6 +25,11 @@ class FlagWords:
 FLAG_WORDS = (
     FlagWords("power-capped", "capped", "the power cap held the clock down", "power-capped"),
     FlagWords("cpu-bound", "CPU-bound", "the CPU could not enqueue fast enough", "CPU-bound"),
+    FlagWords(
+        "slow-enqueue", "slow enqueue",
+        "enqueuing takes longer than the call, but calls back to back take at most 10 % longer than the latency",
+        "slow to enqueue, though not held up by it",
+    ),
     FlagWords("busy-machine", "busy", "others used the machine", "disturbed by others on the machine"),
     FlagWords("unstable", "unstable", "samples spread or fall into two groups", "unstable"),
     FlagWords(

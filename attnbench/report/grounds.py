@@ -41,10 +41,11 @@ def grounds_of(name: str, own: Sequence[Row], baseline: str | None, dense: Basel
         dense: what is known of that baseline; None if the results do not hold it.
     """
     found = _flagged(name, own, baseline, dense)
+    slow = _slow_enqueuing(name, own)
     stray = [_stray(f"{name}, layer {row.layer}" if len(own) > 1 else name, row.samples_ms) for row in own]
     stray += [_stray("its baseline", dense.samples_ms)] if dense is not None and baseline is not None else []
     told = [each for each in stray if each]
-    return Grounds(" ".join([found.sentence, *told]), found.spoilt or bool(told))
+    return Grounds(" ".join([found.sentence, *([slow] if slow else []), *told]), found.spoilt or bool(told))
 
 
 def _stray(name: str, samples_ms: Sequence[float]) -> str:
@@ -57,11 +58,24 @@ def _stray(name: str, samples_ms: Sequence[float]) -> str:
     return f"{told}: an end of the interval rests on that."
 
 
+def _slow_enqueuing(name: str, own: Sequence[Row]) -> str:
+    """Say what enqueuing takes and what calls take back to back, where the former is much and the latter is not."""
+    for row in own:
+        slow = "slow-enqueue" in (row.flags or "").split(",")
+        if slow and row.host_ms is not None and row.latency_eager_ms is not None and row.latency_ms:
+            more = row.latency_eager_ms / row.latency_ms - 1
+            return (
+                f"Enqueuing {name} takes {number(row.host_ms)} ms of the CPU, but back to back a call takes "
+                f"{number(row.latency_eager_ms)} ms, {max(more, 0):.0%} more than its latency."
+            )
+    return ""
+
+
 def _flagged(name: str, own: Sequence[Row], baseline: str | None, dense: Baseline | None) -> Grounds:
-    mine = flags_known(own)
+    mine = _spoiling(own)
     if baseline is None:
         return Grounds(_upper(_clause(name, mine)), bool(mine))
-    base, words = flags_known([] if dense is None else [dense]), f"its baseline, {baseline}"
+    base, words = _spoiling([] if dense is None else [dense]), f"its baseline, {baseline}"
     if mine is None and base is None:
         return Grounds(f"Whether power cap or CPU spoiled {name} or {words}, is not recorded.", False)
     if mine == base:
@@ -80,6 +94,12 @@ def flags_known(rows: Sequence[Row | Baseline]) -> frozenset[str] | None:
     """Return the flags that any of these rows has; None if none is known and not every row could tell."""
     found = frozenset(flag for row in rows for flag in (row.flags or "").split(",") if flag)
     return found if found or (rows and all(row.flags is not None for row in rows)) else None
+
+
+def _spoiling(rows: Sequence[Row | Baseline]) -> frozenset[str] | None:
+    """Return the flags of what may spoil these rows; what does not hold up a call spoils none."""
+    found = flags_known(rows)
+    return None if found is None else found - {"slow-enqueue"}
 
 
 def _leaning(own: frozenset[str] | None, base: frozenset[str] | None) -> str:

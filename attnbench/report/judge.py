@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,7 @@ from attnbench.report.words import (
     tiny,
     with_interval,
 )
+from attnbench.results.flags import BOUNDS
 from attnbench.results.gaps import Gap
 from attnbench.results.layers import MeanRow
 from attnbench.results.records.cells import Row
@@ -33,6 +34,8 @@ Tie = tuple[Row, Ratio]
 
 _MOST_NAMED = 4
 _MOST_TIED = 2
+_NEAR = BOUNDS.eager_over_latency
+"""Up to this many times the latency of the fastest method, what the CPU held up may be faster than that."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,9 @@ def judge(case: Case, quality: Mapping[QualityKey, Gap] | None = None) -> Verdic
         return _verdict(case, "no baseline", row, said)
     found = None if quality is None else quality_of(row, quality)
     ties = _ties(case, row, ratio)
+    held = _held_up(case, row, {tie.row_id for tie, _ in ties})
     told = "" if found or not quality else _elsewhere(row, quality)
-    return _verdict(case, ratio.side, row, _sentence(case, row, ratio, found, ties), ratio, found, ties, told)
+    return _verdict(case, ratio.side, row, _sentence(case, row, ratio, found, ties, held), ratio, found, ties, told)
 
 
 def _ties(case: Case, leader: Row, ratio: Ratio) -> list[Tie]:
@@ -115,6 +119,18 @@ def _ties(case: Case, leader: Row, ratio: Ratio) -> list[Tie]:
     if found:
         name = case.label(leader, case.means)
         found = [each for each in found if case.label(each[0], case.means) != name]
+    return sorted(found, key=lambda each: -each[1].value)
+
+
+def _held_up(case: Case, leader: Row, ties: Collection[str]) -> list[Tie]:
+    """Return what the CPU held up and what may be faster than the leader otherwise; not what is called alike anyway."""
+    near = _NEAR * _latency(leader)
+    found = [
+        (row, case.speedups[row.row_id])
+        for row in case.ranked
+        if row is not leader and row.row_id not in ties and row.row_id in case.speedups
+        and "cpu-bound" in (row.flags or "").split(",") and _latency(row) <= near
+    ]  # fmt: skip
     return sorted(found, key=lambda each: -each[1].value)
 
 
@@ -157,10 +173,11 @@ def baseline_words(baseline: str | None) -> str:
     return (baseline or "").removeprefix("full/")
 
 
-def _sentence(case: Case, row: Row, ratio: Ratio, quality: Gap | None, ties: Sequence[Tie]) -> str:
+def _sentence(case: Case, row: Row, ratio: Ratio, quality: Gap | None, ties: Sequence[Tie], held: Sequence[Tie]) -> str:
     dense = f"the fastest dense kernel ({baseline_words(row.baseline)})"
     name, fast = _name(case, row), speedup_words(ratio)
     tied = [f"{_tied(case, ties)} cannot be told from it, because the intervals overlap"] if ties else []
+    tied += [f"{_tied(case, held)} {'was' if len(held) == 1 else 'were'} CPU-bound and may be faster"] if held else []
     if ratio.side == "slower":
         lead = f"{_place(case)}, no sparse method is as fast as {dense}"
         return f"{'; '.join([lead, f'the nearest is {name}, {fast} as fast', *tied])}."
@@ -218,7 +235,7 @@ def _verdict(
     elsewhere: str = "",
 ) -> Verdict:
     ideal = 1 / leader.density if leader is not None and leader.density else None
-    grounds = Grounds("", False) if leader is None else _grounds(case, leader, alone=outcome == "only dense")
+    grounds = Grounds("", False) if leader is None else _grounds(case, leader, only_dense=outcome == "only dense")
     caveats, tied = (*_reference(leader), *_heads(case)), tuple(row for row, _ in ties)
     return Verdict(outcome, leader, ratio, ideal, quality, tied, sentence, caveats, grounds, _missing(case), elsewhere)
 
@@ -235,11 +252,15 @@ def _heads(case: Case) -> list[str]:
     return [f"{case.heads_timed} of {case.first.heads} heads timed; nothing is extrapolated to the others."]
 
 
-def _grounds(case: Case, leader: Row, *, alone: bool) -> Grounds:
-    """Return what the verdict rests on: the latency of the leader alone, or that of its baseline too."""
+def _grounds(case: Case, leader: Row, *, only_dense: bool) -> Grounds:
+    """Return what the verdict rests on: the latency of the leader, and that of its baseline if it is not that itself.
+
+    Where only dense attention was timed, no speed-up is claimed: the baseline is told of if something spoils it.
+    """
     own = [row for row in case.timed if (row.run_id, *asked_of(row)) == (leader.run_id, *asked_of(leader))]
-    alone = alone or leader.baseline == f"{leader.method}/{leader.engine}"
-    return grounds_of(case.label(leader, case.means), own, None if alone else leader.baseline, case.baseline_of(leader))
+    dense = case.baseline_of(leader)
+    alone = leader.baseline == f"{leader.method}/{leader.engine}" or (only_dense and not (dense and dense.flags))
+    return grounds_of(case.label(leader, case.means), own, None if alone else leader.baseline, dense)
 
 
 def _missing(case: Case) -> tuple[str, ...]:

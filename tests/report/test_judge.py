@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -289,3 +290,38 @@ def test_ties_are_those_whose_intervals_overlap(row_of: Maker, dense: Row) -> No
     expected = [row.method for row in rows[1:] if found[row.row_id].hi >= found[rows[0].row_id].lo]
     assert [row.method for row in judge(case).ties] == expected != []
     assert len(expected) < len(rows) - 1
+
+
+def test_what_the_cpu_held_up_and_may_be_faster_is_named(row_of: Maker, dense: Row) -> None:
+    first = row_of("sta", latency_ms=40.0, density=0.2)
+    near = {"latency_ms": 44.0, "samples_ms": [44.0, 44.0]}
+    said = r"; moba at 2\.27× \[.*\] was CPU-bound and may be faster; "
+    assert re.search(said, told(dense, first, row_of("moba", flags="cpu-bound", **near)))
+    assert "may be faster" not in told(dense, first, row_of("moba", flags="slow-enqueue", **near))
+    assert "may be faster" not in told(dense, first, row_of("moba", flags="cpu-bound", latency_ms=51.0))
+    tied = told(dense, first, row_of("moba", flags="cpu-bound", latency_ms=40.5))
+    assert "cannot be told from it" in tied
+    assert "may be faster" not in tied
+    both = told(dense, first, *(row_of(name, flags="cpu-bound", **near) for name in ("moba", "vsa")))
+    assert "were CPU-bound and may be faster" in both
+
+
+def test_slow_enqueuing_that_holds_nothing_up_is_told_with_its_figures(row_of: Maker) -> None:
+    slow = {"flags": "slow-enqueue", "host_ms": 60.0, "latency_eager_ms": 42.0}
+    (case,) = cases_of([row_of("full", engine="sdpa", latency_ms=100.0, flags=""), row_of("sta", **slow)])
+    found = judge(case)
+    assert found.grounds.sentence == (
+        "Neither power cap nor CPU spoiled sta or its baseline, full/sdpa. Enqueuing sta takes 60.0 ms of the CPU, but "
+        "back to back a call takes 42.0 ms, 5% more than its latency."
+    )
+    assert not found.grounds.spoilt
+
+
+def test_a_baseline_that_the_cpu_held_up_is_told_where_only_dense_attention_was_timed(row_of: Maker) -> None:
+    rows = (
+        row_of("full", engine="unfused", latency_ms=900.0, flags=""),
+        row_of("full", engine="sdpa", flags="cpu-bound"),
+    )
+    (case,) = cases_of([rows[0]])
+    case = replace(case, baselines=(baseline_row(rows[1]),))
+    assert judge(case).grounds.sentence == f"Its baseline, full/sdpa, was CPU-bound; full was not flagged. {HIGH}"

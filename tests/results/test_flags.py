@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.results.flags import BADGES, BOUNDS, badges, flags_of, is_unstable, strays
+from attnbench.results.flags import BADGES, BOUNDS, as_read, badges, flags_of, is_unstable, strays
 from attnbench.results.records.cells import FLAGS, Sample
 
 
@@ -102,8 +102,9 @@ def test_samples_within_three_percent_are_stable(middle: float, off: list[float]
 def test_several_flags_come_in_one_order() -> None:
     bad = {"clock_reasons": 0x4, "host_ms": 50.0, "foreign_processes": 2}
     both = samples({**bad, "cold_ms": 10.0}, {**bad, "cold_ms": 20.0})
+    found = flags_of(both, on_gpu=True, plain_torch=True, unmatched=True, replayed=True)
     every = ("power-capped", "cpu-bound", "busy-machine", "unstable", "plain-torch", "unmatched", "replayed-video")
-    assert flags_of(both, on_gpu=True, plain_torch=True, unmatched=True, replayed=True) == FLAGS == every
+    assert found == every == tuple(flag for flag in FLAGS if flag != "slow-enqueue")
     assert flags_of(both, on_gpu=True) == every[:-3]
     assert set(BADGES) == set(FLAGS)
     assert all(len(badge) <= 8 for badge in BADGES.values())
@@ -120,3 +121,28 @@ def test_strays_are_what_ends_of_intervals_of_few_samples_rest_on() -> None:
     assert strays([8.73, 5.154, 5.16, 5.153, 5.161, 5.16]) == []  # enough of them for one not to count
     assert strays([3.0, 5.0, 8.0, 9.0, 5.0]) == []  # unstable as a whole, which is a flag
     assert strays([5.0, 9.0]) == strays([]) == []
+
+
+@pytest.mark.parametrize(("eager", "flag"), [(10.3, "slow-enqueue"), (10.9, "slow-enqueue"), (11.1, "cpu-bound")])
+def test_back_to_back_calls_that_keep_up_overrule_the_time_of_enqueuing(eager: float, flag: str) -> None:
+    slow = samples(*[{"host_ms": 15.0}] * 3)
+    assert flags_of(slow, on_gpu=True, eager_ms=eager) == (flag,)
+    assert flags_of(slow, on_gpu=False, eager_ms=eager) == ()
+    assert flags_of(samples(*[{"host_ms": 9.0}] * 3), on_gpu=True, eager_ms=eager) == ()
+    assert as_read("power-capped,cpu-bound", slow, eager) == f"power-capped,{flag}"
+
+
+def test_nothing_acquits_a_call_that_waits_for_the_gpu() -> None:
+    waiting, partly = samples({}, {}, {}), samples({"host_ms": 15.0}, {}, {})
+    for eager in (None, 10.2):
+        assert flags_of(waiting, on_gpu=True, eager_ms=eager, enqueuing_timed=True) == ("cpu-bound",)
+        assert flags_of(waiting, on_gpu=True, eager_ms=eager) == ()  # nothing is known
+        assert flags_of(partly, on_gpu=True, eager_ms=eager) == ("cpu-bound",)
+        assert as_read("cpu-bound", partly, eager) == as_read("cpu-bound", waiting, eager) == "cpu-bound"
+
+
+def test_recorded_flags_stay_where_nothing_denies_them() -> None:
+    slow = samples(*[{"host_ms": 15.0}] * 3)
+    assert as_read("cpu-bound", slow, None) == as_read("cpu-bound", [], 10.2) == "cpu-bound"
+    assert as_read("", slow, 10.2) == ""
+    assert as_read("unstable", slow, 10.2) == "unstable"

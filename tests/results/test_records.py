@@ -158,7 +158,7 @@ def test_a_row_survives_json_and_gives_its_cell_back() -> None:
             ({"kept_by_frame": text}, "kept_by_frame must be a JSON list of T lists of T whole numbers")
             for text in ("[", "{}", "[[1]]", "[[0,1],[1]]", "[[0,1],[1,1001]]", "[[0,1],[1,0.5]]", "[" * 50_000)
         ),
-        ({"flags": "busy"}, "flags must be some of power-capped, cpu-bound, busy-machine, unstable"),
+        ({"flags": "busy"}, "flags must be some of power-capped, cpu-bound, slow-enqueue, busy-machine, unstable"),
         ({"flags": "unstable,"}, "flags must be"),
         ({"flags": "unstable,unstable"}, "each once"),
         ({"stability": "shaky"}, "stability"),

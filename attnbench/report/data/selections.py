@@ -19,16 +19,15 @@ from attnbench.report.cases import (
     speedups_of,
 )
 from attnbench.report.clip_quality import QualityKey, quality_of
+from attnbench.report.flags_read import NOTHING, Taken, taken_in
 from attnbench.report.judge import Verdict, device_words, judge, place_words
 from attnbench.report.traits import traits_of
 from attnbench.report.words import DIRECTIONS, chosen_settings, file_name, grid_words
-from attnbench.results.flags import flags_of
 from attnbench.results.gaps import Gap
 from attnbench.results.history import runs_of
 from attnbench.results.layers import Mean, MeanRow, means_of
 from attnbench.results.load import Results
-from attnbench.results.pairs import baseline_ids, baseline_samples, by_cell, own_samples
-from attnbench.results.records.cells import Row, Sample
+from attnbench.results.records.cells import Row
 from attnbench.results.speedups import Ratio
 
 SELECTED_BY = (
@@ -164,13 +163,12 @@ def selections_of(results: Results, quality: Mapping[QualityKey, Gap] | None = N
         mine = found.setdefault(key, _Found())
         mine.means.setdefault(mean.cell_id, []).append(mean)
         mine.rows += mean.members
-    samples = by_cell(results.samples)
-    kinds = {header.run_id: header.environment.device_kind for header in results.headers}
+    taken = taken_in(results.samples)
     ordered = sorted(found.values(), key=lambda each: (-len(each.means), -each.rows[0].tokens))
     firsts = [each.rows[0] for each in ordered]
     names, told = _names(firsts), apart(firsts)
     return [
-        _selection(place, names[place], told[place], each, order, samples, kinds, quality or {})
+        _selection(place, names[place], told[place], each, order, taken, quality or {})
         for place, each in enumerate(ordered)
     ]
 
@@ -222,23 +220,18 @@ def _selection(
     told: tuple[str, ...],
     found: _Found,
     order: Mapping[str, int],
-    samples: Mapping[str, Mapping[str, Sequence[Sample]]],
-    kinds: Mapping[str, str],
+    taken: Mapping[str, Taken],
     quality: Mapping[QualityKey, Gap],
 ) -> Selection:
     newest = [
         max(same, key=lambda mean: (mean.verdict == "ok", order[mean.first.run_id])) for same in found.means.values()
     ]
-    flags = {
-        row.row_id: _flags(row, samples.get(row.run_id, {}), kinds.get(row.run_id))
-        for mean in newest
-        for row in mean.members
-    }
+    flags = {row.row_id: taken.get(row.run_id, NOTHING).flags(row) for mean in newest for row in mean.members}
     means = [(mean, _with_flags(mean, flags)) for mean in newest]
     means.sort(key=lambda pair: (pair[1].latency_ms is None, pair[1].latency_ms or 0.0))
     rows = tuple(row.model_copy(update={"flags": flags[row.row_id]}) for mean, _ in means for row in mean.members)
     older = [
-        baseline_row(row.model_copy(update={"flags": _flags(row, samples.get(row.run_id, {}), kinds.get(row.run_id))}))
+        baseline_row(row.model_copy(update={"flags": taken.get(row.run_id, NOTHING).flags(row)}))
         for row in _older_baselines(rows, found.rows)
     ]
     known = {(each.run_id, each.name) for each in [*older, *map(baseline_row, rows)]}
@@ -246,7 +239,7 @@ def _selection(
         each
         for row in rows
         if row.baseline is not None and (row.run_id, row.baseline) not in known
-        and (each := _timed_beside(row, samples.get(row.run_id, {}), kinds.get(row.run_id))) is not None
+        and (each := _timed_beside(row, taken.get(row.run_id, NOTHING))) is not None
     ]  # fmt: skip
     speedups = speedups_of(mean for same in found.means.values() for mean in same)
     case = Case(rows, tuple(row for _, row in means), (*older, *beside), told, speedups, rounds_of(newest))
@@ -279,15 +272,14 @@ def _older_baselines(rows: Sequence[Row], every: Sequence[Row]) -> list[Row]:
     ]  # fmt: skip
 
 
-def _timed_beside(row: Row, samples: Mapping[str, Sequence[Sample]], kind: str | None) -> Baseline | None:
+def _timed_beside(row: Row, taken: Taken) -> Baseline | None:
     """Return the dense baseline of a row from the samples that it took in the same rounds; None without any."""
-    taken = [sample for name in dict.fromkeys(baseline_ids(row)) for sample in samples.get(name, ())]
-    mine = baseline_samples(row, taken)
+    mine = taken.baseline_samples(row)
     if not mine or row.baseline is None:
         return None
-    flags = ",".join(flags_of(mine, on_gpu=kind == "cuda", eager_ms=row.baseline_eager_ms))
     known = row.timer != "events" or row.baseline_eager_ms is not None or any(each.host_ms is not None for each in mine)
-    return Baseline(row.run_id, row.baseline, flags, tuple(each.cold_ms for each in mine), known)
+    times = tuple(each.cold_ms for each in mine)
+    return Baseline(row.run_id, row.baseline, taken.baseline_flags(row), times, known)
 
 
 def told_apart(means: Sequence[MeanRow]) -> dict[str, str]:
@@ -307,16 +299,6 @@ def told_apart(means: Sequence[MeanRow]) -> dict[str, str]:
                 told = ", ".join(words[part] for part in unlike)
                 labels[mean.row_id] = f"{label} · asked: {told}" if told else label
     return labels
-
-
-def _flags(row: Row, samples: Mapping[str, Sequence[Sample]], kind: str | None) -> str | None:
-    """Return the flags of a row; for journals that are older than flags, those that its samples raise."""
-    if row.flags is not None or row.latency_ms is None:
-        return row.flags
-    own = own_samples(row, samples.get(row.cell_id, ()))
-    if not own:
-        return "power-capped" if row.power_capped else None
-    return ",".join(flags_of(own, on_gpu=kind == "cuda", eager_ms=row.latency_eager_ms))
 
 
 def _with_flags(mean: Mean, flags: Mapping[str, str | None]) -> MeanRow:

@@ -22,7 +22,16 @@ _OLD_TIMERS = {"perf_counter": "wall", "cuda_events": "events"}
 ReadTimer = Annotated[Timer, BeforeValidator(lambda name: _OLD_TIMERS.get(str(name), name))]
 """A timer as rows hold it; schemas 1 and 2 had other names for the same two."""
 
-Flag = Literal["power-capped", "cpu-bound", "busy-machine", "unstable", "plain-torch", "unmatched", "replayed-video"]
+Flag = Literal[
+    "power-capped",
+    "cpu-bound",
+    "slow-enqueue",
+    "busy-machine",
+    "unstable",
+    "plain-torch",
+    "unmatched",
+    "replayed-video",
+]
 FLAGS: tuple[Flag, ...] = get_args(Flag)
 Stability = Literal["deterministic", "stable", "unstable"]
 STABILITIES: tuple[Stability, ...] = get_args(Stability)
@@ -255,7 +264,8 @@ class Row(Cell):
     stop_reason: str = Field(default="", description="why no more rounds were taken; empty if not known")
     flags: str | None = Field(
         default=None,
-        description="what spoils the latency: power-capped, cpu-bound, busy-machine, unstable, plain-torch; unmatched: "
+        description="what spoils the latency: power-capped, cpu-bound, busy-machine, unstable, plain-torch; "
+        "slow-enqueue: enqueuing takes longer than the latency, but does not hold up calls back to back; unmatched: "
         "the density asked for was not reached; replayed-video: the bundled video is too short for the grid; null if "
         "not known",
     )
