@@ -132,7 +132,9 @@ def _latencies(
 
     if len(paths) != 2:
         raise BadInput(f"latency tables are compared in pairs, A and B: {len(paths)} given")
-    return compare_tables(results[0], results[1], threshold, margin=margin, noise=noise, allow_missing=allow_missing)
+    return compare_tables(
+        results[0], results[1], threshold, margin=margin, noise=noise, allow_missing=allow_missing, join_alike=True
+    )
 
 
 def tell(

@@ -53,7 +53,7 @@ def facts_words(cells: Sequence[CellChange]) -> list[str]:
 
 def verdict_of(cell: CellChange) -> str:
     """Return the verdict as it is shown."""
-    return VERDICTS.get(cell.change, cell.change)
+    return VERDICTS.get(cell.change, cell.change) if cell.asked else "not asked for in B"
 
 
 def slower_words(cell: CellChange) -> tuple[str, str]:
@@ -108,10 +108,11 @@ def verdict_sentence(result: Comparison) -> str:
     else:
         told = [_told(change, compared) for change in counts]
         said = [f"Of {len(compared)} cells that both have, {'; '.join(told)}"]
-    lost = [name for cell, name in zip(result.cells, names, strict=True) if cell.is_regression and cell.ratio is None]
-    if lost:
-        who = f"{len(lost)} cells of A" if len(lost) > _MOST_NAMED else _listed(lost)
-        said.append(f"Lost or not comparable in B: {who}")
+    lost = [each for each in zip(result.cells, names, strict=True) if each[0].is_regression and each[0].ratio is None]
+    for words, asked in (("Lost or not comparable in B", True), ("Not asked for in B", False)):
+        mine = [name for cell, name in lost if cell.asked == asked]
+        if mine:
+            said.append(f"{words}: {f'{len(mine)} cells of A' if len(mine) > _MOST_NAMED else _listed(mine)}")
     return "".join(f"{each}. " for each in said).rstrip()
 
 

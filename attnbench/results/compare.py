@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from attnbench.kernels.errors import BadInput, unknown_name
+from attnbench.results.alike import Wanted, asked_apart, joined, wanted_of
 from attnbench.results.estimates import Estimate, difference, power_of_e, significant
 from attnbench.results.in_turns import Shared, between_pairs, log_ratio, matched, mean_ratio, shared_by
 from attnbench.results.intervals import geometric_mean
@@ -59,6 +60,7 @@ class CellChange:
         p_value: how likely so large a change is without one.
         attributes: what differs and does not make another cell, as the engine.
         allowed: whether it was said that this may be missing, may run on another engine, or is accepted.
+        asked: whether B was asked for it, or nobody knows: what is only in A may have been left out on purpose.
     """
 
     cell_id: str
@@ -80,6 +82,7 @@ class CellChange:
     p_value: float | None = None
     attributes: tuple[str, ...] = ()
     allowed: bool = False
+    asked: bool = True
 
     @property
     def is_regression(self) -> bool:
@@ -164,6 +167,7 @@ def compare_tables(
     allow_missing: Collection[str] = (),
     hold_engine: bool = False,
     allow_engine: Collection[str] = (),
+    join_alike: bool = False,
     pool: bool = False,
     looks: int = 1,
 ) -> Comparison:
@@ -182,6 +186,8 @@ def compare_tables(
         allow_missing: methods that B may lack, or may have in a form that cannot be compared.
         hold_engine: a cell that another engine ran in B is a regression, at whatever speed.
         allow_engine: methods for which that is no regression.
+        join_alike: cells that ran alike are one, whatever words asked for them: settings in effect, engine and all else
+            are equal. A gate asks again in the same words, and what it lacks has vanished.
         pool: take all runs of a cell together, not only the newest.
         looks: how often these tables may be compared while runs are added to them, until the result is clear. So many
             times smaller is the share of changes called significant that may be none.
@@ -210,7 +216,13 @@ def compare_tables(
     device = next(iter(sorted(devices_a & devices_b)), "")
     noise = noise or find_noise(device, kind or "cpu")
     shared = shared_by(a, b)
-    judged = [_Pair(means_a.get(key, []), means_b.get(key, []), shared) for key in {**means_a, **means_b}]
+    others, wanted = joined(means_a, means_b) if join_alike else {}, wanted_of(b, means_b, means_a)
+    taken = frozenset(others.values())
+    judged = [
+        _Pair(means_a.get(key, []), means_b.get(others.get(key, key), []), shared, wanted)
+        for key in {**means_a, **means_b}
+        if key not in taken
+    ]
     shift = _machine_shift(judged)
     between = between_pairs([pair.in_turns for pair in judged if pair.in_turns], noise)
     differences = [pair.difference(noise, shift, between) for pair in judged]
@@ -235,11 +247,19 @@ def compare_tables(
 
 @dataclass(frozen=True)
 class _Pair:
-    """One method in both tables, each with the runs that count, oldest first."""
+    """One method in both tables, each with the runs that count, oldest first.
+
+    Attributes:
+        a, b: its means.
+        shared: what runs in turns share.
+        wanted: what B was asked for.
+        known: the newest mean of B, or of A if B has none.
+    """
 
     a: list[Mean]
     b: list[Mean]
     shared: Shared = field(default_factory=dict)
+    wanted: Wanted = field(default_factory=Wanted)
     known: Mean = field(init=False)
 
     def __post_init__(self) -> None:
@@ -254,7 +274,7 @@ class _Pair:
         if a is None:
             return "only in B", ""
         if b is None:
-            return "only in A", "B does not have it"
+            return "only in A", self.wanted.lacking(self.a[-1])
         if a.verdict != "ok":
             return "skipped", _because(f"{a.verdict} in A", a)
         if b.verdict != "ok":
@@ -263,6 +283,11 @@ class _Pair:
         pairs["layers"] = (a.layers, b.layers)
         different = [f"{name}: {x} in A, {y} in B" for name, (x, y) in pairs.items() if x != y]
         return ("not comparable", "; ".join(different)) if different else None
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether B has it, or was asked for it as far as is known."""
+        return bool(self.b) or self.wanted.asks(self.a[-1])
 
     @cached_property
     def by_speedup(self) -> bool:
@@ -353,7 +378,8 @@ class _Pair:
             "only in B",
             a_ms=None if a is None else latency_of(a.rounds.values()),
             b_ms=None if b is None else latency_of(b.rounds.values()),
-            attributes=() if a is None or b is None else attributes(a, b),
+            attributes=() if a is None or b is None else (*asked_apart(a, b), *attributes(a, b)),
+            asked=self.is_asked,
             **_speedups(a, b),  # type: ignore[arg-type]  # by name
         )
         if self.fault is not None:

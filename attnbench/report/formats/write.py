@@ -119,7 +119,7 @@ def write_comparison(a: Source, b: Source, out: Path | None, asked: Asked) -> Wr
     for source in (a, b):
         if not source.results.rows:
             raise BadInput(f"{str(source.paths[0])!r} holds no latencies: --compare is for latency tables")
-    result = compare_tables(a.results, b.results)
+    result = compare_tables(a.results, b.results, join_alike=True)
     name = f"{a.name}-against-{b.name}"
     if asked.form == "html":
         from attnbench.report.html.comparison import comparison_html

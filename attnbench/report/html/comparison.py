@@ -116,7 +116,7 @@ def _lines(result: Comparison, methods: Sequence[MethodMark]) -> list[Line]:
 
 
 def _tone(cell: CellChange) -> str:
-    if cell.is_regression:
+    if cell.is_regression and cell.asked:
         return "bad"
     return "good" if cell.change in ("same", "faster") else "warn"
 
