@@ -510,12 +510,15 @@ def test_the_heads_that_were_timed_stay_the_same(tmp_path: Path) -> None:
     assert all(len(row.samples_ms) >= 3 for row in rows)
 
 
-def test_a_run_does_not_go_on_with_another_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_does_not_go_on_with_another_number_of_threads(tmp_path: Path) -> None:
     interrupted(tmp_path, 5)
     written = (tmp_path / JOURNAL).read_bytes()
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    with pytest.raises(BadInput, match="was measured with threads 1 and this is threads 2"):
-        session.resume(tmp_path, Quiet())
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(BadInput, match="was measured with threads 1 and this is threads 2"):
+            session.resume(tmp_path, Quiet())
+    finally:
+        torch.set_num_threads(1)
     assert (tmp_path / JOURNAL).read_bytes() == written
 
 
