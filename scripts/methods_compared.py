@@ -15,12 +15,14 @@ from attnbench.report.cases import cases_of
 from attnbench.results.gaps import Estimate, Gap, gaps
 from attnbench.results.layers import MeanRow
 from attnbench.results.load import Results, read
+from attnbench.results.speedups import ranked_ends, ranked_ms, ranked_speedup
 
 TABLES = Path(__file__).resolve().parents[1] / "results" / "h200" / "methods"
 NOT_MEASURED = "No table is committed yet: the commands above make them, and this page then shows them."
 GRIDS = {str(each.grid()): name for name, each in RESOLUTIONS.items()}
 TITLES = (
-    "method", "setting", "density", "latency, ms", "speed-up", "translation", "refresh, ms", "error", "recall", "worst",
+    "method", "setting", "density", "latency, ms", "speed-up", "translation", "between, ms", "refresh, ms", "error",
+    "recall", "worst",
 )  # fmt: skip
 METRIC = "psnr"
 """What clips are compared by: against full attention's clip of the same prompt and seed."""
@@ -104,8 +106,8 @@ def _setting(row: MeanRow | Gap) -> str:
 
 
 def _by_latency(rows: Iterable[MeanRow]) -> list[MeanRow]:
-    """Return the rows by latency: matched ones, then unmatched ones, then those without."""
-    return sorted(rows, key=lambda row: (row.latency_ms is None, _unmatched(row), row.latency_ms or 0.0, row.method))
+    """Return the rows by the latency of their mean step: matched ones, then unmatched ones, then those without."""
+    return sorted(rows, key=lambda row: (row.latency_ms is None, _unmatched(row), ranked_ms(row) or 0.0, row.method))
 
 
 def _unmatched(row: MeanRow) -> bool:
@@ -118,16 +120,19 @@ def reading(rows: Sequence[MeanRow]) -> str:
     if not ranked:
         return "No method has a latency here that may be ranked."
     fastest = ranked[0]
-    assert fastest.latency_ms is not None
+    took, speedup = ranked_ms(fastest), ranked_speedup(fastest)
     alike = [row.method for row in ranked[1:] if _low(row) <= _high(fastest)]
-    said = f"Fastest is `{fastest.method}` with {fastest.latency_ms:.3g} ms"
-    said += f", {fastest.speedup:.2f} times as fast as dense attention" if fastest.speedup is not None else ""
+    said = f"Fastest is `{fastest.method}` with {took:.3g} ms"
+    said += f", {speedup:.2f} times as fast as dense attention" if speedup is not None else ""
     said += f"; the interval of {_listed(alike)} overlaps with its own." if alike else "."
     known = [row for row in ranked if row.approximation_error is not None and row.refresh_ms is None]
     if known:
         nearest = min(known, key=lambda row: row.approximation_error or 0.0)
         said += f" Without a state, the output of `{nearest.method}` is nearest to full attention's: its error is "
         said += f"{nearest.approximation_error:.2g}."
+    charged = [row.method for row in ranked if row.refresh_ms is not None]
+    if charged:
+        said += f" Latencies of {_listed(charged)} hold their share of what making the state anew costs."
     missed = [row.method for row in rows if _unmatched(row)]
     if missed:
         said += f" {_listed(missed)} did not reach the density and {'is' if len(missed) == 1 else 'are'} not ranked."
@@ -140,22 +145,26 @@ def _listed(methods: Sequence[str]) -> str:
 
 
 def _low(row: MeanRow) -> float:
-    return row.latency_lo_ms if row.latency_lo_ms is not None else row.latency_ms or 0.0
+    low = ranked_ends(row)[0]
+    return low if low is not None else ranked_ms(row) or 0.0
 
 
 def _high(row: MeanRow) -> float:
-    return row.latency_hi_ms if row.latency_hi_ms is not None else row.latency_ms or 0.0
+    high = ranked_ends(row)[1]
+    return high if high is not None else ranked_ms(row) or 0.0
 
 
 def _line(row: MeanRow) -> str:
-    time = "" if row.latency_ms is None else f"{row.latency_ms:.3g} ({_low(row):.3g} to {_high(row):.3g})"
+    took, speedup = ranked_ms(row), ranked_speedup(row)
+    time = "" if took is None else f"{took:.3g} ({_low(row):.3g} to {_high(row):.3g})"
     cells = [
         f"`{row.method}`" + (" (unmatched)" if _unmatched(row) else ""),
         _setting(row),
         _number(row.density, ".3f"),
         time or row.verdict,
-        _number(row.speedup, ".2f"),
-        _number(row.translation, ".2f"),
+        _number(speedup, ".2f"),
+        _number(None if speedup is None or row.density is None else speedup * row.density, ".2f"),
+        _number(None if row.refresh_ms is None else row.latency_ms, ".3g"),
         _number(row.refresh_ms, ".3g"),
         _number(row.approximation_error, ".2g"),
         _number(row.mass_recall, ".3f"),

@@ -12,7 +12,7 @@ from attnbench.report.flags_read import NOTHING, taken_in
 from attnbench.report.words import DIRECTIONS, chosen_settings, differing_names, kinds_words
 from attnbench.results.layers import Mean, MeanRow, means_of
 from attnbench.results.records.cells import PhaseRow, Provenance, Row, Sample
-from attnbench.results.speedups import Ratio, RunRound
+from attnbench.results.speedups import Ratio, RunRound, ranked_ms
 
 NO_ROWS = "the results hold no rows: run `attnbench run` first, or name another file or folder"
 
@@ -260,7 +260,7 @@ def _case(rows: Sequence[Row], samples: Mapping[str, Sequence[Sample]] | None, a
     means = [mean.row for mean in found]
     best: dict[str, float] = {}
     for mean in means:
-        best[mean.method] = min(best.get(mean.method, float("inf")), mean.latency_ms or float("inf"))
+        best[mean.method] = min(best.get(mean.method, float("inf")), ranked_ms(mean) or float("inf"))
     names = list(best)
 
     def place(row: Row) -> tuple[object, ...]:
@@ -272,8 +272,8 @@ def _case(rows: Sequence[Row], samples: Mapping[str, Sequence[Sample]] | None, a
 
 
 def speedups_of(means: Iterable[Mean]) -> dict[str, Ratio]:
-    """Return the speed-ups of means and of each of their layers, by row_id."""
-    known = ((each.shown.row_id, each.speedup) for mean in means for each in (mean, *mean.kinds))
+    """Return the speed-ups of means and of each of their layers, by row_id: those that methods are ranked by."""
+    known = ((each.shown.row_id, each.ranked_speedup) for mean in means for each in (mean, *mean.kinds))
     return {row_id: speedup for row_id, speedup in known if speedup is not None}
 
 

@@ -27,7 +27,7 @@ from attnbench.results.flags import BOUNDS
 from attnbench.results.gaps import Gap
 from attnbench.results.layers import MeanRow
 from attnbench.results.records.cells import Row
-from attnbench.results.speedups import Ratio, Side, same_rounds
+from attnbench.results.speedups import Ratio, Side, ranked_ms, same_rounds
 
 Outcome = Side | Literal["no baseline", "only dense", "no latency"]
 Tie = tuple[Row, Ratio]
@@ -290,4 +290,4 @@ def _name(case: Case, row: Row) -> str:
 
 
 def _latency(row: Row) -> float:
-    return row.latency_ms or float("inf")
+    return ranked_ms(row) or float("inf")

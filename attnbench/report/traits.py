@@ -12,7 +12,7 @@ from functools import cache
 from attnbench.kernels.errors import BadInput
 from attnbench.methods.base import Training
 from attnbench.methods.registry import get_method, make_settings
-from attnbench.report.words import listed
+from attnbench.report.words import listed, number
 from attnbench.results.records.cells import Row, settings_of
 
 STATE, UNTRAINED = "state", "untrained"
@@ -67,6 +67,24 @@ def error_words(rows: Iterable[tuple[str, Row]]) -> str:
     stateful = [(name, row) for name, row in known if has_state(row)]
     untrained = [(name, training) for name, row in known if (training := _training(row)) is not None]
     return " ".join(filter(None, (_state_words(stateful), _training_words(untrained))))
+
+
+def charge_words(rows: Iterable[tuple[str, Row]]) -> str:
+    """Say in a sentence which methods are charged for making their states anew, and what that costs; empty if none.
+
+    Args:
+        rows: names and rows.
+    """
+    found = [(name, row) for name, row in rows if has_state(row) and row.latency_ms is not None]
+    if not found:
+        return ""
+    several = len(found) > 1
+    costs = listed(f"{number(row.refresh_ms)} ms every {row.refresh_every} steps" for _, row in found)
+    made = "their states anew" if several else "its state anew"
+    steady = listed(number(row.latency_ms) for _, row in found)
+    return f"{listed(name for name, _ in found)} {'are' if several else 'is'} charged for making {made}: {costs}. " + (
+        f"Steps between take {steady} ms."
+    )
 
 
 def _state_words(rows: list[tuple[str, Row]]) -> str:

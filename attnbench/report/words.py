@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from attnbench.results.layers import MeanRow
 from attnbench.results.records.cells import Row, settings_of
+from attnbench.results.speedups import ranked_ends, ranked_ms
 
 NONE = "–"
 DIRECTIONS = {"fwd": "forward", "fwdbwd": "forward and backward"}
@@ -51,10 +52,14 @@ def with_interval(value: float, low: float | None, high: float | None) -> tuple[
 
 
 def latency(row: Row) -> tuple[str, str]:
-    """Write the latency of a row and its interval; "–" and "" if there is none."""
-    if row.latency_ms is None:
-        return NONE, ""
-    return with_interval(row.latency_ms, row.latency_lo_ms, row.latency_hi_ms)
+    """Write the latency that a row is ranked by, and its interval; "–" and "" if there is none."""
+    value = ranked_ms(row)
+    return (NONE, "") if value is None else with_interval(value, *ranked_ends(row))
+
+
+def steady_words(latency_ms: float | None, refresh_ms: float | None) -> str:
+    """Write what a step without a refresh takes, where that is not what is ranked: "8.01 between refreshes"."""
+    return "" if refresh_ms is None or latency_ms is None else f"{number(latency_ms)} between refreshes"
 
 
 def layer_words(row: Row) -> str:

@@ -28,7 +28,7 @@ from attnbench.results.pairs import (
     speedup_logs,
 )
 from attnbench.results.records.cells import FLAGS, STABILITIES, Row, Sample, Stability, Verdict, digest
-from attnbench.results.speedups import Ratio, RunRound, Timings, paired_timings
+from attnbench.results.speedups import Ratio, RunRound, Timings, charged_ms, paired_timings, ranked_speedup
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,13 +135,29 @@ class Mean:
         own, dense = zip(*(rounds_of(row, self.taken) for row in self.members), strict=True)
         return mean_rounds(own, dense, self.weights)
 
+    @cached_property
+    def charged_rounds(self) -> dict[int, tuple[float, float | None]]:
+        """The same, a state's share of making it anew included; ``rounds`` without a state."""
+        if not self._is_charged:
+            return self.rounds
+        own, dense = zip(*(rounds_of(row, self.taken) for row in self.members), strict=True)
+        charged = [
+            {number: charged_ms(row, time) for number, time in times.items()}
+            for row, times in zip(self.members, own, strict=True)
+        ]
+        return mean_rounds(charged, dense, self.weights)
+
+    @property
+    def _is_charged(self) -> bool:
+        return self.verdict == "ok" and any(row.latency_amortised_ms is not None for row in self.members)
+
     @property
     def shared_rounds(self) -> dict[RunRound, float]:
-        """Its times in ms by the rounds that the methods of its run share; none of what had a process of its own."""
+        """Its ``charged_rounds`` by the rounds that the methods of its run share; none of what had its own process."""
         taken = [own_samples(row, self.taken.get(row.cell_id, ())) for row in self.members]
         if not all(samples and all(sample.group == "" for sample in samples) for samples in taken):
             return {}
-        return {(self.first.run_id, number): own for number, (own, _) in self.rounds.items()}
+        return {(self.first.run_id, number): own for number, (own, _) in self.charged_rounds.items()}
 
     @property
     def shown(self) -> Row:
@@ -169,6 +185,18 @@ class Mean:
             return timings.speedup(row.speedup)
         apart = self._dense_apart or [row.speedup * row.latency_ms]
         return Timings(row.samples_ms, apart, paired=False).speedup(row.speedup)
+
+    @cached_property
+    def ranked_speedup(self) -> Ratio | None:
+        """The speed-up that reports rank by: ``speedup``, what making a state anew costs included."""
+        row = self.shown
+        value = ranked_speedup(row)
+        if row.latency_amortised_ms is None or row.latency_ms is None or value is None:
+            return self.speedup
+        if (timings := paired_timings(self.charged_rounds.values())) is not None:
+            return timings.speedup(value)
+        own = [charged_ms(row, time) for time in row.samples_ms]
+        return Timings(own, self._dense_apart or [row.baseline_ms or 0.0], paired=False).speedup(value)
 
     @property
     def _dense_apart(self) -> Sequence[float]:
@@ -263,6 +291,7 @@ class Mean:
             "baseline_ms": dense,
             "speedup": speedup,
             "translation": None if speedup is None or density is None else speedup * density,
+            "latency_amortised_ms": latency_of(self.charged_rounds.values()) if self._is_charged else None,
         }
 
     @property

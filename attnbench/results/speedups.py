@@ -1,7 +1,9 @@
 """The speed-up over the dense baseline with its interval: the one computation, whoever shows it.
 
-Terminal, page, documents, tables, sweeps, steps and the columns of ``compare`` take theirs from here. What ``compare``
-and ``history`` conclude from several runs rests on estimates that hold the noise between runs as well.
+Terminal, page, documents, tables, sweeps, steps and the columns of ``compare`` take theirs from here. So does what a
+method with a state is charged for making it anew, by which reports rank; ``compare``, ``gate`` and ``history`` judge
+the step between two refreshes. What they conclude from several runs rests on estimates that hold the noise between runs
+as well.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from attnbench.results.bootstrap import MIN_BOOTSTRAP, ends, medians_drawn, tail_of
-from attnbench.results.records.cells import Interval
+from attnbench.results.records.cells import Interval, Row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,6 +127,38 @@ class Timings:
             )
         found: Floats = np.log(dense) - np.log(own)
         return found
+
+
+def charged_ms(row: Row, time: float) -> float:
+    """Return what a step takes in the mean if one without a refresh takes ``time``, in ms.
+
+    Of ``refresh_every`` steps, one makes the state of the method anew. Without a state it is ``time`` itself.
+
+    Args:
+        row: with a latency.
+        time: of a steady step.
+    """
+    if row.latency_amortised_ms is None or row.latency_ms is None or row.refresh_every is None:
+        return time
+    return row.latency_amortised_ms + (time - row.latency_ms) * (row.refresh_every - 1) / row.refresh_every
+
+
+def ranked_ms(row: Row) -> float | None:
+    """Return what methods are ranked by: latency_amortised_ms of a method with a state, otherwise latency_ms."""
+    return None if row.latency_ms is None else charged_ms(row, row.latency_ms)
+
+
+def ranked_ends(row: Row) -> tuple[float | None, float | None]:
+    """Return the ends of the interval of ``ranked_ms``; the refresh is taken for exact."""
+    low, high = row.latency_lo_ms, row.latency_hi_ms
+    return None if low is None else charged_ms(row, low), None if high is None else charged_ms(row, high)
+
+
+def ranked_speedup(row: Row) -> float | None:
+    """Return the speed-up that methods are ranked by, what making a state anew costs included."""
+    if row.latency_amortised_ms is None or row.baseline_ms is None:
+        return row.speedup
+    return row.baseline_ms / row.latency_amortised_ms
 
 
 def same_rounds(own: Mapping[RunRound, float], other: Mapping[RunRound, float]) -> Timings | None:

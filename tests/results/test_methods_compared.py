@@ -47,3 +47,18 @@ def test_clips_get_a_section_with_both_floors(tmp_path: Path) -> None:
     assert cells[5] == str(len(psnr))
     assert all(cells[3:5]), "both floors"
     assert "## Clips of the mini model" in text
+
+
+def test_methods_with_a_state_are_ranked_by_the_mean_step() -> None:
+    lines = [line for line in MADE["sections"]().splitlines() if line.startswith("| `")]
+    latencies = [float(line.split("|")[4].split("(")[0]) for line in lines]
+    assert latencies == sorted(latencies)
+    means = attnbench.load_means(ROOT / "results" / "h200" / "methods")
+    charged = means[means.latency_amortised_ms.notna()]
+    assert len(charged) > 0
+    for _, row in charged.iterrows():
+        (line,) = (line for line in lines if line.startswith(f"| `{row.method}`"))
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[3].startswith(f"{row.latency_amortised_ms:.3g} (")
+        assert cells[4] == f"{row.baseline_ms / row.latency_amortised_ms:.2f}"
+        assert cells[6:8] == [f"{row.latency_ms:.3g}", f"{row.refresh_ms:.3g}"]

@@ -11,6 +11,7 @@ from attnbench.report.data.figure import Axis, Figure, Point, Series, level
 from attnbench.report.data.selections import SELECTED_BY, Choice, Selection, told_apart
 from attnbench.report.words import DIRECTIONS, file_name, times
 from attnbench.results.crossings import crossings
+from attnbench.results.speedups import charged_ms
 
 _SHAPE = ("grid",)
 _EAGER = "wall clock"
@@ -113,7 +114,7 @@ def _point(selection: Selection, choice: Choice, clock: str) -> Point | None:
     eager_ms = row.baseline_eager_ms or (None if dense is None else dense.latency_eager_ms)
     if eager_ms is None or row.latency_eager_ms is None:
         return None
-    return Point(row.tokens, eager_ms / row.latency_eager_ms, row=row.row_id)
+    return Point(row.tokens, eager_ms / charged_ms(row, row.latency_eager_ms), row=row.row_id)
 
 
 def _ends(series: Sequence[Series]) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from attnbench.report.data.figure import Axis, Figure, Point, Series
 from attnbench.report.data.selections import Selection
 from attnbench.report.words import times
 from attnbench.results.history import Run
+from attnbench.results.speedups import ranked_speedup
 
 
 def history_figure(selection: Selection, runs: list[Run]) -> Figure | None:
@@ -16,16 +17,16 @@ def history_figure(selection: Selection, runs: list[Run]) -> Figure | None:
         runs: all runs, the oldest first.
     """
     sparse = [mine for choice, mine in selection.histories if not choice.is_dense]
-    seen = {row.run_id for mine in sparse for row in mine if row.speedup is not None}
+    seen = {row.run_id for mine in sparse for row in mine if ranked_speedup(row) is not None}
     ordered = [run for run in runs if run.run_id in seen]
     place = {run.run_id: number for number, run in enumerate(ordered, 1)}
     when = {run.run_id: f"{run.date}, commit {run.commit}" for run in runs}
     series = []
     for choice, mine in selection.histories:
         points = [
-            Point(place[row.run_id], row.speedup, None, None, f"{times(row.speedup)}, {when[row.run_id]}", row.row_id)
+            Point(place[row.run_id], value, None, None, f"{times(value)}, {when[row.run_id]}", row.row_id)
             for row in sorted(mine, key=lambda row: place.get(row.run_id, 0))
-            if row.speedup is not None and row.run_id in place
+            if (value := ranked_speedup(row)) is not None and row.run_id in place
         ]
         if len(points) > 1 and not choice.is_dense:
             series.append(Series(choice.label, tuple(points), choice.row.method, "line"))

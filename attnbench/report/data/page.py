@@ -33,7 +33,7 @@ from attnbench.report.data.training_rows import training_table
 from attnbench.report.flag_words import FLAG_WORDS, FlagWords
 from attnbench.report.judge import is_on
 from attnbench.report.marks import mark_of
-from attnbench.report.traits import TRAIT_WORDS, TraitWords, error_words
+from attnbench.report.traits import TRAIT_WORDS, TraitWords, charge_words, error_words
 from attnbench.report.words import listed, number, times
 from attnbench.results.gaps import Gap, gaps
 from attnbench.results.history import runs_of
@@ -305,13 +305,15 @@ def _told_apart(figures: Iterable[Figure]) -> tuple[Figure, ...]:
 
 def _chosen(selection: Selection) -> Chosen:
     first, verdict = selection.first, selection.verdict
+    named = [(each.label, each.row) for each in selection.choices]
+    trust = " ".join(filter(None, (_trust(selection), charge_words(named))))
     return Chosen(
         selection.place, selection.name, selection.words, **selection.facets, tokens=first.tokens,
         methods=len(selection.choices),
         cells=len(selection.rows), outcome=verdict.outcome,
         sentence=verdict.sentence, caveats=verdict.caveats, remarks=verdict.remarks, density=_density(selection),
-        baselines=_baselines(selection), trust=_trust(selection), quality=verdict.elsewhere,
-        errors=error_words((each.label, each.row) for each in selection.choices),
+        baselines=_baselines(selection), trust=trust, quality=verdict.elsewhere,
+        errors=error_words(named),
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from attnbench.results.history import runs_of
 from attnbench.results.layers import Mean, MeanRow, means_of
 from attnbench.results.load import Results
 from attnbench.results.records.cells import Row
-from attnbench.results.speedups import Ratio
+from attnbench.results.speedups import Ratio, ranked_ms
 
 SELECTED_BY = (
     "device", "model", "grid", "text_tokens", "batch", "heads", "kv_heads", "head_dim", "dtype", "direction", "inputs",
@@ -138,7 +138,7 @@ class Selection:
             else:
                 groups.append([each])
         several = [group for group in groups if len({each.row.method for each in group}) > 1]
-        return tuple(tuple(sorted(group, key=lambda each: each.row.latency_ms or 0.0)) for group in several)
+        return tuple(tuple(sorted(group, key=lambda each: ranked_ms(each.row) or 0.0)) for group in several)
 
 
 @dataclass
@@ -228,7 +228,7 @@ def _selection(
     ]
     flags = {row.row_id: taken.get(row.run_id, NOTHING).flags(row) for mean in newest for row in mean.members}
     means = [(mean, _with_flags(mean, flags)) for mean in newest]
-    means.sort(key=lambda pair: (pair[1].latency_ms is None, pair[1].latency_ms or 0.0))
+    means.sort(key=lambda pair: (pair[1].latency_ms is None, ranked_ms(pair[1]) or 0.0))
     rows = tuple(row.model_copy(update={"flags": flags[row.row_id]}) for mean, _ in means for row in mean.members)
     older = [
         baseline_row(row.model_copy(update={"flags": taken.get(row.run_id, NOTHING).flags(row)}))

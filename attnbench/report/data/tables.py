@@ -15,6 +15,7 @@ from attnbench.results.gaps import Gap
 from attnbench.results.load import Results
 from attnbench.results.records.cells import Environment, PhaseRow, Record, Row
 from attnbench.results.records.steps import StepRecord
+from attnbench.results.speedups import ranked_ends, ranked_ms, ranked_speedup
 
 Take = Callable[[Selection, Choice], Value]
 Command = Callable[[Row], str]
@@ -24,7 +25,8 @@ _COMMAND = Column("command", "the command that measures it again")
 _ROW = (
     "row_id", "cell_id", "run_id", "method", "settings", "settings_given", "layer", "step", "engine", "engine_asked",
     "engine_version", "verdict", "reason", "flags", "seed", "heads_timed", "density", "latency_ms", "latency_lo_ms",
-    "latency_hi_ms", "interval", "latency_warm_ms", "latency_eager_ms", "host_ms", "baseline", "baseline_ms", "speedup",
+    "latency_hi_ms", "interval", "latency_warm_ms", "latency_eager_ms", "host_ms",
+    "refresh_ms", "refresh_every", "latency_amortised_ms", "baseline", "baseline_ms", "speedup",
     "translation", "numerical_error", "numerical_tolerance", "approximation_error", "mass_recall", "peak_extra_mib",
 )  # fmt: skip
 """Columns of ``load_results`` that the table of all cells has."""
@@ -33,6 +35,13 @@ _SPEEDUP = _ROW.index("speedup") + 1
 _SPEEDUP_ENDS = (
     Column("speedup_lo", "lower end of its interval"),
     Column("speedup_hi", "upper end of its interval"),
+)
+
+_SPEEDUP_MEANS = "latency of the baseline over charged_ms"
+_CHARGED = (
+    Column("charged_ms", "what is ranked: latency_amortised_ms of a method with a state, else latency_ms", "ms"),
+    Column("charged_lo_ms", "lower end of its interval, the refresh taken for exact", "ms"),
+    Column("charged_hi_ms", "upper end of its interval", "ms"),
 )
 
 _TRAITS = Column("traits", "what limits the error: state, untrained")
@@ -61,9 +70,11 @@ def rows_table(selections: Sequence[Selection], command: Command) -> Table:
     columns = (
         Column("selection", "place of its selection in the list of selections"),
         Column("current", "whether it is of the newest run of its method and settings"),
-        *_columns_of(Row, _ROW[:_SPEEDUP]),
+        *_columns_of(Row, _ROW[: _SPEEDUP - 1]),
+        Column("speedup", _SPEEDUP_MEANS),
         *_SPEEDUP_ENDS,
         *_columns_of(Row, _ROW[_SPEEDUP:]),
+        *_CHARGED,
         Column("samples", "timed calls with a cold cache"),
         _TRAITS,
         _COMMAND,
@@ -74,11 +85,21 @@ def rows_table(selections: Sequence[Selection], command: Command) -> Table:
         for row in each.rows:
             values = [getattr(row, name) for name in _ROW]
             values[_ROW.index("flags")] = flags.get(row.row_id, row.flags)
+            values[_ROW.index("speedup")], values[_ROW.index("translation")] = ranked_speedup(row), _translation(row)
             ratio = each.case.speedups.get(row.row_id)
             values[_SPEEDUP:_SPEEDUP] = (None, None) if ratio is None else (ratio.lo, ratio.hi)
-            more = len(row.samples_ms), traits_of(row), command(row)
+            more = *_charged(row), len(row.samples_ms), traits_of(row), command(row)
             found.append((each.place, row.row_id in each.current, *values, *more))
     return Table("cells", "All cells", columns, tuple(found))
+
+
+def _charged(row: Row) -> tuple[float | None, float | None, float | None]:
+    return ranked_ms(row), *ranked_ends(row)
+
+
+def _translation(row: Row) -> float | None:
+    speedup = ranked_speedup(row)
+    return None if speedup is None or row.density is None else speedup * row.density
 
 
 def phases_table(phases: Sequence[PhaseRow]) -> Table:
@@ -210,17 +231,22 @@ _MEANS: tuple[tuple[Column, Take], ...] = (
     _of("flags", "what spoils the latency; null if the journal cannot tell", lambda _, choice: choice.flags),
     _of("traits", _TRAITS.meaning, lambda _, choice: choice.traits),
     _of_row("density"),
-    _of("speedup", "baseline latency / latency", lambda _, c: c.speedup.value if c.speedup else c.row.speedup),
+    _of("speedup", _SPEEDUP_MEANS, lambda _, c: c.speedup.value if c.speedup else ranked_speedup(c.row)),
     (_SPEEDUP_ENDS[0], lambda _, choice: choice.speedup.lo if choice.speedup else None),
     (_SPEEDUP_ENDS[1], lambda _, choice: choice.speedup.hi if choice.speedup else None),
     _of("ideal", "speed-up that its density allows: 1 / density", lambda _, choice: _ideal(choice)),
-    _of_row("translation"),
+    _of("translation", "speedup x density", lambda _, choice: _translation(choice.row)),
+    *((column, lambda _, choice, at=at: _charged(choice.row)[at]) for at, column in enumerate(_CHARGED)),
     _of_row("latency_ms", unit="ms"),
     _of_row("latency_lo_ms", unit="ms"),
     _of_row("latency_hi_ms", unit="ms"),
     _of_row("interval"),
     _of_row("latency_eager_ms", unit="ms"),
     _of_row("host_ms", unit="ms"),
+    _of_row("refresh_ms", unit="ms"),
+    _of_row("refresh_every"),
+    _of_row("latency_amortised_ms", unit="ms"),
+    _of_row("step"),
     _of_row("baseline"),
     _of_row("baseline_ms", unit="ms"),
     _of("baseline_flags", "what spoils the latency of the baseline; null if unknown", lambda _, c: c.baseline_flags),

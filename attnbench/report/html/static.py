@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from attnbench.report.data.page import PageData
 from attnbench.report.data.table import Value
-from attnbench.report.words import NONE, number, times, tiny, with_interval
+from attnbench.report.words import NONE, number, steady_words, times, tiny, with_interval
 from attnbench.results.flags import badges
 
 FIRST_ROWS = 20
@@ -100,11 +100,12 @@ def _row(record: dict[str, Value]) -> StaticRow:
     traits = str(record["traits"] or "").replace(",", ", ")
     words = ("verified", badges(flags), traits) if verdict == "ok" else (verdict, str(record["reason"]))
     told = " ".join(filter(None, words))
+    took, ends = interval("charged_ms", "charged_lo_ms", "charged_hi_ms")
     return StaticRow(
         str(record["method"]), str(record["label"]), _engine(record),
         (
             interval("speedup", "speedup_lo", "speedup_hi", "×"),
-            interval("latency_ms", "latency_lo_ms", "latency_hi_ms"),
+            (took, ", ".join(filter(None, (ends, steady_words(of("latency_ms"), of("refresh_ms")))))),
             (number(of("density")), ""), (told, ""), (times(of("ideal")), ""), (tiny(of("approximation_error")), ""),
             (number(of("mass_recall")), ""), (str(record["baseline"] or NONE), ""),
         ),

@@ -10,7 +10,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.report.cases import NO_ROWS, Case, cases_of
 from attnbench.report.judge import judge
 from attnbench.report.marks import GLYPHS, mark_of
-from attnbench.report.traits import error_words
+from attnbench.report.traits import charge_words, error_words
 from attnbench.report.words import (
     DIRECTIONS,
     INTERVALS,
@@ -28,6 +28,7 @@ from attnbench.results.flags import badges
 from attnbench.results.layers import mean_rows
 from attnbench.results.load import Results
 from attnbench.results.records.cells import Row, Sample
+from attnbench.results.speedups import ranked_speedup
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -106,11 +107,18 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "verdict": lambda row: row.verdict,
     "density": lambda row: number(row.density),
     "latency, ms": lambda row: " ".join(latency(row)).strip(),
-    "speed-up": lambda row: times(row.speedup),
-    "translation": lambda row: number(row.translation),
+    "speed-up": lambda row: times(ranked_speedup(row)),
+    "translation": lambda row: number(_translation(row)),
     "numerical error": lambda row: tiny(row.numerical_error),
     "approximation error": lambda row: tiny(row.approximation_error),
 }
+
+
+def _translation(row: Row) -> float | None:
+    speedup = ranked_speedup(row)
+    return None if speedup is None or row.density is None else speedup * row.density
+
+
 _SHORT = {
     "translation": "trans-\nlation",
     "numerical error": "numerical\nerror",
@@ -193,6 +201,7 @@ def _notes(case: Case) -> list[str]:
     if limits:
         bounds = dict.fromkeys(tiny(limit) for limit in (min(limits), max(limits)))
         notes.append(f"numerical error: against the plan in float64; rounding explains up to {' to '.join(bounds)}")
+    notes += [told] if (told := charge_words((case.label(row, case.means), row) for row in case.means)) else []
     notes += [told] if (told := error_words((case.label(row, case.means), row) for row in case.means)) else []
     notes += [f"{case.label(row)}: flagged {found}" for row in case.rows if (found := badges(row.flags))]
     notes += [

@@ -384,6 +384,7 @@ class Row(Cell):
         """Refuse figures that are not what the others make them: what was worked out is not believed."""
         if self.latency_ms is not None:
             self._latency_agrees(self.latency_ms)
+            self._refresh_agrees(self.latency_ms)
         if None not in (self.density, self.flops_dense, self.flops_algorithmic):
             share = (self.density or 0) * (self.flops_dense or 0)
             pair = flops_per_pair(self.head_dim, self.direction)
@@ -414,6 +415,16 @@ class Row(Cell):
         share = (self.speedup or 0) * (self.density or 0)
         if self.translation is not None and not math.isclose(self.translation, share, rel_tol=ROUNDING):
             raise ValueError(f"translation is {self.translation:g}, and speedup x density is {share:g}")
+
+    def _refresh_agrees(self, latency: float) -> None:
+        refresh, every, mean = self.refresh_ms, self.refresh_every, self.latency_amortised_ms
+        if refresh is None and mean is None:
+            return
+        if refresh is None or every is None or mean is None:
+            raise ValueError("refresh_ms, refresh_every and latency_amortised_ms go together, and one is missing")
+        expected = (latency * (every - 1) + refresh) / every
+        if not math.isclose(mean, expected, rel_tol=ROUNDING):
+            raise ValueError(f"latency_amortised_ms is {mean:g}, and latency and refresh make it {expected:g}")
 
     @model_validator(mode="after")
     def _flags_are_known(self) -> Row:

@@ -188,6 +188,17 @@ function start() {
     };
     return found;
   }
+  // What is ranked; below it, of a method with a state, what a step takes between refreshes.
+  function timeColumn(source) {
+    const found = column(source, "charged_ms", "ms", { rising: true, low: "charged_lo_ms", high: "charged_hi_ms", hint: "latency: median with a cold cache, and its interval; of a method with a state the mean of a step, with what making the state anew costs" });
+    const { show } = found;
+    found.show = (row) => {
+      const shown = show(row);
+      if (row[source.at.refresh_ms] !== null && shown.append) shown.append(el("small", { class: "ends" }, `${number(row[source.at.latency_ms])} between refreshes`));
+      return shown;
+    };
+    return found;
+  }
   const trustColumn = (source) => {
     const of = (row) => ["verdict", "flags", "traits"].map((name) => row[source.at[name]]), reason = (row) => row[source.at.reason];
     return {
@@ -210,7 +221,7 @@ function start() {
     ranked = new RowTable(find("ranked"), [
       nameColumn(means, "label"),
       column(means, "speedup", "speed-up", { low: "speedup_lo", high: "speedup_hi", unit: "×" }),
-      column(means, "latency_ms", "ms", { rising: true, low: "latency_lo_ms", high: "latency_hi_ms", hint: "latency: median with a cold cache, and its interval" }),
+      timeColumn(means),
       densityColumn(means),
       trustColumn(means),
       column(means, "ideal", "ideal", { unit: "×" }),
@@ -219,7 +230,7 @@ function start() {
       ...(has(means, "psnr") ? [column(means, "psnr", "PSNR", { hint: "PSNR in dB of clips made with the same method and settings. Their model and size are others: see What clips lost" })] : []),
       ...(has(means, "peak_extra_mib") ? [column(means, "peak_extra_mib", "MiB", { rising: true, hint: "peak memory beyond inputs and output" })] : []),
       baselineColumn(means),
-    ], { label: "Methods, ranked", sort: [1, false], more: [settingsColumn(means), words(means, "engine", "engine")], elsewhere: "Device, shape, direction, dtype, inputs and model are chosen above.", onfilter: (kept) => {
+    ], { label: "Methods, ranked", sort: [1, false], more: [settingsColumn(means), words(means, "engine", "engine"), column(means, "latency_ms", "latency_ms"), column(means, "refresh_ms", "refresh_ms")], elsewhere: "Device, shape, direction, dtype, inputs and model are chosen above.", onfilter: (kept) => {
       state.kept = kept.length < ranked.rows.length ? new Set(kept.map((row) => row[means.at.row_id])) : null;
       find("ranked-count").textContent = `${kept.length} of ${ranked.rows.length} methods and settings`;
       find("ranked-said").textContent = ranked.complaint;
@@ -231,7 +242,7 @@ function start() {
     all = new RowTable(find("all-cells"), [
       nameColumn(cells, "method"),
       column(cells, "speedup", "speed-up", { low: "speedup_lo", high: "speedup_hi", unit: "×" }),
-      column(cells, "latency_ms", "ms", { rising: true, low: "latency_lo_ms", high: "latency_hi_ms" }),
+      timeColumn(cells),
       densityColumn(cells),
       column(cells, "layer", "layer", { rising: true, whole: true }),
       words(cells, "engine", "engine"),
@@ -241,7 +252,7 @@ function start() {
       trustColumn(cells),
       { name: "selection", label: "selection", hint: "what it was measured on", value: (row) => row[cells.at.selection], text: (row) => ofWords(row[cells.at.selection]), show: (row) => ofWords(row[cells.at.selection]) },
       words(cells, "run_id", "run", true),
-    ], { label: "All cells", more: [settingsColumn(cells), words(cells, "baseline", "baseline")], onfilter: (kept) => { find("all-count").textContent = `${kept.length.toLocaleString("en-US")} of ${all.rows.length.toLocaleString("en-US")} cells`; find("all-said").textContent = all.complaint; } });
+    ], { label: "All cells", more: [settingsColumn(cells), words(cells, "baseline", "baseline"), column(cells, "latency_ms", "latency_ms"), column(cells, "refresh_ms", "refresh_ms")], onfilter: (kept) => { find("all-count").textContent = `${kept.length.toLocaleString("en-US")} of ${all.rows.length.toLocaleString("en-US")} cells`; find("all-said").textContent = all.complaint; } });
     find("all-filter").addEventListener("input", (event) => all.filterBy(event.target.value));
     find("all-here").addEventListener("change", () => showCells());
   }
