@@ -48,6 +48,9 @@ _TICK_MM = 20.0
 _LETTER_MM, _NUMBER_MM = 1.35, 7.0
 """Width of a letter of a name, and of a number in a cell of a map."""
 
+_WITHIN_ONE = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+"""Ticks of an axis that holds less than a power of ten."""
+
 _LEGEND_MM = 3.0
 """Height of a line of a legend."""
 
@@ -123,7 +126,7 @@ def _draw_points(axes: Axes, figure: Figure, width: float) -> None:
     for series in figure.series:
         if series.points:
             kind = series.method or ("dashed" if series.dashed else "plain")
-            _draw_series(axes, series, met.get(kind, 0))
+            _draw_series(axes, series, figure.x, met.get(kind, 0))
             met[kind] = met.get(kind, 0) + 1
     if figure.section == "roofline":
         _name_phases(axes, figure)
@@ -136,12 +139,12 @@ def _draw_points(axes: Axes, figure: Figure, width: float) -> None:
     axes.grid(color=_FAINT, linewidth=0.4)
 
 
-def _draw_series(axes: Axes, series: Series, turn: int) -> None:
+def _draw_series(axes: Axes, series: Series, across: Axis, turn: int) -> None:
     """Draw a series; ``turn`` others of its method, with the same colour and marker, came before it."""
     colour, marker = (
         (mark_of(series.method).light, SHAPES[mark_of(series.method).marker]) if series.method else (_GREY, "")
     )
-    xs, ys = [point.x for point in series.points], [point.y for point in series.points]
+    xs, ys = [across.shown(point.x) for point in series.points], [point.y for point in series.points]
     style = _GUIDES[turn % len(_GUIDES)] if series.dashed else _STYLES[turn % len(_STYLES)]
     drawn: dict[str, Any] = {"color": colour, "label": _cut(series.name), "zorder": 3}
     if series.look in ("guide", "steps"):
@@ -157,10 +160,25 @@ def _draw_series(axes: Axes, series: Series, turn: int) -> None:
         axes.plot(xs, ys, linestyle=style, **drawn)
         return
     axes.vlines(
-        [point.x for point in ended], [point.lo or 0.0 for point in ended], [point.hi or 0.0 for point in ended],
-        color=colour, linewidth=0.9, zorder=3,
+        [across.shown(point.x) for point in ended], [point.lo or 0.0 for point in ended],
+        [point.hi or 0.0 for point in ended], color=colour, linewidth=0.9, zorder=3,
     )  # fmt: skip
     fill = _FILLS[turn % len(_FILLS)]
+    for point in series.points:
+        if across.shown(point.x) < point.x:
+            beyond = f"{number(point.x)} →"
+            axes.annotate(
+                beyond, (across.shown(point.x), point.y), (-4, 4), textcoords="offset points", ha="right", fontsize=6
+            )
+    hollow = [place for place, point in enumerate(series.points) if point.apart]
+    if hollow:
+        axes.plot(
+            [xs[place] for place in hollow], [ys[place] for place in hollow], marker, linestyle="none", markersize=4.2,
+            markeredgewidth=0.7, markerfacecolor="white", markeredgecolor=colour, zorder=5,
+            label=None if len(hollow) < len(series.points) else drawn["label"],
+        )  # fmt: skip
+        if len(hollow) == len(series.points):
+            drawn["label"] = None
     axes.plot(
         xs, ys, marker, linestyle=style if series.look == "line" else "none", markersize=4.2, markeredgewidth=0.7,
         fillstyle="left" if fill == "left" else "full", markerfacecolor="white" if fill == "none" else colour,
@@ -272,7 +290,8 @@ def _scale(axes: Axes, figure: Figure, side: str) -> None:
 
     getattr(axes, f"set_{side}scale")("log")
     its = axes.xaxis if side == "x" else axes.yaxis
-    its.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if _decades(figure, side) < 2 else (1.0,)))
+    decades = _decades(figure, side)
+    its.set_major_locator(LogLocator(subs=_WITHIN_ONE if decades < 1 else (1.0, 2.0, 5.0) if decades < 2 else (1.0,)))
     its.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     its.set_minor_formatter(NullFormatter())
 

@@ -22,6 +22,7 @@ class Axis:
         least: a value that the axis reaches at least down to; None: by the data.
         most: likewise up to.
         ticks: values with the words that stand at them; none: by the data.
+        cut: where the axis ends though some points lie beyond, which then stand at its edge; None: by the data.
     """
 
     label: str
@@ -30,6 +31,11 @@ class Axis:
     least: float | None = None
     most: float | None = None
     ticks: tuple[tuple[float, str], ...] = ()
+    cut: float | None = None
+
+    def shown(self, value: float) -> float:
+        """Return where a value stands on the axis."""
+        return value if self.cut is None else min(value, self.cut)
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Point:
         lo, hi: ends of the interval of y; None where there is none.
         label: what it is, in a few words.
         row: row_id of what it shows; empty where it shows no row.
+        apart: whether it is drawn hollow, for it is not to be compared with the others without more ado.
     """
 
     x: float
@@ -50,6 +57,7 @@ class Point:
     hi: float | None = None
     label: str = ""
     row: str = ""
+    apart: bool = False
 
 
 @dataclass(frozen=True)

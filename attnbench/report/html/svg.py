@@ -46,13 +46,13 @@ class _Scale:
         a, b = self._warp(low), self._warp(high)
         pad = 0.06 * (b - a)
         self.a, self.b = (a if axis.least is not None else a - pad), b + pad
-        self.start, self.end = start, end
+        self.start, self.end, self.shown = start, end, axis.shown
 
     def _warp(self, value: float) -> float:
         return math.log(value) if self.log else value
 
     def __call__(self, value: float) -> float:
-        return self.start + (self._warp(value) - self.a) / (self.b - self.a) * (self.end - self.start)
+        return self.start + (self._warp(self.shown(value)) - self.a) / (self.b - self.a) * (self.end - self.start)
 
     @property
     def ticks(self) -> list[float]:
@@ -147,7 +147,7 @@ def _points(figure: Figure, classes: Classes) -> str:
     named = _named_at_ends(figure)
     letters = min(max((len(each.name) for each in named), default=0), _END_LETTERS)
     right = WIDTH - (letters * 6.6 + 24 if named else _RIGHT)
-    x = _Scale([point.x for point in every], figure.x, _LEFT, right)
+    x = _Scale([figure.x.shown(point.x) for point in every], figure.x, _LEFT, right)
     ends = [value for point in every for value in (point.y, point.lo, point.hi) if value is not None]
     bottom = height - _BOTTOM - (_SECOND_LINE if figure.x.ticks else 0)
     y = _Scale(ends, figure.y, bottom, _TOP)
@@ -213,7 +213,10 @@ def _series(series: Series, x: _Scale, y: _Scale, classes: Classes, turn: int, *
         for point, (a, b) in zip(series.points, path, strict=True):
             if point.lo is not None and point.hi is not None:
                 found.append(f'<path class="whisker {name}" d="M{a:.1f},{y(point.lo):.1f}V{y(point.hi):.1f}"/>')
-            look, where = f"mark {name}{FILLS[turn % len(FILLS)]}", f"translate({a:.1f},{b:.1f})"
+            look, where = (
+                f"mark {name}{' apart' if point.apart else FILLS[turn % len(FILLS)]}",
+                f"translate({a:.1f},{b:.1f})",
+            )
             found.append(f'<path class="{look}" d="{_marking(marker, turn, 5)}" transform="{where}"/>')
     if series.look == "steps" or named:
         return found

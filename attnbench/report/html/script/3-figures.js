@@ -106,9 +106,11 @@ function drawPoints(figure, width, marks, kept) {
   const height = Math.round(Math.min(420, Math.max(270, width * 0.62))), bottom = figure.x.ticks ? 58 : 44, top = 26;
   const picture = canvas(figure, width, height), spots = [];
   const every = series.flatMap((each) => each.points);
+  if (!series.some((each) => each.points.some((point) => point.row)) && given.some((each) => each.points.some((point) => point.row))) return { picture, spots }; // guides alone say nothing
   if (!every.length) return { picture, spots };
   const y = scaleOf(every.flatMap((point) => [point.y, point.lo ?? point.y, point.hi ?? point.y]), height - bottom, top, figure.y || { label: "" });
-  const left = Math.max(52, ...y.ticks.map((at) => widthOf(tick(at)) + 10)), x = scaleOf(every.map((point) => point.x), left, width - right, figure.x);
+  const left = Math.max(52, ...y.ticks.map((at) => widthOf(tick(at)) + 10)), onAxis = (value) => Math.min(value, figure.x.cut ?? Infinity), scale = scaleOf(every.map((point) => onAxis(point.x)), left, width - right, figure.x);
+  const x = Object.assign((value) => scale(onAxis(value)), { ticks: scale.ticks });
   axes(picture, x, y, figure, { left, right: width - right, top, bottom: height - bottom, width, height });
   const marked = [], tails = [], taken = [], guides = [], unnamed = [], drawn = [];
   for (const each of series) {
@@ -144,7 +146,7 @@ function drawPoints(figure, width, marks, kept) {
   }
   const many = marked.length > MOST_MARKS, outlines = new Map();
   for (const { px, py, className, marker, point, each } of marked) {
-    const shape = marking(marker, each.turn, px, py), look = `${className}${fillOf(each.turn)}`;
+    const shape = marking(marker, each.turn, px, py), look = `${className}${point.apart ? " apart" : fillOf(each.turn)}`;
     if (many) outlines.set(look, `${outlines.get(look) || ""}${shape}`);
     else picture.append(draw("path", { class: `mark ${look}`, d: shape }));
     taken.push([px - 7, py - 7, px + 7, py + 7]);
@@ -158,15 +160,21 @@ function drawPoints(figure, width, marks, kept) {
   const box = { left, right: width - right, top, bottom: height - bottom };
   const edge = Math.max(...tails.map((tail) => tail.px)), named = nameEnds(picture, margin ? tails.filter((tail) => tail.px > edge - 8) : [], margin, box);
   for (const [each, path] of guides) if (!named.has(each)) placeGuide(picture, each, path, box, taken, drawn);
-  const words = [...tails.filter(({ each }) => isLine(each) && !named.has(each)).map((tail) => ({ ...tail, name: tail.each.name })), ...marked.filter(({ each }) => !isLine(each)).map((mark) => ({ ...mark, name: mark.point.label || mark.each.name }))];
+  // Points of the frontier are named first, so that each has a place; what lies beyond the axis is named with its value.
+  const best = new Set(series.filter((each) => each.look === "steps").flatMap((each) => each.points.map((point) => point.row))), leading = (point) => Boolean(point.row) && best.has(point.row);
+  const called = ({ point, each }) => `${point.label || each.name}${onAxis(point.x) < point.x ? ` ${number(point.x)} →` : ""}`;
+  const words = [...marked.filter(({ point }) => leading(point)).map((mark) => ({ ...mark, name: called(mark), must: true })),
+    ...tails.filter(({ each }) => isLine(each) && !named.has(each) && !leading(each.points[each.points.length - 1])).map((tail) => ({ ...tail, name: tail.each.name })),
+    ...marked.filter(({ each, point }) => !isLine(each) && !leading(point)).map((mark) => ({ ...mark, name: called(mark) }))];
   // A roofline has many points of one name: what follows it, as in "moba: attend", stands there, and the legend names.
   const leads = figure.section === "roofline";
   const close = (told, px, py) => leads && here.some(([word, x, y]) => word === told && Math.hypot(x - px, y - py) < 90), here = [];
-  for (const { px, py, name } of words) {
+  for (const { px, py, name, must } of words) {
     const told = leads ? name.split(": ").pop() : name;
     if (close(told, px, py)) continue;
     here.push([told, px, py]);
-    if (told && (many || !place(picture, cut(told, 30), px, py, box, taken, drawn))) unnamed.push(name);
+    const tries = must ? [[told, drawn], [told.split(" · ")[0], drawn], [told.split(" · ")[0], []]] : [[told, drawn]];
+    if (told && (many || !tries.some(([text, lines]) => place(picture, cut(text, 30), px, py, box, taken, lines)))) unnamed.push(name);
   }
   const several = series.filter((each) => marks.has(each.method));
   const legend = unnamed.length || leads ? several : [];
@@ -201,6 +209,9 @@ function nameEnds(picture, ends, margin, box) {
   return new Set(shown.map(({ each }) => each));
 }
 
+// Names keep away from what they do not name, so that none seems to belong to the point of another.
+const around = ([a, b, c, d]) => [a - 4, b - 1, c + 4, d + 1];
+const holds = ([a, b, c, d], x, y) => a < x && x < c && b < y && y < d;
 const overlap = (one, other) => one[0] < other[2] && other[0] < one[2] && one[1] < other[3] && other[1] < one[3];
 
 // The name of a guide line, above or below it, where it covers neither a point, a name nor another line.
@@ -262,7 +273,7 @@ function place(picture, text, px, py, box, taken, drawn) {
   for (const [right, down, anchor] of [...near, ...far]) {
     const x = px + right, y = py + down, a = anchor === "start" ? x : anchor === "end" ? x - wide : x - wide / 2, area = [a, y - 11, a + wide, y + 3];
     if (area[0] < box.left || area[2] > box.right + 8 || area[1] < box.top - 14 || area[3] > box.bottom) continue;
-    if (taken.some((each) => overlap(area, each)) || drawn.some((line) => crosses(line, area))) continue;
+    if (taken.some((each) => overlap(holds(each, px, py) ? area : around(area), each)) || drawn.some((line) => crosses(line, area))) continue;
     if (Math.hypot(right, down) > 30) picture.append(draw("path", { class: "leader", d: `M${px.toFixed(1)},${py.toFixed(1)}L${(x - Math.sign(right) * 2).toFixed(1)},${(down < 0 ? y + 3 : y - 9).toFixed(1)}` }));
     picture.append(draw("text", { class: "word", x: x.toFixed(1), y: y.toFixed(1), "text-anchor": anchor }, text));
     taken.push(area);
