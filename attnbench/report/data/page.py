@@ -48,6 +48,8 @@ SCHEMA = 1
 
 _DIGITS = 7
 _MOST_FLAGGED = 4
+_MOST_GROUPS = 3
+_MOST_ALIKE = 7
 _AS_THEY_ARE = frozenset({str, int, bool, type(None)})
 
 
@@ -84,7 +86,7 @@ class Chosen:
         sentence: the verdict.
         caveats: how it was measured, where that matters.
         remarks: cells without a latency.
-        density: whether densities are equal, and who is fastest where they are.
+        density: whether densities are similar, and who is fastest where they are.
         baselines: the dense baselines, with version and latency.
         trust: what spoils the latencies that the verdict rests on, the baseline's among them; then the others.
         quality: what clips of the fastest method with other settings say, where none were made with its own.
@@ -318,24 +320,31 @@ def _chosen(selection: Selection) -> Chosen:
 
 
 def _density(selection: Selection) -> str:
-    """Say whether methods were compared at equal density, and who is fastest where they were."""
+    """Say whether methods were compared at a similar density, and who is fastest where they were."""
     known = [each for each in selection.choices if each.speedup and each.row.density and not each.is_dense]
     if len({each.row.method for each in known}) < 2:
         return ""
     densities = [each.row.density or 0.0 for each in known]
     low, high = min(densities), max(densities)
-    if len(selection.equal_density) == 1 and len(selection.equal_density[0]) == len(known):
+    if len(selection.similar_density) == 1 and len(selection.similar_density[0]) == len(known):
         return f"All were measured at about the same density, {number(low)} to {number(high)}."
     unequal = f"Densities differ, from {number(low)} to {number(high)}, so this ranks settings as much as methods."
-    return " ".join([unequal, *map(_equal, selection.equal_density[:3])]) or unequal
+    groups = selection.similar_density
+    rest = [_span(group) for group in groups[_MOST_GROUPS:]]
+    more = [f"{len(rest)} more group{'s' if len(rest) > 1 else ''}: density {listed(rest)}."] if rest else []
+    return " ".join([unequal, *map(_similar, groups[:_MOST_GROUPS]), *more])
 
 
-def _equal(group: Sequence[Choice]) -> str:
-    first, *rest = group
-    others = ", ".join(f"{each.label} {times(each.speedup.value if each.speedup else None)}" for each in rest[:4])
-    density = number(first.row.density, 2)
-    lead = f"{first.label} {times(first.speedup.value if first.speedup else None)}"
-    return f"At equal density, about {density}: {lead}, then {others}."
+def _similar(group: Sequence[Choice]) -> str:
+    first, *rest = [f"{each.label} {times(each.speedup.value if each.speedup else None)}" for each in group]
+    more = [f"{len(rest) - _MOST_ALIKE} more"] if len(rest) > _MOST_ALIKE else []
+    return f"At a similar density, {_span(group)}: {first}, then {', '.join([*rest[:_MOST_ALIKE], *more])}."
+
+
+def _span(group: Sequence[Choice]) -> str:
+    densities = [each.row.density or 0.0 for each in group]
+    low, high = number(min(densities), 2), number(max(densities), 2)
+    return low if low == high else f"{low} to {high}"
 
 
 def _baselines(selection: Selection) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,8 +37,8 @@ SELECTED_BY = (
 )  # fmt: skip
 """What rows of a selection share."""
 
-SAME_DENSITY = 1.1
-"""Densities within this factor are called equal."""
+SIMILAR_DENSITY = 1.1
+"""Densities within this factor are called similar."""
 
 
 @dataclass(frozen=True)
@@ -127,18 +128,28 @@ class Selection:
         }  # fmt: skip
 
     @cached_property
-    def equal_density(self) -> tuple[tuple[Choice, ...], ...]:
-        """Groups of sparse methods, two or more, whose densities are equal within ``SAME_DENSITY``, fastest first."""
+    def similar_density(self) -> tuple[tuple[Choice, ...], ...]:
+        """Groups of sparse methods, two or more, whose densities are similar: the largest group first, each by time.
+
+        Each group is the one that has most methods of those that are in none before it.
+        """
         timed = [each for each in self.choices if each.speedup is not None and each.row.density and not each.is_dense]
-        ordered = sorted(timed, key=lambda each: each.row.density or 0.0)
-        groups: list[list[Choice]] = []
-        for each in ordered:
-            if groups and (each.row.density or 0.0) <= SAME_DENSITY * (groups[-1][0].row.density or 0.0):
-                groups[-1].append(each)
-            else:
-                groups.append([each])
-        several = [group for group in groups if len({each.row.method for each in group}) > 1]
-        return tuple(tuple(sorted(group, key=lambda each: ranked_ms(each.row) or 0.0)) for group in several)
+        left = sorted(timed, key=lambda each: each.row.density or 0.0)
+        groups: list[tuple[Choice, ...]] = []
+        while left:
+            densities = [each.row.density or 0.0 for each in left]
+            ends = [bisect.bisect_right(densities, SIMILAR_DENSITY * density) for density in densities]
+            group = max((left[start:end] for start, end in enumerate(ends)), key=_methods_in)
+            if _methods_in(group) < 2:
+                break
+            groups.append(tuple(sorted(group, key=lambda each: ranked_ms(each.row) or 0.0)))
+            start = left.index(group[0])
+            del left[start : start + len(group)]
+        return tuple(groups)
+
+
+def _methods_in(group: Sequence[Choice]) -> int:
+    return len({each.row.method for each in group})
 
 
 @dataclass

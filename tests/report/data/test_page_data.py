@@ -169,7 +169,7 @@ def test_rows_of_other_shapes_and_inputs_are_other_selections(row_of: Maker, tab
     assert any("40 heads" in each.shape for each in chosen)
 
 
-def test_equal_density_is_told_where_there_is_one(row_of: Maker, table_of: Maker) -> None:
+def test_similar_density_is_told_where_there_is_one(row_of: Maker, table_of: Maker) -> None:
     full = row_of("full", density=1.0, latency_ms=100.0, engine="sdpa")
     same = [row_of("sta", density=0.25, latency_ms=30.0), row_of("moba", density=0.26, latency_ms=50.0)]
     (chosen,) = page_data(table_of([full, *same])).selections
@@ -177,7 +177,26 @@ def test_equal_density_is_told_where_there_is_one(row_of: Maker, table_of: Maker
     apart = [*same, row_of("vmoba", density=0.1, latency_ms=20.0)]
     (chosen,) = page_data(table_of([full, *apart])).selections
     assert chosen.density.startswith("Densities differ, from 0.100 to 0.260")
-    assert "sta 3.33×, then moba 2.00×" in chosen.density
+    assert "At a similar density, 0.25 to 0.26: sta 3.33×, then moba 2.00×." in chosen.density
+
+
+def test_the_largest_groups_of_similar_density_come_first_and_the_others_are_counted(
+    row_of: Maker, table_of: Maker
+) -> None:
+    densities = {
+        "sta": 0.09, "radial": 0.095, "moba": 0.1, "draft": 0.15, "svg1": 0.16, "bsa": 0.25, "vsa": 0.26, "sla": 0.262,
+        "nabla": 0.275, "xattention": 0.4, "sparge": 0.42, "svg2": 0.6, "vmoba": 0.62, "subblock": 0.9,
+    }  # fmt: skip
+    rows = [row_of(name, density=each, latency_ms=100 * each) for name, each in densities.items()]
+
+    (chosen,) = page_data(table_of([row_of("full", density=1.0, latency_ms=100.0, engine="sdpa"), *rows])).selections
+
+    _, *groups = chosen.density.split(" At a similar density, ")
+    assert groups[0] == "0.25 to 0.28: bsa 4.00×, then vsa 3.85×, sla 3.82×, nabla 3.64×."
+    # moba, at 0.1, is more than a tenth above sta
+    assert groups[1].startswith("0.090 to 0.095: sta 11.1×, then radial 10.5×.")
+    assert groups[2].startswith("0.15 to 0.16:")
+    assert groups[2].endswith("2 more groups: density 0.40 to 0.42 and 0.60 to 0.62.")
 
 
 def test_what_spoils_the_verdict_is_said_first_and_then_the_others(row_of: Maker, table_of: Maker) -> None:
