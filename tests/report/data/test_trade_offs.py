@@ -26,7 +26,7 @@ def rows(row_of: Maker) -> list[Row]:
         row_of(name, latency_ms=30.0 + 5 * place, approximation_error=0.4 - 0.05 * place)
         for place, name in enumerate(NAMES)
     ]
-    state = row_of("svg2", latency_ms=25.0, approximation_error=0.01, refresh_ms=90.0, refresh_every=10,
+    state = row_of("svg2", latency_ms=25.0, approximation_error=0.01, refresh_ms=115.0, refresh_every=10,
                    latency_amortised_ms=34.0)  # fmt: skip
     untrained = row_of("vsa", latency_ms=28.0, approximation_error=1.13)
     dense = row_of("full", engine="sdpa", density=1.0, latency_ms=100.0, approximation_error=0.0)
