@@ -62,6 +62,11 @@ def steady_words(latency_ms: float | None, refresh_ms: float | None) -> str:
     return "" if refresh_ms is None or latency_ms is None else f"{number(latency_ms)} between refreshes"
 
 
+def runs_words(speedups: object) -> str:
+    """Write the speed-ups in several runs: "2 runs: 2.82, 2.84"; nothing for a single run."""
+    return f"{str(speedups).count(',') + 1} runs: {speedups}" if speedups else ""
+
+
 def layer_words(row: Row) -> str:
     """Write the layer of a row: "1", "1, step 3", or "mean" for a mean over several kinds."""
     layer = "mean" if isinstance(row, MeanRow) and "," in row.layers else str(row.layer)

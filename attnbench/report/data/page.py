@@ -36,7 +36,7 @@ from attnbench.report.marks import mark_of
 from attnbench.report.traits import TRAIT_WORDS, TraitWords, charge_words, error_words
 from attnbench.report.words import listed, number, times
 from attnbench.results.gaps import Gap, gaps
-from attnbench.results.history import runs_of
+from attnbench.results.history import Run, runs_of
 from attnbench.results.layers import MeanRow
 from attnbench.results.load import Results
 from attnbench.results.records.cells import Row, canonical_json
@@ -87,7 +87,7 @@ class Chosen:
         caveats: how it was measured, where that matters.
         remarks: cells without a latency.
         density: whether densities are similar, and who is fastest where they are.
-        baselines: the dense baselines, with version and latency.
+        baselines: the dense baselines, with version and latency; then the runs, with their days and commits.
         trust: what spoils the latencies that the verdict rests on, the baseline's among them; then the others.
         quality: what clips of the fastest method with other settings say, where none were made with its own.
         errors: whose errors are not those that a clip would see, and why.
@@ -190,7 +190,8 @@ def page_data(
     tables += [calibration_table(calibrations)] if calibrations else []
     tables += [runs_table(results, results.runs)] if results.runs else []
     devices = tuple(dict.fromkeys([*(row.device for row in results.rows), *_trained_on(training), *_ran_on(results)]))
-    selections = tuple(map(_chosen, chosen))
+    runs = {run.run_id: run for run in runs_of(results)}
+    selections = tuple(_chosen(each, runs) for each in chosen)
     figures = (*_figures(results, chosen), *_figures_on(selections, results, found, training, calibrations))
     return PageData(
         SCHEMA, f"Sparse attention on {listed(devices)}" if devices else "Sparse attention", devices, tuple(source),
@@ -305,16 +306,17 @@ def _told_apart(figures: Iterable[Figure]) -> tuple[Figure, ...]:
     return tuple(found)
 
 
-def _chosen(selection: Selection) -> Chosen:
+def _chosen(selection: Selection, runs: Mapping[str, Run]) -> Chosen:
     first, verdict = selection.first, selection.verdict
     named = [(each.label, each.row) for each in selection.choices]
+    baselines = " ".join(filter(None, (f"{_baselines(selection)}.", _runs(selection, runs))))
     trust = " ".join(filter(None, (_trust(selection), charge_words(named))))
     return Chosen(
         selection.place, selection.name, selection.words, **selection.facets, tokens=first.tokens,
         methods=len(selection.choices),
         cells=len(selection.rows), outcome=verdict.outcome,
         sentence=verdict.sentence, caveats=verdict.caveats, remarks=verdict.remarks, density=_density(selection),
-        baselines=_baselines(selection), trust=trust, quality=verdict.elsewhere,
+        baselines=baselines, trust=trust, quality=verdict.elsewhere,
         errors=error_words(named),
     )  # fmt: skip
 
@@ -359,6 +361,27 @@ def _baselines(selection: Selection) -> str:
         took = f"{low} ms" if low == high else f"{low} to {high} ms, timed anew beside each method"
         words.append(f"{name}{f' ({version})' if version else ''}, {took}")
     return "; ".join(words) or "none measured"
+
+
+def _runs(selection: Selection, runs: Mapping[str, Run]) -> str:
+    """Say of how many runs the rows are, of which days and commits, and how much the baseline moved between them."""
+    mine = [runs[name] for name in dict.fromkeys(each.row.run_id for each in selection.choices) if name in runs]
+    mine.sort(key=lambda run: run.started)
+    days = listed(dict.fromkeys(run.date.split()[0] for run in mine))
+    commits = list(dict.fromkeys(run.commit for run in mine))
+    code = f"commit{'s' if len(commits) > 1 else ''} {listed(commits)}"
+    if len(mine) < 2:
+        return f"Measured on {days}, {code}." if mine else ""
+    times_ms: dict[str, list[float]] = {}
+    for each in selection.choices:
+        if each.row.baseline and each.row.baseline_ms:
+            times_ms.setdefault(each.row.baseline, []).append(each.row.baseline_ms)
+    moved = max((max(ms) / min(ms) - 1 for ms in times_ms.values()), default=0.0)
+    said = f"{len(mine)} runs, {days}, {code}."
+    noise = (
+        f"Among them the baseline alone differs by up to {moved:.1%}, so smaller differences between runs say nothing."
+    )
+    return f"{said} {noise}" if moved else said
 
 
 def _trust(selection: Selection) -> str:

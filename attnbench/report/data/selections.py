@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from attnbench.report.flags_read import NOTHING, Taken, taken_in
 from attnbench.report.judge import Verdict, device_words, judge, place_words
 from attnbench.report.traits import traits_of
 from attnbench.report.words import DIRECTIONS, chosen_settings, file_name, grid_words
+from attnbench.results.alike import what_ran
 from attnbench.results.gaps import Gap
 from attnbench.results.history import runs_of
 from attnbench.results.layers import Mean, MeanRow, means_of
@@ -54,6 +55,7 @@ class Choice:
         baseline_flags: what spoils that of its dense baseline; None without one, or if its journal cannot tell.
         speedup: with its interval; None without a latency or a dense baseline.
         quality: what clips of the same method and settings say; None without such clips.
+        run_speedups: its speed-ups in the runs that measured it, the newest first; one of a single run.
         traits: what limits its error, by ``attnbench.report.traits``: "state", "untrained", both or nothing.
     """
 
@@ -66,6 +68,7 @@ class Choice:
     speedup: Ratio | None
     quality: Gap | None
     traits: str = ""
+    run_speedups: tuple[float, ...] = ()
 
     @property
     def is_dense(self) -> bool:
@@ -234,9 +237,8 @@ def _selection(
     taken: Mapping[str, Taken],
     quality: Mapping[QualityKey, Gap],
 ) -> Selection:
-    newest = [
-        max(same, key=lambda mean: (mean.verdict == "ok", order[mean.first.run_id])) for same in found.means.values()
-    ]
+    measured = _folded(found.means.values(), order)
+    newest = [same[0] for same in measured.values()]
     flags = {row.row_id: taken.get(row.run_id, NOTHING).flags(row) for mean in newest for row in mean.members}
     means = [(mean, _with_flags(mean, flags)) for mean in newest]
     means.sort(key=lambda pair: (pair[1].latency_ms is None, ranked_ms(pair[1]) or 0.0))
@@ -260,16 +262,41 @@ def _selection(
             mean.cell_id, row, mean.members, labels[row.row_id], row.flags,
             base.flags if (base := case.baseline_of(row)) is not None else None, speedups.get(row.row_id),
             quality_of(row, quality), traits_of(row),
+            tuple(ratio.value for each in measured[mean.cell_id] if (ratio := speedups.get(each.shown.row_id))),
         )
         for mean, row in means
     )  # fmt: skip
     current = frozenset(row.row_id for row in rows)
     histories = tuple(
-        (choice, tuple(each.shown for each in same))
-        for choice in choices
-        if len(same := found.means[choice.cell_id]) > 1
+        (choice, tuple(each.shown for each in same)) for choice in choices if len(same := measured[choice.cell_id]) > 1
     )
     return Selection(place, *names, case, choices, tuple(found.rows), current, judge(case, quality), histories)
+
+
+def _folded(means: Iterable[Sequence[Mean]], order: Mapping[str, int]) -> dict[str, list[Mean]]:
+    """Return means by the cell_id of the one that is shown, which comes first, and behind it those of other runs.
+
+    The newest with a latency is shown. What ran alike in other runs is the same cell, in whatever words it was asked
+    for; a run that measured it in two ways asked for both.
+
+    Args:
+        means: each asked for in the same words.
+        order: places of the runs, the oldest first.
+    """
+
+    def newest_first(same: Iterable[Mean]) -> list[Mean]:
+        return sorted(same, key=lambda mean: (mean.verdict != "ok", -order[mean.first.run_id]))
+
+    found: dict[tuple[str, float | None], list[list[Mean]]] = {}
+    for same in map(newest_first, means):
+        alike = found.setdefault((what_ran(same[0]), same[0].first.density_asked), [])
+        runs = {mean.first.run_id for mean in same}
+        into = next((each for each in alike if runs.isdisjoint(mean.first.run_id for mean in each)), None)
+        if into is None:
+            alike.append(same)
+        else:
+            into[:] = newest_first([*into, *same])
+    return {same[0].cell_id: same for alike in found.values() for same in alike}
 
 
 def _older_baselines(rows: Sequence[Row], every: Sequence[Row]) -> list[Row]:

@@ -10,7 +10,7 @@ from attnbench.report.data.selections import Choice, Selection
 from attnbench.report.data.table import Column, Table, Value
 from attnbench.report.gap_words import names_of
 from attnbench.report.traits import traits_of
-from attnbench.report.words import short_settings
+from attnbench.report.words import number, short_settings
 from attnbench.results.gaps import Gap
 from attnbench.results.load import Results
 from attnbench.results.records.cells import Environment, PhaseRow, Record, Row
@@ -190,6 +190,10 @@ def _of(name: str, meaning: str, take: Take, unit: str = "") -> tuple[Column, Ta
     return Column(name, meaning, unit), take
 
 
+def _of_runs(choice: Choice) -> str:
+    return ", ".join(map(number, choice.run_speedups)) if len(choice.run_speedups) > 1 else ""
+
+
 def _ideal(choice: Choice) -> float | None:
     return 1 / choice.row.density if choice.row.density else None
 
@@ -234,6 +238,7 @@ _MEANS: tuple[tuple[Column, Take], ...] = (
     _of("speedup", _SPEEDUP_MEANS, lambda _, c: c.speedup.value if c.speedup else ranked_speedup(c.row)),
     (_SPEEDUP_ENDS[0], lambda _, choice: choice.speedup.lo if choice.speedup else None),
     (_SPEEDUP_ENDS[1], lambda _, choice: choice.speedup.hi if choice.speedup else None),
+    _of("run_speedups", "speed-ups in all runs that measured it, the newest first", lambda _, c: _of_runs(c)),
     _of("ideal", "speed-up that its density allows: 1 / density", lambda _, choice: _ideal(choice)),
     _of("translation", "speedup x density", lambda _, choice: _translation(choice.row)),
     *((column, lambda _, choice, at=at: _charged(choice.row)[at]) for at, column in enumerate(_CHARGED)),

@@ -41,7 +41,7 @@ def _selection(data: PageData, chosen: Chosen) -> list[str]:
     told = [*chosen.caveats, *chosen.remarks, chosen.density, chosen.quality, chosen.errors, chosen.trust]
     return [
         f"## {_plain(selection_words(chosen))}", "", f"**{_plain(chosen.sentence)}**", "",
-        *_table(ranking(data, chosen.place)), "", f"Dense baseline: {_plain(chosen.baselines)}. "
+        *_table(ranking(data, chosen.place)), "", f"Dense baseline: {_plain(chosen.baselines)} "
         + _plain(" ".join(filter(None, told))),
     ]  # fmt: skip
 

@@ -8,7 +8,7 @@ from attnbench.report.data.page import Chosen, PageData
 from attnbench.report.data.table import Record, Value
 from attnbench.report.formats.flat import alone
 from attnbench.report.word_table import WordTable
-from attnbench.report.words import NONE, number, steady_words, times, tiny, with_interval
+from attnbench.report.words import NONE, number, runs_words, steady_words, times, tiny, with_interval
 from attnbench.results.flags import badges
 
 
@@ -22,7 +22,11 @@ def ranking(data: PageData, place: int) -> WordTable:
     rows = []
     for each in records:
         cells = [_text(each["label"]), *([_text(each["engine"])] if several else []), number(_number(each["density"]))]
-        cells += [_interval(each, "speedup", "×"), times(_number(each["ideal"])), _latency(each)]
+        cells += [
+            _speedup(each),
+            times(_number(each["ideal"])),
+            _latency(each),
+        ]
         cells += [tiny(_number(each["approximation_error"])), *([_interval(each, "psnr")] if psnr else [])]
         rows.append((*cells, _trust(each)))
     columns = (*header, *(["PSNR, dB"] if psnr else []), "verdict")
@@ -120,6 +124,10 @@ def _told(data: PageData, name: str, facts: Sequence[str]) -> tuple[list[Record]
 def _trust(each: Record) -> str:
     found = [badges(_text(each["flags"])), _text(each["traits"]).replace(",", ", ")]
     return ", ".join([_text(each["verdict"]), *filter(None, found)])
+
+
+def _speedup(each: Record) -> str:
+    return ", ".join(filter(None, (_interval(each, "speedup", "×"), runs_words(each["run_speedups"]))))
 
 
 def _latency(each: Record) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from attnbench.report.data.page import PageData
 from attnbench.report.data.table import Value
-from attnbench.report.words import NONE, number, steady_words, times, tiny, with_interval
+from attnbench.report.words import NONE, number, runs_words, steady_words, times, tiny, with_interval
 from attnbench.results.flags import badges
 
 FIRST_ROWS = 20
@@ -100,13 +100,15 @@ def _row(record: dict[str, Value]) -> StaticRow:
     traits = str(record["traits"] or "").replace(",", ", ")
     words = ("verified", badges(flags), traits) if verdict == "ok" else (verdict, str(record["reason"]))
     told = " ".join(filter(None, words))
+    ratio, ends_of_ratio = interval("speedup", "speedup_lo", "speedup_hi", "×")
+    base = str(record["baseline"] or NONE) + (f" {number(of('baseline_ms'))}" if record["baseline_ms"] else "")
     took, ends = interval("charged_ms", "charged_lo_ms", "charged_hi_ms")
     return StaticRow(
         str(record["method"]), str(record["label"]), _engine(record),
         (
-            interval("speedup", "speedup_lo", "speedup_hi", "×"),
+            (ratio, ", ".join(filter(None, (ends_of_ratio, runs_words(record["run_speedups"]))))),
             (took, ", ".join(filter(None, (ends, steady_words(of("latency_ms"), of("refresh_ms")))))),
             (number(of("density")), ""), (told, ""), (times(of("ideal")), ""), (tiny(of("approximation_error")), ""),
-            (number(of("mass_recall")), ""), (str(record["baseline"] or NONE), ""),
+            (number(of("mass_recall")), ""), (base, ""),
         ),
     )  # fmt: skip

@@ -188,6 +188,16 @@ function start() {
     };
     return found;
   }
+  // Below it, what it was in each of several runs, the newest first.
+  function speedupColumn(source) {
+    const found = column(source, "speedup", "speed-up", { low: "speedup_lo", high: "speedup_hi", unit: "×" }), { show } = found;
+    found.show = (row) => {
+      const shown = show(row), runs = row[source.at.run_speedups];
+      if (runs && shown.append) shown.append(el("small", { class: "ends" }, `${runs.split(",").length} runs: ${runs}`));
+      return shown;
+    };
+    return found;
+  }
   // What is ranked; below it, of a method with a state, what a step takes between refreshes.
   function timeColumn(source) {
     const found = column(source, "charged_ms", "ms", { rising: true, low: "charged_lo_ms", high: "charged_hi_ms", hint: "latency: median with a cold cache, and its interval; of a method with a state the mean of a step, with what making the state anew costs" });
@@ -207,11 +217,11 @@ function start() {
     };
   };
   const baselineColumn = (source) => ({
-    name: "baseline", label: "baseline", aside: true, hint: "the dense baseline of the row's run, and what spoils its latency",
+    name: "baseline", label: "baseline", aside: true, hint: "the dense baseline of the row's run, its latency in ms, and what spoils its latency",
     value: (row) => row[source.at.baseline], text: (row) => `${row[source.at.baseline] ?? ""} ${badgeWords(row[source.at.baseline_flags])}`,
     show: (row) => {
       const name = row[source.at.baseline], flags = badgeWords(row[source.at.baseline_flags]);
-      return name === null ? NONE : el("span", { title: name }, name.replace(/^full\//, ""), flags ? el("small", { class: "ends" }, flags) : null);
+      return name === null ? NONE : el("span", { title: name }, `${name.replace(/^full\//, "")}${row[source.at.baseline_ms] === null ? "" : ` ${number(row[source.at.baseline_ms])}`}`, flags ? el("small", { class: "ends" }, flags) : null);
     },
   });
   const has = (source, name) => source.rows.some((row) => row[source.at[name]] !== null);
@@ -220,7 +230,7 @@ function start() {
   if (means.table) {
     ranked = new RowTable(find("ranked"), [
       nameColumn(means, "label"),
-      column(means, "speedup", "speed-up", { low: "speedup_lo", high: "speedup_hi", unit: "×" }),
+      speedupColumn(means),
       timeColumn(means),
       densityColumn(means),
       trustColumn(means),
