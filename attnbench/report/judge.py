@@ -236,7 +236,7 @@ def _verdict(
 ) -> Verdict:
     ideal = 1 / leader.density if leader is not None and leader.density else None
     grounds = Grounds("", False) if leader is None else _grounds(case, leader, only_dense=outcome == "only dense")
-    caveats, tied = (*_reference(leader), *_heads(case)), tuple(row for row, _ in ties)
+    caveats, tied = (*_reference(leader), *_gradients(leader), *_heads(case)), tuple(row for row, _ in ties)
     return Verdict(outcome, leader, ratio, ideal, quality, tied, sentence, caveats, grounds, _missing(case), elsewhere)
 
 
@@ -244,6 +244,12 @@ def _reference(leader: Row | None) -> list[str]:
     if leader is None or leader.engine != "reference":
         return []
     return ["The reference engine is plain PyTorch, there to check others: its time says little about the method."]
+
+
+def _gradients(leader: Row | None) -> list[str]:
+    if leader is None or leader.direction == "fwd" or not leader.approximation_error:
+        return []
+    return ["Errors are those of the output forward; gradients were not compared with those of full attention."]
 
 
 def _heads(case: Case) -> list[str]:

@@ -306,6 +306,16 @@ def test_what_the_cpu_held_up_and_may_be_faster_is_named(row_of: Maker, dense: R
     assert "were CPU-bound and may be faster" in both
 
 
+def test_errors_of_training_say_that_gradients_were_not_compared(row_of: Maker) -> None:
+    def text(**columns: Any) -> str:
+        return told(*(row_of(name, **columns, latency_ms=ms) for name, ms in (("full", 100.0), ("sta", 40.0))))
+
+    said = "gradients were not compared with those of full attention"
+    assert said in text(direction="fwdbwd")
+    assert said not in text(direction="fwd")
+    assert said not in text(direction="fwdbwd", approximation_error=None)
+
+
 def test_slow_enqueuing_that_holds_nothing_up_is_told_with_its_figures(row_of: Maker) -> None:
     slow = {"flags": "slow-enqueue", "host_ms": 60.0, "latency_eager_ms": 42.0}
     (case,) = cases_of([row_of("full", engine="sdpa", latency_ms=100.0, flags=""), row_of("sta", **slow)])

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from attnbench.report.data.figure import Axis, Figure, Point, Series, level
 from attnbench.report.data.selections import Choice, Selection
-from attnbench.report.traits import traits_of
 from attnbench.report.words import number, times
 
 COSTS = {
@@ -35,7 +34,7 @@ def trade_offs(selection: Selection) -> list[Figure]:
                 words=_words(drawn, column, name),
                 x=Axis(label, better=better, cut=cut),  # type: ignore[arg-type]  # one of the two words
                 y=Axis("speed-up over the dense baseline, ×", log=True, better="higher"),
-                series=(*_methods(drawn, column, name), *_guides(drawn, column, name, better)),
+                series=(*_methods(drawn, column), *_guides(drawn, column, name, better)),
                 selections=(selection.place,),
                 option=name,
             )
@@ -55,20 +54,21 @@ _CAPTIONS = {
 
 _APART = (
     "Hollow markers with a dotted outline: the error is not one that a clip would see, for want of training or because "
-    "of a state made on these inputs. The frontier leaves them out."
+    "of a state made on these inputs."
 )
 _FEW_BEYOND, _FAR = 8, 1.6
 """One of so many points may lie beyond the end of the axis, if it lies so many times as far out as the rest."""
 
 
 def _caption(drawn: Sequence[Choice], name: str, cut: float | None) -> str:
-    apart = [_APART] if any(_is_apart(each, name) for each in drawn) else []
+    apart = [_APART] if any(map(_is_apart, drawn)) else []
+    apart += ["The frontier leaves them out."] if apart and name != "density" else []
     beyond = ["Points at the right edge, with an arrow, lie beyond it."] if cut is not None else []
     return " ".join([_CAPTIONS[name], *apart, *beyond])
 
 
-def _is_apart(choice: Choice, name: str) -> bool:
-    return name != "density" and bool(traits_of(choice.row))
+def _is_apart(choice: Choice) -> bool:
+    return bool(choice.traits)
 
 
 def _cut(places: Sequence[float]) -> float | None:
@@ -81,14 +81,14 @@ def _cut(places: Sequence[float]) -> float | None:
     return None
 
 
-def _methods(drawn: Sequence[Choice], column: str, name: str) -> list[Series]:
+def _methods(drawn: Sequence[Choice], column: str) -> list[Series]:
     """Return a series a method and engine: its settings, ordered along x."""
     groups: dict[tuple[str, str], list[Choice]] = {}
     for each in drawn:
         groups.setdefault((each.row.method, each.row.engine), []).append(each)
     found = []
     for (method, _), mine in groups.items():
-        points = sorted((_point(each, column, name) for each in mine), key=lambda point: point.x)
+        points = sorted((_point(each, column) for each in mine), key=lambda point: point.x)
         found.append(Series(_name(mine), tuple(points), method, "line" if len(points) > 1 else "points"))
     return found
 
@@ -99,11 +99,11 @@ def _name(mine: Sequence[Choice]) -> str:
     return " · ".join(shared) or mine[0].row.method
 
 
-def _point(choice: Choice, column: str, name: str) -> Point:
+def _point(choice: Choice, column: str) -> Point:
     ratio, row = choice.speedup, choice.row
     assert ratio is not None
     x = float(getattr(row, column))
-    return Point(x, ratio.value, ratio.lo, ratio.hi, choice.label, row.row_id, apart=_is_apart(choice, name))
+    return Point(x, ratio.value, ratio.lo, ratio.hi, choice.label, row.row_id, apart=_is_apart(choice))
 
 
 def _guides(drawn: Sequence[Choice], column: str, name: str, better: str) -> list[Series]:
@@ -113,7 +113,7 @@ def _guides(drawn: Sequence[Choice], column: str, name: str, better: str) -> lis
         least = min(place for place in places if place > 0)
         ideal = [least * (1 / least) ** (step / 24) for step in range(25)]
         return [Series("ideal: 1 / density", tuple(Point(x, 1 / x) for x in ideal), look="guide", dashed=True)]
-    sparse = [each for each in drawn if not each.is_dense and not _is_apart(each, name)]
+    sparse = [each for each in drawn if not each.is_dense and not _is_apart(each)]
     sign = 1 if better == "lower" else -1
     ordered = sorted(sparse, key=lambda each: (sign * float(getattr(each.row, column)), -_value(each)))
     best, frontier = 0.0, []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attnbench.report.data.page import Chosen, PageData
-from attnbench.report.formats.ranking import clips, comparison, ranking, selection_words, steps
+from attnbench.report.formats.ranking import badge_words, clips, comparison, ranking, selection_words, steps
 from attnbench.report.word_table import WordTable
 
 _SIGNS = {
@@ -29,7 +29,7 @@ def latex_text(data: PageData, lead: Sequence[str] = ()) -> str:
         data: of the report.
         lead: sentences for the caption of a comparison.
     """
-    tables = [_table(ranking(data, each.place), _caption(each), each.name) for each in data.selections]
+    tables = [_table(ranking(data, each.place), _caption(data, each), each.name) for each in data.selections]
     titles = {
         "clips": "Clips, compared with those of full attention.",
         "steps": "Whole transformer steps.",
@@ -40,9 +40,10 @@ def latex_text(data: PageData, lead: Sequence[str] = ()) -> str:
     return _HEAD + "\n".join(tables)
 
 
-def _caption(chosen: Chosen) -> str:
+def _caption(data: PageData, chosen: Chosen) -> str:
     measured = selection_words(chosen)
-    return " ".join(filter(None, [chosen.sentence, f"{measured[:1].upper()}{measured[1:]}.", chosen.density]))
+    told = [chosen.sentence, f"{measured[:1].upper()}{measured[1:]}.", chosen.density, badge_words(data, chosen.place)]
+    return " ".join(filter(None, told))
 
 
 def escaped(text: str) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from attnbench.report.data.page import Chosen, PageData
-from attnbench.report.formats.ranking import clips, comparison, ranking, runs, selection_words, steps
+from attnbench.report.formats.ranking import badge_words, clips, comparison, ranking, runs, selection_words, steps
 from attnbench.report.word_table import WordTable
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
@@ -38,7 +38,15 @@ def markdown_text(data: PageData, tables: Sequence[WordTable] = (), lead: Sequen
 
 
 def _selection(data: PageData, chosen: Chosen) -> list[str]:
-    told = [*chosen.caveats, *chosen.remarks, chosen.density, chosen.quality, chosen.errors, chosen.trust]
+    told = [
+        *chosen.caveats,
+        *chosen.remarks,
+        chosen.density,
+        chosen.quality,
+        chosen.errors,
+        chosen.trust,
+        badge_words(data, chosen.place),
+    ]
     return [
         f"## {_plain(selection_words(chosen))}", "", f"**{_plain(chosen.sentence)}**", "",
         *_table(ranking(data, chosen.place)), "", f"Dense baseline: {_plain(chosen.baselines)} "

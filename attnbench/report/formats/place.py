@@ -14,7 +14,7 @@ from attnbench.results.files import is_stream
 ENDINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "html": (".html", ".htm"), "markdown": (".md", ".markdown"), "csv": (".csv",), "parquet": (".parquet",),
-        "latex": (".tex",), "json": (".json",), "png": (".png",), "svg": (".svg",), "pdf": (".pdf",),
+        "latex": (".tex", ".latex"), "json": (".json",), "png": (".png",), "svg": (".svg",), "pdf": (".pdf",),
     }
 )  # fmt: skip
 """How the files of each form end; the first ending is the usual one."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from attnbench.report.data.page import Chosen, PageData
 from attnbench.report.data.table import Record, Value
+from attnbench.report.flag_words import FLAG_WORDS
 from attnbench.report.formats.flat import alone
 from attnbench.report.word_table import WordTable
 from attnbench.report.words import NONE, number, runs_words, steady_words, times, tiny, with_interval
@@ -31,6 +32,15 @@ def ranking(data: PageData, place: int) -> WordTable:
         rows.append((*cells, _trust(each)))
     columns = (*header, *(["PSNR, dB"] if psnr else []), "verdict")
     return WordTable(columns, tuple(rows), frozenset(range(2 if several else 1, len(columns) - 1)))
+
+
+def badge_words(data: PageData, place: int) -> str:
+    """Say what the words beside the verdicts of a selection mean, as far as they spoil a latency; empty without any."""
+    table = data.table("means")
+    records = [] if table is None else [each for each in table.records() if each["selection"] == place]
+    raised = {flag for each in records for flag in _text(each["flags"]).split(",")}
+    told = [f"{badges(each.name)}: {each.meaning}" for each in FLAG_WORDS if each.name in raised]
+    return f"Beside verdicts: {'; '.join(told)}." if told else ""
 
 
 def clips(data: PageData) -> WordTable | None:

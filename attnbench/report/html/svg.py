@@ -214,7 +214,7 @@ def _series(series: Series, x: _Scale, y: _Scale, classes: Classes, turn: int, *
             if point.lo is not None and point.hi is not None:
                 found.append(f'<path class="whisker {name}" d="M{a:.1f},{y(point.lo):.1f}V{y(point.hi):.1f}"/>')
             look, where = (
-                f"mark {name}{' apart' if point.apart else FILLS[turn % len(FILLS)]}",
+                f"mark {name}{FILLS[turn % len(FILLS)]}{' apart' * point.apart}",
                 f"translate({a:.1f},{b:.1f})",
             )
             found.append(f'<path class="{look}" d="{_marking(marker, turn, 5)}" transform="{where}"/>')

@@ -102,3 +102,13 @@ def test_latex_is_balanced_and_has_a_caption_for_each_table(data: PageData) -> N
     columns = text.partition(r"\begin{tabular}{")[2].partition("}")[0]
     assert {line.count(" & ") + 1 for line in body} == {len(columns)}
     assert escaped("1 × 2\x1b[0m") == r"1 $\times$ 2{[}0m"
+
+
+@pytest.mark.parametrize("write", [markdown_text, latex_text])
+def test_words_beside_verdicts_are_explained_with_the_table(
+    row_of: Callable[..., Any], table_of: Callable[..., Results], write: Callable[[PageData], str]
+) -> None:
+    plain = [row_of("full", engine="sdpa", flags=""), row_of("sta", flags="cpu-bound")]
+    text = write(page_data(table_of(plain)))
+    assert "Beside verdicts: cpu: the CPU could not enqueue fast enough." in text
+    assert "Beside verdicts" not in write(page_data(table_of(plain[:1])))

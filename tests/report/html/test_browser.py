@@ -55,6 +55,7 @@ ASKED = {
     "moba densty<0.2": "“densty” is none of the columns",
     "nothing-like-it": "No row has “nothing-like-it” in method or trust.",
     "moba density<0.001": "No row has all of “moba density<0.001”.",
+    "density=0.123": "", "x" * 90: f"No row has “{'x' * 59}…” in method or trust.",
 }  # fmt: skip
 """What is typed into a filter, and what is said of it."""
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -203,6 +204,8 @@ def seen(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Se
             step for words in ASKED
             for step in (["fill", "#ranked-filter", words], ["text", "#ranked-said"], ["count", "#ranked tbody th"])
         ), ["fill", "#all-filter", "spede>2"], ["text", "#all-said"]),
+        page("frontier", "cells", ["contents", "#trade-off text.word"], ["fill", "#ranked-filter", "nothing-like-it"],
+             ["count", "#trade-off svg path"], ["fill", "#ranked-filter", ""], ["contents", "#trade-off text.word"]),
         page("address", "cells", ["address"], ["select", SHAPE, SHORT], ["address"], ["click", "nav a[href='#cells']"],
              ["address"], ["text", "#verdict"], ["back"], ["back"], ["text", "#verdict"]),
         page("named", "cells", ["text", "#verdict"], ["text", "#jump"], hash="#at=480p-12-heads-fwd-video&to=phases"),
@@ -362,6 +365,13 @@ def test_a_selector_that_moves_another_one_says_so(seen: Seen) -> None:
     )
     assert back == f"Nothing was measured for {SHORT[:-4]} with forward and backward. Shown instead: direction forward."
     assert (live, straight) == ("polite", "")
+
+
+def test_each_point_of_the_frontier_has_its_name_and_an_empty_picture_has_no_lines(seen: Seen) -> None:
+    named, _, left, _, again = seen["frontier"]["found"]
+    assert any(each.startswith("sta") for each in named)
+    assert left == 0
+    assert again == named
 
 
 def test_a_filter_says_what_it_does_not_understand(seen: Seen) -> None:

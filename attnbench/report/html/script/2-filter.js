@@ -1,7 +1,11 @@
 // The filter above a table: words that begin a word of its rows, and comparisons of columns such as density<0.2.
 
 const COMPARISON = /^([^<>=]*)(<=|>=|<|>|=)([^<>=]*)$/, NUMBER = /^-?\d*\.?\d+(?:e[-+]?\d+)?/i, UNITS = ["", "x", "ms", "mib", "db"];
-const HOLDS = { "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b, "=": (a, b) => a === b };
+const HOLDS = { "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b, "=": (a, b) => looksLike(a, b) };
+// What a reader typed, as it is told back: never longer than a line.
+const echo = (text) => (text.length > 60 ? `${text.slice(0, 59)}…` : text);
+// Whether a value is the one that was typed, at the precision that tables show: .2503 is 0.250.
+const looksLike = (value, typed) => value === typed || number(value) === number(typed);
 const plainly = (text) => String(text ?? "").toLowerCase().replaceAll("×", "x");
 
 // Whether a word of the text begins like this: "40 heads" is not in "140 heads", nor "moba" in "vmoba".
@@ -46,7 +50,7 @@ class Filter {
       const found = /[<>=]/.test(part) ? this.comparison(part) : (row) => this.has(row, plainly(part));
       if (typeof found === "string") { unread.push(found); continue; }
       const word = !/[<>=]/.test(part) && !rows.some(found), named = word && this.columns.find((column) => [column.name, column.label].includes(part));
-      if (named) { unread.push(`“${part}” is a column, so ${part}${named.numeric ? "<0.5" : "=…"} would be right`); continue; }
+      if (named) { unread.push(`“${echo(part)}” is a column, so ${part}${named.numeric ? "<0.5" : "=…"} would be right`); continue; }
       tests.push(found);
       if (word) absent.push(this.absence(part, rows));
     }
@@ -56,24 +60,24 @@ class Filter {
 
   absence(word, rows) {
     const found = this.columns.filter((column) => !column.numeric && !this.searched.includes(column) && rows.some((row) => begins(this.textOf(column, row), plainly(word))));
-    const where = `No row has “${word}” in ${listed(this.searched.map((column) => column.label), "or")}.`;
-    if (found.length) return `${where} For ${found[0].label}, ${found[0].label}=${/\s/.test(word) ? `"${word}"` : word} would be right.`;
+    const where = `No row has “${echo(word)}” in ${listed(this.searched.map((column) => column.label), "or")}.`;
+    if (found.length) return `${where} For ${found[0].label}, ${found[0].label}=${/\s/.test(word) ? `"${echo(word)}"` : echo(word)} would be right.`;
     return `${where}${this.elsewhere ? ` ${this.elsewhere}` : ""}`;
   }
 
   // The test of one comparison; or, as text, what is wrong with it and what would be right.
   comparison(part) {
     const [, name, sign, bound] = COMPARISON.exec(part) || [];
-    if (!name || !bound) return `“${part}”: a column, then <, <=, >, >= or =, then a value, as in density<0.2, would be right`;
+    if (!name || !bound) return `“${echo(part)}”: a column, then <, <=, >, >= or =, then a value, as in density<0.2, would be right`;
     const is = (each, text) => [each.name, each.label].some((one) => one.toLowerCase() === text);
     const column = this.columns.find((each) => is(each, name)) || this.columns.find((each) => each.label.toLowerCase().replace(/\W/g, "") === name.replace(/\W/g, ""));
-    if (!column) return `“${name}” is none of the columns, which are ${this.columns.map((each) => each.label).join(", ")}`;
+    if (!column) return `“${echo(name)}” is none of the columns, which are ${this.columns.map((each) => each.label).join(", ")}`;
     if (!column.numeric) {
       if (sign === "=") return (row) => begins(this.textOf(column, row), plainly(bound));
-      return `“${part}”: ${column.label} holds words, so ${name}=${bound} would be right`;
+      return `“${echo(part)}”: ${column.label} holds words, so ${name}=${echo(bound)} would be right`;
     }
     const digits = NUMBER.exec(bound);
-    if (!digits || !UNITS.includes(plainly(bound.slice(digits[0].length)))) return `“${bound}” in “${part}” is not a number: ${name}${sign}0.5 would be right`;
+    if (!digits || !UNITS.includes(plainly(bound.slice(digits[0].length)))) return `“${echo(bound)}” in “${echo(part)}” is not a number: ${name}${sign}0.5 would be right`;
     const holds = HOLDS[sign], than = Number(digits[0]);
     return (row) => { const value = column.value(row); return value !== null && value !== undefined && holds(value, than); };
   }

@@ -37,7 +37,7 @@ class RowTable {
 
   refresh() {
     const { test, said } = this.filter.of(this.words, this.rows), kept = test ? this.rows.filter(test) : this.rows;
-    this.complaint = said || (kept.length || !this.rows.length ? "" : `No row has all of “${this.words.trim()}”.`);
+    this.complaint = said || (kept.length || !this.rows.length ? "" : `No row has all of “${echo(this.words.trim())}”.`);
     this.show(kept);
     if (this.onfilter) this.onfilter(kept);
   }

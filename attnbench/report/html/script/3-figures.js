@@ -146,7 +146,7 @@ function drawPoints(figure, width, marks, kept) {
   }
   const many = marked.length > MOST_MARKS, outlines = new Map();
   for (const { px, py, className, marker, point, each } of marked) {
-    const shape = marking(marker, each.turn, px, py), look = `${className}${point.apart ? " apart" : fillOf(each.turn)}`;
+    const shape = marking(marker, each.turn, px, py), look = `${className}${fillOf(each.turn)}${point.apart ? " apart" : ""}`;
     if (many) outlines.set(look, `${outlines.get(look) || ""}${shape}`);
     else picture.append(draw("path", { class: `mark ${look}`, d: shape }));
     taken.push([px - 7, py - 7, px + 7, py + 7]);
@@ -178,7 +178,7 @@ function drawPoints(figure, width, marks, kept) {
   }
   const several = series.filter((each) => marks.has(each.method));
   const legend = unnamed.length || leads ? several : [];
-  return { picture, spots, hidden: dropped.size, legend: legend.slice(0, 40).map((each) => ({ name: each.name, turn: each.turn, joined: isLine(each), ...marks.get(each.method) })) };
+  return { picture, spots, hidden: dropped.size, legend: legend.slice(0, 40).map((each) => ({ name: each.name, turn: each.turn, joined: isLine(each), apart: each.points.every((point) => point.apart), ...marks.get(each.method) })) };
 }
 
 const isLine = (each) => (each.look === "line" || each.look === "band") && each.points.length > 1;

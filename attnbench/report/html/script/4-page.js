@@ -125,13 +125,13 @@ function start() {
 
   // --- the ranked table
 
-  const keyOf = ({ className, marker, turn = 0, joined = false }) => draw("svg", { class: "key", viewBox: joined ? "-14 -8 28 16" : "-8 -8 16 16", width: joined ? 25 : 14, height: 14, "aria-hidden": "true" }, joined ? draw("path", { class: `line ${className}${dashOf(turn)}`, d: "M-14,0H14" }) : null, draw("path", { class: `mark ${className}${fillOf(turn)}`, d: marking(marker, turn) }));
+  const keyOf = ({ className, marker, turn = 0, joined = false, apart = false }) => draw("svg", { class: "key", viewBox: joined ? "-14 -8 28 16" : "-8 -8 16 16", width: joined ? 25 : 14, height: 14, "aria-hidden": "true" }, joined ? draw("path", { class: `line ${className}${dashOf(turn)}`, d: "M-14,0H14" }) : null, draw("path", { class: `mark ${className}${fillOf(turn)}${apart ? " apart" : ""}`, d: marking(marker, turn) }));
 
   // In the ranked table a row has the mark that it has in the picture beside it.
   const turns = new Map(figures.filter((figure) => figure.section === "trade-off").flatMap((figure) => inTurn(figure.series || [])).filter((each) => each.method).flatMap((each) => each.points.map((point) => [point.row, each.turn])));
-  const mark = (method, turn = 0) => {
+  const mark = (method, turn = 0, apart = false) => {
     const found = marks.get(method);
-    return found ? keyOf({ ...found, turn }) : null;
+    return found ? keyOf({ ...found, turn, apart }) : null;
   };
   const flagged = new Map((data.flags || []).map((flag) => [flag.name, flag]));
   const badgeOf = (name) => (flagged.get(name) || { badge: name }).badge;
@@ -169,12 +169,12 @@ function start() {
 
   // The name of a row, and below it the engine that ran, where the name does not say it: words of both are looked for.
   function nameColumn(source, labelName) {
-    const { label, method, row_id, settings, engine } = { ...source.at, label: source.at[labelName] };
+    const { label, method, row_id, settings, engine, traits } = { ...source.at, label: source.at[labelName] };
     const below = (row) => (labelName === "label" && row[engine] && !row[label].split(" · ").includes(row[engine]) ? row[engine] : "");
     return {
       name: "method", label: "method", class: "name", hint: "open a row for its command, settings and figures",
       value: (row) => row[label], text: (row) => `${row[label]} ${below(row)}`,
-      show: (row) => el("button", { type: "button", title: `${row[label]} ${row[settings]}`, onclick: () => openRow(row[row_id]) }, mark(row[method], labelName === "label" ? turns.get(row[row_id]) : 0), el("span", { class: row[label].length > 20 ? "long" : null }, row[label], below(row) ? el("small", { class: "ends" }, below(row)) : null)),
+      show: (row) => el("button", { type: "button", title: `${row[label]} ${row[settings]}`, onclick: () => openRow(row[row_id]) }, mark(row[method], labelName === "label" ? turns.get(row[row_id]) : 0, labelName === "label" && Boolean(row[traits])), el("span", { class: row[label].length > 20 ? "long" : null }, row[label], below(row) ? el("small", { class: "ends" }, below(row)) : null)),
     };
   }
   function densityColumn(source) {
