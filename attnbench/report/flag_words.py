@@ -26,7 +26,7 @@ FLAG_WORDS = (
     FlagWords("power-capped", "capped", "the power cap held the clock down", "power-capped"),
     FlagWords("cpu-bound", "CPU-bound", "the CPU could not enqueue fast enough", "CPU-bound"),
     FlagWords(
-        "slow-enqueue", "slow enqueue",
+        "slow-enqueue", "enqueue",
         "enqueuing takes longer than the call, but calls back to back take at most 10 % longer than the latency",
         "slow to enqueue, though not held up by it",
     ),
