@@ -55,7 +55,7 @@ class Verdict:
         grounds: what spoils the latencies that the verdict rests on, the leader's and its baseline's. Without a
             sentence where nothing was timed.
         remarks: which cells have no latency.
-        elsewhere: what clips of the leader's method with other settings say; empty where its own have been judged.
+        elsewhere: what clips of the leader's method with other settings say; of its own, whose model made them.
     """
 
     outcome: Outcome
@@ -105,7 +105,7 @@ def judge(case: Case, quality: Mapping[QualityKey, Gap] | None = None) -> Verdic
     found = None if quality is None else quality_of(row, quality)
     ties = _ties(case, row, ratio)
     held = _held_up(case, row, {tie.row_id for tie, _ in ties})
-    told = "" if found or not quality else _elsewhere(row, quality)
+    told = _of_another_model(row, found) if found else _elsewhere(row, quality) if quality else ""
     return _verdict(case, ratio.side, row, _sentence(case, row, ratio, found, ties, held), ratio, found, ties, told)
 
 
@@ -219,9 +219,22 @@ def _elsewhere(row: Row, quality: Mapping[QualityKey, Gap]) -> str:
     low, high = number(others[0].gap.mean), number(others[-1].gap.mean)
     floor = others[-1].kernel_floor
     kernel = "" if floor is None else f", where another exact kernel gives {number(floor.mean)}"
+    seed = others[-1].seed_floor
+    kernel += "" if floor is None or seed is None else f" and another seed {number(seed.mean)}"
     span = low if low == high else f"{low} to {high}"
     told = f"No clips were made with these settings of {row.method}."
-    return f"{told} With others its clips have a PSNR of {span} dB{kernel}."
+    models = listed(dict.fromkeys(gap.model for gap in others))
+    return f"{told} With others its clips have a PSNR of {span} dB{kernel}; they are of {models}{_not_of(row, others)}."
+
+
+def _of_another_model(row: Row, gap: Gap) -> str:
+    """Say whose clips the PSNR is of, where the model is not that of the row."""
+    unlike = _not_of(row, [gap])
+    return f"Clips, and PSNR, are of {gap.model}{unlike}." if unlike else ""
+
+
+def _not_of(row: Row, gaps: Sequence[Gap]) -> str:
+    return f", not of {row.model}" if row.model and all(gap.model != row.model for gap in gaps) else ""
 
 
 def _verdict(

@@ -9,6 +9,8 @@ import pytest
 
 from attnbench.report.cases import Case, baseline_row, cases_of, speedups_of
 from attnbench.report.clip_quality import clip_quality
+from attnbench.report.data.page import page_data
+from attnbench.report.formats.markdown import markdown_text
 from attnbench.report.judge import judge, place_words, speedup_words
 from attnbench.results.layers import means_of
 from attnbench.results.load import Results
@@ -167,8 +169,39 @@ def test_clips_are_joined_by_method_and_the_settings_given(row_of: Maker, dense:
             ""
             if said
             else "No clips were made with these settings of sta. With others its clips have a PSNR of 21.0 dB, where "
-            "another exact kernel gives 57.0."
+            "another exact kernel gives 57.0; they are of mini."
         )
+
+
+def test_clips_of_another_model_are_said_to_be(row_of: Maker, dense: Row) -> None:
+    quality = clip_quality(clips_of("sta", {"window": [1, 3, 5]}, {"window": [1, 3, 5]}))
+    asked, other = (
+        row_of("sta", settings_given=canonical_json(given), model="wan2.1-1.3b")
+        for given in ({"window": [1, 3, 5]}, {})
+    )
+    found = [
+        judge(cases_of([dense.model_copy(update={"model": row.model}), row])[0], quality) for row in (asked, other)
+    ]
+    assert found[0].quality is not None
+    assert found[0].elsewhere == "Clips, and PSNR, are of mini, not of wan2.1-1.3b."
+    assert found[1].quality is None
+    assert found[1].elsewhere.endswith("; they are of mini, not of wan2.1-1.3b.")
+
+
+def test_pages_name_the_model_of_clips_or_say_that_there_are_none(row_of: Maker, table_of: Maker) -> None:
+    clips = clips_of("sta", {"window": [1, 3, 5]}, {"window": [1, 3, 5]})
+    given = canonical_json({"window": [1, 3, 5]})
+    rows = [row_of("full", engine="sdpa", density=1.0), row_of("sta", settings_given=given)]
+    without = page_data(table_of(rows))
+    with_clips = page_data(
+        replace(table_of(rows), quality=clips.quality, headers=(*table_of(rows).headers, *clips.headers))
+    )
+
+    assert without.selections[0].quality == "No clips were made in these runs."
+    assert "PSNR" not in markdown_text(without)
+    assert "PSNR (mini), dB" in markdown_text(with_clips)
+    (means,) = (table for table in with_clips.tables if table.name == "means")
+    assert [each["psnr_model"] for each in means.records() if each["method"] == "sta"] == ["mini"]
 
 
 TILE, WINDOW = {"tile": [6, 8, 8]}, {"window": [3, 3, 3]}

@@ -49,6 +49,7 @@ SCHEMA = 1
 _DIGITS = 7
 _MOST_FLAGGED = 4
 _MOST_GROUPS = 3
+_NO_CLIPS = "No clips were made in these runs."
 _MOST_ALIKE = 7
 _AS_THEY_ARE = frozenset({str, int, bool, type(None)})
 
@@ -89,7 +90,8 @@ class Chosen:
         density: whether densities are similar, and who is fastest where they are.
         baselines: the dense baselines, with version and latency; then the runs, with their days and commits.
         trust: what spoils the latencies that the verdict rests on, the baseline's among them; then the others.
-        quality: what clips of the fastest method with other settings say, where none were made with its own.
+        quality: what clips of the fastest method with other settings say, where none were made with its own; whose
+            model made them, if not that of the selection; or that no clips were made.
         errors: whose errors are not those that a clip would see, and why.
     """
 
@@ -191,7 +193,7 @@ def page_data(
     tables += [runs_table(results, results.runs)] if results.runs else []
     devices = tuple(dict.fromkeys([*(row.device for row in results.rows), *_trained_on(training), *_ran_on(results)]))
     runs = {run.run_id: run for run in runs_of(results)}
-    selections = tuple(_chosen(each, runs) for each in chosen)
+    selections = tuple(_chosen(each, runs, "" if found else _NO_CLIPS) for each in chosen)
     figures = (*_figures(results, chosen), *_figures_on(selections, results, found, training, calibrations))
     return PageData(
         SCHEMA, f"Sparse attention on {listed(devices)}" if devices else "Sparse attention", devices, tuple(source),
@@ -306,7 +308,7 @@ def _told_apart(figures: Iterable[Figure]) -> tuple[Figure, ...]:
     return tuple(found)
 
 
-def _chosen(selection: Selection, runs: Mapping[str, Run]) -> Chosen:
+def _chosen(selection: Selection, runs: Mapping[str, Run], no_clips: str = "") -> Chosen:
     first, verdict = selection.first, selection.verdict
     named = [(each.label, each.row) for each in selection.choices]
     baselines = " ".join(filter(None, (f"{_baselines(selection)}.", _runs(selection, runs))))
@@ -316,7 +318,7 @@ def _chosen(selection: Selection, runs: Mapping[str, Run]) -> Chosen:
         methods=len(selection.choices),
         cells=len(selection.rows), outcome=verdict.outcome,
         sentence=verdict.sentence, caveats=verdict.caveats, remarks=verdict.remarks, density=_density(selection),
-        baselines=baselines, trust=trust, quality=verdict.elsewhere,
+        baselines=baselines, trust=trust, quality=verdict.elsewhere or no_clips,
         errors=error_words(named),
     )  # fmt: skip
 

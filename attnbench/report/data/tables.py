@@ -214,6 +214,7 @@ def _psnr() -> list[tuple[Column, Take]]:
         ),
         _of("psnr_lo", "lower end of its interval", part("lo"), "dB"),
         _of("psnr_hi", "upper end of its interval", part("hi"), "dB"),
+        _of("psnr_model", "the model that made the clips", lambda _, c: c.quality.model if c.quality else None),
         _of("psnr_kernel", "PSNR where only the dense kernel is another one", kernel, "dB"),
     ]
 

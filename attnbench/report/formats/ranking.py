@@ -9,7 +9,7 @@ from attnbench.report.data.table import Record, Value
 from attnbench.report.flag_words import FLAG_WORDS
 from attnbench.report.formats.flat import alone
 from attnbench.report.word_table import WordTable
-from attnbench.report.words import NONE, number, runs_words, steady_words, times, tiny, with_interval
+from attnbench.report.words import NONE, listed, number, runs_words, steady_words, times, tiny, with_interval
 from attnbench.results.flags import badges
 
 
@@ -18,6 +18,7 @@ def ranking(data: PageData, place: int) -> WordTable:
     table = data.table("means")
     records = [] if table is None else [each for each in table.records() if each["selection"] == place]
     several = len({each["engine"] for each in records}) > 1
+    models = dict.fromkeys(_text(each["psnr_model"]) for each in records if each.get("psnr_model") is not None)
     psnr = any(each.get("psnr") is not None for each in records)
     header = ["method", *(["engine"] if several else []), "density", "speed-up", "ideal", "latency, ms", "error"]
     rows = []
@@ -30,7 +31,7 @@ def ranking(data: PageData, place: int) -> WordTable:
         ]
         cells += [tiny(_number(each["approximation_error"])), *([_interval(each, "psnr")] if psnr else [])]
         rows.append((*cells, _trust(each)))
-    columns = (*header, *(["PSNR, dB"] if psnr else []), "verdict")
+    columns = (*header, *([f"PSNR ({listed(models)}), dB"] if psnr else []), "verdict")
     return WordTable(columns, tuple(rows), frozenset(range(2 if several else 1, len(columns) - 1)))
 
 

@@ -226,6 +226,8 @@ function start() {
   });
   const has = (source, name) => source.rows.some((row) => row[source.at[name]] !== null);
 
+  const clipModels = listed([...new Set(means.rows.map((row) => row[means.at.psnr_model]))].filter(Boolean));
+
   let ranked = null, all = null;
   if (means.table) {
     ranked = new RowTable(find("ranked"), [
@@ -237,7 +239,7 @@ function start() {
       column(means, "ideal", "ideal", { unit: "×" }),
       column(means, "approximation_error", "error", { rising: true, hint: "relative error of the output against full attention" }),
       column(means, "mass_recall", "recall", { hint: "share of full attention's weights that is kept" }),
-      ...(has(means, "psnr") ? [column(means, "psnr", "PSNR", { hint: "PSNR in dB of clips made with the same method and settings. Their model and size are others: see What clips lost" })] : []),
+      ...(has(means, "psnr") ? [column(means, "psnr", `PSNR (${clipModels})`, { hint: "PSNR in dB of clips made with the same method and settings. Their model and size are others: see What clips lost" })] : []),
       ...(has(means, "peak_extra_mib") ? [column(means, "peak_extra_mib", "MiB", { rising: true, hint: "peak memory beyond inputs and output" })] : []),
       baselineColumn(means),
     ], { label: "Methods, ranked", sort: [1, false], more: [settingsColumn(means), words(means, "engine", "engine"), column(means, "latency_ms", "latency_ms"), column(means, "refresh_ms", "refresh_ms")], elsewhere: "Device, shape, direction, dtype, inputs and model are chosen above.", onfilter: (kept) => {
