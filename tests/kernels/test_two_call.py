@@ -226,8 +226,8 @@ def test_what_it_does_not_run_is_refused_with_the_reason(monkeypatch: pytest.Mon
     with pytest.raises(Unsupported, match=r"not torch\.float8_e4m3fn"):
         choose_engine("two-call", plan, replace(TASK, dtype=torch.float8_e4m3fn))
     on_gpu = replace(TASK, device=torch.device("cuda"))
-    for module in ("varlen", "two_call"):
-        monkeypatch.setattr(f"attnbench.kernels.engines.{module}.flash_problem", lambda: None)
+    monkeypatch.setattr("attnbench.kernels.engines.varlen.flash_problem", lambda: None)
+    monkeypatch.setattr("attnbench.kernels.engines.two_call.flash_problem", lambda: None)
     with pytest.raises(Unsupported, match=r"runs bfloat16 and float16, not torch\.float32"):
         choose_engine("two-call", plan, on_gpu)
     with pytest.raises(Unsupported, match="head_dim up to 128 in multiples of 8, not 12"):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attnbench.kernels.band import Band
 from attnbench.kernels.gpu import blocked, hopper, paired_tiles
-from attnbench.kernels.gpu.arrange import arrange
+from attnbench.kernels.gpu.arrange import arrange_both
 from attnbench.kernels.gpu.blocked import attend_blocks, backward_blocks
 from attnbench.kernels.gpu.hopper import is_hopper
 from attnbench.kernels.gpu.routed import attend_routed
@@ -61,6 +61,29 @@ def check(output: Tensor, lse: Tensor, expected: Tensor, expected_lse: Tensor) -
     assert float((output.double() - expected).norm()) < 1e-2 * float(expected.norm())
 
 
+def check_rows(output: Tensor, lse: Tensor, expected: Tensor, expected_lse: Tensor) -> None:
+    """Check output and lse where some rows may keep nothing."""
+    empty = expected_lse == -torch.inf
+    assert torch.equal(lse == -torch.inf, empty)
+    assert bool((output[empty] == 0).all())
+    check(output, lse.masked_fill(empty, 0), expected, expected_lse.masked_fill(empty, 0))
+
+
+def exact(
+    oracle: Oracle, inputs: Sequence[Tensor], plan: Plan, scale: float, d_output: Tensor
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Return output, lse and the gradients of ``inputs`` (q, k, v) in float64."""
+    leaves = [x.detach().double().requires_grad_() for x in inputs]
+    output, lse = oracle(*leaves, plan.token_mask(), scale)
+    return output.detach(), lse.detach(), torch.autograd.grad(output, leaves, d_output.double())
+
+
+def check_each(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        assert bool(ours.isfinite().all())
+        assert float((ours.double() - theirs).norm()) < 1e-2 * float(theirs.norm())
+
+
 @pytest.mark.parametrize("routed", [True, False])
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "batch", "head_dim", "density", "own_orders", "dtype"),
@@ -81,13 +104,9 @@ def test_equals_exact_attention(
     attend, backward = (attend_routed, backward_routed) if routed else (attend_blocks, backward_blocks)
     output, lse = attend(q, k, v, plan, scale, hopper=True)
     gradients = backward(q, k, v, plan, scale, output, lse, d_output, None, hopper=True)
-    leaves = [x.detach().double().requires_grad_() for x in (q, k, v)]
-    expected, expected_lse = oracle(*leaves, plan.token_mask(), scale)
-    wanted = torch.autograd.grad(expected, leaves, d_output.double())
-    torch.testing.assert_close(lse.double(), expected_lse.detach(), atol=1e-3, rtol=0)
-    for ours, theirs in zip((output, *gradients), (expected.detach(), *wanted), strict=True):
-        assert bool(ours.isfinite().all())
-        assert float((ours.double() - theirs).norm()) < 1e-2 * float(theirs.norm())
+    expected, expected_lse, wanted = exact(oracle, (q, k, v), plan, scale, d_output)
+    torch.testing.assert_close(lse.double(), expected_lse, atol=1e-3, rtol=0)
+    check_each((output, *gradients), (expected, *wanted))
 
 
 @pytest.mark.parametrize(
@@ -119,17 +138,9 @@ def test_words_say_what_a_rule_keeps(
         patched.setattr(blocked, "rule_arrays", None)  # the rule itself is not asked
         output, lse = attend_blocks(q, k, v, plan, scale, hopper=True)
         gradients = backward_blocks(q, k, v, plan, scale, output, lse, d_output, None, hopper=True)
-    leaves = [x.detach().double().requires_grad_() for x in (q, k, v)]
-    expected, expected_lse = (x for x in oracle(*leaves, plan.token_mask(), scale))
-    wanted = torch.autograd.grad(expected, leaves, d_output.double())
-    expected, expected_lse = expected.detach(), expected_lse.detach()
-    empty = expected_lse == -torch.inf
-    assert torch.equal(lse == -torch.inf, empty)
-    assert bool((output[empty] == 0).all())
-    check(output, lse.masked_fill(empty, 0), expected, expected_lse.masked_fill(empty, 0))
-    for ours, theirs in zip(gradients, wanted, strict=True):
-        assert bool(ours.isfinite().all())
-        assert float((ours.double() - theirs).norm()) < 1e-2 * float(theirs.norm())
+    expected, expected_lse, wanted = exact(oracle, (q, k, v), plan, scale, d_output)
+    check_rows(output, lse, expected, expected_lse)
+    check_each(gradients, wanted)
 
 
 @pytest.mark.parametrize("routed", [True, False])
@@ -157,17 +168,9 @@ def test_a_rule_about_what_lies_ahead(
         gradients = backward(q, k, v, plan, scale, output, lse, d_output, None, hopper=True)
     assert {"gluon:attend_tiles", "gluon:backward_queries"} < set(seen.kernels)
     assert f"{'gluon' if heads == kv_heads else 'triton'}:backward_keys" in seen.kernels
-    leaves = [x.detach().double().requires_grad_() for x in (q, k, v)]
-    expected, expected_lse = oracle(*leaves, plan.token_mask(), scale)
-    wanted = torch.autograd.grad(expected, leaves, d_output.double())
-    expected, expected_lse = expected.detach(), expected_lse.detach()
-    empty = expected_lse == -torch.inf
-    assert torch.equal(lse == -torch.inf, empty)
-    assert bool((output[empty] == 0).all())
-    check(output, lse.masked_fill(empty, 0), expected, expected_lse.masked_fill(empty, 0))
-    for ours, theirs in zip(gradients, wanted, strict=True):
-        assert bool(ours.isfinite().all())
-        assert float((ours.double() - theirs).norm()) < 1e-2 * float(theirs.norm())
+    expected, expected_lse, wanted = exact(oracle, (q, k, v), plan, scale, d_output)
+    check_rows(output, lse, expected, expected_lse)
+    check_each(gradients, wanted)
 
 
 @pytest.mark.parametrize(
@@ -187,10 +190,7 @@ def test_bands(
     with watching() as seen:
         output, lse = attend_blocks(q, k, v, plan, head_dim**-0.5, hopper=True)
     assert "gluon:attend_tiles" in seen.kernels
-    expected, expected_lse = oracle(q, k, v, plan.token_mask(), head_dim**-0.5)
-    empty = expected_lse == -torch.inf
-    assert torch.equal(lse == -torch.inf, empty)
-    check(output, lse.masked_fill(empty, 0), expected, expected_lse.masked_fill(empty, 0))
+    check_rows(output, lse, *oracle(q, k, v, plan.token_mask(), head_dim**-0.5))
 
 
 @pytest.mark.parametrize("routed", [False, True])
@@ -199,13 +199,17 @@ def test_keys_in_grid_order_are_read_where_they_are(
 ) -> None:
     plan = replace(make_plan(routed, 4, 2, 0.4, False), k_order=None)
     q, k, v = tokens_first(2, (4, 2, 2), 128, torch.bfloat16)
-    attend, module = (attend_routed, "routed") if routed else (attend_blocks, "blocked")
+    attend, place = (
+        (attend_routed, "attnbench.kernels.gpu.routed.arrange_both")
+        if routed
+        else (attend_blocks, "attnbench.kernels.gpu.blocked.arrange_both")
+    )
 
-    def forbidden(*_: object) -> Tensor:
+    def forbidden(*_: object) -> tuple[Tensor, Tensor]:
         raise AssertionError("keys were copied")
 
     with monkeypatch.context() as patched:
-        patched.setattr(f"attnbench.kernels.gpu.{module}.arrange", forbidden)
+        patched.setattr(place, forbidden)
         output, lse = attend(q, k, v, plan, 128**-0.5, hopper=True)
     check(output, lse, *oracle(q, k, v, plan.token_mask(), 128**-0.5))
 
@@ -225,11 +229,11 @@ def test_all_heads_but_the_first_are_arranged_by_the_kernel(
         q, k, v = (x.contiguous() for x in (q, k, v))
     copied = []
 
-    def counting(x: Tensor, *rest: Any, **named: Any) -> Tensor:
-        copied.append(x.shape[:2])
-        return arrange(x, *rest, **named)
+    def counting(k: Tensor, v: Tensor, *rest: Any, **named: Any) -> tuple[Tensor, Tensor]:
+        copied.extend([k.shape[:2], v.shape[:2]])
+        return arrange_both(k, v, *rest, **named)
 
-    monkeypatch.setattr("attnbench.kernels.gpu.key_rows.arrange", counting)
+    monkeypatch.setattr("attnbench.kernels.gpu.key_rows.arrange_both", counting)
     for _ in range(3):  # what a call leaves in memory must not help the next
         output, lse = attend_blocks(q, k, v, plan, head_dim**-0.5, hopper=True)
         check(output, lse, *oracle(q, k, v, plan.token_mask(), head_dim**-0.5))
