@@ -15,7 +15,7 @@ from attnbench.report.cases import cases_of
 from attnbench.results.gaps import Estimate, Gap, gaps
 from attnbench.results.layers import MeanRow
 from attnbench.results.load import Results, read
-from attnbench.results.speedups import ranked_ends, ranked_ms, ranked_speedup
+from attnbench.results.speedups import ranked_ends, ranked_ms, ranked_speedup, ranked_translation
 
 TABLES = Path(__file__).resolve().parents[1] / "results" / "h200" / "methods"
 NOT_MEASURED = "No table is committed yet: the commands above make them, and this page then shows them."
@@ -155,15 +155,15 @@ def _high(row: MeanRow) -> float:
 
 
 def _line(row: MeanRow) -> str:
-    took, speedup = ranked_ms(row), ranked_speedup(row)
+    took = ranked_ms(row)
     time = "" if took is None else f"{took:.3g} ({_low(row):.3g} to {_high(row):.3g})"
     cells = [
         f"`{row.method}`" + (" (unmatched)" if _unmatched(row) else ""),
         _setting(row),
         _number(row.density, ".3f"),
         time or row.verdict,
-        _number(speedup, ".2f"),
-        _number(None if speedup is None or row.density is None else speedup * row.density, ".2f"),
+        _number(ranked_speedup(row), ".2f"),
+        _number(ranked_translation(row), ".2f"),
         _number(None if row.refresh_ms is None else row.latency_ms, ".3g"),
         _number(row.refresh_ms, ".3g"),
         _number(row.approximation_error, ".2g"),

@@ -161,6 +161,12 @@ def ranked_speedup(row: Row) -> float | None:
     return row.baseline_ms / row.latency_amortised_ms
 
 
+def ranked_translation(row: Row) -> float | None:
+    """Return the speed-up that methods are ranked by times density: 1 where time falls as far as the pairs kept."""
+    speedup = ranked_speedup(row)
+    return None if speedup is None or row.density is None else speedup * row.density
+
+
 def same_rounds(own: Mapping[RunRound, float], other: Mapping[RunRound, float]) -> Timings | None:
     """Return what the rounds that two methods share say of their ratio; None where they share none.
 

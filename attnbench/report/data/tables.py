@@ -15,7 +15,7 @@ from attnbench.results.gaps import Gap
 from attnbench.results.load import Results
 from attnbench.results.records.cells import Environment, PhaseRow, Record, Row
 from attnbench.results.records.steps import StepRecord
-from attnbench.results.speedups import ranked_ends, ranked_ms, ranked_speedup
+from attnbench.results.speedups import ranked_ends, ranked_ms, ranked_speedup, ranked_translation
 
 Take = Callable[[Selection, Choice], Value]
 Command = Callable[[Row], str]
@@ -85,7 +85,8 @@ def rows_table(selections: Sequence[Selection], command: Command) -> Table:
         for row in each.rows:
             values = [getattr(row, name) for name in _ROW]
             values[_ROW.index("flags")] = flags.get(row.row_id, row.flags)
-            values[_ROW.index("speedup")], values[_ROW.index("translation")] = ranked_speedup(row), _translation(row)
+            values[_ROW.index("speedup")] = ranked_speedup(row)
+            values[_ROW.index("translation")] = ranked_translation(row)
             ratio = each.case.speedups.get(row.row_id)
             values[_SPEEDUP:_SPEEDUP] = (None, None) if ratio is None else (ratio.lo, ratio.hi)
             more = *_charged(row), len(row.samples_ms), traits_of(row), command(row)
@@ -95,11 +96,6 @@ def rows_table(selections: Sequence[Selection], command: Command) -> Table:
 
 def _charged(row: Row) -> tuple[float | None, float | None, float | None]:
     return ranked_ms(row), *ranked_ends(row)
-
-
-def _translation(row: Row) -> float | None:
-    speedup = ranked_speedup(row)
-    return None if speedup is None or row.density is None else speedup * row.density
 
 
 def phases_table(phases: Sequence[PhaseRow]) -> Table:
@@ -241,7 +237,7 @@ _MEANS: tuple[tuple[Column, Take], ...] = (
     (_SPEEDUP_ENDS[1], lambda _, choice: choice.speedup.hi if choice.speedup else None),
     _of("run_speedups", "speed-ups in all runs that measured it, the newest first", lambda _, c: _of_runs(c)),
     _of("ideal", "speed-up that its density allows: 1 / density", lambda _, choice: _ideal(choice)),
-    _of("translation", "speedup x density", lambda _, choice: _translation(choice.row)),
+    _of("translation", "speedup x density", lambda _, choice: ranked_translation(choice.row)),
     *((column, lambda _, choice, at=at: _charged(choice.row)[at]) for at, column in enumerate(_CHARGED)),
     _of_row("latency_ms", unit="ms"),
     _of_row("latency_lo_ms", unit="ms"),

@@ -28,7 +28,7 @@ from attnbench.results.flags import badges
 from attnbench.results.layers import mean_rows
 from attnbench.results.load import Results
 from attnbench.results.records.cells import Row, Sample
-from attnbench.results.speedups import ranked_speedup
+from attnbench.results.speedups import ranked_speedup, ranked_translation
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -108,15 +108,10 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "density": lambda row: number(row.density),
     "latency, ms": lambda row: " ".join(latency(row)).strip(),
     "speed-up": lambda row: times(ranked_speedup(row)),
-    "translation": lambda row: number(_translation(row)),
+    "translation": lambda row: number(ranked_translation(row)),
     "numerical error": lambda row: tiny(row.numerical_error),
     "approximation error": lambda row: tiny(row.approximation_error),
 }
-
-
-def _translation(row: Row) -> float | None:
-    speedup = ranked_speedup(row)
-    return None if speedup is None or row.density is None else speedup * row.density
 
 
 _SHORT = {
