@@ -284,12 +284,7 @@ def rounds_of(means: Iterable[Mean]) -> dict[str, dict[RunRound, float]]:
 
 def asked_of(row: Row) -> tuple[object, ...]:
     """Return what was asked for, whatever the run, shape and layer: method, settings, density, engine and step."""
-    return row.method, given_settings(row), row.density_asked, row.engine_asked, row.step  # layers resolve a density
-
-
-def given_settings(row: Row) -> str:
-    """Return the settings that were given, as canonical JSON; the resolved ones of a row that does not know."""
-    return row.settings if row.settings_given is None else row.settings_given
+    return row.method, row.settings_asked, row.density_asked, row.engine_asked, row.step  # layers resolve a density
 
 
 def parts_below(phases: Sequence[PhaseRow]) -> list[PhaseRow]:

@@ -9,7 +9,6 @@ from functools import cache
 from attnbench.kernels.errors import BadInput
 from attnbench.methods.entries import Entry, as_entries
 from attnbench.methods.registry import get_method, make_settings
-from attnbench.report.cases import given_settings
 from attnbench.results.gaps import Gap, gaps
 from attnbench.results.load import Results
 from attnbench.results.records.cells import Row, canonical_json, settings_of
@@ -40,7 +39,7 @@ def quality_of(row: Row, quality: Mapping[QualityKey, Gap]) -> Gap | None:
     """Return what clips say of a row; None where none match, and where a density was asked for, which clips lack."""
     if row.density_asked is not None:
         return None
-    return quality.get((row.method, effective_settings(row.method, given_settings(row))))
+    return quality.get((row.method, effective_settings(row.method, row.settings_asked)))
 
 
 def clip_quality(results: Results, known: Iterable[Gap] | None = None) -> dict[QualityKey, Gap]:

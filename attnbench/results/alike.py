@@ -74,8 +74,7 @@ def wanted_of(b: Results, means: Mapping[str, Sequence[Mean]], keys: Collection[
 def asked_words(mean: Mean) -> str:
     """Write what was asked: sta {"tile":[6,8,8]} on triton."""
     first = mean.first
-    given = first.settings if first.settings_given is None else first.settings_given
-    words = f"{first.method} {'at its defaults' if given == '{}' else given}"
+    words = f"{first.method} {'at its defaults' if first.settings_asked == '{}' else first.settings_asked}"
     return words if first.engine_asked is None else f"{words} on {first.engine_asked}"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from attnbench.report.cases import given_settings
 from attnbench.report.clip_quality import effective_settings
 from attnbench.report.data.figure import Axis, Figure, Point, Series, level
 from attnbench.report.data.selections import SELECTED_BY, Choice, Selection, told_apart
@@ -85,10 +84,10 @@ def _curves(selections: Sequence[Selection], clock: str) -> list[_Curve]:
             row = choice.row
             point = None if choice.is_dense else _point(each, choice, clock)
             if point is not None:
-                settings = effective_settings(row.method, given_settings(row))
+                settings = effective_settings(row.method, row.settings_asked)
                 key: tuple[object, ...] = (row.method, settings, row.density_asked, row.engine_asked)
                 if key in found and any(known.x == point.x for known in found[key].points):
-                    key = *key, given_settings(row)  # the same cell, asked for in other words
+                    key = *key, row.settings_asked  # the same cell, asked for in other words
                 curve = found.setdefault(key, _Curve(choice))
                 curve.longest = choice
                 curve.points.append(point)

@@ -190,13 +190,18 @@ class Cell(Record):
         """Digest of what was asked, whatever the layer: the ``cell_id`` of a mean over layers."""
         return digest({**self.asked(), "layer": None})
 
+    @property
+    def settings_asked(self) -> str:
+        """Canonical JSON of the settings that were given; those in effect where that is not known."""
+        return self.settings if self.settings_given is None else self.settings_given
+
     def asked(self) -> dict[str, Any]:
         """Return what was asked, as plain values for JSON."""
         known = self.settings_given is not None
         spelled = self.inputs_content is None
         unasked = {name for name in _ASKED_SELDOM if getattr(self, name) is None}
         return self.model_dump(mode="json", include=set(Cell.model_fields) - _NOT_ASKED - unasked) | {
-            "settings_given": self.settings_given if known else self.settings,
+            "settings_given": self.settings_asked,
             "engine_asked": self.engine_asked if known else self.engine,
             "inputs": [self.inputs if spelled else self.inputs.partition(":")[0], self.inputs_content],
         }
