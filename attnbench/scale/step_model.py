@@ -14,14 +14,13 @@ from torch import Tensor
 
 from attnbench.api import attention
 from attnbench.bench.step.case import StepCase
-from attnbench.bench.step.model import StepModel, Swap
+from attnbench.bench.step.model import StepModel, Swap, make_transformer
 from attnbench.kernels.errors import Unsupported
 from attnbench.kernels.phases import during, phase
 from attnbench.machine.stopwatch import Stopwatch
 from attnbench.machine.timers import Action, Timing
 from attnbench.models.families.family import Qkv
 from attnbench.models.families.find import find_transformers
-from attnbench.models.random_wan import make_wan
 from attnbench.models.spread import spread
 from attnbench.parallel.collectives import Ranks, counting, lost
 from attnbench.scale.group_rows import exchange_timer, relative
@@ -85,10 +84,7 @@ class SpreadModel(StepModel):
             Unsupported: without diffusers.
         """
         plain = StepModel.make(case)
-        model = make_wan(case.size, case.torch_device, case.torch_dtype, case.seed)
-        model.requires_grad_(case.backward)
-        if case.checkpointing:
-            model.enable_gradient_checkpointing()
+        model = make_transformer(case)
         spread(model, crew.data.size)
         shards = [(_part(q, crew.data, 2), _part(k, crew.data, 2), _part(v, crew.data, 2)) for q, k, v in plain.qkv]
         return cls(case, model, plain.inputs, plain.qkv, plain.target, plain, crew, shards)

@@ -70,10 +70,9 @@ def measure_model(
     progress: Progress,
 ) -> list[StepRecord]:  # fmt: skip
     """Measure one step of a model that is there already: see ``measure_step``."""
-    told = progress
-    variants, without = _variants(of, entries, stopwatch, told), no_attention()
-    _run_first([*variants, without], of, told)
-    _take_samples([*variants, without], of, stopwatch, told)
+    variants, without = _variants(of, entries, stopwatch, progress), no_attention()
+    _run_first([*variants, without], of, progress)
+    _take_samples([*variants, without], of, stopwatch, progress)
     profiles = {} if observe is None else _profiles(variants, of, observe)
     shared = _shared_fields(of, stopwatch, variants[:2], without, run_id)
     baseline = next(variant for variant in variants if variant.name == shared["baseline"])

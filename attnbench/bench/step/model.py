@@ -22,6 +22,20 @@ Swap = Callable[[Any], AbstractContextManager[object]]
 """Puts a kind of self-attention into a model while the context lasts."""
 
 
+def make_transformer(case: StepCase) -> Any:
+    """Return a transformer with random weights, made ready for the case.
+
+    Raises:
+        BadInput: for an unknown size.
+        Unsupported: without diffusers.
+    """
+    model = make_wan(case.size, case.torch_device, case.torch_dtype, case.seed)
+    model.requires_grad_(case.backward)
+    if case.checkpointing:
+        model.enable_gradient_checkpointing()
+    return model
+
+
 @dataclass(frozen=True)
 class StepModel:
     """A model with its inputs.
@@ -49,10 +63,7 @@ class StepModel:
             Unsupported: without diffusers.
         """
         device, dtype = case.torch_device, case.torch_dtype
-        model = make_wan(case.size, device, dtype, case.seed)
-        model.requires_grad_(case.backward)
-        if case.checkpointing:
-            model.enable_gradient_checkpointing()
+        model = make_transformer(case)
         inputs = make_inputs(case.size, case.token_grid, case.batch, case.text_tokens, device, dtype, case.seed)
         target = torch.zeros_like(inputs["hidden_states"], dtype=torch.float32)
         return cls(case, model, inputs, capture_qkv(model, inputs), target)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from attnbench.api import select
 from attnbench.bench.baseline import Attempt, find_dense
 from attnbench.bench.calls import forward_call
-from attnbench.bench.step.model import StepModel
+from attnbench.bench.step.model import StepModel, Swap
 from attnbench.bench.step.standins import pass_through
 from attnbench.bench.trial import classified
 from attnbench.bench.verify import check_rows
@@ -43,7 +43,7 @@ class Variant:
     """
 
     name: str
-    swap: Callable[[Any], AbstractContextManager[object]]
+    swap: Swap
     alone: Callable[[], object] | None
     settings: str = "{}"
     density: float = 1.0
