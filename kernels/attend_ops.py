@@ -15,7 +15,7 @@ from torch import Tensor
 from attnbench.kernels.band import Band
 from attnbench.kernels.flop_formulas import flop_formula
 from attnbench.kernels.grid import Grid, Layout
-from attnbench.kernels.operators import is_seen, on_device_of, operator
+from attnbench.kernels.operators import is_seen, on_device_of, operator, unrecorded
 from attnbench.kernels.pattern import BlockPattern, RoutedPattern
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.rule import Rule
@@ -35,10 +35,7 @@ def attend_by_kernels(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float)
     parts = _apart(plan)
     if is_seen((q, k, v, *parts)):
         return _attend(q, k, v, *(*parts, scale))
-    if not torch.is_grad_enabled():
-        return _run(q, k, v, plan, scale)
-    with torch.no_grad():
-        return _run(q, k, v, plan, scale)
+    return unrecorded(_run, q, k, v, plan, scale)
 
 
 def _apart(plan: Plan) -> tuple[Any, ...]:

@@ -35,10 +35,7 @@ class Operator(Generic[Arguments, Result]):
         if is_seen(args):
             result: Result = self.operator(*args, **kwargs)
             return result
-        if not torch.is_grad_enabled():
-            return self.function(*args, **kwargs)
-        with torch.no_grad():
-            return self.function(*args, **kwargs)
+        return unrecorded(self.function, *args, **kwargs)
 
     def register_fake(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Register what the operator returns for fake tensors."""
@@ -48,6 +45,14 @@ class Operator(Generic[Arguments, Result]):
     def register_autograd(self, backward: Callable[..., Any], *, setup_context: Callable[..., Any]) -> None:
         """Register how the operator is differentiated."""
         self.operator.register_autograd(backward, setup_context=setup_context)
+
+
+def unrecorded(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    """Call a function without recording for autograd. Where nothing is recorded anyway, no context is entered."""
+    if not torch.is_grad_enabled():
+        return function(*args, **kwargs)
+    with torch.no_grad():
+        return function(*args, **kwargs)
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[object]:

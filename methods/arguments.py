@@ -30,7 +30,8 @@ def prepare(
         BadInput: for arguments that do not fit each other, or settings that the method does not take.
     """
     chosen = find_method(method)
-    found = _recalled(chosen, grid, text, settings)
+    key = _key(chosen, grid, text, settings)
+    found = None if key is None else _prepared.get(key)
     layout = _layout_of(grid, text) if found is None else found.layout
     for name, value in (("layer", layer), ("step", 0 if step is None else step)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -44,8 +45,8 @@ def prepare(
         raise BadInput(f"method {chosen.name!r} selects by the values too; pass v, which is like k")
     values = chosen.resolve(make_settings(chosen, settings), layout) if found is None else found.values
     check_per_head(chosen, values, q.shape[1])
-    if found is None:
-        _remember(chosen, layout, values, grid, text, settings)
+    if found is None and key is not None:
+        _remember(key, _Prepared(chosen, layout, values))
     return chosen, values, Call(layout, layer, step, state, params, v if chosen.needs_v else None)
 
 
@@ -68,24 +69,16 @@ MOST_PREPARED = 256
 """How many settings of methods are remembered, each for a layout: resolving them takes longer than a launch."""
 
 
-def _recalled(method: Method, grid: Any, text: Any, settings: dict[str, Any]) -> _Prepared | None:
-    """Return what ``_remember`` got for the same method and for arguments of the same types and content."""
-    if torch.compiler.is_compiling():
-        return None
-    key = _key(method, grid, text, settings)
-    return None if key is None else _prepared.get(key)
-
-
-def _remember(method: Method, layout: Layout, values: Any, grid: Any, text: Any, settings: dict[str, Any]) -> None:
-    key = None if torch.compiler.is_compiling() else _key(method, grid, text, settings)
-    if key is not None:
-        if len(_prepared) >= MOST_PREPARED:
-            _prepared.clear()
-        _prepared[key] = _Prepared(method, layout, values)
+def _remember(key: object, prepared: _Prepared) -> None:
+    if len(_prepared) >= MOST_PREPARED:
+        _prepared.clear()
+    _prepared[key] = prepared
 
 
 def _key(method: Method, grid: Any, text: Any, settings: dict[str, Any]) -> object:
-    """Return a key that only equal arguments of the same types have; None where they are not plain."""
+    """Return a key that only equal arguments of the same types have; None for what is not plain, or to be compiled."""
+    if torch.compiler.is_compiling():
+        return None
     try:
         return id(method), _plain(grid), _plain(text), *[(name, _plain(value)) for name, value in settings.items()]
     except _NotPlainError:
