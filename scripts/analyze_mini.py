@@ -30,7 +30,7 @@ from attnbench.analysis.call import Finding
 from attnbench.analysis.perturb import CORRELATION, METRICS
 from attnbench.analysis.premises import judge, premises
 from attnbench.analysis.request import AnalyzeRequest, read_request
-from attnbench.analysis.session import DIGITS, over_prompts, start
+from attnbench.analysis.session import over_prompts, rounded, start
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.command import recorded_as
 from attnbench.mini.data import CLASSES, DIRECTIONS
@@ -133,9 +133,7 @@ def merge(request: AnalyzeRequest, folders: dict[str, Path], out: Path, command:
     for by_prompt in found.values():
         mean, count = over_prompts(by_prompt)
         own = {each.name: getattr(mean, each.name) for each in fields(Finding)}
-        short = {
-            name: None if own[name] is None else float(f"{own[name]:.{DIGITS}g}") for name in ("value", "lo", "hi")
-        }
+        short = {name: rounded(own[name]) for name in ("value", "lo", "hi")}
         rows.append(
             AnalysisRow(
                 run_id=place.run_id,

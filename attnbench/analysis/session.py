@@ -33,7 +33,7 @@ from attnbench.results.records.analysis import AnalysisRow, PremiseRow
 from attnbench.results.records.cells import MOST
 from attnbench.results.run import Progress, announce, begin, choose_place
 
-DIGITS = 6
+_DIGITS = 6
 """Significant digits of figures in rows: queries are sampled, and float32 has seven."""
 
 
@@ -158,7 +158,7 @@ class _Run:
         return AnalysisRow(
             run_id=self.run_id, model=self.source.model, method=finding.method, settings=finding.settings,
             density=finding.density, layer=finding.layer, head=finding.head, step=finding.step, measure=finding.measure,
-            value=_rounded(finding.value), lo=_rounded(finding.lo), hi=_rounded(finding.hi), label=finding.label,
+            value=rounded(finding.value), lo=rounded(finding.lo), hi=rounded(finding.hi), label=finding.label,
             points=[float(f"{x:.4g}") for x in finding.points], shape=finding.shape, queries=finding.queries,
             tokens=tokens, grid=grid, prompts=prompts, status=finding.status, reason=finding.reason,
         )  # fmt: skip
@@ -228,5 +228,6 @@ def recordable(finding: Finding) -> Finding:
     )
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.{DIGITS}g}")
+def rounded(value: float | None) -> float | None:
+    """Return a figure with as many digits as rows have."""
+    return None if value is None else float(f"{value:.{_DIGITS}g}")

@@ -91,8 +91,10 @@ def draw(figure: Figure, width: float = COLUMN_MM) -> Drawing:
     axes = drawing.subplots()
     if figure.kind == "xy":
         _draw_points(axes, figure, width)
+    elif figure.kind == "bars":
+        _draw_bars(axes, figure)
     else:
-        _draw_bars(axes, figure) if figure.kind == "bars" else _draw_cells(axes, figure, width)
+        _draw_cells(axes, figure, width)
     axes.set_axisbelow(True)
     axes.tick_params(length=2, width=0.5)
     for side in ("top", "right"):

@@ -140,7 +140,7 @@ def test_a_map_has_numbers_and_names_only_where_they_have_room() -> None:
 def test_guide_lines_differ_and_parts_have_one_colour_in_every_figure() -> None:
     guides = tuple(level(name, (0.0, 1.0), y) for name, y in (("one", 1.0), ("other", 2.0)))
     drawn = draw(Figure("g", "clips", "xy", "", "", "", Axis("x"), Axis("y"), series=guides)).axes[0]
-    assert len({str(line._dash_pattern) for line in drawn.lines}) == 2  # type: ignore[attr-defined]
+    assert len({str(line._dash_pattern) for line in drawn.lines}) == 2  # type: ignore[attr-defined]  # matplotlib tells dashes nowhere else
     colours = set()
     for parts in (("attend", "pool"), ("pool", "attend")):
         bars = tuple(Bar("sta", part, float(place), 1.0) for place, part in enumerate(parts))
