@@ -16,6 +16,12 @@ GRID = (2, 3, 4)
 Q = torch.zeros(1, 2, 24, 8)
 
 
+@pytest.fixture(autouse=True)
+def nothing_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is remembered is dropped when it becomes too much, which could happen in the middle of a test.
+    monkeypatch.setattr("attnbench.methods.arguments._prepared", {})
+
+
 @dataclass(frozen=True)
 class Settings:
     width: Any = 1
