@@ -134,11 +134,11 @@ def check_branch(
     """
     rounding = oracle.Rounding.of(q.dtype)
     wide = tuple(x.double() for x in (q, k, v, before))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(q.device).manual_seed(seed)
 
     def moved(x: Tensor) -> Tensor:
-        noise = torch.randn(x.shape, generator=generator).to(x.device, torch.float64)
-        return x * (1 + rounding.storage * noise)
+        noise = torch.randn(x.shape, generator=generator, device=q.device)
+        return x * (1 + rounding.storage * noise.double())
 
     with torch.no_grad():
         exact = branch(*wide)

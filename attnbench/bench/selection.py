@@ -167,12 +167,12 @@ class _Float64:
         if (state := arguments.get("state")) is not None:
             one = None if whole else h
             arguments["state"] = state_of(state, b, one, heads=self.q.shape[1], batch=2)
-        generator = torch.Generator().manual_seed(self.seed + 31 * b + h)
+        generator = torch.Generator(self.q.device).manual_seed(self.seed + 31 * b + h)
 
         def beside_decoy(x: Tensor) -> Tensor:
             wide = x.double()
             if moved:
-                noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
+                noise = torch.randn(x.shape, generator=generator, dtype=torch.float64, device=x.device)
                 wide = wide * (1 + LEAST_MOVE * noise)
             return torch.stack([wide, wide.flip(1)] if self.slot == 0 else [wide.flip(1), wide])
 
