@@ -70,7 +70,7 @@ def route(
     own = partition.own
     with torch.no_grad():
         means = ops.pool_means(k, partition.order, partition.offsets)
-        if partition.text != (0, 0):
+        if partition.text[0] or partition.text[1]:  # torch 2.11 cannot trace a comparison of remembered tuples
             means = means[:, :, partition.video]
         queries = q
         if shard is not None or layout.text != (0, 0):
