@@ -74,11 +74,12 @@ def test_when_a_rule_is_about_what_lies_ahead(rule: Rule, text: tuple[int, int],
 def pairs_of_tiles(tiles: Tiles, heads: int, n: int, ahead: int) -> Tensor:
     """Return the pairs that the Gluon kernels compute over tiles and do not hide, int64 [heads, N, N]."""
     seen = torch.zeros(heads, n, n, dtype=torch.int64)
+    places, segments = tiles.queries.tolist(), tiles.segments.abs().tolist()
     for head, first, segment, _, _, steps, *_ in tiles.records[: int(tiles.count)].tolist():
         for half in range(2):
-            queries = tiles.queries[first + half * ROWS // 2 :][: ROWS // 2].tolist()
+            queries = places[first + half * ROWS // 2 :][: ROWS // 2]
             limits, number = [query + ahead + 1 for query in queries], segment
-            start, end = tiles.segments[number].abs().tolist()
+            start, end = segments[number]
             for step in range(steps):
                 compared = start + KEYS > min(limits[0], end)
                 for query, limit in zip(queries, limits, strict=True):
@@ -88,18 +89,19 @@ def pairs_of_tiles(tiles: Tiles, heads: int, n: int, ahead: int) -> Tensor:
                 start += KEYS
                 if start >= end and step + 1 < steps:
                     number += 1
-                    start, end = tiles.segments[number].abs().tolist()
+                    start, end = segments[number]
     return seen
 
 
 def pairs_of_key_tiles(tiles: KeyTiles, heads: int, n: int, ahead: int) -> Tensor:
     """Return the same for key tiles."""
     seen = torch.zeros(heads, n, n, dtype=torch.int64)
+    places, segments = tiles.queries.tolist(), tiles.segments.abs().tolist()
     for head in range(heads):
         for begin, end, first, number, *_ in tiles.records[head].tolist():
-            for start, stop in tiles.segments[first : first + number].abs().tolist() if begin < end else ():
+            for start, stop in segments[first : first + number] if begin < end else ():
                 for place in range(start, stop, PLACES):
-                    queries = tiles.queries[place : min(place + PLACES, stop)].tolist()
+                    queries = places[place : min(place + PLACES, stop)]
                     for keys in (range(begin, min(begin + 64, end)), range(begin + 64, end)):
                         compared = bool(keys) and keys[0] + 64 > queries[0] + ahead + 1
                         for key in keys:
@@ -110,12 +112,14 @@ def pairs_of_key_tiles(tiles: KeyTiles, heads: int, n: int, ahead: int) -> Tenso
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 @pytest.mark.parametrize("kind", ["routed", "blocks"])
-def test_steps_that_are_not_compared_hide_nothing(rule: Rule, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_that_are_not_compared_hide_nothing(
+    rule: Rule, kind: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes = [130, 40, 129, 64, 200, 1, 128, 90]
     n, heads = sum(sizes), 2
     random = torch.Generator().manual_seed(0)
-    offsets = torch.tensor([0, *sizes]).cumsum(0)
-    keep = torch.rand(1, heads, n if kind == "routed" else len(sizes), len(sizes), generator=random) < 0.6
+    offsets = torch.tensor([0, *sizes], device=device).cumsum(0)
+    keep = torch.rand(1, heads, n if kind == "routed" else len(sizes), len(sizes), generator=random).to(device) < 0.6
     pattern = RoutedPattern(offsets, keep, rule) if kind == "routed" else BlockPattern(offsets, offsets, keep, rule)
     plan = Plan(Layout(Grid(1, 1, n)), 1, heads, pattern)
     arrays = rule_arrays(plan)
@@ -132,7 +136,7 @@ def test_steps_that_are_not_compared_hide_nothing(rule: Rule, kind: str, monkeyp
         work = block_tiles.lay_out(plan)
         tiles, key_tiles = block_tiles.tiles_of(work), block_tiles.key_tiles_of(work, heads)
     assert (tiles.rows, tiles.keys, key_tiles.keys) == (ROWS, KEYS, KEYS)
-    kept = plan.token_mask()[0].long()
+    kept = plan.token_mask()[0].long().cpu()
     assert torch.equal(pairs_of_tiles(tiles, heads, n, arrays.ahead), kept)
     assert torch.equal(pairs_of_key_tiles(key_tiles, heads, n, arrays.ahead), kept)
 

@@ -83,9 +83,12 @@ def test_all_tiles_are_recorded_once_head_by_head(programs: int | None, device: 
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_calls_on_hopper_ask_for_equal_shares(backward: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    q = torch.zeros(1, 1, 256, 64, dtype=torch.float16)
-    plan = Plan(Layout(Grid(1, 1, 256)), 1, 1, BlockPattern(*[torch.tensor([0, 128, 256])] * 2, q[..., :2, :2] == 0))
+def test_calls_on_hopper_ask_for_equal_shares(
+    backward: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q = torch.zeros(1, 1, 256, 64, dtype=torch.float16, device=device)
+    offsets = torch.tensor([0, 128, 256], device=device)
+    plan = Plan(Layout(Grid(1, 1, 256)), 1, 1, BlockPattern(offsets, offsets, q[..., :2, :2] == 0))
     asked = []
 
     def takers(plan: Plan, hopper: bool) -> None:
