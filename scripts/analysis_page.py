@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from attnbench.analysis.perturb import CORRELATION, MAPS
+from attnbench.analysis.perturb import CORRELATION
 from attnbench.analysis.premises import judge
+from attnbench.analysis.swaps import MAPS
 from attnbench.report.data.attention_maps import CLASSES
 from attnbench.report.premise_words import premise_words
 from attnbench.results.load import Results, read

@@ -1,27 +1,24 @@
 """What becomes of a clip when the attention of a layer is replaced by something that does not look at q and k.
 
-After "Understanding Attention Mechanism in Video Diffusion Models" (arXiv 2504.12027): the map becomes the identity, of
-entropy 0, so that the output is v; or uniform, of entropy ln N, so that every output is the mean of v. The paper
-relates what this costs to the entropy of the maps that are replaced.
+After "Understanding Attention Mechanism in Video Diffusion Models" (arXiv 2504.12027), which relates what this costs to
+the entropy of the maps that are replaced.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from attnbench.analysis.attention import told
 from attnbench.analysis.call import Estimate, Finding
+from attnbench.analysis.swaps import MAPS, Swap, swapped
 from attnbench.clips.fidelity import MINI_METRICS
 from attnbench.clips.metrics.frames import Clip
 from attnbench.clips.metrics.measured import Skipped
 from attnbench.clips.metrics.metrics import Metric, metric_named
-from attnbench.kernels.grid import Grid
 from attnbench.mini.model import Attend
 
 METRICS: tuple[Metric, ...] = (
@@ -34,86 +31,32 @@ CORRELATION = "spearman_entropy_psnr"
 LEAST = 4
 """Points from which on a correlation is computed."""
 
-
-def identity(v: Tensor) -> Tensor:
-    """Return v: each token attends to itself alone."""
-    return v
-
-
-def uniform(v: Tensor) -> Tensor:
-    """Return the mean of v [B, heads, N, head_dim] over its tokens: each token attends to all alike."""
-    return v.mean(dim=2, keepdim=True).expand_as(v)
-
-
-MAPS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({"identity": identity, "uniform": uniform})
-"""What replaces attention, by name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Swap:
-    """A replacement of attention.
-
-    Attributes:
-        name: of MAPS.
-        layer: in which; None for all.
-        step: of denoising, in which; None for all.
-    """
-
-    name: str
-    layer: int | None = None
-    step: int | None = None
-
-    def into(self, own: Attend) -> Attend:
-        """Return the self-attention with the replacement in place, and ``own`` elsewhere."""
-        replaced = MAPS[self.name]
-
-        def attend(q: Tensor, k: Tensor, v: Tensor, *, grid: Grid, layer: int, step: int | None) -> Tensor:
-            if self.layer in (None, layer) and self.step in (None, step):
-                return replaced(v)
-            return own(q, k, v, grid=grid, layer=layer, step=step)
-
-        return attend
-
-    @property
-    def words(self) -> str:
-        """As "uniform in layer 3, step 0"."""
-        layer = "all layers" if self.layer is None else f"layer {self.layer}"
-        return f"{self.name} in {layer}" + ("" if self.step is None else f", step {self.step}")
-
-
-def swaps_of(layers: Sequence[int], steps: Sequence[int]) -> list[Swap]:
-    """Return each replacement in all layers, in each layer, and in each layer of each of the steps alone."""
-    return [
-        swap
-        for name in MAPS
-        for swap in (
-            Swap(name),
-            *(Swap(name, layer) for layer in layers),
-            *(Swap(name, layer, step) for layer in layers for step in steps),
-        )
-    ]
+Make = Callable[[Attend, int], Iterable[Clip]]
+"""Makes so many clips with a self-attention, all from the same noise; each is an item of the batch that it is given."""
 
 
 def perturb(
-    make: Callable[[Attend], Clip],
+    make: Make,
     own: Attend,
     prompt: str,
     swaps: Sequence[Swap],
+    at_once: int,
     entropies: Mapping[tuple[int, int], float],
     tell: Callable[[str, int, int], object],
 ) -> Iterator[Finding]:
     """Yield what every replacement does to a clip, and how that goes with the entropy of what it replaced.
 
     Args:
-        make: makes the clip with a self-attention, always from the same noise.
+        make: makes clips.
         own: full attention.
         prompt: of the clip.
         swaps: the replacements.
+        at_once: how many clips with replacements are made together.
         entropies: mean entropy over heads, by layer and step, of full attention in the same clip.
-        tell: called before each clip with words, the number of clips made and the number of clips in all.
+        tell: called before clips are made with words, the number of clips made and the number of clips in all.
     """
     tell("full attention", 0, len(swaps) + 1)
-    exact = make(own)
+    (exact,) = make(own, 1)
     metrics = []
     for metric in METRICS:
         found = _measured(metric, exact, exact, prompt)
@@ -124,9 +67,7 @@ def perturb(
         if metric.kind == "score":
             yield _figure(f"clip_{metric.name}", found)
     effects: dict[Swap, float] = {}
-    for number, swap in enumerate(swaps):
-        tell(swap.words, number + 1, len(swaps) + 1)
-        clip = make(swap.into(own))
+    for swap, clip in _clips(make, own, swaps, at_once, tell):
         for metric in metrics:
             name, found = f"perturbed_{metric.name}", _measured(metric, clip, exact, prompt)
             if isinstance(found, str):
@@ -138,6 +79,17 @@ def perturb(
     for name in MAPS:
         mine = {swap: effect for swap, effect in effects.items() if swap.name == name and swap.layer is not None}
         yield from _correlated(name, mine, entropies)
+
+
+def _clips(
+    make: Make, own: Attend, swaps: Sequence[Swap], at_once: int, tell: Callable[[str, int, int], object]
+) -> Iterator[tuple[Swap, Clip]]:
+    """Yield each replacement with its clip; see ``perturb``."""
+    for first in range(0, len(swaps), at_once):
+        some = swaps[first : first + at_once]
+        more = f" and {len(some) - 1} more" if len(some) > 1 else ""
+        tell(some[0].words + more, first + 1, len(swaps) + 1)
+        yield from zip(some, make(swapped(some, own), len(some)), strict=True)
 
 
 def _measured(metric: Metric, clip: Clip, exact: Clip, prompt: str) -> float | str:

@@ -8,14 +8,18 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from attnbench.analysis.call import Finding
-from attnbench.analysis.perturb import Swap, perturb, swaps_of
+from attnbench.analysis.perturb import perturb
 from attnbench.analysis.request import AnalyzeRequest
 from attnbench.analysis.sources import ModelSource, Source
+from attnbench.analysis.swaps import Swap, swaps_of
 from attnbench.clips.metrics.frames import Clip, as_clip
 from attnbench.kernels.errors import BadInput
 from attnbench.mini.config import FPS
 from attnbench.mini.model import FULL, Attend
 from attnbench.results.run import Progress
+
+AT_ONCE = {"cpu": 1, "cuda": 16}
+"""Clips that are made together. A GPU waits for Python with fewer; a CPU is busy with one, and its caches are small."""
 
 
 @dataclass(slots=True)
@@ -62,10 +66,12 @@ class Perturbation:
         """Yield what the replacements do to the clip of a prompt; see ``perturb``."""
         mini = self.source.mini(prompt)
 
-        def make(attend: Attend) -> Clip:
-            return as_clip(mini.make(attend).permute(1, 2, 3, 0), fps=FPS, low=-1.0, high=1.0)
+        def make(attend: Attend, clips: int) -> Iterator[Clip]:
+            for made in mini.make(attend, clips=clips):
+                yield as_clip(made.permute(1, 2, 3, 0), fps=FPS, low=-1.0, high=1.0)
 
         def tell(words: str, made: int, of: int) -> None:
             progress.step(f"{prompt}: {words}", made, of, None)
 
-        yield from perturb(make, FULL, prompt, self.swaps, entropies.means, tell)
+        at_once = AT_ONCE[self.source.device.type]
+        yield from perturb(make, FULL, prompt, self.swaps, at_once, entropies.means, tell)

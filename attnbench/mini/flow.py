@@ -149,7 +149,8 @@ def generate(
             raise BadInput(f"{name} {wrong[0]!r} does not exist: they are numbered 0 to {len(known) - 1}")
     device = next(model.parameters()).device
     shape = (3, model.config.frames, model.config.size, model.config.size)
-    noise = torch.stack([normal(shape, "noise", int(seed)) for seed in seeds]).to(device)
+    drawn = {seed: normal(shape, "noise", seed) for seed in set(map(int, seeds))}
+    noise = torch.stack([drawn[int(seed)] for seed in seeds]).to(device)
     label, direction = torch.tensor(labels, device=device), torch.tensor(directions, device=device)
     hidden = torch.full_like(label, HIDDEN_CLASS), torch.full_like(direction, HIDDEN_DIRECTION)
 

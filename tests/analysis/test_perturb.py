@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from attnbench.analysis import perturb as module
-from attnbench.analysis.perturb import MAPS, Swap, perturb, spearman, swaps_of
+from attnbench.analysis.perturb import perturb, spearman
+from attnbench.analysis.perturbation import AT_ONCE
 from attnbench.analysis.request import read_request
 from attnbench.analysis.session import Outcome, start
+from attnbench.analysis.swaps import MAPS, Swap, swapped, swaps_of
 from attnbench.clips.metrics.frames import Clip
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
@@ -22,6 +27,8 @@ from attnbench.methods.entries import Entry
 from attnbench.mini.config import PRESETS
 from attnbench.mini.model import FULL, MiniTransformer
 from attnbench.mini.stored import save_mini
+from attnbench.models.capture.models import MiniSource
+from attnbench.models.capture.request import CaptureRequest
 from attnbench.results.run import NoProgress
 
 GRID = Grid(2, 2, 3)
@@ -72,13 +79,37 @@ def test_only_what_was_asked_for_is_replaced(name: str) -> None:
         (Swap(name, 1, 0), {(1, 0)}),
         (Swap(name, None, 1), {(0, 1), (1, 1)}),
     ):
-        attend = swap.into(FULL)
+        attend = swapped([swap], FULL)
         for layer in range(2):
             for step in range(2):
                 found = attend(q, k, v, grid=GRID, layer=layer, step=step)
                 full = FULL(q, k, v, grid=GRID, layer=layer, step=step)
                 wanted = MAPS[name](v) if (layer, step) in replaced else full
                 assert torch.equal(found, wanted), (swap, layer, step)
+
+
+def test_clips_made_together_are_those_made_alone(weights: Path) -> None:
+    source = MiniSource(
+        CaptureRequest("mini", PROMPT, (0,), (0,), weights=weights, sampler_steps=2, device="cpu", dtype="float32")
+    )
+    swaps = [Swap(name, *place) for name in MAPS for place in ((), (0,), (1,), (0, 1), (1, 0), (None, 1))]
+    random.Random(0).shuffle(swaps)
+    together = source.make(swapped(swaps, FULL), clips=len(swaps))
+    for swap, clip in zip(swaps, together, strict=True):
+        torch.testing.assert_close(clip, _alone(source, swap), atol=1e-5, rtol=0)
+    apart = torch.pdist(together.flatten(1))
+    assert apart.min() > 0.01, "no two replacements give the same clip"
+
+
+def _alone(source: MiniSource, swap: Swap) -> Tensor:
+    """Return the clip of one replacement, by a self-attention that knows of no batches."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, *, grid: Grid, layer: int, step: int | None) -> Tensor:
+        if swap.layer in (None, layer) and swap.step in (None, step):
+            return v if swap.name == "identity" else v.mean(2, keepdim=True).repeat(1, 1, v.shape[2], 1)
+        return functional.scaled_dot_product_attention(q, k, v)
+
+    return source.make(attend)[0]
 
 
 def test_all_layers_single_layers_and_single_cells_are_replaced() -> None:
@@ -122,19 +153,25 @@ def test_equal_orders_correlate_fully_and_leave_room_for_doubt(sign: int) -> Non
     assert spearman([1, 1, 1, 1], [1, 2, 3, 4]).value == 0
 
 
-def test_what_a_layer_costs_goes_with_its_entropy_where_it_does() -> None:
+@pytest.mark.parametrize("at_once", [1, 5, 100])
+def test_what_a_layer_costs_goes_with_its_entropy_where_it_does(at_once: int) -> None:
     """Clips that differ by the number of the replaced layer, whose entropy is that number too."""
 
-    def make(attend: Any) -> Clip:
-        q = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    def make(attend: Any, clips: int) -> list[Clip]:
+        q = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).repeat(clips, 1, 1, 1)
         full = FULL(q, q, q, grid=Grid(2, 2, 2), layer=0, step=0)
         found = [attend(q, q, q, grid=Grid(2, 2, 2), layer=layer, step=0) for layer in range(5)]
-        changed = [layer for layer, output in enumerate(found) if not torch.equal(output, full)]
         frames = torch.randint(0, 200, (4, 32, 32, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-        return Clip(frames + 8 * sum(changed))
+        return [
+            Clip(frames + 8 * sum(layer for layer in range(5) if not torch.equal(found[layer][item], full[item])))
+            for item in range(clips)
+        ]
 
+    swaps, told = swaps_of(range(5), ()), []
     entropies = {(layer, 0): float(layer) for layer in range(5)}
-    found = list(perturb(make, FULL, PROMPT, swaps_of(range(5), ()), entropies, lambda *told: None))
+    found = list(perturb(make, FULL, PROMPT, swaps, at_once, entropies, lambda *words: told.append(words)))
+    assert [made for _, made, _ in told] == [0, *range(1, 13, at_once)]
+    assert {of for *_, of in told} == {13}
     rows = {(each.measure, each.method, each.layer, each.step): each for each in found}
     for name in MAPS:
         psnr = [rows["perturbed_psnr", name, layer, None].value or 0.0 for layer in range(5)]
@@ -162,6 +199,16 @@ def test_a_run_makes_the_clips_and_keeps_what_they_became(go: Callable[..., Outc
         assert cells.lo < cells.value
     whole, part = (rows["perturbed_psnr", "uniform", layer, None].value or 0.0 for layer in (None, 0))
     assert whole < part  # more is replaced
+
+
+def test_a_run_that_makes_clips_together_finds_the_same(go: Callable[..., Outcome], monkeypatch: Any) -> None:
+    alone = go(perturb_steps=[1], queries=16)
+    monkeypatch.setitem(AT_ONCE, "cpu", 4)
+    shutil.rmtree(alone.folder)
+    together = go(perturb_steps=[1], queries=16)
+    for one, other in zip(alone.rows, together.rows, strict=True):
+        assert (one.measure, one.method, one.layer, one.step) == (other.measure, other.method, other.layer, other.step)
+        assert one.value == pytest.approx(other.value, abs=1e-2)  # a level of 255 may round to the next
 
 
 def test_several_prompts_are_averaged_with_an_interval(go: Callable[..., Outcome]) -> None:

@@ -105,11 +105,15 @@ class MiniSource:
         with suppress(Complete):
             self.make(attend, after_step)
 
-    def make(self, attend: Attend, after_step: AfterStep = lambda step: None) -> Tensor:
-        """Return the clip that a self-attention makes, float32 [3, F, H, W] from -1 to 1."""
+    def make(self, attend: Attend, after_step: AfterStep = lambda step: None, *, clips: int = 1) -> Tensor:
+        """Return what a self-attention makes of the noise, float32 [clips, 3, F, H, W] from -1 to 1.
+
+        All clips have the same noise, class and direction: they differ where the attention treats items of a batch
+        differently.
+        """
         from attnbench.mini.flow import generate
 
         return generate(
-            self._network, [self._label], [self._direction], [self._seed], sampler=self._sampler, attend=attend,
-            dtype=self._dtype, after_step=after_step,
-        )[0]  # fmt: skip
+            self._network, [self._label] * clips, [self._direction] * clips, [self._seed] * clips,
+            sampler=self._sampler, attend=attend, dtype=self._dtype, after_step=after_step,
+        )  # fmt: skip
