@@ -83,14 +83,14 @@ def _places(
     yield told("first_frame_mass", first, head, n)
     lifts = {}
     shares = token_shares(grid, cuboids)
-    for name, mass in own_masses(found, grid, cuboids).items():
+    masses = own_masses(found, grid, cuboids)
+    for name, mass in masses.items():
         here = of_mean(mass, grid.tokens)
         yield told(f"{name}_mass", here, head, n)
         share = shares[name]
         lifts[name] = here.value / share
         yield told(f"{name}_lift", Estimate(lifts[name], here.lo / share, here.hi / share), head, n)
     word, _ = head_class(lifts)
-    masses = own_masses(found, grid, cuboids)
 
     def margin_of(at: Tensor) -> float:
         return head_class({name: float(masses[name][at].double().mean()) / shares[name] for name in masses})[1]

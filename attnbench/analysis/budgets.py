@@ -40,25 +40,21 @@ class Choices:
         scores: [m, blocks - 1], of the blocks of other tokens, times 1/√head_dim.
         sizes: [m, blocks - 1], their tokens.
         mass: [m, blocks - 1], the query's weight on them.
-        own_mass, own_size: [m], of the query's own block.
+        own_mass: [m], the query's weight on its own block.
+        least: the density of the own blocks alone.
     """
 
     scores: Tensor
     sizes: Tensor
     mass: Tensor
     own_mass: Tensor
-    own_size: Tensor
-
-    @property
-    def least(self) -> float:
-        """The density of the own blocks alone."""
-        return float(self.own_size.double().sum() / (self.own_size.sum() + self.sizes.sum()).double())
+    least: float
 
     def recalls(self, rule: str, densities: Sequence[float]) -> list[Tensor]:
         """Return the weight [m] that each query keeps at densities that count own blocks in, of at least theirs."""
         rest = [(density - self.least) / (1 - self.least) for density in densities]
         kept = keep(RULES[rule], self.scores, self.sizes, rest)
-        return [(self.own_mass + (self.mass * each).sum(1)).double().cpu() for each in kept]
+        return list((self.own_mass + (self.mass * kept).sum(2)).double().cpu())
 
 
 def measure_budgets(seen: Seen, how: How) -> Iterator[Finding]:
@@ -152,11 +148,11 @@ def choices_of(seen: Seen, head: int, kind: str) -> Choices:
     own = partition.own[places]
     others = torch.arange(partition.blocks - 1, device=q.device)[None].expand(len(places), -1)
     others = others + (others >= own[:, None])
-    sizes, mass = partition.sizes, found.blocks[kind]
+    mass, sizes, own_size = found.blocks[kind], partition.sizes[others], partition.sizes[own]
+    least = float(own_size.double().sum() / (own_size.sum() + sizes.sum()).double())
     return Choices(
-        scores.gather(1, others), sizes[others], mass.gather(1, others), mass.gather(1, own[:, None]).squeeze(1),
-        sizes[own],
-    )  # fmt: skip
+        scores.gather(1, others), sizes, mass.gather(1, others), mass.gather(1, own[:, None]).squeeze(1), least
+    )
 
 
 def _rules(seen: Seen, head: int, kind: str, recalls: dict[str, Tensor], settings: str) -> Iterator[Finding]:

@@ -69,8 +69,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 """The rules by name."""
 
 
-def keep(rule: Rule, scores: Tensor, sizes: Tensor, densities: Sequence[float]) -> list[Tensor]:
-    """Return the pairs that a rule keeps at each density, bool [m, blocks].
+def keep(rule: Rule, scores: Tensor, sizes: Tensor, densities: Sequence[float]) -> Tensor:
+    """Return the pairs that a rule keeps at each density, bool [densities, m, blocks].
 
     The last pair is kept if more than half of it fits.
 
@@ -82,14 +82,12 @@ def keep(rule: Rule, scores: Tensor, sizes: Tensor, densities: Sequence[float]) 
     """
     order = rule(scores).flatten().argsort(descending=True, stable=True)
     tokens = sizes.expand_as(scores).flatten()[order].double()
-    middle, total = tokens.cumsum(0) - tokens / 2, float(tokens.sum())
-    fits = torch.tensor([density * total for density in densities], dtype=torch.float64, device=scores.device)
-    found = []
-    for count in torch.searchsorted(middle, fits, right=True).tolist():
-        kept = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
-        kept[order[:count]] = True
-        found.append(kept.view_as(scores))
-    return found
+    middle = tokens.cumsum(0) - tokens / 2
+    fits = torch.tensor(densities, dtype=torch.float64, device=scores.device) * tokens.sum()
+    counts = torch.searchsorted(middle, fits, right=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=scores.device)
+    return (rank < counts[:, None]).unflatten(1, scores.shape)
 
 
 def _reached(shares: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def _told(seen: Seen, head: int, planned: Planned, kept: Kept) -> Iterator[Findi
 def lowest(recall: Tensor, share: int) -> float:
     """Return the mean over the queries of which least is kept, one in ``share`` and at least one."""
     count = max(1, len(recall) // share)
-    return float(recall.double().sort().values[:count].mean())
+    return float(recall.double().topk(count, largest=False).values.mean())
 
 
 def place_map(values: Tensor, seen: Seen) -> tuple[Tensor, str]:
