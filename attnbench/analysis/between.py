@@ -12,6 +12,7 @@ from attnbench.analysis.attention import told
 from attnbench.analysis.call import Finding, Measurer, Seen
 from attnbench.analysis.estimates import of_statistic
 from attnbench.analysis.plans import Planner
+from attnbench.analysis.stream import CHUNK
 from attnbench.kernels.grid import Layout
 from attnbench.kernels.partition import partition_cuboids
 from attnbench.kernels.plan import Plan
@@ -78,7 +79,7 @@ def mask_measurer(planner: Planner) -> Measurer:
 def _counts(old: Plan, new: Plan, head: int, queries: Tensor) -> tuple[Tensor, Tensor]:
     """Return how many keys each query keeps in both plans, and in either, float64 [n] on the CPU."""
     both, either = [], []
-    for rows in queries.to(new.device).split(256):
+    for rows in queries.to(new.device).split(max(1, CHUNK[new.device.type] // new.layout.tokens)):
         a, b = old.key_mask_of(0, head, rows), new.key_mask_of(0, head, rows)
         both.append((a & b).sum(1))
         either.append((a | b).sum(1))
