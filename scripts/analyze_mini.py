@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -85,6 +86,14 @@ def one(request: AnalyzeRequest, folder: Path, command: Sequence[str], threads: 
     with recorded_as(command):
         start(request, folder, Told(request.prompts[0]))
     return time.time() - began
+
+
+def _take_gpu(begun: Any) -> None:
+    """Let the processes of a pool take turns with the GPUs, of which there may be one or none."""
+    with begun.get_lock():
+        number, begun.value = begun.value, begun.value + 1
+    if gpus := torch.cuda.device_count():
+        torch.cuda.set_device(number % gpus)
 
 
 def done(folder: Path) -> bool:
@@ -192,7 +201,8 @@ def main() -> int:
     threads = max(1, (os.cpu_count() or 1) // asked.processes)
     print(f"{len(every)} prompts, {len(every) - len(left)} done before; {asked.processes} processes", flush=True)
     failed, finished = 0, [prompt for prompt in every if prompt not in left]
-    with ProcessPoolExecutor(asked.processes, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(asked.processes, context, _take_gpu, (context.Value("i", 0),)) as pool:
         running: dict[Future[float], str] = {
             pool.submit(one, request([prompt]), folders[prompt], command, threads, until): prompt for prompt in left
         }
