@@ -87,7 +87,8 @@ def keep(rule: Rule, scores: Tensor, sizes: Tensor, densities: Sequence[float]) 
     counts = torch.searchsorted(middle, fits, right=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=scores.device)
-    return (rank < counts[:, None]).unflatten(1, scores.shape)
+    kept: Tensor = (rank < counts[:, None]).unflatten(1, scores.shape)
+    return kept
 
 
 def _reached(shares: Tensor) -> Tensor:

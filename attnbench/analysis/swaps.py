@@ -79,15 +79,13 @@ def swapped(swaps: Sequence[Swap], own: Attend) -> Attend:
         def by(name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return MAPS[name](v) if name else own(q, k, v, grid=grid, layer=layer, step=step)
 
-        items: dict[str, list[int]] = {}
-        for item, swap in enumerate(swaps):
-            items.setdefault(swap.name if swap.covers(layer, step) else "", []).append(item)
-        if len(items) == 1:
-            return by(*items, q, k, v)
+        names = [swap.name if swap.covers(layer, step) else "" for swap in swaps]
+        if len(set(names)) == 1:
+            return by(names[0], q, k, v)
         output = torch.empty_like(q)
-        for name, chosen in items.items():
-            at = torch.tensor(chosen, device=q.device)
-            output[at] = by(name, q[at], k[at], v[at])
+        for name in set(names):
+            items = torch.tensor([item for item, its in enumerate(names) if its == name], device=q.device)
+            output[items] = by(name, q[items], k[items], v[items])
         return output
 
     return attend
