@@ -56,7 +56,7 @@ def perturb(
         tell: called before clips are made with words, the number of clips made and the number of clips in all.
     """
     tell("full attention", 0, len(swaps) + 1)
-    (exact,) = make(own, 1)
+    exact, *_ = make(own, at_once)  # bfloat16 rounds otherwise in a batch of another size
     metrics = []
     for metric in METRICS:
         found = _measured(metric, exact, exact, prompt)
