@@ -8,6 +8,8 @@ Each prompt is a run of its own, in OUT/prompts, whose rows are written as they 
 journal, and the same packed as analysis-run.jsonl.gz. Copied to docs/, docs/analysis.md is made from it by
 ``python scripts/write_docs.py``. The journal has those measures that the page and the premises need, without maps and
 curves, so that it stays small; ``attnbench analyze`` gives all of them.
+
+Processes are spread over all GPUs that CUDA_VISIBLE_DEVICES shows. They must be of one kind.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -39,6 +41,7 @@ from attnbench.results.journal import JOURNAL
 from attnbench.results.load import read
 from attnbench.results.records.analysis import AnalysisRow
 from attnbench.results.run import begin, choose_place
+from attnbench.scale.local import chosen_gpus, gpus_here
 
 SHOWN = ("entropy", "class_margin", "same_frame_mass", "mass_recall", "mass_recall_worst_tenth", "approximation_error")
 """Measures of maps that are kept besides those of the premises."""
@@ -88,12 +91,19 @@ def one(request: AnalyzeRequest, folder: Path, command: Sequence[str], threads: 
     return time.time() - began
 
 
-def _take_gpu(begun: Any) -> None:
-    """Let the processes of a pool take turns with the GPUs, of which there may be one or none."""
-    with begun.get_lock():
-        number, begun.value = begun.value, begun.value + 1
-    if gpus := torch.cuda.device_count():
-        torch.cuda.set_device(number % gpus)
+def gpu_numbers(processes: int, device: str | None) -> list[int]:
+    """Return the number of the GPU of each process; none on a CPU.
+
+    Raises:
+        BadInput: for GPUs of several kinds, whose prompts could not be averaged.
+    """
+    gpus = [] if device == "cpu" else chosen_gpus(gpus_here(), None)
+    return [process % len(gpus) for process in range(processes)] if gpus else []
+
+
+def take_gpu(numbers: SimpleQueue[int]) -> None:
+    """Make the next GPU the one that this process uses."""
+    torch.cuda.set_device(numbers.get())
 
 
 def done(folder: Path) -> bool:
@@ -202,7 +212,11 @@ def main() -> int:
     print(f"{len(every)} prompts, {len(every) - len(left)} done before; {asked.processes} processes", flush=True)
     failed, finished = 0, [prompt for prompt in every if prompt not in left]
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(asked.processes, context, _take_gpu, (context.Value("i", 0),)) as pool:
+    numbers: SimpleQueue[int] = context.SimpleQueue()
+    gpus = gpu_numbers(asked.processes, asked.device)
+    for number in gpus:
+        numbers.put(number)
+    with ProcessPoolExecutor(asked.processes, context, take_gpu if gpus else None, (numbers,) if gpus else ()) as pool:
         running: dict[Future[float], str] = {
             pool.submit(one, request([prompt]), folders[prompt], command, threads, until): prompt for prompt in left
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import multiprocessing
 import runpy
 from collections import Counter
 from pathlib import Path
@@ -79,6 +80,38 @@ def test_the_journal_has_the_means_of_the_prompts(script: dict[str, Any], tmp_pa
         assert row.value == pytest.approx(fmean(values), rel=2e-6)
         assert (row.lo, row.hi) == (min(values), max(values))
     assert (tmp_path / "run" / "journal.jsonl").read_bytes() == gzip.decompress(packed.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "wanted"),
+    [
+        ({"0": "H200", "1": "H200"}, None, [0, 1, 0, 1, 0]),
+        ({"3": "H200"}, "cuda", [0, 0, 0, 0, 0]),
+        ({"0": "H200", "1": "H200"}, "cpu", []),
+        ({}, None, []),
+    ],
+)
+def test_processes_share_the_gpus(
+    gpus: dict[str, str], device: str | None, wanted: list[int], script: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(script["gpu_numbers"].__globals__, "gpus_here", lambda: gpus)
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    numbers = script["gpu_numbers"](5, device)
+    queue = multiprocessing.get_context("spawn").SimpleQueue()
+    for number in numbers:
+        queue.put(number)
+    for _ in numbers:
+        script["take_gpu"](queue)
+    assert taken == wanted
+
+
+def test_gpus_of_two_kinds_are_refused_before_anything_is_analysed(
+    script: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(script["gpu_numbers"].__globals__, "gpus_here", lambda: {"0": "H200", "1": "A100"})
+    with pytest.raises(BadInput, match="GPU 0 is H200, 1 is A100"):
+        script["gpu_numbers"](2, None)
 
 
 def test_what_was_begun_only_is_begun_again(script: dict[str, Any], tmp_path: Path) -> None:
