@@ -17,6 +17,7 @@ from attnbench.kernels.engines.places import arrange, consecutive, restore, rest
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
+from attnbench.kernels.triton_cache import keep_cache
 
 TILE = 128
 """Tokens of a tile on either side, FlexAttention's default. The tiles of its kernels must divide it."""
@@ -84,6 +85,7 @@ def block_mask_of(mask: TileMask) -> Any:
 def _compiled() -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
+    keep_cache()
     # There are few shapes, each worth a kernel. A fallback to eager mode would hold all scores, so it is an error.
     compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=False, fullgraph=True)
     return compiled

@@ -18,6 +18,9 @@ import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.triton_cache import keep_cache
+
+keep_cache()
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 """Whether kernels run in Triton's interpreter, which has no bfloat16 arithmetic."""
