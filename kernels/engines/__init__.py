@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import MappingProxyType
 
 import torch
@@ -34,7 +34,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType({engine.name: engine for engine
 
 __all__ = [
     "ENGINES", "Engine", "Task", "between_graphs", "choose_engine", "dense_engines", "engine_version", "get_engine",
-    "is_plain_on_gpu", "known_engines", "strictly",
+    "is_plain_on_gpu", "known_engines", "load_engines", "strictly",
 ]  # fmt: skip
 
 
@@ -103,6 +103,13 @@ def _load() -> None:
     """Load the engines of other packages at the first call."""
     if _others.engines is None:
         _others.engines = load_others((*ENGINES, "auto"))
+
+
+def load_engines() -> None:
+    """Import what the first calls of built-in engines would import. What fails here fails there again, and is told."""
+    for engine in ENGINES.values():
+        with suppress(Exception):
+            engine.load()
 
 
 def engine_version(name: str) -> str:

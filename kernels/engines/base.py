@@ -60,6 +60,7 @@ class Engine:
         bands: whether it runs patterns with a band. For the others, ``supports`` is not asked.
         own_offsets: whether it runs patterns whose heads have blocks of their own; likewise.
         rectangular: whether it runs full attention also for fewer queries than keys.
+        load: imports what the first call would import, where that takes long; it does not touch a GPU.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Engine:
     bands: bool = False
     own_offsets: bool = False
     rectangular: bool = False
+    load: Callable[[], object] = lambda: None
 
     def cannot(self, plan: Plan) -> str | None:
         """Return None if the engine runs patterns of the plan's kind, otherwise why not."""

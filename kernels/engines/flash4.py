@@ -97,6 +97,11 @@ def _flash_attn_func() -> Callable[..., tuple[Tensor, Tensor | None]]:
     return loaded
 
 
+def _load() -> None:
+    if _installed() and not _is_too_old(_installed_version()) and torch.cuda.is_available():
+        _flash_attn_func()
+
+
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
@@ -239,4 +244,5 @@ FLASH4 = Engine(
     rectangular=True,
     tested=True,
     unsuitable=_unsuitable,
+    load=_load,
 )

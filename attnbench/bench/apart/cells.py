@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from attnbench.bench.apart.process import End, work
+from attnbench.bench.apart.process import Ahead, End, work
 from attnbench.bench.apart.task import Listed, Problem, Step, Task, Unbelievable, record_of
 from attnbench.bench.in_turns import in_turns
 from attnbench.bench.jobs import Agenda, make_agenda
@@ -214,13 +214,14 @@ class Parts:
         """
         left = [each for each in self.cells if each.cell_id not in set(done)]
         rows = []
-        for number, each in enumerate(left, 1):
-            place = f"cell {number} of {len(left)}, {each.listed.label}"
-            told = PartProgress(progress, each.listed.label, place)
-            row = _One(self, each, write, run_id, told, choices).row(samples)
-            if row.verdict not in ("ok", "incorrect", "unsupported"):
-                told.note(f"{row.verdict}: {row.reason}")
-            rows.append(row)
+        with Ahead(sum(each.end.verdict is None for each in left), self.base.device.type) as ahead:
+            for number, each in enumerate(left, 1):
+                place = f"cell {number} of {len(left)}, {each.listed.label}"
+                told = PartProgress(progress, each.listed.label, place)
+                row = _One(self, each, write, run_id, told, choices).row(samples, ahead)
+                if row.verdict not in ("ok", "incorrect", "unsupported"):
+                    told.note(f"{row.verdict}: {row.reason}")
+                rows.append(row)
         return rows
 
 
@@ -238,13 +239,13 @@ class _One:
         self.made: Row | None = None
         self.taken: list[float] = []
 
-    def row(self, samples: Sequence[Sample]) -> Row:
-        """Measure the cell; return its row, which is written."""
+    def row(self, samples: Sequence[Sample], ahead: Ahead) -> Row:
+        """Measure the cell, in the next process that was started ahead; return its row, which is written."""
         end = self.apart.end
         if end.verdict is None:
             mine = [sample for sample in samples if sample.group == self.apart.cell_id]
             self.taken = [sample.cold_ms for sample in mine if sample.cell_id == self.apart.cell_id]
-            end = work(self._task(mine), self.parts.request.seconds_a_cell, self.hear)
+            end = work(self._task(mine), self.parts.request.seconds_a_cell, self.hear, ahead)
         if self.made is not None:
             return self.made
         if self.problems:

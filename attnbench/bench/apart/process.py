@@ -29,12 +29,15 @@ STARTING = 600.0
 LEAVING = 5.0
 """Seconds that a process may take to end once its work is done."""
 
+ENOUGH_CORES = 8
+"""Cores from which on a process is started before its turn."""
+
 LONGEST = 2**24
 """Bytes that one answer may have."""
 
 _PROGRAM = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); handle = int(sys.argv.pop()); "
-    "from attnbench.bench.apart.worker import main; main(handle)"
+    "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); early, handle = json.loads(sys.argv.pop()); "
+    "from attnbench.bench.apart.worker import main; main(handle, early)"
 )
 
 
@@ -50,16 +53,17 @@ Hear = Callable[[str, Any], None]
 """Gets the kind of an answer and its value. It raises ``Unbelievable`` for one that cannot be."""
 
 
-def work(task: Task, seconds: float, hear: Hear) -> End:
+def work(task: Task, seconds: float, hear: Hear, ahead: Ahead | None = None) -> End:
     """Let a process of its own do a task.
 
     Args:
         task: what to do.
         seconds: that it may take, once the process has started.
         hear: gets the answers as they come. What else it raises ends the process, and passes.
+        ahead: has started the process, if tasks follow each other.
     """
     killed = _kills_for_memory()
-    with _started(task) as worker:
+    with _at_work(task, _Spawned.new() if ahead is None else ahead.take()) as worker:
         try:
             stopped = _listen(worker, seconds, hear)
         except Unbelievable as error:
@@ -98,36 +102,95 @@ class _Worker:
         return f"; its last words: {words}" if words else ""
 
 
+@dataclass(frozen=True)
+class _Spawned:
+    """A process that waits for its task, the pipe on which it answers, and what marks the processes that it starts."""
+
+    process: subprocess.Popen[bytes]
+    answers: int
+    mark: str
+
+    @classmethod
+    def new(cls, *, early: bool = False) -> _Spawned:
+        """Start a process, which leads a process group; ``early`` if there is time until it gets its task."""
+        answers, given = os.pipe()
+        mark = secrets.token_hex(16)
+        command = [sys.executable, "-c", _PROGRAM, json.dumps([early, given]), json.dumps(sys.path)]
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0,
+                pass_fds=(given,), start_new_session=True, env=marked(mark),
+            )  # fmt: skip
+        except BaseException:
+            os.close(answers)
+            raise
+        finally:
+            os.close(given)
+        return cls(process, answers, mark)
+
+    def end(self) -> None:
+        """Kill it with all that it started."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        end_group(self.process)
+        end_marked(self.mark)
+        os.close(self.answers)
+        self.process.stdout.close()
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+
+
+class Ahead:
+    """Starts the process of the next task while one is at work, so that what it imports is there when its turn comes.
+
+    Each process still does one task. Until it has one, it computes nothing and leaves the GPU alone.
+
+    Args:
+        tasks: how many follow each other.
+        device: of the calls.
+    """
+
+    def __init__(self, tasks: int, device: str) -> None:
+        # On few cores the imports would take time from the cell that is measured.
+        self._on = device == "cuda" and (os.cpu_count() or 1) >= ENOUGH_CORES and not in_turns().shared
+        self._left = tasks
+        self._next: _Spawned | None = None
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._next is not None:
+            self._next.end()
+
+    def take(self) -> _Spawned:
+        """Return the process of the next task, and start the one after it."""
+        mine, self._next = self._next, None
+        if mine is not None and mine.process.poll() is not None:  # a new one says why, if that happens again
+            mine.end()
+            mine = None
+        mine, self._left = mine or _Spawned.new(), self._left - 1
+        try:
+            self._next = _Spawned.new(early=True) if self._on and self._left > 0 else None
+        except BaseException:
+            mine.end()
+            raise
+        return mine
+
+
 @contextlib.contextmanager
-def _started(task: Task) -> Iterator[_Worker]:
-    """Start a worker, which leads a process group; at the end, and after an error, it is killed with all it started."""
-    answers, given = os.pipe()
-    mark = secrets.token_hex(16)
-    command = [sys.executable, "-c", _PROGRAM, str(given), json.dumps(sys.path)]
-    try:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0,
-            pass_fds=(given,), start_new_session=True, env=marked(mark),
-        )  # fmt: skip
-    except BaseException:
-        os.close(answers)
-        raise
-    finally:
-        os.close(given)
+def _at_work(task: Task, spawned: _Spawned) -> Iterator[_Worker]:
+    """Hand a task over to a process; at the end, and after an error, it is killed with all it started."""
+    process = spawned.process
     assert process.stdin is not None
     assert process.stdout is not None
     try:
         # In a thread: what is written waits until the process reads, and it may hang before it does.
         line = (task.model_dump_json() + "\n").encode()
         threading.Thread(target=_hand_over, args=(process.stdin, line), daemon=True).start()
-        yield _Worker(process, answers, process.stdout.fileno())
+        yield _Worker(process, spawned.answers, process.stdout.fileno())
     finally:
-        end_group(process)
-        end_marked(mark)
-        os.close(answers)
-        process.stdout.close()
-        with contextlib.suppress(OSError):
-            process.stdin.close()
+        spawned.end()
 
 
 def _hand_over(stream: Any, line: bytes) -> None:

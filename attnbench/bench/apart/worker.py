@@ -20,6 +20,7 @@ from attnbench.bench.in_turns import in_turns
 from attnbench.bench.jobs import make_agenda
 from attnbench.bench.measure import measure
 from attnbench.bench.trial import first_line
+from attnbench.kernels.engines import load_engines
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.machine.lock import hold_gpu
 from attnbench.machine.signals import end_with_parent
@@ -77,11 +78,18 @@ class Answers:
         self.note(str(message))
 
 
-def main(handle: int) -> None:
-    """Do one task, and end this process whatever threads are left."""
+def main(handle: int, early: bool) -> None:
+    """Do one task, and end this process whatever threads are left.
+
+    Args:
+        handle: of the pipe for answers.
+        early: whether there is time before the task comes, to import what its engines will need.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides when its workers end
     end_with_parent(os.getppid())
     answers = Answers(handle)
+    if early:
+        load_engines()
     task = Task.model_validate_json(sys.stdin.buffer.readline())
     threading.Thread(target=_end_at_end_of_input, daemon=True).start()
     warnings.showwarning = answers.warning
