@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 
 from attnbench.bench.apart.cells import Parts, base_agenda, choose, list_cells, split
+from attnbench.bench.apart.process import Ahead
 from attnbench.bench.bench import Bench
 from attnbench.bench.in_turns import in_turns
 from attnbench.bench.jobs import Agenda, make_agenda
@@ -60,16 +61,17 @@ def start(request: Request, out: Path | None, progress: Progress, after: After |
     place = choose_place(out)
     shared = in_turns().begin()
     bench, parts = _parts(request, base, progress)
-    choices = _choose(parts, len(parts.cells), progress) if bench is None else None
-    contents = base.contents | package_contents(request)
-    asked = request.model_dump(mode="json")
-    with begin(place, environment_of(base, request), asked, contents, in_turns=shared) as journal:
-        announce(place, progress)
-        records = [] if choices is None else [choices]
-        journal.append(*records)
-        outcome = _measure(bench, parts, journal, place.run_id, progress, records)
-        _do_after(after, bench, parts, journal, outcome.rows)
-        return outcome
+    with parts.ahead() as ahead:
+        choices = _choose(parts, len(parts.cells), progress, ahead) if bench is None else None
+        contents = base.contents | package_contents(request)
+        asked = request.model_dump(mode="json")
+        with begin(place, environment_of(base, request), asked, contents, in_turns=shared) as journal:
+            announce(place, progress)
+            records = [] if choices is None else [choices]
+            journal.append(*records)
+            outcome = _measure(bench, parts, journal, place.run_id, progress, records, ahead)
+            _do_after(after, bench, parts, journal, outcome.rows)
+            return outcome
 
 
 def resume(folder: Path, progress: Progress, after: After | None = None) -> Outcome:
@@ -97,7 +99,8 @@ def resume(folder: Path, progress: Progress, after: After | None = None) -> Outc
         here, contents = environment_of(base, request), base.contents | package_contents(request)
         require_same(folder, header, here, contents, progress.note, threads=(used, threads))
         progress.started(str(folder))
-        outcome = _measure(bench, parts, journal, header.run_id, progress, records)
+        with parts.ahead() as ahead:
+            outcome = _measure(bench, parts, journal, header.run_id, progress, records, ahead)
         if bench is not None and after is not None:
             bench.reopen(outcome.rows)
         _do_after(after, bench, parts, journal, outcome.rows)
@@ -139,6 +142,7 @@ def _measure(
     run_id: str,
     progress: Progress,
     records: Sequence[JournalRecord],
+    ahead: Ahead,
 ) -> Outcome:
     rows = {record.cell_id: record for record in records if isinstance(record, Row)}
     done = {cell_id: row for cell_id, row in rows.items() if finished(row)}
@@ -160,20 +164,23 @@ def _measure(
             if left:
                 journal.append(choices)
 
-        made = measure(
-            bench, journal.append, run_id, progress, shared, baseline=earlier, choices=choices, decided=decided
-        )
-        done |= {row.cell_id: row for row in made}
+        done |= {
+            row.cell_id: row
+            for row in measure(
+                bench, journal.append, run_id, progress, shared, baseline=earlier, choices=choices, decided=decided
+            )
+        }
     if left:
         if choices is None:
-            choices = _choose(parts, len(left), progress, bench)
+            choices = _choose(parts, len(left), progress, ahead, bench)
             journal.append(choices)
-        done |= {row.cell_id: row for row in parts.measure(journal.append, run_id, progress, old, choices, done)}
+        made = parts.measure(journal.append, run_id, progress, old, choices, done, ahead)
+        done |= {row.cell_id: row for row in made}
     return Outcome(journal.folder, tuple(done.values()))
 
 
-def _choose(parts: Parts, cells: int, progress: Progress, bench: Bench | None = None) -> Choices:
-    made = choose(parts.request, cells, parts.threads, progress)
+def _choose(parts: Parts, cells: int, progress: Progress, ahead: Ahead, bench: Bench | None = None) -> Choices:
+    made = choose(parts.request, cells, parts.threads, progress, ahead)
     return made.model_copy(update={"cells": _means(bench, parts)})
 
 

@@ -147,8 +147,15 @@ def _raise_for(problems: Iterable[Problem]) -> None:
             raise Unsupported(problem.text)
 
 
-def choose(request: Request, cells: int, threads: int, progress: Progress) -> Choices:
+def choose(request: Request, cells: int, threads: int, progress: Progress, ahead: Ahead) -> Choices:
     """Let a process find the dense baseline, and decide how many heads and rounds the budget allows.
+
+    Args:
+        request: of the run.
+        cells: how many are to be measured.
+        threads: CPU threads of torch.
+        progress: told what is done.
+        ahead: starts the process.
 
     Raises:
         BadInput: for inputs that cannot be made.
@@ -165,7 +172,7 @@ def choose(request: Request, cells: int, threads: int, progress: Progress) -> Ch
             tell(progress, kind, value)
 
     alone = request.model_copy(update={"methods": [Entry("full")], "engine": "auto", "layers": None})
-    end = work(Task(do="choose", request=alone, threads=threads, cells=cells), request.seconds_a_cell, hear)
+    end = work(Task(do="choose", request=alone, threads=threads, cells=cells), request.seconds_a_cell, hear, ahead)
     _raise_for(problem for problem in problems if problem.kind == "bad input")
     if end.verdict is None and not problems and chosen:
         made = chosen[-1]
@@ -193,6 +200,10 @@ class Parts:
     base: Agenda
     threads: int
 
+    def ahead(self) -> Ahead:
+        """Return what starts the processes of the cells, and before them the one that chooses for them."""
+        return Ahead(1 + sum(each.end.verdict is None for each in self.cells), self.base.device.type)
+
     def measure(
         self,
         write: Callable[[JournalRecord], object],
@@ -201,6 +212,7 @@ class Parts:
         samples: Sequence[Sample],
         choices: Choices,
         done: Iterable[str],
+        ahead: Ahead,
     ) -> list[Row]:
         """Measure the cells that have no row yet, one after the other, each in a process of its own.
 
@@ -211,17 +223,17 @@ class Parts:
             samples: that an earlier part of the run took, and that may still count.
             choices: what all cells of the run share.
             done: cell_ids of the cells that have their rows.
+            ahead: starts the processes.
         """
         left = [each for each in self.cells if each.cell_id not in set(done)]
         rows = []
-        with Ahead(sum(each.end.verdict is None for each in left), self.base.device.type) as ahead:
-            for number, each in enumerate(left, 1):
-                place = f"cell {number} of {len(left)}, {each.listed.label}"
-                told = PartProgress(progress, each.listed.label, place)
-                row = _One(self, each, write, run_id, told, choices).row(samples, ahead)
-                if row.verdict not in ("ok", "incorrect", "unsupported"):
-                    told.note(f"{row.verdict}: {row.reason}")
-                rows.append(row)
+        for number, each in enumerate(left, 1):
+            place = f"cell {number} of {len(left)}, {each.listed.label}"
+            told = PartProgress(progress, each.listed.label, place)
+            row = _One(self, each, write, run_id, told, choices).row(samples, ahead)
+            if row.verdict not in ("ok", "incorrect", "unsupported"):
+                told.note(f"{row.verdict}: {row.reason}")
+            rows.append(row)
         return rows
 
 
