@@ -11,7 +11,7 @@ from attnbench.analysis.perturb import CORRELATION
 from attnbench.analysis.premises import judge
 from attnbench.analysis.swaps import MAPS
 from attnbench.report.data.attention_maps import CLASSES
-from attnbench.report.premise_words import premise_words
+from attnbench.report.premise_words import premise_words, tested_words
 from attnbench.results.load import Results, read
 from attnbench.results.records.analysis import AnalysisRow
 
@@ -50,10 +50,11 @@ def about(path: Path = RUN) -> str:
 
 
 def verdicts(path: Path = RUN) -> str:
-    """Return the verdicts on premises from the run, by the bounds of today."""
+    """Return the verdicts on premises from the run, by the bounds of today, and what each of them says."""
     found = read(path)
     judged = judge(found.analysis, found.analysis[0].run_id)
-    return "\n".join([f"Tested on {judged[0].tested_on}.", "", *premise_words(judged).markdown()])
+    claims = [f"- `{row.premise}` ({row.sources}): {row.claim}" for row in judged]
+    return "\n".join([" ".join(tested_words(judged)), "", *premise_words(judged).markdown(), "", *claims])
 
 
 def layers(path: Path = RUN) -> str:

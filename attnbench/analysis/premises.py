@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from attnbench.results.records.analysis import AnalysisRow, PremiseRow, PremiseV
 
 Floats = npt.NDArray[np.float64]
 _SEED = 20242
+_OVER = {"head": "", "layer": ", over layers"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Statistic:
 
     Attributes:
         words: what it is; {} stands for the measures.
-        compute: from values [..., measures, heads] to figures [...].
+        compute: from values [..., measures, units] to figures [...].
     """
 
     words: str
@@ -64,6 +66,7 @@ class Premise:
         measures: that the statistic needs.
         statistic: a name of STATISTICS.
         holds, fails: bounds of the figure. Which way is which is told by the larger of the two.
+        unit: what the figure is over, heads or layers.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Premise:
     statistic: str
     holds: float
     fails: float
+    unit: Literal["head", "layer"] = "head"
 
     @property
     def rises(self) -> bool:
@@ -102,28 +106,29 @@ def judge(rows: Sequence[AnalysisRow], run_id: str) -> list[PremiseRow]:
 def judge_one(premise: Premise, rows: Sequence[AnalysisRow], run_id: str) -> PremiseRow:
     """Return the verdict on a premise.
 
-    Heads of all layers are the sample: the interval is the percentile bootstrap over them, each with the mean over its
-    steps, methods and densities. Below six heads there is none, and no verdict.
+    Heads of all layers are the sample, or layers: the interval is the percentile bootstrap over them, each with the
+    mean over its steps, methods and densities. Below six of them there is none, and no verdict.
     """
     rise, fall = ("≥", "≤") if premise.rises else ("≤", "≥")
     statistic = STATISTICS[premise.statistic]
     own = [row for row in rows if row.measure in premise.measures and row.value is not None and row.head is not None]
-    values, heads = _by_head(own, premise.measures)
+    values, units = _by_unit(own, premise.measures, premise.unit)
     fields: dict[str, Any] = {
         "run_id": run_id, "premise": premise.name, "claim": premise.claim, "sources": premise.sources,
-        "statistic": statistic.words.format(", ".join(premise.measures)),
+        "statistic": statistic.words.format(", ".join(premise.measures)) + _OVER[premise.unit],
         "holds": f"{rise} {premise.holds:g}", "fails": f"{fall} {premise.fails:g}",
         "tested_on": _tested_on(own or rows),
     }  # fmt: skip
-    if not heads:
+    if not units:
         lost = [row.reason for row in rows if row.measure in premise.measures and row.status == "skipped"]
         reason = lost[0] if lost else f"nothing measured {premise.measures[0]}"
         return PremiseRow(**fields, verdict="undecided", reason=reason)
     value = float(statistic.compute(values))
-    if heads < MIN_BOOTSTRAP:
-        reason = f"{heads} head{'s are' if heads > 1 else ' is'} too few for an interval: {MIN_BOOTSTRAP} are needed"
+    if units < MIN_BOOTSTRAP:
+        some = f"{units} {premise.unit}{'s are' if units > 1 else ' is'}"
+        reason = f"{some} too few for an interval: {MIN_BOOTSTRAP} are needed"
         return PremiseRow(**fields, verdict="undecided", value=value, reason=reason)
-    drawn = picks(heads, generator_of(_SEED))
+    drawn = picks(units, generator_of(_SEED))
     figures = statistic.compute(np.moveaxis(values[:, drawn], 0, -2))
     lo, hi = (float(end) for end in np.quantile(figures, (TAIL, 1 - TAIL)))
     verdict = premise.verdict(lo, hi)
@@ -131,18 +136,23 @@ def judge_one(premise: Premise, rows: Sequence[AnalysisRow], run_id: str) -> Pre
     return PremiseRow(**fields, verdict=verdict, value=_short(value), lo=_short(lo), hi=_short(hi), reason=reason)
 
 
-def _by_head(rows: Sequence[AnalysisRow], measures: Sequence[str]) -> tuple[Floats, int]:
-    """Return the mean of each measure of each head that has all of them, [measures, heads], and the number of heads.
+def _by_unit(rows: Sequence[AnalysisRow], measures: Sequence[str], unit: str) -> tuple[Floats, int]:
+    """Return the mean of each measure of each unit that has all of them, [measures, units], and the number of units.
 
-    It is over steps, and over the methods and densities that it was measured for: what is said of one head several
-    times is no larger sample of heads.
+    The mean of a head is over steps, and over the methods and densities that it was measured for: what is said of one
+    head several times is no larger sample of heads. The mean of a layer is over its heads.
     """
-    found: dict[tuple[str, int | None, int | None, str], dict[str, list[float]]] = {}
+    heads: dict[tuple[str, int | None, str, int | None], dict[str, list[float]]] = {}
     for row in rows:
-        unit = (row.model, row.layer, row.head, row.grid)
-        found.setdefault(unit, {}).setdefault(row.measure, []).append(row.value or 0.0)
-    whole = [by for by in found.values() if len(by) == len(measures)]
-    return np.array([[float(np.mean(by[name])) for by in whole] for name in measures], dtype=np.float64), len(whole)
+        head = (row.model, row.layer, row.grid, row.head)
+        heads.setdefault(head, {}).setdefault(row.measure, []).append(row.value or 0.0)
+    units: dict[tuple[object, ...], list[list[float]]] = {}
+    for head, by in heads.items():
+        if len(by) == len(measures):
+            means = [float(np.mean(by[name])) for name in measures]
+            units.setdefault(head if unit == "head" else head[:3], []).append(means)
+    found = [np.mean(each, axis=0) for each in units.values()]
+    return np.array(found, dtype=np.float64).reshape(-1, len(measures)).T, len(found)
 
 
 def _tested_on(rows: Sequence[AnalysisRow]) -> str:
@@ -158,7 +168,15 @@ def _tested_on(rows: Sequence[AnalysisRow]) -> str:
     queries = {(row.queries, row.tokens) for row in rows if row.queries}
     words += [f"{n:,} of {tokens:,} queries" for n, tokens in sorted(queries)[:1]]
     methods = ", ".join(dict.fromkeys(row.method for row in rows if row.method))
-    return f"{models}: {', '.join(words)}" + (f"; {methods}" if methods else "")
+    densities = ", ".join(f"{density:g}" for density in _densities(rows))
+    some = (f"{models}: {', '.join(words)}", methods, densities and f"density {densities}")
+    return "; ".join(filter(None, some))
+
+
+def _densities(rows: Sequence[AnalysisRow]) -> list[float]:
+    """Return the densities at which budgets were compared, in order; none for measures that have none."""
+    found = (json.loads(settings).get("density") for settings in {row.settings for row in rows if not row.method})
+    return sorted(density for density in found if density is not None)
 
 
 def _short(value: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attnbench.report.word_table import WordTable
-from attnbench.report.words import NONE, with_interval
+from attnbench.report.words import NONE, listed, with_interval
 from attnbench.results.records.analysis import PremiseRow
 
 NOT_REAL = {
@@ -26,6 +26,19 @@ def premise_words(rows: Sequence[PremiseRow]) -> WordTable:
         verdict = row.verdict if row.lo is not None or not row.reason else f"{row.verdict}: {row.reason}"
         lines.append((row.premise, verdict, value, ends or NONE, row.holds, row.fails, row.statistic))
     return WordTable(HEADER, tuple(lines), frozenset({2, 3, 4, 5}))
+
+
+def tested_words(rows: Sequence[PremiseRow]) -> list[str]:
+    """Return a sentence of what most premises were tested on, and one for each other thing that some were."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        names.setdefault(row.tested_on, []).append(row.premise)
+    most, *others = sorted(names, key=lambda tested: len(names[tested]), reverse=True) or [""]
+    found = [f"Tested on {most}."] if most else []
+    return found + [
+        f"{listed(names[tested])} {'were' if len(names[tested]) > 1 else 'was'} tested on {tested}."
+        for tested in others
+    ]
 
 
 def caution(models: Sequence[str]) -> str:

@@ -67,6 +67,23 @@ def test_a_head_counts_once_whatever_its_densities_and_methods() -> None:
     assert row.reason == "5 heads are too few for an interval: 6 are needed"
 
 
+def test_a_layer_is_the_mean_of_its_heads() -> None:
+    premise = Premise("p", "c", "s", ("entropy",), "median", 2.0, 1.0, unit="layer")
+    some = [row for layer in range(7) for row in rows([layer - 1.0, layer + 1.0], layer=layer)]
+    row = judge_one(premise, some, "r")
+    assert (row.value, row.statistic) == (3.0, "median of entropy, over layers")
+    assert judge_one(UP, some, "r").statistic == "median of entropy"
+    few = judge_one(premise, some[:10], "r")
+    assert few.reason == "5 layers are too few for an interval: 6 are needed"
+
+
+def test_what_was_tested_names_methods_and_densities() -> None:
+    some = [*rows([4.0], settings='{"density":0.5}'), *rows([0.0], settings='{"density":0.25}')]
+    assert judge_one(UP, some, "r").tested_on.endswith("32 of 32 queries; density 0.25, 0.5")
+    ours = rows([2.0], method="vmoba", settings='{"density":0.1}')
+    assert judge_one(UP, ours, "r").tested_on.endswith("32 of 32 queries; vmoba")
+
+
 def test_each_statistic_by_hand() -> None:
     first, second = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], [2.0, 1.0, 1.0, 9.0, 1.0, 1.0, 1.0]
     both = [*rows(first, "a"), *rows(second, "b")]

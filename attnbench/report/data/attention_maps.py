@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from attnbench.report.data.figure import Axis, Figure, Heat, Point, Series, Strip
 from attnbench.report.data.table import Column, Table
-from attnbench.report.premise_words import caution, premise_words
+from attnbench.report.premise_words import caution, premise_words, tested_words
 from attnbench.report.word_table import WordTable
 from attnbench.report.words import listed, number
 from attnbench.results.records.analysis import AnalysisRow, PremiseRow
@@ -42,9 +42,8 @@ def analysis_stories(rows: Sequence[AnalysisRow], premises: Sequence[PremiseRow]
         counts = Counter(row.verdict for row in judged)
         told = listed([f"{n} {'hold' if n > 1 else 'holds'}" if word == "holds" else f"{n} {_plural(word, n)}"
                        for word, n in counts.items()])  # fmt: skip
-        tested = next((row.tested_on for row in judged), "")
         sentences = (
-            *([f"Of {len(judged)} premises, {told}."] if judged else []), *([f"Tested on {tested}."] if tested else []),
+            *([f"Of {len(judged)} premises, {told}."] if judged else []), *tested_words(judged),
             caution([row.model for row in own]),
         )  # fmt: skip
         stories.append(
