@@ -3,6 +3,7 @@
 python scripts/analyze_mini.py OUT                         # 60 prompts, all layers and steps, with replaced attention
 python scripts/analyze_mini.py OUT --seconds 480           # begins no prompt after that; the same again goes on
 python scripts/analyze_mini.py OUT --prompts 6 --no-steps  # fewer prompts; layers are not replaced in single steps
+python scripts/analyze_mini.py OUT --method all --density 0.25 --layers 1,4 --steps 3 --no-perturb
 
 Each prompt is a run of its own, in OUT/prompts, whose rows are written as they are measured. At the end OUT has a
 journal, and the same packed as analysis-run.jsonl.gz. Copied to docs/, docs/analysis.md is made from it by
@@ -30,22 +31,29 @@ from pathlib import Path
 import torch
 
 from attnbench.analysis.call import Finding
+from attnbench.analysis.cuts import RULES
 from attnbench.analysis.perturb import CORRELATION, METRICS
 from attnbench.analysis.premises import judge, premises
 from attnbench.analysis.request import AnalyzeRequest, read_request
 from attnbench.analysis.session import over_prompts, rounded, start
+from attnbench.cli.lists import read_numbers
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.command import recorded_as
+from attnbench.methods.entries import named
 from attnbench.mini.data import CLASSES, DIRECTIONS
+from attnbench.mini.flow import usual_sampler
 from attnbench.results.journal import JOURNAL
 from attnbench.results.load import read
 from attnbench.results.records.analysis import AnalysisRow
 from attnbench.results.run import begin, choose_place
 from attnbench.scale.local import chosen_gpus, gpus_here
 
-SHOWN = ("entropy", "class_margin", "same_frame_mass", "mass_recall", "mass_recall_worst_tenth", "approximation_error")
+SHOWN = (
+    "entropy", "class_margin", "same_frame_mass", "mass_recall", "mass_recall_worst", "mass_recall_worst_tenth",
+    "approximation_error", *(f"cut_recall_{rule}_3d" for rule in RULES),
+    *(f"partition_recall_{kind}" for kind in ("1d", "2d", "3d")),
+)  # fmt: skip
 """Measures of maps that are kept besides those of the premises."""
-STEPS = tuple(range(8))
 TOLD_EVERY = 20.0
 
 
@@ -178,8 +186,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder of the run")
     parser.add_argument("--prompts", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=len(STEPS), help="of denoising, from the first")
-    parser.add_argument("--layers", type=int, default=None, help="of the model, from the first")
+    parser.add_argument("--steps", action="append", help="of denoising, as 0,2-4; by default all")
+    parser.add_argument("--layers", action="append", help="of the model, as 0,2-4; by default all")
+    parser.add_argument("--method", action="append", help="whose plans are looked at; by default vmoba")
+    parser.add_argument("--density", type=float, default=None, help="of methods and budgets")
     parser.add_argument("--queries", type=int, default=None)
     parser.add_argument("--no-perturb", action="store_true", help="replace no attention")
     parser.add_argument("--no-steps", action="store_true", help="replace layers in all steps only")
@@ -194,16 +204,16 @@ def main() -> int:
     asked, began = parse(), time.time()
     command = tuple("OUT" if word == str(asked.out) else word for word in sys.argv)  # where it lay is no one's concern
     until = began + asked.seconds
-    steps = list(STEPS[: asked.steps])
     every = prompts(asked.prompts)
+    steps, layers = read_numbers("--steps", asked.steps), read_numbers("--layers", asked.layers)
+    methods = [{"method": entry.method, "settings": entry.settings} for entry in named(asked.method or ["vmoba"])]
+    alone = steps if steps is not None else list(range(usual_sampler().steps))
 
     def request(own: list[str]) -> AnalyzeRequest:
         return read_request(
             model="mini", weights=asked.weights, prompts=own, device=asked.device, queries=asked.queries,
-            steps=None if asked.steps >= len(STEPS) else steps,
-            layers=None if asked.layers is None else list(range(asked.layers)),
-            perturb=not asked.no_perturb, perturb_steps=[] if asked.no_perturb or asked.no_steps else steps,
-            methods=[{"method": "vmoba", "settings": {}}], seed=0,
+            steps=steps, layers=layers, methods=methods, density=asked.density, seed=0,
+            perturb=not asked.no_perturb, perturb_steps=[] if asked.no_perturb or asked.no_steps else alone,
         )  # fmt: skip
 
     folders = {prompt: asked.out / "prompts" / f"{number:02d}" for number, prompt in enumerate(every)}
