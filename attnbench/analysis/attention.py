@@ -31,6 +31,9 @@ MAP = 8
 
 def measure_attention(seen: Seen) -> Iterator[Finding]:
     """Yield the measures of every head's map by itself."""
+    if not seen.exact:
+        reason = f"which keys receive most can only be told from all queries: --queries {seen.call.layout.tokens}"
+        yield Finding.skipped("sink_mass", reason, queries=len(seen.queries))
     for head, found in enumerate(seen.maps):
         yield from _head(seen, head, found)
 
@@ -46,7 +49,8 @@ def _head(seen: Seen, head: int, found: HeadMap) -> Iterator[Finding]:
     yield each("entropy", found.entropy)
     yield each("entropy_normalised", found.entropy / math.log(max(2, tokens)))
     yield each("energy", found.energy)
-    yield each("sink_mass", sink_mass(found, q, k, call.scale, seen.exact))
+    if seen.exact:
+        yield each("sink_mass", sink_mass(found, q, k, call.scale))
     if layout.text != (0, 0):
         yield each("text_mass", found.text_mass, grid.tokens)
     yield from _places(found, grid, cuboids, head, n)

@@ -124,26 +124,14 @@ def query_importance(q: Tensor, k: Tensor, layout: Layout, cuboid: tuple[int, in
     return shares.topk(best, dim=1).values.sum(1)
 
 
-def sink_mass(found: HeadMap, q: Tensor, k: Tensor, scale: float, exact: bool) -> Tensor:
-    """Return each query's weight [n] on the keys that receive the most, one in SINKS and at least one.
-
-    The keys are those of all queries where all were looked at. Otherwise a query's are those of the other half of the
-    queries: keys that the same queries had chosen would look better than they are.
+def sink_mass(found: HeadMap, q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """Return each query's weight [N] on the keys that receive the most of all queries, one in SINKS and at least one.
 
     Args:
-        found: of the head.
+        found: of the head, with all queries. A sample of them would choose keys by what few queries like.
         q, k: [N, head_dim].
         scale: factor of the scores.
-        exact: whether all queries were looked at.
     """
-    count = max(1, k.shape[0] // SINKS)
-    half = torch.arange(len(found.queries)) % 2
-    weights = torch.empty_like(found.lse)
-    for own in range(2):
-        received = found.received.sum(0) if exact else found.received[1 - own]
-        keys = received.topk(count).indices
-        places = (half == own).nonzero().squeeze(1)
-        rows = found.queries[places].to(q.device)
-        scores = q[rows].to(found.lse.dtype) @ k[keys].to(found.lse.dtype).T * scale
-        weights[places.to(q.device)] = (scores - found.lse[places.to(q.device), None]).clamp_max_(0).exp().sum(1)
-    return weights
+    keys = found.received.topk(max(1, k.shape[0] // SINKS)).indices
+    scores = q.to(found.lse.dtype) @ k[keys].to(found.lse.dtype).T * scale
+    return (scores - found.lse[:, None]).clamp_max_(0).exp().sum(1)

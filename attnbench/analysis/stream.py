@@ -38,7 +38,7 @@ class HeadMap:
         columns: [m, W].
         same_place: [m], on the query's own (h, w) in all frames.
         blocks: by partition [m, blocks].
-        received: [2, N], the weights on each key, of every other query and of the rest.
+        received: [N], the weight on each key, of the n queries together.
     """
 
     queries: Tensor
@@ -78,8 +78,8 @@ def head_map(
     """
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     keys, values = (x.to(wide) for x in (k, v))
-    size = max(2, CHUNK[q.device.type] // layout.tokens // 2 * 2)  # even, so that halves alternate over all chunks
-    received = keys.new_zeros(2, layout.tokens)
+    size = max(1, CHUNK[q.device.type] // layout.tokens)
+    received = keys.new_zeros(layout.tokens)
     parts = [
         _rows(q[rows.to(q.device)].to(wide) * scale, keys, values, layout, rows, cuboids, received)
         for rows in queries.split(size)
@@ -122,8 +122,7 @@ def _rows(
     weights = scores.exp()  # not divided by their sum: the small results are
     total = weights.sum(-1)
     entropy = total.log() - _dot(weights, scores) / total
-    halves = torch.eye(2, dtype=q.dtype, device=q.device).repeat(-(-len(q) // 2), 1)[: len(q)]
-    received += (weights.T @ (halves / total[:, None])).T
+    received += total.reciprocal() @ weights
     lse = largest.squeeze(-1) + total.log()
     energy = ((weights @ v) / total[:, None]).square().sum(-1)
 

@@ -113,6 +113,17 @@ def test_layers_and_steps_are_chosen_and_queries_sampled() -> None:
     assert entropy.lo < entropy.value < entropy.hi
 
 
+def test_a_premise_whose_measure_needs_all_queries_says_so() -> None:
+    write_capture(Path("q.safetensors"), some(1, 1, 6))
+    for queries, folder in (("60", "some"), (str(TOKENS), "all")):
+        assert run("capture:q.safetensors", "--queries", queries, "--out", folder)[0] == 0
+    (few,) = (row for row in read("some").premises if row.premise == "sinks")
+    assert (few.verdict, few.value) == ("undecided", None)
+    assert few.reason == f"which keys receive most can only be told from all queries: --queries {TOKENS}"
+    (every,) = (row for row in read("all").premises if row.premise == "sinks")
+    assert every.value is not None
+
+
 def test_the_page_shows_verdicts_and_says_what_was_not_wan() -> None:
     assert run("--inputs", "gaussian", "--grid", GRID, "--heads", "6", "--head-dim", "16", "--out", "run")[0] == 0
     done = CliRunner().invoke(app, ["report", "run", "--out", "page.html"])

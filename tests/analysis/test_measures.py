@@ -12,7 +12,7 @@ import attnbench
 from attnbench.analysis.between import block_mass_measurer, mask_measurer
 from attnbench.analysis.call import AttentionCall, Finding, How, see
 from attnbench.analysis.estimates import gini, of_mean, of_statistic
-from attnbench.analysis.head import head_class, pairs_needed, sink_mass
+from attnbench.analysis.head import head_class, pairs_needed
 from attnbench.analysis.plans import Planner
 from attnbench.analysis.session import measurers_of
 from attnbench.analysis.similarity import measure_similarity
@@ -116,7 +116,7 @@ def test_sampled_figures_lie_in_their_intervals_around_the_exact_ones() -> None:
     call = call_of(4, spread=2.0)
     every, some = found_in(call), found_in(call, How(queries=128))
     for key, whole in every.items():
-        if whole.value is None:
+        if whole.value is None or key[0] == "sink_mass":
             continue
         few = some[key]
         assert few.value is not None
@@ -126,18 +126,31 @@ def test_sampled_figures_lie_in_their_intervals_around_the_exact_ones() -> None:
             assert few.lo - slack <= whole.value <= few.hi + slack, key
 
 
-def test_a_key_that_all_queries_like_is_a_sink() -> None:
-    call = call_of(5)
-    k = call.k.clone()
-    q = call.q.clone()
+@pytest.mark.parametrize("grid", [GRID, Grid(8, 16, 20)])
+def test_sinks_are_the_keys_that_receive_most_of_all_queries(grid: Grid) -> None:
+    """One key of 512 tokens is looked at, and two of 2,560."""
+    call = call_of(5, grid)
+    q, k = call.q.clone(), call.k.clone()
     q[..., 0], k[..., 0] = 4.0, 0.0
-    k[0, 0, 77, 0] = 10.0
-    loud = AttentionCall(q, k, call.v, call.layout, 0, 0)
-    for queries in (None, 64):
-        seen = see(loud, How(queries=queries))
-        weight = sink_mass(seen.maps[0], q[0, 0], k[0, 0], loud.scale, seen.exact).mean()
-        exact = (q[0, 0] @ k[0, 0].T * loud.scale).softmax(-1)[seen.queries, 77].mean()
-        assert float(weight) == pytest.approx(float(exact), rel=1e-4)
+    k[0, 0, [77, 300, 400], 0] = torch.tensor([8.0, 6.0, 4.0])
+    found = found_in(AttentionCall(q, k, call.v, call.layout, 0, 0), How(queries=grid.tokens))
+    for head in range(2):
+        weights = (q[0, head].double() @ k[0, head].double().T / 4).softmax(-1)
+        wanted = weights.mean(0).sort(descending=True).values[: max(1, grid.tokens // 1000)].sum()
+        row = found["sink_mass", head]
+        assert row.value == pytest.approx(float(wanted), rel=1e-5)
+        assert row.lo == row.hi == row.value
+
+
+def test_sinks_are_not_told_from_some_queries() -> None:
+    """Each query likes a key of its own, so that the best key of a sample is the one of a sampled query."""
+    x = 9 * torch.eye(GRID.tokens)[None, None]
+    call = AttentionCall(x, x, x, Layout(GRID), 0, 0)
+    rows = {key: row for key, row in found_in(call, How(queries=64)).items() if key[0] == "sink_mass"}
+    (row,) = rows.values()
+    assert (row.status, row.value, row.lo, row.hi) == ("skipped", None, None, None)
+    assert row.reason == "which keys receive most can only be told from all queries: --queries 512"
+    assert found_in(call, How(queries=512))["sink_mass", 0].value == pytest.approx(1 / 512, rel=1e-4)
 
 
 def test_self_similarity_is_the_mean_cosine_of_pairs_in_a_block() -> None:
