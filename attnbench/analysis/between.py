@@ -16,9 +16,11 @@ from attnbench.analysis.stream import CHUNK
 from attnbench.kernels.grid import Layout
 from attnbench.kernels.partition import partition_cuboids
 from attnbench.kernels.plan import Plan
+from attnbench.methods.registry import find_method
 
 CORRELATION, OVERLAP = "block_mass_correlation", "mask_iou"
 ONE_STEP = "there is no earlier step of this layer to compare with"
+STATIC, DENSE = "its masks do not look at q and k", "it keeps every pair in these steps"
 
 
 def block_mass_measurer() -> Measurer:
@@ -50,7 +52,10 @@ def block_mass_measurer() -> Measurer:
 
 
 def mask_measurer(planner: Planner) -> Measurer:
-    """Return what compares the pairs that each method keeps in a step with those of the step before."""
+    """Return what compares the pairs that each method keeps in a step with those of the step before.
+
+    Masks that are the same by construction are skipped: they would count as stable, and nothing was chosen.
+    """
     before: dict[tuple[int, int], Plan] = {}
 
     def measure(seen: Seen) -> Iterator[Finding]:
@@ -61,8 +66,14 @@ def mask_measurer(planner: Planner) -> Measurer:
                 continue
             last = before.get((number, seen.call.layer))
             before[number, seen.call.layer] = planned.plan
+            if not find_method(planned.method).depends_on_qk:
+                yield Finding.skipped(OVERLAP, STATIC, **where)
+                continue
             if last is None:
                 yield Finding.skipped(OVERLAP, ONE_STEP, **where)
+                continue
+            if last.density == planned.plan.density == 1:
+                yield Finding.skipped(OVERLAP, DENSE, density=1.0, **where)
                 continue
             for head in range(seen.call.q.shape[1]):
                 both, either = _counts(last, planned.plan, head, seen.queries)

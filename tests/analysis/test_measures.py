@@ -204,6 +204,38 @@ def test_overlap_is_that_of_the_token_masks(queries: int | None) -> None:
         assert finding.method == "vmoba"
 
 
+def overlaps(method: str, **settings: object) -> list[list[Finding]]:
+    """Return what is found of a method's masks in each of four steps, which differ in q and k."""
+    how = How(methods=(Entry(method, settings),))
+    measure = mask_measurer(Planner(how))
+    return [list(measure(see(call_of(seed, step=seed), how))) for seed in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"), [("sta", {}), ("radial", {"dense_steps": 2}), ("sliding-window", {"window": [3, 3, 3]})]
+)
+def test_masks_that_look_at_no_values_say_nothing_of_being_stable(method: str, settings: dict[str, object]) -> None:
+    for found in overlaps(method, **settings):
+        assert [(each.status, each.value) for each in found] == [("skipped", None)]
+        assert found[0].method == method
+        assert found[0].reason == "its masks do not look at q and k"
+
+
+@pytest.mark.parametrize("method", ["full", "ditfastattn"])
+def test_masks_that_keep_every_pair_say_nothing_of_being_stable(method: str) -> None:
+    first, *others = ([(each.value, each.reason) for each in found] for found in overlaps(method))
+    assert first == [(None, "there is no earlier step of this layer to compare with")]
+    assert others == [[(None, "it keeps every pair in these steps")]] * 3
+
+
+def test_the_masks_behind_dense_steps_are_compared() -> None:
+    """Steps 0 and 1 are dense, and steps 2 and 3 choose."""
+    _, dense, _, chosen = overlaps("svg1", dense_steps=2)
+    assert [each.reason for each in dense] == ["it keeps every pair in these steps"]
+    assert [each.status for each in chosen] == ["ok", "ok"]
+    assert all(0 < (each.density or 0) < 1 for each in chosen)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_values_that_are_no_numbers_are_refused(value: float) -> None:
     q, k, v = torch.ones(3, 1, 2, 8, 4)
