@@ -63,7 +63,7 @@ def analyze(
         Definitions are those of docs/analysis.md.
 
     Raises:
-        BadInput: for tensors that do not fit the grid, or hold NaN or Inf; for a batch of more than one.
+        BadInput: for tensors that are missing, do not fit the grid, or hold NaN or Inf; for a batch of more than one.
     """
     call, how = _checked(q, k, v, grid, text, block, queries, seed)
     seen = see(call, how)
@@ -106,6 +106,8 @@ def _checked(
         given.append(x[None] if isinstance(x, Tensor) and x.dim() == 3 else x)
     one_q, one_k, one_v = given
     layout = prepare(one_q, one_k, one_v, "full", grid, text, 0, None, None, None, {})[2].layout
+    if v is None:
+        raise BadInput("v is None; it must be a tensor like k, because energy is of the outputs")
     for name, x in zip("qkv", given, strict=True):
         if bad := int((~torch.isfinite(x)).sum()):
             raise BadInput(f"{name} holds {bad} NaN or Inf values as {str(x.dtype).removeprefix('torch.')}")

@@ -296,6 +296,20 @@ def test_what_does_not_fit_is_refused(change: dict[str, object], said: str) -> N
         attnbench.analyze(q, q, q, **{"grid": (2, 2, 2)} | change)  # type: ignore[arg-type]  # some are wrong on purpose
 
 
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ("q", "q is a NoneType; it must be a tensor"),
+        ("k", "k is a NoneType; it must be a tensor"),
+        ("v", "v is None; it must be a tensor like k, because energy is of the outputs"),
+    ],
+)
+def test_a_tensor_that_is_missing_is_named(lost: str, said: str) -> None:
+    given = [None if name == lost else torch.ones(1, 8, 4) for name in "qkv"]
+    with pytest.raises(attnbench.BadInput, match=said):
+        attnbench.analyze(*given, grid=(2, 2, 2))  # type: ignore[arg-type]  # one is wrong on purpose
+
+
 def test_a_batch_is_refused() -> None:
     q = torch.ones(2, 1, 8, 4)
     with pytest.raises(attnbench.BadInput, match="q holds a batch of 2; analyze one item at a time"):
