@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from attnbench.analysis.attention import told
-from attnbench.analysis.call import Finding, Measurer, Seen
+from attnbench.analysis.call import AttentionCall, Finding, Measurer, Seen
 from attnbench.analysis.estimates import of_statistic
-from attnbench.analysis.plans import Planner
+from attnbench.analysis.plans import Planned, Planner
 from attnbench.analysis.stream import CHUNK
 from attnbench.kernels.grid import Layout
 from attnbench.kernels.partition import partition_cuboids
@@ -20,6 +20,7 @@ from attnbench.methods.registry import find_method
 
 CORRELATION, OVERLAP = "block_mass_correlation", "mask_iou"
 ONE_STEP = "there is no earlier step of this layer to compare with"
+BLIND = "there is no k of the step before to compare with"
 STATIC, DENSE = "its masks do not look at q and k", "it keeps every pair in these steps"
 
 
@@ -35,8 +36,8 @@ def block_mass_measurer() -> Measurer:
         masses = [found.blocks["3d"].double().cpu() for found in seen.maps]
         last = before.get(layer)
         before[layer] = masses
-        if last is None:
-            yield Finding.skipped(CORRELATION, ONE_STEP)
+        if last is None or "k" in seen.call.lacking_before:
+            yield Finding.skipped(CORRELATION, BLIND if "k" in seen.call.lacking_before else ONE_STEP)
             return
         own = partition_cuboids(Layout(grid), seen.cuboids["3d"], torch.device("cpu")).own[seen.maps[0].places]
 
@@ -56,27 +57,22 @@ def mask_measurer(planner: Planner) -> Measurer:
 
     Masks that are the same by construction are skipped: they would count as stable, and nothing was chosen.
     """
-    before: dict[tuple[int, int], Plan] = {}
+    before: dict[tuple[int, int], Planned] = {}
 
     def measure(seen: Seen) -> Iterator[Finding]:
         for number, planned in enumerate(planner.plans(seen.call)):
             where: dict[str, Any] = {"method": planned.method, "settings": planned.settings}
-            if planned.plan is None:
-                yield Finding.skipped(OVERLAP, planned.reason, **where)
-                continue
             last = before.get((number, seen.call.layer))
-            before[number, seen.call.layer] = planned.plan
-            if not find_method(planned.method).depends_on_qk:
-                yield Finding.skipped(OVERLAP, STATIC, **where)
+            before[number, seen.call.layer] = planned
+            reason = _incomparable(last, planned, seen.call)
+            if reason:
+                yield Finding.skipped(OVERLAP, reason, **where)
                 continue
-            if last is None:
-                yield Finding.skipped(OVERLAP, ONE_STEP, **where)
-                continue
-            if last.density == planned.plan.density == 1:
-                yield Finding.skipped(OVERLAP, DENSE, density=1.0, **where)
-                continue
+            assert last is not None
+            assert last.plan is not None
+            assert planned.plan is not None
             for head in range(seen.call.q.shape[1]):
-                both, either = _counts(last, planned.plan, head, seen.queries)
+                both, either = _counts(last.plan, planned.plan, head, seen.queries)
 
                 def overlap(at: Tensor, both: Tensor = both, either: Tensor = either) -> float:
                     return float(both[at].sum() / either[at].sum().clamp_min(1))
@@ -85,6 +81,21 @@ def mask_measurer(planner: Planner) -> Measurer:
                 yield told(OVERLAP, figure, head, len(both), density=planned.plan.density, **where)
 
     return measure
+
+
+def _incomparable(last: Planned | None, now: Planned, call: AttentionCall) -> str:
+    """Return why a plan cannot be compared with that of the step before; empty if it can."""
+    if now.plan is None:
+        return now.reason
+    if not find_method(now.method).depends_on_qk:
+        return STATIC
+    if "k" in call.lacking_before:
+        return BLIND
+    if last is None:
+        return ONE_STEP
+    if last.plan is None:
+        return f"there is no mask of the step before to compare with: {last.reason}"
+    return DENSE if last.plan.density == now.plan.density == 1 else ""
 
 
 def _counts(old: Plan, new: Plan, head: int, queries: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,6 +38,7 @@ class AttentionCall:
         layer: of the model, from 0.
         step: of denoising, from 0; None where there are no steps.
         lacking: those of k and v that are not known, as "v". In their place is a tensor of their shape.
+        lacking_before: those that are not known of the step before of the layer.
     """
 
     q: Tensor
@@ -47,6 +48,7 @@ class AttentionCall:
     layer: int = 0
     step: int | None = None
     lacking: str = ""
+    lacking_before: str = ""
 
     @property
     def scale(self) -> float:

@@ -1,4 +1,4 @@
-"""What a capture without k or without v still tells, and what is skipped for want of them."""
+"""What a part of a capture without k or without v still tells, and what is skipped for want of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from attnbench.analysis.similarity import similarity
 
 NEED_V = ("energy", "approximation_error")
 """Measures of outputs. All others but the self-similarity of queries need k, and not v."""
-NO_K, NO_V = "the capture has no k, and maps are of q and k", "the capture has no v, and outputs are of v"
 
 
 def without_k(call: AttentionCall) -> Iterator[Finding]:
@@ -24,11 +23,17 @@ def without_k(call: AttentionCall) -> Iterator[Finding]:
     )
     for measure in needed:
         if measure not in told:
-            yield Finding.skipped(measure, NO_K)
+            yield Finding.skipped(measure, f"{_lacks(call, 'k')}, and maps are of q and k")
 
 
-def without_v(finding: Finding) -> Finding:
-    """Return a finding, skipped if it is of outputs."""
+def without_v(finding: Finding, call: AttentionCall) -> Finding:
+    """Return a finding of a call, skipped if it is of outputs."""
     if finding.measure not in NEED_V or finding.value is None:
         return finding
-    return replace(finding, value=None, lo=None, hi=None, status="skipped", reason=NO_V)
+    reason = f"{_lacks(call, 'v')}, and outputs are of v"
+    return replace(finding, value=None, lo=None, hi=None, status="skipped", reason=reason)
+
+
+def _lacks(call: AttentionCall, name: str) -> str:
+    where = "" if call.step is None else f" of layer {call.layer}, step {call.step}"
+    return f"the capture has no {name}{where}"

@@ -175,7 +175,7 @@ def _placed(call: AttentionCall, measurers: Iterable[Measurer], how: How) -> Ite
     """Yield what measurers find in a call, each with the call's layer and step where it has none."""
     for finding in _measured(call, measurers, how):
         yield replace(
-            without_v(finding) if "v" in call.lacking else finding,
+            without_v(finding, call) if "v" in call.lacking else finding,
             layer=call.layer if finding.layer is None else finding.layer,
             step=call.step if finding.step is None else finding.step,
         )

@@ -125,20 +125,19 @@ class FileSource:
         if batch != 1:
             raise BadInput(f"capture {str(path)!r} holds a batch of {batch}; analyze reads batches of one")
         layout = _layout(request, path, found.header, tokens)
-        self._lacking = found.lacking
         self._shape = Shape(layout, batch, heads, found.kv_heads, head_dim, 1, None)
-        wanted = [each for each in found.parts if part in (None, each[2])]
+        wanted = [each for each in found.parts if part in (None, each.name)]
         if not wanted:
-            names = ", ".join(name for _, _, name in found.parts if name) or "q, k and v of one layer and step"
+            names = ", ".join(each.name for each in found.parts if each.name) or "q, k and v of one layer and step"
             raise BadInput(f"capture {str(path)!r} has no {part!r}: it holds {names}")
-        for place, name, asked in ((0, "layer", request.layers), (1, "step", request.steps)):
-            there = sorted({each[place] or 0 for each in found.parts})
+        for name, asked in (("layer", request.layers), ("step", request.steps)):
+            there = sorted({getattr(each, name) or 0 for each in found.parts})
             if lost := [number for number in asked or () if number not in there]:
                 raise BadInput(f"capture {str(path)!r} has no {name} {lost[0]}: it holds {', '.join(map(str, there))}")
         self._parts = [
             each for each in wanted
-            if (request.layers is None or each[0] in request.layers)
-            and (request.steps is None or (each[1] or 0) in request.steps)
+            if (request.layers is None or each.layer in request.layers)
+            and (request.steps is None or (each.step or 0) in request.steps)
         ]  # fmt: skip
         if not self._parts:
             raise BadInput(f"capture {str(path)!r} holds none of these layers in these steps")
@@ -149,11 +148,15 @@ class FileSource:
 
     def run(self, prompt: str, take: Take) -> None:
         """Read one part after the other."""
-        for layer, step, name in self._parts:
-            there = "".join(each for each in "qkv" if each not in self._lacking)
-            tensors = read_tensors(self._path, self._shape, there, name)
-            q, k, v = (tensors.get(each, tensors[there[-1]]).to(self.device) for each in "qkv")
-            take(AttentionCall(q, k, v, self._shape.layout, layer, step, self._lacking))
+        before: dict[int, str] = {}
+        for part in self._parts:
+            there = "".join(each for each in "qkv" if each not in part.lacking)
+            tensors = read_tensors(self._path, self._shape, there, part.name)
+            instead = tensors[there[-1]][:, : self._shape.kv_heads]
+            q, k, v = (tensors.get(each, instead).to(self.device) for each in "qkv")
+            lost = before.get(part.layer, "")
+            take(AttentionCall(q, k, v, self._shape.layout, part.layer, part.step, part.lacking, lost))
+            before[part.layer] = part.lacking
 
 
 class ModelSource:

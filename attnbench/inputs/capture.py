@@ -74,22 +74,37 @@ def other_parts(path: Path, part: str | None) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class CapturePart:
+    """One layer and step of a capture.
+
+    Attributes:
+        layer: from 0.
+        step: from 0; None where the file does not say.
+        name: as "layer0.step25"; None for a file of one part.
+        lacking: those of k and v that it lacks, as "kv".
+    """
+
+    layer: int
+    step: int | None
+    name: str | None
+    lacking: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CaptureParts:
     """What a capture says of itself.
 
     Attributes:
-        parts: layer and step of each part and its name, None for a file of one part; in order of the steps.
+        parts: its layers and steps, in order of the steps.
         header: what the file states: grid, text, model, prompt and more.
         shape: of q, [B, heads, N, head_dim].
-        kv_heads: heads of k and v.
-        lacking: those of k and v that some part lacks, as "kv".
+        kv_heads: heads of k and v; those of q where no part has either.
     """
 
-    parts: tuple[tuple[int, int | None, str | None], ...]
+    parts: tuple[CapturePart, ...]
     header: dict[str, str]
     shape: tuple[int, int, int, int]
     kv_heads: int
-    lacking: str = ""
 
 
 def capture_parts(path: Path) -> CaptureParts:
@@ -107,18 +122,21 @@ def capture_parts(path: Path) -> CaptureParts:
             found: list[str | None] = [name.removesuffix(".q") for name in names if name.endswith(".q")]
             parts = [None] if "q" in names or not found else found
             queries = [_names(path, names, part, "q")[0] for part in parts]
-            others = {name: [f"{each.removesuffix('q')}{name}" for each in queries] for name in "kv"}
-            lacking = "".join(name for name, own in others.items() if not set(own) <= set(names))
-            there = [queries[0], *(own[0] for name, own in others.items() if name not in lacking)]
-            q, k = (tuple(file.get_slice(name).get_shape()) for name in (there[0], there[min(1, len(there) - 1)]))
+            others = [[f"{each.removesuffix('q')}{name}" for name in "kv"] for each in queries]
+            lacking = ["".join(name[-1] for name in own if name not in names) for own in others]
+            one = next((name for own in others for name in own if name in names), queries[0])
+            q, k = (tuple(file.get_slice(name).get_shape()) for name in (queries[0], one))
     except (SafetensorError, OSError) as error:
         raise BadInput(
             f"capture {str(path)!r} cannot be read: missing, truncated, or not a safetensors file"
         ) from error
     if len(q) != 4 or len(k) != 4:
         raise BadInput(f"capture {str(path)!r}: q is {q} and k {k}; both must be (batch, heads, tokens, head_dim)")
-    places = [(*_place(header.get("points") if part is None else part), part) for part in parts]
-    return CaptureParts(tuple(sorted(places, key=lambda each: (each[1] or 0, each[0]))), header, q, k[1], lacking)
+    found_parts = [
+        CapturePart(*_place(header.get("points") if part is None else part), part, lost)
+        for part, lost in zip(parts, lacking, strict=True)
+    ]
+    return CaptureParts(tuple(sorted(found_parts, key=lambda each: (each.step or 0, each.layer))), header, q, k[1])
 
 
 def _place(name: str | None) -> tuple[int, int | None]:

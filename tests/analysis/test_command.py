@@ -24,6 +24,7 @@ from attnbench.results.load import read
 GRID, TOKENS = "2x8x8", 128
 FIXED = ["run_id", "model", "method", "layer", "head", "step", "measure", "value", "lo", "hi", "queries", "status",
          "reason"]  # fmt: skip
+CHANGE = ("block_mass_correlation", "mask_iou")
 
 
 @pytest.fixture(autouse=True)
@@ -233,9 +234,9 @@ def test_a_capture_without_k_tells_of_queries_and_why_it_tells_no_more(lost: str
     assert queries
     assert {(r.step, r.head, r.measure): r.value for r in found.analysis if r.status == "ok"} == queries
     reasons = {row.reason for row in found.analysis if row.measure == "entropy"}
-    assert reasons == {"the capture has no k, and maps are of q and k"}
+    assert reasons == {f"the capture has no k of layer 0, step {step}, and maps are of q and k" for step in (0, 1)}
     assert {row.verdict for row in found.premises} == {"undecided"}
-    assert {row.reason for row in found.premises if row.premise == "locality"} == reasons
+    assert {row.reason for row in found.premises if row.premise == "locality"} <= reasons
     assert CliRunner().invoke(app, ["report", "q", "--out", "page.html"]).exit_code == 0
 
 
@@ -255,9 +256,60 @@ def test_a_capture_without_v_tells_all_but_what_is_of_outputs() -> None:
     assert all(every[name] == value for name, value in found.items())
     rows = read("qk").analysis
     outputs = [row for row in rows if row.measure in ("energy", "approximation_error")]
-    assert {(row.status, row.reason) for row in outputs} == {("skipped", "the capture has no v, and outputs are of v")}
+    assert {row.status for row in outputs} == {"skipped"}
+    assert {row.reason for row in outputs} == {
+        f"the capture has no v of layer 0, step {step}, and outputs are of v" for step in (0, 1)
+    }
     (svg1,) = {row.reason for row in rows if row.method == "svg1"}
     assert svg1.startswith("method 'svg1' selects by the values too")
+
+
+Values = dict[tuple[str, str, int | None, int | None, int | None, str], float]
+"""By method, settings, layer, step, head and measure."""
+
+
+def values_of(folder: str) -> Values:
+    return {
+        (row.method, row.settings, row.layer, row.step, row.head, row.measure): row.value
+        for row in read(folder).analysis
+        if row.value is not None
+    }
+
+
+@pytest.mark.parametrize("kv_heads", [3, 1])
+@pytest.mark.parametrize("lost", ["k", "v", "kv"])
+def test_a_part_without_a_tensor_costs_itself_and_comparisons_with_it_alone(lost: str, kv_heads: int) -> None:
+    """Step 1 of layer 0 lacks something, and so does the first part of the file if both are lost."""
+    tensors = {name: x if name[-1] == "q" else x[:, :kv_heads].clone() for name, x in some(2, 4).items()}
+    parts = [(0, 1)] if len(lost) == 1 else [(0, 0), (0, 1)]
+    missing = {f"layer{layer}.step{step}.{name}" for layer, step in parts for name in lost}
+    write_capture(Path("all.safetensors"), tensors)
+    write_capture(Path("some.safetensors"), {name: x for name, x in tensors.items() if name not in missing})
+    for name in ("all", "some"):
+        code, output = run(f"capture:{name}.safetensors", "--out", name, "-m", "moba", "-m", "svg1", "-m", "sta")
+        assert code == 0, output
+    every, found = values_of("all"), values_of("some")
+    assert all(every[key] == value for key, value in found.items())
+
+    def is_lost(key: tuple[Any, ...]) -> bool:
+        method, _, layer, step, _, measure = key
+        if (layer, step) in parts:
+            of_v = method == "svg1" or measure in ("energy", "approximation_error")
+            return "self_similarity_q" not in measure if "k" in lost else of_v
+        if (layer, step) != (0, 2):
+            return False
+        return measure == "mask_iou" and method == "svg1" if lost == "v" else measure in CHANGE
+
+    assert {key for key in every if is_lost(key)} == every.keys() - found.keys()
+    rows = read("some").analysis
+    name = lost[0]
+    (reason,) = {row.reason for row in rows if row.measure == "energy" and (row.layer, row.step) == (0, 1)}
+    assert reason.startswith(f"the capture has no {name} of layer 0, step 1, and ")
+    after = {row.method: row.reason for row in rows if row.measure in CHANGE and (row.layer, row.step) == (0, 2)}
+    if lost == "v":
+        assert after["svg1"].startswith("there is no mask of the step before to compare with: method 'svg1' selects by")
+    else:
+        assert after[""] == after["moba"] == after["svg1"] == "there is no k of the step before to compare with"
 
 
 def with_nan() -> dict[str, torch.Tensor]:
