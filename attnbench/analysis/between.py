@@ -21,7 +21,7 @@ from attnbench.methods.registry import find_method
 CORRELATION, OVERLAP = "block_mass_correlation", "mask_iou"
 ONE_STEP = "there is no earlier step of this layer to compare with"
 BLIND = "there is no k of the step before to compare with"
-STATIC, DENSE = "its masks do not look at q and k", "it keeps every pair in these steps"
+STATIC, DENSE = "its masks do not look at q and k", "it keeps every pair in one of these steps"
 
 
 def block_mass_measurer() -> Measurer:
@@ -95,7 +95,7 @@ def _incomparable(last: Planned | None, now: Planned, call: AttentionCall) -> st
         return ONE_STEP
     if last.plan is None:
         return f"there is no mask of the step before to compare with: {last.reason}"
-    return DENSE if last.plan.density == now.plan.density == 1 else ""
+    return DENSE if 1 in (last.plan.density, now.plan.density) else ""
 
 
 def _counts(old: Plan, new: Plan, head: int, queries: Tensor) -> tuple[Tensor, Tensor]:

@@ -121,7 +121,7 @@ def judge_one(premise: Premise, rows: Sequence[AnalysisRow], run_id: str) -> Pre
     }  # fmt: skip
     if not units:
         lost = [row.reason for row in rows if row.measure in premise.measures and row.status == "skipped"]
-        reason = lost[0] if lost else f"nothing measured {premise.measures[0]}"
+        reason = lost[-1] if lost else f"nothing measured {premise.measures[0]}"
         return PremiseRow(**fields, verdict="undecided", reason=reason)
     value = float(statistic.compute(values))
     if units < MIN_BOOTSTRAP:

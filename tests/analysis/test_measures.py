@@ -225,13 +225,13 @@ def test_masks_that_look_at_no_values_say_nothing_of_being_stable(method: str, s
 def test_masks_that_keep_every_pair_say_nothing_of_being_stable(method: str) -> None:
     first, *others = ([(each.value, each.reason) for each in found] for found in overlaps(method))
     assert first == [(None, "there is no earlier step of this layer to compare with")]
-    assert others == [[(None, "it keeps every pair in these steps")]] * 3
+    assert others == [[(None, "it keeps every pair in one of these steps")]] * 3
 
 
 def test_the_masks_behind_dense_steps_are_compared() -> None:
     """Steps 0 and 1 are dense, and steps 2 and 3 choose."""
     _, dense, _, chosen = overlaps("svg1", dense_steps=2)
-    assert [each.reason for each in dense] == ["it keeps every pair in these steps"]
+    assert [each.reason for each in dense] == ["it keeps every pair in one of these steps"]
     assert [each.status for each in chosen] == ["ok", "ok"]
     assert all(0 < (each.density or 0) < 1 for each in chosen)
 
