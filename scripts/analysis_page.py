@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from attnbench.analysis.cuts import RULES
 from attnbench.analysis.perturb import CORRELATION
 from attnbench.analysis.premises import judge
 from attnbench.analysis.swaps import MAPS
@@ -15,13 +18,23 @@ from attnbench.report.premise_words import premise_words, tested_words
 from attnbench.results.load import Results, read
 from attnbench.results.records.analysis import AnalysisRow
 
-RUN = Path(__file__).resolve().parents[1] / "docs" / "analysis-run.jsonl.gz"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+RUN = DOCS / "analysis-run.jsonl.gz"
+KEPT = DOCS / "analysis-methods.jsonl.gz"
+"""A run that looks at what all methods keep."""
 LAYER_MEASURES = {
     "entropy / ln N": "entropy_normalised",
     "own frame": "same_frame_mass",
     "pairs for 90 %": "pairs_needed_90_3d",
     "like the step before": "block_mass_correlation",
 }
+KEPT_MEASURES = {
+    "recall": "mass_recall", "worst tenth": "mass_recall_worst_tenth", "worst 1 %": "mass_recall_worst",
+    "error": "approximation_error",
+}  # fmt: skip
+"""Columns of what methods keep, and their measures."""
+PARTITIONS = ("1d", "2d", "3d")
+"""What VMoBA's layers take in turn."""
 EFFECTS = {"PSNR, dB": "psnr", "class": "mini_class_accuracy", "motion": "mini_motion_accuracy"}
 """Columns of what replaced attention does, and the metric of each."""
 
@@ -41,12 +54,21 @@ def about(path: Path = RUN) -> str:
     results = read(path)
     (run,) = results.headers
     heads = [row for row in results.analysis if row.measure == "entropy"]
-    prompts, steps = max(row.prompts for row in heads), len({row.step for row in heads})
+    prompts = max(row.prompts for row in heads)
+    counts = {"prompt": prompts, "layer": len({row.layer for row in heads}), "step": len({row.step for row in heads})}
     looked, tokens = heads[0].queries, heads[0].tokens
     queries = f"all {tokens:,} queries" if looked == tokens else f"{looked:,} of {tokens:,} queries"
-    words = f"{prompts} prompt{'s' * (prompts > 1)}, {steps} step{'s' * (steps > 1)}, {queries} of each head"
+    words = ", ".join([f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items()])
     few = " One prompt says little." if prompts == 1 else ""
-    return "\n".join([f"The run: {run.environment.device}, {words}.{few}", "", "```", command(results), "```"])
+    return "\n".join(
+        [
+            f"The run: {run.environment.device}, {words}, {queries} of each head.{few}",
+            "",
+            "```",
+            command(results),
+            "```",
+        ]
+    )
 
 
 def verdicts(path: Path = RUN) -> str:
@@ -67,6 +89,54 @@ def layers(path: Path = RUN) -> str:
         shares = (f"{words.count(word) / len(words):.0%}" for word in CLASSES)
         means = (_mean(row.value or 0 for row in own if row.measure == name) for name in LAYER_MEASURES.values())
         lines.append(f"| {layer} | {' | '.join([*shares, *means])} |")
+    return "\n".join(lines)
+
+
+def partitions(path: Path = RUN) -> str:
+    """Return which partition of VMoBA is the best for each layer, and what the one that it takes holds less."""
+    rows = [row for row in read(path).analysis if row.measure == "partition_regret" and row.head is None and row.label]
+    densities = sorted({_density(row) for row in rows})
+    lines = _head("layer", "takes", "best, of steps", *(f"holds less, at {density:g}" for density in densities))
+    for layer in sorted({row.layer or 0 for row in rows}):
+        own = [row for row in rows if row.layer == layer]
+        best = Counter(row.label for row in own)
+        words = ", ".join(f"{name} in {count} of {len(own)}" for name, count in best.most_common())
+        less = [_mean(row.value or 0 for row in own if _density(row) == density) for density in densities]
+        lines.append(f"| {layer} | {PARTITIONS[layer % 3]} | {words} | {' | '.join(less)} |")
+    return "\n".join(lines)
+
+
+def kept(path: Path = KEPT) -> str:
+    """Return what methods keep of the weight, those that keep most first: means over heads, layers and steps."""
+    results = read(path)
+    rows = [
+        row
+        for row in results.analysis
+        if row.method and row.value is not None and row.measure in KEPT_MEASURES.values()
+    ]
+    found = []
+    for method in dict.fromkeys(row.method for row in rows):
+        own = [row for row in rows if row.method == method]
+        means = [
+            statistics.fmean(row.value or 0 for row in own if row.measure == name) for name in KEPT_MEASURES.values()
+        ]
+        found.append((method, statistics.fmean(row.density or 0 for row in own), means))
+    lines = [about(path), "", *_head("method", "density", *KEPT_MEASURES)]
+    for method, density, means in sorted(found, key=lambda each: each[2][0], reverse=True):
+        lines.append(f"| `{method}` | {' | '.join(f'{value:.3f}' for value in (density, *means))} |")
+    return "\n".join(lines)
+
+
+def rules(path: Path = KEPT) -> str:
+    """Return what cuts by different rules keep of the weight at one density, means over heads, layers and steps."""
+    rows = [row for row in read(path).analysis if row.measure.startswith("cut_recall_") and row.value is not None]
+    (density,) = {_density(row) for row in rows}
+    lines = _head("rule", f"weight that queries keep, at {density:g}")
+    means = {
+        name: statistics.fmean(row.value or 0 for row in rows if row.measure == f"cut_recall_{name}_3d")
+        for name in RULES
+    }
+    lines += [f"| `{name}` | {means[name]:.3f} |" for name in sorted(means, key=means.__getitem__, reverse=True)]
     return "\n".join(lines)
 
 
@@ -104,6 +174,10 @@ def replaced(path: Path = RUN) -> str:
     return "\n".join(lines)
 
 
+def _density(row: AnalysisRow) -> float:
+    return float(json.loads(row.settings)["density"])
+
+
 def _mean(values: Iterable[float]) -> str:
     some = list(values)
     return f"{statistics.fmean(some):.3f}" if some else "–"
@@ -131,5 +205,8 @@ def _interval(rows: Sequence[AnalysisRow], measure: str, method: str, step: int 
     return ""
 
 
-PARTS = {"run": about, "premises": verdicts, "layers": layers, "replaced": replaced}
+PARTS = {
+    "run": about, "premises": verdicts, "layers": layers, "partitions": partitions, "kept": kept, "rules": rules,
+    "replaced": replaced,
+}  # fmt: skip
 """The generated parts by name."""

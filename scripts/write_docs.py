@@ -315,7 +315,7 @@ def analysis_part(part: str) -> str:
     return str(runpy.run_path(str(ROOT / "scripts" / "analysis_page.py"))["PARTS"][part]())
 
 
-ANALYSIS_PARTS = ("run", "premises", "layers", "replaced")
+ANALYSIS_PARTS = ("run", "premises", "layers", "partitions", "kept", "rules", "replaced")
 
 
 # Claims, and the README's table: scripts/claims.py

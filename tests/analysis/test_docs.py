@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+from attnbench.analysis.cuts import RULES
 from attnbench.machine.environment import collect_environment
 from attnbench.results.records.analysis import AnalysisRow
 from attnbench.results.run import begin, choose_place
@@ -43,7 +44,7 @@ def test_what_replaced_attention_did_is_told_by_layer(tmp_path: Path) -> None:
         journal.append(*rows(place.run_id))
     parts = runpy.run_path(str(ROOT / "scripts" / "analysis_page.py"))["PARTS"]
     about = parts["run"](place.folder)
-    assert "7 prompts, 1 step, all 32 queries of each head." in about
+    assert "7 prompts, 2 layers, 1 step, all 32 queries of each head." in about
     assert about.endswith("```\nattnbench analyze --perturb --seed 1\n```")
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in parts["replaced"](place.folder).splitlines()]
     table = {row[0]: row[1:4] for row in cells if row}
@@ -52,3 +53,31 @@ def test_what_replaced_attention_did_is_told_by_layer(tmp_path: Path) -> None:
     assert table["layer 1"] == ["0.750", "11.0", ""]
     assert table["all layers"] == ["0.625", "5.0", ""]
     assert table["each layer, entropy over all steps"] == ["−0.50 [−0.75, 0.25]", ""]
+
+
+def test_what_methods_and_rules_keep_is_told_as_means(tmp_path: Path) -> None:
+    place = choose_place(tmp_path / "run")
+    fields: dict[str, Any] = {"run_id": place.run_id, "model": "mini", "grid": "2x4x4", "tokens": 32, "prompts": 1,
+                              "queries": 32, "step": 3}  # fmt: skip
+    found = [AnalysisRow(**fields, layer=0, head=0, measure="entropy", value=1.0)]
+    for method, density, value in (("sta", 0.25, 0.5), ("vmoba", 0.24, 0.75), ("svg2", 0.26, 0.625)):
+        for measure in ("mass_recall", "mass_recall_worst", "mass_recall_worst_tenth", "approximation_error"):
+            of = {**fields, "layer": 0, "method": method, "density": density, "measure": measure}
+            found += [AnalysisRow(**of, head=head, value=value + head / 4 - 0.125) for head in (0, 1)]
+    at = {**fields, "layer": 0, "head": 0, "settings": '{"density":0.25}'}
+    found += [AnalysisRow(**at, measure=f"cut_recall_{rule}_3d", value=n / 8) for n, rule in enumerate(RULES)]
+    best = {**fields, "head": None, "measure": "partition_regret", "settings": '{"density":0.25}', "label": "3d"}
+    found += [AnalysisRow(**best, layer=layer, value=layer / 8) for layer in (0, 4)]
+    with begin(place, collect_environment("cpu", ["analyze_mini.py", "OUT"]), {"command": "analyze"}) as journal:
+        journal.append(*found)
+    parts = runpy.run_path(str(ROOT / "scripts" / "analysis_page.py"))["PARTS"]
+
+    def table(part: str) -> list[list[str]]:
+        lines = parts[part](place.folder).splitlines()
+        return [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")][2:]
+
+    assert table("kept") == [
+        ["vmoba", "0.240", *["0.750"] * 4], ["svg2", "0.260", *["0.625"] * 4], ["sta", "0.250", *["0.500"] * 4],
+    ]  # fmt: skip
+    assert table("rules") == [[rule, f"{n / 8:.3f}"] for n, rule in reversed(list(enumerate(RULES)))]
+    assert table("partitions") == [["0", "1d", "3d in 1 of 1", "0.000"], ["4", "2d", "3d in 1 of 1", "0.500"]]
