@@ -11,11 +11,11 @@ from pathlib import Path
 
 from attnbench.analysis.cuts import RULES
 from attnbench.analysis.perturb import CORRELATION
-from attnbench.analysis.premises import judge
 from attnbench.analysis.swaps import MAPS
 from attnbench.report.data.attention_maps import CLASSES
 from attnbench.report.premise_words import premise_words, tested_words
 from attnbench.results.load import Results, read
+from attnbench.results.premises import judge
 from attnbench.results.records.analysis import AnalysisRow
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -33,7 +33,6 @@ import torch
 from attnbench.analysis.call import Finding
 from attnbench.analysis.cuts import RULES
 from attnbench.analysis.perturb import CORRELATION, METRICS
-from attnbench.analysis.premises import judge, premises
 from attnbench.analysis.request import AnalyzeRequest, read_request
 from attnbench.analysis.session import over_prompts, rounded, start
 from attnbench.cli.lists import read_numbers
@@ -44,6 +43,7 @@ from attnbench.mini.data import CLASSES, DIRECTIONS
 from attnbench.mini.flow import usual_sampler
 from attnbench.results.journal import JOURNAL
 from attnbench.results.load import read
+from attnbench.results.premises import judge, premises
 from attnbench.results.records.analysis import AnalysisRow
 from attnbench.results.run import begin, choose_place
 from attnbench.scale.local import chosen_gpus, gpus_here

@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from attnbench.analysis.premises import judge as judge_premises
 from attnbench.mini.stored import read_card
 from attnbench.report.cases import cases_of
 from attnbench.report.judge import judge
@@ -27,6 +26,7 @@ from attnbench.results.intervals import HitShare, Interval, median_interval
 from attnbench.results.layers import Mean, means_of
 from attnbench.results.load import Results, load_steps, read
 from attnbench.results.means import Estimate, mean_estimate, paired_difference
+from attnbench.results.premises import judge as judge_premises
 from attnbench.results.records.clips import ClipRow
 from attnbench.results.records.steps import StepRecord
 from attnbench.results.speedups import Ratio

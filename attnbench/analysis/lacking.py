@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from attnbench.analysis.call import AttentionCall, Finding
-from attnbench.analysis.premises import premises
 from attnbench.analysis.similarity import similarity
+from attnbench.results.premises import premises
 
 NEED_V = ("energy", "approximation_error")
 """Measures of outputs. All others but the self-similarity of queries need k, and not v."""

@@ -18,7 +18,6 @@ from attnbench.analysis.kept import kept_measurer
 from attnbench.analysis.lacking import without_k, without_v
 from attnbench.analysis.perturbation import Entropies, Perturbation
 from attnbench.analysis.plans import Planner
-from attnbench.analysis.premises import judge
 from attnbench.analysis.request import AnalyzeRequest
 from attnbench.analysis.similarity import measure_similarity
 from attnbench.analysis.sources import Source, make_source
@@ -29,6 +28,7 @@ from attnbench.machine.memory import lack_told
 from attnbench.results.conditions import contents_of
 from attnbench.results.journal import Journal
 from attnbench.results.means import mean_estimate
+from attnbench.results.premises import judge
 from attnbench.results.records.analysis import AnalysisRow, PremiseRow
 from attnbench.results.records.cells import MOST
 from attnbench.results.run import Progress, announce, begin, choose_place

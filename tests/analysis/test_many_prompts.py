@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from attnbench.analysis.premises import premises
 from attnbench.analysis.request import read_request
 from attnbench.kernels.errors import BadInput
 from attnbench.mini.config import PRESETS
 from attnbench.mini.model import MiniTransformer
 from attnbench.mini.stored import save_mini
 from attnbench.results.load import read
+from attnbench.results.premises import premises
 
 ROOT = Path(__file__).resolve().parents[2]
 

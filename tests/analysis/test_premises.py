@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from attnbench.analysis.premises import STATISTICS, Premise, judge, judge_one, premises
+from attnbench.results.premises import STATISTICS, Premise, judge, judge_one, premises
 from attnbench.results.records.analysis import AnalysisRow
 
 UP = Premise("up", "c", "s", ("entropy",), "median", 2.0, 1.0)

@@ -13,12 +13,14 @@ from attnbench.report.data.table import Column, Table
 from attnbench.report.premise_words import caution, premise_words, tested_words
 from attnbench.report.word_table import WordTable
 from attnbench.report.words import listed, number
+from attnbench.results.premises import judge
 from attnbench.results.records.analysis import AnalysisRow, PremiseRow
 
 Key = TypeVar("Key")
 
 SECTION = "analysis"
 CLASSES = ("temporal", "spatial", "local", "global")
+NOT_ENDED = "This run did not come to its end: it judged no premise, and what is shown is of its first part."
 MOST_LINES = 8
 """Layers of which each has a line of its own in a figure."""
 
@@ -34,16 +36,17 @@ class AnalysisStory:
 
 
 def analysis_stories(rows: Sequence[AnalysisRow], premises: Sequence[PremiseRow]) -> list[AnalysisStory]:
-    """Return each run in words."""
+    """Return each run in words, with the verdicts by the statistics and bounds of today."""
+    ended = {row.run_id for row in premises}
     stories = []
     for run, own in _by(rows, lambda row: row.run_id).items():
-        judged = [row for row in premises if row.run_id == run]
+        judged = judge(own, run) if run in ended else []
         first = own[0]
         counts = Counter(row.verdict for row in judged)
         told = listed([f"{n} {'hold' if n > 1 else 'holds'}" if word == "holds" else f"{n} {_plural(word, n)}"
                        for word, n in counts.items()])  # fmt: skip
         sentences = (
-            *([f"Of {len(judged)} premises, {told}."] if judged else []), *tested_words(judged),
+            f"Of {len(judged)} premises, {told}." if judged else NOT_ENDED, *tested_words(judged),
             caution([row.model for row in own]),
         )  # fmt: skip
         stories.append(

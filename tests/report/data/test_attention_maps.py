@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from attnbench.report.data.attention_maps import analysis_figures, analysis_stories
+from attnbench.report.data.attention_maps import NOT_ENDED, analysis_figures, analysis_stories
+from attnbench.results.premises import premises
 from attnbench.results.records.analysis import AnalysisRow, PremiseRow
 
 
@@ -48,14 +49,31 @@ def test_all_figures_of_a_section_have_names_of_their_own() -> None:
     assert len({figure.option for figure in figures}) == len({figure.name for figure in figures}) == 10
 
 
+LIFTS = ("same_place_lift", "same_frame_lift", "own_block_3d_lift")
+LOCAL = [row(measure, 5.0, 0, head) for head in range(6) for measure in LIFTS]
+STORED = PremiseRow(
+    run_id="r", premise="locality", claim="What it was said to be then.", sources="VMoBA", statistic="median",
+    holds="≥ 9", fails="≤ 8", verdict="does not hold", value=5.0, lo=5.0, hi=5.0, tested_on="mini: 1 layer, 6 heads",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(("model", "said"), [("mini", "It is not Wan."), ("video", "not those of Wan"), ("wan", "")])
 def test_what_is_not_a_real_model_is_said_to_be_none(model: str, said: str) -> None:
-    premise = PremiseRow(
-        run_id="r", premise="locality", claim="Heads are local.", sources="VMoBA", statistic="median", holds="≥ 2",
-        fails="≤ 1", verdict="holds", value=3.0, lo=2.5, hi=3.5, tested_on=f"{model}: 1 layer, 6 heads",
-    )  # fmt: skip
-    (story,) = analysis_stories([row("entropy", 1.0, model=model)], [premise])
-    assert story.sentences[0] == "Of 1 premises, 1 holds."
-    assert any("not" in sentence for sentence in story.sentences) == bool(said)
+    (story,) = analysis_stories([each.model_copy(update={"model": model}) for each in LOCAL], [STORED])
+    assert any("Wan" in sentence for sentence in story.sentences) == bool(said)
     assert any(said in sentence for sentence in story.sentences)
-    assert story.table.rows[0][:4] == ("locality", "holds", "3.00", "[2.50, 3.50]")
+
+
+def test_verdicts_are_by_the_bounds_of_today_and_of_all_premises() -> None:
+    (story,) = analysis_stories(LOCAL, [STORED])
+    assert [name for name, _ in story.claims] == [each.name for each in premises()]
+    assert dict(story.claims)["locality"].startswith(premises()[0].claim)
+    assert {line[0]: line[1] for line in story.table.rows}["locality"] == "holds"
+    assert story.sentences[0].startswith(f"Of {len(premises())} premises, 1 holds")
+    assert any(sentence.startswith("locality was tested on mini: 1 layer, 6 heads") for sentence in story.sentences)
+
+
+def test_a_run_that_judged_nothing_did_not_end() -> None:
+    (story,) = analysis_stories(LOCAL, [])
+    assert story.sentences[0] == NOT_ENDED
+    assert story.table.rows == story.claims == ()

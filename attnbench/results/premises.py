@@ -93,7 +93,7 @@ class Premise:
 @cache
 def premises() -> tuple[Premise, ...]:
     """Return the committed premises, in order."""
-    text = (files("attnbench.analysis") / "premises.toml").read_text("utf-8")
+    text = (files("attnbench.results") / "premises.toml").read_text("utf-8")
     found = tomllib.loads(text)["premise"]
     return tuple(Premise(**{**each, "measures": tuple(each["measures"])}) for each in found)
 
@@ -117,7 +117,7 @@ def judge_one(premise: Premise, rows: Sequence[AnalysisRow], run_id: str) -> Pre
         "run_id": run_id, "premise": premise.name, "claim": premise.claim, "sources": premise.sources,
         "statistic": statistic.words.format(", ".join(premise.measures)) + _OVER[premise.unit],
         "holds": f"{rise} {premise.holds:g}", "fails": f"{fall} {premise.fails:g}",
-        "tested_on": _tested_on(own or rows),
+        "tested_on": _tested_on(own),
     }  # fmt: skip
     if not units:
         lost = [row.reason for row in rows if row.measure in premise.measures and row.status == "skipped"]
