@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from attnbench.analysis.call import KINDS
 from attnbench.analysis.cuts import RULES
 from attnbench.analysis.perturb import CORRELATION
 from attnbench.analysis.swaps import MAPS
@@ -33,8 +33,6 @@ KEPT_MEASURES = {
     "error": "approximation_error",
 }  # fmt: skip
 """Columns of what methods keep, and their measures."""
-PARTITIONS = ("1d", "2d", "3d")
-"""What VMoBA's layers take in turn."""
 EFFECTS = {"PSNR, dB": "psnr", "class": "mini_class_accuracy", "motion": "mini_motion_accuracy"}
 """Columns of what replaced attention does, and the metric of each."""
 
@@ -95,14 +93,14 @@ def layers(path: Path = RUN) -> str:
 def partitions(path: Path = RUN) -> str:
     """Return which partition of VMoBA is the best for each layer, and what the one that it takes holds less."""
     rows = [row for row in read(path).analysis if row.measure == "partition_regret" and row.head is None and row.label]
-    densities = sorted({_density(row) for row in rows})
+    densities = sorted({row.budget for row in rows if row.budget is not None})
     lines = _head("layer", "takes", "best, of steps", *(f"holds less, at {density:g}" for density in densities))
     for layer in sorted({row.layer or 0 for row in rows}):
         own = [row for row in rows if row.layer == layer]
         best = Counter(row.label for row in own)
         words = ", ".join(f"{name} in {count} of {len(own)}" for name, count in best.most_common())
-        less = [_mean(row.value or 0 for row in own if _density(row) == density) for density in densities]
-        lines.append(f"| {layer} | {PARTITIONS[layer % 3]} | {words} | {' | '.join(less)} |")
+        less = [_mean(row.value or 0 for row in own if row.budget == density) for density in densities]
+        lines.append(f"| {layer} | {KINDS[layer % 3]} | {words} | {' | '.join(less)} |")
     return "\n".join(lines)
 
 
@@ -130,7 +128,7 @@ def kept(path: Path = KEPT) -> str:
 def rules(path: Path = KEPT) -> str:
     """Return what cuts by different rules keep of the weight at one density, means over heads, layers and steps."""
     rows = [row for row in read(path).analysis if row.measure.startswith("cut_recall_") and row.value is not None]
-    (density,) = {_density(row) for row in rows}
+    (density,) = {row.budget for row in rows}
     lines = _head("rule", f"weight that queries keep, at {density:g}")
     means = {
         name: statistics.fmean(row.value or 0 for row in rows if row.measure == f"cut_recall_{name}_3d")
@@ -172,10 +170,6 @@ def replaced(path: Path = RUN) -> str:
         if any(found):
             lines.append(f"| {words} | {' | '.join(found)} |")
     return "\n".join(lines)
-
-
-def _density(row: AnalysisRow) -> float:
-    return float(json.loads(row.settings)["density"])
 
 
 def _mean(values: Iterable[float]) -> str:

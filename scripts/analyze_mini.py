@@ -30,7 +30,7 @@ from pathlib import Path
 
 import torch
 
-from attnbench.analysis.call import Finding
+from attnbench.analysis.call import KINDS, Finding
 from attnbench.analysis.cuts import RULES
 from attnbench.analysis.perturb import CORRELATION, METRICS
 from attnbench.analysis.request import AnalyzeRequest, read_request
@@ -51,7 +51,7 @@ from attnbench.scale.local import chosen_gpus, gpus_here
 SHOWN = (
     "entropy", "class_margin", "same_frame_mass", "mass_recall", "mass_recall_worst", "mass_recall_worst_tenth",
     "approximation_error", *(f"cut_recall_{rule}_3d" for rule in RULES),
-    *(f"partition_recall_{kind}" for kind in ("1d", "2d", "3d")),
+    *(f"partition_recall_{kind}" for kind in KINDS),
 )  # fmt: skip
 """Measures of maps that are kept besides those of the premises."""
 TOLD_EVERY = 20.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -168,15 +167,9 @@ def _tested_on(rows: Sequence[AnalysisRow]) -> str:
     queries = {(row.queries, row.tokens) for row in rows if row.queries}
     words += [f"{n:,} of {tokens:,} queries" for n, tokens in sorted(queries)[:1]]
     methods = ", ".join(dict.fromkeys(row.method for row in rows if row.method))
-    densities = ", ".join(f"{density:g}" for density in _densities(rows))
+    densities = ", ".join(f"{density:g}" for density in sorted({row.budget for row in rows if row.budget is not None}))
     some = (f"{models}: {', '.join(words)}", methods, densities and f"density {densities}")
     return "; ".join(filter(None, some))
-
-
-def _densities(rows: Sequence[AnalysisRow]) -> list[float]:
-    """Return the densities at which budgets were compared, in order; none for measures that have none."""
-    found = (json.loads(settings).get("density") for settings in {row.settings for row in rows if not row.method})
-    return sorted(density for density in found if density is not None)
 
 
 def _short(value: float) -> float:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from attnbench.results.records.cells import Record
+from attnbench.results.records.cells import Record, settings_of
 from attnbench.results.records.clips import Status
 
 PremiseVerdict = Literal["holds", "does not hold", "undecided"]
@@ -48,6 +48,12 @@ class AnalysisRow(Record):
         if self.status == "skipped" and (self.points or self.lo is not None or self.hi is not None):
             raise ValueError("status 'skipped' with an interval or points")
         return self
+
+    @property
+    def budget(self) -> float | None:
+        """The density at which budgets were compared; None for what was measured without one."""
+        density = None if self.method else (settings_of(self.settings) or {}).get("density")
+        return float(density) if isinstance(density, (int, float)) and 0 <= density <= 1 else None
 
     @property
     def key(self) -> tuple[object, ...]:

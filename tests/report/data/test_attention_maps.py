@@ -77,3 +77,13 @@ def test_a_run_that_judged_nothing_did_not_end() -> None:
     (story,) = analysis_stories(LOCAL, [])
     assert story.sentences[0] == NOT_ENDED
     assert story.table.rows == story.claims == ()
+
+
+@pytest.mark.parametrize("settings", ["", "{", "[1]", '{"density":"half"}', '{"density":NaN}', '{"density":1e999}'])
+def test_settings_that_no_run_writes_are_no_density(settings: str) -> None:
+    rows = [row("global_gain_3d", 0.1, 0, head, settings=settings) for head in range(6)]
+    (story,) = analysis_stories(rows, [STORED])
+    assert (
+        "global-before-fixed was tested on mini: 1 layer, 6 heads, 1 step, 1 prompt, 32 of 32 queries."
+        in story.sentences
+    )
