@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from dataclasses import replace
 from attnbench.report.data.figure import Axis, Figure, Heat, Point, Series, Strip
 from attnbench.report.words import listed, number
 from attnbench.results.records.analysis import AnalysisRow
+from attnbench.results.records.cells import settings_of
 
 SECTION = "analysis"
 PARTITIONS = ("1d", "2d", "3d")
@@ -87,22 +87,21 @@ def _lost(rows: Sequence[AnalysisRow], name: str, option: str) -> Iterator[Figur
 
 def _budgets(rows: Sequence[AnalysisRow], name: str, option: str) -> Iterator[Figure]:
     """Yield what a budget of the head and a fixed one hold at one density, from the worst tenth of the queries on."""
-    settings = dict.fromkeys(row.settings for row in rows if row.measure.startswith("global_gain_"))
-    for place, given in enumerate(settings):
-        density = f"{json.loads(given)['density']:g}"
+    compared = (row.budget for row in rows if row.measure.startswith("global_gain_"))
+    for place, density in enumerate(dict.fromkeys(each for each in compared if each is not None)):
         for kind in PARTITIONS:
             series = []
             for rule, words in BUDGETS.items():
                 own = [
                     row for row in rows
-                    if row.measure == f"cut_recall_{rule}_{kind}" and row.settings == given and row.points
+                    if row.measure == f"cut_recall_{rule}_{kind}" and row.budget == density and row.points
                 ]  # fmt: skip
                 if own:
                     points = tuple(Point(tenth + 1.0, y) for tenth, y in enumerate(_curve(own)))
                     series.append(Series(words, points, look="line"))
             if len(series) == len(BUDGETS):
                 worst = [each.points[0].y for each in series]
-                which = f"{kind.upper()} blocks, density {density}"
+                which = f"{kind.upper()} blocks, density {density:g}"
                 yield Figure(
                     f"{name}-budgets-{place}-{kind}", SECTION, "xy", "One budget for the head, or one for each query",
                     "Weight that queries hold if they keep the blocks that score best, at the same density. Queries of "
@@ -171,7 +170,7 @@ def _by_method(rows: Sequence[AnalysisRow], measure: str) -> dict[str, list[Anal
     several = {method for method in {row.method for row in own} if len(_settings(own, method)) > 1}
     found: dict[str, list[AnalysisRow]] = {}
     for row in own:
-        settings = ", ".join(f"{name}={value}" for name, value in json.loads(row.settings).items())
+        settings = ", ".join(f"{name}={value}" for name, value in (settings_of(row.settings) or {}).items())
         name = f"{row.method} {settings}".strip() if row.method in several else row.method
         found.setdefault(name, []).append(row)
     return found

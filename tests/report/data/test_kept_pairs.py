@@ -123,3 +123,10 @@ def test_entropy_is_set_against_what_replacing_a_layer_costs() -> None:
         assert [point.x for point in series.points] == pytest.approx([0.025, 0.125, 0.225])
         assert [point.y for point in series.points] == [10.0, 11.0, 12.0]
     assert figure.words == "Rank correlation over layers: 0.750 for identity."
+
+
+@pytest.mark.parametrize("settings", ["", "{", "[1]", '{"density":"half"}'])
+def test_settings_that_no_run_writes_end_no_figure(settings: str) -> None:
+    rows = [row("mass_recall", 0.5, head=0, method="sta", settings=each, density=0.25) for each in ("{}", settings)]
+    rows += [row("global_gain_3d", 0.1, head=0, settings=settings)]
+    assert figures(rows)
