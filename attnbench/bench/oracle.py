@@ -113,10 +113,25 @@ def _weights_variance(q: Tensor, k: Tensor, scale: float, rounding: Rounding) ->
     return variance
 
 
+@dataclass(frozen=True, eq=False)
+class _ScoreGradients:
+    """dS = P (dP - delta) of some pairs [..., R, C], and what rounding does to it, as expected squared errors.
+
+    Attributes:
+        value: dS.
+        own: of each pair, from its own weight and dP.
+        row: [..., R, 1], of a row's delta. All pairs of the row have this error, times their weight.
+    """
+
+    value: Tensor
+    own: Tensor
+    row: Tensor
+
+
 def _score_gradients(
     p: Tensor, d_p: Tensor, delta: Tensor, delta_spread: Tensor, weight: Tensor, reach: Tensor, rounding: Rounding
-) -> tuple[Tensor, Tensor]:
-    """Return dS = P (dP - delta) of some pairs [..., R, C], and the expected squared rounding error of each.
+) -> _ScoreGradients:
+    """Return dS of some pairs and its rounding errors.
 
     Args:
         p, d_p: weights and their gradients [..., R, C].
@@ -128,8 +143,31 @@ def _score_gradients(
     """
     d_s = p * (d_p - delta)
     u, w = rounding.storage, rounding.accumulator
-    delta_variance = u**2 / 3 * delta_spread + w**2 * (reach + delta.abs()) ** 2
-    return d_s, weight * d_s.square() + p.square() * delta_variance
+    own = weight * d_s.square() + p.square() * (w * reach) ** 2
+    return _ScoreGradients(d_s, own, u**2 / 3 * delta_spread + (w * (reach + delta.abs())) ** 2)
+
+
+def _dq(p: Tensor, d_s: _ScoreGradients, k: Tensor, scale: float, rounding: Rounding) -> Exact:
+    """Return dq [..., R, D]. The error of a row's delta adds up over its keys: it moves dq by their weighted mean."""
+    value = scale * (d_s.value @ k)
+    pairs = (d_s.own @ k.square().sum(-1, keepdim=True)).squeeze(-1)
+    common = d_s.row.squeeze(-1) * (p @ k).square().sum(-1)
+    return Exact(value, scale**2 * (pairs + common) + rounding.output_variance(value, k.shape[-2]))
+
+
+def _dk(p: Tensor, d_s: _ScoreGradients, q: Tensor, scale: float, rounding: Rounding) -> Exact:
+    """Return dk [..., C, D]. The deltas of its queries have errors of their own, which do not add up."""
+    value = scale * (d_s.value.transpose(-1, -2) @ q)
+    spread = d_s.own + p.square() * d_s.row
+    variance = (spread.transpose(-1, -2) @ q.square().sum(-1, keepdim=True)).squeeze(-1)
+    return Exact(value, scale**2 * variance + rounding.output_variance(value, q.shape[-2]))
+
+
+def _dv(p: Tensor, d_output: Tensor, weight: Tensor, rounding: Rounding) -> Exact:
+    """Return dv [..., C, D]."""
+    value = p.transpose(-1, -2) @ d_output
+    spread = (weight * p.square()).transpose(-1, -2) @ d_output.square().sum(-1, keepdim=True)
+    return Exact(value, spread.squeeze(-1) + rounding.output_variance(value, d_output.shape[-2]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,10 +200,7 @@ def query_gradients(
     spread = (d_output.square() * output.square()).sum(-1, keepdim=True)
     weight = _weights_variance(q, k, scale, rounding)[..., None]
     reach = d_output.norm(dim=-1, keepdim=True) * v.norm(dim=-1).amax()
-    d_s, s_variance = _score_gradients(p, d_output @ v.T, delta, spread, weight, reach, rounding)
-    value = scale * (d_s @ k)
-    variance = scale**2 * (s_variance @ k.square().sum(-1, keepdim=True)).squeeze(-1)
-    return Exact(value, variance + rounding.output_variance(value, k.shape[-2]))
+    return _dq(p, _score_gradients(p, d_output @ v.T, delta, spread, weight, reach, rounding), k, scale, rounding)
 
 
 def key_gradients(
@@ -186,17 +221,8 @@ def key_gradients(
     anchor = sums.lse.nan_to_num(neginf=0.0)[:, None]
     p = (scale * (q @ some_k.T) - anchor).masked_fill(~mask, -torch.inf).exp()
     reach = d_output.norm(dim=-1, keepdim=True) * farthest
-    d_s, s_variance = _score_gradients(
-        p, d_output @ some_v.T, sums.delta[:, None], sums.spread[:, None], weight, reach, rounding
-    )
-    dk, dv = scale * (d_s.T @ q), p.T @ d_output
-    dk_variance = scale**2 * (s_variance.T @ q.square().sum(-1, keepdim=True)).squeeze(-1)
-    dv_variance = ((weight * p.square()).T @ d_output.square().sum(-1, keepdim=True)).squeeze(-1)
-    n = len(q)
-    return (
-        Exact(dk, dk_variance + rounding.output_variance(dk, n)),
-        Exact(dv, dv_variance + rounding.output_variance(dv, n)),
-    )
+    d_s = _score_gradients(p, d_output @ some_v.T, sums.delta[:, None], sums.spread[:, None], weight, reach, rounding)
+    return _dk(p, d_s, q, scale, rounding), _dv(p, d_output, weight, rounding)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,15 +245,7 @@ def gradients(
     delta_spread = (d_output.square() * output.square()).sum(-1, keepdim=True)
     weight = _weights_variance(q, k, scale, rounding)[..., None]
     reach = d_output.norm(dim=-1, keepdim=True) * v.norm(dim=-1).amax(-1)[..., None, None]
-    d_s, s_variance = _score_gradients(p, d_output @ v.transpose(-1, -2), delta, delta_spread, weight, reach, rounding)
-
-    def exact(value: Tensor, spread: Tensor) -> Exact:
-        return Exact(value, spread + rounding.output_variance(value, q.shape[-2]))
-
-    def rows(x: Tensor) -> Tensor:
-        return x.square().sum(-1, keepdim=True)
-
-    dq = exact(scale * (d_s @ k), scale**2 * (s_variance @ rows(k)).squeeze(-1))
-    dk = exact(scale * (d_s.transpose(-1, -2) @ q), scale**2 * (s_variance.transpose(-1, -2) @ rows(q)).squeeze(-1))
-    dv = exact(p.transpose(-1, -2) @ d_output, ((weight * p.square()).transpose(-1, -2) @ rows(d_output)).squeeze(-1))
-    return Gradients(dq, dk, dv)
+    d_s = _score_gradients(p, d_output @ v.transpose(-1, -2), delta, delta_spread, weight, reach, rounding)
+    return Gradients(
+        _dq(p, d_s, k, scale, rounding), _dk(p, d_s, q, scale, rounding), _dv(p, d_output, weight, rounding)
+    )

@@ -137,11 +137,16 @@ def test_a_dominant_key_and_values_with_an_offset_stay_under_half(engine: Simula
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("keys", [2, 40, 600])
-def test_rounding_in_the_backward_pass_stays_under_half(dtype: torch.dtype, keys: int) -> None:
-    """A simulated backward pass: weights recomputed and rounded, delta from the rounded output, dS rounded."""
+@pytest.mark.parametrize("mean", [0.0, 2.0])
+def test_rounding_in_the_backward_pass_stays_under_half(dtype: torch.dtype, keys: int, mean: float) -> None:
+    """A simulated backward pass: weights recomputed and rounded, delta from the rounded output, dS rounded.
+
+    Keys and values of a video have a mean that is far from 0, so an error in delta adds up over all keys.
+    """
     dim, scale = 32, 32**-0.5
     for seed in range(3):
-        q, k, v, d_output = (draw(keys, dim, seed=seed + 10 * i, dtype=dtype) for i in range(4))
+        q, k, v, d_output = (draw(keys, dim, seed=seed + 10 * i) for i in range(4))
+        q, k, v, d_output = (x.to(dtype) for x in (q, k + mean, v + mean, d_output))
         mask = torch.rand(keys, keys, generator=torch.Generator().manual_seed(seed)) < 0.4
         mask |= torch.eye(keys, dtype=torch.bool)
         weights = (scale * (q.float() @ k.float().T)).masked_fill(~mask, -math.inf).softmax(-1)
@@ -158,7 +163,7 @@ def test_rounding_in_the_backward_pass_stays_under_half(dtype: torch.dtype, keys
             wanted = getattr(exact, name)
             ratio = float(wanted.error(value) / wanted.tolerance())
             assert 0.005 < ratio < HALF, (name, seed)
-            if keys > 2:  # two rows of bfloat16 leave 5 % within the tolerance
+            if keys > 2 and not mean:  # two rows of bfloat16 leave 5 % within the tolerance, and so does a mean for dq
                 wrong = float(wanted.error(value.double() * 1.05) / wanted.tolerance())
                 assert wrong > 3, (name, seed)
 
