@@ -122,6 +122,13 @@ def fewest_calls(asked: Any) -> int:
     return 10 if (asked.gpus or 1) > 1 else GIVEN_CALLS * 12 // max(12, asked.heads or 12)
 
 
+@pytest.mark.parametrize(
+    "cell", [cell for place, cell in CELLS if place not in set(map(place_of, JOURNALS))], ids=lambda cell: cell.name
+)
+def test_a_cell_without_a_table_could_be_measured(cell: SuiteCell, asked_for: Callable[[SuiteCell], Any]) -> None:
+    asked_for(cell)
+
+
 @pytest.mark.parametrize("journal", JOURNALS, ids=lambda path: str(path.relative_to(RESULTS)))
 def test_a_cell_asks_for_what_its_journal_records(journal: Path, asked_for: Callable[[SuiteCell], Any]) -> None:
     header, *records = lines_of(journal)
