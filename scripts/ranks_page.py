@@ -46,12 +46,16 @@ def _call(layers: Sequence[Row], ranks: int) -> str:
         guesses = [extrapolate(row, ranks) for row in layers]
     except BadInput:  # more ranks than heads
         guesses = [None]
-    modelled = None if None in guesses else statistics.fmean(guess for guess in guesses if guess is not None)
+    known = [guess for guess in guesses if guess is not None]
+    modelled = "–"
+    if len(known) == len(guesses):
+        least, most = (f"{statistics.fmean(ends):.2f}" for ends in zip(*known, strict=True))
+        modelled = least if least == most else f"{least} to {most}"
     imbalance = max(row.imbalance or 1.0 for row in layers)
     return _line(
         layers[0].method, f"{one:.2f}", str(layers[0].gpus), f"{latency:.2f}", f"{one / latency:.2f}×",
         f"{dense / latency:.2f}×" if dense else "–", f"{exchange:.2f}", f"{imbalance:.2f}×",
-        "–" if modelled is None else f"{modelled:.2f}",
+        modelled,
     )  # fmt: skip
 
 

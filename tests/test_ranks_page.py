@@ -36,8 +36,10 @@ def test_layers_of_a_method_are_one_line_of_means_and_their_ratios(page: dict[st
     title, _, _, _, full, vmoba = lines.splitlines()
     assert title == "GPU, 800 tokens, 12 heads, forward, `ulysses`:"
     assert cells(full)[:6] == ["full", "20.00", "2", "12.00", "1.67×", "1.00×"]
-    # Means of 6 and 4 ms. On four GPUs a quarter of one GPU's time, and three quarters of the bytes.
+    # Means of 6 and 4 ms. On four GPUs a quarter of one GPU's time, and three quarters of the bytes. Nothing is left
+    # of the 4 ms beyond half of one GPU's time and the exchanges.
     assert cells(vmoba) == ["vmoba", "6.00", "2", "4.00", "1.50×", "3.00×", "1.00", "1.10×", f"{6 / 4 + 0.75:.2f}"]
+    assert cells(full)[-1] == f"{20 / 4 + 2 * 0.75:.2f} to {20 / 4 + 0.75 + 1:.2f}"
 
 
 def test_more_ranks_than_heads_have_no_model(page: dict[str, Any]) -> None:

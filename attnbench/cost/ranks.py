@@ -61,12 +61,13 @@ def _numbers_sent(dealt: Deal, lengths: Sequence[int], rank: int) -> int:
     return sent
 
 
-def extrapolate(row: Row, ranks: int) -> float | None:
-    """Return the milliseconds that a measured call over ranks should take on more of them; None without its figures.
+def extrapolate(row: Row, ranks: int) -> tuple[float, float] | None:
+    """Return the least and most milliseconds that a measured call over ranks should take on more of them.
 
-    The busiest rank's share of what one process takes, and its bytes at the rate of the measured exchange. So kernels
-    are as efficient on fewer heads or queries, each GPU sends as fast to all others as to one, and as large a part
-    of the exchanges is hidden. All heads are taken to keep as many pairs.
+    Computing takes the busiest rank's share of what one process takes, and exchanges take as long as their bytes do at
+    the measured rate. What the measured call took beyond these two is cutting and joining shards, waiting, and kernels
+    that are less efficient on fewer heads. It shrinks with the bytes for the least, and stays for the most. All heads
+    are taken to keep as many pairs. None without the figures of the measured call.
 
     Args:
         row: over ranks, with a latency.
@@ -77,6 +78,8 @@ def extrapolate(row: Row, ranks: int) -> float | None:
     """
     if row.gpus is None or row.parallel is None or not row.one_ms or not row.exchange_ms or not row.sent_mib:
         return None
+    if not row.latency_ms:
+        return None
     way = way_of(row.parallel)
     was, would = (
         count_call(
@@ -85,4 +88,8 @@ def extrapolate(row: Row, ranks: int) -> float | None:
         )
         for count in (row.gpus, ranks)
     )  # fmt: skip
-    return row.one_ms * would.share + row.exchange_ms * would.sent / was.sent
+    bytes_ratio = would.sent / was.sent
+    sure = row.one_ms * would.share + row.exchange_ms * bytes_ratio
+    rest = row.latency_ms - row.one_ms * was.share - row.exchange_ms
+    least, most = sorted((sure + rest * bytes_ratio, sure + rest))
+    return least, most

@@ -80,17 +80,22 @@ def test_an_error_of_one_rank_is_the_error_of_all() -> None:
         rehearse(2, lambda here: here.gather(torch.zeros(1 + here.rank), [(1,)] * 2))
 
 
-def test_a_measured_call_is_extrapolated_by_share_and_bytes() -> None:
+def test_a_measured_call_is_extrapolated_by_share_and_bytes_and_what_is_left_lies_between() -> None:
     row = Row.model_construct(
-        gpus=2, parallel="ulysses", one_ms=80.0, exchange_ms=4.0, sent_mib=10.0, heads=12, kv_heads=12, tokens=800,
+        gpus=2, parallel="ulysses", latency_ms=47.0, one_ms=80.0, exchange_ms=4.0, sent_mib=10.0, heads=12, kv_heads=12, tokens=800,
         head_dim=16, batch=1,
     )  # fmt: skip
     # 8 ranks: two of twelve heads on the busiest rank; it sends 1/8 of its tokens' q, k, v for 10 or 11 other heads,
     # and 7/8 of the outputs of 2 heads, where one of 2 ranks sent a half of either.
     sent_by_two = 400 * 6 * 3 + 400 * 6
     sent_by_eight = 100 * 10 * 3 + 700 * 2
-    assert extrapolate(row, 8) == pytest.approx(80 * 2 / 12 + 4 * sent_by_eight / sent_by_two)
-    assert extrapolate(row, 2) == pytest.approx(44.0)
-    assert extrapolate(row.model_copy(update={"one_ms": None}), 8) is None
+    fewer = sent_by_eight / sent_by_two
+    assert extrapolate(row, 8) == pytest.approx((80 * 2 / 12 + (4 + 3) * fewer, 80 * 2 / 12 + 4 * fewer + 3))
+    assert extrapolate(row, 2) == pytest.approx((47.0, 47.0))  # what was measured
+    assert extrapolate(row.model_copy(update={"latency_ms": 42.0}), 8) == pytest.approx(
+        (80 * 2 / 12 + 4 * fewer - 2, 80 * 2 / 12 + (4 - 2) * fewer)
+    )
+    for name in ("one_ms", "latency_ms", "exchange_ms", "sent_mib"):
+        assert extrapolate(row.model_copy(update={name: None}), 8) is None
     with pytest.raises(BadInput, match="16 ranks are more than the heads"):
         extrapolate(row, 16)
