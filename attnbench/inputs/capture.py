@@ -51,9 +51,9 @@ def read_tensors(path: Path, shape: Shape, wanted: str, part: str | None = None)
         raise BadInput(
             f"capture {str(path)!r} cannot be read: missing, truncated, or not a safetensors file"
         ) from error
-    for name, tensor in tensors.items():
+    for (name, tensor), full in zip(tensors.items(), names, strict=True):
         heads = shape.heads if name == "q" else shape.kv_heads
-        _check(path, name, tensor, (shape.batch, heads, shape.tokens, shape.head_dim))
+        _check(path, full, tensor, (shape.batch, heads, shape.tokens, shape.head_dim))
     return tensors
 
 
@@ -111,7 +111,7 @@ def capture_parts(path: Path) -> CaptureParts:
     """Return which layers and steps a capture holds, without reading its tensors.
 
     Raises:
-        BadInput: if the file cannot be read, or holds no q.
+        BadInput: if the file cannot be read, holds no q, or holds k or v of a layer and step whose q it lacks.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -121,6 +121,10 @@ def capture_parts(path: Path) -> CaptureParts:
             names, header = sorted(file.keys()), dict(file.metadata() or {})
             found: list[str | None] = [name.removesuffix(".q") for name in names if name.endswith(".q")]
             parts = [None] if "q" in names or not found else found
+            queryless = [name for name in names if found and re.search(r"\.[kv]$", name) and name[:-2] not in found]
+            if queryless and parts == found:
+                lost = f"{queryless[0][:-1]}q"
+                raise BadInput(f"capture {str(path)!r} has {queryless[0]} and no {lost}: capture it again, or drop it")
             queries = [_names(path, names, part, "q")[0] for part in parts]
             others = [[f"{each.removesuffix('q')}{name}" for name in "kv"] for each in queries]
             lacking = ["".join(name[-1] for name in own if name not in names) for own in others]

@@ -318,11 +318,16 @@ def with_nan() -> dict[str, torch.Tensor]:
     return tensors
 
 
+def without_one_q() -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in some().items() if name != "layer1.step0.q"}
+
+
 @pytest.mark.parametrize(
     ("tensors", "arguments", "said"),
     [
         (no_q, (), "has no tensor"),
-        (with_nan, (), "v holds 1 NaN or Inf values"),
+        (without_one_q, (), "has layer1.step0.k and no layer1.step0.q"),
+        (with_nan, (), "layer0.step0.v holds 1 NaN or Inf values"),
         (some, ("--grid", "2x8x9"), "has token grid 2x8x8, and 2x8x9 was asked for"),
         (some, ("--layers", "5"), "has no layer 5: it holds 0, 1"),
         (some, ("--steps", "9"), "has no step 9: it holds 0, 1"),
