@@ -147,12 +147,37 @@ def _score_gradients(
     return _ScoreGradients(d_s, own, u**2 / 3 * delta_spread + (w * (reach + delta.abs())) ** 2)
 
 
-def _dq(p: Tensor, d_s: _ScoreGradients, k: Tensor, scale: float, rounding: Rounding) -> Exact:
-    """Return dq [..., R, D]. The error of a row's delta adds up over its keys: it moves dq by their weighted mean."""
-    value = scale * (d_s.value @ k)
+@dataclass(frozen=True, eq=False)
+class QueryGradients:
+    """dq of some queries, and the part of it that an error in delta does not move.
+
+    Attributes:
+        whole: dq [..., R, D].
+        rest: dq without its component in the direction of ``mean_key``.
+        mean_key: the mean of each query's keys, weighted by P: unit vectors [..., R, D], or zeros.
+    """
+
+    whole: Exact
+    rest: Exact
+    mean_key: Tensor
+
+    def rest_of(self, dq: Tensor) -> Tensor:
+        """Return what another dq [..., R, D] has besides its component in the direction of ``mean_key``, float64."""
+        return _without(dq.double(), self.mean_key)
+
+
+def _without(x: Tensor, direction: Tensor) -> Tensor:
+    return x - (x * direction).sum(-1, keepdim=True) * direction
+
+
+def _dq(p: Tensor, d_s: _ScoreGradients, k: Tensor, scale: float, rounding: Rounding) -> QueryGradients:
+    """Return dq. The error of a row's delta adds up over its keys: it moves dq by their weighted mean."""
+    value, mean = scale * (d_s.value @ k), p @ k
     pairs = (d_s.own @ k.square().sum(-1, keepdim=True)).squeeze(-1)
-    common = d_s.row.squeeze(-1) * (p @ k).square().sum(-1)
-    return Exact(value, scale**2 * (pairs + common) + rounding.output_variance(value, k.shape[-2]))
+    own = scale**2 * pairs + rounding.output_variance(value, k.shape[-2])
+    common = scale**2 * d_s.row.squeeze(-1) * mean.square().sum(-1)
+    direction = torch.nn.functional.normalize(mean, dim=-1)
+    return QueryGradients(Exact(value, own + common), Exact(_without(value, direction), own), direction)
 
 
 def _dk(p: Tensor, d_s: _ScoreGradients, q: Tensor, scale: float, rounding: Rounding) -> Exact:
@@ -187,7 +212,7 @@ class RowSums:
 
 def query_gradients(
     q: Tensor, k: Tensor, v: Tensor, d_output: Tensor, mask: Tensor, scale: float, rounding: Rounding
-) -> Exact:
+) -> QueryGradients:
     """Return dq of some queries of one head.
 
     Args:
@@ -247,5 +272,5 @@ def gradients(
     reach = d_output.norm(dim=-1, keepdim=True) * v.norm(dim=-1).amax(-1)[..., None, None]
     d_s = _score_gradients(p, d_output @ v.transpose(-1, -2), delta, delta_spread, weight, reach, rounding)
     return Gradients(
-        _dq(p, d_s, k, scale, rounding), _dk(p, d_s, q, scale, rounding), _dv(p, d_output, weight, rounding)
+        _dq(p, d_s, k, scale, rounding).whole, _dk(p, d_s, q, scale, rounding), _dv(p, d_output, weight, rounding)
     )

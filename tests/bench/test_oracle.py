@@ -159,6 +159,11 @@ def test_rounding_in_the_backward_pass_stays_under_half(dtype: torch.dtype, keys
             "dv": (weights.to(dtype).float().T @ d_output.float()).to(dtype),
         }
         exact = oracle.gradients(q, k, v, d_output, mask, scale, Rounding.of(dtype))
+        of_queries = oracle.query_gradients(q, k, v, d_output, mask, scale, Rounding.of(dtype))
+        rest = of_queries.rest_of(got["dq"])
+        if keys > 2:  # what an error in delta does not move shows errors of 5 % whatever the mean
+            assert float(of_queries.rest.error(rest) / of_queries.rest.tolerance()) < HALF
+            assert float(of_queries.rest.error(rest * 1.05) / of_queries.rest.tolerance()) > 2
         for name, value in got.items():
             wanted = getattr(exact, name)
             ratio = float(wanted.error(value) / wanted.tolerance())
