@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What continuous integration cannot check: the CUDA path, on a machine with an NVIDIA GPU.
 #   scripts/gpu_check.sh OUT     writes journals and a log to the folder OUT
-# Where the checkout has travelled without git, give the commit as ATTNBENCH_COMMIT=….
+# Where the checkout has travelled without git, set ATTNBENCH_COMMIT to what scripts/stamp.py printed where git was.
 # Needs attnbench's dependencies, pytest and hypothesis. attnbench itself is installed from this checkout into a scratch
 # folder.
 set -euo pipefail
@@ -11,7 +11,7 @@ root=$PWD
 scratch=$(mktemp -d)
 python3 -m pip install --quiet --no-deps --no-build-isolation --target "$scratch" .
 export PYTHONPATH="$scratch${PYTHONPATH:+:$PYTHONPATH}"
-export ATTNBENCH_COMMIT=${ATTNBENCH_COMMIT:-$(git rev-parse --verify --quiet HEAD || true)}
+export ATTNBENCH_COMMIT=${ATTNBENCH_COMMIT:-$(python3 "$root/scripts/stamp.py" 2>/dev/null || true)}
 cd "$scratch"
 attnbench() { python3 -c 'from attnbench.cli import main; main()' "$@"; }
 

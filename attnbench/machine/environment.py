@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import platform
-import subprocess
 import tomllib
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.inputs.files import read_file
+from attnbench.machine.code import STAMP, digest_of_package
 from attnbench.machine.device import DeviceKind, device_name
+from attnbench.machine.git import git
 from attnbench.results.records.cells import Environment
 
 PACKAGES = (
@@ -32,7 +33,6 @@ PACKAGES = (
     "safetensors",
 )
 _CODE = ("attnbench", "methods", "kernels")
-_HOOK_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set by a hook: they point to another checkout
 _GIB = 2**30
 
 
@@ -48,7 +48,7 @@ def collect_environment(device_kind: DeviceKind, command: list[str]) -> Environm
     """
     import torch
 
-    git = _git_state(Path(__file__).resolve().parents[1])
+    code = _git_state(Path(__file__).resolve().parents[1])
     return Environment(
         device=device_name(device_kind),
         device_kind=device_kind,
@@ -59,9 +59,9 @@ def collect_environment(device_kind: DeviceKind, command: list[str]) -> Environm
         python=platform.python_version(),
         platform=platform.platform(),
         packages=_versions(device_kind),
-        git_commit=git.commit,
-        git_dirty=git.dirty,
-        git_changes=git.changes,
+        git_commit=code.commit,
+        git_dirty=code.dirty,
+        git_changes=code.changes,
         command=[Path(command[0]).name, *command[1:]] if command else [],
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -69,8 +69,8 @@ def collect_environment(device_kind: DeviceKind, command: list[str]) -> Environm
 
 def commit_here() -> tuple[str | None, bool]:
     """Return the commit of the code that runs, None if it is not known, and whether the code differs from it."""
-    git = _git_state(Path(__file__).resolve().parents[1])
-    return git.commit, bool(git.dirty)
+    code = _git_state(Path(__file__).resolve().parents[1])
+    return code.commit, bool(code.dirty)
 
 
 def driver_version() -> str | None:
@@ -142,13 +142,14 @@ class _Git:
 def _git_state(package: Path) -> _Git:
     """Describe the checkout that ``package`` runs from.
 
-    If it is installed elsewhere, the commit is what ATTNBENCH_COMMIT says, for code that travels without git. Dirty
-    means that the code differs from the commit, new files included; results and reports do not count.
+    If it is installed elsewhere, the commit is what ATTNBENCH_COMMIT says, for code that travels without git. With a
+    digest, as ``scripts/stamp.py`` prints it, that tells whether the installed code differs. Dirty means that the code
+    differs from the commit, new files included; results and reports do not count.
     """
     root = package.parent
     top = _git(package, "rev-parse", "--show-toplevel")
     if top is None or Path(top) != root or not _is_project(root):
-        return _Git(os.environ.get("ATTNBENCH_COMMIT") or None)
+        return _git_state_of_copy(package, os.environ.get("ATTNBENCH_COMMIT") or None)
     commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
     if commit is None:
         return _Git()
@@ -156,6 +157,17 @@ def _git_state(package: Path) -> _Git:
     if not status:
         return _Git(commit, None if status is None else False)
     return _Git(commit, True, _changes(root))
+
+
+def _git_state_of_copy(package: Path, said: str | None) -> _Git:
+    known = STAMP.fullmatch(said or "")
+    if known is None:
+        return _Git(said)
+    try:
+        found = digest_of_package(package)
+    except OSError:
+        return _Git(known[1])
+    return _Git(known[1], found != known[2], found if found != known[2] else None)
 
 
 def _changes(root: Path) -> str | None:
@@ -181,18 +193,5 @@ def _is_project(root: Path) -> bool:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Return what git prints, or None if it is missing, slow or says no."""
-    inherited = {name: value for name, value in os.environ.items() if name not in _HOOK_VARIABLES}
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            errors="surrogateescape",
-            timeout=20,
-            check=True,
-            env=inherited,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+    printed = git(folder, *arguments)
+    return None if printed is None else printed.decode(errors="surrogateescape").strip()

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from attnbench.kernels.errors import Unsupported
+from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.machine import device, environment
+from attnbench.machine.code import stamp
 from attnbench.machine.device import cpu_info, device_name
 from attnbench.machine.environment import collect_environment, driver_version, package_version
 from attnbench.results.records.cells import Environment
@@ -115,6 +116,34 @@ def test_an_installed_package_ignores_the_checkout_around_it(checkout: Path, mon
     assert state() == (None, None)
     monkeypatch.setenv("ATTNBENCH_COMMIT", "c0ffee")
     assert state() == ("c0ffee", None)
+
+
+def test_a_copy_without_git_knows_whether_it_is_what_the_commit_holds(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = git(checkout, "rev-parse", "HEAD")
+    (checkout / "attnbench" / "file.py").write_text("x = 2\n")  # not committed: of no account for the stamp
+    said = stamp(checkout)
+    assert said.startswith(f"{commit}+")
+    package = tmp_path / "site" / "attnbench"
+    for folder in ("attnbench", "methods", "kernels"):
+        (package / folder).mkdir(parents=True) if folder != "attnbench" else package.mkdir(parents=True)
+        (package / (folder if folder != "attnbench" else "") / "file.py").write_text("x = 1\n")
+    monkeypatch.setattr(environment, "__file__", str(package / "machine" / "environment.py"))
+    monkeypatch.setenv("ATTNBENCH_COMMIT", said)
+    assert state() == (commit, False)
+    for change in ("x = 1 \n", "x = 1\ny = 1\n"):
+        (package / "kernels" / "file.py").write_text(change)
+        assert state() == (commit, True)
+    (package / "kernels" / "file.py").write_text("x = 1\n")
+    (package / "new.py").write_text("")
+    assert state() == (commit, True)
+
+
+def test_a_folder_without_the_commit_has_no_stamp(tmp_path: Path, checkout: Path) -> None:
+    for folder, revision in ((tmp_path, "HEAD"), (checkout, "no-such"), (tmp_path / "nowhere", "HEAD")):
+        with pytest.raises(BadInput, match=f"'{revision}' is no commit of a checkout"):
+            stamp(folder, revision)
 
 
 def test_another_projects_checkout_is_not_ours(checkout: Path) -> None:
