@@ -33,7 +33,13 @@ def calls(rows: Sequence[Row], ranks: int) -> str:
         parts += [f"{device}, {tokens:,} tokens, {heads} heads, {words}, `{way}`:", ""]
         parts += _head([*CALLS, f"{ranks} GPUs, modelled, ms"])
         parts += [_call(layers, ranks) for layers in methods.values()] + [""]
+        if capped := [layers[0].method for layers in methods.values() if any(_is_capped(row) for row in layers)]:
+            parts += [f"The power limit lowered the clock of {', '.join(capped)} (flag `power-capped`).", ""]
     return "\n".join(parts).rstrip()
+
+
+def _is_capped(row: Row) -> bool:
+    return "power-capped" in (row.flags or "").split(",")
 
 
 def _call(layers: Sequence[Row], ranks: int) -> str:
@@ -77,7 +83,8 @@ def steps(records: Sequence[StepRecord]) -> str:
 def _step(record: StepRecord) -> str:
     one, error = record.one_ms or 0.0, record.parallel_error
     return _line(
-        record.name, f"{one:.0f}", str(record.gpus), f"{record.step_ms:.0f}", f"{one / record.step_ms:.2f}×",
+        record.name, f"{one:.0f}", str(record.gpus),
+        f"{record.step_ms:.0f} [{record.step_lo_ms:.0f}, {record.step_hi_ms:.0f}]", f"{one / record.step_ms:.2f}×",
         f"{record.step_speedup:.2f}×", "–" if error is None else f"{error:.1g}",
     )  # fmt: skip
 

@@ -34,10 +34,16 @@ class Balance:
             pairs: what each head keeps, in place of a plan; the same on all ranks.
 
         Raises:
-            BadInput: for a way that deals no heads.
+            BadInput: for a way that deals no heads, a plan that is none, or pairs that are no counts.
         """
         if way not in WAYS or way == "allgather":
             raise BadInput(f"a balance by {way!r}; heads are dealt by ulysses or ulysses+allgather")
+        if plan is not None and pairs is not None:
+            raise BadInput("a balance begins with plan or with pairs: drop one")
+        if plan is not None and not isinstance(plan, Plan):
+            raise BadInput(f"plan is {plan!r}; it must be a plan, as attnbench.select returns it")
+        if pairs is not None and not _are_counts(pairs):
+            raise BadInput(f"pairs is {pairs!r}; it must be what each head keeps, whole numbers of at least 0")
         self.way = way
         self.pairs: dict[int, tuple[int, ...]] = {}
         self._known = pairs_of_heads(plan) if plan is not None else None if pairs is None else tuple(pairs)
@@ -61,9 +67,15 @@ class Balance:
         return sum(self._gains.values()) / len(self._gains) if self._gains else 1.0
 
     def deal(self, layer: int, ranks: int, heads: int, kv_heads: int) -> Deal:
-        """Return the deal of the next call of a layer."""
+        """Return the deal of the next call of a layer.
+
+        Raises:
+            BadInput: for counts of another number of heads.
+        """
         known = self.pairs.get(layer, self._known)
-        return deal(self.way, ranks, heads, kv_heads, known if known is not None and len(known) == heads else None)
+        if known is not None and len(known) != heads:
+            raise BadInput(f"the balance has counts of {len(known)} heads, and q has {heads}: use another Balance")
+        return deal(self.way, ranks, heads, kv_heads, known)
 
     def count(self, layer: int, ranks: Ranks, dealt: Deal, plan: Plan, device: torch.device) -> None:
         """Note what each head of a layer kept in a call: this rank's plan tells of its own heads."""
@@ -76,6 +88,12 @@ class Balance:
         in_order = deal(self.way, ranks.size, len(counts), len(counts) // dealt.group)
         self.pairs[layer] = tuple(counts)
         self._gains[layer] = heaviest(in_order, counts) / max(1, heaviest(dealt, counts))
+
+
+def _are_counts(pairs: object) -> bool:
+    return isinstance(pairs, Sequence) and all(
+        isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in pairs
+    )
 
 
 def pairs_of_heads(plan: Plan) -> tuple[int, ...]:

@@ -136,6 +136,23 @@ class Ranks:
         lengths = [int(each) for each in torch.cat(self.gather(own, [(1,)] * self.size)).tolist()]
         return [bytes(each.tolist()).decode() for each in self.gather(mine, [(length,) for length in lengths])]
 
+    def numbers(self, number: int, device: torch.device) -> Numbers:
+        """Tell every rank a number below 2**63. It is not counted as an exchange.
+
+        On a GPU this does not wait for the device.
+        """
+        given = torch.full((self.size,), number, dtype=torch.int64, device=device)
+        out, work = self._swap(given, [1] * self.size, [1] * self.size)
+        if work is not None:
+            with lost(self):
+                work.wait()
+        if device.type != "cuda":
+            return Numbers(out)
+        here = torch.empty(out.shape, dtype=out.dtype, pin_memory=True).copy_(out, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record(torch.cuda.current_stream(device))
+        return Numbers(here, arrived)
+
     def move(self, flat: Tensor, sends: Sequence[int], receives: Sequence[int]) -> Tensor:
         """Exchange pieces of a vector, of so many elements to and from each rank, without a gradient."""
         with self._timed(flat.device):
@@ -177,6 +194,26 @@ class Ranks:
                 out, given, [width * n for n in receives], [width * n for n in sends], group=self.group, async_op=True
             )
         return out.view(flat.dtype), work
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """A number of each rank, which a GPU may still be waiting for."""
+
+    tensor: Tensor
+    arrived: torch.cuda.Event | None = None
+
+    @property
+    def are_here(self) -> bool:
+        """Whether ``values`` need not wait."""
+        return self.arrived is None or self.arrived.query()
+
+    def values(self) -> list[int]:
+        """Return the number of each rank, when all have told it."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        values: list[int] = self.tensor.tolist()
+        return values
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from attnbench.bench.suite import SuiteCell
 from attnbench.bench.suite_calls import begun
 from attnbench.kernels.errors import BadInput
 from attnbench.results.run import Progress
-from attnbench.scale.task import Ended, WorkerTask, ended_before, keep, token_of, version_here
+from attnbench.scale.task import THREADS, Ended, WorkerTask, ended_before, keep, token_of, version_here
 from attnbench.scale.worker import give_up_below, said_last, wait_until_free
 
 
@@ -36,6 +36,9 @@ class Engine(Protocol):
 
     slots: int | None
     """Workers at once; None if the engine lets the others wait by itself."""
+
+    width: int | None
+    """How many workers run at once, for the time that is left; None where that is not known."""
 
     pause: float
     """Seconds between two looks at the workers."""
@@ -64,7 +67,7 @@ def tasks_of(cells: Sequence[SuiteCell], folder: Path) -> dict[str, WorkerTask]:
     return {
         cell.name: WorkerTask(
             name=cell.name, command=cell.command, words=list(cell.words), folder=str(folder.absolute()),
-            cwd=os.getcwd(), token=token, version=version_here(),
+            cwd=os.getcwd(), token=token, version=version_here(), omp_num_threads=os.environ.get(THREADS),
         )
         for cell in cells
     }  # fmt: skip
@@ -109,7 +112,7 @@ def drive(
                     break
                 running[cell.name] = engine.start(tasks[cell.name])
                 waiting.remove(cell)
-            _tell(progress, cells, ended, running, estimates or {}, engine.slots)
+            _tell(progress, cells, ended, running, estimates or {}, engine.width)
             for name, job in list(running.items()):
                 if (how := job.poll()) is not None:
                     del running[name]
@@ -153,11 +156,11 @@ def _tell(
     ended: Mapping[str, Ended],
     running: Mapping[str, Job],
     estimates: Mapping[str, Estimate],
-    slots: int | None,
+    width: int | None,
 ) -> None:
     left = [estimates[cell.name].usual_s for cell in cells if cell.name not in ended and cell.name in estimates]
     known = all(cell.name in estimates or cell.name in ended for cell in cells)
-    seconds = sum(left) / max(slots or len(running), 1) if known and running else None
+    seconds = sum(left) / max(width, 1) if known and running and width is not None else None
     names = list(running)
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     label = f"{len(ended)} of {len(cells)} cells done{f', measuring or queued: {shown}' if names else ''}"

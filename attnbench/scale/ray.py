@@ -27,13 +27,14 @@ class RayEngine:
 
     Attributes:
         wanted: options of a task.
+        width: how many tasks the cluster has room for.
     """
 
     pause = 0.5
     slots: int | None = None
 
-    def __init__(self, ray: Any, wanted: dict[str, Any], here: bool) -> None:
-        self.ray, self.wanted, self.here = ray, wanted, here
+    def __init__(self, ray: Any, wanted: dict[str, Any], here: bool, width: int | None = None) -> None:
+        self.ray, self.wanted, self.here, self.width = ray, wanted, here, width
         self.serve = ray.remote(serve)
 
     @classmethod
@@ -71,7 +72,7 @@ class RayEngine:
         except BaseException:
             ray.shutdown()
             raise
-        return cls(ray, wanted | {"max_retries": 0}, here=local)
+        return cls(ray, wanted | {"max_retries": 0}, here=local, width=room_for(nodes, wanted))
 
     def start(self, task: WorkerTask) -> RayJob:
         """Submit the task of a cell, which waits until a GPU is free."""
@@ -131,6 +132,19 @@ def keeping_handlers() -> Iterator[None]:
         for number, handler in before.items():
             if handler is not None:
                 signal.signal(number, handler)
+
+
+def room_for(nodes: list[dict[str, float]], wanted: dict[str, Any]) -> int:
+    """Return how many tasks that want this a cluster has room for.
+
+    Args:
+        nodes: the resources of each node that is alive, by Ray's names.
+        wanted: of ``wanted_of``.
+    """
+    if "num_cpus" in wanted:
+        return sum(int(node.get("CPU", 0)) >= wanted["num_cpus"] for node in nodes)
+    kind = wanted.get("accelerator_type")
+    return sum(int(node.get("GPU", 0)) for node in nodes if kind is None or f"{_KIND}{kind}" in node)
 
 
 def wanted_of(nodes: list[dict[str, float]], accelerator: str | None) -> dict[str, Any]:

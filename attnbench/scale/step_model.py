@@ -26,7 +26,7 @@ from attnbench.parallel.collectives import Ranks, counting, lost
 from attnbench.scale.group_rows import exchange_timer, relative
 from attnbench.scale.ranks import Crew
 
-_SLACK = 16.0
+_SLACK = 4.0
 """How many roundings of a number a layer may differ by from one process."""
 
 

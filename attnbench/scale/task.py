@@ -13,6 +13,9 @@ from attnbench.kernels.errors import BadInput
 from attnbench.results.files import write_whole
 from attnbench.results.records.cells import Record, Verdict
 
+THREADS = "OMP_NUM_THREADS"
+"""Variable that says how many threads torch takes on a CPU."""
+
 WORKERS = ".workers"
 """Folder below a suite's, of what its workers leave beside the results. Readers of results skip hidden names."""
 
@@ -27,6 +30,7 @@ class WorkerTask(Record):
     cwd: str = Field(description="the folder that paths in the words are relative to")
     token: str = Field(description="what the token file in the suite's folder says")
     version: str = Field(description="of attnbench where the suite is driven")
+    omp_num_threads: str | None = Field(default=None, description="OMP_NUM_THREADS where it is driven; null: not set")
 
     @property
     def place(self) -> Path:

@@ -18,7 +18,7 @@ from attnbench.machine.printed import last_words
 from attnbench.machine.signals import end_with_parent
 from attnbench.results.files import hold
 from attnbench.results.journal import JOURNAL
-from attnbench.scale.task import WORKERS, Ended, WorkerTask, keep, version_here
+from attnbench.scale.task import THREADS, WORKERS, Ended, WorkerTask, keep, version_here
 
 PROGRAM = (
     "import sys; from attnbench.scale.worker import prepare; prepare(sys.argv.pop(1)); "
@@ -90,7 +90,7 @@ def _measured(task: WorkerTask) -> Ended:
         command = [sys.executable, "-c", PROGRAM, task.model_dump_json(), *words]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=task.cwd,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            env=_surroundings(task),
         )  # fmt: skip
         code = process.wait()
         said = said_last(task.log, begin)
@@ -102,6 +102,15 @@ def _measured(task: WorkerTask) -> Ended:
     if code == 1 and not lost:  # rows that are wrong or failed say why themselves
         return Ended(exit_code=1)
     return Ended(exit_code=1, verdict=end.verdict, reason=end.reason)
+
+
+def _surroundings(task: WorkerTask) -> dict[str, str]:
+    """Return the environment of the process that measures: as many threads as where the suite is driven.
+
+    Ray sets the variable to 1 for a task that asks for a GPU alone, and rows of other threads are other rows.
+    """
+    found = {name: value for name, value in os.environ.items() if name != THREADS} | {"PYTHONUNBUFFERED": "1"}
+    return found if task.omp_num_threads is None else found | {THREADS: task.omp_num_threads}
 
 
 def give_up_below(place: Path, end: End) -> int:

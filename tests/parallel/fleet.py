@@ -187,6 +187,12 @@ def refusals(rank: int, group: dist.ProcessGroup) -> dict[str, str]:
         "no group": ask(group="world"),
         "fine": ask(),
         "other lengths": ask(*(torch.randn(1, 2, 29 + 2 * rank, 16) for _ in range(3))),
+        "other lengths of one": ask(*(torch.randn(1, 2, 30 + rank, 16) for _ in range(3))),
+        **{f"layer {layer}": ask(method="vmoba", layer=layer) for layer in (0, 1)},
+        "known layers": ask(method="vmoba", layer=rank),
+        "known and new": ask(method="vmoba", layer=0, **({"threshold": 0.5} if rank else {})),
+        "known and refused": ask(method="vmoba", layer=0, **({"threshold": "half"} if rank else {})),
+        "fine again": ask(method="vmoba", layer=1),
     }  # fmt: skip
 
 

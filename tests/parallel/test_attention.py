@@ -128,6 +128,8 @@ SAME = {
     "settings": "topk=2, causal=False)' on rank 0 and 'MoBA(blocks=None, block_size=1, topk=3",
     "layers": f"layer is 0 on rank 0 and 1 on rank 1; {DIFFER}",
     "dtype": "dtype is 'torch.float32' on rank 0 and 'torch.float64' on rank 1",
+    "known layers": "layer is 0 on rank 0 and 1 on rank 1",
+    "known and new": "threshold=0.25",
     "version": "on rank 1; all ranks of a group must make the same call with the same versions",
     "alone": "parallel is 'ulysses' without a group",
     "no group": "group is 'world'; it must be a torch.distributed.ProcessGroup",
@@ -148,14 +150,24 @@ def test_a_rank_that_refuses_its_call_says_so_to_the_other(found: Found) -> None
     assert found[1]["refusals"]["one refuses"] == f"BadInput: rank 0 refused its call: {words}"
 
 
+def test_a_refused_call_is_told_to_ranks_that_made_theirs_before(found: Found) -> None:
+    own, other = found[1]["refusals"]["known and refused"], found[0]["refusals"]["known and refused"]
+    assert own.startswith("BadInput: threshold is 'half'")
+    assert other == f"BadInput: rank 1 refused its call: {own.removeprefix('BadInput: ')}"
+
+
 def test_refusals_leave_the_group_in_order(found: Found) -> None:
-    assert [report["refusals"]["fine"] for report in found[:2]] == ["nothing"] * 2
+    for name in ("fine", "layer 0", "layer 1", "fine again"):
+        assert [report["refusals"][name] for report in found[:2]] == ["nothing"] * 2, name
 
 
 def test_shards_keep_their_lengths(found: Found) -> None:
     for rank, report in enumerate(found[:2]):
         said = f"BadInput: rank {rank} has {29 + 2 * rank} tokens, and had 30 in the same call before"
         assert report["refusals"]["other lengths"].startswith(said)
+    words = "rank 1 has 31 tokens, and had 30 in the same call before: shards of a group keep their lengths"
+    assert found[1]["refusals"]["other lengths of one"] == f"BadInput: {words}"
+    assert found[0]["refusals"]["other lengths of one"] == f"BadInput: rank 1 refused its call: {words}"
 
 
 def test_heads_are_dealt_by_what_they_kept_last(found: Found) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -55,3 +56,19 @@ def test_a_balance_deals_heads() -> None:
     with pytest.raises(BadInput, match="a balance by 'allgather'; heads are dealt by ulysses"):
         Balance("allgather")
     assert Balance().gain == 1.0
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"pairs": ("a",) * 6}, "pairs is ('a', 'a', 'a', 'a', 'a', 'a'); it must be what each head keeps"),
+        ({"pairs": (1, -2)}, "pairs is (1, -2); it must be what each head keeps, whole numbers of at least 0"),
+        ({"pairs": 3}, "pairs is 3; it must be"),
+        ({"plan": 3}, "plan is 3; it must be a plan"),
+        ({"pairs": (1, 2)}, "the balance has counts of 2 heads, and q has 6"),
+    ],
+)
+def test_a_balance_that_cannot_be_is_refused(asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadInput) as error:
+        Balance(**asked).deal(0, 2, 6, 6)
+    assert words in str(error.value)

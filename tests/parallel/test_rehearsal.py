@@ -82,8 +82,8 @@ def test_an_error_of_one_rank_is_the_error_of_all() -> None:
 
 def test_a_measured_call_is_extrapolated_by_share_and_bytes_and_what_is_left_lies_between() -> None:
     row = Row.model_construct(
-        gpus=2, parallel="ulysses", latency_ms=47.0, one_ms=80.0, exchange_ms=4.0, sent_mib=10.0, heads=12, kv_heads=12, tokens=800,
-        head_dim=16, batch=1,
+        gpus=2, parallel="ulysses", latency_ms=47.0, one_ms=80.0, exchange_ms=4.0, sent_mib=10.0, heads=12, kv_heads=12,
+        tokens=800, head_dim=16, batch=1,
     )  # fmt: skip
     # 8 ranks: two of twelve heads on the busiest rank; it sends 1/8 of its tokens' q, k, v for 10 or 11 other heads,
     # and 7/8 of the outputs of 2 heads, where one of 2 ranks sent a half of either.

@@ -57,6 +57,7 @@ class HandEngine:
 
     ends: dict[str, Ended] = field(default_factory=dict)
     slots: int | None = None
+    width: int | None = None
     here: bool = True
     pause: float = 0.0
     begun: list[str] = field(default_factory=list)

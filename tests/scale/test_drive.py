@@ -106,10 +106,16 @@ def test_the_time_left_is_that_of_all_cells_over_all_workers(
 
     cells = [cell(name) for name in "abcd"]
     known = {each.name: Estimate(2, 60.0, 600.0) for each in cells}
-    drive(hand_engine(slots=2), cells, tmp_path, Left(), known)
+    drive(hand_engine(slots=2, width=2), cells, tmp_path, Left(), known)
     assert seen[0] == 120.0
-    drive(hand_engine(slots=2), cells, tmp_path / "other", Left(), {"a": known["a"]})
+    drive(hand_engine(slots=2, width=2), cells, tmp_path / "other", Left(), {"a": known["a"]})
     assert seen[-1] is None
+    seen.clear()
+    drive(hand_engine(width=1), cells, tmp_path / "queued", Left(), known)  # all are handed over, and one runs
+    assert seen[0] == 240.0
+    seen.clear()
+    drive(hand_engine(), cells, tmp_path / "unknown", Left(), known)
+    assert set(seen) == {None}
 
 
 def test_the_token_of_a_folder_stays_and_another_folder_has_another(tmp_path: Path) -> None:

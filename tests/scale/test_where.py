@@ -12,7 +12,7 @@ import pytest
 from attnbench.kernels.errors import BadInput
 from attnbench.scale.extras import need
 from attnbench.scale.local import chosen_gpus
-from attnbench.scale.ray import keeping_handlers, require_answer, wanted_of
+from attnbench.scale.ray import keeping_handlers, require_answer, room_for, wanted_of
 from attnbench.scale.where import Local, Ray, Slurm, read_where
 
 
@@ -105,6 +105,9 @@ def test_a_ray_task_gets_one_gpu_or_all_cores_of_a_node() -> None:
     h100 = {"CPU": 64.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
     a100 = {"CPU": 64.0, "GPU": 8.0, "accelerator_type:A100": 1.0}
     assert wanted_of([h100, {"CPU": 8.0}], None) == {"num_gpus": 1}
+    assert room_for([h100, {"CPU": 8.0}], {"num_gpus": 1}) == 8
+    assert room_for([h100, a100, a100], {"num_gpus": 1, "accelerator_type": "A100"}) == 16
+    assert room_for([{"CPU": 2.0}, {"CPU": 4.0}, {"CPU": 4.0}], {"num_cpus": 4}) == 2
     assert wanted_of([{"CPU": 2.0}, {"CPU": 4.0}], None) == {"num_cpus": 4}
     assert wanted_of([h100, a100], "A100") == {"num_gpus": 1, "accelerator_type": "A100"}
     with pytest.raises(BadInput, match="mixed devices: the Ray cluster has A100, H100; choose"):

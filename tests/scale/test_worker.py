@@ -56,6 +56,20 @@ def test_the_command_of_a_cell_runs_in_a_process_of_its_own(
     assert task.log.read_text().strip() == f"{words} {tmp_path}"
 
 
+@pytest.mark.parametrize("driver", [None, "3"])
+@pytest.mark.parametrize("of_the_engine", [None, "1"])
+def test_a_cell_has_the_threads_of_its_driver_whatever_the_engine_sets(
+    task: WorkerTask, monkeypatch: pytest.MonkeyPatch, driver: str | None, of_the_engine: str | None
+) -> None:
+    monkeypatch.setattr(worker, "PROGRAM", "import os; print(os.environ.get('OMP_NUM_THREADS'))")
+    if of_the_engine is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", of_the_engine)
+    assert served(task, omp_num_threads=driver).exit_code == 0
+    assert task.log.read_text().strip() == str(driver)
+
+
 @pytest.mark.parametrize(
     ("program", "code", "verdict", "reason"),
     [
