@@ -135,6 +135,8 @@ class _Warnings:
 def main() -> None:
     """Run the command line; turn a user's error into one sentence and exit code 2, an interrupt into 130.
 
+    Where a rank of several is lost, the code is 1.
+
     SIGTERM and SIGHUP end it as an interrupt does, with 143 and 129. Code of other packages cannot end it.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler prints two lines each time it is used
@@ -152,14 +154,14 @@ def main() -> None:
         say(f"attnbench: code of another package called sys.exit({error.code!r}): that is no result", error=True)
         sys.exit(1)
     except Exception as error:
-        from attnbench.kernels.errors import AttnbenchError
+        from attnbench.kernels.errors import AttnbenchError, RankLost
 
         usage = _usage_problem(error)
         if usage is None and not isinstance(error, AttnbenchError):
             raise
         if usage != "":
             say(f"attnbench: {usage or error}", error=True)
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, RankLost) else 2)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -251,6 +251,18 @@ def test_an_interrupt_while_ranks_run_has_its_exit_code(command_line: Command, m
     assert code == 143
 
 
+def test_a_lost_rank_is_no_bad_input(command_line: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        ranks, "_PROGRAM", "import os, time; os._exit(9) if os.environ['RANK'] == '1' else time.sleep(60)"
+    )
+    monkeypatch.setattr(ranks, "GRACE", 0.2)
+    code, _, said = command_line(
+        *["run", "--method", "full", "--grid", "3x4x5", "--heads", "2", "--device", "cpu", "--gpus", "2"]
+    )
+    assert code == 1
+    assert "rank 1 of 2 ended with exit code 9, so there is no result of all ranks" in said
+
+
 def test_the_number_of_ranks_must_be_that_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
