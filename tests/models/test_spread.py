@@ -1,4 +1,4 @@
-"""attnbench.patch under diffusers' context parallelism, on two gloo ranks: as one process, or refused."""
+"""attnbench.patch under diffusers' context parallelism, on two and three gloo ranks: as one process, or refused."""
 
 from __future__ import annotations
 
@@ -23,12 +23,27 @@ if not dist.is_available() or importlib.util.find_spec("diffusers") is None:
     pytest.skip("needs diffusers and torch.distributed", allow_module_level=True)
 
 
+def play(folder: Path, ranks: int) -> list[dict[str, Any]]:
+    command = [sys.executable, str(RANKS), str(folder), str(ranks)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("spread")
-    ended = subprocess.run([sys.executable, str(RANKS), str(folder)], capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    return play(tmp_path_factory.mktemp("spread"), 2)
+
+
+def test_three_ranks_give_what_one_process_gives(tmp_path: Path) -> None:
+    for rank in play(tmp_path, 3):
+        cases = {name: case for name, case in rank.items() if name != "refusals"}
+        assert len(cases) == 5
+        for name, case in cases.items():
+            assert case["error"] < 1e-12, name
+            assert case["moves"] > 1e-3, name
+            assert case["gradient"] is None or case["gradient"] < 1e-8, name
+        assert sum(case["gradient"] is not None for case in cases.values()) == 4
 
 
 @pytest.mark.parametrize(

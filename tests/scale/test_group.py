@@ -240,6 +240,19 @@ def test_what_cannot_be_is_said_before_a_rank_starts(
     assert said in error
 
 
+def test_three_ranks_with_uneven_heads_give_rows(tmp_path: Path) -> None:
+    words = f"run --gpus 3 --parallel ulysses --method full {CASE} {TIMED} --out {tmp_path / 'three'}".split()
+    ended = subprocess.run(
+        [sys.executable, "-m", "attnbench", *words], capture_output=True, text=True, timeout=200, env=ENVIRONMENT
+    )
+    assert ended.returncode == 0, ended.stderr
+    rows = attnbench.load_results(tmp_path / "three")
+    assert list(rows["verdict"]) == ["ok"] * len(rows)
+    assert set(rows["method"]) == {"full", "vmoba"}
+    assert set(rows["gpus"]) == {3}
+    assert (rows["parallel_error"] < 1e-5).all()
+
+
 def test_an_interrupt_while_ranks_run_has_its_exit_code(command_line: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(count: int, words: list[str]) -> None:
         raise Stopped(signal.SIGTERM)
