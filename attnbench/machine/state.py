@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -89,6 +90,15 @@ def _cores() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
 
 
+def _niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, 0) if hasattr(os, "getpriority") else 0
+
+
+def _set_niceness(niceness: int) -> None:
+    with contextlib.suppress(PermissionError):  # only the superuser may raise it again
+        os.setpriority(os.PRIO_PROCESS, 0, niceness)
+
+
 def _use_cores(cores: tuple[int, ...]) -> None:
     os.sched_setaffinity(0, cores)
 
@@ -138,6 +148,11 @@ _SETTINGS = (
     _Setting("the mask of new files' rights", _mask, lambda mask: os.umask(int(mask, 8))),
     _Setting("the profile function", sys.getprofile, sys.setprofile),
     _Setting("the trace function", sys.gettrace, sys.settrace),
+    _Setting("the depth that calls may have", sys.getrecursionlimit, sys.setrecursionlimit),
+    _Setting("how often threads change", sys.getswitchinterval, sys.setswitchinterval),
+    _Setting("its priority", _niceness, _set_niceness),
+    _Setting("sys.stdout", *_flag(sys, "stdout")),
+    _Setting("sys.stderr", *_flag(sys, "stderr")),
 )
 
 _FUNCTIONS: Mapping[str, tuple[Any, str, Any]] = {
@@ -146,6 +161,7 @@ _FUNCTIONS: Mapping[str, tuple[Any, str, Any]] = {
         (time, "perf_counter perf_counter_ns monotonic monotonic_ns time time_ns process_time sleep"),
         (torch, "matmul bmm baddbmm einsum softmax"),
         (torch.nn.functional, "scaled_dot_product_attention softmax linear"),
+        (torch.Tensor, "__add__ __mul__ __matmul__ __getitem__ matmul softmax exp sum"),
     )
     for name in names.split()
 }

@@ -6,6 +6,7 @@ from attnbench.results.layers import Mean
 
 _ATTRIBUTES = ("engine", "settings", "engine_version", "baseline", "inputs")
 _UNSTABLE = "unstable"
+_MEMORY = "peak_extra_mib"
 _VERIFIED = ("density", "approximation_error", "numerical_error")
 """Figures without which nobody knows what a latency is the latency of."""
 
@@ -17,7 +18,7 @@ def worse(a: Mean, b: Mean) -> list[str]:
         ("density", Mean.mean_of, 1.01, 1e-6),
         ("approximation_error", Mean.mean_of, 1.05, 1e-6),
         ("numerical_error", Mean.largest, 3.0, 1e-6),
-        ("peak_extra_mib", Mean.largest, 1.10, 32.0),  # on a CPU, runs of the same code differed by 19 MiB
+        (_MEMORY, Mean.largest, 1.10, 32.0),  # on a CPU, runs of the same code differed by 19 MiB
     ):
         before, after = value(a, name), value(b, name)
         if before is None:
@@ -26,7 +27,9 @@ def worse(a: Mean, b: Mean) -> list[str]:
             found.append(f"{name.replace('_', ' ')} {before:.3g} in A, not known in B")
         elif after is not None and after > max(factor * before, before + least):
             found.append(f"{name.replace('_', ' ')} {before:.3g} in A, {after:.3g} in B")
-    if b.stability == _UNSTABLE and a.stability not in (_UNSTABLE, None):
+    if a.stability is not None and b.stability is None:
+        found.append(f"{a.stability} in A, not known in B")
+    elif b.stability == _UNSTABLE and a.stability not in (_UNSTABLE, None):
         found.append(f"{a.stability} in A, {b.stability} in B")
     return found
 
@@ -36,6 +39,8 @@ def attributes(a: Mean, b: Mean) -> tuple[str, ...]:
     pairs = [(name, shared(a, name), shared(b, name)) for name in _ATTRIBUTES]
     if a.stability is not None and b.stability not in (_UNSTABLE, None):
         pairs.append(("stability", a.stability, b.stability))
+    if a.largest(_MEMORY) is not None and b.largest(_MEMORY) is None:
+        pairs.append(("peak memory", "known", "not known"))
     return tuple(f"{name}: {before} in A, {after} in B" for name, before, after in pairs if before != after)
 
 

@@ -529,6 +529,15 @@ def test_a_method_with_a_branch_gets_its_latency_and_a_wrong_branch_none(directi
     caught(measure(finish=skewed_branch, direction=direction), "finish differs from itself in float64")
 
 
+def test_a_branch_that_returns_its_first_answer_for_tensors_of_a_shape() -> None:
+    made: dict[Any, Tensor] = {}
+
+    def finish(settings: Any, call: Any, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> Tensor:
+        return made.setdefault((q.dtype, q.shape), output.clone())
+
+    caught(measure(finish=finish), "finish gives the same output for other inputs: it returns what it made before")
+
+
 @pytest.mark.parametrize("direction", ["fwd", "fwdbwd"])
 def test_a_branch_that_is_left_out_in_later_calls(direction: str) -> None:
     calls: list[int] = []

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.random  # numpy imports it when it is first used, and a state from before does not hold it
 import pytest
 import torch
 from torch.overrides import BaseTorchFunctionMode
@@ -40,6 +43,11 @@ def skewed_clock() -> None:
 
 def own_attention() -> None:
     torch.nn.functional.scaled_dot_product_attention = lambda q, k, v, **given: v  # as some packages tell users to
+
+
+def slow_sums() -> None:
+    real = torch.Tensor.__add__
+    torch.Tensor.__add__ = lambda x, y: (time.sleep(0.001), real(x, y))[1]  # type: ignore[method-assign]
 
 
 CHANGES: dict[str, tuple[Callable[[], object], str]] = {
@@ -90,6 +98,10 @@ CHANGES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "garbage": (gc.disable, "changed whether garbage is collected from True to False"),
     "mask": (lambda: os.umask(0o777), "changed the mask of new files' rights from "),
+    "depth": (lambda: sys.setrecursionlimit(2000), "changed the depth that calls may have from "),
+    "threads' turns": (lambda: sys.setswitchinterval(0.5), "changed how often threads change from 0.005 to 0.5"),
+    "output": (lambda: setattr(sys, "stdout", io.StringIO()), "changed sys.stdout from "),
+    "sums": (slow_sums, "changed Tensor.__add__"),
     "signals": (lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN), "changed the handler of SIGTERM"),
 }
 
@@ -101,6 +113,12 @@ def test_a_change_is_named_and_undone(name: str) -> None:
     change()
     assert before.restore().startswith(said)
     assert before.restore() == "", "nothing is left of it"
+
+
+def test_another_priority_is_named() -> None:
+    before = State.now()
+    os.nice(1)
+    assert before.restore().startswith("changed its priority from ")  # undone where this process may
 
 
 def test_several_changes_are_named_together() -> None:

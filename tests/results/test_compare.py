@@ -456,7 +456,15 @@ def test_what_got_worse_at_equal_time_is_a_regression(name: str, before: float, 
     assert only(compare_tables(beside_dense(**{name: after}), beside_dense(**{name: before}))).change == "same"
     lost = only(compare_tables(beside_dense(**{name: before}), beside_dense(**{name: None})))
     assert lost.change == ("same" if name == "peak_extra_mib" else "worse")
+    shown = ("peak memory: known in A, not known in B",) if name == "peak_extra_mib" else ()
+    assert lost.attributes == shown
     assert only(compare_tables(beside_dense(**{name: None}), beside_dense(**{name: before}))).change == "same"
+
+
+def test_stability_that_is_not_known_any_more_is_worse() -> None:
+    cell = only(compare_tables(beside_dense(stability="stable"), beside_dense(stability=None)))
+    assert (cell.change, "stable in A, not known in B" in cell.reason) == ("worse", True)
+    assert only(compare_tables(beside_dense(stability=None), beside_dense(stability=None))).change == "same"
 
 
 @pytest.mark.parametrize(
