@@ -39,7 +39,7 @@ def attributes(a: Mean, b: Mean) -> tuple[str, ...]:
     pairs = [(name, shared(a, name), shared(b, name)) for name in _ATTRIBUTES]
     if a.stability is not None and b.stability not in (_UNSTABLE, None):
         pairs.append(("stability", a.stability, b.stability))
-    if a.largest(_MEMORY) is not None and b.largest(_MEMORY) is None:
+    if b.verdict == "ok" and a.largest(_MEMORY) is not None and b.largest(_MEMORY) is None:
         pairs.append(("peak memory", "known", "not known"))
     return tuple(f"{name}: {before} in A, {after} in B" for name, before, after in pairs if before != after)
 

@@ -69,7 +69,7 @@ class LocalEngine:
     def __init__(self, gpus: list[str]) -> None:
         self.free: list[str | None] = [*gpus] if gpus else [None]
         self.slots: int | None = len(self.free)
-        self.width = self.slots
+        self.width: int | None = self.slots
 
     @classmethod
     def made(cls, settings: Local) -> LocalEngine:

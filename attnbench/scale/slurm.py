@@ -26,7 +26,7 @@ class SlurmEngine:
         self.free: list[str] = list(gpus)
         # submitit's own executor starts all at once, however many GPUs there are.
         self.slots: int | None = max(len(gpus), 1) if self.here else settings.jobs
-        self.width = self.slots
+        self.width: int | None = self.slots
         self.folder = folder.absolute() / WORKERS / "submitit"
 
     @classmethod
