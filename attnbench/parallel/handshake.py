@@ -66,7 +66,9 @@ def shards_of(ranks: Ranks, call: Mapping[str, object], tokens: int, device: tor
         RankLost: if a rank ended.
     """
     group = _groups.setdefault(ranks.group, _Group())
-    _read(ranks, group)
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if not capturing:  # else looking would end the capture
+        _read(ranks, group)
     described = json.dumps(versions() | dict(call), sort_keys=True)
     found = group.lengths.get(described)
     if found is not None and found[ranks.rank] != tokens:
@@ -76,7 +78,7 @@ def shards_of(ranks: Ranks, call: Mapping[str, object], tokens: int, device: tor
         )
         refuse(ranks, problem, device)
         raise BadInput(problem)
-    if found is not None and device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if found is not None and capturing:
         return found
     own = _number(described, _Kind.NEW if found is None else _Kind.KNOWN)
     numbers = ranks.numbers(own, device)

@@ -85,6 +85,18 @@ def test_another_known_call_of_a_rank_is_an_error_of_the_next_call(kind: handsha
     assert call(ranks) == (30, 30)  # told once
 
 
+def test_while_a_graph_is_captured_nothing_is_told_and_nothing_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = _Ranks()
+    call(ranks)
+    ranks.other = iter([handshake._number("another", handshake._Kind.KNOWN)])
+    call(ranks)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert call(ranks) == (30, 30)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    with pytest.raises(BadInput, match="rank 1 made another call"):
+        call(ranks)
+
+
 def test_a_new_call_beside_a_known_one_is_refused_and_not_told() -> None:
     ranks = _Ranks(other=iter([handshake._number("another", handshake._Kind.KNOWN)]))
     with pytest.raises(BadInput, match="rank 1 repeats an earlier call, and this rank does not make it"):
