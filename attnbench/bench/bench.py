@@ -353,7 +353,7 @@ class Bench:
 
     def _warm_up(self, trial: Trial, number: int) -> None:
         """Make a call on the next input set, untimed, so that a timed one never follows a call of another process."""
-        loan = self.workload.lend((self.turns.of(number) + 1) % SETS, signed=trial.signed)
+        loan = self.workload.lend((self.turns.of(number) + 1) % SETS, disguise=trial.disguise)
         call = self.workload.call(trial.job, trial.cell.engine, loan)
         call.prepare()
         call.run()

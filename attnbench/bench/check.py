@@ -85,12 +85,15 @@ def _given(call: Call, output: Tensor) -> list[Tensor]:
 
 
 def _note_plan(trial: Trial, workload: Workload, plan: Plan) -> None:
-    """Note what the plan keeps, and whether it stays the same when channels change their sign."""
-    job, digest = trial.job, plan_digest(plan)
-    loan = workload.lend(0, signed=True)
-    with Products() as products:
-        other = workload.plan(job, loan)
-    trial.signed = not workload.finishes(job) and plan_digest(other) == digest
+    """Note what the plan keeps, and how channels may change so that it stays the same."""
+    job, digest, products = trial.job, plan_digest(plan), Products()
+    with products:
+        other = workload.plan(job, workload.lend(0, disguise="scales"))
+    if not workload.finishes(job):
+        if plan_digest(other) == digest:
+            trial.disguise = "scales"
+        elif plan_digest(workload.plan(job, workload.lend(0, disguise="signs"))) == digest:
+            trial.disguise = "signs"
     trial.selection_flops = products.flops
     trial.facts = facts_of(plan, trial.cell.engine, workload.agenda.shape.head_dim, products.flops)
     trial.set_facts = {0: trial.facts}

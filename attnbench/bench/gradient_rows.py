@@ -28,7 +28,7 @@ def prove_gradients(trial: Trial, workload: Workload, number: int, passed: Passe
         trial: whose call it was.
         workload: of the trial.
         number: of the input set.
-        passed: what the call was given and gave, in the signs of the set.
+        passed: what the call was given and gave, as they are on the set itself.
         plan: what it ran.
         seen: what was seen of it.
 

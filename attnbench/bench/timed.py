@@ -72,7 +72,7 @@ class TimedCall:
 
     def __init__(self, trial: Trial, workload: Workload, number: int) -> None:
         self.trial, self.workload, self.number = trial, workload, number
-        self.loan = workload.lend(number, signed=trial.signed)
+        self.loan = workload.lend(number, disguise=trial.disguise)
         self.call = workload.call(trial.job, trial.cell.engine, self.loan)
         self.prepare = self.call.prepare
         known = trial.proofs.get(number)
@@ -176,9 +176,9 @@ class TimedCall:
         dq, dk, dv = grads
         if dq is None or dk is None or dv is None:
             raise Incorrect("a timed call gave no gradient")
-        if loan.signs is not None:
-            of_scores, of_values = (sign.to(dq.dtype) for sign in loan.signs)
-            dq, dk, dv = dq * of_scores, dk * of_scores, dv * of_values
+        if loan.factors is not None:
+            of_q, of_k, of_v = (x.to(dq.dtype) for x in (loan.factors.q, loan.factors.k, loan.factors.v))
+            dq, dk, dv = dq * of_q, dk * of_k, dv * of_v
         inner = None if seen is None else seen.output
         output = dq if inner is None else loan.upright(inner)  # of an unseen call only the gradients are looked at
         lse = None if seen is None else seen.lse
@@ -220,5 +220,5 @@ class TimedCall:
         return proof
 
     def _taken(self, output: Tensor, rows: Rows | None = None) -> Rows:
-        """Return the rows to look at, as they are now and as they would be without signs."""
+        """Return the rows to look at, as they are now and as they would be on the set itself."""
         return {place: self.loan.upright(taken) for place, taken in rows_of(output, rows or self.rows).items()}

@@ -15,6 +15,7 @@ from attnbench.bench.recall import Recall
 from attnbench.bench.selection import KeptKeys, SelectionCheck
 from attnbench.bench.stability import StabilityCheck
 from attnbench.bench.verify import RowCheck, Rows, RowSample, TwinCheck
+from attnbench.inputs.sets import Disguise
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.machine.clock import ClockFault
 from attnbench.machine.exits import LeftProcess, exits_as_errors
@@ -92,7 +93,7 @@ class Trial:
     frames: tuple[tuple[int, ...], ...] = ()  # thousandths kept of each two frames, first input set; empty: not known
     selection_flops: int = 0  # as counted
     branch_flops: int = 0  # as counted
-    signed: bool = False  # whether signs of channels leave its plans as they are
+    disguise: Disguise = "none"  # what of channels leaves its plans as they are
     kernels: tuple[str, ...] = ()  # what the verified call ran
     rows: RowCheck | None = None
     recall: Recall | None = None

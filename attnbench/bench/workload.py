@@ -19,7 +19,7 @@ from attnbench.bench.states import State, warmed_up
 from attnbench.bench.trial import Incorrect
 from attnbench.bench.verify import TwinSpec
 from attnbench.inputs.make import Inputs, make_inputs
-from attnbench.inputs.sets import InputSets, Lender, Loan
+from attnbench.inputs.sets import Disguise, InputSets, Lender, Loan
 from attnbench.kernels.engines import Task
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.witness import Seen
@@ -70,9 +70,9 @@ class Workload:
         """q [B, heads, N, D], k and v [B, KV heads, N, D] of the first set; copies, that may be written to."""
         return self.lend(0).qkv
 
-    def lend(self, number: int, *, signed: bool = False) -> Loan:
+    def lend(self, number: int, *, disguise: Disguise = "none") -> Loan:
         """Return copies of an input set, at addresses that no method has seen."""
-        return self._lender.lend(self.sets[number], signed=signed)
+        return self._lender.lend(self.sets[number], disguise=disguise)
 
     @property
     def backward(self) -> bool:
@@ -109,7 +109,7 @@ class Workload:
         lent = self.lend(0) if loan is None else loan
         arguments = self.arguments(job, lent) | {"engine": engine, **(other or {})}
         if self.backward:
-            d_output = self._lender.copy(self.d_output, None if lent.signs is None else lent.signs[1])
+            d_output = self._lender.copy(self.d_output, None if lent.factors is None else 1 / lent.factors.v)
             made = training_call(*lent.qkv, d_output, arguments)
         else:
             made = forward_call(*lent.qkv, arguments)
@@ -133,7 +133,7 @@ class Workload:
         found = self._states.get(key)
         if found is None or found[0] is not source:
             arguments = settings_of_heads(job.method, job.arguments(self.agenda.shape), slice(0, self.heads))
-            lent, engine = self._lender.lend(source, signed=False), self.agenda.request.engine
+            lent, engine = self._lender.lend(source, disguise="none"), self.agenda.request.engine
             with torch.no_grad():
                 value = warmed_up(job.method, job.cycle, arguments, *lent.qkv, engine)
             found = self._states[key] = (source, State.of(value))

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -70,6 +71,23 @@ def _free(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
+Disguise = Literal["none", "signs", "scales"]
+"""How copies differ from their set: by signs of channels, or by signs and powers of two."""
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """What the channels of a copy are multiplied by, [D] each.
+
+    They are 1, 1/2 and 2 with either sign, and that of q times that of k is 1. So scores are the same to the last bit,
+    and so is the output, divided by v's factors.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Loan:
     """Copies of an input set's q, k and v for one call of a method, at addresses that it has not seen.
@@ -77,8 +95,7 @@ class Loan:
     Attributes:
         q, k, v: the copies.
         source: the set.
-        signs: of the channels of q and k, and of v, by which the copies differ from the set; None: by nothing. Scores
-            are the same to the last bit, and the output has v's signs.
+        factors: by which the copies differ from the set; None: by nothing.
         versions: torch's counters of writes when the copies were made.
     """
 
@@ -86,7 +103,7 @@ class Loan:
     k: Tensor
     v: Tensor
     source: Inputs
-    signs: tuple[Tensor, Tensor] | None
+    factors: Factors | None
     versions: tuple[int, int, int]
 
     @property
@@ -99,20 +116,19 @@ class Loan:
         """Which tensors the call wrote to; empty if it left them alone."""
         scratched = [
             name
-            for name, x, source, sign, version in zip(
-                "qkv", self.qkv, (self.source.q, self.source.k, self.source.v), self._signs, self.versions, strict=True
+            for name, x, source, version in zip(
+                "qkv", self.qkv, (self.source.q, self.source.k, self.source.v), self.versions, strict=True
             )
-            if x._version != version or not _equal(x, source, sign)
+            if x._version != version or not _equal(x, source, self._factor(name))
         ]
         return f"the call writes into {' and '.join(scratched)}, which it only borrows" if scratched else ""
 
     def upright(self, output: Tensor) -> Tensor:
         """Return an output [..., D] on these copies as it is on the set itself."""
-        return output if self.signs is None else output * self.signs[1].to(output.dtype)
+        return output if self.factors is None else output / self.factors.v.to(output.dtype)
 
-    @property
-    def _signs(self) -> tuple[Tensor | None, ...]:
-        return (None, None, None) if self.signs is None else (self.signs[0], self.signs[0], self.signs[1])
+    def _factor(self, name: str) -> Tensor | None:
+        return None if self.factors is None else getattr(self.factors, name)
 
 
 class Lender:
@@ -123,19 +139,27 @@ class Lender:
         self._random = int.from_bytes(os.urandom(8), "little") >> 1
         self._generator = torch.Generator().manual_seed(self._random)
 
-    def lend(self, source: Inputs, *, signed: bool) -> Loan:
-        """Return copies of q, k and v; with ``signed`` random channels have the other sign."""
-        signs = None
-        if signed:
-            dim, where = source.q.shape[-1], source.q.device
-            draws = torch.randint(0, 2, (2, dim), generator=self._generator).to(where, source.q.dtype)
-            signs = (1 - 2 * draws[0], 1 - 2 * draws[1])
-        both = (None, None, None) if signs is None else (signs[0], signs[0], signs[1])
-        q, k, v = (self.copy(x, sign) for x, sign in zip((source.q, source.k, source.v), both, strict=True))
-        return Loan(q, k, v, source, signs, (q._version, k._version, v._version))
+    def lend(self, source: Inputs, *, disguise: Disguise) -> Loan:
+        """Return copies of q, k and v, whose random channels differ from the set's as ``disguise`` says.
 
-    def copy(self, x: Tensor, sign: Tensor | None = None) -> Tensor:
-        """Return a contiguous copy of ``x``, times ``sign`` [D], at an address that no copy had before."""
+        In float16 they differ by signs at most: half of a number near 0 need not be one.
+        """
+        factors = None if disguise == "none" else self._factors(source.q, disguise)
+        each = (None, None, None) if factors is None else (factors.q, factors.k, factors.v)
+        q, k, v = (self.copy(x, factor) for x, factor in zip((source.q, source.k, source.v), each, strict=True))
+        return Loan(q, k, v, source, factors, (q._version, k._version, v._version))
+
+    def _factors(self, q: Tensor, disguise: Disguise) -> Factors:
+        signs = 1 - 2 * torch.randint(0, 2, (2, q.shape[-1]), generator=self._generator)
+        powers = torch.randint(-1, 2, (2, q.shape[-1]), generator=self._generator)
+        if disguise == "signs" or q.dtype == torch.float16:
+            powers = torch.zeros_like(powers)
+        powers_of_each = (powers[0], -powers[0], powers[1])
+        each = [sign * 2.0**power for sign, power in zip(signs[[0, 0, 1]], powers_of_each, strict=True)]
+        return Factors(*(factor.to(q.device, q.dtype) for factor in each))
+
+    def copy(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+        """Return a contiguous copy of ``x``, times ``factor`` [D], at an address that no copy had before."""
         step = max(1, _ALIGNMENT // x.element_size())
         held = []  # while memory is held, the allocator gives another
         while True:
@@ -146,10 +170,10 @@ class Lender:
             if made.data_ptr() not in self._seen:
                 break
         self._seen.add(made.data_ptr())
-        if sign is None:
+        if factor is None:
             made.copy_(x)
         else:
-            torch.mul(x, sign, out=made)
+            torch.mul(x, factor, out=made)
         return made.detach()
 
 
@@ -160,10 +184,10 @@ _PLACES = 256
 """How many addresses a copy may get in its memory."""
 
 
-def _equal(x: Tensor, source: Tensor, sign: Tensor | None) -> bool:
+def _equal(x: Tensor, source: Tensor, factor: Tensor | None) -> bool:
     """Compare head by head: a copy of all of ``source`` might not fit."""
     return all(
-        torch.equal(mine, theirs if sign is None else theirs * sign)
+        torch.equal(mine, theirs if factor is None else theirs * factor)
         for item, other in zip(x, source, strict=True)
         for mine, theirs in zip(item, other, strict=True)
     )

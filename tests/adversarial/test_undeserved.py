@@ -104,6 +104,25 @@ def test_a_plan_kept_by_address_is_made_anew_in_every_timed_call() -> None:
         assert "selection differs" in trial.reason
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        lambda q, k: tuple(q[0, 0, 0].abs().tolist()),
+        lambda q, k: round(float(q.norm()), 2),
+        lambda q, k: tuple(round(float(x), 3) for x in torch.nn.functional.normalize(k[0, 0, :3], dim=-1).norm(dim=0)),
+    ],
+    ids=["by absolute values", "by norm", "by shares of a norm"],
+)
+def test_a_plan_kept_by_what_signs_leave_alone_is_made_anew_in_every_timed_call(
+    key: Callable[[Tensor, Tensor], Any],
+) -> None:
+    plan, planned = keeping(key)
+    trial = measure(plan).trials[0]
+    assert trial.verdict is None, trial.reason
+    assert trial.disguise == "scales"
+    assert len(planned) >= len(trial.samples) == 9
+
+
 def test_a_plan_kept_by_what_the_first_numbers_are_is_made_anew_in_every_timed_call() -> None:
     plan, planned = keeping(lambda q, k: tuple(q[0, 0, 0].tolist()))
     trial = measure(plan).trials[0]
@@ -427,8 +446,8 @@ def test_a_gradient_that_is_right_on_the_first_inputs_only(which: str, monkeypat
     def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, return_lse: bool) -> Any:
         tensors = {"dq": q, "dk": k, "dv": v}
         if q.requires_grad and plan.pattern.keep.shape[2] == 180:
-            first.append(q.detach().abs())
-            if not torch.equal(first[0], q.detach().abs()):
+            first.append((q * k).detach())  # what scores are sums of stays the same
+            if not torch.equal(first[0], first[-1]):
                 tensors[which] = _Skewed.apply(tensors[which])  # type: ignore[no-untyped-call]  # torch leaves apply untyped
         return REFERENCE.attend(*tensors.values(), plan, scale, return_lse)
 

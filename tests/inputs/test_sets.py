@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attnbench.inputs.make import Inputs, make_inputs
 from attnbench.inputs.seeds import SETS
-from attnbench.inputs.sets import InputSets
+from attnbench.inputs.sets import InputSets, Lender
 from attnbench.inputs.shapes import resolve_shape
 
 SHAPE = resolve_shape(grid="3x2x4", heads=4, kv_heads=2, head_dim=12)
@@ -113,3 +113,28 @@ def test_sets_that_do_not_fit_are_made_again(fit: int, again: list[int], monkeyp
     whole = found.hash
     monkeypatch.undo()
     assert InputSets(counted).hash == whole
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_lent_copies_have_the_scores_of_their_set_to_the_last_bit_and_nothing_else_of_it(dtype: torch.dtype) -> None:
+    made = make("gaussian", 0)
+    inputs = Inputs(*(x.to(dtype) for x in (made.q, made.k, made.v)), made.hash)
+    lender = Lender()
+
+    def scores(q: Tensor, k: Tensor) -> Tensor:
+        return q.float() @ k.float().repeat_interleave(2, 1).transpose(-1, -2)
+
+    loans = [lender.lend(inputs, disguise="scales") for _ in range(4)]
+    for loan in loans:
+        assert torch.equal(scores(loan.q, loan.k), scores(inputs.q, inputs.k))
+        assert torch.equal(loan.upright(loan.v), inputs.v)
+        assert loan.problem == ""
+        for mine, theirs in ((loan.q, inputs.q), (loan.k, inputs.k), (loan.v, inputs.v)):
+            assert not torch.equal(mine, theirs)
+            assert torch.equal(mine.abs(), theirs.abs()) == (dtype == torch.float16)
+        loan.q[0, 0, 0, 0] += 1
+        assert loan.problem == "the call writes into q, which it only borrows"
+    signed = lender.lend(inputs, disguise="signs")
+    assert torch.equal(signed.q.abs(), inputs.q.abs())
+    assert not torch.equal(signed.q, inputs.q)
+    assert torch.equal(lender.lend(inputs, disguise="none").q, inputs.q)
