@@ -90,6 +90,13 @@ def _cores() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
 
 
+_DEPTH = sys.getrecursionlimit()
+
+
+def _depth() -> int:
+    return min(_DEPTH, sys.getrecursionlimit())  # torch's compiler raises it, which harms nobody
+
+
 def _niceness() -> int:
     return os.getpriority(os.PRIO_PROCESS, 0) if hasattr(os, "getpriority") else 0
 
@@ -148,7 +155,7 @@ _SETTINGS = (
     _Setting("the mask of new files' rights", _mask, lambda mask: os.umask(int(mask, 8))),
     _Setting("the profile function", sys.getprofile, sys.setprofile),
     _Setting("the trace function", sys.gettrace, sys.settrace),
-    _Setting("the depth that calls may have", sys.getrecursionlimit, sys.setrecursionlimit),
+    _Setting("the depth that calls may have", _depth, sys.setrecursionlimit),
     _Setting("how often threads change", sys.getswitchinterval, sys.setswitchinterval),
     _Setting("its priority", _niceness, _set_niceness),
     _Setting("sys.stdout", *_flag(sys, "stdout")),

@@ -47,7 +47,7 @@ def own_attention() -> None:
 
 def slow_sums() -> None:
     real = torch.Tensor.__add__
-    torch.Tensor.__add__ = lambda x, y: (time.sleep(0.001), real(x, y))[1]  # type: ignore[method-assign]
+    torch.Tensor.__add__ = lambda x, y: (time.sleep(0.001), real(x, y))[1]  # type: ignore[method-assign]  # as a careless package does
 
 
 CHANGES: dict[str, tuple[Callable[[], object], str]] = {
@@ -98,7 +98,7 @@ CHANGES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "garbage": (gc.disable, "changed whether garbage is collected from True to False"),
     "mask": (lambda: os.umask(0o777), "changed the mask of new files' rights from "),
-    "depth": (lambda: sys.setrecursionlimit(2000), "changed the depth that calls may have from "),
+    "depth": (lambda: sys.setrecursionlimit(500), "changed the depth that calls may have from "),
     "threads' turns": (lambda: sys.setswitchinterval(0.5), "changed how often threads change from 0.005 to 0.5"),
     "output": (lambda: setattr(sys, "stdout", io.StringIO()), "changed sys.stdout from "),
     "sums": (slow_sums, "changed Tensor.__add__"),
@@ -113,6 +113,15 @@ def test_a_change_is_named_and_undone(name: str) -> None:
     change()
     assert before.restore().startswith(said)
     assert before.restore() == "", "nothing is left of it"
+
+
+def test_a_greater_depth_is_no_change_since_torchs_compiler_asks_for_it() -> None:
+    before, limit = State.now(), sys.getrecursionlimit()
+    try:
+        sys.setrecursionlimit(limit + 1000)
+        assert before.restore() == ""
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_another_priority_is_named() -> None:
