@@ -172,10 +172,13 @@ def milliseconds_within(interval: Interval) -> str:
     return f"{value} ms {ends_of_it}"
 
 
-def cells(*, inputs: str) -> list[tuple[str, str]]:
-    """Return resolutions and directions of the tables with these inputs."""
+def cells(*, inputs: str, device: Path = H100) -> list[tuple[str, str]]:
+    """Return resolutions and directions of a device's tables with these inputs."""
     return [
-        (res, direction) for res in TOKENS for direction in DIRECTIONS if (H100 / name(res, inputs, direction)).exists()
+        (res, direction)
+        for res in TOKENS
+        for direction in DIRECTIONS
+        if (device / name(res, inputs, direction)).exists()
     ]
 
 
@@ -227,27 +230,24 @@ def table_rows() -> Iterator[TableRow]:
 
 def recommended(table: str) -> Latency:
     """Return VMoBA with the settings for weights that were not trained with it, in a table of the H200."""
-    (found,) = (
-        mean
-        for mean in means(table, device=H200)
-        if all(mean.settings[setting] == value for setting, value in RECOMMENDED.items())
-    )
+    (found,) = (mean for mean in means(table, device=H200) if is_recommended(mean))
     return found
+
+
+def is_recommended(mean: Latency) -> bool:
+    """Whether VMoBA has the settings for weights that were not trained with it."""
+    return all(mean.settings[setting] == value for setting, value in RECOMMENDED.items())
 
 
 def _newer() -> Iterator[TableRow]:
     """Yield VMoBA in the tables of the H200, with each of its settings."""
     for inputs in INPUTS:
-        for res in TOKENS:
-            for direction in DIRECTIONS:
-                table = f"{res}-{inputs}-{direction}"
-                if not (H200 / f"{table}.jsonl.gz").exists():
-                    continue
-                for mean in means(table, device=H200):
-                    usual = any(mean.settings[setting] != value for setting, value in RECOMMENDED.items())
-                    how = "" if usual else "`scope=query, select=topk`, "
-                    case = f"{FRAMES[res]}, {DIRECTIONS[direction]}, {how}on an H200"
-                    yield TableRow(inputs, case, mean, None, None, (NEWER_TABLES,), (f"h200/{table}",))
+        for res, direction in cells(inputs=inputs, device=H200):
+            table = f"{res}-{inputs}-{direction}"
+            for mean in means(table, device=H200):
+                how = "`scope=query, select=topk`, " if is_recommended(mean) else ""
+                case = f"{FRAMES[res]}, {DIRECTIONS[direction]}, {how}on an H200"
+                yield TableRow(inputs, case, mean, None, None, (NEWER_TABLES,), (f"h200/{table}",))
 
 
 def latency_table() -> str:

@@ -76,9 +76,9 @@ def extrapolate(row: Row, ranks: int) -> tuple[float, float] | None:
     Raises:
         BadInput: for a way that does not serve so many ranks.
     """
-    if row.gpus is None or row.parallel is None or not row.one_ms or not row.exchange_ms or not row.sent_mib:
+    if row.gpus is None or row.parallel is None:
         return None
-    if not row.latency_ms:
+    if not (row.latency_ms and row.one_ms and row.exchange_ms and row.sent_mib):
         return None
     way = way_of(row.parallel)
     was, would = (

@@ -121,10 +121,10 @@ def capture_parts(path: Path) -> CaptureParts:
             names, header = sorted(file.keys()), dict(file.metadata() or {})
             found: list[str | None] = [name.removesuffix(".q") for name in names if name.endswith(".q")]
             parts = [None] if "q" in names or not found else found
-            queryless = [name for name in names if found and re.search(r"\.[kv]$", name) and name[:-2] not in found]
-            if queryless and parts == found:
-                lost = f"{queryless[0][:-1]}q"
-                raise BadInput(f"capture {str(path)!r} has {queryless[0]} and no {lost}: capture it again, or drop it")
+            alone = [name for name in names if name.endswith((".k", ".v")) and f"{name[:-1]}q" not in names]
+            if alone and parts == found:
+                lost = f"{alone[0][:-1]}q"
+                raise BadInput(f"capture {str(path)!r} has {alone[0]} and no {lost}: capture it again, or drop it")
             queries = [_names(path, names, part, "q")[0] for part in parts]
             others = [[f"{each.removesuffix('q')}{name}" for name in "kv"] for each in queries]
             lacking = ["".join(name[-1] for name in own if name not in names) for own in others]

@@ -30,7 +30,7 @@ _MUST = "all ranks of a group must make the same call with the same versions"
 
 
 class _Kind(IntEnum):
-    """How well a rank knows the call that it makes, in the lowest bits of its number."""
+    """How well a rank knows the call that it makes: what is left of its number, divided by how many kinds there are."""
 
     KNOWN, NEW, REFUSED = range(3)
 

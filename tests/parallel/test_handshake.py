@@ -44,7 +44,7 @@ class _Ranks:
 
     def numbers(self, number: int, device: torch.device) -> Numbers:
         others = number if self.other is None else next(self.other)
-        return Numbers(torch.tensor([number, others]), self.event)  # type: ignore[arg-type]
+        return Numbers(torch.tensor([number, others]), self.event)  # type: ignore[arg-type]  # no event of a GPU
 
     def texts(self, text: str, device: torch.device) -> list[str]:
         self.told.append(text)
@@ -57,7 +57,7 @@ def no_capture(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def call(ranks: _Ranks, **changed: object) -> tuple[int, ...]:
-    return handshake.shards_of(ranks, {"layer": 0} | changed, 30, GPU)  # type: ignore[arg-type]
+    return handshake.shards_of(ranks, {"layer": 0} | changed, 30, GPU)  # type: ignore[arg-type]  # ranks without processes
 
 
 def test_a_call_is_told_once_and_then_only_its_number() -> None:
@@ -107,5 +107,5 @@ def test_a_new_call_beside_a_known_one_is_refused_and_not_told() -> None:
 def test_a_refusal_is_told_only_to_ranks_that_listen() -> None:
     for kind, told in ((handshake._Kind.KNOWN, 0), (handshake._Kind.NEW, 1)):
         ranks = _Ranks(other=iter([handshake._number("another", kind)]))
-        handshake.refuse(ranks, "topk is 'few'", GPU)  # type: ignore[arg-type]
+        handshake.refuse(ranks, "topk is 'few'", GPU)  # type: ignore[arg-type]  # likewise
         assert len(ranks.told) == told
