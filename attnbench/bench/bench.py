@@ -23,6 +23,7 @@ from attnbench.bench.matched import match_density
 from attnbench.bench.profile.cupti import make_stopwatch
 from attnbench.bench.refresh import time_refresh
 from attnbench.bench.rounds import eager_calls, heads_within, one_round
+from attnbench.bench.stability import MOST_CALLS
 from attnbench.bench.stopping import LEAST_ROUNDS, Precision, planned, rules_of, why_stopped
 from attnbench.bench.timed import CallsInTurn, TimedCall
 from attnbench.bench.trial import Eager, PlanFacts, Trial, classified, dense_job
@@ -188,8 +189,14 @@ class Bench:
             self.check(trial)
 
     def check(self, trial: Trial, *, repeat: bool = True) -> None:
-        """Run a trial's call for the first time and verify what came out; on failure set its verdict."""
-        check_trial(trial, self.workload, self.stopwatch, repeat=repeat)
+        """Run a trial's call for the first time and verify what came out; on failure set its verdict.
+
+        The dense baseline, where it is not one of the cells, is repeated MOST_CALLS times at most: no row tells of it.
+        """
+        calls = self.agenda.request.stability_calls
+        if calls is not None and trial not in self.todo:
+            calls = min(calls, MOST_CALLS)
+        check_trial(trial, self.workload, self.stopwatch, calls if repeat else 0)
 
     def _find_baseline(self, chosen: str | None) -> Trial | None:
         """Return the fastest dense engine that verifies; None, and a note, if there is none."""

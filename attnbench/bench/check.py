@@ -28,18 +28,22 @@ from attnbench.machine.memory import measure_peak
 from attnbench.machine.stopwatch import Stopwatch
 
 
-def check_trial(trial: Trial, workload: Workload, stopwatch: Stopwatch, *, repeat: bool = True) -> None:
+def check_trial(trial: Trial, workload: Workload, stopwatch: Stopwatch, calls: int | None) -> None:
     """Run a trial's call for the first time and verify what came out; on failure set its verdict.
 
-    Without ``repeat``, the call is not repeated to see whether it stays the same.
+    Args:
+        trial: to check.
+        workload: lends the tensors.
+        stopwatch: of the device.
+        calls: how many are made to see whether the results stay the same: 0 for none, None for what fits.
     """
     with classified() as failure:
-        _first_call(trial, workload, stopwatch, repeat=repeat)
+        _first_call(trial, workload, stopwatch, calls)
     if failure.verdict is not None:
         trial.fail(failure.verdict, failure.reason)
 
 
-def _first_call(trial: Trial, workload: Workload, stopwatch: Stopwatch, *, repeat: bool) -> None:
+def _first_call(trial: Trial, workload: Workload, stopwatch: Stopwatch, calls: int | None) -> None:
     """Run a trial's call, note what it needs, and verify it.
 
     Raises:
@@ -76,8 +80,8 @@ def _first_call(trial: Trial, workload: Workload, stopwatch: Stopwatch, *, repea
         timings = [stopwatch.time(call.run, call.prepare) for _ in range(2)]
         trial.seconds = min(timing.cold_ms for timing in timings) / 1e3
     trial.kernels = seen.kernels
-    if repeat and (agenda.request.stability_calls != 1 or agenda.device.type == "cuda"):
-        _check_stability(trial, workload, call, loan, [x.clone() for x in given])
+    if calls != 0 and (calls != 1 or agenda.device.type == "cuda"):
+        _check_stability(trial, call, loan, [x.clone() for x in given], calls)
 
 
 def _given(call: Call, output: Tensor) -> list[Tensor]:
@@ -169,7 +173,7 @@ def _check_gradients(trial: Trial, workload: Workload, plan: Plan, seen: Seen, c
     prove_gradients(trial, workload, 0, passed, plan, seen)
 
 
-def _check_stability(trial: Trial, workload: Workload, call: Call, loan: Loan, first: list[Tensor]) -> None:
+def _check_stability(trial: Trial, call: Call, loan: Loan, first: list[Tensor], calls: int | None) -> None:
     """Repeat the call, at least once; what its last repetition runs is what timed calls must run."""
     assert trial.rows is not None
     output_tolerance = trial.rows.tolerance + (0.0 if trial.branch is None else trial.branch.tolerance)
@@ -182,12 +186,11 @@ def _check_stability(trial: Trial, workload: Workload, call: Call, loan: Loan, f
         trial.kernels = seen.kernels
         return _given(call, output)
 
-    asked = workload.agenda.request.stability_calls
     trial.stability = check_stability(
         first,
         again,
         [output_tolerance, *gradients],
-        calls=None if asked is None else max(asked, 2),
+        calls=None if calls is None else max(calls, 2),
         seconds=trial.seconds,
     )
     if trial.stability.problem:
