@@ -21,8 +21,8 @@ TABLES = Path(__file__).resolve().parents[1] / "results" / "h200" / "methods"
 NOT_MEASURED = "No table is committed yet: the commands above make them, and this page then shows them."
 GRIDS = {str(each.grid()): name for name, each in RESOLUTIONS.items()}
 TITLES = (
-    "method", "setting", "density", "latency, ms", "speed-up", "translation", "between, ms", "refresh, ms", "error",
-    "recall", "worst",
+    "method", "setting", "density", "latency, ms", "selection, ms", "speed-up", "translation", "between, ms",
+    "refresh, ms", "error", "recall", "worst",
 )  # fmt: skip
 METRIC = "psnr"
 """What clips are compared by: against full attention's clip of the same prompt and seed."""
@@ -162,6 +162,7 @@ def _line(row: MeanRow) -> str:
         _setting(row),
         _number(row.density, ".3f"),
         time or row.verdict,
+        _number(row.selection_ms, ".2g"),
         _number(ranked_speedup(row), ".2f"),
         _number(ranked_translation(row), ".2f"),
         _number(None if row.refresh_ms is None else row.latency_ms, ".3g"),

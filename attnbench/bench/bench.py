@@ -23,6 +23,7 @@ from attnbench.bench.matched import match_density
 from attnbench.bench.profile.cupti import make_stopwatch
 from attnbench.bench.refresh import time_refresh
 from attnbench.bench.rounds import eager_calls, heads_within, one_round
+from attnbench.bench.selecting import time_selection
 from attnbench.bench.stability import MOST_CALLS
 from attnbench.bench.stopping import LEAST_ROUNDS, Precision, planned, rules_of, why_stopped
 from attnbench.bench.timed import CallsInTurn, TimedCall
@@ -297,15 +298,16 @@ class Bench:
     def time_round(self, number: int, rounds: int, journal: Callable[[Sample], object]) -> None:
         """Time every live trial that has no sample of this round yet, and journal each sample as it is taken.
 
-        Once the precision asked for is reached, rounds are empty. The last round also times calls back to back.
+        Once the precision asked for is reached, rounds are empty. The last round also times calls back to back, as a
+        caller without a CUDA graph makes them, and the parts of a call that are told apart.
         """
         if not self._precise:
             self._interleave(number, rounds, journal)
         if number == rounds - 1:
-            self._time_back_to_back()
+            self._time_apart()
 
-    def _time_back_to_back(self) -> None:
-        """Time calls of every live trial without a pause, as a caller without a CUDA graph makes them."""
+    def _time_apart(self) -> None:
+        """Time what is not in the rounds: calls without a pause, the selection by itself, and making a state anew."""
         for trial in self.live():
             with classified() as failure:
                 if count := loans_within(self.inputs, eager_calls(trial.seconds)):
@@ -313,6 +315,7 @@ class Bench:
                     eager = Eager(self.stopwatch.back_to_back(calls.run, calls.prepare, count), count)
                     calls.check()
                     trial.eager = eager
+                time_selection(trial, self.workload, self.stopwatch)
                 self._time_refresh(trial)
             if failure.verdict is not None:
                 trial.fail(failure.verdict, failure.reason)

@@ -92,6 +92,7 @@ def _latency(bench: Bench, trial: Trial, facts: PlanFacts | None) -> dict[str, A
         "timer": bench.stopwatch.timer,
         "latency_eager_ms": None if trial.eager is None else trial.eager.ms,
         "eager_calls": None if trial.eager is None else trial.eager.calls,
+        "selection_ms": trial.selection_ms,
         "compile_s": _compile_seconds(trial, interval.median, bench.heads),
         "stop_reason": bench.stop_reason(trial),
         "flags": ",".join(_flags(bench, trial, facts)),

@@ -109,6 +109,7 @@ class Trial:
     seconds: float = 0.0  # of the first call
     first: FirstCall | None = None
     eager: Eager | None = None
+    selection_ms: float | None = None  # of the plan by itself
     refresh_ms: float | None = None  # of the call that makes a state anew
     samples: list[Sample] = field(default_factory=list)
 

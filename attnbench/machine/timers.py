@@ -12,6 +12,14 @@ from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.machine.clock import CLOCK, Clock, ClockFault
 from attnbench.results.records import cells as schema
 
+
+class ClockStood(ClockFault):
+    """What was timed was shorter than the clock can tell."""
+
+    def __init__(self) -> None:
+        super().__init__("the clock did not move during a call")
+
+
 HEAD_START = 10**8
 """GPU cycles, about 50 ms, that the GPU is kept waiting while the CPU enqueues a call. Ours take 2 to 13 ms."""
 
@@ -175,7 +183,7 @@ def above_zero(ms: float) -> float:
     """
     if ms > 0:
         return ms
-    raise ClockFault(f"the clock ran backwards by {-ms:.3g} ms" if ms < 0 else "the clock did not move during a call")
+    raise ClockFault(f"the clock ran backwards by {-ms:.3g} ms") if ms < 0 else ClockStood()
 
 
 def check_timer(name: str, device: torch.device) -> None:

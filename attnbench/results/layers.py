@@ -38,7 +38,7 @@ _AVERAGED = (
     "flops_executed", "executed_pairs", "empty_rows",
     "approximation_error", "approximation_cosine", "mass_recall", "mass_recall_worst", "sm_clock_mhz", "power_w",
     "latency_warm_ms", "host_ms", "baseline_ms", "latency_eager_ms", "baseline_eager_ms",
-    "refresh_ms", "latency_amortised_ms",
+    "selection_ms", "refresh_ms", "latency_amortised_ms",
 )  # fmt: skip
 _WORST = (
     "numerical_error",
@@ -277,8 +277,8 @@ class Mean:
         if not times:
             names = ("latency_ms", "latency_lo_ms", "latency_hi_ms", "interval", "latency_warm_ms", "host_ms")
             more = ("timer", "speedup", "translation", "baseline_ms", "latency_eager_ms", "baseline_eager_ms")
-            of_states = ("refresh_ms", "latency_amortised_ms")
-            return dict.fromkeys((*names, *more, *of_states)) | {"samples_ms": []}
+            parts = ("selection_ms", "refresh_ms", "latency_amortised_ms")
+            return dict.fromkeys((*names, *more, *parts)) | {"samples_ms": []}
         interval = median_interval(times)
         dense, density = self._baseline_ms, self.mean_of("density")
         speedup = None if dense is None else dense / interval.median

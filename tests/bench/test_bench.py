@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from attnbench import api
-from attnbench.bench import rows
+from attnbench.bench import rows, selecting
 from attnbench.bench.bench import Bench
 from attnbench.bench.jobs import make_agenda
 from attnbench.bench.request import Request
@@ -99,7 +99,9 @@ class Recorder:
         self.tensors.append((q.data_ptr(), k.data_ptr(), v.data_ptr(), q.shape[1]))
         return self.real(q, k, v, **arguments)
 
-    def time(self, call: Callable[[], object], prepare: Callable[[], object]) -> Timing:
+    def time(
+        self, call: Callable[[], object], prepare: Callable[[], object] = lambda: None, *, warm: bool = True
+    ) -> Timing:
         prepare()
         call()
         return Timing(1.0 + len(self.calls), None)
@@ -107,6 +109,16 @@ class Recorder:
     def back_to_back(self, call: Callable[[], object], prepare: Callable[[], object], count: int) -> float:
         self.counts.append(count)
         return 1.0
+
+
+def taking(ms: float) -> Callable[..., Timing]:
+    """Stand for ``Stopwatch.time`` where every call takes as long."""
+
+    def time(call: Callable[[], object], prepare: Callable[[], object] = lambda: None, *, warm: bool = True) -> Timing:
+        call()
+        return Timing(ms)
+
+    return time
 
 
 def rounds_of(of: Bench, monkeypatch: pytest.MonkeyPatch, count: int = 4) -> list[list[str]]:
@@ -265,7 +277,7 @@ def test_calls_are_made_back_to_back_once_and_after_the_last_round(monkeypatch: 
     of = bench()
     of.prepare()
     recorder = Recorder(monkeypatch, of)
-    monkeypatch.setattr(recorder, "time", lambda call, prepare: Timing(50.0))
+    monkeypatch.setattr(recorder, "time", taking(50.0))
     for number, counts in enumerate([0, 0, 3]):
         of.time_round(number, 3, lambda sample: None)
         assert len(recorder.counts) == counts
@@ -278,7 +290,7 @@ def test_rounds_end_when_the_precision_is_reached_and_the_row_says_so(monkeypatc
     of = bench(precision=0.05)
     of.prepare()
     recorder = Recorder(monkeypatch, of)
-    monkeypatch.setattr(recorder, "time", lambda call, prepare: Timing(10.0))
+    monkeypatch.setattr(recorder, "time", taking(10.0))
     taken: list[Sample] = []
     for number in range(9):
         of.time_round(number, 9, taken.append)
@@ -574,3 +586,35 @@ def test_strict_runs_refuse_plain_torch_on_a_gpu_with_the_reason(as_on_a_gpu: No
     assert "reference is plain torch, which a strict run does not take on a GPU" in row.reason
     with pytest.raises(Unsupported, match="reference is plain torch"):
         bench(strict=True)
+
+
+def test_a_row_says_what_selecting_takes_by_itself() -> None:
+    of = bench(methods={"moba": {"blocks": 5, "topk": 2}}, heads=1)
+    of.prepare()
+    trial, slow = of.trials[0], 0.02
+    method = trial.job.method
+
+    def late(*given: Any, **named: Any) -> Any:
+        time.sleep(slow)
+        return method.plan(*given, **named)
+
+    trial.job = dataclasses.replace(trial.job, method=dataclasses.replace(method, plan=late))
+    of.time_round(0, 1, lambda sample: None)
+    row = rows.make_row(of, trial, "run")
+    assert row.verdict == "ok", row.reason
+    assert row.selection_ms is not None
+    assert slow * 1e3 <= row.selection_ms < 50 * slow * 1e3
+
+
+def test_a_method_that_plans_otherwise_where_only_its_plan_is_timed_is_incorrect(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of = bench(methods={"moba": {"blocks": 5, "topk": 2}}, heads=1)
+    of.prepare()
+    trial, last = of.trials[0], bench(methods={"moba": {"blocks": 5, "topk": 1}}, heads=1).trials[0]
+    monkeypatch.setattr(
+        selecting, "_planner", lambda q, k, **arguments: lambda: of.workload.plan(last.job, of.workload.lend(0))
+    )
+    of.time_round(0, 1, lambda sample: None)
+    assert (trial.verdict, trial.selection_ms) == ("incorrect", None)
+    assert "planned by itself, the selection differs from that of the verified call" in trial.reason

@@ -256,6 +256,9 @@ class Row(Cell):
         default=None, gt=0, description="wall clock of a call among back-to-back ones, waited for once at the end"
     )
     eager_calls: int | None = Field(default=None, ge=1, description="how many calls latency_eager_ms rests on")
+    selection_ms: float | None = Field(
+        default=None, ge=0, description="median of what the method takes to plan, by itself, cold cache"
+    )
     refresh_ms: float | None = Field(
         default=None, gt=0, description="median of a call that makes the method's state anew; empty without a state"
     )
@@ -367,6 +370,7 @@ class Row(Cell):
             self.latency_warm_ms,
             self.latency_eager_ms,
             self.baseline_eager_ms,
+            self.selection_ms,
             self.refresh_ms,
             self.latency_amortised_ms,
             self.one_ms,
