@@ -71,8 +71,8 @@ def _free(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
-Disguise = Literal["none", "signs", "scales"]
-"""How copies differ from their set: by signs of channels, or by signs and powers of two."""
+Disguise = Literal["none", "signs", "scores", "scales"]
+"""How copies differ from their set: by signs of channels, and by powers of two of those of q and k, or of v too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +154,8 @@ class Lender:
         powers = torch.randint(-1, 2, (2, q.shape[-1]), generator=self._generator)
         if disguise == "signs" or q.dtype == torch.float16:
             powers = torch.zeros_like(powers)
+        if disguise == "scores":
+            powers[1] = 0
         powers_of_each = (powers[0], -powers[0], powers[1])
         each = [sign * 2.0**power for sign, power in zip(signs[[0, 0, 1]], powers_of_each, strict=True)]
         return Factors(*(factor.to(q.device, q.dtype) for factor in each))

@@ -134,6 +134,11 @@ def test_lent_copies_have_the_scores_of_their_set_to_the_last_bit_and_nothing_el
             assert torch.equal(mine.abs(), theirs.abs()) == (dtype == torch.float16)
         loan.q[0, 0, 0, 0] += 1
         assert loan.problem == "the call writes into q, which it only borrows"
+    scored = lender.lend(inputs, disguise="scores")
+    assert torch.equal(scores(scored.q, scored.k), scores(inputs.q, inputs.k))
+    assert torch.equal(scored.q.abs(), inputs.q.abs()) == (dtype == torch.float16)
+    assert torch.equal(scored.v.abs(), inputs.v.abs())
+    assert not torch.equal(scored.v, inputs.v)
     signed = lender.lend(inputs, disguise="signs")
     assert torch.equal(signed.q.abs(), inputs.q.abs())
     assert not torch.equal(signed.q, inputs.q)
