@@ -149,7 +149,7 @@ def tell(
     from attnbench.results.files import write_whole
 
     if junit is not None:
-        write_whole(comparison_junit(result), junit, "name another file with --junit")
+        write_whole(comparison_junit(result, code), junit, "name another file with --junit")
     if as_json:
         import json
 

@@ -148,6 +148,7 @@ def gate(
         if update:
             _move(baseline, run, accept or [], judging)
         named, result = {"a": str(baseline), "b": str(run)}, _judged(baseline, run, judging, pool=pool)
+        code = result.exit_code
     else:
         assert against is not None
         if run is not None:
@@ -160,8 +161,8 @@ def gate(
             refuse_others(ctx, "--suite says what is measured", "--suite", *_MEASURING, *_JUDGING)
         plan = _Repeats.read(repeats, minutes)
         by_call = _on_cpu(asked, suite)
-        named, result = _measured(against, _words(ctx, asked, suite), plan, by_call, out, judging, quiet)
-    code = 0 if result.exit_code == 3 and not judging.fail_ambiguous else result.exit_code
+        named, result, code = _measured(against, _words(ctx, asked, suite), plan, by_call, out, judging, quiet)
+    code = 0 if code == 3 and not judging.fail_ambiguous else code
     tell(named, result, code, judging.as_json, judging.markdown, judging.junit)
     raise typer.Exit(code)
 
@@ -246,17 +247,23 @@ def _measured(
     out: Path | None,
     judging: JudgeOptions,
     quiet: bool,
-) -> tuple[dict[str, str], Comparison]:
-    """Measure both versions and compare them."""
-    from attnbench.bench.gate.project import CannotRun
+) -> tuple[dict[str, str], Comparison, int]:
+    """Measure both versions and compare them; also return the exit code, before --fail-ambiguous is asked for.
+
+    A version that cannot run is a comparison too, which says why there is nothing to compare.
+    """
+    from attnbench.bench.gate.project import CannotRun, find_commit, project_root
     from attnbench.cli.progress import TerminalProgress
-    from attnbench.cli.terminal import say
     from attnbench.machine.clock import CLOCK
+    from attnbench.results.compare import Comparison
     from attnbench.results.run import announce, choose_place
 
     judging.judge()  # what cannot be used is said before anything is measured
+    root = project_root(Path.cwd())
+    commit = find_commit(root, revision)
     place = choose_place(out, "-gate")
     base, head = place.folder / "base", place.folder / "head"
+    named = {"a": str(base), "b": str(head), "against": commit}
     last = CLOCK.seconds() + 60 * repeats.minutes
     results: list[Comparison] = []
 
@@ -268,38 +275,36 @@ def _measured(
 
     with TerminalProgress(quiet=quiet) as progress:
         try:
-            commit = _take_turns(revision, words, repeats.most, place.folder, progress, by_call, enough)
+            _take_turns(root, commit, words, repeats.most, place.folder, progress, by_call, enough)
         except CannotRun as problem:
-            say(f"attnbench gate: {problem}", error=True)
-            raise typer.Exit(4 if problem.version == "base" else 1) from None
+            refused = Comparison(judging.threshold, (), refusal=str(problem))
+            return named, refused, 4 if problem.version == "base" else 1
         announce(place, progress)
-    return {"a": str(base), "b": str(head), "against": commit}, results[-1]
+    return named, results[-1], results[-1].exit_code
 
 
 def _take_turns(
-    revision: str,
+    root: Path,
+    commit: str,
     words: list[str],
     most: int,
     folder: Path,
     progress: Progress,
     by_call: bool,
     enough: Callable[[int], bool],
-) -> str:
-    """Install both versions, and measure them in turns into ``folder``; return the commit of the base."""
+) -> None:
+    """Install both versions, and measure them in turns into ``folder``."""
     import tempfile
 
-    from attnbench.bench.gate.project import find_commit, prepare_base, prepare_head, project_root
+    from attnbench.bench.gate.project import prepare_base, prepare_head
     from attnbench.bench.gate.turns import take_turns
 
-    root = project_root(Path.cwd())
-    commit = find_commit(root, revision)
     with tempfile.TemporaryDirectory(prefix="attnbench-gate-") as scratch:
         progress.step("installing both versions", 0, 1, None)
         base = prepare_base(root, commit, Path(scratch))
         head = prepare_head(root, Path(scratch))
         folder.mkdir(parents=True, exist_ok=True)
         take_turns(base, head, words, folder, most, progress, by_call=by_call, enough=enough)
-    return commit
 
 
 def _words(ctx: typer.Context, asked: CellOptions, suite: Path | None) -> list[str]:

@@ -68,6 +68,16 @@ def test_a_run_is_judged_by_a_table(project: Project, tmp_path: Path) -> None:
     assert {case.get("name") for case in suite.findall(".//testcase[failure]")} == {"moba", "sta"}
 
 
+def test_a_project_that_cannot_run_is_told_in_text_and_in_junit(project: Project) -> None:
+    project.write("pyproject.toml", "[project]\nname = 3\n")
+    code, text = act(project, GATE_AGAINST="main")
+    assert code == "1"
+    assert "Not compared: head cannot run: pip cannot install it: " in " ".join(text.split())
+    assert "head cannot run" in (project.root.parent / "GITHUB_STEP_SUMMARY").read_text()
+    (error,) = ElementTree.parse(project.root.parent / "kept/gate.xml").getroot().findall("testcase/error")
+    assert str(error.get("message")).startswith("head cannot run: pip cannot install it: ")
+
+
 @pytest.mark.slow
 def test_a_planted_regression_is_kept_as_code_text_and_junit(project: Project) -> None:
     project.slow_down(0.2)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -57,9 +58,9 @@ def test_no_change_is_no_regression(project: Project) -> None:
 def test_a_method_that_vanished_fails(project: Project) -> None:
     project.lose_method()
     code, found = gate(project, "--method", "thrown-away", *CELLS, "--repeats", "1")
-    assert code == 1
-    assert "head cannot run" in found["said"]
-    assert "unknown method 'thrown-away'" in found["said"]
+    assert (code, found["exit_code"]) == (1, 1)
+    assert "head cannot run" in found["refusal"]
+    assert "unknown method 'thrown-away'" in found["refusal"]
 
 
 @pytest.mark.slow
@@ -68,8 +69,32 @@ def test_a_revision_that_lacks_the_method_is_code_4(project: Project) -> None:
     project.commit("without the method")
     project.git("checkout", "--quiet", project.first, "--", ".")
     code, found = gate(project, "--method", "thrown-away", *CELLS, "--repeats", "1")
-    assert code == 4
-    assert "base cannot run" in found["said"]
+    assert (code, found["exit_code"]) == (4, 4)
+    assert "base cannot run" in found["refusal"]
+
+
+@pytest.mark.parametrize(("broken", "code"), [("head", 1), ("base", 4)])
+def test_a_version_that_cannot_run_is_told_in_every_form(
+    project: Project, broken: str, code: int, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = (project.root / "pyproject.toml").read_text()
+    project.write("pyproject.toml", "[project]\nname = 3\n")
+    if broken == "base":
+        project.commit("broken")
+        project.write("pyproject.toml", works)
+    monkeypatch.chdir(project.root)
+    project.write("gate.xml", "of an earlier gate")
+    words = ("gate", "--against", "main", *CELLS, "--out", "../gate", "--junit", "gate.xml")
+    ended, out, err = call(*words, "--json")
+    found = json.loads(out)
+    assert (ended, found["exit_code"]) == (code, code), err
+    assert found["refusal"].startswith(f"{broken} cannot run: pip cannot install it: ")
+    assert found["against"] == project.git("rev-parse", "HEAD")
+    (case,) = ElementTree.parse("gate.xml").getroot()
+    (error,) = case.findall("error")
+    assert error.get("message") == found["refusal"]
+    if broken == "base":  # which fails first
+        assert call(*words)[1].startswith("Not compared: base cannot run")
 
 
 @pytest.mark.parametrize(
@@ -95,10 +120,11 @@ def test_bad_input_is_code_2_and_leaves_nothing(
     project: Project, words: list[str], said: str, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project.root)
-    code, _, err = call("gate", *words)
-    assert code == 2, err
+    code, out, err = call("gate", *words, "--junit", "gate.xml", "--json")
+    assert (code, out) == (2, ""), err
     assert said in " ".join(err.split())
     assert not (project.root / "results").exists()
+    assert not (project.root / "gate.xml").exists()
 
 
 def test_a_run_is_judged_by_a_table(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

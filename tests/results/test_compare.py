@@ -588,3 +588,29 @@ def test_command_writes_markdown_and_junit(tables: dict[str, Results], tmp_path:
     suite = ElementTree.parse(tmp_path / "x.xml").getroot()
     failed = {case.get("name") for case in suite if case.find("failure") is not None}
     assert (suite.get("tests"), suite.get("failures"), failed) == ("3", "2", {"moba", "full"})
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "code", "failed", "errors"),
+    [
+        ([row([10.0, 13.0])], [row([10.4, 12.9])], 3, {"moba"}, []),
+        ([row([10.0, 13.0]), row(method="sta")], [row([10.4, 12.9])], 1, {"sta"}, []),
+        ([row()], [row(device="GPU")], 4, set(), ["not the same hardware"]),
+        ([row()], [row(method="sta")], 4, {"moba"}, []),
+        ([], [row()], 4, set(), ["A and B have no cell in common"]),
+        ([], [], 4, set(), ["no cell in common"]),
+        ([row(verdict="oom")], [row()], 4, set(), ["oom in A"]),
+    ],
+)
+def test_junit_fails_where_the_command_does_and_says_why(
+    tables: dict[str, Results], tmp_path: Path, a: list[Row], b: list[Row], code: int, failed: set[str],
+    errors: list[str],
+) -> None:  # fmt: skip
+    tables["a"], tables["b"] = table(*a), table(*b)
+    assert invoke("a", "b", "--junit", str(tmp_path / "x.xml"))[0] == code
+    suite = ElementTree.parse(tmp_path / "x.xml").getroot()
+    assert {case.get("name") for case in suite if case.find("failure") is not None} == failed
+    said = [str(error.get("message")) for error in suite.findall("testcase/error")]
+    assert [part in message for part, message in zip(errors, said, strict=True)] == [True] * len(errors)
+    assert (suite.get("failures"), suite.get("errors")) == (str(len(failed)), str(len(errors)))
+    assert suite.get("tests") == str(len(suite))

@@ -80,14 +80,17 @@ def prepare_base(root: Path, commit: str, scratch: Path) -> Version:
     """Export the project of a commit, and install it into a folder below ``scratch``.
 
     Raises:
-        CannotRun: if git cannot export it, or pip cannot install it.
+        CannotRun: if git cannot export it, it cannot be unpacked, or pip cannot install it.
     """
     packed = _git(root, "archive", "--format=tar", commit, "--", ".")
     if packed is None:
         raise CannotRun("base", f"git cannot export {commit[:12]}; it may lack this folder")
     source = scratch / "base-source"
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        archive.extractall(source, filter="data")
+    try:
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            archive.extractall(source, filter="data")
+    except tarfile.TarError as error:  # as a link to an absolute path
+        raise CannotRun("base", f"git's export of {commit[:12]} cannot be unpacked: {error}") from error
     return _install("base", commit, source, scratch / "base")
 
 

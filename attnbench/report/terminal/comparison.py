@@ -14,6 +14,7 @@ from attnbench.report.comparison_words import (
     reason_words,
     sentences,
     verdict_of,
+    why_nothing,
 )
 from attnbench.report.terminal.fitted import left_out_words
 from attnbench.report.words import NONE
@@ -31,7 +32,8 @@ _LEAST_NAME = 12
 def comparison_lines(result: Comparison, width: int = WIDTH) -> list[str]:
     """Return a comparison as lines of at most ``width`` columns: a table, reasons, and what the verdicts rest on."""
     if result.refusal is not None:
-        return textwrap.wrap(f"Not compared: {result.refusal}.", width)
+        # A path in it stays one that can be copied.
+        return textwrap.wrap(f"Not compared: {result.refusal}.", width, break_long_words=False, break_on_hyphens=False)
     names = names_of(result.cells)
     lines = _table(result.cells, names, width) if result.cells else []
     for cell, name in zip(result.cells, names, strict=True):
@@ -59,22 +61,31 @@ def comparison_markdown(result: Comparison) -> list[str]:
     return [*lines, "", *(f"{sentence}  " for sentence in sentences(result))]
 
 
-def comparison_junit(result: Comparison) -> bytes:
-    """Return a comparison as JUnit's XML: a test a cell, which fails if it is a regression, skipped if unclear."""
-    suite = ElementTree.Element("testsuite", name="attnbench compare", tests=str(len(result.cells)))
-    suite.set("failures", str(sum(cell.is_regression for cell in result.cells)))
-    suite.set("skipped", str(sum(cell.change in ("unclear", "skipped") for cell in result.cells)))
+def comparison_junit(result: Comparison, code: int) -> bytes:
+    """Return a comparison as JUnit's XML: a test a cell, which fails if it is a regression.
+
+    An ambiguous cell is skipped, or fails where the command fails for it. Where a command fails and no cell does, a
+    test "comparable" has the error.
+
+    Args:
+        result: of the comparison.
+        code: exit code of the command.
+    """
+    suite = ElementTree.Element("testsuite", name="attnbench compare")
     for cell, name in zip(result.cells, names_of(result.cells), strict=True):
         case = ElementTree.SubElement(suite, "testcase", classname=_clean(str(cell.cell["method"])), name=_clean(name))
         message = _clean(f"{verdict_of(cell)}: {cell.reason}")
-        if cell.is_regression:
+        if cell.is_regression or (code == 3 and cell.change == "unclear"):
             ElementTree.SubElement(case, "failure", message=message)
         elif cell.change in ("unclear", "skipped"):
             ElementTree.SubElement(case, "skipped", message=message)
-    if result.refusal is not None or not result.cells:
+    if code != 0 and suite.find("*/failure") is None:
         case = ElementTree.SubElement(suite, "testcase", classname="attnbench", name="comparable")
-        ElementTree.SubElement(case, "error", message=_clean(result.refusal or "no cells"))
-        suite.set("errors", "1")
+        ElementTree.SubElement(case, "error", message=_clean(why_nothing(result)))
+    suite.set("tests", str(len(suite)))
+    for kind in ("failure", "error"):
+        suite.set(f"{kind}s", str(len(suite.findall(f"*/{kind}"))))
+    suite.set("skipped", str(len(suite.findall("*/skipped"))))
     return bytes(ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))
 
 

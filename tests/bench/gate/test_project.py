@@ -53,6 +53,12 @@ def test_a_base_that_cannot_be_installed_is_named_as_such(project: Project, tmp_
     assert caught.value.version == "base"
 
 
+def test_a_base_that_cannot_be_unpacked_is_told(project: Project, tmp_path: Path) -> None:
+    (project.root / "out").symlink_to("/etc")
+    with pytest.raises(CannotRun, match=r"base cannot run: git's export of .* cannot be unpacked: .*'out'"):
+        prepare_base(project.root, project.commit("a link to an absolute path"), tmp_path)
+
+
 @pytest.mark.parametrize("revision", ["nothing", "--help", "HEAD:pyproject.toml", "", "a b"])
 def test_what_is_no_commit_is_refused(project: Project, revision: str) -> None:
     with pytest.raises(BadInput, match="is no commit of this repository"):
