@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnbench.kernels.errors import BadInput
-from attnbench.methods.registry import ALL, BUILT_IN, require_name
+from attnbench.methods.registry import ALL, BUILT_IN, method_names, require_name
 from attnbench.methods.values import parse_value
 
 _OPENING, _CLOSING = "([{", ")]}"
@@ -71,6 +71,23 @@ def named(names: Iterable[object]) -> list[Entry]:
         require_name(entry.method)
         entries.append(entry)
     return entries
+
+
+def registered(entries: Sequence[Entry]) -> list[Entry]:
+    """Return the entries whose methods there are here. Those that only the other version of a gate has are left out.
+
+    Raises:
+        BadInput: for any other method that is not registered.
+    """
+    for entry in entries:
+        require_name(entry.method)
+    unknown = unknown_methods(entries)
+    return [entry for entry in entries if entry.method not in unknown]
+
+
+def unknown_methods(entries: Iterable[Entry]) -> list[str]:
+    """Return the methods of entries that are not registered here, each once."""
+    return sorted({entry.method for entry in entries}.difference(method_names()))
 
 
 def with_settings(entries: Sequence[Entry], pairs: Iterable[str]) -> list[Entry]:

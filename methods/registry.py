@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -56,6 +57,9 @@ DEFAULT = ("full", "moba", "vmoba", "sliding-window", "sta")
 ALL = "all"
 """Stands for all built-in methods where methods are named."""
 
+OF_ONE = "ATTNBENCH_METHODS_OF_ONE"
+"""The variable that holds the methods, one a line, that only one of the two versions has which a gate compares."""
+
 
 @cache
 def _third_party() -> Plugins:
@@ -73,13 +77,18 @@ def name_problems() -> Mapping[str, str]:
     return _third_party().problems
 
 
+def of_one_version() -> frozenset[str]:
+    """Return the methods that only one of the two versions has which a gate compares; none in a run alone."""
+    return frozenset(os.environ.get(OF_ONE, "").splitlines())
+
+
 def require_name(name: str) -> None:
-    """Check that a method of that name is registered, without importing it.
+    """Check that a method of that name is registered, without importing it, here or in the other version of a gate.
 
     Raises:
         BadInput: if there is none.
     """
-    if name not in method_names():
+    if name not in method_names() and name not in of_one_version():
         raise unknown_name("method", name, method_names())
 
 

@@ -67,5 +67,10 @@ class Project:
         """Register the method by another name."""
         self.write("pyproject.toml", PYPROJECT.replace("thrown-away =", "other ="))
 
+    def rename_method(self, name: str) -> None:
+        """Register and call the method by another name."""
+        self.write("pyproject.toml", PYPROJECT.replace("thrown-away =", f"{name} ="))
+        self.write("thrown_away.py", MODULE.replace('"thrown-away"', f'"{name}"'))
+
     def slow_down(self, seconds: float) -> None:
         self.write("thrown_away.py", MODULE.replace("SECONDS = 0.0", f"SECONDS = {seconds}"))

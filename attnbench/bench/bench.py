@@ -38,6 +38,7 @@ from attnbench.kernels.errors import Unsupported
 from attnbench.machine.clock import CLOCK
 from attnbench.machine.load import LoadWatch, read_counters
 from attnbench.machine.telemetry import read
+from attnbench.methods.registry import of_one_version
 from attnbench.results.records.cells import Cell, Row, Sample
 from attnbench.results.run import Progress
 
@@ -354,7 +355,9 @@ class Bench:
     def _wait_for_turn(self, trial: Trial, number: int) -> bool:
         """Let the runs that take turns with this one work, if there are any; what they do is no load of this one."""
         before = read_counters()
-        given = self.others.turn(self.group, number, trial.cell.identity)
+        owner = self.trials[0] if self.group else trial  # the dense baseline in a group is timed for its owner
+        alone = owner.job.method.name in of_one_version()
+        given = self.others.turn(self.group, number, trial.cell.identity, alone=alone)
         if given is None:
             return False
         self.turns.settle(number, given)

@@ -67,9 +67,12 @@ class InTurns:
         """Return the least of what all runs choose, so that they measure alike."""
         return int(self._ask({"least": name, "value": value}, value))
 
-    def turn(self, group: str, number: int, cell: str) -> int | None:
-        """Wait until a cell may be timed in a round; return which input set the round uses, None for a run alone."""
-        found = self._ask({"turn": number, "group": group, "cell": cell}, None)
+    def turn(self, group: str, number: int, cell: str, *, alone: bool = False) -> int | None:
+        """Wait until a cell may be timed in a round; return which input set the round uses, None for a run alone.
+
+        With ``alone`` no other run has such a cell.
+        """
+        found = self._ask({"turn": number, "group": group, "cell": cell, "alone": alone}, None)
         return None if found is None else int(found)
 
     def _ask(self, question: dict[str, Any], alone: Any) -> Any:

@@ -20,6 +20,7 @@ from attnbench.bench.request import Request, read_request
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.command import typed_command
 from attnbench.machine.environment import collect_environment
+from attnbench.methods.entries import unknown_methods
 from attnbench.results.conditions import require_same
 from attnbench.results.journal import Journal, JournalRecord
 from attnbench.results.records.cells import Choices, Environment, Row, Sample
@@ -65,7 +66,10 @@ def start(request: Request, out: Path | None, progress: Progress, after: After |
         choices = _choose(parts, len(parts.cells), progress, ahead) if bench is None else None
         contents = base.contents | package_contents(request)
         asked = request.model_dump(mode="json")
-        with begin(place, environment_of(base, request), asked, contents, in_turns=shared) as journal:
+        unknown = unknown_methods(request.methods)
+        for name in unknown:
+            progress.note(f"left out: only the other version of this gate has the method {name!r}")
+        with begin(place, environment_of(base, request), asked, contents, shared, unknown) as journal:
             announce(place, progress)
             records = [] if choices is None else [choices]
             journal.append(*records)

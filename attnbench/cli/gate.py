@@ -280,7 +280,9 @@ def _measured(
             refused = Comparison(judging.threshold, (), refusal=str(problem))
             return named, refused, 4 if problem.version == "base" else 1
         announce(place, progress)
-    return named, results[-1], results[-1].exit_code
+    # Both were asked for the same cells, so one that only the base has is lost, also where it is the only one.
+    lost = any(cell.change == "only in A" and cell.is_regression for cell in results[-1].cells)
+    return named, results[-1], 1 if lost else results[-1].exit_code
 
 
 def _take_turns(

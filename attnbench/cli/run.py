@@ -79,7 +79,8 @@ def _show(folder: Path, rows: tuple[Row, ...], as_json: bool) -> None:
     from attnbench.report.terminal.console import console
 
     out = console(120)
-    out.print(summary_table(rows, found.samples))
+    if rows:  # none where all methods are those of the other version of a gate
+        out.print(summary_table(rows, found.samples))
     if any(row.gpus for row in rows):
         out.print(ranks_table(rows))
     out.print(f"Rows, samples, environment: {folder}\nMake a page: attnbench report {folder}")

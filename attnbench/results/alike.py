@@ -41,10 +41,12 @@ class Wanted:
     Attributes:
         methods: each with its settings as canonical JSON; None if a run does not say.
         ran: the newest means by what they came to, as of ``what_ran``.
+        unknown: methods that it was asked for and did not know.
     """
 
     methods: frozenset[tuple[str, str]] | None = None
     ran: Mapping[str, Mean] = field(default_factory=dict)
+    unknown: frozenset[str] = frozenset()
 
     def asks(self, mean: Mean) -> bool:
         """Whether it was asked for a method with its settings, or nobody knows."""
@@ -53,6 +55,8 @@ class Wanted:
 
     def lacking(self, mean: Mean) -> str:
         """Say why B has no such mean."""
+        if mean.first.method in self.unknown:
+            return "B does not know this method"
         said = "B does not have it" if self.asks(mean) else "not asked for in B"
         alike = self.ran.get(what_ran(mean)) if self.ran else None
         return said if alike is None else f"{said}, where {asked_words(alike)} has the same settings in effect"
@@ -68,7 +72,12 @@ def wanted_of(b: Results, means: Mapping[str, Sequence[Mean]], keys: Collection[
     """
     if all(key in means for key in keys):
         return Wanted()
-    return Wanted(methods_asked(b), {what_ran(runs[-1]): runs[-1] for runs in means.values()})
+    return Wanted(methods_asked(b), {what_ran(runs[-1]): runs[-1] for runs in means.values()}, methods_unknown(b))
+
+
+def methods_unknown(results: Results) -> frozenset[str]:
+    """Return the methods that runs were asked for and did not know."""
+    return frozenset(name for header in results.headers for name in header.unknown_methods)
 
 
 def asked_words(mean: Mean) -> str:

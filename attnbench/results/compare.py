@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from attnbench.kernels.errors import BadInput, unknown_name
-from attnbench.results.alike import Wanted, asked_apart, joined, wanted_of
+from attnbench.results.alike import Wanted, asked_apart, joined, methods_unknown, wanted_of
 from attnbench.results.estimates import Estimate, difference, power_of_e, significant
 from attnbench.results.in_turns import Shared, between_pairs, log_ratio, matched, mean_ratio, shared_by
 from attnbench.results.intervals import geometric_mean
@@ -217,9 +217,9 @@ def compare_tables(
     noise = noise or find_noise(device, kind or "cpu")
     shared = shared_by(a, b)
     others, wanted = joined(means_a, means_b) if join_alike else {}, wanted_of(b, means_b, means_a)
-    taken = frozenset(others.values())
+    taken, unknown = frozenset(others.values()), methods_unknown(a)
     judged = [
-        _Pair(means_a.get(key, []), means_b.get(others.get(key, key), []), shared, wanted)
+        _Pair(means_a.get(key, []), means_b.get(others.get(key, key), []), shared, wanted, unknown)
         for key in {**means_a, **means_b}
         if key not in taken
     ]
@@ -253,6 +253,7 @@ class _Pair:
         a, b: its means.
         shared: what runs in turns share.
         wanted: what B was asked for.
+        unknown: methods that A was asked for and did not know.
         known: the newest mean of B, or of A if B has none.
     """
 
@@ -260,6 +261,7 @@ class _Pair:
     b: list[Mean]
     shared: Shared = field(default_factory=dict)
     wanted: Wanted = field(default_factory=Wanted)
+    unknown: frozenset[str] = frozenset()
     known: Mean = field(init=False)
 
     def __post_init__(self) -> None:
@@ -272,7 +274,7 @@ class _Pair:
         if b is not None and b.verdict == "incorrect":
             return "broken", _because(f"{'not in A' if a is None else f'{a.verdict} in A'}, incorrect in B", b)
         if a is None:
-            return "only in B", ""
+            return "only in B", "new: A does not know this method" if self.known.first.method in self.unknown else ""
         if b is None:
             return "only in A", self.wanted.lacking(self.a[-1])
         if a.verdict != "ok":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,8 +50,8 @@ def begin(
     environment: Environment,
     request: Mapping[str, Any],
     contents: Mapping[str, str] | None = None,
-    *,
     in_turns: str = "",
+    unknown_methods: Sequence[str] = (),
 ) -> Journal:
     """Begin a run: open its journal and write the first line.
 
@@ -61,6 +61,7 @@ def begin(
         request: what ``--resume`` repeats.
         contents: of the files that the run reads, by ``conditions.contents_of``.
         in_turns: what it shares with the runs that it takes turns with, call by call.
+        unknown_methods: that were asked for, and are left out.
 
     Raises:
         BadInput: if the folder cannot be written, or holds a run by now.
@@ -71,6 +72,7 @@ def begin(
         request=dict(request),
         contents=dict(contents or {}),
         in_turns=in_turns,
+        unknown_methods=list(unknown_methods),
     )
     return Journal.create(place.folder, header)
 

@@ -98,7 +98,7 @@ def test_a_vanished_method_is_code_1(project: Project) -> None:
     project.lose_method()
     code, text = act(project, GATE_AGAINST="main")
     assert code == "1"
-    assert "unknown method 'thrown-away'" in text
+    assert "thrown-away: B does not know this method" in text
 
 
 def test_options_are_words_and_never_code(project: Project, stub: Path) -> None:

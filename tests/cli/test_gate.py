@@ -14,6 +14,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from attnbench.methods.registry import OF_ONE
+from attnbench.results.load import read
+
 if TYPE_CHECKING:
     from tests.projects import Project
 
@@ -54,23 +57,98 @@ def test_no_change_is_no_regression(project: Project) -> None:
     assert code == 0, found
 
 
+RENAMED = ("--method", "thrown-away", "--method", "sta", "--method", "renamed", "--repeats", "1")
+WIDE = ("--threshold", "0.9", "--margin", "0.9")
+
+
+def test_a_method_that_only_one_version_has_is_lost_or_new(project: Project) -> None:
+    project.rename_method("renamed")
+    code, found = gate(project, *RENAMED, *CELLS, *WIDE)
+    assert (code, found["exit_code"]) == (1, 1), found
+    cells = {cell["cell"]["method"]: cell for cell in found["cells"]}
+    assert {name: (cell["change"], cell["reason"]) for name, cell in cells.items() if name != "sta"} == {
+        "thrown-away": ("only in A", "B does not know this method"),
+        "renamed": ("only in B", "new: A does not know this method"),
+    }
+    assert cells["sta"]["judged_by"] == "latency in turns"
+
+
 @pytest.mark.slow
-def test_a_method_that_vanished_fails(project: Project) -> None:
+@pytest.mark.parametrize("isolate", ["--in-process", "--isolate"])
+def test_a_method_that_was_renamed_on_purpose_is_admitted(project: Project, isolate: str) -> None:
+    project.rename_method("renamed")
+    suite = """
+        [[cells]]
+        name = "one"
+        method = ["thrown-away", "sta", "renamed"]
+        [[cells]]
+        name = "two"
+        method = ["renamed", "moba"]
+        [[cells]]
+        name = "three"
+        method = ["thrown-away"]
+        seed = 1
+        [defaults]
+        grid = "2x4x4"
+        heads = 1
+        head_dim = 16
+        inputs = "gaussian"
+        rounds = 6
+        stability_calls = 2
+    """
+    suite += "isolate = false" if isolate == "--in-process" else "isolate = true"
+    project.write("gate.toml", suite)
+    code, found = gate(project, "--suite", "gate.toml", "--repeats", "1", *WIDE, "--allow-missing", "thrown-away")
+    assert code in (0, 3), found
+    changes = [(cell["cell"]["method"], cell["change"], cell["allowed"]) for cell in found["cells"]]
+    assert changes.count(("thrown-away", "only in A", True)) == 2
+    assert changes.count(("renamed", "only in B", False)) == 1
+    judged = {cell["cell"]["method"]: cell["judged_by"] for cell in found["cells"] if cell["ratio"] is not None}
+    assert judged == {"sta": "latency in turns", "moba": "latency in turns"}
+
+
+@pytest.mark.slow
+def test_the_only_method_that_vanished_fails(project: Project) -> None:
     project.lose_method()
     code, found = gate(project, "--method", "thrown-away", *CELLS, "--repeats", "1")
-    assert (code, found["exit_code"]) == (1, 1)
-    assert "head cannot run" in found["refusal"]
-    assert "unknown method 'thrown-away'" in found["refusal"]
+    assert (code, found["exit_code"], found["counts"]) == (1, 1, {"only in A": 1})
 
 
 @pytest.mark.slow
-def test_a_revision_that_lacks_the_method_is_code_4(project: Project) -> None:
+def test_the_only_method_that_is_new_has_nothing_to_be_compared_with(project: Project) -> None:
     project.lose_method()
     project.commit("without the method")
     project.git("checkout", "--quiet", project.first, "--", ".")
     code, found = gate(project, "--method", "thrown-away", *CELLS, "--repeats", "1")
+    assert (code, found["exit_code"], found["counts"]) == (4, 4, {"only in B": 1})
+
+
+def test_a_method_that_neither_version_has_is_code_4(project: Project) -> None:
+    code, found = gate(project, "--method", "sta", "--method", "thrown-awry", *CELLS, "--repeats", "1")
     assert (code, found["exit_code"]) == (4, 4)
-    assert "base cannot run" in found["refusal"]
+    assert "unknown method 'thrown-awry': did you mean 'thrown-away'?" in found["refusal"]
+
+
+def test_a_run_leaves_out_what_only_the_other_version_has(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("run", "--method", "sta", "--method", "elsewhere:tile=3", "--method", "gone", *CELLS, "--out")
+    monkeypatch.setenv(OF_ONE, "elsewhere")
+    code, _, err = call(*words, "one")
+    assert code == 2
+    assert "unknown method 'gone'" in err
+    monkeypatch.setenv(OF_ONE, "elsewhere\ngone")
+    code, _, err = call(*words, "two")
+    assert code == 0, err
+    found = read(Path("two"))
+    assert [row.method for row in found.rows] == ["sta"]
+    assert found.headers[0].unknown_methods == ["elsewhere", "gone"]
+    assert [each["method"] for each in found.headers[0].request["methods"]] == ["sta", "elsewhere", "gone"]
+    code, out, err = call("run", "--method", "gone", *CELLS, "--out", "three")
+    assert (code, read(Path("three")).rows) == (1, ())
+    assert "left out: only the other version of this gate has the method 'gone'" in err
+    assert "three" in out
 
 
 @pytest.mark.parametrize(("broken", "code"), [("head", 1), ("base", 4)])

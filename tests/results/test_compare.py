@@ -614,3 +614,19 @@ def test_junit_fails_where_the_command_does_and_says_why(
     assert [part in message for part, message in zip(errors, said, strict=True)] == [True] * len(errors)
     assert (suite.get("failures"), suite.get("errors")) == (str(len(failed)), str(len(errors)))
     assert suite.get("tests") == str(len(suite))
+
+
+def test_a_method_that_only_one_side_knows_is_lost_or_new(tables: dict[str, Results]) -> None:
+    def unknown(name: str, found: Results) -> Results:
+        headers = tuple(each.model_copy(update={"unknown_methods": [name]}) for each in found.headers)
+        return replace(found, headers=headers)
+
+    tables["a"] = unknown("sta", table(row(), row(method="vmoba")))
+    tables["b"] = unknown("vmoba", table(row(), row(method="sta")))
+    code, text = invoke("a", "b")
+    assert code == 1
+    assert "vmoba: B does not know this method\n" in text
+    assert "sta: new: A does not know this method\n" in text
+    code, text = invoke("a", "b", "--allow-missing", "vmoba")
+    assert code == 0
+    assert "vmoba: B does not know this method; allowed to be missing\n" in text

@@ -14,8 +14,8 @@ from attnbench.bench.request import Request
 from attnbench.bench.trial import dense_job
 from attnbench.kernels.engines.others import other_names
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.methods.entries import Entry
-from attnbench.methods.registry import BUILT_IN, require_name
+from attnbench.methods.entries import Entry, registered
+from attnbench.methods.registry import BUILT_IN
 from attnbench.results.journal import JournalRecord
 from attnbench.results.records.cells import Cell, Choices, Row, Sample, Verdict, canonical_json, digest
 from attnbench.results.run import PartProgress, Progress
@@ -26,15 +26,17 @@ def split(request: Request, device: str) -> tuple[list[Entry], list[Entry]]:
 
     As asked; otherwise all get one of their own on a GPU, or where another package's engine may run, and on a CPU those
     of methods from other packages.
+
+    Raises:
+        BadInput: for a method that is not registered.
     """
-    for entry in request.methods:
-        require_name(entry.method)
+    entries = registered(request.methods)
     if request.isolate is not None:
-        return ([], request.methods) if request.isolate else (request.methods, [])
+        return ([], entries) if request.isolate else (entries, [])
     if device != "cpu" or other_names():  # an engine of another package may run any cell
-        return [], request.methods
-    shared = [entry for entry in request.methods if entry.method in BUILT_IN]
-    return shared, [entry for entry in request.methods if entry.method not in BUILT_IN]
+        return [], entries
+    shared = [entry for entry in entries if entry.method in BUILT_IN]
+    return shared, [entry for entry in entries if entry.method not in BUILT_IN]
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,7 @@ def check_request(request: Request) -> int:
         BadInput: quoting what cannot be used.
         Unsupported: for an engine that is not available.
     """
-    for entry in request.methods:
-        require_name(entry.method)
-    return len(list_cells(request, request.methods, base_agenda(request), threads=1))
+    return len(list_cells(request, registered(request.methods), base_agenda(request), threads=1))
 
 
 def list_cells(request: Request, entries: Sequence[Entry], base: Agenda, threads: int) -> list[Apart]:

@@ -115,23 +115,32 @@ class Conductor:
 
     def _let_one_go_on(self, live: list[_Side]) -> _Side:
         """Answer one of the runs, all of which wait; return it."""
+        # What only one run has comes before the rest, so that the others wait for it at the next cell that all have.
+        alone = [side for side in live if side.question.get("alone") is True]
         beginning = [side for side in live if "begin" in side.question]
         choosing = [side for side in live if "least" in side.question]
         if len(choosing) == len(live) == len([side for side in live if side.agreed is None]):
             least = min(int(side.question["value"]) for side in live)
             for side in live:
                 side.agreed = least
-        side = (beginning or choosing or [self._next(live)])[0]
+        asking = [side for side in live if "turn" in side.question]
+        agreed = [side for side in choosing if side.agreed is not None]
+        side = (agreed or self._begun(asking) or alone or beginning or choosing or [self._next(live)])[0]
         self._answer(side)
         return side
 
-    def _next(self, live: list[_Side]) -> _Side:
-        """Return who takes the next turn: of those that are behind, one whose cell another has just timed."""
-        behind = min(int(side.question["turn"]) for side in live)
-        asking = [side for side in live if side.question["turn"] == behind]
-        begun = [side for side in asking if self._served.get(_place(side))]
-        order = order_of_round(self.names, behind)
-        return min(begun or asking, key=lambda side: order.index(side.name))
+    def _begun(self, asking: list[_Side]) -> list[_Side]:
+        """Return those whose cell another has just timed, in the order of the round."""
+        served = [(side, self._served.get(_place(side), set())) for side in asking]
+        return self._in_order([side for side, by in served if by and side.name not in by])
+
+    def _next(self, asking: list[_Side]) -> _Side:
+        """Return who takes the next turn: one of those that are behind."""
+        behind = min(int(side.question["turn"]) for side in asking)
+        return self._in_order([side for side in asking if side.question["turn"] == behind])[0]
+
+    def _in_order(self, sides: list[_Side]) -> list[_Side]:
+        return sorted(sides, key=lambda side: order_of_round(self.names, side.question["turn"]).index(side.name))
 
     def _answer(self, side: _Side) -> None:
         assert side.waiting is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import subprocess
@@ -15,6 +16,7 @@ from attnbench.bench.gate.conductor import Conductor
 from attnbench.bench.gate.project import CannotRun, Version
 from attnbench.bench.in_turns import ADDRESS
 from attnbench.machine.printed import last_words
+from attnbench.methods.registry import OF_ONE
 from attnbench.results.run import Progress
 
 _PATIENCE = 20
@@ -53,6 +55,7 @@ def take_turns(
         CannotRun: for a version whose run ends without rows.
     """
     by_call = by_call and takes_turns(base) and takes_turns(head)
+    of_one = methods_of_one(base, head)
     for number in range(1, most + 1):
         pair = order_of(base, head, number)[-2:]
         places = {version.name: out.resolve() / version.name / f"{number:02}" for version in pair}
@@ -62,7 +65,7 @@ def take_turns(
             names = " and ".join(version.name for version in group)
             done = 2 * number - 2 + (0 if group[0] is pair[0] else 1)
             progress.step(f"{names}, run {number} of {'at most ' * (most > 1)}{most}", done, 2 * most, None)
-            _run(group, words, places)
+            _run(group, words, places, of_one)
         if enough(number):
             return
 
@@ -73,8 +76,32 @@ def takes_turns(version: Version) -> bool:
     return not own.is_dir() or (own / "bench" / "in_turns.py").is_file()
 
 
-def _run(versions: Sequence[Version], words: Sequence[str], places: Mapping[str, Path]) -> None:
-    """Run each version, at the same time and in turns if there are two.
+_NAMES = "import json; from attnbench.methods.registry import method_names; print(json.dumps(method_names()))"
+
+
+def methods_of_one(base: Version, head: Version) -> list[str]:
+    """Return the methods that only one of two versions has; none if a version does not say which it has."""
+    found = []
+    for version in (base, head):
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _NAMES], env=os.environ | _environ(version), capture_output=True,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            found.append({str(name) for name in json.loads(done.stdout)})
+        except (ValueError, TypeError):  # it is of before they were asked for so, or broken: its run will say
+            return []
+    return sorted(found[0] ^ found[1])
+
+
+def _environ(version: Version) -> dict[str, str]:
+    """Return what lets Python find the code of a version."""
+    path = os.pathsep.join(filter(None, [str(version.folder), os.environ.get("PYTHONPATH")]))
+    return {"PYTHONPATH": path, "ATTNBENCH_COMMIT": version.commit}
+
+
+def _run(versions: Sequence[Version], words: Sequence[str], places: Mapping[str, Path], of_one: Sequence[str]) -> None:
+    """Run each version, at the same time and in turns if there are two. ``of_one`` names what one of them may lack.
 
     Raises:
         CannotRun: for one whose run ends without rows.
@@ -83,8 +110,7 @@ def _run(versions: Sequence[Version], words: Sequence[str], places: Mapping[str,
     for version in versions:
         # -P: the folder in which this runs holds the project as it stands, which is not what both run.
         command = [sys.executable, "-P", "-m", "attnbench", *words, "--out", str(places[version.name])]
-        path = os.pathsep.join(filter(None, [str(version.folder), os.environ.get("PYTHONPATH")]))
-        environ = {"PYTHONPATH": path, "ATTNBENCH_COMMIT": version.commit}
+        environ = _environ(version) | {OF_ONE: "\n".join(of_one)}
         commands[version.name] = Command(command, environ, places[version.name].with_suffix(".log"))
     codes = run_in_turns(commands)
     for version in versions:

@@ -526,6 +526,10 @@ class RunHeader(Record):
     in_turns: str = Field(
         default="", description="shared by runs that were measured in turns, call by call; empty for a run alone"
     )
+    unknown_methods: list[str] = Field(
+        default_factory=list,
+        description="methods that were asked for and left out: a gate compares with a version that has them",
+    )
 
 
 class Choices(Record):

@@ -35,13 +35,31 @@ for number in range(4):
 """
 
 
-def conduct(tmp_path: Path, runs: dict[str, Sequence[str]]) -> list[list[str]]:
+SUITE = """
+import os, sys
+from attnbench.bench.in_turns import InTurns
+name, address, log, *calls = sys.argv[1:]
+handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+say = lambda *words: os.write(handle, (" ".join(map(str, (name, *words))) + "\\n").encode())
+turns = InTurns(address)
+for call in calls:
+    turns.begin()
+    say("least", turns.least("rounds", 3 if name == "base" else 4))
+    for cell in call.split():
+        for number in range(3):
+            given = turns.turn(cell, number, cell, alone=cell.startswith("own"))
+            say("turn", number, cell, given)
+"""
+"""Runs of a suite: each word of a call is a cell with a process of its own."""
+
+
+def conduct(tmp_path: Path, runs: dict[str, Sequence[str]], program: str = PROGRAM) -> list[list[str]]:
     """Let runs take turns; return what they said, in order."""
     log = tmp_path / "log"
     with tempfile.TemporaryDirectory() as short, Conductor(Path(short), tuple(runs), "token") as conductor:
         processes = {
             name: subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, name, str(conductor.address(name)), str(log), *cells]
+                [sys.executable, "-c", program, name, str(conductor.address(name)), str(log), *cells]
             )
             for name, cells in runs.items()
         }
@@ -95,6 +113,29 @@ def test_a_cell_that_one_run_lacks_keeps_nobody_waiting(tmp_path: Path) -> None:
             assert len(places) == 2
             apart.append(places[1] - places[0])
     assert max(apart) <= 2, "the two runs stay beside each other"
+
+
+@pytest.mark.parametrize(
+    ("base", "head"),
+    [
+        (["own-x y", "z"], ["y", "z"]),
+        (["y own-x", "z"], ["y", "z"]),
+        (["y", "own-x", "z"], ["y", "", "z"]),
+        (["own-x own-u y own-v", "z"], ["own-w y", "own-s z own-t"]),
+    ],
+)
+def test_what_only_one_run_has_keeps_the_others_in_step(base: list[str], head: list[str], tmp_path: Path) -> None:
+    said = conduct(tmp_path, {"base": base, "head": head}, SUITE)
+    turns = list(turns_of(said))
+    assert len(turns) == 3 * sum(len(call.split()) for call in (*base, *head))
+    for cell in ("y", "z"):
+        places = [place for place, each in enumerate(turns) if each[2] == cell]
+        assert len(places) == 6
+        for number in range(3):
+            one, two = places[2 * number : 2 * number + 2]
+            assert {turns[one][0], turns[two][0]} == {"base", "head"}
+            assert two == one + 1, "nothing comes between the two calls of a round"
+    assert {rest[0] for _, what, *rest in said if what == "least"} == {"3"}, "both calls of a suite agree"
 
 
 @pytest.mark.parametrize("cells", [["dies"], ["x", "dies"]])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from attnbench.bench.gate.project import CannotRun, Version, prepare_base, prepare_head
-from attnbench.bench.gate.turns import order_of, take_turns, takes_turns
+from attnbench.bench.gate.turns import methods_of_one, order_of, take_turns, takes_turns
 from attnbench.results.load import read
 from attnbench.results.run import NoProgress
 
@@ -68,6 +68,16 @@ def test_an_attnbench_that_takes_no_turns_is_known_by_its_modules(tmp_path: Path
     assert not takes_turns(version)
     (tmp_path / "attnbench" / "bench" / "in_turns.py").touch()
     assert takes_turns(version)
+
+
+def test_methods_of_one_are_those_that_the_other_lacks(project: Project, tmp_path: Path) -> None:
+    project.rename_method("renamed")
+    base, head = versions(project, tmp_path / "scratch")
+    assert methods_of_one(base, head) == ["renamed", "thrown-away"]
+    assert methods_of_one(head, head) == []
+    (base.folder / "attnbench").mkdir()
+    (base.folder / "attnbench" / "__init__.py").write_text("raise SystemExit")
+    assert methods_of_one(base, head) == [], "one that does not say lacks nothing"
 
 
 def test_a_version_whose_run_fails_is_named_with_its_last_words(project: Project, tmp_path: Path) -> None:
