@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from attnbench.kernels.errors import BadInput
+from attnbench.machine.git import git
 from attnbench.machine.printed import last_words
 
 INSTALL_SECONDS = 600
@@ -56,7 +57,9 @@ def project_root(folder: Path) -> Path:
     """
     if not (folder / "pyproject.toml").is_file() and not (folder / "setup.py").is_file():
         raise BadInput(f"{str(folder)!r} has no pyproject.toml; run the gate in the folder of the project it judges")
-    if _git(folder, "rev-parse", "--is-inside-work-tree") is None:
+    if shutil.which("git") is None:
+        raise BadInput("--against needs git, which is not installed, or not on the PATH")
+    if git(folder, "rev-parse", "--is-inside-work-tree") is None:
         raise BadInput(f"{str(folder)!r} is not a git repository; --against needs the history of the project")
     return folder
 
@@ -67,7 +70,7 @@ def find_commit(root: Path, revision: str) -> str:
     Raises:
         BadInput: if git knows no such commit here.
     """
-    found = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    found = git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if not found:
         raise BadInput(
             f"--against {revision!r} is no commit of this repository; a shallow clone may lack it: "
@@ -82,7 +85,7 @@ def prepare_base(root: Path, commit: str, scratch: Path) -> Version:
     Raises:
         CannotRun: if git cannot export it, it cannot be unpacked, or pip cannot install it.
     """
-    packed = _git(root, "archive", "--format=tar", commit, "--", ".")
+    packed = git(root, "archive", "--format=tar", commit, "--", ".", seconds=INSTALL_SECONDS)
     if packed is None:
         raise CannotRun("base", f"git cannot export {commit[:12]}; it may lack this folder")
     source = scratch / "base-source"
@@ -98,11 +101,14 @@ def prepare_head(root: Path, scratch: Path) -> Version:
     """Export the project as it stands, with changes and new files but without ignored ones, and install it likewise.
 
     Raises:
-        CannotRun: if pip cannot install it.
+        CannotRun: if git cannot list its files, or pip cannot install it.
     """
     source = scratch / "head-source"
     source.mkdir()
-    listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ".") or b""
+    words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ".")
+    listed = git(root, *words, seconds=INSTALL_SECONDS)
+    if listed is None:
+        raise CannotRun("head", "git cannot list its files")
     for name in map(os.fsdecode, filter(None, listed.split(b"\0"))):
         given, target = root / name, source / name
         if given.is_symlink() or given.is_file():  # not one that was deleted, and no submodule
@@ -134,12 +140,3 @@ def _has_build_tools(source: Path) -> bool:
         return bool(names) and all(metadata.version(name) for name in names)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, metadata.PackageNotFoundError):
         return False
-
-
-def _git(folder: Path, *words: str) -> bytes | None:
-    """Return what git prints, or None if it says no."""
-    try:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True)
-    except OSError as error:
-        raise BadInput(f"--against needs git, which cannot be started: {error.strerror}") from error
-    return done.stdout if done.returncode == 0 else None

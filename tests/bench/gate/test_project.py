@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,21 @@ def test_a_base_that_cannot_be_unpacked_is_told(project: Project, tmp_path: Path
 def test_what_is_no_commit_is_refused(project: Project, revision: str) -> None:
     with pytest.raises(BadInput, match="is no commit of this repository"):
         find_commit(project.root, revision)
+
+
+def test_a_hook_of_another_repository_does_not_mislead(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    subprocess.run(["git", "init", "--quiet", other], check=True)
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    assert find_commit(project_root(project.root), "main") == project.first
+
+
+def test_without_git_it_is_said(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(BadInput, match="--against needs git"):
+        project_root(project.root)
 
 
 def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
