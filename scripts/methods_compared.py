@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from attnbench.inputs.presets import RESOLUTIONS
@@ -24,6 +25,11 @@ TITLES = (
     "method", "setting", "density", "latency, ms", "selection, ms", "speed-up", "translation", "between, ms",
     "refresh, ms", "error", "recall", "worst",
 )  # fmt: skip
+MINI = "the mini model"
+DIRECTIONS = {"fwd": "forward", "fwdbwd": "forward and backward"}
+COSTLY = 0.15
+"""Share of a call beyond which what selecting takes is named."""
+
 METRIC = "psnr"
 """What clips are compared by: against full attention's clip of the same prompt and seed."""
 
@@ -41,7 +47,28 @@ def sections(folder: Path = TABLES) -> str:
         for row in case.means:
             groups.setdefault(_group(row), []).append(row)
     parts = [_section(group, groups[group]) for group in sorted(groups, key=_place)]
-    return "\n\n".join([*parts, *_missing(results), *clips_section(results)])
+    return "\n\n".join([findings(groups), *parts, *_missing(results), *clips_section(results)])
+
+
+def findings(groups: Mapping[Group, Sequence[MeanRow]]) -> str:
+    """Return the section that says what the tables say together, a list item for each table and subject."""
+    lines = ["## What the tables say", ""]
+    for group in sorted(groups, key=_place):
+        grid, inputs, direction, density = group
+        ranked = [row for row in groups[group] if row.method != "full" and ranked_ms(row) and not _unmatched(row)]
+        speedups = sorted((speedup, row.method) for row in ranked if (speedup := ranked_speedup(row)) is not None)
+        if inputs.startswith(MINI) or not speedups:
+            continue
+        (least, last), (most, first) = speedups[0], speedups[-1]
+        what = "published defaults" if density is None else f"density {density:g}"
+        said = f"- **{GRIDS.get(grid, grid)}, {what}, {DIRECTIONS[direction]}**: {len(speedups)} methods, from "
+        said += f"{least:.2f} times as fast as dense attention (`{last}`) to {most:.2f} times (`{first}`)."
+        slower = [method for speedup, method in speedups if speedup < 1]
+        costly = [row.method for row in ranked if (_share(row) or 0) > COSTLY]
+        said += f" Slower than dense attention: {_listed(slower)}." if slower else ""
+        said += f" Selecting takes more than {COSTLY * 100:g} % of a call of {_listed(costly)}." if costly else ""
+        lines.append(said)
+    return "\n".join(lines)
 
 
 def clips_section(results: Results) -> list[str]:
@@ -74,23 +101,28 @@ def _interval(estimate: Estimate | None) -> str:
 
 
 def _group(row: MeanRow) -> Group:
-    inputs = "the mini model" if row.inputs.startswith("capture:") else row.inputs
+    inputs = f"{MINI}, {_part(row.inputs)}" if row.inputs.startswith("capture:") else row.inputs
     return row.grid, inputs, row.direction, row.density_asked
+
+
+def _part(inputs: str) -> str:
+    """Return which part of a capture inputs are, as "layer 1, step 6" of "capture:FILE@layer1.step6"."""
+    return ", ".join(re.sub(r"(?<=\D)(?=\d)", " ", each) for each in inputs.rpartition("@")[2].split("."))
 
 
 def _place(group: Group) -> tuple[object, ...]:
     grid, inputs, direction, density = group
     sides = [int(side) for side in grid.split("x")]
-    return inputs == "the mini model", direction, sides[0] * sides[1] * sides[2], density is not None, density or 0.0
+    of_mini = inputs.startswith(MINI)
+    return of_mini, direction, sides[0] * sides[1] * sides[2], density is not None, density or 0.0, inputs
 
 
 def _section(group: Group, rows: Sequence[MeanRow]) -> str:
     grid, inputs, direction, density = group
     shape = GRIDS.get(grid, grid)
     what = "published defaults" if density is None else f"density {density:g}"
-    words = {"fwd": "forward", "fwdbwd": "forward and backward"}[direction]
     sparse = _by_latency(row for row in rows if row.method != "full")
-    lines = [f"## {shape}, {what}, {words}, on {inputs}", "", reading(sparse), ""]
+    lines = [f"## {shape}, {what}, {DIRECTIONS[direction]}, on {inputs}", "", reading(sparse), ""]
     lines += ["| " + " | ".join(TITLES) + " |", "| --- | --- |" + " ---: |" * (len(TITLES) - 2)]
     lines += [_line(row) for row in sparse]
     return "\n".join(lines)
@@ -162,7 +194,7 @@ def _line(row: MeanRow) -> str:
         _setting(row),
         _number(row.density, ".3f"),
         time or row.verdict,
-        _number(row.selection_ms, ".2g"),
+        _selection(row),
         _number(ranked_speedup(row), ".2f"),
         _number(ranked_translation(row), ".2f"),
         _number(None if row.refresh_ms is None else row.latency_ms, ".3g"),
@@ -172,6 +204,18 @@ def _line(row: MeanRow) -> str:
         _number(row.mass_recall_worst, ".3f"),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _selection(row: MeanRow) -> str:
+    """Return what selecting takes, and its share of the call it is part of: of a step that uses the state, with one."""
+    share = _share(row)
+    return "" if share is None else f"{row.selection_ms:.2g} ({share:.0%})".replace("%", " %")
+
+
+def _share(row: MeanRow) -> float | None:
+    if row.selection_ms is None or row.latency_ms is None:
+        return None
+    return row.selection_ms / row.latency_ms
 
 
 def _number(value: float | None, form: str) -> str:
