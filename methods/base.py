@@ -165,7 +165,7 @@ class Method:
             call. ``plan`` must then look at nothing else.
         needs_v: whether ``plan`` looks at ``call.v``.
         needs_lse: whether ``finish`` looks at ``call.lse``.
-        per_head: names of the settings that may be one number, or a tuple of one number for each query head.
+        per_head: names of the settings that may be one value, or a tuple of one value for each query head.
         cycle: (resolved settings, layer) -> the steps of a method that needs a state to be what it is. Measurements
             time the steady step with the state that the steps before it made, and the refresh beside it. Models keep a
             state for each layer and each branch of guidance.

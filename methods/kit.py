@@ -39,7 +39,7 @@ from attnbench.methods.base import (
 from attnbench.methods.checks import as_density, as_flag, as_number, as_numbers, fit
 from attnbench.methods.density import DensitySetting, nearest, share_of
 from attnbench.methods.mask_command import main
-from attnbench.methods.per_head import as_state
+from attnbench.methods.per_head import as_state, check_per_head
 from attnbench.methods.recipe import Recipe
 from attnbench.methods.text import keep_text, ordinary_text, route_text
 
@@ -47,8 +47,8 @@ __all__ = [
     "BadInput", "Band", "BlockPattern", "BranchCall", "Call", "Cut", "Cycle", "DensitySetting", "Finished", "Grid",
     "Layout", "MeanSelection", "Method", "Partition", "Plan", "Recipe", "RoutedPattern", "Rule", "Source",
     "Training", "Unsupported", "add_summaries", "as_choice", "as_density", "as_flag", "as_ints", "as_number",
-    "as_numbers", "as_state",
-    "band", "band_flops", "band_shares", "below_flops", "bounding_boxes", "causal", "cluster", "cluster_flops",
+    "as_numbers", "as_state", "band", "band_flops", "band_shares", "below_flops", "bounding_boxes", "causal",
+    "check_per_head", "cluster", "cluster_flops",
     "coordinates", "count_below", "cut_percentile", "fit", "keep_text", "main", "masked_flops", "masked_outputs",
     "nearest", "ordinary_text", "partition_cuboids", "partition_in_order", "partition_ranges", "phase",
     "pool_similarity", "remembered", "route", "route_text", "row_ops", "score_block_pairs", "score_cells",

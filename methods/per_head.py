@@ -1,4 +1,4 @@
-"""What belongs to single heads: settings of one number a head, and states, whose tensors begin with batch and heads."""
+"""What belongs to single heads: settings of one value a head, and states, whose tensors begin with batch and heads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attnbench.methods.base import Method
 
 
 def check_per_head(method: Method, settings: Any, heads: int) -> None:
-    """Check that settings of one number a head have as many numbers as there are query heads.
+    """Check that settings of one value a head have as many values as there are query heads.
 
     Raises:
         BadInput: naming the setting and both numbers.
@@ -22,16 +22,26 @@ def check_per_head(method: Method, settings: Any, heads: int) -> None:
     for name in method.per_head:
         value = getattr(settings, name)
         if isinstance(value, tuple) and len(value) != heads:
-            numbers, of_q = (f"{n} {word}{'s' * (n != 1)}" for n, word in ((len(value), "number"), (heads, "head")))
-            raise BadInput(f"{name} has {numbers} and q has {of_q}; give one number, or one for each head")
+            values, of_q = (f"{n} {word}{'s' * (n != 1)}" for n, word in ((len(value), "value"), (heads, "head")))
+            raise BadInput(f"{name} has {values} and q has {of_q}; give one value, or one for each head")
 
 
 def settings_of_heads(method: Method, settings: Mapping[str, Any], heads: slice) -> dict[str, Any]:
-    """Return settings, or other keyword arguments, with those of one number a head cut to some heads."""
+    """Return settings, or other keyword arguments, with those of one value a head cut to some heads."""
     return {
         name: value[heads] if name in method.per_head and isinstance(value, tuple) else value
         for name, value in settings.items()
     }
+
+
+def repeated_for_heads(method: Method, settings: Any, heads: range) -> Any:
+    """Return a method's settings for some heads, of any number of values: head h has value h modulo that number."""
+    fitted = {
+        name: tuple(value[h % len(value)] for h in heads)
+        for name in method.per_head
+        if isinstance(value := getattr(settings, name), tuple) and value
+    }
+    return dataclasses.replace(settings, **fitted) if fitted else settings
 
 
 def state_of(state: Any, b: int, h: int | None, *, heads: int, batch: int) -> Any:

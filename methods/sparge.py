@@ -34,6 +34,7 @@ from attnbench.methods.kit import (
     as_flag,
     as_ints,
     as_numbers,
+    check_per_head,
     fit,
     keep_text,
     main,
@@ -105,7 +106,12 @@ def resolve(settings: Sparge, layout: Layout) -> Sparge:
 
 
 def plan(settings: Sparge, q: Tensor, k: Tensor, call: Call) -> Plan:
-    """Pool q and k, score similar blocks against each other, and cut each row."""
+    """Pool q and k, score similar blocks against each other, and cut each row.
+
+    Raises:
+        BadInput: for another number of values of a setting than of heads.
+    """
+    check_per_head(METHOD, settings, q.shape[1])
     settings = resolve(settings, call.layout)
     layout = call.layout if settings.text_dense else ordinary_text(call.layout)
     queries, keys = (partition_ranges(layout, size, q.device) for size in settings.block)

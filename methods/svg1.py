@@ -29,6 +29,7 @@ from attnbench.methods.kit import (
     as_choice,
     as_density,
     as_ints,
+    check_per_head,
     main,
     masked_flops,
     masked_outputs,
@@ -99,7 +100,12 @@ class SVG1(Recipe):
 
 
 def plan(settings: SVG1, q: Tensor, k: Tensor, call: Call) -> Plan:
-    """Classify the heads by q, k and v, and keep the band of each in its own order."""
+    """Classify the heads by q, k and v, and keep the band of each in its own order.
+
+    Raises:
+        BadInput: for another number of flags than of heads.
+    """
+    check_per_head(METHOD, settings, q.shape[1])
     shape, text = call.layout.numbers
     pattern = _pattern(settings.share, settings.flavour, shape, text, q.device)
     batch, heads, _, width = q.shape

@@ -28,6 +28,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, Method, make_settings
+from attnbench.methods.per_head import repeated_for_heads
 from attnbench.methods.planning import forget_plans
 from attnbench.methods.recipe import has_dense_text
 
@@ -77,16 +78,20 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Subject:
-    """A method under examination: the settings given for it, the seed of q and k, and how often a call is repeated."""
+    """A method under examination: the settings given for it, the seed of q and k, and how often a call is repeated.
+
+    Settings of one value a head may have any number of values: they are repeated, or cut, for the heads of each case.
+    """
 
     method: Method
     given: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     stability_calls: int = GIVEN_CALLS
 
-    def settings(self, layout: Layout) -> Any:
-        """Return the settings resolved for a layout."""
-        return self.method.resolve(make_settings(self.method, self.given), layout)
+    def settings(self, layout: Layout, heads: range = range(HEADS)) -> Any:
+        """Return the settings resolved for a layout, those of one value a head for some of the query heads."""
+        resolved = self.method.resolve(make_settings(self.method, self.given), layout)
+        return repeated_for_heads(self.method, resolved, heads)
 
     def layers(self, layout: Layout) -> tuple[int, ...]:
         """Return one layer of each kind that differs."""
@@ -100,9 +105,12 @@ class Subject:
         q = torch.randn(batch, heads, layout.tokens, HEAD_DIM, generator=generator)
         return q, torch.randn(batch, kv_heads, layout.tokens, HEAD_DIM, generator=generator)
 
-    def steady(self, q: Tensor, k: Tensor, layout: Layout, layer: int) -> dict[str, Any]:
-        """Return the step and the state of a call that has the steps before it behind it; nothing without a cycle."""
-        settings = self.settings(layout)
+    def steady(self, q: Tensor, k: Tensor, layout: Layout, layer: int, first: int = 0) -> dict[str, Any]:
+        """Return the step and the state of a call that has the steps before it behind it; nothing without a cycle.
+
+        The query heads in q are those from ``first`` on.
+        """
+        settings = self.settings(layout, _heads_of(q, first))
         cycle = self.method.cycle_of(settings, layer)
         if cycle is None:
             return {}
@@ -113,15 +121,15 @@ class Subject:
             "state": warmed_up(self.method, cycle, arguments, q, k, k.flip(-1).clone(), "reference"),
         }
 
-    def plan(self, q: Tensor, k: Tensor, layout: Layout, layer: int = 0) -> Plan:
-        """Return the method's plan, made anew and checked.
+    def plan(self, q: Tensor, k: Tensor, layout: Layout, layer: int = 0, first: int = 0) -> Plan:
+        """Return the method's plan, made anew and checked. The query heads in q are those from ``first`` on.
 
         Raises:
             Failed: if it is no plan for these tensors.
         """
         with torch.no_grad():
             v = k.flip(-1) if self.method.needs_v else None
-            settings, steady = self.settings(layout), self.steady(q, k, layout, layer)
+            settings, steady = self.settings(layout, _heads_of(q, first)), self.steady(q, k, layout, layer, first)
             plan = self.method.plan(settings, q, k, Call(layout, layer, v=v, **steady))
         if not isinstance(plan, Plan):
             raise Failed(f"planned a {type(plan).__name__}; it must return an attnbench Plan")
@@ -130,6 +138,10 @@ class Subject:
             raise Failed(f"the plan is for {made[0]}, batch {made[1]} and {made[2]} heads, not for {wanted}")
         plan.check()
         return plan
+
+
+def _heads_of(q: Tensor, first: int) -> range:
+    return range(first, first + q.shape[1])
 
 
 @contextmanager
@@ -207,7 +219,7 @@ def heads_are_independent(subject: Subject, layout: Layout, layer: int = 0) -> N
             continue
         for h in range(HEADS):
             kv = h * KV_HEADS // HEADS
-            alone = subject.plan(q[b : b + 1, h : h + 1], k[b : b + 1, kv : kv + 1], layout, layer)
+            alone = subject.plan(q[b : b + 1, h : h + 1], k[b : b + 1, kv : kv + 1], layout, layer, h)
             _require_same(mask[b, h], alone.token_mask()[0, 0], f"batch item {b}, head {h} keeps others than alone")
 
 
@@ -224,10 +236,10 @@ def agrees_in_float64(subject: Subject, layout: Layout, layer: int = 0) -> None:
     plan = subject.plan(q, k, layout, layer)
     group = HEADS // KV_HEADS
     wide = [(q[:, h : h + 1].double(), k[:, h // group : h // group + 1].double()) for h in range(HEADS)]
-    own = [0] * HEADS  # where each has its head
+    first, own = list(range(HEADS)), [0] * HEADS  # which heads each has, and where its own is among them
     if not subject.method.heads_are_independent:
-        wide, own = [(q.double(), k.double())] * HEADS, list(range(HEADS))
-    exact = [subject.plan(*each, layout, layer) for each in wide]
+        wide, first, own = [(q.double(), k.double())] * HEADS, own, first
+    exact = [subject.plan(*wide[h], layout, layer, first[h]) for h in range(HEADS)]
     found = _Difference()
     for h in range(HEADS):
         found.add(plan, h, exact[h], own[h])
@@ -238,7 +250,7 @@ def agrees_in_float64(subject: Subject, layout: Layout, layer: int = 0) -> None:
         moved_q, moved_k = (
             x * (1 + LEAST_MOVE * torch.randn(x.shape, generator=generator, dtype=torch.float64)) for x in wide[h]
         )
-        ties.add(subject.plan(moved_q, moved_k, layout, layer), own[h], exact[h], own[h])
+        ties.add(subject.plan(moved_q, moved_k, layout, layer, first[h]), own[h], exact[h], own[h])
     if problem := found.check(ties.of_tokens if found.recut else ties.of_blocks).problem:
         raise Failed(problem)
 
@@ -481,7 +493,7 @@ def _stability(subject: Subject) -> str:
     known = cases(subject)
     layout = next((each for each, _ in reversed(known) if each.tokens <= MOST_STABILITY_TOKENS), known[0][0])
     layers = subject.layers(layout)
-    resolved = subject.settings(layout)
+    resolved = subject.settings(layout, range(2))
     settings = {field.name: getattr(resolved, field.name) for field in dataclasses.fields(resolved)}
     for layer in layers:
         with at(layout, layer):

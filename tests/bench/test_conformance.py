@@ -240,6 +240,36 @@ def test_heads_that_depend_on_one_another_are_fine_if_the_method_says_so() -> No
     assert check.problem is None
 
 
+@dataclass(frozen=True)
+class Reaches:
+    """Settings: a reach for all heads, or one for each."""
+
+    reach: int | tuple[int, ...] = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.reach, list):
+            object.__setattr__(self, "reach", tuple(self.reach))
+
+
+def reaching(settings: Reaches, q: Tensor, k: Tensor, call: Call) -> Plan:
+    reaches = settings.reach if isinstance(settings.reach, tuple) else (settings.reach,) * q.shape[1]
+    assert len(reaches) == q.shape[1]
+    return framed(q, call, torch.cat([near_frames(call, q.device, reach) for reach in reaches], 1))
+
+
+@pytest.mark.parametrize("given", [[0], [0, 2, 1], [2, 0, 1, 3], [3, 0, 1, 2, 9]])
+def test_settings_of_one_value_a_head_are_those_of_the_heads_of_each_case(given: list[int]) -> None:
+    method = replace(GOOD, settings=Reaches, plan=reaching, per_head=("reach",), density_setting=None)
+    subject = Subject(method, {"reach": given}, stability_calls=2)
+    expected = tuple((given * 4)[:4])
+    assert subject.settings(Layout(Grid(4, 2, 3))) == Reaches(expected)
+    assert subject.settings(Layout(Grid(4, 2, 3)), range(2, 3)) == Reaches(expected[2:3])
+    assert [(each.name, each.detail) for each in run_checks(subject) if each.verdict == "fail"] == []
+    other = replace(method, plan=lambda s, q, k, call: reaching(replace(s, reach=s.reach[::-1]), q, k, call))
+    found = run_check("batch and heads", replace(subject, method=other))
+    assert found.verdict == ("pass" if len(set(given)) == 1 else "fail"), "a head would get another one's value"
+
+
 def test_what_does_not_apply_is_skipped_with_the_reason() -> None:
     assert outcome_of("twin", twin=None).verdict == "skip"
     assert outcome_of("density", density_setting=None).verdict == "skip"

@@ -104,8 +104,8 @@ def refuse(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         (["--method", "sta", "--set", "tile={1: 2}"], "tile is {1: 2}"),
         (["--method", "sliding-window", "--set", "width=-1"], "width is -1"),
         # what the shape or the direction does not fit
-        (["--method", "sparge:topk=[.5,.5,.5]"], "topk has 3 numbers and q has 2 heads; give one number, or one for"),
-        (["--method", "svg1:temporal=[true]"], "temporal has 1 number and q has 2 heads"),
+        (["--method", "sparge:topk=[.5,.5,.5]"], "topk has 3 values and q has 2 heads; give one value, or one for"),
+        (["--method", "svg1:temporal=[true]"], "temporal has 1 value and q has 2 heads"),
         (["--method", "radial:block=1000"], "block is 1000; it must fit into the 105 tokens of the grid"),
         (["--method", "sol-attn", "--direction", "fwdbwd"], "method 'sol-attn' has no gradient: leave it out of"),
         # --set itself

@@ -123,7 +123,7 @@ def test_the_kernels_of_this_machine_are_told_apart(ask: Ask) -> None:
         ({"device": "tpu"}, "cpu or cuda"),
         ({"weights": "none.safetensors"}, "none.safetensors"),
         ({"engine": "flsh"}, "unknown engine"),
-        ({"methods": [Entry("sparge", {"topk": (0.5,) * 9})]}, "topk has 9 numbers"),
+        ({"methods": [Entry("sparge", {"topk": (0.5,) * 9})]}, "topk has 9 values"),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused_at_once(changes: dict[str, Any], said: str, ask: Ask) -> None:

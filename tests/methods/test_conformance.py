@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from attnbench.bench import conformance
-from attnbench.bench.conformance import CHECKS, LAYOUTS, Subject, run_check
+from attnbench.bench.conformance import CHECKS, LAYOUTS, Subject, run_check, run_checks
 from attnbench.methods import get_method
 from attnbench.methods.registry import BUILT_IN
 
@@ -34,6 +34,25 @@ def test_a_built_in_method_passes(name: str, check: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("check", ["output", "settings", "twin", "source"])
 def test_svg2_passes_what_costs_little(check: str) -> None:
     check_one("svg2", check, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("sparge", {"topk": [0.1, 0.2, 0.3, 0.4]}),
+        ("sparge", {"cdf": [0.5, 0.9, 0.7], "similarity": [-0.1, 0.3]}),
+        ("svg1", {"temporal": [True, False, True, False]}),
+        ("svg1", {"temporal": [False, True, True]}),
+        ("svg1", {"temporal": [True]}),
+    ],
+)
+def test_settings_of_one_value_a_head_may_have_any_number_of_them(
+    name: str, given: dict[str, list[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conformance, "LAYOUTS", [LAYOUTS[place] for place in (1, 4)])
+    monkeypatch.setattr(conformance, "LARGE", conformance.LARGE[2:])
+    outcomes = list(run_checks(Subject(get_method(name), given, stability_calls=2)))
+    assert [(each.name, each.detail) for each in outcomes if each.verdict == "fail"] == []
 
 
 @pytest.mark.slow

@@ -108,9 +108,9 @@ def test_dense_steps_and_layers_run_full_attention_alone(where: dict[str, int], 
         assert made.state is state
 
 
-def test_a_setting_of_one_number_a_head_must_have_as_many_as_there_are_heads() -> None:
+def test_a_setting_of_one_value_a_head_must_have_as_many_as_there_are_heads() -> None:
     q, k, v = tensors(heads=2)
-    with pytest.raises(BadInput, match=r"width has 3 numbers and q has 2 heads; give one number, or one for each head"):
+    with pytest.raises(BadInput, match=r"width has 3 values and q has 2 heads; give one value, or one for each head"):
         attnbench.attention(q, k, v, method=METHOD, grid=GRID, width=(1, 2, 3))
 
 

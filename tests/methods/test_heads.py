@@ -246,6 +246,16 @@ def test_bsa_at_ragged_edges_keeps_a_share_of_every_tile_and_copies_the_nearest(
     torch.testing.assert_close(out, attnbench.attention(q, k, v, method="full", grid=grid, text=text))
 
 
+@pytest.mark.parametrize("name", ["svg1", "sparge"])
+def test_a_method_called_by_itself_refuses_another_number_of_values_than_of_heads(name: str) -> None:
+    method, (q, k) = get_method(name), torch.randn(2, 1, 2, 24, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    for setting in method.per_head:
+        value = (True, False, True) if name == "svg1" else (0.5, 0.6, 0.7)
+        settings = method.settings(**{setting: value})
+        with pytest.raises(BadInput, match=f"^{setting} has 3 values and q has 2 heads; give one value, or one for"):
+            method.plan(settings, q, k, Call(Layout(Grid(2, 3, 4)), v=k))
+
+
 def test_the_band_of_svg1_has_its_published_widths() -> None:
     wan = Layout(Grid(21, 45, 80))
     assert band_width(0.3, "wan", wan) == 12416

@@ -109,7 +109,7 @@ def test_settings_of_each_head(tensors: Helper) -> None:
             q[:, h : h + 1], k[:, h : h + 1], **where, **{name: values[h] for name, values in each.items()}
         )
         assert torch.equal(together[:, h], alone.token_mask()[:, 0])
-    with pytest.raises(BadInput, match="topk has 2 numbers and q has 3 heads"):
+    with pytest.raises(BadInput, match="topk has 2 values and q has 3 heads"):
         attnbench.select(q, k, **where, topk=(0.5, 0.6))
 
 

@@ -102,7 +102,7 @@ def test_settings_of_single_heads_are_drawn_for_the_heads_that_have_them() -> No
         get_method("sparge"), 0, Grid(3, 4, 6), {"topk": [0.2, 0.9], "block": [8, 8], "similarity": -1}, 1
     )
     assert example.plan(heads=1).density < example.plan(heads=2).density
-    with pytest.raises(attnbench.BadInput, match="topk has 2 numbers and q has 3 heads"):
+    with pytest.raises(attnbench.BadInput, match="topk has 2 values and q has 3 heads"):
         example.plan(heads=3)
 
 
