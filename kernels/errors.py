@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from functools import partial
 
+from attnbench.kernels.told import quoted
+
 
 class AttnbenchError(Exception):
     """Base of every error that attnbench raises on purpose."""
@@ -31,4 +33,4 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> BadInput:
     beginnings = [each for each in reversed(names) if len(each) > 2 and str(name).startswith(each)]
     close = matches(cutoff=0.8) or beginnings or matches(cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return BadInput(f"unknown {kind} {str(name)!r}: {hint}known: {', '.join(names)}")
+    return BadInput(f"unknown {kind} {quoted(str(name))}: {hint}known: {', '.join(names)}")

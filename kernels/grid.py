@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, SupportsIndex
 
 from attnbench.kernels.errors import BadInput
+from attnbench.kernels.told import quoted
 from attnbench.kernels.tracing import constant
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Grid:
         for axis, side in zip("thw", self.shape, strict=True):
             number = whole_number(side)
             if number is None or number < 1:
-                raise BadInput(f"grid {self.shape!r} {_WANTED}")
+                raise BadInput(f"grid {quoted(self.shape)} {_WANTED}")
             object.__setattr__(self, axis, number)
 
     @classmethod
@@ -67,7 +68,7 @@ class Grid:
                 return cls(*sides)
         elif isinstance(value, (tuple, list)) and len(value) == 3:
             return cls(*value)
-        raise BadInput(f"grid {value!r} {_WANTED}")
+        raise BadInput(f"grid {quoted(value)} {_WANTED}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -97,7 +98,7 @@ class Layout:
     def __post_init__(self) -> None:
         pair = self.text
         if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in pair):
-            raise BadInput(f"text {pair!r} must be two whole numbers: text tokens before and after the video")
+            raise BadInput(f"text {quoted(pair)} must be two whole numbers: text tokens before and after the video")
 
     @property
     def tokens(self) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +9,9 @@ from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
+from attnbench.kernels.told import kind_of, quoted
 from attnbench.methods.base import Call, Method
+from attnbench.methods.checks import as_finite
 from attnbench.methods.per_head import check_per_head
 from attnbench.methods.registry import find_method, make_settings
 
@@ -35,12 +35,12 @@ def prepare(
     layout = _layout_of(grid, text) if found is None else found.layout
     for name, value in (("layer", layer), ("step", 0 if step is None else step)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise BadInput(f"{name} is {value!r}; it must be a whole number of at least 0")
+            raise BadInput(f"{name} is {quoted(value)}; it must be a whole number of at least 0")
     _check_tensors(q, k, layout if all_tokens else None)
     if v is not None:
         check_tensor("v", v)
         if v.shape != k.shape or v.dtype != k.dtype or v.device != k.device:
-            raise BadInput(f"v is {_describe(v)} and k is {_describe(k)}; they must be alike")
+            raise BadInput(f"v is {kind_of(v)} and k is {kind_of(k)}; they must be alike")
     elif chosen.needs_v:
         raise BadInput(f"method {chosen.name!r} selects by the values too; pass v, which is like k")
     values = chosen.resolve(make_settings(chosen, settings), layout) if found is None else found.values
@@ -52,7 +52,7 @@ def prepare(
 
 def _layout_of(grid: Any, text: Any) -> Layout:
     if not isinstance(text, (tuple, list)):
-        raise BadInput(f"text is {text!r}; it must be two whole numbers: text tokens before and after the video")
+        raise BadInput(f"text is {quoted(text)}; it must be two whole numbers: text tokens before and after the video")
     return Layout(Grid.of(grid), tuple(text))
 
 
@@ -110,7 +110,7 @@ def _check_tensors(q: Tensor, k: Tensor, layout: Layout | None) -> None:
         raise BadInput(f"q has {n} tokens, but grid and text make {layout.tokens} ({parts})")
     if (k.shape[0], k.shape[2], k.shape[3]) != (b, n, d) or q.dtype != k.dtype or q.device != k.device:
         raise BadInput(
-            f"k is {_describe(k)} and q is {_describe(q)}; they must agree in all but the number of heads "
+            f"k is {kind_of(k)} and q is {kind_of(q)}; they must agree in all but the number of heads "
             "(cross-attention and batches of different lengths are not supported)"
         )
     if h % k.shape[1]:
@@ -121,8 +121,10 @@ def check_tensor(name: str, x: object) -> None:
     """Raise ``BadInput`` for anything but a tensor [B, heads, N, head_dim] with a last stride of 1."""
     if not isinstance(x, Tensor):
         raise BadInput(f"{name} is a {type(x).__name__}; it must be a tensor [B, heads, N, head_dim]")
+    if x.layout != torch.strided:
+        raise BadInput(f"{name} is {kind_of(x)}; it must be strided (call .to_dense() first)")
     if x.dim() != 4 or 0 in x.shape or not x.is_floating_point():
-        raise BadInput(f"{name} is {_describe(x)}; it must be floating-point [B, heads, N, head_dim], none of them 0")
+        raise BadInput(f"{name} is {kind_of(x)}; it must be floating-point [B, heads, N, head_dim], none of them 0")
     if x.stride(-1) != 1 and x.shape[-1] != 1:
         raise BadInput(f"{name} has strides {tuple(x.stride())}; the last must be 1 (call .contiguous() first)")
 
@@ -137,10 +139,7 @@ def check_gradient(method: Method, *tensors: Tensor) -> None:
 
 def finite(scale: object) -> float:
     """Return the factor of the scores; raise ``BadInput`` for anything but a finite number."""
-    if isinstance(scale, bool) or not isinstance(scale, Real) or not -math.inf < float(scale) < math.inf:
-        raise BadInput(f"scale is {scale!r}; it must be a finite number, or None for 1/√head_dim")
-    return float(scale)
-
-
-def _describe(x: Tensor) -> str:
-    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)} on {x.device}"
+    number = as_finite(scale)
+    if number is None:
+        raise BadInput(f"scale is {quoted(scale)}; it must be a finite number, or None for 1/√head_dim")
+    return number

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout, whole_number
+from attnbench.kernels.told import quoted
 from attnbench.methods.density import DensitySetting
 from attnbench.methods.recipe import dense_steps_of, runs_dense
 
@@ -229,7 +230,7 @@ def as_ints(name: str, value: object, *, length: int | None = None, low: int = 1
     items = value if length is not None and isinstance(value, (tuple, list)) else (value,)
     numbers = [whole_number(item) for item in items]
     if len(items) != (length or 1) or any(number is None or number < low for number in numbers):
-        raise BadInput(f"{name} is {value!r}; it must be {wanted}")
+        raise BadInput(f"{name} is {quoted(value)}; it must be {wanted}")
     return numbers[0] if length is None else tuple(numbers)
 
 
@@ -240,7 +241,7 @@ def as_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
         BadInput: quoting the value.
     """
     if not isinstance(value, str) or value not in choices:
-        raise BadInput(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+        raise BadInput(f"{name} is {quoted(value)}; it must be one of {', '.join(choices)}")
     return value
 
 

@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any
 
 from attnbench.kernels.errors import BadInput
+from attnbench.kernels.told import quoted
 
 
 def as_flag(name: str, value: object) -> bool:
@@ -17,8 +18,19 @@ def as_flag(name: str, value: object) -> bool:
         BadInput: quoting the value.
     """
     if not isinstance(value, bool):
-        raise BadInput(f"{name} is {value!r}; it must be true or false")
+        raise BadInput(f"{name} is {quoted(value)}; it must be true or false")
     return value
+
+
+def as_finite(value: object) -> float | None:
+    """Return ``value`` as a float if it is a number that a float can hold; None for anything else, truth values too."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def as_number(
@@ -29,13 +41,12 @@ def as_number(
     Raises:
         BadInput: quoting the value.
     """
-    if not isinstance(value, bool) and isinstance(value, Real):
-        number = float(value)
-        if math.isfinite(number) and low <= number <= high and not (above and number == low):
-            return number
+    number = as_finite(value)
+    if number is not None and low <= number <= high and not (above and number == low):
+        return number
     lower = "" if low == -math.inf else f" above {low:g}" if above else f" of at least {low:g}"
     upper = "" if high == math.inf else f" and at most {high:g}" if lower else f" of at most {high:g}"
-    raise BadInput(f"{name} is {value!r}; it must be a number{lower}{upper}")
+    raise BadInput(f"{name} is {quoted(value)}; it must be a number{lower}{upper}")
 
 
 def as_numbers(
@@ -49,7 +60,7 @@ def as_numbers(
     if not isinstance(value, (tuple, list)):
         return as_number(name, value, low=low, high=high, above=above)
     if not value:
-        raise BadInput(f"{name} is {value!r}; it must be one number, or one for each head")
+        raise BadInput(f"{name} is {quoted(value)}; it must be one number, or one for each head")
     return tuple(as_number(name, each, low=low, high=high, above=above) for each in value)
 
 

@@ -7,6 +7,7 @@ channel.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from attnbench.kernels import selection_ops as ops
 from attnbench.kernels.errors import BadInput
+from attnbench.kernels.told import kind_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,15 +87,14 @@ def check_gate(params: object, q: Tensor) -> Tensor | None:
     """Return the gate among the learned tensors of a method, or None if there are none.
 
     Raises:
-        BadInput: for other names, or a gate that is not like q.
+        BadInput: for anything but a dictionary of a gate that is strided and like q, saying what it is instead.
     """
     if params is None:
         return None
-    if not isinstance(params, dict) or set(params) != {"gate"}:
-        names = sorted(map(str, params)) if isinstance(params, dict) else params
-        raise BadInput(f"params is {names!r}; it must be {{'gate': a tensor like q}}, or None")
-    gate = params["gate"]
-    if not isinstance(gate, Tensor) or gate.shape != q.shape or gate.dtype != q.dtype or gate.device != q.device:
-        given = f"{gate.dtype} {list(gate.shape)} on {gate.device}" if isinstance(gate, Tensor) else repr(gate)
-        raise BadInput(f"gate is {given}; it must be like q, {q.dtype} {list(q.shape)} on {q.device}")
+    if not isinstance(params, Mapping) or set(params) != {"gate"}:
+        raise BadInput(f"params is {kind_of(params)}; it must be {{'gate': a tensor like q}}, or None")
+    gate: Tensor = params["gate"]
+    alike = isinstance(gate, Tensor) and gate.layout == torch.strided and gate.dtype == q.dtype
+    if not alike or gate.shape != q.shape or gate.device != q.device:
+        raise BadInput(f"gate is {kind_of(gate)}; it must be like q, {kind_of(q)}")
     return gate

@@ -41,6 +41,7 @@ from attnbench.methods.kit import (
     bounding_boxes,
     main,
     partition_ranges,
+    quoted,
     remembered,
     whole,
 )
@@ -160,14 +161,15 @@ def read_schedule(path: str) -> Mapping[str, Mapping[str, str]]:
         BadInput: for a file that cannot be read, or that holds something else.
     """
     if not isinstance(path, str):
-        raise BadInput(f"schedule is {path!r}; it must be the path of a JSON file")
+        raise BadInput(f"schedule is {quoted(path)}; it must be the path of a JSON file")
     try:
         about = os.stat(path)
         if not stat.S_ISREG(about.st_mode) or about.st_size > _MOST_BYTES:
             raise ValueError(f"it must be a file of up to {_MOST_BYTES // 2**20} MiB")
         return _read(path, about.st_mtime_ns)
     except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"schedule {path!r} cannot be read: {error}") from error
+        why = getattr(error, "strerror", None) or error  # an OSError quotes the path too
+        raise BadInput(f"schedule {quoted(path)} cannot be read: {why}") from error
 
 
 @lru_cache(16)

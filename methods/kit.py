@@ -22,6 +22,7 @@ from attnbench.kernels.rule import Rule, band, causal, window
 from attnbench.kernels.self_similarity import pool_similarity, similarity_flops
 from attnbench.kernels.strided import strided_flops, strided_mass
 from attnbench.kernels.summaries import add_summaries
+from attnbench.kernels.told import kind_of, quoted
 from attnbench.kernels.unlike import split_flops, split_unlike
 from attnbench.methods.base import (
     BranchCall,
@@ -48,10 +49,10 @@ __all__ = [
     "Layout", "MeanSelection", "Method", "Partition", "Plan", "Recipe", "RoutedPattern", "Rule", "Source",
     "Training", "Unsupported", "add_summaries", "as_choice", "as_density", "as_flag", "as_ints", "as_number",
     "as_numbers", "as_state", "band", "band_flops", "band_shares", "below_flops", "bounding_boxes", "causal",
-    "check_per_head", "cluster", "cluster_flops",
-    "coordinates", "count_below", "cut_percentile", "fit", "keep_text", "main", "masked_flops", "masked_outputs",
-    "nearest", "ordinary_text", "partition_cuboids", "partition_in_order", "partition_ranges", "phase",
-    "pool_similarity", "remembered", "route", "route_text", "row_ops", "score_block_pairs", "score_cells",
+    "check_per_head", "cluster", "cluster_flops", "coordinates", "count_below", "cut_percentile", "fit", "keep_text",
+    "kind_of", "main", "masked_flops", "masked_outputs", "nearest", "ordinary_text", "partition_cuboids",
+    "partition_in_order", "partition_ranges", "phase",
+    "pool_similarity", "quoted", "remembered", "route", "route_text", "row_ops", "score_block_pairs", "score_cells",
     "score_means", "selection_ops", "share_of", "shrink_axis", "shrink_grid", "similarity_flops", "split_flops",
     "split_unlike", "strided_flops", "strided_mass", "whole", "window",
 ]  # fmt: skip

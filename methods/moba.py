@@ -28,6 +28,7 @@ from attnbench.methods.kit import (
     causal,
     main,
     partition_ranges,
+    quoted,
     route,
     route_text,
     share_of,
@@ -53,13 +54,15 @@ class MoBA:
 
     def __post_init__(self) -> None:
         if self.blocks is not None and self.block_size is not None:
-            raise BadInput(f"blocks is {self.blocks!r} and block_size is {self.block_size!r}; give one of them")
+            raise BadInput(
+                f"blocks is {quoted(self.blocks)} and block_size is {quoted(self.block_size)}; give one of them"
+            )
         for name in ("blocks", "block_size"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, as_ints(name, getattr(self, name)))
         object.__setattr__(self, "topk", as_ints("topk", self.topk))
         if not isinstance(self.causal, bool):
-            raise BadInput(f"causal is {self.causal!r}; it must be true or false")
+            raise BadInput(f"causal is {quoted(self.causal)}; it must be true or false")
 
 
 def resolve(settings: MoBA, layout: Layout) -> MoBA:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels.errors import BadInput
+from attnbench.kernels.told import kind_of
 from attnbench.methods.base import Method
 
 
@@ -82,28 +83,23 @@ def as_state(
     advice = "as plan.state of the last call is"
     if not isinstance(state, Mapping) or set(state) != set(tensors):
         names = " and ".join(tensors)
-        raise BadInput(f"the state of {method} is {_told(state)}; it must be a dictionary of {names}, {advice}")
+        raise BadInput(f"the state of {method} is {kind_of(state)}; it must be a dictionary of {names}, {advice}")
     for name, (dtypes, shape) in tensors.items():
         x = state[name]
-        if not isinstance(x, Tensor) or x.dtype not in dtypes or tuple(x.shape) != shape or x.device != device:
+        alike = isinstance(x, Tensor) and x.layout == torch.strided and x.dtype in dtypes
+        if not alike or tuple(x.shape) != shape or x.device != device:
             kind = str(dtypes[0]).removeprefix("torch.")
-            raise BadInput(f"{name} of the state is {_told(x)}; it must be {kind} {list(shape)} on {device}, {advice}")
+            raise BadInput(
+                f"{name} of the state is {kind_of(x)}; it must be {kind} {list(shape)} on {device}, {advice}"
+            )
     return state
-
-
-def _told(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"
-    if isinstance(value, Mapping):
-        return f"a dictionary of {', '.join(map(str, value)) or 'nothing'}"
-    return f"{value!r}" if isinstance(value, (int, float, str)) else f"of type {type(value).__name__}"
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     """Return a state with every tensor of its dictionaries, tuples, lists and dataclasses changed."""
     if isinstance(value, Tensor):
         return change(value)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: map_tensors(item, change) for name, item in value.items()}
     if isinstance(value, (tuple, list)):
         items = [map_tensors(item, change) for item in value]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import whole_number
+from attnbench.kernels.told import quoted
 
 if TYPE_CHECKING:
     from attnbench.methods.base import Call
@@ -37,10 +38,10 @@ class Recipe:
             value = getattr(self, name)
             number = whole_number(value)
             if number is None or number < 0:
-                raise BadInput(f"{name} is {value!r}; it must be a whole number of at least 0")
+                raise BadInput(f"{name} is {quoted(value)}; it must be a whole number of at least 0")
             object.__setattr__(self, name, number)
         if not isinstance(self.text_dense, bool):
-            raise BadInput(f"text_dense is {self.text_dense!r}; it must be true or false")
+            raise BadInput(f"text_dense is {quoted(self.text_dense)}; it must be true or false")
         if not self.text_dense and not self.TEXT_MAY_BE_ORDINARY:
             raise BadInput("text_dense is False; this method is published with dense text only: leave it True")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from attnbench.kernels.errors import BadInput, unknown_name
 from attnbench.kernels.plugins import Plugins, find_plugins, load_plugin
+from attnbench.kernels.told import quoted
 from attnbench.kernels.tracing import constant
 from attnbench.methods.base import Method
 from attnbench.methods.density import DensitySetting
@@ -128,7 +129,7 @@ def find_method(method: str | Method) -> Method:
         attached: Method = getattr(_attached, method)
         return attached
     if not isinstance(method, Method):
-        raise BadInput(f"method is {method!r}; it must be a method's name or an attnbench.methods.Method")
+        raise BadInput(f"method is {quoted(method)}; it must be a method's name or an attnbench.methods.Method")
     return check_method(method.name, method)
 
 
@@ -173,9 +174,8 @@ def _problem_of_density(method: Method) -> str | None:
     if named is None:
         return None
     if not isinstance(named, (str, DensitySetting)):
-        return (
-            f"density_setting of method {method.name!r} is {named!r}; it must be a setting's name or a DensitySetting"
-        )
+        given = f"density_setting of method {method.name!r} is {quoted(named)}"
+        return f"{given}; it must be a setting's name or a DensitySetting"
     problem = _unknown_setting(method.name, method.settings, (named,) if isinstance(named, str) else named.names)
     return None if problem is None else f"density_setting of method {method.name!r}: {problem}"
 
@@ -184,7 +184,7 @@ def _problem_of_density(method: Method) -> str | None:
 def _problem_of_settings(method: str, settings: object) -> str | None:
     parameters = getattr(settings, "__dataclass_params__", None)
     if not isinstance(settings, type) or parameters is None or not parameters.frozen:
-        return f"the settings of method {method!r} must be a frozen dataclass, not {settings!r}"
+        return f"the settings of method {method!r} must be a frozen dataclass, not {quoted(settings)}"
     for field in dataclasses.fields(settings):
         if field.name in RESERVED:
             return f"method {method!r} has a setting {field.name!r}, which is an argument of attnbench.attention"

@@ -37,6 +37,7 @@ from attnbench.methods.kit import (
     as_ints,
     fit,
     keep_text,
+    kind_of,
     main,
     ordinary_text,
     partition_ranges,
@@ -117,20 +118,19 @@ def _check(params: object, q: Tensor) -> None:
     """Refuse params that are no projection for q.
 
     Raises:
-        BadInput: quoting what they are.
+        BadInput: saying what they are.
     """
     if params is None:
         return
     dim = q.shape[3]
     wanted = {"weight": [dim, dim], "bias": [dim]}
     if not isinstance(params, Mapping) or set(params) != set(wanted):
-        shown = sorted(map(str, params)) if isinstance(params, Mapping) else type(params).__name__
-        raise BadInput(f"params are {shown}; sla's must be a dictionary of 'weight' and 'bias'")
+        raise BadInput(f"params is {kind_of(params)}; sla's must be a dictionary of 'weight' and 'bias'")
     for name, shape in wanted.items():
         x = params[name]
-        if not isinstance(x, Tensor) or list(x.shape) != shape or x.dtype != torch.float32 or x.device != q.device:
-            shown = f"{x.dtype} {list(x.shape)} on {x.device}" if isinstance(x, Tensor) else type(x).__name__
-            raise BadInput(f"params[{name!r}] is {shown}; it must be torch.float32 {shape} on {q.device}")
+        alike = isinstance(x, Tensor) and x.layout == torch.strided and x.dtype == torch.float32
+        if not alike or list(x.shape) != shape or x.device != q.device:
+            raise BadInput(f"params[{name!r}] is {kind_of(x)}; it must be float32 {shape} on {q.device}")
 
 
 def finish(settings: SLA, call: BranchCall, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> Tensor:

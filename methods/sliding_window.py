@@ -29,6 +29,7 @@ from attnbench.methods.kit import (
     nearest,
     partition_cuboids,
     partition_ranges,
+    quoted,
     remembered,
     window,
 )
@@ -57,7 +58,7 @@ class SlidingWindow:
 
     def __post_init__(self) -> None:
         if self.window is not None and self.width is not None:
-            raise BadInput(f"window is {self.window!r} and width is {self.width!r}; give one of them")
+            raise BadInput(f"window is {quoted(self.window)} and width is {quoted(self.width)}; give one of them")
         if self.window is not None:
             object.__setattr__(self, "window", as_ints("window", self.window, length=3, low=0))
         if self.width is not None:

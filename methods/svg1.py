@@ -34,6 +34,7 @@ from attnbench.methods.kit import (
     masked_flops,
     masked_outputs,
     phase,
+    quoted,
     remembered,
 )
 
@@ -95,7 +96,9 @@ class SVG1(Recipe):
         flags = tuple(self.temporal) if isinstance(self.temporal, (tuple, list)) else self.temporal
         of_heads = flags if isinstance(flags, tuple) else (False if flags is None else flags,)
         if not of_heads or not all(isinstance(flag, bool) for flag in of_heads):
-            raise BadInput(f"temporal is {self.temporal!r}; it must be true or false, one flag for each head, or none")
+            raise BadInput(
+                f"temporal is {quoted(self.temporal)}; it must be true or false, one flag for each head, or none"
+            )
         object.__setattr__(self, "temporal", flags)
 
 

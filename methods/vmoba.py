@@ -12,7 +12,6 @@ pair that reaches the threshold is still kept.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -31,9 +30,11 @@ from attnbench.methods.kit import (
     Source,
     Training,
     as_choice,
+    as_density,
     as_ints,
     main,
     partition_cuboids,
+    quoted,
     route,
     route_text,
     share_of,
@@ -77,10 +78,7 @@ class VMoBA:
             object.__setattr__(self, "partition", _as_partitions(self.partition))
         as_choice("select", self.select, ("threshold", "topk"))
         as_choice("scope", self.scope, ("head", "query"))
-        share: object = self.threshold
-        if isinstance(share, bool) or not isinstance(share, Real) or not 0 < float(share) <= 1:
-            raise BadInput(f"threshold is {self.threshold!r}; it must be a number above 0 and at most 1")
-        object.__setattr__(self, "threshold", float(share))
+        object.__setattr__(self, "threshold", as_density("threshold", self.threshold))
         if isinstance(self.topk, (tuple, list)):
             object.__setattr__(self, "topk", as_ints("topk", self.topk, length=3))
         elif self.topk is not None:
@@ -90,12 +88,12 @@ class VMoBA:
 def _as_partitions(value: object) -> Partitions:
     wanted = "three blocks in the order 1-D, 2-D, 3-D, such as (3, (6, 8), (8, 12, 8))"
     if not isinstance(value, (tuple, list)) or len(value) != 3:
-        raise BadInput(f"partition is {value!r}; it must be {wanted}")
+        raise BadInput(f"partition is {quoted(value)}; it must be {wanted}")
     try:
         frames: Any = value[0][0] if isinstance(value[0], (tuple, list)) and len(value[0]) == 1 else value[0]
         return as_ints("", frames), as_ints("", value[1], length=2), as_ints("", value[2], length=3)
     except BadInput:
-        raise BadInput(f"partition is {value!r}; it must be {wanted}, of whole numbers of at least 1") from None
+        raise BadInput(f"partition is {quoted(value)}; it must be {wanted}, of whole numbers of at least 1") from None
 
 
 def resolve(settings: VMoBA, layout: Layout) -> VMoBA:

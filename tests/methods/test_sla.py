@@ -141,15 +141,15 @@ def test_the_branch_is_counted() -> None:
         ({"topk": 0}, "topk is 0; it must be a number above 0 and at most 1"),
         ({"feature_map": "tanh"}, "feature_map is 'tanh'; it must be one of softmax, elu, relu"),
         ({"branch": "none"}, "branch is 'none'; it must be one of all, rest"),
-        ({"params": [1]}, "params are list; sla's must be a dictionary of 'weight' and 'bias'"),
-        ({"params": {"weight": torch.zeros(4, 4)}}, r"params are \['weight'\]"),
+        ({"params": [1]}, "params is of type list; sla's must be a dictionary of 'weight' and 'bias'"),
+        ({"params": {"weight": torch.zeros(4, 4)}}, "params is a dictionary of weight; sla's must"),
         (
             {"params": {"weight": torch.zeros(4, 3), "bias": torch.zeros(4)}},
-            r"params\['weight'\] is torch.float32 \[4, 3\] on cpu; it must be torch.float32 \[4, 4\] on cpu",
+            r"params\['weight'\] is float32 \[4, 3\] on cpu; it must be float32 \[4, 4\] on cpu",
         ),
         (
             {"params": {"weight": torch.zeros(4, 4), "bias": torch.zeros(4).double()}},
-            r"params\['bias'\] is torch.float64 \[4\]",
+            r"params\['bias'\] is float64 \[4\]",
         ),
     ],
 )  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -124,17 +125,36 @@ def test_both_branches_are_trained(tensors: Helper) -> None:
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"gates": 1}, r"params is \['gates'\]; it must be {'gate': a tensor like q}, or None"),
+        ({"gates": 1}, "params is a dictionary of gates; it must be {'gate': a tensor like q}, or None"),
         (torch.ones(1), "it must be {'gate': a tensor like q}, or None"),
         ({"gate": 1.0}, "gate is 1.0; it must be like q"),
-        ({"gate": torch.ones(1, 2, 7, 4)}, r"gate is torch.float32 \[1, 2, 7, 4\] on cpu; it must be like q"),
-        ({"gate": torch.ones(1, 2, 8, 4).double()}, "gate is torch.float64"),
+        ({"gate": torch.ones(1, 2, 7, 4)}, r"gate is float32 \[1, 2, 7, 4\] on cpu; it must be like q"),
+        ({"gate": torch.ones(1, 2, 8, 4).double()}, "gate is float64"),
+        (torch.ones(1, 2, 8, 4), r"params is float32 \[1, 2, 8, 4\] on cpu; it must be {'gate'"),
+        (torch.ones(1, 2, 8, 4).tolist(), "params is of type list; it must be {'gate'"),
+        ({str(i): 1 for i in range(99)}, "params is a dictionary of 99 items; it must be {'gate'"),
+        ({"gate": torch.ones(1, 2, 8, 4).tolist()}, "gate is of type list; it must be like q, float32"),
+        ({"gate": np.ones((1, 2, 8, 4))}, "gate is of type ndarray; it must be like q, float32"),
+        ({"gate": "x" * 9999}, "gate is 'x+', cut off after 40 of 9,999 characters; it must be like q, float32"),
+        ({"gate": torch.ones(1, 2, 8, 4).to_sparse()}, r"gate is sparse_coo float32 \[1, 2, 8, 4\] on cpu; it must be"),
     ],
 )
 def test_a_gate_that_does_not_fit_is_refused(method: str, params: Any, words: str) -> None:
     x = torch.zeros(1, 2, 8, 4)
-    with pytest.raises(BadInput, match=words):
+    with pytest.raises(BadInput, match=words) as refused:
         attnbench.attention(x, x, x, method=method, grid=(2, 2, 2), params=params)
+    said = str(refused.value)
+    assert len(said) < 200
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("method", ["vsa", "vsa-h3"])
+def test_any_mapping_may_hold_the_gate(method: str, tensors: Helper) -> None:
+    q, k, v, gate = tensors(Layout(attnbench.Grid(2, 4, 4)), 2, 1, 1, 2)
+    asked: dict[str, Any] = {"method": method, "grid": (2, 4, 4), "tile": (2, 2, 2)}
+    usual = attnbench.attention(q, k, v, **asked, params={"gate": gate})
+    other = attnbench.attention(q, k, v, **asked, params=MappingProxyType({"gate": gate}))
+    assert torch.equal(usual, other)
 
 
 @pytest.mark.parametrize("method", ["vsa", "vsa-h3"])
