@@ -133,7 +133,8 @@ def check_gradient(method: Method, *tensors: Tensor) -> None:
     """Raise ``BadInput`` if one of the tensors needs a gradient that the method does not have."""
     if not method.has_gradient and torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         raise BadInput(
-            f"method {method.name!r} has no gradient, and q, k or v needs one: call it under torch.no_grad()"
+            f"method {method.name!r} has no gradient, and q, k or v needs one: call it under torch.no_grad(), or take "
+            "another method to train"
         )
 
 

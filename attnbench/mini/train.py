@@ -117,12 +117,15 @@ def check_config(config: TrainConfig, device: torch.device, seconds: float | Non
     """Find out, before any step, coarse or not, whether full clips can be trained like this.
 
     Raises:
-        BadInput: for an unknown method, setting or engine, or seconds that are none.
+        BadInput: for an unknown method, setting or engine, a method without a gradient, or seconds that are none.
         Unsupported: if the engine cannot train the method here.
     """
     if seconds is not None and not seconds > 0:
         raise BadInput(f"seconds is {seconds!r}; it must be above 0")
-    make_settings(find_method(config.method), config.settings)
+    method = find_method(config.method)
+    make_settings(method, config.settings)
+    if not method.has_gradient:
+        raise BadInput(f"method {config.method!r} has no gradient, so no model can be trained with it")
     if config.engine != "auto":
         get_engine(config.engine)
     training_engines(config, device)

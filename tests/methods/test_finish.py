@@ -150,7 +150,7 @@ def test_a_method_that_selects_by_the_values_gets_them_and_refuses_to_do_without
 def test_a_method_without_a_gradient_is_not_trained() -> None:
     q, k, v = tensors()
     method = dataclasses.replace(METHOD, has_gradient=False)
-    with pytest.raises(BadInput, match="method 'two-windows' has no gradient"):
+    with pytest.raises(BadInput, match=r"method 'two-windows' has no gradient, .* or take another method to train"):
         attnbench.attention(q.requires_grad_(), k, v, method=method, grid=GRID)
     with torch.no_grad():
         attnbench.attention(q, k, v, method=method, grid=GRID)

@@ -269,6 +269,13 @@ def test_an_unknown_setting_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("method", ["sol-attn", "ditfastattn"])
+def test_a_method_without_a_gradient_is_refused_before_anything_is_written(method: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=f"^method '{method}' has no gradient, so no model can be trained with it$"):
+        start(dataclasses.replace(SMALL, method=method), tmp_path / "run", CPU, Silent())
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("content", [None, "{", '{"stepz": 3}', "[]"])
 def test_a_folder_without_a_sound_run_cannot_be_resumed(tmp_path: Path, content: str | None) -> None:
     if content is not None:
