@@ -107,8 +107,9 @@ def attention(
 
     Returns:
         The output [B, heads, N, head_dim] in grid order and q's dtype; with ``return_lse`` or ``return_plan`` a tuple
-        of it, the log-sum-exp and the plan. A query that keeps no key gives zeros and -inf. With ``group``, output and
-        log-sum-exp are those of the rank's tokens, and the plan is what the rank computed, with the state of all heads.
+        of it, the log-sum-exp and the plan. A query that keeps no key gives -inf, and zeros unless the
+        method puts another output there. With ``group``, output and log-sum-exp are those of the rank's tokens, and the
+        plan is what the rank computed, with the state of all heads.
 
     Raises:
         BadInput: for arguments that do not fit each other, or settings that the method does not take.

@@ -223,7 +223,10 @@ class Plan:
 
     @cached_property
     def empty_rows(self) -> int:
-        """Number of queries that keep no key, over all batch items and heads; their output is 0."""
+        """Number of queries that keep no key, over all batch items and heads.
+
+        Their output is 0 unless the method's ``finish`` puts another one there, as a copy from another query.
+        """
         same_b, same_h = self.shared_by
         heads, items = 1 if same_h else self.heads, 1 if same_b else self.batch
         counted = sum(self._count_empty(b, h) for b in range(items) for h in range(heads))

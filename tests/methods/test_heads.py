@@ -25,6 +25,7 @@ from attnbench.methods.bsa import BSA
 from attnbench.methods.ditfastattn import DiTFastAttn, width_for
 from attnbench.methods.svg1 import SVG1, band_width
 from attnbench.methods.svg2 import SVG2
+from attnbench.results.records.cells import Row
 
 FOLDER = Path(__file__).resolve().parent.parent / "golden" / "heads"
 CASES: list[dict[str, Any]] = json.loads((FOLDER / "index.json").read_text("utf-8"))
@@ -76,6 +77,17 @@ def test_bsa_keeps_and_copies_as_recorded(case: dict[str, Any]) -> None:
     assert torch.equal(plan.kept[0], golden["output_of"].long())
     assert plan.empty_rows == int((~golden["query_kept"]).sum())
     check_output(golden, attnbench.attention(q, k, v, **call(case)))
+
+
+def test_queries_that_keep_no_key_may_have_an_output_and_the_columns_say_so() -> None:
+    q, k, v = torch.randn(3, 1, 2, 64, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    output, lse, plan = attnbench.attention(q, k, v, method="bsa", grid=(4, 4, 4), return_lse=True, return_plan=True)
+    empty = ~plan.token_mask().any(-1)
+    assert int(empty.sum()) == plan.empty_rows > 0
+    assert bool((lse[empty] == -torch.inf).all())
+    assert bool(output[empty].any(-1).all())
+    for told in (Row.model_fields["empty_rows"].description, type(plan).__dict__["empty_rows"].__doc__):
+        assert "0 unless the method" in told
 
 
 @of("svg1")

@@ -320,7 +320,10 @@ class Row(Cell):
     )
 
     empty_rows: int | None = Field(
-        default=None, ge=0, description="queries that keep no key, heads_timed heads; their output is 0"
+        default=None,
+        ge=0,
+        description="queries that keep no key, heads_timed heads; their output is 0 unless the method puts another one "
+        "there, as a copy from another query",
     )
 
     kept_by_frame: str | None = Field(
