@@ -7,7 +7,7 @@ shape or their address, is seen to be another.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -83,9 +83,9 @@ def check_selection(
     """Compare a plan with the one that the same method makes of the same values in float64.
 
     This plans one head of one batch item at a time, to save memory. So a method that selects for a head by what is in
-    another one will differ, unless it says so: then all heads of a batch item are planned. If more pairs differ than
-    rounding usually explains, the head is planned once more on moved inputs, and as many pairs as change then are near
-    ties.
+    another one will differ, unless it says so: then all heads of a batch item are planned, once. If more pairs differ
+    than rounding usually explains, they are planned once more on moved inputs, and as many pairs as change then are
+    near ties.
 
     Args:
         q: [B, H, N, D].
@@ -110,7 +110,11 @@ def check_selection(
 
 @dataclass(frozen=True, eq=False)
 class _Float64:
-    """A plan, and what it was made from, to be planned again in float64 head by head."""
+    """A plan, and what it was made from, to be planned again in float64 head by head.
+
+    Where heads depend on one another, ``items`` has the last batch item whose heads were all planned together, and
+    that plan: one of the inputs as they are (False) and one of moved inputs (True).
+    """
 
     q: Tensor
     k: Tensor
@@ -119,6 +123,7 @@ class _Float64:
     arguments: dict[str, Any]
     slot: int
     seed: int
+    items: dict[bool, tuple[int, Plan]] = field(default_factory=dict)
 
     def compare(self, *, moved: bool = False) -> SelectionCheck:
         """Count the pairs in which the plan, or the plan of moved inputs, is not that of float64."""
@@ -155,19 +160,23 @@ class _Float64:
         return count
 
     def _planned(self, b: int, h: int, *, moved: bool = False) -> tuple[Plan, int]:
-        """Plan a head of a batch item in float64, in a batch of two beside a decoy; return where the plan has it.
+        """Plan a head of a batch item in float64, in a batch of two beside a decoy; return where the plan has it."""
+        if find_method(self.arguments["method"]).heads_are_independent:
+            return self._plan(b, h, moved), 0
+        if moved not in self.items or self.items[moved][0] != b:
+            self.items.pop(moved, None)  # two of them at once may be more than fits
+            self.items[moved] = b, self._plan(b, None, moved)
+        return self.items[moved][1], h
 
-        Where heads depend on one another, all of the batch item are planned.
-        """
+    def _plan(self, b: int, h: int | None, moved: bool) -> Plan:
+        """Plan a head of a batch item, or with None all of them together."""
         method = find_method(self.arguments["method"])
         group = self.q.shape[1] // self.k.shape[1]
-        whole = not method.heads_are_independent
-        heads, kv = (slice(None), slice(None)) if whole else (slice(h, h + 1), slice(h // group, h // group + 1))
+        heads, kv = (slice(None), slice(None)) if h is None else (slice(h, h + 1), slice(h // group, h // group + 1))
         arguments = settings_of_heads(method, self.arguments, heads) | {"params": None}
         if (state := arguments.get("state")) is not None:
-            one = None if whole else h
-            arguments["state"] = state_of(state, b, one, heads=self.q.shape[1], batch=2)
-        generator = torch.Generator(self.q.device).manual_seed(self.seed + 31 * b + h)
+            arguments["state"] = state_of(state, b, h, heads=self.q.shape[1], batch=2)
+        generator = torch.Generator(self.q.device).manual_seed(self.seed + 31 * b + (h or 0))
 
         def beside_decoy(x: Tensor) -> Tensor:
             wide = x.double()
@@ -177,8 +186,7 @@ class _Float64:
             return torch.stack([wide, wide.flip(1)] if self.slot == 0 else [wide.flip(1), wide])
 
         values = None if self.v is None else beside_decoy(self.v[b, kv])
-        plan = api.select(beside_decoy(self.q[b, heads]), beside_decoy(self.k[b, kv]), v=values, **arguments)
-        return plan, h if whole else 0
+        return api.select(beside_decoy(self.q[b, heads]), beside_decoy(self.k[b, kv]), v=values, **arguments)
 
 
 @dataclass(frozen=True, eq=False)

@@ -270,6 +270,26 @@ def test_settings_of_one_value_a_head_are_those_of_the_heads_of_each_case(given:
     assert found.verdict == ("pass" if len(set(given)) == 1 else "fail"), "a head would get another one's value"
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_heads_that_depend_on_one_another_are_planned_together_once_for_each_batch_item(moved: bool) -> None:
+    planned: list[torch.Size] = []
+
+    def counting(settings: Frames, q: Tensor, k: Tensor, call: Call) -> Plan:
+        planned.append(q.shape)
+        return choosing_by_item(settings, q, k, call)
+
+    method = replace(GOOD, plan=counting, depends_on_qk=True, heads_are_independent=False)
+    q, k = torch.randn(2, 3, 4, 5 * 6, 16, generator=torch.Generator().manual_seed(0)).unbind()
+    arguments = {"method": method, "grid": (5, 2, 3)}
+    plan = select(q, k.flip(2) if moved else k, **arguments)
+    planned.clear()
+    check = check_selection(q, k, plan, arguments)
+    assert check is not None
+    assert (check.problem is not None) is moved
+    # Each batch item once; if that differs, each once more, and moved.
+    assert planned == [(2, 4, 30, 16)] * (3 * 3 if moved else 3)
+
+
 def test_what_does_not_apply_is_skipped_with_the_reason() -> None:
     assert outcome_of("twin", twin=None).verdict == "skip"
     assert outcome_of("density", density_setting=None).verdict == "skip"
