@@ -5,6 +5,9 @@ call are the state with which the next one begins, which then takes few steps. T
 are drawn with replacement, by the layer, the same for all heads. Labels belong to the centroids before the last step,
 and what is ranked are the centroids after it, as published. Published selection rounds to bfloat16 on the way; here it
 is float32. Heads of queries that share keys share their clusters.
+
+Steps end for all heads of a batch item together. Heads count as independent all the same: alone, a head would end
+earlier only where its centroids still move, but all of them by less than 1e-4 (docs/methods.md, "Heads of svg2").
 """
 
 from __future__ import annotations

@@ -229,6 +229,17 @@ def test_k_means_like_its_definition_with_empty_and_equal_clusters() -> None:
     assert torch.equal(settled.centroids, cluster(x, begin, 60).centroids), "what has settled stays as it is"
 
 
+@pytest.mark.parametrize(("scale", "same"), [(1.0, True), (0.03, True), (1e-3, False)])
+def test_heads_of_svg2_keep_the_same_alone_unless_their_numbers_are_tiny(scale: float, same: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, 1, 2, 2000, 16, generator=generator).unbind()
+    q[:, 0] *= scale
+    k[:, 0] *= scale
+    call = {"method": "svg2", "grid": (5, 20, 20), "q_clusters": 20, "k_clusters": 20}
+    alone = attnbench.select(q[:, :1], k[:, :1], **call).token_mask()
+    assert torch.equal(attnbench.select(q, k, **call).token_mask()[:, :1], alone) is same
+
+
 def test_bsa_at_ragged_edges_keeps_a_share_of_every_tile_and_copies_the_nearest() -> None:
     generator = torch.Generator().manual_seed(5)
     grid, text = (5, 6, 7), (2, 1)
