@@ -10,7 +10,7 @@ from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout, whole_number
 from attnbench.kernels.told import quoted
 from attnbench.methods.density import DensitySetting
-from attnbench.methods.recipe import dense_steps_of, runs_dense
+from attnbench.methods.recipe import dense_layers_of, dense_steps_of, runs_dense
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,7 +153,10 @@ class Method:
         plan: (settings, q [B, H, N, D], k [B, KV heads, N, D], call) -> Plan: arrange the tokens, select the pattern.
             Runs without recording gradients, because the choice of pairs has none.
         resolve: fills in defaults that depend on the grid and checks what depends on it.
-        distinct_layers: (settings, number of layers) -> one layer of each kind.
+        distinct_layers: (settings, number of layers) -> one layer of each kind. The kinds take turns, unless ``alike``
+            says otherwise: of two kinds, the second is that of each odd layer.
+        alike: (settings, number of layers) -> for each layer, which of ``distinct_layers`` stands for it. For methods
+            whose kinds of layers do not take turns.
         twin: (resolved settings, layout, layer) -> a small case that is just as ragged, for verification. If it is
             None, the settings are tried on a small grid.
         finish: (settings, call, q, k, v, output) -> output, or a ``Finished``; adds a branch beside attention. ``call``
@@ -191,6 +194,7 @@ class Method:
     plan: Callable[[Settings, Tensor, Tensor, Call], Plan]
     resolve: Callable[[Settings, Layout], Settings] = _as_given
     distinct_layers: Callable[[Settings, int], tuple[int, ...]] = _one_layer
+    alike: Callable[[Settings, int], tuple[int, ...]] | None = None
     twin: Callable[[Settings, Layout, int], tuple[Settings, Layout]] | None = None
     finish: Callable[[Settings, BranchCall, Tensor, Tensor, Tensor, Tensor], Tensor | Finished] | None = None
     density_setting: str | DensitySetting | None = None
@@ -210,6 +214,22 @@ class Method:
     def finishes(self, settings: Settings, call: Call) -> bool:
         """Return whether ``finish`` runs in a call: not in the dense steps and layers of a recipe."""
         return self.finish is not None and not runs_dense(settings, call)
+
+    def stand_ins(self, settings: Settings, layers: int) -> tuple[int, ...]:
+        """Return for each of so many layers the one that stands for it.
+
+        The dense layers of a recipe are a kind of their own.
+        """
+        kinds = self._kinds(settings, layers)
+        dense = min(dense_layers_of(settings), layers)
+        sparse = {kind: layer for layer, kind in reversed(list(enumerate(kinds))) if layer >= dense}
+        return (0,) * dense + tuple(kind if kind >= dense else sparse[kind] for kind in kinds[dense:])
+
+    def _kinds(self, settings: Settings, layers: int) -> tuple[int, ...]:
+        if self.alike is not None:
+            return self.alike(settings, layers)
+        turns = self.distinct_layers(settings, layers)
+        return tuple(turns[layer % len(turns)] for layer in range(layers))
 
     def cycle_of(self, settings: Settings, layer: int) -> Cycle | None:
         """Return the cycle of a layer behind the dense steps of a recipe; None for a method without a state."""

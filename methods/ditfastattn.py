@@ -117,6 +117,23 @@ def kind_of(settings: DiTFastAttn, call: Call) -> str:
     return kind
 
 
+def alike(settings: DiTFastAttn, layers: int) -> tuple[int, ...]:
+    """Layers whose steps are of the same kinds in the schedule are alike; without one all are."""
+    lines = [_sparse_steps(settings, layer) for layer in range(layers)]
+    return tuple(lines.index(line) for line in lines)
+
+
+def distinct_layers(settings: DiTFastAttn, layers: int) -> tuple[int, ...]:
+    """The first layer of each line of the schedule."""
+    return tuple(dict.fromkeys(alike(settings, layers)))
+
+
+def _sparse_steps(settings: DiTFastAttn, layer: int) -> Mapping[int, str]:
+    """Return the steps of a layer that are not full in the schedule, and what each is."""
+    steps = {} if settings.schedule is None else read_schedule(settings.schedule).get(str(layer), {})
+    return {int(step): kind for step, kind in steps.items() if kind != "full"}
+
+
 def plan(settings: DiTFastAttn, q: Tensor, k: Tensor, call: Call) -> Plan:
     """Keep the window, everything or nothing; a full step keeps the window too, for its residual."""
     settings = resolve(settings, call.layout)
@@ -258,6 +275,8 @@ METHOD = Method(
     settings=DiTFastAttn,
     plan=plan,
     resolve=resolve,
+    distinct_layers=distinct_layers,
+    alike=alike,
     twin=twin,
     finish=finish,
     density_setting=DensitySetting(("width",), width_at),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -339,18 +339,37 @@ def _layers(subject: Subject) -> str:
             kinds = subject.method.distinct_layers(subject.settings(layout), count)
             if not kinds or len(set(kinds)) < len(kinds) or not all(0 <= layer < count for layer in kinds):
                 raise Failed(f"distinct_layers of {count} layers is {kinds}; it must name some of them, each once")
+            _require_stand_ins(subject, layout, count, kinds)
     kinds = subject.layers(layout)
-    if len(kinds) > 1:
-        return f"{len(kinds)} kinds: {', '.join(map(str, kinds))}"
     if subject.method.draws_by_layer:
-        return "alike but for what it draws"
+        return "alike but for what it draws" if len(kinds) == 1 else _named_kinds(kinds)
     q, k = subject.inputs(layout)
-    first = subject.plan(q, k, layout).token_mask()
-    for layer in (1, 2, 3, 7, LAYERS - 1):
+    stand_ins = subject.method.stand_ins(subject.settings(layout), LAYERS)
+    masks = {layer: subject.plan(q, k, layout, layer).token_mask() for layer in {stand_ins[each] for each in _SOME}}
+    for layer in _SOME:
+        first = stand_ins[layer]
+        alone = f"names layer {first} alone" if len(kinds) == 1 else f"lets layer {first} stand for it"
         with at(layout, layer):
-            mask = subject.plan(q, k, layout, layer).token_mask()
-            _require_same(mask, first, "keeps others than layer 0, and distinct_layers names layer 0 alone")
-    return "all alike"
+            mask = masks[first] if layer == first else subject.plan(q, k, layout, layer).token_mask()
+            _require_same(mask, masks[first], f"keeps others than layer {first}, and distinct_layers {alone}")
+    return "all alike" if len(kinds) == 1 else _named_kinds(kinds)
+
+
+_SOME = (1, 2, 3, 7, LAYERS - 1)
+"""Layers that are compared with those that stand for them."""
+
+
+def _named_kinds(kinds: Sequence[int]) -> str:
+    return f"{len(kinds)} kinds: {', '.join(map(str, kinds))}"
+
+
+def _require_stand_ins(subject: Subject, layout: Layout, count: int, kinds: Sequence[int]) -> None:
+    method = subject.method
+    if method.alike is None:
+        return
+    alike = method.alike(subject.settings(layout), count)
+    if len(alike) != count or set(alike) != set(kinds):
+        raise Failed(f"alike of {count} layers is {alike}; it must name for each layer one of distinct_layers, {kinds}")
 
 
 def _repeats(subject: Subject) -> str:

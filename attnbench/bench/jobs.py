@@ -23,7 +23,6 @@ from attnbench.machine.timers import check_timer
 from attnbench.methods import Cycle, Method, get_method, make_settings
 from attnbench.methods.entries import Entry
 from attnbench.methods.per_head import check_per_head
-from attnbench.methods.recipe import dense_layers_of
 from attnbench.report.words import differing_settings
 from attnbench.results.conditions import contents_of
 from attnbench.results.records.cells import Cell, canonical_json, inputs_content
@@ -202,13 +201,9 @@ def _jobs_of(entry: Entry, shape: Shape, layers: list[int] | None, density: floa
             raise BadInput(f"layer is {layer}; it must be a whole number of at least 0")
     # A bare grid names no model; three layers show every partition of the methods that take turns.
     count = shape.layers if shape.model is not None else 3
-    kinds = method.distinct_layers(settings, count)
+    kinds = method.stand_ins(settings, count)
     chosen = list(dict.fromkeys(layers or kinds))
-    alike = layers_alike(chosen, len(kinds), count) if shape.model is not None else {}
-    dense = min(dense_layers_of(settings), count)
-    if dense and not layers and len(kinds) == 1:  # the dense layers are a kind of their own
-        counts = {0: dense, dense: count - dense} if dense < count else {0: count}
-        chosen, alike = list(counts), counts if shape.model is not None else {}
+    alike = layers_alike(chosen, kinds) if shape.model is not None else {}
     return [Job(method, settings, layer, given=given, alike=alike.get(layer), density=density) for layer in chosen]
 
 

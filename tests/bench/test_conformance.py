@@ -134,6 +134,10 @@ def by_layer(settings: Frames, q: Tensor, k: Tensor, call: Call) -> Plan:
     return framed(q, call, near_frames(call, q.device, call.layer % 2))
 
 
+def three_kinds(settings: Frames, layers: int) -> tuple[int, ...]:
+    return tuple(range(min(3, layers)))
+
+
 def dropping_text(settings: Frames, q: Tensor, k: Tensor, call: Call) -> Plan:
     n = call.layout.tokens
     offsets = torch.arange(n + 1)
@@ -182,6 +186,8 @@ FAILING: list[tuple[str, dict[str, Any], str]] = [
     ("text", {"plan": counting_text}, "the video's pairs are others than without text"),
     ("layers", {"plan": by_layer}, "layer 1: keeps others than layer 0"),
     ("layers", {"distinct_layers": lambda s, layers: (0, 1, 2)}, "distinct_layers of 1 layers is (0, 1, 2)"),
+    ("layers", {"plan": by_layer, "distinct_layers": three_kinds}, "layer 3: keeps others than layer 0, and distinct"),
+    ("layers", {"distinct_layers": three_kinds, "alike": lambda s, n: (0,) * n}, "alike of 2 layers is (0, 0); it"),
     ("determinism", {"plan": restless}, "two plans for the same q and k differ"),
     ("ties", {"plan": nothing_at_ties}, "ZeroDivisionError: scores without a spread"),
     ("batch and heads", {"plan": choosing}, "keeps others than alone"),

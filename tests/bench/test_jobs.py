@@ -236,7 +236,31 @@ def test_dense_layers_are_a_kind_of_their_own_and_dense_steps_come_before_the_st
     assert [(job.layer, job.alike) for job in make_agenda(request).jobs] == [(0, 2), (2, 28)]
     request = Request(methods={"nabla": {"dense_layers": 99}}, model="wan2.1-1.3b", res="480p", device="cpu")
     assert [(job.layer, job.alike) for job in make_agenda(request).jobs] == [(0, 30)]
+    asked = Request(
+        methods={"nabla": {"dense_layers": 2}}, model="wan2.1-1.3b", res="480p", device="cpu", layers=[1, 5]
+    )
+    assert [(job.layer, job.alike) for job in make_agenda(asked).jobs] == [(1, 2), (5, 28)]
     request = Request(methods={"svg2": {"dense_steps": 10}}, grid="3x5x7", device="cpu")
     (job,) = make_agenda(request).jobs
     assert job.cycle is not None
     assert (job.cycle.warm, job.step, job.cycle.refresh) == ((10,), 11, 10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked", "alike"),
+    [
+        ({}, None, [(0, 27), (1, 2), (2, 1)]),
+        ({}, [29, 7, 2], [(29, 27), (7, 2), (2, 1)]),
+        ({"dense_layers": 2}, None, [(0, 2), (2, 1), (3, 26), (7, 1)]),
+        ({"dense_layers": 30}, None, [(0, 30)]),
+    ],
+)
+def test_layers_of_the_same_line_of_a_schedule_are_alike(
+    changes: dict[str, Any], asked: list[int] | None, alike: list[tuple[int, int]], tmp_path: Path
+) -> None:
+    path = tmp_path / "s.json"
+    lines = {"1": {"1": "window", "2": "full"}, "2": {"1": "share"}, "5": {"2": "full"}, "7": {"1": "window"}}
+    path.write_text(json.dumps(lines))
+    given = {"schedule": str(path), **changes}
+    request = Request(methods={"ditfastattn": given}, model="wan2.1-1.3b", res="480p", device="cpu", layers=asked)
+    assert {job.layer: job.alike for job in make_agenda(request).jobs} == dict(alike)

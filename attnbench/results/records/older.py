@@ -40,18 +40,17 @@ def brought_up(records: Iterable[Kind]) -> list[Kind]:
     return [_renamed(record, cells) for record in found] if cells else found
 
 
-def layers_alike(chosen: Sequence[int], kinds: int, layers: int) -> dict[int, int]:
-    """Return how many layers of a model each chosen layer stands for. Kinds take turns: layer l is of kind l mod kinds.
+def layers_alike(chosen: Sequence[int], kinds: Sequence[int]) -> dict[int, int]:
+    """Return how many layers of a model each chosen layer stands for.
 
     Args:
         chosen: layers, each once. Those of one kind share its layers.
-        kinds: how many kinds there are.
-        layers: of the model.
+        kinds: the kind of each layer of the model.
     """
     found = {}
     for layer in chosen:
-        same = [each for each in chosen if each % kinds == layer % kinds]
-        of_kind = len(range(layer % kinds, layers, kinds))
+        same = [each for each in chosen if kinds[each] == kinds[layer]]
+        of_kind = kinds.count(kinds[layer])
         found[layer] = of_kind // len(same) + (same.index(layer) < of_kind % len(same))
     return found
 
@@ -93,7 +92,7 @@ def _with_layers(records: list[Kind], headers: Mapping[str, RunHeader]) -> list[
         chosen = sorted(kinds.get((record.run_id, record.method, record.settings), ()))
         if not chosen:
             return record
-        alike = layers_alike(chosen, len(chosen), LAYERS[record.model])
+        alike = layers_alike(chosen, [layer % len(chosen) for layer in range(LAYERS[record.model])])  # they took turns
         return record.model_copy(update={"layers_alike": alike[record.layer]})
 
     return [counted(record) for record in records] if old else records
