@@ -62,7 +62,7 @@ class BranchCall(Call):
         lse: the log-sum-exp of each query's kept scores [B, H, N], for methods that declare ``needs_lse``; it may also
             be there for others.
         attend: attends once more over the same q, k and v: plan -> (output [B, H, N, D], log-sum-exp [B, H, N]). The
-            engine is chosen as for the call itself.
+            engine is that of the call if it can serve this plan and gives a log-sum-exp, otherwise what "auto" takes.
     """
 
     plan: Plan = None  # type: ignore[assignment]  # fields after those of Call need defaults; this one is always given

@@ -261,7 +261,7 @@ def twin(settings: DiTFastAttn, layout: Layout, layer: int) -> tuple[DiTFastAttn
     small = Layout(Grid(t, h, w), layout.few_text)
     assert settings.width is not None
     width = round(settings.width * small.grid.tokens / layout.grid.tokens)
-    return replace(settings, width=width, schedule=None), small
+    return replace(settings, width=width), small
 
 
 METHOD = Method(

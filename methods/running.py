@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench.kernels.engines import Task, between_graphs, choose_engine
+from attnbench.kernels.engines import Task, between_graphs, choose_engine, get_engine
 from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.shard import only_queries
@@ -64,7 +64,8 @@ def run(
         assert method.finish is not None
 
         def again(other: Plan) -> tuple[Tensor, Tensor]:
-            more, more_lse = _attend(q, k, v, other, scale, engine, True)
+            who = _who_attends_again(engine, other, Task.of(q, k, v, return_lse=True))
+            more, more_lse = _attend(q, k, v, other, scale, who, True)
             assert more_lse is not None
             return more, more_lse
 
@@ -75,6 +76,14 @@ def run(
         if isinstance(found, Finished):
             plan = dataclasses.replace(plan, state=found.state)
     return Ran(output, lse, plan)
+
+
+def _who_attends_again(engine: str, plan: Plan, task: Task) -> str:
+    """Return the engine of a call if it can serve the other plan too, otherwise "auto".
+
+    That of a full plan may run nothing else, or give no log-sum-exp.
+    """
+    return engine if engine == "auto" or get_engine(engine).lacks(plan, task) is None else "auto"
 
 
 def make_plan_of(method: Method, settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, Cycle, get_method
 from attnbench.methods.kit import keep_text, partition_ranges
 from attnbench.methods.per_head import state_of
+from attnbench.results.records.cells import Row
 from attnbench.results.run import NoProgress
 
 CYCLE = Cycle(warm=(0, 1), steady=2, refresh=5, every=4)
@@ -123,6 +126,27 @@ def test_methods_with_a_state_are_measured_and_verified(name: str) -> None:
     row = make_row(of, trial, "r")
     assert (row.step, row.refresh_every, row.verdict) == (1, 50, "ok")
     assert row.refresh_ms is not None
+
+
+def row_of_schedule(steps: dict[str, str], path: Path) -> Row:
+    path.write_text(json.dumps({"0": steps}))
+    request = Request(
+        methods={"ditfastattn": {"schedule": str(path)}}, grid="3x6x10", heads=2, kv_heads=2, head_dim=16,
+        inputs="gaussian", device="cpu", stability_calls=2,
+    )  # fmt: skip
+    of = Bench(make_agenda(request), NoProgress())
+    of.prepare()
+    for number in range(2):
+        of.time_round(number, 2, lambda sample: None)
+    return make_row(of, of.trials[0], "r")
+
+
+def test_a_layer_whose_steps_are_all_full_is_measured(tmp_path: Path) -> None:
+    row = row_of_schedule({"1": "full", "2": "full"}, tmp_path / "s.json")
+    assert (row.verdict, row.reason, row.density, row.engine) == ("ok", "", 1.0, "sdpa")
+    assert row.latency_ms is not None
+    assert row.numerical_error is not None
+    assert "reference:attend" in (row.kernels or ""), "the window, for the residual, on an engine that can run it"
 
 
 def test_a_plan_with_a_state_is_compared_with_float64_head_by_head() -> None:

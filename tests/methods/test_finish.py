@@ -84,6 +84,26 @@ def test_finish_sees_the_plan_and_the_log_sum_exp_and_attends_again() -> None:
     torch.testing.assert_close(lse.double(), near_lse, atol=1e-5, rtol=0)
 
 
+def test_attending_again_takes_an_engine_that_can_where_that_of_the_call_cannot() -> None:
+    def full_first(settings: Settings, q: Tensor, k: Tensor, call: Call) -> Plan:
+        offsets, keep = torch.tensor([0, N]), torch.ones(1, 1, 1, 1, dtype=torch.bool)
+        full = Plan(call.layout, 1, q.shape[1], BlockPattern(offsets, offsets, keep, is_full=True))
+        return dataclasses.replace(full, kept=banded(call, q, 3))
+
+    def only_the_window(
+        settings: Settings, call: BranchCall, q: Tensor, k: Tensor, v: Tensor, output: Tensor
+    ) -> Tensor:
+        return call.attend(call.plan.kept)[0]
+
+    method = dataclasses.replace(METHOD, plan=full_first, finish=only_the_window, needs_lse=False)
+    q, k, v = tensors()
+    found = attnbench.attention(q, k, v, method=method, grid=GRID, engine="sdpa")
+    assert isinstance(found, Tensor)
+    torch.testing.assert_close(found, dense(q, k, v, 3)[0].float())
+    with pytest.raises(attnbench.Unsupported, match="engine 'sdpa' does not return the log-sum-exp"):
+        attnbench.attention(q, k, v, method=METHOD, grid=GRID, engine="sdpa")
+
+
 def test_a_state_that_is_given_stays_as_it_is() -> None:
     q, k, v = tensors()
     state = {"last": torch.zeros(1, 2, N, 16)}
