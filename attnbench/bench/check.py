@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from attnbench.bench.branch import RUNS, check_branch
+from attnbench.bench.branch import check_branch
 from attnbench.bench.calls import Call
 from attnbench.bench.facts import Products, facts_of, thousandths_by_frame
 from attnbench.bench.gradient_rows import prove_gradients
@@ -126,7 +126,7 @@ def _check_output(trial: Trial, workload: Workload, plan: Plan, seen: Seen, outp
             trial.branch = check_branch(
                 workload.branch(job, seen), inputs.q, inputs.k, inputs.v, seen.output, output, seed
             )
-        _note_branch(trial, workload, plan, seen, products.flops // RUNS)
+        _note_branch(trial, workload, plan, seen, products.flops // trial.branch.runs)
         proof = trial.proofs[0]
         trial.proofs[0] = replace(proof, finished=rows_of(output, proof.sample.rows))
     if trial.twin is None:

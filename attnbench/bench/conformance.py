@@ -185,13 +185,16 @@ def cases(subject: Subject) -> list[tuple[Layout, int]]:
 def text_stays_dense(subject: Subject, layout: Layout, layer: int = 0) -> None:
     """Text tokens keep all keys and are kept by all. The video's pairs are those without text, unless text competes.
 
-    Queries that keep no key at all are left out: a method may copy other outputs there, or none.
+    Queries that keep no key at all are left out: a method may copy other outputs there, or none. So is a plan that
+    keeps nothing at all, where ``finish`` makes the whole output.
 
     Raises:
         Failed: if they are not.
     """
     q, k = subject.inputs(layout)
     mask = subject.plan(q, k, layout, layer).token_mask()
+    if subject.method.finish is not None and not bool(mask.any()):
+        return
     video = torch.zeros(layout.tokens, dtype=torch.bool)
     video[layout.video] = True
     if not bool((mask[..., ~video] | ~mask.any(-1, keepdim=True)).all()):

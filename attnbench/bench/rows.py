@@ -113,7 +113,7 @@ def _latency(bench: Bench, trial: Trial, facts: PlanFacts | None) -> dict[str, A
             "baseline_ms": dense,
             "baseline_eager_ms": None if baseline.eager is None else baseline.eager.ms,
             "speedup": speedup,
-            "translation": speedup * facts.density if facts is not None else None,
+            "translation": speedup * facts.density if facts is not None and facts.density else None,
         }
     return latency
 
@@ -176,9 +176,10 @@ def _checks(trial: Trial) -> dict[str, Any]:
     rows, twin = trial.rows, trial.twin
     checks: dict[str, Any] = {}
     if rows is not None:
+        compared = rows.tolerance > 0  # otherwise no sampled query keeps a key, and there are no errors
         checks = {
-            "numerical_error": finite_or_none(rows.error),
-            "numerical_tolerance": rows.tolerance,
+            "numerical_error": finite_or_none(rows.error) if compared else None,
+            "numerical_tolerance": rows.tolerance if compared else None,
             "approximation_error": finite_or_none(rows.approximation),
             "approximation_cosine": finite_or_none(rows.cosine),
         }

@@ -38,7 +38,7 @@ class RowCheck:
 
     Attributes:
         error: relative L2 against the plan in float64, of the head that is worst against its tolerance.
-        tolerance: what rounding in this dtype explains, of the same head.
+        tolerance: what rounding in this dtype explains, of the same head; 0 if no sampled row keeps a key.
         approximation: relative L2 against full attention, all heads together.
         cosine: mean cosine of a row's output and its full attention.
         lse_error: of the worst log-sum-exp, over what rounding explains; 0 where the engine computes none.
@@ -107,7 +107,8 @@ def check_rows(
             mask = plan.key_mask_of(b, h, rows)
             sparse = oracle.attend(q[b, h, rows], keys, values, mask, scale, rounding)
             full = oracle.attend(q[b, h, rows], keys, values, None, scale, rounding)
-            worst = max(worst, _against(sparse.output, output[b, h, rows]))
+            got = output[b, h, rows]
+            worst = max(worst, _against(sparse.output, got) if bool(mask.any()) else _against_nothing(got))
             if lse is not None:
                 lse_errors.append(oracle.lse_error(sparse.lse, lse[b, h, rows], q[b, h, rows], keys, scale, rounding))
             exact_all.append(sparse.output.value if final is None else final[b, h, rows].double())
@@ -124,6 +125,11 @@ def _against(exact: oracle.Exact, got: Tensor) -> tuple[float, float, float]:
     """Return error over tolerance (infinite for NaN), error and tolerance of some rows."""
     error, tolerance = float(exact.error(got)), float(exact.tolerance())
     return (error / tolerance if error == error else float("inf")), error, tolerance
+
+
+def _against_nothing(got: Tensor) -> tuple[float, float, float]:
+    """Return the same of rows that keep no key: they must be 0, and there is nothing to round."""
+    return (float("inf"), float("inf"), 0.0) if bool(got.any()) else (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)

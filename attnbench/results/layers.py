@@ -290,7 +290,7 @@ class Mean:
             "samples_ms": times,
             "baseline_ms": dense,
             "speedup": speedup,
-            "translation": None if speedup is None or density is None else speedup * density,
+            "translation": speedup * density if speedup is not None and density else None,
             "latency_amortised_ms": latency_of(self.charged_rounds.values()) if self._is_charged else None,
         }
 

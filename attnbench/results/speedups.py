@@ -162,9 +162,12 @@ def ranked_speedup(row: Row) -> float | None:
 
 
 def ranked_translation(row: Row) -> float | None:
-    """Return the speed-up that methods are ranked by times density: 1 where time falls as far as the pairs kept."""
+    """Return the speed-up that methods are ranked by times density: 1 where time falls as far as the pairs kept.
+
+    There is none where no pair is kept.
+    """
     speedup = ranked_speedup(row)
-    return None if speedup is None or row.density is None else speedup * row.density
+    return speedup * row.density if speedup is not None and row.density else None
 
 
 def same_rounds(own: Mapping[RunRound, float], other: Mapping[RunRound, float]) -> Timings | None:

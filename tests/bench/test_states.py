@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from attnbench.bench.bench import Bench
+from attnbench.bench.branch import Branch, check_branch
 from attnbench.bench.jobs import Job, make_agenda
 from attnbench.bench.request import Request
 from attnbench.bench.rows import make_row
 from attnbench.bench.selection import check_selection
 from attnbench.bench.states import State, warmed_up
+from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
-from attnbench.methods import Call, Cycle, get_method
+from attnbench.methods import Call, Cycle, get_method, make_settings
 from attnbench.methods.kit import keep_text, partition_ranges
 from attnbench.methods.per_head import state_of
 from attnbench.results.records.cells import Row
@@ -147,6 +149,29 @@ def test_a_layer_whose_steps_are_all_full_is_measured(tmp_path: Path) -> None:
     assert row.latency_ms is not None
     assert row.numerical_error is not None
     assert "reference:attend" in (row.kernels or ""), "the window, for the residual, on an engine that can run it"
+
+
+def test_a_layer_that_shares_its_last_output_is_measured_without_a_pair(tmp_path: Path) -> None:
+    row = row_of_schedule({"1": "share", "2": "share"}, tmp_path / "s.json")
+    assert (row.verdict, row.reason, row.density, row.empty_rows) == ("ok", "", 0.0, 180 * row.heads_timed)
+    assert row.latency_ms is not None
+    assert (row.numerical_error, row.numerical_tolerance, row.flops_branch) == (None, None, 0)
+    assert (row.stability, row.translation) == ("deterministic", None)
+
+
+def test_a_step_that_returns_its_state_looks_at_it_and_one_that_returns_a_constant_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "s.json"
+    path.write_text('{"0": {"1": "share"}}')
+    q, k, v = torch.randn(3, 1, 2, 24, 8, generator=torch.Generator().manual_seed(0))
+    method = get_method("ditfastattn")
+    settings = method.resolve(make_settings(method, {"schedule": str(path)}), Layout(Grid(2, 3, 4)))
+    state = {"output": v, "residual": v}
+    call = Call(Layout(Grid(2, 3, 4)), 0, 1, state)
+    plan = method.plan(settings, q, k, call)
+    for finish, blind in ((method.finish, False), (lambda *given: v.to(given[-1].dtype), True)):
+        branch = Branch(dataclasses.replace(method, finish=finish), settings, call, plan, 1.0, None, ())
+        found = check_branch(branch, q, k, v, torch.zeros_like(v), v, 0)
+        assert (found.blind, found.runs, found.error) == (blind, 3, 0)
 
 
 def test_a_plan_with_a_state_is_compared_with_float64_head_by_head() -> None:

@@ -349,6 +349,16 @@ def test_a_match_that_would_prove_nothing_is_said_to() -> None:
     assert (hot.vacuous is None) == (hot.tolerance <= 0.1)
 
 
+def test_rows_that_keep_no_key_must_be_exactly_0() -> None:
+    v = torch.randn(1, 1, 64, 32, generator=torch.Generator().manual_seed(4))
+    offsets = torch.tensor([0, 64])
+    plan = Plan(Layout(Grid(2, 4, 8)), 1, 1, BlockPattern(offsets, offsets, torch.zeros(1, 1, 1, 1, dtype=torch.bool)))
+    found = check_rows(v, v, v, 0 * v, plan, 32**-0.5, 0)
+    assert (found.error, found.tolerance, found.vacuous, found.problem) == (0, 0, None, None)
+    for wrong in (1e-30 * v, v * torch.nan):
+        assert "differ from the exact attention" in str(check_rows(v, v, v, wrong, plan, 32**-0.5, 0).problem)
+
+
 # The selection against the same method's in float64.
 
 ROUTED: list[dict[str, Any]] = [

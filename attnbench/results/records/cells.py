@@ -286,7 +286,7 @@ class Row(Cell):
         default=None, gt=0, description="latency_eager_ms of the baseline, measured after the same rounds"
     )
     speedup: float | None = Field(default=None, gt=0, description="baseline_ms / latency_ms")
-    translation: float | None = Field(default=None, gt=0, description="speedup x density")
+    translation: float | None = Field(default=None, gt=0, description="speedup x density; empty where nothing is kept")
 
     one_ms: float | None = Field(
         default=None, gt=0, description="median of one process with all tokens, in the same rounds; only with gpus"
@@ -332,7 +332,11 @@ class Row(Cell):
         "kept, mean over batch and heads, without text; null if not known, or above 64 frames",
     )
 
-    numerical_error: float | None = Field(default=None, ge=0, description="relative L2 against the plan in float64")
+    numerical_error: float | None = Field(
+        default=None,
+        ge=0,
+        description="relative L2 against the plan in float64; empty where the sampled queries keep no key",
+    )
     numerical_tolerance: float | None = Field(
         default=None, gt=0, description="what rounding in this dtype explains; a larger numerical_error is incorrect"
     )
