@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from attnbench.kernels.errors import BadInput
@@ -92,24 +92,38 @@ class Cycle:
         warm: the steps whose calls make a state, in their order, the first of them without one.
         steady: the step that is measured, with that state.
         refresh: the step at which much of the state is made anew.
-        every: after how many steps it is.
+        every: after how many steps it is, in the mean.
         anew: whether the refresh begins without a state, as the first call of a clip does.
+        other: a step of a third kind, which is measured too, with the state of the steady one; None if all steps but
+            the refreshes are like the steady one.
+        other_every: after how many steps there is one of the third kind, in the mean.
     """
 
     warm: tuple[int, ...]
     steady: int
     refresh: int
-    every: int
+    every: float
     anew: bool = False
+    other: int | None = None
+    other_every: float = float("inf")
 
     def later(self, steps: int) -> Cycle:
         """Return the same cycle so many steps later, as where a recipe's first steps are dense."""
-        warm = tuple(step + steps for step in self.warm)
-        return Cycle(warm, self.steady + steps, self.refresh + steps, self.every, self.anew)
+        return replace(
+            self,
+            warm=tuple(step + steps for step in self.warm),
+            steady=self.steady + steps,
+            refresh=self.refresh + steps,
+            other=None if self.other is None else self.other + steps,
+        )
 
-    def amortised(self, steady: float, refresh: float) -> float:
-        """Return the mean of a step where one of ``every`` is a refresh."""
-        return (steady * (self.every - 1) + refresh) / self.every
+    def amortised(self, steady: float, refresh: float, other: float = 0.0) -> float:
+        """Return the mean of a step where one of ``every`` is a refresh, and one of ``other_every`` of a third kind.
+
+        Args:
+            steady, refresh, other: what a step of each kind takes.
+        """
+        return steady + (refresh - steady) / self.every + (other - steady) / self.other_every
 
 
 Settings = Any  # an instance of the method's own frozen dataclass

@@ -177,6 +177,16 @@ def read_schedule(path: str) -> Mapping[str, Mapping[str, str]]:
     Raises:
         BadInput: for a file that cannot be read, or that holds something else.
     """
+    return _load(path).layers
+
+
+@dataclass(frozen=True, slots=True)
+class _Schedule:
+    layers: Mapping[str, Mapping[str, str]]
+    steps: int
+
+
+def _load(path: str) -> _Schedule:
     if not isinstance(path, str):
         raise BadInput(f"schedule is {quoted(path)}; it must be the path of a JSON file")
     try:
@@ -190,7 +200,7 @@ def read_schedule(path: str) -> Mapping[str, Mapping[str, str]]:
 
 
 @lru_cache(16)
-def _read(path: str, changed: int) -> Mapping[str, Mapping[str, str]]:
+def _read(path: str, changed: int) -> _Schedule:
     with open(path, encoding="utf-8") as stream:
         found: Any = json.load(stream)
     layers = found if isinstance(found, dict) else {}
@@ -207,7 +217,7 @@ def _read(path: str, changed: int) -> Mapping[str, Mapping[str, str]]:
             raise ValueError(f"step 0 of layer {layer} is {steps['0']!r}; it must be full: no step is before it")
         if any(int(step) > MOST_STEP for step in steps):
             raise ValueError(f"layer {layer} names step {max(map(int, steps))}; steps are at most {MOST_STEP}")
-    return layers
+    return _Schedule(layers, 1 + max((int(step) for steps in layers.values() for step in steps), default=0))
 
 
 @remembered(8)
@@ -243,16 +253,27 @@ def width_at(settings: DiTFastAttn, layout: Layout, density: float) -> dict[str,
 def cycle(settings: DiTFastAttn, layer: int) -> Cycle:
     """The first full step makes the residual; the first window step after it is the steady one.
 
-    A schedule says how many steps are full, otherwise one of 50 is. Its steps count from the first of a clip, and dense
-    steps of a recipe are among them.
+    A schedule says how many steps are of each kind: those from the first of a clip to the last that it names for any
+    layer, but for the dense steps of a recipe. Steps that share are the third kind or, where no step is a window, the
+    steady one. Without a schedule one of 50 steps is full; where all are, the steady one is as the refresh is.
     """
-    steps = {} if settings.schedule is None else read_schedule(settings.schedule).get(str(layer), {})
-    first = settings.dense_steps if steps else 0
-    kinds = [steps.get(str(step), "full") for step in range(1 + max(map(int, steps), default=0))]
-    steady = next((step for step, kind in enumerate(kinds) if kind != "full" and step > first), None)
-    if steady is None:
+    first = 0 if settings.schedule is None else settings.dense_steps
+    sparse = _sparse_steps(settings, layer)
+    kinds = [] if settings.schedule is None else [sparse.get(step, "full") for step in range(first, _steps(settings))]
+    later = kinds[1:]
+    if not {"window", "share"} & set(later):
         return Cycle(warm=(first,), steady=first + 1, refresh=first, every=STEPS, anew=True)
-    return Cycle(tuple(range(first, steady)), steady, first, max(1, round(len(kinds) / kinds.count("full"))), anew=True)
+    steady = first + 1 + later.index("window" if "window" in later else "share")
+    found = Cycle(tuple(range(first, steady)), steady, first, len(kinds) / max(1, kinds.count("full")), anew=True)
+    if not {"window", "share"} <= set(later):
+        return found
+    return replace(found, other=first + 1 + later.index("share"), other_every=len(kinds) / later.count("share"))
+
+
+def _steps(settings: DiTFastAttn) -> int:
+    """Return how many steps a clip has: up to the last that the schedule names for any layer."""
+    assert settings.schedule is not None
+    return _load(settings.schedule).steps
 
 
 def twin(settings: DiTFastAttn, layout: Layout, layer: int) -> tuple[DiTFastAttn, Layout]:

@@ -327,9 +327,11 @@ class Bench:
         cycle = trial.job.cycle
         if cycle is not None and trial.refresh_ms is not None and trial.samples:
             steady = statistics.median(sample.cold_ms for sample in trial.samples)
+            other = "" if trial.other_ms is None else f", one of {cycle.other_every:.3g} takes {trial.other_ms:.4g} ms"
+            mean = cycle.amortised(steady, trial.refresh_ms, trial.other_ms or 0.0)
             self.progress.note(
-                f"{trial.job.label}: a step takes {steady:.4g} ms, and one of {cycle.every} makes the state anew in "
-                f"{trial.refresh_ms:.4g} ms: {cycle.amortised(steady, trial.refresh_ms):.4g} ms a step"
+                f"{trial.job.label}: a step takes {steady:.4g} ms{other}, and one of {cycle.every:.3g} makes the state "
+                f"anew in {trial.refresh_ms:.4g} ms: {mean:.4g} ms a step"
             )
 
     def _interleave(self, number: int, rounds: int, journal: Callable[[Sample], object]) -> None:

@@ -1,4 +1,4 @@
-"""What it costs to make the state of a method anew, which the steady step does not do."""
+"""What it costs to make the state of a method anew, which the steady step does not do, and what other steps cost."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from attnbench.bench.workload import Workload
 from attnbench.kernels.plan import plain
 from attnbench.kernels.witness import Seen, watching
 from attnbench.machine.stopwatch import Stopwatch
-from attnbench.methods import Cycle
 
 CALLS = 3
-"""How many refreshes are timed; the median counts."""
+"""How many steps of a kind are timed; the median counts."""
 
 
 def time_refresh(trial: Trial, workload: Workload, stopwatch: Stopwatch) -> None:
-    """Time the refresh of a trial's method, if it has one, with a cold cache, and verify sampled rows of each.
+    """Time the refresh of a trial's method and its third kind of steps, if there are, with a cold cache.
+
+    Sampled rows of each call are verified.
 
     Raises:
         Incorrect: saying what is wrong.
@@ -30,24 +31,32 @@ def time_refresh(trial: Trial, workload: Workload, stopwatch: Stopwatch) -> None
     cycle = trial.job.cycle
     if cycle is None:
         return
-    first = _Refresh(trial, workload, cycle)
+    refresh: dict[str, Any] = {"step": cycle.refresh} | ({"state": None} if cycle.anew else {})
+    trial.refresh_ms = _time(trial, workload, stopwatch, "refresh", refresh)
+    if cycle.other is not None:
+        trial.other_ms = _time(trial, workload, stopwatch, "step of the third kind", {"step": cycle.other})
+
+
+def _time(trial: Trial, workload: Workload, stopwatch: Stopwatch, name: str, other: dict[str, Any]) -> float:
+    """Return the median in ms of calls with other arguments than those of the steady step."""
+    first = _Step(trial, workload, name, other)
     first.call.prepare()
     first.run()
     kept, times = first.check(None), []
     for _ in range(CALLS):
-        refresh = _Refresh(trial, workload, cycle)
-        times.append(stopwatch.time(refresh.run, refresh.call.prepare, warm=False).cold_ms)
-        refresh.check(kept)
-    trial.refresh_ms = statistics.median(times)
+        step = _Step(trial, workload, name, other)
+        times.append(stopwatch.time(step.run, step.call.prepare, warm=False).cold_ms)
+        step.check(kept)
+    return statistics.median(times)
 
 
-class _Refresh:
-    """One refresh, on copies of the first input set that no call has seen."""
+class _Step:
+    """One step that is not the steady one, on copies of the first input set that no call has seen."""
 
-    def __init__(self, trial: Trial, workload: Workload, cycle: Cycle) -> None:
+    def __init__(self, trial: Trial, workload: Workload, name: str, other: dict[str, Any]) -> None:
         self.trial, self.workload, self.loan = trial, workload, workload.lend(0)
-        self.other: dict[str, Any] = {"step": cycle.refresh} | ({"state": None} if cycle.anew else {})
-        self.call = workload.call(trial.job, trial.cell.engine, self.loan, other=self.other)
+        self.name, self.other = name, other
+        self.call = workload.call(trial.job, trial.cell.engine, self.loan, other=other)
         self.seen, self.output = Seen(), self.loan.q
 
     def run(self) -> Tensor:
@@ -64,13 +73,13 @@ class _Refresh:
         """
         seen, job, source = self.seen, self.trial.job, self.loan.source
         if seen.plan is None or seen.output is None or not bool(self.output.isfinite().all()):
-            raise Incorrect("the refresh did not attend, or gave numbers that are not finite")
+            raise Incorrect(f"the {self.name} did not attend, or gave numbers that are not finite")
         plan, q = plain(seen.plan), source.q
         plan.check()
         rows = choose_rows(q.shape[0], q.shape[1], q.shape[2], secrets.randbelow(2**32), q.device)
         sample = RowSample.of(rows, q, source.k, source.v, plan, self.workload.scale)
         state = self.workload.state(job, self.loan)
-        problem = sample.problem(rows_of(seen.output, rows), "the refresh") or self.loan.problem
+        problem = sample.problem(rows_of(seen.output, rows), f"the {self.name}") or self.loan.problem
         if problem := problem or ("" if state is None else state.problem):
             raise Incorrect(problem)
         if before is None:
@@ -78,5 +87,5 @@ class _Refresh:
         arguments = self.workload.arguments(job, self.loan) | self.other
         same = check_same_selection(before, q, source.k, plan, arguments, v=source.v)
         if same.problem:
-            raise Incorrect(f"in a timed refresh {same.problem}")
+            raise Incorrect(f"in a timed {self.name} {same.problem}")
         return before

@@ -102,7 +102,9 @@ def _latency(bench: Bench, trial: Trial, facts: PlanFacts | None) -> dict[str, A
         latency |= {
             "refresh_ms": trial.refresh_ms,
             "refresh_every": cycle.every,
-            "latency_amortised_ms": cycle.amortised(interval.median, trial.refresh_ms),
+            "other_ms": trial.other_ms,
+            "other_every": None if trial.other_ms is None else cycle.other_every,
+            "latency_amortised_ms": cycle.amortised(interval.median, trial.refresh_ms, trial.other_ms or 0.0),
         }
     if baseline is not None and baseline.verdict is None and baseline.samples:
         dense = statistics.median(sample.cold_ms for sample in baseline.samples)

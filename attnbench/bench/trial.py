@@ -111,6 +111,7 @@ class Trial:
     eager: Eager | None = None
     selection_ms: float | None = None  # of the plan by itself
     refresh_ms: float | None = None  # of the call that makes a state anew
+    other_ms: float | None = None  # of a step of a third kind
     samples: list[Sample] = field(default_factory=list)
 
     @property

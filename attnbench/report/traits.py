@@ -79,12 +79,21 @@ def charge_words(rows: Iterable[tuple[str, Row]]) -> str:
     if not found:
         return ""
     several = len(found) > 1
-    costs = listed(f"{number(row.refresh_ms)} ms every {row.refresh_every} steps" for _, row in found)
+    costs = listed(f"{number(row.refresh_ms)} ms every {_count(row.refresh_every)} steps" for _, row in found)
     made = "their states anew" if several else "its state anew"
     steady = listed(number(row.latency_ms) for _, row in found)
+    others = [
+        f" One step in {_count(row.other_every)} of {name} is of a third kind, and takes {number(row.other_ms)} ms."
+        for name, row in found
+        if row.other_ms is not None
+    ]
     return f"{listed(name for name, _ in found)} {'are' if several else 'is'} charged for making {made}: {costs}. " + (
-        f"Steps between take {steady} ms."
+        f"Steps between take {steady} ms.{''.join(others)}"
     )
+
+
+def _count(every: float | None) -> str:
+    return "–" if every is None else f"{every:.3g}"
 
 
 def _state_words(rows: list[tuple[str, Row]]) -> str:

@@ -38,7 +38,7 @@ _AVERAGED = (
     "flops_executed", "executed_pairs", "empty_rows",
     "approximation_error", "approximation_cosine", "mass_recall", "mass_recall_worst", "sm_clock_mhz", "power_w",
     "latency_warm_ms", "host_ms", "baseline_ms", "latency_eager_ms", "baseline_eager_ms",
-    "selection_ms", "refresh_ms", "latency_amortised_ms",
+    "selection_ms",
 )  # fmt: skip
 _WORST = (
     "numerical_error",
@@ -277,7 +277,7 @@ class Mean:
         if not times:
             names = ("latency_ms", "latency_lo_ms", "latency_hi_ms", "interval", "latency_warm_ms", "host_ms")
             more = ("timer", "speedup", "translation", "baseline_ms", "latency_eager_ms", "baseline_eager_ms")
-            parts = ("selection_ms", "refresh_ms", "latency_amortised_ms")
+            parts = ("selection_ms", "refresh_ms", "latency_amortised_ms", "refresh_every", "other_ms", "other_every")
             return dict.fromkeys((*names, *more, *parts)) | {"samples_ms": []}
         interval = median_interval(times)
         dense, density = self._baseline_ms, self.mean_of("density")
@@ -292,7 +292,26 @@ class Mean:
             "speedup": speedup,
             "translation": speedup * density if speedup is not None and density else None,
             "latency_amortised_ms": latency_of(self.charged_rounds.values()) if self._is_charged else None,
+            "refresh_ms": self._ms_of_steps("refresh"),
+            "refresh_every": self._steps_to_each("refresh"),
+            "other_ms": self._ms_of_steps("other"),
+            "other_every": self._steps_to_each("other"),
         }
+
+    def _shares_of(self, kind: str) -> list[float]:
+        """Return the share of the steps of each kind of layers that are refreshes, or "other"."""
+        every = [getattr(row, f"{kind}_every") for row in self.members]
+        return [0.0 if each is None else 1 / each for each in every]
+
+    def _steps_to_each(self, kind: str) -> float | None:
+        share = self._mean(self._shares_of(kind))
+        return 1 / share if share else None
+
+    def _ms_of_steps(self, kind: str) -> float | None:
+        """Return what such a step takes in the mean over all of them."""
+        shares = self._shares_of(kind)
+        times = [share * (getattr(row, f"{kind}_ms") or 0.0) for share, row in zip(shares, self.members, strict=True)]
+        return self._mean(times) / self._mean(shares) if any(shares) else None
 
     @property
     def _baseline_ms(self) -> float | None:

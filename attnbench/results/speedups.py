@@ -132,7 +132,8 @@ class Timings:
 def charged_ms(row: Row, time: float) -> float:
     """Return what a step takes in the mean if one without a refresh takes ``time``, in ms.
 
-    Of ``refresh_every`` steps, one makes the state of the method anew. Without a state it is ``time`` itself.
+    Of ``refresh_every`` steps, one makes the state of the method anew, and of ``other_every`` one is of a third kind.
+    Without a state it is ``time`` itself.
 
     Args:
         row: with a latency.
@@ -140,7 +141,8 @@ def charged_ms(row: Row, time: float) -> float:
     """
     if row.latency_amortised_ms is None or row.latency_ms is None or row.refresh_every is None:
         return time
-    return row.latency_amortised_ms + (time - row.latency_ms) * (row.refresh_every - 1) / row.refresh_every
+    others = 1 / row.refresh_every + (0.0 if row.other_every is None else 1 / row.other_every)
+    return row.latency_amortised_ms + (time - row.latency_ms) * (1 - others)
 
 
 def ranked_ms(row: Row) -> float | None:

@@ -49,7 +49,7 @@ def writing(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
     return plan(settings, q, k, call)
 
 
-def measure(planner: Any = plan, rounds: int = 3) -> Bench:
+def measure(planner: Any = plan, rounds: int = 3, cycle: Cycle = CYCLE) -> Bench:
     request = Request(
         methods={"moba": {}, "sta": {"tile": (2, 3, 4)}}, grid="3x6x10", heads=1, head_dim=32, inputs="gaussian",
         device="cpu", stability_calls=2,
@@ -57,7 +57,7 @@ def measure(planner: Any = plan, rounds: int = 3) -> Bench:
     agenda = make_agenda(request)
     first, *others = agenda.jobs
     method = dataclasses.replace(
-        first.method, name="suspect", plan=planner, cycle=lambda settings, layer: CYCLE, twin=None
+        first.method, name="suspect", plan=planner, cycle=lambda settings, layer: cycle, twin=None
     )
     of = Bench(dataclasses.replace(agenda, jobs=(Job(method, first.settings, 0), *others)), NoProgress())
     of.prepare()
@@ -89,21 +89,22 @@ def test_a_method_that_writes_into_its_state_gets_no_latency() -> None:
     assert "the call writes into the state it got" in trial.reason
 
 
-def test_a_refresh_that_is_another_when_it_is_timed_is_found() -> None:
-    refreshes: list[None] = []
+@pytest.mark.parametrize(("step", "name"), [(CYCLE.refresh, "refresh"), (7, "step of the third kind")])
+def test_a_step_beside_the_steady_one_that_is_another_when_it_is_timed_is_found(step: int, name: str) -> None:
+    made_before: list[None] = []
 
     def planner(settings: Any, q: Tensor, k: Tensor, call: Call) -> Plan:
         made = plan(settings, q, k, call)
-        if call.step != CYCLE.refresh:
+        if call.step != step:
             return made
-        refreshes.append(None)
+        made_before.append(None)
         nothing = torch.eye(made.pattern.keep.shape[-1], dtype=torch.bool)[None, None]
         pattern = dataclasses.replace(made.pattern, keep=nothing)
-        return made if len(refreshes) == 1 else dataclasses.replace(made, pattern=pattern)
+        return made if len(made_before) == 1 else dataclasses.replace(made, pattern=pattern)
 
-    trial = measure(planner).trials[0]
-    assert (trial.verdict, trial.refresh_ms) == ("incorrect", None)
-    assert "in a timed refresh the selection differs from that of the verified call" in trial.reason
+    trial = measure(planner, cycle=dataclasses.replace(CYCLE, other=7, other_every=4)).trials[0]
+    assert (trial.verdict, trial.other_ms) == ("incorrect", None)
+    assert f"in a timed {name} the selection differs from that of the verified call" in trial.reason
 
 
 def test_states_of_other_inputs_are_other_states() -> None:
@@ -141,6 +142,18 @@ def row_of_schedule(steps: dict[str, str], path: Path) -> Row:
     for number in range(2):
         of.time_round(number, 2, lambda sample: None)
     return make_row(of, of.trials[0], "r")
+
+
+def test_a_step_of_a_third_kind_is_timed_and_counts_as_often_as_the_schedule_has_it(tmp_path: Path) -> None:
+    steps = {"1": "window", "2": "share", "3": "full", "4": "share"}
+    row = row_of_schedule(steps, tmp_path / "s.json")
+    assert (row.verdict, row.reason, row.refresh_every, row.other_every) == ("ok", "", 2.5, 2.5)
+    assert row.latency_ms is not None
+    assert row.refresh_ms is not None
+    assert row.other_ms is not None
+    assert row.latency_amortised_ms == pytest.approx((row.latency_ms + 2 * row.refresh_ms + 2 * row.other_ms) / 5)
+    without = row_of_schedule({"1": "window"}, tmp_path / "s.json")
+    assert (without.refresh_every, without.other_ms, without.other_every) == (2, None, None)
 
 
 def test_a_layer_whose_steps_are_all_full_is_measured(tmp_path: Path) -> None:

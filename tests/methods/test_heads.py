@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -331,14 +332,45 @@ def test_a_schedule_of_other_words_is_refused(tmp_path: Path) -> None:
 def test_the_steps_of_a_schedule_stay_where_they_are_behind_dense_ones(tmp_path: Path) -> None:
     path = tmp_path / "s.json"
     path.write_text('{"0": {"2": "window", "5": "share", "6": "window", "9": "full"}}')
-    for dense, warm, steady in ((0, (0, 1), 2), (2, (2, 3, 4), 5), (4, (4,), 5), (7, (7,), 8)):
+    for dense, warm, steady in ((0, (0, 1), 2), (3, (3, 4, 5), 6), (4, (4, 5), 6), (7, (7,), 8)):
         cycle = get_method("ditfastattn").cycle_of(DiTFastAttn(schedule=str(path), dense_steps=dense), 0)
         assert cycle is not None
         assert (cycle.warm, cycle.steady, cycle.refresh) == (warm, steady, dense)
     assert cycle.every == 50
-    cycle = get_method("ditfastattn").cycle_of(DiTFastAttn(schedule=str(path)), 0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "dense", "steady", "every", "other", "other_every", "mean"),
+    [
+        ({"1": "window", "2": "window", "3": "full", "4": "window"}, 0, 1, 5 / 2, None, math.inf, (2 * 10 + 3 * 4) / 5),
+        ({"1": "share", "2": "window", "4": "window", "5": "share", "6": "share"}, 0, 2, 7 / 2, 1, 7 / 3,
+         (2 * 10 + 2 * 4 + 3 * 1) / 7),
+        ({"1": "share", "2": "window", "4": "window", "5": "share", "6": "share"}, 3, 4, 4, 5, 2,
+         (1 * 10 + 1 * 4 + 2 * 1) / 4),
+        ({"1": "share", "3": "share"}, 0, 1, 2, None, math.inf, (2 * 10 + 2 * 4) / 4),
+        ({"1": "window", "49": "full"}, 0, 1, 50 / 49, None, math.inf, (49 * 10 + 4) / 50),
+    ],
+)  # fmt: skip
+def test_the_mean_step_of_a_schedule_has_each_kind_as_often_as_the_schedule(
+    schedule: dict[str, str], dense: int, steady: int, every: float, other: int | None, other_every: float,
+    mean: float, tmp_path: Path,
+) -> None:  # fmt: skip
+    """With 10 for a full step, 4 for the steady one and 1 for one of the third kind."""
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps({"3": schedule}))
+    cycle = get_method("ditfastattn").cycle_of(DiTFastAttn(schedule=str(path), dense_steps=dense), 3)
     assert cycle is not None
-    assert cycle.every == round(10 / 7)
+    assert (cycle.steady, cycle.every, cycle.other, cycle.other_every) == (steady, every, other, other_every)
+    assert cycle.amortised(4, 10, 1) == pytest.approx(mean)
+
+
+def test_a_clip_has_as_many_steps_as_the_longest_line_of_its_schedule(tmp_path: Path) -> None:
+    path = tmp_path / "s.json"
+    path.write_text('{"0": {"1": "window"}, "1": {"1": "window", "9": "full"}}')
+    for layer in (0, 1):
+        cycle = get_method("ditfastattn").cycle_of(DiTFastAttn(schedule=str(path)), layer)
+        assert cycle is not None
+        assert cycle.every == 10 / 9
 
 
 def test_a_schedule_of_full_steps_has_a_cycle(tmp_path: Path) -> None:

@@ -20,9 +20,11 @@ from attnbench.report.formats.markdown import markdown_text
 from attnbench.report.html.page import page_html
 from attnbench.report.judge import judge
 from attnbench.report.terminal.summary import summary_table
+from attnbench.report.traits import charge_words
 from attnbench.results.layers import means_of
 from attnbench.results.load import Results
 from attnbench.results.records.cells import Row
+from attnbench.results.speedups import charged_ms
 
 Maker = Callable[..., Any]
 
@@ -113,6 +115,29 @@ def test_a_mean_over_layers_charges_each_layer(row_of: Maker) -> None:
     assert mean.row.latency_amortised_ms == pytest.approx((105 + 3 * 50) / 4)
     assert mean.ranked_speedup is not None
     assert mean.ranked_speedup.value == pytest.approx(100 / mean.row.latency_amortised_ms)
+
+
+def test_a_third_kind_of_steps_is_charged_as_often_as_there_is_one(row_of: Maker) -> None:
+    three = {"refresh_ms": 100.0, "refresh_every": 2.5, "other_ms": 2.0, "other_every": 5.0}
+    mean_step = 0.4 * 100 + 0.2 * 2 + 0.4 * 50
+    row = row_of("ditfastattn", layer=0, layers_alike=1, latency_ms=50.0, latency_amortised_ms=mean_step, **three)
+    assert charged_ms(row, 60.0) == pytest.approx(mean_step + 0.4 * 10)
+    assert charge_words([("it", row)]) == (
+        "it is charged for making its state anew: 100 ms every 2.5 steps. Steps between take 50.0 ms. One step in 5 "
+        "of it is of a third kind, and takes 2.00 ms."
+    )
+    two = row_of("ditfastattn", layer=1, layers_alike=3, latency_ms=50.0, refresh_ms=80.0, refresh_every=5,
+                 latency_amortised_ms=56.0)  # fmt: skip
+    (mean,) = means_of([row, two])
+    assert mean.row.latency_amortised_ms == pytest.approx((mean_step + 3 * 56) / 4)
+    assert (mean.row.other_ms, mean.row.other_every) == pytest.approx((2, 20))
+    assert (mean.row.refresh_ms, mean.row.refresh_every) == pytest.approx((88, 4))
+    for given, words in (
+        ({"other_ms": None}, "other_ms and other_every go together"), ({"other_every": 1.5}, "more than all steps"),
+        ({"other_ms": 9.0}, "latency_amortised_ms is 60.4"),
+    ):  # fmt: skip
+        with pytest.raises(ValidationError, match=words):
+            row_of("ditfastattn", latency_ms=50.0, latency_amortised_ms=mean_step, **three | given)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ _ROW = (
     "row_id", "cell_id", "run_id", "method", "settings", "settings_given", "layer", "step", "engine", "engine_asked",
     "engine_version", "verdict", "reason", "flags", "seed", "heads_timed", "density", "latency_ms", "latency_lo_ms",
     "latency_hi_ms", "interval", "latency_warm_ms", "latency_eager_ms", "host_ms",
-    "selection_ms", "refresh_ms", "refresh_every", "latency_amortised_ms", "baseline", "baseline_ms", "speedup",
+    "selection_ms", "refresh_ms", "refresh_every", "other_ms", "other_every", "latency_amortised_ms", "baseline",
+    "baseline_ms", "speedup",
     "translation", "numerical_error", "numerical_tolerance", "approximation_error", "mass_recall", "peak_extra_mib",
 )  # fmt: skip
 """Columns of ``load_results`` that the table of all cells has."""
@@ -248,6 +249,8 @@ _MEANS: tuple[tuple[Column, Take], ...] = (
     _of_row("selection_ms", unit="ms"),
     _of_row("refresh_ms", unit="ms"),
     _of_row("refresh_every"),
+    _of_row("other_ms", unit="ms"),
+    _of_row("other_every"),
     _of_row("latency_amortised_ms", unit="ms"),
     _of_row("step"),
     _of_row("baseline"),

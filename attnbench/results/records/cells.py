@@ -262,9 +262,21 @@ class Row(Cell):
     refresh_ms: float | None = Field(
         default=None, gt=0, description="median of a call that makes the method's state anew; empty without a state"
     )
-    refresh_every: int | None = Field(default=None, ge=1, description="after how many steps the state is made anew")
+    refresh_every: float | None = Field(
+        default=None, ge=1, description="after how many steps the state is made anew, in the mean"
+    )
+    other_ms: float | None = Field(
+        default=None,
+        gt=0,
+        description="median of a step of a third kind, neither a refresh nor like the one of latency_ms; empty without",
+    )
+    other_every: float | None = Field(
+        default=None, ge=1, description="after how many steps there is one of the third kind, in the mean"
+    )
     latency_amortised_ms: float | None = Field(
-        default=None, gt=0, description="mean of a step, with one of refresh_every a refresh"
+        default=None,
+        gt=0,
+        description="mean of a step, with one of refresh_every a refresh and one of other_every of the third kind",
     )
     compile_s: float | None = Field(
         default=None, ge=0, description="what the first call took beyond a later one: compiling, tuning, loading"
@@ -379,6 +391,7 @@ class Row(Cell):
             self.baseline_eager_ms,
             self.selection_ms,
             self.refresh_ms,
+            self.other_ms,
             self.latency_amortised_ms,
             self.one_ms,
             self.ideal_ms,
@@ -434,13 +447,19 @@ class Row(Cell):
 
     def _refresh_agrees(self, latency: float) -> None:
         refresh, every, mean = self.refresh_ms, self.refresh_every, self.latency_amortised_ms
+        other, other_every = self.other_ms, self.other_every
+        if (other is None) != (other_every is None) or (other is not None and refresh is None):
+            raise ValueError("other_ms and other_every go together, and with refresh_ms, and one is missing")
         if refresh is None and mean is None:
             return
         if refresh is None or every is None or mean is None:
             raise ValueError("refresh_ms, refresh_every and latency_amortised_ms go together, and one is missing")
-        expected = (latency * (every - 1) + refresh) / every
+        share = 1 / every, 0.0 if other_every is None else 1 / other_every
+        if sum(share) > 1 + ROUNDING:
+            raise ValueError(f"refresh_every is {every:g} and other_every {other_every:g}: more than all steps")
+        expected = latency * (1 - sum(share)) + refresh * share[0] + (other or 0.0) * share[1]
         if not math.isclose(mean, expected, rel_tol=ROUNDING):
-            raise ValueError(f"latency_amortised_ms is {mean:g}, and latency and refresh make it {expected:g}")
+            raise ValueError(f"latency_amortised_ms is {mean:g}, and what its steps take makes it {expected:g}")
 
     @model_validator(mode="after")
     def _flags_are_known(self) -> Row:

@@ -242,7 +242,7 @@ function start() {
       ...(has(means, "psnr") ? [column(means, "psnr", `PSNR (${clipModels})`, { hint: "PSNR in dB of clips made with the same method and settings. Their model and size are others: see What clips lost" })] : []),
       ...(has(means, "peak_extra_mib") ? [column(means, "peak_extra_mib", "MiB", { rising: true, hint: "peak memory beyond inputs and output" })] : []),
       baselineColumn(means),
-    ], { label: "Methods, ranked", sort: [1, false], more: [settingsColumn(means), words(means, "engine", "engine"), column(means, "latency_ms", "latency_ms"), column(means, "selection_ms", "selection_ms"), column(means, "refresh_ms", "refresh_ms")], elsewhere: "Device, shape, direction, dtype, inputs and model are chosen above.", onfilter: (kept) => {
+    ], { label: "Methods, ranked", sort: [1, false], more: [settingsColumn(means), words(means, "engine", "engine"), column(means, "latency_ms", "latency_ms"), column(means, "selection_ms", "selection_ms"), column(means, "refresh_ms", "refresh_ms"), column(means, "other_ms", "other_ms")], elsewhere: "Device, shape, direction, dtype, inputs and model are chosen above.", onfilter: (kept) => {
       state.kept = kept.length < ranked.rows.length ? new Set(kept.map((row) => row[means.at.row_id])) : null;
       find("ranked-count").textContent = `${kept.length} of ${ranked.rows.length} methods and settings`;
       find("ranked-said").textContent = ranked.complaint;
@@ -264,7 +264,7 @@ function start() {
       trustColumn(cells),
       { name: "selection", label: "selection", hint: "what it was measured on", value: (row) => row[cells.at.selection], text: (row) => ofWords(row[cells.at.selection]), show: (row) => ofWords(row[cells.at.selection]) },
       words(cells, "run_id", "run", true),
-    ], { label: "All cells", more: [settingsColumn(cells), words(cells, "baseline", "baseline"), column(cells, "latency_ms", "latency_ms"), column(cells, "selection_ms", "selection_ms"), column(cells, "refresh_ms", "refresh_ms")], onfilter: (kept) => { find("all-count").textContent = `${kept.length.toLocaleString("en-US")} of ${all.rows.length.toLocaleString("en-US")} cells`; find("all-said").textContent = all.complaint; } });
+    ], { label: "All cells", more: [settingsColumn(cells), words(cells, "baseline", "baseline"), column(cells, "latency_ms", "latency_ms"), column(cells, "selection_ms", "selection_ms"), column(cells, "refresh_ms", "refresh_ms"), column(cells, "other_ms", "other_ms")], onfilter: (kept) => { find("all-count").textContent = `${kept.length.toLocaleString("en-US")} of ${all.rows.length.toLocaleString("en-US")} cells`; find("all-said").textContent = all.complaint; } });
     find("all-filter").addEventListener("input", (event) => all.filterBy(event.target.value));
     find("all-here").addEventListener("change", () => showCells());
   }
