@@ -7,6 +7,9 @@ from collections.abc import Mapping
 MOST_CHARACTERS = 80
 """The longest value that is quoted as it is written."""
 
+MOST_OF_PATH = 4096
+"""The longest path of Linux."""
+
 _SIZED = (str, bytes, list, tuple, set, frozenset, Mapping)
 _OF_TENSORS = ("dtype", "shape", "device", "layout")
 
@@ -17,6 +20,11 @@ def quoted(value: object) -> str:
         return kind_of(value)
     written = _written(value)
     return kind_of(value) if written is None else written
+
+
+def quoted_path(path: str) -> str:
+    """Return a path as it is written, however long a system lets it be: its end says most."""
+    return repr(path) if len(path) <= MOST_OF_PATH else kind_of(path)
 
 
 def kind_of(value: object) -> str:

@@ -30,7 +30,7 @@ def as_finite(value: object) -> float | None:
         number = float(value)
     except OverflowError:
         return None
-    return number if math.isfinite(number) else None
+    return number if -math.inf < number < math.inf else None  # torch.compile cannot trace math.isfinite
 
 
 def as_number(

@@ -22,7 +22,7 @@ from attnbench.kernels.rule import Rule, band, causal, window
 from attnbench.kernels.self_similarity import pool_similarity, similarity_flops
 from attnbench.kernels.strided import strided_flops, strided_mass
 from attnbench.kernels.summaries import add_summaries
-from attnbench.kernels.told import kind_of, quoted
+from attnbench.kernels.told import kind_of, quoted, quoted_path
 from attnbench.kernels.unlike import split_flops, split_unlike
 from attnbench.methods.base import (
     BranchCall,
@@ -51,8 +51,8 @@ __all__ = [
     "as_numbers", "as_state", "band", "band_flops", "band_shares", "below_flops", "bounding_boxes", "causal",
     "check_per_head", "cluster", "cluster_flops", "coordinates", "count_below", "cut_percentile", "fit", "keep_text",
     "kind_of", "main", "masked_flops", "masked_outputs", "nearest", "ordinary_text", "partition_cuboids",
-    "partition_in_order", "partition_ranges", "phase",
-    "pool_similarity", "quoted", "remembered", "route", "route_text", "row_ops", "score_block_pairs", "score_cells",
+    "partition_in_order", "partition_ranges", "phase", "pool_similarity", "quoted", "quoted_path", "remembered",
+    "route", "route_text", "row_ops", "score_block_pairs", "score_cells",
     "score_means", "selection_ops", "share_of", "shrink_axis", "shrink_grid", "similarity_flops", "split_flops",
     "split_unlike", "strided_flops", "strided_mass", "whole", "window",
 ]  # fmt: skip
