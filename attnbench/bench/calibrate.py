@@ -27,7 +27,7 @@ from attnbench.results.find import CALIBRATION
 from attnbench.results.journal import JOURNAL
 from attnbench.results.load import Results, read
 from attnbench.results.noise import NoiseModel
-from attnbench.results.run import PartProgress, Progress, announce, choose_place
+from attnbench.results.run import PartProgress, Progress, announce, choose_place, require_empty
 
 PLAN = CALIBRATION
 SCHEMA_VERSION = 1
@@ -143,8 +143,7 @@ def start(plan: Plan, out: Path | None, progress: Progress) -> Path:
     """
     place = choose_place(out, "-calibration")
     folder = place.folder
-    if folder.is_dir() and any(folder.iterdir()):
-        raise BadInput(f"{str(folder)!r} is not empty; choose another --out, or finish a calibration with --resume")
+    require_empty(folder, ", or finish a calibration with --resume")
     write_whole(plan.model_dump_json(indent=1).encode(), folder / PLAN)
     announce(place, progress)
     _measure(plan, folder, progress)

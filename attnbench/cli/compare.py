@@ -80,6 +80,7 @@ def compare(
     """
     from attnbench.results.training import runs_in
 
+    clear_junit(junit)
     of_training = {
         "--method": method,
         "--seeds": seeds,
@@ -135,6 +136,28 @@ def _latencies(
     return compare_tables(
         results[0], results[1], threshold, margin=margin, noise=noise, allow_missing=allow_missing, join_alike=True
     )
+
+
+def clear_junit(path: Path | None) -> None:
+    """Delete the report of an earlier comparison, so that it is not taken for that of this one, however it ends.
+
+    Raises:
+        BadInput: for a file that is no such report.
+    """
+    from attnbench.kernels.errors import BadInput
+    from attnbench.report.terminal.comparison import SUITE_NAME
+
+    if path is None or not path.is_file():
+        return
+    try:
+        with path.open("rb") as stream:
+            is_ours = not (start := stream.read(4096)) or SUITE_NAME.encode() in start
+        if is_ours:
+            path.unlink()
+    except OSError as error:
+        raise BadInput(f"--junit {str(path)!r} cannot be written: {error.strerror}; name another file") from error
+    if not is_ours:
+        raise BadInput(f"--junit {str(path)!r} holds something else than the report of a comparison; name another file")
 
 
 def tell(

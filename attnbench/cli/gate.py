@@ -132,9 +132,10 @@ def gate(
     Exit codes: 0 fine, 1 a regression, or the project as it stands cannot run, 2 bad input, 3 a cell is ambiguous (only
     with --fail-ambiguous), 4 nothing comparable, or REV cannot run.
     """
-    from attnbench.cli.compare import tell
+    from attnbench.cli.compare import clear_junit, tell
     from attnbench.kernels.errors import BadInput
 
+    clear_junit(judging.junit)
     if (baseline is None) == (against is None):
         raise BadInput("gate needs either RUN --baseline TABLE, or --against REV")
     if baseline is not None:
@@ -256,12 +257,13 @@ def _measured(
     from attnbench.cli.progress import TerminalProgress
     from attnbench.machine.clock import CLOCK
     from attnbench.results.compare import Comparison
-    from attnbench.results.run import announce, choose_place
+    from attnbench.results.run import announce, choose_place, require_empty
 
     judging.judge()  # what cannot be used is said before anything is measured
     root = project_root(Path.cwd())
     commit = find_commit(root, revision)
     place = choose_place(out, "-gate")
+    require_empty(place.folder)
     base, head = place.folder / "base", place.folder / "head"
     named = {"a": str(base), "b": str(head), "against": commit}
     last = CLOCK.seconds() + 60 * repeats.minutes
@@ -312,11 +314,18 @@ def _take_turns(
 def _words(ctx: typer.Context, asked: CellOptions, suite: Path | None) -> list[str]:
     """Return the options of ``run`` that were typed, as words for another process."""
     from attnbench.bench.jobs import make_agenda
+    from attnbench.bench.suite import read_suite
+    from attnbench.cli.suite import suite_options
+    from attnbench.methods.entries import parse_entry
 
-    if suite is not None:
-        return ["run", "--suite", str(suite)]
     # What cannot be used is said before anything is measured; methods may exist in the installed versions only.
-    make_agenda(replace(asked, method=["full"], settings=None).request())
+    if suite is not None:
+        read_suite(suite, suite_options(ctx.find_root().command), "run", Path())
+        return ["run", "--suite", str(suite)]
+    for method in asked.method or []:
+        parse_entry(method)
+    known = "full" if asked.density is None else "sliding-window"  # which has a setting of its density
+    make_agenda(replace(asked, method=[known], settings=None).request())
     words = ["run"]
     typed = set(typed_options(ctx)).difference(_MEASURING, _JUDGING)
     for parameter in ctx.command.params:

@@ -114,6 +114,20 @@ def check_writable(folder: Path) -> None:
             return
 
 
+def require_empty(folder: Path, otherwise: str = "") -> None:
+    """Check that a folder, if it exists, holds nothing: what it held would be taken for results of this run.
+
+    Args:
+        folder: where several runs will be written.
+        otherwise: what else the user may do, for the message.
+
+    Raises:
+        BadInput: if it holds something.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise BadInput(f"{str(folder)!r} is not empty; choose another --out{otherwise}")
+
+
 def point_latest(root: Path, folder: Path) -> None:
     """Let results/latest point to the newest run; two runs at once leave one of the two, whole."""
     fresh = root / f".latest-{os.getpid()}"

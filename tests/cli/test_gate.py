@@ -29,6 +29,10 @@ CELLS = (
 )  # fmt: skip
 
 
+EARLIER = '<testsuite name="attnbench compare" tests="1"/>'
+"""A report that an earlier gate has left."""
+
+
 def attnbench(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "attnbench", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -161,7 +165,7 @@ def test_a_version_that_cannot_run_is_told_in_every_form(
         project.commit("broken")
         project.write("pyproject.toml", works)
     monkeypatch.chdir(project.root)
-    project.write("gate.xml", "of an earlier gate")
+    project.write("gate.xml", EARLIER)
     words = ("gate", "--against", "main", *CELLS, "--out", "../gate", "--junit", "gate.xml")
     ended, out, err = call(*words, "--json")
     found = json.loads(out)
@@ -189,6 +193,11 @@ def test_a_version_that_cannot_run_is_told_in_every_form(
         (["--against", "main", "--repeats", "many"], "--repeats 'many' must be a whole number from 1 to 1000, or auto"),
         (["--against", "main", "--repeats", "0"], "--repeats '0' must be"),
         (["--against", "main", "--pool"], "--pool is for --baseline"),
+        (["--against", "main", "--suite", "absent.toml"], "suite 'absent.toml' cannot be read"),
+        (["--against", "main", "-m", "thrown-away:tile"], "'tile' must be setting=value"),
+        (["--against", "main", "-m", "moba", "--density", "2"], "density 2.0 must be 1.0 or less"),
+        (["--against", "nothing", "-m", "moba", "--density", "0.5", "--grid", "2x4x4"], "'nothing' is no commit"),
+        (["--against", "main", "--grid", "2x4x4", "--out", "full"], "'full' is not empty"),
         (["run", "--baseline", "x", "--update", "--pool"], "leave out --pool"),
         (["--against", "main", "--noise", "absent.json"], "absent.json"),
         (["absent", "--baseline", "absent"], "absent"),
@@ -198,6 +207,8 @@ def test_bad_input_is_code_2_and_leaves_nothing(
     project: Project, words: list[str], said: str, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project.root)
+    project.write("gate.xml", EARLIER)
+    (project.root / "full" / "base").mkdir(parents=True)
     code, out, err = call("gate", *words, "--junit", "gate.xml", "--json")
     assert (code, out) == (2, ""), err
     assert said in " ".join(err.split())
@@ -219,6 +230,12 @@ def test_a_run_is_judged_by_a_table(tmp_path: Path, call: Call, monkeypatch: pyt
     assert code == 1
     assert "sta" in out
     assert "<failure" in Path("gate.xml").read_text()
+    journal = Path("table/journal.jsonl").read_bytes()
+    for words in (("gate", "run", "--baseline", "table"), ("compare", "table", "run")):
+        code, out, err = call(*words, "--junit", "table/journal.jsonl")
+        assert (code, out) == (2, "")
+        assert "'table/journal.jsonl' holds something else than the report of a comparison" in err
+    assert Path("table/journal.jsonl").read_bytes() == journal
 
 
 def test_all_runs_are_judged_together_where_that_is_asked_for(

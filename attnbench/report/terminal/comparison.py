@@ -61,6 +61,10 @@ def comparison_markdown(result: Comparison) -> list[str]:
     return [*lines, "", *(f"{sentence}  " for sentence in sentences(result))]
 
 
+SUITE_NAME = "attnbench compare"
+"""Of the tests in a JUnit file: what tells that it is one of ours."""
+
+
 def comparison_junit(result: Comparison, code: int) -> bytes:
     """Return a comparison as JUnit's XML: a test a cell, which fails if it is a regression.
 
@@ -71,7 +75,7 @@ def comparison_junit(result: Comparison, code: int) -> bytes:
         result: of the comparison.
         code: exit code of the command.
     """
-    suite = ElementTree.Element("testsuite", name="attnbench compare")
+    suite = ElementTree.Element("testsuite", name=SUITE_NAME)
     for cell, name in zip(result.cells, names_of(result.cells), strict=True):
         case = ElementTree.SubElement(suite, "testcase", classname=_clean(str(cell.cell["method"])), name=_clean(name))
         message = _clean(f"{verdict_of(cell)}: {cell.reason}")
