@@ -164,7 +164,8 @@ class _Shares:
     Args:
         gates: all of them.
         sessions: how many there are.
-        least: how many sessions each gate takes at least; a gate counts as often as these were drawn together.
+        least: how many sessions each gate takes at least; a gate counts as often as these were drawn together. Gates
+            that share no session are as many as fit beside each other, by what gates take on average.
         drawn_from: how many sessions the gates took theirs from.
     """
 
@@ -172,7 +173,8 @@ class _Shares:
         weights = weights_of(sessions)
         self._gates = gates
         self._weights = np.stack([np.prod(weights[:, list(each.taken[:least])], axis=1) for each in gates], axis=1)
-        self._apart = max(1, (drawn_from or sessions) // least)
+        taken = math.fsum(len(each.taken) for each in gates) / len(gates)
+        self._apart = max(1, int((drawn_from or sessions) / taken))
 
     def share(self, happened: Sequence[Sequence[bool]]) -> Share:
         """Of what happened in each gate."""
