@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import statistics
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -34,17 +36,21 @@ def time_selection(trial: Trial, workload: Workload, stopwatch: Stopwatch) -> No
 
 
 def _once(trial: Trial, workload: Workload, stopwatch: Stopwatch) -> float:
-    loan = workload.lend(0, disguise=trial.disguise)
+    number = secrets.choice(list(trial.proofs))
+    loan = workload.lend(number, disguise=trial.disguise)
     arguments = workload.arguments(trial.job, loan)
     make = _planner(loan.q, loan.k, v=loan.v, **arguments)
     plans: list[Plan] = []
+    threads = threading.active_count()
     try:
         took = stopwatch.time(lambda: plans.append(make()), warm=False).cold_ms
     except ClockStood:  # a plan that was made before
         took = 0.0
     if loan.problem:
         raise Incorrect(loan.problem)
-    plan, proof, source = plans[-1], trial.proofs[0], loan.source
+    if threading.active_count() > threads:
+        raise Incorrect("work goes on in another thread after the plan is made")
+    plan, proof, source = plans[-1], trial.proofs[number], loan.source
     if plan_digest(plan) not in proof.plans:
         plan.check()
         same = check_same_selection(proof.kept, source.q, source.k, plan, arguments, v=source.v)
