@@ -47,28 +47,26 @@ def sections(folder: Path = TABLES) -> str:
         for row in case.means:
             groups.setdefault(_group(row), []).append(row)
     parts = [_section(group, groups[group]) for group in sorted(groups, key=_place)]
-    return "\n\n".join([findings(groups), *parts, *_missing(results), *clips_section(results)])
+    return "\n\n".join([*findings(groups), *parts, *_missing(results), *clips_section(results)])
 
 
-def findings(groups: Mapping[Group, Sequence[MeanRow]]) -> str:
-    """Return the section that says what the tables say together, a list item for each table and subject."""
-    lines = ["## What the tables say", ""]
+def findings(groups: Mapping[Group, Sequence[MeanRow]]) -> list[str]:
+    """Return the section that says what the tables say together, a list item for each; none without such tables."""
+    lines = []
     for group in sorted(groups, key=_place):
-        grid, inputs, direction, density = group
         ranked = [row for row in groups[group] if row.method != "full" and ranked_ms(row) and not _unmatched(row)]
         speedups = sorted((speedup, row.method) for row in ranked if (speedup := ranked_speedup(row)) is not None)
-        if inputs.startswith(MINI) or not speedups:
+        if _is_of_mini(group) or not speedups:
             continue
         (least, last), (most, first) = speedups[0], speedups[-1]
-        what = "published defaults" if density is None else f"density {density:g}"
-        said = f"- **{GRIDS.get(grid, grid)}, {what}, {DIRECTIONS[direction]}**: {len(speedups)} methods, from "
-        said += f"{least:.2f} times as fast as dense attention (`{last}`) to {most:.2f} times (`{first}`)."
+        said = f"- **{_case(group)}**: {len(speedups)} methods, from {least:.2f} times as fast as dense attention "
+        said += f"(`{last}`) to {most:.2f} times (`{first}`)."
         slower = [method for speedup, method in speedups if speedup < 1]
         costly = [row.method for row in ranked if (_share(row) or 0) > COSTLY]
         said += f" Slower than dense attention: {_listed(slower)}." if slower else ""
         said += f" Selecting takes more than {COSTLY * 100:g} % of a call of {_listed(costly)}." if costly else ""
         lines.append(said)
-    return "\n".join(lines)
+    return ["\n".join(["## What the tables say", "", *lines])] if lines else []
 
 
 def clips_section(results: Results) -> list[str]:
@@ -113,16 +111,23 @@ def _part(inputs: str) -> str:
 def _place(group: Group) -> tuple[object, ...]:
     grid, inputs, direction, density = group
     sides = [int(side) for side in grid.split("x")]
-    of_mini = inputs.startswith(MINI)
-    return of_mini, direction, sides[0] * sides[1] * sides[2], density is not None, density or 0.0, inputs
+    return _is_of_mini(group), direction, sides[0] * sides[1] * sides[2], density is not None, density or 0.0, inputs
+
+
+def _is_of_mini(group: Group) -> bool:
+    return group[1].startswith(MINI)
+
+
+def _case(group: Group) -> str:
+    """Return what a table is of, but for the inputs."""
+    grid, _, direction, density = group
+    what = "published defaults" if density is None else f"density {density:g}"
+    return f"{GRIDS.get(grid, grid)}, {what}, {DIRECTIONS[direction]}"
 
 
 def _section(group: Group, rows: Sequence[MeanRow]) -> str:
-    grid, inputs, direction, density = group
-    shape = GRIDS.get(grid, grid)
-    what = "published defaults" if density is None else f"density {density:g}"
     sparse = _by_latency(row for row in rows if row.method != "full")
-    lines = [f"## {shape}, {what}, {DIRECTIONS[direction]}, on {inputs}", "", reading(sparse), ""]
+    lines = [f"## {_case(group)}, on {group[1]}", "", reading(sparse), ""]
     lines += ["| " + " | ".join(TITLES) + " |", "| --- | --- |" + " ---: |" * (len(TITLES) - 2)]
     lines += [_line(row) for row in sparse]
     return "\n".join(lines)

@@ -63,6 +63,7 @@ def test_clips_get_a_section_with_both_floors(tmp_path: Path) -> None:
     assert cells[5] == str(len(psnr))
     assert all(cells[3:5]), "both floors"
     assert "## Clips of the mini model" in text
+    assert "## What the tables say" not in text, "there is no table of latencies"
 
 
 def tables() -> list[list[dict[str, str]]]:
