@@ -14,8 +14,8 @@ from attnbench.bench.selection import check_same_selection, plan_digest
 from attnbench.bench.trial import Incorrect, Trial
 from attnbench.bench.workload import Workload
 from attnbench.kernels.plan import Plan
+from attnbench.machine.clock import ClockStood
 from attnbench.machine.stopwatch import Stopwatch
-from attnbench.machine.timers import ClockStood
 from attnbench.methods.arguments import prepare
 from attnbench.methods.running import make_plan_of
 

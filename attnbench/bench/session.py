@@ -69,7 +69,8 @@ def start(request: Request, out: Path | None, progress: Progress, after: After |
         unknown = unknown_methods(request.methods)
         for name in unknown:
             progress.note(f"left out: only the other version of this gate has the method {name!r}")
-        with begin(place, environment_of(base, request), asked, contents, shared, unknown) as journal:
+        here = environment_of(base, request)
+        with begin(place, here, asked, contents, in_turns=shared, unknown_methods=unknown) as journal:
             announce(place, progress)
             records = [] if choices is None else [choices]
             journal.append(*records)

@@ -25,6 +25,13 @@ class ClockFault(AttnbenchError, RuntimeError):
     """A clock said something impossible, and what it timed is not known."""
 
 
+class ClockStood(ClockFault):
+    """What was timed was shorter than the clock can tell."""
+
+    def __init__(self) -> None:
+        super().__init__("the clock did not move during a call")
+
+
 Reader = Callable[[], int]
 """Returns nanoseconds since some moment."""
 

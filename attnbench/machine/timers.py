@@ -9,16 +9,8 @@ from typing import Protocol
 import torch
 
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.machine.clock import CLOCK, Clock, ClockFault
+from attnbench.machine.clock import CLOCK, Clock, ClockFault, ClockStood
 from attnbench.results.records import cells as schema
-
-
-class ClockStood(ClockFault):
-    """What was timed was shorter than the clock can tell."""
-
-    def __init__(self) -> None:
-        super().__init__("the clock did not move during a call")
-
 
 HEAD_START = 10**8
 """GPU cycles, about 50 ms, that the GPU is kept waiting while the CPU enqueues a call. Ours take 2 to 13 ms."""

@@ -50,6 +50,7 @@ def begin(
     environment: Environment,
     request: Mapping[str, Any],
     contents: Mapping[str, str] | None = None,
+    *,
     in_turns: str = "",
     unknown_methods: Sequence[str] = (),
 ) -> Journal:

@@ -186,7 +186,7 @@ def _row(pair: Pair, role: Role, metric: Metric, run_id: str, outcome: Measured 
         better=metric.better,
         unit=metric.unit,
         pooled=metric.pooled,
-        # Metrics compute in float32 or worse: more digits are noise, and were half of a journal.
+        # Metrics compute in float32 or worse: more digits are noise, and were more than a third of a journal.
         per_frame=[float(f"{value:.7g}") for value in measured.per_frame] if measured else [],
         identical_frames=measured.identical_frames if measured else None,
         frames=ours.clip.length,
