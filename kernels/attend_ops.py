@@ -48,6 +48,7 @@ def _apart(plan: Plan) -> tuple[Any, ...]:
         plan.q_order,
         plan.k_order,
         *((None, None, None) if band is None else (band.low, band.high, band.whole)),
+        pattern.near if isinstance(pattern, RoutedPattern) else None,
         [*grid.shape, *text],
         "" if rule is None else rule.name,
         [] if rule is None else [*rule.low, *rule.high],
@@ -56,15 +57,15 @@ def _apart(plan: Plan) -> tuple[Any, ...]:
 
 def _together(
     q: Tensor, keep: Tensor, q_offsets: Tensor | None, k_offsets: Tensor, q_order: Tensor | None,
-    k_order: Tensor | None, low: Tensor | None, high: Tensor | None, whole: Tensor | None, layout: list[int], rule: str,
-    bounds: list[int],
+    k_order: Tensor | None, low: Tensor | None, high: Tensor | None, whole: Tensor | None, near: Tensor | None,
+    layout: list[int], rule: str, bounds: list[int],
 ) -> Plan:  # fmt: skip
     t, h, w, before, after = layout
     axes = len(bounds) // 2
     made = Rule(rule, "grid" if axes == 3 else "raster", tuple(bounds[:axes]), tuple(bounds[axes:])) if bounds else None
     parts = (k_offsets, keep, made)
     band = None if low is None or high is None else Band(low, high, whole)
-    pattern = RoutedPattern(*parts) if q_offsets is None else BlockPattern(q_offsets, *parts, band=band)
+    pattern = RoutedPattern(*parts, near) if q_offsets is None else BlockPattern(q_offsets, *parts, band=band)
     all_tokens = Layout(Grid(t, h, w), (before, after))
     return Plan(all_tokens, q.shape[0], q.shape[1], pattern, q_order, k_order)
 
@@ -72,10 +73,10 @@ def _together(
 @operator("attnbench::attend")
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, keep: Tensor, q_offsets: Tensor | None, k_offsets: Tensor, q_order: Tensor | None,
-    k_order: Tensor | None, low: Tensor | None, high: Tensor | None, whole: Tensor | None, layout: list[int], rule: str,
-    bounds: list[int], scale: float,
+    k_order: Tensor | None, low: Tensor | None, high: Tensor | None, whole: Tensor | None, near: Tensor | None,
+    layout: list[int], rule: str, bounds: list[int], scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    plan = _together(q, keep, q_offsets, k_offsets, q_order, k_order, low, high, whole, layout, rule, bounds)
+    plan = _together(q, keep, q_offsets, k_offsets, q_order, k_order, low, high, whole, near, layout, rule, bounds)
     return _run(q, k, v, plan, scale)
 
 
@@ -93,12 +94,13 @@ def _run(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> tuple[Ten
 def _attend_backward(
     q: Tensor, k: Tensor, v: Tensor, output: Tensor, lse: Tensor, d_output: Tensor, d_lse: Tensor | None, keep: Tensor,
     q_offsets: Tensor | None, k_offsets: Tensor, q_order: Tensor | None, k_order: Tensor | None, low: Tensor | None,
-    high: Tensor | None, whole: Tensor | None, layout: list[int], rule: str, bounds: list[int], scale: float,
+    high: Tensor | None, whole: Tensor | None, near: Tensor | None, layout: list[int], rule: str, bounds: list[int],
+    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     from attnbench.kernels.gpu.blocked import backward_blocks
     from attnbench.kernels.gpu.routed_backward import backward_routed
 
-    plan = _together(q, keep, q_offsets, k_offsets, q_order, k_order, low, high, whole, layout, rule, bounds)
+    plan = _together(q, keep, q_offsets, k_offsets, q_order, k_order, low, high, whole, near, layout, rule, bounds)
     run = backward_routed if q_offsets is None else backward_blocks
     q, k, v, d_output = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, d_output))
     with on_device_of(q):

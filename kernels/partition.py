@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import index
 
 import torch
@@ -21,12 +21,15 @@ class Partition:
         offsets: int64 [blocks + 1], ascending from 0 to N; block ``i`` is positions ``offsets[i]`` to ``offsets[i+1]``.
         own: int64 [T·H·W], the block of each video token in grid order, counted among the video blocks.
         text: the number of leading and trailing blocks that hold text tokens (each 0 or 1).
+        near: int64 [blocks], the blocks in an order in which those that are close in the grid follow each other: along
+            T first, or in squares of 2 × 2 where the grid is one block long. None if that is the order they have.
     """
 
     order: Tensor | None
     offsets: Tensor
     own: Tensor
     text: tuple[int, int] = (0, 0)
+    near: Tensor | None = None
 
     @property
     def blocks(self) -> int:
@@ -94,7 +97,24 @@ def _cuboids(shape: tuple[int, ...], text: tuple[int, ...], block: tuple[int, ..
     number = (cells[:, 0] * counts[1] + cells[:, 1]) * counts[2] + cells[:, 2]
     order = torch.argsort(number, stable=True)
     sizes = torch.bincount(number, minlength=counts[0] * counts[1] * counts[2])
-    return _with_text(layout, order, sizes, number)
+    partition = _with_text(layout, order, sizes, number)
+    return replace(partition, near=_near(*counts, partition, device))
+
+
+def _near(t: int, h: int, w: int, partition: Partition, device: torch.device) -> Tensor | None:
+    """Return ``Partition.near`` of t · h · w blocks that are numbered T-major, between those of text."""
+    raster = torch.arange(t * h * w, device=device)
+    row, column = raster // w % h, raster % w
+    if t > 1:
+        rank = (row * w + column) * t + raster // (h * w)
+    else:
+        rank = ((row // 2 * w + column // 2) * 2 + row % 2) * 2 + column % 2
+    video, (first, _) = torch.argsort(rank), partition.text
+    if torch.equal(video, raster):
+        return None
+    near = torch.arange(partition.blocks, device=device)
+    near[partition.video] = video + first
+    return near
 
 
 @remembered(64)

@@ -98,6 +98,8 @@ class RoutedPattern:
         k_offsets: int64 [k blocks + 1], where each key block begins in the arranged order, from 0 to N.
         keep: bool [B or 1, H or 1, N, k blocks], queries in the arranged order.
         rule: which pairs of a kept block are kept; None means all of them.
+        near: int64 [k blocks], the blocks in an order in which a query tends to keep neighbours, or None for their own.
+            It changes no result: our kernels take neighbours together, and then have fewer partial results to merge.
 
     Raises:
         BadInput: if the shapes do not fit each other.
@@ -106,6 +108,7 @@ class RoutedPattern:
     k_offsets: Tensor
     keep: Tensor
     rule: Rule | None = None
+    near: Tensor | None = None
     is_full: ClassVar[bool] = False
     band: ClassVar[None] = None
     has_own_offsets: ClassVar[bool] = False
@@ -117,6 +120,8 @@ class RoutedPattern:
                 f"keep is {self.keep.dtype} {list(self.keep.shape)}; "
                 f"it must be bool [B or 1, H or 1, N, {blocks}] as the offsets say"
             )
+        if self.near is not None and (self.near.dtype != torch.int64 or tuple(self.near.shape) != (blocks,)):
+            raise BadInput(f"near is {self.near.dtype} {list(self.near.shape)}; it must be int64 [{blocks}]")
 
     @property
     def elements(self) -> Rule | None:
@@ -136,7 +141,7 @@ class RoutedPattern:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The offsets of the keys, and the kept blocks. The offsets of the queries are made on demand."""
-        return (self.k_offsets, self.keep)
+        return (self.k_offsets, self.keep, *(() if self.near is None else (self.near,)))
 
     @property
     def nbytes(self) -> int:

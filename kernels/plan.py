@@ -147,6 +147,9 @@ class Plan:
                     f"the {side} offsets must ascend from 0 to {n}, the number of tokens"
                     + ("" if own else ", without empty blocks")
                 )
+        near = self.pattern.near if isinstance(self.pattern, RoutedPattern) else None
+        if near is not None and not torch.equal(near.sort().values, torch.arange(len(near), device=near.device)):
+            raise BadInput(f"near must be a permutation of the blocks 0 to {len(near) - 1}")
         band = self.pattern.band
         if band is not None and bool((band.low > band.high).any()):
             raise BadInput("the band of a head keeps nothing: its low bound is above its high one")
@@ -382,7 +385,7 @@ def plain(plan: Plan) -> Plan:
     pattern = plan.pattern
     made: Pattern
     if isinstance(pattern, RoutedPattern):
-        made = RoutedPattern(pattern.k_offsets, pattern.keep, pattern.rule)
+        made = RoutedPattern(pattern.k_offsets, pattern.keep, pattern.rule, pattern.near)
     else:
         made = BlockPattern(
             pattern.q_offsets, pattern.k_offsets, pattern.keep, pattern.rule, pattern.is_full, pattern.band

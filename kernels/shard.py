@@ -58,7 +58,7 @@ def only_queries(plan: Plan, first: int, stop: int) -> Plan:
     if isinstance(pattern, RoutedPattern):
         at = torch.arange(plan.layout.tokens, device=plan.device) if order is None else order
         mine = (at >= first) & (at < stop)
-        return replace(plan, pattern=RoutedPattern(pattern.k_offsets, pattern.keep & mine[..., None], pattern.rule))
+        return replace(plan, pattern=replace(pattern, keep=pattern.keep & mine[..., None]))
     tensors = (pattern.keep, pattern.q_offsets, pattern.k_offsets, order)
     made, q_order = kept_with(tensors, ("only", first, stop, pattern.rule), lambda: _split(pattern, order, first, stop))
     return replace(plan, pattern=made, q_order=q_order)

@@ -132,7 +132,7 @@ def plan(settings: VMoBA, q: Tensor, k: Tensor, call: Call) -> Plan:
     partition = partition_cuboids(call.layout, cuboid(settings.partition, call.layout.grid, call.layer), q.device)
     routes, flops = route(q, k, call.layout, partition, _cut(settings, call.layer), call.shard)
     keep = route_text(partition, call.layout.text, routes)
-    pattern = RoutedPattern(partition.offsets, keep)
+    pattern = RoutedPattern(partition.offsets, keep, near=partition.near)
     selection = MeanSelection(settings.scope)
     return Plan(call.layout, q.shape[0], q.shape[1], pattern, None, partition.order, flops, selection)
 

@@ -9,6 +9,7 @@ processed at a time. The bound follows from shapes alone and holds whatever is s
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
 
@@ -141,9 +142,10 @@ def _attend_in_turns(
     hopper = is_hopper(q.device) if hopper is None else hopper
     with phase("index"):
         rule = rule_arrays(plan)
+        k_order = clustered(plan).k_order
     with phase("permute"):
-        if not (hopper and plan.k_order is None and fits_in_place(q, k, v, scale, rule, ROWS, KEYS)):
-            k, v = arrange_both(k, v, plan.k_order, width)
+        if not (hopper and k_order is None and fits_in_place(q, k, v, scale, rule, ROWS, KEYS)):
+            k, v = arrange_both(k, v, k_order, width)
     output = torch.empty(batch, heads, n, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, n, dtype=torch.float32, device=q.device)
     kv_group, everything = heads // k.shape[1], slice(0, batch * heads)
@@ -169,11 +171,12 @@ def executed_pairs(plan: Plan) -> int:
     pattern = plan.pattern
     assert isinstance(pattern, RoutedPattern)
     batch, heads, blocks = plan.batch, plan.heads, pattern.keep.shape[3]
-    runs, total = segments_of(pattern.k_offsets, group_of(blocks)), 0
-    keep = pattern.keep
+    keys, keep = clustered(plan), pattern.keep
+    runs, total = segments_of(keys.offsets, group_of(blocks)), 0
     for b in range(keep.shape[0]):
         for h in range(keep.shape[1]):
-            routes = build_routes(keep[b : b + 1, h : h + 1], group_of(blocks), tile=ROWS, runs=runs)
+            own = keep[b : b + 1, h : h + 1]
+            routes = build_routes(own, group_of(blocks), tile=ROWS, runs=runs, near=keys.near)
             total += int(tiles_of(routes).steps()) * ROWS * KEYS
     return total * (batch // keep.shape[0]) * (heads // keep.shape[1])
 
@@ -189,21 +192,56 @@ def routes_of(plan: Plan, items: slice, some: slice) -> Routes:
     Routes of all heads are kept as long as the kept pairs, so that the backward pass finds those of the forward pass. A
     CUDA graph makes its own, because it may be replayed after others are gone, or with other pairs in the same tensor.
     """
-    pattern = plan.pattern
+    pattern, keys = plan.pattern, clustered(plan)
     group = group_of(pattern.keep.shape[3])
-    tensors = (pattern.keep, pattern.k_offsets, plan.q_order)
+    tensors = (pattern.keep, keys.offsets, plan.q_order, keys.near)
     whole = rows_of_turn(plan.heads, items, some) == slice(0, plan.batch * plan.heads)
 
     def make() -> Routes:
-        runs = segments_of(pattern.k_offsets, group, masked=pattern.rule is not None)
+        runs = segments_of(keys.offsets, group, masked=pattern.rule is not None)
         keep = pattern.keep
         if not whole or keep.shape[:2] != (plan.batch, plan.heads):
             keep = keep.expand(plan.batch, plan.heads, -1, -1)[items, some]
-        return build_routes(keep, group, tile=ROWS, runs=runs, order=order_of_rows(plan.q_order, items, some))
+        order = order_of_rows(plan.q_order, items, some)
+        return build_routes(keep, group, tile=ROWS, runs=runs, order=order, near=keys.near)
 
     if capturing() or not whole:
         return make()
     return kept_with(tensors, ("routes", plan.batch, plan.heads, group, pattern.rule is not None), make)
+
+
+@dataclass(frozen=True, eq=False)
+class Clustered:
+    """Keys in the order in which the kernels take their blocks.
+
+    Attributes:
+        k_order: the key token at each position, as in ``Plan``.
+        offsets: int64 [blocks + 1], where each block begins there.
+        near: int64 [blocks], the number in the plan's pattern of each of these blocks; None if it is the same.
+    """
+
+    k_order: Tensor | None
+    offsets: Tensor
+    near: Tensor | None
+
+
+def clustered(plan: Plan) -> Clustered:
+    """Return keys whose neighbouring blocks are near each other, where groups of them share tiles."""
+    pattern, order = plan.pattern, plan.k_order
+    near, offsets = pattern.near, pattern.k_offsets
+    own = order is not None and order.dim() > 1
+    if near is None or own or pattern.rule is not None or group_of(len(near)) == 1:
+        return Clustered(order, offsets, None)
+
+    def make() -> Clustered:
+        sizes = offsets.diff()[near]
+        edges = torch.nn.functional.pad(sizes.cumsum(0), (1, 0))
+        n = plan.layout.tokens
+        at = torch.arange(n, device=near.device)
+        at += torch.repeat_interleave(offsets[near] - edges[:-1], sizes, output_size=n)
+        return Clustered(at if order is None else order[at], edges, near)
+
+    return kept_with((near, offsets, order), "clustered", make)
 
 
 def tiles_of(routes: Routes) -> Tiles:

@@ -21,6 +21,7 @@ from attnbench.kernels.gpu.hopper import is_hopper, multiprocessors
 from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.routed import (
     bytes_per_head,
+    clustered,
     group_of,
     most_partial,
     order_of_rows,
@@ -59,7 +60,7 @@ def backward_routed(
     with phase("attend"):
         delta = delta_of(output, d_output, d_lse)
     with phase("permute"):
-        k, v = arrange_both(k, v, plan.k_order, width)
+        k, v = arrange_both(k, v, clustered(plan).k_order, width)
     hopper = is_hopper(q.device) if hopper is None else hopper
     with phase("index"):
         rule = rule_arrays(plan)
@@ -134,7 +135,7 @@ def _differentiate_queries(given: _Given, dq: Tensor) -> None:
 def _differentiate_keys(given: _Given, dk: Tensor, dv: Tensor) -> None:
     """Write dk and dv [B, KV heads, N, D]. Only lists are needed, so many heads fit at once."""
     batch, heads, n = given.q.shape[:3]
-    plan = given.plan
+    plan, ordered = given.plan, clustered(given.plan)
     lists = 4 * ROWS * most_tiles(1, n, given.blocks, group_of(given.blocks), ROWS)
     for items, some in turns(batch, heads, given.kv_group, lists, most_partial(dk.device), whole=True):
         kv = given.kv_of(some)
@@ -142,12 +143,12 @@ def _differentiate_keys(given: _Given, dk: Tensor, dv: Tensor) -> None:
             routes = routes_of(plan, items, some)
             masked, rows = given.rule is not None, (items.stop - items.start) * (kv.stop - kv.start)
             key_tiles = key_tiles_of(
-                routes, plan.pattern.k_offsets, n, given.kv_group, masked=masked, programs=_takers(given, rows)
+                routes, ordered.offsets, n, given.kv_group, masked=masked, programs=_takers(given, rows)
             )
         with phase("attend"):
             backward_keys(
                 *given.tensors(items, some), key_tiles, given.scale, rule=given.rule_of(items, some),
-                token_of=order_of_rows(plan.k_order, items, kv), out=(dk[items, kv], dv[items, kv]),
+                token_of=order_of_rows(ordered.k_order, items, kv), out=(dk[items, kv], dv[items, kv]),
                 hopper=given.hopper,
             )  # fmt: skip
 

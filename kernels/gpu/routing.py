@@ -103,6 +103,7 @@ def build_routes(
     capacity: int | None = None,
     runs: tuple[Tensor, Tensor] | None = None,
     order: Tensor | None = None,
+    near: Tensor | None = None,
 ) -> Routes:
     """Collect, for every block or group of blocks, the queries that chose it.
 
@@ -114,6 +115,7 @@ def build_routes(
         runs: the keys of each pattern, from ``routed.segments_of``. With it, the tiles are described in the form of
             work.
         order: the query token at each arranged position, int64 [N] or [rows, N]; None for grid order.
+        near: int64 [blocks], the block of ``keep`` that is the i-th of the routes; None for the i-th.
 
     Returns:
         The routes, as tensors on the device of ``keep``.
@@ -157,9 +159,10 @@ def build_routes(
     order_row = order.stride(0) if order is not None and order.dim() == 2 else 0
     shape: dict[str, Any] = {"GROUP": group, "CHUNK": CHUNK}
 
+    packed = (keep.view(torch.uint8), bits, ends, bits if near is None else near)
     launch(
-        _pack, (ceil_div(words, 4), ceil_div(blocks, 32), rows), (keep.view(torch.uint8), bits, ends),
-        (*keep.stride(), heads, n, blocks, words), WORDS=4, WIDTH=32, num_warps=4,
+        _pack, (ceil_div(words, 4), ceil_div(blocks, 32), rows), packed,
+        (*keep.stride(), heads, n, blocks, words), WORDS=4, WIDTH=32, NEAR=near is not None, num_warps=4,
     )  # fmt: skip
     launch(
         _count, (patterns, groups, rows), (bits, ranks, before, totals, starts, ends),
@@ -204,9 +207,9 @@ def list_of(
 
 @jit
 def _pack(
-    keep: tl.tensor, bits: tl.tensor, ends: tl.tensor, stride_b: tl.tensor, stride_h: tl.tensor, stride_n: tl.tensor,
-    stride_k: tl.tensor, heads: tl.tensor, n: tl.tensor, blocks: tl.tensor, words: tl.tensor,
-    WORDS: tl.constexpr, WIDTH: tl.constexpr,
+    keep: tl.tensor, bits: tl.tensor, ends: tl.tensor, near: tl.tensor, stride_b: tl.tensor, stride_h: tl.tensor,
+    stride_n: tl.tensor, stride_k: tl.tensor, heads: tl.tensor, n: tl.tensor, blocks: tl.tensor, words: tl.tensor,
+    WORDS: tl.constexpr, WIDTH: tl.constexpr, NEAR: tl.constexpr,
 ) -> None:  # fmt: skip
     """Write a word for 32 queries and a block. Bit i stands for query i of the 32."""
     if tl.program_id(0) + tl.program_id(1) + tl.program_id(2) == 0:
@@ -217,7 +220,8 @@ def _pack(
     block = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     query = word.to(tl.int64)[:, None, None] * 32 + lane[None, :, None]
     mask = (query < n) & (block < blocks)[None, None, :]
-    place = (row // heads) * stride_b + (row % heads) * stride_h + query * stride_n + block[None, None, :] * stride_k
+    column = tl.load(near + block, mask=block < blocks, other=0) if NEAR else block
+    place = (row // heads) * stride_b + (row % heads) * stride_h + query * stride_n + column[None, None, :] * stride_k
     bit = (tl.load(keep + place, mask=mask, other=0) != 0).to(tl.int32)
     packed = tl.sum(bit << lane[None, :, None], 1)
     place = (row * blocks + block[None, :]) * words + word[:, None]

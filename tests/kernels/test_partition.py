@@ -59,6 +59,25 @@ def test_cuboids_are_listed_in_raster_order_and_so_are_their_tokens(
     check(partition, layout, with_text(layout, expected))
 
 
+@given(sides=TRIPLES, block=TRIPLES, text=TEXTS)
+def test_neighbouring_cuboids_follow_each_other(
+    sides: tuple[int, int, int], block: tuple[int, int, int], text: tuple[int, int]
+) -> None:
+    partition = partition_cuboids(Layout(Grid(*sides), text), block, CPU)
+    t, h, w = (-(-side // size) for side, size in zip(sides, block, strict=True))
+    cells = [(i, j, k) for i in range(t) for j in range(h) for k in range(w)]
+    if t > 1:
+        listed = [(i, j, k) for j in range(h) for k in range(w) for i in range(t)]
+    else:
+        squares = [(y, x) for y in range(0, h, 2) for x in range(0, w, 2)]
+        listed = [(0, j, k) for y, x in squares for j in (y, y + 1) for k in (x, x + 1) if j < h and k < w]
+    before, after = partition.text
+    numbers = [cells.index(cell) + before for cell in listed]
+    near = [0] * before + numbers + [partition.blocks - 1] * after
+    assert (partition.near is None) == (near == list(range(partition.blocks)))
+    assert partition.near is None or partition.near.tolist() == near
+
+
 @given(sides=TRIPLES, size=st.integers(1, 400), text=TEXTS)
 def test_ranges_follow_the_raster_order_and_only_the_last_is_short(
     sides: tuple[int, int, int], size: int, text: tuple[int, int]

@@ -19,9 +19,11 @@ from attnbench.kernels.plan import Plan
 from tests.kernels.gpu.draws import draws
 
 
-def _plan(n: int, sizes: list[int], keep: Tensor, order: Tensor | None, batch: int, heads: int) -> Plan:
+def _plan(
+    n: int, sizes: list[int], keep: Tensor, order: Tensor | None, batch: int, heads: int, near: Tensor | None = None
+) -> Plan:
     offsets = torch.tensor([0, *sizes], device=keep.device).cumsum(0)
-    return Plan(Layout(Grid(n, 1, 1)), batch, heads, RoutedPattern(offsets, keep), None, order)
+    return Plan(Layout(Grid(n, 1, 1)), batch, heads, RoutedPattern(offsets, keep, near=near), None, order)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> None:
@@ -46,12 +48,13 @@ def _check(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> None:
     spread=st.sampled_from([0.01, 1.0, 30.0]),
     ordered=st.booleans(),
     shared=st.booleans(),
+    mixed=st.booleans(),
     few_blocks=st.sampled_from([2, routed.FEW_BLOCKS]),
     seed=st.integers(0, 2**16),
 )
 def test_equals_the_reference(
     sizes: list[int], density: float, shape: tuple[int, int, int], head_dim: int, spread: float, ordered: bool,
-    shared: bool, few_blocks: int, seed: int, device: torch.device,
+    shared: bool, mixed: bool, few_blocks: int, seed: int, device: torch.device,
 ) -> None:  # fmt: skip
     batch, heads, kv_heads = shape
     n = sum(sizes)
@@ -62,9 +65,10 @@ def test_equals_the_reference(
     owners = (1, 1) if shared else (batch, heads)
     keep = (torch.rand(*owners, n, len(sizes), generator=generator) < density).to(device)
     order = torch.randperm(n, generator=generator).to(device) if ordered else None
+    near = torch.randperm(len(sizes), generator=generator).to(device) if mixed else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(routed, "FEW_BLOCKS", few_blocks)  # from three blocks on in groups, which takes 13 otherwise
-        _check(q, k, v, _plan(n, sizes, keep, order, batch, heads), head_dim**-0.5)
+        _check(q, k, v, _plan(n, sizes, keep, order, batch, heads, near), head_dim**-0.5)
 
 
 def test_many_blocks_are_taken_in_groups_and_more_queries_than_a_tile_holds(device: torch.device) -> None:

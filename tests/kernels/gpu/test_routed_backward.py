@@ -60,12 +60,17 @@ def _check(
         assert float((ours.double() - theirs).abs().max()) < tolerance * max(1.0, float(theirs.abs().max()))
 
 
-def _plan(seed: int, sizes: list[int], shape: tuple[int, int], density: float, ordered: bool = False) -> Plan:
+def _plan(
+    seed: int, sizes: list[int], shape: tuple[int, int], density: float, ordered: bool = False, mixed: bool = False
+) -> Plan:
     generator = torch.Generator().manual_seed(seed)
     n = sum(sizes)
     keep = torch.rand(*shape, n, len(sizes), generator=generator) < density
     order = torch.rand(*shape, n, generator=generator).argsort(-1) if ordered else None
-    pattern = RoutedPattern(torch.tensor([0, *sizes]).cumsum(0), keep)
+    near = torch.randperm(len(sizes), generator=generator) if mixed else None
+    if mixed and ordered:
+        order = torch.randperm(n, generator=generator)  # heads with orders of their own are not rearranged
+    pattern = RoutedPattern(torch.tensor([0, *sizes]).cumsum(0), keep, near=near)
     return Plan(Layout(Grid(n, 1, 1)), *shape, pattern, None, order)
 
 
@@ -81,9 +86,18 @@ def test_equals_autograd(
 def _moved(plan: Plan, device: torch.device) -> Plan:
     pattern = plan.pattern
     assert isinstance(pattern, RoutedPattern)
-    there = RoutedPattern(pattern.k_offsets.to(device), pattern.keep.to(device), pattern.rule)
+    near = None if pattern.near is None else pattern.near.to(device)
+    there = RoutedPattern(pattern.k_offsets.to(device), pattern.keep.to(device), pattern.rule, near)
     orders = (None if order is None else order.to(device) for order in (plan.q_order, plan.k_order))
     return Plan(plan.layout, plan.batch, plan.heads, there, *orders)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_blocks_that_the_kernels_take_in_another_order(ordered: bool, oracle: Oracle, device: torch.device) -> None:
+    plan = _plan(3, [20, 5, 30, 10, 17], (1, 4), 0.5, ordered, mixed=True)
+    moved = _moved(plan, device)
+    assert routed.clustered(moved).near is not None
+    _check(moved, plan.token_mask(), 2, 64, oracle, device, 1.0)
 
 
 @pytest.mark.parametrize("ordered", [False, True])

@@ -95,6 +95,14 @@ def test_every_list_can_be_found_by_its_number(keep: Tensor, group: int) -> None
     assert seen == set(range(len(routes.totals)))
 
 
+@settings(max_examples=draws(8), suppress_health_check=[HealthCheck.too_slow])
+@given(keep=draw_keep(), group=st.integers(1, 3))
+def test_blocks_in_another_order(keep: Tensor, group: int) -> None:
+    near = torch.randperm(keep.shape[3], device=DEVICE)
+    routes = build_routes(keep, group, tile=16, near=near)
+    assert tiles_of(routes) == tiles_of(build_routes(keep[..., near], group, tile=16))
+
+
 def test_a_shared_head_is_routed_once() -> None:
     keep = torch.tensor([[True, False], [True, True], [False, True]], device=DEVICE)
     routes = build_routes(keep.expand(1, 1, 3, 2), tile=2)
