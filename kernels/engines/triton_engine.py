@@ -10,7 +10,6 @@ from torch import Tensor
 from attnbench.kernels.attend_ops import attend_by_kernels
 from attnbench.kernels.engines.base import Engine, Task
 from attnbench.kernels.engines.cudnn import HALF
-from attnbench.kernels.engines.flex import FLEX
 from attnbench.kernels.pattern import BlockPattern, RoutedPattern
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.tracing import constant
@@ -70,12 +69,6 @@ def _supports(plan: Plan, task: Task) -> str | None:
     return _lacks_memory(task) or _lacks_room(plan, task)
 
 
-def _unsuitable(plan: Plan, task: Task) -> str | None:
-    if plan.pattern.band is None or torch.compiler.is_compiling() or FLEX.lacks(plan, task) is not None:
-        return None
-    return "was not timed on bands, which flex runs"
-
-
 def _lacks_memory(task: Task) -> str | None:
     if task.device.type != "cuda":
         return None
@@ -113,7 +106,6 @@ TRITON = Engine(
     attend=_attend,
     executed_pairs=_executed_pairs,
     dense=False,
-    unsuitable=_unsuitable,
     tested=True,
     traceable=True,
     bands=True,

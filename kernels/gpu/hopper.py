@@ -11,12 +11,6 @@ from torch import Tensor
 from attnbench.kernels.gpu.widen import INTERPRETED
 from attnbench.kernels.gpu.work import KEYS, ROWS, RuleArrays
 
-LIMITS_TRIED = False
-"""Whether rules that limit each row run on the Gluon kernels: those that only say how far ahead it sees, and bands.
-
-Their builds were compiled, but never run. ``tests/kernels/gpu/test_hopper.py`` runs them.
-"""
-
 
 @cache
 def is_hopper(device: torch.device) -> bool:
@@ -49,8 +43,7 @@ def fits(gathered: Sequence[Tensor], arranged: Sequence[Tensor], rule: object, *
 
 def written_for(head_dim: int, rule: object, *sizes: int) -> bool:
     """Return whether the Gluon kernels take half precision with this head_dim, this rule and these sizes."""
-    limits = isinstance(rule, RuleArrays) and (rule.ahead is not None or rule.band)
-    simple = rule is None or (LIMITS_TRIED and limits)
+    simple = rule is None or (isinstance(rule, RuleArrays) and (rule.ahead is not None or rule.band))
     return head_dim in (64, 128) and simple and set(sizes) == {ROWS} == {KEYS}
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels.band import Band
-from attnbench.kernels.gpu import blocked, hopper, paired_tiles
+from attnbench.kernels.gpu import blocked, paired_tiles
 from attnbench.kernels.gpu.arrange import arrange_both
 from attnbench.kernels.gpu.blocked import attend_blocks, backward_blocks
 from attnbench.kernels.gpu.hopper import is_hopper
@@ -158,7 +158,6 @@ def test_a_rule_about_what_lies_ahead(
 ) -> None:  # fmt: skip
     plan = replace(make_plan(routed, heads, 1, 0.5, False), q_order=None, k_order=None)
     plan = replace(plan, pattern=replace(plan.pattern, rule=rule))
-    monkeypatch.setattr(hopper, "LIMITS_TRIED", True)
     q, k, v, d_output = tokens_first(1, (heads, kv_heads, kv_heads, heads), head_dim, dtype)
     scale = head_dim**-0.5
     attend, backward = (attend_routed, backward_routed) if routed else (attend_blocks, backward_blocks)
@@ -185,7 +184,6 @@ def test_bands(
     bounds = (torch.tensor([x if own else x[:1]], device="cuda") for x in (low, high))
     band_of_heads = Band(*bounds, torch.rand(1, 1, len(SIZES), len(SIZES), device="cuda") < 0.2)
     plan = replace(plan, pattern=replace(plan.pattern, band=band_of_heads))
-    monkeypatch.setattr(hopper, "LIMITS_TRIED", True)
     q, k, v = tokens_first(1, (heads, heads // 2, heads // 2), head_dim, dtype)
     with watching() as seen:
         output, lse = attend_blocks(q, k, v, plan, head_dim**-0.5, hopper=True)
