@@ -85,14 +85,14 @@ def fits_in_place(q: Tensor, k: Tensor, v: Tensor, scale: float, rule: object, r
 
 def key_rows(k: Tensor, v: Tensor) -> KeyRows | None:
     """Return k and v [B, KV heads, N, D] as rows, or None if their strides do not allow it."""
-    keys, values = _rows(k), _rows(v)
+    keys, values = rows_of(k), rows_of(v)
     if keys is None or values is None or keys[1:] != values[1:]:
         return None
     return KeyRows(keys[0], values[0], *keys[1:], k.shape[1])
 
 
-def _rows(x: Tensor) -> tuple[Tensor, int, int, int] | None:
-    """View x as rows. Also return batch, head and column of ``KeyRows``."""
+def rows_of(x: Tensor) -> tuple[Tensor, int, int, int] | None:
+    """View x [B, H, N, D] as rows, if its strides allow it. Also return batch, head and column of ``KeyRows``."""
     b, h, n, d = x.shape
     if x.is_contiguous():
         return x.view(-1, d), h * n * (b > 1), n * (h > 1), 0

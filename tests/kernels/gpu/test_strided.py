@@ -78,6 +78,42 @@ def test_several_tiles_and_rows_of_large_scores(dtype: torch.dtype) -> None:
     torch.testing.assert_close(mass.sum(-1), groups.expand(1, 2, -1), atol=1e-4, rtol=0)
 
 
+@settings(max_examples=draws(12), suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(
+    groups=st.integers(1, 70),
+    each=st.sampled_from([2, 8, 16]),
+    heads=st.sampled_from([(1, 1), (4, 2)]),
+    batch=st.integers(1, 2),
+    dim=st.sampled_from([64, 128]),
+    tokens_first=st.booleans(),
+    over=st.integers(0, 3),
+    seed=st.integers(0, 99),
+)
+def test_groups_that_are_rows_of_a_matrix_are_read_in_boxes(
+    groups: int, each: int, heads: tuple[int, int], batch: int, dim: int, tokens_first: bool, over: int, seed: int
+) -> None:
+    random, stride, n = torch.Generator().manual_seed(seed), 4, 4 * groups - over
+    made = []
+    for count in heads:
+        shape = (batch, n, count, dim) if tokens_first else (batch, count, n, dim)
+        x = torch.randn(*shape, generator=random).to(DEVICE, torch.bfloat16)
+        made.append(x.transpose(1, 2) if tokens_first else x)
+    q, k = made
+    block = stride * each
+    padded = -(-n // block) * block
+    with pytest.MonkeyPatch.context() as patch, selection_ops.interpreted():
+        if DEVICE.type == "cpu":  # the interpreter is slow
+            patch.setattr(kernels, "QUERY_GROUPS", 32)
+            patch.setattr(kernels, "KEY_GROUPS", 32)
+        if n % stride == 0 and (kernels.is_hopper(DEVICE) or DEVICE.type == "cpu"):
+            patch.setattr(kernels, "_score", None)
+        else:
+            patch.setattr(kernels, "_group_boxes", None)
+        mass = strided_mass(q, k, stride, block, padded)
+    keys = k.double().repeat_interleave(heads[0] // heads[1], 1)
+    torch.testing.assert_close(mass.double(), block_mass(q.double(), keys, stride, block, padded), atol=2e-5, rtol=1e-4)
+
+
 def test_groups_that_are_no_power_of_two_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "strided_mass", None)
     x = torch.randn(1, 1, 13, 8, generator=torch.Generator().manual_seed(0)).to(DEVICE)
