@@ -30,10 +30,10 @@ TILE_FLOAT32 = 64
 COLUMNS = 64
 
 QUERY_GROUPS = 128
-KEY_GROUPS = 256
+KEY_GROUPS = 128
 DEPTH = 64
-WARPS = 8
-STAGES = 4
+WARPS = 4
+STAGES = 3
 """Tiles of ``_group_boxes``, channels of a step, and its launch."""
 
 
