@@ -46,7 +46,7 @@ def sections(folder: Path = TABLES) -> str:
     for case in cases_of(results.rows, results.samples):
         for row in case.means:
             groups.setdefault(_group(row), []).append(row)
-    parts = [_section(group, groups[group]) for group in sorted(groups, key=_place)]
+    parts = [_section(group, groups[group], _commits(groups[group], results)) for group in sorted(groups, key=_place)]
     return "\n\n".join([*findings(groups), *parts, *_missing(results), *clips_section(results)])
 
 
@@ -122,19 +122,29 @@ def _case(group: Group) -> str:
     """Return what a table is of, but for the inputs."""
     grid, _, direction, density = group
     what = "published defaults" if density is None else f"density {density:g}"
-    return f"{GRIDS.get(grid, grid)}, {what}, {DIRECTIONS[direction]}"
+    return f"{GRIDS.get(grid, grid.replace('x', '×'))}, {what}, {DIRECTIONS[direction]}"
 
 
-def _section(group: Group, rows: Sequence[MeanRow]) -> str:
+def _commits(rows: Iterable[MeanRow], results: Results) -> list[str]:
+    """Return the commits at which rows were measured, shortened."""
+    found = {results.environments[row.run_id].git_commit for row in rows}
+    return sorted(f"`{commit[:9]}`" for commit in found if commit)
+
+
+def _section(group: Group, rows: Sequence[MeanRow], commits: Sequence[str]) -> str:
     sparse = _by_latency(row for row in rows if row.method != "full")
-    lines = [f"## {_case(group)}, on {group[1]}", "", reading(sparse), ""]
+    measured = f" Measured at commit {' and '.join(commits)}." if commits else ""
+    lines = [f"## {_case(group)}, on {group[1]}", "", reading(sparse) + measured, ""]
     lines += ["| " + " | ".join(TITLES) + " |", "| --- | --- |" + " ---: |" * (len(TITLES) - 2)]
     lines += [_line(row) for row in sparse]
     return "\n".join(lines)
 
 
 def _setting(row: MeanRow | Gap) -> str:
-    """Return the setting by which the method keeps more or less, and its value; empty if there is none."""
+    """Return the settings that were given or, without any, the one by which the method keeps more or less."""
+    given = json.loads(row.settings_given) if isinstance(row, MeanRow) else {}
+    if given:
+        return f"`{', '.join(f'{name}={value}' for name, value in given.items())}`"
     turned = get_method(row.method).density_setting
     names = () if turned is None else (turned,) if isinstance(turned, str) else turned.names
     values = json.loads(row.settings)

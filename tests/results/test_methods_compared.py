@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import shutil
 from pathlib import Path
@@ -33,11 +34,13 @@ def test_a_section_has_a_line_for_each_method_with_its_interval(tmp_path: Path) 
         assert f" {row.density:.3f} |" in lines[row.method]
     fastest = sparse.sort_values("latency_ms").iloc[0]
     assert f"Fastest is `{fastest.method}`" in text
+    header = json.loads((tmp_path / "720p.jsonl").read_text().splitlines()[0])
+    assert f"Measured at commit `{header['environment']['git_commit'][:9]}`." in text
 
 
 def test_what_the_tables_say_together_is_what_their_lines_say() -> None:
     said = [line for line in MADE["sections"]().splitlines() if line.startswith("- **")]
-    shown = [table for table in tables() if len(table) > 1]
+    shown = [table for table in tables(without="on the mini model") if len(table) > 1]
     assert len(said) == len(shown) > 1
     for line, table in zip(said, shown, strict=True):
         ranked = [each for each in table if each["speed-up"] and "unmatched" not in each["method"]]
@@ -66,15 +69,23 @@ def test_clips_get_a_section_with_both_floors(tmp_path: Path) -> None:
     assert "## What the tables say" not in text, "there is no table of latencies"
 
 
-def tables() -> list[list[dict[str, str]]]:
-    """Return the lines of each table of latencies, by the titles of its columns."""
+def tables(without: str = "no such title") -> list[list[dict[str, str]]]:
+    """Return the lines of each table of latencies, by the titles of its columns, but for sections of another kind."""
     found = []
     for section in MADE["sections"]().split("## ")[1:]:
+        if without in section.partition("\n")[0]:
+            continue
         lines = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| ")]
         cells = [[cell.strip() for cell in line] for line in lines if not line[0].startswith(" ---")]
         if cells and "latency, ms" in cells[0]:
             found.append([dict(zip(cells[0], row, strict=True)) for row in cells[1:]])
     return found
+
+
+def test_two_settings_of_a_method_can_be_told_apart() -> None:
+    for table in tables():
+        lines = [(line["method"], line["setting"]) for line in table]
+        assert len(set(lines)) == len(lines)
 
 
 def test_methods_with_a_state_are_ranked_by_the_mean_step() -> None:

@@ -56,8 +56,8 @@ def lines_of(journal: Path) -> list[dict[str, Any]]:
 
 
 def as_recorded(request: Any) -> Any:
-    """Return a request as JSON holds it: tuples are lists."""
-    return json.loads(json.dumps(vars(request), default=vars))
+    """Return a request as JSON holds it: tuples are lists. Paths are those of a command in the checkout."""
+    return json.loads(json.dumps(vars(request), default=vars).replace(f"capture:{RESULTS.parent}/", "capture:"))
 
 
 CELLS = [
