@@ -6,7 +6,8 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from attnbench.bench.profile import call as profile_call
 from attnbench.cli import main
 from attnbench.machine import stopwatch
 from attnbench.machine.clock import Clock
+from tests.sharing import sharing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,6 +75,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests marked ``gpu`` where there is no GPU."""
     if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let tests marked ``alone`` have the GPU to themselves where several processes run tests."""
+    if not torch.cuda.is_available():
+        return (yield)
+    with sharing(Path(tempfile.gettempdir()), alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 def _beside(name: str) -> ModuleType:

@@ -12,7 +12,7 @@ import attnbench
 from attnbench.bench.profile.cupti import make_stopwatch
 from attnbench.kernels.errors import Unsupported
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.alone]
 
 CUDA = torch.device("cuda")
 

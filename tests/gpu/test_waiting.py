@@ -14,8 +14,6 @@ from attnbench.methods.registry import BUILT_IN
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="it needs a GPU")
 
 GRID, TEXT = (5, 16, 24), (3, 8)
-BY_FLEX = {"svg1", "rainfusion"}
-"""Bands run on flex, which torch compiles."""
 
 
 @pytest.mark.parametrize("name", sorted(set(BUILT_IN) - {"liteattention"}))
@@ -40,5 +38,5 @@ def test_a_call_waits_for_nothing_and_falls_back_to_nothing(name: str) -> None:
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert seen.engine != "reference"
-        assert (seen.engine == "flex") == (name in BY_FLEX)
+        assert seen.engine != "flex"
         state = plan.state
