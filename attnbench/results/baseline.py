@@ -14,6 +14,9 @@ from attnbench.results.load import Results, read
 from attnbench.results.records.cells import Row
 from attnbench.results.tables import LEFT_OUT, TABLE, Accepted, csv_bytes, read_accepted, table_bytes
 
+NOT_IN_TWIN = ("samples_ms", "kernels", LEFT_OUT)
+"""Columns of a table that its CSV twin lacks: too long to be read in a diff."""
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -73,7 +76,8 @@ def may_move(baseline: Baseline, run: Results, judged: Comparison) -> bool:
 def move(baseline: Baseline, run: Results, judged: Comparison) -> list[Path]:
     """Write a run as the baseline's table, with its CSV twin, and what was allowed of it. Return the files.
 
-    The twin lacks the samples. What was allowed is in the table's metadata, and for diffs in ``<table>.accepted.csv``.
+    The twin lacks ``NOT_IN_TWIN``. What was allowed is in the table's metadata, and for diffs in
+    ``<table>.accepted.csv``.
 
     Raises:
         BadInput: if the files cannot be written; they are as they were then.
@@ -82,7 +86,7 @@ def move(baseline: Baseline, run: Results, judged: Comparison) -> list[Path]:
     accepted = [*baseline.accepted, *(_accepted(run_id, cell) for cell in judged.cells if cell.allowed)]
     contents = {
         baseline.path: table_bytes(run.headers, run.rows, run.samples, accepted),
-        baseline.path.with_suffix(".csv"): csv_bytes(Row, run.rows, ["samples_ms", LEFT_OUT]),
+        baseline.path.with_suffix(".csv"): csv_bytes(Row, run.rows, NOT_IN_TWIN),
     }
     if accepted:
         contents[baseline.path.with_suffix(".accepted.csv")] = csv_bytes(Accepted, accepted)
