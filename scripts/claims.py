@@ -50,6 +50,7 @@ JUDGED = ("class", "motion")
 
 TABLES, PROFILES = "h100/tables.toml", "h100/profiles/profiles.toml"
 NEWER_TABLES = "h200/tables.toml"
+NEWER_METHODS = "h200/methods/methods.toml"
 CLIPS, NATIVE = "h100/clips/clips.toml", "h100/native/native.toml"
 RAW = "h100/published/"
 PAIR, PAIR_SUITE = "intel-xeon-2-cores/clips", "intel-xeon-2-cores/clips.toml"
@@ -241,13 +242,22 @@ def is_recommended(mean: Latency) -> bool:
 
 def _newer() -> Iterator[TableRow]:
     """Yield VMoBA in the tables of the H200, with each of its settings."""
+    for inputs, res, direction, table, suite in _newer_tables():
+        for mean in means(table, device=H200):
+            how = "`scope=query, select=topk`, " if is_recommended(mean) else ""
+            case = f"{FRAMES[res]}, {DIRECTIONS[direction]}, {how}on an H200"
+            yield TableRow(inputs, case, mean, None, None, (suite,), (f"h200/{table}",))
+
+
+def _newer_tables() -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield inputs, resolution, direction, name and suite of each table of the H200 that has VMoBA at its defaults."""
     for inputs in INPUTS:
         for res, direction in cells(inputs=inputs, device=H200):
-            table = f"{res}-{inputs}-{direction}"
-            for mean in means(table, device=H200):
-                how = "`scope=query, select=topk`, " if is_recommended(mean) else ""
-                case = f"{FRAMES[res]}, {DIRECTIONS[direction]}, {how}on an H200"
-                yield TableRow(inputs, case, mean, None, None, (NEWER_TABLES,), (f"h200/{table}",))
+            yield inputs, res, direction, f"{res}-{inputs}-{direction}", NEWER_TABLES
+        if inputs == "video":
+            for res in FRAMES:
+                if (H200 / "methods" / f"{res}-video-fwdbwd.jsonl.gz").exists():
+                    yield inputs, res, "fwdbwd", f"methods/{res}-video-fwdbwd", NEWER_METHODS
 
 
 def latency_table() -> str:
@@ -303,17 +313,23 @@ def clock_table() -> str:
         "| inputs | case | full attention, MHz | VMoBA, MHz | met the power cap |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for inputs in INPUTS:
-        for res, direction in cells(inputs=inputs):
-            rows = results(name(res, inputs, direction)).rows
-            words, capped = [], []
-            for method in ("full", "vmoba"):
-                own = [row for row in rows if row.method == method]
-                clocks = [f"{clock:,.0f}" for clock in sorted({row.sm_clock_mhz or 0 for row in own})]
-                words.append(clocks[0] if len(clocks) == 1 else f"{clocks[0]} to {clocks[-1]}")
-                capped += [method] * any(row.power_capped for row in own)
-            row = [inputs, f"{FRAMES[res]}, {DIRECTIONS[direction]}", *words, " and ".join(capped) or NONE]
-            lines.append(f"| {' | '.join(row)} |")
+    tables = [
+        (inputs, f"{FRAMES[res]}, {DIRECTIONS[direction]}", results(name(res, inputs, direction)))
+        for inputs in INPUTS
+        for res, direction in cells(inputs=inputs)
+    ]
+    tables += [
+        (inputs, f"{FRAMES[res]}, {DIRECTIONS[direction]}, on an H200", results(f"{table}.jsonl.gz", H200))
+        for inputs, res, direction, table, _ in _newer_tables()
+    ]
+    for inputs, case, found in tables:
+        words, capped = [], []
+        for method in ("full", "vmoba"):
+            own = [row for row in found.rows if row.method == method]
+            clocks = [f"{clock:,.0f}" for clock in sorted({row.sm_clock_mhz or 0 for row in own})]
+            words.append(clocks[0] if len(clocks) == 1 else f"{clocks[0]} to {clocks[-1]}")
+            capped += [method] * any(row.power_capped for row in own)
+        lines.append(f"| {' | '.join([inputs, case, *words, ' and '.join(capped) or NONE])} |")
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -22,13 +23,16 @@ TABLES = Path(__file__).resolve().parents[1] / "results" / "h200" / "methods"
 NOT_MEASURED = "No table is committed yet: the commands above make them, and this page then shows them."
 GRIDS = {str(each.grid()): name for name, each in RESOLUTIONS.items()}
 TITLES = (
-    "method", "setting", "density", "latency, ms", "selection, ms", "speed-up", "translation", "between, ms",
+    "method", "setting", "density", "kernel", "latency, ms", "selection, ms", "speed-up", "translation", "between, ms",
     "refresh, ms", "error", "recall", "worst",
 )  # fmt: skip
 MINI = "the mini model"
 DIRECTIONS = {"fwd": "forward", "fwdbwd": "forward and backward"}
 COSTLY = 0.15
 """Share of a call beyond which what selecting takes is named."""
+
+CLOCKS = 0.02
+"""Difference of clocks from which on it is said."""
 
 METRIC = "psnr"
 """What clips are compared by: against full attention's clip of the same prompt and seed."""
@@ -59,7 +63,8 @@ def findings(groups: Mapping[Group, Sequence[MeanRow]]) -> list[str]:
         if _is_of_mini(group) or not speedups:
             continue
         (least, last), (most, first) = speedups[0], speedups[-1]
-        said = f"- **{_case(group)}**: {len(speedups)} methods, from {least:.2f} times as fast as dense attention "
+        count = len({method for _, method in speedups})
+        said = f"- **{_case(group)}**: {count} methods, from {least:.2f} times as fast as dense attention "
         said += f"(`{last}`) to {most:.2f} times (`{first}`)."
         slower = [method for speedup, method in speedups if speedup < 1]
         costly = [row.method for row in ranked if (_share(row) or 0) > COSTLY]
@@ -75,11 +80,14 @@ def clips_section(results: Results) -> list[str]:
     if not found:
         return []
     found.sort(key=lambda gap: -gap.gap.mean)
-    lines = ["| method | setting | PSNR, dB | another kernel | another seed | pairs |"]
-    lines += ["| --- | --- | ---: | ---: | ---: | ---: |"]
+    kept = _kept_by_clips(results)
+    lines = ["| method | setting | density | PSNR, dB | pairs | another kernel | another seed |"]
+    lines += ["| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
     for gap in found:
-        cells = [f"`{gap.method}`", _setting(gap), *map(_interval, (gap.gap, gap.kernel_floor, gap.seed_floor))]
-        lines.append("| " + " | ".join([*cells, str(gap.gap.pairs)]) + " |")
+        density = kept.get((gap.method, gap.settings))
+        cells = [f"`{gap.method}`", _setting(gap), _number(density, ".2f"), _interval(gap.gap), str(gap.gap.pairs)]
+        cells += [_interval(gap.kernel_floor), _interval(gap.seed_floor)]
+        lines.append("| " + " | ".join(cells) + " |")
     within = [gap.method for gap in found if gap.judgement == "indistinguishable"]
     said = (
         f"Clips of {_listed(within)} are as near to full attention's as those of another dense kernel."
@@ -88,7 +96,21 @@ def clips_section(results: Results) -> list[str]:
     )
     if len(found) > 1:
         said += f" Nearest are those of `{found[0].method}`, farthest those of `{found[-1].method}`."
-    return ["\n".join(["## Clips of the mini model, at a density of about 0.2", "", said, "", *lines])]
+    dense = sorted({(clip.dense_steps, clip.steps) for _, clip in results.clips if clip.method != "full"})
+    said += f" {' or '.join(f'{few} of {all_} steps' for few, all_ in dense)} are dense." if dense else ""
+    said += (
+        " Settings are for a density of .2 on one capture; densities are means over the other steps of all clips, so "
+    )
+    said += "compare only methods that keep about the same."
+    return ["\n".join(["## Clips of the mini model", "", said, "", *lines])]
+
+
+def _kept_by_clips(results: Results) -> dict[tuple[str, str], float]:
+    """Return the mean density of each method's clips, by method and settings."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for _, clip in results.clips:
+        found.setdefault((clip.method, clip.settings), []).extend(x for x in clip.densities if x is not None)
+    return {name: statistics.fmean(densities) for name, densities in found.items() if densities}
 
 
 def _interval(estimate: Estimate | None) -> str:
@@ -121,7 +143,7 @@ def _is_of_mini(group: Group) -> bool:
 def _case(group: Group) -> str:
     """Return what a table is of, but for the inputs."""
     grid, _, direction, density = group
-    what = "published defaults" if density is None else f"density {density:g}"
+    what = "defaults" if density is None else f"density {density:g}"
     return f"{GRIDS.get(grid, grid.replace('x', '×'))}, {what}, {DIRECTIONS[direction]}"
 
 
@@ -132,19 +154,19 @@ def _commits(rows: Iterable[MeanRow], results: Results) -> list[str]:
 
 
 def _section(group: Group, rows: Sequence[MeanRow], commits: Sequence[str]) -> str:
-    sparse = _by_latency(row for row in rows if row.method != "full")
+    by_error = _is_of_mini(group)
+    sparse = (_by_error if by_error else _by_latency)(row for row in rows if row.method != "full")
     measured = f" Measured at commit {' and '.join(commits)}." if commits else ""
-    lines = [f"## {_case(group)}, on {group[1]}", "", reading(sparse) + measured, ""]
-    lines += ["| " + " | ".join(TITLES) + " |", "| --- | --- |" + " ---: |" * (len(TITLES) - 2)]
+    lines = [f"## {_case(group)}, on {group[1]}", "", reading(sparse, by_error) + capped(rows) + measured, ""]
+    lines += ["| " + " | ".join(TITLES) + " |", "| --- | --- | ---: | --- |" + " ---: |" * (len(TITLES) - 4)]
     lines += [_line(row) for row in sparse]
     return "\n".join(lines)
 
 
 def _setting(row: MeanRow | Gap) -> str:
     """Return the settings that were given or, without any, the one by which the method keeps more or less."""
-    given = json.loads(row.settings_given) if isinstance(row, MeanRow) else {}
-    if given:
-        return f"`{', '.join(f'{name}={value}' for name, value in given.items())}`"
+    if isinstance(row, MeanRow) and (given := _given(row)):
+        return given.strip(" ()")
     turned = get_method(row.method).density_setting
     names = () if turned is None else (turned,) if isinstance(turned, str) else turned.names
     values = json.loads(row.settings)
@@ -152,38 +174,77 @@ def _setting(row: MeanRow | Gap) -> str:
     return f"`{', '.join(told)}`" if told else ""
 
 
+def _given(row: MeanRow) -> str:
+    """Return the settings that were given, in brackets after a space; empty without any."""
+    given = json.loads(row.settings_given)
+    return f" (`{', '.join(f'{name}={value}' for name, value in given.items())}`)" if given else ""
+
+
 def _by_latency(rows: Iterable[MeanRow]) -> list[MeanRow]:
     """Return the rows by the latency of their mean step: matched ones, then unmatched ones, then those without."""
     return sorted(rows, key=lambda row: (row.latency_ms is None, _unmatched(row), ranked_ms(row) or 0.0, row.method))
+
+
+def _by_error(rows: Iterable[MeanRow]) -> list[MeanRow]:
+    """Return the rows by their error: matched ones without a state, then those with one, then unmatched ones."""
+
+    def place(row: MeanRow) -> tuple[object, ...]:
+        error = row.approximation_error
+        return error is None, _unmatched(row), row.refresh_ms is not None, error or 0.0, row.method
+
+    return sorted(rows, key=place)
 
 
 def _unmatched(row: MeanRow) -> bool:
     return "unmatched" in (row.flags or "").split(",")
 
 
-def reading(rows: Sequence[MeanRow]) -> str:
-    """Say in one or two sentences what a table says: what is fastest, and what is nearest to full attention."""
+def reading(rows: Sequence[MeanRow], by_error: bool = False) -> str:
+    """Say in a few sentences what a table says: what is fastest, unless it is by error, and nearest to full attention.
+
+    Args:
+        rows: of the table, in its order.
+        by_error: the table is not about latencies.
+    """
     ranked = [row for row in rows if row.latency_ms is not None and not _unmatched(row)]
     if not ranked:
         return "No method has a latency here that may be ranked."
-    fastest = ranked[0]
-    took, speedup = ranked_ms(fastest), ranked_speedup(fastest)
-    alike = [row.method for row in ranked[1:] if _low(row) <= _high(fastest)]
-    said = f"Fastest is `{fastest.method}` with {took:.3g} ms"
-    said += f", {speedup:.2f} times as fast as dense attention" if speedup is not None else ""
-    said += f"; the interval of {_listed(alike)} overlaps with its own." if alike else "."
+    said = [] if by_error else [_fastest(ranked)]
     known = [row for row in ranked if row.approximation_error is not None and row.refresh_ms is None]
     if known:
         nearest = min(known, key=lambda row: row.approximation_error or 0.0)
-        said += f" Without a state, the output of `{nearest.method}` is nearest to full attention's: its error is "
-        said += f"{nearest.approximation_error:.2g}."
+        among = "Among methods without a state, " if len(known) < len(ranked) else ""
+        error = f"its error is {nearest.approximation_error:.2g}."
+        said.append(f"{among}`{nearest.method}`{_given(nearest)} comes nearest to full attention: {error}")
     charged = [row.method for row in ranked if row.refresh_ms is not None]
-    if charged:
-        said += f" Latencies of {_listed(charged)} hold their share of what making the state anew costs."
+    if charged and not by_error:
+        said.append(f"Latencies of {_listed(charged)} include their share of the steps that make the state anew.")
     missed = [row.method for row in rows if _unmatched(row)]
     if missed:
-        said += f" {_listed(missed)} did not reach the density and {'is' if len(missed) == 1 else 'are'} not ranked."
-    return said
+        be = "is" if len(missed) == 1 else "are"
+        said.append(f"{_listed(missed)} did not reach the density and {be} not ranked.")
+    return " ".join(said)
+
+
+def _fastest(ranked: Sequence[MeanRow]) -> str:
+    first = ranked[0]
+    took, speedup = ranked_ms(first), ranked_speedup(first)
+    alike = [row.method for row in ranked[1:] if _low(row) <= _high(first)]
+    said = f"Fastest is `{first.method}` with {took:.3g} ms"
+    said += f", {speedup:.2f} times as fast as dense attention" if speedup is not None else ""
+    return said + (f"; the interval of {_listed(alike)} overlaps with its own." if alike else ".")
+
+
+def capped(rows: Sequence[MeanRow]) -> str:
+    """Say at which clocks a table was measured if the power cap held full attention down; otherwise nothing."""
+    clocks = [row.sm_clock_mhz for row in rows if row.method != "full" and row.sm_clock_mhz is not None]
+    full = [row for row in rows if row.method == "full" and row.sm_clock_mhz is not None]
+    if not clocks or not full or max(clocks) < full[0].sm_clock_mhz * (1 + CLOCKS):
+        return ""
+    return (
+        f" The power cap held full attention at {full[0].sm_clock_mhz:,.0f} MHz, and methods at "
+        f"{min(clocks):,.0f} to {max(clocks):,.0f}: at equal clocks they would gain less."
+    )
 
 
 def _listed(methods: Sequence[str]) -> str:
@@ -208,6 +269,7 @@ def _line(row: MeanRow) -> str:
         f"`{row.method}`" + (" (unmatched)" if _unmatched(row) else ""),
         _setting(row),
         _number(row.density, ".3f"),
+        _kernel(row),
         time or row.verdict,
         _selection(row),
         _number(ranked_speedup(row), ".2f"),
@@ -219,6 +281,13 @@ def _line(row: MeanRow) -> str:
         _number(row.mass_recall_worst, ".3f"),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _kernel(row: MeanRow) -> str:
+    """Return what attends: another engine, or which of our kernels."""
+    if row.engine != "triton":
+        return row.engine
+    return "Gluon" if "gluon:attend_tiles" in (row.kernels or "") else "Triton"
 
 
 def _selection(row: MeanRow) -> str:
