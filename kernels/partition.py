@@ -93,16 +93,17 @@ def whole(layout: Layout, device: torch.device) -> Partition:
 def _cuboids(shape: tuple[int, ...], text: tuple[int, ...], block: tuple[int, ...], device: torch.device) -> Partition:
     layout = _layout(shape, text)
     cells = coordinates(layout.grid, device) // torch.tensor(block, device=device)
-    counts = [-(-side // size) for side, size in zip(shape, block, strict=True)]
+    counts = tuple(-(-side // size) for side, size in zip(shape, block, strict=True))
     number = (cells[:, 0] * counts[1] + cells[:, 1]) * counts[2] + cells[:, 2]
     order = torch.argsort(number, stable=True)
     sizes = torch.bincount(number, minlength=counts[0] * counts[1] * counts[2])
     partition = _with_text(layout, order, sizes, number)
-    return replace(partition, near=_near(*counts, partition, device))
+    return replace(partition, near=_near(counts, partition, device))
 
 
-def _near(t: int, h: int, w: int, partition: Partition, device: torch.device) -> Tensor | None:
+def _near(counts: tuple[int, ...], partition: Partition, device: torch.device) -> Tensor | None:
     """Return ``Partition.near`` of t · h · w blocks that are numbered T-major, between those of text."""
+    t, h, w = counts
     raster = torch.arange(t * h * w, device=device)
     row, column = raster // w % h, raster % w
     if t > 1:

@@ -228,6 +228,7 @@ class Clustered:
 def clustered(plan: Plan) -> Clustered:
     """Return keys whose neighbouring blocks are near each other, where groups of them share tiles."""
     pattern, order = plan.pattern, plan.k_order
+    assert isinstance(pattern, RoutedPattern)
     near, offsets = pattern.near, pattern.k_offsets
     own = order is not None and order.dim() > 1
     if near is None or own or pattern.rule is not None or group_of(len(near)) == 1:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import attnbench
+from tests.committed import copy_results
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -89,9 +90,9 @@ def test_the_page_is_one_file_in_the_look_of_the_report(
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == first
 
 
-def test_committed_tables_of_every_schema_have_a_history(call: Call) -> None:
+def test_committed_tables_of_every_schema_have_a_history(call: Call, tmp_path: Path) -> None:
     pytest.importorskip("ruptures")  # a dense baseline is measured with every table
-    folder = Path(__file__).resolve().parents[2] / "results"
+    folder = copy_results(tmp_path / "committed")
     code, said, _ = call("history", str(folder), "--json")
     assert code == 0
     cells = json.loads(said)["cells"]

@@ -14,6 +14,7 @@ from attnbench.results.load import read
 from attnbench.results.pairs import paired
 from attnbench.results.records.cells import Cell, PhaseRow, Row, Sample, canonical_json
 from attnbench.results.records.older import LAYERS
+from tests.committed import copy_results
 
 ENVIRONMENT: dict[str, Any] = {
     "device": "a machine", "device_kind": "cpu", "cores": 2, "memory_gib": 8.0, "python": "3.11", "platform": "Linux",
@@ -134,8 +135,8 @@ def test_all_that_names_a_cell_names_it_alike(tmp_path: Path) -> None:
     assert [(own.cold_ms, dense.cold_ms) for own, dense in paired(row, found.samples["run"]).values()] == [(2, 4)] * 2
 
 
-def test_committed_tables_know_what_was_asked_and_their_baselines() -> None:
-    found = read(Path(__file__).resolve().parents[2] / "results")
+def test_committed_tables_know_what_was_asked_and_their_baselines(tmp_path: Path) -> None:
+    found = read(copy_results(tmp_path))
     assert found.rows
     for row in found.rows:
         assert row.settings_given is not None

@@ -23,9 +23,8 @@ from attnbench.clips.request import read_request as read_clips_request
 from attnbench.inputs.shapes import resolve_shape
 from attnbench.mini.coarse import NOT_COARSE
 from attnbench.results.journal import TRAINING_LOG
+from tests.committed import DEVICES, RESULTS
 
-RESULTS = Path(__file__).resolve().parents[2] / "results"
-DEVICES = [folder for folder in RESULTS.iterdir() if folder.is_dir() and folder.name not in ("runs", "latest")]
 TRAINING = sorted(
     log.parent for folder in DEVICES for log in folder.rglob("*.jsonl*") if log.name.removesuffix(".gz") == TRAINING_LOG
 )
