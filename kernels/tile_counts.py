@@ -66,20 +66,22 @@ def tile_work(plan: Plan, kv_heads: int) -> TileWork:
 
 
 def _routed(plan: Plan, pattern: RoutedPattern, kv_heads: int) -> TileWork:
-    from attnbench.kernels.gpu.routed import group_of, segments_of
+    from attnbench.kernels.gpu.routed import clustered, group_of, segments_of
     from attnbench.kernels.gpu.work import KEYS, ROWS
 
     keep, n = pattern.keep, plan.layout.tokens
     blocks = keep.shape[3]
     group = group_of(blocks)
-    table = segments_of(pattern.k_offsets, group)[1]
+    keys = clustered(plan)
+    table = segments_of(keys.offsets, group)[1]
     groups, patterns = table.shape[:2]
     # Queries that chose the same blocks of a group form a list. Bit i of a code says that block i of the group is kept.
     bits = 2 ** torch.arange(group, device=keep.device)
     base = torch.arange(groups, device=keep.device) * patterns
     tiles = steps = entries = 0
     for sheet in keep.flatten(0, 1):
-        padded = torch.nn.functional.pad(sheet, (0, groups * group - blocks)).view(n, groups, group)
+        taken = sheet if keys.near is None else sheet[:, keys.near]
+        padded = torch.nn.functional.pad(taken, (0, groups * group - blocks)).view(n, groups, group)
         codes = (padded * bits).sum(-1) + base
         lists = torch.bincount(codes.flatten(), minlength=groups * patterns).view(groups, patterns)
         lists[:, 0] = 0

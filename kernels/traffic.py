@@ -206,7 +206,11 @@ def _pool_splits(sizes: _Sizes) -> int:
 
 def _permute(plan: Plan, sizes: _Sizes) -> Traffic | None:
     """Return the bytes of arranging k and v with 64 or 128 columns; None if they are used as they are."""
+    from attnbench.kernels.gpu.routed import clustered
+
     order, width = plan.k_order, _width(sizes)
+    if isinstance(plan.pattern, RoutedPattern):
+        order = clustered(plan).k_order
     if order is None and width == sizes.head_dim:
         return None
     kv_rows = sizes.batch * arranged_heads(plan, sizes.kv_heads)

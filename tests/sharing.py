@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,12 @@ def sharing(folder: Path, *, alone: bool) -> Iterator[None]:
         alone: keep all others out. They wait at the gate from then on, so that this one's turn comes.
     """
     kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-    with (folder / "gpu.gate").open("a") as gate, (folder / "gpu.lock").open("a") as lock:
+    own = f"attnbench-gpu-{os.getuid()}"  # the files of another user could not be opened
+    with (folder / f"{own}.gate").open("a") as gate, (folder / f"{own}.lock").open("a") as lock:
         fcntl.flock(gate, kind)
         fcntl.flock(lock, kind)
         fcntl.flock(gate, fcntl.LOCK_UN)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # a process that was forked meanwhile may have it open

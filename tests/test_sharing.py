@@ -1,31 +1,32 @@
 from __future__ import annotations
 
-import multiprocessing
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests import sharing as module
 from tests.sharing import sharing
+from tests.waiting import until
 
-
-def _note(folder: Path, name: str, alone: bool, seconds: float) -> None:
-    with sharing(folder, alone=alone):
-        (folder / f"{name}.began").touch()
-        time.sleep(seconds)
-        (folder / f"{name}.ended").touch()
+OTHER = """
+import runpy, sys, time
+from pathlib import Path
+folder = Path(sys.argv[2])
+with runpy.run_path(sys.argv[1])["sharing"](folder, alone=sys.argv[3] == "True"):
+    (folder / "began").touch()
+    time.sleep(1)
+    (folder / "ended").touch()
+"""
 
 
 @pytest.mark.parametrize(
     ("first", "second", "waits"), [(True, False, True), (False, True, True), (False, False, False)]
 )
 def test_a_test_that_needs_the_gpu_alone_has_it_alone(first: bool, second: bool, waits: bool, tmp_path: Path) -> None:
-    start = multiprocessing.get_context("spawn").Process
-    one = start(target=_note, args=(tmp_path, "one", first, 1.0))
-    one.start()
-    while not (tmp_path / "one.began").exists():
-        time.sleep(0.01)
+    other = subprocess.Popen([sys.executable, "-c", OTHER, str(module.__file__), str(tmp_path), str(first)])
+    until(lambda: (tmp_path / "began").exists() or other.poll() is not None, "the start of the other")
     with sharing(tmp_path, alone=second):
-        assert (tmp_path / "one.ended").exists() == waits
-    one.join()
-    assert one.exitcode == 0
+        assert (tmp_path / "ended").exists() == waits
+    assert other.wait() == 0

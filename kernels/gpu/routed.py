@@ -232,7 +232,7 @@ def clustered(plan: Plan) -> Clustered:
     near, offsets = pattern.near, pattern.k_offsets
     own = order is not None and order.dim() > 1
     if near is None or own or pattern.rule is not None or group_of(len(near)) == 1:
-        return Clustered(order, offsets, None)
+        return Clustered(order, offsets.contiguous(), None)
 
     def make() -> Clustered:
         sizes = offsets.diff()[near]
@@ -240,9 +240,10 @@ def clustered(plan: Plan) -> Clustered:
         n = plan.layout.tokens
         at = torch.arange(n, device=near.device)
         at += torch.repeat_interleave(offsets[near] - edges[:-1], sizes, output_size=n)
-        return Clustered(at if order is None else order[at], edges, near)
+        return Clustered(at if order is None else order[at], edges, near.contiguous())
 
-    return kept_with((near, offsets, order), "clustered", make)
+    # Plans that share ``near`` may have orders of their own, and a captured graph reads what was made for one of them.
+    return kept_with((near, offsets) if order is None else (order, near, offsets), "clustered", make)
 
 
 def tiles_of(routes: Routes) -> Tiles:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,23 @@ def test_tiles_of_a_routed_plan_are_those_of_plain_loops(seed: int, random_plan:
     assert (work.tiles, work.steps, work.entries) == (tiles, steps, entries)
     assert work.executed_pairs == steps * 128 * 128
     assert work.groups == up(len(sizes), group)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_blocks_that_are_near_each_other_are_counted_as_the_kernels_take_them(
+    seed: int, random_plan: Callable[..., Plan]
+) -> None:
+    plan = random_plan(seed, kind="routed", most=(3, 8, 20))
+    pattern = plan.pattern
+    near = torch.randperm(len(pattern.k_offsets) - 1, generator=torch.Generator().manual_seed(seed))
+    moved = torch.nn.functional.pad(pattern.k_offsets.diff()[near].cumsum(0), (1, 0))
+    work = tile_work(replace(plan, pattern=RoutedPattern(pattern.k_offsets, pattern.keep, near=near)), 1)
+    other = tile_work(replace(plan, pattern=RoutedPattern(moved, pattern.keep[..., near])), 1)
+    if near.numel() > 12 and (plan.k_order is None or plan.k_order.dim() == 1):
+        assert (work.tiles, work.steps, work.entries) == (other.tiles, other.steps, other.entries)
+    else:  # the kernels take these as they are numbered
+        plain = tile_work(replace(plan, pattern=RoutedPattern(pattern.k_offsets, pattern.keep)), 1)
+        assert (work.tiles, work.steps, work.entries) == (plain.tiles, plain.steps, plain.entries)
 
 
 @pytest.mark.parametrize("seed", range(25))

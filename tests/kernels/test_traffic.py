@@ -86,6 +86,14 @@ def test_where_attention_arranges_keys_itself_only_the_first_head_is_permuted(mo
     assert phase_traffic(plan, 64, 4, "triton")["attend"].min_bytes == 2 * apart["attend"].min_bytes - 3 * 1024 * 4
 
 
+def test_keys_whose_blocks_the_kernels_take_in_another_order_are_arranged() -> None:
+    offsets, keep = torch.arange(14) * 8, torch.ones(1, 1, 104, 13, dtype=torch.bool)
+    near = torch.arange(13).flip(0)
+    plain, other = (Plan(Layout(Grid(104, 1, 1)), 1, 1, RoutedPattern(offsets, keep, near=x)) for x in (None, near))
+    assert "permute" not in phase_traffic(plain, 64, 2, "triton")
+    assert "permute" in phase_traffic(other, 64, 2, "triton")
+
+
 def test_a_selection_counted_by_hand() -> None:
     # 4 query heads share 2 kv heads of 20 video tokens, and 3 of text behind them; 5 video blocks of 4, and text's.
     q, k = torch.randn(1, 4, 23, 32), torch.randn(1, 2, 23, 32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,6 +70,32 @@ def test_equals_the_reference(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(routed, "FEW_BLOCKS", few_blocks)  # from three blocks on in groups, which takes 13 otherwise
         _check(q, k, v, _plan(n, sizes, keep, order, batch, heads, near), head_dim**-0.5)
+
+
+def test_plans_that_share_an_order_of_blocks_keep_what_was_made_for_each(device: torch.device) -> None:
+    near, n = torch.arange(13, device=device).flip(0), 65
+    keep = torch.ones(1, 1, n, 13, dtype=torch.bool, device=device)
+    one, other = (
+        _plan(
+            n, [5] * 13, keep, torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(device), 1, 1, near
+        )
+        for seed in (0, 1)
+    )
+    made = routed.clustered(one)
+    assert routed.clustered(other).k_order is not made.k_order
+    assert routed.clustered(one).k_order is made.k_order
+
+
+def test_an_order_of_blocks_and_offsets_may_lie_apart(device: torch.device) -> None:
+    generator = torch.Generator().manual_seed(2)
+    sizes, n = [5, 9, 3, 8, 5, 6, 7, 2, 5, 4, 9, 3, 5], 71
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    q, k, v = (torch.randn(1, 1, n, 64, generator=generator).to(device, dtype) for _ in range(3))
+    keep = (torch.rand(1, 1, n, 13, generator=generator) < 0.3).to(device)
+    near = torch.stack([torch.randperm(13, generator=generator) for _ in range(2)], 1).to(device)[:, 0]
+    plan = _plan(n, sizes, keep, None, 1, 1, near)
+    for offsets in (plan.pattern.k_offsets, plan.pattern.k_offsets.repeat_interleave(2)[::2]):
+        _check(q, k, v, replace(plan, pattern=replace(plan.pattern, k_offsets=offsets)), 0.125)
 
 
 def test_many_blocks_are_taken_in_groups_and_more_queries_than_a_tile_holds(device: torch.device) -> None:
