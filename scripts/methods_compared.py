@@ -98,10 +98,8 @@ def clips_section(results: Results) -> list[str]:
         said += f" Nearest are those of `{found[0].method}`, farthest those of `{found[-1].method}`."
     dense = sorted({(clip.dense_steps, clip.steps) for _, clip in results.clips if clip.method != "full"})
     said += f" {' or '.join(f'{few} of {all_} steps' for few, all_ in dense)} are dense." if dense else ""
-    said += (
-        " Settings are for a density of .2 on one capture; densities are means over the other steps of all clips, so "
-    )
-    said += "compare only methods that keep about the same."
+    said += " Settings are for a density of .2 on one capture; densities are means over the other steps of all clips, "
+    said += "so compare only methods that keep about the same."
     return ["\n".join(["## Clips of the mini model", "", said, "", *lines])]
 
 
@@ -166,7 +164,7 @@ def _section(group: Group, rows: Sequence[MeanRow], commits: Sequence[str]) -> s
 def _setting(row: MeanRow | Gap) -> str:
     """Return the settings that were given or, without any, the one by which the method keeps more or less."""
     if isinstance(row, MeanRow) and (given := _given(row)):
-        return given.strip(" ()")
+        return given
     turned = get_method(row.method).density_setting
     names = () if turned is None else (turned,) if isinstance(turned, str) else turned.names
     values = json.loads(row.settings)
@@ -175,9 +173,9 @@ def _setting(row: MeanRow | Gap) -> str:
 
 
 def _given(row: MeanRow) -> str:
-    """Return the settings that were given, in brackets after a space; empty without any."""
+    """Return the settings that were given; empty without any."""
     given = json.loads(row.settings_given)
-    return f" (`{', '.join(f'{name}={value}' for name, value in given.items())}`)" if given else ""
+    return f"`{', '.join(f'{name}={value}' for name, value in given.items())}`" if given else ""
 
 
 def _by_latency(rows: Iterable[MeanRow]) -> list[MeanRow]:
@@ -214,8 +212,9 @@ def reading(rows: Sequence[MeanRow], by_error: bool = False) -> str:
     if known:
         nearest = min(known, key=lambda row: row.approximation_error or 0.0)
         among = "Among methods without a state, " if len(known) < len(ranked) else ""
+        given = f" ({_given(nearest)})" if _given(nearest) else ""
         error = f"its error is {nearest.approximation_error:.2g}."
-        said.append(f"{among}`{nearest.method}`{_given(nearest)} comes nearest to full attention: {error}")
+        said.append(f"{among}`{nearest.method}`{given} comes nearest to full attention: {error}")
     charged = [row.method for row in ranked if row.refresh_ms is not None]
     if charged and not by_error:
         said.append(f"Latencies of {_listed(charged)} include their share of the steps that make the state anew.")
@@ -239,7 +238,7 @@ def capped(rows: Sequence[MeanRow]) -> str:
     """Say at which clocks a table was measured if the power cap held full attention down; otherwise nothing."""
     clocks = [row.sm_clock_mhz for row in rows if row.method != "full" and row.sm_clock_mhz is not None]
     full = [row for row in rows if row.method == "full" and row.sm_clock_mhz is not None]
-    if not clocks or not full or max(clocks) < full[0].sm_clock_mhz * (1 + CLOCKS):
+    if not clocks or not full or not full[0].power_capped or max(clocks) < full[0].sm_clock_mhz * (1 + CLOCKS):
         return ""
     return (
         f" The power cap held full attention at {full[0].sm_clock_mhz:,.0f} MHz, and methods at "
