@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,10 +74,15 @@ def may_move(baseline: Baseline, run: Results, judged: Comparison) -> bool:
     return comparable and not regressed and any(row.verdict == "ok" for row in run.rows)
 
 
+def twin_bytes(rows: Iterable[Row]) -> bytes:
+    """Return rows as the CSV that is committed beside a table for diffs: seven digits, without ``NOT_IN_TWIN``."""
+    return csv_bytes(Row, rows, NOT_IN_TWIN, digits=7)
+
+
 def move(baseline: Baseline, run: Results, judged: Comparison) -> list[Path]:
     """Write a run as the baseline's table, with its CSV twin, and what was allowed of it. Return the files.
 
-    The twin lacks ``NOT_IN_TWIN``. What was allowed is in the table's metadata, and for diffs in
+    What was allowed is in the table's metadata, and for diffs in
     ``<table>.accepted.csv``.
 
     Raises:
@@ -86,7 +92,7 @@ def move(baseline: Baseline, run: Results, judged: Comparison) -> list[Path]:
     accepted = [*baseline.accepted, *(_accepted(run_id, cell) for cell in judged.cells if cell.allowed)]
     contents = {
         baseline.path: table_bytes(run.headers, run.rows, run.samples, accepted),
-        baseline.path.with_suffix(".csv"): csv_bytes(Row, run.rows, NOT_IN_TWIN),
+        baseline.path.with_suffix(".csv"): twin_bytes(run.rows),
     }
     if accepted:
         contents[baseline.path.with_suffix(".accepted.csv")] = csv_bytes(Accepted, accepted)

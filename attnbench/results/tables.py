@@ -85,16 +85,27 @@ def table_bytes(
     return file.getvalue()
 
 
-def csv_bytes(model: type[Record], records: Iterable[Record], leave_out: Iterable[str] = ()) -> bytes:
-    """Return records as CSV with the fields of ``model`` as columns; lists are JSON, and what is missing is empty."""
+def csv_bytes(
+    model: type[Record], records: Iterable[Record], leave_out: Iterable[str] = (), *, digits: int = 17
+) -> bytes:
+    """Return records as CSV with the fields of ``model`` as columns; lists are JSON, and what is missing is empty.
+
+    Numbers with a fraction have up to ``digits`` significant digits. Seventeen are exact.
+    """
     columns = [name for name in model.model_fields if name not in set(leave_out)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for record in records:
         values = record.model_dump(mode="json")
-        writer.writerow([json.dumps(x) if isinstance(x := values[name], list) else x for name in columns])
+        writer.writerow([_cell(values[name], digits) for name in columns])
     return text.getvalue().encode()
+
+
+def _cell(value: object, digits: int) -> object:
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}")
+    return json.dumps(value) if isinstance(value, list) else value
 
 
 def read_table(path: Path) -> list[JournalRecord]:
