@@ -194,11 +194,15 @@ def _rest_of_tile(
 def _write(
     acc, top, total, output, lse, queries, head, place, o_batch, o_head, o_token, heads, tokens, SCORES: gl.constexpr,
     OUT: gl.constexpr, HALF: gl.constexpr, D: gl.constexpr, DTYPE: gl.constexpr, DIRECT: gl.constexpr,
+    ARRANGE: gl.constexpr,
 ):  # fmt: skip
+    """Write the rows of a tile, 16 bytes a thread where ``_arrange`` leaves the shared memory to exchange them."""
+    WHOLE: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])
+    WRITTEN: gl.constexpr = OUT if ARRANGE else WHOLE
     inverse = gl.convert_layout(1.0 / gl.where(total > 0, total, 1.0), gl.SliceLayout(1, OUT))
-    rows = (acc * gl.expand_dims(inverse, 1)).to(DTYPE)
-    column = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, OUT)), 0)
-    place_out = place + gl.arange(0, HALF, gl.SliceLayout(1, OUT))
+    rows = gl.convert_layout((acc * gl.expand_dims(inverse, 1)).to(DTYPE), WRITTEN)
+    column = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, WRITTEN)), 0)
+    place_out = place + gl.arange(0, HALF, gl.SliceLayout(1, WRITTEN))
     place_lse = place + gl.arange(0, HALF, gl.SliceLayout(1, SCORES))
     sums = top + gl.log2(total)
     if DIRECT:
@@ -237,7 +241,7 @@ def _compute(
     q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries, records, tiles,
     segments, visible, words, rows_of, chunk_of, chunks, o_batch, o_head, o_token, heads, tokens, scale,
     PART: gl.constexpr, ROWS: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
-    DTYPE: gl.constexpr, DIRECT: gl.constexpr, PAIRED: gl.constexpr, MASKED: gl.constexpr,
+    DTYPE: gl.constexpr, DIRECT: gl.constexpr, PAIRED: gl.constexpr, MASKED: gl.constexpr, ARRANGE: gl.constexpr,
 ):  # fmt: skip
     SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, KEYS, 16])
     OUT: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, D, 16])
@@ -299,7 +303,7 @@ def _compute(
             acc, p, new_p = warpgroup_mma_wait(0, deps=[acc, p, new_p])
             mbarrier.arrive(v_empty.index(last), count=1)
             _write(acc, old_top, old_total, output, lse, queries, head, place, o_batch, o_head, o_token, heads, tokens,
-                   SCORES, OUT, HALF, D, DTYPE, DIRECT)  # fmt: skip
+                   SCORES, OUT, HALF, D, DTYPE, DIRECT, ARRANGE)  # fmt: skip
             head, place = this_head, this_place
             acc = gl.full([HALF, D], 0.0, gl.float32, OUT)
             p = new_p
@@ -314,7 +318,7 @@ def _compute(
         acc, p = warpgroup_mma_wait(0, deps=[acc, p])
         mbarrier.arrive(v_empty.index(step % STAGES), count=1)
         _write(acc, top, total, output, lse, queries, head, place, o_batch, o_head, o_token, heads, tokens, SCORES, OUT,
-               HALF, D, DTYPE, DIRECT)  # fmt: skip
+               HALF, D, DTYPE, DIRECT, ARRANGE)  # fmt: skip
 
 
 @gluon.jit
@@ -450,12 +454,13 @@ def _work(
     q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries, records, tiles,
     segments, visible, words, rows_of, chunk_of, chunks, o_batch, o_head, o_token, heads, tokens, scale,
     PART: gl.constexpr, ROWS: gl.constexpr, KEYS: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
-    DTYPE: gl.constexpr, DIRECT: gl.constexpr, PAIRED: gl.constexpr, MASKED: gl.constexpr, UP_TO: gl.constexpr,
+    DTYPE: gl.constexpr, DIRECT: gl.constexpr, PAIRED: gl.constexpr, MASKED: gl.constexpr, ARRANGE: gl.constexpr,
+    UP_TO: gl.constexpr,
 ):  # fmt: skip
     if UP_TO == 3:
         _compute(q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries,
                  records, tiles, segments, visible, words, rows_of, chunk_of, chunks, o_batch, o_head, o_token, heads,
-                 tokens, scale, PART, ROWS, KEYS, D, STAGES, DTYPE, DIRECT, PAIRED, MASKED)  # fmt: skip
+                 tokens, scale, PART, ROWS, KEYS, D, STAGES, DTYPE, DIRECT, PAIRED, MASKED, ARRANGE)  # fmt: skip
     else:
         _without_values(q_smem, k_smem, q_full, q_empty, k_full, k_empty, lse, queries, records, tiles, segments,
                         visible, words, rows_of, chunk_of, chunks, tokens, scale, PART, ROWS, KEYS, D, STAGES, DTYPE,
@@ -499,10 +504,10 @@ def attend_tiles(
         [
             (_work, (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries,
                      records, tiles, segments, visible, words, rows_of, chunk_of, chunks, o_batch, o_head, o_token,
-                     heads, tokens, scale, 0, ROWS, KEYS, D, STAGES, DTYPE, DIRECT, PAIRED, MASKED, UP_TO)),
+                     heads, tokens, scale, 0, ROWS, KEYS, D, STAGES, DTYPE, DIRECT, PAIRED, MASKED, ARRANGE, UP_TO)),
             (_work, (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, output, lse, queries,
                      records, tiles, segments, visible, words, rows_of, chunk_of, chunks, o_batch, o_head, o_token,
-                     heads, tokens, scale, 1, ROWS, KEYS, D, STAGES, DTYPE, DIRECT, PAIRED, MASKED, UP_TO)),
+                     heads, tokens, scale, 1, ROWS, KEYS, D, STAGES, DTYPE, DIRECT, PAIRED, MASKED, ARRANGE, UP_TO)),
             (_gather, (q_smem, q_full, q_empty, q, queries, records, tiles, q_batch, q_head, q_token, heads, ROWS, D)),
             (_load, (k_rows, v_rows, k_smem, v_smem, k_full, k_empty, v_full, v_empty, records, tiles, segments,
                      progress, all_heads, places, row_batch, row_head, column_head, kv_heads, kv_group, KEYS, STAGES,
