@@ -24,6 +24,7 @@ from attnbench.kernels.gpu.key_rows import fits_in_place
 from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.routing import Routes, build_routes, most_tiles
 from attnbench.kernels.gpu.rule_arrays import rows_of, rule_arrays
+from attnbench.kernels.gpu.slots import MERGED_ROWS, groups_at_once, present, slot_of_turn
 from attnbench.kernels.gpu.widen import ceil_div, jit
 from attnbench.kernels.gpu.work import KEYS, ROWS, Tiles
 from attnbench.kernels.pattern import RoutedPattern
@@ -306,12 +307,11 @@ def _runs(group: int, device: torch.device) -> Tensor:
 def _merge_heads(slots: Tensor, partial: Tensor, partial_lse: Tensor, output: Tensor, lse: Tensor) -> None:
     """Merge the partial results of every query into output [H, N, D] and lse [H, N]."""
     heads, groups, n = slots.shape
-    few = groups < 4
-    rows, warps, stages = (32, 4, 1) if few else (16, 2, 3)
     launch(
-        _merge, (ceil_div(n, rows), heads), (slots, partial, partial_lse, output, lse),
+        _merge, (ceil_div(n, MERGED_ROWS), heads), (slots, partial, partial_lse, output, lse),
         (n, groups, output.stride(0), output.stride(1), lse.stride(0)),
-        ROWS=rows, D=partial.shape[1], HEAD_DIM=output.shape[2], STAGES=stages, num_warps=warps,
+        ROWS=MERGED_ROWS, D=partial.shape[1], HEAD_DIM=output.shape[2], GROUPS=groups_at_once(groups),
+        num_warps=1,
     )  # fmt: skip
 
 
@@ -319,27 +319,29 @@ def _merge_heads(slots: Tensor, partial: Tensor, partial_lse: Tensor, output: Te
 def _merge(
     slots: tl.tensor, partial: tl.tensor, partial_lse: tl.tensor, output: tl.tensor, lse: tl.tensor, n: tl.tensor,
     groups: tl.tensor, out_head: tl.tensor, out_token: tl.tensor, lse_head: tl.tensor, ROWS: tl.constexpr,
-    D: tl.constexpr, HEAD_DIM: tl.constexpr, STAGES: tl.constexpr,
+    D: tl.constexpr, HEAD_DIM: tl.constexpr, GROUPS: tl.constexpr,
 ) -> None:  # fmt: skip
     head = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, D)
     inside = row < n
-    at = slots + head * groups * n + row
+    slots += head * groups * n
     top = tl.full([ROWS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, D], tl.float32)
-    for group in tl.range(0, groups, num_stages=STAGES):
-        slot = tl.load(at + group * n, mask=inside, other=-1)
-        there = slot >= 0
-        part_lse = tl.load(partial_lse + slot, mask=there, other=-float("inf"))
-        part = tl.load(partial + slot.to(tl.int64)[:, None] * D + column[None], mask=there[:, None], other=0.0)
-        new = tl.maximum(top, part_lse)
-        anchor = tl.where(new == -float("inf"), 0.0, new)
-        decay, weight = tl.exp2(top - anchor), tl.exp2(part_lse - anchor)
-        acc = acc * decay[:, None] + part.to(tl.float32) * weight[:, None]
-        total = total * decay + weight
-        top = new
+    for first in range(0, groups, GROUPS):
+        slot_of, turn_of, turns = present(slots, row, n, first, groups, GROUPS)
+        for i in tl.range(0, turns, num_stages=3):
+            slot = slot_of_turn(slot_of, turn_of, i)
+            there = slot >= 0
+            part_lse = tl.load(partial_lse + slot, mask=there, other=-float("inf"))
+            part = tl.load(partial + slot.to(tl.int64)[:, None] * D + column[None], mask=there[:, None], other=0.0)
+            new = tl.maximum(top, part_lse)
+            anchor = tl.where(new == -float("inf"), 0.0, new)
+            decay, weight = tl.exp2(top - anchor), tl.exp2(part_lse - anchor)
+            acc = acc * decay[:, None] + part.to(tl.float32) * weight[:, None]
+            total = total * decay + weight
+            top = new
     result = acc / tl.where(total > 0, total, 1.0)[:, None]
     where = output + head * out_head + row.to(tl.int64)[:, None] * out_token + column[None]
     tl.store(where, result.to(output.dtype.element_ty), mask=inside[:, None] & (column < HEAD_DIM)[None])

@@ -33,6 +33,7 @@ from attnbench.kernels.gpu.routed import (
 )
 from attnbench.kernels.gpu.routing import Routes, list_of, most_tiles
 from attnbench.kernels.gpu.rule_arrays import rows_of, rule_arrays
+from attnbench.kernels.gpu.slots import MERGED_ROWS, groups_at_once, present, slot_of_turn
 from attnbench.kernels.gpu.widen import ceil_div, jit, power_of_2
 from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS, KeyTiles, RuleArrays
 from attnbench.kernels.pattern import RoutedPattern
@@ -265,29 +266,31 @@ def _lay_key_tiles(
 def _sum_partial(slots: Tensor, partial: Tensor, result: Tensor) -> None:
     """Add the partial rows of every query into result [H, N, D]."""
     heads, groups, n = slots.shape
-    rows, warps, stages = (32, 4, 1) if groups < 4 else (16, 2, 3)
     d = result.shape[2]
     launch(
-        _sum_rows, (ceil_div(n, rows), heads), (slots, partial, result),
-        (n, groups, result.stride(0), result.stride(1)), ROWS=rows, D=d,
-        WIDTH=power_of_2(d), STAGES=stages, num_warps=warps,
+        _sum_rows, (ceil_div(n, MERGED_ROWS), heads), (slots, partial, result),
+        (n, groups, result.stride(0), result.stride(1)), ROWS=MERGED_ROWS, D=d, WIDTH=power_of_2(d),
+        GROUPS=groups_at_once(groups), num_warps=1,
     )  # fmt: skip
 
 
 @jit
 def _sum_rows(
     slots: tl.tensor, partial: tl.tensor, result: tl.tensor, n: tl.tensor, groups: tl.tensor, out_head: tl.tensor,
-    out_token: tl.tensor, ROWS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
+    out_token: tl.tensor, ROWS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr,
 ) -> None:  # fmt: skip
     head = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     inside = row < n
-    at = slots + head * groups * n + row
+    slots += head * groups * n
     acc = tl.zeros([ROWS, WIDTH], tl.float32)
-    for group in tl.range(0, groups, num_stages=STAGES):
-        slot = tl.load(at + group * n, mask=inside, other=-1)
-        there = (slot >= 0)[:, None] & (column < D)[None]
-        acc += tl.load(partial + slot.to(tl.int64)[:, None] * D + column[None], mask=there, other=0.0).to(tl.float32)
+    for first in range(0, groups, GROUPS):
+        slot_of, turn_of, turns = present(slots, row, n, first, groups, GROUPS)
+        for i in tl.range(0, turns, num_stages=3):
+            slot = slot_of_turn(slot_of, turn_of, i)
+            there = (slot >= 0)[:, None] & (column < D)[None]
+            at = partial + slot.to(tl.int64)[:, None] * D + column[None]
+            acc += tl.load(at, mask=there, other=0.0).to(tl.float32)
     where = result + head * out_head + row.to(tl.int64)[:, None] * out_token + column[None]
     tl.store(where, acc.to(result.dtype.element_ty), mask=inside[:, None] & (column < D)[None])
