@@ -143,17 +143,17 @@ def _attend_in_turns(
     hopper = is_hopper(q.device) if hopper is None else hopper
     with phase("index"):
         rule = rule_arrays(plan)
-        k_order = clustered(plan).k_order
+        keys = clustered(plan)
     with phase("permute"):
-        if not (hopper and k_order is None and fits_in_place(q, k, v, scale, rule, ROWS, KEYS)):
-            k, v = arrange_both(k, v, k_order, width)
+        if not (hopper and keys.k_order is None and fits_in_place(q, k, v, scale, rule, ROWS, KEYS)):
+            k, v = arrange_both(k, v, keys.k_order, width)
     output = torch.empty(batch, heads, n, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, n, dtype=torch.float32, device=q.device)
     kv_group, everything = heads // k.shape[1], slice(0, batch * heads)
     for items, some in turns(batch, heads, kv_group, bytes_per_head(n, blocks, d), most_partial(q.device)):
         kv, rows = slice(some.start // kv_group, -(-some.stop // kv_group)), rows_of_turn(heads, items, some)
         with phase("index"):
-            routes = routes_of(plan, items, some)
+            routes = routes_of(plan, keys, items, some)
             own_rule = rows_of(rule, rows)
         with phase("attend"):
             own = (q, k, v) if rows == everything else (q[items, some], k[items, kv], v[items, kv])
@@ -187,13 +187,13 @@ def order_of_rows(order: Tensor | None, items: slice, some: slice) -> Tensor | N
     return order[items, some].flatten(0, 1) if order is not None and order.dim() == 3 else order
 
 
-def routes_of(plan: Plan, items: slice, some: slice) -> Routes:
-    """Return the routes of some heads of some batch items, in the form of work for the kernels.
+def routes_of(plan: Plan, keys: Clustered, items: slice, some: slice) -> Routes:
+    """Return the routes of some heads of some batch items over ``clustered`` keys, in the form of work for the kernels.
 
     Routes of all heads are kept as long as the kept pairs, so that the backward pass finds those of the forward pass. A
     CUDA graph makes its own, because it may be replayed after others are gone, or with other pairs in the same tensor.
     """
-    pattern, keys = plan.pattern, clustered(plan)
+    pattern = plan.pattern
     group = group_of(pattern.keep.shape[3])
     tensors = (pattern.keep, keys.offsets, plan.q_order, keys.near)
     whole = rows_of_turn(plan.heads, items, some) == slice(0, plan.batch * plan.heads)

@@ -20,6 +20,7 @@ from attnbench.kernels.gpu.balance import rounded_up, share_out
 from attnbench.kernels.gpu.hopper import is_hopper, multiprocessors
 from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.routed import (
+    Clustered,
     bytes_per_head,
     clustered,
     group_of,
@@ -61,11 +62,12 @@ def backward_routed(
     with phase("attend"):
         delta = delta_of(output, d_output, d_lse)
     with phase("permute"):
-        k, v = arrange_both(k, v, clustered(plan).k_order, width)
+        keys = clustered(plan)
+        k, v = arrange_both(k, v, keys.k_order, width)
     hopper = is_hopper(q.device) if hopper is None else hopper
     with phase("index"):
         rule = rule_arrays(plan)
-    given = _Given(q, k, v, d_output, lse, delta, plan, scale, rule, hopper)
+    given = _Given(q, k, v, d_output, lse, delta, plan, keys, scale, rule, hopper)
     dk, dv = (torch.empty(*k.shape[:3], d, dtype=k.dtype, device=k.device) for _ in range(2))
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     with_less_where_scarce(lambda: _differentiate_queries(given, dq), q.device)
@@ -89,6 +91,7 @@ class _Given:
     lse: Tensor
     delta: Tensor
     plan: Plan
+    keys: Clustered
     scale: float
     rule: RuleArrays | None
     hopper: bool
@@ -122,7 +125,7 @@ def _differentiate_queries(given: _Given, dq: Tensor) -> None:
     budget = most_partial(dq.device)
     for items, some in turns(batch, heads, given.kv_group, bytes_per_head(n, given.blocks, d), budget):
         with phase("index"):
-            routes = routes_of(given.plan, items, some)
+            routes = routes_of(given.plan, given.keys, items, some)
         with phase("attend"):
             partial = backward_queries(
                 *given.tensors(items, some), tiles_of(routes), given.scale, rule=given.rule_of(items, some),
@@ -136,20 +139,19 @@ def _differentiate_queries(given: _Given, dq: Tensor) -> None:
 def _differentiate_keys(given: _Given, dk: Tensor, dv: Tensor) -> None:
     """Write dk and dv [B, KV heads, N, D]. Only lists are needed, so many heads fit at once."""
     batch, heads, n = given.q.shape[:3]
-    plan, ordered = given.plan, clustered(given.plan)
     lists = 4 * ROWS * most_tiles(1, n, given.blocks, group_of(given.blocks), ROWS)
     for items, some in turns(batch, heads, given.kv_group, lists, most_partial(dk.device), whole=True):
         kv = given.kv_of(some)
         with phase("index"):
-            routes = routes_of(plan, items, some)
+            routes = routes_of(given.plan, given.keys, items, some)
             masked, rows = given.rule is not None, (items.stop - items.start) * (kv.stop - kv.start)
             key_tiles = key_tiles_of(
-                routes, ordered.offsets, n, given.kv_group, masked=masked, programs=_takers(given, rows)
+                routes, given.keys.offsets, n, given.kv_group, masked=masked, programs=_takers(given, rows)
             )
         with phase("attend"):
             backward_keys(
                 *given.tensors(items, some), key_tiles, given.scale, rule=given.rule_of(items, some),
-                token_of=order_of_rows(ordered.k_order, items, kv), out=(dk[items, kv], dv[items, kv]),
+                token_of=order_of_rows(given.keys.k_order, items, kv), out=(dk[items, kv], dv[items, kv]),
                 hopper=given.hopper,
             )  # fmt: skip
 

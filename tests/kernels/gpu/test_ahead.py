@@ -128,7 +128,7 @@ def test_steps_that_are_not_compared_hide_nothing(
     if kind == "routed":
         monkeypatch.setattr(routed, "FEW_BLOCKS", 2)
         monkeypatch.setattr(routed_backward, "keys_of_a_tile", lambda n, blocks: KEYS)
-        routes = routed.routes_of(plan, slice(0, 1), slice(0, heads))
+        routes = routed.routes_of(plan, routed.clustered(plan), slice(0, 1), slice(0, heads))
         tiles, key_tiles = routed.tiles_of(routes), routed_backward.key_tiles_of(routes, offsets, n, masked=True)
     else:
         monkeypatch.setattr(block_tiles, "sizes_of", lambda plan: (ROWS, KEYS))

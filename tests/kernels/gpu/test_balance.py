@@ -16,7 +16,7 @@ from attnbench.kernels.gpu import blocked, routed_backward
 from attnbench.kernels.gpu.balance import STEPS_OF_A_TILE, even_out, rounded_up, share_out
 from attnbench.kernels.gpu.block_tiles import key_tiles_of, lay_out, tiles_of
 from attnbench.kernels.gpu.blocked import attend_blocks, backward_blocks
-from attnbench.kernels.gpu.routed import attend_routed, routes_of
+from attnbench.kernels.gpu.routed import attend_routed, clustered, routes_of
 from attnbench.kernels.gpu.routed_backward import backward_routed
 from attnbench.kernels.gpu.routed_backward import key_tiles_of as routed_key_tiles
 from attnbench.kernels.grid import Grid, Layout
@@ -173,7 +173,7 @@ def test_key_tiles_stay_what_they_are(kind: str, device: torch.device) -> None:
     keep = (torch.rand(1, heads, rows, len(sizes), generator=random) < 0.6).to(device)
     if kind == "routed":
         plan = Plan(Layout(Grid(1, 1, n)), 1, heads, RoutedPattern(offsets, keep))
-        routes = routes_of(plan, slice(0, 1), slice(0, heads))
+        routes = routes_of(plan, clustered(plan), slice(0, 1), slice(0, heads))
         plain, even = (routed_key_tiles(routes, offsets, n, heads // kv_heads, programs=x) for x in (None, 5))
     else:
         work = lay_out(Plan(Layout(Grid(1, 1, n)), 1, heads, BlockPattern(offsets, offsets, keep)))
