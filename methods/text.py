@@ -10,8 +10,13 @@ from attnbench.kernels.partition import Partition
 
 
 def keep_text(partition: Partition, video: Tensor) -> Tensor:
-    """Add text blocks, which keep all and are kept by all, around the video blocks bool [B, H, q blocks, k blocks]."""
+    """Add text blocks, which keep all and are kept by all, around the video blocks bool [B, H, q blocks, k blocks].
+
+    Without text, these are returned as they are, and not copied.
+    """
     before, after = partition.text
+    if not before and not after:
+        return video
     return pad(video, (before, after, before, after), value=True)
 
 

@@ -11,9 +11,11 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import attnbench
 from attnbench.bench.conformance import Subject, text_stays_dense
-from attnbench.kernels.grid import Layout
+from attnbench.kernels.grid import Grid, Layout
+from attnbench.kernels.partition import partition_ranges
 from attnbench.methods import get_method
 from attnbench.methods.registry import BUILT_IN
+from attnbench.methods.text import keep_text
 
 Helper = Callable[..., Any]  # a fixture that is a function, see conftest.py
 
@@ -75,3 +77,10 @@ def test_outputs_are_those_of_the_mask(
     mask = attnbench.select(q, k, v=v, **where).token_mask()
     expected = scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
     torch.testing.assert_close(out, expected, atol=1e-12, rtol=0)
+
+
+def test_blocks_are_copied_only_where_there_is_text_around_them() -> None:
+    video = torch.eye(2, dtype=torch.bool)[None, None]
+    assert keep_text(partition_ranges(Layout(Grid(1, 2, 4)), 4, video.device), video) is video
+    around = keep_text(partition_ranges(Layout(Grid(1, 2, 4), (0, 1)), 4, video.device), video)
+    assert torch.equal(around, torch.tensor([[1, 0, 1], [0, 1, 1], [1, 1, 1]], dtype=torch.bool)[None, None])
