@@ -179,7 +179,7 @@ def _selection(plan: Plan, sizes: _Sizes, chosen: MeanSelection, *, kernels: boo
     causal = plan.pattern.rule is not None and plan.pattern.rule.name == "causal"
     modelled = {
         # The sums of the parts of a block are written, read again and added up.
-        "pool": sizes.k + order + 2 * means * _pool_splits(sizes) + means,
+        "pool": sizes.k + order + 2 * means * _partial_sums(sizes) + means,
         "score": queries + programs * sizes.video_blocks * sizes.head_dim * _WORD + scores,
         "select": SELECT_PASSES[chosen.scope] * (scores + own)
         + sizes.pairs
@@ -196,12 +196,12 @@ def _score_rows(itemsize: int) -> int:
     return ROWS_EXACT if itemsize == 2 else ROWS_FLOAT32
 
 
-def _pool_splits(sizes: _Sizes) -> int:
-    """Return the number of parts into which the pooling kernel cuts every block to fill the device."""
-    from attnbench.kernels.gpu.selection.pooling import PROGRAMS, ROWS
+def _partial_sums(sizes: _Sizes) -> int:
+    """Return how many partial sums of a block the pooling kernel writes: none where blocks are not split."""
+    from attnbench.kernels.gpu.selection.pooling import splits_of
 
-    wanted = -(-PROGRAMS // (sizes.blocks * sizes.batch * sizes.kv_heads))
-    return max(1, min(wanted, sizes.tokens // (sizes.blocks * ROWS)))
+    splits = splits_of(sizes.tokens, sizes.blocks, sizes.batch * sizes.kv_heads)
+    return splits if splits > 1 else 0
 
 
 def _permute(plan: Plan, sizes: _Sizes) -> Traffic | None:

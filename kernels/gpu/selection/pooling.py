@@ -1,7 +1,10 @@
-"""Block means of the keys, in two stages whose order of summation never changes.
+"""Block means of the keys, in an order of summation that never changes.
+
+Blocks that are few are split among enough programs to fill the device, and a second stage adds their partial sums up.
+Where every block has one program, it divides, and there is no second stage.
 
 Predicted for 12 heads of 55,296 × 128 bfloat16 keys: one read of 170 MB, 0.06 ms at 3 TB/s; partial sums are below 2
-MB. Every block is split among enough programs to fill the device even if there are only 8 blocks.
+MB.
 """
 
 from __future__ import annotations
@@ -11,10 +14,12 @@ import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.widen import check_dtype, check_unit_stride, jit, power_of_2
+from attnbench.kernels.gpu.widen import ceil_div, check_dtype, check_unit_stride, jit, power_of_2
 
 PROGRAMS = 2112  # 16 for each of an H100's 132 multiprocessors
-ROWS = 64
+LEAST_ROWS = 16
+MOST_ROWS = 64
+"""Tokens that a program reads at a time: those of a block of mean size, padded, within these bounds."""
 
 
 def pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
@@ -35,23 +40,30 @@ def pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
     check_unit_stride("k", k)
     batch, heads, n, dim = k.shape
     blocks, rows = len(offsets) - 1, batch * heads
-    splits = max(1, min(-(-PROGRAMS // (blocks * rows)), n // (blocks * ROWS)))
+    splits = splits_of(n, blocks, rows)
     columns = power_of_2(dim)
-    partial = k.new_empty(rows, blocks, splits, dim, dtype=torch.float32)
-    launch(
-        _partial_sums, (blocks * splits, rows), (k, order if order is not None else offsets, offsets, partial),
-        (*k.stride()[:3], heads, splits, dim), HAS_ORDER=order is not None, ROWS=ROWS, COLUMNS=columns, num_warps=4,
-    )  # fmt: skip
     means = k.new_empty(batch, heads, blocks, dim, dtype=torch.float32)
-    launch(_means, (blocks, rows), (partial, offsets, means), (splits, dim), COLUMNS=columns, num_warps=1)
+    sums = means if splits == 1 else k.new_empty(rows, blocks, splits, dim, dtype=torch.float32)
+    launch(
+        _partial_sums, (blocks * splits, rows), (k, order if order is not None else offsets, offsets, sums),
+        (*k.stride()[:3], heads, splits, dim), HAS_ORDER=order is not None, DIVIDES=splits == 1,
+        ROWS=min(MOST_ROWS, max(LEAST_ROWS, power_of_2(ceil_div(n, blocks)))), COLUMNS=columns, num_warps=4,
+    )  # fmt: skip
+    if splits > 1:
+        launch(_means, (blocks, rows), (sums, offsets, means), (splits, dim), COLUMNS=columns, num_warps=1)
     return means
+
+
+def splits_of(tokens: int, blocks: int, rows: int) -> int:
+    """Return into how many parts every block is cut to fill the device, for ``rows`` heads of all batch items."""
+    return max(1, min(ceil_div(PROGRAMS, blocks * rows), tokens // (blocks * MOST_ROWS)))
 
 
 @jit
 def _partial_sums(
     k: tl.tensor, order: tl.tensor, offsets: tl.tensor, partial: tl.tensor, stride_b: tl.tensor, stride_h: tl.tensor,
     stride_n: tl.tensor, heads: tl.tensor, splits: tl.tensor, dim: tl.tensor,
-    HAS_ORDER: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    HAS_ORDER: tl.constexpr, DIVIDES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ) -> None:  # fmt: skip
     part, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     start, stop = tl.load(offsets + part // splits), tl.load(offsets + part // splits + 1)
@@ -70,7 +82,10 @@ def _partial_sums(
         x = tl.load(k + tokens[:, None] * stride_n + columns[None, :], mask=mask, other=0.0)
         sums += x.to(tl.float32)
     place = (row * tl.num_programs(0) + part) * dim
-    tl.store(partial + place + columns, tl.sum(sums, 0), mask=columns < dim)
+    total = tl.sum(sums, 0)
+    if DIVIDES:
+        total = tl.div_rn(total, (stop - start).to(tl.float32))
+    tl.store(partial + place + columns, total, mask=columns < dim)
 
 
 @jit

@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from attnbench.kernels import witness
 from attnbench.kernels.errors import BadInput, Unsupported
+from attnbench.kernels.gpu.selection import pooling
 from attnbench.kernels.gpu.selection.cut_heads import Tuning, cut_threshold_head, cut_top_k_head
 from attnbench.kernels.gpu.selection.cut_queries import cut_threshold_query, cut_top_k_query
 from attnbench.kernels.gpu.selection.pooling import pool_means
@@ -55,6 +57,20 @@ def test_means_of_blocks(sizes: list[int], ordered: bool, dim: int, dtype: torch
     means = pool_means(k, order, offsets)
     assert means.dtype == torch.float32
     torch.testing.assert_close(means.double(), pool_blocks(k.double(), order, offsets), atol=3e-7, rtol=1e-6)
+
+
+@pytest.mark.parametrize("splits", [False, True])
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 32, 33, 64, 65])
+def test_means_of_alike_blocks_and_a_longer_one(size: int, splits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Programs that read a block at once divide, and so do those that share a block, in a launch of its own.
+    monkeypatch.setattr(pooling, "PROGRAMS", 10_000 if splits else 1)
+    sizes = [size, size, 5 * size + 200, max(1, size - 1), size]
+    k = torch.randn(1, 2, sum(sizes), 12, generator=torch.Generator().manual_seed(size)).to(DEVICE)
+    offsets = torch.tensor([0, *sizes], device=DEVICE).cumsum(0)
+    with witness.watching() as seen:
+        means = pool_means(k, None, offsets)
+    assert ("triton:means" in seen.kernels) == (splits and sum(sizes) >= 2 * 5 * pooling.MOST_ROWS)
+    torch.testing.assert_close(means.double(), pool_blocks(k.double(), None, offsets), atol=3e-7, rtol=1e-6)
 
 
 @modest
