@@ -1,12 +1,16 @@
 """Shares and cuts of rows of block pairs: the best key blocks of each row, by number or by mass, none of them forced.
 
-A row stays in registers: its scores are read once, and the result is written once. The cut is found bit by bit, as the
-largest value at or above which enough of the row lies: 32 steps over the images of scores, or 31 over the bits of
-shares, which are not negative. Equal values at the cut are kept from the lower index. Sums of shares are float64, so
-that only sums that reach the mass exactly could depend on the order of summation.
+A row stays in registers: its scores are read once, and the result is written once. The cut is the largest value at or
+above which enough of the row lies. It is searched among the images of scores, or the bits of shares, which are not
+negative: each step halves what remains, up to 32 times, and the search ends as soon as the number of pairs tells the
+cut. So rows differ in how many steps they take, and a program cuts one row, with as few warps as hold it: most steps
+are sums over threads, which are quick within a warp. Equal values at the cut are kept from the lower index. Sums of
+shares are float64, so that only sums that reach the mass exactly could depend on the order of summation.
+
+A program holds its row in two parts, powers of two, because padding to one would double a row of 1,100 pairs.
 
 Predicted for 12 × 1,182 rows of 1,182 blocks (720p, 81 frames, blocks of 64) on an H100: 67 + 17 MB, 0.03 ms at 3 TB/s;
-17 million pairs, padded to 29, of 32 steps of 3 instructions for a number, 0.1 ms, and of about 6 for a mass, 0.25 ms.
+17 million pairs, padded to 18, of 32 steps of 3 instructions for a number, 0.06 ms, and of about 6 for a mass, 0.16 ms.
 """
 
 from __future__ import annotations
@@ -21,7 +25,10 @@ from attnbench.kernels.gpu.widen import ceil_div, check_dtype, jit, order_image,
 from attnbench.kernels.row_cuts import CROSSINGS, LEAST_VARIANCE
 
 LANES = 1024
-"""Number of pairs that a program holds if rows are short."""
+"""Number of pairs that a program of shares holds, or of a cut at the mean, if rows are short."""
+
+LANES_OF_WARP = 512
+"""Number of pairs for which a program that cuts a row by number or mass has a warp; it holds up to twice as many."""
 
 
 def row_shares(scores: Tensor, scale: float, sizes: Tensor | None) -> Tensor:
@@ -56,12 +63,12 @@ def cut_top_k_row(scores: Tensor, counts: Tensor) -> Tensor:
     Raises:
         Unsupported: for another dtype, or scores that are not contiguous.
     """
-    rows, columns, per_program = _shape_of(scores)
+    _check(scores)
+    main, rest, warps = _parts_of(scores.shape[3])
     keep = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
     launch(
-        _top_k_rows, (ceil_div(rows, per_program),), (scores, counts, keep.view(torch.uint8)),
-        (rows, scores.shape[3], scores.shape[2], len(counts)),
-        ROWS=per_program, COLUMNS=columns, num_warps=4,
+        _top_k_rows, (scores.shape[:3].numel(),), (scores, counts, keep.view(torch.uint8)),
+        (scores.shape[3], scores.shape[2], len(counts)), MAIN=main, REST=rest, num_warps=warps,
     )  # fmt: skip
     return keep
 
@@ -78,12 +85,13 @@ def cut_mass_row(shares: Tensor, masses: Tensor, crossing: str, least: int) -> T
     Raises:
         Unsupported: for another dtype, or shares that are not contiguous.
     """
-    rows, columns, per_program = _shape_of(shares)
+    _check(shares)
+    main, rest, warps = _parts_of(shares.shape[3])
     keep = torch.empty(shares.shape, dtype=torch.bool, device=shares.device)
     launch(
-        _mass_rows, (ceil_div(rows, per_program),), (shares, masses, keep.view(torch.uint8)),
-        (rows, shares.shape[3], shares.shape[2], len(masses), least),
-        CROSSING=CROSSINGS.index(crossing), ROWS=per_program, COLUMNS=columns, num_warps=4,
+        _mass_rows, (shares.shape[:3].numel(),), (shares, masses, keep.view(torch.uint8)),
+        (shares.shape[3], shares.shape[2], len(masses), least),
+        CROSSING=CROSSINGS.index(crossing), MAIN=main, REST=rest, num_warps=warps,
     )  # fmt: skip
     return keep
 
@@ -112,13 +120,25 @@ def cut_above_mean_row(scores: Tensor, scale: float, tau: float, variances: Tens
     return keep
 
 
-def _shape_of(scores: Tensor) -> tuple[int, int, int]:
-    """Return the number of rows, their padded length, and how many of them a program takes."""
+def _check(scores: Tensor) -> None:
+    """Refuse scores or shares of another dtype than float32, or that are not contiguous."""
     check_dtype("scores", scores, torch.float32)
     if not scores.is_contiguous():
         raise Unsupported(f"scores have strides {tuple(scores.stride())}; these kernels take contiguous scores")
+
+
+def _shape_of(scores: Tensor) -> tuple[int, int, int]:
+    """Return the number of rows, their padded length, and how many of them a program takes."""
+    _check(scores)
     columns = power_of_2(scores.shape[3])
-    return scores.shape[0] * scores.shape[1] * scores.shape[2], columns, max(1, LANES // columns)
+    return scores.shape[:3].numel(), columns, max(1, LANES // columns)
+
+
+def _parts_of(blocks: int) -> tuple[int, int, int]:
+    """Return the two powers of two that a row is held in, the second at most as large, and how many warps hold it."""
+    main = max(32, power_of_2(blocks) // 2)
+    rest = power_of_2(max(32, blocks - main))
+    return main, rest, max(1, main // LANES_OF_WARP)
 
 
 @jit
@@ -153,61 +173,132 @@ def _row_shares(
 
 
 @jit
+def _middle(low: tl.tensor, high: tl.tensor) -> tl.tensor:
+    """Return the mean of two int32, rounded down, without their sum, which may overflow."""
+    return (low & high) + ((low ^ high) >> 1)
+
+
+@jit
+def _sum_of(main: tl.tensor, rest: tl.tensor, MAIN: tl.constexpr, REST: tl.constexpr) -> tl.tensor:
+    """Add up both parts of a row: each thread its own numbers first, so that threads exchange sums only once."""
+    return tl.sum(tl.sum(tl.reshape(main, [MAIN // REST, REST]), 0) + rest, 0)
+
+
+@jit
+def _ranks(main: tl.tensor, rest: tl.tensor) -> tl.tensor:
+    """Return how many ones are in front of each one of both parts of a row."""
+    return tl.cumsum(main, 0) - 1, tl.sum(main, 0) + tl.cumsum(rest, 0) - 1
+
+
+@jit
+def _score_images(scores: tl.tensor, column: tl.tensor, blocks: tl.tensor) -> tl.tensor:
+    """Return the images of a part of a row. Those of -inf and padding are the smallest integer, which no score has."""
+    x = tl.load(scores + column, mask=column < blocks, other=-float("inf"))
+    return tl.where(x > -float("inf"), order_image(x), -0x80000000)
+
+
+@jit
 def _top_k_rows(
-    scores: tl.tensor, counts: tl.tensor, keep: tl.tensor, rows: tl.tensor, blocks: tl.tensor, rows_per_head: tl.tensor,
-    heads: tl.tensor, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    scores: tl.tensor, counts: tl.tensor, keep: tl.tensor, blocks: tl.tensor, rows_per_head: tl.tensor,
+    heads: tl.tensor, MAIN: tl.constexpr, REST: tl.constexpr,
 ) -> None:  # fmt: skip
-    row, _, exists, at = _tile(rows, blocks, ROWS, COLUMNS)
-    x = tl.load(scores + at, mask=exists, other=-float("inf"))
-    count = tl.load(counts + (row // rows_per_head) % heads, mask=row < rows, other=0).to(tl.int32)
-    # No score has the image of the smallest integer, so -inf and padding never beat a cut.
-    image = tl.where(x > -float("inf"), order_image(x), -0x80000000)
-    cut = tl.full([ROWS], -0x80000000, tl.int32)
-    bit = tl.full([], -0x80000000, tl.int32)
-    for _ in range(32):
-        pivot = cut + bit
-        cut = tl.where(tl.sum((image >= pivot[:, None]).to(tl.int32), 1) >= count, pivot, cut)
-        bit = (bit >> 1) & 0x7FFFFFFF
-    better = image > cut[:, None]
-    tied = (image == cut[:, None]) & (x > -float("inf"))
-    missing = count - tl.sum(better.to(tl.int32), 1)
-    before = tl.cumsum(tied.to(tl.int32), 1) - 1
-    tl.store(keep + at, (better | (tied & (before < missing[:, None]))).to(tl.uint8), mask=exists)
+    row = tl.program_id(0).to(tl.int64)
+    scores += row * blocks
+    keep += row * blocks
+    count = tl.load(counts + (row // rows_per_head) % heads).to(tl.int32)
+    column, more_column = tl.arange(0, MAIN), MAIN + tl.arange(0, REST)
+    image, more = _score_images(scores, column, blocks), _score_images(scores, more_column, blocks)
+    # If the row has so many, at least ``count`` images reach ``low``, as ``found`` says, and fewer reach ``high``.
+    low = tl.full([], -0x80000000, tl.int32)
+    high = tl.maximum(tl.max(image, 0), tl.max(more, 0)) + 1
+    found = count + 1
+    while (found != count) & (low + 1 < high):
+        pivot = _middle(low, high)
+        number = _sum_of((image >= pivot).to(tl.int32), (more >= pivot).to(tl.int32), MAIN, REST)
+        reached = number >= count
+        low = tl.where(reached, pivot, low)
+        high = tl.where(reached, high, pivot)
+        found = tl.where(reached, number, found)
+    better, more_better = image > low, more > low
+    missing = count - _sum_of(better.to(tl.int32), more_better.to(tl.int32), MAIN, REST)
+    missing = tl.where(low > -0x80000000, missing, 0)  # what is -inf or padding is never kept
+    tied, more_tied = image == low, more == low
+    before, more_before = _ranks(tied.to(tl.int32), more_tied.to(tl.int32))
+    kept, more_kept = better | (tied & (before < missing)), more_better | (more_tied & (more_before < missing))
+    tl.store(keep + column, kept.to(tl.uint8), mask=column < blocks)
+    tl.store(keep + more_column, more_kept.to(tl.uint8), mask=more_column < blocks)
+
+
+@jit
+def _share_images(shares: tl.tensor, column: tl.tensor, blocks: tl.tensor) -> tl.tensor:
+    """Return a part of a row in float64, and its images. Padding is below all."""
+    x = tl.load(shares + column, mask=column < blocks, other=0.0)
+    # Bits of numbers that are not negative sort like the numbers; -0 is 0.
+    image = tl.where(x > 0, x, 0.0).to(tl.int32, bitcast=True)
+    return x.to(tl.float64), tl.where(column < blocks, image, -1)
+
+
+@jit
+def _keeps_tied(
+    wide: tl.tensor, before: tl.tensor, start: tl.tensor, number: tl.tensor, mass: tl.tensor, least: tl.tensor,
+    CROSSING: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """Return which shares at the cut are kept: ``number`` are larger, of sum ``start``, and ``before`` are in front."""
+    if CROSSING == 0:
+        kept = start + before.to(tl.float64) * wide < mass
+    elif CROSSING == 1:
+        kept = start + before.to(tl.float64) * wide <= mass
+    else:
+        kept = start + (before + 1).to(tl.float64) * wide <= mass
+    return kept | (number + before < least)
 
 
 @jit
 def _mass_rows(
-    shares: tl.tensor, masses: tl.tensor, keep: tl.tensor, rows: tl.tensor, blocks: tl.tensor, rows_per_head: tl.tensor,
-    heads: tl.tensor, least: tl.tensor, CROSSING: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    shares: tl.tensor, masses: tl.tensor, keep: tl.tensor, blocks: tl.tensor, rows_per_head: tl.tensor,
+    heads: tl.tensor, least: tl.tensor, CROSSING: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
 ) -> None:  # fmt: skip
-    row, _, exists, at = _tile(rows, blocks, ROWS, COLUMNS)
-    x = tl.load(shares + at, mask=exists, other=0.0)
-    mass = tl.load(masses + (row // rows_per_head) % heads, mask=row < rows, other=0.0)
-    # Bits of numbers that are not negative sort like the numbers; -0 is 0, and padding is below all.
-    image = tl.where(exists, tl.where(x > 0, x, 0.0).to(tl.int32, bitcast=True), -1)
-    wide = x.to(tl.float64)
-    cut = tl.zeros([ROWS], tl.int32)
-    bit = tl.full([], 0x40000000, tl.int32)
-    for _ in range(31):
-        pivot = cut + bit
-        beats = image >= pivot[:, None]
-        total = tl.sum(tl.where(beats, wide, 0.0), 1)
-        reached = total >= mass if CROSSING == 0 else total > mass
-        cut = tl.where(reached & (tl.sum(beats.to(tl.int32), 1) >= least), pivot, cut)
-        bit = bit >> 1
-    better = image > cut[:, None]
-    tied = image == cut[:, None]
-    number = tl.sum(better.to(tl.int32), 1)
-    before = tl.cumsum(tied.to(tl.int32), 1) - 1
-    start = tl.sum(tl.where(better, wide, 0.0), 1)
-    if CROSSING == 0:
-        kept = start[:, None] + before.to(tl.float64) * wide < mass[:, None]
-    elif CROSSING == 1:
-        kept = start[:, None] + before.to(tl.float64) * wide <= mass[:, None]
-    else:
-        kept = start[:, None] + (before + 1).to(tl.float64) * wide <= mass[:, None]
-    kept = kept | (number[:, None] + before < least)
-    tl.store(keep + at, (better | (tied & kept) | (mass >= 1)[:, None]).to(tl.uint8), mask=exists)
+    row = tl.program_id(0).to(tl.int64)
+    shares += row * blocks
+    keep += row * blocks
+    mass = tl.load(masses + (row // rows_per_head) % heads)
+    column, more_column = tl.arange(0, MAIN), MAIN + tl.arange(0, REST)
+    wide, image = _share_images(shares, column, blocks)
+    more_wide, more = _share_images(shares, more_column, blocks)
+    highest = tl.maximum(tl.max(image, 0), tl.max(more, 0))
+    # Shares below an n-th of what may be left out add up to less, so the cut is not among them. The margins are for
+    # what sums lose.
+    spare = tl.maximum(_sum_of(wide, more_wide, MAIN, REST) * (1 - 1e-9) - mass, 0.0)
+    small = ((spare / blocks).to(tl.float32) * 0.999).to(tl.int32, bitcast=True)
+    # The cut is reached from ``low``, if at all, by ``below`` pairs, and not from ``high``, by ``above`` pairs.
+    low = tl.where(least > 0, 0, tl.minimum(small, highest))
+    high = highest + 1
+    below = tl.full([], MAIN + REST + 2, tl.int32)
+    above = tl.full([], 0, tl.int32)
+    while (below - above > 1) & (low + 1 < high):
+        pivot = _middle(low, high)
+        beats, more_beats = image >= pivot, more >= pivot
+        number = _sum_of(beats.to(tl.int32), more_beats.to(tl.int32), MAIN, REST)
+        total = _sum_of(tl.where(beats, wide, 0.0), tl.where(more_beats, more_wide, 0.0), MAIN, REST)
+        enough = total >= mass if CROSSING == 0 else total > mass
+        # A maximum over a warp tells the compiler that all threads go on or none.
+        reached = (tl.max(tl.zeros([32], tl.int32) + enough.to(tl.int32), 0) > 0) & (number >= least)
+        low = tl.where(reached, pivot, low)
+        high = tl.where(reached, high, pivot)
+        below = tl.where(reached, number, below)
+        above = tl.where(reached, above, number)
+    # The cut is the largest share below ``high``, and a mass of 1 is cut below all.
+    cut = tl.maximum(tl.max(tl.where(image < high, image, -1), 0), tl.max(tl.where(more < high, more, -1), 0))
+    cut = tl.where(mass >= 1, -2, cut)
+    better, more_better = image > cut, more > cut
+    number = _sum_of(better.to(tl.int32), more_better.to(tl.int32), MAIN, REST)
+    start = _sum_of(tl.where(better, wide, 0.0), tl.where(more_better, more_wide, 0.0), MAIN, REST)
+    tied, more_tied = image == cut, more == cut
+    before, more_before = _ranks(tied.to(tl.int32), more_tied.to(tl.int32))
+    kept = better | (tied & _keeps_tied(wide, before, start, number, mass, least, CROSSING))
+    more_kept = more_better | (more_tied & _keeps_tied(more_wide, more_before, start, number, mass, least, CROSSING))
+    tl.store(keep + column, kept.to(tl.uint8), mask=column < blocks)
+    tl.store(keep + more_column, more_kept.to(tl.uint8), mask=more_column < blocks)
 
 
 @jit

@@ -99,8 +99,64 @@ def test_above_the_mean(scores: Tensor, tau: float, given_spread: bool, near: in
     assert torch.equal(kept & ~close, exact & ~close)
 
 
-def test_long_rows() -> None:
-    scores = torch.randn(1, 2, 3, 1500, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+# Below, at and above the two parts that a row is held in, and the warps that hold it.
+at_edges = pytest.mark.parametrize("blocks", [1, 2, 31, 32, 33, 511, 512, 513, 1024, 1260, 2049, 4096])
+
+
+def rows_of_three_kinds(blocks: int) -> Tensor:
+    """float32 [1, 1, 3, blocks], a row each: many values and some -inf, few values and zeros of both signs, near 0."""
+    random = torch.Generator().manual_seed(blocks)
+    scores = torch.randn(1, 1, 3, blocks, generator=random)
+    scores[..., 0, :][..., torch.rand(blocks, generator=random) < 0.3] = -torch.inf
+    signs = torch.randint(-1, 2, (2, blocks), generator=random).float()
+    scores[..., 1, :] = signs[0] * signs[1]
+    scores[..., 2, :] *= 1e-40
+    return scores.to(DEVICE)
+
+
+@at_edges
+def test_numbers_at_the_edges_of_parts(blocks: int) -> None:
+    scores = rows_of_three_kinds(blocks)
+    for count in (1, blocks // 4, blocks - 1, blocks + 1):
+        counts = numbers(count, torch.int64)
+        kept = cut_rows.cut_top_k_row(scores, counts)
+        assert torch.equal(kept, row_cuts.top_k_of_rows(scores.double(), counts)), count
+
+
+@at_edges
+def test_masses_at_the_edges_of_parts(blocks: int) -> None:
+    shares = cut_rows.row_shares(rows_of_three_kinds(blocks), 3.0, None)
+    for crossing, mass, least in [("in", 0.4, 0), ("past", 0.93, 0), ("out", 0.7, 3), ("in", 0.2, 5000)]:
+        masses = numbers(mass, torch.float64)
+        kept = cut_rows.cut_mass_row(shares, masses, crossing, least)
+        assert torch.equal(kept, row_cuts.mass_of_rows(shares.double(), masses, crossing, least)), (crossing, mass)
+
+
+@pytest.mark.parametrize("crossing", ["in", "past", "out"])
+@pytest.mark.parametrize("blocks", [32, 64, 512, 1024])
+def test_equal_shares_that_reach_a_mass_exactly_on_both_sides_of_a_part(blocks: int, crossing: str) -> None:
+    shares = torch.full((1, 1, 1, blocks), 1 / blocks, device=DEVICE)
+    for kept_blocks in (1, blocks // 2 - 1, blocks // 2, blocks // 2 + 1, blocks - 1):
+        masses = numbers(kept_blocks / blocks, torch.float64)
+        kept = cut_rows.cut_mass_row(shares, masses, crossing, 0)
+        more = crossing == "past"
+        assert torch.equal(kept.flatten().cpu(), torch.arange(blocks) < kept_blocks + more)
+
+
+@pytest.mark.parametrize("blocks", [5, 40, 600])
+def test_scores_that_are_no_number_are_not_kept(blocks: int) -> None:
+    scores = torch.randn(1, 2, 3, blocks, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    scores[..., ::3] = torch.nan
+    counts = numbers((2, blocks), torch.int64)
+    kept = cut_rows.cut_top_k_row(scores, counts)
+    assert torch.equal(kept, row_cuts.top_k_of_rows(scores.nan_to_num(nan=-torch.inf), counts))
+    shares = cut_rows.row_shares(scores, 1.0, None)
+    kept = cut_rows.cut_mass_row(shares, numbers(0.9, torch.float64), "out", 0)
+    assert not kept[..., ::3].any()
+
+
+def test_a_head_takes_its_own_number_and_mass() -> None:
+    scores = torch.randn(2, 2, 3, 1500, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     counts, masses = numbers((150, 1), torch.int64), numbers((0.9, 0.1), torch.float64)
     assert torch.equal(cut_rows.cut_top_k_row(scores, counts), row_cuts.top_k_of_rows(scores, counts))
     shares = cut_rows.row_shares(scores, 0.5, None)
