@@ -32,6 +32,34 @@ def test_scores(cells: tuple[int, int], per_block: tuple[int, int], dim: int, se
     torch.testing.assert_close(scores.double(), exact, atol=1e-5 * float(exact.abs().max() + 1), rtol=0)
 
 
+@pytest.mark.parametrize("per_block", [(4, 4), (2, 2), (1, 2), (3, 8), (2, 16), (1, 1), (4, 1), (2, 3), (1, 32)])
+@pytest.mark.parametrize("short", [0, 1])
+def test_blocks_of_every_number_of_cells(per_block: tuple[int, int], short: int) -> None:
+    # More blocks than a program takes, the last of them whole, or shorter by a cell.
+    random = torch.Generator().manual_seed(sum(per_block))
+    rows, columns = 65 * per_block[0], (128 // per_block[1] + 1) * per_block[1]
+    queries = torch.randn(1, 2, rows - short, 20, generator=random).to(DEVICE)
+    keys = torch.randn(1, 1, columns - short, 20, generator=random).to(DEVICE)
+    scores = kernels.cell_scores(queries, keys, *per_block, 0.3)
+    exact = operators.cell_scores(queries.double(), keys.double(), *per_block, 0.3)
+    assert bool(scores.isfinite().all())
+    torch.testing.assert_close(scores.double(), exact, atol=1e-5, rtol=1e-5)
+
+
+def test_a_number_and_what_is_missing_to_it() -> None:
+    # 10 of 23 bits stay, rounded to the nearest and away from 0 between two, and nothing is lost.
+    unit = 2.0**-10
+    means = torch.tensor([0.0, -0.0, 1.0, 1 + unit / 2, -1 - unit / 2, 1 + unit / 2 - 2.0**-23, -3e38, 2.0**-126])
+    means = torch.cat([means, torch.randn(92, generator=torch.Generator().manual_seed(0))]).to(DEVICE)
+    large, small = kernels._tf32_parts(means.view(1, 1, 5, 20))
+    expected = torch.tensor([0.0, 0.0, 1.0, 1 + unit, -1 - unit, 1.0], device=DEVICE)
+    assert torch.equal(large.flatten()[:6], expected)
+    assert torch.equal((large.double() + small.double())[..., :20].flatten(), means.double())
+    assert not (large.view(torch.int32) & 0x1FFF).any()
+    assert not large[..., 20:].any()
+    assert not small[..., 20:].any()
+
+
 @pytest.mark.parametrize("kernel", [False, True])
 def test_the_operator_is_as_torch_wants_it(kernel: bool) -> None:
     random = torch.Generator().manual_seed(0)
