@@ -21,6 +21,16 @@ with runpy.run_path(sys.argv[1])["sharing"](folder, alone=sys.argv[3] == "True")
 """
 
 
+def test_tests_that_need_the_gpu_alone_come_last() -> None:
+    folder = Path(__file__).with_name("gpu")
+    command = [sys.executable, "-m", "pytest", "--collect-only", str(folder)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder.parent.parent).stdout
+    names = [line for line in listed.splitlines() if "::" in line]
+    alone = [name for name in names if "test_timers" in name or "twenty_seconds" in name]
+    assert names[-len(alone) :] == alone
+    assert len(names) > len(alone) > 1
+
+
 @pytest.mark.parametrize(
     ("first", "second", "waits"), [(True, False, True), (False, True, True), (False, False, False)]
 )

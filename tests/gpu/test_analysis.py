@@ -30,6 +30,7 @@ def test_a_gpu_gives_the_figures_of_a_cpu(dtype: torch.dtype) -> None:
         )
 
 
+@pytest.mark.alone
 def test_all_measures_of_twelve_heads_of_720p_take_less_than_twenty_seconds() -> None:
     grid = Grid(21, 45, 80)
     generator = torch.Generator(device="cuda").manual_seed(0)

@@ -10,10 +10,11 @@ other values in the same tensors. Each case prints one line with its errors.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,13 +202,23 @@ def missing(name: str) -> str | None:
     return ENGINES[engine].available() if engine in ENGINES else None
 
 
+Outcome = Callable[[str], tuple[bool, str]]
+
+
 @pytest.fixture(scope="module")
-def results(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[tuple[bool, str]]]]:
-    """Start the selected cases, eight at a time, and return what each will tell."""
+def outcome(request: pytest.FixtureRequest) -> Iterator[Outcome]:
+    """Start the selected cases, eight at a time, and return what waits for one. A worker of pytest-xdist starts none.
+
+    Its other workers have cases as well, and tests that need the GPU alone do not wait for cases that no test runs yet.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        yield run_alone
+        return
     selected = [item.name for item in request.session.items if item.path == request.path]
     names = [name for name in NAMES if f"test_engine[{name}]" in selected and not missing(name)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {name: pool.submit(run_alone, name) for name in names}
+        begun = {name: pool.submit(run_alone, name) for name in names}
+        yield lambda name: begun[name].result()
         pool.shutdown(cancel_futures=True)
 
 
@@ -215,7 +226,8 @@ def results(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[tuple[b
 def test_engine(name: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
     if reason := missing(name):
         pytest.skip(reason)
-    right, said = request.getfixturevalue("results")[name].result()
+    run_case: Outcome = request.getfixturevalue("outcome")
+    right, said = run_case(name)
     if not right:
         pytest.fail(said, pytrace=False)
     with capsys.disabled():  # the lines are a record that may be kept
