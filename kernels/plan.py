@@ -88,6 +88,12 @@ class Plan:
                     f"the {side} order has shape {list(order.shape)}; "
                     f"it must be [{n}] or [{self.batch}, {self.heads}, {n}]"
                 )
+        for tensor in self.tensors:
+            if tensor.device != self.device:
+                raise BadInput(
+                    f"the kept blocks are on {self.device} and another tensor of the plan is on {tensor.device}; "
+                    "all must be on one device"
+                )
 
     def __repr__(self) -> str:
         pattern, text = self.pattern, self.layout.text

@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from attnbench.kernels.band import Band
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.partition import partition_cuboids, partition_ranges
@@ -242,6 +243,23 @@ def test_an_order_of_another_shape_is_refused(shape: tuple[int, ...], side: str)
     with pytest.raises(BadInput, match=r"it must be \[24\] or \[2, 3, 24\]") as caught:
         Plan(LAYOUT, 2, 3, BlockPattern(blocks(24), blocks(24), keep_all(1, 1, 1, 1)), **orders)
     assert f"the {side} order has shape {list(shape)}" in str(caught.value)
+
+
+@pytest.mark.parametrize("which", ["q_offsets", "k_offsets", "q_order", "k_order", "near", "low"])
+def test_tensors_on_another_device_are_refused(which: str) -> None:
+    def of(name: str, tensor: Tensor) -> Tensor:
+        return tensor.to("meta") if name == which else tensor
+
+    zero = torch.zeros(1, 1, dtype=torch.int64)
+    kept = {"q_offsets": of("q_offsets", blocks(24)), "k_offsets": of("k_offsets", blocks(24))}
+    pattern: BlockPattern | RoutedPattern = BlockPattern(
+        **kept, keep=keep_all(1, 1, 1, 1), band=Band(of("low", zero), zero)
+    )
+    if which == "near":
+        pattern = RoutedPattern(blocks(24), keep_all(1, 1, 24, 1), near=of("near", zero[0]))
+    orders = {name: of(name, torch.arange(24)) for name in ("q_order", "k_order")}
+    with pytest.raises(BadInput, match="the kept blocks are on cpu and another tensor of the plan is on meta"):
+        Plan(LAYOUT, 1, 1, pattern, **orders)
 
 
 def test_a_token_mask_too_large_to_be_meant_is_refused() -> None:
