@@ -30,6 +30,9 @@ LANES = 1024
 LANES_OF_WARP = 512
 """Number of pairs for which a program that cuts a row by number or mass has a warp; it holds up to twice as many."""
 
+MOST_WARPS = 32
+"""Warps of the largest thread block."""
+
 
 def row_shares(scores: Tensor, scale: float, sizes: Tensor | None) -> Tensor:
     """Return the softmax of ``scale`` · ``scores`` over each row; see ``row_cuts.row_shares``.
@@ -138,7 +141,7 @@ def _parts_of(blocks: int) -> tuple[int, int, int]:
     """Return the two powers of two that a row is held in, the second at most as large, and how many warps hold it."""
     main = max(32, power_of_2(blocks) // 2)
     rest = power_of_2(max(32, blocks - main))
-    return main, rest, max(1, main // LANES_OF_WARP)
+    return main, rest, min(MOST_WARPS, max(1, main // LANES_OF_WARP))
 
 
 @jit
@@ -185,7 +188,7 @@ def _sum_of(main: tl.tensor, rest: tl.tensor, MAIN: tl.constexpr, REST: tl.const
 
 
 @jit
-def _ranks(main: tl.tensor, rest: tl.tensor) -> tl.tensor:
+def _ranks(main: tl.tensor, rest: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
     """Return how many ones are in front of each one of both parts of a row."""
     return tl.cumsum(main, 0) - 1, tl.sum(main, 0) + tl.cumsum(rest, 0) - 1
 
@@ -230,7 +233,7 @@ def _top_k_rows(
 
 
 @jit
-def _share_images(shares: tl.tensor, column: tl.tensor, blocks: tl.tensor) -> tl.tensor:
+def _share_images(shares: tl.tensor, column: tl.tensor, blocks: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
     """Return a part of a row in float64, and its images. Padding is below all."""
     x = tl.load(shares + column, mask=column < blocks, other=0.0)
     # Bits of numbers that are not negative sort like the numbers; -0 is 0.
@@ -266,8 +269,8 @@ def _mass_rows(
     wide, image = _share_images(shares, column, blocks)
     more_wide, more = _share_images(shares, more_column, blocks)
     highest = tl.maximum(tl.max(image, 0), tl.max(more, 0))
-    # Shares below an n-th of what may be left out add up to less, so the cut is not among them. The margins are for
-    # what sums lose.
+    # Shares below an n-th of what may be left out add up to less, so the cut is not among them. The margins cover what
+    # a sum of n float64 loses, less than n · 2⁻⁵³ of it, and rounding to float32.
     spare = tl.maximum(_sum_of(wide, more_wide, MAIN, REST) * (1 - 1e-9) - mass, 0.0)
     small = ((spare / blocks).to(tl.float32) * 0.999).to(tl.int32, bitcast=True)
     # The cut is reached from ``low``, if at all, by ``below`` pairs, and not from ``high``, by ``above`` pairs.
@@ -281,7 +284,8 @@ def _mass_rows(
         number = _sum_of(beats.to(tl.int32), more_beats.to(tl.int32), MAIN, REST)
         total = _sum_of(tl.where(beats, wide, 0.0), tl.where(more_beats, more_wide, 0.0), MAIN, REST)
         enough = total >= mass if CROSSING == 0 else total > mass
-        # A maximum over a warp tells the compiler that all threads go on or none.
+        # The last bits of a float64 sum may differ between threads. The maximum over a warp is the same for all, so
+        # that all go on or none. Sums of integers, as in a top-k, are equal anyway.
         reached = (tl.max(tl.zeros([32], tl.int32) + enough.to(tl.int32), 0) > 0) & (number >= least)
         low = tl.where(reached, pivot, low)
         high = tl.where(reached, high, pivot)

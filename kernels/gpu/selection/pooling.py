@@ -1,4 +1,4 @@
-"""Block means of the keys, in an order of summation that never changes.
+"""Block means of the keys, in an order of summation that depends on shapes alone.
 
 Blocks that are few are split among enough programs to fill the device, and a second stage adds their partial sums up.
 Where every block has one program, it divides, and there is no second stage.
@@ -17,9 +17,8 @@ from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.widen import ceil_div, check_dtype, check_unit_stride, jit, power_of_2
 
 PROGRAMS = 2112  # 16 for each of an H100's 132 multiprocessors
-LEAST_ROWS = 16
-MOST_ROWS = 64
-"""Tokens that a program reads at a time: those of a block of mean size, padded, within these bounds."""
+LEAST_ROWS, MOST_ROWS = 16, 64
+"""Bounds of the tokens that a program reads at a time, which are those of a block of mean size, padded."""
 
 
 def pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
@@ -42,12 +41,13 @@ def pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
     blocks, rows = len(offsets) - 1, batch * heads
     splits = splits_of(n, blocks, rows)
     columns = power_of_2(dim)
+    at_once = min(MOST_ROWS, max(LEAST_ROWS, power_of_2(ceil_div(n, blocks))))
     means = k.new_empty(batch, heads, blocks, dim, dtype=torch.float32)
     sums = means if splits == 1 else k.new_empty(rows, blocks, splits, dim, dtype=torch.float32)
     launch(
         _partial_sums, (blocks * splits, rows), (k, order if order is not None else offsets, offsets, sums),
         (*k.stride()[:3], heads, splits, dim), HAS_ORDER=order is not None, DIVIDES=splits == 1,
-        ROWS=min(MOST_ROWS, max(LEAST_ROWS, power_of_2(ceil_div(n, blocks)))), COLUMNS=columns, num_warps=4,
+        ROWS=at_once, COLUMNS=columns, num_warps=4,
     )  # fmt: skip
     if splits > 1:
         launch(_means, (blocks, rows), (sums, offsets, means), (splits, dim), COLUMNS=columns, num_warps=1)

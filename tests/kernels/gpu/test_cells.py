@@ -46,7 +46,19 @@ def test_blocks_of_every_number_of_cells(per_block: tuple[int, int], short: int)
     torch.testing.assert_close(scores.double(), exact, atol=1e-5, rtol=1e-5)
 
 
-def test_a_number_and_what_is_missing_to_it() -> None:
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:divide by zero")
+@pytest.mark.parametrize("per_block", [(4, 4), (2, 2), (1, 1), (2, 3), (1, 8), (2, 16)])
+def test_a_cell_of_minus_infinity_leaves_the_others_of_its_block(per_block: tuple[int, int]) -> None:
+    keys = torch.randn(1, 1, 48, 20, generator=torch.Generator().manual_seed(0))
+    keys[0, 0, 5, 7] = -torch.inf
+    keys = keys.to(DEVICE)
+    queries = torch.ones(1, 1, 12, 20, device=DEVICE)
+    scores = kernels.cell_scores(queries, keys, *per_block, 0.3)
+    exact = operators.cell_scores(queries.double(), keys.double(), *per_block, 0.3)
+    torch.testing.assert_close(scores.double(), exact, atol=1e-5, rtol=1e-5)
+
+
+def test_means_are_split_without_loss() -> None:
     # 10 of 23 bits stay, rounded to the nearest and away from 0 between two, and nothing is lost.
     unit = 2.0**-10
     means = torch.tensor([0.0, -0.0, 1.0, 1 + unit / 2, -1 - unit / 2, 1 + unit / 2 - 2.0**-23, -3e38, 2.0**-126])

@@ -123,6 +123,14 @@ def test_numbers_at_the_edges_of_parts(blocks: int) -> None:
         assert torch.equal(kept, row_cuts.top_k_of_rows(scores.double(), counts)), count
 
 
+@pytest.mark.parametrize("blocks", [1, 32, 33, 1024, 1025, 32768, 32769, 10**6])
+def test_a_row_of_any_length_fits_a_thread_block(blocks: int) -> None:
+    main, rest, warps = cut_rows._parts_of(blocks)
+    assert main >= rest
+    assert blocks <= main + rest < 2 * max(blocks, 64)
+    assert 1 <= warps <= 32
+
+
 @at_edges
 def test_masses_at_the_edges_of_parts(blocks: int) -> None:
     shares = cut_rows.row_shares(rows_of_three_kinds(blocks), 3.0, None)
