@@ -1,7 +1,8 @@
 """The partial results of a query, one after the other.
 
 A query has a slot in each group of blocks, and in most groups no partial result. A program that walks all groups mostly
-waits for rows that are not there, so the rows of a program are brought together: turn i takes the i-th result of each.
+waits for rows that are not there. So each of its queries skips the groups that it is not in: at turn i, a program takes
+the i-th partial result of each query.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import triton.language as tl
 from attnbench.kernels.gpu.widen import INTERPRETED, jit, power_of_2
 
 MERGED_ROWS = 64 if INTERPRETED else 8
-"""Queries of a program, which has one warp: with more warps, each turn has barriers."""
+"""Queries of a program, which has one warp: with more warps, each turn has barriers. Triton's interpreter takes as long
+for a program with many queries as for one with few.
+"""
 
 MOST_AT_ONCE = 32
 """Groups whose slots a program holds at once."""

@@ -207,9 +207,10 @@ Outcome = Callable[[str], tuple[bool, str]]
 
 @pytest.fixture(scope="module")
 def outcome(request: pytest.FixtureRequest) -> Iterator[Outcome]:
-    """Start the selected cases, eight at a time, and return what waits for one. A worker of pytest-xdist starts none.
+    """Start the selected cases, eight at a time, and return what waits for one.
 
-    Its other workers have cases as well, and tests that need the GPU alone do not wait for cases that no test runs yet.
+    A worker of pytest-xdist starts none of them ahead: each worker would start all cases, and cases that run outside of
+    a test would disturb tests that need the GPU alone.
     """
     if "PYTEST_XDIST_WORKER" in os.environ:
         yield run_alone

@@ -12,17 +12,17 @@ from attnbench.kernels.gpu.routed import _merge_heads
 from attnbench.kernels.gpu.routed_backward import _sum_partial
 from tests.kernels.gpu.draws import draws
 
-HEAD_DIM = 16
 
-
-def drawn(heads: int, groups: int, n: int, share: float, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def drawn(
+    heads: int, groups: int, n: int, share: float, seed: int, head_dim: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Return slots [heads, groups, n] of which a share is taken, in any order, and as many partial rows as it takes."""
     random = torch.Generator().manual_seed(seed)
     there = torch.rand(heads, groups, n, generator=random) < share
     count = int(there.sum())
     slots = torch.full(there.shape, -1, dtype=torch.int32)
     slots[there] = torch.randperm(count, generator=random).int()
-    rows = torch.randn(max(count, 1), HEAD_DIM, generator=random)
+    rows = torch.randn(max(count, 1), head_dim, generator=random)
     return slots.to(device), rows.to(device)
 
 
@@ -32,15 +32,18 @@ def rows_of(slots: Tensor, rows: Tensor, head: int, query: int) -> tuple[Tensor,
     return own, rows[own].double()
 
 
-@pytest.mark.parametrize("groups", [1, 5, 33])
+@pytest.mark.parametrize(("groups", "head_dim"), [(1, 64), (5, 72), (32, 16), (33, 16), (65, 16)])
 @settings(max_examples=draws(10))
 @given(share=st.sampled_from([0.0, 0.1, 0.5, 1.0]), n=st.integers(1, 70), seed=st.integers(0, 99))
-def test_every_partial_result_counts_once(groups: int, share: float, n: int, seed: int, device: torch.device) -> None:
-    slots, rows = drawn(2, groups, n, share, seed, device)
+def test_every_partial_result_counts_once(
+    groups: int, head_dim: int, share: float, n: int, seed: int, device: torch.device
+) -> None:
+    slots, rows = drawn(2, groups, n, share, seed, head_dim, device)
+    padded = torch.nn.functional.pad(rows, (0, -head_dim % 64 if head_dim > 64 else 0))  # attention pads, dQ does not
     lse = torch.randn(len(rows), generator=torch.Generator().manual_seed(seed)).to(device) * 3
-    output, sums = torch.full((2, n, HEAD_DIM), torch.nan, device=device), torch.full((2, n), torch.nan, device=device)
+    output, sums = torch.full((2, n, head_dim), torch.nan, device=device), torch.full((2, n), torch.nan, device=device)
     added = torch.full_like(output, torch.nan)
-    _merge_heads(slots, rows, lse, output, sums)
+    _merge_heads(slots, padded, lse, output, sums)
     _sum_partial(slots, rows, added)
     for head in range(2):
         for query in {0, n // 2, n - 1}:
