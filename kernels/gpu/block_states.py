@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.gpu.rule_arrays import tokens_of
-from attnbench.kernels.gpu.widen import ceil_div, jit, power_of_2
+from attnbench.kernels.gpu.widen import ceil_div, jit, width_for
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.witness import launched
@@ -100,12 +100,6 @@ def rows_of_order(order: Tensor | None) -> tuple[Tensor | None, int, int]:
         return None, 1, 0
     n = order.shape[-1]
     return order.contiguous(), order.numel() // n, n
-
-
-def width_for(size: int, most: int) -> int:
-    """Return the power of two that a program works on: at least ``size``, but at most ``most``."""
-    enough: int = power_of_2(size)
-    return min(most, enough)
 
 
 def warps_for(width: int) -> int:

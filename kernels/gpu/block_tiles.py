@@ -25,16 +25,14 @@ from attnbench.kernels.gpu.block_states import (
     rows_of_order,
     shared,
     warps_for,
-    width_for,
 )
 from attnbench.kernels.gpu.mask_words import words_for_keys, words_for_queries
-from attnbench.kernels.gpu.widen import ceil_div, jit, power_of_2
+from attnbench.kernels.gpu.widen import ceil_div, jit, power_of_2, tile_size, width_for
 from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS, KeyTiles, Tiles
 from attnbench.kernels.pattern import BlockPattern
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.witness import launched
 
-LEAST = 16
 SMALL_ROWS = 64
 
 
@@ -67,12 +65,6 @@ class BlockWork:
     def orders(self) -> int:
         """Number of heads with a layout of queries of their own: 1 or B · H."""
         return len(self.queries) // self.room
-
-
-def tile_size(tokens: int, blocks: int, most: int) -> int:
-    """Return the smallest power of two from 16 to ``most`` that holds a block of mean size, or ``most``."""
-    mean: int = ceil_div(tokens, blocks)
-    return max(LEAST, width_for(mean, most))
 
 
 def sizes_of(plan: Plan) -> tuple[int, int]:

@@ -24,8 +24,8 @@ from attnbench.kernels.gpu.key_rows import fits_in_place
 from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.routing import Routes, build_routes, most_tiles
 from attnbench.kernels.gpu.rule_arrays import rows_of, rule_arrays
-from attnbench.kernels.gpu.slots import MERGED_ROWS, groups_at_once, present, slot_of_turn
-from attnbench.kernels.gpu.widen import ceil_div, jit
+from attnbench.kernels.gpu.slots import MERGED_ROWS, MOST_AT_ONCE, present, slot_of_turn
+from attnbench.kernels.gpu.widen import ceil_div, jit, width_for
 from attnbench.kernels.gpu.work import KEYS, ROWS, Tiles
 from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.phases import phase
@@ -310,7 +310,7 @@ def _merge_heads(slots: Tensor, partial: Tensor, partial_lse: Tensor, output: Te
     launch(
         _merge, (ceil_div(n, MERGED_ROWS), heads), (slots, partial, partial_lse, output, lse),
         (n, groups, output.stride(0), output.stride(1), lse.stride(0)),
-        ROWS=MERGED_ROWS, D=partial.shape[1], HEAD_DIM=output.shape[2], GROUPS=groups_at_once(groups),
+        ROWS=MERGED_ROWS, D=partial.shape[1], HEAD_DIM=output.shape[2], GROUPS=width_for(groups, MOST_AT_ONCE),
         num_warps=1,
     )  # fmt: skip
 

@@ -34,8 +34,8 @@ from attnbench.kernels.gpu.routed import (
 )
 from attnbench.kernels.gpu.routing import Routes, list_of, most_tiles
 from attnbench.kernels.gpu.rule_arrays import rows_of, rule_arrays
-from attnbench.kernels.gpu.slots import MERGED_ROWS, groups_at_once, present, slot_of_turn
-from attnbench.kernels.gpu.widen import ceil_div, jit, power_of_2
+from attnbench.kernels.gpu.slots import MERGED_ROWS, MOST_AT_ONCE, present, slot_of_turn
+from attnbench.kernels.gpu.widen import ceil_div, jit, power_of_2, width_for
 from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS, KeyTiles, RuleArrays
 from attnbench.kernels.pattern import RoutedPattern
 from attnbench.kernels.phases import phase
@@ -201,7 +201,7 @@ def key_tiles_of(
     )  # fmt: skip
     launch(
         _lay_key_tiles, (blocks, rows), (offsets, found, records), (capacity, kv_group), HALF=half, KEYS=keys,
-        WIDTH=min(256, power_of_2(blocks)), num_warps=1,
+        WIDTH=width_for(blocks, 256), num_warps=1,
     )  # fmt: skip
     if programs is not None:
         records = share_out(records, kv_group, programs)
@@ -272,7 +272,7 @@ def _sum_partial(slots: Tensor, partial: Tensor, result: Tensor) -> None:
     launch(
         _sum_rows, (ceil_div(n, MERGED_ROWS), heads), (slots, partial, result),
         (n, groups, result.stride(0), result.stride(1)), ROWS=MERGED_ROWS, D=d, WIDTH=power_of_2(d),
-        GROUPS=groups_at_once(groups), num_warps=1,
+        GROUPS=width_for(groups, MOST_AT_ONCE), num_warps=1,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.widen import ceil_div, check_dtype, jit, popcount, power_of_2
+from attnbench.kernels.gpu.widen import ceil_div, check_dtype, jit, popcount, width_for
 from attnbench.kernels.remember import remembered
 
 TILE = 128
@@ -166,8 +166,8 @@ def build_routes(
     )  # fmt: skip
     launch(
         _count, (patterns, groups, rows), (bits, ranks, before, totals, starts, ends),
-        (words, blocks, chunks, lists, capacity), **shape, CHUNKS=min(64, power_of_2(chunks)), TILE=tile,
-        WIDTH=min(4096, power_of_2(lists)), num_warps=4,
+        (words, blocks, chunks, lists, capacity), **shape, CHUNKS=width_for(chunks, 64), TILE=tile,
+        WIDTH=width_for(lists, 4096), num_warps=4,
     )  # fmt: skip
     tensors = (bits, ranks, before, totals, starts, segments, table, queries if order is None else order)
     launch(

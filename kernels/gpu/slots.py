@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from attnbench.kernels.gpu.widen import INTERPRETED, jit, power_of_2
+from attnbench.kernels.gpu.widen import INTERPRETED, jit
 
 MERGED_ROWS = 64 if INTERPRETED else 8
 """Queries of a program, which has one warp: with more warps, each turn has barriers. Triton's interpreter takes as long
@@ -17,12 +17,7 @@ for a program with many queries as for one with few.
 """
 
 MOST_AT_ONCE = 32
-"""Groups whose slots a program holds at once."""
-
-
-def groups_at_once(groups: int) -> int:
-    """Return the groups whose slots a program holds at once, a power of two."""
-    return min(MOST_AT_ONCE, power_of_2(groups))
+"""Groups whose slots a program holds at once, at most."""
 
 
 @jit
@@ -34,8 +29,8 @@ def present(
     Args:
         slots: those of one head, int32 [groups, n]; -1 where a query has no partial result.
         row: queries; those from n on have none.
-        n, first, groups: numbers.
-        GROUPS: a power of two.
+        n, groups: queries and groups of the head.
+        first: a multiple of GROUPS, which is a power of two.
     """
     group = first + tl.arange(0, GROUPS)
     mask = (group < groups)[:, None] & (row < n)[None]

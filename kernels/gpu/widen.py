@@ -1,4 +1,4 @@
-"""Functions that all kernels share: compilation, checks of tensors, and exact arithmetic on scores.
+"""Functions that all kernels share: compilation, sizes of programs, checks of tensors, and exact arithmetic on scores.
 
 Weights: the shares that a threshold adds up are (score - lowest) / sum of (score - lowest). The kernels use integers
 instead: the float32 difference (score - lowest), times a power of two that brings the highest into [2^29, 2^30),
@@ -39,6 +39,19 @@ def ceil_div(size: int, part: int) -> int:
 def power_of_2(size: int) -> int:
     """Return the smallest power of two of at least ``size``, which is at least 1."""
     return 1 << (size - 1).bit_length()
+
+
+def width_for(size: int, most: int) -> int:
+    """Return the power of two that a program works on: at least ``size``, but at most ``most``."""
+    return min(most, power_of_2(size))
+
+
+LEAST_TILE = 16
+
+
+def tile_size(tokens: int, blocks: int, most: int) -> int:
+    """Return the smallest power of two from 16 to ``most`` that holds a block of mean size, or ``most``."""
+    return max(LEAST_TILE, width_for(ceil_div(tokens, blocks), most))
 
 
 def check_dtype(name: str, x: Tensor, *allowed: torch.dtype) -> None:

@@ -14,11 +14,11 @@ import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels.gpu.launch import launch
-from attnbench.kernels.gpu.widen import ceil_div, check_dtype, check_unit_stride, jit, power_of_2
+from attnbench.kernels.gpu.widen import ceil_div, check_dtype, check_unit_stride, jit, power_of_2, tile_size
 
 PROGRAMS = 2112  # 16 for each of an H100's 132 multiprocessors
-LEAST_ROWS, MOST_ROWS = 16, 64
-"""Bounds of the tokens that a program reads at a time, which are those of a block of mean size, padded."""
+MOST_ROWS = 64
+"""Tokens that a program reads at a time, at most: those of a block of mean size, padded."""
 
 
 def pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
@@ -41,13 +41,12 @@ def pool_means(k: Tensor, order: Tensor | None, offsets: Tensor) -> Tensor:
     blocks, rows = len(offsets) - 1, batch * heads
     splits = splits_of(n, blocks, rows)
     columns = power_of_2(dim)
-    at_once = min(MOST_ROWS, max(LEAST_ROWS, power_of_2(ceil_div(n, blocks))))
     means = k.new_empty(batch, heads, blocks, dim, dtype=torch.float32)
     sums = means if splits == 1 else k.new_empty(rows, blocks, splits, dim, dtype=torch.float32)
     launch(
         _partial_sums, (blocks * splits, rows), (k, order if order is not None else offsets, offsets, sums),
         (*k.stride()[:3], heads, splits, dim), HAS_ORDER=order is not None, DIVIDES=splits == 1,
-        ROWS=at_once, COLUMNS=columns, num_warps=4,
+        ROWS=tile_size(n, blocks, MOST_ROWS), COLUMNS=columns, num_warps=4,
     )  # fmt: skip
     if splits > 1:
         launch(_means, (blocks, rows), (sums, offsets, means), (splits, dim), COLUMNS=columns, num_warps=1)
