@@ -14,10 +14,7 @@ def keep_text(partition: Partition, video: Tensor) -> Tensor:
 
     Without text, these are returned as they are, and not copied.
     """
-    before, after = partition.text
-    if not before and not after:
-        return video
-    return pad(video, (before, after, before, after), value=True)
+    return route_text(partition, partition.text, video)
 
 
 def route_text(partition: Partition, text: tuple[int, int], video: Tensor) -> Tensor:

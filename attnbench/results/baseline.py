@@ -82,8 +82,7 @@ def twin_bytes(rows: Iterable[Row]) -> bytes:
 def move(baseline: Baseline, run: Results, judged: Comparison) -> list[Path]:
     """Write a run as the baseline's table, with its CSV twin, and what was allowed of it. Return the files.
 
-    What was allowed is in the table's metadata, and for diffs in
-    ``<table>.accepted.csv``.
+    What was allowed is in the table's metadata, and for diffs in ``<table>.accepted.csv``.
 
     Raises:
         BadInput: if the files cannot be written; they are as they were then.
