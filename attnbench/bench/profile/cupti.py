@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, supported_activities
 from attnbench.bench.profile.attribute import gpu_calls
 from attnbench.bench.profile.call import record_calls
 from attnbench.kernels.errors import Unsupported
-from attnbench.machine.clock import ClockFault
+from attnbench.machine.clock import ClockFault, ClockStood
 from attnbench.machine.stopwatch import Stopwatch
 from attnbench.machine.timers import Action, Events, Graph, Timer, Timing, Wall, above_zero, check_timer
 from attnbench.results.records import cells as schema
@@ -36,19 +36,19 @@ class Cupti:
 
         Raises:
             ClockFault: also if the profiler loses events of every recording.
+            ClockStood: if the call launches nothing.
         """
         problem = ""
         for _ in range(ATTEMPTS):
             events, _ = record_calls(call, prepare, self.device, 1, flush=flush)
             calls = gpu_calls(events)
-            if len(calls) != 1 or not calls[0].work:
-                problem = "the profiler recorded no kernel of a call"
+            if len(calls) != 1:
+                problem = "the profiler did not record a call"
             elif calls[0].dropped:
                 problem = f"the profiler dropped {len(calls[0].dropped)} GPU events of a call"
-            else:
-                work = calls[0].work
+            elif work := calls[0].work:
                 return Timing(above_zero((max(each.end for each in work) - work[0].start) / 1e6))
-        raise ClockFault(f"{problem}, {ATTEMPTS} times in a row")
+        raise ClockFault(f"{problem}, {ATTEMPTS} times in a row") if problem else ClockStood
 
 
 def make_stopwatch(device: torch.device, timer: str | None) -> Stopwatch:

@@ -12,7 +12,7 @@ from attnbench.bench.profile.attribute import REPEAT
 from attnbench.bench.profile.cupti import ATTEMPTS, Cupti, make_stopwatch
 from attnbench.bench.profile.events import Event
 from attnbench.kernels.errors import BadInput, Unsupported
-from attnbench.machine.clock import ClockFault
+from attnbench.machine.clock import ClockFault, ClockStood
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -58,12 +58,28 @@ def test_a_recording_that_lost_events_is_made_again(bad: list[Event], monkeypatc
 
 @pytest.mark.parametrize(
     ("bad", "words"),
-    [(recording(), "recorded no kernel"), (recording((1000, 2000), lost=2), "dropped 2 GPU events of a call, 3 times")],
+    [
+        ([], "did not record a call, 3 times"),
+        (recording((1000, 2000), lost=2), "dropped 2 GPU events of a call, 3 times"),
+    ],
 )
 def test_what_is_always_lost_is_no_latency(bad: list[Event], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded(monkeypatch, *[bad] * ATTEMPTS)
     with pytest.raises(ClockFault, match=words):
         take()
+
+
+def test_the_clock_stands_for_a_call_that_never_launches_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded(monkeypatch, *[recording()] * ATTEMPTS)
+    with pytest.raises(ClockStood):
+        take()
+
+
+def test_one_recording_without_launches_is_no_proof_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded(monkeypatch, recording(), recording((1000, 2000), lost=1), recording())
+    with pytest.raises(ClockFault, match="dropped 1 GPU events") as raised:
+        take()
+    assert not isinstance(raised.value, ClockStood)
 
 
 def test_a_device_has_its_own_timer_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
