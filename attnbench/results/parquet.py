@@ -34,7 +34,7 @@ class TooLarge(Exception):
 
 
 def contents(data: bytes, most_values: int, most_bytes: int, *, decode: bool) -> tuple[list[dict[str, Any]], Any]:
-    """Return the rows of a Parquet file, and the metadata of its schema by keys, both in bytes, or None.
+    """Return the rows of a Parquet file, and its metadata by keys, both in bytes, or None.
 
     Args:
         data: the file.
@@ -107,7 +107,7 @@ def _contents(data: bytes, most_values: int, most_bytes: int, *, decode: bool) -
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-    about = file.schema_arrow.metadata
+    about = file.metadata.metadata
     groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     values = sum(group.column(place).num_values for group in groups for place in range(group.num_columns))
     if values > most_values or sum(group.total_byte_size for group in groups) > most_bytes:

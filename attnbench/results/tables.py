@@ -77,11 +77,14 @@ def table_bytes(
         "accepted": [each.model_dump(mode="json") for each in accepted],
     }
     try:
-        table = pa.Table.from_pylist(lines).replace_schema_metadata({_METADATA: json.dumps(about, allow_nan=False)})
+        table = pa.Table.from_pylist(lines)
     except (pa.ArrowException, OverflowError) as error:
         raise BadInput(f"these results cannot be written as a table: {error}") from error
     file = io.BytesIO()
-    pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+    with pq.ParquetWriter(file, table.schema, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(table)
+        # In the file's metadata alone: those of the schema are written a second time, in base64.
+        writer.add_key_value_metadata({_METADATA: json.dumps(about, allow_nan=False)})
     return file.getvalue()
 
 
