@@ -191,10 +191,14 @@ def _exact_sums(
     passed: Passed, plan: Plan, scale: float, b: int, h: int, rows: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     kv = h // (passed.q.shape[1] // passed.k.shape[1])
-    scores = scale * (passed.q[b, h, rows].double() @ passed.k[b, kv].double().T)
+    # In place: on a GPU this is most of what verifying gradients takes, and bound by memory.
+    scores = (scale * passed.q[b, h, rows].double()) @ passed.k[b, kv].double().T
     scores.masked_fill_(~plan.key_mask_of(b, h, rows), -torch.inf)
-    lse = scores.logsumexp(-1)
-    output = (scores - lse.nan_to_num(neginf=0.0)[:, None]).exp_() @ passed.v[b, kv].double()
+    most = scores.amax(-1, keepdim=True).nan_to_num_(neginf=0.0)
+    weights = scores.sub_(most).exp_()
+    total = weights.sum(-1, keepdim=True)
+    lse = (most + total.log()).squeeze(-1)
+    output = weights @ passed.v[b, kv].double() / total.masked_fill(total == 0, 1.0)
     d_output = passed.d_output[b, h, rows].double()
     return lse, (d_output * output).sum(-1), (d_output.square() * output.square()).sum(-1)
 
