@@ -77,9 +77,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs an NVIDIA GPU")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put tests that need the GPU alone last: each waits for all that run, and those behind it wait for it."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put tests that need the GPU alone last: each waits for all that run, and those behind it wait for it.
+
+    They are a group of pytest-xdist: one worker loads and compiles what they need, where ``--dist loadgroup`` is given.
+    """
     items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            if item.get_closest_marker("alone") is not None:
+                item.add_marker(pytest.mark.xdist_group("alone"))
 
 
 @pytest.hookimpl(wrapper=True)
