@@ -40,6 +40,9 @@ class StepOptions(CaseOptions):
         str | None, typer.Option(help="wan2.1-1.3b, the default on a GPU, or tiny, the default on a CPU.")
     ] = None
     text_tokens: Annotated[str | None, typer.Option(help="Text tokens of the cross-attention. Default: 512.")] = None
+    heads: Annotated[
+        int | None, typer.Option(help="Heads of a model that is as much narrower or wider. Default: the model's.")
+    ] = None
     rounds: Annotated[int | None, typer.Option(help="Rounds of timing. Default: 3 to 7, by model and direction.")] = (
         None
     )
@@ -54,6 +57,9 @@ def step(
     checkpointing: Annotated[
         bool | None, typer.Option(help="Run blocks forward again in the backward pass. Default: 1.3B in training.")
     ] = None,
+    graphs: Annotated[
+        bool, typer.Option("--graphs", help="Also run each method as CUDA graphs, one a call, as attnbench.graphed.")
+    ] = False,
     out: OutOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -68,7 +74,7 @@ def step(
     from attnbench.bench.step.session import check_request
 
     run_suite(ctx, suite, out, None, as_json, quiet)
-    request = step_request(asked, checkpointing)
+    request = dataclasses.replace(step_request(asked, checkpointing), heads=asked.heads, graphs=graphs)
     if ranks.gpus is not None or ranks.parallel is not None:
         over_ranks(ctx, request, ranks, out, as_json, quiet)
         return

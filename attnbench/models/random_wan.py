@@ -38,10 +38,11 @@ SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 """Arguments of diffusers' WanTransformer3DModel by size."""
 
 
-def make_wan(size: str, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
+def make_wan(size: str, device: torch.device, dtype: torch.dtype, seed: int = 0, heads: int | None = None) -> Any:
     """Return a WanTransformer3DModel with random weights on ``device``. Global random generators are not changed.
 
-    Parameters that diffusers keeps in float32 when it loads a checkpoint are float32 here too.
+    Parameters that diffusers keeps in float32 when it loads a checkpoint are float32 here too. With other ``heads``
+    than the size has, its feed-forward layers are as much narrower or wider.
 
     Raises:
         BadInput: for an unknown size.
@@ -55,8 +56,15 @@ def make_wan(size: str, device: torch.device, dtype: torch.dtype, seed: int = 0)
         raise Unsupported("a Wan transformer needs diffusers: pip install 'attnbench[models]'") from error
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.device(device):
         torch.manual_seed(seed)
-        model = model_class(**SIZES[size])
+        model = model_class(**_with_heads(SIZES[size], heads))
     return narrow(model, dtype).eval()
+
+
+def _with_heads(arguments: Mapping[str, Any], heads: int | None) -> dict[str, Any]:
+    if heads is None:
+        return dict(arguments)
+    wide = max(1, round(arguments["ffn_dim"] * heads / arguments["num_attention_heads"]))
+    return {**arguments, "num_attention_heads": heads, "ffn_dim": wide}
 
 
 def narrow(model: Any, dtype: torch.dtype) -> Any:

@@ -32,7 +32,10 @@ def check_group_step(request: StepRequest) -> None:
     if request.parallel not in (None, "ulysses"):
         raise BadInput(f"--parallel {request.parallel} is not possible with a step; ulysses is")
     assert request.gpus is not None
-    given = {"tokens": case.token_grid.tokens, "heads": int(SIZES[case.size]["num_attention_heads"])}
+    if case.graphs:
+        raise BadInput("--graphs is for one process: over ranks, attention cannot be captured")
+    heads = int(SIZES[case.size]["num_attention_heads"]) if case.heads is None else case.heads
+    given = {"tokens": case.token_grid.tokens, "heads": heads}
     for name, count in given.items():
         if count % request.gpus:
             raise BadInput(

@@ -134,6 +134,10 @@ class SpreadModel(StepModel):
         self.sent[name] = stopwatch.sent
         return taken
 
+    def back_to_back(self, swap: Swap, stopwatch: Stopwatch, seconds: float) -> float | None:
+        """Return None: steps back to back are for one process."""
+        return None
+
     def facts(self, name: str) -> dict[str, Any]:
         """Return what the record of a kind of self-attention says of the ranks."""
         moved = self.sent[name] > 0

@@ -13,7 +13,10 @@ from torch import Tensor
 
 import attnbench
 from attnbench import graphs
+from attnbench.bench.step.case import StepCase
+from attnbench.bench.step.measure import measure_step
 from attnbench.kernels.errors import Unsupported
+from attnbench.methods.entries import Entry
 
 pytestmark = pytest.mark.gpu
 
@@ -108,3 +111,12 @@ def test_the_cpu_is_free_sooner() -> None:
         eager, replayed = enqueue_ms(attnbench.attention), enqueue_ms(attnbench.graphed)
     print(f"\nto enqueue a call: attention {eager:.2f} ms, graphed {replayed:.2f} ms")
     assert replayed < eager
+
+
+def test_a_step_of_a_model_is_measured_as_graphs_too() -> None:
+    pytest.importorskip("diffusers")
+    case = StepCase(size="1.3b", heads=2, grid=GRID, text_tokens=16, rounds=2, graphs=True)
+    records = measure_step([Entry("vmoba"), Entry("sta")], case)
+    names = [record.name for record in records[2:]]
+    assert names == ["vmoba/triton", "vmoba/triton, graphs", "sta/triton", "sta/triton, graphs"]
+    assert all(record.step_eager_ms is not None and record.step_eager_ms > 0 for record in records)

@@ -28,6 +28,8 @@ class StepCase:
         engine: who runs the methods' plans.
         rounds: samples of each figure.
         seed: of weights and inputs.
+        heads: of a model that is as much narrower or wider; default those of its size.
+        graphs: also run each method by ``attnbench.graphed``, as one CUDA graph a call.
 
     Raises:
         BadInput: for values that cannot be used.
@@ -45,15 +47,21 @@ class StepCase:
     engine: str = "auto"
     rounds: int = 7
     seed: int = 0
+    heads: int | None = None
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         for name in ("text_tokens", "batch", "rounds"):
             if (whole_number(getattr(self, name)) or 0) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)!r}; it must be a whole number of at least 1")
+        if self.heads is not None and (whole_number(self.heads) or 0) < 1:
+            raise BadInput(f"heads is {self.heads!r}; it must be a whole number of at least 1")
         if self.direction not in ("fwd", "fwdbwd"):
             raise BadInput(f"direction is {self.direction!r}; it must be fwd or fwdbwd")
         if self.checkpointing and not self.backward:
             raise BadInput("checkpointing is for training steps: use it with direction fwdbwd")
+        if self.graphs and (self.backward or self.torch_device.type != "cuda"):
+            raise BadInput("graphs are CUDA graphs of forward calls: use them with direction fwd and device cuda")
         if self.engine != "auto":
             get_engine(self.engine)
         object.__setattr__(self, "grid", Grid.of(self.grid))

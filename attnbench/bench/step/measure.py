@@ -11,7 +11,14 @@ from attnbench.bench.profile.call import Profile
 from attnbench.bench.rounds import interleave
 from attnbench.bench.step.case import StepCase
 from attnbench.bench.step.model import StepModel
-from attnbench.bench.step.variants import Variant, dense_baseline, no_attention, own_attention, with_method
+from attnbench.bench.step.variants import (
+    Variant,
+    as_graphs,
+    dense_baseline,
+    no_attention,
+    own_attention,
+    with_method,
+)
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.device import device_name, dtype_name
 from attnbench.machine.stopwatch import Stopwatch
@@ -73,6 +80,9 @@ def measure_model(
     variants, without = _variants(of, entries, stopwatch, progress), no_attention()
     _run_first([*variants, without], of, progress)
     _take_samples([*variants, without], of, stopwatch, progress)
+    for variant in variants:
+        progress.step(f"steps back to back with {variant.name}", 0, 1, None)
+        variant.eager_ms = of.back_to_back(variant.swap, stopwatch, statistics.median(variant.step_ms) / 1e3)
     profiles = {} if observe is None else _profiles(variants, of, observe)
     shared = _shared_fields(of, stopwatch, variants[:2], without, run_id)
     baseline = next(variant for variant in variants if variant.name == shared["baseline"])
@@ -88,6 +98,8 @@ def _variants(of: StepModel, methods: Sequence[Entry], stopwatch: Stopwatch, pro
     for entry in methods:
         progress.step(f"plans of {entry.method}", 0, 1, None)
         variants.append(with_method(of, entry.method, entry.settings))
+        if of.case.graphs:
+            variants.append(as_graphs(of, variants[-1], entry.method, entry.settings))
     return _told_apart(variants)
 
 
@@ -121,6 +133,8 @@ def _take_samples(variants: Sequence[Variant], of: StepModel, stopwatch: Stopwat
 def _profiles(variants: Sequence[Variant], of: StepModel, observe: Observer) -> dict[str, Profile]:
     found = {}
     for variant in variants:
+        if variant.graphs:  # replays have no phases
+            continue
         with variant.swap(of.model):
             profile = observe(variant.name, of.step, of.clear, statistics.median(variant.step_ms))
         of.clear()
@@ -148,6 +162,7 @@ def _shared_fields(
         "direction": case.direction,
         "checkpointing": case.checkpointing,
         "engine_asked": case.engine,
+        "heads": of.qkv[0][0].shape[1],
         "seed": case.seed,
         "timer": stopwatch.timer,
         "rounds": case.rounds,
@@ -169,9 +184,11 @@ def _record(variant: Variant, baseline: Variant, shared: Mapping[str, Any], prof
         name=variant.name,
         settings=variant.settings,
         density=variant.density,
+        graphs=variant.graphs,
         step_ms=step.median,
         step_lo_ms=step.lo,
         step_hi_ms=step.hi,
+        step_eager_ms=variant.eager_ms,
         attention_ms=alone.median,
         attention_lo_ms=alone.lo,
         attention_hi_ms=alone.hi,

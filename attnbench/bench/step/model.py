@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from attnbench.api import attention
+from attnbench.bench.rounds import eager_calls
 from attnbench.bench.step.case import StepCase
 from attnbench.bench.step.standins import capture_qkv
+from attnbench.graphs import graphed
 from attnbench.kernels.phases import during
 from attnbench.machine.stopwatch import Stopwatch
 from attnbench.models.families.family import Qkv
@@ -29,7 +31,7 @@ def make_transformer(case: StepCase) -> Any:
         BadInput: for an unknown size.
         Unsupported: without diffusers.
     """
-    model = make_wan(case.size, case.torch_device, case.torch_dtype, case.seed)
+    model = make_wan(case.size, case.torch_device, case.torch_dtype, case.seed, case.heads)
     model.requires_grad_(case.backward)
     if case.checkpointing:
         model.enable_gradient_checkpointing()
@@ -93,6 +95,22 @@ class StepModel:
         self.clear()
         return taken
 
+    def back_to_back(self, swap: Swap, stopwatch: Stopwatch, seconds: float) -> float | None:
+        """Return the wall clock of a step among steps without a pause, in milliseconds.
+
+        Args:
+            swap: puts the kind of self-attention into the model.
+            stopwatch: of the device.
+            seconds: that a step takes; from one second on, what the CPU does between kernels is lost in the noise, and
+                None is returned.
+        """
+        if not (count := eager_calls(seconds)):
+            return None
+        with swap(self.model):
+            taken = stopwatch.back_to_back(self.step, self.clear, count)
+        self.clear()
+        return taken
+
     def facts(self, name: str) -> dict[str, Any]:
         """Return fields of the record of a kind of self-attention, whose samples are taken."""
         return {}
@@ -106,30 +124,40 @@ class StepModel:
         output: Tensor = attention(q, k, v, grid=self.case.token_grid, layer=layer, step=0, **arguments)
         return output
 
+    def replay(self, layer: int, q: Tensor, k: Tensor, v: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+        """Run the self-attention of a layer by itself, as the replay of a CUDA graph."""
+        output = graphed(q, k, v, grid=self.case.token_grid, layer=layer, step=0, **arguments)
+        assert isinstance(output, Tensor)
+        return output
+
     def own_qkv(self) -> list[Qkv]:
         """Return q, k and v of every layer for the tokens that this process has."""
         return self.qkv
 
-    def attention_alone(self, arguments: Mapping[str, Any], layers: int | None = None) -> Callable[[], None]:
+    def attention_alone(
+        self, arguments: Mapping[str, Any], layers: int | None = None, *, graphs: bool = False
+    ) -> Callable[[], None]:
         """Return a call of the self-attention of the first ``layers`` layers, as often as a step runs it.
 
         Args:
             arguments: keyword arguments of ``attnbench.attention``, without what a place in the model says.
             layers: default all.
+            graphs: whether each call is the replay of a CUDA graph.
         """
         qkv, again = self.own_qkv()[:layers], self.case.checkpointing
+        attend = self.replay if graphs else self.attend
 
         def forward() -> None:
             with torch.no_grad():
                 for layer, (q, k, v) in enumerate(qkv):
-                    self.attend(layer, q, k, v, arguments)
+                    attend(layer, q, k, v, arguments)
 
         def both() -> None:
             for layer, tensors in enumerate(qkv):
                 q, k, v = leaves = [x.detach().requires_grad_() for x in tensors]
-                output = self.attend(layer, q, k, v, arguments)
+                output = attend(layer, q, k, v, arguments)
                 if again:
-                    output = self.attend(layer, q, k, v, arguments)
+                    output = attend(layer, q, k, v, arguments)
                 torch.autograd.grad(output, leaves, output.detach())
 
         return both if self.case.backward else forward

@@ -60,6 +60,8 @@ class StepRequest:
         strict: refuse plain torch on a GPU where "auto" would fall to it.
         gpus: ranks that the tokens are spread over; None for one process.
         parallel: how: "ulysses".
+        heads: default those of the model.
+        graphs: also run each method as CUDA graphs.
         checkpointing: by default on for training steps of 1.3B, whose activations do not fit a GPU of 80 GB.
     """
 
@@ -82,6 +84,8 @@ class StepRequest:
     seed: int = 0
     gpus: int | None = None
     parallel: str | None = None
+    heads: int | None = None
+    graphs: bool = False
 
 
 def run_step(request: StepRequest, out: Path | None, progress: Progress) -> tuple[Path, list[StepRecord]]:
@@ -189,6 +193,8 @@ def case_of(request: StepRequest, device: torch.device) -> StepCase:
         engine=request.engine,
         rounds=usual if request.rounds is None else request.rounds,
         seed=request.seed,
+        heads=request.heads,
+        graphs=request.graphs,
     )
 
 

@@ -39,7 +39,9 @@ class Variant:
         alone: runs the self-attention of all layers by itself, as often as a step does; None where there is none.
         settings: of the method, canonical JSON.
         density: fraction of pairs kept, mean over the layers.
+        graphs: whether each call is the replay of a CUDA graph.
         step_ms, alone_ms: samples, in the order taken.
+        eager_ms: a step among steps back to back; None if it was not measured.
     """
 
     name: str
@@ -47,8 +49,10 @@ class Variant:
     alone: Callable[[], object] | None
     settings: str = "{}"
     density: float = 1.0
+    graphs: bool = False
     step_ms: list[float] = field(default_factory=list)
     alone_ms: list[float] = field(default_factory=list)
+    eager_ms: float | None = None
 
 
 def own_attention(of: StepModel) -> Variant:
@@ -91,6 +95,20 @@ def dense_baseline(of: StepModel, stopwatch: Stopwatch) -> Variant:
         name=f"full/{engine}",
         swap=lambda model: patch(model, "full", engine=engine),
         alone=of.attention_alone({"method": "full", "engine": engine}),
+    )
+
+
+def as_graphs(of: StepModel, variant: Variant, name: str, given: Mapping[str, Any]) -> Variant:
+    """Return a method that each call replays as a CUDA graph: the same as ``variant`` otherwise."""
+    method, engine = get_method(name), of.case.engine
+    return dataclasses.replace(
+        variant,
+        name=f"{variant.name}, graphs",
+        swap=lambda model: patch(model, method, engine=engine, graphs=True, **given),
+        alone=of.attention_alone({"method": method, "engine": engine, **given}, graphs=True),
+        graphs=True,
+        step_ms=[],
+        alone_ms=[],
     )
 
 

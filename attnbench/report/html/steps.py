@@ -12,7 +12,15 @@ from attnbench.results.records.steps import StepRecord
 if TYPE_CHECKING:
     from attnbench.report.terminal.fitted import Fitted
 
-COLUMNS = ("density", "step, ms", "speed-up", "self-attention, ms", "its speed-up", "predicted for the step")
+COLUMNS = (
+    "density",
+    "step, ms",
+    "speed-up",
+    "by wall clock",
+    "self-attention, ms",
+    "its speed-up",
+    "predicted for the step",
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ def step_table(section: StepSection) -> Fitted:
         table.add_column(name, justify="right", no_wrap=True)
     for line in section.lines:
         table.add_row(line.name, *(Text(f"{value} {note}".strip()) for value, note in line.cells))
-    return Fitted(table, ("predicted for the step", "density", "self-attention, ms"))
+    return Fitted(table, ("predicted for the step", "density", "self-attention, ms", "by wall clock"))
 
 
 def _section(records: Sequence[StepRecord]) -> StepSection:
@@ -74,14 +82,15 @@ def _section(records: Sequence[StepRecord]) -> StepSection:
         *(["blocks run forward again in the backward pass"] if first.checkpointing else []),
         f"{first.rounds} interleaved rounds",
     ]
+    heads = f" with {first.heads} heads" if first.heads else ""
     over = f" over {first.gpus} ranks" if first.gpus else ""
     return StepSection(
-        title=f"{words} of Wan 2.1 {size}, {grid_words(first.grid)} tokens{over}",
+        title=f"{words} of Wan 2.1 {size}{heads}, {grid_words(first.grid)} tokens{over}",
         device=first.device,
         facts=f"{', '.join(facts)}. Weights are random, so methods that choose by content keep a different density "
         "than in a trained model.",
         finding=_finding(records),
-        lines=tuple(_line(record) for record in records),
+        lines=tuple(_line(record, _baseline(records)) for record in records),
     )
 
 
@@ -97,7 +106,11 @@ def _finding(records: Sequence[StepRecord]) -> str:
     )
 
 
-def _line(record: StepRecord) -> StepLine:
+def _baseline(records: Sequence[StepRecord]) -> StepRecord | None:
+    return next((record for record in records if record.name == record.baseline), None)
+
+
+def _line(record: StepRecord, baseline: StepRecord | None) -> StepLine:
     return StepLine(
         name=record.name,
         settings=short_settings(record.settings),
@@ -107,11 +120,19 @@ def _line(record: StepRecord) -> StepLine:
             (number(record.density), ""),
             with_interval(record.step_ms, record.step_lo_ms, record.step_hi_ms),
             _speedup(record),
+            _by_wall_clock(record, baseline),
             with_interval(record.attention_ms, record.attention_lo_ms, record.attention_hi_ms),
             (times(record.attention_speedup), ""),
             (times(record.predicted_speedup if record.share > 0 else None), ""),
         ),
     )
+
+
+def _by_wall_clock(record: StepRecord, baseline: StepRecord | None) -> tuple[str, str]:
+    """Return how many times as fast steps back to back are, and their milliseconds."""
+    if record.step_eager_ms is None or baseline is None or baseline.step_eager_ms is None:
+        return "", ""
+    return times(baseline.step_eager_ms / record.step_eager_ms), f"({number(record.step_eager_ms)} ms)"
 
 
 def _over_ranks(record: StepRecord) -> str:

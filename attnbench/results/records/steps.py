@@ -18,6 +18,7 @@ class StepRecord(Record):
     text_tokens: int = Field(ge=1, description="tokens of the cross-attention")
     batch: int = Field(ge=1, description="sequences")
     layers: int = Field(ge=1, description="transformer blocks")
+    heads: int | None = Field(default=None, ge=1, description="query heads; null in older journals: those of the size")
     dtype: str = Field(description="type of the weights")
     device: str = Field(description="name of the GPU or CPU")
     direction: Literal["fwd", "fwdbwd"] = Field(description="forward, or a training step without the optimizer")
@@ -40,11 +41,16 @@ class StepRecord(Record):
     share_alone: float = Field(description="the same from the other side: the baseline's attention_ms / step_ms")
 
     name: str = Field(description="own for the model's own attention, otherwise method/engine")
+    graphs: bool = Field(default=False, description="whether each call of the method was the replay of a CUDA graph")
     settings: str = Field(description="canonical JSON of the method's settings")
     density: float = Field(ge=0, le=1, description="fraction of (query, key) pairs kept, mean over the layers")
     step_ms: float = Field(gt=0, description="median of the whole step, cold cache")
     step_lo_ms: float = Field(description="lower end of the interval of the median")
     step_hi_ms: float = Field(description="upper end of the interval of the median")
+    step_eager_ms: float | None = Field(
+        default=None,
+        description="wall clock of a step among steps back to back; null over ranks, and for steps of a second or more",
+    )
     attention_ms: float = Field(gt=0, description="self-attention of all layers by itself, on the model's q, k, v")
     attention_lo_ms: float = Field(description="lower end of the interval of the median")
     attention_hi_ms: float = Field(description="upper end of the interval of the median")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from attnbench import attention
 from attnbench.bench import baseline
 from attnbench.bench.step import measure, model, variants
 from attnbench.bench.step.case import StepCase
@@ -81,11 +82,11 @@ def test_known_times_give_the_known_shares_and_speed_ups(options: dict[str, Any]
     assert [record.name for record in records] == ["own", "full/sdpa", "sliding-window/reference"]
     milliseconds = 1e3 * forwards * 3  # three layers
     for record in (own, dense):
-        assert record.step_ms == pytest.approx((REST + DENSE) * milliseconds)
+        assert record.step_ms == record.step_eager_ms == pytest.approx((REST + DENSE) * milliseconds)
         assert record.attention_ms == pytest.approx(DENSE * milliseconds)
         assert (record.step_speedup, record.attention_speedup) == pytest.approx((1, 1))
         assert record.predicted_speedup == pytest.approx(1)
-    assert window.step_ms == pytest.approx((REST + SPARSE) * milliseconds)
+    assert window.step_ms == window.step_eager_ms == pytest.approx((REST + SPARSE) * milliseconds)
     assert window.attention_ms == pytest.approx(SPARSE * milliseconds)
     assert window.without_ms == pytest.approx(REST * milliseconds)
     assert window.share == pytest.approx(DENSE / (REST + DENSE))
@@ -115,6 +116,34 @@ def test_a_real_step_is_measured() -> None:
     assert '"tile":[1,2,2]' in records[3].settings
 
 
+def test_a_model_of_other_heads_is_as_much_wider() -> None:
+    case = StepCase(heads=3, rounds=1, **SMALL)
+    made = model.make_transformer(case)
+    assert (made.config.num_attention_heads, made.config.attention_head_dim, made.config.ffn_dim) == (3, 24, 144)
+    assert {record.heads for record in measure_step([Entry("moba")], case)} == {3}
+
+
+def test_a_method_is_measured_as_graphs_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    replayed = []
+
+    def replay(*tensors: Tensor, **given: Any) -> Any:
+        replayed.append(given["layer"])
+        return attention(*tensors, **given)
+
+    monkeypatch.setattr(model, "graphed", replay)
+    monkeypatch.setattr("attnbench.models.patch.graphed", replay)
+    case = StepCase(rounds=2, **SMALL)
+    object.__setattr__(case, "graphs", True)  # a CPU has none
+    observed: list[str] = []
+    records = measure_step([Entry("moba")], case, observe=lambda name, *rest: observed.append(name))
+    assert [(record.name, record.graphs) for record in records[2:]] == [
+        ("moba/reference", False), ("moba/reference, graphs", True)
+    ]  # fmt: skip
+    assert set(replayed) == {0, 1, 2}
+    assert records[3].density == records[2].density < 1
+    assert observed == [record.name for record in records[:3]]
+
+
 def test_a_step_without_a_dense_engine_that_is_right_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*given: Any, **options: Any) -> Any:
         return dataclasses.replace(check_rows(*given, **options), error=1.0)
@@ -133,6 +162,8 @@ def test_a_step_without_a_dense_engine_that_is_right_is_refused(monkeypatch: pyt
         ({"batch": 1.5}, BadInput, "batch is 1.5"),
         ({"direction": "bwd"}, BadInput, "direction is 'bwd'"),
         ({"checkpointing": True}, BadInput, "direction fwdbwd"),
+        ({"heads": 0}, BadInput, "heads is 0"),
+        ({"graphs": True}, BadInput, "CUDA graphs of forward calls"),
         ({"methods": [Entry("vmoba", {"tile": 1})]}, BadInput, "unknown setting"),
         ({"engine": "sdpa"}, Unsupported, "runs full attention only"),
     ],

@@ -45,6 +45,7 @@ def made_up(case: StepCase, run_id: str, profile: Profile | None, share: float =
             step_lo_ms=0.9 * step, step_hi_ms=1.1 * step, attention_ms=attention, attention_lo_ms=0.9 * attention,
             attention_hi_ms=1.1 * attention, step_speedup=100 / step, step_speedup_lo=90 / step,
             step_speedup_hi=110 / step, attention_speedup=60 / attention, predicted_speedup=1.7,
+            step_eager_ms=step + (10.0 if name == "full/flash4" else 2.0),
             samples_ms=[step, step], **more,
         )  # fmt: skip
 
@@ -80,7 +81,7 @@ def test_records_say_what_was_measured_and_are_read_back(asked: list[dict[str, A
     assert asked == [
         {"methods": {"vmoba": {"threshold": 0.3}}, "size": "tiny", "grid": grid_of(request, "cpu"),
          "text_tokens": 512, "batch": 1, "dtype": None, "device": "cpu", "direction": "fwdbwd", "checkpointing": False,
-         "engine": "auto", "rounds": 2, "seed": 3}
+         "engine": "auto", "rounds": 2, "seed": 3, "heads": None, "graphs": False}
     ]  # fmt: skip
     assert load_steps(folder) == records
     assert [record.name for record in records] == ["own", "full/flash4", "vmoba/triton"]
@@ -154,14 +155,15 @@ def test_the_page_says_what_share_self_attention_is(asked: list[dict[str, Any]],
         "step takes 40.0 ms: no method can make it more than 2.50× as fast."
     )
     assert section.lines[2].cells[:2] == (("0.200", ""), ("62.0", "[55.8, 68.2]"))
-    assert section.lines[2].cells[5] == ("1.70×", "")
+    assert section.lines[2].cells[3] == ("1.72×", "(64.0 ms)")
+    assert section.lines[2].cells[6] == ("1.70×", "")
     phases = {"fwd attend": 20.0, "fwd other": 10.0, "fwd gap": 0.5, "bwd attend": 30.0, "bwd other": 15.0}
     (section,) = step_sections([records[2].model_copy(update={"phases_ms": phases})])
     assert section.lines[0].phases == "attend 50.0 ms, gaps 0.500 ms, rest of the model 25.0 ms"
     lost = [record.model_copy(update={"share": -0.02}) for record in records]
     (section,) = step_sections(lost)
     assert "is not above zero" in section.finding
-    assert section.lines[2].cells[5] == ("–", "")
+    assert section.lines[2].cells[6] == ("–", "")
 
 
 def test_the_command_prints_json_for_machines(
@@ -226,7 +228,7 @@ def test_the_command_measures_a_real_step_and_the_report_shows_it(
     monkeypatch.setattr("attnbench.report.html.page.mask_pictures", lambda methods: [])
     call(report_command, "shown", "--out", "page.html")
     page = Path("page.html").read_text()
-    assert "A step of Wan 2.1 tiny, 2×3×4 tokens" in page
+    assert "A step of Wan 2.1 tiny with 2 heads, 2×3×4 tokens" in page
     assert "sta/reference" in page
 
 
