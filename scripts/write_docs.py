@@ -392,6 +392,16 @@ def ranks_measured(ranks: int = 8) -> str:
     return "\n\n".join(filter(None, (page["calls"](rows, ranks), steps)))
 
 
+BREAK_EVEN = ROOT / "results" / "h200" / "sweeps"
+
+
+def break_even_measured() -> str:
+    """Return from how many tokens on methods beat dense attention; a sentence where no run is committed."""
+    page = runpy.run_path(str(ROOT / "scripts" / "break_even_page.py"))
+    table: str = page["table"](read(BREAK_EVEN)) if any(BREAK_EVEN.glob("*.jsonl.gz")) else page["NONE_YET"]
+    return table
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "results.md": {"records": record_tables},
     "analysis.md": {part: partial(analysis_part, part) for part in ANALYSIS_PARTS},
@@ -403,6 +413,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "inputs.md": {"inputs": inputs_block},
     "methods-compared.md": {"sections": compared_sections},
+    "sweep.md": {"break-even": break_even_measured},
     "parallel.md": {"counts": ranks_counts, "measured": ranks_measured},
     **{page: {part: partial(claims_part, page, part) for part in parts} for page, parts in CLAIMS.items()},
 }

@@ -1,0 +1,69 @@
+"""Table of docs/sweep.md: from how many tokens on methods beat dense attention. scripts/write_docs.py writes it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from attnbench.bench.sweep.session import sweep_table
+from attnbench.report.words import short_settings
+from attnbench.results.break_even import Curve, curves
+from attnbench.results.crossings import BreakEven
+from attnbench.results.load import Results
+
+NONE_YET = "No points are committed yet, so there are no figures here."
+TITLES = ("method", "heads", "faster in GPU time", "faster by the wall clock")
+
+
+def table(found: Results) -> str:
+    """Return a line for each method, setting and number of heads; methods whose layers differ have the mean over them.
+
+    Args:
+        found: runs of the points, each of one number of tokens and heads.
+    """
+    lines = []
+    methods = dict.fromkeys((row.method, row.settings_given or "{}") for row in found.rows if row.method != "full")
+    for method, settings in methods:
+        name = " ".join(filter(None, (f"`{method}`", _quoted(short_settings(settings)))))
+        for heads in sorted({row.heads for row in found.rows}):
+            rows = tuple(
+                row
+                for row in found.rows
+                if (row.method, row.settings_given or "{}", row.heads) == (method, settings, heads)
+            )
+            if rows:
+                own = curves(sweep_table(dataclasses.replace(found, rows=rows)))
+                lines.append(_line(name, heads, next((c for c in own if c.layer is None), own[0])))
+    if not lines:
+        return NONE_YET
+    most = f"{max(row.tokens for row in found.rows):,} tokens"
+    titles = [*TITLES, f"speed-up at {most}", "by the wall clock"]
+    return "\n".join([_row(titles), _row(["---"] + ["---:"] * (len(titles) - 1)), *lines])
+
+
+def _quoted(settings: str) -> str:
+    return f"`{settings}`" if settings else ""
+
+
+def _line(name: str, heads: int, curve: Curve) -> str:
+    last = curve.points[-1] if curve.points else None
+    most = f"{last.speedup.value:.2f}×" if last is not None else "–"
+    eager = f"{last.speedup_eager:.2f}×" if last is not None and last.speedup_eager is not None else "–"
+    return _row([name, str(heads), _place(curve.break_even, curve), _place(curve.break_even_eager, curve), most, eager])
+
+
+def _place(found: BreakEven, curve: Curve) -> str:
+    """Return from how many tokens on a method is faster."""
+    if found.outcome == "none":
+        return "–"
+    if found.outcome in ("faster", "slower"):
+        return "everywhere" if found.outcome == "faster" else "nowhere"
+    if found.at is None:
+        return f"no one place: {' and '.join(f'{x:,.0f}' for x in found.crossings)}"
+    side = "from" if found.faster == "above" else "up to"
+    ends = "" if found.lo is None or found.hi is None else f" ({found.lo:,.0f} to {found.hi:,.0f})"
+    return f"{side} {found.at:,.0f}{ends}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
