@@ -40,6 +40,7 @@ from attnbench.methods.kit import (
     band,
     bounding_boxes,
     main,
+    named_once,
     partition_ranges,
     quoted,
     quoted_path,
@@ -203,12 +204,12 @@ def _load(path: str) -> _Schedule:
 @lru_cache(16)
 def _read(path: str, changed: int) -> _Schedule:
     with open(path, encoding="utf-8") as stream:
-        found: Any = json.load(stream)
+        found: Any = json.load(stream, object_pairs_hook=named_once)
     layers = found if isinstance(found, dict) else {}
     good = bool(layers) and all(
-        layer.isdecimal()
+        _is_number(layer)
         and isinstance(steps, dict)
-        and all(s.isdecimal() and kind in KINDS for s, kind in steps.items())
+        and all(_is_number(s) and kind in KINDS for s, kind in steps.items())
         for layer, steps in layers.items()
     )
     if not good:
@@ -219,6 +220,11 @@ def _read(path: str, changed: int) -> _Schedule:
         if any(int(step) > MOST_STEP for step in steps):
             raise ValueError(f"layer {layer} names step {max(map(int, steps))}; steps are at most {MOST_STEP}")
     return _Schedule(layers, 1 + max((int(step) for steps in layers.values() for step in steps), default=0))
+
+
+def _is_number(name: str) -> bool:
+    """Return whether a name is a number as it is looked up: without signs, spaces and zeros in front."""
+    return name.isascii() and name.isdecimal() and (name == "0" or name[0] != "0")
 
 
 @remembered(8)

@@ -11,6 +11,7 @@ from attnbench.kernels.cuts import Cut, route, score_block_pairs
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Grid, Layout, coordinates
 from attnbench.kernels.kmeans import cluster, cluster_flops
+from attnbench.kernels.named_once import named_once
 from attnbench.kernels.partition import Partition, partition_cuboids, partition_in_order, partition_ranges, whole
 from attnbench.kernels.pattern import BlockPattern, RoutedPattern
 from attnbench.kernels.percentile import cut_percentile
@@ -50,7 +51,7 @@ __all__ = [
     "Training", "Unsupported", "add_summaries", "as_choice", "as_density", "as_flag", "as_ints", "as_number",
     "as_numbers", "as_state", "band", "band_flops", "band_shares", "below_flops", "bounding_boxes", "causal",
     "check_per_head", "cluster", "cluster_flops", "coordinates", "count_below", "cut_percentile", "fit", "keep_text",
-    "kind_of", "main", "masked_flops", "masked_outputs", "nearest", "ordinary_text", "partition_cuboids",
+    "kind_of", "main", "masked_flops", "masked_outputs", "named_once", "nearest", "ordinary_text", "partition_cuboids",
     "partition_in_order", "partition_ranges", "phase", "pool_similarity", "quoted", "quoted_path", "remembered",
     "route", "route_text", "row_ops", "score_block_pairs", "score_cells",
     "score_means", "selection_ops", "share_of", "shrink_axis", "shrink_grid", "similarity_flops", "split_flops",

@@ -322,6 +322,9 @@ def test_a_schedule_of_other_words_is_refused(tmp_path: Path) -> None:
         ('{"0": {"1": "half"}}', "an object of layers"), ("[]", "an object of layers"), ("{", "Expecting"),
         ('{"x": {"1": "full"}}', "an object of layers"), ("[" * 10**5, "recursion"),
         ('{"3": {"0": "window"}}', "step 0 of layer 3 is 'window'; it must be full"),
+        ('{"03": {"0": "full"}}', "an object of layers"),
+        ('{"3": {"1": "full", "01": "share"}}', "an object of layers"),
+        ('{"3": {"0": "full"}, "3": {"0": "full"}}', "an object names '3' twice"),
         ('{"3": {"999999999": "window"}}', "layer 3 names step 999999999; steps are at most 9999"),
     ):  # fmt: skip
         path.write_text(text)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attnbench.inputs.files import read_named
 from attnbench.kernels.errors import BadInput
+from attnbench.kernels.named_once import named_once
 
 _WANTED = 'a JSON object that maps file names to prompts, such as {"cat.mp4": "a cat on a sofa"}'
 
@@ -30,7 +31,7 @@ def read_prompts(path: Path, videos: Sequence[str]) -> dict[str, str]:
     if not text.strip():
         raise BadInput(f"prompts {str(path)!r} are empty; wanted: {_WANTED}")
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=named_once)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"prompts {str(path)!r} are not JSON ({error}); wanted: {_WANTED}") from error
     if not isinstance(found, dict) or not all(isinstance(prompt, str) for prompt in found.values()):
