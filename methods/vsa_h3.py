@@ -2,7 +2,7 @@
 
 The prefix of text, conditions and audio is the text in front: dense both ways, as the published mode "exempt" has it.
 The coarse branch runs only with a gate. It attends over all tiles, those of the prefix too, for which the prefix is
-one segment, cut into runs of as many tokens as a tile has; text behind the video likewise.
+one segment, cut into runs of as many tokens as a tile has that no edge cuts off; text behind the video likewise.
 """
 
 from __future__ import annotations
@@ -26,9 +26,21 @@ from attnbench.methods.kit import (
     partition_cuboids,
     remembered,
 )
-from attnbench.methods.vsa import VSA, keep_best_tiles, resolve, twin
+from attnbench.methods.vsa import VSA, keep_best_tiles
+from attnbench.methods.vsa import resolve as cut_off
+from attnbench.methods.vsa import twin as small_tiles
 
 Triple = tuple[int, int, int]
+
+
+def resolve(settings: VSA, layout: Layout) -> VSA:
+    """Check the tile. The default stays as it is where the grid is smaller, since the prefix is cut by it too.
+
+    Raises:
+        BadInput: for a chosen tile that is larger than the grid.
+    """
+    cut_off(settings, layout)
+    return settings
 
 
 def plan(settings: VSA, q: Tensor, k: Tensor, call: Call) -> Plan:
@@ -47,8 +59,7 @@ def finish(settings: VSA, call: BranchCall, q: Tensor, k: Tensor, v: Tensor, out
     """Add the coarse branch over all tiles, times the gate; nothing without one."""
     if call.params is None:
         return output
-    tile = resolve(settings, call.layout).tile
-    tiles = _tiles(_numbers(tile), *call.layout.numbers, q.device)
+    tiles = _tiles(_numbers(settings.tile), *call.layout.numbers, q.device)
     return add_coarse(output, q, k, v, tiles, call.params["gate"], call.scale)
 
 
@@ -71,6 +82,11 @@ def _tiles(tile: Triple, shape: Triple, text: tuple[int, int], device: torch.dev
         tile_of = torch.empty_like(tile_of).scatter_(0, partition.order, tile_of)
     offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
     return Tiles(partition.order, offsets, slice(0, len(sizes)), slice(0, layout.tokens), tile_of)
+
+
+def twin(settings: VSA, layout: Layout, layer: int) -> tuple[VSA, Layout]:
+    """As of vsa, of the tiles as the grid cuts them off."""
+    return small_tiles(cut_off(settings, layout), layout, layer)
 
 
 METHOD = Method(

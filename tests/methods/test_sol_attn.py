@@ -104,3 +104,10 @@ def test_refusals(settings: dict[str, Any], words: str) -> None:
     x = torch.zeros(1, 1, 8, 4)
     with pytest.raises(BadInput, match=words):
         attnbench.select(x, x, method="sol-attn", grid=(2, 2, 2), **settings)
+
+
+def test_blocks_beyond_all_others_are_near_in_any_number(tensors: Helper) -> None:
+    layout = Layout(attnbench.Grid(2, 3, 4))
+    q, k, _ = tensors(layout, 1, 1, 1)
+    settings: dict[str, Any] = {"method": "sol-attn", "grid": layout.grid, "block": 4}
+    assert attnbench.select(q, k, near=2**70, **settings).density == 1

@@ -90,6 +90,18 @@ def test_against_the_rule(
         torch.testing.assert_close(out[0, h], wanted[1], atol=1e-10, rtol=0)
 
 
+@pytest.mark.parametrize("grid", [(2, 8, 8), (1, 5, 9), (3, 4, 3)])
+def test_an_edge_of_the_grid_leaves_the_runs_of_the_prefix_alone(grid: Triple, tensors: Helper, places: Helper) -> None:
+    layout = Layout(attnbench.Grid(*grid), (150, 70))
+    q, k, v, gate = tensors(layout, 1, 1, 1, 1)
+    where: dict[str, Any] = {"method": "vsa-h3", "grid": layout.grid, "text": layout.text, "density": 0.5}
+    out = attnbench.attention(q, k, v, **where, params={"gate": gate})
+    fine = video_tiles(layout, (4, 4, 4), places(layout.grid))
+    coarse = [*runs(range(150), 64), *fine, *runs(range(layout.tokens - 70, layout.tokens), 64)]
+    wanted = expected(q[0, 0], k[0, 0], v[0, 0], fine, coarse, 0.5, gate[0, 0])[1]
+    torch.testing.assert_close(out[0, 0], wanted, atol=1e-10, rtol=0)
+
+
 def test_the_branch_of_the_published_code_for_h3() -> None:
     case = next(
         case for case in json.loads((FOLDER / "vsa-h3.json").read_text("utf-8")) if case["file"] == "vsah3_3.npz"
