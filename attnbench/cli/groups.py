@@ -25,7 +25,7 @@ _OPTION_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "--direction", "--inputs", "--seed", "--prompt", "--prompts", "--fps", "--dimension", "--classes",
             "--seeds", "--sampler-steps",
             "--dense-steps", "--dense-layers", "--metric", "--weights", "--height", "--width", "--guidance",
-            "--video-only", "--checkpointing", "--queries", "--block", "--perturb", "--perturb-steps",
+            "--video-only", "--checkpointing", "--graphs", "--queries", "--block", "--perturb", "--perturb-steps",
         ),
         "How it is trained": (
             "--train-steps", "--seconds", "--coarse", "--dense-coarse", "--coarse-from", "--full-seconds", "--as-layer",

@@ -149,7 +149,7 @@ def test_such_a_row_is_another_cell_and_says_how_to_measure_it_again(measured: M
 def test_a_training_step_over_two_ranks_is_that_of_one_process(measured: Measured) -> None:
     (code, said), (other, silent) = measured.said[STEP]
     assert (code, other, silent) == (0, 0, ""), said
-    assert "A training step of Wan 2.1 tiny, 2×4×4 tokens over 2 ranks" in said
+    assert "A training step of Wan 2.1 tiny with 2 heads, 2×4×4 tokens over 2 ranks" in said
     assert "so 2 ranks are" in said
     own, full, sta = (json.loads(line) for line in (measured.folder / "step" / JOURNAL).read_text().splitlines()[1:])
     assert [own["name"], full["name"], sta["name"]] == ["own", "full/sdpa", "sta/reference"]
