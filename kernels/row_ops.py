@@ -162,7 +162,6 @@ def cut_above_mean_row(
     Returns:
         bool [B, H, q blocks, k blocks].
     """
-    near = min(near, max(scores.shape[2:]))  # a number of any size may be asked for; operators take 64 bits
     keep: Tensor = _cut_above_mean_row(scores, float(scale), float(tau), variances, near)
     return keep
 

@@ -116,7 +116,7 @@ def _reach(apart: int, n: int, size: int, decay: float) -> int | None:
     width = 2.0 ** (n.bit_length() - apart.bit_length())
     if width < THINNING and apart % int(THINNING / width) != 0:
         return None
-    return n if apart <= 1 else min(n, int(max(width * decay, size)))
+    return n if apart <= 1 else int(min(n, max(width * decay, size)))
 
 
 def _paper_reach(apart: int, n: int, size: int, decay: float) -> int | None:
@@ -124,8 +124,9 @@ def _paper_reach(apart: int, n: int, size: int, decay: float) -> int | None:
     fraction = 2 ** max(0, apart.bit_length() - 1)
     width = n / fraction * (1.0 if apart <= 1 else decay)
     if width < 1:
-        return 0 if apart % math.ceil(1 / width) == 0 else None
-    return int(width) - 1
+        every = 1 / width if width > 0 else math.inf
+        return 0 if every <= apart and apart % math.ceil(every) == 0 else None
+    return int(min(width, n + 1)) - 1
 
 
 def _filled(i: int, j: int, n: int, reach: int, size: int, tokens: int) -> Tensor:
