@@ -88,7 +88,7 @@ def attention(
         method: name of a registered method, or a Method.
         grid: the token grid (T, H, W), also as "21x45x80".
         text: text tokens before and after the video; they stay dense.
-        scale: factor of the scores; default 1/√head_dim. Methods select by scores times 1/√head_dim in any case.
+        scale: factor of the scores; default 1/√head_dim. Selections always take 1/√head_dim.
         layer, step: where in the model and in denoising the call stands, for methods that differ by them.
         state: what the method keeps between steps or layers: ``plan.state`` of its last call, which stays as it is.
         params: learned tensors of methods that have them.

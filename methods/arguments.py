@@ -10,7 +10,7 @@ from torch import Tensor
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.told import kind_of, quoted
-from attnbench.methods.base import MOST, Call, Method
+from attnbench.methods.base import LARGEST, Call, Method
 from attnbench.methods.checks import as_finite
 from attnbench.methods.per_head import check_per_head
 from attnbench.methods.registry import find_method, make_settings
@@ -36,8 +36,8 @@ def prepare(
     for name, value in (("layer", layer), ("step", 0 if step is None else step)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise BadInput(f"{name} is {quoted(value)}; it must be a whole number of at least 0")
-        if value > MOST:
-            raise BadInput(f"{name} is {quoted(value)}; it must be at most {MOST:,}")
+        if value > LARGEST:
+            raise BadInput(f"{name} is {quoted(value)}; it must be at most {LARGEST:,}")
     _check_tensors(q, k, layout if all_tokens else None)
     if v is not None:
         check_tensor("v", v)

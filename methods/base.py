@@ -254,12 +254,12 @@ class Method:
         return cycle if first >= dense else cycle.later(dense - first)
 
 
-MOST = 2**31 - 1
+LARGEST = 2**31 - 1
 """The largest number of tokens, blocks, layers or steps. Sums and products of two still fit 64 bits."""
 
 
 def as_ints(name: str, value: object, *, length: int | None = None, low: int = 1) -> Any:
-    """Return ``value`` as an int or, with ``length``, as a tuple of that many ints, each from ``low`` to ``MOST``.
+    """Return ``value`` as an int or, with ``length``, as a tuple of that many ints, each from ``low`` to ``LARGEST``.
 
     Raises:
         BadInput: quoting the value.
@@ -269,8 +269,8 @@ def as_ints(name: str, value: object, *, length: int | None = None, low: int = 1
     numbers = [whole_number(item) for item in items]
     if len(items) != (length or 1) or any(number is None or number < low for number in numbers):
         raise BadInput(f"{name} is {quoted(value)}; it must be {wanted}")
-    if any(number is not None and number > MOST for number in numbers):
-        raise BadInput(f"{name} is {quoted(value)}; it must be at most {MOST:,}")
+    if any(number is not None and number > LARGEST for number in numbers):
+        raise BadInput(f"{name} is {quoted(value)}; it must be at most {LARGEST:,}")
     return numbers[0] if length is None else tuple(numbers)
 
 

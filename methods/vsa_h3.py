@@ -2,7 +2,7 @@
 
 The prefix of text, conditions and audio is the text in front: dense both ways, as the published mode "exempt" has it.
 The coarse branch runs only with a gate. It attends over all tiles, those of the prefix too, for which the prefix is
-one segment, cut into runs of as many tokens as a tile has that no edge cuts off; text behind the video likewise.
+one segment, cut into runs as long as a whole tile; text behind the video likewise.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from operator import index
 import torch
 from torch import Tensor
 
+from attnbench.methods import vsa
 from attnbench.methods.coarse import Tiles, add_coarse, check_gate, coarse_flops
 from attnbench.methods.kit import (
     BranchCall,
@@ -27,8 +28,6 @@ from attnbench.methods.kit import (
     remembered,
 )
 from attnbench.methods.vsa import VSA, keep_best_tiles
-from attnbench.methods.vsa import resolve as cut_off
-from attnbench.methods.vsa import twin as small_tiles
 
 Triple = tuple[int, int, int]
 
@@ -39,7 +38,7 @@ def resolve(settings: VSA, layout: Layout) -> VSA:
     Raises:
         BadInput: for a chosen tile that is larger than the grid.
     """
-    cut_off(settings, layout)
+    vsa.resolve(settings, layout)
     return settings
 
 
@@ -86,7 +85,7 @@ def _tiles(tile: Triple, shape: Triple, text: tuple[int, int], device: torch.dev
 
 def twin(settings: VSA, layout: Layout, layer: int) -> tuple[VSA, Layout]:
     """As of vsa, of the tiles as the grid cuts them off."""
-    return small_tiles(cut_off(settings, layout), layout, layer)
+    return vsa.twin(vsa.resolve(settings, layout), layout, layer)
 
 
 METHOD = Method(

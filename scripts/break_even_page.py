@@ -21,7 +21,8 @@ def table(found: Results) -> str:
     Args:
         found: runs of the points, each of one number of tokens and heads.
     """
-    lines = []
+    lines: list[str] = []
+    most = max((row.tokens for row in found.rows), default=0)
     methods = dict.fromkeys((row.method, row.settings_given or "{}") for row in found.rows if row.method != "full")
     for method, settings in methods:
         name = " ".join(filter(None, (f"`{method}`", _quoted(short_settings(settings)))))
@@ -33,11 +34,10 @@ def table(found: Results) -> str:
             )
             if rows:
                 own = curves(sweep_table(dataclasses.replace(found, rows=rows)))
-                lines.append(_line(name, heads, next((c for c in own if c.layer is None), own[0])))
+                lines.append(_line(name, heads, next((c for c in own if c.layer is None), own[0]), most))
     if not lines:
         return NONE_YET
-    most = f"{max(row.tokens for row in found.rows):,} tokens"
-    titles = [*TITLES, f"speed-up at {most}", "by the wall clock"]
+    titles = [*TITLES, f"speed-up at {most:,} tokens", "by the wall clock"]
     return "\n".join([_row(titles), _row(["---"] + ["---:"] * (len(titles) - 1)), *lines])
 
 
@@ -45,14 +45,14 @@ def _quoted(settings: str) -> str:
     return f"`{settings}`" if settings else ""
 
 
-def _line(name: str, heads: int, curve: Curve) -> str:
-    last = curve.points[-1] if curve.points else None
-    most = f"{last.speedup.value:.2f}×" if last is not None else "–"
+def _line(name: str, heads: int, curve: Curve, most: int) -> str:
+    last = next((point for point in curve.points if point.tokens == most), None)
+    gpu = f"{last.speedup.value:.2f}×" if last is not None else "–"
     eager = f"{last.speedup_eager:.2f}×" if last is not None and last.speedup_eager is not None else "–"
-    return _row([name, str(heads), _place(curve.break_even, curve), _place(curve.break_even_eager, curve), most, eager])
+    return _row([name, str(heads), _place(curve.break_even), _place(curve.break_even_eager), gpu, eager])
 
 
-def _place(found: BreakEven, curve: Curve) -> str:
+def _place(found: BreakEven) -> str:
     """Return from how many tokens on a method is faster."""
     if found.outcome == "none":
         return "–"

@@ -41,7 +41,7 @@ class StepOptions(CaseOptions):
     ] = None
     text_tokens: Annotated[str | None, typer.Option(help="Text tokens of the cross-attention. Default: 512.")] = None
     heads: Annotated[
-        int | None, typer.Option(help="Heads of a model that is as much narrower or wider. Default: the model's.")
+        int | None, typer.Option(help="Heads of a model that is as much narrower or wider. Default: those of --model.")
     ] = None
     rounds: Annotated[int | None, typer.Option(help="Rounds of timing. Default: 3 to 7, by model and direction.")] = (
         None
@@ -74,7 +74,7 @@ def step(
     from attnbench.bench.step.session import check_request
 
     run_suite(ctx, suite, out, None, as_json, quiet)
-    request = dataclasses.replace(step_request(asked, checkpointing), heads=asked.heads, graphs=graphs)
+    request = step_request(asked, checkpointing, heads=asked.heads, graphs=graphs)
     if ranks.gpus is not None or ranks.parallel is not None:
         over_ranks(ctx, request, ranks, out, as_json, quiet)
         return
@@ -82,7 +82,9 @@ def step(
     measure_and_show(request, out, as_json, quiet)
 
 
-def step_request(asked: StepOptions | CellOptions, checkpointing: bool | None) -> StepRequest:
+def step_request(
+    asked: StepOptions | CellOptions, checkpointing: bool | None, *, heads: int | None = None, graphs: bool = False
+) -> StepRequest:
     """Return the request that options make, those of ``profile`` too.
 
     Raises:
@@ -95,7 +97,7 @@ def step_request(asked: StepOptions | CellOptions, checkpointing: bool | None) -
         methods, model=asked.model, res=asked.res, frames=asked.frames, height=asked.height,
         width=asked.width, text_tokens=asked.text_tokens, grid=asked.grid, batch=asked.batch,
         dtype=asked.dtype, device=asked.device, direction=asked.direction, checkpointing=checkpointing,
-        engine=asked.engine, strict=asked.strict, rounds=asked.rounds, seed=asked.seed,
+        engine=asked.engine, strict=asked.strict, rounds=asked.rounds, seed=asked.seed, heads=heads, graphs=graphs,
     )  # fmt: skip
 
 

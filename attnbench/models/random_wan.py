@@ -42,7 +42,7 @@ def make_wan(size: str, device: torch.device, dtype: torch.dtype, seed: int = 0,
     """Return a WanTransformer3DModel with random weights on ``device``. Global random generators are not changed.
 
     Parameters that diffusers keeps in float32 when it loads a checkpoint are float32 here too. With other ``heads``
-    than the size has, its feed-forward layers are as much narrower or wider.
+    than the size has, all layers are as much narrower or wider, so linear layers change with the square.
 
     Raises:
         BadInput: for an unknown size.
@@ -63,8 +63,8 @@ def make_wan(size: str, device: torch.device, dtype: torch.dtype, seed: int = 0,
 def _with_heads(arguments: Mapping[str, Any], heads: int | None) -> dict[str, Any]:
     if heads is None:
         return dict(arguments)
-    wide = max(1, round(arguments["ffn_dim"] * heads / arguments["num_attention_heads"]))
-    return {**arguments, "num_attention_heads": heads, "ffn_dim": wide}
+    wide = arguments["ffn_dim"] * heads / arguments["num_attention_heads"]
+    return {**arguments, "num_attention_heads": heads, "ffn_dim": 16 * max(1, round(wide / 16))}  # as kernels like it
 
 
 def narrow(model: Any, dtype: torch.dtype) -> Any:

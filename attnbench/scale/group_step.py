@@ -38,9 +38,11 @@ def check_group_step(request: StepRequest) -> None:
     given = {"tokens": case.token_grid.tokens, "heads": heads}
     for name, count in given.items():
         if count % request.gpus:
+            common = math.gcd(*given.values())
+            instead = f"take a number that divides {common:,}" if common > 1 else "take other --heads or another --grid"
             raise BadInput(
                 f"--gpus is {request.gpus}, and the step has {count:,} {name}: diffusers' context parallelism shares "
-                f"them out evenly, so take a number that divides {math.gcd(*given.values()):,}"
+                f"them out evenly, so {instead}"
             )
 
 

@@ -48,7 +48,7 @@ class Cupti:
                 problem = f"the profiler dropped {len(calls[0].dropped)} GPU events of a call"
             elif work := calls[0].work:
                 return Timing(above_zero((max(each.end for each in work) - work[0].start) / 1e6))
-        raise ClockFault(f"{problem}, {ATTEMPTS} times in a row") if problem else ClockStood
+        raise ClockFault(f"{problem}; of {ATTEMPTS} recordings none was whole") if problem else ClockStood
 
 
 def make_stopwatch(device: torch.device, timer: str | None) -> Stopwatch:

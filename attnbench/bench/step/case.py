@@ -9,7 +9,11 @@ import torch
 from attnbench.kernels.engines import get_engine
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, whole_number
+from attnbench.kernels.told import quoted
 from attnbench.machine.device import resolve_device, resolve_dtype
+
+MOST_HEADS = 128
+"""More than any model of video has."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,8 @@ class StepCase:
         for name in ("text_tokens", "batch", "rounds"):
             if (whole_number(getattr(self, name)) or 0) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)!r}; it must be a whole number of at least 1")
-        if self.heads is not None and (whole_number(self.heads) or 0) < 1:
-            raise BadInput(f"heads is {self.heads!r}; it must be a whole number of at least 1")
+        if self.heads is not None and not 1 <= (whole_number(self.heads) or 0) <= MOST_HEADS:
+            raise BadInput(f"heads is {quoted(self.heads)}; it must be a whole number from 1 to {MOST_HEADS}")
         if self.direction not in ("fwd", "fwdbwd"):
             raise BadInput(f"direction is {self.direction!r}; it must be fwd or fwdbwd")
         if self.checkpointing and not self.backward:

@@ -19,6 +19,7 @@ from attnbench.bench.step.variants import (
     own_attention,
     with_method,
 )
+from attnbench.graphs import forget_graphs
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.device import device_name, dtype_name
 from attnbench.machine.stopwatch import Stopwatch
@@ -63,13 +64,27 @@ def measure_step(
         Unsupported: without diffusers, or if an engine cannot serve a method. All are tried before the first sample.
     """
     entries: Sequence[Entry] = as_entries(methods)
-    for entry in entries:
-        make_settings(get_method(entry.method), entry.settings)
+    check_methods(entries, graphs=case.graphs)
     told = progress or NoProgress()
     told.step(f"Wan {case.size} with random weights", 0, 1, None)
     return measure_model(
         entries, StepModel.make(case), Stopwatch(case.torch_device), run_id=run_id, observe=observe, progress=told
     )
+
+
+def check_methods(entries: Sequence[Entry], *, graphs: bool) -> None:
+    """Check methods and settings before anything is made.
+
+    Raises:
+        BadInput: for those that do not exist, and with ``graphs`` for methods that keep a state.
+    """
+    for entry in entries:
+        method = get_method(entry.method)
+        make_settings(method, entry.settings)
+        if graphs and method.cycle is not None:
+            raise BadInput(
+                f"method {method.name!r} keeps a state from step to step, which CUDA graphs cannot: leave out graphs"
+            )
 
 
 def measure_model(
@@ -83,6 +98,8 @@ def measure_model(
     for variant in variants:
         progress.step(f"steps back to back with {variant.name}", 0, 1, None)
         variant.eager_ms = of.back_to_back(variant.swap, stopwatch, statistics.median(variant.step_ms) / 1e3)
+    if of.case.graphs:
+        forget_graphs()
     profiles = {} if observe is None else _profiles(variants, of, observe)
     shared = _shared_fields(of, stopwatch, variants[:2], without, run_id)
     baseline = next(variant for variant in variants if variant.name == shared["baseline"])
@@ -107,7 +124,11 @@ def _told_apart(variants: list[Variant]) -> list[Variant]:
     """Return variants whose names differ: those of one method and engine say which settings they differ by."""
     settings = {name: [each.settings for each in variants if each.name == name] for name in {v.name for v in variants}}
     return [
-        dataclasses.replace(each, name=f"{each.name} {differing_settings(each.settings, settings[each.name])}".strip())
+        dataclasses.replace(
+            each,
+            name=f"{each.name} {differing_settings(each.settings, settings[each.name])}".strip()
+            + (", graphs" if each.graphs else ""),
+        )
         for each in variants
     ]
 

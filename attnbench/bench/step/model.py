@@ -107,7 +107,8 @@ class StepModel:
         if not (count := eager_calls(seconds)):
             return None
         with swap(self.model):
-            taken = stopwatch.back_to_back(self.step, self.clear, count)
+            prepare = self.clear if self.case.backward else lambda: None  # which a caller does not do between steps
+            taken = stopwatch.back_to_back(self.step, prepare, count)
         self.clear()
         return taken
 

@@ -13,7 +13,7 @@ import torch
 
 from attnbench.bench.profile.call import Profile, profile_call
 from attnbench.bench.step.case import StepCase
-from attnbench.bench.step.measure import Observer, measure_step
+from attnbench.bench.step.measure import Observer, check_methods, measure_step
 from attnbench.bench.trial import classified
 from attnbench.inputs.seeds import SEEDS
 from attnbench.inputs.shapes import resolve_shape
@@ -24,7 +24,6 @@ from attnbench.machine.command import typed_command
 from attnbench.machine.device import resolve_device
 from attnbench.machine.environment import collect_environment
 from attnbench.machine.memory import lack_told
-from attnbench.methods import get_method, make_settings
 from attnbench.methods.entries import Entry
 from attnbench.models.random_wan import SIZES as WAN_SIZES
 from attnbench.results.journal import JOURNAL, Journal
@@ -129,9 +128,8 @@ def check_request(request: StepRequest) -> None:
     Raises:
         BadInput: for a request that cannot be used.
     """
+    check_methods(request.methods, graphs=request.graphs)
     case_of(request, resolve_device(request.device))
-    for entry in request.methods:
-        make_settings(get_method(entry.method), entry.settings)
 
 
 def _observer(device: torch.device, progress: Progress) -> Observer:
@@ -167,7 +165,7 @@ def _whole(journal: Journal, fresh: bool) -> Iterator[Journal]:
 
 def _too_large(what: str, said: str) -> str:
     why = f": {said}" if said else ""
-    return f"{what} runs out of memory{why}; take a smaller --res or --grid, --frames or --batch"
+    return f"{what} runs out of memory{why}; take a smaller --res or --grid, --frames, --heads or --batch"
 
 
 def case_of(request: StepRequest, device: torch.device) -> StepCase:

@@ -103,7 +103,6 @@ def as_graphs(of: StepModel, variant: Variant, name: str, given: Mapping[str, An
     method, engine = get_method(name), of.case.engine
     return dataclasses.replace(
         variant,
-        name=f"{variant.name}, graphs",
         swap=lambda model: patch(model, method, engine=engine, graphs=True, **given),
         alone=of.attention_alone({"method": method, "engine": engine, **given}, graphs=True),
         graphs=True,
@@ -123,7 +122,7 @@ def with_method(of: StepModel, name: str, given: Mapping[str, Any]) -> Variant:
     arguments = {"method": method, **given}
     engines, densities = [], []
     for layer, (q, k, v) in enumerate(of.qkv):
-        plan = select(q, k, grid=grid, layer=layer, step=0, **arguments)
+        plan = select(q, k, v=v, grid=grid, layer=layer, step=0, **arguments)
         task = dataclasses.replace(Task.of(q, k, v), needs_grad=of.case.backward)
         engines.append(choose_engine(engine, plan, task).name)
         densities.append(plan.density)

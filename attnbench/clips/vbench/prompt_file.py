@@ -33,7 +33,8 @@ def read_prompts(path: Path, videos: Sequence[str]) -> dict[str, str]:
     try:
         found = json.loads(text, object_pairs_hook=named_once)
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"prompts {str(path)!r} are not JSON ({error}); wanted: {_WANTED}") from error
+        what = "are not JSON" if isinstance(error, (json.JSONDecodeError, RecursionError)) else "cannot be told apart"
+        raise BadInput(f"prompts {str(path)!r} {what} ({error}); wanted: {_WANTED}") from error
     if not isinstance(found, dict) or not all(isinstance(prompt, str) for prompt in found.values()):
         raise BadInput(f"prompts {str(path)!r} are something else; wanted: {_WANTED}")
     missing = [video for video in videos if not found.get(video, "").strip()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attnbench.report.data.page import Chosen, PageData
 from attnbench.report.data.table import Record, Value
@@ -70,7 +70,7 @@ def steps(data: PageData) -> WordTable | None:
     rows = tuple(
         (
             *(_text(each[name]) for name in several),
-            f"{each['size']}, {each['direction']}", _text(each["name"]), number(_number(each["density"])),
+            _step_words(each), _text(each["name"]), number(_number(each["density"])),
             _interval(each, "step_ms", ends=("step_lo_ms", "step_hi_ms")),
             _interval(each, "step_speedup", "×", ends=("step_speedup_lo", "step_speedup_hi")),
         )
@@ -78,6 +78,11 @@ def steps(data: PageData) -> WordTable | None:
     )  # fmt: skip
     header = (*several, "step", "self-attention", "density", "step, ms", "speed-up")
     return WordTable(header, rows, frozenset(range(len(several) + 2, len(several) + 5)))
+
+
+def _step_words(record: Mapping[str, object]) -> str:
+    heads = f", {record['heads']} heads" if record["heads"] is not None else ""
+    return f"{record['size']}{heads}, {record['grid']}, {record['direction']}"
 
 
 def comparison(data: PageData) -> WordTable | None:

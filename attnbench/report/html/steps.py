@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from attnbench.report.words import DIRECTIONS, grid_words, number, short_settings, times, tiny, with_interval
@@ -12,15 +12,10 @@ from attnbench.results.records.steps import StepRecord
 if TYPE_CHECKING:
     from attnbench.report.terminal.fitted import Fitted
 
+WALL_CLOCK = "by wall clock"
 COLUMNS = (
-    "density",
-    "step, ms",
-    "speed-up",
-    "by wall clock",
-    "self-attention, ms",
-    "its speed-up",
-    "predicted for the step",
-)
+    "density", "step, ms", "speed-up", WALL_CLOCK, "self-attention, ms", "its speed-up", "predicted for the step",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,15 +31,14 @@ class StepLine:
 
 @dataclass(frozen=True)
 class StepSection:
-    """A step: its description, the device, the share of self-attention in it, and its lines."""
+    """A step: its description, the device, the share of self-attention in it, its lines, and their columns."""
 
     title: str
     device: str
     facts: str
     finding: str
     lines: tuple[StepLine, ...]
-
-    columns = COLUMNS
+    columns: tuple[str, ...]
 
 
 def step_sections(records: Sequence[StepRecord]) -> list[StepSection]:
@@ -63,11 +57,11 @@ def step_table(section: StepSection) -> Fitted:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=section.title, title_justify="left")
     table.add_column("self-attention")
-    for name in COLUMNS:
+    for name in section.columns:
         table.add_column(name, justify="right", no_wrap=True)
     for line in section.lines:
         table.add_row(line.name, *(Text(f"{value} {note}".strip()) for value, note in line.cells))
-    return Fitted(table, ("predicted for the step", "density", "self-attention, ms", "by wall clock"))
+    return Fitted(table, ("predicted for the step", "density", "self-attention, ms", WALL_CLOCK))
 
 
 def _section(records: Sequence[StepRecord]) -> StepSection:
@@ -82,7 +76,8 @@ def _section(records: Sequence[StepRecord]) -> StepSection:
         *(["blocks run forward again in the backward pass"] if first.checkpointing else []),
         f"{first.rounds} interleaved rounds",
     ]
-    heads = f" with {first.heads} heads" if first.heads else ""
+    heads = "" if first.heads is None else f" with {first.heads} head{'s' if first.heads > 1 else ''}"
+    missing = () if any(record.step_eager_ms is not None for record in records) else (WALL_CLOCK,)
     over = f" over {first.gpus} ranks" if first.gpus else ""
     return StepSection(
         title=f"{words} of Wan 2.1 {size}{heads}, {grid_words(first.grid)} tokens{over}",
@@ -90,7 +85,8 @@ def _section(records: Sequence[StepRecord]) -> StepSection:
         facts=f"{', '.join(facts)}. Weights are random, so methods that choose by content keep a different density "
         "than in a trained model.",
         finding=_finding(records),
-        lines=tuple(_line(record, _baseline(records)) for record in records),
+        lines=tuple(_without(missing, _line(record, _baseline(records))) for record in records),
+        columns=tuple(name for name in COLUMNS if name not in missing),
     )
 
 
@@ -104,6 +100,11 @@ def _finding(records: Sequence[StepRecord]) -> str:
         f"Self-attention is {first.share:.1%} of the step of {first.baseline} ({interval}). Without it the step takes "
         f"{number(first.without_ms)} ms{limit}."
     )
+
+
+def _without(missing: Sequence[str], line: StepLine) -> StepLine:
+    cells = tuple(cell for name, cell in zip(COLUMNS, line.cells, strict=True) if name not in missing)
+    return replace(line, cells=cells)
 
 
 def _baseline(records: Sequence[StepRecord]) -> StepRecord | None:

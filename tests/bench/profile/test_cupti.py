@@ -59,8 +59,8 @@ def test_a_recording_that_lost_events_is_made_again(bad: list[Event], monkeypatc
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        ([], "did not record a call, 3 times"),
-        (recording((1000, 2000), lost=2), "dropped 2 GPU events of a call, 3 times"),
+        ([], "did not record a call; of 3 recordings none was whole"),
+        (recording((1000, 2000), lost=2), "dropped 2 GPU events of a call; of 3 recordings none was whole"),
     ],
 )
 def test_what_is_always_lost_is_no_latency(bad: list[Event], words: str, monkeypatch: pytest.MonkeyPatch) -> None:

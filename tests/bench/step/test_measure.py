@@ -120,7 +120,7 @@ def test_a_model_of_other_heads_is_as_much_wider() -> None:
     case = StepCase(heads=3, rounds=1, **SMALL)
     made = model.make_transformer(case)
     assert (made.config.num_attention_heads, made.config.attention_head_dim, made.config.ffn_dim) == (3, 24, 144)
-    assert {record.heads for record in measure_step([Entry("moba")], case)} == {3}
+    assert {record.heads for record in measure_step([Entry("svg1")], case)} == {3}  # which selects by v too
 
 
 def test_a_method_is_measured_as_graphs_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,13 +135,15 @@ def test_a_method_is_measured_as_graphs_too(monkeypatch: pytest.MonkeyPatch) -> 
     case = StepCase(rounds=2, **SMALL)
     object.__setattr__(case, "graphs", True)  # a CPU has none
     observed: list[str] = []
-    records = measure_step([Entry("moba")], case, observe=lambda name, *rest: observed.append(name))
+    entries = [Entry("moba", {"topk": 1}), Entry("moba", {"topk": 2})]
+    records = measure_step(entries, case, observe=lambda name, *rest: observed.append(name))
     assert [(record.name, record.graphs) for record in records[2:]] == [
-        ("moba/reference", False), ("moba/reference, graphs", True)
+        ("moba/reference topk 1", False), ("moba/reference topk 1, graphs", True),
+        ("moba/reference topk 2", False), ("moba/reference topk 2, graphs", True),
     ]  # fmt: skip
     assert set(replayed) == {0, 1, 2}
     assert records[3].density == records[2].density < 1
-    assert observed == [record.name for record in records[:3]]
+    assert observed == [record.name for record in records if not record.graphs]
 
 
 def test_a_step_without_a_dense_engine_that_is_right_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +165,7 @@ def test_a_step_without_a_dense_engine_that_is_right_is_refused(monkeypatch: pyt
         ({"direction": "bwd"}, BadInput, "direction is 'bwd'"),
         ({"checkpointing": True}, BadInput, "direction fwdbwd"),
         ({"heads": 0}, BadInput, "heads is 0"),
+        ({"heads": 10**20}, BadInput, "from 1 to 128"),
         ({"graphs": True}, BadInput, "CUDA graphs of forward calls"),
         ({"methods": [Entry("vmoba", {"tile": 1})]}, BadInput, "unknown setting"),
         ({"engine": "sdpa"}, Unsupported, "runs full attention only"),

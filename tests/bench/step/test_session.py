@@ -21,12 +21,13 @@ from attnbench.bench.profile.call import Profile
 from attnbench.bench.step import session as end_to_end
 from attnbench.bench.step.case import StepCase
 from attnbench.bench.step.measure import phases_of
-from attnbench.bench.step.session import StepRequest, grid_of, run_step, size_of
+from attnbench.bench.step.session import StepRequest, check_request, grid_of, run_step, size_of
 from attnbench.cli.profile import profile as profile_command
 from attnbench.cli.report import report as report_command
 from attnbench.kernels.engines import Task, choose_engine
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.phases import phase
+from attnbench.methods.entries import Entry
 from attnbench.report.html.steps import step_sections
 from attnbench.results.journal import JOURNAL, Journal, read_journal
 from attnbench.results.load import load_steps
@@ -164,6 +165,19 @@ def test_the_page_says_what_share_self_attention_is(asked: list[dict[str, Any]],
     (section,) = step_sections(lost)
     assert "is not above zero" in section.finding
     assert section.lines[2].cells[6] == ("–", "")
+
+
+def test_a_step_whose_wall_clock_is_not_known_has_no_column_for_it() -> None:
+    records = made_up(StepCase(device="cpu"), "r", None)
+    (section,) = step_sections([record.model_copy(update={"step_eager_ms": None}) for record in records])
+    assert "by wall clock" not in section.columns
+    assert {len(line.cells) for line in section.lines} == {len(section.columns)}
+    assert section.lines[2].cells[3] == ("20.0", "[18.0, 22.0]")
+
+
+def test_graphs_of_methods_with_a_state_are_refused_before_anything_is_made() -> None:
+    with pytest.raises(BadInput, match="'svg2' keeps a state from step to step, which CUDA graphs cannot"):
+        check_request(StepRequest([Entry("svg2")], device="cpu", graphs=True))
 
 
 def test_the_command_prints_json_for_machines(

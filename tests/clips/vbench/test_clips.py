@@ -69,7 +69,7 @@ def test_what_is_no_clip_is_refused(tmp_path: Path, make_clip: MakeClip) -> None
         ('{"a.mp4": 1}', "are something else"),
         ('{"b.mp4": "x"}', "have no prompt for clip 'a.mp4'"),
         ('{"a.mp4": " "}', "have no prompt for clip 'a.mp4'"),
-        ('{"a.mp4": "x", "a.mp4": "y"}', "an object names 'a.mp4' twice"),
+        ('{"a.mp4": "x", "a.mp4": "y"}', r"cannot be told apart \(an object names 'a.mp4' twice"),
     ],
 )
 def test_prompts_that_say_nothing_are_refused(text: str, said: str, tmp_path: Path) -> None:
