@@ -61,6 +61,7 @@ def step(
         bool, typer.Option("--graphs", help="Also run each method as CUDA graphs, one a call, as attnbench.graphed.")
     ] = False,
     out: OutOption = None,
+    resume: Annotated[Path | None, typer.Option(help="With --suite: finish the suite in this folder.")] = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -72,8 +73,11 @@ def step(
     Exit codes: 0 fine, 2 bad input, 130 interrupted.
     """
     from attnbench.bench.step.session import check_request
+    from attnbench.kernels.errors import BadInput
 
-    run_suite(ctx, suite, out, None, as_json, quiet)
+    run_suite(ctx, suite, out, resume, as_json, quiet)
+    if resume is not None:
+        raise BadInput("--resume is for --suite: a step is written when all of it is measured")
     request = step_request(asked, checkpointing, heads=asked.heads, graphs=graphs)
     if ranks.gpus is not None or ranks.parallel is not None:
         over_ranks(ctx, request, ranks, out, as_json, quiet)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import attnbench
+from attnbench.cli.suite import COMMANDS
 from attnbench.results.files import alone
 from attnbench.results.training import runs_in
 
@@ -128,6 +129,16 @@ def test_what_does_not_go_together_is_refused(call: Call, words: list[str], said
     assert said in err
     assert len(err.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["suite.toml"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_goes_on_with_a_suite_as_it_says_when_it_is_interrupted(
+    command: str, call: Call, tmp_path: Path
+) -> None:
+    (tmp_path / "suite.toml").write_text(f'[[cells]]\ncommand = "{command}"\nname = "a"\n')
+    code, out, err = call(command, "--suite", tmp_path / "suite.toml", "--resume", tmp_path, "--dry-run")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"a: attnbench {command}")
 
 
 def test_a_folder_that_holds_a_cell_is_not_written_again(call: Call, tmp_path: Path) -> None:
