@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attnbench.api import attention
-from attnbench.kernels.errors import AttnbenchError, Unsupported
+from attnbench.kernels.errors import AttnbenchError, BadInput, Unsupported
 from attnbench.kernels.grid import Grid
 from attnbench.kernels.plan import Plan
 from attnbench.methods import Call, Method
@@ -27,6 +27,18 @@ TOLERANCE = 1e-2
 """Relative difference between the first replay and the call that it was captured from, above which it is refused."""
 
 WARM_UP = 2  # calls before a capture: they compile kernels, and compute what depends on the grid alone
+
+
+def refuse_state(method: Method) -> None:
+    """Refuse a method that keeps a state.
+
+    Raises:
+        BadInput: naming it.
+    """
+    if method.cycle is not None:
+        raise BadInput(
+            f"method {method.name!r} keeps a state from step to step, which CUDA graphs cannot: leave out graphs"
+        )
 
 
 def graphed(

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from attnbench.api import attention
-from attnbench.graphs import graphed
+from attnbench.graphs import graphed, refuse_state
 from attnbench.kernels.engines import get_engine
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import whole_number
@@ -116,10 +116,8 @@ def patch(
     tallies = tuple(Tally() for _ in range(layers))
     if densities and graphs:
         raise BadInput("densities cannot be counted in CUDA graphs: leave out densities or graphs")
-    if keeps_states and graphs:
-        raise BadInput(
-            f"method {chosen.name!r} keeps a state from step to step, which CUDA graphs cannot: leave out graphs"
-        )
+    if graphs:
+        refuse_state(chosen)
     if spread is not None:
         _check_spread(chosen, spread, densities=densities, graphs=graphs)
     if densities:

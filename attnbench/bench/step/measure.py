@@ -19,7 +19,7 @@ from attnbench.bench.step.variants import (
     own_attention,
     with_method,
 )
-from attnbench.graphs import forget_graphs
+from attnbench.graphs import forget_graphs, refuse_state
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.device import device_name, dtype_name
 from attnbench.machine.stopwatch import Stopwatch
@@ -81,10 +81,8 @@ def check_methods(entries: Sequence[Entry], *, graphs: bool) -> None:
     for entry in entries:
         method = get_method(entry.method)
         make_settings(method, entry.settings)
-        if graphs and method.cycle is not None:
-            raise BadInput(
-                f"method {method.name!r} keeps a state from step to step, which CUDA graphs cannot: leave out graphs"
-            )
+        if graphs:
+            refuse_state(method)
 
 
 def measure_model(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attnbench.report.words import DIRECTIONS, grid_words, number, short_settings, times, tiny, with_interval
@@ -77,7 +77,8 @@ def _section(records: Sequence[StepRecord]) -> StepSection:
         f"{first.rounds} interleaved rounds",
     ]
     heads = "" if first.heads is None else f" with {first.heads} head{'s' if first.heads > 1 else ''}"
-    missing = () if any(record.step_eager_ms is not None for record in records) else (WALL_CLOCK,)
+    timed = any(record.step_eager_ms is not None for record in records)
+    baseline = next((record for record in records if timed and record.name == record.baseline), None)
     over = f" over {first.gpus} ranks" if first.gpus else ""
     return StepSection(
         title=f"{words} of Wan 2.1 {size}{heads}, {grid_words(first.grid)} tokens{over}",
@@ -85,8 +86,8 @@ def _section(records: Sequence[StepRecord]) -> StepSection:
         facts=f"{', '.join(facts)}. Weights are random, so methods that choose by content keep a different density "
         "than in a trained model.",
         finding=_finding(records),
-        lines=tuple(_without(missing, _line(record, _baseline(records))) for record in records),
-        columns=tuple(name for name in COLUMNS if name not in missing),
+        lines=tuple(_line(record, baseline) for record in records),
+        columns=tuple(name for name in COLUMNS if baseline is not None or name != WALL_CLOCK),
     )
 
 
@@ -102,16 +103,8 @@ def _finding(records: Sequence[StepRecord]) -> str:
     )
 
 
-def _without(missing: Sequence[str], line: StepLine) -> StepLine:
-    cells = tuple(cell for name, cell in zip(COLUMNS, line.cells, strict=True) if name not in missing)
-    return replace(line, cells=cells)
-
-
-def _baseline(records: Sequence[StepRecord]) -> StepRecord | None:
-    return next((record for record in records if record.name == record.baseline), None)
-
-
 def _line(record: StepRecord, baseline: StepRecord | None) -> StepLine:
+    """Return the line of a record; without the baseline, it has no cell for the wall clock."""
     return StepLine(
         name=record.name,
         settings=short_settings(record.settings),
@@ -121,7 +114,7 @@ def _line(record: StepRecord, baseline: StepRecord | None) -> StepLine:
             (number(record.density), ""),
             with_interval(record.step_ms, record.step_lo_ms, record.step_hi_ms),
             _speedup(record),
-            _by_wall_clock(record, baseline),
+            *([] if baseline is None else [_by_wall_clock(record, baseline)]),
             with_interval(record.attention_ms, record.attention_lo_ms, record.attention_hi_ms),
             (times(record.attention_speedup), ""),
             (times(record.predicted_speedup if record.share > 0 else None), ""),
@@ -129,9 +122,9 @@ def _line(record: StepRecord, baseline: StepRecord | None) -> StepLine:
     )
 
 
-def _by_wall_clock(record: StepRecord, baseline: StepRecord | None) -> tuple[str, str]:
+def _by_wall_clock(record: StepRecord, baseline: StepRecord) -> tuple[str, str]:
     """Return how many times as fast steps back to back are, and their milliseconds."""
-    if record.step_eager_ms is None or baseline is None or baseline.step_eager_ms is None:
+    if record.step_eager_ms is None or baseline.step_eager_ms is None:
         return "", ""
     return times(baseline.step_eager_ms / record.step_eager_ms), f"({number(record.step_eager_ms)} ms)"
 
