@@ -24,6 +24,14 @@ _SAMPLES = "samples"
 LEFT_OUT = "kept_by_frame"
 """The column of rows that tables lack: it compares nothing, and is as large as all others together."""
 
+_COMPACT: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 19,
+    "use_dictionary": False,
+    "write_statistics": False,
+}
+"""For small files in git: zstd makes a quarter less of values without dictionaries. No reader skips by statistics."""
+
 _MOST_VALUES = 2**24
 """Values of a table that is read: 500 times those of all committed tables."""
 
@@ -81,7 +89,7 @@ def table_bytes(
     except (pa.ArrowException, OverflowError) as error:
         raise BadInput(f"these results cannot be written as a table: {error}") from error
     file = io.BytesIO()
-    with pq.ParquetWriter(file, table.schema, compression="zstd", write_page_checksum=True) as writer:
+    with pq.ParquetWriter(file, table.schema, write_page_checksum=True, **_COMPACT) as writer:
         writer.write_table(table)
         # In the file's metadata alone: those of the schema are written a second time, in base64.
         writer.add_key_value_metadata({_METADATA: json.dumps(about, allow_nan=False)})
