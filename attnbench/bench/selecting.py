@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import secrets
 import statistics
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from attnbench.bench.selection import check_same_selection, plan_digest
+from attnbench.bench.threads import count_threads
 from attnbench.bench.trial import Incorrect, Trial
 from attnbench.bench.workload import Workload
 from attnbench.kernels.plan import Plan
@@ -40,17 +40,16 @@ def _once(trial: Trial, workload: Workload, stopwatch: Stopwatch) -> float:
     loan = workload.lend(number, disguise=trial.disguise)
     arguments = workload.arguments(trial.job, loan)
     make = _planner(loan.q, loan.k, v=loan.v, **arguments)
-    plans: list[Plan] = []
-    threads = threading.active_count()
+    made: list[tuple[Plan, int]] = []
     try:
-        took = stopwatch.time(lambda: plans.append(make()), warm=False).cold_ms
+        took = stopwatch.time(lambda: made.append(count_threads(make)), warm=False).cold_ms
     except ClockStood:  # a plan that was made before
         took = 0.0
     if loan.problem:
         raise Incorrect(loan.problem)
-    if threading.active_count() > threads:
+    if any(threads > 0 for _, threads in made):
         raise Incorrect("work goes on in another thread after the plan is made")
-    plan, proof, source = plans[-1], trial.proofs[number], loan.source
+    plan, proof, source = made[-1][0], trial.proofs[number], loan.source
     if plan_digest(plan) not in proof.plans:
         plan.check()
         same = check_same_selection(proof.kept, source.q, source.k, plan, arguments, v=source.v)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import secrets
-import threading
 from dataclasses import replace
 
 from torch import Tensor
@@ -18,6 +17,7 @@ from attnbench.bench.facts import facts_of
 from attnbench.bench.gradient_rows import prove_gradients, require_same_gradients
 from attnbench.bench.gradients import Passed
 from attnbench.bench.selection import KeptKeys, check_same_selection, check_selection, plan_digest
+from attnbench.bench.threads import count_threads
 from attnbench.bench.trial import Incorrect, Proof, Trial
 from attnbench.bench.verify import Rows, RowSample, apart, choose_rows, rows_of
 from attnbench.bench.workload import Workload
@@ -87,10 +87,9 @@ class TimedCall:
 
     def run(self) -> Tensor:
         """Make the call; this is what the clock takes the time of."""
-        before = threading.active_count()
         with watching() as seen:
-            output = self.call.run()
-        self.results.append((output, seen, threading.active_count() - before))
+            output, threads = count_threads(self.call.run)
+        self.results.append((output, seen, threads))
         return output
 
     def check(self) -> None:
