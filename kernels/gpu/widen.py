@@ -26,9 +26,14 @@ INTERPRETED = bool(triton.knobs.runtime.interpret)
 """Whether kernels run in Triton's interpreter, which has no bfloat16 arithmetic."""
 
 
-def jit(function: Callable[..., Any]) -> Any:
-    """Compile a kernel: ``triton.jit`` with types that a type checker understands."""
-    return triton.jit(function)
+def jit(function: Callable[..., Any], *, any_number: tuple[str, ...] = ()) -> Any:
+    """Compile a kernel: ``triton.jit`` with types that a type checker understands.
+
+    Args:
+        function: the kernel.
+        any_number: arguments about whose values the compiler assumes nothing, as that they are multiples of 16.
+    """
+    return triton.jit(function, do_not_specialize=list(any_number))
 
 
 def ceil_div(size: int, part: int) -> int:

@@ -107,9 +107,8 @@ class Driver:
         return lambda *arguments: None
 
 
-def build(card: Card, methods: list[str], dims: tuple[int, ...]) -> Iterator[Any]:
-    """Run the cases of these methods on a CPU, or all; yield each kernel that they build for the card, once."""
-    import torch
+def watch_builds(card: Card) -> list[Any]:
+    """Let Triton compile for a card and launch nothing; return a list to which each kernel is added that it builds."""
     from triton.compiler import compiler
     from triton.runtime import driver
 
@@ -124,6 +123,14 @@ def build(card: Card, methods: list[str], dims: tuple[int, ...]) -> Iterator[Any
         load(kernel)
 
     compiler.CompiledKernel._init_handles = watched
+    return made
+
+
+def build(card: Card, methods: list[str], dims: tuple[int, ...]) -> Iterator[Any]:
+    """Run the cases of these methods on a CPU, or all; yield each kernel that they build for the card, once."""
+    import torch
+
+    made = watch_builds(card)
     torch.cuda.get_device_properties = lambda device: SimpleNamespace(multi_processor_count=100)
     torch.empty = torch.zeros  # what kernels should have written is read by torch, as places and as counts
 
