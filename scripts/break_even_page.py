@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 from attnbench.bench.sweep.session import sweep_table
+from attnbench.report.word_table import WordTable
 from attnbench.report.words import short_settings
 from attnbench.results.break_even import Curve, curves
 from attnbench.results.crossings import BreakEven
@@ -21,7 +21,7 @@ def table(found: Results) -> str:
     Args:
         found: runs of the points, each of one number of tokens and heads.
     """
-    lines: list[str] = []
+    lines: list[tuple[str, ...]] = []
     most = max((row.tokens for row in found.rows), default=0)
     methods = dict.fromkeys((row.method, row.settings_given or "{}") for row in found.rows if row.method != "full")
     for method, settings in methods:
@@ -37,19 +37,19 @@ def table(found: Results) -> str:
                 lines.append(_line(name, heads, next((c for c in own if c.layer is None), own[0]), most))
     if not lines:
         return NONE_YET
-    titles = [*TITLES, f"speed-up at {most:,} tokens", "by the wall clock"]
-    return "\n".join([_row(titles), _row(["---"] + ["---:"] * (len(titles) - 1)), *lines])
+    header = (*TITLES, f"speed-up at {most:,} tokens", "by the wall clock")
+    return "\n".join(WordTable(header, tuple(lines), frozenset(range(1, len(header)))).markdown())
 
 
 def _quoted(settings: str) -> str:
     return f"`{settings}`" if settings else ""
 
 
-def _line(name: str, heads: int, curve: Curve, most: int) -> str:
+def _line(name: str, heads: int, curve: Curve, most: int) -> tuple[str, ...]:
     last = next((point for point in curve.points if point.tokens == most), None)
     gpu = f"{last.speedup.value:.2f}×" if last is not None else "–"
     eager = f"{last.speedup_eager:.2f}×" if last is not None and last.speedup_eager is not None else "–"
-    return _row([name, str(heads), _place(curve.break_even), _place(curve.break_even_eager), gpu, eager])
+    return name, str(heads), _place(curve.break_even), _place(curve.break_even_eager), gpu, eager
 
 
 def _place(found: BreakEven) -> str:
@@ -63,7 +63,3 @@ def _place(found: BreakEven) -> str:
     side = "from" if found.faster == "above" else "up to"
     ends = "" if found.lo is None or found.hi is None else f" ({found.lo:,.0f} to {found.hi:,.0f})"
     return f"{side} {found.at:,.0f}{ends}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from attnbench.cost.ranks import extrapolate
 from attnbench.kernels.errors import BadInput
+from attnbench.report.word_table import WordTable
 from attnbench.results.records.cells import Row
 from attnbench.results.records.steps import StepRecord
 
@@ -31,8 +32,8 @@ def calls(rows: Sequence[Row], ranks: int) -> str:
     for (device, tokens, heads, direction, way), methods in cases.items():
         words = "forward" if direction == "fwd" else "forward and backward"
         parts += [f"{device}, {tokens:,} tokens, {heads} heads, {words}, `{way}`:", ""]
-        parts += _head([*CALLS, f"{ranks} GPUs, modelled, ms"])
-        parts += [_call(layers, ranks) for layers in methods.values()] + [""]
+        header = (*CALLS, f"{ranks} GPUs, modelled, ms")
+        parts += [*WordTable(header, tuple(_call(layers, ranks) for layers in methods.values())).markdown(), ""]
         if capped := [layers[0].method for layers in methods.values() if any(_is_capped(row) for row in layers)]:
             parts += [f"The power limit lowered the clock of {', '.join(capped)} (flag `power-capped`).", ""]
     return "\n".join(parts).rstrip()
@@ -42,7 +43,7 @@ def _is_capped(row: Row) -> bool:
     return "power-capped" in (row.flags or "").split(",")
 
 
-def _call(layers: Sequence[Row], ranks: int) -> str:
+def _call(layers: Sequence[Row], ranks: int) -> tuple[str, ...]:
     """Return the line of a method: means over its layers, and ratios of these means."""
     latency, one, dense, exchange = (
         statistics.fmean(getattr(row, name) or 0.0 for row in layers)
@@ -58,7 +59,7 @@ def _call(layers: Sequence[Row], ranks: int) -> str:
         least, most = (f"{statistics.fmean(ends):.2f}" for ends in zip(*known, strict=True))
         modelled = least if least == most else f"{least} to {most}"
     imbalance = max(row.imbalance or 1.0 for row in layers)
-    return _line(
+    return (
         layers[0].method, f"{one:.2f}", str(layers[0].gpus), f"{latency:.2f}", f"{one / latency:.2f}×",
         f"{dense / latency:.2f}×" if dense else "–", f"{exchange:.2f}", f"{imbalance:.2f}×",
         modelled,
@@ -76,22 +77,14 @@ def steps(records: Sequence[StepRecord]) -> str:
         first = own[0]
         what = "A training step" if first.direction == "fwdbwd" else "A step"
         parts += [f"{what} of Wan 2.1 {first.size.upper()}, {first.grid} tokens, {first.device}:", ""]
-        parts += _head(STEPS) + [_step(record) for record in own] + [""]
+        parts += [*WordTable(STEPS, tuple(map(_step, own))).markdown(), ""]
     return "\n".join(parts).rstrip()
 
 
-def _step(record: StepRecord) -> str:
+def _step(record: StepRecord) -> tuple[str, ...]:
     one, error = record.one_ms or 0.0, record.parallel_error
-    return _line(
+    return (
         record.name, f"{one:.0f}", str(record.gpus),
         f"{record.step_ms:.0f} [{record.step_lo_ms:.0f}, {record.step_hi_ms:.0f}]", f"{one / record.step_ms:.2f}×",
         f"{record.step_speedup:.2f}×", "–" if error is None else f"{error:.1g}",
     )  # fmt: skip
-
-
-def _head(names: Sequence[str]) -> list[str]:
-    return [_line(*names), "|---" * len(names) + "|"]
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
