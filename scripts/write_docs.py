@@ -78,7 +78,7 @@ def schema_text() -> str:
         "oneOf": [{"$ref": f"#/$defs/{model.__name__}"} for model in LINES.values()],
         **document,
     }
-    return json.dumps(schema, indent=2) + "\n"
+    return json.dumps(schema, indent=1) + "\n"
 
 
 def unit(name: str) -> str:
@@ -359,7 +359,7 @@ def lines_of(make: Callable[..., list[str]], *arguments: str) -> Callable[[], st
 def report_schema_text() -> str:
     """Return the JSON Schema of the data of a report."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **json_schema()}
-    return json.dumps(schema, indent=2) + "\n"
+    return json.dumps(schema, indent=1) + "\n"
 
 
 # What several ranks come to: docs/parallel.md
@@ -392,7 +392,7 @@ def ranks_measured(ranks: int = 8) -> str:
     return "\n\n".join(filter(None, (page["calls"](rows, ranks), steps)))
 
 
-BREAK_EVEN = ROOT / "results" / "h200" / "sweeps"
+BREAK_EVEN = ROOT / "results" / "h200-sweeps"
 
 
 def break_even_measured() -> str:
@@ -400,6 +400,13 @@ def break_even_measured() -> str:
     page = runpy.run_path(str(ROOT / "scripts" / "break_even_page.py"))
     table: str = page["table"](read(BREAK_EVEN)) if any(BREAK_EVEN.glob("*.jsonl.gz")) else page["NONE_YET"]
     return table
+
+
+def steps_measured() -> str:
+    """Return what steps took with and without CUDA graphs; a sentence where no run is committed."""
+    page = runpy.run_path(str(ROOT / "scripts" / "steps_page.py"))
+    written: str = page["table"](read(ROOT / "results" / "h200" / "steps").steps)
+    return written
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
@@ -413,6 +420,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "inputs.md": {"inputs": inputs_block},
     "methods-compared.md": {"sections": compared_sections},
+    "torch-compile.md": {"steps": steps_measured},
     "sweep.md": {"break-even": break_even_measured},
     "parallel.md": {"counts": ranks_counts, "measured": ranks_measured},
     **{page: {part: partial(claims_part, page, part) for part in parts} for page, parts in CLAIMS.items()},
