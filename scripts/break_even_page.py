@@ -49,17 +49,28 @@ def _line(name: str, heads: int, curve: Curve, most: int) -> tuple[str, ...]:
     last = next((point for point in curve.points if point.tokens == most), None)
     gpu = f"{last.speedup.value:.2f}×" if last is not None else "–"
     eager = f"{last.speedup_eager:.2f}×" if last is not None and last.speedup_eager is not None else "–"
-    return name, str(heads), _place(curve.break_even), _place(curve.break_even_eager), gpu, eager
+    place = _place(curve.break_even, clearly=all(point.speedup.lo > 1 for point in curve.points))
+    return name, str(heads), place, _place(curve.break_even_eager), gpu, eager
 
 
-def _place(found: BreakEven) -> str:
-    """Return from how many tokens on a method is faster."""
+def _place(found: BreakEven, *, clearly: bool = True) -> str:
+    """Return from how many tokens on a method is faster; to three digits where that has no interval.
+
+    Args:
+        found: the break-even.
+        clearly: whether no interval of a speed-up holds 1, where the method is faster at all points.
+    """
     if found.outcome == "none":
         return "–"
     if found.outcome in ("faster", "slower"):
-        return "everywhere" if found.outcome == "faster" else "nowhere"
+        return ("everywhere" if clearly else "about everywhere") if found.outcome == "faster" else "nowhere"
     if found.at is None:
-        return f"no one place: {' and '.join(f'{x:,.0f}' for x in found.crossings)}"
+        return f"no one place: {' and '.join(map(_three_digits, found.crossings))}"
     side = "from" if found.faster == "above" else "up to"
-    ends = "" if found.lo is None or found.hi is None else f" ({found.lo:,.0f} to {found.hi:,.0f})"
-    return f"{side} {found.at:,.0f}{ends}"
+    if found.lo is None or found.hi is None:
+        return f"{side} about {_three_digits(found.at)}"
+    return f"{side} {found.at:,.0f} ({found.lo:,.0f} to {found.hi:,.0f})"
+
+
+def _three_digits(number: float) -> str:
+    return f"{float(f'{number:.3g}'):,.0f}"

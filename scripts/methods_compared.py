@@ -240,9 +240,10 @@ def capped(rows: Sequence[MeanRow]) -> str:
     full = [row for row in rows if row.method == "full" and row.sm_clock_mhz is not None]
     if not clocks or not full or not full[0].power_capped or max(clocks) < full[0].sm_clock_mhz * (1 + CLOCKS):
         return ""
+    ends = dict.fromkeys(f"{end:,.0f}" for end in (min(clocks), max(clocks)))
     return (
-        f" The power cap held full attention at {full[0].sm_clock_mhz:,.0f} MHz, and methods at "
-        f"{min(clocks):,.0f} to {max(clocks):,.0f}: at equal clocks they would gain less."
+        f" The power cap held full attention at {full[0].sm_clock_mhz:,.0f} MHz, and methods at {' to '.join(ends)}: "
+        "at equal clocks they would gain less."
     )
 
 

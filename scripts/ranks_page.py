@@ -33,7 +33,7 @@ def calls(rows: Sequence[Row], ranks: int) -> str:
         words = "forward" if direction == "fwd" else "forward and backward"
         parts += [f"{device}, {tokens:,} tokens, {heads} heads, {words}, `{way}`:", ""]
         header = (*CALLS, f"{ranks} GPUs, modelled, ms")
-        parts += [*WordTable(header, tuple(_call(layers, ranks) for layers in methods.values())).markdown(), ""]
+        parts += _table(header, [_call(layers, ranks) for layers in methods.values()])
         if capped := [layers[0].method for layers in methods.values() if any(_is_capped(row) for row in layers)]:
             parts += [f"The power limit lowered the clock of {', '.join(capped)} (flag `power-capped`).", ""]
     return "\n".join(parts).rstrip()
@@ -77,7 +77,7 @@ def steps(records: Sequence[StepRecord]) -> str:
         first = own[0]
         what = "A training step" if first.direction == "fwdbwd" else "A step"
         parts += [f"{what} of Wan 2.1 {first.size.upper()}, {first.grid} tokens, {first.device}:", ""]
-        parts += [*WordTable(STEPS, tuple(map(_step, own))).markdown(), ""]
+        parts += _table(STEPS, list(map(_step, own)))
     return "\n".join(parts).rstrip()
 
 
@@ -88,3 +88,7 @@ def _step(record: StepRecord) -> tuple[str, ...]:
         f"{record.step_ms:.0f} [{record.step_lo_ms:.0f}, {record.step_hi_ms:.0f}]", f"{one / record.step_ms:.2f}×",
         f"{record.step_speedup:.2f}×", "–" if error is None else f"{error:.1g}",
     )  # fmt: skip
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    return [*WordTable(header, tuple(rows), frozenset(range(1, len(header)))).markdown(), ""]

@@ -10,9 +10,10 @@ T = TypeVar("T")
 
 
 def count_threads(call: Callable[[], T]) -> tuple[T, int]:
-    """Make a call. Return what it gives, and by how many threads of Python there are more than before.
+    """Make a call. Return what it gives, and how many more threads Python has after it than before.
 
-    To be called within what a clock times: a profiler, a compiler or a test runner may start threads of its own beside.
+    A clock times this, not the other way round: what a profiler starts when it begins to record is no work of the call.
+    A thread that ends meanwhile hides one that begins.
     """
     before = threading.active_count()
     given = call()

@@ -30,7 +30,7 @@ _COMPACT: dict[str, Any] = {
     "use_dictionary": False,
     "write_statistics": False,
 }
-"""For small files in git: zstd makes a quarter less of values without dictionaries. No reader skips by statistics."""
+"""For small files in git: without dictionaries zstd makes a quarter less of them. Nothing here reads statistics."""
 
 _MOST_VALUES = 2**24
 """Values of a table that is read: 500 times those of all committed tables."""

@@ -31,7 +31,7 @@ def jit(function: Callable[..., Any], *, any_number: tuple[str, ...] = ()) -> An
 
     Args:
         function: the kernel.
-        any_number: arguments about whose values the compiler assumes nothing, as that they are multiples of 16.
+        any_number: arguments about whose values the compiler assumes nothing, such as being multiples of 16.
     """
     return triton.jit(function, do_not_specialize=list(any_number))
 

@@ -35,7 +35,7 @@ def refuse():
 
 def work_on_when_planned_alone():
     if any(frame.name == "time_selection" for frame in traceback.extract_stack()):
-        threading.Thread(target=time.sleep, args=(10**6,), daemon=True).start()
+        threading.Thread(target=time.sleep, args=(5,), daemon=True).start()
 
 def skew():
     real = time.perf_counter

@@ -1,4 +1,4 @@
-"""What the compiler makes of the kernels that cut rows: whatever the length of a row, each step stays in registers.
+"""What the compiler makes of kernels that cut rows: a step keeps them in registers, also those of a multiple of 16.
 
 No GPU is needed, as in ``test_card_builds``. python tests/gpu/test_row_builds.py BLOCKS prints a line for each build.
 """
@@ -31,7 +31,7 @@ def main(blocks: int) -> None:
         print(kernel.name, kernel.metadata.num_warps, kernel.metadata.shared)
 
 
-@pytest.mark.parametrize("blocks", [288, 624, 864, 1182, 1440])
+@pytest.mark.parametrize("blocks", [288, 624, 864, 1182, 1440, 2608])
 def test_a_row_is_not_moved_through_shared_memory(blocks: int) -> None:
     # In a process of its own: here the kernels may have been imported for Triton's interpreter.
     command = [sys.executable, __file__, str(blocks)]

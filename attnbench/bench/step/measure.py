@@ -27,7 +27,7 @@ from attnbench.methods import get_method, make_settings
 from attnbench.methods.entries import Entry, as_entries
 from attnbench.report.words import differing_settings
 from attnbench.results.intervals import median_interval
-from attnbench.results.records.steps import StepRecord
+from attnbench.results.records.steps import GRAPHS, StepRecord
 from attnbench.results.run import NoProgress, Progress
 from attnbench.results.speedups import Ratio, Timings
 
@@ -125,7 +125,7 @@ def _told_apart(variants: list[Variant]) -> list[Variant]:
         dataclasses.replace(
             each,
             name=f"{each.name} {differing_settings(each.settings, settings[each.name])}".strip()
-            + (", graphs" if each.graphs else ""),
+            + (GRAPHS if each.graphs else ""),
         )
         for each in variants
     ]

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from attnbench.results.records.cells import ReadTimer, Record
 
+GRAPHS = ", graphs"
+"""How the name of a record of replays ends. What precedes it is the name of the method as it is."""
+
 
 class StepRecord(Record):
     """A transformer step with one kind of self-attention, measured in the same rounds as the others of its run."""

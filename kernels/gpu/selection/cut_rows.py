@@ -73,7 +73,7 @@ def cut_top_k_row(scores: Tensor, counts: Tensor) -> Tensor:
     main, rest, warps = _parts_of(scores.shape[3])
     keep = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
     launch(
-        _top_k_rows[main == rest], (scores.shape[:3].numel(),), (scores, counts, keep.view(torch.uint8)),
+        _top_k_rows.of(main, rest), (scores.shape[:3].numel(),), (scores, counts, keep.view(torch.uint8)),
         (scores.shape[3], scores.shape[2], len(counts)), MAIN=main, REST=rest, num_warps=warps,
     )  # fmt: skip
     return keep
@@ -95,7 +95,7 @@ def cut_mass_row(shares: Tensor, masses: Tensor, crossing: str, least: int) -> T
     main, rest, warps = _parts_of(shares.shape[3])
     keep = torch.empty(shares.shape, dtype=torch.bool, device=shares.device)
     launch(
-        _mass_rows[main == rest], (shares.shape[:3].numel(),), (shares, masses, keep.view(torch.uint8)),
+        _mass_rows.of(main, rest), (shares.shape[:3].numel(),), (shares, masses, keep.view(torch.uint8)),
         (shares.shape[3], shares.shape[2], len(masses), least),
         CROSSING=CROSSINGS.index(crossing), MAIN=main, REST=rest, num_warps=warps,
     )  # fmt: skip
@@ -147,14 +147,20 @@ def _parts_of(blocks: int) -> tuple[int, int, int]:
     return main, rest, min(MOST_WARPS, max(1, main // LANES_OF_WARP))
 
 
-def _by_parts(function: Callable[..., Any]) -> dict[bool, Any]:
-    """Compile a kernel that holds a row in two parts, by whether they are equally long.
+class _InParts:
+    """A kernel that holds a row in two parts, compiled apart for parts of different lengths.
 
-    If they are not, the compiler must not know that a row has a multiple of 16 blocks: it would write 16 results of a
-    thread at once, the parts would lie differently over the threads, and each step would move one through shared memory
-    to add it to the other.
+    There, the compiler must not know that a row has a multiple of 16 blocks. It would write 16 results of a thread at
+    once, the parts would lie differently over the threads, and each step would move one through shared memory to add it
+    to the other.
     """
-    return {True: jit(function), False: jit(function, any_number=("blocks",))}
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._equal, self._different = jit(function), jit(function, any_number=("blocks",))
+
+    def of(self, main: int, rest: int) -> Any:
+        """Return the kernel for parts of these lengths."""
+        return self._equal if main == rest else self._different
 
 
 @jit
@@ -213,7 +219,7 @@ def _score_images(scores: tl.tensor, column: tl.tensor, blocks: tl.tensor) -> tl
     return tl.where(x > -float("inf"), order_image(x), -0x80000000)
 
 
-@_by_parts
+@_InParts
 def _top_k_rows(
     scores: tl.tensor, counts: tl.tensor, keep: tl.tensor, blocks: tl.tensor, rows_per_head: tl.tensor,
     heads: tl.tensor, MAIN: tl.constexpr, REST: tl.constexpr,
@@ -269,7 +275,7 @@ def _keeps_tied(
     return kept | (number + before < least)
 
 
-@_by_parts
+@_InParts
 def _mass_rows(
     shares: tl.tensor, masses: tl.tensor, keep: tl.tensor, blocks: tl.tensor, rows_per_head: tl.tensor,
     heads: tl.tensor, least: tl.tensor, CROSSING: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
