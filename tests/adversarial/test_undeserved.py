@@ -108,7 +108,7 @@ def test_a_plan_kept_by_address_is_made_anew_in_every_timed_call() -> None:
     "key",
     [
         lambda q, k: tuple(q[0, 0, 0].abs().tolist()),
-        lambda q, k: round(float(q.norm()), 2),
+        lambda q, k: float(q.norm()),  # rounded, it was the same for two input sets in 1 of 40 runs
         lambda q, k: tuple(round(float(x), 3) for x in torch.nn.functional.normalize(k[0, 0, :3], dim=-1).norm(dim=0)),
     ],
     ids=["by absolute values", "by norm", "by shares of a norm"],
