@@ -15,8 +15,11 @@ from attnbench.results.load import Results, read
 from attnbench.results.records.cells import Row
 from attnbench.results.tables import LEFT_OUT, TABLE, Accepted, csv_bytes, read_accepted, table_bytes
 
-NOT_IN_TWIN = ("row_id", "run_id", "samples_ms", "kernels", LEFT_OUT)
-"""Columns of a table that its CSV twin lacks: what each run changes, and what is too long for a diff."""
+NOT_IN_TWIN = ("row_id", "run_id", "settings", "stop_reason", "samples_ms", "kernels", LEFT_OUT)
+"""Columns of a table that its CSV twin lacks.
+
+Each run changes the identifiers. The settings follow from those that were given. The others are too long for a diff.
+"""
 
 
 @dataclass(frozen=True)

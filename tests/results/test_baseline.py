@@ -169,10 +169,10 @@ def test_samples_of_a_baseline_that_has_no_row_are_kept(here: Path) -> None:
         assert sorted(map(line_of, read("one.parquet").samples["run-1"])) == sorted(map(line_of, samples))
 
 
-def test_the_twin_has_every_column_but_identifiers_of_a_run_and_long_ones(here: Path) -> None:
+def test_the_twin_has_every_column_that_is_read_in_a_diff(here: Path) -> None:
     with Path("kept/table.csv").open(newline="") as stream:
         lines = list(csv.DictReader(stream))
-    left_out = ("row_id", "run_id", "samples_ms", "kernels", "kept_by_frame")
+    left_out = ("row_id", "run_id", "settings", "stop_reason", "samples_ms", "kernels", "kept_by_frame")
     assert [*lines[0]] == [name for name in Row.model_fields if name not in left_out]
     rows = read("first").rows
     assert [line["method"] for line in lines] == [each.method for each in rows]
