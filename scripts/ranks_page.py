@@ -9,7 +9,7 @@ from attnbench.cost.ranks import extrapolate
 from attnbench.kernels.errors import BadInput
 from attnbench.report.word_table import WordTable
 from attnbench.results.records.cells import Row
-from attnbench.results.records.steps import StepRecord
+from attnbench.results.records.steps import StepRecord, by_run
 
 CALLS = (
     "method", "one GPU, ms", "GPUs", "ms", "over one GPU", "over dense on as many", "exchanges, ms", "imbalance",
@@ -68,12 +68,8 @@ def _call(layers: Sequence[Row], ranks: int) -> tuple[str, ...]:
 
 def steps(records: Sequence[StepRecord]) -> str:
     """Return a table for each step over several ranks; empty without any."""
-    runs: dict[str, list[StepRecord]] = {}
-    for record in records:
-        if record.gpus is not None:
-            runs.setdefault(record.run_id, []).append(record)
     parts = []
-    for own in runs.values():
+    for own in by_run(record for record in records if record.gpus is not None):
         first = own[0]
         what = "A training step" if first.direction == "fwdbwd" else "A step"
         parts += [f"{what} of Wan 2.1 {first.size.upper()}, {first.grid} tokens, {first.device}:", ""]

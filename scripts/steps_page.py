@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
+from attnbench.kernels.grid import Grid
 from attnbench.report.word_table import WordTable
-from attnbench.results.records.steps import GRAPHS, StepRecord
+from attnbench.results.records.steps import GRAPHS, StepRecord, by_run
 
 NONE_YET = "No such step is committed yet, so there are no figures here."
 HEADER = (
@@ -23,11 +23,8 @@ def table(records: Sequence[StepRecord]) -> str:
     """
     if not records:
         return NONE_YET
-    runs: dict[str, list[StepRecord]] = {}
-    for record in records:
-        runs.setdefault(record.run_id, []).append(record)
     rows: list[tuple[str, ...]] = []
-    for own in sorted(runs.values(), key=lambda own: (_tokens(own[0]), own[0].heads or 0)):
+    for own in sorted(by_run(records), key=lambda own: (_tokens(own[0]), own[0].heads or 0)):
         dense = [record for record in own if record.name in ("own", record.baseline)]
         replays = {record.name.removesuffix(GRAPHS): record for record in own if record.graphs}
         for record in [*dense, *(each for each in own if each.name in replays)]:
@@ -39,14 +36,14 @@ def table(records: Sequence[StepRecord]) -> str:
 
 
 def _tokens(record: StepRecord) -> int:
-    return prod(map(int, record.grid.split("x")))
+    return Grid.of(record.grid).tokens
 
 
 def _ratios(record: StepRecord | None, dense: Sequence[StepRecord]) -> tuple[str, str, str, str]:
     """Return what a step takes by the GPU's clock and by the wall clock, each with its speed-up over dense."""
     if record is None:
         return "–", "–", "–", "–"
-    gpu, wall = (f"{record.step_ms:.1f}", f"{min(each.step_ms for each in dense) / record.step_ms:.2f}×"), ("–", "–")
+    gpu, wall = (f"{record.step_ms:.1f}", f"{record.step_speedup:.2f}×"), ("–", "–")
     walls = [each.step_eager_ms for each in dense if each.step_eager_ms is not None]
     if record.step_eager_ms is not None and walls:
         wall = (f"{record.step_eager_ms:.1f}", f"{min(walls) / record.step_eager_ms:.2f}×")

@@ -38,7 +38,7 @@ from attnbench.report.charts.waterfall import waterfall_figure
 from attnbench.report.data.schema import json_schema
 from attnbench.report.terminal.flops import model_markdown, paper_markdown
 from attnbench.report.waterfalls import waterfall_of
-from attnbench.results.load import load_steps, read
+from attnbench.results.load import Results, load_steps, read
 from attnbench.results.records.analysis import AnalysisRow, PremiseRow
 from attnbench.results.records.cells import Environment, PhaseRow, RanksSample, Row, RunHeader, Sample
 from attnbench.results.records.clips import ClipRow, QualityRow
@@ -392,26 +392,21 @@ def ranks_measured(ranks: int = 8) -> str:
     return "\n\n".join(filter(None, (page["calls"](rows, ranks), steps)))
 
 
-BREAK_EVEN = ROOT / "results" / "h200-sweeps"
+def committed(folder: Path) -> Results:
+    """Return the runs that are committed in a folder; nothing where there is only their suite."""
+    return read(folder) if any(folder.glob("*.jsonl.gz")) else Results()
 
 
 def break_even_measured() -> str:
     """Return from how many tokens on methods beat dense attention; a sentence where no run is committed."""
     page = runpy.run_path(str(ROOT / "scripts" / "break_even_page.py"))
-    table: str = page["table"](read(BREAK_EVEN)) if any(BREAK_EVEN.glob("*.jsonl.gz")) else page["NONE_YET"]
-    return table
-
-
-STEPS_MEASURED = ROOT / "results" / "h200" / "steps"
+    return str(page["table"](committed(ROOT / "results" / "h200-sweeps")))
 
 
 def steps_measured() -> str:
     """Return what steps took with and without CUDA graphs; a sentence where no run is committed."""
     page = runpy.run_path(str(ROOT / "scripts" / "steps_page.py"))
-    table: str = (
-        page["table"](read(STEPS_MEASURED).steps) if any(STEPS_MEASURED.glob("*.jsonl.gz")) else page["NONE_YET"]
-    )
-    return table
+    return str(page["table"](committed(ROOT / "results" / "h200" / "steps").steps))
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {

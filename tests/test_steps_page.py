@@ -31,9 +31,7 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_a_method_and_its_replays_are_one_line_over_the_faster_dense_step(
-    page: dict[str, Any],
-) -> None:
+def test_a_method_and_its_replays_are_one_line_over_the_faster_dense_step(page: dict[str, Any]) -> None:
     first = [
         record("own", 25.0, 16.0),
         record("full/flash4", 20.0, 24.0),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attnbench.report.words import DIRECTIONS, grid_words, number, short_settings, times, tiny, with_interval
-from attnbench.results.records.steps import StepRecord
+from attnbench.results.records.steps import StepRecord, by_run
 
 if TYPE_CHECKING:
     from attnbench.report.terminal.fitted import Fitted
@@ -43,8 +43,7 @@ class StepSection:
 
 def step_sections(records: Sequence[StepRecord]) -> list[StepSection]:
     """Return a section for each run among the records."""
-    runs = {record.run_id: [r for r in records if r.run_id == record.run_id] for record in records}
-    return [_section(own) for own in runs.values()]
+    return [_section(own) for own in by_run(records)]
 
 
 def step_table(section: StepSection) -> Fitted:

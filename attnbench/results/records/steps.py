@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field
@@ -82,3 +83,11 @@ class StepRecord(Record):
     )
     complaint: str = Field(default="", description="why phases_ms are not to be trusted; empty if they are")
     samples_ms: list[float] = Field(description="every sample of the step, in the order taken")
+
+
+def by_run(records: Iterable[StepRecord]) -> list[list[StepRecord]]:
+    """Return the records of each run, in order."""
+    runs: dict[str, list[StepRecord]] = {}
+    for record in records:
+        runs.setdefault(record.run_id, []).append(record)
+    return list(runs.values())
