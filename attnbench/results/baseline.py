@@ -18,7 +18,8 @@ from attnbench.results.tables import LEFT_OUT, TABLE, Accepted, csv_bytes, read_
 NOT_IN_TWIN = ("row_id", "run_id", "settings", "stop_reason", "samples_ms", "kernels", LEFT_OUT)
 """Columns of a table that its CSV twin lacks.
 
-Each run changes the identifiers. The settings follow from those that were given. The others are too long for a diff.
+Each run changes the identifiers. Settings follow from those that were given, and why a run stopped tells nothing of the
+result. The others are too long for a diff.
 """
 
 

@@ -26,7 +26,6 @@ LEFT_OUT = "kept_by_frame"
 
 _COMPACT: dict[str, Any] = {
     "compression": "zstd",
-    "compression_level": 19,
     "use_dictionary": False,
     "write_statistics": False,
 }
