@@ -27,9 +27,10 @@ from attnbench.kernels.errors import BadInput, Unsupported, unknown_name
 from attnbench.kernels.plan import Plan
 from attnbench.kernels.tracing import constant
 
-# "auto" takes the first engine that is available and tested, and that supports and suits the plan. Engines of other
-# packages come before the reference, so a plan that one of our kernels runs stays with it, whatever is installed.
-_ALL = (FLASH4, CUDNN, SDPA, TRITON, CUDNN_BSA, FLEX, FLASH3, FLASH2, REFERENCE, TWO_CALL, UNFUSED)
+# "auto" takes the first engine that is available and tested, and that supports and suits the plan. flash4 and cudnn-bsa
+# call plans unsuitable for which our kernels are as fast. Engines of other packages come right before the reference, so
+# they get no plan that one of our kernels runs.
+_ALL = (FLASH4, CUDNN, SDPA, CUDNN_BSA, TRITON, FLEX, FLASH3, FLASH2, REFERENCE, TWO_CALL, UNFUSED)
 ENGINES: Mapping[str, Engine] = MappingProxyType({engine.name: engine for engine in _ALL})
 
 __all__ = [

@@ -30,6 +30,11 @@ class Task:
         return cls(q.device, q.dtype, q.shape[3], q.shape[1], k.shape[1], needs_grad, return_lse)
 
 
+def asks_for_same_gradients(task: Task) -> bool:
+    """Return whether ``torch.use_deterministic_algorithms`` asks for gradients with the same bits at every call."""
+    return task.needs_grad and torch.are_deterministic_algorithms_enabled()
+
+
 def supports_dtype(task: Task) -> str | None:
     """Support of an engine that runs every floating-point dtype in which torch computes."""
     if task.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from attnbench.kernels.engines.base import Engine, Task
+from attnbench.kernels.engines.base import Engine, Task, asks_for_same_gradients
 from attnbench.kernels.engines.blocks import TileMask, convert, tile_lists
 from attnbench.kernels.engines.cudnn import supports_half
 from attnbench.kernels.engines.places import aligned, arrange, number_of_places, restore, restore_rows, spread_problem
@@ -27,6 +27,34 @@ TILES = (128, 64)
 HEAD_DIMS = (64, 96, 128)
 
 BACKWARD_HEAD_DIM = 128
+
+LEAST_PAIRS = 10**10
+"""Pairs of a query and a key, over all heads, from which "auto" takes this engine.
+
+A call takes .6 to 1 ms more of the host's time than one of our kernels. On an H200, 12 heads with 32,760 tokens (1.3e10
+pairs) are faster by the wall clock, 3 heads with 55,296 (9.2e9) and 12 with 20,280 (4.9e9) are slower.
+"""
+
+MOST_KEYS = 80
+"""Mean keys of a block above which "auto" takes another engine.
+
+Tiles of 128 take longer than with flash4 and our kernels. Blocks of 128 at odd sizes lie in tiles of 64 here: ``draft``
+is .67 to .93 times as fast as with our kernels on an H200.
+"""
+
+MOST_PADDING = 1.2
+"""Places of keys in tiles for each key, above which "auto" takes another engine.
+
+On an H200 beside our kernels, forward: 1.14 to 1.18 times as fast with whole tiles (``vsa``), 1.03 with 1.11 and with
+1.15 places a key (``nabla``), as fast with 1.22 (``vsa``), .93 with 1.31.
+"""
+
+MOST_PADDING_WHERE_OURS_ARE_SLOW = 1.25
+"""The same limit with gradients, and where blocks of queries have at most half a tile's tokens.
+
+With 1.22 places a key: 1.20 times as fast forward and backward (``vsa``), 1.21 forward with 26 queries a block
+(``bsa``).
+"""
 
 PACKAGE = "nvidia-cudnn-frontend"
 
@@ -156,6 +184,27 @@ def _supports(plan: Plan, task: Task) -> str | None:
     return spread_problem(plan, tile_of(plan))
 
 
+def _unsuitable(plan: Plan, task: Task) -> str | None:
+    pattern = plan.pattern
+    if not isinstance(pattern, BlockPattern) or pattern.rule is not None:
+        return None  # not supported
+    tokens = plan.layout.tokens
+    queries, keys = (tokens / (offsets.shape[-1] - 1) for offsets in (pattern.q_offsets, pattern.k_offsets))
+    if task.head_dim != 128:
+        return f"was compared with other engines for head_dim 128, not {task.head_dim}"
+    if plan.batch * plan.heads * tokens**2 < LEAST_PAIRS:
+        return f"takes longer on the host, which counts below {LEAST_PAIRS:.0e} pairs"
+    if asks_for_same_gradients(task):
+        return "adds up gradients in another order at every call, and torch is set to deterministic algorithms"
+    if keys > MOST_KEYS or (tile := tile_of(plan)) == max(TILES):
+        return f"takes longer than other engines for blocks of {keys:.0f} keys"
+    padding = number_of_places(pattern.k_offsets, tile) / tokens
+    ours_are_slow = task.needs_grad or queries <= tile / 2
+    if padding > (MOST_PADDING_WHERE_OURS_ARE_SLOW if ours_are_slow else MOST_PADDING):
+        return f"would compute {padding:.1f} keys for each one: the blocks fill its tiles of {tile} tokens badly"
+    return None
+
+
 CUDNN_BSA = Engine(
     name="cudnn-bsa",
     summary="cuDNN's block-sparse attention (CuTe DSL): plans of blocks, half precision, Hopper",
@@ -166,4 +215,5 @@ CUDNN_BSA = Engine(
     executed_pairs=lambda plan: tiles_of(plan).executed_pairs(plan.batch, plan.heads),
     dense=False,
     tested=True,
+    unsuitable=_unsuitable,
 )

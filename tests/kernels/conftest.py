@@ -29,6 +29,12 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture
+def gradients_may_differ(poisoned_memory: None) -> None:
+    """Leave the order of sums to the engines, as torch does unless told otherwise."""
+    torch.use_deterministic_algorithms(False)
+
+
 @dataclass(frozen=True)
 class Case:
     """A random plan, its rule in words, and a number of kv heads that divides its heads."""

@@ -164,6 +164,60 @@ def test_patterns_of_other_kinds_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     assert small == "would lay 20 tokens in small blocks out over 640 places of tiles"
 
 
+SLOW_HOST = "takes longer on the host, which counts below 1e+10 pairs"
+TOO_LARGE = "takes longer than other engines for blocks of {} keys"
+BADLY = "would compute {} keys for each one: the blocks fill its tiles of 64 tokens badly"
+SAME = "adds up gradients in another order at every call, and torch is set to deterministic algorithms"
+
+
+@pytest.mark.parametrize(
+    ("q_sizes", "k_sizes", "task", "why"),
+    [
+        ((64,) * 800, (64,) * 800, {}, None),
+        ((64,) * 780, (64,) * 780, {}, SLOW_HOST),
+        ((128,) * 400, (128,) * 400, {}, TOO_LARGE.format(128)),
+        ((64, 128) * 267, (64, 128) * 267, {}, TOO_LARGE.format(96)),
+        ((128,) * 400, (64,) * 800, {}, None),
+        ((64,) * 800, (64,) * 796 + (256,), {}, None),
+        ((64,) * 800, (64,) * 800, {"head_dim": 96}, "was compared with other engines for head_dim 128, not 96"),
+        ((52,) * 1000, (52,) * 1000, {}, BADLY.format(1.2)),
+        ((52,) * 1000, (52,) * 1000, {"needs_grad": True}, None),
+        ((32,) * 1625, (52,) * 1000, {}, None),
+        ((50,) * 1040, (50,) * 1040, {"needs_grad": True}, BADLY.format(1.3)),
+        ((16,) * 3200, (16,) * 3200, {}, BADLY.format("4.0")),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("gradients_may_differ")
+def test_auto_takes_it_where_it_was_measured_to_be_faster(
+    q_sizes: tuple[int, ...], k_sizes: tuple[int, ...], task: dict[str, Any], why: str | None
+) -> None:
+    q_offsets, k_offsets = (torch.tensor([0, *sizes]).cumsum(0) for sizes in (q_sizes, k_sizes))
+    layout = Layout(Grid(1, 1, int(q_offsets[-1])))
+    keep = torch.ones(1, 1, len(q_sizes), len(k_sizes), dtype=torch.bool)
+    plan = Plan(layout, 1, 4, BlockPattern(q_offsets, k_offsets, keep))
+    assert CUDNN_BSA.unsuitable(plan, replace(TASK, **task)) == why
+
+
+def test_auto_leaves_it_where_gradients_must_repeat() -> None:
+    plan = blocks(*(64,) * 800)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert CUDNN_BSA.unsuitable(plan, TASK) is None
+    assert CUDNN_BSA.unsuitable(plan, replace(TASK, needs_grad=True)) == SAME
+
+
+def test_plans_of_short_sequences_are_passed_by_without_reading_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(offsets: Tensor, tile: int) -> int:
+        raise AssertionError("the offsets were read")
+
+    monkeypatch.setattr(cudnn_bsa, "number_of_places", read)
+    assert CUDNN_BSA.unsuitable(blocks(64, 64), TASK) == SLOW_HOST
+
+
+def test_auto_has_no_say_in_plans_that_it_does_not_run() -> None:
+    plan = blocks(*(64,) * 800)
+    assert CUDNN_BSA.unsuitable(replace(plan, pattern=replace(plan.pattern, rule=causal())), TASK) is None
+
+
 @pytest.mark.parametrize(
     ("version", "capability", "why"),
     [

@@ -227,6 +227,11 @@ def test_small_blocks_run_where_they_are_few_and_auto_passes_them_by(monkeypatch
     large = block_plan([0, 8, 24])
     assert FLASH4.unsuitable(replace(large, pattern=replace(large.pattern, rule=window(1, 1, 1))), TASK) is None
     assert "takes longer than our kernels" in str(FLASH4.unsuitable(large, replace(TASK, needs_grad=False)))
+    assert torch.are_deterministic_algorithms_enabled()
+    assert FLASH4.unsuitable(large, replace(TASK, needs_grad=True)) == (
+        "adds up gradients in another order at every call, and torch is set to deterministic algorithms"
+    )
+    torch.use_deterministic_algorithms(False)
     assert FLASH4.unsuitable(large, replace(TASK, needs_grad=True)) is None
     assert FLASH4.unsuitable(full_plan(), TASK) is None
     monkeypatch.setattr(places, "MOST_PLACES", 32)
