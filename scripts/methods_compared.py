@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from attnbench.inputs.presets import RESOLUTIONS
+from attnbench.kernels.grid import Grid
 from attnbench.methods import get_method
 from attnbench.report.cases import cases_of
 from attnbench.results.gaps import Estimate, Gap, gaps
@@ -130,8 +131,7 @@ def _part(inputs: str) -> str:
 
 def _place(group: Group) -> tuple[object, ...]:
     grid, inputs, direction, density = group
-    sides = [int(side) for side in grid.split("x")]
-    return _is_of_mini(group), direction, sides[0] * sides[1] * sides[2], density is not None, density or 0.0, inputs
+    return _is_of_mini(group), direction, Grid.of(grid).tokens, density is not None, density or 0.0, inputs
 
 
 def _is_of_mini(group: Group) -> bool:

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import attnbench
+from attnbench.kernels.grid import Grid
 from attnbench.parallel.collectives import Moved, counting
 
 METHODS: dict[str, dict[str, Any]] = {"full": {}, "vmoba": {}, "sta": {}, "moba": {}}
@@ -53,8 +54,7 @@ def main() -> None:
 
 
 def one_case(res: str, grid: str, heads: int, name: str, way: str, device: torch.device, rounds: int) -> dict[str, Any]:
-    t, h, w = map(int, grid.split("x"))
-    n, ranks, rank = t * h * w, dist.get_world_size(), dist.get_rank()
+    n, ranks, rank = Grid.of(grid).tokens, dist.get_world_size(), dist.get_rank()
     generator = torch.Generator(device).manual_seed(3)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     q, k, v = (torch.randn(1, heads, n, HEAD_DIM, device=device, dtype=dtype, generator=generator) for _ in range(3))

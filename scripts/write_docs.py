@@ -33,11 +33,13 @@ from attnbench.cost.waterfall import ZERO, Bar, Span, Waterfall
 from attnbench.inputs.make import make_inputs
 from attnbench.inputs.shapes import Shape, resolve_shape
 from attnbench.inputs.structure import locality, union_density
+from attnbench.kernels.grid import Grid
 from attnbench.parallel.deal import WAYS
 from attnbench.report.charts.waterfall import waterfall_figure
 from attnbench.report.data.schema import json_schema
 from attnbench.report.terminal.flops import model_markdown, paper_markdown
 from attnbench.report.waterfalls import waterfall_of
+from attnbench.report.word_table import WordTable
 from attnbench.results.load import Results, load_steps, read
 from attnbench.results.records.analysis import AnalysisRow, PremiseRow
 from attnbench.results.records.cells import Environment, PhaseRow, RanksSample, Row, RunHeader, Sample
@@ -257,10 +259,9 @@ def blocks_of(row: Row) -> int:
         return ceil(row.tokens / settings["block_size"])
     size = settings["partition"][row.layer % 3]
     sizes = [size] if isinstance(size, int) else size
-    grid = (
-        [int(side) for side in row.grid.split("x")][-len(sizes) :] if row.layer % 3 else [int(row.grid.split("x")[0])]
-    )
-    return prod(ceil(side / size) for side, size in zip(grid, sizes, strict=True))
+    grid = Grid.of(row.grid).shape
+    sides = grid[-len(sizes) :] if row.layer % 3 else grid[:1]
+    return prod(ceil(side / size) for side, size in zip(sides, sizes, strict=True))
 
 
 def layer_table(res: str) -> list[str]:
@@ -371,14 +372,15 @@ RANKS_ROWS = "*/ranks/*.jsonl.gz"
 
 def ranks_counts() -> str:
     """Return a table of what follows from counting, at 720p."""
-    lines = ["| heads | GPUs | `parallel` | share of the pairs | at most | sends, MiB |", "|---|---|---|---|---|---|"]
+    rows = []
     for name, heads in WAN.items():
         for ranks in (2, 4, 8):
             for way in WAYS if heads % ranks else WAYS[:2]:
                 call = count_call(way, ranks, heads=heads, kv_heads=heads, tokens=75600, head_dim=128, itemsize=2)
                 share, sent = f"{call.share:.4f}".rstrip("0"), call.sent / 2**20
-                lines.append(f"| {name} | {ranks} | {way} | {share} | {1 / call.share:.2f}× | {sent:.0f} |")
-    return "\n".join(lines)
+                rows.append((name, str(ranks), way, share, f"{1 / call.share:.2f}×", f"{sent:.0f}"))
+    header = ("heads", "GPUs", "`parallel`", "share of the pairs", "at most", "sends, MiB")
+    return "\n".join(WordTable(header, tuple(rows), frozenset({1, 3, 4, 5})).markdown())
 
 
 def ranks_measured(ranks: int = 8) -> str:

@@ -20,7 +20,7 @@ from attnbench.kernels.engines import Task, choose_engine
 from attnbench.kernels.errors import Unsupported
 from attnbench.kernels.grid import Layout
 from attnbench.machine.stopwatch import Stopwatch
-from attnbench.methods import get_method, make_settings
+from attnbench.methods import Method, get_method, make_settings
 from attnbench.models.patch import patch
 from attnbench.models.replacement import Replacement
 from attnbench.results.records.cells import canonical_json
@@ -100,15 +100,8 @@ def dense_baseline(of: StepModel, stopwatch: Stopwatch) -> Variant:
 
 def as_graphs(of: StepModel, variant: Variant, name: str, given: Mapping[str, Any]) -> Variant:
     """Return a method that each call replays as a CUDA graph: the same as ``variant`` otherwise."""
-    method, engine = get_method(name), of.case.engine
-    return dataclasses.replace(
-        variant,
-        swap=lambda model: patch(model, method, engine=engine, graphs=True, **given),
-        alone=of.attention_alone({"method": method, "engine": engine, **given}, graphs=True),
-        graphs=True,
-        step_ms=[],
-        alone_ms=[],
-    )
+    calls = _calls(of, get_method(name), given, graphs=True)
+    return dataclasses.replace(variant, **calls, graphs=True, step_ms=[], alone_ms=[])
 
 
 def with_method(of: StepModel, name: str, given: Mapping[str, Any]) -> Variant:
@@ -119,18 +112,25 @@ def with_method(of: StepModel, name: str, given: Mapping[str, Any]) -> Variant:
         Unsupported: if the engine cannot serve a layer.
     """
     method, grid, engine = get_method(name), of.case.token_grid, of.case.engine
-    arguments = {"method": method, **given}
     engines, densities = [], []
     for layer, (q, k, v) in enumerate(of.qkv):
-        plan = select(q, k, v=v, grid=grid, layer=layer, step=0, **arguments)
+        plan = select(q, k, v=v, method=method, grid=grid, layer=layer, step=0, **given)
         task = dataclasses.replace(Task.of(q, k, v), needs_grad=of.case.backward)
         engines.append(choose_engine(engine, plan, task).name)
         densities.append(plan.density)
     resolved = method.resolve(make_settings(method, given), Layout(grid))
     return Variant(
         name="/".join([name, "+".join(dict.fromkeys(engines))]),
-        swap=lambda model: patch(model, method, engine=engine, **given),
-        alone=of.attention_alone({**arguments, "engine": engine}),
+        **_calls(of, method, given),
         settings=canonical_json(dataclasses.asdict(resolved)),
         density=statistics.fmean(densities),
     )
+
+
+def _calls(of: StepModel, method: Method, given: Mapping[str, Any], *, graphs: bool = False) -> dict[str, Any]:
+    """Return how a variant puts a method into the model, and how it calls it alone."""
+    engine = of.case.engine
+    return {
+        "swap": lambda model: patch(model, method, engine=engine, graphs=graphs, **given),
+        "alone": of.attention_alone({"method": method, "engine": engine, **given}, graphs=graphs),
+    }
