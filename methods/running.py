@@ -113,16 +113,17 @@ def _run_shard(
     if plan.pattern.is_full and choose_engine(engine, plan, Task.of(q, k, v, return_lse=return_lse)).rectangular:
         return Ran(*_attend(q, k, v, plan, scale, engine, return_lse, witnessed=False), part)
     q = pad(q, (0, 0, shard.first, k.shape[2] - shard.stop))
-    output, lse = _attend(q, k, v, part, scale, engine, return_lse)
+    output, lse = _attend(q, k, v, part, scale, engine, return_lse, shard=True)
     mine = slice(shard.first, shard.stop)
     return Ran(output[:, :, mine], None if lse is None else lse[:, :, mine], part)
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, engine: str, return_lse: bool, *, witnessed: bool = True
-) -> tuple[Tensor, Tensor | None]:
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, engine: str, return_lse: bool, *,
+    witnessed: bool = True, shard: bool = False,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Run a plan on the engine that was asked for."""
-    runner = choose_engine(engine, plan, Task.of(q, k, v, return_lse=return_lse))
+    runner = choose_engine(engine, plan, Task.of(q, k, v, return_lse=return_lse, shard=shard))
     run = runner.attend if runner.traceable or not torch.compiler.is_compiling() else between_graphs(runner.name)
     with _without_autocast(q), phase("attend"):
         output, lse = run(q, k, v, plan, scale, return_lse)

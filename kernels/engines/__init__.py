@@ -28,8 +28,8 @@ from attnbench.kernels.plan import Plan
 from attnbench.kernels.tracing import constant
 
 # "auto" takes the first engine that is available and tested, and that supports and suits the plan. flash4 and cudnn-bsa
-# call plans unsuitable for which our kernels are as fast. Engines of other packages come right before the reference, so
-# they get no plan that one of our kernels runs.
+# pass by the plans that our kernels run as fast or faster. Engines of other packages come right before the reference,
+# so they get no plan that one of our kernels runs.
 _ALL = (FLASH4, CUDNN, SDPA, CUDNN_BSA, TRITON, FLEX, FLASH3, FLASH2, REFERENCE, TWO_CALL, UNFUSED)
 ENGINES: Mapping[str, Engine] = MappingProxyType({engine.name: engine for engine in _ALL})
 

@@ -13,7 +13,15 @@ from attnbench.kernels.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The properties of a call on which an engine's support depends."""
+    """The properties of a call on which an engine's support depends.
+
+    Attributes:
+        device, dtype, head_dim: those of q, k and v.
+        heads, kv_heads: of q; of k and v.
+        needs_grad: whether gradients will be asked for.
+        return_lse: whether the log-sum-exp is.
+        shard: whether only some queries keep pairs, those of a rank.
+    """
 
     device: torch.device
     dtype: torch.dtype
@@ -22,17 +30,20 @@ class Task:
     kv_heads: int
     needs_grad: bool
     return_lse: bool
+    shard: bool = False
 
     @classmethod
-    def of(cls, q: Tensor, k: Tensor, v: Tensor, *, return_lse: bool = False) -> Task:
+    def of(cls, q: Tensor, k: Tensor, v: Tensor, *, return_lse: bool = False, shard: bool = False) -> Task:
         """Read the task from the tensors."""
         needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-        return cls(q.device, q.dtype, q.shape[3], q.shape[1], k.shape[1], needs_grad, return_lse)
+        return cls(q.device, q.dtype, q.shape[3], q.shape[1], k.shape[1], needs_grad, return_lse, shard)
 
 
-def asks_for_same_gradients(task: Task) -> bool:
-    """Return whether ``torch.use_deterministic_algorithms`` asks for gradients with the same bits at every call."""
-    return task.needs_grad and torch.are_deterministic_algorithms_enabled()
+def same_gradients_problem(task: Task) -> str | None:
+    """Return why an engine does not suit that adds up gradients in any order, as words that follow "engine x"."""
+    if task.needs_grad and torch.are_deterministic_algorithms_enabled():
+        return "gives gradients that differ in rounding from call to call, and torch is set to deterministic algorithms"
+    return None
 
 
 def supports_dtype(task: Task) -> str | None:

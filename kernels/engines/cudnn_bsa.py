@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from functools import cache
 from importlib import metadata
@@ -10,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.torch_version import TorchVersion
 
-from attnbench.kernels.engines.base import Engine, Task, asks_for_same_gradients
+from attnbench.kernels.engines.base import Engine, Task, same_gradients_problem
 from attnbench.kernels.engines.blocks import TileMask, convert, tile_lists
 from attnbench.kernels.engines.cudnn import supports_half
 from attnbench.kernels.engines.places import aligned, arrange, number_of_places, restore, restore_rows, spread_problem
@@ -31,29 +33,35 @@ BACKWARD_HEAD_DIM = 128
 LEAST_PAIRS = 10**10
 """Pairs of a query and a key, over all heads, from which "auto" takes this engine.
 
-A call takes .6 to 1 ms more of the host's time than one of our kernels. On an H200, 12 heads with 32,760 tokens (1.3e10
-pairs) are faster by the wall clock, 3 heads with 55,296 (9.2e9) and 12 with 20,280 (4.9e9) are slower.
+A call keeps the CPU busy for .3 to 1.1 ms longer than one of our kernels. By the wall clock on an H200, with blocks
+that fill their tiles, calls of 12 heads with 32,760 tokens (1.3e10 pairs) are faster; ``vsa`` and ``nabla`` with 3
+heads and 55,296 tokens (9.2e9) or 12 and 20,280 (4.9e9) are slower.
 """
 
-MOST_KEYS = 80
-"""Mean keys of a block above which "auto" takes another engine.
+LEAST_KEYS, MOST_KEYS = 51, 80
+"""Mean keys of a block between which "auto" takes this engine.
 
-Tiles of 128 take longer than with flash4 and our kernels. Blocks of 128 at odd sizes lie in tiles of 64 here: ``draft``
-is .67 to .93 times as fast as with our kernels on an H200.
+Tiles of 128 take longer than with flash4 and our kernels. Blocks of mostly 128 keys that lie in tiles of 64 do too:
+``draft`` is .88 and .93 times as fast as with our kernels on an H200. Smaller blocks leave too many places of tiles
+empty, which is seen without reading where they begin.
 """
 
 MOST_PADDING = 1.2
-"""Places of keys in tiles for each key, above which "auto" takes another engine.
+"""Places of tiles for each query, and for each key, above which "auto" takes another engine.
 
-On an H200 beside our kernels, forward: 1.14 to 1.18 times as fast with whole tiles (``vsa``), 1.03 with 1.11 and with
-1.15 places a key (``nabla``), as fast with 1.22 (``vsa``), .93 with 1.31.
+On an H200 beside our kernels, forward: 1.14 to 1.18 times as fast with whole tiles (``vsa``, ``vsa-h3``), 1.04 with
+1.11 places, 1.03 with 1.15 (``nabla``), as fast with 1.22 (``vsa``), .93 with 1.31.
 """
 
-MOST_PADDING_WHERE_OURS_ARE_SLOW = 1.25
-"""The same limit with gradients, and where blocks of queries have at most half a tile's tokens.
+MOST_PADDING_WITH_GRADIENTS = 1.25
+"""The same limit with gradients: 1.20 times as fast forward and backward with 1.22 places (``vsa``)."""
 
-With 1.22 places a key: 1.20 times as fast forward and backward (``vsa``), 1.21 forward with 26 queries a block
-(``bsa``).
+SMALL = 32
+MOST_PADDING_OF_SMALL = 2.5
+"""Where blocks have at most ``SMALL`` queries, which our kernels run in tiles as small, the limit for queries.
+
+With 2.44 places for each query and 1.22 for each key: 1.21 times as fast forward (``bsa``). So keys have the limit of
+gradients then.
 """
 
 PACKAGE = "nvidia-cudnn-frontend"
@@ -129,6 +137,7 @@ class _Attend(torch.autograd.Function):
         return output, lse
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, d_output: Tensor, d_lse: Tensor) -> tuple[Tensor | None, ...]:
         from cudnn.block_sparse_attention import BSA
 
@@ -188,21 +197,31 @@ def _unsuitable(plan: Plan, task: Task) -> str | None:
     pattern = plan.pattern
     if not isinstance(pattern, BlockPattern) or pattern.rule is not None:
         return None  # not supported
+    if (task.dtype, task.head_dim, task.kv_heads) != (torch.bfloat16, 128, task.heads) or task.shard:
+        return "was compared with other engines in bfloat16, for head_dim 128, own keys of each head and all queries"
     tokens = plan.layout.tokens
-    queries, keys = (tokens / (offsets.shape[-1] - 1) for offsets in (pattern.q_offsets, pattern.k_offsets))
-    if task.head_dim != 128:
-        return f"was compared with other engines for head_dim 128, not {task.head_dim}"
     if plan.batch * plan.heads * tokens**2 < LEAST_PAIRS:
-        return f"takes longer on the host, which counts below {LEAST_PAIRS:.0e} pairs"
-    if asks_for_same_gradients(task):
-        return "adds up gradients in another order at every call, and torch is set to deterministic algorithms"
-    if keys > MOST_KEYS or (tile := tile_of(plan)) == max(TILES):
-        return f"takes longer than other engines for blocks of {keys:.0f} keys"
-    padding = number_of_places(pattern.k_offsets, tile) / tokens
-    ours_are_slow = task.needs_grad or queries <= tile / 2
-    if padding > (MOST_PADDING_WHERE_OURS_ARE_SLOW if ours_are_slow else MOST_PADDING):
-        return f"would compute {padding:.1f} keys for each one: the blocks fill its tiles of {tile} tokens badly"
+        return f"keeps the CPU busy for longer than other engines, and was slower below {LEAST_PAIRS:.0e} pairs"
+    if problem := same_gradients_problem(task):
+        return problem
+    queries, keys = (tokens / (offsets.shape[-1] - 1) for offsets in (pattern.q_offsets, pattern.k_offsets))
+    if not LEAST_KEYS <= keys <= MOST_KEYS:
+        return f"suits blocks of {LEAST_KEYS} to {MOST_KEYS} keys in the mean, not {keys:.0f}"
+    tile, small = tile_of(plan), queries <= SMALL
+    most_of_keys = MOST_PADDING_WITH_GRADIENTS if task.needs_grad or small else MOST_PADDING
+    most_of_queries = MOST_PADDING_OF_SMALL if small else most_of_keys
+    for what, offsets, most in (
+        ("query", pattern.q_offsets, most_of_queries), ("key", pattern.k_offsets, most_of_keys)
+    ):  # fmt: skip
+        places = number_of_places(offsets, tile) / tokens
+        if places > most:
+            return f"would take {places:.2f} places for each {what} in tiles of {tile} tokens, more than {most}"
     return None
+
+
+def _load() -> None:
+    if _available() is None:
+        importlib.import_module("cudnn.block_sparse_attention")
 
 
 CUDNN_BSA = Engine(
@@ -216,4 +235,5 @@ CUDNN_BSA = Engine(
     dense=False,
     tested=True,
     unsuitable=_unsuitable,
+    load=_load,
 )

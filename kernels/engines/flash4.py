@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from attnbench.kernels.engines.base import Engine, Task, asks_for_same_gradients
+from attnbench.kernels.engines.base import Engine, Task, same_gradients_problem
 from attnbench.kernels.engines.blocks import ElementRule, TileMask, convert, expand_heads, tile_lists
 from attnbench.kernels.engines.cudnn import supports_half
 from attnbench.kernels.engines.places import (
@@ -213,8 +213,8 @@ def _unsuitable(plan: Plan, task: Task) -> str | None:
         return f"takes longer than our kernels for the element rule {pattern.rule.name}"
     if pattern.rule is None and not task.needs_grad:
         return "takes longer than our kernels for the forward pass of plans of whole blocks"
-    if asks_for_same_gradients(task):
-        return "adds up gradients in another order at every call, and torch is set to deterministic algorithms"
+    if problem := same_gradients_problem(task):
+        return problem
     sides = (pattern.q_offsets, pattern.k_offsets)
     area = prod(number_of_places(offsets, TILE) for offsets in sides) / plan.layout.tokens**2
     if area > (MOST_WASTE if pattern.rule is None else MOST_WASTE_WITH_RULE):

@@ -19,7 +19,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
-from attnbench.kernels.engines import cudnn_bsa, get_engine, places
+from attnbench.kernels import engines
+from attnbench.kernels.engines import choose_engine, cudnn_bsa, get_engine, places
 from attnbench.kernels.engines.base import Task
 from attnbench.kernels.engines.cudnn_bsa import CUDNN_BSA
 from attnbench.kernels.errors import Unsupported
@@ -164,58 +165,100 @@ def test_patterns_of_other_kinds_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     assert small == "would lay 20 tokens in small blocks out over 640 places of tiles"
 
 
-SLOW_HOST = "takes longer on the host, which counts below 1e+10 pairs"
-TOO_LARGE = "takes longer than other engines for blocks of {} keys"
-BADLY = "would compute {} keys for each one: the blocks fill its tiles of 64 tokens badly"
-SAME = "adds up gradients in another order at every call, and torch is set to deterministic algorithms"
+SHORT = "keeps the CPU busy for longer than other engines, and was slower below 1e+10 pairs"
+SIZE = "suits blocks of 51 to 80 keys in the mean, not {}"
+PLACES = "would take {} places for each {} in tiles of 64 tokens, more than {}"
+NOT_COMPARED = "was compared with other engines in bfloat16, for head_dim 128, own keys of each head and all queries"
+SAME = "gives gradients that differ in rounding from call to call, and torch is set to deterministic algorithms"
+OWN = replace(TASK, kv_heads=4)
+
+
+def block_plan(q_sizes: tuple[int, ...], k_sizes: tuple[int, ...], batch: int = 1, heads: int = 4) -> Plan:
+    q_offsets, k_offsets = (torch.tensor([0, *sizes]).cumsum(0) for sizes in (q_sizes, k_sizes))
+    keep = torch.ones(1, 1, len(q_sizes), len(k_sizes), dtype=torch.bool)
+    return Plan(Layout(Grid(1, 1, int(q_offsets[-1]))), batch, heads, BlockPattern(q_offsets, k_offsets, keep))
+
+
+WHOLE = block_plan((64,) * 800, (64,) * 800)
 
 
 @pytest.mark.parametrize(
-    ("q_sizes", "k_sizes", "task", "why"),
+    ("q_sizes", "k_sizes", "needs_grad", "why"),
     [
-        ((64,) * 800, (64,) * 800, {}, None),
-        ((64,) * 780, (64,) * 780, {}, SLOW_HOST),
-        ((128,) * 400, (128,) * 400, {}, TOO_LARGE.format(128)),
-        ((64, 128) * 267, (64, 128) * 267, {}, TOO_LARGE.format(96)),
-        ((128,) * 400, (64,) * 800, {}, None),
-        ((64,) * 800, (64,) * 796 + (256,), {}, None),
-        ((64,) * 800, (64,) * 800, {"head_dim": 96}, "was compared with other engines for head_dim 128, not 96"),
-        ((52,) * 1000, (52,) * 1000, {}, BADLY.format(1.2)),
-        ((52,) * 1000, (52,) * 1000, {"needs_grad": True}, None),
-        ((32,) * 1625, (52,) * 1000, {}, None),
-        ((50,) * 1040, (50,) * 1040, {"needs_grad": True}, BADLY.format(1.3)),
-        ((16,) * 3200, (16,) * 3200, {}, BADLY.format("4.0")),
+        ((64,) * 800, (64,) * 800, False, None),
+        ((64,) * 780, (64,) * 780, False, SHORT),
+        ((128,) * 400, (128,) * 400, False, SIZE.format(128)),
+        ((64, 128) * 267, (64, 128) * 267, False, SIZE.format(96)),
+        ((82,) * 624, (82,) * 624, False, SIZE.format(82)),
+        ((50,) * 1040, (50,) * 1040, True, SIZE.format(50)),
+        ((1,) * 51200, (1,) * 51200, False, SIZE.format(1)),
+        ((128,) * 400, (64,) * 800, False, None),
+        ((64,) * 800, (64,) * 796 + (256,), False, None),
+        ((78,) * 656, (78,) * 656, False, PLACES.format(1.64, "query", 1.2).replace("64 tokens", "128 tokens")),
+        ((64,) * 812 + (32,), (52,) * 1000, False, PLACES.format(1.23, "key", 1.2)),
+        ((64,) * 812 + (32,), (52,) * 1000, True, None),
+        ((52,) * 1000, (64,) * 812 + (32,), False, PLACES.format(1.23, "query", 1.2)),
+        ((52,) * 1000, (52,) * 1000, True, None),
+        ((72,) * 720, (64,) * 810, False, PLACES.format(1.78, "query", 1.2)),
+        ((26,) * 2000, (52,) * 1000, False, None),
+        ((16,) * 3200, (64,) * 800, False, PLACES.format("4.00", "query", 2.5)),
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("gradients_may_differ")
 def test_auto_takes_it_where_it_was_measured_to_be_faster(
-    q_sizes: tuple[int, ...], k_sizes: tuple[int, ...], task: dict[str, Any], why: str | None
+    q_sizes: tuple[int, ...], k_sizes: tuple[int, ...], needs_grad: bool, why: str | None
 ) -> None:
-    q_offsets, k_offsets = (torch.tensor([0, *sizes]).cumsum(0) for sizes in (q_sizes, k_sizes))
-    layout = Layout(Grid(1, 1, int(q_offsets[-1])))
-    keep = torch.ones(1, 1, len(q_sizes), len(k_sizes), dtype=torch.bool)
-    plan = Plan(layout, 1, 4, BlockPattern(q_offsets, k_offsets, keep))
-    assert CUDNN_BSA.unsuitable(plan, replace(TASK, **task)) == why
+    assert CUDNN_BSA.unsuitable(block_plan(q_sizes, k_sizes), replace(OWN, needs_grad=needs_grad)) == why
+
+
+@pytest.mark.parametrize(
+    "task", [{"dtype": torch.float16}, {"dtype": torch.float32}, {"head_dim": 64}, {"kv_heads": 2}, {"shard": True}]
+)
+def test_auto_leaves_to_others_what_was_not_compared(task: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cudnn_bsa, "number_of_places", None)
+    assert CUDNN_BSA.unsuitable(WHOLE, replace(OWN, **task)) == NOT_COMPARED
+
+
+@pytest.mark.parametrize(
+    ("tokens", "batch", "heads"), [(25600, 1, 12), (25600, 12, 1), (25600, 2, 7), (25600, 2, 8), (25600, 16, 1)]
+)
+def test_pairs_of_all_heads_and_of_the_batch_count(tokens: int, batch: int, heads: int) -> None:
+    plan = block_plan(*[(64,) * (tokens // 64)] * 2, batch=batch, heads=heads)
+    expected = None if batch * heads * tokens**2 >= 10**10 else SHORT
+    assert CUDNN_BSA.unsuitable(plan, replace(OWN, heads=heads, kv_heads=heads)) == expected
+
+
+def test_plans_of_short_sequences_and_of_small_blocks_are_passed_by_without_reading_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cudnn_bsa, "number_of_places", None)
+    assert CUDNN_BSA.unsuitable(blocks(64, 64), OWN) == SHORT
+    assert CUDNN_BSA.unsuitable(block_plan((1,) * 51200, (1,) * 51200), OWN) == SIZE.format(1)
 
 
 def test_auto_leaves_it_where_gradients_must_repeat() -> None:
-    plan = blocks(*(64,) * 800)
     assert torch.are_deterministic_algorithms_enabled()
-    assert CUDNN_BSA.unsuitable(plan, TASK) is None
-    assert CUDNN_BSA.unsuitable(plan, replace(TASK, needs_grad=True)) == SAME
+    assert CUDNN_BSA.unsuitable(WHOLE, OWN) is None
+    assert CUDNN_BSA.unsuitable(WHOLE, replace(OWN, needs_grad=True)) == SAME
 
 
-def test_plans_of_short_sequences_are_passed_by_without_reading_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(offsets: Tensor, tile: int) -> int:
-        raise AssertionError("the offsets were read")
+@pytest.mark.parametrize("kind", ["rule", "routed"])
+def test_plans_that_it_cannot_run_get_the_reason_of_supports(kind: str) -> None:
+    short = blocks(64, 64)
+    plan = replace(short, pattern=replace(short.pattern, rule=causal()))
+    if kind == "routed":
+        plan = replace(short, pattern=RoutedPattern(short.pattern.k_offsets, torch.ones(1, 1, 128, 2).bool()))
+    assert CUDNN_BSA.unsuitable(plan, OWN) is None
+    assert CUDNN_BSA.supports(plan, OWN) is not None
 
-    monkeypatch.setattr(cudnn_bsa, "number_of_places", read)
-    assert CUDNN_BSA.unsuitable(blocks(64, 64), TASK) == SLOW_HOST
 
-
-def test_auto_has_no_say_in_plans_that_it_does_not_run() -> None:
-    plan = blocks(*(64,) * 800)
-    assert CUDNN_BSA.unsuitable(replace(plan, pattern=replace(plan.pattern, rule=causal())), TASK) is None
+def test_auto_prefers_it_to_our_kernels_where_it_suits(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {name: replace(engine, supports=lambda plan, task: None) for name, engine in engines.ENGINES.items()}
+    monkeypatch.setattr(engines, "ENGINES", here)
+    monkeypatch.setattr(engines, "_unavailable", lambda name: None if name in ("cudnn-bsa", "triton") else "not here")
+    assert choose_engine("auto", WHOLE, OWN).name == "cudnn-bsa"
+    assert choose_engine("auto", WHOLE, replace(OWN, shard=True)).name == "triton"
+    assert choose_engine("auto", blocks(64, 64), OWN).name == "triton"
 
 
 @pytest.mark.parametrize(
