@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from attnbench.bench.matched import WITHIN, distance
 from attnbench.inputs.presets import RESOLUTIONS
 from attnbench.kernels.grid import Grid
 from attnbench.methods import get_method
@@ -37,6 +38,9 @@ CLOCKS = 0.02
 
 METRIC = "psnr"
 """What clips are compared by: against full attention's clip of the same prompt and seed."""
+
+CLIPS_DENSITY = 0.2
+"""What the settings of the clips' suite were matched to."""
 
 Group = tuple[str, str, str, float | None]
 
@@ -76,17 +80,22 @@ def findings(groups: Mapping[Group, Sequence[MeanRow]]) -> list[str]:
 
 
 def clips_section(results: Results) -> list[str]:
-    """Return the section of the clips, the nearest to full attention's first; none without clips."""
+    """Return the section of the clips; none without clips.
+
+    The nearest to full attention's come first among those that kept ``CLIPS_DENSITY``, and the others follow.
+    """
     found = [gap for gap in gaps(results.quality) if gap.metric == METRIC]
     if not found:
         return []
-    found.sort(key=lambda gap: -gap.gap.mean)
     kept = _kept_by_clips(results)
+    densities = [kept.get((gap.method, gap.settings)) for gap in found]
+    matched = [density is not None and distance(density, CLIPS_DENSITY) <= WITHIN for density in densities]
+    order = sorted(range(len(found)), key=lambda at: (not matched[at], -found[at].gap.mean))
     lines = ["| method | setting | density | PSNR, dB | pairs | another kernel | another seed |"]
     lines += ["| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
-    for gap in found:
-        density = kept.get((gap.method, gap.settings))
-        cells = [f"`{gap.method}`", _setting(gap), _number(density, ".2f"), _interval(gap.gap), str(gap.gap.pairs)]
+    for at in order:
+        gap, density = found[at], _number(densities[at], ".2f") + ", unmatched" * (not matched[at])
+        cells = [f"`{gap.method}`", _setting(gap), density, _interval(gap.gap), str(gap.gap.pairs)]
         cells += [_interval(gap.kernel_floor), _interval(gap.seed_floor)]
         lines.append("| " + " | ".join(cells) + " |")
     within = [gap.method for gap in found if gap.judgement == "indistinguishable"]
@@ -95,12 +104,15 @@ def clips_section(results: Results) -> list[str]:
         if within
         else "No method's clips are as near to full attention's as those of another dense kernel."
     )
-    if len(found) > 1:
-        said += f" Nearest are those of `{found[0].method}`, farthest those of `{found[-1].method}`."
+    ranked = [found[at].method for at in order if matched[at]]
+    if len(ranked) > 1:
+        said += f" Of the methods that kept a density of {CLIPS_DENSITY:g}, `{ranked[0]}` is nearest "
+        said += f"and `{ranked[-1]}` farthest."
     dense = sorted({(clip.dense_steps, clip.steps) for _, clip in results.clips if clip.method != "full"})
     said += f" {' or '.join(f'{few} of {all_} steps' for few, all_ in dense)} are dense." if dense else ""
-    said += " Settings are for a density of .2 on one capture; densities are means over the other steps of all clips, "
-    said += "so compare only methods that keep about the same."
+    said += f" Settings are for a density of {CLIPS_DENSITY:g} on one capture, and densities are means over the other "
+    said += f"steps of all clips. Methods that were more than {WITHIN * 100:g} % away from it there are unmatched: "
+    said += "they come last, and are not ranked."
     return ["\n".join(["## Clips of the mini model", "", said, "", *lines])]
 
 
