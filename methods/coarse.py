@@ -83,18 +83,23 @@ def coarse_flops(q_shape: torch.Size, k_shape: torch.Size, tiles: Tiles, count: 
     return pooled + batch * heads * dim * (4 * count**2 + 2 * tokens)
 
 
-def check_gate(params: object, q: Tensor) -> Tensor | None:
-    """Return the gate among the learned tensors of a method, or None if there are none.
+def gate_of(params: object, q: Tensor) -> Tensor | None:
+    """Return the gate among the learned tensors of a method, or None for 1: the number, or no params.
 
     Raises:
-        BadInput: for anything but a dictionary of a gate that is strided and like q, saying what it is instead.
+        BadInput: for anything but a dictionary of a gate that is 1, or strided and like q, saying what it is instead.
     """
     if params is None:
         return None
     if not isinstance(params, Mapping) or set(params) != {"gate"}:
-        raise BadInput(f"params is {kind_of(params)}; it must be {{'gate': a tensor like q}}, or None")
-    gate: Tensor = params["gate"]
-    alike = isinstance(gate, Tensor) and gate.layout == torch.strided and gate.dtype == q.dtype
-    if not alike or gate.shape != q.shape or gate.device != q.device:
-        raise BadInput(f"gate is {kind_of(gate)}; it must be like q, {kind_of(q)}")
+        raise BadInput(f"params is {kind_of(params)}; it must be {{'gate': a tensor like q, or 1}}, or None")
+    gate: object = params["gate"]
+    if type(gate) in (int, float) and gate == 1:
+        return None
+    if not isinstance(gate, Tensor) or gate.layout != torch.strided or _like(gate) != _like(q):
+        raise BadInput(f"gate is {kind_of(gate)}; it must be 1, or like q, {kind_of(q)}")
     return gate
+
+
+def _like(x: Tensor) -> tuple[object, ...]:
+    return x.shape, x.dtype, x.device

@@ -137,17 +137,18 @@ def test_both_branches_are_trained(tensors: Helper) -> None:
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"gates": 1}, "params is a dictionary of gates; it must be {'gate': a tensor like q}, or None"),
-        (torch.ones(1), "it must be {'gate': a tensor like q}, or None"),
-        ({"gate": 1.0}, "gate is 1.0; it must be like q"),
-        ({"gate": torch.ones(1, 2, 7, 4)}, r"gate is float32 \[1, 2, 7, 4\] on cpu; it must be like q"),
+        ({"gates": 1}, "params is a dictionary of gates; it must be {'gate': a tensor like q, or 1}, or None"),
+        (torch.ones(1), "it must be {'gate': a tensor like q, or 1}, or None"),
+        ({"gate": 2.0}, "gate is 2.0; it must be 1, or like q, float32"),
+        ({"gate": True}, "gate is True; it must be 1, or like q"),
+        ({"gate": torch.ones(1, 2, 7, 4)}, r"gate is float32 \[1, 2, 7, 4\] on cpu; it must be 1, or like q"),
         ({"gate": torch.ones(1, 2, 8, 4).double()}, "gate is float64"),
         (torch.ones(1, 2, 8, 4), r"params is float32 \[1, 2, 8, 4\] on cpu; it must be {'gate'"),
         (torch.ones(1, 2, 8, 4).tolist(), "params is of type list; it must be {'gate'"),
         ({str(i): 1 for i in range(99)}, "params is a dictionary of 99 items; it must be {'gate'"),
-        ({"gate": torch.ones(1, 2, 8, 4).tolist()}, "gate is of type list; it must be like q, float32"),
-        ({"gate": np.ones((1, 2, 8, 4))}, "gate is of type ndarray; it must be like q, float32"),
-        ({"gate": "x" * 9999}, "gate is 'x+', cut off after 40 of 9,999 characters; it must be like q, float32"),
+        ({"gate": torch.ones(1, 2, 8, 4).tolist()}, "gate is of type list; it must be 1, or like q, float32"),
+        ({"gate": np.ones((1, 2, 8, 4))}, "gate is of type ndarray; it must be 1, or like q, float32"),
+        ({"gate": "x" * 9999}, "gate is 'x+', cut off after 40 of 9,999 characters; it must be 1, or like q, float32"),
         ({"gate": torch.ones(1, 2, 8, 4).to_sparse()}, r"gate is sparse_coo float32 \[1, 2, 8, 4\] on cpu; it must be"),
     ],
 )
@@ -158,6 +159,17 @@ def test_a_gate_that_does_not_fit_is_refused(method: str, params: Any, words: st
     said = str(refused.value)
     assert len(said) < 200
     assert "\n" not in said
+
+
+@pytest.mark.parametrize("method", ["vsa", "vsa-h3"])
+@pytest.mark.parametrize("one", [1, 1.0])
+def test_a_gate_of_1_is_a_gate_of_ones(method: str, one: float, tensors: Helper) -> None:
+    q, k, v = tensors(Layout(attnbench.Grid(2, 4, 4), (5, 0)), 2, 1, 1)
+    asked = {"method": method, "grid": (2, 4, 4), "text": (5, 0), "tile": (2, 2, 2), "return_plan": True}
+    output, plan = attnbench.attention(q, k, v, **asked, params={"gate": one})
+    expected, like = attnbench.attention(q, k, v, **asked, params={"gate": torch.ones_like(q)})
+    torch.testing.assert_close(output, expected)
+    assert plan.branch_flops == like.branch_flops > 0
 
 
 @pytest.mark.parametrize("method", ["vsa", "vsa-h3"])
