@@ -18,7 +18,8 @@ class Recipe:
     """Settings that a method's own settings inherit. A subclass with ``__post_init__`` calls that of this class.
 
     Attributes:
-        dense_steps: denoising steps at the beginning that run full attention, without the method's branch.
+        dense_steps: denoising steps at the beginning that run full attention, without the method's branch. A call that
+            names no step is in none of them.
         dense_layers: layers at the beginning that do.
         text_dense: whether text keeps every key and is kept by every query. Only methods whose class says
             ``TEXT_MAY_BE_ORDINARY`` can treat text as ordinary tokens.
