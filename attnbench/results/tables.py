@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import errno
 import io
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,9 @@ from attnbench.results.records.faults import first_fault
 
 TABLE = "table.parquet"
 _METADATA = b"attnbench"
+_PACKED = b"zlib:"
+"""What metadata begin with that are JSON, packed by zlib and written in base64. Older tables have JSON as it is."""
+
 _SAMPLES = "samples"
 LEFT_OUT = "kept_by_frame"
 """The column of rows that tables lack: it compares nothing, and is as large as all others together."""
@@ -91,8 +97,31 @@ def table_bytes(
     with pq.ParquetWriter(file, table.schema, write_page_checksum=True, **_COMPACT) as writer:
         writer.write_table(table)
         # In the file's metadata alone: those of the schema are written a second time, in base64.
-        writer.add_key_value_metadata({_METADATA: json.dumps(about, allow_nan=False)})
+        writer.add_key_value_metadata({_METADATA: _packed(json.dumps(about, allow_nan=False))})
     return file.getvalue()
+
+
+def _packed(text: str) -> bytes:
+    # The metadata of a Parquet file are not compressed, and those of runs repeat most of what the others say.
+    return _PACKED + base64.b64encode(zlib.compress(text.encode(), 9))
+
+
+def _unpacked(value: bytes) -> bytes:
+    """Return the JSON that metadata hold.
+
+    Raises:
+        OSError: if it is too large to be read.
+        ValueError, zlib.error: if it is not whole.
+    """
+    if not value.startswith(_PACKED):
+        return value
+    reader = zlib.decompressobj()
+    text = reader.decompress(base64.b64decode(value.removeprefix(_PACKED), validate=True), MOST_BYTES)
+    if reader.unconsumed_tail:
+        raise OSError(errno.EFBIG, f"what it says of its runs is more than {MOST_BYTES // 2**20} MiB")
+    if not reader.eof:
+        raise ValueError("the packed metadata are not whole")
+    return text
 
 
 def csv_bytes(
@@ -175,12 +204,12 @@ def _opened(path: Path, *, decode: bool = True) -> tuple[list[dict[str, Any]], d
 
     try:
         lines, metadata = contents(read_file(path), _MOST_VALUES, MOST_BYTES, decode=decode)
-        about = json.loads((metadata or {})[_METADATA])
+        about = json.loads(_unpacked((metadata or {})[_METADATA]))
     except KeyError as error:
         raise BadInput(f"{str(path)!r} is no table of attnbench: it says nothing of its runs") from error
     except TooLarge as error:
         raise BadInput(f"cannot read {str(path)!r} as a table: it holds more than {_MOST_VALUES:,} values") from error
-    except (NotWhole, OSError, ValueError, RecursionError, pa.ArrowException) as error:
+    except (NotWhole, OSError, ValueError, zlib.error, RecursionError, pa.ArrowException) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else "it is not a whole Parquet file"
         raise BadInput(f"cannot read {str(path)!r} as a table: {why}") from error
     return lines, _mapping(path, about)

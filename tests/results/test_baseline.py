@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import csv
 import errno
@@ -10,6 +11,7 @@ import math
 import os
 import random
 import statistics
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -342,9 +344,18 @@ def test_a_run_without_a_latency_begins_no_table(here: Path) -> None:
 
 
 def kept_table() -> pa.Table:
-    """A table with its metadata in the schema too, where older tables have it."""
-    about = pq.read_metadata("kept/table.parquet").metadata[b"attnbench"]
+    """A table with its metadata in the schema, and not packed, as older tables have it."""
+    about = zlib.decompress(base64.b64decode(packed_metadata().removeprefix(b"zlib:")))
     return pq.read_table("kept/table.parquet").replace_schema_metadata({b"attnbench": about})
+
+
+def packed_metadata() -> bytes:
+    found: bytes = pq.read_metadata("kept/table.parquet").metadata[b"attnbench"]
+    return found
+
+
+def packed(content: bytes) -> dict[bytes, bytes]:
+    return {b"attnbench": b"zlib:" + base64.b64encode(zlib.compress(content))}
 
 
 def rewritten(table: pa.Table, **metadata: Any) -> pa.Table:
@@ -358,6 +369,13 @@ def rewritten(table: pa.Table, **metadata: Any) -> pa.Table:
         (lambda table: table.replace_schema_metadata({}), "says nothing of its runs"),
         (lambda table: table.replace_schema_metadata({b"attnbench": b"{"}), "not a whole Parquet file"),
         (lambda table: table.replace_schema_metadata({b"attnbench": b"[]"}), "is not a record"),
+        (lambda table: table.replace_schema_metadata({b"attnbench": packed_metadata()[:-8]}), "not a whole Parquet"),
+        (lambda table: table.replace_schema_metadata({b"attnbench": packed_metadata()[:-1]}), "not a whole Parquet"),
+        (lambda table: table.replace_schema_metadata({b"attnbench": b"zlib:"}), "not a whole Parquet file"),
+        (lambda table: table.replace_schema_metadata({b"attnbench": b"zlib:YWJj"}), "not a whole Parquet file"),
+        (lambda table: table.replace_schema_metadata({b"attnbench": "zlib:é".encode()}), "not a whole Parquet file"),
+        (lambda table: table.replace_schema_metadata(packed(b"[]")), "is not a record"),
+        (lambda table: table.replace_schema_metadata(packed(b" " * (2**28 + 1))), "of its runs is more than 256 MiB"),
         (lambda table: rewritten(table, runs=3), "is not a record"),
         (lambda table: rewritten(table, runs=[{"run_id": 3}]), "run 1 is not a valid record: run_id"),
         (lambda table: table.drop_columns(["latency_ms"]), "row 1 is not a valid record"),
@@ -380,7 +398,7 @@ def test_a_table_that_is_not_valid_is_refused(here: Path, change: Any, said: str
         read("other.parquet")
 
 
-def test_a_table_whose_metadata_are_in_its_schema_is_read(here: Path) -> None:
+def test_a_table_whose_metadata_are_in_its_schema_and_not_packed_is_read(here: Path) -> None:
     pq.write_table(kept_table(), "older.parquet")
     assert read("older.parquet").rows == read("kept/table.parquet").rows
 

@@ -67,9 +67,26 @@ def test_clips_get_a_section_with_both_floors(tmp_path: Path) -> None:
     assert cells[4] == str(len(psnr))
     assert all(cells[5:7]), "both floors"
     kept = [x for line in lines_of(tmp_path / "clips") if line["method"] == "vmoba" for x in line["densities"]]
-    assert cells[2] == f"{sum(kept) / len(kept):.2f}"
+    density = sum(kept) / len(kept)
+    assert abs(density - 0.2) > 0.03 * 0.2
+    assert cells[2] == f"{density:.2f}, unmatched"
     assert "## Clips of the mini model" in text
     assert "## What the tables say" not in text, "there is no table of latencies"
+
+
+def test_clips_are_ranked_among_methods_that_kept_the_density() -> None:
+    page = MADE["sections"]().partition("## Clips of the mini model")[2]
+    shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:3] == "| `"]
+    matched = [cells for cells in shown if "unmatched" not in cells[2]]
+    assert 1 < len(matched) < len(shown)
+    assert shown[: len(matched)] == matched, "the others come last"
+    for cells in shown:
+        density = float(cells[2].removesuffix(", unmatched"))
+        assert (cells in matched) <= (0.194 - 0.005 <= density <= 0.206 + 0.005)
+    for part in (matched, shown[len(matched) :]):
+        psnr = [float(cells[3].split()[0]) for cells in part]
+        assert psnr == sorted(psnr, reverse=True)
+    assert f"{matched[0][0]} is nearest and {matched[-1][0]} farthest." in page
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
