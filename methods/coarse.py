@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,22 +84,28 @@ def coarse_flops(q_shape: torch.Size, k_shape: torch.Size, tiles: Tiles, count: 
     return pooled + batch * heads * dim * (4 * count**2 + 2 * tokens)
 
 
-def gate_of(params: object, q: Tensor) -> Tensor | None:
-    """Return the gate among the learned tensors of a method, or None for 1: the number, or no params.
+def check_gate(params: object, q: Tensor) -> None:
+    """Refuse learned tensors of a method that hold no gate for q.
 
     Raises:
-        BadInput: for anything but a dictionary of a gate that is 1, or strided and like q, saying what it is instead.
+        BadInput: for anything but None, or a dictionary of a gate that is 1, or strided and like q, saying what it is
+            instead.
     """
     if params is None:
-        return None
+        return
     if not isinstance(params, Mapping) or set(params) != {"gate"}:
         raise BadInput(f"params is {kind_of(params)}; it must be {{'gate': a tensor like q, or 1}}, or None")
     gate: object = params["gate"]
     if type(gate) in (int, float) and gate == 1:
-        return None
+        return
     if not isinstance(gate, Tensor) or gate.layout != torch.strided or _like(gate) != _like(q):
         raise BadInput(f"gate is {kind_of(gate)}; it must be 1, or like q, {kind_of(q)}")
-    return gate
+
+
+def gate_of(params: Mapping[str, Any] | None) -> Tensor | None:
+    """Return the gate of params that ``check_gate`` allows, or None for 1: the number, or no params."""
+    gate: object = None if params is None else params["gate"]
+    return gate if isinstance(gate, Tensor) else None
 
 
 def _like(x: Tensor) -> tuple[object, ...]:

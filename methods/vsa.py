@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from attnbench.methods.coarse import Tiles, add_coarse, coarse_flops, gate_of
+from attnbench.methods.coarse import Tiles, add_coarse, check_gate, coarse_flops, gate_of
 from attnbench.methods.kit import (
     BlockPattern,
     BranchCall,
@@ -67,7 +67,7 @@ def resolve(settings: VSA, layout: Layout) -> VSA:
 
 def plan(settings: VSA, q: Tensor, k: Tensor, call: Call) -> Plan:
     """Score tile means, keep the best tiles of each row, and count the branch."""
-    gate_of(call.params, q)  # refuses what finish could not use
+    check_gate(call.params, q)
     settings = resolve(settings, call.layout)
     partition = partition_cuboids(call.layout, settings.tile, q.device)
     made = keep_best_tiles(q, k, call.layout, partition, settings.density)
@@ -96,7 +96,7 @@ def finish(settings: VSA, call: BranchCall, q: Tensor, k: Tensor, v: Tensor, out
     """Add the coarse branch over the video tiles, times the gate."""
     partition = partition_cuboids(call.layout, resolve(settings, call.layout).tile, q.device)
     tiles = _tiles(partition, call.layout)
-    return add_coarse(output, q, k, v, tiles, gate_of(call.params, q), call.scale)
+    return add_coarse(output, q, k, v, tiles, gate_of(call.params), call.scale)
 
 
 def _tiles(partition: Partition, layout: Layout) -> Tiles:

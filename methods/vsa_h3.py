@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from attnbench.methods import vsa
-from attnbench.methods.coarse import Tiles, add_coarse, coarse_flops, gate_of
+from attnbench.methods.coarse import Tiles, add_coarse, check_gate, coarse_flops, gate_of
 from attnbench.methods.kit import (
     BranchCall,
     Call,
@@ -44,7 +44,7 @@ def resolve(settings: VSA, layout: Layout) -> VSA:
 
 def plan(settings: VSA, q: Tensor, k: Tensor, call: Call) -> Plan:
     """Score tile means, keep the best video tiles of each row, and count the branch where there is a gate."""
-    gate_of(call.params, q)  # refuses what finish could not use
+    check_gate(call.params, q)
     settings = resolve(settings, call.layout)
     partition = partition_cuboids(call.layout, settings.tile, q.device)
     made = keep_best_tiles(q, k, call.layout, partition, settings.density)
@@ -59,7 +59,7 @@ def finish(settings: VSA, call: BranchCall, q: Tensor, k: Tensor, v: Tensor, out
     if call.params is None:
         return output
     tiles = _tiles(_numbers(settings.tile), *call.layout.numbers, q.device)
-    return add_coarse(output, q, k, v, tiles, gate_of(call.params, q), call.scale)
+    return add_coarse(output, q, k, v, tiles, gate_of(call.params), call.scale)
 
 
 def _numbers(tile: Triple) -> Triple:
