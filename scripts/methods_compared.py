@@ -88,13 +88,16 @@ def clips_section(results: Results) -> list[str]:
     if not found:
         return []
     kept = _kept_by_clips(results)
-    densities = [kept.get((gap.method, gap.settings)) for gap in found]
-    matched = [density is not None and distance(density, CLIPS_DENSITY) <= WITHIN for density in densities]
-    order = sorted(range(len(found)), key=lambda at: (not matched[at], -found[at].gap.mean))
+
+    def is_matched(gap: Gap) -> bool:
+        density = kept.get((gap.method, gap.settings))
+        return density is not None and distance(density, CLIPS_DENSITY) <= WITHIN
+
+    found.sort(key=lambda gap: (not is_matched(gap), -gap.gap.mean))
     lines = ["| method | setting | density | PSNR, dB | pairs | another kernel | another seed |"]
     lines += ["| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
-    for at in order:
-        gap, density = found[at], _number(densities[at], ".2f") + ", unmatched" * (not matched[at])
+    for gap in found:
+        density = _number(kept.get((gap.method, gap.settings)), ".2f") + ", unmatched" * (not is_matched(gap))
         cells = [f"`{gap.method}`", _setting(gap), density, _interval(gap.gap), str(gap.gap.pairs)]
         cells += [_interval(gap.kernel_floor), _interval(gap.seed_floor)]
         lines.append("| " + " | ".join(cells) + " |")
@@ -104,7 +107,7 @@ def clips_section(results: Results) -> list[str]:
         if within
         else "No method's clips are as near to full attention's as those of another dense kernel."
     )
-    ranked = [found[at].method for at in order if matched[at]]
+    ranked = [gap.method for gap in found if is_matched(gap)]
     if len(ranked) > 1:
         said += f" Of the methods that kept a density of {CLIPS_DENSITY:g}, `{ranked[0]}` is nearest "
         said += f"and `{ranked[-1]}` farthest."
