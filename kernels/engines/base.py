@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from attnbench.kernels.plan import Plan
 
@@ -37,6 +39,12 @@ class Task:
         """Read the task from the tensors."""
         needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
         return cls(q.device, q.dtype, q.shape[3], q.shape[1], k.shape[1], needs_grad, return_lse, shard)
+
+
+@cache  # "auto" asks at each call, and comparing versions takes 30 µs
+def is_older(version: str, least: str) -> bool:
+    """Return whether a package's version is older than the one that is needed."""
+    return TorchVersion(version) < least
 
 
 def same_gradients_problem(task: Task) -> str | None:

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.torch_version import TorchVersion
 
-from attnbench.kernels.engines.base import Engine, Task, same_gradients_problem
+from attnbench.kernels.engines.base import Engine, Task, is_older, same_gradients_problem
 from attnbench.kernels.engines.blocks import TileMask, convert, tile_lists
 from attnbench.kernels.engines.cudnn import supports_half
 from attnbench.kernels.engines.places import aligned, arrange, number_of_places, restore, restore_rows, spread_problem
@@ -82,7 +81,7 @@ def _available() -> str | None:
     installed = _installed_version()
     if installed is None:
         return f"{PACKAGE} is not installed: pip install 'attnbench[cudnn]'"
-    if TorchVersion(installed) < OLDEST:
+    if is_older(installed, OLDEST):
         return f"{PACKAGE} {installed} is installed; {OLDEST} or newer is needed"
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
         return "it needs an NVIDIA GPU of compute capability 9.0 (Hopper)"

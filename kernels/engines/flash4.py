@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.torch_version import TorchVersion
 
-from attnbench.kernels.engines.base import Engine, Task, same_gradients_problem
+from attnbench.kernels.engines.base import Engine, Task, is_older, same_gradients_problem
 from attnbench.kernels.engines.blocks import ElementRule, TileMask, convert, expand_heads, tile_lists
 from attnbench.kernels.engines.cudnn import supports_half
 from attnbench.kernels.engines.places import (
@@ -66,16 +65,11 @@ def _installed() -> bool:
 def _available() -> str | None:
     if not _installed():
         return "flash-attn-4 is not installed: pip install 'attnbench[flash]'"
-    if _is_too_old(_installed_version()):
+    if is_older(_installed_version(), OLDEST):
         return f"flash-attn-4 {_installed_version()} is installed; {OLDEST} or newer is needed for right gradients"
     if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] < 9:
         return "it needs an NVIDIA GPU of compute capability 9.0 (Hopper) or newer"
     return None
-
-
-@cache  # comparing versions takes 30 µs
-def _is_too_old(version: str) -> bool:
-    return TorchVersion(version) < OLDEST
 
 
 def _version() -> str:
@@ -98,7 +92,7 @@ def _flash_attn_func() -> Callable[..., tuple[Tensor, Tensor | None]]:
 
 
 def _load() -> None:
-    if _installed() and not _is_too_old(_installed_version()) and torch.cuda.is_available():
+    if _installed() and not is_older(_installed_version(), OLDEST) and torch.cuda.is_available():
         _flash_attn_func()
 
 
