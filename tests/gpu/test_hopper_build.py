@@ -34,31 +34,39 @@ TYPES = {
     **dict.fromkeys(("words", "rows_of", "chunk_of"), "*i32"),
     **dict.fromkeys(("k", "v", "q", "d_output", "output", "result", "dk", "dv"), "*bf16"),
     **dict.fromkeys(("heads", "kv_heads", "kv_group", "n", "tokens", "total"), "i32"),
+    **dict.fromkeys(("q_item", "q_of_head", "q_column", "q_pitch"), "i32"),
+    **dict.fromkeys(("k_item", "k_of_head", "k_column", "k_pitch"), "i32"),
+    **dict.fromkeys(("groups", "blocks", "across", "down"), "i32"), "sums": "*fp32",
     **dict.fromkeys(("row_batch", "row_head", "column_head", "all_heads", "places", "group", "chunks"), "i32"),
 }  # fmt: skip
 STRIDES = re.compile("(q|k|v|do|o|out)_(batch|head|token)|(token|order)_row")
 
 
 def compile_for_hopper(kernel: Any, box: list[int], constants: dict[str, Any]) -> Any:
-    """Compile a kernel whose TMA descriptors have boxes of ``box`` = [rows, columns]."""
+    """Compile a kernel whose TMA descriptors have boxes of ``box`` = [rows, columns]; those of q have QUERIES rows."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import compile as compile_kernel
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon._runtime import GluonASTSource
 
-    layout = gl.NVMMASharedLayout.get_default_for(box, gl.bfloat16)
+    def described(rows: int) -> str:
+        sides = [rows, box[1]]
+        return f"tensordesc<bf16{sides},{gl.NVMMASharedLayout.get_default_for(sides, gl.bfloat16)!r}>"
+
     types: dict[str, str] = {}
     for name in kernel.arg_names:
         if name in constants:
             types[name] = "constexpr"
         elif name in ("k_rows", "v_rows"):
-            types[name] = f"tensordesc<bf16{box},{layout!r}>"
+            types[name] = described(box[0])
+        elif name == "q_rows":
+            types[name] = described(constants["QUERIES"])
         elif STRIDES.fullmatch(name):
             types[name] = "i64"
         else:
             types[name] = TYPES[name]
-    if kernel.arg_names.count("tiles") and "total" in kernel.arg_names:
-        types["tiles"] = "i32"  # there a number of key tiles
+    if types.get("tiles") and ("total" in kernel.arg_names or "sums" in kernel.arg_names):
+        types["tiles"] = "i32"  # there a number of tiles
     aligned = [i for i, name in enumerate(kernel.arg_names) if types[name][0] == "*" or STRIDES.fullmatch(name)]
     attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
     source = GluonASTSource(kernel, types, constants, attributes)
@@ -98,6 +106,7 @@ def variants() -> list[tuple[str, Any, list[int], dict[str, Any]]]:
     """Return (name, kernel, box of a descriptor, constants) of every kernel in bfloat16, as callers combine them."""
     from attnbench.kernels.ablation import UP_TO
     from attnbench.kernels.gpu import attend_hopper, backward_keys_hopper, backward_queries_hopper
+    from attnbench.kernels.gpu.selection import strided_hopper
     from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS
 
     def common(module: ModuleType) -> dict[str, Any]:
@@ -134,6 +143,11 @@ def variants() -> list[tuple[str, Any, list[int], dict[str, Any]]]:
             name = f"backward keys, {where}{masking(masked)}"
             kernel = backward_keys_hopper._backward_keys
             made.append((name, kernel, [KEYS, dim], {**keys, "MASKED": masked}))
+    sides = {name: getattr(strided_hopper, name) for name in ("PARTS", "QUERIES", "KEYS", "DEPTH")}
+    for dim, each in ((64, 16), (128, 16), (128, 2), (128, 1), (128, 256)):
+        scores = {**common(strided_hopper), **sides, "DIM": dim, "STRIDE": 8, "EACH": each}
+        name = f"strided scores, head_dim {dim}, blocks of {each} groups"
+        made.append((name, strided_hopper._score_tiles, [sides["KEYS"], sides["DEPTH"]], scores))
     return made
 
 
@@ -141,12 +155,13 @@ FULLEST = (
     "attend, head_dim 128, direct, paired, arranging",
     "backward queries, head_dim 128, direct",
     "backward keys, head_dim 128, ordered",
+    "strided scores, head_dim 128, blocks of 16 groups",
 )
 """Of each kernel a variant that holds most in registers."""
 
 
 @pytest.mark.parametrize(
-    ("names", "count"), [(FULLEST, 3), pytest.param((), 42, marks=pytest.mark.slow)], ids=["fullest", "all"]
+    ("names", "count"), [(FULLEST, 4), pytest.param((), 47, marks=pytest.mark.slow)], ids=["fullest", "all"]
 )
 def test_no_product_is_serialised_and_no_loop_spills(names: tuple[str, ...], count: int) -> None:
     # In a process of its own: here the kernels may have been imported for Triton's interpreter.

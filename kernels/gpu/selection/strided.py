@@ -20,7 +20,7 @@ from torch import Tensor
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.gpu.hopper import is_hopper
 from attnbench.kernels.gpu.key_rows import rows_of
-from attnbench.kernels.gpu.launch import box, launch
+from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.widen import INTERPRETED, ceil_div, check_queries_and_keys, jit
 
 TILE_HALF = 128
@@ -28,13 +28,6 @@ TILE_FLOAT32 = 64
 """Groups of a tile's side: for bfloat16 and float16, and for float32."""
 
 COLUMNS = 64
-
-QUERY_GROUPS = 128
-KEY_GROUPS = 128
-DEPTH = 64
-WARPS = 4
-STAGES = 3
-"""Tiles of ``_group_boxes``, channels of a step, and its launch."""
 
 
 def strided_mass(q: Tensor, k: Tensor, stride: int, block: int, padded: int) -> Tensor:
@@ -60,7 +53,7 @@ def strided_mass(q: Tensor, k: Tensor, stride: int, block: int, padded: int) -> 
         raise BadInput(f"a block of {block} tokens has {each} groups of {stride}; it must be a power of two")
     groups, blocks = ceil_div(n, stride), ceil_div(n, block)
     sums = q.new_empty(batch * heads, groups, blocks, dtype=torch.float32)
-    if not _score_by_boxes(q, k, sums, stride, each):
+    if not _score_on_hopper(q, k, sums, stride, each):
         _score(q, k, sums, stride, each)
     mass = q.new_empty(batch, heads, blocks, padded // block, dtype=torch.float32)
     launch(
@@ -86,26 +79,26 @@ def _score(q: Tensor, k: Tensor, sums: Tensor, stride: int, each: int) -> None:
     )  # fmt: skip
 
 
-def _score_by_boxes(q: Tensor, k: Tensor, sums: Tensor, stride: int, each: int) -> bool:
+def _score_on_hopper(q: Tensor, k: Tensor, sums: Tensor, stride: int, each: int) -> bool:
     """Do what ``_score`` does with boxes that TMA reads, on Hopper and where groups are rows of a matrix.
 
     Returns:
         Whether it could.
     """
-    batch, heads, _, dim = q.shape
-    groups, blocks = sums.shape[1:]
-    if not (is_hopper(q.device) or INTERPRETED) or q.dtype == torch.float32 or dim % DEPTH or KEY_GROUPS % each:
+    if not is_hopper(q.device) or q.dtype == torch.float32:
+        return False
+    from attnbench.kernels.gpu.selection.strided_hopper import DEPTH, KEYS, score_groups
+
+    dim = q.shape[3]
+    if dim % DEPTH or KEYS % each:
         return False
     queries, keys = (_rows_of_groups(x, stride) for x in (q, k))
     if queries is None or keys is None:
         return False
     (q_rows, *q_places), (k_rows, *k_places) = queries, keys
-    launch(
-        _group_boxes, (ceil_div(groups, KEY_GROUPS), ceil_div(groups, QUERY_GROUPS), batch * heads), (sums,),
-        (*q_places, *k_places, heads, heads // k.shape[1], groups, blocks, 1 / (math.sqrt(dim) * stride)),
-        boxes=(box(q_rows, QUERY_GROUPS, DEPTH), box(k_rows, KEY_GROUPS, DEPTH)), STRIDE=stride, EACH=each, DIM=dim,
-        QUERIES=QUERY_GROUPS, KEYS=KEY_GROUPS, DEPTH=DEPTH, WIDE=INTERPRETED, num_warps=WARPS, num_stages=STAGES,
-    )  # fmt: skip
+    scale = 1 / (math.sqrt(dim) * stride)
+    heads = (q.shape[1], q.shape[1] // k.shape[1])
+    score_groups(q_rows, k_rows, (*q_places, *k_places, *heads), sums, stride, each, dim, scale)
     return True
 
 
@@ -160,47 +153,19 @@ def _group_scores(
                 total = tl.dot(x.to(tl.float32), y.to(tl.float32), total, input_precision="ieee")
             else:
                 total = tl.dot(x, y, total, input_precision="ieee")
-    _reduce(total * scale, sums, head, q_group, groups, blocks, TILE, TILE, EACH)
-
-
-@jit
-def _group_boxes(
-    q_rows: tl.tensor, k_rows: tl.tensor, sums: tl.tensor, q_batch: tl.tensor, q_head: tl.tensor, q_column: tl.tensor,
-    q_token: tl.tensor, k_batch: tl.tensor, k_head: tl.tensor, k_column: tl.tensor, k_token: tl.tensor,
-    heads: tl.tensor, group: tl.tensor, groups: tl.tensor, blocks: tl.tensor, scale: tl.tensor, STRIDE: tl.constexpr,
-    EACH: tl.constexpr, DIM: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, DEPTH: tl.constexpr,
-    WIDE: tl.constexpr,
-) -> None:  # fmt: skip
-    """Do what ``_group_scores`` does: ``q_rows`` and ``k_rows`` describe rows of groups."""
-    row = tl.program_id(2)
-    item, q_at = row // heads, row % heads
-    k_at = q_at // group
-    q_first, k_first = tl.program_id(1) * QUERIES, tl.program_id(0) * KEYS
-    q_row, k_row = item * q_batch + q_at * q_head + q_first, item * k_batch + k_at * k_head + k_first
-    total = tl.zeros([QUERIES, KEYS], tl.float32)
-    for step in range(STRIDE * (DIM // DEPTH)):
-        token, channel = step // (DIM // DEPTH), step % (DIM // DEPTH) * DEPTH
-        x = q_rows.load([q_row, q_at * q_column + (STRIDE - 1 - token) * q_token + channel])
-        y = k_rows.load([k_row, k_at * k_column + token * k_token + channel])
-        if WIDE:
-            x, y = x.to(tl.float32), y.to(tl.float32)
-        total = tl.dot(x, y.T, total, input_precision="ieee")
-    # Rows after the last group of a head are those of another head. As groups of padding, they score 0.
-    k_group = k_first + tl.arange(0, KEYS)
-    total = tl.where((k_group < groups)[None], total * scale, 0.0)
-    _reduce(total, sums, row.to(tl.int64), q_first + tl.arange(0, QUERIES), groups, blocks, QUERIES, KEYS, EACH)
+    _reduce(total * scale, sums, head, q_group, groups, blocks, TILE, EACH)
 
 
 @jit
 def _reduce(
     scores: tl.tensor, sums: tl.tensor, head: tl.tensor, q_group: tl.tensor, groups: tl.tensor, blocks: tl.tensor,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr, EACH: tl.constexpr,
+    TILE: tl.constexpr, EACH: tl.constexpr,
 ) -> None:  # fmt: skip
     """Write the log-sum-exp of each row and key block of a tile of scores."""
-    scores = tl.reshape(scores, [QUERIES, KEYS // EACH, EACH])
+    scores = tl.reshape(scores, [TILE, TILE // EACH, EACH])
     highest = tl.max(scores, 2)
     value = highest + tl.log(tl.sum(tl.exp(scores - highest[:, :, None]), 2))
-    column = tl.program_id(0) * (KEYS // EACH) + tl.arange(0, KEYS // EACH)
+    column = tl.program_id(0) * (TILE // EACH) + tl.arange(0, TILE // EACH)
     mask = (q_group < groups)[:, None] & (column < blocks)[None, :]
     tl.store(sums + (head * groups + q_group[:, None]) * blocks + column[None, :], value, mask=mask)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -80,8 +82,8 @@ def test_several_tiles_and_rows_of_large_scores(dtype: torch.dtype) -> None:
 
 @settings(max_examples=draws(12), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
-    groups=st.integers(1, 70),
-    each=st.sampled_from([2, 8, 16]),
+    groups=st.integers(1, 600 if DEVICE.type == "cuda" else 70),
+    each=st.sampled_from([1, 2, 8, 16, 256]),
     heads=st.sampled_from([(1, 1), (4, 2)]),
     batch=st.integers(1, 2),
     dim=st.sampled_from([64, 128]),
@@ -89,7 +91,7 @@ def test_several_tiles_and_rows_of_large_scores(dtype: torch.dtype) -> None:
     over=st.integers(0, 3),
     seed=st.integers(0, 99),
 )
-def test_groups_that_are_rows_of_a_matrix_are_read_in_boxes(
+def test_groups_that_are_rows_of_a_matrix_are_read_by_tma_on_hopper(
     groups: int, each: int, heads: tuple[int, int], batch: int, dim: int, tokens_first: bool, over: int, seed: int
 ) -> None:
     random, stride, n = torch.Generator().manual_seed(seed), 4, 4 * groups - over
@@ -102,14 +104,17 @@ def test_groups_that_are_rows_of_a_matrix_are_read_in_boxes(
     block = stride * each
     padded = -(-n // block) * block
     with pytest.MonkeyPatch.context() as patch, selection_ops.interpreted():
-        if DEVICE.type == "cpu":  # the interpreter is slow
-            patch.setattr(kernels, "QUERY_GROUPS", 32)
-            patch.setattr(kernels, "KEY_GROUPS", 32)
-        if n % stride == 0 and (kernels.is_hopper(DEVICE) or DEVICE.type == "cpu"):
+        if n % stride == 0 and kernels.is_hopper(DEVICE):
             patch.setattr(kernels, "_score", None)
-        else:
-            patch.setattr(kernels, "_group_boxes", None)
         mass = strided_mass(q, k, stride, block, padded)
+    for x in (q, k):
+        found = kernels._rows_of_groups(x, stride)
+        assert (found is None) == (n % stride > 0)
+        if found is not None:
+            rows, of_item, of_head, of_column, of_token = found
+            for b, h, i in itertools.product(range(batch), range(x.shape[1]), range(stride)):
+                first, at = b * of_item + h * of_head, h * of_column + i * of_token
+                assert rows[first : first + groups, at : at + dim].equal(x[b, h, i::stride])
     keys = k.double().repeat_interleave(heads[0] // heads[1], 1)
     torch.testing.assert_close(mass.double(), block_mass(q.double(), keys, stride, block, padded), atol=2e-5, rtol=1e-4)
 
