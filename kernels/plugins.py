@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from attnbench.kernels.errors import BadInput
+from attnbench.kernels.told import in_one_line
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,7 @@ def load_plugin(kind: str, point: EntryPoint) -> object:
             f"{kind} {_named(point)} cannot be loaded: importing it called sys.exit({error.code!r})"
         ) from error
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise BadInput(f"{kind} {_named(point)} cannot be loaded: {type(error).__name__}: {reason}") from error
+        raise BadInput(f"{kind} {_named(point)} cannot be loaded: {in_one_line(error)}") from error
 
 
 def _named(point: EntryPoint) -> str:

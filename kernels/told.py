@@ -22,6 +22,11 @@ def quoted(value: object) -> str:
     return kind_of(value) if written is None else written
 
 
+def in_one_line(error: BaseException) -> str:
+    """Return the kind of an error and its message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def quoted_path(path: str) -> str:
     """Return a path as it is written, however long a system lets it be: its end says most."""
     return repr(path) if len(path) <= MOST_OF_PATH else kind_of(path)

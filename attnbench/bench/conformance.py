@@ -27,6 +27,7 @@ from attnbench.bench.verify import TwinSpec, check_twin, twin_case
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.plan import Plan
+from attnbench.kernels.told import in_one_line
 from attnbench.methods import Call, Method, make_settings
 from attnbench.methods.per_head import repeated_for_heads
 from attnbench.methods.planning import forget_plans
@@ -156,7 +157,7 @@ def at(layout: Layout, layer: int | None = None) -> Iterator[None]:
     except (Skipped, KeyboardInterrupt):
         raise
     except Exception as error:
-        raise Failed(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise Failed(f"{where}: {in_one_line(error)}") from error
 
 
 def cases(subject: Subject) -> list[tuple[Layout, int]]:
@@ -602,7 +603,7 @@ def run_check(name: str, subject: Subject) -> Outcome:
     except Failed as problem:
         return Outcome(name, "fail", str(problem))
     except Exception as error:
-        return Outcome(name, "fail", f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return Outcome(name, "fail", in_one_line(error))
 
 
 def run_checks(subject: Subject) -> Iterator[Outcome]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from types import MappingProxyType
 
 import torch
@@ -25,6 +26,7 @@ from attnbench.kernels.engines.two_call import TWO_CALL
 from attnbench.kernels.engines.unfused import UNFUSED
 from attnbench.kernels.errors import BadInput, Unsupported, unknown_name
 from attnbench.kernels.plan import Plan
+from attnbench.kernels.told import in_one_line
 from attnbench.kernels.tracing import constant
 
 # "auto" takes the first engine that is available and tested, and that supports and suits the plan. flash4 and cudnn-bsa
@@ -137,7 +139,7 @@ def choose_engine(name: str, plan: Plan, task: Task) -> Engine:
     """Return the engine that was asked for or, for "auto", the first one that can run the plan.
 
     If that is the reference engine on a GPU, a warning says why, once for each reason. Within ``strictly`` it is an
-    error.
+    error. "auto" passes by an engine whose package is installed and cannot be imported, and warns once.
 
     Raises:
         BadInput: if there is no engine of that name.
@@ -145,7 +147,7 @@ def choose_engine(name: str, plan: Plan, task: Task) -> Engine:
     """
     if name != "auto":
         engine = get_engine(name)
-        if problem := engine.lacks(plan, task):
+        if problem := engine.lacks(plan, task) or _broken(name):
             raise Unsupported(f"engine {name!r} {problem}")
         return engine
     problems: dict[str, str] = {}
@@ -158,27 +160,27 @@ def choose_engine(name: str, plan: Plan, task: Task) -> Engine:
         )
         if problem is None and not engine.tested:
             problem = "was never tested: ask for it by name"
+        if problem is None and (problem := _broken(engine.name)):
+            _warn_once(f"engine {engine.name!r} {problem}; engine='auto' goes on without it")
         if problem is None:
             if is_plain_on_gpu(engine.name, task.device):
                 if _strictness.on:
                     problems[engine.name] = "is plain torch, which a strict run does not take on a GPU"
                     break
-                _say_that_it_is_slow(problems.get("triton", "cannot be used here"))
+                _warn_once(
+                    "attention runs on engine 'reference', plain torch and slow, for engine 'triton' "
+                    f"{problems.get('triton', 'cannot be used here')}; engine='reference' asks for it without a warning"
+                )
             return engine
         problems[engine.name] = problem
     raise Unsupported("no engine can serve: " + "; ".join(f"{name} {why}" for name, why in problems.items()))
 
 
 @constant
-def _say_that_it_is_slow(why: str) -> None:
-    if why not in _said:
-        _said.add(why)
-        warnings.warn(
-            f"attention runs on engine 'reference', plain torch and slow, for engine 'triton' {why}; "
-            "engine='reference' asks for it without a warning",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+def _warn_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
 _said: set[str] = set()
@@ -234,3 +236,18 @@ def _unknown(name: object) -> str | None:
 @constant
 def _unavailable(name: str) -> str | None:
     return _named(name).available()
+
+
+@constant
+def _broken(name: str) -> str | None:
+    return _loaded(name)
+
+
+@cache
+def _loaded(name: str) -> str | None:
+    """Import what an engine needs, and return why that fails, in words that follow "engine x", or None."""
+    try:
+        _named(name).load()
+    except (Exception, SystemExit) as error:
+        return f"is installed and cannot be imported: {in_one_line(error)}"
+    return None

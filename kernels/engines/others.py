@@ -10,6 +10,7 @@ from typing import NoReturn
 from attnbench.kernels.engines.base import Engine
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.plugins import find_plugins, load_plugin, plugin_names
+from attnbench.kernels.told import in_one_line
 
 GROUP = "attnbench.engines"
 
@@ -59,7 +60,7 @@ def _available(engine: Engine) -> str | None:
     try:
         return engine.available()
     except (Exception, SystemExit) as error:  # a package that is broken must not hide the other engines
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return in_one_line(error)
 
 
 def _version(engine: Engine) -> str:

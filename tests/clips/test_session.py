@@ -352,7 +352,7 @@ def test_strict_clips_are_not_made_by_plain_torch_on_a_gpu(
     strict: bool, ask: Ask, tmp_path: Path, quiet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("attnbench.kernels.engines.is_plain_on_gpu", lambda name, device: name == "reference")
-    monkeypatch.setattr("attnbench.kernels.engines._say_that_it_is_slow", lambda why: None)
+    monkeypatch.setattr("attnbench.kernels.engines._warn_once", lambda text: None)
     session.start(ask(seeds=1, floor_engine="none", strict=strict), tmp_path / "run", quiet)
     (clip,) = (clip for _, clip in load_clips(tmp_path / "run") if clip.role == "method")
     assert clip.status == ("failed" if strict else "ok")

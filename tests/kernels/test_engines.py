@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -159,6 +160,26 @@ def test_auto_passes_by_engines_that_suit_the_plan_badly_or_were_never_tested(mo
         assert choose_engine(name, make_plan(full=False), TASK).name == name, "by name they can be had"
     engines["reference"] = ENGINES["reference"]
     assert choose_engine("auto", make_plan(full=False), TASK).name == "reference"
+
+
+def test_an_engine_that_cannot_be_imported_is_passed_by_and_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ImportError("libcudnn.so.9:\ncannot open shared object file")
+
+    broken = replace(ENGINES["reference"], name="broken", load=fail)
+    monkeypatch.setattr("attnbench.kernels.engines.ENGINES", {"broken": broken, "reference": ENGINES["reference"]})
+    why = r"'broken' is installed and cannot be imported: ImportError: libcudnn.so.9: cannot open shared object file"
+    for _ in range(2):
+        with pytest.raises(Unsupported, match=f"engine {why}$"):
+            choose_engine("broken", make_plan(full=False), TASK)
+    with pytest.warns(RuntimeWarning, match=f"engine {why}; engine='auto' goes on without it$"):
+        assert choose_engine("auto", make_plan(full=False), TASK).name == "reference"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choose_engine("auto", make_plan(full=False), TASK).name == "reference", "and says so once"
+    monkeypatch.setattr("attnbench.kernels.engines.ENGINES", {"broken": broken})
+    with pytest.raises(Unsupported, match="no engine can serve: broken is installed and cannot be imported"):
+        choose_engine("auto", make_plan(full=False), TASK)
 
 
 def test_the_dense_baseline_is_never_an_untested_engine(monkeypatch: pytest.MonkeyPatch) -> None:
