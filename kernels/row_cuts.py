@@ -2,6 +2,9 @@
 
 These functions define the rule. ``row_ops`` makes operators of them. Scores are [B, H, q blocks, k blocks]. No block is
 kept without being chosen: a row may keep nothing. Among equal values at a cut, the key block of the lower index wins.
+
+A score that is no number counts as infinity. So its block is kept before others: what is no number in q or k shows in
+the output, as in full attention, and leaves no row without blocks.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ def row_shares(scores: Tensor, scale: float, sizes: Tensor | None) -> Tensor:
     """Return the softmax of ``scale`` · ``scores`` over each row, weighted by the sizes of the key blocks.
 
     Args:
-        scores: float32 or float64 [B, H, q blocks, k blocks]; -inf is a share of 0.
+        scores: float32 or float64 [B, H, q blocks, k blocks]; -inf is a share of 0. Where a row has infinities, each
+            has a share of 1, and all else 0.
         scale: factor of the scores.
         sizes: tokens of each key block, [k blocks] or [B, H, k blocks]; a block without tokens has a share of 0. None
             weighs all blocks alike.
@@ -29,6 +33,7 @@ def row_shares(scores: Tensor, scale: float, sizes: Tensor | None) -> Tensor:
     Returns:
         Shares like ``scores``. A row without a finite score, or without tokens, has shares of 0.
     """
+    scores = _numbers(scores)
     scaled = scores * scale
     present = scores > -torch.inf
     weights: Tensor | None = None
@@ -37,12 +42,14 @@ def row_shares(scores: Tensor, scale: float, sizes: Tensor | None) -> Tensor:
         present = present & (weights > 0)
         scaled = scaled.masked_fill(~present, -torch.inf)
     highest = scaled.amax(-1, keepdim=True)
-    highest = torch.where(highest > -torch.inf, highest, 0.0)
+    endless = highest == torch.inf
+    highest = torch.where(highest.isfinite(), highest, 0.0)
     powers = torch.where(present, (scaled - highest).exp(), 0.0)
     if weights is not None:
         powers = powers * weights
     total = powers.sum(-1, keepdim=True)
-    return torch.where(total > 0, powers / total, 0.0)
+    shares = torch.where(total > 0, powers / total, 0.0)
+    return torch.where(endless, (scaled == torch.inf).to(shares.dtype), shares)
 
 
 def top_k_of_rows(scores: Tensor, counts: Tensor) -> Tensor:
@@ -55,6 +62,7 @@ def top_k_of_rows(scores: Tensor, counts: Tensor) -> Tensor:
     Returns:
         bool like ``scores``.
     """
+    scores = _numbers(scores)
     order = scores.sort(dim=-1, descending=True, stable=True).indices
     rank = torch.arange(scores.shape[-1], device=scores.device)
     kept = _unsorted(order, (rank < counts[:, None, None]).expand(scores.shape))
@@ -106,6 +114,10 @@ def above_mean_of_rows(scores: Tensor, scale: float, tau: float, variances: Tens
     variance = (scaled - mean).square().mean(-1, keepdim=True) if variances is None else variances[..., None]
     rows, columns = (torch.arange(size, device=scores.device) for size in scores.shape[2:])
     return (scaled > mean + tau * (variance + LEAST_VARIANCE).sqrt()) | ((rows[:, None] - columns).abs() <= near)
+
+
+def _numbers(scores: Tensor) -> Tensor:
+    return scores.masked_fill(scores.isnan(), torch.inf)
 
 
 def _unsorted(order: Tensor, kept: Tensor) -> Tensor:

@@ -85,7 +85,8 @@ def row_shares(scores: Tensor, scale: float = 1.0, sizes: Tensor | None = None) 
     """Return the softmax of ``scale`` · ``scores`` over each row of key blocks.
 
     Args:
-        scores: float32 or float64 [B, H, q blocks, k blocks], contiguous; -inf is a share of 0.
+        scores: float32 or float64 [B, H, q blocks, k blocks], contiguous; -inf is a share of 0. Where a row has
+            infinities, or scores that are no number, each has a share of 1, and all else 0.
         scale: factor of the scores.
         sizes: tokens of each key block, [k blocks] or [B, H, k blocks], by which shares are weighted; None weighs all
             blocks alike.
@@ -100,7 +101,7 @@ def row_shares(scores: Tensor, scale: float = 1.0, sizes: Tensor | None = None) 
 def cut_top_k_row(scores: Tensor, k: int | Sequence[int]) -> Tensor:
     """Keep the ``k`` best key blocks of each row, bool [B, H, q blocks, k blocks]. No block is forced.
 
-    Among equal scores, the lower index wins. Scores of -inf are never kept.
+    Among equal scores, the lower index wins. Scores of -inf are never kept. One that is no number counts as infinity.
 
     Args:
         scores: float32 or float64 [B, H, q blocks, k blocks], contiguous.

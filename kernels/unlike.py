@@ -50,6 +50,8 @@ def split_unlike(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Choose the tokens of each block that are least like its centre by their cosine; of equal ones, the first.
 
+    Tokens whose cosine is no number come first.
+
     Args:
         x: [B, H, N, D], the last stride 1.
         order: int64 [N], token at each arranged position, or None.
@@ -86,6 +88,7 @@ def split_in_torch(
     values = x[:, :, tokens].to(wide)  # [B, H, blocks, P, D]
     centre = values.gather(3, centres[:, None, None].expand(*values.shape[:3], 1, values.shape[4]))
     alike = torch.nn.functional.cosine_similarity(values, centre, dim=-1, eps=LEAST_NORM).masked_fill(~real, torch.inf)
+    alike = alike.masked_fill(alike.isnan(), -torch.inf)
     by_likeness = alike.argsort(dim=-1, stable=True)
     rank = torch.empty_like(by_likeness).scatter_(-1, by_likeness, place.expand_as(by_likeness))
     chosen = rank < counts[:, None]

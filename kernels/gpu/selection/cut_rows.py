@@ -173,24 +173,32 @@ def _tile(rows: tl.tensor, blocks: tl.tensor, ROWS: tl.constexpr, COLUMNS: tl.co
 
 
 @jit
+def _number(x: tl.tensor) -> tl.tensor:
+    """Return scores, with infinity for what is no number."""
+    return tl.where(x == x, x, float("inf"))
+
+
+@jit
 def _row_shares(
     scores: tl.tensor, sizes: tl.tensor, shares: tl.tensor, rows: tl.tensor, blocks: tl.tensor, scale: tl.tensor,
     rows_per_sizes: tl.tensor, HAS_SIZES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ) -> None:  # fmt: skip
     row, column, exists, at = _tile(rows, blocks, ROWS, COLUMNS)
-    x = tl.load(scores + at, mask=exists, other=-float("inf"))
+    x = _number(tl.load(scores + at, mask=exists, other=-float("inf")))
     present = x > -float("inf")
     if HAS_SIZES:
         weight = tl.load(sizes + (row // rows_per_sizes)[:, None] * blocks + column[None, :], mask=exists, other=0.0)
         present = present & (weight > 0)
     x = tl.where(present, x * scale, -float("inf"))
     highest = tl.max(x, 1)
-    highest = tl.where(highest > -float("inf"), highest, 0.0)
+    endless = highest == float("inf")
+    x = tl.where(endless[:, None], tl.where(x == float("inf"), 0.0, -float("inf")), x)
+    highest = tl.where((highest > -float("inf")) & (highest < float("inf")), highest, 0.0)
     power = tl.where(present, tl.exp(x - highest[:, None]), 0.0)
     if HAS_SIZES:
-        power = power * weight
+        power = tl.where(endless[:, None], power, power * weight)
     total = tl.sum(power, 1)
-    total = tl.where(total > 0, total, 1.0)
+    total = tl.where((total > 0) & (endless == 0), total, 1.0)
     tl.store(shares + at, tl.div_rn(power, tl.broadcast_to(total[:, None], (ROWS, COLUMNS))), mask=exists)
 
 
@@ -215,7 +223,7 @@ def _ranks(main: tl.tensor, rest: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
 @jit
 def _score_images(scores: tl.tensor, column: tl.tensor, blocks: tl.tensor) -> tl.tensor:
     """Return the images of a part of a row. Those of -inf and padding are the smallest integer, which no score has."""
-    x = tl.load(scores + column, mask=column < blocks, other=-float("inf"))
+    x = _number(tl.load(scores + column, mask=column < blocks, other=-float("inf")))
     return tl.where(x > -float("inf"), order_image(x), -0x80000000)
 
 

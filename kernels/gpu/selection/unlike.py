@@ -82,6 +82,7 @@ def _split(
     tl.store(spot, alike.to(tl.int32, bitcast=True).to(tl.int64), mask=inside)
     tl.debug_barrier()
     alike = tl.load(spot, mask=inside, other=0).to(tl.int32).to(tl.float32, bitcast=True)
+    alike = tl.where(alike == alike, alike, -float("inf"))
     alike = tl.where(inside, alike, float("inf"))
     count = tl.load(counts + block).to(tl.int32)
     before = (alike[None, :] < alike[:, None]) | (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -152,15 +153,22 @@ def test_equal_shares_that_reach_a_mass_exactly_on_both_sides_of_a_part(blocks: 
 
 
 @pytest.mark.parametrize("blocks", [5, 40, 600])
-def test_scores_that_are_no_number_are_not_kept(blocks: int) -> None:
+@pytest.mark.parametrize("high", [math.inf, math.nan, -math.nan])
+def test_scores_that_are_no_number_are_kept_first(blocks: int, high: float) -> None:
     scores = torch.randn(1, 2, 3, blocks, generator=torch.Generator().manual_seed(0)).to(DEVICE)
-    scores[..., ::3] = torch.nan
-    counts = numbers((2, blocks), torch.int64)
-    kept = cut_rows.cut_top_k_row(scores, counts)
-    assert torch.equal(kept, row_cuts.top_k_of_rows(scores.nan_to_num(nan=-torch.inf), counts))
-    shares = cut_rows.row_shares(scores, 1.0, None)
-    kept = cut_rows.cut_mass_row(shares, numbers(0.9, torch.float64), "out", 0)
-    assert not kept[..., ::3].any()
+    scores[..., 1::3], scores[..., -1] = high, -math.inf
+    few, wild = max(1, blocks // 4), torch.zeros(blocks, dtype=torch.bool, device=DEVICE)
+    wild[1:-1:3] = True
+    kept = cut_rows.cut_top_k_row(scores, numbers((few, blocks), torch.int64))
+    assert torch.equal(kept, row_cuts.top_k_of_rows(scores, numbers((few, blocks), torch.int64)))
+    assert torch.equal(kept[0, 0], (wild & (wild.cumsum(0) <= few)).expand(3, -1))
+    assert torch.equal(kept[0, 1], (scores[0, 1] != -math.inf))
+    shares = cut_rows.row_shares(scores, 0.5, None)
+    assert torch.equal(shares, wild.float().expand(scores.shape))
+    assert torch.equal(shares, row_cuts.row_shares(scores, 0.5, None))
+    sizes = torch.arange(blocks, device=DEVICE)
+    assert torch.equal(cut_rows.row_shares(scores, 0.5, sizes), shares)
+    assert torch.equal(row_cuts.row_shares(scores, 0.5, sizes), shares)
 
 
 def test_a_head_takes_its_own_number_and_mass() -> None:

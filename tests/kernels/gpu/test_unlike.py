@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -112,3 +114,19 @@ def test_the_operator_is_as_torch_wants_it_and_states_its_flops() -> None:
     with FlopCounterMode(display=False) as counter:
         split_unlike(x, None, offsets, centres, counts, first=0, size=5)
     assert counter.get_total_flops() == split_flops(x.shape) == 5 * x.numel()
+
+
+@pytest.mark.parametrize("by_kernels", [False, True])
+@pytest.mark.parametrize("spoiled", [(3,), (3, 8), (16,), range(33)], ids=str)
+def test_tokens_that_are_no_number_are_chosen_first_and_none_is_lost(by_kernels: bool, spoiled: Sequence[int]) -> None:
+    x = torch.randn(1, 1, 33, 8, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    x[0, 0, list(spoiled)] = torch.nan
+    offsets, centres, counts = (torch.tensor(numbers, device=DEVICE) for numbers in ([0, 33], [16], [5]))
+    with selection_ops.interpreted() if by_kernels else nullcontext():
+        means, arranged, nearest = split_unlike(x, None, offsets, centres, counts, first=0, size=33)
+    assert arranged[0, 0].sort().values.tolist() == list(range(33))
+    chosen = arranged[0, 0, :5].tolist()
+    first = list(range(33)) if 16 in spoiled else list(spoiled)  # beside such a centre all cosines are no numbers
+    assert set(first[:5]) <= set(chosen)
+    assert means.isnan().all() == bool(set(chosen) & set(spoiled))
+    assert set(nearest[0, 0].tolist()) == set(chosen)
