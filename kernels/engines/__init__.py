@@ -240,14 +240,14 @@ def _unavailable(name: str) -> str | None:
 
 @constant
 def _broken(name: str) -> str | None:
-    return _loaded(name)
+    return _problem_of(_named(name).load)
 
 
 @cache
-def _loaded(name: str) -> str | None:
+def _problem_of(load: Callable[[], object]) -> str | None:
     """Import what an engine needs, and return why that fails, in words that follow "engine x", or None."""
     try:
-        _named(name).load()
+        load()
     except (Exception, SystemExit) as error:
         return f"is installed and cannot be imported: {in_one_line(error)}"
     return None

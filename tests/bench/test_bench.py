@@ -562,7 +562,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert real is not None
     on_gpu = property(lambda self: dataclasses.replace(real(self), device=torch.device("cuda")))
     monkeypatch.setattr(Workload, "task", on_gpu)
-    monkeypatch.setattr(engines, "_said", {"cannot be used here"})
+    monkeypatch.setattr(engines, "_warn_once", lambda text: None)
 
 
 @pytest.mark.parametrize(("engine", "flagged"), [("auto", True), ("reference", False)])

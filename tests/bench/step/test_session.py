@@ -341,7 +341,7 @@ def test_strict_steps_refuse_plain_torch_while_they_are_measured(
 
     q = torch.zeros(1, 1, 32, 8)
     sparse, task = select(q, q, method="moba", grid=(2, 4, 4), blocks=4, topk=2), Task.of(q, q, q)
-    monkeypatch.setattr("attnbench.kernels.engines._say_that_it_is_slow", lambda why: None)
+    monkeypatch.setattr("attnbench.kernels.engines._warn_once", lambda text: None)
     monkeypatch.setattr(
         "attnbench.kernels.engines._unavailable", lambda name: None if name == "reference" else "is off"
     )
