@@ -129,11 +129,14 @@ def test_the_tiles_are_those_that_compute_fewer_pairs(
     assert CUDNN_BSA.executed_pairs(plan) == 4 * sum(-(-size // tile) * tile for size in sizes) ** 2
 
 
-def blocks(*sizes: int, is_full: bool = False) -> Plan:
-    offsets = torch.tensor([0, *sizes]).cumsum(0)
-    keep = torch.ones(1, 1, len(sizes), len(sizes), dtype=torch.bool)
-    layout = Layout(Grid(1, 1, int(offsets[-1])))
-    return Plan(layout, 1, 4, BlockPattern(offsets, offsets, keep, is_full=is_full))
+def block_plan(q_sizes: tuple[int, ...], k_sizes: tuple[int, ...], batch: int = 1, heads: int = 4) -> Plan:
+    q_offsets, k_offsets = (torch.tensor([0, *sizes]).cumsum(0) for sizes in (q_sizes, k_sizes))
+    keep = torch.ones(1, 1, len(q_sizes), len(k_sizes), dtype=torch.bool)
+    return Plan(Layout(Grid(1, 1, int(q_offsets[-1]))), batch, heads, BlockPattern(q_offsets, k_offsets, keep))
+
+
+def blocks(*sizes: int) -> Plan:
+    return block_plan(sizes, sizes)
 
 
 @pytest.mark.parametrize(
@@ -171,12 +174,6 @@ PLACES = "would take {} places for each {} in tiles of 64 tokens, more than {}"
 NOT_COMPARED = "was compared with other engines in bfloat16, for head_dim 128, own keys of each head and all queries"
 SAME = "gives gradients that differ in rounding from call to call, and torch is set to deterministic algorithms"
 OWN = replace(TASK, kv_heads=4)
-
-
-def block_plan(q_sizes: tuple[int, ...], k_sizes: tuple[int, ...], batch: int = 1, heads: int = 4) -> Plan:
-    q_offsets, k_offsets = (torch.tensor([0, *sizes]).cumsum(0) for sizes in (q_sizes, k_sizes))
-    keep = torch.ones(1, 1, len(q_sizes), len(k_sizes), dtype=torch.bool)
-    return Plan(Layout(Grid(1, 1, int(q_offsets[-1]))), batch, heads, BlockPattern(q_offsets, k_offsets, keep))
 
 
 WHOLE = block_plan((64,) * 800, (64,) * 800)
