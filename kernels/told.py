@@ -23,7 +23,7 @@ def quoted(value: object) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """Return the kind of an error and its message."""
+    """Return the kind of an error and its message, on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 

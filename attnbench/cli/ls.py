@@ -142,11 +142,11 @@ def _card_from_elsewhere(name: str) -> Card:
 
 def engines() -> Listing:
     """Engines, and whether they can be used here."""
-    from attnbench.kernels.engines import known_engines
+    from attnbench.kernels.engines import known_engines, why_not_here
 
     listing = []
     for engine in known_engines():
-        problem = engine.available()
+        problem = why_not_here(engine)
         version, here = (engine.version(), "yes") if problem is None else ("", f"no: {problem}")
         listing.append({"name": engine.name, "runs": engine.summary, "version": version, "here": here})
     return listing

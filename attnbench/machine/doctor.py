@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from attnbench.kernels.told import in_one_line
 from attnbench.machine.device import cpu_info, device_name
 from attnbench.machine.environment import package_version
 from attnbench.machine.load import WINDOW, LoadWatch, governors
@@ -67,7 +68,7 @@ def _guarded(group: str, name: str, probe: Callable[[], Iterable[Finding]]) -> I
     try:
         yield from list(probe())
     except Exception as error:
-        yield Finding(group, name, False, f"could not be examined: {type(error).__name__}: {error}")
+        yield Finding(group, name, False, f"could not be examined: {in_one_line(error)}")
 
 
 def _cpu() -> Iterator[Finding]:
@@ -160,15 +161,15 @@ def gpu_finding(name: str, seen: Reading | None) -> Finding:
 
 
 def _engines() -> Iterator[Finding]:
-    from attnbench.kernels.engines import known_engines
+    from attnbench.kernels.engines import known_engines, why_not_here
 
     for engine in known_engines():
         name = engine.name
         try:
-            reason = engine.available()
+            reason = why_not_here(engine)
             version = engine.version() if reason is None else ""
         except Exception as error:  # a broken install of one engine must not hide the others
-            yield Finding("engine", name, False, engine.summary, f"{type(error).__name__}: {error}")
+            yield Finding("engine", name, False, engine.summary, in_one_line(error))
             continue
         detail = f"{engine.summary} ({version})" if version else engine.summary
         yield Finding("engine", name, reason is None, detail, reason or "")
@@ -195,7 +196,7 @@ def _extra(distribution: str, module: str, extra: str) -> Iterator[Finding]:
     try:
         importlib.import_module(module)
     except Exception as error:  # compiled packages fail in every way there is
-        reason = f"{version} is installed, but {module} does not import: {type(error).__name__}: {error}"
+        reason = f"{version} is installed, but {module} does not import: {in_one_line(error)}"
         yield Finding("extra", distribution, False, reason, f"{remedy} --force-reinstall")
         return
     yield Finding("extra", distribution, True, version)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from attnbench.kernels.errors import BadInput, unknown_name
+from attnbench.kernels.told import in_one_line
 from attnbench.machine.printed import last_words
 from attnbench.machine.signals import SIGNALS
 from attnbench.scale.extras import need
@@ -97,7 +98,7 @@ class RayJob:
         try:
             ended, why = read_ended(self.ray.get(self.reference)), "it left no result"
         except self.ray.exceptions.RayError as error:
-            ended, why = None, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            ended, why = None, in_one_line(error)[:200]
         return ended or Ended(exit_code=1, verdict="crashed", reason=f"its worker of Ray died: {why}")
 
     def stop(self) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import cache
+from contextlib import contextmanager
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from attnbench.kernels.engines.base import Engine, Task
+from attnbench.kernels.engines.base import Engine, Task, import_problem
 from attnbench.kernels.engines.cudnn import CUDNN
 from attnbench.kernels.engines.cudnn_bsa import CUDNN_BSA
 from attnbench.kernels.engines.flash2 import FLASH2
@@ -26,7 +25,6 @@ from attnbench.kernels.engines.two_call import TWO_CALL
 from attnbench.kernels.engines.unfused import UNFUSED
 from attnbench.kernels.errors import BadInput, Unsupported, unknown_name
 from attnbench.kernels.plan import Plan
-from attnbench.kernels.told import in_one_line
 from attnbench.kernels.tracing import constant
 
 # "auto" takes the first engine that is available and tested, and that supports and suits the plan. flash4 and cudnn-bsa
@@ -37,7 +35,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType({engine.name: engine for engine
 
 __all__ = [
     "ENGINES", "Engine", "Task", "between_graphs", "choose_engine", "dense_engines", "engine_version", "get_engine",
-    "is_plain_on_gpu", "known_engines", "load_engines", "strictly",
+    "is_plain_on_gpu", "known_engines", "load_engines", "strictly", "why_not_here",
 ]  # fmt: skip
 
 
@@ -109,16 +107,16 @@ def _load() -> None:
 
 
 def load_engines() -> None:
-    """Import what the first calls of built-in engines would import. What fails here fails there again, and is told."""
+    """Import what the first calls of built-in engines would import. What fails is told where it is needed."""
     for engine in ENGINES.values():
-        with suppress(Exception):
-            engine.load()
+        if engine.tested:
+            import_problem(engine.load)
 
 
 def engine_version(name: str) -> str:
     """Return the version of an engine for rows; empty if the engine is unknown or cannot be used here."""
     engine = _find(name)
-    return engine.version() if engine is not None and engine.available() is None else ""
+    return engine.version() if engine is not None and why_not_here(engine) is None else ""
 
 
 def get_engine(name: str) -> Engine:
@@ -143,25 +141,22 @@ def choose_engine(name: str, plan: Plan, task: Task) -> Engine:
 
     Raises:
         BadInput: if there is no engine of that name.
-        Unsupported: if the engine cannot serve the plan and task. It never falls back to another engine.
+        Unsupported: if the engine cannot serve the plan and task, or be imported. It never falls back to another one.
     """
     if name != "auto":
         engine = get_engine(name)
-        if problem := engine.lacks(plan, task) or _broken(name):
+        if problem := _broken(name) or engine.lacks(plan, task):
             raise Unsupported(f"engine {name!r} {problem}")
         return engine
     problems: dict[str, str] = {}
     for engine in _candidates():
-        problem = (
-            _unavailable(engine.name)
-            or engine.cannot(plan)
-            or engine.unsuitable(plan, task)
-            or engine.lacks(plan, task)
-        )
+        problem = _unavailable(engine.name) or engine.cannot(plan) or engine.unsuitable(plan, task)
         if problem is None and not engine.tested:
             problem = "was never tested: ask for it by name"
+        # What an engine needs is imported before it is asked what it supports: the answer may depend on it.
         if problem is None and (problem := _broken(engine.name)):
             _warn_once(f"engine {engine.name!r} {problem}; engine='auto' goes on without it")
+        problem = problem or engine.lacks(plan, task)
         if problem is None:
             if is_plain_on_gpu(engine.name, task.device):
                 if _strictness.on:
@@ -188,7 +183,12 @@ _said: set[str] = set()
 
 def dense_engines() -> list[str]:
     """Return the tested engines that can be used here and may be the dense baseline."""
-    return [each.name for each in known_engines() if each.dense and each.tested and each.available() is None]
+    return [each.name for each in known_engines() if each.dense and each.tested and why_not_here(each) is None]
+
+
+def why_not_here(engine: Engine) -> str | None:
+    """Return why an engine cannot be used on this machine, or None. What it needs is imported to find out."""
+    return engine.available() or import_problem(engine.load)
 
 
 def between_graphs(name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
@@ -238,16 +238,6 @@ def _unavailable(name: str) -> str | None:
     return _named(name).available()
 
 
-@constant
+@constant  # torch.compile takes a function of a name for a constant, and looks into a cache
 def _broken(name: str) -> str | None:
-    return _problem_of(_named(name).load)
-
-
-@cache
-def _problem_of(load: Callable[[], object]) -> str | None:
-    """Import what an engine needs, and return why that fails, in words that follow "engine x", or None."""
-    try:
-        load()
-    except (Exception, SystemExit) as error:
-        return f"is installed and cannot be imported: {in_one_line(error)}"
-    return None
+    return import_problem(_named(name).load)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.torch_version import TorchVersion
 
 from attnbench.kernels.plan import Plan
+from attnbench.kernels.told import in_one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,19 @@ class Task:
 def is_older(version: str, least: str) -> bool:
     """Return whether a package's version is older than the one that is needed."""
     return TorchVersion(version) < least
+
+
+@cache
+def import_problem(load: Callable[[], object]) -> str | None:
+    """Import what an engine needs, and return why that fails, in words that follow "engine x", or None.
+
+    The answer stays the same for the process.
+    """
+    try:
+        load()
+    except (Exception, SystemExit) as error:
+        return f"is installed and cannot be imported: {in_one_line(error)}"
+    return None
 
 
 def same_gradients_problem(task: Task) -> str | None:
@@ -84,7 +98,8 @@ class Engine:
         bands: whether it runs patterns with a band. For the others, ``supports`` is not asked.
         own_offsets: whether it runs patterns whose heads have blocks of their own; likewise.
         rectangular: whether it runs full attention also for fewer queries than keys.
-        load: imports what the first call would import, where that takes long; it does not touch a GPU.
+        load: imports what calls need, where that takes long or may fail; it does not touch a GPU. If it raises, "auto"
+            passes by the engine, and by name it is refused.
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from importlib import metadata
 
@@ -46,4 +47,5 @@ FLASH3 = Engine(
     executed_pairs=lambda plan: plan.pairs,
     dense=True,
     tested=False,
+    load=lambda: importlib.import_module("flash_attn_interface"),
 )

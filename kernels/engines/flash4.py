@@ -57,9 +57,12 @@ In earlier ones the gradients of .1 to 1 % of the launches are wrong, or sparse 
 @cache  # "auto" asks at each call, and looking for a package takes 0.1 ms
 def _installed() -> bool:
     try:
+        metadata.version("flash-attn-4")
         return importlib.util.find_spec("flash_attn.cute") is not None
     except ImportError:
         return False
+    except Exception:  # flash_attn itself, which this imports, fails otherwise; ``_load`` tells it
+        return True
 
 
 def _available() -> str | None:

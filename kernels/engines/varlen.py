@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels.engines import flash4
+from attnbench.kernels.engines.base import import_problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +83,7 @@ def by_flash(x: Tensor) -> bool:
 @cache
 def flash_problem() -> str | None:
     """Return why flash-attn-4 cannot be used here, or None if it can."""
-    return flash4.FLASH4.available()
+    return flash4.FLASH4.available() or import_problem(flash4.FLASH4.load)
 
 
 def _plain_forward(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, scale: float) -> tuple[Tensor, Tensor]:

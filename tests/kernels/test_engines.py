@@ -166,7 +166,8 @@ def test_an_engine_that_cannot_be_imported_is_passed_by_and_refused_by_name(monk
     def fail() -> None:
         raise ImportError("libcudnn.so.9:\ncannot open shared object file")
 
-    broken = replace(ENGINES["reference"], name="broken", load=fail)
+    broken = replace(ENGINES["reference"], name="broken", load=fail, supports=lambda plan, task: fail())
+    monkeypatch.setattr("attnbench.kernels.engines._said", set())
     monkeypatch.setattr("attnbench.kernels.engines.ENGINES", {"broken": broken, "reference": ENGINES["reference"]})
     why = r"'broken' is installed and cannot be imported: ImportError: libcudnn.so.9: cannot open shared object file"
     for _ in range(2):
@@ -177,6 +178,7 @@ def test_an_engine_that_cannot_be_imported_is_passed_by_and_refused_by_name(monk
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert choose_engine("auto", make_plan(full=False), TASK).name == "reference", "and says so once"
+    assert dense_engines() == ["reference"]
     monkeypatch.setattr("attnbench.kernels.engines.ENGINES", {"broken": broken})
     with pytest.raises(Unsupported, match="no engine can serve: broken is installed and cannot be imported"):
         choose_engine("auto", make_plan(full=False), TASK)

@@ -34,7 +34,9 @@ def raiser(error: Exception) -> Any:
 
 
 def engine(name: str, reason: str | None) -> SimpleNamespace:
-    return SimpleNamespace(name=name, summary="a fake engine", available=lambda: reason, version=lambda: "1.2")
+    return SimpleNamespace(
+        name=name, summary="a fake engine", available=lambda: reason, version=lambda: "1.2", load=lambda: None
+    )
 
 
 def test_this_machine(tmp_path: Path) -> None:
@@ -67,7 +69,9 @@ def test_engines_say_what_they_lack(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def test_a_broken_engine_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    broken = SimpleNamespace(name="broken", summary="s", available=raiser(OSError("bad library")), version=str)
+    broken = SimpleNamespace(
+        name="broken", summary="s", available=raiser(OSError("bad library")), version=str, load=str
+    )
     monkeypatch.setattr(engines, "ENGINES", {"broken": broken, "good": engine("good", None)})
     findings = examine(tmp_path)
     assert not named(findings, "broken").usable

@@ -10,6 +10,7 @@ from attnbench.clips.metrics.frames import Clip, require_alike
 from attnbench.clips.metrics.measured import Measured, Skipped
 from attnbench.clips.metrics.metrics import METRICS, Metric
 from attnbench.kernels.errors import BadInput
+from attnbench.kernels.told import in_one_line
 from attnbench.results.records.clips import QualityRow, Role, clip_words
 
 OnProgress = Callable[[int, int, str], None]
@@ -159,7 +160,7 @@ def _outcome(metric: Metric, ours: Labelled, theirs: Labelled) -> Measured | str
     except Skipped as error:
         return f"skipped: {error}"
     except Exception as error:  # a metric from elsewhere may fail in any way, and the rest of the table must continue
-        return f"failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return f"failed: {in_one_line(error)[:300]}"
     bad = [value for value in (measured.value, *measured.per_frame) if not math.isfinite(value)]
     return f"failed: the metric gave {bad[0]}" if bad else measured
 
