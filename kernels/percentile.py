@@ -15,9 +15,9 @@ def at_or_above_rank(values: Tensor, rank: int) -> Tensor:
     """Keep what is at least the ``rank``-th smallest value of a head, in torch; arguments as of ``cut_percentile``."""
     if rank == 0:
         return torch.ones_like(values, dtype=torch.bool)
-    flat = values.flatten(-2)
+    flat = values.masked_fill(values.isnan(), -torch.inf).flatten(-2)
     least = flat.kthvalue(rank, dim=-1).values
-    return values >= least[..., None, None]
+    return (flat >= least[..., None]).view_as(values) | values.isnan()
 
 
 @operator("attnbench::cut_percentile")
@@ -39,8 +39,10 @@ def _(values: Tensor, rank: int) -> Tensor:
 def cut_percentile(values: Tensor, rank: int) -> Tensor:
     """Keep the block pairs of each head that are at least its ``rank``-th smallest value; equal values are all kept.
 
+    NaN is kept too. In the ranking it comes before the smallest value, so that it takes no other pair's place.
+
     Args:
-        values: float32 or float64 [B, H, q blocks, k blocks], finite.
+        values: float32 or float64 [B, H, q blocks, k blocks], finite or NaN.
         rank: from 0, which keeps everything, to the number of pairs of a head.
 
     Returns:

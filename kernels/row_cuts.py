@@ -3,8 +3,8 @@
 These functions define the rule. ``row_ops`` makes operators of them. Scores are [B, H, q blocks, k blocks]. No block is
 kept without being chosen: a row may keep nothing. Among equal values at a cut, the key block of the lower index wins.
 
-A score that is no number counts as infinity. So its block is kept before others: what is no number in q or k shows in
-the output, as in full attention, and leaves no row without blocks.
+A NaN score counts as +inf. Its block is kept before others, so that NaN in q or k shows in the output, as in full
+attention.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def row_shares(scores: Tensor, scale: float, sizes: Tensor | None) -> Tensor:
     """Return the softmax of ``scale`` · ``scores`` over each row, weighted by the sizes of the key blocks.
 
     Args:
-        scores: float32 or float64 [B, H, q blocks, k blocks]; -inf is a share of 0. Where a row has infinities, each
-            has a share of 1, and all else 0.
+        scores: float32 or float64 [B, H, q blocks, k blocks]; -inf is a share of 0. Where a row has scores of +inf
+            or NaN, their shares are NaN, and all others 0.
         scale: factor of the scores.
         sizes: tokens of each key block, [k blocks] or [B, H, k blocks]; a block without tokens has a share of 0. None
             weighs all blocks alike.
 
     Returns:
-        Shares like ``scores``. A row without a finite score, or without tokens, has shares of 0.
+        Shares like ``scores``. A row whose scores are all -inf, or that has no tokens, has shares of 0.
     """
-    scores = _numbers(scores)
+    scores = _nan_as_inf(scores)
     scaled = scores * scale
     present = scores > -torch.inf
     weights: Tensor | None = None
@@ -49,7 +49,7 @@ def row_shares(scores: Tensor, scale: float, sizes: Tensor | None) -> Tensor:
         powers = powers * weights
     total = powers.sum(-1, keepdim=True)
     shares = torch.where(total > 0, powers / total, 0.0)
-    return torch.where(endless, (scaled == torch.inf).to(shares.dtype), shares)
+    return torch.where(endless, torch.where(scaled == torch.inf, torch.nan, 0.0), shares)
 
 
 def top_k_of_rows(scores: Tensor, counts: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def top_k_of_rows(scores: Tensor, counts: Tensor) -> Tensor:
     Returns:
         bool like ``scores``.
     """
-    scores = _numbers(scores)
+    scores = _nan_as_inf(scores)
     order = scores.sort(dim=-1, descending=True, stable=True).indices
     rank = torch.arange(scores.shape[-1], device=scores.device)
     kept = _unsorted(order, (rank < counts[:, None, None]).expand(scores.shape))
@@ -73,7 +73,8 @@ def mass_of_rows(shares: Tensor, masses: Tensor, crossing: str, least: int) -> T
     """Keep the largest shares of each row up to a mass. A mass of 1 or more keeps every block.
 
     Args:
-        shares: [B, H, q blocks, k blocks], none negative, compared as they are: a row may sum to less than 1.
+        shares: [B, H, q blocks, k blocks], none negative, compared as they are: a row may sum to less than 1. NaN comes
+            first and adds nothing to a sum.
         masses: float64 [1] or [H].
         crossing: what happens around the block with which the sum reaches the mass. With "in", a block is kept if the
             sum before it is below the mass; with "past", if it is at most the mass; with "out", if the sum including it
@@ -83,8 +84,8 @@ def mass_of_rows(shares: Tensor, masses: Tensor, crossing: str, least: int) -> T
     Returns:
         bool like ``shares``.
     """
-    ranked, order = shares.sort(dim=-1, descending=True, stable=True)
-    ranked = ranked.double()
+    order = _nan_as_inf(shares).sort(dim=-1, descending=True, stable=True).indices
+    ranked = shares.masked_fill(shares.isnan(), 0.0).gather(-1, order).double()
     total = ranked.cumsum(-1)
     limit = masses[:, None, None]
     if crossing == "out":
@@ -98,6 +99,8 @@ def mass_of_rows(shares: Tensor, masses: Tensor, crossing: str, least: int) -> T
 
 def above_mean_of_rows(scores: Tensor, scale: float, tau: float, variances: Tensor | None, near: int) -> Tensor:
     """Keep the blocks whose scaled score is more than ``tau`` deviations above the mean of its row, and the nearest.
+
+    Scores of +inf or NaN are kept too.
 
     Args:
         scores: [B, H, q blocks, k blocks].
@@ -113,10 +116,11 @@ def above_mean_of_rows(scores: Tensor, scale: float, tau: float, variances: Tens
     mean = scaled.mean(-1, keepdim=True)
     variance = (scaled - mean).square().mean(-1, keepdim=True) if variances is None else variances[..., None]
     rows, columns = (torch.arange(size, device=scores.device) for size in scores.shape[2:])
-    return (scaled > mean + tau * (variance + LEAST_VARIANCE).sqrt()) | ((rows[:, None] - columns).abs() <= near)
+    above = (scaled > mean + tau * (variance + LEAST_VARIANCE).sqrt()) | ~(scaled < torch.inf)
+    return above | ((rows[:, None] - columns).abs() <= near)
 
 
-def _numbers(scores: Tensor) -> Tensor:
+def _nan_as_inf(scores: Tensor) -> Tensor:
     return scores.masked_fill(scores.isnan(), torch.inf)
 
 

@@ -86,13 +86,13 @@ def row_shares(scores: Tensor, scale: float = 1.0, sizes: Tensor | None = None) 
 
     Args:
         scores: float32 or float64 [B, H, q blocks, k blocks], contiguous; -inf is a share of 0. Where a row has
-            infinities, or scores that are no number, each has a share of 1, and all else 0.
+            scores of +inf or NaN, their shares are NaN, and all others 0.
         scale: factor of the scores.
         sizes: tokens of each key block, [k blocks] or [B, H, k blocks], by which shares are weighted; None weighs all
             blocks alike.
 
     Returns:
-        Shares like ``scores``. A row without a finite score, or without tokens, has shares of 0.
+        Shares like ``scores``. A row whose scores are all -inf, or that has no tokens, has shares of 0.
     """
     shares: Tensor = _row_shares(scores, float(scale), sizes)
     return shares
@@ -101,7 +101,7 @@ def row_shares(scores: Tensor, scale: float = 1.0, sizes: Tensor | None = None) 
 def cut_top_k_row(scores: Tensor, k: int | Sequence[int]) -> Tensor:
     """Keep the ``k`` best key blocks of each row, bool [B, H, q blocks, k blocks]. No block is forced.
 
-    Among equal scores, the lower index wins. Scores of -inf are never kept. One that is no number counts as infinity.
+    Among equal scores, the lower index wins. Scores of -inf are never kept. NaN counts as +inf.
 
     Args:
         scores: float32 or float64 [B, H, q blocks, k blocks], contiguous.
@@ -126,7 +126,7 @@ def cut_mass_row(shares: Tensor, mass: float | Sequence[float], *, crossing: str
 
     Args:
         shares: float32 or float64 [B, H, q blocks, k blocks], contiguous, none negative. They are compared as they are,
-            so a row may sum to less than 1.
+            so a row may sum to less than 1. NaN comes first and adds nothing to a sum.
         mass: one number, or one for each head.
         crossing: what happens around the block with which the sum reaches the mass. With "in", a block is kept if the
             sum before it is below the mass; with "past", if it is at most the mass; with "out", if the sum including it
@@ -154,7 +154,7 @@ def cut_above_mean_row(
     """Keep the blocks that score more than ``tau`` deviations above the mean of their row, and the nearest blocks.
 
     Args:
-        scores: float32 or float64 [B, H, q blocks, k blocks], contiguous, finite.
+        scores: float32 or float64 [B, H, q blocks, k blocks], contiguous. +inf and NaN are kept; -inf must not occur.
         tau: number of standard deviations. ``row_cuts.LEAST_VARIANCE`` is added to a variance.
         scale: factor of the scores.
         variances: of the scaled scores of each row, [B, H, q blocks]; None takes the variance of the row itself.

@@ -50,7 +50,7 @@ def split_unlike(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Choose the tokens of each block that are least like its centre by their cosine; of equal ones, the first.
 
-    Tokens whose cosine is no number come first.
+    Tokens whose cosine is NaN come first.
 
     Args:
         x: [B, H, N, D], the last stride 1.

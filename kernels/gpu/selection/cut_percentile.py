@@ -73,8 +73,8 @@ def _found(counts: tl.tensor, rank: tl.tensor, DIGITS: tl.constexpr) -> tl.tenso
 
 @jit
 def _unsigned(x: tl.tensor) -> tl.tensor:
-    """Map float32 to integers from 0 to 2^32 - 1 in the same order, int64."""
-    return order_image(x).to(tl.int64) + 2147483648
+    """Map float32 to integers from 0 to 2^32 - 1 in the same order, int64. NaN is 0, which no number is."""
+    return tl.where(x == x, order_image(x).to(tl.int64) + 2147483648, 0)
 
 
 @jit
@@ -105,4 +105,4 @@ def _compare(
     for step in range(steps):
         at = (tl.program_id(0) * steps + step) * TILE + tl.arange(0, TILE)
         image = _unsigned(tl.load(values + head * pairs + at, mask=at < pairs, other=0.0))
-        tl.store(keep + head * pairs + at, (image >= least).to(tl.uint8), mask=at < pairs)
+        tl.store(keep + head * pairs + at, ((image >= least) | (image == 0)).to(tl.uint8), mask=at < pairs)

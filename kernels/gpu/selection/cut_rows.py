@@ -173,8 +173,7 @@ def _tile(rows: tl.tensor, blocks: tl.tensor, ROWS: tl.constexpr, COLUMNS: tl.co
 
 
 @jit
-def _number(x: tl.tensor) -> tl.tensor:
-    """Return scores, with infinity for what is no number."""
+def _nan_as_inf(x: tl.tensor) -> tl.tensor:
     return tl.where(x == x, x, float("inf"))
 
 
@@ -184,22 +183,22 @@ def _row_shares(
     rows_per_sizes: tl.tensor, HAS_SIZES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ) -> None:  # fmt: skip
     row, column, exists, at = _tile(rows, blocks, ROWS, COLUMNS)
-    x = _number(tl.load(scores + at, mask=exists, other=-float("inf")))
+    x = _nan_as_inf(tl.load(scores + at, mask=exists, other=-float("inf")))
     present = x > -float("inf")
     if HAS_SIZES:
         weight = tl.load(sizes + (row // rows_per_sizes)[:, None] * blocks + column[None, :], mask=exists, other=0.0)
         present = present & (weight > 0)
     x = tl.where(present, x * scale, -float("inf"))
     highest = tl.max(x, 1)
-    endless = highest == float("inf")
-    x = tl.where(endless[:, None], tl.where(x == float("inf"), 0.0, -float("inf")), x)
+    endless = (highest == float("inf"))[:, None]
     highest = tl.where((highest > -float("inf")) & (highest < float("inf")), highest, 0.0)
-    power = tl.where(present, tl.exp(x - highest[:, None]), 0.0)
+    power = tl.where(present & (endless == 0), tl.exp(tl.where(endless, 0.0, x - highest[:, None])), 0.0)
     if HAS_SIZES:
-        power = tl.where(endless[:, None], power, power * weight)
+        power = power * weight
     total = tl.sum(power, 1)
-    total = tl.where((total > 0) & (endless == 0), total, 1.0)
-    tl.store(shares + at, tl.div_rn(power, tl.broadcast_to(total[:, None], (ROWS, COLUMNS))), mask=exists)
+    total = tl.where(total > 0, total, 1.0)
+    share = tl.div_rn(power, tl.broadcast_to(total[:, None], (ROWS, COLUMNS)))
+    tl.store(shares + at, tl.where(x == float("inf"), float("nan"), share), mask=exists)
 
 
 @jit
@@ -223,7 +222,7 @@ def _ranks(main: tl.tensor, rest: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
 @jit
 def _score_images(scores: tl.tensor, column: tl.tensor, blocks: tl.tensor) -> tl.tensor:
     """Return the images of a part of a row. Those of -inf and padding are the smallest integer, which no score has."""
-    x = _number(tl.load(scores + column, mask=column < blocks, other=-float("inf")))
+    x = _nan_as_inf(tl.load(scores + column, mask=column < blocks, other=-float("inf")))
     return tl.where(x > -float("inf"), order_image(x), -0x80000000)
 
 
@@ -261,11 +260,12 @@ def _top_k_rows(
 
 @jit
 def _share_images(shares: tl.tensor, column: tl.tensor, blocks: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
-    """Return a part of a row in float64, and its images. Padding is below all."""
+    """Return a part of a row in float64, and its images. Padding is below all; NaN is above all and adds nothing."""
     x = tl.load(shares + column, mask=column < blocks, other=0.0)
     # Bits of numbers that are not negative sort like the numbers; -0 is 0.
     image = tl.where(x > 0, x, 0.0).to(tl.int32, bitcast=True)
-    return x.to(tl.float64), tl.where(column < blocks, image, -1)
+    image = tl.where(x == x, image, 0x7F800001)  # right above the image of infinity
+    return tl.where(x == x, x, 0.0).to(tl.float64), tl.where(column < blocks, image, -1)
 
 
 @jit
@@ -349,4 +349,5 @@ def _above_mean_rows(
     limit = mean + tau * tl.sqrt(variance + least)
     apart = (row % rows_per_head)[:, None] - column[None, :]
     is_near = (apart <= near) & (apart >= -near)
-    tl.store(keep + at, ((x > limit[:, None]) | is_near).to(tl.uint8), mask=exists)
+    is_endless = (x < float("inf")) == 0
+    tl.store(keep + at, ((x > limit[:, None]) | is_near | is_endless).to(tl.uint8), mask=exists)

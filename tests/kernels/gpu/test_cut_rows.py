@@ -154,7 +154,7 @@ def test_equal_shares_that_reach_a_mass_exactly_on_both_sides_of_a_part(blocks: 
 
 @pytest.mark.parametrize("blocks", [5, 40, 600])
 @pytest.mark.parametrize("high", [math.inf, math.nan, -math.nan])
-def test_scores_that_are_no_number_are_kept_first(blocks: int, high: float) -> None:
+def test_nan_and_infinity_are_kept_first(blocks: int, high: float) -> None:
     scores = torch.randn(1, 2, 3, blocks, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     scores[..., 1::3], scores[..., -1] = high, -math.inf
     few, wild = max(1, blocks // 4), torch.zeros(blocks, dtype=torch.bool, device=DEVICE)
@@ -163,12 +163,34 @@ def test_scores_that_are_no_number_are_kept_first(blocks: int, high: float) -> N
     assert torch.equal(kept, row_cuts.top_k_of_rows(scores, numbers((few, blocks), torch.int64)))
     assert torch.equal(kept[0, 0], (wild & (wild.cumsum(0) <= few)).expand(3, -1))
     assert torch.equal(kept[0, 1], (scores[0, 1] != -math.inf))
-    shares = cut_rows.row_shares(scores, 0.5, None)
-    assert torch.equal(shares, wild.float().expand(scores.shape))
-    assert torch.equal(shares, row_cuts.row_shares(scores, 0.5, None))
-    sizes = torch.arange(blocks, device=DEVICE)
-    assert torch.equal(cut_rows.row_shares(scores, 0.5, sizes), shares)
-    assert torch.equal(row_cuts.row_shares(scores, 0.5, sizes), shares)
+    expected = torch.where(wild, math.nan, 0.0).expand(scores.shape)
+    for sizes in (None, torch.arange(blocks, device=DEVICE)):
+        for shares in (cut_rows.row_shares(scores, 0.5, sizes), row_cuts.row_shares(scores, 0.5, sizes)):
+            torch.testing.assert_close(shares, expected, rtol=0, atol=0, equal_nan=True)
+    none = torch.zeros(blocks, device=DEVICE)
+    assert not row_cuts.row_shares(scores, 0.5, none).any()
+    assert not cut_rows.row_shares(scores, 0.5, none).any()
+    scores[..., -1] = 0.0
+    kept = row_cuts.above_mean_of_rows(scores, 1.0, 1.0, None, 0)
+    assert kept[..., wild].all()
+    if math.isnan(high):  # numpy warns about inf - inf in Triton's interpreter
+        assert torch.equal(kept, cut_rows.cut_above_mean_row(scores, 1.0, 1.0, None, 0))
+
+
+@pytest.mark.parametrize("blocks", [5, 40, 600])
+@pytest.mark.parametrize("crossing", row_cuts.CROSSINGS)
+@pytest.mark.parametrize("least", [0, 2])
+def test_nan_among_shares_is_kept_first_and_adds_nothing(blocks: int, crossing: str, least: int) -> None:
+    shares = torch.rand(1, 3, 4, blocks, generator=torch.Generator().manual_seed(0))
+    shares /= shares.sum(-1, keepdim=True)
+    shares[:, :, 0], shares[:, :, 1], shares[:, :, 1, 3], shares[:, :, 2, ::2] = math.nan, 0, math.nan, -math.nan
+    shares, masses = shares.to(DEVICE), numbers((0.1, 0.5, 0.9), torch.float64)
+    kept = cut_rows.cut_mass_row(shares, masses, crossing, least)
+    assert kept[shares.isnan()].all()
+    assert torch.equal(kept, row_cuts.mass_of_rows(shares, masses, crossing, least))
+    others = shares.nan_to_num(nan=0.0)[:, :, 2:]
+    more = row_cuts.mass_of_rows(others, masses, crossing, 0) & (others > 0)
+    assert torch.equal(kept[:, :, 2:] & (others > 0), more) or least > 0
 
 
 def test_a_head_takes_its_own_number_and_mass() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -20,7 +22,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 50), st.integers(1, 60)),
     share=st.floats(0, 1),
-    kind=st.sampled_from(["normal", "few", "close", "constant"]),
+    kind=st.sampled_from(["normal", "few", "close", "constant", "nan"]),
     seed=st.integers(0, 99),
 )
 @pytest.mark.parametrize("by_kernels", [False, True])
@@ -33,6 +35,7 @@ def test_keeps_what_is_at_least_the_value_of_that_rank(
         "few": torch.randint(-2, 3, shape, generator=random).float(),
         "close": 1 + torch.randint(0, 9, shape, generator=random) * 2.0**-23,
         "constant": torch.full(shape, 0.25),
+        "nan": torch.randn(shape, generator=random).masked_fill(torch.rand(shape, generator=random) < 0.2, math.nan),
     }[kind]
     pairs = shape[2] * shape[3]
     rank = int(share * pairs)
@@ -40,7 +43,8 @@ def test_keeps_what_is_at_least_the_value_of_that_rank(
     if rank:
         for b in range(shape[0]):
             for h in range(shape[1]):
-                expected[b, h] = values[b, h] >= sorted(values[b, h].flatten().tolist())[rank - 1]
+                ranked = sorted(values[b, h].nan_to_num(nan=-math.inf).flatten().tolist())
+                expected[b, h] = (values[b, h] >= ranked[rank - 1]) | values[b, h].isnan()
     x = values.to(DEVICE)
     if by_kernels:
         with selection_ops.interpreted():
