@@ -62,14 +62,14 @@ def launch(
         tensors: on the current device.
         numbers: numbers, each of which always has the same type.
         num_warps, num_stages: options of the compiler.
-        boxes: parts of matrices that TMA reads or writes.
+        boxes: parts of matrices that TMA reads or writes, for Gluon kernels only.
         constants: all constants, by name.
     """
     if is_watching():
-        launched(f"{'gluon' if _is_gluon(kernel) else 'triton'}:{kernel.fn.__name__.lstrip('_')}")
+        launched(f"{'gluon' if boxes else 'triton'}:{kernel.fn.__name__.lstrip('_')}")
     options = {"num_warps": num_warps} if num_stages is None else {"num_warps": num_warps, "num_stages": num_stages}
     if INTERPRETED or not tensors[0].is_cuda:
-        kernel[grid](*[_descriptor(each, False) for each in boxes], *tensors, *numbers, **constants, **options)
+        kernel[grid](*tensors, *numbers, **constants, **options)
         return
     device = torch.cuda.current_device()
     addresses = [x.data_ptr() for x in tensors]
@@ -80,7 +80,7 @@ def launch(
     )  # fmt: skip
     found = _prepared.get(kind)
     if found is None:
-        described = [_descriptor(each, _is_gluon(kernel)) for each in boxes]
+        described = [_descriptor(each) for each in boxes]
         compiled = kernel[grid](*described, *tensors, *numbers, **constants, **options)
         names = kernel.arg_names[len(boxes) + len(tensors) + len(numbers) :]
         own = tuple(num_warps if name == "num_warps" else constants[name] for name in names)
@@ -90,10 +90,6 @@ def launch(
     across, down, deep = (*grid, 1, 1)[:3]
     stream = torch._C._cuda_getCurrentRawStream(device)
     run(across, down, deep, stream, *between, *boxes, *addresses, *numbers, *own)
-
-
-def _is_gluon(kernel: Any) -> bool:
-    return not INTERPRETED and bool(kernel.is_gluon())
 
 
 def _launcher(compiled: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -109,12 +105,8 @@ def _launcher(compiled: Any) -> tuple[Any, tuple[Any, ...]]:
     return run.launch, (compiled.function, run.launch_cooperative_grid, run.launch_pdl, None, None, *after)
 
 
-def _descriptor(part: Box, gluon: bool) -> Any:
-    """Return a box as Triton describes it, or Gluon, which checks it too."""
-    if not gluon:
-        from triton.tools.tensor_descriptor import TensorDescriptor as Described
-
-        return Described.from_tensor(part.base, list(part.block))
+def _descriptor(part: Box) -> Any:
+    """Return a box as Triton describes it, which checks it too."""
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 

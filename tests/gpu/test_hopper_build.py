@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 
+SHARED_MEMORY = 232_448  # bytes that a thread block of an H100 can have
 MOST_SPILLED = 128
 """Bytes a thread: what is spilled today is loaded once a tile, not in the loops."""
 
@@ -144,7 +145,7 @@ def variants() -> list[tuple[str, Any, list[int], dict[str, Any]]]:
             kernel = backward_keys_hopper._backward_keys
             made.append((name, kernel, [KEYS, dim], {**keys, "MASKED": masked}))
     sides = {name: getattr(strided_hopper, name) for name in ("PARTS", "QUERIES", "KEYS", "DEPTH")}
-    for dim, each in ((64, 16), (128, 16), (128, 2), (128, 1), (128, 256)):
+    for dim, each in ((64, 16), (128, 16), (128, 2), (128, 128)):
         scores = {**common(strided_hopper), **sides, "DIM": dim, "STRIDE": 8, "EACH": each}
         name = f"strided scores, head_dim {dim}, blocks of {each} groups"
         made.append((name, strided_hopper._score_tiles, [sides["KEYS"], sides["DEPTH"]], scores))
@@ -161,7 +162,7 @@ FULLEST = (
 
 
 @pytest.mark.parametrize(
-    ("names", "count"), [(FULLEST, 4), pytest.param((), 47, marks=pytest.mark.slow)], ids=["fullest", "all"]
+    ("names", "count"), [(FULLEST, 4), pytest.param((), 46, marks=pytest.mark.slow)], ids=["fullest", "all"]
 )
 def test_no_product_is_serialised_and_no_loop_spills(names: tuple[str, ...], count: int) -> None:
     # In a process of its own: here the kernels may have been imported for Triton's interpreter.
@@ -181,7 +182,7 @@ def main(names: list[str]) -> int:
         spilled = sum(int(found) for found in re.findall(r"(\d+) bytes spill stores", said))
         losses = re.findall(r"\((C75\d\d)\) Potential Performance Loss: (.*?) in the function", said)
         losses += re.findall(r"\((C75\d\d)\) Potential Performance Loss: (.*?) for the function", said)
-        wrong = wrong or bool(losses) or spilled > MOST_SPILLED
+        wrong = wrong or bool(losses) or spilled > MOST_SPILLED or compiled.metadata.shared > SHARED_MEMORY
         print(f"{name}: {compiled.metadata.shared} bytes of shared memory, {spilled} bytes spilled", *losses)
     return 1 if wrong else 0
 

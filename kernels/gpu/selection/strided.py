@@ -2,8 +2,9 @@
 
 The scores of all groups are one matrix product: row g holds the tokens of query group g in reverse, column h those of
 key group h, each ``stride`` · D long. Its epilogue reduces each row to the log-sum-exp of every key block, one number
-for ``block`` / ``stride`` scores. A second kernel adds these up to the log-sum-exp of the row, and to the masses of the
-blocks. Blocks of padding alone score 0 and are added without being computed.
+for ``block`` / ``stride`` scores. On Hopper, ``strided_hopper`` does this where groups are rows of a matrix. A second
+kernel adds these up to the log-sum-exp of the row, and to the masses of the blocks. Blocks of padding alone score 0 and
+are added without being computed.
 
 Predicted for 12 heads of 75,600 × 128 bfloat16 tokens, stride 8, blocks of 128 on an H100: 2.2 TFLOP, 3.7 ms at 600
 TFLOP/s; 268 MB written and read twice, 0.3 ms.
@@ -80,17 +81,17 @@ def _score(q: Tensor, k: Tensor, sums: Tensor, stride: int, each: int) -> None:
 
 
 def _score_on_hopper(q: Tensor, k: Tensor, sums: Tensor, stride: int, each: int) -> bool:
-    """Do what ``_score`` does with boxes that TMA reads, on Hopper and where groups are rows of a matrix.
+    """Do what ``_score`` does by ``strided_hopper``, if this is Hopper and groups are rows of a matrix.
 
     Returns:
         Whether it could.
     """
-    if not is_hopper(q.device) or q.dtype == torch.float32:
+    if not is_hopper(q.device) or q.dtype == torch.float32 or each == 1:  # there, blocks of single groups spill
         return False
-    from attnbench.kernels.gpu.selection.strided_hopper import DEPTH, KEYS, score_groups
+    from attnbench.kernels.gpu.selection.strided_hopper import DEPTH, score_groups
 
     dim = q.shape[3]
-    if dim % DEPTH or KEYS % each:
+    if dim % DEPTH:
         return False
     queries, keys = (_rows_of_groups(x, stride) for x in (q, k))
     if queries is None or keys is None:

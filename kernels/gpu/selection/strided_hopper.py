@@ -38,15 +38,15 @@ def score_groups(
     q_rows: Tensor, k_rows: Tensor, places: tuple[int, ...], sums: Tensor, stride: int, each: int, dim: int,
     scale: float,
 ) -> None:  # fmt: skip
-    """Write the log-sum-exp of each group of queries and block of keys.
+    """Write the log-sum-exp of each group of queries and block of keys; see ``strided._score``.
 
     Args:
-        q_rows, k_rows: rows of groups, bfloat16 or float16, of ``strided._rows_of_groups``.
+        q_rows, k_rows: [rows, columns] of ``strided._rows_of_groups``, bfloat16 or float16.
         places: rows of a batch item and of a head, columns of a head and of a token, of queries and of keys; then the
             number of query heads, and how many share a key head.
         sums: float32 [B · heads, groups, blocks], written.
         stride: tokens of a group.
-        each: groups of a block; divides ``KEYS``.
+        each: groups of a block, a power of two from 2 to ``KEYS``.
         dim: channels of a token, a multiple of ``DEPTH``.
         scale: factor of the scores.
     """
@@ -122,7 +122,8 @@ def _multiply(
             step += 1
         total = warpgroup_mma_wait(0, deps=[total])
         mbarrier.arrive(empty.index((step + STAGES - 1) % STAGES), count=1)
-        # Always over, for nobody arrives there: it ends the basic block, or ptxas arrives after the epilogue only.
+        # Returns at once, as nobody arrives. It ends the basic block: otherwise ptxas moves the arrival behind the
+        # epilogue.
         mbarrier.wait(never, 1)
         scores = total * scale
         if k_first + KEYS > groups:

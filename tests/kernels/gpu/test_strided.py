@@ -80,43 +80,49 @@ def test_several_tiles_and_rows_of_large_scores(dtype: torch.dtype) -> None:
     torch.testing.assert_close(mass.sum(-1), groups.expand(1, 2, -1), atol=1e-4, rtol=0)
 
 
-@settings(max_examples=draws(12), suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(
-    groups=st.integers(1, 600 if DEVICE.type == "cuda" else 70),
-    each=st.sampled_from([1, 2, 8, 16, 256]),
-    heads=st.sampled_from([(1, 1), (4, 2)]),
-    batch=st.integers(1, 2),
-    dim=st.sampled_from([64, 128]),
-    tokens_first=st.booleans(),
-    over=st.integers(0, 3),
-    seed=st.integers(0, 99),
-)
-def test_groups_that_are_rows_of_a_matrix_are_read_by_tma_on_hopper(
-    groups: int, each: int, heads: tuple[int, int], batch: int, dim: int, tokens_first: bool, over: int, seed: int
-) -> None:
-    random, stride, n = torch.Generator().manual_seed(seed), 4, 4 * groups - over
+STRIDE = 4
+
+
+@st.composite
+def draw_q_and_k(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """q and k in half precision, of a head_dim that TMA reads, heads or tokens first, of whole groups or not."""
+    tokens_first, batch, dim = draw(st.booleans()), draw(st.integers(1, 2)), draw(st.sampled_from([64, 128, 192]))
+    dtype = draw(st.sampled_from([torch.bfloat16, torch.float16]))
+    groups, over = draw(st.integers(1, 600 if DEVICE.type == "cuda" else 70)), draw(st.sampled_from([0, 0, 1, 3]))
+    random, n = torch.Generator().manual_seed(draw(st.integers(0, 99))), STRIDE * groups - over
     made = []
-    for count in heads:
+    for count in draw(st.sampled_from([(1, 1), (4, 2)])):
         shape = (batch, n, count, dim) if tokens_first else (batch, count, n, dim)
-        x = torch.randn(*shape, generator=random).to(DEVICE, torch.bfloat16)
+        x = torch.randn(*shape, generator=random).to(DEVICE, dtype)
         made.append(x.transpose(1, 2) if tokens_first else x)
-    q, k = made
-    block = stride * each
+    return made[0], made[1]
+
+
+@settings(max_examples=draws(12), suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(q_and_k=draw_q_and_k(), each=st.sampled_from([1, 2, 8, 16, 128]))
+def test_whole_groups_of_half_precision_are_scored_by_tma_on_hopper(q_and_k: tuple[Tensor, Tensor], each: int) -> None:
+    q, k = q_and_k
+    n, block = q.shape[2], STRIDE * each
     padded = -(-n // block) * block
     with pytest.MonkeyPatch.context() as patch, selection_ops.interpreted():
-        if n % stride == 0 and kernels.is_hopper(DEVICE):
+        if n % STRIDE == 0 and each > 1 and kernels.is_hopper(DEVICE):
             patch.setattr(kernels, "_score", None)
-        mass = strided_mass(q, k, stride, block, padded)
-    for x in (q, k):
-        found = kernels._rows_of_groups(x, stride)
-        assert (found is None) == (n % stride > 0)
+        mass = strided_mass(q, k, STRIDE, block, padded)
+    keys = k.double().repeat_interleave(q.shape[1] // k.shape[1], 1)
+    torch.testing.assert_close(mass.double(), block_mass(q.double(), keys, STRIDE, block, padded), atol=2e-5, rtol=1e-4)
+
+
+@given(q_and_k=draw_q_and_k())
+def test_whole_groups_are_rows_of_a_matrix(q_and_k: tuple[Tensor, Tensor]) -> None:
+    for x in q_and_k:
+        found = kernels._rows_of_groups(x, STRIDE)
+        groups, rest = divmod(x.shape[2], STRIDE)
+        assert (found is None) == (rest > 0)
         if found is not None:
             rows, of_item, of_head, of_column, of_token = found
-            for b, h, i in itertools.product(range(batch), range(x.shape[1]), range(stride)):
+            for b, h, i in itertools.product(range(x.shape[0]), range(x.shape[1]), range(STRIDE)):
                 first, at = b * of_item + h * of_head, h * of_column + i * of_token
-                assert rows[first : first + groups, at : at + dim].equal(x[b, h, i::stride])
-    keys = k.double().repeat_interleave(heads[0] // heads[1], 1)
-    torch.testing.assert_close(mass.double(), block_mass(q.double(), keys, stride, block, padded), atol=2e-5, rtol=1e-4)
+                assert rows[first : first + groups, at : at + x.shape[3]].equal(x[b, h, i::STRIDE])
 
 
 def test_groups_that_are_no_power_of_two_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
