@@ -165,6 +165,16 @@ def test_what_fails_while_it_is_captured_is_refused_in_a_sentence_and_not_tried_
     assert len(tried) == 1
 
 
+def test_nan_in_a_first_call_shuts_no_later_one_out(recorded: list[graphs._Shape]) -> None:
+    q, k, v = draw(0)
+    q[0, 1, 5] = torch.nan
+    for tensors in ((q, k, v), draw(1)):
+        output = attnbench.graphed(*tensors, method="moba", grid=GRID, blocks=4, topk=2)
+        expected = attnbench.attention(*tensors, method="moba", grid=GRID, blocks=4, topk=2)
+        torch.testing.assert_close(output, expected, equal_nan=True)
+    assert len(recorded) == 1
+
+
 @pytest.mark.parametrize("change", [{"grid": "2x3x5"}, {"topk": -1}, {"method": "mobba"}, {"layer": -1}])
 def test_wrong_arguments_are_refused_as_by_attention(change: dict[str, Any], recorded: list[graphs._Shape]) -> None:
     arguments: dict[str, Any] = {"method": "moba", "grid": GRID, "blocks": 4, "topk": 2, **change}
