@@ -278,8 +278,8 @@ def _is_same(value: object, other: object) -> bool:
 
 def _is_close(output: Tensor, expected: Tensor) -> bool:
     """Return whether a replay gave what a call gave, NaN and infinity in the same places."""
-    finite, wide = expected.isfinite(), expected.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    finite = expected.isfinite()
     if not torch.equal(output.isfinite(), finite):
         return False
-    found = output.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-    return bool((found - wide).norm() <= TOLERANCE * wide.norm().clamp(min=1e-30))
+    wide = expected[finite].double()
+    return bool((output[finite].double() - wide).norm() <= TOLERANCE * wide.norm().clamp(min=1e-30))

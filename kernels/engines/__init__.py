@@ -238,6 +238,6 @@ def _unavailable(name: str) -> str | None:
     return _named(name).available()
 
 
-@constant  # torch.compile takes a function of a name for a constant, and looks into a cache
+@constant  # apart from ``import_problem``: torch.compile would trace a cached function
 def _broken(name: str) -> str | None:
     return import_problem(_named(name).load)
