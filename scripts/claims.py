@@ -19,6 +19,7 @@ from attnbench.report.cases import cases_of
 from attnbench.report.judge import judge
 from attnbench.report.terminal.flops import paper_rows
 from attnbench.report.training_tables import by_method, difference, limits, losses, rights
+from attnbench.report.word_table import WordTable
 from attnbench.report.words import latency, layer_words, number, times, tiny
 from attnbench.report.words import with_interval as within
 from attnbench.results.gaps import Gap, gaps
@@ -262,22 +263,19 @@ def _newer_tables() -> Iterator[tuple[str, str, str, str, str]]:
 
 def latency_table() -> str:
     """Return the README's table of latencies."""
-    lines = [
-        "| inputs | case | full attention | VMoBA, our kernels | `two-call` | published code |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    header = ("inputs", "case", "full attention", "VMoBA, our kernels", "`two-call`", "published code")
+    rows = []
     for row in table_rows():
         structure, code = row.structure, row.code
-        parts = [
+        rows.append((
             row.inputs,
             row.case,
             milliseconds(row.ours.dense.median),
             f"{milliseconds(row.ours.ms.median)}, {ratio(row.ours.speedup)}",
             NONE if structure is None else f"{milliseconds(structure.ms.median)}, {ratio(structure.speedup)}",
             NONE if code is None else f"{milliseconds(code[0])}, {code[1]:.2f}×",
-        ]
-        lines.append(f"| {' | '.join(parts)} |")
-    return "\n".join(lines)
+        ))  # fmt: skip
+    return "\n".join(WordTable(header, tuple(rows)).markdown())
 
 
 def table_claims() -> list[Claim]:
@@ -309,10 +307,8 @@ def clock_ratio(inputs: str, res: str, direction: str) -> float:
 
 def clock_table() -> str:
     """Return a table of the SM clocks of full attention and VMoBA, and of which of them met the power cap."""
-    lines = [
-        "| inputs | case | full attention, MHz | VMoBA, MHz | met the power cap |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    header = ("inputs", "case", "full attention, MHz", "VMoBA, MHz", "met the power cap")
+    rows = []
     tables = [
         (inputs, f"{FRAMES[res]}, {DIRECTIONS[direction]}", results(name(res, inputs, direction)))
         for inputs in INPUTS
@@ -329,8 +325,8 @@ def clock_table() -> str:
             clocks = [f"{clock:,.0f}" for clock in sorted({row.sm_clock_mhz or 0 for row in own})]
             words.append(clocks[0] if len(clocks) == 1 else f"{clocks[0]} to {clocks[-1]}")
             capped += [method] * any(row.power_capped for row in own)
-        lines.append(f"| {' | '.join([inputs, case, *words, ' and '.join(capped) or NONE])} |")
-    return "\n".join(lines)
+        rows.append((inputs, case, *words, " and ".join(capped) or NONE))
+    return "\n".join(WordTable(header, tuple(rows)).markdown())
 
 
 # Clips and training
@@ -983,7 +979,7 @@ def _gpu_claims() -> list[Claim]:
 
 def table(claims: Sequence[Claim], head: str = "claim") -> str:
     """Return claims as a Markdown table."""
-    lines = [f"| {head} | our figure | verdict | suite | journal |", "| --- | --- | --- | --- | --- |"]
+    rows = []
     for each in claims:
         suite, journal = (
             words
@@ -991,8 +987,8 @@ def table(claims: Sequence[Claim], head: str = "claim") -> str:
             else ", ".join(f"`{word}`" for word in words.split(", "))
             for words in (each.suite, each.journal)
         )
-        lines.append(f"| {each.claim} | {each.ours} | {each.verdict} | {suite} | {journal} |")
-    return "\n".join(lines)
+        rows.append((each.claim, each.ours, each.verdict, suite, journal))
+    return "\n".join(WordTable((head, "our figure", "verdict", "suite", "journal"), tuple(rows)).markdown())
 
 
 PARTS = {

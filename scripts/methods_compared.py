@@ -16,6 +16,7 @@ from attnbench.inputs.presets import RESOLUTIONS
 from attnbench.kernels.grid import Grid
 from attnbench.methods import get_method
 from attnbench.report.cases import cases_of
+from attnbench.report.word_table import WordTable
 from attnbench.results.gaps import Estimate, Gap, gaps
 from attnbench.results.layers import MeanRow
 from attnbench.results.load import Results, read
@@ -94,13 +95,13 @@ def clips_section(results: Results) -> list[str]:
         return density is not None and distance(density, CLIPS_DENSITY) <= WITHIN
 
     found.sort(key=lambda gap: (not is_matched(gap), -gap.gap.mean))
-    lines = ["| method | setting | density | PSNR, dB | pairs | another kernel | another seed |"]
-    lines += ["| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
+    header = ("method", "setting", "density", "PSNR, dB", "pairs", "another kernel", "another seed")
+    cells = []
     for gap in found:
         density = _number(kept.get((gap.method, gap.settings)), ".2f") + ", unmatched" * (not is_matched(gap))
-        cells = [f"`{gap.method}`", _setting(gap), density, _interval(gap.gap), str(gap.gap.pairs)]
-        cells += [_interval(gap.kernel_floor), _interval(gap.seed_floor)]
-        lines.append("| " + " | ".join(cells) + " |")
+        floors = _interval(gap.kernel_floor), _interval(gap.seed_floor)
+        cells.append((f"`{gap.method}`", _setting(gap), density, _interval(gap.gap), str(gap.gap.pairs), *floors))
+    lines = WordTable(header, tuple(cells), right=frozenset(range(2, len(header)))).markdown()
     within = [gap.method for gap in found if gap.judgement == "indistinguishable"]
     said = (
         f"Clips of {_listed(within)} are as near to full attention's as those of another dense kernel."
@@ -170,10 +171,9 @@ def _section(group: Group, rows: Sequence[MeanRow], commits: Sequence[str]) -> s
     by_error = _is_of_mini(group)
     sparse = (_by_error if by_error else _by_latency)(row for row in rows if row.method != "full")
     measured = f" Measured at commit {' and '.join(commits)}." if commits else ""
-    lines = [f"## {_case(group)}, on {group[1]}", "", reading(sparse, by_error) + capped(rows) + measured, ""]
-    lines += ["| " + " | ".join(TITLES) + " |", "| --- | --- | ---: | --- |" + " ---: |" * (len(TITLES) - 4)]
-    lines += [_line(row) for row in sparse]
-    return "\n".join(lines)
+    table = WordTable(TITLES, tuple(map(_cells, sparse)), frozenset(range(2, len(TITLES))) - {TITLES.index("kernel")})
+    said = reading(sparse, by_error) + capped(rows) + measured
+    return "\n".join([f"## {_case(group)}, on {group[1]}", "", said, "", *table.markdown()])
 
 
 def _setting(row: MeanRow | Gap) -> str:
@@ -277,10 +277,10 @@ def _high(row: MeanRow) -> float:
     return high if high is not None else ranked_ms(row) or 0.0
 
 
-def _line(row: MeanRow) -> str:
+def _cells(row: MeanRow) -> tuple[str, ...]:
     took = ranked_ms(row)
     time = "" if took is None else f"{took:.3g} ({_low(row):.3g} to {_high(row):.3g})"
-    cells = [
+    return (
         f"`{row.method}`" + (" (unmatched)" if _unmatched(row) else ""),
         _setting(row),
         _number(row.density, ".3f"),
@@ -294,8 +294,7 @@ def _line(row: MeanRow) -> str:
         _number(row.approximation_error, ".2g"),
         _number(row.mass_recall, ".3f"),
         _number(row.mass_recall_worst, ".3f"),
-    ]
-    return "| " + " | ".join(cells) + " |"
+    )
 
 
 def _kernel(row: MeanRow) -> str:

@@ -156,10 +156,10 @@ def measure_inputs(spec: str, shape: Shape) -> list[tuple[float, ...]]:
 
 def inputs_table(rows: dict[str, list[tuple[float, ...]]]) -> str:
     """Return a Markdown table: each head of the first inputs, and lowest, mean and highest head of all."""
-    lines = ["| inputs | head | " + " | ".join(TITLES) + " |", "|---|---|" + "--:|" * len(TITLES)]
+    lines: list[tuple[str, ...]] = []
 
     def add(name: str, head: str, numbers: list[float]) -> None:
-        lines.append(f"| {name} | {head} | " + " | ".join(f"{number:.3f}" for number in numbers) + " |")
+        lines.append((name, head, *(f"{number:.3f}" for number in numbers)))
 
     for name, by_head in rows.items():
         if name == next(iter(rows)):
@@ -167,7 +167,8 @@ def inputs_table(rows: dict[str, list[tuple[float, ...]]]) -> str:
                 add(name, str(head), list(numbers))
         for title, summary in (("lowest", min), ("**mean**", statistics.mean), ("highest", max)):
             add(name, title, [float(summary(column)) for column in zip(*by_head, strict=True)])
-    return "\n".join(lines)
+    header = ("inputs", "head", *TITLES)
+    return "\n".join(WordTable(header, tuple(lines), frozenset(range(2, len(header)))).markdown())
 
 
 def inputs_block() -> str:
@@ -237,19 +238,18 @@ def loss_table() -> list[str]:
     """Return the lines of a table: what each loss takes, by length and engine."""
     columns = [(res, engine, vmoba(res, engine)) for res in LENGTHS for engine in ENGINES]
     lines = [
-        "| ms | " + " | ".join(f"{res} {engine}" for res, engine, _ in columns) + " |",
-        "| --- |" + " ---: |" * len(columns),
-        "| dense | " + " | ".join(f"{w.dense.ms:.1f}" for *_, w in columns) + " |",
-        "| dense × density | " + " | ".join(f"{w.ideal.ms:.2f}" for *_, w in columns) + " |",
+        ("dense", *(f"{w.dense.ms:.1f}" for *_, w in columns)),
+        ("dense × density", *(f"{w.ideal.ms:.2f}" for *_, w in columns)),
     ]
     for loss in LOSSES:
         spans = [next((bar.span.ms for bar in w.bars if bar.name == loss), 0.0) for *_, w in columns]
-        lines.append(f"| {loss} | " + " | ".join(f"{ms:.2f}" for ms in spans) + " |")
-    lines.append("| unexplained | " + " | ".join(f"{w.unexplained.ms:.2f}" for *_, w in columns) + " |")
-    lines.append("| **measured** | " + " | ".join(f"**{w.latency.ms:.2f}**" for *_, w in columns) + " |")
-    lines.append("| speed-up | " + " | ".join(f"{w.dense.ms / w.latency.ms:.2f}×" for *_, w in columns) + " |")
-    lines.append("| translation | " + " | ".join(f"{w.ideal.ms / w.latency.ms:.2f}" for *_, w in columns) + " |")
-    return lines
+        lines.append((loss, *(f"{ms:.2f}" for ms in spans)))
+    lines.append(("unexplained", *(f"{w.unexplained.ms:.2f}" for *_, w in columns)))
+    lines.append(("**measured**", *(f"**{w.latency.ms:.2f}**" for *_, w in columns)))
+    lines.append(("speed-up", *(f"{w.dense.ms / w.latency.ms:.2f}×" for *_, w in columns)))
+    lines.append(("translation", *(f"{w.ideal.ms / w.latency.ms:.2f}" for *_, w in columns)))
+    header = ("ms", *(f"{res} {engine}" for res, engine, _ in columns))
+    return WordTable(header, tuple(lines), frozenset(range(1, len(header)))).markdown()
 
 
 def blocks_of(row: Row) -> int:
@@ -266,34 +266,31 @@ def blocks_of(row: Row) -> int:
 
 def layer_table(res: str) -> list[str]:
     """Return the lines of a table: the layers of VMoBA one by one, and MoBA."""
-    lines = [
-        "| | blocks | density | promised | two-call | triton |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    header = ("", "blocks", "density", "promised", "two-call", "triton")
+    lines = []
     for method in ("vmoba", "moba"):
         pairs = zip(*(waterfalls(f"{res}-fwd{suffix}", method) for suffix in ENGINES.values()), strict=True)
         for (slow, published), (_, ours) in pairs:
             assert slow.density
             times = [f"{w.latency.ms:.1f} ms, {w.dense.ms / w.latency.ms:.2f}×" for w in (published, ours)]
-            lines.append(
-                f"| {method}{f' layer {slow.layer}' if method == 'vmoba' else ''} | {blocks_of(slow)} | "
-                f"{slow.density:.3f} | {1 / slow.density:.1f}× | " + " | ".join(times) + " |"
-            )
-    return lines
+            name = f"{method}{f' layer {slow.layer}' if method == 'vmoba' else ''}"
+            lines.append((name, str(blocks_of(slow)), f"{slow.density:.3f}", f"{1 / slow.density:.1f}×", *times))
+    return WordTable(header, tuple(lines), frozenset(range(1, len(header)))).markdown()
 
 
 def step_table(name: str) -> list[str]:
     """Return the lines of a table: a step of a whole model with each kind of self-attention."""
-    lines = [
-        "| self-attention | step | attention alone | its speed-up | predicted for the step | speed-up of the step |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    header = (
+        "self-attention", "step", "attention alone", "its speed-up", "predicted for the step", "speed-up of the step",
+    )  # fmt: skip
+    lines = []
     steps = load_steps(PROFILES / f"{name}.jsonl.gz")
     for step in steps:
         figures = (step.attention_speedup, step.predicted_speedup, step.step_speedup)
-        times = f"{step.step_ms:.0f} ms | {step.attention_ms:.0f} ms"
-        lines.append(f"| {step.name} | {times} | " + " | ".join(f"{figure:.2f}×" for figure in figures) + " |")
-    return [*lines, f"| none | {steps[0].without_ms:.0f} ms | | | | |"]
+        times = f"{step.step_ms:.0f} ms", f"{step.attention_ms:.0f} ms"
+        lines.append((step.name, *times, *(f"{figure:.2f}×" for figure in figures)))
+    lines.append(("none", f"{steps[0].without_ms:.0f} ms", "", "", "", ""))
+    return WordTable(header, tuple(lines), frozenset(range(1, len(header)))).markdown()
 
 
 def picture(engine: str) -> str:
