@@ -12,8 +12,8 @@ from pathlib import Path
 from attnbench.kernels.errors import BadInput
 from attnbench.machine.git import git
 
-STAMP = re.compile(r"([0-9a-f]{40})\+([0-9a-f]{16})")
-"""What ``ATTNBENCH_COMMIT`` may be besides a commit: a commit and the digest of its code."""
+STAMP = re.compile(r"([0-9a-f]{4,40})(?:\+([0-9a-f]{16}))?")
+"""What ``ATTNBENCH_COMMIT`` may be: a commit, and the digest of its code."""
 
 _FOLDERS = {"attnbench/": "", "methods/": "methods/", "kernels/": "kernels/"}
 """Where the folders of a checkout are in the installed package."""

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.inputs.files import read_file
+from attnbench.kernels.errors import BadInput
+from attnbench.kernels.told import quoted
 from attnbench.machine.code import STAMP, digest_of_package
 from attnbench.machine.device import DeviceKind, device_name
 from attnbench.machine.git import git
@@ -145,11 +147,15 @@ def _git_state(package: Path) -> _Git:
     If it is installed elsewhere, the commit is what ATTNBENCH_COMMIT says, for code that travels without git. With a
     digest, as ``scripts/stamp.py`` prints it, that tells whether the installed code differs. Dirty means that the code
     differs from the commit, new files included; results and reports do not count.
+
+    Raises:
+        BadInput: if ATTNBENCH_COMMIT is read and is neither.
     """
     root = package.parent
     top = _git(package, "rev-parse", "--show-toplevel")
     if top is None or Path(top) != root or not _is_project(root):
-        return _git_state_of_copy(package, os.environ.get("ATTNBENCH_COMMIT") or None)
+        said = os.environ.get("ATTNBENCH_COMMIT")
+        return _git_state_of_copy(package, said) if said else _Git()
     commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
     if commit is None:
         return _Git()
@@ -159,10 +165,15 @@ def _git_state(package: Path) -> _Git:
     return _Git(commit, True, _changes(root))
 
 
-def _git_state_of_copy(package: Path, said: str | None) -> _Git:
-    known = STAMP.fullmatch(said or "")
+def _git_state_of_copy(package: Path, said: str) -> _Git:
+    known = STAMP.fullmatch(said)
     if known is None:
-        return _Git(said)
+        raise BadInput(
+            f"ATTNBENCH_COMMIT is {quoted(said)}; it must be a commit, 4 to 40 hexadecimal digits, or what "
+            "scripts/stamp.py prints"
+        )
+    if known[2] is None:
+        return _Git(known[1])
     try:
         found = digest_of_package(package)
     except OSError:

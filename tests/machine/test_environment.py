@@ -116,6 +116,12 @@ def test_an_installed_package_ignores_the_checkout_around_it(checkout: Path, mon
     assert state() == (None, None)
     monkeypatch.setenv("ATTNBENCH_COMMIT", "c0ffee")
     assert state() == ("c0ffee", None)
+    for said in ("main", "c0ffee ", "C0FFEE", "c0f", "c0ffee+", "c0ffee+12", "x" * 300):
+        monkeypatch.setenv("ATTNBENCH_COMMIT", said)
+        with pytest.raises(BadInput, match=r"ATTNBENCH_COMMIT is '.*'.*; it must be a commit"):
+            state()
+    monkeypatch.setenv("ATTNBENCH_COMMIT", "")
+    assert state() == (None, None)
 
 
 def test_a_copy_without_git_knows_whether_it_is_what_the_commit_holds(
