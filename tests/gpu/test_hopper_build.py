@@ -43,8 +43,11 @@ TYPES = {
 STRIDES = re.compile("(q|k|v|do|o|out)_(batch|head|token)|(token|order)_row")
 
 
-def compile_for_hopper(kernel: Any, box: list[int], constants: dict[str, Any]) -> Any:
-    """Compile a kernel whose TMA descriptors have boxes of ``box`` = [rows, columns]; those of q have QUERIES rows."""
+def compile_for_hopper(kernel: Any, box: list[int], constants: dict[str, Any], half: str) -> Any:
+    """Compile a kernel whose TMA descriptors have boxes of ``box`` = [rows, columns]; those of q have QUERIES rows.
+
+    ``half`` is the type of q, k and v, "bf16" or "fp16".
+    """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import compile as compile_kernel
     from triton.experimental.gluon import language as gl
@@ -52,7 +55,7 @@ def compile_for_hopper(kernel: Any, box: list[int], constants: dict[str, Any]) -
 
     def described(rows: int) -> str:
         sides = [rows, box[1]]
-        return f"tensordesc<bf16{sides},{gl.NVMMASharedLayout.get_default_for(sides, gl.bfloat16)!r}>"
+        return f"tensordesc<{half}{sides},{gl.NVMMASharedLayout.get_default_for(sides, gl.bfloat16)!r}>"
 
     types: dict[str, str] = {}
     for name in kernel.arg_names:
@@ -65,7 +68,7 @@ def compile_for_hopper(kernel: Any, box: list[int], constants: dict[str, Any]) -
         elif STRIDES.fullmatch(name):
             types[name] = "i64"
         else:
-            types[name] = TYPES[name]
+            types[name] = TYPES[name].replace("bf16", half)
     if types.get("tiles") and ("total" in kernel.arg_names or "sums" in kernel.arg_names):
         types["tiles"] = "i32"  # there a number of tiles
     aligned = [i for i, name in enumerate(kernel.arg_names) if types[name][0] == "*" or STRIDES.fullmatch(name)]
@@ -86,13 +89,13 @@ def assemble(ptx: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 
-def compile_and_assemble(kernel: Any, box: list[int], constants: dict[str, Any]) -> tuple[Any, str]:
+def compile_and_assemble(kernel: Any, box: list[int], constants: dict[str, Any], half: str = "bf16") -> tuple[Any, str]:
     """Compile a kernel as ``compile_for_hopper``; return it, and what ptxas prints about it."""
     from triton import knobs
 
     with knobs.nvidia.scope(), contextlib.redirect_stdout(io.StringIO()) as log:
         knobs.nvidia.dump_ptxas_log = True
-        compiled = compile_for_hopper(kernel, box, constants)
+        compiled = compile_for_hopper(kernel, box, constants, half)
     # Triton runs ptxas only where it does not find the kernel in its cache.
     return compiled, log.getvalue() or assemble(compiled.asm["ptx"])
 
@@ -119,7 +122,8 @@ def variants() -> list[tuple[str, Any, list[int], dict[str, Any]]]:
         kinds = [(False, False, 0, "whole"), (False, False, 4, "whole")]
         if flag:  # partial results are of routes, which are not paired, and whose keys are arranged beforehand
             kinds += [(True, False, 0, "whole"), (False, True, 0, "whole"), (True, True, 0, "whole")]
-            kinds += [(True, False, 3, "whole"), (False, False, 1, "whole"), (False, False, 5, "whole")]
+            kinds += [(arrange, False, axes, "whole") for arrange in (False, True) for axes in (1, 2, 3)]
+            kinds += [(False, False, 5, "whole")]
         if dim == 128 and flag:
             kinds += [(False, False, 0, "qk"), (True, False, 0, "softmax"), (False, True, 0, "softmax")]
             kinds += [(True, False, 3, "softmax")]
@@ -134,18 +138,18 @@ def variants() -> list[tuple[str, Any, list[int], dict[str, Any]]]:
             made.append((name, attend_hopper.attend_tiles, [KEYS, dim], forward))
         step = backward_queries_hopper.STEP
         queries = {**common(backward_queries_hopper), "ROWS": ROWS, "STEP": step, "D": dim, "DIRECT": flag}
-        for masked in (0, 3, 4) if flag else (0, 4):
+        for masked in (0, 2, 3, 4) if flag else (0, 4):
             name = f"backward queries, {where}{masking(masked)}"
             kernel = backward_queries_hopper._backward_queries
             made.append((name, kernel, [step, dim], {**queries, "MASKED": masked}))
         where = f"head_dim {dim}, {'ordered' if flag else 'in grid order'}"
         keys = {**common(backward_keys_hopper), "STEP": PLACES, "D": dim, "ORDERED": flag}
-        for masked in (0, 3) if flag else (0, 4):
+        for masked in (0, 2, 3) if flag else (0, 3, 4):
             name = f"backward keys, {where}{masking(masked)}"
             kernel = backward_keys_hopper._backward_keys
             made.append((name, kernel, [KEYS, dim], {**keys, "MASKED": masked}))
     sides = {name: getattr(strided_hopper, name) for name in ("PARTS", "QUERIES", "KEYS", "DEPTH")}
-    for dim, each in ((64, 16), (128, 16), (128, 2), (128, 128)):
+    for dim, each in ((64, 16), (128, 16), (192, 16), (256, 16), (128, 2), (128, 128)):
         scores = {**common(strided_hopper), **sides, "DIM": dim, "STRIDE": 8, "EACH": each}
         name = f"strided scores, head_dim {dim}, blocks of {each} groups"
         made.append((name, strided_hopper._score_tiles, [sides["KEYS"], sides["DEPTH"]], scores))
@@ -158,11 +162,11 @@ FULLEST = (
     "backward keys, head_dim 128, ordered",
     "strided scores, head_dim 128, blocks of 16 groups",
 )
-"""Of each kernel a variant that holds most in registers."""
+"""Of each kernel a variant that holds most in registers. These are compiled for float16 too."""
 
 
 @pytest.mark.parametrize(
-    ("names", "count"), [(FULLEST, 4), pytest.param((), 46, marks=pytest.mark.slow)], ids=["fullest", "all"]
+    ("names", "count"), [(FULLEST, 4), pytest.param((), 66, marks=pytest.mark.slow)], ids=["fullest", "all"]
 )
 def test_no_product_is_serialised_and_no_loop_spills(names: tuple[str, ...], count: int) -> None:
     # In a process of its own: here the kernels may have been imported for Triton's interpreter.
@@ -175,10 +179,12 @@ def test_no_product_is_serialised_and_no_loop_spills(names: tuple[str, ...], cou
 def main(names: list[str]) -> int:
     os.environ.pop("TRITON_INTERPRET", None)
     wrong = False
-    for name, kernel, box, constants in variants():
+    made = [(*variant, "bf16") for variant in variants()]
+    made += [(f"{name}, float16", *rest, "fp16") for name, *rest, _ in made if name in FULLEST]
+    for name, kernel, box, constants, half in made:
         if names and name not in names:
             continue
-        compiled, said = compile_and_assemble(kernel, box, constants)
+        compiled, said = compile_and_assemble(kernel, box, constants, half)
         spilled = sum(int(found) for found in re.findall(r"(\d+) bytes spill stores", said))
         losses = re.findall(r"\((C75\d\d)\) Potential Performance Loss: (.*?) in the function", said)
         losses += re.findall(r"\((C75\d\d)\) Potential Performance Loss: (.*?) for the function", said)
