@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid
@@ -109,9 +110,10 @@ RESOLUTIONS: dict[str, Resolution] = {
 class ModelPreset:
     """The attention shape of a model.
 
-    ``text`` is the number of text tokens that its self-attention joins before and after the video. ``grid`` is set for
-    a model that has only one grid. ``source`` says where the numbers are from. ``rule`` says how it makes tokens, and
-    ``usual`` is its usual video; None stands for 480p.
+    ``text`` is the number of text tokens that its self-attention joins before and after the video, and ``texts`` that
+    of videos of other lengths, by token frames. ``grid`` is set for a model that has only one grid. ``source`` says
+    where the numbers are from. ``rule`` says how it makes tokens, and ``usual`` is its usual video; None stands for
+    480p.
     """
 
     name: str
@@ -124,6 +126,11 @@ class ModelPreset:
     grid: Grid | None = None
     rule: TokenRule = WAN
     usual: Resolution | None = None
+    texts: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+
+    def text_of(self, grid: Grid) -> tuple[int, int]:
+        """Return the text tokens before and after a video of this grid."""
+        return self.texts.get(grid.t, self.text)
 
 
 MODELS: dict[str, ModelPreset] = {
@@ -241,9 +248,10 @@ MODELS: dict[str, ModelPreset] = {
             source="MiniMax-H3, diffusers 0.42.1 MiniMaxH3Transformer3DModel: num_attention_heads 56, "
             "attention_head_dim 128, num_layers 50, patch_size (1, 2, 2); its VAE makes 5k+2 latents of 17k+5 frames "
             "and covers 16 x 16 pixels; text, conditions and audio are joined before the video, here 951 rows for 124 "
-            "frames.",
+            "frames and 1,234 for 345.",
             rule=TokenRule(pixels=32, frames=(5, 17), tokens=(2, 5)),
             usual=Resolution(768, 1344, 124),
+            texts={102: (1234, 0)},
         ),
         ModelPreset(
             name="mini",

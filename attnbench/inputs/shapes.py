@@ -105,7 +105,7 @@ def resolve_shape(
     no_model = grid is not None and model is None
     if kv_heads is None:
         kv_heads = preset.kv_heads if heads is None else heads
-    text = (0, 0) if no_model else preset.text
+    text = (0, 0) if no_model else preset.text_of(tokens)
     return Shape(
         layout=Layout(tokens, text if text_tokens is None else _read_text(text_tokens, text)),
         batch=batch,

@@ -11,6 +11,7 @@ from typing import Any
 from attnbench.inputs.presets import MODELS, RESOLUTIONS
 from attnbench.inputs.shapes import DEFAULT_MODEL, resolve_shape
 from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import Grid
 from attnbench.methods.values import parse_value
 from attnbench.results.layers import MeanRow, means_of
 from attnbench.results.load import Results
@@ -108,7 +109,7 @@ def _shape_words(row: Row) -> list[str]:
     preset = MODELS.get(row.model or DEFAULT_MODEL)
     words = [] if row.model is None else ["--model", row.model]
     words += _grid_words(row.model, row.grid)
-    usual = (0, 0) if row.model is None or preset is None else preset.text
+    usual = (0, 0) if row.model is None or preset is None else preset.text_of(Grid.of(row.grid))
     words += [] if row.text_tokens == usual else ["--text-tokens", "{}+{}".format(*row.text_tokens)]
     words += ["--batch", str(row.batch)] if row.batch != 1 else []
     alike = preset is not None and (row.heads, row.kv_heads) == (preset.heads, preset.kv_heads)

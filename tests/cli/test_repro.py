@@ -17,6 +17,7 @@ Call = Callable[..., tuple[int, str, str]]
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 QUICK = ("--device", "cpu", "--rounds", "1", "--stability-calls", "2", "--quiet")
 TINY = (*QUICK, "--inputs", "gaussian", "--grid", "2x3x4")
+H3 = (*QUICK, "--inputs", "gaussian", "--grid", "102x1x2", "--model", "minimax-h3", "--heads", "1", "--head-dim", "16")
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +45,8 @@ def measured(call: Call, *words: str, out: str = "run") -> Row:
         ("-m", "moba", "--set", "block_size=8", *TINY, "--heads", "1", "--model", "wan2.1-1.3b", "--seed", "3"),
         ("-m", "sliding-window:window=[0,1,1]", *TINY, "--heads", "1", "--batch", "2", "--direction", "fwdbwd"),
         ("-m", "full", *TINY, "--heads", "1", "--dtype", "float64", "--engine", "reference", "--in-process"),
+        ("-m", "full", *H3),
+        ("-m", "full", *H3, "--text-tokens", "951"),
     ],
 )  # fmt: skip
 def test_the_command_measures_the_same_cell(words: tuple[str, ...], call: Call) -> None:

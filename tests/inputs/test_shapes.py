@@ -106,7 +106,9 @@ def test_bad_options_are_quoted(options: dict[str, object], words: list[str]) ->
     ("options", "grid", "text"),
     [
         ({"model": "minimax-h3"}, "37x24x42", (951, 0)),
-        ({"model": "minimax-h3", "frames": 345, "text_tokens": "1234"}, "102x24x42", (1234, 0)),
+        ({"model": "minimax-h3", "frames": 345}, "102x24x42", (1234, 0)),
+        ({"model": "minimax-h3", "frames": 345, "text_tokens": "951"}, "102x24x42", (951, 0)),
+        ({"model": "minimax-h3", "grid": "102x24x42"}, "102x24x42", (1234, 0)),
         ({"model": "minimax-h3", "height": 768, "width": 1344, "frames": 243}, "72x24x42", (951, 0)),
         ({"model": "minimax-h3", "height": 32, "width": 64, "frames": 5}, "2x1x2", (951, 0)),
         ({"model": "wan2.2-a14b", "res": "720p"}, "21x45x80", (0, 0)),

@@ -44,13 +44,13 @@ class Captured:
 
         ``attnbench run`` uses the number of text tokens that ``--model`` has, and none without it.
         """
-        model = ""
-        if self.layout.text != (0, 0):
-            name = next((name for name, preset in MODELS.items() if preset.text == self.layout.text), None)
+        model, grid, text = "", self.layout.grid, self.layout.text
+        if text != (0, 0):
+            name = next((name for name, preset in MODELS.items() if preset.text_of(grid) == text), None)
             if name is None:
                 return None
             model = f"--model {name} "
-        shape = f"{model}--grid {self.layout.grid} --heads {self.heads} --head-dim {self.head_dim}"
+        shape = f"{model}--grid {grid} --heads {self.heads} --head-dim {self.head_dim}"
         kv_heads = "" if self.kv_heads == self.heads else f" --kv-heads {self.kv_heads}"
         return f"{shape}{kv_heads} --inputs {self.inputs(point)}"
 
