@@ -4,8 +4,9 @@ A tile of queries visits its key tiles from the last to the first. A key tile is
 score stays below the largest score of the tiles visited before it by ``-threshold`` or more, in powers of two. Marked
 tiles count in this call, and are left out from the next one on. The first call attends to everything.
 
-The published kernel has two quirks: the first marked tile of a run stays unless it begins a range of visited tiles, and
-the last tile of queries, if it is short, drops nothing. With ``rule="paper"``, every marked tile is dropped.
+The published kernel keeps lists of ranges of visited tiles, which gives it two quirks: the first marked tile of a run
+stays as the end of a range, until it begins a range itself, and the last tile of queries, if it is short, drops
+nothing. With ``rule="paper"``, every marked tile is dropped.
 
 The published kernel marks tiles while it attends. No engine here visits tiles in that order and hands out marks, so
 marks are made by a second product of q and k, which takes what the skipped tiles save. Therefore this method runs on a
@@ -15,6 +16,7 @@ CPU only, to compare what is kept, and has no latency on a GPU.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -99,29 +101,37 @@ def plan(settings: LiteAttention, q: Tensor, k: Tensor, call: Call) -> Plan:
         )
     queries, keys = (partition_ranges(call.layout, size, q.device) for size in settings.block)
     shape = (*q.shape[:2], *(-(-call.layout.grid.tokens // size) for size in settings.block))
-    keep = _kept(call.state, shape, q.device)
-    now = torch.ones(shape, dtype=torch.bool, device=q.device) if keep is None else keep
+    state = _checked(call.state, shape, q.device)
+    keep, begins = (state["keep"], state["begins"]) if state is not None else _everything(shape, q.device)
     with phase("score"):
-        marks = _marks(settings, q, k, call.layout, now)
+        marks = _marks(settings, q, k, call.layout, keep)
     with phase("select"):
-        short = call.layout.grid.tokens % settings.block[0] > 0
-        state = {"keep": now & ~(marks if settings.rule == "paper" else _dropped(marks, now, short))}
+        if settings.rule == "published" and call.layout.grid.tokens % settings.block[0]:
+            marks[:, :, -1] = False
+        dropped, begins = _next_ranges(marks, keep, begins)
+        following = {"keep": keep & ~(marks if settings.rule == "paper" else dropped), "begins": begins}
     flops = 2 * q.shape[0] * q.shape[1] * call.layout.grid.tokens**2 * q.shape[3]
-    if keep is None:
-        return replace(plan_full(None, q, k, call), selection_flops=flops, state=state)
+    if state is None:
+        return replace(plan_full(None, q, k, call), selection_flops=flops, state=following)
     pattern = BlockPattern(queries.offsets, keys.offsets, keep_text(queries, keep))
-    return Plan(call.layout, q.shape[0], q.shape[1], pattern, None, None, flops, state=state)
+    return Plan(call.layout, q.shape[0], q.shape[1], pattern, None, None, flops, state=following)
 
 
-def _kept(state: object, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
-    """Return the tiles of a state; None without one.
+def _checked(state: object, shape: tuple[int, ...], device: torch.device) -> Mapping[str, Tensor] | None:
+    """Return a state: which tiles are kept, and which of them begin a range; None without one.
 
     Raises:
         BadInput: if it is none of liteattention's for this call.
     """
-    if state is None:
-        return None
-    return as_state("liteattention", state, {"keep": ((torch.bool,), shape)}, device)["keep"]
+    wanted = dict.fromkeys(("keep", "begins"), ((torch.bool,), shape))
+    return None if state is None else as_state("liteattention", state, wanted, device)
+
+
+def _everything(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return all tiles, and the last of each row, which begins the only range."""
+    begins = torch.zeros(shape, dtype=torch.bool, device=device)
+    begins[..., -1] = True
+    return torch.ones_like(begins), begins
 
 
 def _marks(settings: LiteAttention, q: Tensor, k: Tensor, layout: Layout, keep: Tensor) -> Tensor:
@@ -147,17 +157,20 @@ def _marks(settings: LiteAttention, q: Tensor, k: Tensor, layout: Layout, keep: 
     return marks
 
 
-def _dropped(marks: Tensor, keep: Tensor, short: bool) -> Tensor:
-    """Return which marked tiles the published kernel drops: not the first of a run, unless it begins a range."""
-    dropped, run = torch.zeros_like(marks), torch.zeros_like(marks[..., 0])
+def _next_ranges(marks: Tensor, keep: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which marked tiles the published kernel drops, and which tiles begin the ranges of the next call.
+
+    A range ends with the first marked tile after others, so this tile stays. Ranges that meet are not joined.
+    """
+    dropped, new_begins = torch.zeros_like(marks), torch.zeros_like(marks)
+    skipping = torch.zeros_like(marks[..., 0])
     for tile in range(keep.shape[3] - 1, -1, -1):
         visited, marked = keep[..., tile], marks[..., tile]
-        begins = torch.ones_like(visited) if tile == keep.shape[3] - 1 else ~keep[..., tile + 1]
-        dropped[..., tile] = marked & (run | begins)
-        run = torch.where(visited, marked, run)
-    if short:
-        dropped[:, :, -1] = False
-    return dropped
+        skipping = skipping | begins[..., tile]
+        dropped[..., tile] = marked & skipping
+        new_begins[..., tile] = visited & ~marked & skipping
+        skipping = torch.where(visited, marked, skipping)
+    return dropped, new_begins
 
 
 def cycle(settings: LiteAttention, layer: int) -> Cycle:

@@ -103,6 +103,46 @@ def test_the_paper_drops_every_marked_tile(
         assert torch.equal(state["keep"][0], keep)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    block=st.tuples(st.integers(1, 8), st.integers(1, 4)), threshold=st.sampled_from([0.0, -0.5, -2.0]),
+    seed=st.integers(0, 999),
+)  # fmt: skip
+def test_the_published_kernel_keeps_lists_of_ranges(block: tuple[int, int], threshold: float, seed: int) -> None:
+    n, state = 30, None
+    tiles = -(-n // block[1])
+    lists = [[list(range(tiles))[::-1]] for _ in range(-(-n // block[0]))]  # of each tile of queries, as visited
+    for step in range(4):
+        random = torch.Generator().manual_seed(10 * seed + step)
+        q, k = torch.randn(2, 1, 1, n, 4, generator=random, dtype=torch.float64)
+        plan = attnbench.select(
+            q, k, method="liteattention", grid=(n, 1, 1), block=block, threshold=threshold, step=step, state=state
+        )
+        state = plan.state
+        keep = torch.zeros(len(lists), tiles, dtype=torch.bool)
+        for i, ranges in enumerate(lists):
+            keep[i, [tile for each in ranges for tile in each]] = True
+        expected = keep.repeat_interleave(block[0], 0)[:n].repeat_interleave(block[1], 1)[:, :n]
+        assert torch.equal(plan.token_mask()[0, 0], expected)
+        marks = negligible(q[0, 0], k[0, 0], block, keep, threshold)
+        for i, ranges in enumerate(lists):
+            if (i + 1) * block[0] <= n:
+                lists[i] = [part for each in ranges for part in parts(each, marks[i])]
+
+
+def parts(visited: list[int], marked: Tensor) -> list[list[int]]:
+    """What is left of a range: runs of unmarked tiles, each with the marked tile that ends it."""
+    found: list[list[int]] = []
+    run: list[int] = []
+    for tile in visited:
+        if not marked[tile]:
+            run.append(tile)
+        elif run:
+            found.append([*run, tile])
+            run = []
+    return [*found, run] if run else found
+
+
 @pytest.mark.parametrize(
     ("given_call", "message"),
     [
@@ -111,10 +151,10 @@ def test_the_paper_drops_every_marked_tile(
         ({"rule": "mine"}, "rule is 'mine'"),
         (
             {"state": {}},
-            "the state of liteattention is a dictionary of nothing; it must be a dictionary of keep, as plan.state",
+            "the state of liteattention is a dictionary of nothing; it must be a dictionary of keep and begins, as",
         ),
         (
-            {"state": {"keep": torch.ones(1, 1, 2, 2)}},
+            {"state": dict.fromkeys(("keep", "begins"), torch.ones(1, 1, 2, 2))},
             r"keep of the state is float32 \[1, 1, 2, 2\] on cpu; it must be bool",
         ),
     ],
