@@ -198,7 +198,7 @@ def _load(path: str) -> _Schedule:
         return _read(path, about.st_mtime_ns)
     except (OSError, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", None) or error  # an OSError quotes the path too
-        raise BadInput(f"schedule {quoted_path(path)} cannot be read: {why}") from error
+        raise BadInput(f"schedule {quoted_path(path)} cannot be used: {why}") from error
 
 
 @lru_cache(16)

@@ -37,6 +37,7 @@ from attnbench.methods.kit import (
     ordinary_text,
     partition_ranges,
     phase,
+    quoted,
     row_ops,
     shrink_axis,
     strided_flops,
@@ -77,9 +78,9 @@ class XAttention(Recipe):
         if self.block % self.stride:
             raise BadInput(f"stride is {self.stride}; it must divide the block, {self.block} tokens")
         object.__setattr__(self, "threshold", as_density("threshold", self.threshold))
-        if isinstance(self.chunk, str):
-            as_choice("chunk", self.chunk, ("published",))
-        elif self.chunk is not None:
+        if self.chunk not in (None, "published"):
+            if isinstance(self.chunk, str):
+                raise BadInput(f"chunk is {quoted(self.chunk)}; it must be published, a whole number, or None")
             object.__setattr__(self, "chunk", as_ints("chunk", self.chunk))
             if self.chunk > MOST_CHUNK:
                 raise BadInput(f"chunk is {self.chunk}; it must be at most {MOST_CHUNK}, to which tokens are padded")

@@ -308,7 +308,7 @@ def test_a_band_of_no_width_keeps_text_alone() -> None:
         ((BSA, {"query_share": 0}), "query_share is 0; it must be a number above 0 and at most 1"),
         ((BSA, {"least": 0}), "least is 0; it must be a whole number of at least 1"),
         ((DiTFastAttn, {"width": -1}), "width is -1; it must be a whole number of at least 0"),
-        ((DiTFastAttn, {"schedule": "/nowhere.json"}), "schedule '/nowhere.json' cannot be read"),
+        ((DiTFastAttn, {"schedule": "/nowhere.json"}), "schedule '/nowhere.json' cannot be used"),
     ],
 )
 def test_settings_out_of_range(settings: tuple[Any, dict[str, Any]], words: str) -> None:
@@ -328,7 +328,7 @@ def test_a_schedule_of_other_words_is_refused(tmp_path: Path) -> None:
         ('{"3": {"999999999": "window"}}', "layer 3 names step 999999999; steps are at most 9999"),
     ):  # fmt: skip
         path.write_text(text)
-        with pytest.raises(BadInput, match=f"cannot be read: .*{words}"):
+        with pytest.raises(BadInput, match=f"cannot be used: .*{words}"):
             DiTFastAttn(schedule=str(path))
 
 

@@ -117,7 +117,7 @@ def test_the_estimate_states_its_operations() -> None:
         ({"block": 12, "stride": 8}, "stride is 8; it must divide the block, 12 tokens"),
         ({"stride": 0}, "stride is 0"),
         ({"threshold": 0}, "threshold is 0; it must be a number above 0 and at most 1"),
-        ({"chunk": "none"}, "chunk is 'none'"),
+        ({"chunk": "none"}, "chunk is 'none'; it must be published, a whole number, or None"),
         ({"chunk": 0}, "chunk is 0"),
         ({"rule": None}, "rule is None"),
     ],
