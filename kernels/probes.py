@@ -16,6 +16,9 @@ from attnbench.kernels.selection_ops import uses_kernels
 MOST_CHANNELS = 128
 """Largest head_dim for which the kernels hold a tile of queries, of keys and of values."""
 
+MASK_ROOM = 64
+"""Keys of which a row of masks has a multiple in memory, if kernels read it 16 bytes at a time."""
+
 
 @operator("attnbench::masked_outputs")
 def _masked_outputs(q: Tensor, k: Tensor, v: Tensor, masks: Tensor, scale: float) -> Tensor:
@@ -55,7 +58,7 @@ def masked_outputs(q: Tensor, k: Tensor, v: Tensor, masks: Tensor, scale: float)
     Args:
         q: [B, H, R, D], the last stride 1.
         k, v: [B, KV heads, N, D], likewise; KV heads divides H.
-        masks: bool [M, R, N].
+        masks: bool [M, R, N]; those of ``in_mask_rows`` are not copied.
         scale: factor of the scores.
 
     Returns:
@@ -80,6 +83,20 @@ def band_shares(q: Tensor, k: Tensor, reach: int, scale: float) -> Tensor:
     """
     shares: Tensor = _band_shares(q, k, reach, float(scale))
     return shares
+
+
+def in_mask_rows(masks: Tensor) -> Tensor:
+    """Return masks [M, R, N] whose rows of memory are as ``masked_outputs`` reads them without a copy."""
+    (kinds, queries, n), (kind, row, key) = masks.shape, masks.stride()
+    room = -(-n // MASK_ROOM) * MASK_ROOM
+    first = int(masks.storage_offset())
+    last = first + max(kinds - 1, 0) * kind + max(queries - 1, 0) * row
+    inside = last + room <= masks.untyped_storage().nbytes()
+    if key == 1 and row >= room and (kind | row | first) % 16 == 0 and inside:
+        return masks
+    rows = masks.new_zeros(*masks.shape[:2], room)
+    rows[..., :n] = masks
+    return rows[..., :n]
 
 
 def masked_flops(q_shape: torch.Size, keys: int, masks: int) -> int:

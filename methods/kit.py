@@ -17,7 +17,7 @@ from attnbench.kernels.pattern import BlockPattern, RoutedPattern
 from attnbench.kernels.percentile import cut_percentile
 from attnbench.kernels.phases import phase
 from attnbench.kernels.plan import MeanSelection, Plan, bounding_boxes
-from attnbench.kernels.probes import band_flops, band_shares, masked_flops, masked_outputs
+from attnbench.kernels.probes import band_flops, band_shares, in_mask_rows, masked_flops, masked_outputs
 from attnbench.kernels.remember import remembered
 from attnbench.kernels.rule import Rule, band, causal, window
 from attnbench.kernels.self_similarity import pool_similarity, similarity_flops
@@ -50,10 +50,10 @@ __all__ = [
     "Layout", "MeanSelection", "Method", "Partition", "Plan", "Recipe", "RoutedPattern", "Rule", "Source",
     "Training", "Unsupported", "add_summaries", "as_choice", "as_density", "as_flag", "as_ints", "as_number",
     "as_numbers", "as_state", "band", "band_flops", "band_shares", "below_flops", "bounding_boxes", "causal",
-    "check_per_head", "cluster", "cluster_flops", "coordinates", "count_below", "cut_percentile", "fit", "keep_text",
-    "kind_of", "main", "masked_flops", "masked_outputs", "named_once", "nearest", "ordinary_text", "partition_cuboids",
-    "partition_in_order", "partition_ranges", "phase", "pool_similarity", "quoted", "quoted_path", "remembered",
-    "route", "route_text", "row_ops", "score_block_pairs", "score_cells",
+    "check_per_head", "cluster", "cluster_flops", "coordinates", "count_below", "cut_percentile", "fit",
+    "in_mask_rows", "keep_text", "kind_of", "main", "masked_flops", "masked_outputs", "named_once", "nearest",
+    "ordinary_text", "partition_cuboids", "partition_in_order", "partition_ranges", "phase", "pool_similarity",
+    "quoted", "quoted_path", "remembered", "route", "route_text", "row_ops", "score_block_pairs", "score_cells",
     "score_means", "selection_ops", "share_of", "shrink_axis", "shrink_grid", "similarity_flops", "split_flops",
     "split_unlike", "strided_flops", "strided_mass", "whole", "window",
 ]  # fmt: skip

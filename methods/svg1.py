@@ -30,6 +30,7 @@ from attnbench.methods.kit import (
     as_density,
     as_ints,
     check_per_head,
+    in_mask_rows,
     main,
     masked_flops,
     masked_outputs,
@@ -202,7 +203,7 @@ def _profiled(
     most = min(layout.tokens, MOST_ROW) if FLAVOURS[flavour].limited else layout.tokens
     generator = torch.Generator().manual_seed(1_000_003 * layer + step + 1)
     sampled = torch.randint(most, (rows,), generator=generator)
-    return sampled.to(device), profiling_masks(flavour, layout, sampled).to(device)
+    return sampled.to(device), in_mask_rows(profiling_masks(flavour, layout, sampled).to(device))
 
 
 def profiling_masks(flavour: str, layout: Layout, rows: Tensor) -> Tensor:

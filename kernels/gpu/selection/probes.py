@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.selection.below import key_scores
+from attnbench.kernels.gpu.selection.scoring import in_three
 from attnbench.kernels.gpu.widen import (
     INTERPRETED,
     ceil_div,
@@ -24,12 +25,13 @@ from attnbench.kernels.gpu.widen import (
     jit,
     power_of_2,
 )
+from attnbench.kernels.probes import MASK_ROOM, in_mask_rows
 
 ROWS = 64
-MASKED_ROWS = 32
-"""Queries of a program: for shares in a band, and for outputs, whose sums take more registers."""
+WIDE_ROWS = 32
+"""Queries of a program, and for outputs of other values than bfloat16, whose products take more registers."""
 
-KEYS = 64
+KEYS = MASK_ROOM
 SPLIT = 2048
 """Keys of one part of masked outputs."""
 
@@ -40,7 +42,7 @@ def masked_outputs(q: Tensor, k: Tensor, v: Tensor, masks: Tensor, scale: float)
     Args:
         q: float32, float16 or bfloat16 [B, H, R, D], the last stride 1.
         k, v: [B, KV heads, N, D], likewise; KV heads divides H.
-        masks: bool [M, R, N], contiguous.
+        masks: bool [M, R, N]. Those of ``in_mask_rows`` are read as they are, others are copied.
         scale: factor of the scores.
 
     Returns:
@@ -54,15 +56,18 @@ def masked_outputs(q: Tensor, k: Tensor, v: Tensor, masks: Tensor, scale: float)
         check_unit_stride(name, x)
     batch, heads, rows, dim = q.shape
     n, kinds, parts = k.shape[2], len(masks) + 1, ceil_div(k.shape[2], SPLIT)
-    columns = max(16, power_of_2(dim))
+    columns, exact = max(16, power_of_2(dim)), v.dtype == torch.bfloat16
+    size = ROWS if exact else WIDE_ROWS
     partial = torch.empty(kinds, batch * heads, parts, rows, dim, dtype=torch.float32, device=q.device)
     sums = torch.empty(kinds, batch * heads, parts, rows, 2, dtype=torch.float32, device=q.device)
+    masks = in_mask_rows(masks)
     launch(
-        _attend_part, (parts * ceil_div(rows, MASKED_ROWS), kinds, batch * heads),
-        (q, k, v, masks.contiguous().view(torch.uint8), partial, sums),
-        (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], heads, heads // k.shape[1], rows, n, dim, parts,
-         float(scale)),
-        ROWS=MASKED_ROWS, KEYS=KEYS, SPLIT=SPLIT, DIM=columns, WIDE=INTERPRETED, num_warps=8, num_stages=2,
+        _attend_part, (parts * ceil_div(rows, size), kinds, batch * heads),
+        (q, k, v, masks.view(torch.uint8), partial, sums),
+        (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *masks.stride()[:2], heads, heads // k.shape[1], rows, n,
+         dim, parts, float(scale)),
+        ROWS=size, KEYS=KEYS, SPLIT=SPLIT, DIM=columns, EXACT=exact, WIDE=INTERPRETED,
+        num_warps=4 if exact else 8, num_stages=2,
     )  # fmt: skip
     output = torch.empty(kinds, batch, heads, rows, dim, dtype=torch.float32, device=q.device)
     launch(_join_parts, (rows, kinds * batch * heads), (partial, sums, output), (parts, dim), DIM=columns, num_warps=4)
@@ -97,14 +102,26 @@ def band_shares(q: Tensor, k: Tensor, reach: int, scale: float) -> Tensor:
 
 
 @jit
+def _add_values(p: tl.tensor, y: tl.tensor, acc: tl.tensor, EXACT: tl.constexpr, WIDE: tl.constexpr) -> tl.tensor:
+    """Add p · y in the precision of float32; p is float32. With EXACT, y is bfloat16 and so are three parts of p."""
+    if EXACT and not WIDE:
+        large, middle, small = in_three(p)
+        acc = tl.dot(small.to(tl.bfloat16), y, acc)
+        acc = tl.dot(middle.to(tl.bfloat16), y, acc)
+        return tl.dot(large.to(tl.bfloat16), y, acc)
+    else:  # noqa: RET505  # Triton compiles one branch of a compile-time condition only where both are written out
+        return tl.dot(p, y.to(tl.float32), acc, input_precision="tf32x3")
+
+
+@jit
 def _attend_part(
     q: tl.tensor, k: tl.tensor, v: tl.tensor, masks: tl.tensor, partial: tl.tensor, sums: tl.tensor,
     stride_qb: tl.tensor, stride_qh: tl.tensor, stride_qn: tl.tensor,
     stride_kb: tl.tensor, stride_kh: tl.tensor, stride_kn: tl.tensor,
-    stride_vb: tl.tensor, stride_vh: tl.tensor, stride_vn: tl.tensor,
+    stride_vb: tl.tensor, stride_vh: tl.tensor, stride_vn: tl.tensor, stride_mk: tl.tensor, stride_mr: tl.tensor,
     heads: tl.tensor, group: tl.tensor, rows: tl.tensor, n: tl.tensor, dim: tl.tensor, parts: tl.tensor,
     scale: tl.tensor, ROWS: tl.constexpr, KEYS: tl.constexpr, SPLIT: tl.constexpr, DIM: tl.constexpr,
-    WIDE: tl.constexpr,
+    EXACT: tl.constexpr, WIDE: tl.constexpr,
 ) -> None:  # fmt: skip
     """Attend with rows of a head to one part of the keys, without a mask in the first kind, with one in the others."""
     part, kind, head = tl.program_id(0) % parts, tl.program_id(1), tl.program_id(2).to(tl.int64)
@@ -118,22 +135,22 @@ def _attend_part(
     top = tl.full([ROWS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, DIM], tl.float32)
-    masks += ((kind - 1) * rows + row)[:, None] * n
+    masks += (tl.maximum(kind, 1) - 1) * stride_mk + row[:, None] * stride_mr
+    is_masked = (row < rows)[:, None] & (kind > 0)
     for start in range(part * SPLIT, tl.minimum(part * SPLIT + SPLIT, n), KEYS):
         token = start + tl.arange(0, KEYS).to(tl.int64)
         s = key_scores(x, k, token, token < n, stride_kn, dim, scale, DIM, WIDE)
-        if kind > 0:
-            kept = tl.load(masks + token[None, :], mask=(row < rows)[:, None] & (token < n)[None, :], other=0)
-            s = tl.where(kept != 0, s, -float("inf"))
+        # No branch: a loop with one waits for its loads. Rows of masks have room for keys beyond the last.
+        s = tl.where(tl.load(masks + token[None, :], mask=is_masked, other=1) != 0, s, -float("inf"))
         new = tl.maximum(top, tl.max(s, 1))
         anchor = tl.where(new > -float("inf"), new, 0.0)
         p = tl.exp(s - anchor[:, None])
         decay = tl.exp(top - anchor)
         y = tl.load(
             v + token[:, None] * stride_vn + d[None, :], mask=(token < n)[:, None] & (d < dim)[None, :], other=0.0
-        ).to(tl.float32)
+        )
         total = total * decay + tl.sum(p, 1)
-        acc = tl.dot(p, y, acc * decay[:, None], input_precision="tf32x3")
+        acc = _add_values(p, y, acc * decay[:, None], EXACT, WIDE)
         top = new
     at = ((kind * tl.num_programs(2) + head) * parts + part) * rows + row
     tl.store(partial + at[:, None] * dim + d[None, :], acc, mask=inside)

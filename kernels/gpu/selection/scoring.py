@@ -92,6 +92,14 @@ def _upper_half(x: tl.tensor) -> tl.tensor:
 
 
 @jit
+def in_three(x: tl.tensor) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Return three float32 with the values of bfloat16 whose sum is exactly x, the largest first."""
+    large = _upper_half(x)
+    middle = _upper_half(x - large)
+    return large, middle, x - large - middle
+
+
+@jit
 def _times(x: tl.tensor, y: tl.tensor, total: tl.tensor, WIDE: tl.constexpr) -> tl.tensor:
     """Add x · yᵀ, where y holds bfloat16 values in float32. The interpreter needs both operands in float32."""
     if WIDE:
@@ -104,9 +112,7 @@ def _times(x: tl.tensor, y: tl.tensor, total: tl.tensor, WIDE: tl.constexpr) -> 
 def add_products(x: tl.tensor, y: tl.tensor, total: tl.tensor, EXACT: tl.constexpr, WIDE: tl.constexpr) -> tl.tensor:
     """Add x · yᵀ in the precision of float32; y is float32. With EXACT, x is bfloat16 and tensor cores multiply."""
     if EXACT:
-        large = _upper_half(y)
-        middle = _upper_half(y - large)
-        small = y - large - middle
+        large, middle, small = in_three(y)
         total = _times(x, small, total, WIDE)
         total = _times(x, middle, total, WIDE)
         return _times(x, large, total, WIDE)

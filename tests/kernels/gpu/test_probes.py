@@ -12,7 +12,7 @@ from attnbench.kernels import selection_ops
 from attnbench.kernels.errors import Unsupported
 from attnbench.kernels.flop_formulas import register_flops
 from attnbench.kernels.gpu.selection import probes as kernels
-from attnbench.kernels.probes import band_flops, band_shares, masked_flops, masked_outputs
+from attnbench.kernels.probes import band_flops, band_shares, in_mask_rows, masked_flops, masked_outputs
 from tests.kernels.gpu.draws import draws
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -57,6 +57,22 @@ def test_masked_outputs(
         torch.testing.assert_close(
             found.double(), mine @ values / torch.where(total > 0, total, 1), atol=1e-5, rtol=1e-5
         )
+
+
+@pytest.mark.parametrize("kept", ["contiguous", "in rows", "a part of the rows", "by key"])
+def test_masks_that_lie_otherwise_in_memory(kept: str) -> None:
+    q, k, v = draw_tensors(5, 70, 8, torch.bfloat16, 0)
+    masks = (torch.rand(2, 5, 70, generator=torch.Generator().manual_seed(0)) < 0.5).to(DEVICE)
+    rows = in_mask_rows(masks)
+    assert in_mask_rows(rows) is rows
+    assert torch.equal(rows, masks)
+    assert rows.stride() == (5 * 128, 128, 1)
+    part = torch.ones(2, 5, 160, dtype=torch.bool, device=DEVICE)[..., -70:]
+    other = {"in rows": rows, "a part of the rows": part.copy_(masks), "by key": masks.mT.contiguous().mT}
+    with selection_ops.interpreted():
+        expected = masked_outputs(q, k, v, masks, 0.3)
+        assert torch.equal(masked_outputs(q, k, v, other.get(kept, masks), 0.3), expected)
+    assert in_mask_rows(part) is not part  # there is no room behind its last row
 
 
 @pytest.mark.parametrize("by_kernels", [False, True])
