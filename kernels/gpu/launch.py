@@ -110,6 +110,6 @@ def _descriptor(part: Box) -> Any:
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-    dtypes = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16, torch.float32: gl.float32}
-    layout = gl.NVMMASharedLayout.get_default_for(list(part.block), dtypes[part.base.dtype])
+    dtype = gl.bfloat16 if part.base.dtype == torch.bfloat16 else gl.float16
+    layout = gl.NVMMASharedLayout.get_default_for(list(part.block), dtype)
     return TensorDescriptor.from_tensor(part.base, list(part.block), layout)

@@ -37,8 +37,7 @@ TYPES = {
     **dict.fromkeys(("heads", "kv_heads", "kv_group", "n", "tokens", "total"), "i32"),
     **dict.fromkeys(("q_item", "q_of_head", "q_column", "q_pitch"), "i32"),
     **dict.fromkeys(("k_item", "k_of_head", "k_column", "k_pitch"), "i32"),
-    **dict.fromkeys(("groups", "blocks", "across", "down"), "i32"), "sums": "*fp32", "scores": "*fp32",
-    **dict.fromkeys(("rows", "columns", "q_cells", "q_blocks", "k_blocks"), "i32"),
+    **dict.fromkeys(("groups", "blocks", "across", "down"), "i32"), "sums": "*fp32",
     **dict.fromkeys(("row_batch", "row_head", "column_head", "all_heads", "places", "group", "chunks"), "i32"),
 }  # fmt: skip
 STRIDES = re.compile("(q|k|v|do|o|out)_(batch|head|token)|(token|order)_row")
@@ -47,24 +46,22 @@ STRIDES = re.compile("(q|k|v|do|o|out)_(batch|head|token)|(token|order)_row")
 def compile_for_hopper(kernel: Any, box: list[int], constants: dict[str, Any], half: str) -> Any:
     """Compile a kernel whose TMA descriptors have boxes of ``box`` = [rows, columns]; those of q have QUERIES rows.
 
-    ``half`` is the type of q, k and v, "bf16" or "fp16", or "fp32" for means.
+    ``half`` is the type of q, k and v, "bf16" or "fp16".
     """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import compile as compile_kernel
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon._runtime import GluonASTSource
 
-    dtype = {"bf16": gl.bfloat16, "fp16": gl.float16, "fp32": gl.float32}[half]
-
     def described(rows: int) -> str:
         sides = [rows, box[1]]
-        return f"tensordesc<{half}{sides},{gl.NVMMASharedLayout.get_default_for(sides, dtype)!r}>"
+        return f"tensordesc<{half}{sides},{gl.NVMMASharedLayout.get_default_for(sides, gl.bfloat16)!r}>"
 
     types: dict[str, str] = {}
     for name in kernel.arg_names:
         if name in constants:
             types[name] = "constexpr"
-        elif name in ("k_rows", "v_rows", "rest_rows"):
+        elif name in ("k_rows", "v_rows"):
             types[name] = described(box[0])
         elif name == "q_rows":
             types[name] = described(constants["QUERIES"])
@@ -72,7 +69,7 @@ def compile_for_hopper(kernel: Any, box: list[int], constants: dict[str, Any], h
             types[name] = "i64"
         else:
             types[name] = TYPES[name].replace("bf16", half)
-    if types.get("tiles") and {"total", "sums", "scores"} & set(kernel.arg_names):
+    if types.get("tiles") and ("total" in kernel.arg_names or "sums" in kernel.arg_names):
         types["tiles"] = "i32"  # there a number of tiles
     aligned = [i for i, name in enumerate(kernel.arg_names) if types[name][0] == "*" or STRIDES.fullmatch(name)]
     attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
@@ -113,7 +110,7 @@ def variants() -> list[tuple[str, Any, list[int], dict[str, Any]]]:
     """Return (name, kernel, box of a descriptor, constants) of every kernel in bfloat16, as callers combine them."""
     from attnbench.kernels.ablation import UP_TO
     from attnbench.kernels.gpu import attend_hopper, backward_keys_hopper, backward_queries_hopper
-    from attnbench.kernels.gpu.selection import cells_hopper, strided_hopper
+    from attnbench.kernels.gpu.selection import strided_hopper
     from attnbench.kernels.gpu.work import KEYS, PLACES, ROWS
 
     def common(module: ModuleType) -> dict[str, Any]:
@@ -156,11 +153,6 @@ def variants() -> list[tuple[str, Any, list[int], dict[str, Any]]]:
         scores = {**common(strided_hopper), **sides, "DIM": dim, "STRIDE": 8, "EACH": each}
         name = f"strided scores, head_dim {dim}, blocks of {each} groups"
         made.append((name, strided_hopper._score_tiles, [sides["KEYS"], sides["DEPTH"]], scores))
-    sides = {name: getattr(cells_hopper, name) for name in ("PARTS", "QUERIES", "KEYS", "DEPTH")}
-    for dim, each in ((32, 4), (64, 4), (96, 4), (128, 2), (128, 4), (128, 8), (128, 16)):
-        means = {**common(cells_hopper), **sides, "K_CELLS": each, "CHUNKS": dim // sides["DEPTH"]}
-        name = f"scores of cells, head_dim {dim}, blocks of {each} cells"
-        made.append((name, cells_hopper._score_cells, [sides["KEYS"], sides["DEPTH"]], means))
     return made
 
 
@@ -169,13 +161,12 @@ FULLEST = (
     "backward queries, head_dim 128, direct",
     "backward keys, head_dim 128, ordered",
     "strided scores, head_dim 128, blocks of 16 groups",
-    "scores of cells, head_dim 128, blocks of 4 cells",
 )
-"""Of each kernel a variant that holds most in registers. Those of half precision are compiled for float16 too."""
+"""Of each kernel a variant that holds most in registers. These are compiled for float16 too."""
 
 
 @pytest.mark.parametrize(
-    ("names", "count"), [(FULLEST, 5), pytest.param((), 73, marks=pytest.mark.slow)], ids=["fullest", "all"]
+    ("names", "count"), [(FULLEST, 4), pytest.param((), 66, marks=pytest.mark.slow)], ids=["fullest", "all"]
 )
 def test_no_product_is_serialised_and_no_loop_spills(names: tuple[str, ...], count: int) -> None:
     # In a process of its own: here the kernels may have been imported for Triton's interpreter.
@@ -188,8 +179,8 @@ def test_no_product_is_serialised_and_no_loop_spills(names: tuple[str, ...], cou
 def main(names: list[str]) -> int:
     os.environ.pop("TRITON_INTERPRET", None)
     wrong = False
-    made = [(*variant, "fp32" if "rest_rows" in variant[1].arg_names else "bf16") for variant in variants()]
-    made += [(f"{name}, float16", *rest, "fp16") for name, *rest, half in made if name in FULLEST and half == "bf16"]
+    made = [(*variant, "bf16") for variant in variants()]
+    made += [(f"{name}, float16", *rest, "fp16") for name, *rest, _ in made if name in FULLEST]
     for name, kernel, box, constants, half in made:
         if names and name not in names:
             continue

@@ -58,10 +58,10 @@ def launched() -> list[list[list[Any]]]:
 
     from attnbench.kernels.gpu import attend_hopper, backward_keys_hopper, backward_queries_hopper
     from attnbench.kernels.gpu.key_rows import key_rows
-    from attnbench.kernels.gpu.selection import cells_hopper, strided_hopper
+    from attnbench.kernels.gpu.selection import strided_hopper
     from attnbench.kernels.gpu.work import KeyTiles, Tiles
 
-    for module in (attend_hopper, backward_keys_hopper, backward_queries_hopper, cells_hopper, strided_hopper):
+    for module in (attend_hopper, backward_keys_hopper, backward_queries_hopper, strided_hopper):
         module.multiprocessors = lambda device: 132
 
     def zeros(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -74,7 +74,6 @@ def launched() -> list[list[list[Any]]]:
     rows, places = key_rows(k, v), zeros(512, 128)
     assert rows is not None
     groups, more_groups, sums = zeros(64, 1024), zeros(64, 1024), zeros(2, 32, 4, dtype=torch.float32)
-    means, scores = zeros(2 * 256, 128, dtype=torch.float32), zeros(1, 2, 64, 64, dtype=torch.float32)
     kernels = (
         lambda: attend_hopper.launch(q, rows, None, tiles, 0.125, places, lse, False),
         lambda: backward_queries_hopper.launch(q, k, v, out, lse, delta, tiles, 0.125, places, False),
@@ -83,7 +82,6 @@ def launched() -> list[list[list[Any]]]:
         lambda: strided_hopper.score_groups(
             groups, more_groups, (64, 32, 0, 128, 64, 32, 0, 128, 2, 1), sums, 8, 8, 128, 0.01
         ),
-        lambda: cells_hopper.score_cells(means, means, means, scores, 1, 256, 256, 4, 4, 0.1),
     )
     launches = []
     for kernel in kernels:

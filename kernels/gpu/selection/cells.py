@@ -5,8 +5,7 @@ of ROWS blocks of queries with all cells of some blocks of keys, or with one cel
 or their number does not divide the columns of a tile. Both add up a block pair in the same order.
 
 Three products in TF32 have the precision of float32: each factor is split into a number that TF32 holds and what is
-missing. For blocks of several cells of keys, this is done once, beforehand, and the means are laid out in the order in
-which programs read them. On Hopper, ``cells_hopper`` multiplies them.
+missing. For blocks of several cells of keys, this is done once, beforehand.
 
 Predicted for 12 heads of 1,182 blocks of 4 × 4 cells, 128 channels, on an H100: 69 GFLOP, three times in TF32, 0.5 ms
 at 400 TFLOP/s; 6.4 GB from the second-level cache, 1.2 ms; 0.5 billion powers, 0.15 ms.
@@ -18,7 +17,6 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from attnbench.kernels.gpu.hopper import is_hopper
 from attnbench.kernels.gpu.launch import launch
 from attnbench.kernels.gpu.widen import ceil_div, check_dtype, check_unit_stride, jit, power_of_2
 
@@ -37,11 +35,8 @@ SIDE_BY_SIDE = (2, 4, 8, 16)
 a program reads these once, and splitting them beforehand would take two more launches. Only 4 × 4 cells were timed.
 """
 
-MOST_CHANNELS = 128
-"""Channels of the keys that a program on Hopper can hold."""
-
-TILE_ROWS = 32
-"""Means that a program lays out and splits."""
+SPLIT_ROWS = 32
+"""Means that a program splits."""
 
 
 def cell_scores(queries: Tensor, keys: Tensor, q_cells: int, k_cells: int, scale: float) -> Tensor:
@@ -64,7 +59,13 @@ def cell_scores(queries: Tensor, keys: Tensor, q_cells: int, k_cells: int, scale
     q_blocks, k_blocks = ceil_div(rows, q_cells), ceil_div(columns, k_cells)
     scores = torch.empty(batch, heads, q_blocks, k_blocks, dtype=torch.float32, device=queries.device)
     if k_cells in SIDE_BY_SIDE:
-        _score_side_by_side(queries, keys, scores, q_cells, k_cells, scale)
+        q_parts, k_parts = _tf32_parts(queries), _tf32_parts(keys)
+        launch(
+            _scores_side_by_side, (ceil_div(q_blocks, ROWS), ceil_div(k_blocks * k_cells, CELL_COLUMNS), batch * heads),
+            (*q_parts, *k_parts, scores),
+            (heads // keys.shape[1], rows, columns, q_cells, q_blocks, k_blocks, q_parts[0].shape[3], float(scale)),
+            K_CELLS=k_cells, ROWS=ROWS, COLUMNS=CELL_COLUMNS, DEPTH=DEPTH, num_warps=4, num_stages=2,
+        )  # fmt: skip
         return scores
     launch(
         _cell_scores, (ceil_div(q_blocks, ROWS), ceil_div(k_blocks, COLUMNS), batch * heads),
@@ -76,73 +77,38 @@ def cell_scores(queries: Tensor, keys: Tensor, q_cells: int, k_cells: int, scale
     return scores
 
 
-def _score_side_by_side(
-    queries: Tensor, keys: Tensor, scores: Tensor, q_cells: int, k_cells: int, scale: float
-) -> None:
-    """Write the scores of blocks of ``SIDE_BY_SIDE`` cells of keys."""
-    rows, columns, group = queries.shape[2], keys.shape[2], queries.shape[1] // keys.shape[1]
-    q_blocks, k_blocks = scores.shape[2:]
-    k_large, k_small = _in_tiles(keys, k_cells, CELL_COLUMNS // k_cells, split=True)
-    if is_hopper(scores.device) and k_large.shape[1] <= MOST_CHANNELS:
-        from attnbench.kernels.gpu.selection.cells_hopper import score_cells
-
-        (whole,) = _in_tiles(queries, q_cells, ROWS, split=False)
-        score_cells(whole, k_large, k_small, scores, group, rows, columns, q_cells, k_cells, float(scale))
-        return
-    q_large, q_small = _in_tiles(queries, q_cells, ROWS, split=True)
-    launch(
-        _scores_side_by_side,
-        (ceil_div(q_blocks, ROWS), ceil_div(k_blocks * k_cells, CELL_COLUMNS), scores.shape[:2].numel()),
-        (q_large, q_small, k_large, k_small, scores),
-        (group, rows, columns, q_cells, q_blocks, k_blocks, k_large.shape[1], float(scale)),
-        K_CELLS=k_cells, ROWS=ROWS, COLUMNS=CELL_COLUMNS, DEPTH=DEPTH, num_warps=4, num_stages=2,
-    )  # fmt: skip
-
-
-def _in_tiles(means: Tensor, cells: int, blocks: int, split: bool) -> tuple[Tensor, ...]:
-    """Lay means [B, H, cells, D] out in tiles: the first cells of ``blocks`` blocks, their second cells, and so on.
-
-    Returns:
-        float32 [rows of all tiles of all heads, D rounded up to whole DEPTHs], with zeros where there are no means. If
-        ``split``, what TF32 holds of them and what is missing.
-    """
+def _tf32_parts(means: Tensor) -> tuple[Tensor, Tensor]:
+    """Split means [B, H, cells, D] into what TF32 holds and what is missing, float32, with zeros up to whole DEPTHs."""
     batch, heads, rows, dim = means.shape
-    tile, channels = blocks * cells, ceil_div(dim, DEPTH) * DEPTH
-    per_head = ceil_div(rows, tile) * tile
-    parts = tuple(means.new_empty(1 + split, batch * heads * per_head, channels))
+    channels = ceil_div(dim, DEPTH) * DEPTH
+    large, small = means.new_empty(2, batch, heads, rows, channels)
     launch(
-        _tile_rows, (ceil_div(per_head, TILE_ROWS), batch * heads), (means, parts[0], parts[-1]),
-        (*means.stride()[:3], heads, rows, per_head, cells, dim, channels),
-        SPLIT=split, BLOCKS=blocks, ROWS=TILE_ROWS, COLUMNS=power_of_2(channels), num_warps=4,
+        _split_rows, (ceil_div(rows, SPLIT_ROWS), batch * heads), (means, large, small),
+        (*means.stride()[:3], heads, rows, dim, channels),
+        ROWS=SPLIT_ROWS, COLUMNS=power_of_2(channels), num_warps=4,
     )  # fmt: skip
-    return parts
+    return large, small
 
 
 @jit
-def _tile_rows(
+def _split_rows(
     means: tl.tensor, large: tl.tensor, small: tl.tensor, stride_b: tl.tensor, stride_h: tl.tensor, stride_n: tl.tensor,
-    heads: tl.tensor, rows: tl.tensor, per_head: tl.tensor, cells: tl.tensor, dim: tl.tensor, channels: tl.tensor,
-    SPLIT: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    heads: tl.tensor, rows: tl.tensor, dim: tl.tensor, channels: tl.tensor, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ) -> None:  # fmt: skip
     head = tl.program_id(1).to(tl.int64)
-    place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    block = place // (cells * BLOCKS) * BLOCKS + place % BLOCKS
-    row = block * cells + place // BLOCKS % cells
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     d = tl.arange(0, COLUMNS)
     means += (head // heads) * stride_b + (head % heads) * stride_h
     x = tl.load(
         means + row.to(tl.int64)[:, None] * stride_n + d[None, :],
         mask=(row < rows)[:, None] & (d < dim)[None, :], other=0.0,
     )  # fmt: skip
-    at = (head * per_head + place[:, None]) * channels + d[None, :]
-    mask = (place < per_head)[:, None] & (d < channels)[None, :]
-    if SPLIT:
-        # To the nearest, and away from zero between two: as the compiler rounds for "tf32x3".
-        rounded = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
-        tl.store(large + at, rounded, mask=mask)
-        tl.store(small + at, x - rounded, mask=mask)
-    else:
-        tl.store(large + at, x, mask=mask)
+    # To the nearest, and away from zero between two: as the compiler rounds for "tf32x3".
+    rounded = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    at = (head * rows + row[:, None]) * channels + d[None, :]
+    mask = (row < rows)[:, None] & (d < channels)[None, :]
+    tl.store(large + at, rounded, mask=mask)
+    tl.store(small + at, x - rounded, mask=mask)
 
 
 @jit
@@ -193,29 +159,28 @@ def _scores_side_by_side(
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     place = tl.arange(0, COLUMNS)
     column = (tl.program_id(1) * BLOCKS + place % BLOCKS) * K_CELLS + place // BLOCKS
-    d = tl.arange(0, DEPTH)[None, :]
-    k_at = ((head // group * tl.num_programs(1) + tl.program_id(1)) * COLUMNS + place)[:, None] * channels + d
-    q_tile = (head * tl.num_programs(0) + tl.program_id(0)) * q_cells * ROWS
-    q_at = (q_tile + tl.arange(0, ROWS))[:, None] * channels + d
+    k_at = ((head // group * columns + column) * channels)[:, None] + tl.arange(0, DEPTH)[None, :]
+    k_inside = (column < columns)[:, None]
     highest = tl.full([ROWS, BLOCKS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS, BLOCKS], tl.float32)
     score = tl.zeros([ROWS, COLUMNS], tl.float32)
     steps = channels // DEPTH
     # One loop over cells and channels, so that loads go on from one cell to the next.
     for step in range(q_cells * steps):
-        cell, first = step // steps, step % steps * DEPTH
-        passed = cell * ROWS * channels + first
-        x = tl.load(q_large + q_at + passed)
-        x_rest = tl.load(q_small + q_at + passed)
-        y = tl.trans(tl.load(k_large + k_at + first))
-        y_rest = tl.trans(tl.load(k_small + k_at + first))
+        row, first = i * q_cells + step // steps, step % steps * DEPTH
+        q_at = ((head * rows + row) * channels + first)[:, None] + tl.arange(0, DEPTH)[None, :]
+        q_inside = (row < rows)[:, None]
+        x = tl.load(q_large + q_at, mask=q_inside, other=0.0)
+        x_rest = tl.load(q_small + q_at, mask=q_inside, other=0.0)
+        y = tl.trans(tl.load(k_large + k_at + first, mask=k_inside, other=0.0))
+        y_rest = tl.trans(tl.load(k_small + k_at + first, mask=k_inside, other=0.0))
         # What the compiler makes of "tf32x3": the small products first, which are no numbers where a mean is -inf.
         product = tl.dot(x_rest, y, tl.zeros([ROWS, COLUMNS], tl.float32), input_precision="tf32")
         product = tl.dot(x, y_rest, product, input_precision="tf32")
         product = tl.where(product == product, product, 0.0)
         score += tl.dot(x, y, product, input_precision="tf32")
         if step % steps == steps - 1:
-            exists = (i * q_cells + cell < rows)[:, None] & (column < columns)[None, :]
+            exists = q_inside & (column < columns)[None, :]
             score = tl.where(exists, score * scale, -float("inf"))
             highest, total = _add_cells(highest, total, score, K_CELLS, ROWS, BLOCKS)
             score = tl.zeros([ROWS, COLUMNS], tl.float32)

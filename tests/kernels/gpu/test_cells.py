@@ -63,29 +63,13 @@ def test_means_are_split_without_loss() -> None:
     unit = 2.0**-10
     means = torch.tensor([0.0, -0.0, 1.0, 1 + unit / 2, -1 - unit / 2, 1 + unit / 2 - 2.0**-23, -3e38, 2.0**-126])
     means = torch.cat([means, torch.randn(92, generator=torch.Generator().manual_seed(0))]).to(DEVICE)
-    large, small = kernels._in_tiles(means.view(1, 1, 5, 20), 1, 5, split=True)
+    large, small = kernels._tf32_parts(means.view(1, 1, 5, 20))
     expected = torch.tensor([0.0, 0.0, 1.0, 1 + unit, -1 - unit, 1.0], device=DEVICE)
     assert torch.equal(large.flatten()[:6], expected)
     assert torch.equal((large.double() + small.double())[..., :20].flatten(), means.double())
     assert not (large.view(torch.int32) & 0x1FFF).any()
     assert not large[..., 20:].any()
     assert not small[..., 20:].any()
-
-
-@settings(max_examples=draws(20), suppress_health_check=[HealthCheck.too_slow])
-@given(
-    rows=st.integers(1, 150), cells=st.integers(1, 5), blocks=st.sampled_from([8, 32, 64]),
-    dim=st.sampled_from([4, 40]), split=st.booleans(),
-)  # fmt: skip
-def test_means_are_laid_out_in_tiles(rows: int, cells: int, blocks: int, dim: int, split: bool) -> None:
-    means = torch.randn(2, rows, 3, dim, generator=torch.Generator().manual_seed(rows)).transpose(1, 2).to(DEVICE)
-    parts = kernels._in_tiles(means, cells, blocks, split)
-    assert len(parts) == 1 + split
-    tiles = -(-rows // (blocks * cells))
-    padded = torch.nn.functional.pad(means, (0, -dim % 32, 0, tiles * blocks * cells - rows))
-    # Tile, then cell of a block, then block of the tile.
-    expected = padded.unflatten(2, (tiles, blocks, cells)).transpose(3, 4).flatten(0, 4)
-    assert torch.equal(torch.stack([part.double() for part in parts]).sum(0), expected.double())
 
 
 @pytest.mark.parametrize("kernel", [False, True])
