@@ -11,6 +11,7 @@ prints a line for each build and says which do not fit the card. The exit code i
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 import re
 import subprocess
@@ -180,12 +181,13 @@ def run(method: str, settings: dict[str, Any], layout: Any, dim: int) -> None:
 
 
 def run_what_no_case_runs() -> None:
-    """Pair small tiles, as on Hopper alone, and cut scores whose extremes nobody has taken on the way."""
+    """Pair small tiles, as on Hopper alone, cut scores whose extremes nobody has taken, and average many blocks."""
     import torch
 
     from attnbench.kernels.gpu.block_tiles import lay_out, tiles_of
     from attnbench.kernels.gpu.paired_tiles import pair_up
     from attnbench.kernels.gpu.selection.cut_heads import cut_top_k_head
+    from attnbench.kernels.gpu.selection.pooling import pool_means
     from attnbench.kernels.grid import Grid, Layout
     from attnbench.kernels.plan import BlockPattern, Plan
 
@@ -194,6 +196,12 @@ def run_what_no_case_runs() -> None:
     work = lay_out(Plan(Layout(Grid(512, 1, 1)), 1, 2, BlockPattern(offsets, offsets, keep)))
     pair_up(work, tiles_of(work))
     cut_top_k_head(torch.zeros(1, 2, 64, 8), torch.zeros(64, dtype=torch.int64), 2)
+    for dim, dtype, size in itertools.product((64, 128, 256), (torch.bfloat16, torch.float32), (16, 64)):
+        offsets = torch.arange(0, size * 4225, size)
+        k = torch.zeros(dim, dtype=dtype).expand(1, 2, size * 4224, dim)
+        for order in (None, offsets):
+            pool_means(k, order, offsets)
+            pool_means(k, order, offsets[[0, 100, -1]])
 
 
 def resources(cubin: bytes) -> tuple[int, int]:

@@ -59,18 +59,23 @@ def test_means_of_blocks(sizes: list[int], ordered: bool, dim: int, dtype: torch
     torch.testing.assert_close(means.double(), pool_blocks(k.double(), order, offsets), atol=3e-7, rtol=1e-6)
 
 
+@pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("splits", [False, True])
 @pytest.mark.parametrize("size", [1, 15, 16, 17, 32, 33, 64, 65])
-def test_means_of_alike_blocks_and_a_longer_one(size: int, splits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Programs that read a block at once divide, and so do those that share a block, in a launch of its own.
+def test_means_of_alike_blocks_and_a_longer_one(
+    size: int, splits: bool, ordered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With few programs, several blocks share one, which divides. With many, several share a block.
     monkeypatch.setattr(pooling, "PROGRAMS", 10_000 if splits else 1)
     sizes = [size, size, 5 * size + 200, max(1, size - 1), size]
-    k = torch.randn(1, 2, sum(sizes), 12, generator=torch.Generator().manual_seed(size)).to(DEVICE)
+    random = torch.Generator().manual_seed(size)
+    k = torch.randn(1, 2, sum(sizes), 12, generator=random).to(DEVICE)
+    order = torch.randperm(sum(sizes), generator=random).to(DEVICE) if ordered else None
     offsets = torch.tensor([0, *sizes], device=DEVICE).cumsum(0)
     with witness.watching() as seen:
-        means = pool_means(k, None, offsets)
+        means = pool_means(k, order, offsets)
     assert ("triton:means" in seen.kernels) == (splits and sum(sizes) >= 2 * 5 * pooling.MOST_ROWS)
-    torch.testing.assert_close(means.double(), pool_blocks(k.double(), None, offsets), atol=3e-7, rtol=1e-6)
+    torch.testing.assert_close(means.double(), pool_blocks(k.double(), order, offsets), atol=3e-7, rtol=1e-6)
 
 
 @modest
