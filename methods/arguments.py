@@ -10,8 +10,8 @@ from torch import Tensor
 from attnbench.kernels.errors import BadInput
 from attnbench.kernels.grid import Grid, Layout
 from attnbench.kernels.told import kind_of, quoted
-from attnbench.methods.base import LARGEST, Call, Method
-from attnbench.methods.checks import as_finite
+from attnbench.methods.base import Call, Method
+from attnbench.methods.checks import LARGEST, as_finite
 from attnbench.methods.per_head import check_per_head
 from attnbench.methods.registry import find_method, make_settings
 

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from attnbench.kernels.errors import BadInput
-from attnbench.kernels.grid import Grid, Layout, whole_number
-from attnbench.kernels.told import quoted
+from attnbench.kernels.grid import Grid, Layout
 from attnbench.methods.density import DensitySetting
 from attnbench.methods.recipe import dense_layers_of, dense_steps_of, runs_dense
 
@@ -252,37 +250,6 @@ class Method:
         cycle, dense = self.cycle(settings, layer), dense_steps_of(settings)
         first = (*cycle.warm, cycle.steady)[0]
         return cycle if first >= dense else cycle.later(dense - first)
-
-
-LARGEST = 2**31 - 1
-"""The largest number of tokens, blocks, layers or steps. Sums and products of two still fit 64 bits."""
-
-
-def as_ints(name: str, value: object, *, length: int | None = None, low: int = 1) -> Any:
-    """Return ``value`` as an int or, with ``length``, as a tuple of that many ints, each from ``low`` to ``LARGEST``.
-
-    Raises:
-        BadInput: quoting the value.
-    """
-    wanted = f"a whole number of at least {low}" if length is None else f"{length} whole numbers of at least {low}"
-    items = value if length is not None and isinstance(value, (tuple, list)) else (value,)
-    numbers = [whole_number(item) for item in items]
-    if len(items) != (length or 1) or any(number is None or number < low for number in numbers):
-        raise BadInput(f"{name} is {quoted(value)}; it must be {wanted}")
-    if any(number is not None and number > LARGEST for number in numbers):
-        raise BadInput(f"{name} is {quoted(value)}; it must be at most {LARGEST:,}")
-    return numbers[0] if length is None else tuple(numbers)
-
-
-def as_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
-    """Return ``value`` if it is one of ``choices``.
-
-    Raises:
-        BadInput: quoting the value.
-    """
-    if not isinstance(value, str) or value not in choices:
-        raise BadInput(f"{name} is {quoted(value)}; it must be one of {', '.join(choices)}")
-    return value
 
 
 def shrink_axis(length: int, block: int, *, most_blocks: int = 3, most_block: int = 4) -> tuple[int, int]:

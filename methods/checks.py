@@ -8,7 +8,11 @@ from numbers import Real
 from typing import Any
 
 from attnbench.kernels.errors import BadInput
+from attnbench.kernels.grid import whole_number
 from attnbench.kernels.told import quoted
+
+LARGEST = 2**31 - 1
+"""The largest number of tokens, blocks, layers or steps. Sums and products of two still fit 64 bits."""
 
 
 def as_flag(name: str, value: object) -> bool:
@@ -19,6 +23,33 @@ def as_flag(name: str, value: object) -> bool:
     """
     if not isinstance(value, bool):
         raise BadInput(f"{name} is {quoted(value)}; it must be true or false")
+    return value
+
+
+def as_ints(name: str, value: object, *, length: int | None = None, low: int = 1) -> Any:
+    """Return ``value`` as an int or, with ``length``, as a tuple of that many ints, each from ``low`` to ``LARGEST``.
+
+    Raises:
+        BadInput: quoting the value.
+    """
+    wanted = f"a whole number of at least {low}" if length is None else f"{length} whole numbers of at least {low}"
+    items = value if length is not None and isinstance(value, (tuple, list)) else (value,)
+    numbers = [whole_number(item) for item in items]
+    if len(items) != (length or 1) or any(number is None or number < low for number in numbers):
+        raise BadInput(f"{name} is {quoted(value)}; it must be {wanted}")
+    if any(number is not None and number > LARGEST for number in numbers):
+        raise BadInput(f"{name} is {quoted(value)}; it must be at most {LARGEST:,}")
+    return numbers[0] if length is None else tuple(numbers)
+
+
+def as_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+    """Return ``value`` if it is one of ``choices``.
+
+    Raises:
+        BadInput: quoting the value.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise BadInput(f"{name} is {quoted(value)}; it must be one of {', '.join(choices)}")
     return value
 
 

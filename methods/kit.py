@@ -33,12 +33,10 @@ from attnbench.methods.base import (
     Method,
     Source,
     Training,
-    as_choice,
-    as_ints,
     shrink_axis,
     shrink_grid,
 )
-from attnbench.methods.checks import as_density, as_flag, as_number, as_numbers, fit
+from attnbench.methods.checks import as_choice, as_density, as_flag, as_ints, as_number, as_numbers, fit
 from attnbench.methods.density import DensitySetting, nearest, share_of
 from attnbench.methods.mask_command import main
 from attnbench.methods.per_head import as_state, check_per_head

@@ -12,7 +12,7 @@ import attnbench
 from attnbench.kernels.errors import BadInput, Unsupported
 from attnbench.kernels.grid import Layout
 from attnbench.methods import get_method
-from attnbench.methods.base import LARGEST
+from attnbench.methods.checks import LARGEST
 from attnbench.methods.registry import method_names
 
 GRID = (3, 4, 6)
