@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from attnbench.kernels.errors import BadInput
-from attnbench.kernels.grid import whole_number
-from attnbench.kernels.told import quoted
+from attnbench.methods.checks import as_flag, as_ints
 
 if TYPE_CHECKING:
     from attnbench.methods.base import Call
@@ -36,13 +35,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("dense_steps", "dense_layers"):
-            value = getattr(self, name)
-            number = whole_number(value)
-            if number is None or number < 0:
-                raise BadInput(f"{name} is {quoted(value)}; it must be a whole number of at least 0")
-            object.__setattr__(self, name, number)
-        if not isinstance(self.text_dense, bool):
-            raise BadInput(f"text_dense is {quoted(self.text_dense)}; it must be true or false")
+            object.__setattr__(self, name, as_ints(name, getattr(self, name), low=0))
+        as_flag("text_dense", self.text_dense)
         if not self.text_dense and not self.TEXT_MAY_BE_ORDINARY:
             raise BadInput("text_dense is False; this method is published with dense text only: leave it True")
 

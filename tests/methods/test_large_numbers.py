@@ -45,6 +45,15 @@ def test_a_large_number_is_refused_or_means_everything(method: str, setting: str
             assert density((number, *more) if more else number) in (None, most)
 
 
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [(name, each.name) for name in method_names() for each in fields(get_method(name).settings) if each.name in TIMES],
+)
+def test_what_is_done_too_often_is_refused(method: str, setting: str) -> None:
+    with pytest.raises(BadInput, match=f"{setting} is 2147483648; it must be at most 2,147,483,647"):
+        get_method(method).settings(**{setting: 2**31})
+
+
 @pytest.mark.parametrize("where", ["layer", "step"])
 @pytest.mark.parametrize("method", ["svg1", "svg2", "vmoba"])
 def test_a_layer_or_step_of_no_model_is_refused(method: str, where: str, tensors: Callable[..., Any]) -> None:
