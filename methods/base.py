@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from attnbench.kernels.grid import Grid, Layout
+from attnbench.methods.checks import as_choice as as_choice  # other packages import both from here
+from attnbench.methods.checks import as_ints as as_ints
 from attnbench.methods.density import DensitySetting
 from attnbench.methods.recipe import dense_layers_of, dense_steps_of, runs_dense
 
