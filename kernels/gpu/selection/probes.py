@@ -135,7 +135,7 @@ def _attend_part(
     top = tl.full([ROWS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, DIM], tl.float32)
-    masks += (tl.maximum(kind, 1) - 1) * stride_mk + row[:, None] * stride_mr
+    masks += (tl.maximum(kind, 1) - 1).to(tl.int64) * stride_mk + row[:, None] * stride_mr
     is_masked = (row < rows)[:, None] & (kind > 0)
     for start in range(part * SPLIT, tl.minimum(part * SPLIT + SPLIT, n), KEYS):
         token = start + tl.arange(0, KEYS).to(tl.int64)

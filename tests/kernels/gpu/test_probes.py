@@ -75,6 +75,15 @@ def test_masks_that_lie_otherwise_in_memory(kept: str) -> None:
     assert in_mask_rows(part) is not part  # there is no room behind its last row
 
 
+def test_masks_that_are_gigabytes_apart() -> None:
+    q, k, v = draw_tensors(1, 64, 8, torch.float32, 0)
+    apart = torch.empty(2**31 + 64, dtype=torch.bool, device=DEVICE).as_strided((3, 1, 64), (2**30, 64, 1))
+    masks = (torch.rand(3, 1, 64, generator=torch.Generator().manual_seed(0)) < 0.5).to(DEVICE)
+    assert in_mask_rows(apart.copy_(masks)) is apart
+    with selection_ops.interpreted():
+        assert torch.equal(masked_outputs(q, k, v, apart, 0.3), masked_outputs(q, k, v, masks, 0.3))
+
+
 @pytest.mark.parametrize("by_kernels", [False, True])
 @settings(max_examples=draws(12), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
